@@ -1,0 +1,1 @@
+"""Findings reports from chest radiographs."""

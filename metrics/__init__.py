@@ -1,0 +1,1 @@
+"""Scores for generated reports: texts in, numbers out."""
