@@ -1,0 +1,72 @@
+# make demo and make test set up everything they need. Other interpreter: make demo PYTHON=python3.12. Other place: VENV=~/envs/llava-rad.
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+FAST := not slow and not browser and not pacs and not gpu and not deepspeed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format bench wheel clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed ## set up, then write findings for a real chest radiograph (PyPI package pydicom-data)
+	$(BIN)/llava-rad generate --example
+
+test: $(VENV)/.installed-test ## set up, then run the fast tests
+	$(BIN)/python -m pytest -m "$(FAST)" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test ## every test that needs no CUDA device
+	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint ## ruff, ruff format --check, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint ## let ruff mend and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-bench ## time the reader and the generator against other implementations
+	$(BIN)/python -m scripts.bench.reader
+	$(BIN)/python -m scripts.bench.generate
+
+wheel: $(VENV)/.installed-test ## build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove what builds and tests leave behind
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## also remove the virtual environment
+	rm -rf $(VENV)
+
+# Each stamp is touched only after its install succeeded, so that a broken download is taken up again and a second run is instant.
+# Groups of pyproject.toml (PEP 735) need pip 25.1.
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llava-rad needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.pip pyproject.toml
+	@echo "Installing into $(VENV): torch and its libraries are several GB and take a few minutes the first time"
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.pip pyproject.toml
+	@echo "Installing into $(VENV): torch and its libraries are several GB and take a few minutes the first time"
+	$(PIP) install --group test -e .
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(PIP) install --group lint
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(PIP) install --group bench
+	@touch $@
