@@ -81,10 +81,11 @@ class Recipe:
         Returns:
             [B, 3, size, size] float32: ``(x / 255 - mean) / std``, the same in the three channels.
         """
+        import numpy as np
         import torch
 
         values = (torch.arange(256, dtype=torch.float32) / 255 - self.mean) / self.std
-        return values[torch.from_numpy(images).int()][:, None].expand(-1, 3, -1, -1)
+        return values[torch.from_numpy(images.astype(np.int32))][:, None].expand(-1, 3, -1, -1)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready data."""
@@ -141,8 +142,9 @@ def _to_8_bit(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         return np.zeros(image.shape, np.uint8)
     if image.dtype == np.float32:
         return ((image - low) * (255.0 / (high - low)) + 0.5).astype(np.uint8)
-    table = (np.arange(int(high) + 1, dtype=np.float64) - low) * (255.0 / (high - low)) + 0.5
-    return np.maximum(table, 0).astype(np.uint8)[image]
+    levels = np.arange(int(high) + 1, dtype=np.float64)
+    table: npt.NDArray[np.uint8] = np.maximum((levels - low) * (255.0 / (high - low)) + 0.5, 0).astype(np.uint8)
+    return table.take(image)
 
 
 def _equalize(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -156,8 +158,8 @@ def _equalize(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return image
     cumulated = np.cumsum(histogram) - histogram[first]
     scale = np.float32(255.0) / np.float32(rest)
-    table = np.rint(np.maximum(cumulated, 0).astype(np.float32) * scale).astype(np.uint8)
-    return table[image]
+    table: npt.NDArray[np.uint8] = np.rint(np.maximum(cumulated, 0).astype(np.float32) * scale).astype(np.uint8)
+    return table.take(image)
 
 
 _RAD_DINO = "microsoft/rad-dino: model card (short side 518, minimum..maximum to 0..255) and preprocessor_config.json"

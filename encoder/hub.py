@@ -1,0 +1,55 @@
+"""From what a user names (a folder or a hub repository) to a local folder, decided before any library guesses."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from encoder.errors import ModelError
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None = None, offline: bool = False) -> Path:
+    """Return the local folder of a model, downloading a hub repository into the cache where allowed.
+
+    Args:
+        source: a folder, or a repository id ``owner/name``.
+        patterns: the files needed of a repository.
+        revision: branch, tag or commit of a repository.
+        offline: look in the cache only (as ``HF_HUB_OFFLINE=1`` does).
+
+    Raises:
+        ModelError: no such folder, not a repository id, or the repository cannot be had.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{source} is a file; a model is a folder or a hub repository")
+    name = str(source)
+    if name.startswith((".", "/", "~")) or not _REPOSITORY.fullmatch(name):
+        raise ModelError(f"there is no folder {name}, and it is not a hub repository (owner/name) either")
+
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = offline or constants.HF_HUB_OFFLINE
+    at = f"{name} at {revision}" if revision else name
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=offline))
+    except LocalEntryNotFoundError as error:
+        where = os.environ.get("HF_HOME") or "the Hugging Face cache"
+        why = "the hub is switched off" if offline else "the hub cannot be reached"
+        raise ModelError(
+            f"{at} is not in {where} and {why}",
+            hint=f"run '{command}' where the hub can be reached, or give a local folder instead of {name}",
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{at} could not be fetched from the hub ({type(error).__name__})",
+            hint=f"check the name, your access (HF_TOKEN) and the network, try '{command}', or give a local folder",
+        ) from error
