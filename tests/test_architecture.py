@@ -111,7 +111,9 @@ def test_the_walk_finds_a_heavy_import_behind_two_modules(tmp_path: Path) -> Non
     for file, source in {
         "llava_rad/__init__.py": "",
         "llava_rad/cli.py": "from llava_rad import first\ndef later():\n    import gradio",
-        "llava_rad/first.py": "from typing import TYPE_CHECKING\nfrom .second import x\nif TYPE_CHECKING:\n    import PIL",
+        "llava_rad/first.py": (
+            "from typing import TYPE_CHECKING\nfrom .second import x\nif TYPE_CHECKING:\n    import PIL"
+        ),
         "llava_rad/second.py": "try:\n    import torch\nexcept ImportError:\n    pass\nx = 1",
     }.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)

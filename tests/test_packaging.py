@@ -1,0 +1,199 @@
+"""What `pip install` brings: versions with known holes are shut out, no GPL comes along, and the wheel is whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.source_tree import ROOT, python_files
+
+# Lowest versions that may be declared, in any group or extra, and why.
+FLOORS = {
+    "pydicom": "3.0.2",  # CVE-2026-32711: path traversal through DICOMDIR
+    "gradio": "6.31",  # CVE-2026-28414, -28415, -28416 and later server-side request forgeries
+    "pynetdicom": "3.0.4",  # CVE-2026-56445
+    "torch": "2.6",  # weights_only loading is safe and the default
+    "transformers": "5.17",
+}
+# Never beside this project, whatever else changes: copyleft, or crashes of the whole process on damaged files.
+BANNED = {"pylibjpeg-libjpeg": "GPL-3", "python-gdcm": "segfaults on fuzzed input", "lightly-train": "AGPL-3"}
+# Names whose metadata states no licence, or one that the rule below misreads -> what it really is.
+KNOWN_LICENCES = {
+    "cuda-toolkit": "NVIDIA proprietary; an empty package that names the CUDA libraries torch is built on"
+}
+COPYLEFT = re.compile(r"\bA?GPL|GNU (Affero )?General Public", re.IGNORECASE)
+
+
+def declared() -> list[Requirement]:
+    """Every requirement of pyproject.toml: dependencies, extras, dependency groups and the build system."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    lists = [
+        data["build-system"]["requires"],
+        data["project"]["dependencies"],
+        *data["project"]["optional-dependencies"].values(),
+        *data["dependency-groups"].values(),
+    ]
+    return [Requirement(entry) for entries in lists for entry in entries if isinstance(entry, str)]
+
+
+def below(requirement: Requirement, floor: str) -> bool:
+    """Whether a requirement admits a version under the floor."""
+    lower = [Version(s.version) for s in requirement.specifier if s.operator in {">=", "==", "~=", ">", "==="}]
+    return not lower or max(lower) < Version(floor)
+
+
+def closure(name: str) -> dict[str, list[Requirement]]:
+    """What a plain install of ``name`` brings here: package -> the requirements that ask for it (markers applied)."""
+    asked: dict[str, list[Requirement]] = {}
+    done: set[tuple[str, str]] = set()
+    todo = [(name, "")]
+    while todo:
+        package, extra = todo.pop()
+        if (package, extra) in done:
+            continue
+        done.add((package, extra))
+        for text in metadata.requires(package) or []:
+            requirement = Requirement(text)
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            key = canonicalize_name(requirement.name)
+            asked.setdefault(key, []).append(requirement)
+            todo += [(key, wanted) for wanted in ("", *requirement.extras)]
+    return asked
+
+
+def unmet(asked: dict[str, list[Requirement]]) -> list[str]:
+    """What `pip check` would complain about."""
+    problems = []
+    for name, requirements in asked.items():
+        version = metadata.version(name)
+        problems += [
+            f"{name} {version} is installed, {r} is asked for"
+            for r in requirements
+            if not r.specifier.contains(version, prereleases=True)
+        ]
+    return problems
+
+
+def licence_of(name: str) -> list[str]:
+    """Every statement that a package's metadata makes about its licence; a whole licence text counts by its title."""
+    data = metadata.metadata(name)
+    fields = [
+        text.strip().split("\n")[0] for key in ("License-Expression", "License") for text in data.get_all(key) or []
+    ]
+    classifiers = [c for c in data.get_all("Classifier") or [] if c.startswith("License ::")]
+    return [s for s in [*fields, *classifiers] if s and s != "UNKNOWN"]
+
+
+def is_copyleft(statement: str) -> bool:
+    """Whether GPL or AGPL binds. LGPL does not count; nor GPL with a linking exception; nor a choice with a way out.
+
+    Nested brackets are not resolved: where in doubt the answer is yes, and KNOWN_LICENCES says why it is not.
+    """
+    clauses = re.split(r"\s+AND\s+", statement)
+    return any(
+        all(COPYLEFT.search(choice) and " WITH " not in choice for choice in re.split(r"\s+OR\s+", clause))
+        for clause in clauses
+    )
+
+
+def test_dependency_floors() -> None:
+    names = {canonicalize_name(r.name) for r in declared()}
+    assert {"pydicom", "gradio", "torch", "transformers"} <= names
+    assert [str(r) for r in declared() if r.name in FLOORS and below(r, FLOORS[r.name])] == []
+
+
+@pytest.mark.parametrize(
+    ("requirement", "bad"),
+    [
+        ("pydicom>=3.0.2", False),
+        ("pydicom>=3.0.1", True),
+        ("pydicom", True),
+        ("pydicom<4", True),
+        ("pydicom~=3.1", False),
+    ],
+)
+def test_the_floor_rule_itself(requirement: str, bad: bool) -> None:
+    assert below(Requirement(requirement), "3.0.2") is bad
+
+
+def test_nothing_banned_is_declared_or_installed_by_default() -> None:
+    assert {canonicalize_name(r.name) for r in declared()} & set(BANNED) == set()
+    assert set(closure("llava-rad")) & set(BANNED) == set()
+    assert [str(r) for r in declared() if r.name == "pydicom" and r.extras] == [], "its extras bring GPL decoders"
+
+
+def test_default_install_is_consistent() -> None:
+    asked = closure("llava-rad")
+    assert {"torch", "transformers", "pydicom", "imagecodecs", "typer"} <= set(asked)
+    assert unmet(asked) == []
+
+
+def test_an_inconsistent_install_is_seen() -> None:
+    version = metadata.version("pydicom")
+    assert unmet({"pydicom": [Requirement(f"pydicom<{version}")]}) != []
+
+
+def test_the_whole_environment_is_consistent() -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    if "No module named pip" in done.stderr:
+        pytest.skip("an environment without pip (its consistency is checked from metadata above)")
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_gpl_in_the_default_install() -> None:
+    names = [name for name in closure("llava-rad") if name not in KNOWN_LICENCES]
+    assert [name for name in names if not licence_of(name)] == [], "state their licence in KNOWN_LICENCES"
+    assert {name: licence_of(name) for name in names if any(map(is_copyleft, licence_of(name)))} == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "bad"),
+    [
+        ("GPL-3.0-or-later", True),
+        ("GPLv3", True),
+        ("AGPL-3.0-only", True),
+        ("License :: OSI Approved :: GNU General Public License v3 (GPLv3)", True),
+        ("License :: OSI Approved :: GNU Affero General Public License v3", True),
+        ("BSD-3-Clause AND GPL-2.0-only", True),
+        ("MIT OR GPL-2.0-only", False),
+        ("BSD-3-Clause AND GPL-3.0-or-later WITH GCC-exception-3.1", False),
+        ("LGPL-2.1-or-later", False),
+        ("License :: OSI Approved :: GNU Lesser General Public License v3 (LGPLv3)", False),
+        ("MIT", False),
+    ],
+)
+def test_the_licence_rule_itself(statement: str, bad: bool) -> None:
+    assert is_copyleft(statement) is bad
+
+
+def test_wheel_holds_all_four_packages_their_data_and_stays_small(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size <= 90_000_000
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (entry_points,) = [n for n in names if n.endswith(".dist-info/entry_points.txt")]
+        assert "llava-rad = llava_rad.cli:main" in archive.read(entry_points).decode()
+    info = entry_points.split("/")[0]
+    assert {name.split("/")[0] for name in names} == {"encoder", "llava_rad", "metrics", "app", info}
+    assert {f"{p}/py.typed" for p in ("encoder", "llava_rad", "metrics", "app")} <= names
+    sources = {path.relative_to(ROOT).as_posix() for path in python_files("encoder", "llava_rad", "metrics", "app")}
+    assert sources <= names
+    assert any(n.endswith("licenses/LICENSE") for n in names)
+    demo = ROOT / "llava_rad" / "demo"
+    assert {p.relative_to(ROOT).as_posix() for p in demo.rglob("*") if p.is_file()} <= names
+    assert "llava_rad/demo/config.json" in names, "the embedded model must come with the package"
+    assert "llava_rad/demo/LICENSE" in names or "llava_rad/demo/README.md" in names, "its card and licences too"
