@@ -22,7 +22,8 @@ class Features(NamedTuple):
 
     Attributes:
         cls: [B, D], the image as one vector.
-        patches: [B, N, D], row by row: token k belongs to grid cell (k // side, k % side) with side = sqrt(N), 37 at 518 pixels.
+        patches: [B, N, D], row by row: token k belongs to grid cell (k // side, k % side) with side = sqrt(N),
+            37 at 518 pixels.
     """
 
     cls: torch.Tensor
@@ -95,7 +96,7 @@ class RadDino(nn.Module):
 
 
 def refuse_incomplete(report: dict[str, object], what: str) -> None:
-    """Raise ModelError unless transformers' loading report is empty: nothing missing, unexpected or of another shape."""
+    """Raise ModelError unless transformers' loading report is empty: nothing missing, left over or of another shape."""
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         found = list(report.get(kind) or ())  # type: ignore[call-overload]
         if found:

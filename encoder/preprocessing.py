@@ -26,7 +26,8 @@ class Recipe:
     Attributes:
         name: what people call it; two recipes with one name and version are equal.
         version: raised whenever the numbers that come out change.
-        size: side of the square output in pixels; the shortest side is resized to it (Pillow bicubic), then the centre is cropped.
+        size: side of the square output in pixels; the shortest side is resized to it (Pillow bicubic), then
+            the centre is cropped.
         scaling: ``"resize-then-minmax"`` is RAD-DINO's own preparation (resize, then minimum..maximum to 0..255);
             ``"minmax-equalize-then-resize"`` is MIMIC-CXR-JPG's (minimum..maximum to 0..255, histogram
             equalisation as in OpenCV's ``equalizeHist``, then resize).
@@ -106,14 +107,14 @@ class Recipe:
         ours = RECIPES.get(recipe.name)
         if ours is not None and ours.version == recipe.version and ours != recipe:
             raise ModelError(
-                f"the checkpoint's recipe {recipe.name!r} version {recipe.version} differs from the known one of that name",
+                f"the checkpoint's recipe {recipe.name!r} version {recipe.version} differs from the known one",
                 hint="give an altered recipe a name of its own",
             )
         return recipe
 
 
 def _resize(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Bring the shortest side of [H, W] to ``size`` by Pillow's bicubic filter, as Hugging Face's image processors do."""
+    """Bring the shortest side of [H, W] to ``size`` by Pillow's bicubic filter, as Hugging Face's processors do."""
     import numpy as np
     from PIL import Image
 

@@ -1,7 +1,8 @@
-"""The exact text around the image: LLaVA-1.5's Vicuna conversation (FastChat ``vicuna_v1.1``) with the paper's instruction.
+"""The exact text around the image: LLaVA-1.5's Vicuna conversation with the paper's instruction.
 
-The text before the image, the text after it and the answer are tokenised as chunks of their own, as LLaVA-1.5 does;
-each chunk therefore begins with the sentencepiece word mark. Training and generation both come through here.
+The system text is FastChat's ``vicuna_v1.1``. The text before the image, the text after it and the answer are
+tokenised as chunks of their own, as LLaVA-1.5 does; each chunk therefore begins with the sentencepiece word mark.
+Training and generation both come through here.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Prompt:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of plain text: no BOS or EOS is added, and a literal ``</s>`` or ``<image>`` in it stays ordinary text."""
+    """Token ids of plain text: no BOS or EOS is added, and a literal ``</s>`` or ``<image>`` stays ordinary text."""
     tokenizer.encode_special_tokens = True
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -1,0 +1,243 @@
+"""LlavaRad: encoder, projector, language model. A composition of three standard parts, each an artefact of its own.
+
+This is the form for training, for adapters and for beam search; ``llava_rad.engine`` runs the same directory faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from encoder.backbone import RadDino, first_line, refuse_incomplete
+from encoder.errors import ModelError
+from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
+from llava_rad.config import LlavaRadConfig
+from llava_rad.projector import Projector
+from llava_rad.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LlavaRad(nn.Module):
+    """A frozen encoder, a projector and a causal language model that reads ``inputs_embeds``.
+
+    Args:
+        encoder: the frozen image encoder.
+        projector: encoder width -> language model width.
+        language_model: ``LlamaForCausalLM``, or a PEFT model around one.
+        tokens: the tokenizer with its special ids.
+        config: recipe, prompt and defaults.
+
+    Raises:
+        ModelError: the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        encoder: RadDino,
+        projector: Projector,
+        language_model: PreTrainedModel,
+        tokens: Tokens,
+        config: LlavaRadConfig,
+    ) -> None:
+        super().__init__()
+        side, rest = divmod(config.preprocessing.size, encoder.patch_size)
+        width = language_model.get_input_embeddings().embedding_dim
+        if rest or side * side != config.image_tokens:
+            raise ModelError(
+                f"recipe {config.preprocessing.name} ({config.preprocessing.size} px) with patches of "
+                f"{encoder.patch_size} px does not give {config.image_tokens} image tokens"
+            )
+        if projector.linear_1.in_features != encoder.width or projector.linear_2.out_features != width:
+            raise ModelError(
+                f"the projector maps {projector.linear_1.in_features} to {projector.linear_2.out_features} features, "
+                f"but the encoder gives {encoder.width} and the language model takes {width}"
+            )
+        self.encoder = encoder
+        self.projector = projector
+        self.language_model = language_model
+        self.tokens = tokens
+        self.config = config
+
+    def embed(
+        self, pixel_values: torch.Tensor, prompts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Word embeddings of prompts with their images in place, padded on the left.
+
+        Args:
+            pixel_values: [B, 3, S, S], normalised by the recipe.
+            prompts: for each image the token ids before it and after it (``Prompt.encode``, and an answer if any).
+
+        Returns:
+            inputs_embeds [B, L, D] and attention_mask [B, L] (int64; 0 on padding).
+        """
+        images = self.projector(self.encoder(pixel_values).patches)
+        table = self.language_model.get_input_embeddings()
+        return join(images, prompts, lambda ids: table(ids))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        offline: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> LlavaRad:
+        """Load a checkpoint directory (None: the embedded default); every file's SHA-256 is checked first.
+
+        Raises:
+            ModelError: missing, damaged, of another format, or with a tensor too few or too many.
+        """
+        from safetensors.torch import load_file
+
+        folder = locate(source, revision=revision, offline=offline)
+        config = load_checked(folder)
+        encoder = RadDino.from_pretrained(folder / ENCODER).to(dtype)
+        weights = load_file(folder / PROJECTOR)
+        try:
+            out_features, in_features = weights["linear_1.weight"].shape
+            projector = Projector(in_features, out_features)
+            projector.load_state_dict(weights)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(f"projector.safetensors does not fit a two-layer MLP: {first_line(error)}") from error
+        language_model = load_language_model(folder / LANGUAGE_MODEL, dtype=dtype, offline=offline)
+        tokens = Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
+        return cls(encoder, projector.to(dtype), language_model, tokens, config).eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        force: bool = False,
+        card: str | None = None,
+        encoder_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write the directory format in one step (temporary folder, then rename).
+
+        Args:
+            folder: where to; must be empty or absent unless ``force``.
+            force: replace what is there.
+            card: text of ``README.md``, the model card.
+            encoder_dtype: store the encoder in this type (float16 halves its size); None keeps its own.
+        """
+        from safetensors.torch import save_file
+
+        with writing(Path(folder), self.config, force=force) as temporary:
+            encoder = self.encoder
+            if encoder_dtype is not None and encoder_dtype != encoder.model.dtype:
+                own = encoder.model.dtype
+                encoder.to(encoder_dtype).save_pretrained(temporary / ENCODER)
+                encoder.to(own)
+            else:
+                encoder.save_pretrained(temporary / ENCODER)
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projector.state_dict().items()}
+            save_file(state, temporary / PROJECTOR)
+            self.language_model.save_pretrained(temporary / LANGUAGE_MODEL)
+            for leftover in (temporary / LANGUAGE_MODEL).glob("README.md"):
+                leftover.unlink()
+            self.tokens.save(temporary / LANGUAGE_MODEL)
+            if card is not None:
+                (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def join(
+    images: torch.Tensor,
+    prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    look_up: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put projected images [B, N, D] between the embeddings of their prompts' ids, padding with zeros on the left.
+
+    Returns:
+        inputs_embeds [B, L, D] and attention_mask [B, L] (int64).
+    """
+    device = images.device
+    rows = []
+    for image, (before, after) in zip(images, prompts, strict=True):
+        words = look_up(torch.tensor([*before, *after], device=device))
+        rows.append(torch.cat([words[: len(before)], image.to(words.dtype), words[len(before) :]]))
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
+    for index, row in enumerate(rows):
+        embeds[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = 1
+    return embeds, mask
+
+
+def load_language_model(folder: Path, *, dtype: torch.dtype, offline: bool = False) -> PreTrainedModel:
+    """Load a ``LlamaForCausalLM`` folder, or a PEFT adapter folder that names its base.
+
+    Raises:
+        ModelError: missing, not safetensors, not a Llama, or with missing or unexpected tensors.
+    """
+    if (folder / "adapter_config.json").is_file():
+        return _load_adapter(folder, dtype=dtype, offline=offline)
+    return load_llama(folder, f"the language model {folder.name}", dtype=dtype)
+
+
+def load_llama(folder: Path, what: str, *, dtype: torch.dtype, use_safetensors: bool = True) -> PreTrainedModel:
+    """Load a Llama folder, refuse missing and unexpected tensors, and make its generation config plain greedy."""
+    from transformers import AutoConfig, GenerationConfig, LlamaForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{what} has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if config.model_type != "llama":
+            raise ModelError(f"{what} is a {config.model_type!r} model, not 'llama'")
+        # None lets transformers take .bin shards as well, which it reads with weights_only=True
+        model, report = LlamaForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True if use_safetensors else None,
+            output_loading_info=True,
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and torch each raise types of their own for damaged files
+        raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
+    refuse_incomplete(report, what)
+    # Vicuna's own file has temperature and top_p without do_sample, which makes save_pretrained raise
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=0, do_sample=False
+    )
+    return model
+
+
+def _load_adapter(folder: Path, *, dtype: torch.dtype, offline: bool) -> PreTrainedModel:
+    from peft import PeftConfig, PeftModel
+    from safetensors.torch import load_file
+
+    from encoder.hub import fetch
+
+    try:
+        adapter = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ModelError(f"adapter_config.json is not a PEFT configuration: {first_line(error)}") from error
+    name = adapter.base_model_name_or_path
+    if not name:
+        raise ModelError("adapter_config.json does not name its base model")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError("the adapter has no adapter_model.safetensors")
+    patterns = ("*.json", "*.safetensors", "tokenizer.model")
+    base = load_llama(
+        fetch(name, revision=adapter.revision, offline=offline, patterns=patterns),
+        f"the base model {name}",
+        dtype=dtype,
+    )
+    model = PeftModel.from_pretrained(base, str(folder), torch_dtype=dtype)
+    stored = set(load_file(folder / "adapter_model.safetensors"))
+    from peft import get_peft_model_state_dict
+
+    expected = set(get_peft_model_state_dict(model))
+    if stored != expected:
+        odd = sorted(stored ^ expected)
+        raise ModelError(f"the adapter's tensors do not fit its configuration: {len(odd)} differ, first {odd[0]}")
+    return model
