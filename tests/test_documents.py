@@ -1,0 +1,134 @@
+"""The documents say what is there: every command, option, script, extra and link in them exists."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.source_tree import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "llava_rad" / "demo" / "README.md"])
+DOCUMENTS = [path for path in DOCUMENTS if path.is_file()]
+BLOCK = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines of a document's shell blocks, split; where a block has ``$`` prompts, only the lines behind one."""
+    found = []
+    for block in BLOCK.findall(text):
+        lines = block.replace("\\\n", " ").splitlines()
+        if any(line.startswith("$ ") for line in lines):
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        for line in lines:
+            for part in re.split(r"&&|\|(?!\|)|;", line.split(" #")[0]):
+                words = shlex.split(part.split(" > ")[0], comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words = words[1:]
+                if words:
+                    found.append(words)
+    return found
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def cli_options() -> dict[str, set[str]]:
+    """Command -> its options; "" holds those of `llava-rad` itself."""
+    from typer.main import get_command
+
+    from llava_rad.cli import app
+
+    root = get_command(app)
+    table = {"": {"--help", "-h", *(o for p in root.params for o in (*p.opts, *p.secondary_opts))}}
+    for name, command in getattr(root, "commands", {}).items():
+        table[name] = {"--help", "-h", "-", *(o for p in command.params for o in (*p.opts, *p.secondary_opts))}
+    return table
+
+
+def complaint(words: list[str]) -> str | None:
+    """What is wrong with a command of a document, or None."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    line = " ".join(words)
+    program = Path(words[0]).name
+    if program == "make":
+        wrong = [w for w in words[1:] if "=" not in w and not w.startswith("-") and w not in make_targets()]
+        return f"no such target: {line}" if wrong else None
+    if program == "llava-rad":
+        table = cli_options()
+        command = next((w for w in words[1:] if not w.startswith("-")), "")
+        if command not in table:
+            return f"no such command: {line}"
+        wrong = [w for w in words[1:] if w.startswith("-") and w.split("=")[0] not in table[command]]
+        return f"no such option {wrong}: {line}" if wrong else None
+    if program.startswith("python") and len(words) > 1:
+        if words[1] == "-m" and words[2].split(".")[0] == "scripts":
+            script = ROOT / (words[2].replace(".", "/") + ".py")
+        elif words[1].startswith("scripts/"):
+            script = ROOT / words[1]
+        else:
+            return None
+        if not script.is_file():
+            return f"no such script: {line}"
+        source = script.read_text("utf-8")
+        flags = [w.split("=")[0] for w in words[2:] if w.startswith("--")]
+        wrong = [f for f in flags if f not in source and f[2:].replace("-", "_") not in source]
+        return f"no such option {wrong}: {line}" if wrong else None
+    if program == "pip":
+        wrong = set(re.findall(r"\[([\w,-]+)\]", line)) - set(data["project"]["optional-dependencies"])
+        groups = {after for word, after in itertools.pairwise(words) if word == "--group"}
+        wrong |= groups - set(data["dependency-groups"])
+        return f"no such extra or group {sorted(wrong)}: {line}" if wrong else None
+    return None
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_commands_in_documents_exist(path: Path) -> None:
+    assert [c for words in commands(path.read_text("utf-8")) if (c := complaint(words))] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_in_documents_lead_somewhere(path: Path) -> None:
+    targets = [t for t in LINK.findall(path.read_text("utf-8")) if "://" not in t and not t.startswith("mailto:")]
+    assert [t for t in targets if not (path.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_no_document_is_unfinished(path: Path) -> None:
+    assert re.findall(r"TODO|FIXME|TBD|XXX(?!X)|to be filled", path.read_text("utf-8")) == []
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    first = commands((ROOT / "README.md").read_text("utf-8"))[:6]
+    assert ["make", "demo"] in first and ["make", "test"] in first
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make nosuchtarget",
+        "llava-rad nosuchcommand",
+        "llava-rad generate a.dcm --no-such-option",
+        "python -m scripts.nosuch",
+        "python scripts/nosuch.py",
+        "pip install 'llava-rad[nosuch]'",
+        "pip install --group nosuch -e .",
+    ],
+)
+def test_the_rule_itself_finds(line: str) -> None:
+    ((words),) = commands(f"```bash\n{line}\n```\n")
+    assert complaint(words)
+
+
+def test_prompts_comments_pipes_and_continuations_are_read() -> None:
+    text = (
+        "```console\n$ A_B=1 make demo \\\n    PYTHON=x  # why\noutput\n$ cat f | llava-rad generate -\n```\n"
+        "```python\nx\n```\n"
+    )
+    assert commands(text) == [["make", "demo", "PYTHON=x"], ["cat", "f"], ["llava-rad", "generate", "-"]]
