@@ -19,7 +19,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
 def commands(text: str) -> list[list[str]]:
-    """The command lines of a document's shell blocks, split; where a block has ``$`` prompts, only the lines behind one."""
+    """The command lines of a document's shell blocks, split; a block with ``$`` prompts counts only behind them."""
     found = []
     for block in BLOCK.findall(text):
         lines = block.replace("\\\n", " ").splitlines()
