@@ -1,0 +1,244 @@
+"""Opening a DICOM file from untrusted bytes: the allow-listed attributes and where the pixel data lies.
+
+Only attributes of ``KEYWORDS`` are kept at all; names, dates and free text are skipped while reading. Values are read
+from their raw bytes, because pydicom's own conversions raise many kinds of errors and quote values in their messages.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from encoder.errors import ReadError
+
+if TYPE_CHECKING:
+    import mmap
+
+    from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
+
+MAX_INFLATED_BYTES = 300 << 20  # 64 Mi pixels of 2 bytes, twice over and some header
+DICOMDIR = "1.2.840.10008.1.3.10"
+
+KEYWORDS = (
+    "SpecificCharacterSet SOPClassUID Modality PresentationIntentType BodyPartExamined ViewPosition ViewCodeSequence "
+    "PatientOrientation AnatomicRegionSequence FieldOfViewRotation FieldOfViewHorizontalFlip ImagerPixelSpacing "
+    "PixelSpacing PixelAspectRatio SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows "
+    "Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit "
+    "RescaleIntercept RescaleSlope WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTFunction "
+    "ModalityLUTSequence VOILUTSequence PresentationLUTShape BurnedInAnnotation LossyImageCompression ShutterShape "
+    "RedPaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableDescriptor "
+    "GreenPaletteColorLookupTableData BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData "
+    "ExtendedOffsetTable ExtendedOffsetTableLengths"
+).split()
+
+
+@dataclass(frozen=True)
+class Header:
+    """Typed access to a data set by keyword. Nothing here raises on odd values: they count as absent."""
+
+    dataset: Dataset
+    little_endian: bool = True
+
+    def raw(self, keyword: str) -> bytes:
+        """The value's bytes; empty where absent."""
+        from pydicom.datadict import tag_for_keyword
+
+        tag = tag_for_keyword(keyword)
+        assert tag is not None, keyword
+        element = self.dataset.get_item(tag) if tag in self.dataset else None
+        value = getattr(element, "value", None)
+        return value if isinstance(value, bytes) else b""
+
+    def vr(self, keyword: str) -> str:
+        """The value representation that the file states, or ``""``."""
+        from pydicom.datadict import tag_for_keyword
+
+        tag = tag_for_keyword(keyword)
+        assert tag is not None, keyword
+        return str(getattr(self.dataset.get_item(tag), "VR", None) or "") if tag in self.dataset else ""
+
+    def codes(self, keyword: str) -> list[str]:
+        """Values of a code string (CS), stripped and in capitals; empty list where absent or empty."""
+        text = self.raw(keyword).decode("latin-1")
+        values = [part.strip(" \0\r\n\t").upper() for part in text.split("\\")]
+        return values if any(values) else []
+
+    def code(self, keyword: str) -> str:
+        """The first value of a code string, or ``""``."""
+        return next(iter(self.codes(keyword)), "")
+
+    def numbers(self, keyword: str) -> list[float]:
+        """Values of a decimal or integer string (DS, IS); NaN for each part that is not a finite number."""
+        text = self.raw(keyword).decode("latin-1").strip(" \0")
+        return [_number(part) for part in text.split("\\")] if text else []
+
+    def number(self, keyword: str) -> float | None:
+        """The first value of a numeric string if it is a finite number."""
+        value = next(iter(self.numbers(keyword)), math.nan)
+        return value if math.isfinite(value) else None
+
+    def words(self, keyword: str) -> list[int]:
+        """Values of a binary integer attribute (US; UL where the file says so), unsigned."""
+        data = self.raw(keyword)
+        size = 4 if self.vr(keyword) in ("UL", "SL") else 2
+        order = "<" if self.little_endian else ">"
+        count = len(data) // size
+        return list(struct.unpack(f"{order}{count}{'I' if size == 4 else 'H'}", data[: count * size]))
+
+    def word(self, keyword: str) -> int | None:
+        """The first value of a binary integer attribute, unsigned."""
+        return next(iter(self.words(keyword)), None)
+
+    def items(self, keyword: str) -> list[Header]:
+        """The items of a sequence."""
+        from pydicom.datadict import tag_for_keyword
+
+        tag = tag_for_keyword(keyword)
+        if tag is None or tag not in self.dataset:
+            return []
+        value = self.dataset[tag].value
+        return [Header(item, self.little_endian) for item in value] if _is_sequence(value) else []
+
+    def has_group(self, low: int, high: int) -> bool:
+        """Whether a kept attribute lies in groups low..high."""
+        return any(low <= tag.group <= high for tag in self.dataset)
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """An opened file.
+
+    Attributes:
+        header: the allow-listed attributes.
+        syntax: transfer syntax UID.
+        source: the bytes that ``offset`` counts in (inflated ones for a deflated file).
+        offset: where the value of PixelData starts; None where there is none.
+        length: its stated length in bytes; 0xFFFFFFFF for encapsulated data.
+        pixel_vr: OB, OW, ... or ``""``.
+        preamble: False for a file without the DICM prefix.
+        overlays: the file has overlay planes (groups 60xx).
+    """
+
+    header: Header
+    syntax: str
+    source: mmap.mmap | bytes
+    offset: int | None
+    length: int
+    pixel_vr: str
+    preamble: bool
+    overlays: bool
+
+
+def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile:
+    """Read the header.
+
+    Args:
+        source: the whole file.
+        preamble: False tries a file without the 128-byte preamble.
+
+    Raises:
+        ReadError: dicomdir, no_preamble, corrupt, too_large, unsupported.
+    """
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import UID
+
+    stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else source  # type: ignore[assignment]
+    start = 132 if preamble else 0
+    stream.seek(start)
+    meta = Header(read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2, specific_tags=_tags("MediaStorageSOPClassUID", "TransferSyntaxUID")))
+    start = stream.tell()
+    uid = _uid(meta.raw("TransferSyntaxUID"))
+    if _uid(meta.raw("MediaStorageSOPClassUID")) == DICOMDIR:
+        raise ReadError("dicomdir", "the file is a DICOMDIR, an index of other files", hint="give the image files that it lists")
+    syntax = UID(uid)
+    if not uid:
+        syntax = UID(_guess_syntax(bytes(source[start : start + 6])))
+    elif not (syntax.is_transfer_syntax and not syntax.is_private):
+        raise ReadError("unsupported", "the transfer syntax is private, retired or unknown")
+    if syntax.is_deflated:
+        source = _inflate(source, start)
+        stream, start = BytesIO(source), 0
+    found: list[tuple[int, int, str]] = []
+    groups: set[int] = set()
+
+    def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+        groups.add(tag >> 16)
+        if tag in (0x7FE00010, 0x7FE00008, 0x7FE00009):
+            found.append((tag, length, vr or ""))
+            return True
+        return False
+
+    stream.seek(start)
+    dataset = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixel_data, specific_tags=_tags(*KEYWORDS))
+    if not groups & {0x0008, 0x0028}:
+        raise ReadError("corrupt", "no DICOM data set could be read from the file")
+    offset, length, vr = None, 0, ""
+    if found and found[0][0] == 0x7FE00010:
+        _, length, vr = found[0]
+        long_form = vr in ("OB", "OW", "OF", "OD", "OL", "OV", "UN", "UT", "UC", "UR", "SQ")
+        offset = stream.tell() + (12 if long_form else 8)
+    elif found:
+        raise ReadError("unsupported", "the pixels are floating point, not those of a radiograph")
+    return DicomFile(
+        Header(dataset, syntax.is_little_endian), str(syntax), source, offset, length, vr, preamble,
+        overlays=any(0x6000 <= group <= 0x60FF and not group % 2 for group in groups),
+    )
+
+
+def looks_like_data_set(head: bytes) -> bool:
+    """Whether the first bytes of a file without preamble are those of a DICOM data set (group 0002 or 0008)."""
+    if len(head) < 8:
+        return False
+    group, element = struct.unpack("<HH", head[:4])
+    if group not in (0x0002, 0x0008) or element > 0x0100:
+        return False
+    return head[4:6].isalpha() and head[4:6].isupper() or struct.unpack("<I", head[4:8])[0] < 0x400
+
+
+def _inflate(source: mmap.mmap | bytes, start: int) -> bytes:
+    """Unpack a deflated data set, at most MAX_INFLATED_BYTES of it."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(memoryview(source)[start:], MAX_INFLATED_BYTES)
+    except zlib.error:
+        raise ReadError("corrupt", "the deflated data set is damaged") from None
+    if inflater.unconsumed_tail:
+        raise ReadError("too_large", f"the deflated data set is larger than {MAX_INFLATED_BYTES >> 20} MiB")
+    if not inflater.eof:
+        raise ReadError("truncated", "the deflated data set ends early")
+    return data
+
+
+def _guess_syntax(head: bytes) -> str:
+    """Explicit or implicit little endian, by whether a value representation follows the first tag."""
+    explicit = len(head) == 6 and head[4:6].isalpha() and head[4:6].isupper()
+    return "1.2.840.10008.1.2.1" if explicit else "1.2.840.10008.1.2"
+
+
+def _tags(*keywords: str) -> list[BaseTag | int]:
+    from pydicom.datadict import tag_for_keyword
+
+    return [tag for tag in map(tag_for_keyword, keywords) if tag is not None]
+
+
+def _uid(data: bytes) -> str:
+    return data.decode("latin-1").strip(" \0")
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text.strip(" \0"))
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _is_sequence(value: Any) -> bool:
+    from pydicom.sequence import Sequence
+
+    return isinstance(value, Sequence)
