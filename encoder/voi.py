@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from encoder.radiograph import WindowFunction
 
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-LABELS = set(  # WindowCenterWidthExplanation is free text: only these words pass
-    "NORMAL HARDER SOFTER BONE LUNG MEDIASTINUM SOFT_TISSUE CHEST STANDARD DEFAULT WINDOW1 WINDOW2 WINDOW3 USER MANUFACTURER".split()
-)
+LABELS = {
+    "NORMAL", "HARDER", "SOFTER", "BONE", "LUNG", "MEDIASTINUM", "SOFT_TISSUE", "CHEST", "STANDARD", "DEFAULT",
+    "WINDOW1", "WINDOW2", "WINDOW3", "USER", "MANUFACTURER",
+}  # fmt: skip
 MAX_WINDOWS = 16
 
 
@@ -65,7 +66,9 @@ def lookup_table(item: Header, *, signed: bool) -> LookupTable | None:
     return LookupTable(np.minimum(values, maximum).astype(np.uint16), first, maximum)
 
 
-def modality_lut(header: Header, bits: int, *, signed: bool, admission: Admission) -> tuple[npt.NDArray[np.uint16], int] | None:
+def modality_lut(
+    header: Header, bits: int, *, signed: bool, admission: Admission
+) -> tuple[npt.NDArray[np.uint16], int] | None:
     """The modality LUT for every stored bit pattern.
 
     Returns:
@@ -101,7 +104,8 @@ def windows_of(header: Header, admission: Admission, *, signed: bool) -> tuple[W
     if len(centers) != len(widths):
         admission.warn("window centres and widths differ in number")
     labels = header.codes("WindowCenterWidthExplanation")
-    for number, (center, width) in enumerate(list(zip(centers, widths, strict=False))[:MAX_WINDOWS], 1):
+    count = min(len(centers), len(widths), MAX_WINDOWS)
+    for number, (center, width) in enumerate(zip(centers[:count], widths[:count], strict=True), 1):
         least = 1.0 if function == "LINEAR" else 1e-9
         if not (math.isfinite(center) and math.isfinite(width)) or width < least:
             admission.warn("a window is not usable and was ignored")
