@@ -1,0 +1,163 @@
+"""DINOv2's vision transformer for inference, from the same files as ``Dinov2Model`` and with the same results.
+
+Importing transformers' modelling code takes longer than encoding an image on two cores; this module needs torch alone.
+It also joins the query, key and value products and folds LayerScale into the weights. ``encoder.backbone.RadDino``
+is the reference that the tests hold it to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from encoder.backbone import Features
+from encoder.errors import ModelError
+
+_EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}
+
+
+class _Block(NamedTuple):
+    norm1: tuple[torch.Tensor, torch.Tensor]
+    qkv: tuple[torch.Tensor, torch.Tensor]
+    out: tuple[torch.Tensor, torch.Tensor]
+    norm2: tuple[torch.Tensor, torch.Tensor]
+    fc1: tuple[torch.Tensor, torch.Tensor]
+    fc2: tuple[torch.Tensor, torch.Tensor]
+
+
+class VisionTransformer:
+    """A frozen DINOv2 encoder at one image size.
+
+    Args:
+        config: contents of the encoder's ``config.json``.
+        tensors: its weights under the published key names; each is used exactly once.
+        size: side of the images in pixels; position embeddings are interpolated to it as ``Dinov2Model`` does.
+        device: where to compute.
+        dtype: in which type.
+
+    Raises:
+        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        size: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        for key, value in _EXPECTED.items():
+            if config.get(key, value) != value:
+                raise ModelError(f"the encoder's config.json says {key} = {config[key]!r}; only {value!r} is read")
+        left = dict(tensors)
+
+        def take(name: str, *shape: int) -> torch.Tensor:
+            tensor = left.pop(name, None)
+            if tensor is None:
+                raise ModelError(f"the encoder lacks the tensor {name}")
+            if tuple(tensor.shape) != shape:
+                raise ModelError(f"the encoder's tensor {name} is {tuple(tensor.shape)}, not {shape}")
+            return tensor.to(device=device, dtype=torch.float32)
+
+        def pair(name: str, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return take(f"{name}.weight", *shape), take(f"{name}.bias", shape[0])
+
+        width, self.heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        hidden, patch = int(width * config.get("mlp_ratio", 4)), int(config["patch_size"])
+        native = (int(config["image_size"]) // patch) ** 2
+        self.epsilon = float(config.get("layer_norm_eps", 1e-6))
+        self.patch_size, self.width, self.size = patch, width, size
+
+        left.pop("embeddings.mask_token", None)  # used in pre-training only
+        self._cls = take("embeddings.cls_token", 1, 1, width)
+        self._position = _interpolate(take("embeddings.position_embeddings", 1, native + 1, width), size // patch)
+        self._patch = pair("embeddings.patch_embeddings.projection", width, 3, patch, patch)
+        self._blocks = []
+        for index in range(int(config["num_hidden_layers"])):
+            at = f"encoder.layer.{index}"
+            qkv = [pair(f"{at}.attention.attention.{name}", width, width) for name in ("query", "key", "value")]
+            scale1, scale2 = take(f"{at}.layer_scale1.lambda1", width), take(f"{at}.layer_scale2.lambda1", width)
+            out, fc2 = pair(f"{at}.attention.output.dense", width, width), pair(f"{at}.mlp.fc2", width, hidden)
+            self._blocks.append(
+                _Block(
+                    norm1=pair(f"{at}.norm1", width),
+                    qkv=(torch.cat([weight for weight, _ in qkv]), torch.cat([bias for _, bias in qkv])),
+                    out=(out[0] * scale1[:, None], out[1] * scale1),
+                    norm2=pair(f"{at}.norm2", width),
+                    fc1=pair(f"{at}.mlp.fc1", hidden, width),
+                    fc2=(fc2[0] * scale2[:, None], fc2[1] * scale2),
+                )
+            )
+        self._norm = pair("layernorm", width)
+        if left:
+            raise ModelError(f"the encoder has {len(left)} tensors too many, first {min(left)}")
+        self._cast(dtype)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        def both(parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            return parts[0].to(dtype), parts[1].to(dtype)
+
+        self._cls, self._position = self._cls.to(dtype), self._position.to(dtype)
+        self._patch, self._norm = both(self._patch), both(self._norm)
+        self._blocks = [_Block(*(both(parts) for parts in block)) for block in self._blocks]
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, size: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> VisionTransformer:
+        """Read ``config.json`` and ``model.safetensors`` of an encoder folder.
+
+        Raises:
+            ModelError: a file is missing or damaged, or does not fit.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"the encoder's files cannot be read ({type(error).__name__})") from error
+        return cls(config, tensors, size=size, device=device, dtype=dtype)
+
+    @torch.inference_mode()
+    def __call__(self, pixel_values: torch.Tensor) -> Features:
+        """Features of [B, 3, size, size] normalised images, after the final LayerNorm."""
+        weight, bias = self._patch
+        patches = functional.conv2d(pixel_values.to(weight.dtype), weight, bias, stride=self.patch_size)
+        tokens = patches.flatten(2).transpose(1, 2)
+        hidden = torch.cat([self._cls.expand(len(tokens), -1, -1), tokens], dim=1) + self._position
+        for block in self._blocks:
+            hidden = hidden + self._attend(self._normalise(hidden, block.norm1), block)
+            inner = functional.gelu(functional.linear(self._normalise(hidden, block.norm2), *block.fc1))
+            hidden = hidden + functional.linear(inner, *block.fc2)
+        hidden = self._normalise(hidden, self._norm)
+        return Features(hidden[:, 0], hidden[:, 1:])
+
+    def _normalise(self, hidden: torch.Tensor, parts: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return functional.layer_norm(hidden, (self.width,), *parts, self.epsilon)
+
+    def _attend(self, hidden: torch.Tensor, block: _Block) -> torch.Tensor:
+        batch, length, width = hidden.shape
+        qkv = functional.linear(hidden, *block.qkv).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return functional.linear(mixed.transpose(1, 2).reshape(batch, length, width), *block.out)
+
+
+def _interpolate(position: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize [1, 1 + n * n, D] position embeddings to [1, 1 + side * side, D], bicubic as in ``Dinov2Embeddings``."""
+    width = position.shape[-1]
+    native = round((position.shape[1] - 1) ** 0.5)
+    if native == side:
+        return position
+    grid = position[:, 1:].reshape(1, native, native, width).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([position[:, :1], grid.permute(0, 2, 3, 1).reshape(1, side * side, width)], dim=1)

@@ -1,0 +1,195 @@
+"""A checkpoint ready to write reports: the parts of ``LlavaRad`` in their inference form, without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from encoder.errors import LlavaRadError, ModelError
+from encoder.preprocessing import Recipe
+from encoder.vit import VisionTransformer
+from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
+from llava_rad.config import LlavaRadConfig
+from llava_rad.llama import Llama
+from llava_rad.projector import Projector
+from llava_rad.prompt import Prompt
+from llava_rad.tokens import Tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from transformers import PreTrainedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Engine:
+    """Encoder, projector and language model of one checkpoint on one device; use ``from_pretrained``.
+
+    Attributes:
+        config: what the checkpoint says of itself.
+        model_id: its name.
+        revision: the revision asked for, or None.
+        sha256: of its ``config.json``, which holds the SHA-256 of every other file.
+        device: where it computes.
+        dtype: in which type.
+    """
+
+    def __init__(
+        self,
+        config: LlavaRadConfig,
+        vision: VisionTransformer,
+        projector: Projector,
+        llama: Llama,
+        tokens: Tokens,
+        *,
+        sha256: str = "",
+        revision: str | None = None,
+    ) -> None:
+        side, rest = divmod(config.preprocessing.size, vision.patch_size)
+        inner = (projector.linear_1.in_features, projector.linear_2.out_features)
+        if rest or side * side != config.image_tokens or inner != (vision.width, llama.width):
+            raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
+        self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
+        self.device, self.dtype = llama.device, llama.dtype
+        self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens
+
+    @property
+    def recipe(self) -> Recipe:
+        """How images are prepared for this model."""
+        return self.config.preprocessing
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+    ) -> Engine:
+        """Load a checkpoint directory (None: the embedded default) after checking the SHA-256 of every file.
+
+        Args:
+            source: a folder or hub repository in the directory format.
+            revision: branch, tag or commit of a repository.
+            device: ``"auto"`` (CUDA where there is one, else the CPU) or a torch device.
+            dtype: ``"auto"`` (bfloat16 on CUDA, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+            offline: never ask the hub.
+
+        Raises:
+            ModelError: missing, damaged, or not of a form that is read.
+            LlavaRadError: no such device or type.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        place = choose_device(device)
+        kind = choose_dtype(dtype, place)
+        folder = locate(source, revision=revision, offline=offline)
+        config = load_checked(folder)
+        vision = VisionTransformer.load(folder / ENCODER, size=config.preprocessing.size, device=place, dtype=kind)
+        try:
+            weights = load_file(folder / PROJECTOR)
+            projector = Projector(weights["linear_1.weight"].shape[1], weights["linear_1.weight"].shape[0])
+            projector.load_state_dict(weights)
+        except (KeyError, IndexError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"projector.safetensors does not fit a two-layer MLP ({type(error).__name__})") from error
+        projector = projector.to(device=place, dtype=kind)
+        language_model = folder / LANGUAGE_MODEL
+        if (language_model / "adapter_config.json").is_file():
+            llama = _merge_adapter(language_model, place, kind, offline=offline)
+        else:
+            llama = Llama.load(language_model, device=place, dtype=kind)
+        tokens = Tokens.load(language_model, config.tokens)
+        digest = sha256(folder / "config.json")
+        return cls(config, vision, projector, llama, tokens, sha256=digest, revision=revision)
+
+    @torch.inference_mode()
+    def embed(
+        self, images: npt.NDArray[np.uint8], prompts: Sequence[Prompt]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Prompts with their images in place, as word embeddings, padded on the left.
+
+        Args:
+            images: [B, S, S] uint8, prepared by the recipe.
+            prompts: one for each image.
+
+        Returns:
+            inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask where nothing is padded.
+        """
+        pixel_values = self.recipe.normalise(images).to(self.device)
+        projected = self.projector(self.vision(pixel_values).patches)
+        chunks = {prompt: prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
+        rows = []
+        for image, prompt in zip(projected, prompts, strict=True):
+            before, after = (
+                torch.nn.functional.embedding(torch.tensor(ids, device=self.device), self.llama.embedding)
+                for ids in chunks[prompt]
+            )
+            rows.append(torch.cat([before, image, after]))
+        longest = max(len(row) for row in rows)
+        if all(len(row) == longest for row in rows):
+            return torch.stack(rows), None
+        embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=self.device)
+        for index, row in enumerate(rows):
+            embeds[index, longest - len(row) :] = row
+            mask[index, longest - len(row) :] = True
+        return embeds, mask
+
+    def language_model(self) -> PreTrainedModel:
+        """The language model as transformers' ``LlamaForCausalLM``, sharing the weights: for beam search."""
+        from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(**{key: value for key, value in self.llama.config.items() if key != "dtype"})
+        with torch.device("meta"):
+            model = LlamaForCausalLM(config)
+        model.load_state_dict(self.llama.tensors(), assign=True)
+        model.model.rotary_emb = type(model.model.rotary_emb)(config).to(self.device)
+        ids = self.tokens.ids
+        model.generation_config = GenerationConfig(
+            bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, do_sample=False
+        )
+        return model.eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """``"auto"`` or a torch device name as a device that exists.
+
+    Raises:
+        LlavaRadError: torch does not know the name or has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise LlavaRadError(f"there is no device {name!r} here", hint="'llava-rad doctor' lists the devices") from None
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``"auto"`` or the name of a floating-point type as that type.
+
+    Raises:
+        LlavaRadError: no such type.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise LlavaRadError(f"there is no type {name!r}", hint=f"choose one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _merge_adapter(folder: Path, device: torch.device, dtype: torch.dtype, *, offline: bool) -> Llama:
+    """A LoRA adapter merged into its base, in float32, where the sum is most exact."""
+    from llava_rad.model import load_language_model
+
+    merged = load_language_model(folder, dtype=torch.float32, offline=offline).merge_and_unload()
+    return Llama(merged.config.to_dict(), merged.state_dict(), device=device, dtype=dtype)

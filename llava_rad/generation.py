@@ -1,0 +1,178 @@
+"""From prepared images to findings: greedy decoding by default, one batch or one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from encoder.errors import LlavaRadError
+from llava_rad.engine import Engine
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a report is decoded.
+
+    Attributes:
+        max_new_tokens: longest answer (paper E.3.3: 150).
+        num_beams: 1 is greedy; more is beam search, by transformers.
+        temperature: 0 takes the likeliest token; above 0 samples, with ``seed``, each image on its own.
+        seed: of the sampling; without effect at temperature 0.
+        prompt: instruction in place of the checkpoint's own.
+    """
+
+    max_new_tokens: int = 150
+    num_beams: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A generated report.
+
+    Attributes:
+        text: the findings.
+        ids: the token ids, without the end token.
+        complete: False where ``max_new_tokens`` cut it off.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    complete: bool
+
+
+def generate(
+    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings | None = None
+) -> list[Draft]:
+    """Write a report for each image, as one batch.
+
+    Args:
+        engine: the model.
+        images: [S, S] uint8 each, prepared by ``engine.recipe``.
+        settings: decoding; the checkpoint's defaults where None.
+
+    Raises:
+        LlavaRadError: prompt, image and answer do not fit the language model's context.
+    """
+    import numpy as np
+
+    if not images:
+        return []
+    settings = settings or GenerationSettings(**engine.config.generation.model_dump())
+    prompt = engine.config.conversation.with_instruction(settings.prompt)
+    embeds, mask = engine.embed(np.stack(images), [prompt] * len(images))
+    _refuse_too_long(engine, embeds.shape[1], settings)
+    if settings.num_beams > 1:
+        rows = _beam_search(engine, embeds, mask, settings)
+    else:
+        rows = [[] for _ in images]
+        for tokens in _decode(engine, embeds, mask, settings):
+            for row, token in zip(rows, tokens, strict=True):
+                row.append(token)
+    return [_draft(engine, row) for row in rows]
+
+
+def stream(engine: Engine, image: npt.NDArray[np.uint8], settings: GenerationSettings | None = None) -> Iterator[str]:
+    """Write one report piece by piece; the pieces joined are the text that ``generate`` returns.
+
+    Raises:
+        LlavaRadError: as ``generate``, or beams are asked for.
+    """
+    settings = settings or GenerationSettings(**engine.config.generation.model_dump())
+    if settings.num_beams > 1:
+        raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
+    prompt = engine.config.conversation.with_instruction(settings.prompt)
+    embeds, mask = engine.embed(image[None], [prompt])
+    _refuse_too_long(engine, embeds.shape[1], settings)
+    row: list[int] = []
+    shown = ""
+    for (token,) in _decode(engine, embeds, mask, settings):
+        row.append(token)
+        text = _draft(engine, row).text
+        # an unfinished multi-byte character decodes to U+FFFD until its last byte is there
+        if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
+            yield text[len(shown) :]
+            shown = text
+    text = _draft(engine, row).text
+    if len(text) > len(shown):
+        yield text[len(shown) :]
+
+
+def _draft(engine: Engine, row: Sequence[int]) -> Draft:
+    eos = engine.tokens.ids.eos
+    complete = eos in row
+    ids = tuple(row[: row.index(eos)] if complete else row)
+    return Draft(engine.tokens.decode(ids), ids, complete)
+
+
+def _refuse_too_long(engine: Engine, prompt: int, settings: GenerationSettings) -> None:
+    longest = engine.llama.longest
+    if prompt + settings.max_new_tokens > longest:
+        raise LlavaRadError(
+            f"prompt and image ({prompt} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
+            hint="lower --max-new-tokens or shorten --prompt",
+        )
+
+
+@torch.inference_mode()
+def _decode(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+) -> Iterator[list[int]]:
+    """Yield the next token of every row until all have ended; a row that has ended goes on with the end token."""
+    llama, eos = engine.llama, engine.tokens.ids.eos
+    batch, length, _ = embeds.shape
+    cache = llama.cache(batch, length + settings.max_new_tokens)
+    suppressed = list(engine.tokens.suppressed)
+    generators = None
+    if settings.temperature > 0:
+        generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
+    ended = torch.zeros(batch, dtype=torch.bool, device=engine.device)
+    start = 0
+    for _ in range(settings.max_new_tokens):
+        logits = llama(embeds, cache, start, mask)
+        start += embeds.shape[1]
+        if suppressed:
+            logits[:, suppressed] = -torch.inf
+        tokens = logits.argmax(-1) if generators is None else _sample(logits, settings.temperature, generators)
+        tokens = tokens.masked_fill(ended, eos)
+        ended |= tokens == eos
+        yield tokens.tolist()
+        if ended.all():
+            return
+        embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(batch, 1)], dim=1)
+
+
+def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """One draw per row, each with its own generator, so that a report does not depend on its batch."""
+    probabilities = (logits / temperature).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+def _beam_search(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+) -> list[list[int]]:
+    attention = torch.ones(embeds.shape[:2], dtype=torch.long, device=engine.device) if mask is None else mask.long()
+    with torch.inference_mode():
+        rows: torch.Tensor = engine.language_model().generate(
+            inputs_embeds=embeds,
+            attention_mask=attention,
+            num_beams=settings.num_beams,
+            max_new_tokens=settings.max_new_tokens,
+            suppress_tokens=list(engine.tokens.suppressed) or None,
+        )
+    eos = engine.tokens.ids.eos
+    return [
+        list(row) if eos in row else [token for token in row if token != engine.tokens.ids.pad] for row in rows.tolist()
+    ]

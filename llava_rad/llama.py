@@ -1,0 +1,249 @@
+"""Llama for inference over a static key-value cache, from the files of ``LlamaForCausalLM`` and with its results.
+
+Importing and driving transformers' own class costs more than the arithmetic of a small model; this needs torch alone,
+joins the query-key-value and the gate-up products and looks up no masks when there is no padding.
+``LlamaForCausalLM.generate`` is the reference that the tests hold it to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from encoder.errors import ModelError
+
+_EXPECTED = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_scaling": None,
+    "pretraining_tp": 1,
+}
+
+
+class _Layer(NamedTuple):
+    norm1: torch.Tensor
+    qkv: torch.Tensor
+    out: torch.Tensor
+    norm2: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, [layers, B, kv heads, length, head size] each, allocated once."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Llama:
+    """A Llama language model that reads embeddings and writes logits.
+
+    Args:
+        config: contents of its ``config.json``.
+        tensors: its weights under the published key names; each is used exactly once.
+        device: where to compute.
+        dtype: in which type.
+
+    Raises:
+        ModelError: a variant that is not read, or a tensor is missing, left over or of another shape.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        rope = config.get("rope_parameters") or {}
+        if rope.get("rope_type", "default") != "default":
+            raise ModelError(f"the language model's rope_type is {rope['rope_type']!r}; only 'default' is read")
+        for key, value in _EXPECTED.items():
+            if config.get(key, value) != value:
+                raise ModelError(
+                    f"the language model's config.json says {key} = {config[key]!r}; only {value!r} is read"
+                )
+        left = {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+
+        def take(name: str, *shape: int) -> torch.Tensor:
+            tensor = left.pop(name, None)
+            if tensor is None:
+                raise ModelError(f"the language model lacks the tensor {name}")
+            if tuple(tensor.shape) != shape:
+                raise ModelError(f"the language model's tensor {name} is {tuple(tensor.shape)}, not {shape}")
+            return tensor.to(device=device, dtype=dtype)
+
+        self.config = dict(config)
+        self.width, self.heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        self.kv_heads = int(config.get("num_key_value_heads") or self.heads)
+        self.head_size = int(config.get("head_dim") or self.width // self.heads)
+        self.epsilon = float(config.get("rms_norm_eps", 1e-6))
+        self.longest = int(config.get("max_position_embeddings", 2048))
+        self.device, self.dtype = torch.device(device), dtype
+        vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
+        queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+
+        self.embedding = take("model.embed_tokens.weight", vocabulary, self.width)
+        self._layers = []
+        for index in range(int(config["num_hidden_layers"])):
+            at = f"model.layers.{index}"
+            sizes = {"q": queries, "k": kv, "v": kv}
+            qkv = [take(f"{at}.self_attn.{n}_proj.weight", size, self.width) for n, size in sizes.items()]
+            gate_up = [take(f"{at}.mlp.{name}_proj.weight", inner, self.width) for name in ("gate", "up")]
+            self._layers.append(
+                _Layer(
+                    norm1=take(f"{at}.input_layernorm.weight", self.width),
+                    qkv=torch.cat(qkv),
+                    out=take(f"{at}.self_attn.o_proj.weight", self.width, queries),
+                    norm2=take(f"{at}.post_attention_layernorm.weight", self.width),
+                    gate_up=torch.cat(gate_up),
+                    down=take(f"{at}.mlp.down_proj.weight", self.width, inner),
+                )
+            )
+        self._norm = take("model.norm.weight", self.width)
+        if config.get("tie_word_embeddings", False):
+            left.pop("lm_head.weight", None)
+            self._head = self.embedding
+        else:
+            self._head = take("lm_head.weight", vocabulary, self.width)
+        if left:
+            raise ModelError(f"the language model has {len(left)} tensors too many, first {min(left)}")
+        theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+        powers = torch.arange(0, self.head_size, 2, dtype=torch.int64).float() / self.head_size
+        self._frequencies = (1.0 / theta**powers).to(device)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
+        """Read ``config.json`` and the safetensors file or shards of a ``LlamaForCausalLM`` folder.
+
+        Raises:
+            ModelError: a file is missing or damaged, or does not fit.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        tensors: dict[str, torch.Tensor] = {}
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            index = folder / "model.safetensors.index.json"
+            shards = {"model.safetensors"}
+            if index.is_file():
+                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            for shard in sorted(shards):
+                if Path(shard).name != shard:
+                    raise ModelError("the language model's index names a file outside its folder")
+                tensors.update(load_file(folder / shard))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError(f"the language model's files cannot be read ({type(error).__name__})") from error
+        return cls(config, tensors, device=device, dtype=dtype)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights under their published names, as views of those in use."""
+        queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        named = {
+            "model.embed_tokens.weight": self.embedding,
+            "model.norm.weight": self._norm,
+            "lm_head.weight": self._head,
+        }
+        for index, layer in enumerate(self._layers):
+            at = f"model.layers.{index}"
+            query, key, value = layer.qkv.split([queries, kv, kv])
+            gate, up = layer.gate_up.chunk(2)
+            named |= {
+                f"{at}.input_layernorm.weight": layer.norm1,
+                f"{at}.self_attn.q_proj.weight": query,
+                f"{at}.self_attn.k_proj.weight": key,
+                f"{at}.self_attn.v_proj.weight": value,
+                f"{at}.self_attn.o_proj.weight": layer.out,
+                f"{at}.post_attention_layernorm.weight": layer.norm2,
+                f"{at}.mlp.gate_proj.weight": gate,
+                f"{at}.mlp.up_proj.weight": up,
+                f"{at}.mlp.down_proj.weight": layer.down,
+            }
+        return named
+
+    def cache(self, batch: int, length: int) -> Cache:
+        """An empty cache for ``length`` tokens, prompt and answer together."""
+        shape = (len(self._layers), batch, self.kv_heads, length, self.head_size)
+        return Cache(
+            torch.empty(shape, device=self.device, dtype=self.dtype),
+            torch.empty(shape, device=self.device, dtype=self.dtype),
+        )
+
+    def __call__(
+        self, embeds: torch.Tensor, cache: Cache, start: int, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits of the last position.
+
+        Args:
+            embeds: [B, L, D], the next L tokens.
+            cache: filled up to ``start``; filled up to ``start + L`` on return.
+            start: number of tokens before these.
+            mask: [B, start + L] bool, False on (left) padding; None where there is none.
+
+        Returns:
+            [B, V], float32.
+        """
+        batch, length, _ = embeds.shape
+        end = start + length
+        if mask is None:
+            positions = torch.arange(start, end, device=self.device)[None]
+            attention = None
+        else:
+            positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
+            attention = _attention(mask, length)
+        angles = positions[..., None].float() * self._frequencies
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        causal = attention is None and length > 1
+        if causal and start:
+            raise ValueError("several tokens after a filled cache need a mask")
+
+        queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        grouped = self.heads != self.kv_heads
+        hidden = embeds
+        for index, layer in enumerate(self._layers):
+            parts = functional.linear(self._normalise(hidden, layer.norm1), layer.qkv)
+            query, key, value = (
+                part.view(batch, length, -1, self.head_size).transpose(1, 2)
+                for part in parts.split([queries, kv, kv], -1)
+            )
+            keys, values = cache.keys[index][:, :, :end], cache.values[index][:, :, :end]
+            keys[:, :, start:] = _rotate(key, cos, sin)
+            values[:, :, start:] = value
+            mixed = functional.scaled_dot_product_attention(
+                _rotate(query, cos, sin), keys, values, attn_mask=attention, is_causal=causal, enable_gqa=grouped
+            )
+            hidden = hidden + functional.linear(mixed.transpose(1, 2).reshape(batch, length, queries), layer.out)
+            gate, up = functional.linear(self._normalise(hidden, layer.norm2), layer.gate_up).chunk(2, -1)
+            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
+        return functional.linear(self._normalise(hidden[:, -1], self._norm), self._head).float()
+
+    def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """RMSNorm, computed in float32 as in ``LlamaRMSNorm``."""
+        if hidden.dtype == torch.float32:
+            return functional.rms_norm(hidden, (self.width,), weight, self.epsilon)
+        return weight * functional.rms_norm(hidden.float(), (self.width,), None, self.epsilon).to(hidden.dtype)
+
+
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of [B, heads, L, head size]."""
+    first, second = states.chunk(2, -1)
+    return states * cos + torch.cat([-second, first], -1) * sin
+
+
+def _attention(mask: torch.Tensor, length: int) -> torch.Tensor:
+    """[B, 1, length, total] bool: causal, no padding, but every query sees itself so that no row is empty."""
+    total = mask.shape[1]
+    rows = torch.arange(total - length, total, device=mask.device)[:, None]
+    columns = torch.arange(total, device=mask.device)[None]
+    return ((columns <= rows) & mask[:, None, None, :]) | (columns == rows)
