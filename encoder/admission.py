@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 RADIOGRAPHY = {"CR", "DX", "RG"}  # RG: film, digitised
 DOUBTFUL = {"SC", "OT"}
-MODALITIES = RADIOGRAPHY | DOUBTFUL | set(
-    "BI BMD CT DG DOC ECG EM ES FID GM IO IVUS KO MG MR NM OP OPT PR PT PX REG RF RTDOSE RTIMAGE RTPLAN RTSTRUCT SEG SM SR US XA XC".split()
-)
+OTHER_MODALITIES = {
+    "BI", "BMD", "CT", "DG", "DOC", "ECG", "EM", "ES", "FID", "GM", "IO", "IVUS", "KO", "MG", "MR", "NM", "OP", "OPT",
+    "PR", "PT", "PX", "REG", "RF", "RTDOSE", "RTIMAGE", "RTPLAN", "RTSTRUCT", "SEG", "SM", "SR", "US", "XA", "XC",
+}  # fmt: skip
+MODALITIES = RADIOGRAPHY | DOUBTFUL | OTHER_MODALITIES
 SOP_CLASSES = {  # storage classes that may hold a radiograph, and the modality that each stands for
     "1.2.840.10008.5.1.4.1.1.1": "CR",
     "1.2.840.10008.5.1.4.1.1.1.1": "DX",
@@ -33,28 +35,33 @@ SOP_CLASSES = {  # storage classes that may hold a radiograph, and the modality 
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 
 CHEST_PARTS = {"CHEST", "THORAX", "LUNG", "LUNGS"}
-BODY_PARTS = CHEST_PARTS | set(
-    "ABDOMEN ABDOMENPELVIS ANKLE ARM BREAST CHESTABDOMEN CLAVICLE CSPINE ELBOW EXTREMITY FEMUR FINGER FOOT FOREARM HAND HEAD HIP "
-    "HUMERUS JAW KNEE LEG LSPINE NECK PELVIS RIB RIBS SCAPULA SHOULDER SKULL SPINE SSPINE STERNUM THIGH THUMB TOE TSPINE "
-    "WHOLEBODY WRIST".split()
-)
-CHEST_CODES = {"51185008", "816094009", "T-D3000", "39607008", "T-28000", "43799004", "T-D3300"}  # thorax, chest, lung, thoracic cavity
+BODY_PARTS = CHEST_PARTS | {
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CHESTABDOMEN", "CLAVICLE", "CSPINE", "ELBOW",
+    "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG",
+    "LSPINE", "NECK", "PELVIS", "RIB", "RIBS", "SCAPULA", "SHOULDER", "SKULL", "SPINE", "SSPINE", "STERNUM",
+    "THIGH", "THUMB", "TOE", "TSPINE", "WHOLEBODY", "WRIST",
+}  # fmt: skip
+# thorax, chest, lung, thoracic cavity
+CHEST_CODES = {"51185008", "816094009", "T-D3000", "39607008", "T-28000", "43799004", "T-D3300"}
 
 FRONTAL_VIEWS: dict[str, View] = {
-    "PA": "PA", "AP": "AP", "PA_ERECT": "PA", "AP_ERECT": "AP", "AP_SUPINE": "AP", "AP SUPINE": "AP", "PORTABLE AP": "AP",
+    "PA": "PA", "AP": "AP", "PA_ERECT": "PA", "AP_ERECT": "AP", "AP_SUPINE": "AP", "AP SUPINE": "AP",
+    "PORTABLE AP": "AP",
     "POSTERO_ANTERIOR": "PA", "ANTERO_POSTERIOR": "AP", "POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP",
     "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "FRONTAL": "frontal",
-    "272479007": "PA", "R-10214": "PA", "R-40888": "PA", "399348003": "AP", "R-10206": "AP", "399033003": "frontal", "R-10202": "frontal",
+    "272479007": "PA", "R-10214": "PA", "R-40888": "PA", "399348003": "AP", "R-10206": "AP",
+    "399033003": "frontal", "R-10202": "frontal",
 }  # fmt: skip
 DECUBITUS = {"LLD", "RLD"}  # frontal beam, patient lying on a side
 SIDE_VIEWS = {
-    "LL", "RL", "LAT", "LATERAL", "LEFT LATERAL", "RIGHT LATERAL", "LLAT", "RLAT", "LAO", "RAO", "LPO", "RPO", "OBLIQUE",
-    "399067008", "R-102CD", "399173006", "R-10236", "399198007", "R-10232", "399352003", "399260004", "399182000", "R-102C1",
-    "399135007", "R-10220", "399006002", "R-10212", "399356000", "R-40985", "399038007", "R-10210", "399184004", "399236003",
+    "LL", "RL", "LAT", "LATERAL", "LEFT LATERAL", "RIGHT LATERAL", "LLAT", "RLAT", "LAO", "RAO", "LPO", "RPO",
+    "OBLIQUE", "399067008", "R-102CD", "399173006", "R-10236", "399198007", "R-10232", "399352003", "399260004",
+    "399182000", "R-102C1", "399135007", "R-10220", "399006002", "R-10212", "399356000", "R-40985", "399038007",
+    "R-10210", "399184004", "399236003",
     "LEFT ANTERIOR OBLIQUE", "RIGHT ANTERIOR OBLIQUE", "LEFT POSTERIOR OBLIQUE", "RIGHT POSTERIOR OBLIQUE",
 }  # fmt: skip
-# PatientOrientation (row direction, column direction) -> (clockwise quarter turns, then mirror left-right) so that rows run
-# to the patient's left and columns to the feet.
+# PatientOrientation (row direction, column direction) -> (clockwise quarter turns, then mirror left-right) so that rows
+# run to the patient's left and columns to the feet.
 TURNS = {
     ("L", "F"): (0, False), ("R", "F"): (0, True), ("R", "H"): (2, False), ("L", "H"): (2, True),
     ("F", "R"): (3, False), ("H", "L"): (1, False), ("F", "L"): (1, True), ("H", "R"): (3, True),
@@ -98,7 +105,9 @@ def modality(header: Header, admission: Admission) -> str | None:
     for kind in (name, by_class if by_class is not None else "OTHER"):
         if kind not in RADIOGRAPHY | DOUBTFUL | {None}:
             what = f"modality {kind}" if kind != "OTHER" else "another modality"
-            admission.refuse("modality", f"the image is not a radiograph ({what}), but a chest radiograph (CR, DX) is needed")
+            admission.refuse(
+                "modality", f"the image is not a radiograph ({what}), but a chest radiograph (CR, DX) is needed"
+            )
             break
     if name is None:
         admission.warn("the modality is not stated")
@@ -177,12 +186,16 @@ def turns(header: Header, admission: Admission, *, lateral: bool) -> tuple[int, 
         Clockwise quarter turns, whether left and right are then exchanged, and the orientation as stored.
     """
     stated = header.codes("PatientOrientation")
-    flipped = header.code("FieldOfViewHorizontalFlip") == "YES" or (header.number("FieldOfViewRotation") or 0) % 360 != 0
+    flipped = (
+        header.code("FieldOfViewHorizontalFlip") == "YES" or (header.number("FieldOfViewRotation") or 0) % 360 != 0
+    )
     if len(stated) != 2 or any(not word or len(word) > 3 or set(word) - set("LRAPFH") for word in stated):
         if stated:
             admission.warn("the patient orientation is not readable: left and right are not checked")
         elif flipped:
-            admission.warn("the detector image was flipped or rotated and the orientation is not stated: left and right are not checked")
+            admission.warn(
+                "the detector image was flipped or rotated without stated orientation: left and right are not checked"
+            )
         else:
             admission.warn("the patient orientation is not stated: left and right are not checked")
         return 0, False, None
@@ -195,7 +208,9 @@ def turns(header: Header, admission: Admission, *, lateral: bool) -> tuple[int, 
         return 0, False, name
     quarter, mirror = TURNS[key]
     if quarter:
-        admission.warn(f"the image was rotated {90 * quarter} degrees clockwise to stand upright, by its patient orientation")
+        admission.warn(
+            f"the image was rotated {90 * quarter} degrees clockwise to stand upright, by its patient orientation"
+        )
     if mirror:
         admission.warn("the image was mirrored: its patient orientation has left and right exchanged")
     return quarter, mirror, name

@@ -1,7 +1,7 @@
 """Pixel data of every transfer syntax to an array, by a fixed set of permissively licensed decoders.
 
-pydicom's own plugin search is not used: it tries every plugin that happens to be installed, and python-gdcm among them
-crashes the process on damaged files. The size that a codestream states is compared with the header before it is decoded.
+pydicom's own plugin search is not used: it tries every plugin that happens to be installed, and python-gdcm among
+them crashes the process on damaged files. The size that a codestream states is compared with the header's first.
 
 ================================  =====================================================================
 JPEG baseline, extended, lossless  imagecodecs ``jpeg8`` (libjpeg-turbo 3, BSD-3)
@@ -186,7 +186,7 @@ def jpeg_header(data: bytes) -> Codestream:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             precision, rows, columns, samples = struct.unpack(">BHHB", data[position + 4 : position + 10])
             return Codestream(rows, columns, samples, precision)
         if marker in (0xD9, 0xDA):  # end of image, start of scan: no frame header came before

@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 MAX_INFLATED_BYTES = 300 << 20  # 64 Mi pixels of 2 bytes, twice over and some header
 DICOMDIR = "1.2.840.10008.1.3.10"
 
-KEYWORDS = (
-    "SpecificCharacterSet SOPClassUID Modality PresentationIntentType BodyPartExamined ViewPosition ViewCodeSequence "
-    "PatientOrientation AnatomicRegionSequence FieldOfViewRotation FieldOfViewHorizontalFlip ImagerPixelSpacing "
-    "PixelSpacing PixelAspectRatio SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows "
-    "Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit "
-    "RescaleIntercept RescaleSlope WindowCenter WindowWidth WindowCenterWidthExplanation VOILUTFunction "
-    "ModalityLUTSequence VOILUTSequence PresentationLUTShape BurnedInAnnotation LossyImageCompression ShutterShape "
-    "RedPaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableDescriptor "
-    "GreenPaletteColorLookupTableData BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData "
-    "ExtendedOffsetTable ExtendedOffsetTableLengths"
-).split()
+KEYWORDS = [
+    "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
+    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "AnatomicRegionSequence", "FieldOfViewRotation",
+    "FieldOfViewHorizontalFlip", "ImagerPixelSpacing", "PixelSpacing", "PixelAspectRatio", "SamplesPerPixel",
+    "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleIntercept", "RescaleSlope", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation",
+    "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence", "PresentationLUTShape", "BurnedInAnnotation",
+    "LossyImageCompression", "ShutterShape", "RedPaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,6 @@ class Header:
         value = self.dataset[tag].value
         return [Header(item, self.little_endian) for item in value] if _is_sequence(value) else []
 
-    def has_group(self, low: int, high: int) -> bool:
-        """Whether a kept attribute lies in groups low..high."""
-        return any(low <= tag.group <= high for tag in self.dataset)
-
 
 @dataclass(frozen=True)
 class DicomFile:
@@ -150,11 +148,21 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
     stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else source  # type: ignore[assignment]
     start = 132 if preamble else 0
     stream.seek(start)
-    meta = Header(read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2, specific_tags=_tags("MediaStorageSOPClassUID", "TransferSyntaxUID")))
+    meta = Header(
+        read_dataset(
+            stream,
+            False,
+            True,
+            stop_when=lambda tag, vr, length: tag >> 16 != 2,
+            specific_tags=_tags("MediaStorageSOPClassUID", "TransferSyntaxUID"),
+        )
+    )
     start = stream.tell()
     uid = _uid(meta.raw("TransferSyntaxUID"))
     if _uid(meta.raw("MediaStorageSOPClassUID")) == DICOMDIR:
-        raise ReadError("dicomdir", "the file is a DICOMDIR, an index of other files", hint="give the image files that it lists")
+        raise ReadError(
+            "dicomdir", "the file is a DICOMDIR, an index of other files", hint="give the image files that it lists"
+        )
     syntax = UID(uid)
     if not uid:
         syntax = UID(_guess_syntax(bytes(source[start : start + 6])))
@@ -174,18 +182,26 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         return False
 
     stream.seek(start)
-    dataset = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixel_data, specific_tags=_tags(*KEYWORDS))
+    dataset = read_dataset(
+        stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixel_data, specific_tags=_tags(*KEYWORDS)
+    )
     if not groups & {0x0008, 0x0028}:
         raise ReadError("corrupt", "no DICOM data set could be read from the file")
     offset, length, vr = None, 0, ""
-    if found and found[0][0] == 0x7FE00010:
-        _, length, vr = found[0]
+    if found and found[-1][0] == 0x7FE00010:
+        _, length, vr = found[-1]
         long_form = vr in ("OB", "OW", "OF", "OD", "OL", "OV", "UN", "UT", "UC", "UR", "SQ")
         offset = stream.tell() + (12 if long_form else 8)
     elif found:
         raise ReadError("unsupported", "the pixels are floating point, not those of a radiograph")
     return DicomFile(
-        Header(dataset, syntax.is_little_endian), str(syntax), source, offset, length, vr, preamble,
+        Header(dataset, syntax.is_little_endian),
+        str(syntax),
+        source,
+        offset,
+        length,
+        vr,
+        preamble,
         overlays=any(0x6000 <= group <= 0x60FF and not group % 2 for group in groups),
     )
 
@@ -197,7 +213,7 @@ def looks_like_data_set(head: bytes) -> bool:
     group, element = struct.unpack("<HH", head[:4])
     if group not in (0x0002, 0x0008) or element > 0x0100:
         return False
-    return head[4:6].isalpha() and head[4:6].isupper() or struct.unpack("<I", head[4:8])[0] < 0x400
+    return (head[4:6].isalpha() and head[4:6].isupper()) or struct.unpack("<I", head[4:8])[0] < 0x400
 
 
 def _inflate(source: mmap.mmap | bytes, start: int) -> bytes:

@@ -115,7 +115,8 @@ class Window:
         if self.function == "LUT":
             assert self.lut is not None
             index = np.clip(np.floor(values + 0.5) - self.first, 0, len(self.lut) - 1).astype(np.intp)
-            return np.minimum(self.lut[index] / max(self.maximum, 1), 1.0)
+            shown: npt.NDArray[np.float64] = np.minimum(self.lut[index] / max(self.maximum, 1), 1.0)
+            return shown
         if self.function == "SIGMOID":
             return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - self.center) / self.width, -700, 700)))
         center, width = self.center, self.width

@@ -21,7 +21,16 @@ MIN_SIDE = 64
 EXIF_ORIENTATION = 0x0112
 TIFF_PHOTOMETRIC, TIFF_MIN_IS_WHITE = 262, 0
 # EXIF orientation -> clockwise quarter turns, then mirror left-right
-EXIF_TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (1, False), 7: (3, True), 8: (3, False)}
+EXIF_TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (1, True),
+    6: (1, False),
+    7: (3, True),
+    8: (3, False),
+}
 LOSSY_TOLERANCE = 2  # JPEG's colour conversion may part equal channels by rounding
 
 
@@ -64,7 +73,8 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
             image.seek((frame or 1) - 1)
             _check(image, frames, frame)
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        inverted = name == "tiff" and image.mode.startswith("I") and image.tag_v2.get(TIFF_PHOTOMETRIC) == TIFF_MIN_IS_WHITE  # type: ignore[attr-defined]
+        tags = getattr(image, "tag_v2", {})
+        inverted = image.mode.startswith("I") and tags.get(TIFF_PHOTOMETRIC) == TIFF_MIN_IS_WHITE
         warnings = ["a picture file states no view, polarity or orientation: none of them is checked"]
         if name == "png" and source[24:25] == b"\x10" and source[25:26] in (b"\x02", b"\x04", b"\x06"):
             warnings.append("16-bit PNG with colour or alpha channels: read with 8 bits")

@@ -60,7 +60,9 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -97,7 +99,9 @@ class Reader:
             header["scale"], header["offset"], header["monochrome1"],
         )  # fmt: skip
 
-    def prepare(self, source: Path | bytes, recipe: Recipe, *, force: bool = False, frame: int | None = None) -> PreparedImage:
+    def prepare(
+        self, source: Path | bytes, recipe: Recipe, *, force: bool = False, frame: int | None = None
+    ) -> PreparedImage:
         """Read one image and apply a recipe to it in the child: only the small result crosses.
 
         Args:
@@ -179,13 +183,21 @@ class Reader:
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parent.parent)
         # -P: no module is taken from the working directory. The root comes last, for a checkout that is not installed.
-        code = f"import sys; sys.path.append({root!r}); from encoder.sandbox_server import main; main({theirs.fileno()}, {self._memory_bytes})"
+        code = (
+            f"import sys; sys.path.append({root!r}); from encoder.sandbox_server import main; "
+            f"main({theirs.fileno()}, {self._memory_bytes})"
+        )
         threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()], start_new_session=True, env={**os.environ, **threads},
-            )  # fmt: skip
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env={**os.environ, **threads},
+            )
         self._control, self._owner = ours, os.getpid()
 
     def _stop(self) -> None:
@@ -212,7 +224,7 @@ def open_source(source: Path | bytes) -> int:
         size = len(source)
         _check_size(size)
         descriptor = os.memfd_create("image", os.MFD_CLOEXEC)
-        with open(descriptor, "wb", closefd=False) as file:  # noqa: PTH123 (a descriptor, no path)
+        with open(descriptor, "wb", closefd=False) as file:
             file.write(source)
         return descriptor
     try:

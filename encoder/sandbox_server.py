@@ -93,8 +93,8 @@ def _serve(request: dict[str, Any], file: int, reply: socket.socket) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # no further file or socket can be opened
         header, arrays = _answer(request, source)
     except BaseException as error:
-        # Decoders raise anything, even BaseException (a Rust panic); whatever it is, the file could not be read, and the
-        # message of a foreign exception may quote the file's header, so it goes no further.
+        # Decoders raise anything, even BaseException (a Rust panic); whatever it is, the file could not be read, and
+        # the message of a foreign exception may quote the file's header, so it goes no further.
         header, arrays = _refusal(error), []
     header["bytes"] = sum(memoryview(array).nbytes for array in arrays)
     message = json.dumps(header).encode()
@@ -126,9 +126,14 @@ def _answer(request: dict[str, Any], source: mmap.mmap) -> tuple[dict[str, Any],
     for window in image.windows:
         windows.append(
             {
-                "function": window.function, "center": window.center, "width": window.width, "label": window.label,
-                "first": window.first, "maximum": window.maximum, "entries": 0 if window.lut is None else len(window.lut),
-            }  # fmt: skip
+                "function": window.function,
+                "center": window.center,
+                "width": window.width,
+                "label": window.label,
+                "first": window.first,
+                "maximum": window.maximum,
+                "entries": 0 if window.lut is None else len(window.lut),
+            }
         )
         if window.lut is not None:
             arrays.append(window.lut)
@@ -161,7 +166,9 @@ def read_image(source: mmap.mmap | bytes, *, force: bool = False, frame: int | N
     if looks_like_data_set(head):
         if force:
             return read_dicom(source, force=force, frame=frame, preamble=False)
-        raise ReadError("no_preamble", "a DICOM file without preamble", forcible=True, hint="--force reads it all the same")
+        raise ReadError(
+            "no_preamble", "a DICOM file without preamble", forcible=True, hint="--force reads it all the same"
+        )
     if head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         raise ReadError("not_an_image", "the file is a compressed archive", hint="unpack it first")
     raise ReadError("not_an_image", "the file is not DICOM, PNG, JPEG, TIFF or WebP")
@@ -178,7 +185,7 @@ def _warm() -> None:
     import pydicom.charset
     import pydicom.config
     import pydicom.encaps
-    import pydicom.sequence  # noqa: F401
+    import pydicom.sequence
     from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     import encoder.dicom
