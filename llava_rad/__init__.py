@@ -1,1 +1,32 @@
-"""Findings reports from chest radiographs."""
+"""Findings reports from chest radiographs.
+
+>>> import llava_rad
+>>> llava_rad.generate("image.dcm")[0].text  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_rad.outputs.report import Report
+    from llava_rad.pipeline import Failure, ReportWriter, generate
+
+__all__ = ["Failure", "Report", "ReportWriter", "__version__", "generate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a help text must not wait for NumPy, let alone torch."""
+    if name in {"Failure", "ReportWriter", "generate"}:
+        from llava_rad import pipeline
+
+        return getattr(pipeline, name)
+    if name == "Report":
+        from llava_rad.outputs.report import Report
+
+        return Report
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("llava-rad")
+    raise AttributeError(f"module 'llava_rad' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,8 +81,10 @@ def generate(
     return [_draft(engine, row) for row in rows]
 
 
-def stream(engine: Engine, image: npt.NDArray[np.uint8], settings: GenerationSettings | None = None) -> Iterator[str]:
-    """Write one report piece by piece; the pieces joined are the text that ``generate`` returns.
+def stream(
+    engine: Engine, image: npt.NDArray[np.uint8], settings: GenerationSettings | None = None
+) -> Generator[str, None, Draft]:
+    """Write one report piece by piece; joined they are the text of the draft that is returned.
 
     Raises:
         LlavaRadError: as ``generate``, or beams are asked for.
@@ -102,9 +104,10 @@ def stream(engine: Engine, image: npt.NDArray[np.uint8], settings: GenerationSet
         if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
             yield text[len(shown) :]
             shown = text
-    text = _draft(engine, row).text
-    if len(text) > len(shown):
-        yield text[len(shown) :]
+    draft = _draft(engine, row)
+    if len(draft.text) > len(shown):
+        yield draft.text[len(shown) :]
+    return draft
 
 
 def _draft(engine: Engine, row: Sequence[int]) -> Draft:

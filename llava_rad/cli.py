@@ -1,0 +1,93 @@
+"""The command line ``llava-rad``: commands, and from errors to exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from encoder.errors import LlavaRadError
+from llava_rad.commands import assemble, doctor, generate, inspect
+from llava_rad.commands.console import DEBUG, debugging, note, show_error
+
+EPILOG = "\n\n".join(
+    (
+        "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 some of several inputs failed; 4 the input was refused; "
+        "5 the model is missing or damaged; 130 interrupted.",
+        "Privacy: results and messages name inputs by position and SHA-256, never by file name or header value, which "
+        "may identify a patient; --show-paths adds the path. LLAVA_RAD_DEBUG=1 shows tracebacks, which may quote both.",
+        "All reports are AI-generated drafts for research use only, not for clinical use.",
+    )
+)
+
+app = typer.Typer(
+    name="llava-rad",
+    help="Findings reports from chest radiographs. AI-generated drafts, research use only, not for clinical use.",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("generate", epilog=EPILOG)(generate.command)
+app.command("inspect", epilog=EPILOG)(inspect.command)
+app.command("doctor")(doctor.command)
+app.command("assemble")(assemble.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"llava-rad {version('llava-rad')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; always ends in SystemExit.
+
+    Args:
+        arguments: in place of ``sys.argv[1:]``.
+    """
+    if not debugging():
+        warnings.simplefilter("ignore")
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    try:
+        app(args=arguments)
+    except LlavaRadError as error:
+        if debugging():
+            raise
+        show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        note("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        if debugging():
+            raise
+        # the message of an unforeseen error may quote a header, so only its kind and place are shown
+        note(f"error: unexpected {type(error).__name__} in {_place(error)}")
+        sys.stderr.write(f"  hint: {DEBUG}=1 shows the traceback, which may quote what identifies a patient\n")
+        sys.exit(1)
+
+
+def _place(error: BaseException) -> str:
+    """Module and line where an error arose."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return "an unknown place"
+    return f"{traceback.tb_frame.f_globals.get('__name__', '?')}, line {traceback.tb_lineno}"

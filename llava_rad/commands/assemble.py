@@ -1,0 +1,47 @@
+"""``llava-rad assemble``: a checkpoint from an encoder and a language model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import note
+
+
+def command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="RAD-DINO or another Dinov2Model: a folder or a hub repository.",
+            metavar="DIR-OR-HUB-ID",
+            show_default=False,
+        ),
+    ],
+    language_model: Annotated[
+        str,
+        typer.Option(
+            help="Vicuna-7B or another LlamaForCausalLM, or a PEFT adapter: a folder or a hub repository.",
+            metavar="DIR-OR-HUB-ID",
+            show_default=False,
+        ),
+    ],
+    projector: Annotated[
+        Path | None,
+        typer.Option(help="projector.safetensors. Default: random weights, to be trained.", show_default=False),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Preprocessing recipe.")] = "rad-dino",
+    offline: opt.Offline = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
+) -> None:
+    """Put an encoder, a projector and a language model together into one checkpoint folder."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from llava_rad.assemble import assemble
+
+    assemble(encoder, language_model, out, recipe=recipe, projector=projector, force=overwrite)
+    note(f"the checkpoint is in {out}")

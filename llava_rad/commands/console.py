@@ -1,0 +1,39 @@
+"""What a person sees on standard error. Results go to standard output and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from encoder.errors import LlavaRadError
+    from llava_rad.inputs import Source
+
+DEBUG = "LLAVA_RAD_DEBUG"
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted. They may quote what a file's header says."""
+    return os.environ.get(DEBUG, "") not in {"", "0"}
+
+
+def note(message: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"llava-rad: {message}\n")
+    sys.stderr.flush()
+
+
+def show_error(error: LlavaRadError, *, of: str = "") -> None:
+    """The one-line error and, below it, what to do."""
+    note(f"error: {of}{error}")
+    if error.hint:
+        sys.stderr.write(f"  hint: {error.hint}\n")
+
+
+def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool) -> str:
+    """How messages call an input: by position and SHA-256; by its path only where asked for."""
+    called = f"input {source.number} of {total}"
+    if show_paths and source.path is not None:
+        return f"{called} ({source.path})"
+    return f"{called} (sha256 {sha256[:12]})" if sha256 else called

@@ -1,0 +1,210 @@
+"""``llava-rad generate``: findings for one image or many."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from encoder.errors import ReadError
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import note
+from llava_rad.inputs import Source, example, expand
+
+if TYPE_CHECKING:
+    from llava_rad.commands.results import Results
+    from llava_rad.pipeline import ReportWriter
+
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PATH... | -",
+        help="DICOM, PNG (8 or 16 bit), JPEG, TIFF or WebP: files, folders, quoted patterns; - is standard input.",
+        show_default=False,
+    ),
+]
+Example = Annotated[
+    bool,
+    typer.Option("--example", help="A real chest radiograph from the package pydicom-data.", rich_help_panel="Input"),
+]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Print the text while it is written. Default: for one image on a terminal.",
+        show_default=False,
+        rich_help_panel="Output",
+    ),
+]
+Form = Annotated[
+    opt.Format,
+    typer.Option(
+        "--format",
+        "-f",
+        help="json: one object for one named file, else an array. jsonl: one object per line.",
+        rich_help_panel="Output",
+    ),
+]
+
+
+def command(
+    paths: Paths = None,
+    example: Example = False,
+    recursive: opt.Recursive = False,
+    force: opt.Force = False,
+    frame: opt.Frame = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = False,
+    device: opt.Device = "auto",
+    dtype: opt.Type = opt.DType.auto,
+    batch_size: opt.Batch = 4,
+    max_new_tokens: opt.Tokens = None,
+    num_beams: opt.Beams = None,
+    temperature: opt.Temperature = 0.0,
+    seed: opt.Seed = 0,
+    prompt: opt.Prompt = None,
+    format: Form = opt.Format.text,
+    output: opt.Output = None,
+    overwrite: opt.Overwrite = False,
+    show_paths: opt.ShowPaths = False,
+    stream: Stream = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write the findings of frontal chest radiographs.
+
+    Of several inputs those that can be read are written and the others are named on standard error (exit code 3).
+    """
+    named = _named(paths, example)
+    _check(format, output, overwrite, stream, num_beams, temperature)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
+    if found.passed_over and not quiet:
+        note(f"{found.passed_over} files that are no images were passed over")
+    if not found.sources:
+        raise ReadError("missing", "there is no image in what was named", hint="--recursive looks into subfolders")
+
+    from llava_rad.commands.results import open_results  # pydantic
+    from llava_rad.pipeline import Decoding, ReportWriter
+
+    several = len(named) > 1 or not _is_one_file(named[0])
+    inputs = [source.path for source in found.sources if source.path is not None]
+    with open_results(format, output, several=several, overwrite=overwrite, inputs=inputs) as results:
+        writer = ReportWriter(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype.value,
+            offline=offline,
+            decoding=Decoding(max_new_tokens, num_beams, temperature, seed, prompt),
+            force=force,
+            frame=frame,
+            show_paths=show_paths,
+        )
+        with writer:
+            if stream or (stream is None and _streams(format, output, len(found.sources), num_beams)):
+                _stream(writer, found.sources, results, show_paths=show_paths, quiet=quiet)
+            else:
+                _write(writer, found.sources, results, batch_size, show_paths=show_paths, quiet=quiet)
+
+
+def _named(paths: list[str] | None, with_example: bool) -> list[str | Path]:
+    named: list[str | Path] = [*(paths or []), *([example()] if with_example else [])]
+    if not named:
+        raise typer.BadParameter("name an image, or --example", param_hint="PATH")
+    if "-" in named and sys.stdin.isatty():
+        raise typer.BadParameter("standard input is a terminal: send an image to it", param_hint="-")
+    return named
+
+
+def _check(
+    format: opt.Format,
+    output: Path | None,
+    overwrite: bool,
+    stream: bool | None,
+    num_beams: int | None,
+    temperature: float,
+) -> None:
+    """Refuse options that contradict each other before anything is loaded."""
+    if stream and (format is not opt.Format.text or output is not None or (num_beams or 1) > 1):
+        raise typer.BadParameter("only text on standard output, without beams, is streamed", param_hint="--stream")
+    if temperature > 0 and (num_beams or 1) > 1:
+        raise typer.BadParameter("beam search does not sample", param_hint="--temperature")
+    if overwrite and output is None:
+        raise typer.BadParameter("there is no --output to replace", param_hint="--overwrite")
+
+
+def _is_one_file(named: str | Path) -> bool:
+    return named == "-" or Path(named).is_file()
+
+
+def _streams(format: opt.Format, output: Path | None, inputs: int, num_beams: int | None) -> bool:
+    plain = format is opt.Format.text and output is None and inputs == 1 and (num_beams or 1) == 1
+    return plain and sys.stdout.isatty()
+
+
+def _write(
+    writer: ReportWriter, sources: list[Source], results: Results, batch_size: int, *, show_paths: bool, quiet: bool
+) -> None:
+    total, failed = len(sources), 0
+    left = results.left(writer, sources)
+    with _Progress(total, total - len(left), off=quiet or total == 1 or results.on_terminal) as progress:
+        try:
+            for outcome in writer.write(left, batch_size=batch_size):
+                failed += not results.take(outcome, total=total, show_paths=show_paths)
+                progress.step()
+        except KeyboardInterrupt:
+            results.finish()
+            progress.close()
+            note(f"interrupted: {results.written} reports written{results.how_to_go_on}")
+            raise typer.Exit(130) from None
+    results.finish()
+    _sum_up(results.written, total - len(left), failed, total, quiet=quiet)
+
+
+def _stream(writer: ReportWriter, sources: list[Source], results: Results, *, show_paths: bool, quiet: bool) -> None:
+    failed = 0
+    for source in sources:
+        for piece in writer.stream(source):
+            if isinstance(piece, str):
+                results.take_piece(source, piece, demonstration=writer.engine().config.demonstration)
+            else:
+                failed += not results.take(piece, total=len(sources), show_paths=show_paths)
+    _sum_up(results.written, 0, failed, len(sources), quiet=quiet)
+
+
+def _sum_up(written: int, before: int, failed: int, total: int, *, quiet: bool) -> None:
+    if total > 1 and not quiet:
+        done_before = f", {before} were there already" if before else ""
+        note(f"{written} of {total} reports written{done_before}{f', {failed} inputs failed' if failed else ''}")
+    if failed:
+        raise typer.Exit(3)
+
+
+class _Progress:
+    """A bar on standard error, where that is a terminal and the results are not shown on it."""
+
+    def __init__(self, total: int, done: int, *, off: bool) -> None:
+        self._bar = None
+        if not off and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=done, unit="image", file=sys.stderr)
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

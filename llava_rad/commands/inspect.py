@@ -1,0 +1,133 @@
+"""``llava-rad inspect``: what the reader saw of an image."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from encoder.errors import ReadError
+from llava_rad.commands import options as opt
+from llava_rad.inputs import Source, expand
+from llava_rad.inputs import example as example_path
+
+if TYPE_CHECKING:
+    from encoder.preprocessing import Recipe
+    from encoder.radiograph import PreparedImage
+    from llava_rad.outputs.inspection import Inspection
+
+File = Annotated[
+    str | None, typer.Argument(metavar="FILE | -", help="One image; - is standard input.", show_default=False)
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-image",
+        help="Save the picture that the model gets as PNG. Burned-in text stays in it.",
+        metavar="PNG",
+        show_default=False,
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="Preprocessing recipe. Default: the embedded model's.",
+        show_default=False,
+    ),
+]
+
+
+def command(
+    file: File = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="A real chest radiograph from the package pydicom-data.")
+    ] = False,
+    force: opt.Force = False,
+    frame: opt.Frame = None,
+    recipe: RecipeName = None,
+    save_image: Picture = None,
+    overwrite: opt.Overwrite = False,
+    format: Annotated[opt.Plain, typer.Option("--format", "-f")] = opt.Plain.text,
+    show_paths: opt.ShowPaths = False,
+) -> None:
+    """Show what the reader saw of one image: view, polarity, orientation, recipe, warnings. No identifiers.
+
+    An image that generate would refuse is shown with the reason where it can be read at all, and ends with exit code 4.
+    """
+    if example == (file is not None):
+        raise typer.BadParameter("name one image, or --example", param_hint="FILE")
+    named = example_path() if example else file
+    assert named is not None
+    sources = expand([named], stdin=sys.stdin.buffer).sources
+    if len(sources) != 1:
+        raise ReadError(
+            "missing", f"what was named holds {len(sources)} images", hint="inspect shows one file at a time"
+        )
+    (source,) = sources
+    if save_image is not None:
+        from llava_rad.outputs.files import check_output
+
+        check_output(save_image, inputs=[source.path] if source.path else [], overwrite=overwrite)
+    seen, image = _look(source, _recipe(recipe), force=force, frame=frame, show_paths=show_paths)
+    sys.stdout.write(seen.to_json() + "\n" if format is opt.Plain.json else seen.to_text())
+    if save_image is not None:
+        from llava_rad.outputs.files import write_whole
+
+        write_whole(save_image, _png(image), overwrite=overwrite)
+    if seen.refused is not None:
+        raise typer.Exit(4)
+
+
+def _look(
+    source: Source, recipe: Recipe, *, force: bool, frame: int | None, show_paths: bool
+) -> tuple[Inspection, PreparedImage]:
+    """Read the image, with force if it must be, so that a person sees what was wrong with it."""
+    from encoder.sandbox import Reader
+    from llava_rad.outputs.inspection import Inspection, Refusal
+    from llava_rad.outputs.report import InputFacts, RecipeFacts
+
+    refused = None
+    with Reader() as reader:
+        try:
+            image = reader.prepare(source.content(), recipe, force=force, frame=frame)
+        except ReadError as error:
+            if not error.forcible:
+                raise
+            refused = Refusal(reason=error.reason, message=str(error))
+            image = reader.prepare(source.content(), recipe, force=True, frame=frame)
+    made_from = InputFacts(
+        sha256=image.sha256,
+        path=str(source.path) if show_paths and source.path is not None else None,
+        format=image.facts.format,
+        view=image.facts.view,
+        recipe=RecipeFacts(name=recipe.name, version=recipe.version),
+        facts=image.facts,
+    )
+    return Inspection(input=made_from, refused=refused, warnings=list(image.warnings)), image
+
+
+def _recipe(name: str | None) -> Recipe:
+    """A recipe by name; None is the embedded model's, or RAD-DINO's own where no model is embedded."""
+    from encoder.preprocessing import RECIPES
+
+    if name is None:
+        from llava_rad.checkpoint import DEMO
+        from llava_rad.config import LlavaRadConfig
+
+        return LlavaRadConfig.load(DEMO).preprocessing if (DEMO / "config.json").is_file() else RECIPES["rad-dino"]
+    if name not in RECIPES:
+        raise typer.BadParameter(f"choose one of {', '.join(RECIPES)}", param_hint="--recipe")
+    return RECIPES[name]
+
+
+def _png(image: PreparedImage) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.pixels).save(buffer, "PNG")
+    return buffer.getvalue()

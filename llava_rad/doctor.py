@@ -1,0 +1,213 @@
+"""Is this installation whole? Every check says what it found and, where something is missing, what mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from encoder.errors import LlavaRadError
+
+Status = Literal["ok", "warning", "missing"]
+# Needed at run time; the versions are checked by pip at installation.
+PACKAGES = (
+    "llava-rad", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "pillow", "pydicom",
+    "pydicom-data", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg", "pydantic", "typer",
+)  # fmt: skip
+# What must not be installed beside this project: package -> why.
+UNWANTED = {
+    "python-gdcm": "it crashes on damaged files, and pydicom uses it as soon as it is there",
+    "pylibjpeg-libjpeg": "it is under the GPL-3",
+}
+
+
+class Check(BaseModel):
+    """One finding; ``fix`` is a command or an advice where the status is not ok."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    status: Status
+    detail: str
+    fix: str | None = None
+
+
+class Diagnosis(BaseModel):
+    """All findings, schema ``llava-rad.doctor/1``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    schema_id: Literal["llava-rad.doctor/1"] = Field(default="llava-rad.doctor/1", alias="schema")
+    ok: bool
+    checks: list[Check]
+
+    def to_text(self) -> str:
+        """One line per check, what to do below it."""
+        width = max(len(check.name) for check in self.checks)
+        lines = []
+        for check in self.checks:
+            lines.append(f"{check.status:<8} {check.name:<{width}}  {check.detail}")
+            if check.fix:
+                lines.append(f"{'':<8} {'':<{width}}  -> {check.fix}")
+        return "\n".join([*lines, "", "everything needed is here" if self.ok else "something needed is missing", ""])
+
+
+def diagnose() -> Diagnosis:
+    """Run every check."""
+    checks = [
+        *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
+        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader),
+    ]  # fmt: skip
+    return Diagnosis(ok=all(check.status != "missing" for check in checks), checks=checks)
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """A broken package must not keep the other checks from being made."""
+    try:
+        yield from check()
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        yield Check(name=name, status="missing", detail=f"fails with {type(error).__name__}", fix=_reinstall())
+
+
+def _reinstall() -> str:
+    return "pip install --force-reinstall llava-rad"
+
+
+def _system() -> Iterator[Check]:
+    detail = f"{platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    old = sys.version_info < (3, 11)
+    yield Check(
+        name="Python", status="missing" if old else "ok", detail=detail, fix="install Python 3.11" if old else None
+    )
+
+
+def _packages() -> Iterator[Check]:
+    for name in PACKAGES:
+        try:
+            yield Check(name=name, status="ok", detail=version(name))
+        except PackageNotFoundError:
+            yield Check(name=name, status="missing", detail="not installed", fix=f"pip install {name}")
+
+
+def _unwanted() -> Iterator[Check]:
+    for name, why in UNWANTED.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        yield Check(name=name, status="warning", detail=f"{found} is installed: {why}", fix=f"pip uninstall {name}")
+
+
+def _decoders() -> Iterator[Check]:
+    """One line per transfer syntax: which package decodes it, and whether that can be imported."""
+    try:
+        from encoder import decoders
+    except ImportError as error:
+        yield Check(name="decoders", status="missing", detail=f"fails with {type(error).__name__}", fix=_reinstall())
+        return
+    groups: list[tuple[dict[str, str], str, str, str | None]] = [
+        (decoders.NATIVE, "pydicom", "pydicom", None),
+        (decoders.RLE, "imagecodecs", "imagecodecs", "DICOMRLE"),
+        (decoders.JPEG, "imagecodecs", "imagecodecs", "JPEG8"),
+        (decoders.JPEG_LS, "jpeg_ls", "pyjpegls", None),
+        (decoders.JPEG_2000, "imagecodecs", "imagecodecs", "JPEG2K"),
+        (decoders.HTJ2K, "openjpeg", "pylibjpeg-openjpeg", None),
+    ]
+    for syntaxes, module, package, codec in groups:
+        here = find_spec(module) is not None
+        if here and codec is not None:
+            import imagecodecs
+
+            here = bool(getattr(imagecodecs, codec).available)
+        for uid, name in syntaxes.items():
+            yield Check(
+                name=f"decoder .{uid.removeprefix('1.2.840.10008.1.')}",
+                status="ok" if here else "missing",
+                detail=f"{name}: {package}" if here else f"{name} cannot be read",
+                fix=None if here else f"pip install {package}",
+            )
+
+
+def _device() -> Iterator[Check]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = f"{properties.total_memory / 2**30:.0f} GiB"
+            yield Check(name=f"device cuda:{index}", status="ok", detail=f"{properties.name}, {memory}")
+    mps = torch.backends.mps.is_available()
+    if mps:
+        yield Check(name="device mps", status="ok", detail="Apple GPU")
+    yield Check(name="device cpu", status="ok", detail=f"{torch.get_num_threads()} threads")
+    if not torch.cuda.is_available() and not mps:
+        detail = "none: the embedded model runs on the CPU, a 7B model slowly"
+        yield Check(name="device cuda", status="warning", detail=detail)
+
+
+def _cache() -> Iterator[Check]:
+    """Where hub models are kept; a token is never shown."""
+    home = os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE") or "~/.cache/huggingface"
+    folder = Path(home).expanduser()
+    parent = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
+    writable = os.access(parent, os.W_OK)
+    statistics = os.statvfs(parent)
+    free = f"{statistics.f_bavail * statistics.f_frsize / 2**30:.0f} GiB free"
+    state = ("" if folder.is_dir() else ", not made yet") + ("" if writable else ", not writable")
+    yield Check(
+        name="hub cache",
+        status="ok" if writable else "warning",
+        detail=f"{home}, {free}{state}",
+        fix=None if writable else "set HF_HOME to a folder that can be written to",
+    )
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    token = "a token is set" if os.environ.get("HF_TOKEN") else "no token in HF_TOKEN"
+    yield Check(
+        name="hub", status="ok", detail=f"{'switched off by HF_HUB_OFFLINE' if offline else 'allowed'}, {token}"
+    )
+
+
+def _embedded_model() -> Iterator[Check]:
+    from llava_rad.checkpoint import load_checked, locate, sha256
+
+    try:
+        folder = locate(None)
+        name = load_checked(folder).name
+    except LlavaRadError as error:
+        yield Check(name="embedded model", status="missing", detail=str(error), fix=_reinstall())
+        return
+    digest = sha256(folder / "config.json")
+    yield Check(name="embedded model", status="ok", detail=f"{name}, every file as its SHA-256 says, {digest[:12]}")
+
+
+def _reader() -> Iterator[Check]:
+    """Read the example in the limited child process, as generate does."""
+    import time
+
+    from encoder.preprocessing import RECIPES
+    from encoder.sandbox import Reader
+    from llava_rad.inputs import example
+
+    try:
+        path = example()
+    except LlavaRadError as error:
+        yield Check(name="reader", status="missing", detail=str(error), fix=error.hint)
+        return
+    try:
+        with Reader() as reader:
+            reader.prepare(path, RECIPES["rad-dino"])
+            started = time.perf_counter()
+            reader.prepare(path, RECIPES["rad-dino"])
+            milliseconds = 1000 * (time.perf_counter() - started)
+    except LlavaRadError as error:
+        yield Check(name="reader", status="missing", detail=str(error), fix=error.hint or _reinstall())
+        return
+    detail = f"reads the example in its own process in {milliseconds:.0f} ms"
+    yield Check(name="reader", status="ok", detail=detail)

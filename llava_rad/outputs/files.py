@@ -1,0 +1,241 @@
+"""Files that are never left half written: whole ones by temporary name and rename, report logs line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import LlavaRadError
+
+if TYPE_CHECKING:
+    from llava_rad.outputs.report import Report
+
+_FIRST_KEY = b'{"schema":"llava-rad.report/1"'
+Key = tuple[str, int]
+
+
+class OutputError(LlavaRadError):
+    """An output file that is not written, so that nothing of the user's is lost."""
+
+    exit_code = 2
+
+
+def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False, resumable: bool = False) -> None:
+    """Refuse an output path before any work is done for it.
+
+    Args:
+        path: where results are to go.
+        inputs: files that are being read; they are never written over.
+        overwrite: an existing regular file may be replaced.
+        resumable: an existing regular file may be added to (its contents are judged by :class:`ReportLog`).
+
+    Raises:
+        OutputError: a link, a device, a folder, an input, an existing file, or a missing parent folder.
+    """
+    if "\0" in str(path):
+        raise OutputError("the output's name has a NUL character in it")
+    if path.is_symlink():
+        raise OutputError("the output is a symbolic link, which is not written through", hint="name the file itself")
+    if path.is_dir():
+        raise OutputError("the output is a folder", hint="name a file in it")
+    if not path.parent.is_dir():
+        raise OutputError("the output's folder does not exist")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise OutputError("the output is not a regular file", hint="leave --output out to write to standard output")
+    if any(_same(path, source) for source in inputs):
+        raise OutputError("the output is one of the inputs")
+    if not (overwrite or resumable):
+        raise OutputError("the output exists already", hint="give another name, or --overwrite to replace it")
+
+
+def write_whole(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file under a temporary name in the same folder, flush it to the disk, then rename it.
+
+    Raises:
+        OutputError: see :func:`check_output`; or the disk refuses.
+    """
+    check_output(path, overwrite=overwrite)
+    temporary = path.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                temporary.replace(path)
+            else:
+                _link(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+    except OSError as error:
+        raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
+    _sync_folder(path.parent)
+
+
+class ReportLog:
+    """A JSONL file of reports that a later run of the same command continues.
+
+    Every line is one report; lines are appended and flushed to the disk, and a half-written last line (the machine
+    went down) is cut off. While it is open no other process can write to it.
+
+    Raises:
+        OutputError: see :func:`check_output`; the file holds anything else than reports; another process has it open.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+        check_output(path, inputs=inputs, overwrite=overwrite, resumable=True)
+        self._path = path
+        self._new = not path.exists()
+        self._written = 0
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
+        try:
+            self._lock()
+            self._records, self._end = ([], 0) if overwrite else self._read()
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError("another process is writing to the output") from None
+
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """The reports that are there and the length of the file without a half-written last line."""
+        records, end = [], 0
+        with os.fdopen(os.dup(self._handle), "rb") as file:
+            file.seek(0)
+            for line in file:
+                whole = line.endswith(b"\n")
+                if not (line.startswith(_FIRST_KEY) or (not whole and _FIRST_KEY.startswith(line))):
+                    raise _not_ours()
+                if not whole:
+                    break
+                try:
+                    records.append(json.loads(line))
+                except ValueError:
+                    raise _not_ours() from None
+                end += len(line)
+        return records, end
+
+    @property
+    def holds_reports(self) -> bool:
+        """Whether there is anything to continue."""
+        return bool(self._records)
+
+    def done(self, settings: dict[str, Any]) -> Counter[Key]:
+        """The inputs (SHA-256, frame) that need not be done again, with their number.
+
+        Args:
+            settings: what :func:`settings_of` gives for this run.
+
+        Raises:
+            OutputError: some reports are of another model or of other settings.
+        """
+        keys: Counter[Key] = Counter()
+        for record in self._records:
+            try:
+                if settings_of(record) != settings:
+                    raise OutputError(
+                        "the output holds reports of another model or with other settings",
+                        hint="give another name, or --overwrite to replace it",
+                    )
+                keys[record["input"]["sha256"], record["input"]["facts"]["frame"]] += 1
+            except (KeyError, TypeError):
+                raise _not_ours() from None
+        return keys
+
+    def append(self, reports: Iterable[Report]) -> None:
+        """Add reports and wait until they are on the disk."""
+        data = "".join(report.to_json(indent=None) + "\n" for report in reports).encode()
+        try:
+            if not self._written:
+                os.ftruncate(self._handle, self._end)
+            os.lseek(self._handle, self._end + self._written, os.SEEK_SET)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._handle, view) :]
+            os.fsync(self._handle)
+        except OSError as error:
+            raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
+        self._written += len(data)
+
+    def close(self) -> None:
+        """Release the file; one that this run made and wrote nothing to is removed."""
+        if self._new and not self._written:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(self._handle)
+
+    def __enter__(self) -> ReportLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def settings_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two reports to stand in one file: model, recipe, generation settings."""
+    return {
+        "model": record["model"]["sha256"],
+        "recipe": record["input"]["recipe"],
+        "generation": record["generation"],
+    }
+
+
+def _not_ours() -> OutputError:
+    return OutputError(
+        "the output exists and is not a file of reports", hint="give another name, or --overwrite to replace it"
+    )
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name; unlike a rename this fails if someone made a file of that name meanwhile."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+        temporary.replace(path)  # a file system without hard links
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; file systems that cannot are left alone."""
+    with contextlib.suppress(OSError), _opened(folder) as handle:
+        os.fsync(handle)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)

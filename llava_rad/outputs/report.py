@@ -1,0 +1,154 @@
+"""The report as data: a versioned schema that says by itself that a machine wrote it, which model, and from what.
+
+A report holds no file name, no time and no header value but the allow-listed image facts: the input is known by the
+SHA-256 of its bytes, and the same input, model and settings give the same bytes again.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from encoder.radiograph import ImageFacts
+
+SCHEMA: Literal["llava-rad.report/1"] = "llava-rad.report/1"
+NOTICE: Literal["AI-generated draft. Research use only. Not for clinical use."] = (
+    "AI-generated draft. Research use only. Not for clinical use."
+)
+DEMONSTRATION_NOTICE = "Written by a demonstration model, whose findings are not reliable."
+
+# A full stop ends a sentence where a space and something that can begin one follow, but not after an abbreviation.
+_BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n+\s*")
+_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|ca|e\.g|i\.e|fig|cf|[a-z])\.$", re.IGNORECASE)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finding(_Part):
+    """One sentence of the report."""
+
+    text: str
+
+
+class ReportBody(_Part):
+    """The report: the whole text as generated, and its sentences."""
+
+    text: str
+    findings: list[Finding]
+
+
+class ModelFacts(_Part):
+    """Which model wrote the report; ``sha256`` is that of its config.json, which holds the hash of every other file."""
+
+    id: str
+    revision: str | None
+    sha256: str
+    demonstration: bool
+
+
+class RecipeFacts(_Part):
+    """The preprocessing recipe."""
+
+    name: str
+    version: int
+
+
+class InputFacts(_Part):
+    """What the report was written from; ``path`` is null unless the user asked for it."""
+
+    sha256: str
+    path: str | None = None
+    format: str
+    view: Literal["PA", "AP", "frontal", "lateral", "unknown"]
+    recipe: RecipeFacts
+    facts: ImageFacts
+
+
+class GenerationFacts(_Part):
+    """Everything besides model and input that the text depends on."""
+
+    max_new_tokens: int
+    num_beams: int
+    temperature: float
+    seed: int
+    prompt: str
+    dtype: str
+
+
+class SoftwareFacts(_Part):
+    """What ran the model."""
+
+    name: Literal["llava-rad"] = "llava-rad"
+    version: str
+
+
+class Report(_Part):
+    """One findings report, schema ``llava-rad.report/1``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    schema_id: Literal["llava-rad.report/1"] = Field(default=SCHEMA, alias="schema")
+    ai_generated: Literal[True] = True
+    notice: Literal["AI-generated draft. Research use only. Not for clinical use."] = NOTICE
+    report: ReportBody
+    model: ModelFacts
+    input: InputFacts
+    generation: GenerationFacts
+    warnings: list[str]
+    software: SoftwareFacts
+
+    @property
+    def text(self) -> str:
+        """The findings paragraph."""
+        return self.report.text
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The report as JSON; ``indent=None`` gives one line, as in a JSONL file."""
+        return self.model_dump_json(indent=indent)
+
+    def to_text(self) -> str:
+        """The report as plain text."""
+        from llava_rad.outputs.text import to_text
+
+        return to_text(self)
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> Report:
+        """Read a report back.
+
+        Raises:
+            pydantic.ValidationError: it is not a report of this schema.
+        """
+        return cls.model_validate_json(data)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a report (every key is always present)."""
+    return Report.model_json_schema(mode="serialization")
+
+
+def clean(text: str) -> str:
+    """Drop control characters other than line feeds: a model's text must not steer a terminal."""
+    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf"})
+
+
+def sentences(text: str) -> list[str]:
+    """Split a findings paragraph into sentences; every character but the white space between them is kept."""
+    parts: list[str] = []
+    start = 0
+    for match in _BOUNDARY.finditer(text):
+        # closing quotes or brackets before the space belong to the sentence they close
+        end = match.start() + len(match.group()) - len(match.group().lstrip("\"')]"))
+        sentence = text[start:end].strip()
+        if "\n" not in match.group() and _ABBREVIATION.search(sentence):
+            continue
+        if sentence:
+            parts.append(sentence)
+        start = match.end()
+    rest = text[start:].strip()
+    return [*parts, rest] if rest else parts

@@ -1,0 +1,413 @@
+"""From sources to reports: decoding beside the loading of the model, batches, failures kept apart."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import LlavaRadError, ReadError
+from encoder.sandbox import Reader
+from llava_rad.checkpoint import locate
+from llava_rad.config import LlavaRadConfig
+from llava_rad.inputs import Source, expand
+from llava_rad.outputs.report import (
+    Finding,
+    GenerationFacts,
+    InputFacts,
+    ModelFacts,
+    RecipeFacts,
+    Report,
+    ReportBody,
+    SoftwareFacts,
+    clean,
+    sentences,
+)
+from llava_rad.outputs.text import cleaned
+
+if TYPE_CHECKING:
+    from encoder.preprocessing import Recipe
+    from encoder.radiograph import PreparedImage
+    from llava_rad.engine import Engine
+    from llava_rad.generation import Draft, GenerationSettings
+
+NOTHING_WRITTEN = "the model wrote nothing"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that no report was written for.
+
+    Attributes:
+        source: the input.
+        error: why; its text names neither the file nor what its header says.
+        sha256: of the input's bytes, or None where they cannot be read.
+    """
+
+    source: Source
+    error: ReadError
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How reports are decoded; None takes the checkpoint's default.
+
+    Attributes:
+        max_new_tokens: longest report.
+        num_beams: 1 is greedy.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        seed: of the sampling.
+        prompt: instruction in place of the checkpoint's own.
+    """
+
+    max_new_tokens: int | None = None
+    num_beams: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    prompt: str | None = None
+
+    def settings(self, config: LlavaRadConfig) -> GenerationSettings:
+        """The same with the checkpoint's defaults filled in."""
+        from llava_rad.generation import GenerationSettings
+
+        return GenerationSettings(
+            max_new_tokens=self.max_new_tokens or config.generation.max_new_tokens,
+            num_beams=self.num_beams or config.generation.num_beams,
+            temperature=self.temperature,
+            seed=self.seed,
+            prompt=self.prompt,
+        )
+
+
+Outcome = Report | Failure
+_Item = tuple[Source, "PreparedImage | ReadError"]
+
+
+class ReportWriter:
+    """Writes reports with one model; a context manager.
+
+    The decoding process starts at once; ``write`` and ``stream`` decode the first inputs while torch is imported and
+    the model loaded.
+
+    Args:
+        model: checkpoint folder or hub repository; None is the embedded default.
+        revision: branch, tag or commit of a repository.
+        device: ``"auto"`` or a torch device.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        offline: never ask the hub.
+        decoding: how reports are decoded.
+        force: read images that would be refused as no frontal chest radiograph.
+        frame: which frame of a multi-frame file, from 1.
+        show_paths: name the input's path in reports. File names may identify a patient.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+        decoding: Decoding | None = None,
+        force: bool = False,
+        frame: int | None = None,
+        show_paths: bool = False,
+    ) -> None:
+        self._reader = Reader()
+        self._model, self._revision, self._device, self._dtype = model, revision, device, dtype
+        self._offline, self._decoding = offline, decoding or Decoding()
+        self._force, self._frame, self._show_paths = force, frame, show_paths
+        self._stopped = threading.Event()
+        self._folder: Path | None = None
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> ReportWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop decoding, without waiting for an image that takes long."""
+        self._stopped.set()
+        closing = threading.Thread(target=self._reader.close, name="close", daemon=True)
+        closing.start()
+        closing.join(timeout=1.0)
+
+    @property
+    def frame(self) -> int:
+        """The frame that is read, from 1."""
+        return self._frame or 1
+
+    def engine(self) -> Engine:
+        """The model, loaded on first use.
+
+        Raises:
+            ModelError: missing or damaged.
+        """
+        if self._engine is None:
+            from llava_rad.engine import Engine  # torch
+
+            self._engine = Engine.from_pretrained(
+                self._located(),
+                revision=self._revision,
+                device=self._device,
+                dtype=self._dtype,
+                offline=self._offline,
+            )
+        return self._engine
+
+    def settings(self) -> dict[str, Any]:
+        """Model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
+        return {
+            "model": self.engine().sha256,
+            "recipe": self._recipe_facts().model_dump(),
+            "generation": self._generation_facts().model_dump(),
+        }
+
+    def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:
+        """The sources but those that reports exist for already (by SHA-256 and frame)."""
+        left = Counter(done)
+        rest = []
+        for source in sources:
+            key = (source.sha256() or "", self.frame)
+            if left[key] > 0:
+                left[key] -= 1
+            else:
+                rest.append(source)
+        return rest
+
+    def write(self, sources: Sequence[Source], *, batch_size: int = 4) -> Iterator[Outcome]:
+        """Yield a report or a failure for each source, in order.
+
+        Raises:
+            ModelError: the model is missing or damaged.
+            LlavaRadError: nothing can be written with these settings.
+        """
+        window: list[_Item] = []
+        for item in self._prepared(sources, ahead=2 * batch_size):
+            window.append(item)
+            if sum(not isinstance(image, ReadError) for _, image in window) == batch_size:
+                yield from self._write_batch(window)
+                window = []
+        yield from self._write_batch(window)
+
+    def stream(self, source: Source) -> Iterator[str | Outcome]:
+        """Yield the findings of one source piece by piece, then the whole report; or a failure alone."""
+        from llava_rad.generation import stream
+
+        ((_, image),) = self._prepared([source], ahead=1)
+        if isinstance(image, ReadError):
+            yield Failure(source, image, source.sha256())
+            return
+        engine = self.engine()
+        pieces = _Kept(stream(engine, image.pixels, self._decoding.settings(engine.config)))
+        yield ""  # read and loaded: the caller may begin
+        text = ""
+        for piece in cleaned(pieces):
+            text += piece
+            yield piece
+        yield self._report(source, image, text, complete=pieces.complete)
+
+    def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
+        """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
+        items: queue.Queue[_Item | BaseException | None] = queue.Queue(max(ahead, 1))
+        folder = self._located()
+
+        def put(item: _Item | BaseException | None) -> None:
+            while not self._stopped.is_set():
+                with contextlib.suppress(queue.Full):
+                    items.put(item, timeout=0.2)
+                    return
+
+        def decode() -> None:
+            try:
+                recipe = LlavaRadConfig.load(folder).preprocessing
+                for source in sources:
+                    if self._stopped.is_set():
+                        return
+                    put((source, self._prepare(source, recipe)))
+                put(None)
+            except BaseException as error:
+                put(error)
+
+        threading.Thread(target=decode, name="decode", daemon=True).start()
+        self.engine()
+        while (item := items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _prepare(self, source: Source, recipe: Recipe) -> PreparedImage | ReadError:
+        try:
+            return self._reader.prepare(source.content(), recipe, force=self._force, frame=self._frame)
+        except ReadError as error:
+            return error
+
+    def _write_batch(self, window: Sequence[_Item]) -> Iterator[Outcome]:
+        images = [image for _, image in window if not isinstance(image, ReadError)]
+        drafts = iter(self._drafts(images))
+        for source, image in window:
+            if isinstance(image, ReadError):
+                yield Failure(source, image, source.sha256())
+            else:
+                draft = next(drafts)
+                yield self._report(source, image, clean(draft.text).strip(), complete=draft.complete)
+
+    def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
+        import torch
+
+        from llava_rad.generation import generate
+
+        engine = self.engine()
+        try:
+            return generate(engine, [image.pixels for image in images], self._decoding.settings(engine.config))
+        except torch.OutOfMemoryError:
+            raise LlavaRadError(
+                f"the device's memory does not hold a batch of {len(images)}",
+                hint="lower --batch-size, or use --device cpu",
+            ) from None
+
+    def _located(self) -> Path:
+        if self._folder is None:
+            self._folder = locate(self._model, revision=self._revision, offline=self._offline)
+        return self._folder
+
+    def _recipe_facts(self) -> RecipeFacts:
+        recipe = self.engine().recipe
+        return RecipeFacts(name=recipe.name, version=recipe.version)
+
+    def _generation_facts(self) -> GenerationFacts:
+        engine = self.engine()
+        settings = self._decoding.settings(engine.config)
+        return GenerationFacts(
+            max_new_tokens=settings.max_new_tokens,
+            num_beams=settings.num_beams,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            prompt=engine.config.conversation.with_instruction(settings.prompt).instruction,
+            dtype=str(engine.dtype).removeprefix("torch."),
+        )
+
+    def _report(self, source: Source, image: PreparedImage, text: str, *, complete: bool) -> Report:
+        engine = self.engine()
+        generation = self._generation_facts()
+        warnings = list(image.warnings)
+        if not complete:
+            warnings.append(f"the report was cut off after {generation.max_new_tokens} tokens")
+        if not text:
+            warnings.append(NOTHING_WRITTEN)
+        return Report(
+            report=ReportBody(text=text, findings=[Finding(text=sentence) for sentence in sentences(text)]),
+            model=ModelFacts(
+                id=engine.model_id,
+                revision=engine.revision,
+                sha256=engine.sha256,
+                demonstration=engine.config.demonstration,
+            ),
+            input=InputFacts(
+                sha256=image.sha256,
+                path=str(source.path) if self._show_paths and source.path is not None else None,
+                format=image.facts.format,
+                view=image.facts.view,
+                recipe=self._recipe_facts(),
+                facts=image.facts,
+            ),
+            generation=generation,
+            warnings=warnings,
+            software=SoftwareFacts(version=software_version()),
+        )
+
+
+class _Kept:
+    """Pieces of a stream, and whether the report ended by itself: the value that the generator returns."""
+
+    def __init__(self, pieces: Generator[str, None, Draft]) -> None:
+        self._pieces = pieces
+        self.complete = True
+
+    def __iter__(self) -> Iterator[str]:
+        self.complete = (yield from self._pieces).complete
+
+
+def software_version() -> str:
+    """The version of the installed package."""
+    from importlib.metadata import version
+
+    return version("llava-rad")
+
+
+def generate(
+    paths: str | Path | bytes | Iterable[str | Path | bytes],
+    model: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    offline: bool = False,
+    batch_size: int = 4,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    prompt: str | None = None,
+    force: bool = False,
+    frame: int | None = None,
+    recursive: bool = False,
+    show_paths: bool = False,
+) -> list[Report]:
+    """Write a findings report for each radiograph; the text is the one that ``llava-rad generate`` prints.
+
+    Args:
+        paths: one or several files, folders or patterns (as on the command line), or a file's bytes.
+        model: checkpoint folder or hub repository; None is the embedded default.
+        revision: branch, tag or commit of a repository.
+        device: ``"auto"`` or a torch device.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        offline: never ask the hub.
+        batch_size: images at a time.
+        max_new_tokens: longest report in tokens; None takes the checkpoint's default.
+        num_beams: 1 is greedy; None takes the checkpoint's default.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        seed: of the sampling.
+        prompt: instruction in place of the checkpoint's own.
+        force: read images that would be refused as no frontal chest radiograph.
+        frame: which frame of a multi-frame file, from 1.
+        recursive: look into subfolders.
+        show_paths: keep the input's path in the report. File names may identify a patient.
+
+    Returns:
+        The reports in the order of the inputs.
+
+    Raises:
+        ReadError: an input is refused; use ``ReportWriter.write`` to go on with the others.
+        ModelError: the model is missing or damaged.
+    """
+    named = [paths] if isinstance(paths, str | Path | bytes) else paths
+    sources = expand(named, recursive=recursive).sources
+    decoding = Decoding(max_new_tokens, num_beams, temperature, seed, prompt)
+    writer = ReportWriter(
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        offline=offline,
+        decoding=decoding,
+        force=force,
+        frame=frame,
+        show_paths=show_paths,
+    )
+    reports = []
+    with writer:
+        for outcome in writer.write(sources, batch_size=batch_size):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            reports.append(outcome)
+    return reports
