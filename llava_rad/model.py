@@ -170,7 +170,7 @@ def join(
     return embeds, mask
 
 
-def load_language_model(folder: Path, *, dtype: torch.dtype, offline: bool = False) -> PreTrainedModel:
+def load_language_model(folder: Path, *, dtype: torch.dtype | str, offline: bool = False) -> PreTrainedModel:
     """Load a ``LlamaForCausalLM`` folder, or a PEFT adapter folder that names its base.
 
     Raises:
@@ -181,7 +181,7 @@ def load_language_model(folder: Path, *, dtype: torch.dtype, offline: bool = Fal
     return load_llama(folder, f"the language model {folder.name}", dtype=dtype)
 
 
-def load_llama(folder: Path, what: str, *, dtype: torch.dtype, use_safetensors: bool = True) -> PreTrainedModel:
+def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safetensors: bool = True) -> PreTrainedModel:
     """Load a Llama folder, refuse missing and unexpected tensors, and make its generation config plain greedy."""
     from transformers import AutoConfig, GenerationConfig, LlamaForCausalLM
 
@@ -211,7 +211,7 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype, use_safetensors: 
     return model
 
 
-def _load_adapter(folder: Path, *, dtype: torch.dtype, offline: bool) -> PreTrainedModel:
+def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
     from peft import PeftConfig, PeftModel
     from safetensors.torch import load_file
 
@@ -232,7 +232,7 @@ def _load_adapter(folder: Path, *, dtype: torch.dtype, offline: bool) -> PreTrai
         f"the base model {name}",
         dtype=dtype,
     )
-    model = PeftModel.from_pretrained(base, str(folder), torch_dtype=dtype)
+    model = PeftModel.from_pretrained(base, str(folder))
     stored = set(load_file(folder / "adapter_model.safetensors"))
     from peft import get_peft_model_state_dict
 

@@ -1,0 +1,135 @@
+"""Putting a checkpoint together from published parts: a RAD-DINO folder and a Vicuna (Llama) folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from encoder.backbone import RadDino, first_line
+from encoder.errors import LlavaRadError, ModelError
+from encoder.hub import fetch
+from encoder.preprocessing import RECIPES
+from llava_rad.config import LlavaRadConfig, TokenIds
+from llava_rad.model import LlavaRad, load_language_model, load_llama
+from llava_rad.projector import Projector
+from llava_rad.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PARTS = ("*.json", "*.safetensors", "tokenizer.model")
+# Vicuna publishes its weights as .bin shards only; torch reads them with weights_only=True
+_PARTS_BIN = ("*.json", "pytorch_model*.bin", "tokenizer.model")
+
+
+def assemble(
+    encoder: str | Path,
+    language_model: str | Path,
+    out: str | Path,
+    *,
+    recipe: str = "rad-dino",
+    projector: str | Path | None = None,
+    name: str | None = None,
+    encoder_revision: str | None = None,
+    language_model_revision: str | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    force: bool = False,
+) -> LlavaRadConfig:
+    """Write a checkpoint directory from an encoder, a language model and, where there is one, a trained projector.
+
+    Args:
+        encoder: folder or repository like ``microsoft/rad-dino``.
+        language_model: folder or repository like ``lmsys/vicuna-7b-v1.5`` (safetensors or .bin), or
+            a PEFT adapter folder that names its base.
+        out: the directory to write.
+        recipe: name of the preprocessing recipe that the encoder was trained with.
+        projector: safetensors file with ``linear_1`` and ``linear_2``; None starts one at random, to be trained.
+        name: what the model is called in reports.
+        encoder_revision: branch, tag or commit of the encoder's repository.
+        language_model_revision: the same for the language model's.
+        seed: of a random projector.
+        offline: never ask the hub.
+        force: replace ``out``.
+
+    Returns:
+        The config that was written (without the file hashes).
+
+    Raises:
+        ModelError: a part is missing, damaged, or the parts do not fit together.
+        LlavaRadError: ``out`` exists, or there is no such recipe.
+    """
+    if recipe not in RECIPES:
+        raise LlavaRadError(f"there is no recipe {recipe!r}", hint=f"choose one of {', '.join(RECIPES)}")
+    vision = RadDino.from_pretrained(encoder, revision=encoder_revision, offline=offline)
+    folder = _fetch_language_model(language_model, language_model_revision, offline=offline)
+    llama, tokens = _language_model(folder, str(language_model), offline=offline)
+    width = llama.get_input_embeddings().embedding_dim
+    bridge = _projector(projector, vision.width, width, seed)
+    if name is None:
+        name = f"{Path(encoder).name} + {Path(language_model).name}" + ("" if projector else " (untrained projector)")
+    config = LlavaRadConfig(
+        name=name,
+        image_tokens=(RECIPES[recipe].size // vision.patch_size) ** 2,
+        recipe=RECIPES[recipe].to_dict(),
+        tokens=tokens.ids,
+    )
+    LlavaRad(vision, bridge, llama, tokens, config).save_pretrained(out, force=force)
+    return config
+
+
+def _fetch_language_model(source: str | Path, revision: str | None, *, offline: bool) -> Path:
+    folder = fetch(source, revision=revision, offline=offline, patterns=_PARTS)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return fetch(source, revision=revision, offline=offline, patterns=_PARTS_BIN)
+
+
+def _language_model(folder: Path, name: str, *, offline: bool) -> tuple[PreTrainedModel, Tokens]:
+    if (folder / "adapter_config.json").is_file():
+        model = load_language_model(folder, dtype="auto", offline=offline)
+        if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
+            base = str(
+                json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+            )
+            folder = _fetch_language_model(base, None, offline=offline)
+    else:
+        model = load_llama(folder, f"the language model {name}", dtype="auto", use_safetensors=False)
+    return model, _tokens(folder, name, model)
+
+
+def _tokens(folder: Path, name: str, model: PreTrainedModel) -> Tokens:
+    """The fast tokenizer of a folder with ``tokenizer.json``, or made of its ``tokenizer.model``."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError(f"the language model {name} has neither tokenizer.json nor tokenizer.model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
+    except Exception as error:  # sentencepiece, protobuf and tokenizers each raise types of their own
+        raise ModelError(f"the tokenizer of {name} could not be read: {first_line(error)}") from error
+    if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
+        raise ModelError(f"the tokenizer of {name} has more tokens than the model has embeddings")
+    config = model.config
+    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    pad = config.pad_token_id if config.pad_token_id is not None and config.pad_token_id >= 0 else 0
+    return Tokens(tokenizer, TokenIds(bos=config.bos_token_id, eos=eos, pad=pad))
+
+
+def _projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    projector = Projector(in_features, out_features)
+    torch.random.set_rng_state(generator_state)
+    if source is not None:
+        try:
+            projector.load_state_dict(load_file(source))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"the projector file does not fit: {first_line(error)}") from error
+    return projector
