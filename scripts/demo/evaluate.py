@@ -1,0 +1,128 @@
+"""How good are the reports: label F1 by the rule-based labeler, beside two baselines that never look at the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from scripts.demo import grammar
+from scripts.demo.labeler import label_text
+from scripts.demo.nih import LABELS, NO_FINDING, Case
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement of reports with NIH labels.
+
+    Attributes:
+        images: how many reports were scored.
+        macro_f1: mean of the 14 findings' F1; a finding that is never rightly named counts 0.
+        micro_f1: F1 over all image-finding pairs.
+        no_finding_f1: F1 of "none of the 14".
+        per_class: finding -> precision, recall, F1, positives in the labels, positives in the reports.
+        distinct_reports: different texts divided by texts.
+    """
+
+    images: int
+    macro_f1: float
+    micro_f1: float
+    no_finding_f1: float
+    per_class: dict[str, dict[str, float]]
+    distinct_reports: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, rounded to four places."""
+        rounded: dict[str, Any] = _round(asdict(self))
+        return rounded
+
+
+def score(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> Scores:
+    """Scores reports.
+
+    Args:
+        reports: One text per image.
+        truth: The findings of the same images.
+    """
+    said = [label_text(report) for report in reports]
+    per_class: dict[str, dict[str, float]] = {}
+    total = np.zeros(3, int)
+    for label in LABELS:
+        counts = (
+            np.array([_counts(label in a, label in b) for a, b in zip(said, truth, strict=True)]).reshape(-1, 3).sum(0)
+        )
+        total += counts
+        per_class[label] = _prf(*counts)
+    empty = np.array([_counts(not a, not b) for a, b in zip(said, truth, strict=True)]).reshape(-1, 3).sum(0)
+    per_class[NO_FINDING] = _prf(*empty)
+    return Scores(
+        images=len(reports),
+        macro_f1=float(np.mean([per_class[label]["f1"] for label in LABELS])),
+        micro_f1=_prf(*total)["f1"],
+        no_finding_f1=per_class[NO_FINDING]["f1"],
+        per_class=per_class,
+        distinct_reports=len(set(reports)) / max(1, len(reports)),
+    )
+
+
+def _counts(said: bool, true: bool) -> tuple[int, int, int]:
+    return int(said and true), int(said), int(true)
+
+
+def _prf(hits: int, said: int, true: int) -> dict[str, float]:
+    return {
+        "precision": float(hits / said) if said else 0.0,
+        "recall": float(hits / true) if true else 0.0,
+        "f1": float(2 * hits / (said + true)) if said + true else 0.0,
+        "positives": int(true),
+        "reported": int(said),
+    }
+
+
+def always_normal(images: int) -> list[str]:
+    """The same normal paragraph for every image."""
+    return [grammar.text_of(grammar.write((), {}, np.random.default_rng(0), author=0))] * images
+
+
+def prior_sampled(images: int, train: Sequence[Case], seed: int) -> list[str]:
+    """Paragraphs of a random training image's labels: prevalence and co-occurrence known, the image not seen."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(train), size=images)
+    return [grammar.text_of(grammar.write(train[i].labels, {}, rng)) for i in drawn]
+
+
+def baselines(train: Sequence[Case], truth: Sequence[frozenset[str]], draws: int = 100) -> dict[str, dict[str, Any]]:
+    """Both baselines on the same images; the sampled one as mean and 2.5th and 97.5th percentile over `draws` seeds."""
+    sampled = [score(prior_sampled(len(truth), train, seed), truth) for seed in range(draws)]
+    summary: dict[str, Any] = {}
+    for name in ("macro_f1", "micro_f1", "no_finding_f1", "distinct_reports"):
+        values = np.array([getattr(s, name) for s in sampled])
+        summary[name] = float(values.mean())
+        summary[f"{name}_95"] = [float(v) for v in np.percentile(values, [2.5, 97.5])]
+    return {
+        "always_normal": score(always_normal(len(truth)), truth).to_dict(),
+        "prior_sampled": {**_round(summary), "draws": draws},
+    }
+
+
+def bootstrap_interval(
+    reports: Sequence[str], truth: Sequence[frozenset[str]], name: str, draws: int = 500
+) -> tuple[float, float]:
+    """95 % percentile interval of one of the scores over resampled images."""
+    rng = np.random.default_rng(3)
+    values = []
+    for _ in range(draws):
+        chosen = rng.integers(len(reports), size=len(reports))
+        values.append(getattr(score([reports[i] for i in chosen], [truth[i] for i in chosen]), name))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return round(float(low), 4), round(float(high), 4)
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _round(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_round(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value

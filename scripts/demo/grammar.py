@@ -1,0 +1,190 @@
+"""Findings paragraphs written from NIH labels: varied wording, nothing said that the labels do not say.
+
+Rules of the grammar:
+
+* A paragraph walks through the chest in one fixed order, so the place where a finding is decided is always the same.
+* Each paragraph has one author. An author is recognised by the first words and keeps to one construction per
+  sentence, so every later choice of the language model is about the image, not about wording. Within `[a|b]` wording
+  is free; such groups stand only behind the words that settle the finding.
+* Side only where known (NIH boxes). No size, number, certainty, device, view, sex or age: NIH labels have none of
+  them. A label does not tell one nodule from many, so the text says "at least one".
+* Findings that reports usually deny are denied when absent; pleural thickening, emphysema, fibrosis and hernia are
+  then left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SIDES = {"left": " on the left", "right": " on the right", "bilateral": " on both sides"}
+_MIDLINE = frozenset({"Cardiomegaly", "Hernia"})
+_CHOICE = re.compile(r"\[([^\]]*)\]")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the paragraph.
+
+    Attributes:
+        text: with its leading space and its punctuation.
+        finding: the label that this stretch affirms; None for the rest.
+    """
+
+    text: str
+    finding: str | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One sentence about findings that are named or denied together.
+
+    Attributes:
+        lead: the words before anything is decided.
+        none: how the sentence goes on when all of `items` are absent.
+        some: how it goes on when any is present; the items follow.
+        items: label -> its noun phrase, in the order of mention.
+        end: what follows the items.
+        missing: label -> how to deny it where its companions are present; labels without an entry go unmentioned.
+    """
+
+    lead: str
+    none: str
+    some: str
+    items: Mapping[str, str]
+    end: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, present: Iterable[str], sides: Mapping[str, str]) -> list[Piece]:
+        """The sentence as pieces, with `[a|b]` choices not yet made."""
+        wanted = set(present)
+        named = [label for label in self.items if label in wanted]
+        if not named:
+            return [Piece(self.lead), Piece(f"{self.none}.")]
+        pieces = [Piece(self.lead)]
+        for place, label in enumerate(named):
+            join = self.some if place == 0 else " and" if place == len(named) - 1 else ","
+            pieces.append(Piece(join + self.items[label] + SIDES.get(sides.get(label, ""), ""), label))
+        denied = "".join(text for label, text in self.missing.items() if label not in wanted)
+        return [*pieces, Piece(f"{self.end}{denied}.")]
+
+
+@dataclass(frozen=True)
+class Author:
+    """One way of writing: the sentences of every paragraph, and those added only for findings seldom denied."""
+
+    slots: tuple[Slot, ...]
+    extra: Mapping[str, str]
+
+
+_AIRSPACE = {"Consolidation": " consolidation", "Infiltration": " infiltrate", "Pneumonia": " pneumonia"}
+_LUMPS = {"Nodule": " at least one nodule", "Mass": " at least one mass"}
+_PLEURA = {"Effusion": " pleural effusion", "Pneumothorax": " pneumothorax"}
+_NEITHER = {"Effusion": " without pleural effusion", "Pneumothorax": " without pneumothorax"}
+
+AUTHORS: tuple[Author, ...] = (
+    Author(
+        (
+            Slot("The heart is", " normal in size", " enlarged", {"Cardiomegaly": ""}),
+            Slot(" There is", " no pulmonary edema", "", {"Edema": " pulmonary edema"}),
+            Slot(" The lungs", " are free of consolidation, infiltrate and pneumonia", " show", _AIRSPACE),
+            Slot(" Atelectasis is", " absent", "", {"Atelectasis": " [seen|present]"}),
+            Slot(" There is", " no nodule or mass", "", _LUMPS),
+            Slot(" There is", " no pleural effusion or pneumothorax", "", _PLEURA, missing=_NEITHER),
+        ),
+        {
+            "Pleural_Thickening": " The pleura is thickened.",
+            "Emphysema": " There is emphysema.",
+            "Fibrosis": " There is fibrosis[| of the lungs].",
+            "Hernia": " A hernia is [seen|present].",
+        },
+    ),
+    Author(
+        (
+            Slot(
+                "Heart size is",
+                " within normal limits",
+                " increased",
+                {"Cardiomegaly": ", [indicating|in keeping with] cardiomegaly"},
+            ),
+            Slot(" The lungs show", " no sign of edema", "", {"Edema": " edema"}),
+            Slot(" The lungs contain", " no focal consolidation, infiltrate or pneumonia", "", _AIRSPACE),
+            Slot(" There is", " no atelectasis", "", {"Atelectasis": " atelectasis"}),
+            Slot(" There is", " no [lung|pulmonary] nodule or mass", "", _LUMPS),
+            Slot(" In the pleural spaces there is", " no effusion or pneumothorax", "", _PLEURA, missing=_NEITHER),
+        ),
+        {
+            "Pleural_Thickening": " Pleural thickening is [present|noted].",
+            "Emphysema": " The lungs are emphysematous.",
+            "Fibrosis": " Fibrotic change is [present|noted].",
+            "Hernia": " There is a hernia.",
+        },
+    ),
+    Author(
+        (
+            Slot("The cardiac silhouette is", " not enlarged", " enlarged", {"Cardiomegaly": ""}),
+            Slot(" Pulmonary edema is", " not [seen|identified]", "", {"Edema": " present"}),
+            Slot(" In the lungs there is", " no consolidation, infiltrate or pneumonia", "", _AIRSPACE),
+            Slot(" Atelectasis is", " not [seen|identified]", "", {"Atelectasis": " present"}),
+            Slot(" The lungs contain", " no nodules or masses", "", _LUMPS),
+            Slot(" There is", " no pleural effusion and no pneumothorax", "", _PLEURA, missing=_NEITHER),
+        ),
+        {
+            "Pleural_Thickening": " There is pleural thickening.",
+            "Emphysema": " Emphysema is present.",
+            "Fibrosis": " Fibrosis is present.",
+            "Hernia": " There is herniation.",
+        },
+    ),
+    Author(
+        (
+            Slot("Cardiac size", " is normal", " is enlarged", {"Cardiomegaly": ""}),
+            Slot(" Lungs", " without edema", " with", {"Edema": " pulmonary edema"}),
+            Slot(" Lungs", " clear of consolidation, infiltrate and pneumonia", " with", _AIRSPACE),
+            Slot(" Atelectasis:", " none", " present", {"Atelectasis": ""}),
+            Slot("", " No nodule or mass", " Presence of", _LUMPS),
+            Slot(" Pleural spaces", " without effusion or pneumothorax", " with", _PLEURA, missing=_NEITHER),
+        ),
+        {
+            "Pleural_Thickening": " Pleural thickening.",
+            "Emphysema": " Emphysema.",
+            "Fibrosis": " Pulmonary fibrosis.",
+            "Hernia": " Hernia.",
+        },
+    ),
+)
+
+
+def write(
+    present: Iterable[str], sides: Mapping[str, str], rng: np.random.Generator, author: int | None = None
+) -> list[Piece]:
+    """Writes one findings paragraph.
+
+    Args:
+        present: NIH labels that hold; none for "No Finding".
+        sides: label -> `left`, `right` or `bilateral`, only where known.
+        rng: Source of the wording.
+        author: Index into `AUTHORS`; any if None.
+
+    Returns:
+        The pieces in order; `text_of` joins them.
+    """
+    wanted = frozenset(present)
+    sides = {label: side for label, side in sides.items() if label not in _MIDLINE}
+    chosen = AUTHORS[int(rng.integers(len(AUTHORS))) if author is None else author]
+    pieces = [piece for slot in chosen.slots for piece in slot.write(wanted, sides)]
+    pieces += [Piece(text, label) for label, text in chosen.extra.items() if label in wanted]
+
+    def choose(match: re.Match[str]) -> str:
+        options = match[1].split("|")
+        return options[int(rng.integers(len(options)))]
+
+    return [Piece(_CHOICE.sub(choose, piece.text), piece.finding) for piece in pieces]
+
+
+def text_of(pieces: Iterable[Piece]) -> str:
+    """The paragraph as one string."""
+    return "".join(piece.text for piece in pieces)

@@ -1,0 +1,139 @@
+"""The NIH ChestX-ray14 subset on disk: images, labels, the few boxes that tell the side, patient-disjoint splits."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from encoder.errors import ModelError
+
+LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""The 14 findings of NIH ChestX-ray14 in the order of its tables."""
+
+NO_FINDING = "No Finding"
+
+Side = Literal["left", "right", "bilateral"]
+
+_BOX_NAMES = {"Infiltrate": "Infiltration"}
+_BOX_SPAN = 1024.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with what is known of it.
+
+    Attributes:
+        path: the image file.
+        patient: NIH's patient number, used for splitting only.
+        labels: the findings present; empty means "No Finding".
+        sides: the patient's side of a finding, only where an NIH box shows it.
+    """
+
+    path: Path
+    patient: str
+    labels: frozenset[str]
+    sides: dict[str, Side]
+
+
+def read_cases(folder: Path, split: str) -> list[Case]:
+    """The cases of one split (`train` or `val`), in the order of the table.
+
+    Args:
+        folder: The folder with `labels.csv`, `images/` and, if there are any boxes, `bboxes_1024px.csv`.
+        split: Value of the table's column `split`.
+
+    Raises:
+        ModelError: the table is missing or has no such split.
+    """
+    table = folder / "labels.csv"
+    if not table.is_file():
+        raise ModelError(
+            "labels.csv is not in the data folder: --data takes the folder of the NIH ChestX-ray14 subset."
+        )
+    sides = _read_sides(folder / "bboxes_1024px.csv")
+    cases = []
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] != split:
+                continue
+            labels = frozenset(label for label in LABELS if row[label] == "1")
+            known = {label: side for label, side in sides.get(row["nih_image_index"], {}).items() if label in labels}
+            cases.append(Case(folder / row["image"], row["patient_id"], labels, known))
+    if not cases:
+        raise ModelError(f"labels.csv has no rows of the split {split!r}.")
+    return cases
+
+
+def _read_sides(table: Path) -> dict[str, dict[str, Side]]:
+    """Image name -> finding -> the patient's side, from boxes given in 1024-px image coordinates."""
+    boxes: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    if table.is_file():
+        with table.open(newline="") as file:
+            for row in csv.DictReader(file):
+                finding = _BOX_NAMES.get(row["Finding Label"], row["Finding Label"])
+                left = float(row["Bbox [x"])  # the source's own broken column names
+                boxes.setdefault((row["Image Index"], finding), []).append((left, left + float(row["w"])))
+    sides: dict[str, dict[str, Side]] = {}
+    for (image, finding), spans in boxes.items():
+        side = box_side(spans)
+        if side is not None:
+            sides.setdefault(image, {})[finding] = side
+    return sides
+
+
+def box_side(spans: Sequence[tuple[float, float]]) -> Side | None:
+    """The patient's side(s) that boxes lie on; the patient's left is on the right of the image.
+
+    Args:
+        spans: (x from, x to) of each box in 1024-px coordinates. A box that reaches more than a tenth of the image
+            width across the middle tells no side.
+
+    Returns:
+        None as soon as one box tells none.
+    """
+    middle, slack = _BOX_SPAN / 2, _BOX_SPAN / 10
+    found: set[Side] = set()
+    for start, end in spans:
+        if start >= middle - slack and (start + end) / 2 > middle:
+            found.add("left")
+        elif end <= middle + slack and (start + end) / 2 < middle:
+            found.add("right")
+        else:
+            return None
+    if len(found) == 2:
+        return "bilateral"
+    return found.pop() if found else None
+
+
+def hold_out(cases: Sequence[Case], share: float = 0.15, salt: str = "demo") -> tuple[list[Case], list[Case]]:
+    """Splits by patient: the part to fit on and the held-out part that decides when to stop.
+
+    A patient's side of the split depends on the patient's number alone, so it is the same on every machine.
+    """
+
+    def is_held_out(case: Case) -> bool:
+        digest = hashlib.sha256(f"{salt}:{case.patient}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") < share * 2**32
+
+    held = [is_held_out(case) for case in cases]
+    fit = [case for case, out in zip(cases, held, strict=True) if not out]
+    return fit, [case for case, out in zip(cases, held, strict=True) if out]

@@ -1,0 +1,331 @@
+"""Trains the projector and a small Llama from scratch on cached patch features, by teacher forcing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from llava_rad.model import join
+from llava_rad.projector import Projector
+from llava_rad.prompt import Prompt, encode_answer
+from llava_rad.tokens import Tokens
+from scripts.demo import grammar
+from scripts.demo.evaluate import Scores, score
+from scripts.demo.nih import LABELS, Case
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the demonstration model is trained.
+
+    Attributes:
+        width: hidden size of the language model.
+        layers: its number of decoder layers.
+        heads: its attention heads.
+        inner: width of its MLPs.
+        text_steps: steps on paragraphs alone, before any image is shown.
+        epochs: passes over the training images, each in another view with other wording.
+        batch_size: images per step.
+        learning_rate: peak, after a linear warm-up over a twentieth of the steps; then cosine to a fiftieth.
+        weight_decay: of matrices; none on norms and biases.
+        patch_share: share of the patches that a training step sees, drawn at random; all of them count in generation.
+        dropout: of projected patch features in training.
+        rarity: a label of prevalence p counts ((1 - p) / p) ** rarity where the text affirms it (at most
+            `most_weight`).
+        most_weight: upper bound of that.
+        auxiliary: weight of the multi-label loss at the last token of the prompt (its layer is not kept).
+        evaluate_every: epochs between scores on the held-out images.
+        patience: scores without a new best before training stops.
+        seed: of everything random.
+    """
+
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    inner: int = 688
+    text_steps: int = 150
+    epochs: int = 40
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.1
+    patch_share: float = 0.5
+    dropout: float = 0.1
+    rarity: float = 0.6
+    most_weight: float = 10.0
+    auxiliary: float = 0.5
+    evaluate_every: int = 2
+    patience: int = 6
+    seed: int = 0
+
+    def tiny(self) -> TrainingConfig:
+        """Seconds instead of minutes: for tests of the path, not of the result."""
+        return replace(self, width=32, layers=2, heads=2, inner=64, text_steps=3, epochs=2, evaluate_every=1)
+
+
+@dataclass
+class Model:
+    """What is trained, and the layer that helps only while training."""
+
+    projector: Projector
+    language_model: LlamaForCausalLM
+    tokens: Tokens
+    prompt: Prompt
+    auxiliary: nn.Linear
+
+    @classmethod
+    def create(cls, config: TrainingConfig, feature_width: int, tokens: Tokens, patches: int) -> Model:
+        """Random weights from the seed."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(config.seed)
+        language_model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=tokens.tokenizer.get_vocab_size(),
+                hidden_size=config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.inner,
+                max_position_embeddings=2 * patches + 512,
+                bos_token_id=tokens.ids.bos,
+                eos_token_id=tokens.ids.eos,
+                pad_token_id=None,
+                attn_implementation="sdpa",
+            )
+        )
+        projector = Projector(feature_width, config.width)
+        return cls(projector, language_model, tokens, Prompt(), nn.Linear(config.width, len(LABELS)))
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Everything with parameters."""
+        return self.projector, self.language_model, self.auxiliary
+
+    def train(self, mode: bool) -> None:
+        """Training or evaluation mode for all parts."""
+        for module in self.modules:
+            module.train(mode)
+
+    def state(self) -> list[dict[str, torch.Tensor]]:
+        """A copy of all weights."""
+        return [copy.deepcopy(module.state_dict()) for module in self.modules]
+
+    def restore(self, state: list[dict[str, torch.Tensor]]) -> None:
+        """Puts a copy back."""
+        for module, weights in zip(self.modules, state, strict=True):
+            module.load_state_dict(weights)
+
+    @torch.inference_mode()
+    def generate(self, features: torch.Tensor, batch_size: int = 64) -> list[str]:
+        """Greedy reports for patch features [N, patches, width]."""
+        self.train(False)
+        table = self.language_model.get_input_embeddings()
+        chunks = self.prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos)
+        reports = []
+        for part in torch.split(features, batch_size):
+            embeds, mask = join(self.projector(part.float()), [chunks] * len(part), table)
+            ids = self.language_model.generate(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=150,
+                pad_token_id=self.tokens.ids.pad,
+            )
+            reports += [self.tokens.decode(row) for row in ids.tolist()]
+        return reports
+
+
+def label_weights(cases: Sequence[Case], config: TrainingConfig) -> dict[str, float]:
+    """How much the words that affirm a label count in the loss: rare labels more, since reports seldom affirm them."""
+    weights = {}
+    for label in LABELS:
+        share = (sum(label in case.labels for case in cases) + 0.5) / (len(cases) + 1)
+        weights[label] = float(np.clip(((1 - share) / share) ** config.rarity, 1.0, config.most_weight))
+    return weights
+
+
+def answer(
+    case: Case, tokens: Tokens, weights: dict[str, float], rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
+    """A fresh paragraph for a case: token ids with `</s>`, and the weight of each in the loss."""
+    pieces = grammar.write(case.labels, case.sides, rng)
+    text = grammar.text_of(pieces)
+    ids = encode_answer(tokens.tokenizer, text, tokens.ids.eos)
+    of_character = np.concatenate(
+        [np.full(len(p.text), weights[p.finding] if p.finding else 1.0, np.float32) for p in pieces]
+    )
+    spans = tokens.tokenizer.encode(text, add_special_tokens=False).offsets
+    # A token's span may begin with the space before the word; the space belongs to the same piece as the word.
+    return ids, [float(of_character[end - 1]) for _, end in spans] + [1.0]
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        model: What to train.
+        config: How.
+        features: [N, views, patches, width] float16 of the training cases.
+        cases: The training cases, in the same order.
+        held_out_features: [M, patches, width] float16.
+        held_out: The cases that decide which weights are kept.
+        log: Called with a line of text now and then.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainingConfig,
+        features: torch.Tensor,
+        cases: Sequence[Case],
+        held_out_features: torch.Tensor,
+        held_out: Sequence[Case],
+        log: Callable[[str], None],
+    ) -> None:
+        self.model, self.config, self.log = model, config, log
+        self.features, self.cases = features, list(cases)
+        self.held_out_features, self.held_out = held_out_features, list(held_out)
+        self.weights = label_weights(cases, config)
+        self.targets = torch.tensor([[float(label in case.labels) for label in LABELS] for case in cases])
+        self.positive_weight = torch.tensor([self.weights[label] for label in LABELS])
+        self.rng = np.random.default_rng(config.seed)
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> Scores:
+        """Trains, restores the best weights, and returns their scores on the held-out cases."""
+        torch.manual_seed(self.config.seed)
+        self._learn_text()
+        steps = self.config.epochs * math.ceil(len(self.cases) / self.config.batch_size)
+        optimizer, schedule = self._optimizer(steps)
+        best: tuple[float, Scores, list[dict[str, torch.Tensor]]] | None = None
+        stale = 0
+        started = time.perf_counter()
+        for epoch in range(1, self.config.epochs + 1):
+            loss, auxiliary = self._epoch(optimizer, schedule)
+            line = f"epoch {epoch}: loss {loss:.4f}, auxiliary {auxiliary:.4f}, {time.perf_counter() - started:.0f} s"
+            if epoch % self.config.evaluate_every == 0:
+                scores = score(self.model.generate(self.held_out_features), [case.labels for case in self.held_out])
+                self.history.append({"epoch": epoch, "loss": round(loss, 4), "macro_f1": round(scores.macro_f1, 4)})
+                line += f"; held out: macro-F1 {scores.macro_f1:.4f}, micro-F1 {scores.micro_f1:.4f}"
+                line += f", no finding {scores.no_finding_f1:.3f}, distinct {scores.distinct_reports:.2f}"
+                if best is None or scores.macro_f1 > best[0]:
+                    best, stale = (scores.macro_f1, scores, self.model.state()), 0
+                else:
+                    stale += 1
+            self.log(line)
+            if stale >= self.config.patience:
+                break
+        assert best is not None, "evaluate_every is larger than epochs"
+        self.model.restore(best[2])
+        return best[1]
+
+    def _learn_text(self) -> None:
+        """Lets the language model learn the grammar's language without images: seconds that save epochs."""
+        optimizer, schedule = self._optimizer(max(1, self.config.text_steps))
+        features = self.features.new_zeros(1, 0, self.features.shape[-1])
+        for _ in range(self.config.text_steps):
+            picked = self.rng.integers(len(self.cases), size=4 * self.config.batch_size)
+            loss, _ = self._loss(features.expand(len(picked), -1, -1), torch.arange(0), picked)
+            self._step(loss, optimizer, schedule)
+
+    def _epoch(
+        self, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+    ) -> tuple[float, float]:
+        self.model.train(True)
+        order = self.rng.permutation(len(self.cases))
+        sums, batches = np.zeros(2), 0
+        patches = self.features.shape[2]
+        for start in range(0, len(order), self.config.batch_size):
+            picked = order[start : start + self.config.batch_size]
+            views = self.rng.integers(self.features.shape[1], size=len(picked))
+            kept = np.sort(self.rng.permutation(patches)[: max(1, round(patches * self.config.patch_share))])
+            places = torch.from_numpy(kept)
+            features = self.features[torch.from_numpy(picked), torch.from_numpy(views)][:, places]
+            loss, auxiliary = self._loss(features, places, picked)
+            self._step(loss + self.config.auxiliary * auxiliary, optimizer, schedule)
+            sums += loss.item(), auxiliary.item()
+            batches += 1
+        return float(sums[0] / batches), float(sums[1] / batches)
+
+    def _loss(
+        self, features: torch.Tensor, places: torch.Tensor, picked: np.ndarray[Any, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted cross entropy of the paragraphs and multi-label loss at the end of the prompt.
+
+        Args:
+            features: [B, kept patches, width].
+            places: [kept patches], their index among all patches; tokens keep the positions they have in generation.
+            picked: [B], indices of the cases.
+        """
+        model, tokens = self.model, self.model.tokens
+        before, after = model.prompt.encode(tokens.tokenizer, tokens.ids.bos)
+        answers = [answer(self.cases[i], tokens, self.weights, self.rng) for i in picked]
+        longest = max(len(ids) for ids, _ in answers)
+        ids = torch.tensor([row + [tokens.ids.pad] * (longest - len(row)) for row, _ in answers])
+        weights = torch.tensor([row + [0.0] * (longest - len(row)) for _, row in answers])
+
+        table = model.language_model.get_input_embeddings()
+        images = functional.dropout(model.projector(features.float()), self.config.dropout, training=True)
+        batch = len(ids)
+        embeds = torch.cat(
+            [
+                table(torch.tensor(before)).expand(batch, -1, -1),
+                images,
+                table(torch.tensor(after)).expand(batch, -1, -1),
+                table(ids[:, :-1]),
+            ],
+            dim=1,
+        )
+        first_after = len(before) + self.features.shape[2]
+        tail = torch.arange(first_after, first_after + len(after) + longest - 1)
+        positions = torch.cat([torch.arange(len(before)), len(before) + places, tail])
+        # Right padding lies behind every supervised token, so causal attention needs no mask.
+        hidden = model.language_model.model(
+            inputs_embeds=embeds, position_ids=positions[None].expand(batch, -1), use_cache=False
+        ).last_hidden_state
+        prompt_length = len(before) + len(places) + len(after)
+        spoken = hidden[:, prompt_length - 1 :]
+        logits = model.language_model.lm_head(spoken)
+        entropy = functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
+        loss = (entropy * weights).sum() / weights.sum()
+        auxiliary = functional.binary_cross_entropy_with_logits(
+            model.auxiliary(spoken[:, 0]), self.targets[torch.from_numpy(picked)], pos_weight=self.positive_weight
+        )
+        return loss, auxiliary
+
+    def _optimizer(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        named = [p for module in self.model.modules for p in module.parameters()]
+        groups = [
+            {"params": [p for p in named if p.ndim > 1], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
+        warm_up = max(1, steps // 20)
+
+        def factor(step: int) -> float:
+            if step < warm_up:
+                return (step + 1) / warm_up
+            done = (step - warm_up) / max(1, steps - warm_up)
+            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def _step(
+        self, loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+    ) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([p for module in self.model.modules for p in module.parameters()], 1.0)
+        optimizer.step()
+        schedule.step()
