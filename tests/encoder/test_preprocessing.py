@@ -1,0 +1,154 @@
+"""Recipes against Hugging Face's own processor, OpenCV, and fixed hashes on the real radiograph RG1."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder.errors import ModelError
+from encoder.preprocessing import RECIPES, Recipe, _equalize
+
+# SHA-256 of the float32 tensor [1, 3, S, S] made of RG1 (MONOCHROME1 inverted by 32767 - x). The images behind them
+# agree with Hugging Face's processor and OpenCV in the tests below; the hashes pin them from one version to the next.
+GOLDEN = {
+    "rad-dino": "ec764b4860c40a7e5daf523c1385cc114f60dfdded50f33b792f687f9f2e30d1",
+    "rad-dino-224": "a69a7268a4df334f2cbe998209a996c6e4d6be9169912f46cae392738659d238",
+    "mimic-cxr-jpg": "d33425a582458b30a7e252c3c53038430799a607d2b08458786e8f82e113c66d",
+}
+
+
+@pytest.fixture(scope="module")
+def rg1() -> np.ndarray:
+    """RG1 as uint16 [1955, 1841], bone bright: read here without the project's reader."""
+    import data_store
+    import pydicom
+
+    dataset = pydicom.dcmread(Path(data_store.__file__).parent / "data" / "RG1_UNCI.dcm")
+    assert dataset.PhotometricInterpretation == "MONOCHROME1" and dataset.BitsStored == 15
+    return (32767 - dataset.pixel_array.astype(np.int32)).astype(np.uint16)
+
+
+def published_processor(size: int = 518):
+    """``microsoft/rad-dino``'s preprocessor_config.json with the Pillow backend."""
+    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+    return BitImageProcessorPil(
+        do_resize=True,
+        size={"shortest_edge": size},
+        resample=3,
+        do_center_crop=True,
+        crop_size={"height": size, "width": size},
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=[0.5307] * 3,
+        image_std=[0.2583] * 3,
+        do_convert_rgb=True,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_golden_tensor(name: str, rg1: np.ndarray) -> None:
+    recipe = RECIPES[name]
+    tensor = recipe.normalise(recipe.apply(rg1)[None])
+    assert tensor.shape == (1, 3, recipe.size, recipe.size)
+    assert hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() == GOLDEN[name]
+
+
+@pytest.mark.parametrize("shape", [(700, 518), (518, 700), (518, 518), (518, 519)])
+def test_a_prepared_picture_goes_through_as_the_published_processor_takes_it(shape: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    picture[0, 0], picture[0, 1] = 0, 255
+    expected = published_processor()(Image.fromarray(picture).convert("RGB"), return_tensors="pt").pixel_values
+    recipe = RECIPES["rad-dino"]
+    assert (recipe.normalise(recipe.apply(picture, from_dicom=False)[None]) - expected).abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", [(1100, 800), (640, 901), (300, 400)])
+def test_mimic_cxr_jpg_picture_is_resized_as_the_published_processor_does(shape: tuple[int, int]) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    expected = published_processor()(Image.fromarray(picture).convert("RGB"), return_tensors="pt").pixel_values
+    recipe = RECIPES["mimic-cxr-jpg"]
+    assert (recipe.normalise(recipe.apply(picture, from_dicom=False)[None]) - expected).abs().max() == 0
+
+
+def test_rad_dino_order_is_resize_then_minimum_maximum_then_crop(rg1: np.ndarray) -> None:
+    height, width = rg1.shape
+    resized = np.asarray(
+        Image.fromarray(rg1.astype(np.float32)).resize((518, int(518 * height / width)), Image.Resampling.BICUBIC),
+        dtype=np.float64,
+    )
+    scaled = np.floor((resized - resized.min()) / (resized.max() - resized.min()) * 255 + 0.5)
+    top = (scaled.shape[0] - 518) // 2
+    difference = np.abs(RECIPES["rad-dino"].apply(rg1).astype(float) - scaled[top : top + 518])
+    # float32 against float64 may round a value at the half the other way
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def test_equalisation_is_opencvs(rg1: np.ndarray) -> None:
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(2)
+    for image in (
+        (rg1 >> 7).astype(np.uint8),
+        rng.integers(90, 130, (97, 101), dtype=np.uint8),
+        np.full((70, 80), 7, np.uint8),
+        np.array([[0, 255], [255, 255]], np.uint8),
+    ):
+        np.testing.assert_array_equal(_equalize(image), cv2.equalizeHist(image))
+
+
+def test_polarity_and_side_survive(rg1: np.ndarray) -> None:
+    image = RECIPES["rad-dino"].apply(rg1)
+    mirrored = RECIPES["rad-dino"].apply(np.ascontiguousarray(rg1[:, ::-1]))
+    assert image[250:300, 250:280].mean() > image[200:260, 110:160].mean()  # mediastinum brighter than lung
+    assert np.abs(mirrored[:, ::-1].astype(int) - image).mean() < 1
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_constant_image_is_black_and_finite(name: str) -> None:
+    recipe = RECIPES[name]
+    image = recipe.apply(np.full((600, 700), 1234, np.uint16))
+    assert image.shape == (recipe.size, recipe.size) and len(np.unique(image)) == 1
+    assert bool(recipe.normalise(image[None]).isfinite().all())
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_padding_does_not_set_the_range(name: str) -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(1000, 2000, (600, 600), dtype=np.uint16)
+    valid = np.ones(pixels.shape, bool)
+    valid[:, :50] = False
+    padded = pixels.copy()
+    padded[~valid] = 60000
+    with_padding = RECIPES[name].apply(padded, valid)
+    darkest = pixels.copy()
+    darkest[~valid] = pixels[valid].min()
+    np.testing.assert_array_equal(with_padding, RECIPES[name].apply(darkest))
+
+
+def test_input_is_left_alone() -> None:
+    pixels = np.random.default_rng(4).integers(0, 4096, (600, 640), dtype=np.uint16)
+    valid = pixels > 100
+    before = pixels.copy()
+    for recipe in RECIPES.values():
+        recipe.apply(pixels, valid)
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_recipe_round_trip_and_refusals() -> None:
+    recipe = RECIPES["rad-dino"]
+    data = recipe.to_dict()
+    assert Recipe.from_dict(data) == recipe
+    with pytest.raises(ModelError, match="size"):
+        Recipe.from_dict({key: value for key, value in data.items() if key != "size"})
+    with pytest.raises(ModelError, match="extra"):
+        Recipe.from_dict(data | {"extra": 1})
+    with pytest.raises(ModelError, match="differs"):
+        Recipe.from_dict(data | {"mean": 0.5})
+    own = dataclasses.replace(recipe, name="mine", mean=0.5)
+    assert Recipe.from_dict(own.to_dict()) == own
