@@ -53,6 +53,7 @@ HTJ2K = {
 }
 RLE = {"1.2.840.10008.1.2.5": "RLE Lossless"}
 TRANSFER_SYNTAXES = {**NATIVE, **JPEG, **JPEG_LS, **JPEG_2000, **HTJ2K, **RLE}
+MAYBE_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203)}
 LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}  # the others may or may not be; the header says
 
 
@@ -116,7 +117,9 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> npt.NDArray[Any
         raise ReadError("corrupt", "the compressed image decodes to another size than the header's")
     pixels = pixels.view(f"u{pixels.dtype.itemsize}")
     if stream.precision > shape.bits_stored and int(pixels.max()) >> shape.bits_stored:
-        raise ReadError("corrupt", "the compressed image holds larger values than the header allows")
+        if syntax not in MAYBE_LOSSY:
+            raise ReadError("corrupt", "the compressed image holds larger values than the header allows")
+        pixels = np.minimum(pixels, pixels.dtype.type((1 << shape.bits_stored) - 1))  # overshoot of a lossy codec
     return pixels
 
 

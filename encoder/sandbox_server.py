@@ -197,6 +197,7 @@ def _warm() -> None:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for encoding in set(pydicom.charset.python_encoding.values()):
         b"a".decode(encoding, "ignore")
+    Image.preinit()  # else the first Image.open imports its common plugins, which opens files
     sample = np.zeros((64, 64), np.uint8)
     imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(sample))
     imagecodecs.jpeg2k_decode(imagecodecs.jpeg2k_encode(sample), numthreads=2)

@@ -1,0 +1,1 @@
+"""Benchmarks: each claim of speed has its script here."""

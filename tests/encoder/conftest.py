@@ -1,0 +1,15 @@
+"""One reader for all tests of this folder: its child process is the slow part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from encoder.sandbox import Reader
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Reader]:
+    with Reader() as one:
+        yield one
