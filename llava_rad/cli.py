@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="llava-rad")
     except LlavaRadError as error:
         if debugging():
             raise

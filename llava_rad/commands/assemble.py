@@ -34,7 +34,15 @@ def command(
         Path | None,
         typer.Option(help="projector.safetensors. Default: random weights, to be trained.", show_default=False),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Preprocessing recipe.")] = "rad-dino",
+    recipe: Annotated[str, typer.Option(help="Preprocessing recipe that the encoder was trained with.")] = "rad-dino",
+    name: Annotated[str | None, typer.Option(help="What reports call the model.", show_default=False)] = None,
+    encoder_revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub repository.", show_default=False)
+    ] = None,
+    language_model_revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub repository.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of a random projector.")] = 0,
     offline: opt.Offline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
 ) -> None:
@@ -43,5 +51,17 @@ def command(
         os.environ["HF_HUB_OFFLINE"] = "1"
     from llava_rad.assemble import assemble
 
-    assemble(encoder, language_model, out, recipe=recipe, projector=projector, force=overwrite)
+    assemble(
+        encoder,
+        language_model,
+        out,
+        recipe=recipe,
+        projector=projector,
+        name=name,
+        encoder_revision=encoder_revision,
+        language_model_revision=language_model_revision,
+        seed=seed,
+        offline=offline,
+        force=overwrite,
+    )
     note(f"the checkpoint is in {out}")

@@ -1,0 +1,86 @@
+"""A tiny checkpoint, small radiographs, and the command line as a function."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.llava_rad import small_files, tiny_model
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with random weights."""
+    return tiny_model.make(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six frontal chest radiographs as small DICOM files, all different."""
+    folder = tmp_path_factory.mktemp("chest")
+    return [small_files.dicom(folder / f"{n}.dcm", seed=n) for n in range(6)]
+
+
+@pytest.fixture(scope="session")
+def lateral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lateral chest radiograph, which is refused."""
+    return small_files.dicom(tmp_path_factory.mktemp("lateral") / "lateral.dcm", ViewPosition="LL")
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the command line in this process, in an empty folder; ``stdin`` is what standard input holds."""
+    from llava_rad.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        code = ended.value.code
+        out, err = capfd.readouterr()
+        return Ran(code if isinstance(code, int) else 0, out, err)
+
+    return call
+
+
+def spawn(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the command line as a process of its own."""
+    command = [sys.executable, "-c", "from llava_rad.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+    )
+
+
+def finished(process: subprocess.Popen[bytes], *, timeout: float = 120) -> Ran:
+    """Wait for a process."""
+    out, err = process.communicate(timeout=timeout)
+    return Ran(process.returncode, out.decode(), err.decode())
