@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,9 +80,10 @@ class RadDino(nn.Module):
             if not (folder / name).is_file():
                 raise ModelError(f"the encoder {source} has no file {name}")
         try:
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            if kind != "dinov2":
+                raise ModelError(f"the encoder {source} is a {kind!r} model, not 'dinov2'")
             config = Dinov2Config.from_pretrained(folder)
-            if config.model_type != "dinov2":
-                raise ModelError(f"the encoder {source} is a {config.model_type!r} model, not 'dinov2'")
             model, report = Dinov2Model.from_pretrained(
                 folder, config=config, use_safetensors=True, output_loading_info=True
             )

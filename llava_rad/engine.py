@@ -144,17 +144,16 @@ class Engine:
 
     def language_model(self) -> PreTrainedModel:
         """The language model as transformers' ``LlamaForCausalLM``, sharing the weights: for beam search."""
-        from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        from llava_rad.model import greedy
 
         config = LlamaConfig(**{key: value for key, value in self.llama.config.items() if key != "dtype"})
         with torch.device("meta"):
             model = LlamaForCausalLM(config)
         model.load_state_dict(self.llama.tensors(), assign=True)
         model.model.rotary_emb = type(model.model.rotary_emb)(config).to(self.device)
-        ids = self.tokens.ids
-        model.generation_config = GenerationConfig(
-            bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, do_sample=False
-        )
+        model.generation_config = greedy(self.tokens.ids)
         return model.eval()
 
 

@@ -15,12 +15,12 @@ from torch import nn
 from encoder.backbone import RadDino, first_line, refuse_incomplete
 from encoder.errors import ModelError
 from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
-from llava_rad.config import LlavaRadConfig
+from llava_rad.config import LlavaRadConfig, TokenIds
 from llava_rad.projector import Projector
 from llava_rad.tokens import Tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 
 class LlavaRad(nn.Module):
@@ -138,6 +138,7 @@ class LlavaRad(nn.Module):
                 encoder.save_pretrained(temporary / ENCODER)
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projector.state_dict().items()}
             save_file(state, temporary / PROJECTOR)
+            self.language_model.generation_config = greedy(self.config.tokens)
             self.language_model.save_pretrained(temporary / LANGUAGE_MODEL)
             for leftover in (temporary / LANGUAGE_MODEL).glob("README.md"):
                 leftover.unlink()
@@ -183,7 +184,7 @@ def load_language_model(folder: Path, *, dtype: torch.dtype | str, offline: bool
 
 def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safetensors: bool = True) -> PreTrainedModel:
     """Load a Llama folder, refuse missing and unexpected tensors, and make its generation config plain greedy."""
-    from transformers import AutoConfig, GenerationConfig, LlamaForCausalLM
+    from transformers import AutoConfig, LlamaForCausalLM
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{what} has no config.json")
@@ -205,10 +206,16 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
         raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
     refuse_incomplete(report, what)
     # Vicuna's own file has temperature and top_p without do_sample, which makes save_pretrained raise
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=0, do_sample=False
-    )
+    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    model.generation_config = greedy(TokenIds(bos=config.bos_token_id, eos=eos))
     return model
+
+
+def greedy(ids: TokenIds) -> GenerationConfig:
+    """transformers' generation config for plain greedy decoding."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, do_sample=False)
 
 
 def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
