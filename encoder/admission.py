@@ -64,7 +64,7 @@ SIDE_VIEWS = {
 # run to the patient's left and columns to the feet.
 TURNS = {
     ("L", "F"): (0, False), ("R", "F"): (0, True), ("R", "H"): (2, False), ("L", "H"): (2, True),
-    ("F", "R"): (3, False), ("H", "L"): (1, False), ("F", "L"): (1, True), ("H", "R"): (3, True),
+    ("F", "R"): (1, False), ("H", "L"): (3, False), ("F", "L"): (1, True), ("H", "R"): (3, True),
 }  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def presentation_intent(header: Header, admission: Admission) -> str | None:
 
 
 def body_part(header: Header, admission: Admission) -> str | None:
-    """CHEST or THORAX pass, nothing stated warns, others are refused (row 17)."""
+    """CHEST or THORAX pass, others are refused (row 17). Nothing stated warns, but is refused where no radiograph is."""
     part = header.code("BodyPartExamined")
     part = "".join(c for c in part if c.isalnum())
     for item in [] if part else header.items("AnatomicRegionSequence"):
@@ -136,6 +136,10 @@ def body_part(header: Header, admission: Admission) -> str | None:
             return "CHEST"
         part = meaning if meaning in BODY_PARTS else "OTHER"
     if not part:
+        if header.code("Modality") not in RADIOGRAPHY:
+            admission.refuse(
+                "body_part", "the file states neither radiography as its modality nor the chest as its body part"
+            )
         admission.warn("the body part is not stated")
         return None
     if part in CHEST_PARTS:

@@ -47,7 +47,11 @@ def look(name: str, bits: int, signed: bool) -> dict[str, Any]:
 def oracle(data: bytes, window: int, *, voi: bool) -> np.ndarray:
     """highdicom's rendering of the first frame, 0..255 where a window is applied, else modality values."""
     image = highdicom.imread(BytesIO(data))
-    options: dict[str, Any] = {"apply_voi_transform": True, "voi_output_range": (0.0, 255.0), "voi_transform_selector": window}
+    options: dict[str, Any] = {
+        "apply_voi_transform": True,
+        "voi_output_range": (0.0, 255.0),
+        "voi_transform_selector": window,
+    }
     frame: np.ndarray = image.get_frame(1, **(options if voi else {"apply_presentation_lut": False}))
     return frame
 
