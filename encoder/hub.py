@@ -24,12 +24,16 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
     Raises:
         ModelError: no such folder, not a repository id, or the repository cannot be had.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(f"{source} is a file; a model is a folder or a hub repository")
     name = str(source)
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, no such user
+        raise ModelError(f"{name[:80]!r} is neither a folder nor a hub repository (owner/name)") from None
+    if is_file:
+        raise ModelError(f"{source} is a file; a model is a folder or a hub repository")
     if name.startswith((".", "/", "~")) or not _REPOSITORY.fullmatch(name):
         raise ModelError(f"there is no folder {name}, and it is not a hub repository (owner/name) either")
 

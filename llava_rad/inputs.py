@@ -134,7 +134,10 @@ def _exists(path: Path) -> bool:
 
 def _pattern(pattern: str, recursive: bool) -> list[Path | bytes]:
     """The files that a shell pattern names, sorted; Path.glob takes no absolute patterns."""
-    expanded = str(Path(pattern).expanduser())
+    try:
+        expanded = str(Path(pattern).expanduser())
+    except RuntimeError:  # no such user
+        return []
     paths = map(Path, sorted(glob.glob(expanded, recursive=recursive or "**" in pattern)))  # noqa: PTH207
     return [path for path in paths if not path.is_dir()]
 

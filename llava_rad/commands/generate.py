@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from pathlib import Path
@@ -139,7 +140,10 @@ def _check(
 
 
 def _is_one_file(named: str | Path) -> bool:
-    return named == "-" or Path(named).is_file()
+    try:
+        return named == "-" or Path(named).is_file() or not (Path(named).is_dir() or glob.has_magic(str(named)))
+    except OSError:  # a name too long to be one
+        return True
 
 
 def _streams(format: opt.Format, output: Path | None, inputs: int, num_beams: int | None) -> bool:

@@ -1,0 +1,50 @@
+"""Sentences, cleaning, and the plain text form."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_rad.outputs.report import clean, sentences
+from llava_rad.outputs.text import cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("  \n ", []),
+        ("The heart is normal", ["The heart is normal"]),
+        ("The heart is normal. No effusion.", ["The heart is normal.", "No effusion."]),
+        ("A 1.5 cm nodule. Stable vs. prior. Dr. X.", ["A 1.5 cm nodule.", "Stable vs. prior.", "Dr. X."]),
+        ("3 cm above the carina.  2 drains!  New? Yes.", ["3 cm above the carina.", "2 drains!", "New?", "Yes."]),
+        ("Heart:\nlarge\n\nLungs: clear.", ["Heart:", "large", "Lungs: clear."]),
+        ("(No pneumothorax.) Bones intact.", ["(No pneumothorax.)", "Bones intact."]),
+        ("No change, e.g. no effusion. See fig. 2 for more.", ["No change, e.g. no effusion.", "See fig. 2 for more."]),
+        ("seen at the left base. at the right base too.", ["seen at the left base. at the right base too."]),
+    ],
+)  # fmt: skip
+def test_sentences(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
+
+
+@given(st.text(alphabet="Aa1.!?)\"' \n", max_size=60))
+def test_sentences_lose_nothing_but_white_space(text: str) -> None:
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())
+
+
+@given(st.text(max_size=60))
+def test_clean_text_cannot_steer_a_terminal(text: str) -> None:
+    assert all(c == "\n" or unicodedata.category(c) not in {"Cc", "Cf"} for c in clean(text))
+
+
+def test_clean_keeps_letters_of_every_kind() -> None:
+    assert clean("Größe 5 µm\x1b[31m\x07\r\u202e") == "Größe 5 µm[31m"
+
+
+@given(st.lists(st.text(alphabet="ab \n\x1b", max_size=5), max_size=12))
+def test_pieces_of_a_stream_join_to_the_clean_whole(pieces: list[str]) -> None:
+    assert "".join(cleaned(pieces)) == clean("".join(pieces)).strip()
