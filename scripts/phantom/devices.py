@@ -91,6 +91,6 @@ PAINTERS: Mapping[str, Callable[[Scene, Finding], None]] = {
 
 def marker(scene: Scene) -> None:
     """The lead letter L beside the patient's left shoulder."""
-    x, y = 17.2, 2.4
+    x, y = 15.2, 1.4
     bar = np.array([(x, y), (x + 0.35, y), (x + 0.35, y + 1.45), (x + 1.1, y + 1.45), (x + 1.1, y + 1.8), (x, y + 1.8)])
     scene.added += 0.75 * scene.canvas.soft([(bar, 1.0)], 0.03)

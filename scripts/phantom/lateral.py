@@ -51,8 +51,15 @@ def _outlines(patient: Patient, findings: tuple[Finding, ...]) -> _Outlines:
     own = generator("lateral", patient.key)
     hump = 0.9 + 2.6 * max(0.0, (patient.age - 50) / 45)  # kyphosis grows with age
     spine = spline(
-        [(6.0, -1.0), (8.0 + 0.5 * hump, 6.0), (9.0 + hump, 12.0), (8.9 + 0.9 * hump, 18.0)]
-        + [(7.8 + 0.4 * hump, 24.0), (6.6, 30.0), (6.2, 44.0)]
+        [
+            (6.0, -1.0),
+            (8.0 + 0.5 * hump, 6.0),
+            (9.0 + hump, 12.0),
+            (8.9 + 0.9 * hump, 18.0),
+            (7.8 + 0.4 * hump, 24.0),
+            (6.6, 30.0),
+            (6.2, 44.0),
+        ]
     )
     scale = patient.height / 172.0 * float(own.uniform(0.96, 1.04))
     base = 4.1 + 22.0 * scale
@@ -64,9 +71,17 @@ def _outlines(patient: Patient, findings: tuple[Finding, ...]) -> _Outlines:
     g = 1.06 * (1.0 if big is None else 1.28 + 0.2 * big)
     hx, hy = -3.2 + 2.45 * (g - 1.06), base - 1.0
     heart = spline(
-        [(hx - 4.4 * g, hy - 2.0), (hx - 4.6 * g, hy - 4.6 * g), (hx - 2.6 * g, hy - 8.2 * g)]
-        + [(hx + 0.8 * g, hy - 10.0 * g), (hx + 3.2 * g, hy - 8.6 * g), (hx + 4.5 * g, hy - 5.4 * g)]
-        + [(hx + 3.8 * g, hy - 2.2), (hx + 1.5, hy), (hx - 2.5, hy + 0.6)],
+        [
+            (hx - 4.4 * g, hy - 2.0),
+            (hx - 4.6 * g, hy - 4.6 * g),
+            (hx - 2.6 * g, hy - 8.2 * g),
+            (hx + 0.8 * g, hy - 10.0 * g),
+            (hx + 3.2 * g, hy - 8.6 * g),
+            (hx + 4.5 * g, hy - 5.4 * g),
+            (hx + 3.8 * g, hy - 2.2),
+            (hx + 1.5, hy),
+            (hx - 2.5, hy + 0.6),
+        ],
         closed=True,
     )
     fat = 1.4 + 0.13 * (patient.bmi - 18)

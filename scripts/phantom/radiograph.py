@@ -90,14 +90,16 @@ def phantom_radiograph(
         square: False takes fewer columns than rows for a narrow patient, as detectors held upright do.
 
     Returns:
-        The picture with masks, regions, findings and report.
+        The picture with masks, regions, findings and report. Patient, position and exposure follow from the seed alone,
+        so that two calls with different findings differ by the findings.
     """
     rng = generator("image", seed, view)
     who = patient or sample_patient(seed)
     what = sample_findings(generator("findings", seed)) if findings is None else findings
     text = report or write_report(generator("report", seed), what)
     if isinstance(size, int):
-        size = (size, size if square or view == "AP" else round(size * float(rng.uniform(0.84, 0.95))))
+        size = (size, size if square or view == "AP" else round(size * float(rng.uniform(0.88, 1.0))))
+    marked = bool(rng.random() < 0.6)
     canvas = Canvas(
         size[0],
         size[1],
@@ -109,9 +111,9 @@ def phantom_radiograph(
         density, masks, regions = paint_lateral(canvas, who, what, rng)
         ribs: dict[str, Curve] = {}
     else:
-        density, masks, regions, ribs = _paint_frontal(canvas, who, what, rng, portable=view == "AP")
+        density, masks, regions, ribs = _paint_frontal(canvas, who, what, rng, portable=view == "AP", marked=marked)
     return Phantom(
-        _expose(density, canvas, rng, grainy=view == "AP"),
+        _expose(density, canvas, generator("exposure", seed, view), grainy=view == "AP"),
         view,
         who,
         what,
@@ -124,7 +126,13 @@ def phantom_radiograph(
 
 
 def _paint_frontal(
-    canvas: Canvas, patient: Patient, findings: tuple[Finding, ...], rng: np.random.Generator, *, portable: bool
+    canvas: Canvas,
+    patient: Patient,
+    findings: tuple[Finding, ...],
+    rng: np.random.Generator,
+    *,
+    portable: bool,
+    marked: bool,
 ) -> tuple[Array, dict[str, Mask], list[Region], dict[str, Curve]]:
     thorax = build_thorax(patient, findings, portable=portable)
     wet = max((f.size for f in findings if f.kind == "edema"), default=0.0)
@@ -143,7 +151,7 @@ def _paint_frontal(
     for finding in findings:
         if finding.kind in devices.PAINTERS:
             devices.PAINTERS[finding.kind](scene, finding)
-    if rng.random() < 0.6:
+    if marked:
         devices.marker(scene)
     total = attenuation(scene, skeleton, portable=portable)
 

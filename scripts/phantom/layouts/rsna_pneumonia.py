@@ -1,9 +1,10 @@
 """RSNA Pneumonia Detection Challenge, stage 2.
 
 Sources of the facts: stage_2_train_images/<patientId>.dcm, stage_2_train_labels.csv (patientId, x, y, width, height,
-Target), stage_2_detailed_class_info.csv (patientId,class) and its three classes: public readers; header elements (Modality CR,
-ConversionType WSD, ViewPosition AP/PA, empty PatientOrientation, PatientID = patientId, a UUID): torchxrayvision
-data/kaggle_stage_2_train_images_dicom_headers.csv.gz. The real files are 1024 x 1024, 8 bits, baseline JPEG.
+Target), stage_2_detailed_class_info.csv (patientId, class) and its three classes: public readers; header elements
+(Modality CR, ConversionType WSD, ViewPosition AP/PA, empty PatientOrientation, PatientID = patientId, a UUID):
+torchxrayvision data/kaggle_stage_2_train_images_dicom_headers.csv.gz. The real files are 1024 x 1024 pixels of 8 bits
+in baseline JPEG.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """VinDr-RibCXR 1.0.0: PNG images and the outlines of twenty ribs.
 
 Source of the facts: public readers; data/<split>/img/VinDr_RibCXR_<split>_000.png and
-Annotations/<split>/Vindr_RibCXR_<split>_mask.json with {"img": {"0": path}, "R1": {"0": [{"x", "y"}, ...]}, ...}. The splits are called train and val.
+Annotations/<split>/Vindr_RibCXR_<split>_mask.json with {"img": {"0": path}, "R1": {"0": [{"x", "y"}, ...]}, ...}.
+The splits are called train and val.
 """
 
 from __future__ import annotations
