@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
 MAX_INFLATED_BYTES = 300 << 20  # 64 Mi pixels of 2 bytes, twice over and some header
+MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
 DICOMDIR = "1.2.840.10008.1.3.10"
 
 KEYWORDS = [
@@ -173,8 +174,13 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         stream, start = BytesIO(source), 0
     found: list[tuple[int, int, str]] = []
     groups: set[int] = set()
+    elements = 0
 
     def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal elements
+        elements += 1
+        if elements > MAX_ELEMENTS:
+            raise ReadError("corrupt", f"the header has more than {MAX_ELEMENTS} elements")
         groups.add(tag >> 16)
         if tag in (0x7FE00010, 0x7FE00008, 0x7FE00009):
             found.append((tag, length, vr or ""))
