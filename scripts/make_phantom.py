@@ -1,6 +1,6 @@
 """Writes synthetic chest radiographs in the folder layouts of public data sets.
 
-python scripts/make_phantom.py OUT                                   # all layouts, 200 studies each
+python scripts/make_phantom.py OUT                                   # all layouts, 40 studies each: about 370 images
 python scripts/make_phantom.py --layout mimic-cxr,iu-xray --n 300 --size 512 --seed 0 OUT
 """
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder; must be absent or empty")
     parser.add_argument("--layout", default="all", help=f"comma-separated: all, {', '.join(LAYOUTS)} (default: all)")
-    parser.add_argument("--n", type=int, default=200, help="studies per layout (default: 200)")
+    parser.add_argument("--n", type=int, default=40, help="studies per layout (default: 40)")
     parser.add_argument("--size", type=int, default=512, help="image height in pixels (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     parser.add_argument("--force", action="store_true", help="replace a folder that is not empty")

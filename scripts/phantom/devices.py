@@ -30,16 +30,12 @@ def chest_tube(scene: Scene, finding: Finding) -> None:
     entry = scene.thorax.base[finding.side] - 6.5 + float(scene.rng.uniform(-1, 1))
     out = float(scene.thorax.lateral_x(finding.side, entry))
     for_air = any(r.finding.kind == "pneumothorax" and r.finding.side == finding.side for r in scene.regions)
-    tip = (sign * 6.0, 7.0) if for_air or scene.rng.random() < 0.5 else (sign * 4.6, entry - 1.5)
-    line = spline(
-        [
-            (sign * (out + scene.thorax.wall + 4), entry + 4),
-            (sign * (out + 0.5), entry + 0.8),
-            (sign * (out - 2.2), entry - 2.2),
-            (sign * (0.45 * out + 3.6), 0.5 * (entry + tip[1])),
-            tip,
-        ]
-    )
+    path = [(out + scene.thorax.wall + 4, entry + 4), (out + 0.5, entry + 0.8)]
+    if for_air or scene.rng.random() < 0.5:
+        path += [(out - 2.2, entry - 2.2), (0.45 * out + 3.6, 0.5 * (entry + 7.0)), (6.0, 7.0)]
+    else:
+        path += [(out - 2.5, entry - 0.4), (0.5 * out + 2.4, entry - 0.3), (4.8, entry + 0.7)]
+    line = spline([(sign * x, y) for x, y in path])
     _tube(scene, finding, line, 0.95, stripe=0.16, wall=0.07, name="chest_tube")
 
 

@@ -64,9 +64,17 @@ class Canvas:
     def pixels(self, curve: Curve) -> Curve:
         """[N, 2] cm -> [N, 2] pixel positions (x, y)."""
         c, s = np.cos(self.turn), np.sin(self.turn)
-        x = curve[:, 0] * c - curve[:, 1] * s + self.shift[0]
-        y = curve[:, 0] * s + curve[:, 1] * c + self.shift[1]
-        return np.stack([x / self.cm_per_pixel + self.columns / 2, y / self.cm_per_pixel], axis=1)
+        placed = np.empty((len(curve), 2))
+        placed[:, 0] = (curve[:, 0] * c - curve[:, 1] * s + self.shift[0]) / self.cm_per_pixel + self.columns / 2
+        placed[:, 1] = (curve[:, 0] * s + curve[:, 1] * c + self.shift[1]) / self.cm_per_pixel
+        return placed
+
+    def _placed(self, curves: Sequence[Curve]) -> list[Curve]:
+        """Pixel positions of many curves at the price of one."""
+        if not curves:
+            return []
+        ends = np.cumsum([len(curve) for curve in curves])
+        return np.split(self.pixels(np.concatenate(curves)), ends[:-1])
 
     def grid(self) -> tuple[Array, Array]:
         """The patient's x and y (cm) of every pixel, each [rows, columns]."""
@@ -87,24 +95,26 @@ class Canvas:
 
     def soft(self, shapes: Iterable[tuple[Curve, float]], blur: float) -> Array:
         """Filled outlines with values in 0..1 (later ones replace earlier ones), blurred by `blur` cm; float32 0..1."""
-        placed = [(self.pixels(outline), value) for outline, value in shapes]
+        listed = list(shapes)
+        placed = self._placed([outline for outline, _ in listed])
         radius = blur / self.cm_per_pixel
-        window = self._window([curve for curve, _ in placed], radius)
+        window = self._window(placed, radius)
         image = Image.new("L", (window[2] - window[0], window[3] - window[1]))
         draw = ImageDraw.Draw(image)
-        for curve, value in placed:
+        for curve, (_, value) in zip(placed, listed, strict=True):
             draw.polygon(_points(curve - window[:2]), fill=round(255 * value))
         return self._inside(window, _blurred(image, radius))
 
     def lines(self, curves: Iterable[tuple[Curve, float, float]], blur: float) -> Array:
         """Poly-lines of (curve, width in cm, value 0..1), blurred; thin ones lose value instead of width."""
-        placed = [(self.pixels(curve), width / self.cm_per_pixel, value) for curve, width, value in curves]
+        listed = [(curve, width / self.cm_per_pixel, value) for curve, width, value in curves]
+        placed = self._placed([curve for curve, _, _ in listed])
         radius = blur / self.cm_per_pixel
-        widest = max((width for _, width, _ in placed), default=0.0)
-        window = self._window([curve for curve, _, _ in placed], radius + widest)
+        widest = max((width for _, width, _ in listed), default=0.0)
+        window = self._window(placed, radius + widest)
         image = Image.new("L", (window[2] - window[0], window[3] - window[1]))
         draw = ImageDraw.Draw(image)
-        for curve, width, value in placed:
+        for curve, (_, width, value) in zip(placed, listed, strict=True):
             fill = round(255 * value * min(1.0, max(0.35, width)))
             draw.line(_points(curve - window[:2]), fill=fill, width=max(1, round(width)))
         return self._inside(window, _blurred(image, radius))

@@ -58,7 +58,7 @@ def effusion(scene: Scene, finding: Finding) -> None:
     fluid = _step((scene.y - surface).astype(np.float32), 0.7)
     fluid = fluid * _step((SIDES[side] * scene.x - 2.3).astype(np.float32), 0.6)
     _fill(scene, 0.95 * fluid)
-    scene.mark("effusion", (fluid > 0.5) & _lung(scene, side), finding)
+    scene.mark("effusion", (fluid > 0.5) & _lung(scene, side) & ~scene.structures["heart"], finding)
 
 
 def pneumothorax(scene: Scene, finding: Finding) -> None:

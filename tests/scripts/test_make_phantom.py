@@ -336,7 +336,8 @@ def test_splits_share_no_patient(data: Path) -> None:
 
 def centre(mask: NDArray[np.bool_]) -> float:
     """Horizontal position of a mask, -1 (image left) to 1 (image right)."""
-    return float(np.flatnonzero(mask.any(axis=0)).mean()) / mask.shape[1] * 2 - 1
+    where: NDArray[np.intp] = np.flatnonzero(mask.any(axis=0))
+    return float(where.mean()) / int(mask.shape[1]) * 2 - 1
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -490,7 +491,7 @@ def test_every_dicom_is_read_and_fictitious(data: Path) -> None:
 
 def test_monochrome1_is_the_complement(tmp_path: Path) -> None:
     import pydicom
-    from pydicom.pixels import apply_voi_lut
+    from pydicom.pixels.processing import apply_voi_lut
 
     phantom = phantom_radiograph(1, (), 96)
     write_dicom(tmp_path / "2.dcm", phantom, key="a")

@@ -51,8 +51,10 @@ def _mesh(finding: Finding) -> str:
         parts.append({"upper": "lung/upper lobe", "mid": "lung", "lower": "lung/base"}[finding.zone])
     if finding.side:
         parts.append(finding.side)
-    if finding.kind in ("cardiomegaly", "pleural effusion", "edema"):
-        parts.append({"small": "mild"}.get(finding.extent, finding.extent))
+    if finding.kind == "pleural effusion":
+        parts.append(finding.extent)
+    elif finding.kind in ("cardiomegaly", "edema"):
+        parts.append({"small": "mild", "large": "severe"}.get(finding.extent, finding.extent))
     return "/".join(parts)
 
 

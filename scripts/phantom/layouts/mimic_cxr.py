@@ -65,12 +65,12 @@ _CODE_MEANING = {"PA": "postero-anterior", "AP": "antero-posterior", "LATERAL": 
 
 def subject_id(study: Study, seed: int) -> int:
     """Eight digits beginning with 1, spread over p10..p19."""
-    return 10_000_000 + (study.subject * 7_919_353 + (seed % 1000) * 13 + 32) % 10_000_000
+    return 10_000_000 + (study.subject * 7_919_353 + (seed % 1000) * 13 + 5) % 10_000_000
 
 
 def study_id(study: Study, seed: int) -> int:
     """Eight digits beginning with 5."""
-    return 50_000_000 + (study.number * 3_571_429 + (seed % 1000) * 7 + 414_267) % 10_000_000
+    return 50_000_000 + (study.number * 3_571_429 + (seed % 1000) * 7 + 1) % 10_000_000
 
 
 def dicom_id(study: Study, index: int) -> str:
