@@ -127,7 +127,7 @@ def presentation_intent(header: Header, admission: Admission) -> str | None:
 
 
 def body_part(header: Header, admission: Admission) -> str | None:
-    """CHEST or THORAX pass, others are refused (row 17). Nothing stated warns, but is refused where no radiograph is."""
+    """CHEST or THORAX pass, others are refused (row 17). Nothing stated warns; without radiography it is refused."""
     part = header.code("BodyPartExamined")
     part = "".join(c for c in part if c.isalnum())
     for item in [] if part else header.items("AnatomicRegionSequence"):
@@ -137,9 +137,7 @@ def body_part(header: Header, admission: Admission) -> str | None:
         part = meaning if meaning in BODY_PARTS else "OTHER"
     if not part:
         if header.code("Modality") not in RADIOGRAPHY:
-            admission.refuse(
-                "body_part", "the file states neither radiography as its modality nor the chest as its body part"
-            )
+            admission.refuse("body_part", "neither a radiography modality nor the chest as body part is stated")
         admission.warn("the body part is not stated")
         return None
     if part in CHEST_PARTS:

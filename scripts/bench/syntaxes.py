@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def rewrite(dataset: Dataset, name: str) -> bytes:
     result.file_meta.MediaStorageSOPClassUID = result.SOPClassUID
     result.file_meta.MediaStorageSOPInstanceUID = result.get("SOPInstanceUID") or generate_uid()
     if name in NATIVE:
-        order = ">" if name == "explicit-be" else "<"
+        order: Literal["<", ">"] = ">" if name == "explicit-be" else "<"
         result.PixelData = values.astype(values.dtype.newbyteorder(order)).tobytes()
         result["PixelData"].VR = "OW"
         if order == ">":
@@ -71,7 +71,9 @@ def rewrite(dataset: Dataset, name: str) -> bytes:
         result["PixelData"].VR = "OB"
         result["PixelData"].is_undefined_length = True
     stream = BytesIO()
-    result.save_as(stream, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    result.save_as(
+        stream, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian
+    )
     return stream.getvalue()
 
 
@@ -80,7 +82,8 @@ def _patterns(dataset: Dataset) -> npt.NDArray[Any]:
     dtype = np.dtype("u1" if dataset.BitsAllocated == 8 else "<u2")
     count = dataset.Rows * dataset.Columns
     values = np.frombuffer(dataset.PixelData, dtype, count).reshape(dataset.Rows, dataset.Columns)
-    return values & dtype.type((1 << dataset.BitsStored) - 1)
+    patterns: npt.NDArray[Any] = values & dtype.type((1 << dataset.BitsStored) - 1)
+    return patterns
 
 
 def _signed(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
@@ -115,16 +118,18 @@ def _encode(values: npt.NDArray[Any], name: str, bits: int) -> bytes:
     if name == "htj2k-lossless":
         return bytes(imagecodecs.htj2k_encode(values, reversible=True))
     level, reversible = (0, True) if name == "jpeg2000-lossless" else (60, False)
-    return bytes(imagecodecs.jpeg2k_encode(values, level=level, reversible=reversible, codecformat="J2K", bitspersample=bits))
+    return bytes(
+        imagecodecs.jpeg2k_encode(values, level=level, reversible=reversible, codecformat="J2K", bitspersample=bits)
+    )
 
 
 def _encode_rle(values: npt.NDArray[Any]) -> bytes:
     """RLE lossless by pydicom's own encoder."""
-    from pydicom.pixels.encoders import RLELosslessEncoder
+    from pydicom.pixels.encoders.base import get_encoder
 
     rows, columns = values.shape
     return bytes(
-        RLELosslessEncoder.encode(
+        get_encoder(SYNTAXES["rle"]).encode(
             values,
             rows=rows,
             columns=columns,

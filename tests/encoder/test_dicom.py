@@ -270,8 +270,9 @@ def test_several_frames_need_a_number(name: str) -> None:
         source.NumberOfFrames = 2
         data = to_bytes(source)
     else:
-        import pydicom
         from io import BytesIO
+
+        import pydicom
 
         parts = [pydicom.dcmread(BytesIO(rewrite(dataset(values), name))) for values in (ramp(), second)]
         frames = [next(generate_frames(part.PixelData, number_of_frames=1)) for part in parts]

@@ -92,8 +92,9 @@ def test_flipped_copies_of_a_real_radiograph(reader: Reader) -> None:
     original = pydicom.dcmread(RG1)
     values = original.pixel_array[::4, ::4]
     ways = [
-        (["L", "F"], values), (["R", "F"], values[:, ::-1]), (["L", "H"], values[::-1]), (["R", "H"], values[::-1, ::-1]),
-        (["F", "L"], values.T), (["F", "R"], values.T[::-1]), (["H", "L"], values.T[:, ::-1]), (["H", "R"], values.T[::-1, ::-1]),
+        (["L", "F"], values), (["R", "F"], values[:, ::-1]), (["L", "H"], values[::-1]),
+        (["R", "H"], values[::-1, ::-1]), (["F", "L"], values.T), (["F", "R"], values.T[::-1]),
+        (["H", "L"], values.T[:, ::-1]), (["H", "R"], values.T[::-1, ::-1]),
         (["A", "F"], values), (["L", "P"], values),
     ]  # fmt: skip
     right = 0
@@ -126,8 +127,10 @@ def test_paths(reader: Reader, tmp_path: Path) -> None:
         reader.read(tmp_path / "link").pixels, ramp()
     )  # a link to a regular file is its owner's choice
     for name, reason in {
-        "nothing": "missing", "dangling": "missing", "loop": "unreadable", "fifo": "not_an_image", "folder": "not_an_image",
-        "to-device": "not_an_image", "image.dcm/x": "missing", "a\0b": "unreadable", "empty.dcm": "empty", "x" * 300: "unreadable",
+        "nothing": "missing", "dangling": "missing", "loop": "unreadable", "fifo": "not_an_image",
+        "folder": "not_an_image",
+        "to-device": "not_an_image", "image.dcm/x": "missing", "a\0b": "unreadable", "empty.dcm": "empty",
+        "x" * 300: "unreadable",
     }.items():  # fmt: skip
         refused(reader, tmp_path / name, reason)
     for path in ("/dev/zero", "/dev/null", "/proc/self/mem"):
@@ -142,7 +145,8 @@ def test_paths(reader: Reader, tmp_path: Path) -> None:
 
 def test_parent_imports_no_decoder() -> None:
     code = (
-        "import sys; from encoder.sandbox import Reader; from pathlib import Path; r = Reader(); r.read(Path(sys.argv[1])).display();"
+        "import sys; from encoder.sandbox import Reader; from pathlib import Path; r = Reader();"
+        "r.read(Path(sys.argv[1])).display();"
         "print([m for m in ('pydicom', 'PIL', 'torch', 'imagecodecs', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(RG1)], capture_output=True, text=True, check=True)
@@ -152,7 +156,10 @@ def test_parent_imports_no_decoder() -> None:
 def test_modules_of_the_working_directory_are_not_imported(tmp_path: Path) -> None:
     for name in ("numpy", "pydicom", "dl", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working directory')\n")
-    code = "import sys; sys.path.remove(''); from encoder.sandbox import Reader; from pathlib import Path; print(Reader().read(Path(sys.argv[1])).facts.view)"
+    code = (
+        "import sys; sys.path.remove(''); from encoder.sandbox import Reader; from pathlib import Path;"
+        "print(Reader().read(Path(sys.argv[1])).facts.view)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(RG1)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -244,7 +251,8 @@ def test_decoder_that_misbehaves(kind: str, reason: str, monkeypatch: pytest.Mon
 
     def faulty(command: list[str], **keywords: object) -> object:
         fd, memory = (int(part) for part in command[-1].rsplit("main(", 1)[1].rstrip(")").split(","))
-        return popen([*command[:-1], CRASH.format(kind=kind, fd=fd, memory=memory)], **keywords)  # type: ignore[call-overload]
+        code = CRASH.format(kind=kind, fd=fd, memory=memory)
+        return popen([*command[:-1], code], **keywords)  # type: ignore[call-overload]
 
     monkeypatch.setattr("encoder.sandbox.subprocess.Popen", faulty)
     with Reader(timeout_s=1.0) as reader:
