@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from encoder.errors import LlavaRadError
@@ -37,3 +41,19 @@ def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool)
     if show_paths and source.path is not None:
         return f"{called} ({source.path})"
     return f"{called} (sha256 {sha256[:12]})" if sha256 else called
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put an interrupt (Ctrl-C) off until the end of a short piece of work that must not be left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llava_rad.commands.console import name_of, show_error
+from llava_rad.commands.console import name_of, show_error, uninterrupted
 from llava_rad.commands.options import Format
 from llava_rad.inputs import Source
 from llava_rad.outputs.files import ReportLog, check_output, write_whole
@@ -47,12 +47,13 @@ class Results:
             name = name_of(outcome.source, total, outcome.sha256, show_paths=show_paths)
             show_error(outcome.error, of=f"{name}: ")
             return False
-        if self._streaming is not None:
-            self._print(footer(outcome))
-            self._streaming = None
-        else:
-            self._report(outcome)
-        self.written += 1
+        with uninterrupted():
+            if self._streaming is not None:
+                self._print(footer(outcome))
+                self._streaming = None
+            else:
+                self._report(outcome)
+            self.written += 1
         return True
 
     def take_piece(self, source: Source, piece: str, *, demonstration: bool) -> None:
