@@ -42,11 +42,14 @@ def rewrite(dataset: Dataset, name: str) -> bytes:
     Returns:
         The bytes of the file.
     """
-    from pydicom.dataset import FileMetaDataset
+    from pydicom import dcmwrite
+    from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import UID, generate_uid
 
-    result = copy.deepcopy(dataset)
+    result = Dataset()  # a new one: pydicom writes a data set that it has read only in the encoding it was read in
+    for element in dataset:
+        result.add(copy.deepcopy(element))
     bits = LOSSY.get(name, 16)
     if dataset.BitsStored > bits:
         result = _fewer_bits(result, bits)
@@ -71,8 +74,12 @@ def rewrite(dataset: Dataset, name: str) -> bytes:
         result["PixelData"].VR = "OB"
         result["PixelData"].is_undefined_length = True
     stream = BytesIO()
-    result.save_as(
-        stream, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian
+    dcmwrite(
+        stream,
+        result,
+        implicit_vr=syntax.is_implicit_VR,
+        little_endian=syntax.is_little_endian,
+        enforce_file_format=True,
     )
     return stream.getvalue()
 
@@ -93,13 +100,14 @@ def _signed(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
 
 
 def _fewer_bits(dataset: Dataset, bits: int) -> Dataset:
-    values = _patterns(dataset) >> (dataset.BitsStored - bits)
+    dropped = dataset.BitsStored - bits
+    values = _patterns(dataset) >> dropped
     dataset.BitsAllocated = 8 if bits == 8 else 16
     dataset.BitsStored, dataset.HighBit = bits, bits - 1
     dataset.PixelData = values.astype(np.uint8 if bits == 8 else "<u2").tobytes()
-    for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"):
-        if keyword in dataset:
-            delattr(dataset, keyword)
+    for keyword in ("WindowCenter", "WindowWidth"):
+        if isinstance(dataset.get(keyword), float):
+            setattr(dataset, keyword, str(round(dataset[keyword].value / (1 << dropped))))
     return dataset
 
 
