@@ -93,7 +93,7 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
         LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
-        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or use --force to replace it")
+        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

@@ -361,3 +361,34 @@ def sha256sum(path: Path) -> str:
 
 def shas(done: Ran) -> list[str]:
     return [json.loads(line)["input"]["sha256"] for line in done.out.splitlines()]
+
+
+def test_assemble_makes_a_checkpoint_that_generate_takes(
+    run: Run, chest: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from encoder.preprocessing import RECIPES
+    from tests.llava_rad.published import rad_dino_folder, vicuna_folder
+    from tests.llava_rad.tiny_model import RECIPE
+
+    monkeypatch.setitem(RECIPES, RECIPE.name, RECIPE)
+    parts = ["--encoder", rad_dino_folder(tmp_path / "e"), "--language-model", vicuna_folder(tmp_path / "l")]
+    command = ["assemble", tmp_path / "out", *parts, "--recipe", RECIPE.name, "--name", "mine"]
+    done = run(*command)
+    assert done.code == 0, done.err
+    report = json.loads(run("generate", chest[0], "--model", "out", "-f", "json", "--max-new-tokens", "5").out)
+    assert report["model"] == {
+        "id": "mine",
+        "revision": None,
+        "sha256": sha256sum(tmp_path / "out" / "config.json"),
+        "demonstration": False,
+    }
+    again = run(*command)
+    assert again.code == 1
+    assert "--overwrite" in again.err
+    assert run(*command, "--overwrite").code == 0
+
+
+def test_assemble_from_what_is_no_model(run: Run, tiny: Path, tmp_path: Path) -> None:
+    done = run("assemble", "out", "--encoder", tmp_path, "--language-model", tmp_path)
+    assert done.code == 5
+    assert not (tmp_path / "out").exists()
