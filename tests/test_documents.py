@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -107,6 +109,13 @@ def test_no_document_is_unfinished(path: Path) -> None:
 def test_the_readme_starts_with_the_two_commands() -> None:
     first = commands((ROOT / "README.md").read_text("utf-8"))[:6]
     assert ["make", "demo"] in first and ["make", "test"] in first
+
+
+def test_the_output_of_inspect_in_the_readme_is_the_real_one() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    (shown,) = re.findall(r"^\$ llava-rad inspect --example\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    command = [sys.executable, "-c", "from llava_rad.cli import main; main()", "inspect", "--example"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == shown
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.source_tree import ROOT, python_files
+from tests.source_tree import ROOT
 
 # Lowest versions that may be declared, in any group or extra, and why.
 FLOORS = {
@@ -31,6 +31,7 @@ BANNED = {"pylibjpeg-libjpeg": "GPL-3", "python-gdcm": "segfaults on fuzzed inpu
 KNOWN_LICENCES = {
     "cuda-toolkit": "NVIDIA proprietary; an empty package that names the CUDA libraries torch is built on"
 }
+PACKAGED = ("encoder", "llava_rad", "metrics", "app")
 COPYLEFT = re.compile(r"\bA?GPL|GNU (Affero )?General Public", re.IGNORECASE)
 
 
@@ -188,12 +189,13 @@ def test_wheel_holds_all_four_packages_their_data_and_stays_small(tmp_path: Path
         (entry_points,) = [n for n in names if n.endswith(".dist-info/entry_points.txt")]
         assert "llava-rad = llava_rad.cli:main" in archive.read(entry_points).decode()
     info = entry_points.split("/")[0]
-    assert {name.split("/")[0] for name in names} == {"encoder", "llava_rad", "metrics", "app", info}
-    assert {f"{p}/py.typed" for p in ("encoder", "llava_rad", "metrics", "app")} <= names
-    sources = {path.relative_to(ROOT).as_posix() for path in python_files("encoder", "llava_rad", "metrics", "app")}
-    assert sources <= names
+    assert {name.split("/")[0] for name in names} == {*PACKAGED, info}
+    assert {f"{p}/py.typed" for p in PACKAGED} <= names
+    # every tracked or new file of the four packages: schemas, configurations and the embedded model, not only modules
+    files = [
+        p for folder in PACKAGED for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
+    assert {p.relative_to(ROOT).as_posix() for p in files} == {n for n in names if n.split("/")[0] != info}
     assert any(n.endswith("licenses/LICENSE") for n in names)
-    demo = ROOT / "llava_rad" / "demo"
-    assert {p.relative_to(ROOT).as_posix() for p in demo.rglob("*") if p.is_file()} <= names
     assert "llava_rad/demo/config.json" in names, "the embedded model must come with the package"
     assert "llava_rad/demo/README.md" in names, "its card, with the licences of what it was made from, too"
