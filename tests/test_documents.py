@@ -83,10 +83,10 @@ def complaint(words: list[str]) -> str | None:
         wrong = [f for f in flags if f not in source and f[2:].replace("-", "_") not in source]
         return f"no such option {wrong}: {line}" if wrong else None
     if program == "pip":
-        wrong = set(re.findall(r"\[([\w,-]+)\]", line)) - set(data["project"]["optional-dependencies"])
+        absent = set(re.findall(r"\[([\w,-]+)\]", line)) - set(data["project"]["optional-dependencies"])
         groups = {after for word, after in itertools.pairwise(words) if word == "--group"}
-        wrong |= groups - set(data["dependency-groups"])
-        return f"no such extra or group {sorted(wrong)}: {line}" if wrong else None
+        absent |= groups - set(data["dependency-groups"])
+        return f"no such extra or group {sorted(absent)}: {line}" if absent else None
     return None
 
 
