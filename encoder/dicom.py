@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from encoder.header import DicomFile, Header
 
 MIN_SIDE = 64
+Allocate = Callable[[tuple[int, ...], type], Any]
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
@@ -39,7 +41,12 @@ class Greys(NamedTuple):
 
 
 def read_dicom(
-    source: mmap.mmap | bytes, *, force: bool = False, frame: int | None = None, preamble: bool = True
+    source: mmap.mmap | bytes,
+    *,
+    force: bool = False,
+    frame: int | None = None,
+    preamble: bool = True,
+    allocate: Allocate = np.empty,
 ) -> Radiograph:
     """Read one frontal chest radiograph.
 
@@ -48,6 +55,7 @@ def read_dicom(
         force: read what is refused for what it shows (modality, body part, view, orientation, for processing).
         frame: which frame, counted from 1; needed only where there are several.
         preamble: False for a file without the DICM prefix.
+        allocate: makes the array for the pixels from a shape and a type; they need not end up in it.
 
     Returns:
         The radiograph, without SHA-256.
@@ -77,7 +85,7 @@ def read_dicom(
     stored = grey_channel(stored_values(file, shape, frames, index), photometric, file, admission)
     greys = _greys(header, shape, photometric, admission)
     signed = header.word("PixelRepresentation") == 1
-    pixels = _apply(greys, stored)
+    pixels = _apply(greys, stored, allocate)
     valid = geometry.valid_pixels(header, stored, shape.bits_stored, signed=signed) if photometric in GREY else None
     if valid is not None:
         pixels[~valid] = 0
@@ -206,10 +214,10 @@ def _rescale(header: Header, admission: rules.Admission) -> tuple[float, float]:
     return slope, intercept
 
 
-def _apply(greys: Greys, stored: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+def _apply(greys: Greys, stored: npt.NDArray[Any], allocate: Allocate) -> npt.NDArray[np.uint16]:
+    pixels: npt.NDArray[np.uint16] = allocate(stored.shape, np.uint16)
     if greys.table is not None:
-        return greys.table.take(stored.astype(np.uint16) & np.uint16(greys.mask))
-    pixels = np.empty(stored.shape, np.uint16)
+        return greys.table.take(stored.astype(np.uint16) & np.uint16(greys.mask), out=pixels, mode="clip")
     np.bitwise_xor(
         stored, stored.dtype.type(greys.flip) if stored.dtype.itemsize == 2 else np.uint8(greys.flip), out=pixels
     )

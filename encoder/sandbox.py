@@ -8,6 +8,7 @@ imports neither pydicom nor Pillow. Nothing but JSON and raw arrays comes back.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import mmap
@@ -18,10 +19,11 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 256 << 20
 START_TIMEOUT_S = 120.0  # imports on a busy machine
 MAX_REPLY_HEADER = 1 << 20
+MAX_PIXEL_BYTES = 128 << 20  # 64 Mi pixels of 2 bytes
 
 
 class Reader:
@@ -80,10 +83,16 @@ class Reader:
         Raises:
             ReadError: with the reason.
         """
-        header, body, digest = self._job(source, {"force": force, "frame": frame, "recipe": None})
-        rows, columns = header["shape"]
-        pixels = np.frombuffer(body, np.uint16, rows * columns).reshape(rows, columns)
-        position = pixels.nbytes
+        output = _shared_memory()
+        try:
+            header, body, digest = self._job(source, {"force": force, "frame": frame, "recipe": None}, output)
+            rows, columns = header["shape"]
+            position = 0 if output is not None else 2 * rows * columns
+            memory = body if output is None else mmap.mmap(output, 2 * rows * columns, access=mmap.ACCESS_READ)
+        finally:
+            if output is not None:
+                os.close(output)
+        pixels = np.frombuffer(memory, np.uint16, rows * columns).reshape(rows, columns)
         valid = None
         if header["valid"]:
             valid = np.frombuffer(body, np.bool_, rows * columns, position).reshape(rows, columns)
@@ -122,18 +131,21 @@ class Reader:
         with self._lock:
             self._stop()
 
-    def _job(self, source: Path | bytes, job: dict[str, Any]) -> tuple[dict[str, Any], bytearray, str]:
+    def _job(
+        self, source: Path | bytes, job: dict[str, Any], output: int | None = None
+    ) -> tuple[dict[str, Any], bytearray, str]:
         file = open_source(source)
         try:
             with self._lock:
-                return self._exchange(file, job)
+                return self._exchange(file, job, output)
         finally:
             os.close(file)
 
-    def _exchange(self, file: int, job: dict[str, Any]) -> tuple[dict[str, Any], bytearray, str]:
+    def _exchange(self, file: int, job: dict[str, Any], output: int | None) -> tuple[dict[str, Any], bytearray, str]:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            self._send(json.dumps(job | {"timeout_s": self._timeout_s}).encode(), [file, theirs.fileno()])
+            descriptors = [file, theirs.fileno()] + ([] if output is None else [output])
+            self._send(json.dumps(job | {"timeout_s": self._timeout_s}).encode(), descriptors)
             theirs.close()
             digest = _sha256(file)  # while the child decodes
             return *self._receive(ours), digest
@@ -223,10 +235,10 @@ def open_source(source: Path | bytes) -> int:
     if isinstance(source, bytes):
         size = len(source)
         _check_size(size)
-        descriptor = os.memfd_create("image", os.MFD_CLOEXEC)
-        with open(descriptor, "wb", closefd=False) as file:
+        with _memory_file() if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as file:
             file.write(source)
-        return descriptor
+            file.flush()
+            return os.dup(file.fileno())
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -242,6 +254,20 @@ def open_source(source: Path | bytes) -> int:
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def _memory_file() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("image", os.MFD_CLOEXEC), "wb")
+
+
+def _shared_memory() -> int | None:
+    """Memory into which the child writes the pixels: sparse, and sealed so that the child cannot shrink it."""
+    if not hasattr(os, "memfd_create"):
+        return None  # not Linux: the pixels come through the socket
+    descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, MAX_PIXEL_BYTES)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return descriptor
 
 

@@ -213,9 +213,9 @@ CRASH = """
 import os, sys, time, json
 import encoder.sandbox_server as server
 kind = {kind!r}
-def bad(source, *, force, frame):
+def bad(source, *, force, frame, allocate):
     if bytes(source[:5]) != b"crash":
-        return original(source, force=force, frame=frame)
+        return original(source, force=force, frame=frame, allocate=allocate)
     if kind == "segfault":
         import ctypes; ctypes.string_at(0)
     if kind == "memory":
