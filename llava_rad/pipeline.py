@@ -194,7 +194,9 @@ class ReportWriter:
         window: list[_Item] = []
         for item in self._prepared(sources, ahead=2 * batch_size):
             window.append(item)
-            if sum(not isinstance(image, ReadError) for _, image in window) == batch_size:
+            images = sum(not isinstance(image, ReadError) for _, image in window)
+            # failures wait for the images before them only, so that the order stays; and not for ever
+            if images in (0, batch_size) or len(window) == 8 * batch_size:
                 yield from self._write_batch(window)
                 window = []
         yield from self._write_batch(window)
@@ -209,7 +211,6 @@ class ReportWriter:
             return
         engine = self.engine()
         pieces = _Kept(stream(engine, image.pixels, self._decoding.settings(engine.config)))
-        yield ""  # read and loaded: the caller may begin
         text = ""
         for piece in cleaned(pieces):
             text += piece

@@ -12,7 +12,7 @@ import typer
 
 from encoder.errors import ReadError
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note
+from llava_rad.commands.console import note, uninterrupted
 from llava_rad.inputs import Source, example, expand
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def command(
         os.environ["HF_HUB_OFFLINE"] = "1"
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
     if found.passed_over and not quiet:
-        note(f"{found.passed_over} files that are no images were passed over")
+        note(f"files passed over as no images: {found.passed_over}")
     if not found.sources:
         raise ReadError("missing", "there is no image in what was named", hint="--recursive looks into subfolders")
 
@@ -106,11 +106,17 @@ def command(
             frame=frame,
             show_paths=show_paths,
         )
-        with writer:
-            if stream or (stream is None and _streams(format, output, len(found.sources), num_beams)):
-                _stream(writer, found.sources, results, show_paths=show_paths, quiet=quiet)
-            else:
-                _write(writer, found.sources, results, batch_size, show_paths=show_paths, quiet=quiet)
+        try:
+            with writer:
+                if stream or (stream is None and _streams(format, output, len(found.sources), num_beams)):
+                    _stream(writer, found.sources, results, show_paths=show_paths, quiet=quiet)
+                else:
+                    _write(writer, found.sources, results, batch_size, show_paths=show_paths, quiet=quiet)
+        except KeyboardInterrupt:
+            with uninterrupted():
+                results.finish()
+            note(f"interrupted: {results.written} reports written{results.how_to_go_on}")
+            raise typer.Exit(130) from None
 
 
 def _named(paths: list[str] | None, with_example: bool) -> list[str | Path]:
@@ -157,15 +163,9 @@ def _write(
     total, failed = len(sources), 0
     left = results.left(writer, sources)
     with _Progress(total, total - len(left), off=quiet or total == 1 or results.on_terminal) as progress:
-        try:
-            for outcome in writer.write(left, batch_size=batch_size):
-                failed += not results.take(outcome, total=total, show_paths=show_paths)
-                progress.step()
-        except KeyboardInterrupt:
-            results.finish()
-            progress.close()
-            note(f"interrupted: {results.written} reports written{results.how_to_go_on}")
-            raise typer.Exit(130) from None
+        for outcome in writer.write(left, batch_size=batch_size):
+            failed += not results.take(outcome, total=total, show_paths=show_paths)
+            progress.step()
     results.finish()
     _sum_up(results.written, total - len(left), failed, total, quiet=quiet)
 

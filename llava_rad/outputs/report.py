@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,9 @@ DEMONSTRATION_NOTICE = "Written by a demonstration model, whose findings are not
 # A full stop ends a sentence where a space and something that can begin one follow, but not after an abbreviation.
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n+\s*")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|ca|e\.g|i\.e|fig|cf|[a-z])\.$", re.IGNORECASE)
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -47,7 +50,7 @@ class ModelFacts(_Part):
 
     id: str
     revision: str | None
-    sha256: str
+    sha256: Sha256
     demonstration: bool
 
 
@@ -61,7 +64,7 @@ class RecipeFacts(_Part):
 class InputFacts(_Part):
     """What the report was written from; ``path`` is null unless the user asked for it."""
 
-    sha256: str
+    sha256: Sha256
     path: str | None = None
     format: str
     view: Literal["PA", "AP", "frontal", "lateral", "unknown"]
@@ -128,7 +131,7 @@ class Report(_Part):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a report (every key is always present)."""
+    """The JSON Schema of a report; ``report-1.schema.json`` beside this file is its published form."""
     return Report.model_json_schema(mode="serialization")
 
 

@@ -85,6 +85,7 @@ def test_ctrl_c_while_the_model_is_loaded(many: Path, tiny: Path, tmp_path: Path
         assert done.code in {130, -signal.SIGINT}
         if delay > 0.5:
             assert "Traceback" not in done.err
+            assert "llava-rad: interrupted: " in done.err
 
 
 def test_ctrl_c_leaves_whole_json(many: Path, tiny: Path, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llava_rad.outputs import report
 from llava_rad.outputs.report import clean, sentences
 from llava_rad.outputs.text import cleaned
 
@@ -48,3 +53,23 @@ def test_clean_keeps_letters_of_every_kind() -> None:
 @given(st.lists(st.text(alphabet="ab \n\x1b", max_size=5), max_size=12))
 def test_pieces_of_a_stream_join_to_the_clean_whole(pieces: list[str]) -> None:
     assert "".join(cleaned(pieces)) == clean("".join(pieces)).strip()
+
+
+def bare(node: Any) -> Any:
+    """A JSON Schema without what does not constrain anything: titles, descriptions, defaults."""
+    if isinstance(node, list):
+        return [bare(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    named = {"properties", "$defs"}
+    plain = {key: value for key, value in node.items() if key not in {"$schema", "title", "description", "default"}}
+    return {
+        key: {name: bare(item) for name, item in value.items()} if key in named else bare(value)
+        for key, value in plain.items()
+    }
+
+
+def test_the_schema_is_the_published_one() -> None:
+    published = json.loads((Path(report.__file__).parent / "report-1.schema.json").read_text("utf-8"))
+    assert bare(report.json_schema()) == bare(published), "a changed schema needs a new version, and a file of its own"
+    jsonschema.Draft202012Validator.check_schema(published)
