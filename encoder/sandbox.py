@@ -142,54 +142,57 @@ class Reader:
             os.close(file)
 
     def _exchange(self, file: int, job: dict[str, Any], output: int | None) -> tuple[dict[str, Any], bytearray, str]:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            descriptors = [file, theirs.fileno()] + ([] if output is None else [output])
-            self._send(json.dumps(job | {"timeout_s": self._timeout_s}).encode(), descriptors)
-            theirs.close()
-            digest = _sha256(file)  # while the child decodes
-            return *self._receive(ours), digest
+        message = json.dumps(job | {"timeout_s": self._timeout_s}).encode()
+        for _ in range(3):  # a server or waiting worker that has died is replaced
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                descriptors = [file, theirs.fileno()] + ([] if output is None else [output])
+                if not self._send(struct.pack("!I", len(message)) + message, descriptors):
+                    continue
+                theirs.close()
+                ours.settimeout(START_TIMEOUT_S)
+                with contextlib.suppress(TimeoutError, ConnectionError):
+                    if ours.recv(1):  # a worker has begun
+                        started = time.monotonic()
+                        digest = _sha256(file)  # while the child decodes
+                        return *self._receive(ours, started), digest
+            self._stop()
+        raise ReadError("crashed", "the decoding process does not start", hint="llava-rad doctor")
 
-    def _send(self, message: bytes, descriptors: list[int]) -> None:
-        """Hand a job to the waiting worker; start a new server if there is none or it has ended."""
-        packet = struct.pack("!I", len(message)) + message
-        for attempt in (1, 2):
-            if self._control is None or self._owner != os.getpid():
-                self._start()
-            assert self._control is not None
-            try:
-                socket.send_fds(self._control, [packet], descriptors)
-                return
-            except OSError:
-                self._stop()
-                if attempt == 2:
-                    raise ReadError("crashed", "the decoding process does not start", hint="llava-rad doctor") from None
-
-    def _receive(self, channel: socket.socket) -> tuple[dict[str, Any], bytearray]:
-        """Read the worker's answer: one byte when it starts, then a JSON header and the arrays."""
-        started = 0.0
+    def _send(self, packet: bytes, descriptors: list[int]) -> bool:
+        """Hand a job to the waiting worker, starting the server if there is none; False if it has died."""
+        if self._control is None or self._owner != os.getpid():
+            self._start()
+        assert self._control is not None
         try:
-            channel.settimeout(START_TIMEOUT_S)
-            if channel.recv(1) == b"":
-                self._stop()
-                raise ReadError("crashed", "the decoding process ended before it began", hint="llava-rad doctor")
-            started = time.monotonic()
+            socket.send_fds(self._control, [packet], descriptors)
+        except OSError:
+            self._stop()
+            return False
+        return True
+
+    def _receive(self, channel: socket.socket, started: float) -> tuple[dict[str, Any], bytearray]:
+        """Read the worker's answer: a JSON header, then the arrays."""
+        try:
             channel.settimeout(self._timeout_s + 2)
             length = struct.unpack("!I", _receive_exactly(channel, 4))[0]
             if length > MAX_REPLY_HEADER:
                 raise ConnectionError
             header: dict[str, Any] = json.loads(bytes(_receive_exactly(channel, length)))
-            if not header["ok"]:
-                raise ReadError(header["reason"], header["message"], forcible=header["forcible"], hint=header["hint"])
-            return header, _receive_exactly(channel, header["bytes"])
+            if header["ok"]:
+                return header, _receive_exactly(channel, header["bytes"])
         except TimeoutError:
             self._stop()
-            raise ReadError("timeout", f"the image took longer than {self._timeout_s:g} s to read") from None
+            raise self._timed_out() from None
         except ConnectionError:
             # The worker ended without an answer: its alarm clock, or a crash of a decoder. The server lives on.
             if time.monotonic() - started >= self._timeout_s - 0.05:
-                raise ReadError("timeout", f"the image took longer than {self._timeout_s:g} s to read") from None
+                raise self._timed_out() from None
             raise ReadError("crashed", "the image crashed its decoder, in a process of its own") from None
+        raise ReadError(header["reason"], header["message"], forcible=header["forcible"], hint=header["hint"])
+
+    def _timed_out(self) -> ReadError:
+        return ReadError("timeout", f"the image took longer than {self._timeout_s:g} s to read")
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -279,8 +282,12 @@ def _check_size(size: int) -> None:
 
 
 def _sha256(descriptor: int) -> str:
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-        return hashlib.sha256(data).hexdigest()
+    """Read, not mapped: a file that another process cuts short meanwhile must not kill this one."""
+    digest, position = hashlib.sha256(), 0
+    while block := os.pread(descriptor, 1 << 20, position):
+        digest.update(block)
+        position += len(block)
+    return digest.hexdigest()
 
 
 def _receive_exactly(channel: socket.socket, count: int) -> bytearray:
