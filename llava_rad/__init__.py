@@ -9,15 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llava_rad.api import generate
     from llava_rad.outputs.report import Report
-    from llava_rad.pipeline import Failure, ReportWriter, generate
+    from llava_rad.pipeline import Failure, ReportWriter
 
 __all__ = ["Failure", "Report", "ReportWriter", "__version__", "generate"]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: a help text must not wait for NumPy, let alone torch."""
-    if name in {"Failure", "ReportWriter", "generate"}:
+    if name == "generate":
+        from llava_rad.api import generate
+
+        return generate
+    if name in {"Failure", "ReportWriter"}:
         from llava_rad import pipeline
 
         return getattr(pipeline, name)

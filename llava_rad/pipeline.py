@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,9 @@ from encoder.errors import LlavaRadError, ReadError
 from encoder.sandbox import Reader
 from llava_rad.checkpoint import locate
 from llava_rad.config import LlavaRadConfig
-from llava_rad.inputs import Source, expand
-from llava_rad.outputs.report import (
-    Finding,
-    GenerationFacts,
-    InputFacts,
-    ModelFacts,
-    RecipeFacts,
-    Report,
-    ReportBody,
-    SoftwareFacts,
-    clean,
-    sentences,
-)
+from llava_rad.inputs import Source
+from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
+from llava_rad.outputs.report import Report, clean
 from llava_rad.outputs.text import cleaned
 
 if TYPE_CHECKING:
@@ -35,8 +25,6 @@ if TYPE_CHECKING:
     from encoder.radiograph import PreparedImage
     from llava_rad.engine import Engine
     from llava_rad.generation import Draft, GenerationSettings
-
-NOTHING_WRITTEN = "the model wrote nothing"
 
 
 @dataclass(frozen=True)
@@ -166,10 +154,11 @@ class ReportWriter:
 
     def settings(self) -> dict[str, Any]:
         """Model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
+        engine = self.engine()
         return {
-            "model": self.engine().sha256,
-            "recipe": self._recipe_facts().model_dump(),
-            "generation": self._generation_facts().model_dump(),
+            "model": engine.sha256,
+            "recipe": recipe_facts(engine).model_dump(),
+            "generation": generation_facts(engine, self._decoding.settings(engine.config)).model_dump(),
         }
 
     def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:
@@ -281,50 +270,10 @@ class ReportWriter:
             self._folder = locate(self._model, revision=self._revision, offline=self._offline)
         return self._folder
 
-    def _recipe_facts(self) -> RecipeFacts:
-        recipe = self.engine().recipe
-        return RecipeFacts(name=recipe.name, version=recipe.version)
-
-    def _generation_facts(self) -> GenerationFacts:
-        engine = self.engine()
-        settings = self._decoding.settings(engine.config)
-        return GenerationFacts(
-            max_new_tokens=settings.max_new_tokens,
-            num_beams=settings.num_beams,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            prompt=engine.config.conversation.with_instruction(settings.prompt).instruction,
-            dtype=str(engine.dtype).removeprefix("torch."),
-        )
-
     def _report(self, source: Source, image: PreparedImage, text: str, *, complete: bool) -> Report:
         engine = self.engine()
-        generation = self._generation_facts()
-        warnings = list(image.warnings)
-        if not complete:
-            warnings.append(f"the report was cut off after {generation.max_new_tokens} tokens")
-        if not text:
-            warnings.append(NOTHING_WRITTEN)
-        return Report(
-            report=ReportBody(text=text, findings=[Finding(text=sentence) for sentence in sentences(text)]),
-            model=ModelFacts(
-                id=engine.model_id,
-                revision=engine.revision,
-                sha256=engine.sha256,
-                demonstration=engine.config.demonstration,
-            ),
-            input=InputFacts(
-                sha256=image.sha256,
-                path=str(source.path) if self._show_paths and source.path is not None else None,
-                format=image.facts.format,
-                view=image.facts.view,
-                recipe=self._recipe_facts(),
-                facts=image.facts,
-            ),
-            generation=generation,
-            warnings=warnings,
-            software=SoftwareFacts(version=software_version()),
-        )
+        path = str(source.path) if self._show_paths and source.path is not None else None
+        return compose(engine, self._decoding.settings(engine.config), image, text, complete=complete, path=path)
 
 
 class _Kept:
@@ -336,79 +285,3 @@ class _Kept:
 
     def __iter__(self) -> Iterator[str]:
         self.complete = (yield from self._pieces).complete
-
-
-def software_version() -> str:
-    """The version of the installed package."""
-    from importlib.metadata import version
-
-    return version("llava-rad")
-
-
-def generate(
-    paths: str | Path | bytes | Iterable[str | Path | bytes],
-    model: str | Path | None = None,
-    *,
-    revision: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    offline: bool = False,
-    batch_size: int = 4,
-    max_new_tokens: int | None = None,
-    num_beams: int | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
-    prompt: str | None = None,
-    force: bool = False,
-    frame: int | None = None,
-    recursive: bool = False,
-    show_paths: bool = False,
-) -> list[Report]:
-    """Write a findings report for each radiograph; the text is the one that ``llava-rad generate`` prints.
-
-    Args:
-        paths: one or several files, folders or patterns (as on the command line), or a file's bytes.
-        model: checkpoint folder or hub repository; None is the embedded default.
-        revision: branch, tag or commit of a repository.
-        device: ``"auto"`` or a torch device.
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        offline: never ask the hub.
-        batch_size: images at a time.
-        max_new_tokens: longest report in tokens; None takes the checkpoint's default.
-        num_beams: 1 is greedy; None takes the checkpoint's default.
-        temperature: 0 takes the likeliest token; above 0 samples.
-        seed: of the sampling.
-        prompt: instruction in place of the checkpoint's own.
-        force: read images that would be refused as no frontal chest radiograph.
-        frame: which frame of a multi-frame file, from 1.
-        recursive: look into subfolders.
-        show_paths: keep the input's path in the report. File names may identify a patient.
-
-    Returns:
-        The reports in the order of the inputs.
-
-    Raises:
-        ReadError: an input is refused; use ``ReportWriter.write`` to go on with the others.
-        ModelError: the model is missing or damaged.
-    """
-    named = [paths] if isinstance(paths, str | Path | bytes) else paths
-    sources = expand(named, recursive=recursive).sources
-    decoding = Decoding(max_new_tokens, num_beams, temperature, seed, prompt)
-    writer = ReportWriter(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        offline=offline,
-        decoding=decoding,
-        force=force,
-        frame=frame,
-        show_paths=show_paths,
-    )
-    reports = []
-    with writer:
-        for outcome in writer.write(sources, batch_size=batch_size):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            reports.append(outcome)
-    return reports

@@ -1,0 +1,92 @@
+"""From an engine, a prepared image and a text to the report that says where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llava_rad.outputs.report import (
+    Finding,
+    GenerationFacts,
+    InputFacts,
+    ModelFacts,
+    RecipeFacts,
+    Report,
+    ReportBody,
+    SoftwareFacts,
+    sentences,
+)
+
+if TYPE_CHECKING:
+    from encoder.radiograph import PreparedImage
+    from llava_rad.engine import Engine
+    from llava_rad.generation import GenerationSettings
+
+
+def compose(
+    engine: Engine,
+    settings: GenerationSettings,
+    image: PreparedImage,
+    text: str,
+    *,
+    complete: bool = True,
+    path: str | None = None,
+) -> Report:
+    """Make the report of one image.
+
+    Args:
+        engine: the model that wrote the text.
+        settings: with which settings.
+        image: what it saw.
+        text: the findings, cleaned.
+        complete: False where the longest length cut the text off; the report then warns of it.
+        path: name of the input, where the user asked for it.
+    """
+    warnings = list(image.warnings)
+    if not complete:
+        warnings.append(f"the report was cut off after {settings.max_new_tokens} tokens")
+    if not text:
+        warnings.append("the model wrote nothing")
+    return Report(
+        report=ReportBody(text=text, findings=[Finding(text=sentence) for sentence in sentences(text)]),
+        model=ModelFacts(
+            id=engine.model_id,
+            revision=engine.revision,
+            sha256=engine.sha256,
+            demonstration=engine.config.demonstration,
+        ),
+        input=InputFacts(
+            sha256=image.sha256,
+            path=path,
+            format=image.facts.format,
+            view=image.facts.view,
+            recipe=recipe_facts(engine),
+            facts=image.facts,
+        ),
+        generation=generation_facts(engine, settings),
+        warnings=warnings,
+        software=SoftwareFacts(version=software_version()),
+    )
+
+
+def recipe_facts(engine: Engine) -> RecipeFacts:
+    """How a report names the engine's preprocessing recipe."""
+    return RecipeFacts(name=engine.recipe.name, version=engine.recipe.version)
+
+
+def generation_facts(engine: Engine, settings: GenerationSettings) -> GenerationFacts:
+    """How a report states the settings, the checkpoint's own prompt filled in."""
+    return GenerationFacts(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        prompt=engine.config.conversation.with_instruction(settings.prompt).instruction,
+        dtype=str(engine.dtype).removeprefix("torch."),
+    )
+
+
+def software_version() -> str:
+    """The version of the installed package."""
+    from importlib.metadata import version
+
+    return version("llava-rad")
