@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from encoder.header import DicomFile, Header
 
-MIN_SIDE = 64
 Allocate = Callable[[tuple[int, ...], type], Any]
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
@@ -159,8 +158,8 @@ def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShap
     rows, columns, allocated, stored = (int(words[name] or 0) for name in words)
     if rows * columns > geometry.MAX_PIXELS:
         raise ReadError("too_large", f"the image has more than {geometry.MAX_PIXELS >> 20} Mi pixels")
-    if min(rows, columns) < MIN_SIDE:
-        raise ReadError("too_small", f"the image is smaller than {MIN_SIDE} pixels on a side")
+    if min(rows, columns) < geometry.MIN_SIDE:
+        raise ReadError("too_small", f"the image is smaller than {geometry.MIN_SIDE} pixels on a side")
     if allocated not in (8, 16) or not 2 <= stored <= allocated:
         raise ReadError(
             "unsupported", "the image has not 8 or 16 bits allocated per pixel, or more stored than allocated"

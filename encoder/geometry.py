@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from encoder.header import Header
 
 MAX_PIXELS = 64 << 20
+MIN_SIDE = 64
 
 
 def turn(image: npt.NDArray[Any], quarter: int, mirror: bool) -> npt.NDArray[Any]:

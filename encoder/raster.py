@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.errors import ReadError
+from encoder.geometry import MAX_PIXELS, MIN_SIDE
 from encoder.radiograph import ImageFacts, Radiograph, Window
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-MAX_PIXELS = 64 << 20
-MIN_SIDE = 64
 EXIF_ORIENTATION = 0x0112
 TIFF_PHOTOMETRIC, TIFF_MIN_IS_WHITE = 262, 0
 # EXIF orientation -> clockwise quarter turns, then mirror left-right
