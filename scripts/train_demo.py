@@ -24,11 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the NIH ChestX-ray14 subset")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--views", type=int, default=8, help="cached views of a training image (default 8)")
+    parser.add_argument("--views", type=int, default=5, help="cached views of a training image (default 5)")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: of the configuration)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     parser.add_argument("--tiny", action="store_true", help="random encoder, two epochs: tries the path in seconds")
+    parser.add_argument("--features", type=Path, help="file of features: read where it exists, else written")
     parser.add_argument("--force", action="store_true", help="replace the output folder")
     options = parser.parse_args(arguments)
 
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             threads=options.threads,
             tiny=options.tiny,
+            cache=options.features,
             force=options.force,
             log=lambda line: print(line, flush=True),
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.errors import ModelError
 from encoder.preprocessing import Recipe
 
 if TYPE_CHECKING:
@@ -94,6 +95,32 @@ def encode(
         if progress is not None:
             progress(done, len(out))
     return out.view(len(paths), views, patches, -1)
+
+
+def save(file: Path, fit: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Keeps features for another try at training."""
+    from safetensors.torch import save_file
+
+    save_file({"fit": fit.contiguous(), "held_out": held_out.contiguous()}, file)
+
+
+def load(file: Path, fit: tuple[int, int], held_out: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads what `save` wrote.
+
+    Args:
+        file: The file.
+        fit: Expected images and views of the images to fit on.
+        held_out: Expected number of held-out images.
+
+    Raises:
+        ModelError: the file was made for other data or another number of views.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(file)
+    if tensors["fit"].shape[:2] != fit or len(tensors["held_out"]) != held_out:
+        raise ModelError("the file of features was made for other images or another number of views")
+    return tensors["fit"], tensors["held_out"]
 
 
 def _views(recipe: Recipe, paths: Sequence[Path], views: int, seed: int) -> Iterator[Pixels]:

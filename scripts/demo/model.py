@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,18 +29,20 @@ class TrainingConfig:
         layers: its number of decoder layers.
         heads: its attention heads.
         inner: width of its MLPs.
+        text_steps: steps of the language model alone, without images.
         label_epochs: passes with the projector alone, under a multi-label loss on the mean of its tokens. Cheap, and
             the language model then meets tokens that already tell findings apart.
-        text_steps: steps on paragraphs alone, before any image is shown.
         epochs: passes over the training images, each in another view with other wording.
         batch_size: images per step.
         learning_rate: peak, after a linear warm-up over a twentieth of the steps; then cosine to a fiftieth.
         weight_decay: of matrices; none on norms and biases.
-        patch_share: share of the patches that a training step sees, drawn at random; all of them count in generation.
+        patch_share: share of the patches that most training steps see, drawn at random: quicker, and less to memorise.
+        whole_share: share of the training steps that see all patches, as generation does.
         dropout: of projected patch features in training.
         rarity: a label of prevalence p counts ((1 - p) / p) ** rarity where the text affirms it (at most
             `most_weight`).
         most_weight: upper bound of that.
+        average: decay per step of the running average of the weights; the average is what is scored and kept.
         auxiliary: weight of the multi-label losses on the mean of the projected tokens and at the last token of the
             prompt (their layers are not kept).
         evaluate_every: epochs between scores on the held-out images.
@@ -51,16 +54,18 @@ class TrainingConfig:
     layers: int = 3
     heads: int = 3
     inner: int = 512
+    text_steps: int = 400
     label_epochs: int = 20
-    text_steps: int = 60
-    epochs: int = 24
+    epochs: int = 14
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     patch_share: float = 0.2
+    whole_share: float = 0.3
     dropout: float = 0.1
     rarity: float = 0.6
     most_weight: float = 10.0
+    average: float = 0.98
     auxiliary: float = 0.5
     evaluate_every: int = 2
     patience: int = 6
@@ -111,6 +116,18 @@ class Model:
     def modules(self) -> tuple[nn.Module, ...]:
         """Everything with parameters."""
         return self.projector, self.language_model, self.of_tokens, self.of_prompt
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of all parts."""
+        return [parameter for module in self.modules for parameter in module.parameters()]
+
+    def exchange(self, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Puts other weights in place and returns a copy of those that were there."""
+        before = [parameter.detach().clone() for parameter in self.parameters()]
+        with torch.no_grad():
+            for parameter, weight in zip(self.parameters(), weights, strict=True):
+                parameter.copy_(weight)
+        return before
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode for all parts."""

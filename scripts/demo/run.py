@@ -48,11 +48,12 @@ def make_demo(
     data: Path,
     output: Path,
     *,
-    views: int = 8,
+    views: int = 5,
     epochs: int | None = None,
     seed: int = 0,
     threads: int = 2,
     tiny: bool = False,
+    cache: Path | None = None,
     force: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def make_demo(
         seed: Of everything random.
         threads: Processor threads.
         tiny: A random small encoder and two epochs, to try the path.
+        cache: File of features: read where it exists, else written, so that another try needs training only.
         force: Replace what is there.
         log: Takes progress lines.
 
@@ -79,16 +81,11 @@ def make_demo(
 
     from llava_rad.config import LlavaRadConfig
     from llava_rad.model import LlavaRad
-    from scripts.demo.model import Model, TrainingConfig
-    from scripts.demo.training import Trainer
 
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise LlavaRadError(f"{output.name} exists already", hint="name another folder, or use --force to replace it")
     torch.set_num_threads(threads)
     watch = Stopwatch(log)
-    config = TrainingConfig(seed=seed)
-    config = config.tiny() if tiny else config
-    config = config if epochs is None else replace(config, epochs=epochs)
     train, val = nih.read_cases(data, "train"), nih.read_cases(data, "val")
     fit, held_out = nih.hold_out(train)
     if not held_out or not fit:
@@ -102,11 +99,27 @@ def make_demo(
         tokens = make_tokens(train, seed)
 
     def encode(cases: Sequence[nih.Case], views: int) -> torch.Tensor:
-        return features.encode(encoder, recipe, [case.path for case in cases], views=views, seed=seed)
+        def progress(done: int, images: int) -> None:
+            if done % 800 == 0:
+                log(f"  {done} of {images} images")
+
+        paths = [case.path for case in cases]
+        return features.encode(encoder, recipe, paths, views=views, seed=seed, progress=progress)
 
     with watch.step("features"):
-        fit_features, held_out_features = encode(fit, views), encode(held_out, 1)[:, 0]
+        if cache is not None and cache.is_file():
+            fit_features, held_out_features = features.load(cache, (len(fit), views), len(held_out))
+        else:
+            fit_features, held_out_features = encode(fit, views), encode(held_out, 1)[:, 0]
+            if cache is not None:
+                features.save(cache, fit_features, held_out_features)
     with watch.step("training"):
+        from scripts.demo.model import Model, TrainingConfig
+        from scripts.demo.training import Trainer
+
+        config = TrainingConfig(seed=seed)
+        config = config.tiny() if tiny else config
+        config = config if epochs is None else replace(config, epochs=epochs)
         model = Model.create(config, encoder.width, tokens, fit_features.shape[2])
         trainer = Trainer(model, config, fit_features, fit, held_out_features, held_out, log)
         held_out_scores = trainer.run()

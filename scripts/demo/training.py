@@ -77,12 +77,14 @@ class Trainer:
         self.positive_weight = torch.tensor([self.weights[label] for label in LABELS])
         self.rng = np.random.default_rng(config.seed)
         self.history: list[dict[str, Any]] = []
+        self.average: list[torch.Tensor] = []
 
     def run(self) -> Scores:
         """Trains, restores the best weights, and returns their scores on the held-out cases."""
         torch.manual_seed(self.config.seed)
-        self._learn_labels()
         self._learn_text()
+        self._learn_labels()
+        self.average = [weight.detach().clone() for weight in self.model.parameters()]
         steps = self.config.epochs * math.ceil(len(self.cases) / self.config.batch_size)
         optimizer, schedule = self._optimizer(steps)
         best: tuple[float, Scores, list[dict[str, torch.Tensor]]] | None = None
@@ -92,6 +94,7 @@ class Trainer:
             loss, auxiliary = self._epoch(optimizer, schedule)
             line = f"epoch {epoch}: loss {loss:.4f}, auxiliary {auxiliary:.4f}, {time.perf_counter() - started:.0f} s"
             if epoch % self.config.evaluate_every == 0:
+                last = self.model.exchange(self.average)
                 scores = score(self.model.generate(self.held_out_features), [case.labels for case in self.held_out])
                 self.history.append({"epoch": epoch, "loss": round(loss, 4), "macro_f1": round(scores.macro_f1, 4)})
                 line += f"; held out: macro-F1 {scores.macro_f1:.4f}, micro-F1 {scores.micro_f1:.4f}"
@@ -100,6 +103,7 @@ class Trainer:
                     best, stale = (scores.macro_f1, scores, self.model.state()), 0
                 else:
                     stale += 1
+                self.model.exchange(last)
             self.log(line)
             if stale >= self.config.patience:
                 break
@@ -107,29 +111,31 @@ class Trainer:
         self.model.restore(best[2])
         return best[1]
 
+    def _learn_text(self) -> None:
+        """Lets the language model learn the grammar's language, with no image at all: cheap, and it saves epochs."""
+        optimizer, schedule = self._optimizer(max(1, self.config.text_steps))
+        for step in range(1, self.config.text_steps + 1):
+            picked = self.rng.integers(len(self.cases), size=2 * self.config.batch_size)
+            nothing = torch.zeros(len(picked), 0, self.config.width)
+            loss, _ = self._loss(nothing, torch.arange(0), picked)
+            self._step(loss, optimizer, schedule)
+            if step == self.config.text_steps:
+                self.log(f"language model alone: loss {loss.item():.4f}")
+
     def _learn_labels(self) -> None:
-        """Trains the projector as a classifier: the mean of its tokens is to tell the labels."""
+        """Trains the projector alone, as a classifier: the mean of its tokens is to tell the labels."""
         batch_size = 4 * self.config.batch_size
         steps = self.config.label_epochs * math.ceil(len(self.cases) / batch_size)
         optimizer, schedule = self._optimizer(max(1, steps))
         self.model.train(True)
-        for epoch in range(self.config.label_epochs):
+        for epoch in range(1, self.config.label_epochs + 1):
             sums = []
             for features, _, picked in self._batches(batch_size):
                 loss = self._label_loss(self.model.of_tokens(self._project(features).mean(1)), picked)
                 self._step(loss, optimizer, schedule)
                 sums.append(loss.item())
-            if epoch + 1 == self.config.label_epochs:
+            if epoch == self.config.label_epochs:
                 self.log(f"projector alone: multi-label loss {np.mean(sums):.4f}")
-
-    def _learn_text(self) -> None:
-        """Lets the language model learn the grammar's language without images: seconds that save epochs."""
-        optimizer, schedule = self._optimizer(max(1, self.config.text_steps))
-        features = self.features.new_zeros(1, 0, self.features.shape[-1])
-        for _ in range(self.config.text_steps):
-            picked = self.rng.integers(len(self.cases), size=self.config.batch_size)
-            loss, _ = self._loss(features.expand(len(picked), -1, -1), torch.arange(0), picked)
-            self._step(loss, optimizer, schedule)
 
     def _epoch(
         self, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
@@ -137,11 +143,20 @@ class Trainer:
         self.model.train(True)
         losses = []
         for features, places, picked in self._batches(self.config.batch_size):
-            loss, auxiliary = self._loss(features, places, picked)
-            self._step(loss + self.config.auxiliary * auxiliary, optimizer, schedule)
-            losses.append((loss.item(), auxiliary.item()))
+            images = self._project(features)
+            auxiliary = self._label_loss(self.model.of_tokens(images.mean(1)), picked)
+            loss, of_prompt = self._loss(images, places, picked)
+            self._step(loss + self.config.auxiliary * (auxiliary + of_prompt), optimizer, schedule)
+            self._average()
+            losses.append((loss.item(), auxiliary.item() + of_prompt.item()))
         means = np.mean(losses, axis=0)
         return float(means[0]), float(means[1])
+
+    def _average(self) -> None:
+        """Moves the running average of the weights a little; it says steadier things than the weights of one step."""
+        with torch.no_grad():
+            for average, weight in zip(self.average, self.model.parameters(), strict=True):
+                average.lerp_(weight, 1 - self.config.average)
 
     def _batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, Indices]]:
         """One pass: features of random views and patches, the places of these patches, the indices of the cases."""
@@ -150,7 +165,8 @@ class Trainer:
         for start in range(0, len(order), size):
             picked = order[start : start + size]
             views = self.rng.integers(self.features.shape[1], size=len(picked))
-            kept = np.sort(self.rng.permutation(patches)[: max(1, round(patches * self.config.patch_share))])
+            share = 1.0 if self.rng.random() < self.config.whole_share else self.config.patch_share
+            kept = np.sort(self.rng.permutation(patches)[: max(1, round(patches * share))])
             places = torch.from_numpy(kept)
             features = self.features[torch.from_numpy(picked)[:, None], torch.from_numpy(views)[:, None], places[None]]
             yield features, places, picked
@@ -163,12 +179,12 @@ class Trainer:
         targets = self.targets[torch.from_numpy(picked)]
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.positive_weight)
 
-    def _loss(self, features: torch.Tensor, places: torch.Tensor, picked: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted cross entropy of the paragraphs, and the multi-label losses.
+    def _loss(self, images: torch.Tensor, places: torch.Tensor, picked: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted cross entropy of the paragraphs, and the multi-label loss at the end of the prompt.
 
         Args:
-            features: [B, kept patches, width].
-            places: [kept patches], their index among all patches; tokens keep the positions they have in generation.
+            images: [B, tokens, width], projected patches or what stands for them.
+            places: [tokens], their index among all patches; tokens keep the positions they have in generation.
             picked: [B], indices of the cases.
         """
         model, tokens = self.model, self.model.tokens
@@ -179,7 +195,6 @@ class Trainer:
         weights = torch.tensor([row + [0.0] * (longest - len(row)) for _, row in answers])
 
         table = model.language_model.get_input_embeddings()
-        images = self._project(features)
         batch = len(ids)
         embeds = torch.cat(
             [
@@ -206,18 +221,15 @@ class Trainer:
         logits = model.language_model.lm_head(spoken)
         entropy = functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
         loss = (entropy * weights).sum() / weights.sum()
-        auxiliary = self._label_loss(model.of_prompt(spoken[:, 0]), picked)
-        if len(places):
-            auxiliary = auxiliary + self._label_loss(model.of_tokens(images.mean(1)), picked)
-        return loss, auxiliary
+        return loss, self._label_loss(model.of_prompt(spoken[:, 0]), picked)
 
     def _optimizer(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        named = [p for module in self.model.modules for p in module.parameters()]
+        named = self.model.parameters()
         groups = [
             {"params": [p for p in named if p.ndim > 1], "weight_decay": self.config.weight_decay},
             {"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
         warm_up = max(1, steps // 20)
 
         def factor(step: int) -> float:
@@ -233,6 +245,6 @@ class Trainer:
     ) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([p for module in self.model.modules for p in module.parameters()], 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
