@@ -32,8 +32,8 @@ def augment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """A slightly different exposure and framing of the same patient.
 
     Never flipped left to right: the text may name a side. Rotated by at most 4 degrees, cropped to 86-100 % of the side
-    (shifted at random), then gamma 0.7-1.45, contrast and brightness, and in some images a black border, as
-    collimators leave.
+    (shifted at random), then gamma 0.45-1.45 (a raw DICOM image scaled from minimum to maximum is brighter than NIH's
+    files), contrast and brightness, and in some images a black border, as collimators leave.
 
     Args:
         pixels: [H, W] uint8.
@@ -52,7 +52,7 @@ def augment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     h, w = int(min(1.0, scale / aspect) * height), int(min(1.0, scale * aspect) * width)
     top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     values = np.asarray(image, np.float32)[top : top + h, left : left + w] / 255
-    values = np.power(values, np.exp(rng.uniform(np.log(0.7), np.log(1.45))))
+    values = np.power(values, np.exp(rng.uniform(np.log(0.45), np.log(1.45))))
     values = np.clip((values - 0.5) * rng.uniform(0.8, 1.25) + 0.5 + rng.uniform(-0.08, 0.08), 0, 1)
     if rng.random() < 0.15:
         border = int(rng.integers(1, max(2, min(h, w) // 25)))
