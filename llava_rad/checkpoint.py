@@ -101,7 +101,8 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
         files = {name: sha256(folder / name) for name in list_files(folder) if name not in _UNHASHED}
         full = config.model_copy(update={"files": files})
         (folder / "config.json").write_text(full.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        folder.chmod(0o755)
+        for path in [folder, *folder.rglob("*")]:  # temporary folders and safetensors files are private to their owner
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if target.exists():
             shutil.rmtree(target)
         folder.replace(target)
