@@ -45,8 +45,9 @@ texts per text.
 
 {classes}
 
-F1 of a finding with few positives swings by chance. The kept epoch was chosen on the held-out training patients, but val
-scores of a few earlier trials were seen while the recipe was made, so the numbers may be a little kind. Not measured: radiologists' judgement, other hospitals, subgroups.
+F1 of a finding with few positives swings by chance. The kept epoch was chosen on the held-out training patients, but
+val scores of a few earlier trials were seen while the recipe was made, so the numbers may be a little kind. Not
+measured: radiologists' judgement, other hospitals, subgroups.
 
 ## Limits
 
