@@ -133,23 +133,25 @@ class VisionTransformer:
         weight, bias = self._patch
         patches = functional.conv2d(pixel_values.to(weight.dtype), weight, bias, stride=self.patch_size)
         tokens = patches.flatten(2).transpose(1, 2)
-        hidden = torch.cat([self._cls.expand(len(tokens), -1, -1), tokens], dim=1) + self._position
+        batch, length = len(tokens), tokens.shape[1] + 1
+        hidden = torch.cat([self._cls.expand(batch, -1, -1), tokens], dim=1) + self._position
+        hidden = hidden.view(batch * length, self.width)
+        # Large intermediate results are allocated once for all layers: touching fresh memory costs a tenth of the time.
+        qkv = hidden.new_empty(len(hidden), 3 * self.width)
+        inner = hidden.new_empty(len(hidden), len(self._blocks[0].fc1[1])) if self._blocks else hidden
         for block in self._blocks:
-            hidden = hidden + self._attend(self._normalise(hidden, block.norm1), block)
-            inner = functional.gelu(functional.linear(self._normalise(hidden, block.norm2), *block.fc1))
-            hidden = hidden + functional.linear(inner, *block.fc2)
-        hidden = self._normalise(hidden, self._norm)
+            torch.addmm(block.qkv[1], self._normalise(hidden, block.norm1), block.qkv[0].t(), out=qkv)
+            query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+            hidden.add_(block.out[1]).addmm_(mixed.reshape(len(hidden), self.width), block.out[0].t())
+            torch.addmm(block.fc1[1], self._normalise(hidden, block.norm2), block.fc1[0].t(), out=inner)
+            torch.ops.aten.gelu_(inner)
+            hidden.add_(block.fc2[1]).addmm_(inner, block.fc2[0].t())
+        hidden = self._normalise(hidden, self._norm).view(batch, length, self.width)
         return Features(hidden[:, 0], hidden[:, 1:])
 
     def _normalise(self, hidden: torch.Tensor, parts: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return functional.layer_norm(hidden, (self.width,), *parts, self.epsilon)
-
-    def _attend(self, hidden: torch.Tensor, block: _Block) -> torch.Tensor:
-        batch, length, width = hidden.shape
-        qkv = functional.linear(hidden, *block.qkv).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return functional.linear(mixed.transpose(1, 2).reshape(batch, length, width), *block.out)
 
 
 def _interpolate(position: torch.Tensor, side: int) -> torch.Tensor:
