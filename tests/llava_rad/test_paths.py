@@ -80,7 +80,7 @@ def test_nul_in_a_path_of_the_python_interface(tiny: Path) -> None:
 def test_paths_inside_a_file_are_not_followed(run: Run, tiny: Path, tmp_path: Path) -> None:
     work = tmp_path / "a" / "b"
     work.mkdir(parents=True)
-    evil = small_files.dicom(work / "x.dcm", StudyID="../../evil", AccessionNumber="/tmp/evil", PatientID="../evil")
+    evil = small_files.dicom(work / "x.dcm", StudyID="../../evil", AccessionNumber="/evil", PatientID="../evil")
     before = sorted(path for path in tmp_path.rglob("*"))
     assert run("generate", evil, "--model", tiny, "--output", work / "o.json", "--format", "json").code == 0
     assert sorted(tmp_path.rglob("*")) == sorted([*before, work / "o.json"])
