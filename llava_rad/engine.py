@@ -14,6 +14,7 @@ from encoder.vit import VisionTransformer
 from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
 from llava_rad.config import LlavaRadConfig
 from llava_rad.llama import Llama
+from llava_rad.model import greedy, join, load_language_model
 from llava_rad.projector import Projector
 from llava_rad.prompt import Prompt
 from llava_rad.tokens import Tokens
@@ -85,21 +86,12 @@ class Engine:
             ModelError: missing, damaged, or not of a form that is read.
             LlavaRadError: no such device or type.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
         folder = locate(source, revision=revision, offline=offline)
         config = load_checked(folder)
         vision = VisionTransformer.load(folder / ENCODER, size=config.preprocessing.size, device=place, dtype=kind)
-        try:
-            weights = load_file(folder / PROJECTOR)
-            projector = Projector(weights["linear_1.weight"].shape[1], weights["linear_1.weight"].shape[0])
-            projector.load_state_dict(weights)
-        except (KeyError, IndexError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"projector.safetensors does not fit a two-layer MLP ({type(error).__name__})") from error
-        projector = projector.to(device=place, dtype=kind)
+        projector = Projector.load(folder / PROJECTOR).to(device=place, dtype=kind)
         language_model = folder / LANGUAGE_MODEL
         if (language_model / "adapter_config.json").is_file():
             llama = _merge_adapter(language_model, place, kind, offline=offline)
@@ -125,28 +117,14 @@ class Engine:
         pixel_values = self.recipe.normalise(images).to(self.device)
         projected = self.projector(self.vision(pixel_values).patches)
         chunks = {prompt: prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
-        rows = []
-        for image, prompt in zip(projected, prompts, strict=True):
-            before, after = (
-                torch.nn.functional.embedding(torch.tensor(ids, device=self.device), self.llama.embedding)
-                for ids in chunks[prompt]
-            )
-            rows.append(torch.cat([before, image, after]))
-        longest = max(len(row) for row in rows)
-        if all(len(row) == longest for row in rows):
-            return torch.stack(rows), None
-        embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=self.device)
-        for index, row in enumerate(rows):
-            embeds[index, longest - len(row) :] = row
-            mask[index, longest - len(row) :] = True
-        return embeds, mask
+        table = self.llama.embedding
+        pairs = [chunks[prompt] for prompt in prompts]
+        embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))
+        return embeds, None if bool(mask.all()) else mask.bool()
 
     def language_model(self) -> PreTrainedModel:
         """The language model as transformers' ``LlamaForCausalLM``, sharing the weights: for beam search."""
         from transformers import LlamaConfig, LlamaForCausalLM
-
-        from llava_rad.model import greedy
 
         config = LlamaConfig(**{key: value for key, value in self.llama.config.items() if key != "dtype"})
         with torch.device("meta"):
@@ -188,7 +166,5 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _merge_adapter(folder: Path, device: torch.device, dtype: torch.dtype, *, offline: bool) -> Llama:
     """A LoRA adapter merged into its base, in float32, where the sum is most exact."""
-    from llava_rad.model import load_language_model
-
     merged = load_language_model(folder, dtype=torch.float32, offline=offline).merge_and_unload()
     return Llama(merged.config.to_dict(), merged.state_dict(), device=device, dtype=dtype)

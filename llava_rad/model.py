@@ -94,18 +94,10 @@ class LlavaRad(nn.Module):
         Raises:
             ModelError: missing, damaged, of another format, or with a tensor too few or too many.
         """
-        from safetensors.torch import load_file
-
         folder = locate(source, revision=revision, offline=offline)
         config = load_checked(folder)
         encoder = RadDino.from_pretrained(folder / ENCODER).to(dtype)
-        weights = load_file(folder / PROJECTOR)
-        try:
-            out_features, in_features = weights["linear_1.weight"].shape
-            projector = Projector(in_features, out_features)
-            projector.load_state_dict(weights)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(f"projector.safetensors does not fit a two-layer MLP: {first_line(error)}") from error
+        projector = Projector.load(folder / PROJECTOR)
         language_model = load_language_model(folder / LANGUAGE_MODEL, dtype=dtype, offline=offline)
         tokens = Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
         return cls(encoder, projector.to(dtype), language_model, tokens, config).eval()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
+
+from encoder.errors import ModelError
 
 
 class Projector(nn.Module):
@@ -24,3 +28,22 @@ class Projector(nn.Module):
         hidden = nn.functional.gelu(self.linear_1(features.to(self.linear_1.weight.dtype)))
         projected: torch.Tensor = self.linear_2(hidden)
         return projected
+
+    @classmethod
+    def load(cls, path: Path) -> Projector:
+        """Read a safetensors file with ``linear_1`` and ``linear_2``.
+
+        Raises:
+            ModelError: it is damaged, or a tensor is missing, left over or of another shape.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            weights = load_file(path)
+            out_features, in_features = weights["linear_1.weight"].shape
+            projector = cls(in_features, out_features)
+            projector.load_state_dict(weights)
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{path.name} does not fit a two-layer MLP ({type(error).__name__})") from error
+        return projector
