@@ -39,3 +39,9 @@ class ModelError(LlavaRadError):
     """A model that is missing, damaged, or not of a form that is read."""
 
     exit_code = 5
+
+
+class ConfigError(LlavaRadError):
+    """A configuration that cannot be run: an unknown key, a value out of range, parts that do not fit together."""
+
+    exit_code = 2
