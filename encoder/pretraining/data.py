@@ -1,0 +1,200 @@
+"""Batches of crops and masks, endless, in an order that depends on nothing but the seed.
+
+The images of a run are drawn one after another: draw position ``p`` is image ``order[p % n]`` of pass ``p // n``, and
+each pass has a random order of its own. Which positions a batch holds, how their crops are cut and masked, all follow
+from the position. So a run that resumes at a step, on any number of processes with any number of workers, sees the
+same batches as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from encoder.errors import ConfigError, LlavaRadError
+from encoder.pretraining.augmentation import GLOBAL_CROPS, MultiCrop
+from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.masking import batch_masks, check_masks
+from encoder.pretraining.randomness import Purpose, generator
+
+_PREFETCH = 2
+
+
+class Images(Protocol):
+    """Images by number. With workers, it is pickled to them: files should be reopened there, not sent."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> npt.NDArray[np.uint8]:
+        """[h, w], brighter means denser."""
+
+
+@dataclass
+class Batch:
+    """What one process learns from between two backward passes.
+
+    Attributes:
+        global_crops: uint8 [2, b, S, S]: view 1 and view 2 of each image.
+        local_crops: uint8 [V, b, s, s].
+        masks: bool [2, b, N], True for patches that the student does not see, row by row; all False: unmasked crop.
+        positions: int64 [b], draw positions.
+        wait_s: how long the training waited for this batch, in seconds.
+    """
+
+    global_crops: torch.Tensor
+    local_crops: torch.Tensor
+    masks: torch.Tensor
+    positions: torch.Tensor
+    wait_s: float = 0.0
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device``."""
+        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors().items()})
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the data loader calls this."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+
+    def digest(self) -> str:
+        """SHA-256 of crops, masks and positions, in hexadecimal."""
+        sha = hashlib.sha256()
+        for name, tensor in self._tensors().items():
+            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            sha.update(tensor.cpu().contiguous().numpy().data)
+        return sha.hexdigest()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            "global_crops": self.global_crops,
+            "local_crops": self.local_crops,
+            "masks": self.masks,
+            "positions": self.positions,
+        }
+
+
+def images_per_process(config: PretrainingConfig, world: int) -> int:
+    """Images of each batch of each of ``world`` processes.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly.
+    """
+    parts = config.optimization.accumulation * world
+    images, rest = divmod(config.optimization.batch_size, parts)
+    if rest or not images:
+        raise ConfigError(
+            f"optimization.batch_size = {config.optimization.batch_size} cannot be divided among {world} processes"
+            f" x {config.optimization.accumulation} accumulated batches",
+            hint=f"use a multiple of {parts}",
+        )
+    return images
+
+
+def batches(images: Images, config: PretrainingConfig, *, step: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """The batches of process ``rank`` of ``world`` from optimiser step ``step`` on, without end.
+
+    Each step has ``config.optimization.accumulation`` batches. Close the iterator to end its workers.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly, or is too small to mask a crop, or there are no images.
+    """
+    if not len(images):
+        raise ConfigError("there are no images to train on", hint="look at data.views, data.splits and data.exclude")
+    check_masks(config)
+    source = MicroBatches(images, config, rank=rank, world=world)
+    workers = config.data.workers
+    loader = DataLoader(
+        source,
+        batch_size=None,
+        sampler=itertools.count(step * config.optimization.accumulation),
+        num_workers=workers,
+        prefetch_factor=_PREFETCH if workers else None,
+        multiprocessing_context=_context() if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, or starting it would advance torch's global one
+    )
+    return _timed(loader)
+
+
+def _timed(loader: DataLoader[Batch | LlavaRadError]) -> Iterator[Batch]:
+    started = time.perf_counter()
+    stream = iter(loader)
+    while True:
+        try:
+            batch = next(stream)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise LlavaRadError(
+                "a process that cuts crops ended unexpectedly, probably for want of memory or shared memory (/dev/shm)",
+                hint="use fewer data.workers, or 0",
+            ) from error
+        if isinstance(batch, LlavaRadError):
+            raise batch
+        batch.wait_s = time.perf_counter() - started
+        yield batch
+        started = time.perf_counter()
+
+
+def _context() -> str:
+    # never fork: this process may hold threads and a CUDA context
+    methods = torch.multiprocessing.get_all_start_methods()
+    return "forkserver" if "forkserver" in methods else "spawn"
+
+
+class MicroBatches(Dataset["Batch | LlavaRadError"]):
+    """Batches by number: batch ``step * accumulation + a`` is the a-th of its optimiser step."""
+
+    def __init__(self, images: Images, config: PretrainingConfig, *, rank: int, world: int) -> None:
+        self._images = images
+        self._config = config
+        self._rank = rank
+        self._count = images_per_process(config, world)
+        self._total = self._count * world
+        self._multi_crop = MultiCrop(config.crops, config.augmentation)
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+
+    def __getitem__(self, number: int) -> Batch | LlavaRadError:
+        try:
+            return self._batch(number)
+        except LlavaRadError as error:  # as a value: a worker's exceptions arrive with its traceback as their message
+            return error
+
+    def _batch(self, number: int) -> Batch:
+        config, crops, count = self._config, self._config.crops, self._count
+        first = number * self._total
+        mine = slice(self._rank * count, (self._rank + 1) * count)
+        positions = range(first + mine.start, first + mine.stop)
+        global_crops = torch.empty((GLOBAL_CROPS, count, crops.global_size, crops.global_size), dtype=torch.uint8)
+        local_crops = torch.empty((crops.local_crops, count, crops.local_size, crops.local_size), dtype=torch.uint8)
+        global_out, local_out = global_crops.numpy(), local_crops.numpy()
+        for i, position in enumerate(positions):
+            image = self._images.image(self._index(position))
+            rng = generator(config.seed, Purpose.CROPS, position)
+            self._multi_crop(image, rng, global_out[:, i], local_out[:, i])
+        masks = batch_masks(
+            seed=config.seed,
+            batch=number,
+            first=first,
+            images=self._total,
+            part=mine,
+            side=crops.global_size // config.model.patch_size,
+            probability=config.masking.probability if config.loss.ibot else 0.0,
+            ratio=config.masking.ratio,
+        )
+        return Batch(global_crops, local_crops, torch.from_numpy(masks), torch.tensor(positions))
+
+    def _index(self, position: int) -> int:
+        turn, place = divmod(position, len(self._images))
+        if turn not in self._orders:
+            self._orders = {known: order for known, order in self._orders.items() if known == turn - 1}
+            self._orders[turn] = generator(self._config.seed, Purpose.ORDER, turn).permutation(len(self._images))
+        return int(self._orders[turn][place])
