@@ -61,17 +61,30 @@ class Recipe:
         Returns:
             [size, size] uint8.
         """
+        return _centre_crop(self.resize(pixels, valid, from_dicom=from_dicom), self.size)
+
+    def resize(
+        self,
+        pixels: npt.NDArray[np.uint16] | npt.NDArray[np.uint8],
+        valid: npt.NDArray[np.bool_] | None = None,
+        *,
+        from_dicom: bool = True,
+    ) -> npt.NDArray[np.uint8]:
+        """All of the recipe but the centre crop, for what cuts crops of its own. Arguments as for ``apply``.
+
+        Returns:
+            [h, w] uint8, the shorter side ``size``, the aspect ratio kept.
+        """
         import numpy as np
 
         if valid is not None and not valid.all():
             pixels = pixels.copy()
             pixels[~valid] = pixels[valid].min() if valid.any() else 0
         if self.scaling == "resize-then-minmax":
-            resized = _resize(pixels.astype(np.float32), self.size)
-            return _centre_crop(_to_8_bit(resized), self.size)
+            return _to_8_bit(_resize(pixels.astype(np.float32), self.size))
         if from_dicom or pixels.max() > 255:
             pixels = _equalize(_to_8_bit(pixels))
-        return _centre_crop(_resize(pixels.astype(np.uint8), self.size), self.size)
+        return _resize(pixels.astype(np.uint8), self.size)
 
     def normalise(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Turn ``apply``'s images into encoder input.
@@ -164,11 +177,19 @@ def _equalize(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 _RAD_DINO = "microsoft/rad-dino: model card (short side 518, minimum..maximum to 0..255) and preprocessor_config.json"
+
+
+def rad_dino(size: int = 518) -> Recipe:
+    """RAD-DINO's own preparation at another resolution: ``rad-dino`` at 518 pixels, ``rad-dino-224`` at 224."""
+    name, source = ("rad-dino", _RAD_DINO) if size == 518 else (f"rad-dino-{size}", f"{_RAD_DINO}, at {size} pixels")
+    return Recipe(name, 1, size, "resize-then-minmax", 0.5307, 0.2583, source)
+
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("rad-dino", 1, 518, "resize-then-minmax", 0.5307, 0.2583, _RAD_DINO),
-        Recipe("rad-dino-224", 1, 224, "resize-then-minmax", 0.5307, 0.2583, _RAD_DINO + ", at 224 pixels"),
+        rad_dino(518),
+        rad_dino(224),
         Recipe(
             "mimic-cxr-jpg",
             1,

@@ -194,7 +194,7 @@ class PreparedImage:
     """An image after a preprocessing recipe: all that the model needs and the few facts that go with it.
 
     Attributes:
-        pixels: [S, S] uint8.
+        pixels: [S, S] uint8; [h, w] where the recipe's centre crop was left out.
         facts: what the reader saw and did.
         warnings: what a person should know; fixed texts.
         sha256: of the file's bytes, hexadecimal.

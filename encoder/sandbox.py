@@ -109,7 +109,13 @@ class Reader:
         )  # fmt: skip
 
     def prepare(
-        self, source: Path | bytes, recipe: Recipe, *, force: bool = False, frame: int | None = None
+        self,
+        source: Path | bytes,
+        recipe: Recipe,
+        *,
+        force: bool = False,
+        frame: int | None = None,
+        crop: bool = True,
     ) -> PreparedImage:
         """Read one image and apply a recipe to it in the child: only the small result crosses.
 
@@ -118,11 +124,13 @@ class Reader:
             recipe: from :mod:`encoder.preprocessing`.
             force: read what is refused for what it shows.
             frame: which frame, counted from 1; needed only where there are several.
+            crop: False leaves the recipe's centre crop out: [h, w], the shorter side the recipe's size.
 
         Raises:
             ReadError: with the reason.
         """
-        header, body, digest = self._job(source, {"force": force, "frame": frame, "recipe": recipe.to_dict()})
+        job = {"force": force, "frame": frame, "recipe": recipe.to_dict(), "crop": crop}
+        header, body, digest = self._job(source, job)
         pixels = np.frombuffer(body, np.uint8).reshape(header["shape"])
         return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)
 

@@ -137,7 +137,8 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
         from encoder.preprocessing import Recipe
 
         recipe = Recipe.from_dict(request["recipe"])
-        prepared = recipe.apply(image.pixels, image.valid, from_dicom=image.facts.format == "dicom")
+        prepare = recipe.apply if request["crop"] else recipe.resize
+        prepared = prepare(image.pixels, image.valid, from_dicom=image.facts.format == "dicom")
         return header | {"shape": prepared.shape}, [prepared]
     windows: list[dict[str, Any]] = []
     arrays: list[Any] = [] if image.valid is None else [image.valid]
