@@ -1,0 +1,313 @@
+"""The vision transformer that is trained: DINOv2's architecture and parameter names, made for multi-crop batches.
+
+Crops of different sizes travel through the blocks as one packed sequence of tokens, so that every matrix product is done
+once for all of them; attention looks at each crop alone. Dropped paths cost nothing (the rows are left out), and the last
+block's MLP and the final LayerNorm are computed only for the tokens that a loss looks at. The results are those of
+Hugging Face's ``Dinov2Model`` on the same weights, which the tests hold this to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from encoder.pretraining.config import ModelConfig
+from encoder.pretraining.products import attention, linear
+
+MEAN, STD = 0.5307, 0.2583
+"""Of MIMIC-CXR's pixels in 0..1, the normalisation of microsoft/rad-dino (preprocessor_config.json)."""
+
+Shapes = tuple[tuple[int, int], ...]
+"""Of a packed sequence: (crops, tokens of each crop) for each group of crops of one size."""
+
+
+class Crops(NamedTuple):
+    """Crops of one size.
+
+    Attributes:
+        pixels: [n, S, S] uint8 (normalised here), or [n, 3, S, S] float, already normalised.
+        masks: [n, N] bool, True where the mask token replaces the patch; None where no patch is masked.
+    """
+
+    pixels: torch.Tensor
+    masks: torch.Tensor | None = None
+
+
+class Kept(NamedTuple):
+    """Which crops go through a residual branch, and where their tokens lie in the packed sequence.
+
+    Attributes:
+        tokens: [k] int64, ascending.
+        shapes: of the packed sequence of kept tokens.
+        scales: one factor for each group, crops / kept crops, which keeps the expectation.
+    """
+
+    tokens: torch.Tensor
+    shapes: Shapes
+    scales: tuple[float, ...]
+
+
+class Wanted(NamedTuple):
+    """The tokens whose features are wanted.
+
+    Attributes:
+        tokens: [M] int64, places in the packed sequence.
+        kept: [k] int64, those of the M that go through the last MLP branch; None for all.
+        scale: [k, 1], what their branch is multiplied with.
+    """
+
+    tokens: torch.Tensor
+    kept: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: torch.Tensor, shapes: Shapes) -> torch.Tensor:
+        """[T, D] -> [T, D], before the output projection."""
+        width = tokens.shape[-1]
+        mixed = []
+        for part, (rows, length) in zip(
+            linear(tokens, self.qkv.weight, self.qkv.bias).split([r * n for r, n in shapes]), shapes, strict=True
+        ):
+            query, key, value = part.view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            out = attention(query, key, value)
+            mixed.append(out.transpose(1, 2).reshape(rows * length, width))
+        return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def inner(self, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(linear(tokens, self.fc1.weight, self.fc1.bias))
+
+    @property
+    def last(self) -> nn.Linear:
+        return self.fc2
+
+
+class _SwiGlu(nn.Module):
+    """ViT-g's feed-forward layer; the hidden width is two thirds, rounded up to a multiple of 8, as in DINOv2."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def inner(self, tokens: torch.Tensor) -> torch.Tensor:
+        gate, value = linear(tokens, self.w12.weight, self.w12.bias).chunk(2, dim=-1)
+        return functional.silu(gate) * value
+
+    @property
+    def last(self) -> nn.Linear:
+        return self.w3
+
+
+class _LayerScale(nn.Module):
+    def __init__(self, width: int, value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), value))
+
+    def project(self, tokens: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+        """``gamma * layer(tokens)``, with gamma folded into the weights: they are smaller than the tokens."""
+        return linear(tokens, layer.weight * self.gamma[:, None], layer.bias * self.gamma)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with LayerNorm before and LayerScale after, added to the packed tokens."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden = config.hidden_size, config.hidden_size * config.mlp_ratio
+        self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attn = _Attention(width, config.num_attention_heads, config.qkv_bias)
+        self.ls1 = _LayerScale(width, config.layerscale_value)
+        self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = (_SwiGlu if config.use_swiglu_ffn else _Mlp)(width, hidden)
+        self.ls2 = _LayerScale(width, config.layerscale_value)
+
+    def attend(self, tokens: torch.Tensor, shapes: Shapes) -> torch.Tensor:
+        """The attention branch of [T, D]."""
+        return self.ls1.project(self.attn(self.norm1(tokens), shapes), self.attn.proj)
+
+    def transform(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The MLP branch of [T, D]."""
+        return self.ls2.project(self.mlp.inner(self.norm2(tokens)), self.mlp.last)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        shapes: Shapes,
+        attended: Kept | None = None,
+        transformed: Kept | None = None,
+        wanted: Wanted | None = None,
+    ) -> torch.Tensor:
+        """One block.
+
+        Args:
+            tokens: [T, D].
+            shapes: of the packed sequence.
+            attended: crops that go through the attention branch; None for all.
+            transformed: likewise for the MLP branch; not looked at where ``wanted`` is given.
+            wanted: in the last block, the tokens whose features are wanted.
+
+        Returns:
+            [T, D], or [M, D] where ``wanted`` is given.
+        """
+        if attended is None:
+            tokens = tokens + self.attend(tokens, shapes)
+        else:
+            tokens = _add(tokens, self.attend(tokens.index_select(0, attended.tokens), attended.shapes), attended)
+        if wanted is not None:
+            tokens = tokens.index_select(0, wanted.tokens)
+            if wanted.kept is None or wanted.scale is None:
+                return tokens + self.transform(tokens)
+            branch = self.transform(tokens.index_select(0, wanted.kept))
+            return tokens.index_add(0, wanted.kept, branch.to(tokens.dtype) * wanted.scale)
+        if transformed is None:
+            return tokens + self.transform(tokens)
+        return _add(tokens, self.transform(tokens.index_select(0, transformed.tokens)), transformed)
+
+
+def _add(tokens: torch.Tensor, branch: torch.Tensor, kept: Kept) -> torch.Tensor:
+    branch = branch.to(tokens.dtype)
+    if len(set(kept.scales)) == 1:
+        return tokens.index_add(0, kept.tokens, branch, alpha=kept.scales[0])
+    sizes = [rows * length for rows, length in kept.shapes]
+    scaled = torch.cat([part * scale for part, scale in zip(branch.split(sizes), kept.scales, strict=True)])
+    return tokens.index_add(0, kept.tokens, scaled)
+
+
+class VisionTransformer(nn.Module):
+    """DINOv2's vision transformer; ``state_dict`` has the official names (``blocks.0.attn.qkv.weight``).
+
+    Args:
+        config: its shape.
+        drop_path: share of the crops that skip a residual branch in training mode.
+    """
+
+    def __init__(self, config: ModelConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.config, self.drop_path, self.activation_checkpointing = config, drop_path, False
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (config.image_size // config.patch_size) ** 2, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights as DINOv2 draws them: truncated normal (0.02), CLS 1e-6, biases and the mask token 0."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.zeros_(self.mask_token)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, groups: Sequence[Crops], wanted: torch.Tensor) -> torch.Tensor:
+        """Features of the wanted tokens, after the final LayerNorm.
+
+        Args:
+            groups: crops, one group for each size.
+            wanted: [M] int64, places in the packed sequence: crops one after the other, group after group, each crop
+                its CLS token and then its patches row by row.
+
+        Returns:
+            [M, D]
+        """
+        embedded = [self._embed(crops) for crops in groups]
+        shapes: Shapes = tuple((len(part), part.shape[1]) for part in embedded)
+        tokens = torch.cat([part.flatten(0, 1) for part in embedded])
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            attended, transformed = self._drop(shapes, tokens.device), self._drop(shapes, tokens.device)
+            arguments: tuple[object, ...] = (tokens, shapes, attended, transformed)
+            if index == last:
+                arguments += (_among(wanted, transformed, sum(r * n for r, n in shapes)),)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                from torch.utils.checkpoint import checkpoint
+
+                tokens = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                tokens = block(*arguments)
+        return self.norm(tokens)  # type: ignore[no-any-return]
+
+    def features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLS [B, D] and patches [B, N, D] of [B, S, S] uint8 or [B, 3, S, S] normalised images, nothing dropped."""
+        side = self.config.patch_size
+        length = 1 + (pixels.shape[-2] // side) * (pixels.shape[-1] // side)
+        wanted = torch.arange(len(pixels) * length, device=pixels.device)
+        hidden = self([Crops(pixels)], wanted).view(len(pixels), length, -1)
+        return hidden[:, 0], hidden[:, 1:]
+
+    def _embed(self, crops: Crops) -> torch.Tensor:
+        """[n, 1 + N, D]"""
+        weight, bias, side = self.patch_embed.proj.weight, self.patch_embed.proj.bias, self.config.patch_size
+        pixels = crops.pixels
+        if pixels.dtype == torch.uint8:  # grey: the three channels are one, and their weights add up
+            pixels, weight = ((pixels.float() / 255 - MEAN) / STD)[:, None], weight.sum(1, keepdim=True)
+        count, channels, height, width = pixels.shape
+        rows, columns = height // side, width // side
+        cells = pixels.view(count, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
+        patches = linear(cells.reshape(count, rows * columns, -1), weight.flatten(1), bias)
+        if crops.masks is not None:
+            patches = torch.where(crops.masks[..., None], self.mask_token.to(patches.dtype), patches)
+        position = self._positions(rows, columns)
+        first = (self.cls_token + position[:, :1]).expand(count, -1, -1)
+        return torch.cat([first, patches + position[:, 1:]], dim=1)
+
+    def _positions(self, rows: int, columns: int) -> torch.Tensor:
+        """[1, 1 + rows * columns, D]: bicubic to the wanted grid, no offset, no antialias, as ``Dinov2Embeddings``."""
+        native = self.config.image_size // self.config.patch_size
+        if rows == columns == native:
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].float().reshape(1, native, native, -1).permute(0, 3, 1, 2)
+        grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([self.pos_embed[:, :1], grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)], dim=1)
+
+    def _drop(self, shapes: Shapes, device: torch.device) -> Kept | None:
+        """Draw the crops that go through one residual branch, from torch's generator of the CPU."""
+        if not self.training or self.drop_path == 0:
+            return None
+        kept_shapes, scales, tokens, start = [], [], [], 0
+        for rows, length in shapes:
+            count = max(int(rows * (1 - self.drop_path)), 1)
+            chosen = torch.randperm(rows)[:count].sort().values
+            tokens.append((start + chosen[:, None] * length + torch.arange(length)).flatten())
+            kept_shapes.append((count, length))
+            scales.append(rows / count)
+            start += rows * length
+        return Kept(torch.cat(tokens).to(device, non_blocking=True), tuple(kept_shapes), tuple(scales))
+
+
+def _among(wanted: torch.Tensor, kept: Kept | None, total: int) -> Wanted:
+    if kept is None:
+        return Wanted(wanted)
+    scale = torch.zeros(total, device=wanted.device)
+    parts = kept.tokens.split([rows * length for rows, length in kept.shapes])
+    for part, value in zip(parts, kept.scales, strict=True):
+        scale[part] = value
+    scale = scale[wanted]
+    places = scale.nonzero().squeeze(1)
+    return Wanted(wanted, places, scale[places][:, None])
