@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
 
 def _parse(text: str, what: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""

@@ -34,7 +34,7 @@ def cosine(step: int, start: float, end: float, first: int, last: int) -> float:
 
 
 def cosine_with_warmup(step: int, peak: float, end: float, warmup: int, steps: int) -> float:
-    """Linear from 0 to ``peak`` over ``warmup`` steps, then a cosine that has ``end`` at step ``steps - 1``, the last."""
+    """Linear from 0 to ``peak`` over ``warmup`` steps, then a cosine to ``end`` at the last step, ``steps - 1``."""
     if step < min(warmup, steps - 1):
         return linear(step, 0.0, peak, warmup)
     return cosine(step, peak, end, warmup, steps - 1)
