@@ -114,9 +114,10 @@ def write_manifest(rows: Iterable[Row], file: Path, *, root: Path | None = None)
                 stream.write(f"{_HEADER}{stored}\n")
                 writer = csv.writer(stream, lineterminator="\n")
                 writer.writerow([*_COLUMNS, *(_LABEL + name for name in names)])
+                inside = f"{top}{os.sep}"
                 for row in rows:
-                    path = row.path.relative_to(top) if row.path.is_relative_to(top) else row.path
-                    cells = [path.as_posix(), row.dataset, row.subject, row.study, row.image, row.view, row.split]
+                    path = str(row.path).removeprefix(inside).replace(os.sep, "/")
+                    cells = [path, row.dataset, row.subject, row.study, row.image, row.view, row.split]
                     writer.writerow(cells + [_LABEL_TEXTS[row.labels.get(name)] for name in names])
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -192,9 +193,7 @@ def counts(rows: Iterable[Row]) -> dict[str, dict[str, Count]]:
             if row.subject:
                 known.add(row.subject)
     return {
-        dataset: {
-            view: Count(by_view[view], len(subjects[dataset, view])) for view in ("all", *VIEWS) if by_view[view]
-        }
+        dataset: {view: Count(by_view[view], len(subjects[dataset, view])) for view in ("all", *VIEWS) if by_view[view]}
         for dataset, by_view in images.items()
     }
 
@@ -231,7 +230,7 @@ def _root(stream: TextIO, home: Path) -> Path:
 
 
 def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
-    header = next(table, [])
+    header, top = next(table, []), os.path.join(root, "")  # noqa: PTH118 (a million strings)
     _check_columns(header)
     column = {name: position for position, name in enumerate(header)}
     places = [column.get(name) for name in _COLUMNS]
@@ -254,10 +253,8 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
                 raise LlavaRadError(f"row {number} of the manifest: a label is none of 1, 0, -1 or empty")
             pairs = zip(label_places, values, strict=True)
             labels = shared[values] = {name: _LABEL_VALUES[value] for (name, _), value in pairs}
-        yield Row(
-            Path(os.path.normpath(root / path)), dataset, subject, study, image, cast(View, view or "unknown"), split,
-            labels, number,
-        )  # fmt: skip
+        file = Path(os.path.normpath(f"{top}{path}" if path[0] != "/" else path))
+        yield Row(file, dataset, subject, study, image, cast(View, view or "unknown"), split, labels, number)
 
 
 def _check_columns(header: Sequence[str]) -> None:

@@ -20,12 +20,12 @@ def read(root: Path) -> Iterator[Row]:
     Raises:
         LlavaRadError: there is no such folder, or no image in it.
     """
+    root = root.absolute()
     if not root.is_dir():
         raise LlavaRadError("the folder of images does not exist")
     number = 0
-    for number, path in enumerate(_images(root.absolute()), 1):
-        name = path.relative_to(root.absolute()).as_posix()
-        yield Row(path, dataset=root.absolute().name, image=name, number=number)
+    for number, path in enumerate(_images(root), 1):
+        yield Row(path, dataset=root.name, image=path.relative_to(root).as_posix(), number=number)
     if not number:
         raise LlavaRadError("there is no DICOM, PNG, JPEG, TIFF or WebP file in the folder")
 

@@ -12,10 +12,18 @@ from encoder.manifest import View
 
 _VIEWS: dict[str, View] = {
     "PA": "PA", "AP": "AP", "FRONTAL": "frontal", "LATERAL": "lateral", "L": "lateral", "LL": "lateral",
-    "RL": "lateral", "LAT": "lateral", "AP_HORIZONTAL": "AP", "AP SUPINE": "AP", "AP ERECT": "AP",
+    "RL": "lateral", "LAT": "lateral", "AP_HORIZONTAL": "AP", "AP SUPINE": "AP", "AP ERECT": "AP", "AP AXIAL": "AP",
+    # decubitus: a frontal beam, the patient lies on a side
+    "AP LLD": "AP", "AP RLD": "AP", "PA LLD": "PA", "PA RLD": "PA", "LLD": "frontal", "RLD": "frontal",
     "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP",
 }  # fmt: skip
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
+# The 14 observations of the CheXpert labeler, which CheXpert, MIMIC-CXR-JPG and BRAX share.
+CHEXPERT = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+    "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
+    "Support Devices",
+)  # fmt: skip
 _LABELS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": None}
 
 

@@ -60,12 +60,13 @@ class Cache:
         size: shorter side of every image in pixels.
         rows: [N] int64, for each image its position (from 0) in the rows that the cache was built of; unreadable ones
             are missing.
+        unreadable: how many of the rows could not be read.
         fingerprint: SHA-256 of the side, the recipe and the source files' contents in order: equal fingerprints mean
             equal pixels.
     """
 
     def __init__(self, folder: Path, size: int, index: npt.NDArray[Any], fingerprint: str, unreadable: int) -> None:
-        self.folder, self.size, self.fingerprint, self.unreadable = folder, size, fingerprint, unreadable
+        self.folder, self.size, self.fingerprint, self.unreadable = folder.absolute(), size, fingerprint, unreadable
         self._index = index
         self._shards: dict[int, npt.NDArray[np.uint8]] = {}
 
@@ -347,11 +348,13 @@ class _Builder:
 
 def _identity(rows: Sequence[Row]) -> str:
     """What the rows are: names of the images, and their paths below the folder that they share."""
-    top = os.path.commonpath([row.path.parent for row in rows])
+    paths = [str(row.path) for row in rows]
+    # what the first and the last path in order share, all share
+    top = os.path.commonpath([str(Path(path).parent) for path in (min(paths), max(paths))])
     digest = hashlib.sha256()
-    for row in rows:
-        name = os.path.relpath(row.path, top)
-        digest.update(json.dumps([row.dataset, row.subject, row.study, row.image, name]).encode() + b"\n")
+    for row, path in zip(rows, paths, strict=True):
+        text = "\0".join((row.dataset, row.subject, row.study, row.image, path[len(top) :]))
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest())
     return digest.hexdigest()
 
 

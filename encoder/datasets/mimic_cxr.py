@@ -1,0 +1,50 @@
+"""MIMIC-CXR 2 (PhysioNet): DICOM or, as MIMIC-CXR-JPG, JPEG; 14 labels by study; official splits.
+
+``mimic-cxr-2.0.0-metadata.csv`` (``dicom_id``, ``subject_id``, ``study_id``, ``ViewPosition``), ``-split.csv`` and
+``-chexpert.csv`` belong to MIMIC-CXR-JPG. The DICOM release has the same image ids in the same folders
+``files/p10/p10000032/s50414267/``, but no such tables: put them beside ``files``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, split_of, view_of
+from encoder.manifest import Row
+
+
+def read_dicom(root: Path) -> Iterator[Row]:
+    """MIMIC-CXR: .dcm files."""
+    return _read(root, "MIMIC-CXR", "mimic-cxr", ".dcm")
+
+
+def read_jpeg(root: Path) -> Iterator[Row]:
+    """MIMIC-CXR-JPG: .jpg files. The data set is called mimic-cxr too: subjects are the same."""
+    return _read(root, "MIMIC-CXR-JPG", "mimic-cxr", ".jpg")
+
+
+def _read(root: Path, of: str, dataset: str, suffix: str) -> Iterator[Row]:
+    metadata, splits, chexpert = (
+        find(root, *(f"mimic-cxr-{version}-{table}.csv" for version in ("2.0.0", "2.1.0")), of=of)
+        for table in ("metadata", "split", "chexpert")
+    )
+    split = {row["dicom_id"]: split_of(row["split"]) for row in rows_of(splits, "dicom_id", "split", of=of)}
+    labels: dict[str, Mapping[str, float | None]] = {
+        row["study_id"]: labels_of(row, CHEXPERT) for row in rows_of(chexpert, "study_id", *CHEXPERT, of=of)
+    }
+    unknown: Mapping[str, float | None] = dict.fromkeys(CHEXPERT)
+    rows = rows_of(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of)
+    for number, row in enumerate(rows, 1):
+        subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
+        yield Row(
+            root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{image}{suffix}",
+            dataset=dataset,
+            subject=subject,
+            study=study,
+            image=image,
+            view=view_of(row["ViewPosition"]),
+            split=split.get(image, ""),
+            labels=labels.get(study, unknown),
+            number=number,
+        )

@@ -1,0 +1,117 @@
+"""``llava-rad manifest``: from a data set's own layout to the table that pre-training reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from encoder.datasets import DATASETS, Adapter
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row, counts, disjoint, write_manifest
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import note
+
+EPILOG = "\n\n".join(
+    (
+        "DATASET is one of: " + "; ".join(f"{adapter.name} ({adapter.title})" for adapter in DATASETS.values()) + ".",
+        "Images of the table that are not in the folder are left out and counted (exit code 3).",
+        "A manifest holds file names and patient ids of the data set: it is as confidential as they are.",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written, beside what the paper had.
+
+    Attributes:
+        images: written.
+        subjects: known ones among them.
+        missing: images of the table that are not in the folder.
+        views: images and subjects by view.
+        splits: images by split; "" is none.
+        published: the paper's table D.1 and the same count here, or None.
+    """
+
+    images: int
+    subjects: int
+    missing: int
+    views: dict[str, dict[str, int]]
+    splits: dict[str, int]
+    published: dict[str, Any] | None
+
+    def to_text(self) -> str:
+        """Lines for a person."""
+        lines = [f"{'view':<12}{'images':>10}{'subjects':>10}"]
+        total = {"all": {"images": self.images, "subjects": self.subjects}}
+        for view, count in (total | self.views).items():
+            subjects = f"{count['subjects']:,}" if count["subjects"] else "unknown"
+            lines.append(f"{view:<12}{count['images']:>10,}{subjects:>10}")
+        if set(self.splits) != {""}:
+            lines.append("splits: " + ", ".join(f"{split or 'none'} {n:,}" for split, n in sorted(self.splits.items())))
+        if self.published is not None:
+            paper, ours, remark = self.published["paper"], self.published["here"], self.published["note"]
+            lines.append(
+                f"table D.1 of the paper: {paper['images']:,} images, {paper['subjects']:,} subjects; here "
+                f"{ours['images']:,} and {ours['subjects']:,}" + (f" ({remark})" if remark else "")
+            )
+        if self.missing:
+            lines.append(f"not in the folder: {self.missing:,} images of the table")
+        return "\n".join(lines) + "\n"
+
+
+def command(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Which data set; see below.")],
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The manifest, a CSV file.", metavar="CSV", show_default=False)
+    ],
+    overwrite: opt.Overwrite = False,
+    format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Form of the counts.")] = opt.Plain.text,
+) -> None:
+    """Write the table of a data set's images and print its counts beside the paper's."""
+    from llava_rad.outputs.files import check_output
+
+    adapter = DATASETS.get(dataset)
+    if adapter is None:
+        raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
+    check_output(output, overwrite=overwrite)
+    rows, missing = adapter.rows(root)
+    check_output(output, inputs=(row.path for row in rows) if output.exists() else (), overwrite=overwrite)
+    try:
+        disjoint(rows)
+    except LlavaRadError as error:
+        note(f"warning: {error}")
+    write_manifest(rows, output, root=root if root.is_dir() else root.parent)
+    summary = summarise(adapter, rows, missing)
+    sys.stdout.write(json.dumps(asdict(summary), indent=2) + "\n" if format is opt.Plain.json else summary.to_text())
+    if missing:
+        note(f"{missing:,} of {missing + len(rows):,} images are not in the folder and were left out")
+        raise typer.Exit(3)
+
+
+def summarise(adapter: Adapter, rows: list[Row], missing: int) -> Summary:
+    """Count rows of one data set."""
+    (by_view,) = counts(rows).values()
+    total = by_view.pop("all")
+    published = None
+    if adapter.published is not None:
+        published = {
+            "paper": adapter.published.count._asdict(),
+            "here": adapter.published.of(rows)._asdict(),
+            "note": adapter.published.note,
+        }
+    return Summary(
+        images=total.images,
+        subjects=total.subjects,
+        missing=missing,
+        views={view: count._asdict() for view, count in by_view.items()},
+        splits=dict(Counter(row.split for row in rows)),
+        published=published,
+    )
