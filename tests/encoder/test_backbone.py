@@ -12,71 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from encoder.backbone import RadDino
 from encoder.errors import ModelError
+from encoder.pretraining.names import to_official
 from encoder.vit import VisionTransformer
-
-
-def dinov2(width: int = 24, layers: int = 2, heads: int = 2, size: int = 56, seed: int = 0, **more):
-    """A random ``Dinov2Model`` whose LayerNorms and LayerScales are random as well, so that leaving one out shows."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    config = Dinov2Config(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        image_size=size,
-        patch_size=14,
-        **more,
-    )
-    torch.manual_seed(seed)
-    model = Dinov2Model(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
-
-
-def published_names(layers: int) -> set[str]:
-    """The key names in ``microsoft/rad-dino``'s model.safetensors (spelt out; 223 for 12 layers)."""
-    names = {
-        "embeddings.cls_token",
-        "embeddings.mask_token",
-        "embeddings.position_embeddings",
-        "embeddings.patch_embeddings.projection.weight",
-        "embeddings.patch_embeddings.projection.bias",
-        "layernorm.weight",
-        "layernorm.bias",
-    }
-    for layer in range(layers):
-        at = f"encoder.layer.{layer}."
-        names |= {f"{at}layer_scale1.lambda1", f"{at}layer_scale2.lambda1"}
-        for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2", "attention.output.dense"):
-            names |= {f"{at}{part}.weight", f"{at}{part}.bias"}
-        for part in ("query", "key", "value"):
-            names |= {f"{at}attention.attention.{part}.weight", f"{at}attention.attention.{part}.bias"}
-    return names
-
-
-def to_timm(tensors: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Published names to the official DINOv2 names, which timm uses (query, key and value joined in that order)."""
-    official = {
-        "cls_token": tensors["embeddings.cls_token"],
-        "pos_embed": tensors["embeddings.position_embeddings"],
-    }
-    for kind in ("weight", "bias"):
-        official[f"patch_embed.proj.{kind}"] = tensors[f"embeddings.patch_embeddings.projection.{kind}"]
-        official[f"norm.{kind}"] = tensors[f"layernorm.{kind}"]
-        for layer in range(layers):
-            ours, theirs = f"encoder.layer.{layer}", f"blocks.{layer}"
-            official[f"{theirs}.attn.qkv.{kind}"] = torch.cat(
-                [tensors[f"{ours}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
-            )
-            official[f"{theirs}.attn.proj.{kind}"] = tensors[f"{ours}.attention.output.dense.{kind}"]
-            for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                official[f"{theirs}.{part}.{kind}"] = tensors[f"{ours}.{part}.{kind}"]
-    for layer in range(layers):
-        for scale in (1, 2):
-            official[f"blocks.{layer}.ls{scale}.gamma"] = tensors[f"encoder.layer.{layer}.layer_scale{scale}.lambda1"]
-    return official
+from tests.encoder.dinov2_models import dinov2, published_names
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +102,9 @@ def test_full_size_equals_timm_at_518() -> None:
         tensors = load_file(Path(where) / "model.safetensors")
         assert set(tensors) == published_names(12)
         assert tensors["embeddings.position_embeddings"].shape == (1, 1370, 768)
-        reference.load_state_dict(to_timm(tensors, 12))  # strict: nothing missing, nothing left over
+        official = to_official(tensors)
+        del official["mask_token"]  # timm's network never masks
+        reference.load_state_dict(official)  # strict: nothing missing, nothing left over
         features = RadDino.from_pretrained(where)(images)
         fast = VisionTransformer.load(Path(where), size=518)(images)
     with torch.no_grad():

