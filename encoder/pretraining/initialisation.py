@@ -145,7 +145,7 @@ def load_backbone(
     if position is not None and position.shape != wanted["pos_embed"]:
         before, after = _side(position), _side_of(config.model)
         tensors["pos_embed"], resized = resize_positions(position, after), (before, after)
-    _refuse_unequal(tensors, wanted, f"the weights {name}")
+    refuse_unequal(tensors, wanted, f"the weights {name}")
     loaded = {key: tensors[key].float().contiguous() for key in wanted}
     return loaded, LoadReport(name, len(loaded) - len(missing), missing, source.other, resized, heads)
 
@@ -171,7 +171,7 @@ def load_heads(config: PretrainingConfig, *, offline: bool = False) -> dict[str,
         if Path(name).expanduser().is_file():
             name = str(Path(name).expanduser().with_name(HEAD_FILE))
     tensors = read_head(name, offline=offline)
-    _refuse_unequal(tensors, head_shapes(config.model.hidden_size, config.head), f"the weights of the head {name}")
+    refuse_unequal(tensors, head_shapes(config.model.hidden_size, config.head), f"the weights of the head {name}")
     return {key: tensor.float().contiguous() for key, tensor in tensors.items()}
 
 
@@ -207,6 +207,18 @@ def refuse_another_shape(wanted: ModelConfig, found: ModelConfig, name: str) -> 
             f"the weights {name} have {theirs}; this model has {ours}",
             hint=f"set {settings}, or name another init.source",
         )
+
+
+def refuse_unequal(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Size], what: str) -> None:
+    """Raise ModelError unless names and shapes are exactly the wanted ones."""
+    if missing := wanted.keys() - tensors.keys():
+        raise ModelError(f"{what} lack {len(missing)} tensors that this model needs, first {min(missing)}")
+    if odd := tensors.keys() - wanted.keys():
+        raise ModelError(f"{what} hold {len(odd)} tensors that this model has no place for, first {min(odd)}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            found, expected = tuple(tensors[name].shape), tuple(shape)
+            raise ModelError(f"{what}: {name} is {found}; this model has {expected}")
 
 
 def resize_positions(position: torch.Tensor, side: int) -> torch.Tensor:
@@ -260,14 +272,3 @@ def _side(position: torch.Tensor) -> int:
 
 def _side_of(model: ModelConfig) -> int:
     return model.image_size // model.patch_size
-
-
-def _refuse_unequal(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Size], what: str) -> None:
-    if missing := wanted.keys() - tensors.keys():
-        raise ModelError(f"{what} lack {len(missing)} tensors that this model needs, first {min(missing)}")
-    if odd := tensors.keys() - wanted.keys():
-        raise ModelError(f"{what} hold {len(odd)} tensors that this model has no place for, first {min(odd)}")
-    for name, shape in wanted.items():
-        if tensors[name].shape != shape:
-            found, expected = tuple(tensors[name].shape), tuple(shape)
-            raise ModelError(f"{what}: {name} is {found}; this model has {expected}")

@@ -1,0 +1,150 @@
+"""A trained backbone as a folder shaped like microsoft/rad-dino, for ``AutoModel``, timm, torch.hub and ourselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encoder.errors import LlavaRadError, ModelError
+from encoder.preprocessing import RECIPES
+from encoder.pretraining.card import as_markdown
+from encoder.pretraining.config import ModelConfig
+from encoder.pretraining.initialisation import backbone_shapes, refuse_unequal
+from encoder.pretraining.names import to_hugging_face
+from encoder.pretraining.sources import HEAD_FILE
+
+COMPATIBLE_FILE = "backbone_compatible.safetensors"
+"""The backbone with official names, as microsoft/rad-dino has it beside ``model.safetensors``."""
+
+
+def export(
+    backbone: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    folder: Path,
+    *,
+    heads: Mapping[str, torch.Tensor] | None,
+    image_size: int,
+    card: Mapping[str, Any],
+    recipe: str = "rad-dino",
+) -> None:
+    """Write a backbone, its head and its image processor. An earlier export in the same place is replaced.
+
+    Nothing appears under the folder's name before every file is on the disk and transformers has read the model back
+    with no tensor missing or left over.
+
+    Args:
+        backbone: the teacher's tensors by their official names, on any device.
+        config: its shape.
+        folder: where to.
+        heads: the teacher's DINO head (``mlp.*``, ``last_layer.weight_g`` and ``weight_v``) or None.
+        image_size: side in pixels that the image processor resizes and crops to: that of the global crops.
+        card: what the model card says, see ``card.describe``.
+        recipe: name of the preprocessing recipe whose mean and standard deviation the processor takes.
+
+    Raises:
+        ModelError: the tensors are not this model's, or are not finite.
+        LlavaRadError: the folder holds something else, or cannot be written.
+    """
+    refuse_unequal(backbone, backbone_shapes(config), "the tensors to export")
+    for tensors, what in ((backbone, "backbone"), (heads or {}, "head")):
+        odd = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if odd:
+            raise ModelError(f"the {what} is not exported: {len(odd)} tensors are not finite, first {odd[0]}")
+    if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
+        raise LlavaRadError(f"the folder {folder.name} holds something that is not an exported model")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(temporary, backbone, config, heads, image_size, card, recipe)
+        _replace(temporary, folder)
+    except OSError as error:
+        raise LlavaRadError(f"the model cannot be exported: {error.strerror or type(error).__name__}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    backbone: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    heads: Mapping[str, torch.Tensor] | None,
+    image_size: int,
+    card: Mapping[str, Any],
+    recipe: str,
+) -> None:
+    from transformers import Dinov2Config
+
+    from encoder.backbone import RadDino
+
+    official = _on_cpu(backbone)
+    shape = config.model_dump(exclude={"layerscale_value"})  # of random initialisation only
+    Dinov2Config(**shape, architectures=["Dinov2Model"], dtype="float32").save_pretrained(folder)
+    # Legacy names, which every version of transformers reads.
+    _save(to_hugging_face(official), folder / "model.safetensors")
+    _save(official, folder / COMPATIBLE_FILE)
+    if heads is not None:
+        _save(_on_cpu(heads), folder / HEAD_FILE)
+    processor = json.dumps(processor_config(recipe, image_size), indent=2) + "\n"
+    (folder / "preprocessor_config.json").write_text(processor, encoding="utf-8")
+    (folder / "README.md").write_text(as_markdown(card), encoding="utf-8")
+    RadDino.from_pretrained(folder, offline=True)
+
+
+def processor_config(recipe: str, size: int) -> dict[str, Any]:
+    """``preprocessor_config.json`` as microsoft/rad-dino publishes it, for images of ``size`` pixels.
+
+    ``resample`` 3 is Pillow's bicubic, ``BitImageProcessor``'s own default.
+    """
+    known = RECIPES[recipe]
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [known.mean] * 3,
+        "image_std": [known.std] * 3,
+    }
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Flush everything to the disk and rename. Folders cannot be exchanged: the earlier one steps aside first."""
+    for path in [temporary, *temporary.iterdir()]:  # temporary folders and safetensors files are private to their owner
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        _sync(path)
+    aside = temporary.with_name(temporary.name + ".old")
+    if folder.exists():
+        folder.rename(aside)
+    temporary.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
