@@ -119,8 +119,8 @@ def test_published_config(folder: Path, tmp_path: Path) -> None:
     export(TrainedTransformer(model).state_dict(), model, tmp_path / "e", heads=None, image_size=518, card=CARD)
     config = json.loads((tmp_path / "e" / "config.json").read_text())
     published = {"model_type": "dinov2", "architectures": ["Dinov2Model"], "hidden_size": 768, "mlp_ratio": 4,
-                 "num_attention_heads": 12, "image_size": 518, "patch_size": 14, "num_channels": 3, "hidden_act": "gelu",
-                 "use_swiglu_ffn": False, "qkv_bias": True, "layer_norm_eps": 1e-6}  # fmt: skip
+                 "num_attention_heads": 12, "image_size": 518, "patch_size": 14, "num_channels": 3,
+                 "hidden_act": "gelu", "use_swiglu_ffn": False, "qkv_bias": True, "layer_norm_eps": 1e-6}  # fmt: skip
     assert {key: config[key] for key in published} == published
     processor = json.loads((tmp_path / "e" / "preprocessor_config.json").read_text())
     assert processor["image_processor_type"] == "BitImageProcessor"
