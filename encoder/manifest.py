@@ -213,7 +213,7 @@ def disjoint(rows: Iterable[Row]) -> None:
     if shared:
         one, other = next(iter(shared.values()))
         raise LlavaRadError(
-            f"{len(shared)} subjects stand in more than one split, the first of them in rows {one} and {other}",
+            f"subjects that stand in more than one split: {len(shared)}; the first of them in rows {one} and {other}",
             hint="evaluation on patients that were trained on is worth nothing: split by subject",
         )
 

@@ -14,40 +14,23 @@ A shard is there from the moment its .json is, so a build that was killed goes o
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import fcntl
 import hashlib
-import io
-import itertools
 import json
 import os
-import secrets
-import shutil
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.errors import ConfigError, LlavaRadError, ReadError
+from encoder.errors import ConfigError, LlavaRadError
 from encoder.manifest import Row
 from encoder.preprocessing import rad_dino
-from encoder.sandbox import Reader, open_source
+from encoder.pretraining.shards import Builder, Progress, damaged, locked, read_json, sha256_of, shard_file, too_many
 
 FORMAT = "llava-rad.pixels/1"
 SHARD_BYTES = 256 << 20
-# One entry for each image: its row (from 0), where its pixels are, and the SHA-256 of the file it came from.
-INDEX = np.dtype(
-    [("row", "<i8"), ("shard", "<i4"), ("height", "<i4"), ("width", "<i4"), ("offset", "<i8"), ("sha256", "u1", 32)]
-)
-Progress = Callable[[int, int], None]
-# Reasons that may lie with the machine (a folder not mounted, a disk or processor too busy) rather than with the file.
-_PASSING = {"missing", "unreadable", "timeout", "crashed", "memory"}
 _PROBES = 16  # source files that are compared with an existing cache
 
 
@@ -77,7 +60,7 @@ class Cache:
         Raises:
             LlavaRadError: there is none, or it is damaged.
         """
-        facts = _read_json(folder / "cache.json")
+        facts = read_json(folder / "cache.json")
         if facts is None or not (folder / "index.npy").is_file():
             raise LlavaRadError("there is no whole pixel cache in the folder", hint="pre-training builds it")
         _check_format(facts)
@@ -114,12 +97,12 @@ class Cache:
         pixels = self._shards.get(shard)
         if pixels is None:
             try:
-                pixels = np.memmap(_shard(self.folder, shard, "bin"), np.uint8, "r")
+                pixels = np.memmap(shard_file(self.folder, shard, "bin"), np.uint8, "r")
             except (OSError, ValueError):
-                raise _damaged() from None
+                raise damaged() from None
             self._shards[shard] = pixels = pixels.view(np.ndarray)
         if offset + height * width > len(pixels):
-            raise _damaged()
+            raise damaged()
         return pixels[offset : offset + height * width].reshape(height, width)
 
     def sha256(self, i: int) -> str:
@@ -133,14 +116,14 @@ class Cache:
             LlavaRadError: a shard is damaged.
         """
         for shard in np.unique(self._index["shard"]).tolist():
-            facts = _read_json(_shard(self.folder, shard, "json"))
+            facts = read_json(shard_file(self.folder, shard, "json"))
             try:
-                with _shard(self.folder, shard, "bin").open("rb") as file:
+                with shard_file(self.folder, shard, "bin").open("rb") as file:
                     whole = facts is not None and hashlib.file_digest(file, "sha256").hexdigest() == facts["sha256"]
             except OSError:
                 whole = False
             if not whole:
-                raise _damaged()
+                raise damaged()
 
 
 def build(
@@ -182,168 +165,17 @@ def build(
     allowed = int(max_unreadable * len(rows))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            _check_same(_read_json(folder / "cache.json"), facts)
+        with locked(folder):
+            _check_same(read_json(folder / "cache.json"), facts)
             if not (folder / "index.npy").is_file():
-                _Builder(rows, folder, facts, allowed).run(max(1, workers), progress)
+                Builder(rows, folder, facts, allowed).run(max(1, workers), progress)
     except OSError as error:
         raise LlavaRadError(f"the pixel cache cannot be written ({os.strerror(error.errno or 0)})") from None
     cache = Cache.open(folder)
     _check_contents(cache, rows)
     if cache.unreadable > allowed:
-        raise _too_many(cache.unreadable, len(rows), allowed)
+        raise too_many(cache.unreadable, len(rows), allowed)
     return cache
-
-
-class _Builder:
-    """One run of :func:`build` over the shards that are missing."""
-
-    def __init__(self, rows: Sequence[Row], folder: Path, facts: dict[str, Any], allowed: int) -> None:
-        self._rows, self._folder, self._facts, self._allowed = rows, folder, facts, allowed
-        self._size, self._step = int(facts["size"]), int(facts["rows_per_shard"])
-        self._recipe = rad_dino(self._size)
-        self._local = threading.local()
-        self._readers: list[Reader] = []
-        self._done = 0
-        self._unreadable: dict[int, tuple[str, str]] = {}
-
-    def run(self, workers: int, progress: Progress | None) -> None:
-        for stale in self._folder.glob(".*.tmp"):
-            stale.unlink()
-        _write(self._folder / "cache.json", _json(self._facts))
-        shards = range(-(-len(self._rows) // self._step))
-        missing = [shard for shard in shards if not self._is_there(shard)]
-        self._check_disk(len(missing))
-        todo = (row for shard in missing for row in self._rows_of(shard))
-        results = self._read_all(todo, workers)
-        try:
-            for shard in missing:
-                self._write_shard(shard, results, progress)
-        finally:
-            results.close()
-            self._write_unreadable()
-        self._write_index(shards)
-
-    def _rows_of(self, shard: int) -> range:
-        return range(shard * self._step, min((shard + 1) * self._step, len(self._rows)))
-
-    def _is_there(self, shard: int) -> bool:
-        """Whether a shard was written by an earlier run. One with images that may be readable now is made again."""
-        facts = _read_json(_shard(self._folder, shard, "json"))
-        if facts is None or any(reason in _PASSING for _, _, reason in facts["unreadable"]):
-            return False
-        with contextlib.suppress(OSError):
-            if _shard(self._folder, shard, "bin").stat().st_size == facts["bytes"]:
-                self._unreadable |= {row: (sha256, reason) for row, sha256, reason in facts["unreadable"]}
-                self._done += len(self._rows_of(shard))
-                return True
-        return False
-
-    def _check_disk(self, shards: int) -> None:
-        needed = min(shards * self._step, len(self._rows)) * self._size**2  # at the least: squares
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise LlavaRadError(
-                f"the pixel cache needs at least {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free",
-                hint="data.cache names another folder",
-            )
-
-    def _read_all(self, todo: Iterable[int], workers: int) -> Iterator[tuple[int, npt.NDArray[np.uint8] | str, str]]:
-        """Read rows, some at a time; results come in order, so that the bytes do not depend on ``workers``."""
-        rows = iter(todo)
-        waiting: deque[tuple[int, Future[tuple[npt.NDArray[np.uint8] | str, str]]]] = deque()
-        # Threads: each only talks to the process that decodes for it.
-        with ThreadPoolExecutor(workers, "decode") as pool:
-            try:
-                for row in itertools.islice(rows, 4 * workers):
-                    waiting.append((row, pool.submit(self._read, row)))
-                while waiting:
-                    row, future = waiting.popleft()
-                    pixels, sha256 = future.result()
-                    for following in itertools.islice(rows, 1):
-                        waiting.append((following, pool.submit(self._read, following)))
-                    yield row, pixels, sha256
-            finally:
-                pool.shutdown(cancel_futures=True)
-                for reader in self._readers:
-                    reader.close()
-
-    def _read(self, row: int) -> tuple[npt.NDArray[np.uint8] | str, str]:
-        """The pixels, or the reason why there are none; and the file's SHA-256."""
-        reader = getattr(self._local, "reader", None)
-        if reader is None:
-            self._local.reader = reader = Reader(timeout_s=60.0)
-            self._readers.append(reader)
-        path = self._rows[row].path
-        try:
-            try:
-                image = reader.prepare(path, self._recipe, crop=False)
-            except ReadError as error:
-                # The view is judged after modality and body part, so nothing else is forced with it.
-                if error.reason != "lateral":
-                    raise
-                image = reader.prepare(path, self._recipe, crop=False, force=True)
-            if min(image.pixels.shape) != self._size:
-                raise ReadError("crashed", "the decoding process gave an image of another size")
-            return image.pixels, image.sha256
-        except ReadError as error:
-            return error.reason, _sha256(path)
-
-    def _write_shard(
-        self,
-        shard: int,
-        results: Iterator[tuple[int, npt.NDArray[np.uint8] | str, str]],
-        progress: Progress | None,
-    ) -> None:
-        temporary = self._folder / f".shard-{secrets.token_hex(8)}.tmp"
-        images: list[tuple[int, int, int, int, str]] = []
-        unreadable: list[tuple[int, str, str]] = []
-        digest, offset = hashlib.sha256(), 0
-        try:
-            with temporary.open("xb") as file:
-                for row, pixels, sha256 in itertools.islice(results, len(self._rows_of(shard))):
-                    if isinstance(pixels, str):
-                        self._unreadable[row] = (sha256, pixels)
-                        unreadable.append((row, sha256, pixels))
-                        if len(self._unreadable) > self._allowed:
-                            raise _too_many(len(self._unreadable), len(self._rows), self._allowed, self._done + 1)
-                    else:
-                        file.write(pixels)
-                        digest.update(pixels)
-                        images.append((row, *pixels.shape, offset, sha256))
-                        offset += pixels.nbytes
-                    self._done += 1
-                    if progress is not None:
-                        progress(self._done, len(self._rows))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(_shard(self._folder, shard, "bin"))
-        finally:
-            temporary.unlink(missing_ok=True)
-        facts = {"bytes": offset, "sha256": digest.hexdigest(), "images": images, "unreadable": unreadable}
-        _write(_shard(self._folder, shard, "json"), _json(facts))
-
-    def _write_index(self, shards: Iterable[int]) -> None:
-        entries = []
-        for shard in shards:
-            facts = _read_json(_shard(self._folder, shard, "json"))
-            assert facts is not None
-            entries += [
-                (row, shard, height, width, offset, tuple(bytes.fromhex(sha256)))
-                for row, height, width, offset, sha256 in facts["images"]
-            ]
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(entries, INDEX), allow_pickle=False)
-        _write(self._folder / "index.npy", buffer.getvalue())
-
-    def _write_unreadable(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("dataset", "row", "sha256", "reason"))
-        for position, (sha256, reason) in sorted(self._unreadable.items()):
-            row = self._rows[position]
-            writer.writerow((row.dataset, row.number or position + 1, sha256, reason))
-        _write(self._folder / "unreadable.csv", text.getvalue().encode())
 
 
 def _identity(rows: Sequence[Row]) -> str:
@@ -378,7 +210,7 @@ def _check_same(there: dict[str, Any] | None, facts: dict[str, Any]) -> None:
 def _check_contents(cache: Cache, rows: Sequence[Row]) -> None:
     """Compare a few source files with the cache: the same names may stand for other pictures. Missing ones pass."""
     for i in np.unique(np.linspace(0, len(cache) - 1, _PROBES).astype(int)) if len(cache) else ():
-        if _sha256(rows[int(cache.rows[i])].path) not in ("", cache.sha256(int(i))):
+        if sha256_of(rows[int(cache.rows[i])].path) not in ("", cache.sha256(int(i))):
             raise ConfigError(
                 "the pixel cache in data.cache was made of files that have changed since",
                 hint="remove the folder, or name another one with data.cache=FOLDER",
@@ -388,77 +220,3 @@ def _check_contents(cache: Cache, rows: Sequence[Row]) -> None:
 def _check_format(facts: dict[str, Any]) -> None:
     if facts.get("format") != FORMAT:
         raise LlavaRadError("the folder's cache.json is not that of a pixel cache of this version")
-
-
-def _too_many(unreadable: int, total: int, allowed: int, seen: int | None = None) -> LlavaRadError:
-    which = f"of the first {seen} of {total}" if seen is not None and seen < total else f"of {total}"
-    return LlavaRadError(
-        f"{unreadable} {which} images cannot be read, {allowed} may be",
-        hint="unreadable.csv in the cache folder lists them; data.max_unreadable sets the limit",
-    )
-
-
-def _damaged() -> LlavaRadError:
-    return LlavaRadError("a shard of the pixel cache is damaged", hint="remove the cache's folder to build it again")
-
-
-def _shard(folder: Path, number: int, suffix: str) -> Path:
-    return folder / f"shard-{number:05d}.{suffix}"
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file, or "" where it cannot be read."""
-    try:
-        with open(open_source(path), "rb") as file:  # noqa: PTH123 (a descriptor, no path)
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (ReadError, OSError):
-        return ""
-
-
-def _json(data: dict[str, Any]) -> bytes:
-    return json.dumps(data, separators=(",", ":")).encode() + b"\n"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file.
-
-    Raises:
-        LlavaRadError: it is damaged.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        data = None
-    if not isinstance(data, dict):
-        raise _damaged()
-    return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; where the file system knows no locks, without one."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LlavaRadError("another process is building the pixel cache in data.cache") from None
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(handle)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from encoder.errors import ModelError
-from encoder.preprocessing import RECIPES, Recipe, _equalize
+from encoder.preprocessing import RECIPES, Recipe, _equalize, rad_dino
 
 # SHA-256 of the float32 tensor [1, 3, S, S] made of RG1 (MONOCHROME1 inverted by 32767 - x). The images behind them
 # agree with Hugging Face's processor and OpenCV in the tests below; the hashes pin them from one version to the next.
@@ -88,6 +88,40 @@ def test_rad_dino_order_is_resize_then_minimum_maximum_then_crop(rg1: np.ndarray
     difference = np.abs(RECIPES["rad-dino"].apply(rg1).astype(float) - scaled[top : top + 518])
     # float32 against float64 may round a value at the half the other way
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_resize_is_the_recipe_without_its_crop(name: str, rg1: np.ndarray) -> None:
+    recipe = RECIPES[name]
+    resized = recipe.resize(rg1)
+    height, width = rg1.shape  # 1955 x 1841
+    assert resized.shape == (int(recipe.size * height / width), recipe.size)
+    top = (resized.shape[0] - recipe.size) // 2
+    assert np.array_equal(resized[top : top + recipe.size], recipe.apply(rg1))
+
+
+@pytest.mark.parametrize("size", [56, 224, 336, 448, 518])
+def test_rad_dino_at_any_size_is_torchvisions_bicubic_resize_then_minimum_maximum(size: int, rg1: np.ndarray) -> None:
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    recipe = rad_dino(size)
+    image = torch.from_numpy(rg1.astype(np.float32))[None]
+    resized = functional.resize(image, [size], functional.InterpolationMode.BICUBIC, antialias=True)[0]
+    low, high = resized.min(), resized.max()
+    expected = ((resized - low) / (high - low) * 255).numpy()
+    ours = recipe.resize(rg1)
+    assert ours.shape == expected.shape
+    assert np.abs(ours - expected).max() < 0.51, "the nearest grey level"
+    assert (ours.min(), ours.max()) == (0, 255)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_resize_of_16_bit_values_does_not_saturate() -> None:
+    ramp = np.linspace(0, 65535, 600 * 700).reshape(600, 700).astype(np.uint16)
+    levels = np.bincount(RECIPES["rad-dino"].resize(ramp).ravel(), minlength=256) / (518 * 604)
+    assert levels[1:-1].min() > 0.7 / 255
+    assert levels.max() < 1.3 / 255
 
 
 def test_equalisation_is_opencvs(rg1: np.ndarray) -> None:
