@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from encoder.errors import LlavaRadError
-from llava_rad.commands import assemble, doctor, generate, inspect, manifest
+from llava_rad.commands import assemble, doctor, generate, inspect, manifest, pretrain
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
 
 EPILOG = "\n\n".join(
@@ -36,6 +36,7 @@ app.command("inspect", epilog=EPILOG)(inspect.command)
 app.command("doctor")(doctor.command)
 app.command("assemble")(assemble.command)
 app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
+app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 
 
 def _version(wanted: bool) -> None:

@@ -61,3 +61,27 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
         scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
         return torch.softmax(scores, dim=-1).to(query.dtype) @ value
     return functional.scaled_dot_product_attention(query, key, value)
+
+
+def gelu_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """``linear(gelu(x), weight, bias)`` that keeps ``x`` alone for the backward pass and computes its GELU once more."""
+    product: torch.Tensor = _GeluLinear.apply(x, weight, bias)
+    return product
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        ctx.types = weight.dtype, bias.dtype
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        ctx.save_for_backward(x, weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(functional.gelu(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        slope = slopes[0].contiguous()
+        inner = linear(slope, weight.t())
+        weight_slope = linear(slope.t(), functional.gelu(x).t()).to(ctx.types[0])
+        return torch.ops.aten.gelu_backward(inner, x), weight_slope, slope.sum(0).to(ctx.types[1])

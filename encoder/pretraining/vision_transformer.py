@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from encoder.pretraining.config import ModelConfig
-from encoder.pretraining.products import attention, linear
+from encoder.pretraining.products import attention, gelu_linear, linear
 
 MEAN, STD = 0.5307, 0.2583
 """Of MIMIC-CXR's pixels in 0..1, the normalisation of microsoft/rad-dino (preprocessor_config.json)."""
@@ -91,12 +91,10 @@ class _Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def inner(self, tokens: torch.Tensor) -> torch.Tensor:
-        return functional.gelu(linear(tokens, self.fc1.weight, self.fc1.bias))
-
-    @property
-    def last(self) -> nn.Linear:
-        return self.fc2
+    def forward(self, tokens: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+        """gamma times the MLP of [T, D]."""
+        inner = linear(tokens, self.fc1.weight, self.fc1.bias)
+        return gelu_linear(inner, *_scaled(self.fc2, gamma))
 
 
 class _SwiGlu(nn.Module):
@@ -108,13 +106,10 @@ class _SwiGlu(nn.Module):
         self.w12 = nn.Linear(width, 2 * hidden)
         self.w3 = nn.Linear(hidden, width)
 
-    def inner(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+        """gamma times the SwiGLU of [T, D]."""
         gate, value = linear(tokens, self.w12.weight, self.w12.bias).chunk(2, dim=-1)
-        return functional.silu(gate) * value
-
-    @property
-    def last(self) -> nn.Linear:
-        return self.w3
+        return linear(functional.silu(gate) * value, *_scaled(self.w3, gamma))
 
 
 class _LayerScale(nn.Module):
@@ -122,9 +117,10 @@ class _LayerScale(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), value))
 
-    def project(self, tokens: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
-        """``gamma * layer(tokens)``, with gamma folded into the weights: they are smaller than the tokens."""
-        return linear(tokens, layer.weight * self.gamma[:, None], layer.bias * self.gamma)
+
+def _scaled(layer: nn.Linear, gamma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's weight and bias times LayerScale's gamma: they are smaller than the tokens that come out."""
+    return layer.weight * gamma[:, None], layer.bias * gamma
 
 
 class Block(nn.Module):
@@ -142,11 +138,12 @@ class Block(nn.Module):
 
     def attend(self, tokens: torch.Tensor, shapes: Shapes) -> torch.Tensor:
         """The attention branch of [T, D]."""
-        return self.ls1.project(self.attn(self.norm1(tokens), shapes), self.attn.proj)
+        return linear(self.attn(self.norm1(tokens), shapes), *_scaled(self.attn.proj, self.ls1.gamma))
 
     def transform(self, tokens: torch.Tensor) -> torch.Tensor:
         """The MLP branch of [T, D]."""
-        return self.ls2.project(self.mlp.inner(self.norm2(tokens)), self.mlp.last)
+        branch: torch.Tensor = self.mlp(self.norm2(tokens), self.ls2.gamma)
+        return branch
 
     def forward(
         self,
