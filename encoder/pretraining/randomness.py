@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     CROPS = 2
     MASKED = 3
     BLOCKS = 4
+    PATHS = 5
 
 
 def generator(seed: int, purpose: Purpose, position: int) -> np.random.Generator:
