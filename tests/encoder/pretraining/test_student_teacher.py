@@ -1,0 +1,200 @@
+"""One step of the method, and the optimiser's groups."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoder.pretraining.config import ModelConfig, PretrainingConfig
+from encoder.pretraining.data import Batch, batches
+from encoder.pretraining.optimization import clip_gradients, make_optimizer, rates, set_rates
+from encoder.pretraining.schedules import Values
+from encoder.pretraining.student_teacher import StudentTeacher
+from encoder.pretraining.vision_transformer import Crops, VisionTransformer
+from tests.encoder.pretraining.small_run import small_config
+
+
+class Pictures:
+    def __len__(self) -> int:
+        return 8
+
+    def image(self, i: int) -> np.ndarray:
+        return np.random.default_rng(i).integers(0, 256, (56, 60), np.uint8)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PretrainingConfig:
+    return small_config(tmp_path, "optimization.drop_path=0")
+
+
+def a_batch(config: PretrainingConfig) -> Batch:
+    return next(batches(Pictures(), config, step=0))
+
+
+def a_model(config: PretrainingConfig) -> StudentTeacher:
+    torch.manual_seed(0)
+    model = StudentTeacher(config).train()
+    with torch.no_grad():
+        for block in model.student.backbone.blocks:
+            block.ls1.gamma.fill_(0.5)
+            block.ls2.gamma.fill_(0.5)
+    model.start_teacher()
+    return model
+
+
+def test_the_teacher_starts_equal_learns_nothing_and_drops_nothing(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "optimization.drop_path=0.5")
+    model, batch = a_model(config), a_batch(config)
+    assert all(torch.equal(teacher, student) for _, teacher, student in model.pairs())
+    losses = model(batch, 0.05)
+    losses.total.backward()
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.teacher.parameters())
+    assert not model.teacher.training and model.student.training
+    assert torch.equal(losses.teacher_cls, model(batch, 0.05).teacher_cls)
+    assert not torch.equal(losses.dino, model(batch, 0.05).dino)  # the student drops other paths
+
+
+def test_the_teacher_is_the_moving_average(config: PretrainingConfig) -> None:
+    model = a_model(config)
+    before = copy.deepcopy(model.teacher)
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(1)
+    model.update_teacher(0.9)
+    old = dict(before.named_parameters())
+    for name, teacher, student in model.pairs():
+        torch.testing.assert_close(teacher, 0.9 * old[name] + 0.1 * student)
+    assert len(list(model.pairs())) == len(list(model.student.parameters()))
+
+
+def test_koleo_sends_no_gradient_through_local_crops(config: PretrainingConfig) -> None:
+    """With KoLeo alone, changing the local crops changes nothing."""
+    alone = config.model_copy(update={"loss": config.loss.model_copy(update={"dino": 0.0, "ibot": 0.0, "koleo": 1.0})})
+    model, batch = a_model(alone), a_batch(alone)
+    gradients = []
+    for local in (batch.local_crops, 255 - batch.local_crops):
+        batch.local_crops = local
+        model.zero_grad()
+        model(batch, 0.05).total.backward()
+        gradients.append(model.student.backbone.pos_embed.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_parts_add_up(config: PretrainingConfig) -> None:
+    losses = a_model(config)(a_batch(config), 0.05)
+    torch.testing.assert_close(losses.total.detach(), losses.dino + losses.ibot + losses.koleo)
+    assert float(losses.ibot) > 0
+
+
+def test_a_masked_patch_does_not_reach_the_student(config: PretrainingConfig) -> None:
+    vit = VisionTransformer(config.model).eval()
+    torch.nn.init.normal_(vit.mask_token)
+    pixels = torch.randint(0, 256, (1, 28, 28), dtype=torch.uint8)
+    masks = torch.tensor([[True, False, False, False]])
+    other = pixels.clone()
+    other[:, :14, :14] = 255 - other[:, :14, :14]
+    wanted = torch.arange(5)
+    torch.testing.assert_close(vit([Crops(pixels, masks)], wanted), vit([Crops(other, masks)], wanted))
+    assert not torch.allclose(vit([Crops(pixels)], wanted), vit([Crops(other)], wanted))
+
+
+def test_packed_crops_and_wanted_tokens_equal_one_crop_at_a_time(config: PretrainingConfig) -> None:
+    vit = a_model(config).student.backbone.eval()
+    large = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    small = torch.randint(0, 256, (2, 14, 14), dtype=torch.uint8)
+    packed = vit([Crops(large), Crops(small)], torch.tensor([0, 7, 14, 15, 17]))
+    cls_large, patches_large = vit.features(large)
+    cls_small, _ = vit.features(small)
+    torch.testing.assert_close(
+        packed, torch.stack([cls_large[0], patches_large[1, 1], patches_large[2, 3], cls_small[0], cls_small[1]])
+    )
+
+
+@pytest.mark.parametrize("size", [28, 42])
+def test_features_equal_hugging_faces(size: int, tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    from encoder.pretraining.names import to_hugging_face
+
+    shape = ModelConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, layerscale_value=0.7)
+    torch.manual_seed(0)
+    vit = VisionTransformer(shape).eval()
+    settings = shape.model_dump() | {"architectures": ["Dinov2Model"]}
+    Dinov2Config(**settings).save_pretrained(tmp_path)
+    from safetensors.torch import save_file
+
+    named = {name: tensor.contiguous() for name, tensor in to_hugging_face(vit.state_dict()).items()}
+    save_file(named, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    reference = Dinov2Model.from_pretrained(tmp_path).eval()
+    pixels = torch.randn(2, 3, size, size)
+    masks = torch.rand(2, (size // 14) ** 2) < 0.5
+    with torch.no_grad():
+        hidden = reference(pixels, bool_masked_pos=masks).last_hidden_state
+        ours = vit([Crops(pixels, masks)], torch.arange(2 * hidden.shape[1])).view_as(hidden)
+    torch.testing.assert_close(ours, hidden, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "decays"),
+    [  # encoder-pretraining facts: measured on DINOv2's own code for ViT-B, decay 0.9, patch embedding 0.2
+        ("backbone.cls_token", 0.254, True),
+        ("backbone.pos_embed", 0.254, True),
+        ("backbone.mask_token", 0.254, True),
+        ("backbone.patch_embed.proj.weight", 0.0508, True),
+        ("backbone.patch_embed.proj.bias", 0.0508, False),
+        ("backbone.blocks.0.attn.qkv.weight", 0.282, True),
+        ("backbone.blocks.0.ls1.gamma", 0.282, False),
+        ("backbone.blocks.11.norm2.weight", 0.9, False),
+        ("backbone.norm.weight", 1.0, False),
+        ("dino_head.mlp.0.weight", 1.0, True),
+        ("dino_head.mlp.0.bias", 1.0, False),
+        ("dino_head.last_layer.weight_g", 1.0, True),
+        ("dino_head.last_layer.weight_v", 1.0, True),
+    ],
+)
+def test_rates_of_vit_b(name: str, factor: float, decays: bool) -> None:
+    shape = torch.Size([3]) if name.endswith((".bias", "gamma", "norm2.weight", "norm.weight")) else torch.Size([3, 1])
+    found = rates(name, shape, PretrainingConfig().optimization, 12)
+    assert found.lr == pytest.approx(factor, rel=2e-3)
+    assert found.decays is decays
+
+
+def test_every_parameter_is_in_one_group(config: PretrainingConfig) -> None:
+    model = a_model(config)
+    grouped = [p for group in make_optimizer(model.student, config.optimization).param_groups for p in group["params"]]
+    assert len(grouped) == len({id(p) for p in grouped}) == sum(p.requires_grad for p in model.student.parameters())
+
+
+def test_the_frozen_last_layer_stands_still_and_the_rest_moves(config: PretrainingConfig) -> None:
+    model = a_model(config)
+    optimizer = make_optimizer(model.student, config.optimization)
+    before = copy.deepcopy(model.student.state_dict())
+    set_rates(optimizer, Values(1e-3, 0.0, 1e-3, 0.4, 0.99, 0.05))
+    model(a_batch(config), 0.05).total.backward()
+    optimizer.step()
+    for name, tensor in model.student.state_dict().items():
+        assert torch.equal(tensor, before[name]) is ("last_layer" in name), name
+
+
+def test_gradients_are_clipped_by_part(config: PretrainingConfig) -> None:
+    model = a_model(config)
+    for number, part in enumerate((model.student.backbone, model.student.dino_head)):
+        for parameter in part.parameters():
+            parameter.grad = torch.full_like(parameter, 10.0 if number else 1e-6)
+    norms = clip_gradients(model.student, 3.0)
+    assert set(norms) == {"backbone", "dino_head"}
+    left = [torch.cat([p.grad.flatten() for p in part.parameters()]).norm() for part in model.student.children()]
+    assert float(left[1]) == pytest.approx(3.0, rel=1e-4)
+    assert float(left[0]) == pytest.approx(float(norms["backbone"]), rel=1e-3)
+
+
+def test_a_head_can_be_copied_after_a_forward_pass(config: PretrainingConfig) -> None:
+    model = a_model(config)
+    model(a_batch(config), 0.05).total.backward()
+    copied = copy.deepcopy(model.student.dino_head)
+    assert sorted(copied.state_dict()) == sorted(model.student.dino_head.state_dict())
+    assert {"last_layer.weight_g", "last_layer.weight_v", "mlp.0.weight", "mlp.4.bias"} <= set(copied.state_dict())
