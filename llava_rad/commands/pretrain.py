@@ -98,6 +98,12 @@ def command(
     from encoder.pretraining import engine
 
     folder = output or Path("runs") / run.name
-    engine.run(run, folder, offline=offline, progress=not quiet, restart=restart)
-    if not quiet and os.environ.get("RANK", "0") == "0":
-        note(f"the run is in {folder}")
+    first = not quiet and os.environ.get("RANK", "0") == "0"
+    try:
+        exported = engine.run(run, folder, offline=offline, progress=not quiet, restart=restart)
+    except KeyboardInterrupt:
+        if first:
+            note(f"interrupted: the same command{' without --restart' if restart else ''} goes on from here")
+        raise typer.Exit(130) from None
+    if first:
+        note(f"the encoder is in {exported}")

@@ -27,8 +27,15 @@ def run(*arguments: str) -> int:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """What the training was called with, in place of training."""
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def train(*args: Any, **kwargs: Any) -> Path:
+        found.append((args, kwargs))
+        if args[0].name == "stopped":
+            raise KeyboardInterrupt
+        return Path(args[1]) / "export"
+
     engine = types.ModuleType("encoder.pretraining.engine")
-    engine.run = lambda *args, **kwargs: found.append((args, kwargs))  # type: ignore[attr-defined]
+    engine.run = train  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "encoder.pretraining.engine", engine)
     monkeypatch.setattr("encoder.pretraining.engine", engine, raising=False)
     return found
@@ -61,7 +68,18 @@ def test_defaults(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert folder == Path("runs/mine")
     assert options == {"offline": False, "progress": True, "restart": True}
     shown = capsys.readouterr()
-    assert shown.out == "" and "the run is in runs/mine" in shown.err
+    assert shown.out == "" and "the encoder is in runs/mine/export" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [([], "the same command goes on"), (["--restart"], "the same command without --restart goes on")],
+)
+def test_an_interrupted_run_says_how_to_go_on(
+    calls: list[Any], capsys: pytest.CaptureFixture[str], option: list[str], said: str
+) -> None:
+    assert run("name=stopped", *option) == 130
+    assert said in capsys.readouterr().err
 
 
 def test_only_the_first_process_says_so(
