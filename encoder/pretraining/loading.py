@@ -55,26 +55,30 @@ def dump(config: PretrainingConfig) -> str:
     return text
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key said twice, of which plain YAML quietly keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"the key {key!r} stands twice in line {node.start_mark.line + 1} and after")
-        return super().construct_mapping(node, deep)
-
-
 def _parse(text: str, what: str) -> Any:
     try:
-        return _Loader(text).get_single_data()
+        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), set())
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise ConfigError(f"{what} is not YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}") from None
     except ValueError as error:  # a date that is none
         raise ConfigError(f"{what} is not YAML: {error}") from None
+
+
+def _refuse_twice(node: yaml.Node | None, seen: set[int]) -> None:
+    """Refuse a key that is said twice, of which YAML quietly keeps the last."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):  # an alias may lead back
+        return
+    seen.add(id(node))
+    mapping = isinstance(node, yaml.MappingNode)
+    keys = [key.value for key, _ in node.value] if mapping else []
+    for place, key in enumerate(keys):
+        if key in keys[:place]:
+            raise ConfigError(f"the key {key!r} stands twice in line {node.start_mark.line + 1} and after")
+    for child in node.value:
+        _refuse_twice(child[1] if mapping else child, seen)
 
 
 def _read(name_or_file: str, beside: Path, above: tuple[str, ...]) -> dict[str, Any]:

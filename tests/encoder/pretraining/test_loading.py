@@ -179,6 +179,8 @@ def test_the_papers_sides_are_multiples_of_the_patch_and_others_are_refused() ->
         ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
         ("model:\n  depth: 3", "unknown key 'model.depth'"),
         ("\x00", "is not YAML"),
+        ("data: &a {manifests: [{seed: 1, seed: 2}]}", "the key 'seed' stands twice"),
+        ("data: &a {manifests: [*a]}", "is not allowed"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
