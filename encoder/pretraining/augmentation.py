@@ -1,7 +1,7 @@
 """Multi-crop: from one radiograph to two global and several local crops, each changed at random as in DINOv2.
 
-The order is DINOv2's: crop and resize, flip, brightness and contrast, blur, solarisation. Every step is torchvision's to
-within its rounding to 8 bits; here grey values are rounded once where torchvision truncates after each step.
+The order is DINOv2's: crop and resize, flip, brightness and contrast, blur, solarisation. Every step is torchvision's
+to within its rounding to 8 bits; here grey values are rounded once where torchvision truncates after each step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one pre-training run is: a typed, frozen tree read from YAML. Unknown keys are errors; every default has a source.
+"""What one pre-training run is: a typed, frozen tree read from YAML. Unknown keys are errors; defaults have sources.
 
 Sources: [paper] = Pérez-García et al. 2024 (RAD-DINO), section given; [DINOv2] = ``ssl_default_config.yaml`` of the
 DINOv2 code, which the published RAD-DINO head shape says it inherits; [card] = model card of microsoft/rad-dino;
@@ -129,8 +129,8 @@ class AugmentationConfig(_Strict):
     """Random changes of each crop. Probabilities are those with which a change really happens.
 
     DINOv2's released code hands ``1 - p`` to its blur, so that its first view is never blurred and its second in 90 %
-    of cases; these are the values that trained DINOv2, and they stand here as such. The paper blurs "less severely on the
-    teacher branch" (3.2) without amounts: we halve the largest sigma of global crops [ours]. Hue, saturation and
+    of cases; these are the values that trained DINOv2, and they stand here as such. The paper blurs "less severely on
+    the teacher branch" (3.2) without amounts: we halve the largest sigma of global crops [ours]. Hue, saturation and
     grey-scale have no meaning for a radiograph and are left out.
 
     Attributes:

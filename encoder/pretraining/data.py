@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -58,11 +58,11 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""
-        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors().items()})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the data loader calls this."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+        return self._each(torch.Tensor.pin_memory)
 
     def digest(self) -> str:
         """SHA-256 of crops, masks and positions, in hexadecimal."""
@@ -71,6 +71,9 @@ class Batch:
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             sha.update(tensor.cpu().contiguous().numpy().data)
         return sha.hexdigest()
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return Batch(**{name: change(tensor) for name, tensor in self._tensors().items()}, wait_s=self.wait_s)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {

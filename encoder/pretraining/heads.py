@@ -24,7 +24,8 @@ class Prototypes(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """The weight [prototypes, bottleneck]."""
-        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+        weight: torch.Tensor = self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+        return weight
 
 
 class Head(nn.Module):

@@ -1,13 +1,13 @@
 """The three losses of DINOv2 and the teacher's centring, on bottleneck vectors and prototypes.
 
 The scores (vectors x prototypes; 65,536 columns, 411 masked patches an image at 518 px) are the memory hot spot of
-DINOv2-style training: 103 MB an image for each float32 copy. Here they exist for a chunk of vectors at a time: each chunk
-computes teacher probabilities, loss and gradients at once, with the reductions in float32.
+DINOv2-style training: 103 MB an image for each float32 copy. Here they exist for a chunk of vectors at a time: each
+chunk computes teacher probabilities, loss and gradients at once, with the reductions in float32.
 
 Both ways of centring come down to one offset for each prototype: a teacher's probabilities are
 ``softmax(scores / temperature + offset)``. For the moving average the offset is ``-centre / temperature``; for
-Sinkhorn-Knopp (Caron et al. 2020, algorithm 1) it is the logarithm of the prototypes' scaling, since the last of its steps
-makes each row sum to 1.
+Sinkhorn-Knopp (Caron et al. 2020, algorithm 1) it is the logarithm of the prototypes' scaling, since the last of its
+steps makes each row sum to 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Is the run collapsing? Numbers to watch beside the loss, and warnings in words.
 
 Two ways to fail (Caron et al. 2021, section 5.3): every image gets the same features (constant collapse: loss near 0,
-effective rank near 1), or the teacher spreads its probability evenly over all prototypes (uniform collapse: entropy and loss
-stand at ln K, 11.09 for 65,536).
+effective rank near 1), or the teacher spreads its probability evenly over all prototypes (uniform collapse: entropy and
+loss stand at ln K, 11.09 for 65,536).
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ FLAT = 0.01
 """Share of ln K within which entropy and loss count as standing at ln K."""
 
 
+def _entropy(values: torch.Tensor) -> torch.Tensor:
+    entropy: torch.Tensor = torch.special.entr(values)
+    return entropy
+
+
 def teacher_entropy(probabilities: torch.Tensor) -> torch.Tensor:
     """Mean entropy of [M, K] rows of probabilities, in nats; ln K at most."""
-    return torch.special.entr(probabilities.float()).sum(1).mean()
+    return _entropy(probabilities.float()).sum(1).mean()
 
 
 def effective_rank(features: torch.Tensor) -> torch.Tensor:
@@ -31,15 +36,17 @@ def effective_rank(features: torch.Tensor) -> torch.Tensor:
     values = torch.linalg.svdvals(centred)
     total = values.sum()
     if not float(total) > 1e-6 * max(1.0, float(features.float().norm())):
-        return values.new_ones(())
-    return torch.special.entr(values / total).sum().exp()
+    rank: torch.Tensor = _entropy(values / total).sum().exp()
+    return rank
+    return _entropy(values / total).sum().exp()
 
 
 def cls_std(features: torch.Tensor) -> torch.Tensor:
     """Mean over D of the standard deviation over [M, D] rows, relative to the rows' mean length / sqrt(D)."""
     features = features.float()
     scale = features.norm(dim=1).mean() / features.shape[1] ** 0.5
-    return features.std(0, correction=0).mean() / scale.clamp_min(1e-12)
+    std: torch.Tensor = features.std(0, correction=0).mean() / scale.clamp_min(1e-12)
+    return std
 
 
 class CollapseMonitor:

@@ -55,7 +55,7 @@ def rates(name: str, shape: torch.Size, config: OptimizationConfig, blocks: int)
 
 
 def make_optimizer(student: Network, config: OptimizationConfig) -> torch.optim.AdamW:
-    """AdamW over the student's trainable parameters, grouped by their rates; every parameter is in exactly one group."""
+    """AdamW over the student's trainable parameters, grouped by their rates; each parameter is in one group."""
     groups: dict[Rates, list[nn.Parameter]] = {}
     blocks = len(student.backbone.blocks)
     for name, parameter in student.named_parameters():

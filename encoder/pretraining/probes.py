@@ -99,7 +99,8 @@ class Probe:
 
     def _enough(self, values: Floats) -> bool:
         train, val = values[self._train], values[~self._train]
-        return min((train == 1).sum(), (train == 0).sum()) >= 2 and min((val == 1).sum(), (val == 0).sum()) >= 1
+        fewest = [int((part == value).sum()) for part in (train, val) for value in (0, 1)]
+        return min(fewest[:2]) >= 2 and min(fewest[2:]) >= 1
 
     def _read(self, paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
         from encoder.sandbox import Reader

@@ -15,7 +15,7 @@ Groups = dict[str, dict[str, torch.Tensor]]
 
 def gather(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> Groups:
     """Student, teacher, centres and optimiser state, on the CPU. With sharding every process must call this."""
-    names = {parameter: name for name, parameter in model.student.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.student.named_parameters()}
     moments = {
         f"{names[parameter]}/{key}": _whole(value)
         for parameter, state in optimizer.state.items()
@@ -29,7 +29,9 @@ def gather(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> Groups:
     }
 
 
-def restore(model: StudentTeacher, optimizer: torch.optim.Optimizer, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+def restore(
+    model: StudentTeacher, optimizer: torch.optim.Optimizer, groups: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
     """Put back what ``gather`` returned, onto any number of processes.
 
     Raises:
@@ -72,5 +74,7 @@ def _fill(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tenso
         raise ModelError(f"the checkpoint's {what} has {len(odd)} tensors missing or left over, first {odd[0]}")
     for name, target in targets.items():
         if target.shape != tensors[name].shape:
-            raise ModelError(f"the checkpoint's {what} {name} is {tuple(tensors[name].shape)}, not {tuple(target.shape)}")
+            raise ModelError(
+                f"the checkpoint's {what} {name} is {tuple(tensors[name].shape)}, not {tuple(target.shape)}"
+            )
         target.copy_(_like(target, tensors[name]).to(target.device))

@@ -1,13 +1,14 @@
 """One step of the method: the student predicts what the teacher, its moving average, says of other views.
 
-DINO (Caron et al. 2021) on whole crops, iBOT (Zhou et al. 2022) on masked patches, KoLeo on the global crops, together as
-in DINOv2 (Oquab et al. 2023, section 4).
+DINO (Caron et al. 2021) on whole crops, iBOT (Zhou et al. 2022) on masked patches, KoLeo on the global crops, together
+as in DINOv2 (Oquab et al. 2023, section 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -154,12 +155,13 @@ class StudentTeacher(nn.Module):
         student_cls, student_patches = self.student.vectors(features, crops)
         student_prototypes = self.student.prototypes()
 
-        temperatures = {
-            "student_temperature": weights.student_temperature,
-            "teacher_temperature": teacher_temperature,
-        }
+        cross_entropy = partial(
+            prototype_cross_entropy,
+            student_temperature=weights.student_temperature,
+            teacher_temperature=teacher_temperature,
+        )
         pairs = dino_pairs(crops // images - 2)
-        dino = weights.dino * prototype_cross_entropy(
+        dino = weights.dino * cross_entropy(
             student_cls.view(-1, images, student_cls.shape[-1]).transpose(0, 1),
             student_prototypes[0],
             teacher_cls.view(2, images, -1).transpose(0, 1),
@@ -167,13 +169,12 @@ class StudentTeacher(nn.Module):
             dino_offset,
             pairs=pairs,
             weights=torch.full((images,), 1 / (images * float(pairs.sum())), device=device),
-            **temperatures,
         )
         ibot = koleo = dino.new_zeros(())
         if masking:
             with torch.no_grad():
                 offset = self._offset(self.ibot_centre, teacher_patches, teacher_prototypes[1], teacher_temperature)
-            ibot = weights.ibot * prototype_cross_entropy(
+            ibot = weights.ibot * cross_entropy(
                 student_patches[:, None],
                 student_prototypes[1],
                 teacher_patches[:, None],
@@ -181,7 +182,6 @@ class StudentTeacher(nn.Module):
                 offset,
                 pairs=torch.ones(1, 1),
                 weights=masked_weights,
-                **temperatures,
             )
         if weights.koleo:
             koleo = weights.koleo * sum(

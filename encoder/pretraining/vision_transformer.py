@@ -1,9 +1,9 @@
 """The vision transformer that is trained: DINOv2's architecture and parameter names, made for multi-crop batches.
 
-Crops of different sizes travel through the blocks as one packed sequence of tokens, so that every matrix product is done
-once for all of them; attention looks at each crop alone. Dropped paths cost nothing (the rows are left out), and the last
-block's MLP and the final LayerNorm are computed only for the tokens that a loss looks at. The results are those of
-Hugging Face's ``Dinov2Model`` on the same weights, which the tests hold this to.
+Crops of different sizes travel through the blocks as one packed sequence of tokens, so that every matrix product is
+done once for all of them; attention looks at each crop alone. Dropped paths cost nothing (the rows are left out), and
+the last block's MLP and the final LayerNorm are computed only for the tokens that a loss looks at. The results are
+those of Hugging Face's ``Dinov2Model`` on the same weights, which the tests hold this to.
 """
 
 from __future__ import annotations
@@ -189,6 +189,14 @@ def _add(tokens: torch.Tensor, branch: torch.Tensor, kept: Kept) -> torch.Tensor
     return tokens.index_add(0, kept.tokens, scaled)
 
 
+class _PatchEmbedding(nn.Module):
+    """Holds the weights under their official name; the product is done by ``VisionTransformer``."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+
 class VisionTransformer(nn.Module):
     """DINOv2's vision transformer; ``state_dict`` has the official names (``blocks.0.attn.qkv.weight``).
 
@@ -204,8 +212,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (config.image_size // config.patch_size) ** 2, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
+        self.patch_embed = _PatchEmbedding(width, config.patch_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.reset()

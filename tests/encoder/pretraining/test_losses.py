@@ -139,7 +139,7 @@ def test_koleo_of_equal_rows_is_finite_in_half_precision() -> None:
     loss = koleo_loss(features)
     loss.backward()
     assert loss.dtype == torch.float32
-    assert 10 < float(loss) < 19  # -log(about 4e-8 + 1e-8), between the distance's and the logarithm's epsilon
+    assert 10 < loss.item() < 19  # -log(about 4e-8 + 1e-8), between the distance's and the logarithm's epsilon
     assert features.grad is not None and bool(torch.isfinite(features.grad).all())
 
 
