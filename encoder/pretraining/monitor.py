@@ -36,9 +36,9 @@ def effective_rank(features: torch.Tensor) -> torch.Tensor:
     values = torch.linalg.svdvals(centred)
     total = values.sum()
     if not float(total) > 1e-6 * max(1.0, float(features.float().norm())):
+        return values.new_ones(())
     rank: torch.Tensor = _entropy(values / total).sum().exp()
     return rank
-    return _entropy(values / total).sum().exp()
 
 
 def cls_std(features: torch.Tensor) -> torch.Tensor:
