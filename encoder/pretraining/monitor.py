@@ -36,7 +36,7 @@ def effective_rank(features: torch.Tensor) -> torch.Tensor:
     values = torch.linalg.svdvals(centred)
     total = values.sum()
     if not float(total) > 1e-6 * max(1.0, float(features.float().norm())):
-        return values.new_ones(())
+        return torch.ones((), device=values.device)
     rank: torch.Tensor = _entropy(values / total).sum().exp()
     return rank
 
