@@ -73,7 +73,10 @@ class Checkpoints:
         Raises:
             LlavaRadError: it cannot be written (a full disk), or an intact checkpoint of a later step is there, so
                 that a resumed run would not find this one. What was there before stays as it was.
+            ModelError: as ``latest``.
         """
+        from safetensors import SafetensorError
+
         later = [path.name for path in self._usable() if step_of(path) > step]
         if later:
             raise LlavaRadError(
@@ -87,10 +90,13 @@ class Checkpoints:
             self._remove_leftovers()
             _write(temporary, step, tensors, state)
             _publish(temporary, final)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter is what safetensors raises on a full disk
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = error.strerror or type(error).__name__
-            raise LlavaRadError(f"the checkpoint of step {step} could not be written: {reason}") from error
+            reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+            raise LlavaRadError(
+                f"the checkpoint of step {step} could not be written: {reason}",
+                hint="the checkpoints before it are intact; the same command goes on from the newest",
+            ) from error
         self.ignored.pop(final.name, None)
         self._retire(protect)
         return final
@@ -100,6 +106,10 @@ class Checkpoints:
 
         Complete means that every file is there with its size; ``load`` checks contents. A folder that is not complete,
         or that ``load`` has found damaged, is passed over and named in ``ignored``.
+
+        Raises:
+            ModelError: one of another format is there. It is not passed over: a later version of this program has
+                gone on with the run, and saving here would remove what it wrote.
         """
         return next(self._usable(), None)
 
@@ -245,19 +255,26 @@ def _remove(folder: Path) -> None:
 
 
 def _index(folder: Path) -> dict[str, dict[str, Any]]:
-    """The files of a checkpoint by its list, each of which is there with its size."""
+    """The files of a checkpoint by its list, each of which is there with its size.
+
+    Raises:
+        _Unusable: they are not, or there is no list.
+        ModelError: the list is of another format.
+    """
     try:
         index = json.loads((folder / _INDEX).read_bytes())
-        known = index["format"] == _FORMAT
+        if index["format"] != _FORMAT:
+            raise ModelError(
+                f"checkpoint {folder.name} is of a format that this version does not read",
+                hint="update llava-rad, or remove that folder to continue from an older one",
+            )
         step, files = index["step"], dict(index["files"])
         sizes = {name: int(entry["bytes"]) for name, entry in files.items()}
         complete = _STATE in files and all(isinstance(entry["sha256"], str) for entry in files.values())
     except FileNotFoundError:
         raise _Unusable(f"it has no {_INDEX}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise _Unusable(f"its {_INDEX} cannot be read") from None
-    if not known:
-        raise _Unusable("it is of a format that this version does not read")
     if step != step_of(folder) or not complete or any(Path(name).name != name for name in files):
         raise _Unusable(f"its {_INDEX} does not describe it")
     for name, size in sizes.items():
