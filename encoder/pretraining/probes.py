@@ -1,29 +1,31 @@
 """Frozen probes: what the teacher's CLS features are worth, by a linear classifier and by nearest neighbours.
 
 The published RAD-DINO was chosen so (model card): iteration 35,000 of 100,000, by linear probing on validation sets.
+
+The linear classifier is logistic regression on standardised features. Cross-validation on the training images, each
+patient in one fold, chooses one penalty for all labels. The neighbours vote as in DINO's protocol (Caron et al. 2021):
+20 nearest by cosine, weighted with exp(cosine / 0.07); features are centred first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from encoder.errors import ConfigError
+from encoder.errors import ConfigError, LlavaRadError
 from encoder.manifest import Row, disjoint
 from encoder.preprocessing import rad_dino
+from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 Floats = npt.NDArray[np.float64]
 
 NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07
-PENALTY = 1.0
-"""Of the linear probe: L2, on standardised features, divided by the number of images."""
 
 
 def auroc(labels: npt.NDArray[np.bool_], scores: Floats) -> float:
@@ -54,12 +56,14 @@ class ProbeResult:
     Attributes:
         linear_auprc, linear_auroc, knn_auroc: label -> score.
         left_out: labels with fewer than 2 positives or negatives in train, or none in val.
+        c: inverse strength of the linear probe's regularisation, as scikit-learn counts it.
     """
 
     linear_auprc: dict[str, float]
     linear_auroc: dict[str, float]
     knn_auroc: dict[str, float]
     left_out: tuple[str, ...]
+    c: float
 
     def scores(self) -> dict[str, float]:
         """The three macro averages."""
@@ -69,99 +73,149 @@ class ProbeResult:
         }
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What the probes say of each of V images of the split ``val``: what scores and their intervals come from.
+
+    Attributes:
+        rows: V images; their ``dataset`` and ``subject`` name the patient.
+        labels: L names.
+        truth: [V, L], 1, 0 or NaN for unknown.
+        linear: [V, L], log-odds.
+        knn: [V, L], share of the neighbours' votes.
+        c: of the linear probe.
+    """
+
+    rows: tuple[Row, ...]
+    labels: tuple[str, ...]
+    truth: Floats
+    linear: Floats
+    knn: Floats
+    c: float
+
+
 class Probe:
     """Labelled images, read once and preprocessed as for inference.
 
     Args:
-        rows: with splits ``train`` and ``val``; labels 1 and 0, others count as unknown.
+        rows: with splits ``train`` and ``val``, others are passed over; labels 1 and 0, others count as unknown.
         size: side of the square images in pixels.
+
+    Attributes:
+        rows: the N images, in the given order.
+        labels: names of the L labels that can be probed.
+        left_out: names of those that cannot.
 
     Raises:
         LlavaRadError: a subject is in both splits, or an image cannot be read.
-        ConfigError: no label has enough positives.
+        ConfigError: no label has enough positives and negatives.
     """
 
     def __init__(self, rows: Sequence[Row], *, size: int) -> None:
-        disjoint(rows)
+        self.rows = tuple(row for row in rows if row.split in ("train", "val"))
+        disjoint(self.rows)
         self._recipe = rad_dino(size)
-        chosen = [row for row in rows if row.split in ("train", "val")]
-        self._images = np.stack(self._read([row.path for row in chosen]))
-        self._train = np.array([row.split == "train" for row in chosen])
-        names = sorted({name for row in chosen for name in row.labels})
-        table = {
-            name: np.array([value if (value := row.labels.get(name)) in (0, 1) else np.nan for row in chosen], float)
-            for name in names
-        }
-        self._labels = {name: values for name, values in table.items() if self._enough(values)}
-        self.left_out = tuple(name for name in names if name not in self._labels)
-        if not self._labels:
-            raise ConfigError("probe.manifest has no label with two positives in train and one in val")
+        self._train = torch.tensor([row.split == "train" for row in self.rows])
+        names = sorted({name for row in self.rows for name in row.labels})
+        table = torch.tensor(
+            [
+                [value if (value := row.labels.get(name)) in (0, 1) else torch.nan for name in names]
+                for row in self.rows
+            ],
+            dtype=torch.float64,
+        ).view(len(self.rows), len(names))
+        enough = [self._enough(column) for column in table.t()]
+        self.labels = tuple(name for name, fits in zip(names, enough, strict=True) if fits)
+        self.left_out = tuple(name for name, fits in zip(names, enough, strict=True) if not fits)
+        if not self.labels:
+            raise ConfigError(
+                "probe.manifest has no label with two positives and two negatives in train and one of each in val"
+            )
+        self._truth = table[:, torch.tensor(enough)]
+        self._images = np.stack(self._read())
 
-    def _enough(self, values: Floats) -> bool:
+    def _enough(self, values: torch.Tensor) -> bool:
         train, val = values[self._train], values[~self._train]
         fewest = [int((part == value).sum()) for part in (train, val) for value in (0, 1)]
         return min(fewest[:2]) >= 2 and min(fewest[2:]) >= 1
 
-    def _read(self, paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
+    def _read(self) -> list[npt.NDArray[np.uint8]]:
         from encoder.sandbox import Reader
 
+        images = []
         with Reader() as reader:
-            return [reader.prepare(path, self._recipe).pixels for path in paths]
+            for row in self.rows:
+                try:
+                    images.append(reader.prepare(row.path, self._recipe).pixels)
+                except LlavaRadError as error:
+                    raise LlavaRadError(f"probe.manifest, row {row.number}: {error}", hint=error.hint) from error
+        return images
 
     def run(self, encode: Encode, batch_size: int = 32) -> ProbeResult:
-        """Probe an encoder.
+        """Probe an encoder; arguments as for ``features``."""
+        return self.score(self.features(encode, batch_size))
+
+    @torch.no_grad()
+    def features(self, encode: Encode, batch_size: int = 32) -> torch.Tensor:
+        """Features of all images, float64 [N, D] in the order of ``rows``.
 
         Args:
-            encode: [B, 3, S, S] normalised images -> [B, D] features.
+            encode: [B, 3, S, S] normalised images -> [B, D] features; of a network in evaluation mode. No gradient is
+                recorded.
             batch_size: images at a time.
         """
         parts = [
-            encode(self._recipe.normalise(self._images[start : start + batch_size])).detach().cpu().double()
+            encode(self._recipe.normalise(self._images[start : start + batch_size])).cpu().double()
             for start in range(0, len(self._images), batch_size)
         ]
-        return self.score(torch.cat(parts))
+        return torch.cat(parts)
+
+    def predict(self, features: torch.Tensor) -> Predictions:
+        """Fit both probes on the split ``train`` and let them judge the split ``val``.
+
+        Args:
+            features: [N, D] in the order of ``rows``.
+
+        Raises:
+            LlavaRadError: the features are not finite.
+        """
+        if not bool(torch.isfinite(features).all()):
+            raise LlavaRadError("the features of the probed images are not finite")
+        fit, judge = features[self._train].double(), features[~self._train].double()
+        known = (~self._truth[self._train].isnan()).double()
+        labels = self._truth[self._train].nan_to_num(0.0)
+        # a row of unknown subject is a group of its own
+        places = self._train.nonzero()[:, 0].tolist()
+        groups = [(row.dataset, row.subject or i) for i in places if (row := self.rows[i])]
+        c = choose_c(fit, labels, known, groups, average_precision)
+        inside, outside = standardise(fit, judge)
+        weights, bias = logistic_regression(inside, labels, known, [c])
+        mean = fit.mean(0)
+        cosines = functional.normalize(judge - mean, dim=1) @ functional.normalize(fit - mean, dim=1).t()
+        return Predictions(
+            tuple(row for row in self.rows if row.split == "val"),
+            self.labels,
+            self._truth[~self._train].numpy(),
+            (outside @ weights[..., 0] + bias[:, 0]).numpy(),
+            torch.stack([_votes(cosines, *column) for column in zip(labels.t(), known.t(), strict=True)], 1).numpy(),
+            c,
+        )
 
     def score(self, features: torch.Tensor) -> ProbeResult:
-        """Scores of [N, D] features in the order of the rows."""
-        train, val = torch.from_numpy(self._train), torch.from_numpy(~self._train)
-        mean, std = features[train].mean(0), features[train].std(0).clamp_min(1e-6)
-        standard = (features - mean) / std
-        unit = functional.normalize(features - mean, dim=1)
-        similarity = unit[val] @ unit[train].t()
+        """Scores of [N, D] features in the order of ``rows``; raises as ``predict``."""
+        said = self.predict(features)
         auprc, roc, near = {}, {}, {}
-        for name, values in self._labels.items():
-            known = torch.from_numpy(~np.isnan(values))
-            labels = torch.from_numpy(np.nan_to_num(values))
-            fit, judge = train & known, val & known
-            truth = labels[judge].numpy() == 1
-            linear = logistic_regression(standard[fit], labels[fit])
-            scores = (standard[judge] @ linear[:-1] + linear[-1]).numpy()
-            auprc[name], roc[name] = average_precision(truth, scores), auroc(truth, scores)
-            nearby = similarity[known[val]][:, known[train]]
-            top, places = nearby.topk(min(NEIGHBOURS, nearby.shape[1]), dim=1)
-            votes = (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[fit][places]).sum(1)
-            near[name] = auroc(truth, votes.numpy())
-        return ProbeResult(auprc, roc, near, self.left_out)
+        for column, name in enumerate(said.labels):
+            known = ~np.isnan(said.truth[:, column])
+            truth = said.truth[known, column] == 1
+            auprc[name] = average_precision(truth, said.linear[known, column])
+            roc[name] = auroc(truth, said.linear[known, column])
+            near[name] = auroc(truth, said.knn[known, column])
+        return ProbeResult(auprc, roc, near, self.left_out, said.c)
 
 
-def logistic_regression(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """L2-regularised logistic regression by L-BFGS in float64: [N, D], [N] -> [D + 1], the intercept last.
-
-    Minimises ``sum of log losses + PENALTY * |w|^2 / 2`` with the intercept free, as scikit-learn's
-    ``LogisticRegression(C=1 / PENALTY)`` does.
-    """
-    weights = torch.zeros(features.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weights], max_iter=200, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        scores = features @ weights[:-1] + weights[-1]
-        loss = functional.binary_cross_entropy_with_logits(scores, labels.double(), reduction="sum")
-        loss = (loss + PENALTY * weights[:-1].square().sum() / 2) / len(labels)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weights.detach()
+def _votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Share of votes [V] for a label, of the nearest of the T images that have it: [V, T], [T], [T]."""
+    asked = known == 1
+    top, places = cosines[:, asked].topk(min(NEIGHBOURS, int(asked.sum())), dim=1)
+    return (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[asked][places]).sum(1)
