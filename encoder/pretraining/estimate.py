@@ -144,9 +144,8 @@ def _head_flops(config: PretrainingConfig) -> float:
 def _activations(config: PretrainingConfig) -> int:
     """Bytes that the backward pass needs of one image.
 
-    Each kept token of each block leaves: input of LayerNorm in float32 (twice), its output, q, k, v, the attention's
-    output by crop and packed, LayerNorm's output again and the inner values of the MLP, in the type of the products;
-    where paths are dropped, both branches in float32 (``index_add`` keeps what it adds).
+    Each kept token of each block leaves: input of LayerNorm in float32 (twice), and q, k, v, the attention's output by
+    crop and packed, and the inner values of the MLP, in the type of the products. (On CPUs, the attention's output once.)
     """
     model, crops = config.model, config.crops
     width, hidden = model.hidden_size, _hidden(model)
@@ -156,11 +155,12 @@ def _activations(config: PretrainingConfig) -> int:
         tokens += crops.local_crops * (1 + (crops.local_size // model.patch_size) ** 2)
     inner = 4 * hidden if model.use_swiglu_ffn else hidden
     kept = 1 - config.optimization.drop_path
-    block = (2 if kept == 1 else 4) * 4 * width + size * ((1 + 3 + 2 + 1) * width + inner)
+    block = 2 * 4 * width + size * ((3 + 2) * width + inner)
     if config.engine.activation_checkpointing:
         blocks = model.num_hidden_layers * 4.0 * width + kept * block  # inputs of all, and one block recomputed
     else:
         blocks = model.num_hidden_layers * kept * block
+    blocks += size * model.patch_size**2  # grey pixels, for the patch embedding
     vectors = _GLOBAL_CROPS + crops.local_crops + masked_patches(config)
     head = size * (width + 2 * sum(_head_sizes(width, config.head)[1:-1])) + 4 * config.head.bottleneck
     return int(tokens * blocks + vectors * head)

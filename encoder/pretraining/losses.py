@@ -19,7 +19,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
-from encoder.pretraining.products import linear
+from encoder.pretraining.products import linear, product_type
 
 
 def prototype_cross_entropy(
@@ -68,12 +68,7 @@ def prototype_cross_entropy(
 
 
 def _chunk(device: torch.device) -> int:
-    return 1 << 27 if device.type == "cuda" else 1 << 23
-
-
-def _products(device: torch.device) -> torch.dtype:
-    """The type in which the matrix products are done: that of autocast, where it is on."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+    return 1 << 27 if device.type == "cuda" else 1 << 22
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -91,7 +86,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         teacher_temperature: float,
         chunk: int,
     ) -> torch.Tensor:
-        dtype = _products(student.device)
+        dtype = product_type(student.device)
         images, crops, width = student.shape
         prototypes = len(student_prototypes)
         by_teacher = [rows.nonzero().squeeze(1).tolist() for rows in pairs]
@@ -227,7 +222,7 @@ def sinkhorn_knopp(
     Returns:
         [K] float32
     """
-    dtype = _products(vectors.device)
+    dtype = product_type(vectors.device)
     size = max(1, (chunk or _chunk(vectors.device)) // len(prototypes))
     with torch.autocast(vectors.device.type, enabled=False):
         theirs = prototypes.to(dtype)

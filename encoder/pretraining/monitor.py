@@ -1,8 +1,8 @@
 """Is the run collapsing? Numbers to watch beside the loss, and warnings in words.
 
 Two ways to fail (Caron et al. 2021, section 5.3): every image gets the same features (constant collapse: loss near 0,
-effective rank near 1), or the teacher spreads its probability evenly over all prototypes (uniform collapse: entropy and
-loss stand at ln K, 11.09 for 65,536).
+effective rank near 1), or teacher or student spread their probability evenly over all prototypes (uniform collapse: the
+loss stands at ln K, 11.09 for 65,536). Before a network has learned anything it looks the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Mapping
 import torch
 
 FLAT = 0.01
-"""Share of ln K within which entropy and loss count as standing at ln K."""
+"""Share of ln K within which entropy or loss count as standing at ln K."""
+ALIKE = 0.01
+"""``cls_std`` below which all features count as the same. DINOv2's ViT-S has 0.3 on crops of radiographs; a ViT of random
+weights 0.7, and 0.0001 with DINOv2's LayerScale of 1e-5."""
 
 
 def _entropy(values: torch.Tensor) -> torch.Tensor:
@@ -50,15 +53,16 @@ def cls_std(features: torch.Tensor) -> torch.Tensor:
 
 
 class CollapseMonitor:
-    """Warns once of each kind of collapse.
+    """Warns when logged steps in a row look like collapse, once for each such stretch.
 
     Args:
         prototypes: K.
-        patience: logged steps in a row that must look like collapse.
+        patience: so many logged steps in a row.
+        dino_weight: ``loss.dino``, with which the logged loss is multiplied; at 0 the loss is not looked at.
     """
 
-    def __init__(self, prototypes: int, patience: int = 5) -> None:
-        self._uniform, self._patience = math.log(prototypes), patience
+    def __init__(self, prototypes: int, patience: int = 5, *, dino_weight: float = 1.0) -> None:
+        self._uniform, self._patience, self._weight = math.log(prototypes), patience, dino_weight
         self._rows = {"uniform": 0, "constant": 0}
 
     def update(self, step: int, values: Mapping[str, float]) -> list[str]:
@@ -67,15 +71,17 @@ class CollapseMonitor:
         Returns:
             Warnings to show.
         """
-        flat = (1 - FLAT) * self._uniform
+        level, entropy = self._uniform, values["teacher_entropy"]
+        loss = values["dino"] / self._weight if self._weight else math.inf
         signs = {
-            "uniform": values["teacher_entropy"] > flat and abs(values["dino"] - self._uniform) < FLAT * self._uniform,
-            "constant": values["cls_effective_rank"] < 2 or values["cls_std"] < 1e-6,
+            "uniform": entropy > (1 - FLAT) * level or abs(loss - level) < FLAT * level,
+            "constant": values["cls_effective_rank"] < 2 or values["cls_std"] < ALIKE,
         }
         texts = {
-            "uniform": f"uniform collapse, or nothing learned yet: the teacher's entropy and the loss stand at ln K = "
-            f"{self._uniform:.2f} (step {step})",
-            "constant": f"constant collapse: all images have nearly the same CLS features (step {step})",
+            "uniform": f"uniform collapse, or nothing learned yet: of ln K = {level:.2f} the teacher's entropy has "
+            f"{entropy:.2f} and the DINO loss {loss:.2f} (step {step})",
+            "constant": f"constant collapse, or nothing learned yet: all images have nearly the same CLS features; "
+            f"effective rank {values['cls_effective_rank']:.1f}, deviation {values['cls_std']:.1g} (step {step})",
         }
         warnings = []
         for kind, sign in signs.items():

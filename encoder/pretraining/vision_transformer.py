@@ -9,20 +9,17 @@ those of Hugging Face's ``Dinov2Model`` on the same weights, which the tests hol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from encoder.pretraining.config import ModelConfig
-from encoder.pretraining.products import attention, gelu_linear, linear
+from encoder.pretraining.products import Shapes, attention, gelu_linear, linear, norm_linear
 
 MEAN, STD = 0.5307, 0.2583
 """Of MIMIC-CXR's pixels in 0..1, the normalisation of microsoft/rad-dino (preprocessor_config.json)."""
-
-Shapes = tuple[tuple[int, int], ...]
-"""Of a packed sequence: (crops, tokens of each crop) for each group of crops of one size."""
 
 
 class Crops(NamedTuple):
@@ -43,12 +40,12 @@ class Kept(NamedTuple):
     Attributes:
         tokens: [k] int64, ascending.
         shapes: of the packed sequence of kept tokens.
-        scales: one factor for each group, crops / kept crops, which keeps the expectation.
+        scale: [k, 1], crops / kept crops of the token's group, which keeps the expectation.
     """
 
     tokens: torch.Tensor
     shapes: Shapes
-    scales: tuple[float, ...]
+    scale: torch.Tensor
 
 
 class Wanted(NamedTuple):
@@ -56,13 +53,11 @@ class Wanted(NamedTuple):
 
     Attributes:
         tokens: [M] int64, places in the packed sequence.
-        kept: [k] int64, those of the M that go through the last MLP branch; None for all.
-        scale: [k, 1], what their branch is multiplied with.
+        kept: those of the M that go through the last MLP branch; None for all. Its shapes are not looked at.
     """
 
     tokens: torch.Tensor
-    kept: torch.Tensor | None = None
-    scale: torch.Tensor | None = None
+    kept: Kept | None = None
 
 
 class _Attention(nn.Module):
@@ -72,17 +67,9 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: torch.Tensor, shapes: Shapes) -> torch.Tensor:
-        """[T, D] -> [T, D], before the output projection."""
-        width = tokens.shape[-1]
-        mixed = []
-        for part, (rows, length) in zip(
-            linear(tokens, self.qkv.weight, self.qkv.bias).split([r * n for r, n in shapes]), shapes, strict=True
-        ):
-            query, key, value = part.view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-            out = attention(query, key, value)
-            mixed.append(out.transpose(1, 2).reshape(rows * length, width))
-        return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, shapes: Shapes) -> torch.Tensor:
+        """[T, D] -> [T, D], from before the norm to before the output projection."""
+        return attention(norm_linear(tokens, norm, self.qkv.weight, self.qkv.bias), shapes, self.heads)
 
 
 class _Mlp(nn.Module):
@@ -91,9 +78,9 @@ class _Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, tokens: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        """gamma times the MLP of [T, D]."""
-        inner = linear(tokens, self.fc1.weight, self.fc1.bias)
+    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
+        """gamma times the MLP of the normed [T, D]."""
+        inner = norm_linear(tokens, norm, self.fc1.weight, self.fc1.bias)
         return gelu_linear(inner, *_scaled(self.fc2, gamma))
 
 
@@ -106,9 +93,9 @@ class _SwiGlu(nn.Module):
         self.w12 = nn.Linear(width, 2 * hidden)
         self.w3 = nn.Linear(hidden, width)
 
-    def forward(self, tokens: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        """gamma times the SwiGLU of [T, D]."""
-        gate, value = linear(tokens, self.w12.weight, self.w12.bias).chunk(2, dim=-1)
+    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
+        """gamma times the SwiGLU of the normed [T, D]."""
+        gate, value = norm_linear(tokens, norm, self.w12.weight, self.w12.bias).chunk(2, dim=-1)
         return linear(functional.silu(gate) * value, *_scaled(self.w3, gamma))
 
 
@@ -138,11 +125,11 @@ class Block(nn.Module):
 
     def attend(self, tokens: torch.Tensor, shapes: Shapes) -> torch.Tensor:
         """The attention branch of [T, D]."""
-        return linear(self.attn(self.norm1(tokens), shapes), *_scaled(self.attn.proj, self.ls1.gamma))
+        return linear(self.attn(tokens, self.norm1, shapes), *_scaled(self.attn.proj, self.ls1.gamma))
 
     def transform(self, tokens: torch.Tensor) -> torch.Tensor:
         """The MLP branch of [T, D]."""
-        branch: torch.Tensor = self.mlp(self.norm2(tokens), self.ls2.gamma)
+        branch: torch.Tensor = self.mlp(tokens, self.norm2, self.ls2.gamma)
         return branch
 
     def forward(
@@ -170,23 +157,33 @@ class Block(nn.Module):
         else:
             tokens = _add(tokens, self.attend(tokens.index_select(0, attended.tokens), attended.shapes), attended)
         if wanted is not None:
-            tokens = tokens.index_select(0, wanted.tokens)
-            if wanted.kept is None or wanted.scale is None:
-                return tokens + self.transform(tokens)
-            branch = self.transform(tokens.index_select(0, wanted.kept))
-            return tokens.index_add(0, wanted.kept, branch.to(tokens.dtype) * wanted.scale)
+            tokens, transformed = tokens.index_select(0, wanted.tokens), wanted.kept
         if transformed is None:
             return tokens + self.transform(tokens)
         return _add(tokens, self.transform(tokens.index_select(0, transformed.tokens)), transformed)
 
 
 def _add(tokens: torch.Tensor, branch: torch.Tensor, kept: Kept) -> torch.Tensor:
-    branch = branch.to(tokens.dtype)
-    if len(set(kept.scales)) == 1:
-        return tokens.index_add(0, kept.tokens, branch, alpha=kept.scales[0])
-    sizes = [rows * length for rows, length in kept.shapes]
-    scaled = torch.cat([part * scale for part, scale in zip(branch.split(sizes), kept.scales, strict=True)])
-    return tokens.index_add(0, kept.tokens, scaled)
+    """[T, D] with the scaled branch [k, D] added to the kept tokens."""
+    added: torch.Tensor = _Add.apply(tokens, branch, kept.tokens, kept.scale)
+    return added
+
+
+class _Add(torch.autograd.Function):
+    """Unlike ``index_add`` of the scaled branch, keeps no copy of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: torch.Tensor, branch: torch.Tensor, places: torch.Tensor, scale: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(places, scale)
+        ctx.dtype = branch.dtype
+        return tokens.index_add(0, places, branch * scale)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        places, scale = ctx.saved_tensors
+        return slopes[0], slopes[0].index_select(0, places).mul_(scale).to(ctx.dtype), None, None
 
 
 class _PatchEmbedding(nn.Module):
@@ -299,19 +296,18 @@ class VisionTransformer(nn.Module):
             count = max(int(rows * (1 - self.drop_path)), 1)
             chosen = torch.randperm(rows)[:count].sort().values
             tokens.append((start + chosen[:, None] * length + torch.arange(length)).flatten())
+            scales.append(torch.full((count * length, 1), rows / count))
             kept_shapes.append((count, length))
-            scales.append(rows / count)
             start += rows * length
-        return Kept(torch.cat(tokens).to(device, non_blocking=True), tuple(kept_shapes), tuple(scales))
+        places, scale = (torch.cat(parts).to(device, non_blocking=True) for parts in (tokens, scales))
+        return Kept(places, tuple(kept_shapes), scale)
 
 
 def _among(wanted: torch.Tensor, kept: Kept | None, total: int) -> Wanted:
     if kept is None:
         return Wanted(wanted)
-    scale = torch.zeros(total, device=wanted.device)
-    parts = kept.tokens.split([rows * length for rows, length in kept.shapes])
-    for part, value in zip(parts, kept.scales, strict=True):
-        scale[part] = value
+    scale = torch.zeros(total, 1, device=wanted.device)
+    scale[kept.tokens] = kept.scale
     scale = scale[wanted]
-    places = scale.nonzero().squeeze(1)
-    return Wanted(wanted, places, scale[places][:, None])
+    places = scale.squeeze(1).nonzero().squeeze(1)
+    return Wanted(wanted, Kept(places, (), scale[places]))

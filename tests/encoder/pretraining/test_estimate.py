@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.pretraining import products
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.estimate import backbone_parameters, estimate, head_parameters, masked_patches
 from encoder.pretraining.heads import Head
@@ -54,12 +56,27 @@ def test_a_separate_head_counts_unless_nothing_is_masked() -> None:
     assert estimate(load_config("rad-dino", ["head.separate=true", "loss.ibot=0"])).heads == one
 
 
+fused = torch.nn.functional.scaled_dot_product_attention
+
+
+def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(query @ key.transpose(-1, -2), -1) @ value
+
+
+def each_group(
+    attend: Callable[..., torch.Tensor], projected: torch.Tensor, shapes: Sequence[tuple[int, int]], heads: int
+) -> torch.Tensor:
+    mixed = []
+    for part, (rows, length) in zip(projected.split([r * n for r, n in shapes]), shapes, strict=True):
+        query, key, value = part.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        out = attend(query, key, value)
+        mixed.append(out.transpose(1, 2).reshape(rows * length, -1))
+    return torch.cat(mixed)
+
+
 def test_flops_of_the_transformer_are_those_that_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     # attention written out: the dispatcher counts no fused attention on CPUs
-    monkeypatch.setattr(
-        "encoder.pretraining.vision_transformer.attention",
-        lambda q, k, v: torch.softmax(q @ k.transpose(-1, -2), -1) @ v,
-    )
+    monkeypatch.setattr("encoder.pretraining.vision_transformer.attention", partial(each_group, written_out))
     for module in ("vision_transformer", "products"):  # nor oneDNN's products
         monkeypatch.setattr(f"encoder.pretraining.{module}.linear", torch.nn.functional.linear)
     config = load_config("tiny", [*SMALL, "optimization.drop_path=0", "model.num_hidden_layers=4"])
@@ -86,7 +103,7 @@ def test_dropped_paths_save_what_they_drop() -> None:
 def test_activations_are_what_autograd_keeps(
     monkeypatch: pytest.MonkeyPatch, precision: str, changes: list[str]
 ) -> None:
-    monkeypatch.setattr(products, "SHORT", 0)  # fused attention, as on GPUs
+    monkeypatch.setattr("encoder.pretraining.vision_transformer.attention", partial(each_group, fused))  # as on GPUs
     overrides = [f"engine.precision={precision}", "optimization.drop_path=0.5", "optimization.batch_size=16"]
     config = load_config("tiny", [*SMALL, *overrides, *changes])
     images = 16
