@@ -15,8 +15,8 @@ import torch
 FLAT = 0.01
 """Share of ln K within which entropy or loss count as standing at ln K."""
 ALIKE = 0.01
-"""``cls_std`` below which all features count as the same. DINOv2's ViT-S has 0.3 on crops of radiographs; a ViT of random
-weights 0.7, and 0.0001 with DINOv2's LayerScale of 1e-5."""
+"""``cls_std`` below which all features count as the same. DINOv2's ViT-S has 0.3 on crops of radiographs; a ViT of
+random weights has 0.7, and 0.0001 with DINOv2's LayerScale of 1e-5."""
 
 
 def _entropy(values: torch.Tensor) -> torch.Tensor:
