@@ -24,7 +24,7 @@ def by_side(
         width: of the image.
         scale: smallest and largest side as shares of the shorter side, each rounded to whole pixels, both included.
         target: side in pixels to which the crop will be resized.
-        upsample: False raises sides below ``target`` to it, as far as the image reaches.
+        upsample: False raises the smallest side to ``target``, as far as the image reaches.
     """
     short = min(height, width)
     low, high = (max(1, round(share * short)) for share in scale)
@@ -59,19 +59,19 @@ def by_area(
         target: side in pixels to which the crop will be resized.
         upsample: False raises height and width below ``target`` to it, as far as the image reaches.
     """
+    least_width, least_height = (0, 0) if upsample else (min(target, width), min(target, height))
     for _ in range(_TRIES):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if not upsample:
-            box_width, box_height = max(box_width, min(target, width)), max(box_height, min(target, height))
+        box_width = max(round(math.sqrt(area * aspect)), least_width)
+        box_height = max(round(math.sqrt(area / aspect)), least_height)
         if 0 < box_width <= width and 0 < box_height <= height:
             return (*_place(rng, height, width, box_height, box_width), box_height, box_width)
     box_height, box_width = height, width
     if width / height < ratio[0]:
-        box_height = round(width / ratio[0])
+        box_height = max(round(width / ratio[0]), least_height)
     elif width / height > ratio[1]:
-        box_width = round(height * ratio[1])
+        box_width = max(round(height * ratio[1]), least_width)
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Protocol
 
 import numpy as np
@@ -121,6 +124,7 @@ def batches(images: Images, config: PretrainingConfig, *, step: int, rank: int =
         num_workers=workers,
         prefetch_factor=_PREFETCH if workers else None,
         multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, or starting it would advance torch's global one
     )
@@ -133,8 +137,8 @@ def _timed(loader: DataLoader[Batch | LlavaRadError]) -> Iterator[Batch]:
     while True:
         try:
             batch = next(stream)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            if not loader.num_workers or not _is_loss(error):
                 raise
             raise LlavaRadError(
                 "a process that cuts crops ended unexpectedly, probably for want of memory or shared memory (/dev/shm)",
@@ -147,34 +151,56 @@ def _timed(loader: DataLoader[Batch | LlavaRadError]) -> Iterator[Batch]:
         started = time.perf_counter()
 
 
-def _context() -> str:
-    # never fork: this process may hold threads and a CUDA context
-    methods = torch.multiprocessing.get_all_start_methods()
-    return "forkserver" if "forkserver" in methods else "spawn"
+def _is_loss(error: Exception) -> bool:
+    """Whether a worker is gone; not whether there was an error in one."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    return "in DataLoader worker process" not in str(error)  # the connection to one broke
+
+
+def _context() -> BaseContext:
+    # never fork from here: this process may hold threads and a CUDA context
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])  # torch is loaded once, not by each worker
+    return context
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the training still needs the batches of the step it is in
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class MicroBatches(Dataset["Batch | LlavaRadError"]):
-    """Batches by number: batch ``step * accumulation + a`` is the a-th of its optimiser step."""
+    """Batches by number: batch ``step * accumulation + a`` is the a-th of its optimiser step.
+
+    The batches of one step on all processes are together the step's ``batch_size`` images, however they are divided.
+    """
 
     def __init__(self, images: Images, config: PretrainingConfig, *, rank: int, world: int) -> None:
         self._images = images
         self._config = config
         self._rank = rank
+        self._world = world
         self._count = images_per_process(config, world)
-        self._total = self._count * world
         self._multi_crop = MultiCrop(config.crops, config.augmentation)
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __getitem__(self, number: int) -> Batch | LlavaRadError:
         try:
             return self._batch(number)
-        except LlavaRadError as error:  # as a value: a worker's exceptions arrive with its traceback as their message
-            return error
+        except LlavaRadError as error:
+            # as a value, since a worker's exceptions arrive with its traceback as their message; plain, since not
+            # every kind can be pickled
+            return LlavaRadError(str(error), hint=error.hint)
 
     def _batch(self, number: int) -> Batch:
         config, crops, count = self._config, self._config.crops, self._count
-        first = number * self._total
-        mine = slice(self._rank * count, (self._rank + 1) * count)
+        step, turn = divmod(number, config.optimization.accumulation)
+        first = step * config.optimization.batch_size
+        start = (turn * self._world + self._rank) * count
+        mine = slice(start, start + count)
         positions = range(first + mine.start, first + mine.stop)
         global_crops = torch.empty((GLOBAL_CROPS, count, crops.global_size, crops.global_size), dtype=torch.uint8)
         local_crops = torch.empty((crops.local_crops, count, crops.local_size, crops.local_size), dtype=torch.uint8)
@@ -185,9 +211,9 @@ class MicroBatches(Dataset["Batch | LlavaRadError"]):
             self._multi_crop(image, rng, global_out[:, i], local_out[:, i])
         masks = batch_masks(
             seed=config.seed,
-            batch=number,
+            batch=step,
             first=first,
-            images=self._total,
+            images=config.optimization.batch_size,
             part=mine,
             side=crops.global_size // config.model.patch_size,
             probability=config.masking.probability if config.loss.ibot else 0.0,

@@ -34,7 +34,7 @@ def block_mask(rng: np.random.Generator, rows: int, columns: int, target: int) -
     left = target
     while left > 0:
         # rows // 2 * columns is DINOv2's bound: its 0.5 * side // patch * side // patch, worked out from the left
-        added = _add_block(rng, mask, left, min(left, rows // 2 * columns))
+        added = _add_block(rng, mask, min(left, rows // 2 * columns))
         if added == 0:
             break
         left -= added
@@ -43,8 +43,8 @@ def block_mask(rng: np.random.Generator, rows: int, columns: int, target: int) -
     return mask
 
 
-def _add_block(rng: np.random.Generator, mask: Mask, left: int, largest: int) -> int:
-    """Add one rectangle of at most ``left`` unmasked patches; returns how many it has, 0 when none fitted."""
+def _add_block(rng: np.random.Generator, mask: Mask, largest: int) -> int:
+    """Add one rectangle of at most ``largest`` unmasked patches; returns how many it has, 0 when none fitted."""
     rows, columns = mask.shape
     for _ in range(_TRIES):
         area = rng.uniform(min(_SMALLEST_BLOCK, largest), max(_SMALLEST_BLOCK, largest))
@@ -56,7 +56,7 @@ def _add_block(rng: np.random.Generator, mask: Mask, left: int, largest: int) ->
         first = rng.integers(0, columns - width, endpoint=True)
         block = mask[top : top + height, first : first + width]
         new = height * width - int(np.count_nonzero(block))
-        if 0 < new <= left:
+        if 0 < new <= largest:
             block[:] = True
             return new
     return 0
@@ -75,19 +75,27 @@ def check_masks(config: PretrainingConfig) -> None:
     """
     if config.loss.ibot == 0:
         return
-    images = config.optimization.batch_size // config.optimization.accumulation
+    images = config.optimization.batch_size
     if masked_crops(images, config.masking.probability) < 1:
         raise ConfigError(
             f"masking.probability = {config.masking.probability:g} masks none of the {_VIEWS * images} global crops"
             f" of a batch of {images}",
-            hint=f"raise it to at least {1 / (_VIEWS * images):g}, or switch masking off with loss.ibot=0",
+            hint=f"raise it to at least {_enough(images)}, or switch masking off with loss.ibot=0",
         )
+
+
+def _enough(images: int) -> str:
+    """The smallest probability of few digits that masks one crop."""
+    digits = 2
+    while masked_crops(images, share := math.ceil(10**digits / (_VIEWS * images)) / 10**digits) != 1:
+        digits += 1
+    return f"{share:.{digits}f}"
 
 
 def batch_masks(
     *, seed: int, batch: int, first: int, images: int, part: slice, side: int, probability: float, ratio: Range
 ) -> Mask:
-    """The masks of one process's part of a batch; the parts of all processes together do not depend on their number.
+    """The masks of one part of a batch; all parts together do not depend on their number.
 
     Of the 2 x ``images`` global crops, ``probability`` are masked, drawn anew for each batch. The n masked ones are
     given n target shares, one from each of n equal slices of ``ratio``, as DINOv2 does.
@@ -96,8 +104,8 @@ def batch_masks(
         seed: of the run.
         batch: number of the batch in the run, for which crops are masked.
         first: draw position of the batch's first image.
-        images: of the whole batch, over all processes.
-        part: this process's images, of those.
+        images: of the whole batch, over all processes and accumulated parts.
+        part: the images whose masks are wanted, of those.
         side: patches along the side of a global crop.
         probability: share of crops that are masked.
         ratio: smallest and largest share of masked patches.
