@@ -134,21 +134,28 @@ def batches(images: Images, config: PretrainingConfig, *, step: int, rank: int =
 def _timed(loader: DataLoader[Batch | LlavaRadError]) -> Iterator[Batch]:
     started = time.perf_counter()
     stream = iter(loader)
-    while True:
-        try:
-            batch = next(stream)
-        except (RuntimeError, OSError, EOFError) as error:
-            if not loader.num_workers or not _is_loss(error):
-                raise
-            raise LlavaRadError(
-                "a process that cuts crops ended unexpectedly, probably for want of memory or shared memory (/dev/shm)",
-                hint="use fewer data.workers, or 0",
-            ) from error
-        if isinstance(batch, LlavaRadError):
-            raise batch
-        batch.wait_s = time.perf_counter() - started
-        yield batch
-        started = time.perf_counter()
+    try:
+        while True:
+            batch = _next(stream, workers=loader.num_workers > 0)
+            if isinstance(batch, LlavaRadError):
+                raise batch
+            batch.wait_s = time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
+    finally:
+        del stream  # ends the workers now; in the garbage collector, they do not hear of it and are waited for
+
+
+def _next(stream: Iterator[Batch | LlavaRadError], *, workers: bool) -> Batch | LlavaRadError:
+    try:
+        return next(stream)
+    except (RuntimeError, OSError, EOFError) as error:
+        if not workers or not _is_loss(error):
+            raise
+        raise LlavaRadError(
+            "a process that cuts crops ended unexpectedly, probably for want of memory or shared memory (/dev/shm)",
+            hint="use fewer data.workers, or 0",
+        ) from error
 
 
 def _is_loss(error: Exception) -> bool:
