@@ -130,7 +130,8 @@ class Ours:
 
     def _forward(self) -> Losses:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.case.precision == "bf16"):
-            return self.model(self.batch, self.schedules.at(self.done).teacher_temperature)
+            losses: Losses = self.model(self.batch, self.schedules.at(self.done).teacher_temperature)
+        return losses
 
     def _update(self) -> None:
         values = self.schedules.at(self.done)

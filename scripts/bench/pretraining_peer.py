@@ -40,7 +40,7 @@ class Peer:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.case, self.device, self.base = order["case"], order["device"], 0
-        self.dinov2 = import_module("lightly_train._methods.dinov2.dinov2")
+        self.dinov2: Any = import_module("lightly_train._methods.dinov2.dinov2")
         self.base = peak_bytes("cpu")
         torch.set_num_threads(order["threads"])
         torch.manual_seed(0)
