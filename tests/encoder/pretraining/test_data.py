@@ -220,7 +220,9 @@ def test_a_fault_of_the_program_is_not_taken_for_a_lost_worker(impatient: None, 
 
 
 @pytest.fixture
-def running() -> Iterator[Iterator[Batch]]:
+def running(impatient: None) -> Iterator[Iterator[Batch]]:
+    gc.collect()  # an error of an earlier test may hold workers
+    assert not multiprocessing.active_children()
     stream = batches(Numbered(), configured("data.workers=2"), step=0)
     next(stream), next(stream)  # one of each worker
     yield stream
@@ -228,7 +230,7 @@ def running() -> Iterator[Iterator[Batch]]:
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.05])
-def test_a_killed_worker_is_an_error_not_a_hang(impatient: None, running: Iterator[Batch], delay_s: float) -> None:
+def test_a_killed_worker_is_an_error_not_a_hang(running: Iterator[Batch], delay_s: float) -> None:
     """Whether it dies at work or while its batch is fetched."""
     time.sleep(delay_s)
     victim = multiprocessing.active_children()[0]
@@ -241,7 +243,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(impatient: None, running: Iterat
     assert error.value.hint is not None and "data.workers" in error.value.hint
 
 
-def test_ctrl_c_leaves_the_workers_to_the_training(impatient: None, running: Iterator[Batch]) -> None:
+def test_ctrl_c_leaves_the_workers_to_the_training(running: Iterator[Batch]) -> None:
     """The terminal sends SIGINT to all processes; the training wants to finish its step."""
     for worker in multiprocessing.active_children():
         os.kill(worker.pid or 0, signal.SIGINT)
