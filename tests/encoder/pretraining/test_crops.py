@@ -118,7 +118,7 @@ def test_the_fallback_is_torchvisions(shape: tuple[int, int], ratio: tuple[float
     assert set(areas(*shape, (2.0, 2.0), ratio=ratio)[:5]) == {tuple(theirs)}
 
 
-@pytest.mark.parametrize("shape", [(518, 518), (518, 700), (150, 400), (400, 150), (100, 100), (190, 1200)])
+@pytest.mark.parametrize("shape", [(518, 518), (518, 700), (150, 400), (400, 150), (100, 100), (400, 90), (90, 400)])
 def test_an_area_that_must_not_be_enlarged(shape: tuple[int, int]) -> None:
     """Neither height nor width below the target, unless the image's is; also after the fallback."""
     height, width = shape
