@@ -1,58 +1,46 @@
 """The training run: from a configuration to an exported encoder, on one process or many, stopped and resumed at will.
 
-A run folder::
-
-    RUN/
-      config.yaml        the resolved configuration
-      initialisation.txt what the first weights were
-      cache/             decoded images, unless data.cache says where
-      checkpoints/       see ``checkpoints``
-      metrics.jsonl      one line for each logged step; tensorboard/ beside it where TensorBoard is installed
-      export/            the teacher, in the form of microsoft/rad-dino
-
-Nothing random is kept between steps: crops, masks and dropped paths follow from the seed and the step, so that a run
-which goes on from a checkpoint is the run that was never stopped, bit for bit on one process.
+What it leaves behind is in ``run_folder``. Nothing random is kept between steps: crops, masks and dropped paths follow
+from the seed and the step, so that a run which goes on from a checkpoint is the run that was never stopped, bit for bit
+on one process.
 """
 
 from __future__ import annotations
 
-import shutil
-import signal
+import importlib.util
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
 
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import LlavaRadError
 from encoder.manifest import counts
 from encoder.pretraining import cache as pixel_cache
+from encoder.pretraining import processes, run_folder
 from encoder.pretraining.checkpoints import Checkpoints, replace_file
 from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.data import Batch, Images, batches, images_per_process
+from encoder.pretraining.data import Batch, Images, batches
 from encoder.pretraining.initialisation import load_backbone, load_heads
 from encoder.pretraining.journal import Journal
-from encoder.pretraining.loading import dump, load_config
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import clip_gradients, make_optimizer, set_rates
+from encoder.pretraining.plots import plot
 from encoder.pretraining.randomness import Purpose, generator
 from encoder.pretraining.schedules import Schedules, Values, total_steps
 from encoder.pretraining.selection import probe_rows, training_rows
 from encoder.pretraining.state import gather, restore
 from encoder.pretraining.student_teacher import Losses, StudentTeacher
+from encoder.pretraining.terminal import progress_bar, stop_signals
+from encoder.pretraining.validation import check_sizes
+from encoder.pretraining.vision_transformer import VisionTransformer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from encoder.pretraining.probes import Probe
-
-_MAY_CHANGE = {"engine": None, "data": {"workers", "cache"}, "optimization": {"accumulation"}}
-"""What a resumed run may set anew: nothing of it changes what is learned beyond rounding."""
 
 
 def run(
@@ -76,28 +64,12 @@ def run(
         LlavaRadError: too many images are unreadable, or the loss is no longer finite.
         KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
     """
-    accelerator = _accelerator(config)
+    accelerator = processes.start(config.engine)
     try:
         return _Run(config, output, accelerator, offline=offline, progress=progress, restart=restart).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _accelerator(config: PretrainingConfig) -> Accelerator:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
-
-    plugin = None
-    if config.engine.sharding == "fsdp":
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["Block"],
-            reshard_after_forward=False,
-            cpu_ram_efficient_loading=False,
-        )
-    precision = "bf16" if config.engine.precision == "bf16" else "no"
-    return Accelerator(mixed_precision=precision, fsdp_plugin=plugin)
 
 
 class _Run:
@@ -114,15 +86,14 @@ class _Run:
         self.config, self.output, self.accelerator, self.offline = config, output, accelerator, offline
         self.main, self.progress = accelerator.is_main_process, progress and accelerator.is_main_process
         self.world, self.rank = accelerator.num_processes, accelerator.process_index
-        if config.loss.koleo and images_per_process(config, self.world) < 2:
-            raise ConfigError("KoLeo needs at least two images on each process", hint="loss.koleo=0 turns it off")
+        check_sizes(config, self.world)
         selection = training_rows(config)
         self.datasets = {
             name: (both["all"].subjects, both["all"].images) for name, both in counts(selection.rows).items()
         }
         self.checkpoints = Checkpoints(output / "checkpoints", config.engine.keep_checkpoints)
         if self.main:
-            self._prepare_folder(restart)
+            run_folder.prepare(output, config, self.checkpoints, restart=restart)
         with accelerator.main_process_first():
             self.images: Images = self._cache(selection.rows)
         self.steps = total_steps(config.optimization, len(self.images))
@@ -134,26 +105,10 @@ class _Run:
         if self.progress:
             sys.stderr.write(f"llava-rad: {message}\n")
 
-    def _prepare_folder(self, restart: bool) -> None:
-        known = self.output / "config.yaml"
-        if restart:
-            for name in ("checkpoints", "export", "tensorboard"):
-                shutil.rmtree(self.output / name, ignore_errors=True)
-            (self.output / "metrics.jsonl").unlink(missing_ok=True)
-        elif known.is_file() and self.checkpoints.latest() is not None:
-            before = load_config(str(known))
-            if (key := _difference(before, self.config)) is not None:
-                raise ConfigError(
-                    f"the run folder holds a run with another {key}",
-                    hint="give another run folder, the same configuration, or --restart to begin anew",
-                )
-        self.output.mkdir(parents=True, exist_ok=True)
-        replace_file(known, dump(self.config).encode())
-
     def _cache(self, rows: list[Any]) -> pixel_cache.Cache:
         data = self.config.data
         folder = Path(data.cache).expanduser() if data.cache else self.output / "cache"
-        with _bar(len(rows), "reading images", self.progress) as bar:
+        with progress_bar(len(rows), "reading images", self.progress) as bar:
 
             def advance(done: int, total: int) -> None:
                 bar.update(done - bar.n)
@@ -187,13 +142,12 @@ class _Run:
                 for block in list(network.backbone.blocks)[:-1]:  # the last one's shapes change with every batch
                     block.compile()
         self.model.train()
-        self.optimizer: torch.optim.Optimizer = make_optimizer(self.model.student, config.optimization)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        self.model = self.accelerator.unwrap_model(self.wrapped, keep_torch_compile=True)
-        self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.wrapped = processes.spread(self.model, self.accelerator, config.engine)
+        self.optimizer = make_optimizer(self.model.student, config.optimization)
         self.start = 0
         newest = self.checkpoints.latest()
-        self.journal_step = 0
+        for name, reason in self.checkpoints.ignored.items():
+            self._note(f"warning: {name} is passed over: {reason}")
         if newest is not None:
             groups, state = self.checkpoints.load(newest)
             restore(self.model, self.optimizer, groups)
@@ -205,14 +159,14 @@ class _Run:
         """The loop."""
         config = self.config
         self.journal = Journal(self.output, step=self.start) if self.main else None
-        self.monitor = CollapseMonitor(config.head.prototypes)
+        self.monitor = CollapseMonitor(config.head.prototypes, dino_weight=config.loss.dino)
         self.probe = self._probe()
         stream = batches(self.images, config, step=self.start, rank=self.rank, world=self.world)
         device = self.accelerator.device
         if self.start == 0:
             self._look(0)
         started, seen, waited = time.perf_counter(), 0, 0.0
-        with _stop_signals() as stop, _bar(self.steps, config.name, self.progress, self.start) as bar:
+        with stop_signals() as stop, progress_bar(self.steps, config.name, self.progress, self.start) as bar:
             for step in range(self.start, self.steps):
                 values = self.schedules.at(step)
                 set_rates(self.optimizer, values)
@@ -236,8 +190,7 @@ class _Run:
                     numbers |= {"images_per_s": seen / seconds, "data_wait": waited / seconds}
                     self._record(done, numbers, bar)
                     started, seen, waited = time.perf_counter(), 0, 0.0
-                better = self.probe is not None and (done % config.probe.every == 0 or done == self.steps)
-                better = better and self._look(done)
+                better = (done % config.probe.every == 0 or done == self.steps) and self._look(done)
                 if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping:
                     self._save(done)
                 if stopping and done < self.steps:
@@ -245,6 +198,8 @@ class _Run:
         stream.close()  # type: ignore[attr-defined]
         if self.journal is not None:
             self.journal.close()
+            if importlib.util.find_spec("matplotlib"):
+                plot([self.output], self.output / run_folder.CURVES)
         return self._export()
 
     def _backward(self, batch: Batch, step: int, turn: int, values: Values) -> Losses:
@@ -252,8 +207,9 @@ class _Run:
         place = (step * accumulation + turn) * self.world + self.rank
         torch.manual_seed(int(generator(self.config.seed, Purpose.PATHS, place).integers(2**63)))
         last = turn + 1 == accumulation
-        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            losses: Losses = self.wrapped(batch, values.teacher_temperature)
+        with processes.synchronised(self.wrapped, self.accelerator, last):
+            with self.accelerator.autocast():
+                losses: Losses = self.wrapped(batch, values.teacher_temperature)
             self.accelerator.backward(losses.total / accumulation)
         return losses
 
@@ -267,11 +223,11 @@ class _Run:
                 hint="lower optimization.base_lr, or use engine.precision=fp32",
             )
         with torch.no_grad():
-            scores = losses.teacher_vectors @ self.model.teacher.dino_head.last_layer().t()
+            scores = losses.teacher_vectors @ processes.whole(self.model.teacher.dino_head.last_layer()).t()
             scores = scores / values.teacher_temperature + self.model.dino_centre.offset(values.teacher_temperature)
         return {
             **dict(zip(("loss", "dino", "ibot", "koleo"), parts.tolist(), strict=True)),
-            **{f"gradient_norm_{name}": float(norm) for name, norm in norms.items()},
+            **{f"gradient_norm_{name}": float(processes.whole(norm)) for name, norm in norms.items()},
             "lr": values.lr,
             "weight_decay": values.weight_decay,
             "momentum": values.momentum,
@@ -282,32 +238,36 @@ class _Run:
         }
 
     def _record(self, step: int, numbers: dict[str, float], bar: Any) -> None:
-        for warning in self.monitor.update(step, numbers):
+        warnings = self.monitor.update(step, numbers)
+        for warning in warnings:
             self._note(f"warning: {warning}")
         if self.journal is not None:
-            self.journal.write(step, numbers)
+            self.journal.write(step, numbers, warnings)
         bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['lr']:.1e}", wait=f"{numbers['data_wait']:.0%}")
 
     def _probe(self) -> Probe | None:
         rows = probe_rows(self.config)
-        if not rows:
+        if not rows or not self.main:
             return None
         from encoder.pretraining.probes import Probe
 
         return Probe(rows, size=self.config.probe.size or self.config.crops.global_size)
 
     def _look(self, step: int) -> bool:
-        """Probe the teacher; whether it is the best so far."""
-        if self.probe is None:
+        """Probe the teacher on the first process; whether it is the best so far."""
+        if self.config.probe.manifest is None:
             return False
-        backbone = self.model.teacher.backbone
+        weights = {name: processes.whole(tensor) for name, tensor in self.model.teacher.backbone.state_dict().items()}
+        return self._any(self.probe is not None and self._score(self.probe, step, weights))
 
-        @torch.no_grad()
+    def _score(self, probe: Probe, step: int, weights: dict[str, torch.Tensor]) -> bool:
+        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()
+        backbone.load_state_dict(weights)
+
         def encode(pixels: torch.Tensor) -> torch.Tensor:
-            cls: torch.Tensor = backbone.features(pixels.to(self.accelerator.device))[0]
-            return cls.float()
+            return backbone.features(pixels.to(self.accelerator.device))[0]
 
-        result = self.probe.run(encode)
+        result = probe.run(encode)
         scores = result.scores()
         if self.journal is not None:
             self.journal.write(step, {f"probe_{name}": value for name, value in scores.items()})
@@ -329,7 +289,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> Path:
-        folder = self.output / "export"
+        folder = self.output / run_folder.EXPORT
         if self.main:
             from encoder.pretraining.card import describe
             from encoder.pretraining.export import export
@@ -360,48 +320,3 @@ class _Run:
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _difference(before: PretrainingConfig, now: PretrainingConfig) -> str | None:
-    """The first key that a resumed run may not change but does."""
-    old, new = before.model_dump(), now.model_dump()
-    for section, value in new.items():
-        if not isinstance(value, dict):
-            if old[section] != value:
-                return section
-            continue
-        free = _MAY_CHANGE.get(section, set())
-        for key, one in value.items():
-            if free is not None and key not in free and old[section][key] != one:
-                return f"{section}.{key}"
-    return None
-
-
-@contextmanager
-def _bar(total: int, name: str, wanted: bool, initial: int = 0) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=initial, desc=name, disable=None if wanted else True, file=sys.stderr) as bar:
-        yield bar
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step under way can be finished and kept."""
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if came:  # the second time at once
-            raise KeyboardInterrupt
-        came.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        yield came
-        return
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -145,7 +145,8 @@ def _activations(config: PretrainingConfig) -> int:
     """Bytes that the backward pass needs of one image.
 
     Each kept token of each block leaves: input of LayerNorm in float32 (twice), and q, k, v, the attention's output by
-    crop and packed, and the inner values of the MLP, in the type of the products. (On CPUs, the attention's output once.)
+    crop and packed, and the inner values of the MLP, in the type of the products. (The attention's output
+    once on CPUs.)
     """
     model, crops = config.model, config.crops
     width, hidden = model.hidden_size, _hidden(model)

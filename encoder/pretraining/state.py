@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from encoder.errors import ModelError
+from encoder.pretraining.processes import like, whole
 from encoder.pretraining.student_teacher import StudentTeacher
 
 Groups = dict[str, dict[str, torch.Tensor]]
@@ -17,14 +17,14 @@ def gather(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> Groups:
     """Student, teacher, centres and optimiser state, on the CPU. With sharding every process must call this."""
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.student.named_parameters()}
     moments = {
-        f"{names[parameter]}/{key}": _whole(value)
+        f"{names[parameter]}/{key}": whole(value).cpu()
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
     return {
-        "student": {name: _whole(tensor) for name, tensor in model.student.state_dict().items()},
-        "teacher": {name: _whole(tensor) for name, tensor in model.teacher.state_dict().items()},
-        "centres": {"dino": _whole(model.dino_centre.centre), "ibot": _whole(model.ibot_centre.centre)},
+        "student": {name: whole(tensor).cpu() for name, tensor in model.student.state_dict().items()},
+        "teacher": {name: whole(tensor).cpu() for name, tensor in model.teacher.state_dict().items()},
+        "centres": {"dino": whole(model.dino_centre.centre).cpu(), "ibot": whole(model.ibot_centre.centre).cpu()},
         "optimizer": moments,
     }
 
@@ -46,26 +46,10 @@ def restore(
         moments.setdefault(parameter_name, {})[key] = tensor
     for name, parameter in model.student.named_parameters():
         for key, tensor in moments.pop(name, {}).items():
-            value = tensor.clone() if tensor.ndim == 0 else _like(parameter, tensor)
-            optimizer.state[parameter][key] = value.to(parameter.device)
+            value = tensor.to(parameter.device) if tensor.ndim == 0 else like(parameter, tensor)
+            optimizer.state[parameter][key] = value.clone()
     if moments:
         raise ModelError(f"the checkpoint's optimiser state has a parameter too many: {min(moments)}")
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    from torch.distributed.tensor import DTensor
-
-    tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
-
-
-def _like(parameter: nn.Parameter | torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, spread over the processes as ``parameter`` is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return tensor.clone()
 
 
 @torch.no_grad()
@@ -77,4 +61,4 @@ def _fill(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tenso
             raise ModelError(
                 f"the checkpoint's {what} {name} is {tuple(tensors[name].shape)}, not {tuple(target.shape)}"
             )
-        target.copy_(_like(target, tensors[name]).to(target.device))
+        target.copy_(like(target, tensors[name]))

@@ -23,6 +23,7 @@ from encoder.pretraining.losses import (
     prototype_cross_entropy,
     sinkhorn_knopp,
 )
+from encoder.pretraining.processes import part
 from encoder.pretraining.vision_transformer import Crops, VisionTransformer
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class StudentTeacher(nn.Module):
         """``teacher = momentum * teacher + (1 - momentum) * student`` for backbone and heads."""
         teachers, students = [], []
         for _, teacher, student in self.pairs():
-            teachers.append(_local(teacher))
-            students.append(_local(student))
+            teachers.append(part(teacher))
+            students.append(part(student))
         torch._foreach_lerp_(teachers, students, 1 - momentum)
 
     def forward(self, batch: Batch, teacher_temperature: float) -> Losses:
@@ -205,10 +206,3 @@ class StudentTeacher(nn.Module):
         if self.training:
             centre.update(vectors, prototypes)
         return offset
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """A sharded parameter's part on this process."""
-    from torch.distributed.tensor import DTensor
-
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.data

@@ -1,0 +1,95 @@
+"""One process or many: Accelerate's part of a run, and weights spread over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from encoder.pretraining.config import EngineConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from encoder.pretraining.student_teacher import StudentTeacher
+
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for one another: the first one may be reading a million images into the cache."""
+
+
+def start(config: EngineConfig) -> Accelerator:
+    """Join the processes that torchrun or ``accelerate launch`` has started; alone where there are none."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    return Accelerator(
+        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def spread(model: StudentTeacher, accelerator: Accelerator, config: EngineConfig) -> nn.Module:
+    """Put the model on the device and make its gradients those of all processes together.
+
+    With ``sharding: fsdp`` each process keeps a part of every parameter (torch's FSDP2): make the optimiser afterwards.
+
+    Returns:
+        What to call in place of ``model``; ``model`` itself can still be looked at.
+    """
+    model.to(accelerator.device)
+    if config.sharding == "none":
+        wrapped: nn.Module = accelerator.prepare_model(model)
+        return wrapped
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for network in (model.student, model.teacher):
+        for block in network.backbone.blocks:
+            fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+@contextmanager
+def synchronised(wrapped: nn.Module, accelerator: Accelerator, wanted: bool) -> Iterator[None]:
+    """Whether the backward pass within sums gradients over processes, or adds to this one's."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(wrapped, FSDPModule):
+        wrapped.set_requires_gradient_sync(wanted)
+        yield
+    elif wanted:
+        yield
+    else:
+        with accelerator.no_sync(wrapped):
+            yield
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor without gradient, put together where it is spread over processes: then all of them must call this."""
+    from torch.distributed.tensor import DTensor
+
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, spread over processes and placed as ``parameter`` is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
+
+
+def part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process has of a tensor; writing to it writes to the tensor."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data

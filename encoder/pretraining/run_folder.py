@@ -1,0 +1,78 @@
+"""The folder of a run: is the run in it this one?
+
+::
+
+    RUN/
+      config.yaml        the resolved configuration
+      initialisation.txt what the first weights were
+      cache/             decoded images, unless data.cache says where
+      checkpoints/       see ``checkpoints``
+      metrics.jsonl      one line for each logged step; tensorboard/ beside it where TensorBoard is installed
+      curves.png         the same as curves, where Matplotlib is installed
+      export/            the teacher, in the form of microsoft/rad-dino
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from encoder.errors import ConfigError, LlavaRadError
+from encoder.pretraining.checkpoints import Checkpoints, replace_file
+from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.journal import METRICS
+from encoder.pretraining.loading import dump, load_config
+
+CURVES = "curves.png"
+EXPORT = "export"
+_MAY_CHANGE: dict[str, set[str] | None] = {
+    "engine": None,
+    "data": {"workers", "cache"},
+    "optimization": {"accumulation"},
+}
+"""What a resumed run may set anew: nothing of it changes what is learned beyond rounding."""
+
+
+def prepare(folder: Path, config: PretrainingConfig, checkpoints: Checkpoints, *, restart: bool) -> None:
+    """Make the folder, or look whether the run in it has the same configuration, and write the configuration down.
+
+    Args:
+        folder: the run folder.
+        config: the run.
+        checkpoints: the folder's.
+        restart: throw away what an earlier run has left, but for the cache.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration.
+        LlavaRadError: the folder cannot be written.
+    """
+    known = folder / "config.yaml"
+    try:
+        if restart:
+            for name in ("checkpoints", EXPORT, "tensorboard"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            for name in (METRICS, CURVES):
+                (folder / name).unlink(missing_ok=True)
+        elif known.is_file() and checkpoints.latest() is not None:
+            _refuse_another(load_config(str(known)), config)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(known, dump(config).encode())
+    except OSError as error:
+        raise LlavaRadError(f"the run folder cannot be written: {error.strerror or type(error).__name__}") from error
+
+
+def _refuse_another(before: PretrainingConfig, now: PretrainingConfig) -> None:
+    old, new = before.model_dump(), now.model_dump()
+    for section, value in new.items():
+        free = _MAY_CHANGE.get(section, set())
+        if free is None:
+            continue
+        keys = value if isinstance(value, dict) else {}
+        changed = [f"{section}.{key}" for key in keys if key not in free and old[section][key] != value[key]]
+        if not keys and old[section] != value:
+            changed = [section]
+        if changed:
+            raise ConfigError(
+                f"the run folder holds a run with another {changed[0]}",
+                hint="give another run folder, the same configuration, or --restart to begin anew",
+            )
