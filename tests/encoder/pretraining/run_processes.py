@@ -1,0 +1,96 @@
+"""Real processes that train, started quickly: forked from one that has loaded torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from encoder.pretraining.checkpoints import Checkpoints, Tensors
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["encoder.pretraining.engine", "accelerate", "safetensors.torch"])
+SECONDS = 240
+
+
+def _train(config: str, run: str, overrides: Sequence[str], stop_after: int, environment: dict[str, str]) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    import torch
+
+    from encoder.pretraining import engine
+    from encoder.pretraining.loading import load_config
+
+    torch.set_num_threads(1)
+    if stop_after:
+        update, calls = engine.StudentTeacher.update_teacher, []
+
+        def stopped(self: engine.StudentTeacher, momentum: float) -> None:
+            update(self, momentum)
+            calls.append(momentum)
+            if len(calls) == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+
+        engine.StudentTeacher.update_teacher = stopped  # type: ignore[method-assign]
+    try:
+        engine.run(load_config(config, list(overrides)), Path(run), progress=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def start(config: Path, run: Path, *overrides: str, stop_after: int = 0, **environment: str) -> BaseProcess:
+    """One process that trains, or goes on, with a configuration file; it may send itself SIGTERM after some steps."""
+    arguments = (str(config), str(run), overrides, stop_after, environment)
+    process = _CONTEXT.Process(target=_train, args=arguments)
+    process.start()
+    return process
+
+
+def finish(*processes: BaseProcess, code: int = 0) -> None:
+    """Wait for processes that must end with an exit code."""
+    try:
+        for process in processes:
+            process.join(SECONDS)
+        assert [process.exitcode for process in processes] == [code] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def start_two(config: Path, run: Path, *overrides: str, stop_after: int = 0) -> list[BaseProcess]:
+    """Two processes that train one model, by gloo; the second may send itself SIGTERM after some steps."""
+    port = str(free_port())
+    return [
+        start(
+            config,
+            run,
+            *overrides,
+            stop_after=stop_after * rank,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            LOCAL_WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        for rank in range(2)
+    ]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def newest(run: Path) -> Tensors:
+    """The tensors of a run's newest checkpoint."""
+    checkpoints = Checkpoints(run / "checkpoints", 3)
+    folder = checkpoints.latest()
+    assert folder is not None
+    return checkpoints.load(folder)[0]

@@ -1,0 +1,82 @@
+"""Two processes, by gloo: they learn what one learns from all images; a run goes on with another number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoder.pretraining.loading import dump
+from tests.conftest import ROOT
+from tests.encoder.pretraining.run_processes import finish, newest, start, start_two
+from tests.encoder.pretraining.small_run import small_config, write_images
+
+pytestmark = pytest.mark.slow
+SAME = ("optimization.drop_path=0", "loss.koleo=0", "optimization.steps=4")
+"""KoLeo looks at one process's images and dropped paths are drawn there: without both, the runs are the same."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(small_config(write_images(tmp_path / "images"), *SAME)))
+    return file
+
+
+def assert_close(run: Path, other: Path) -> None:
+    ours, theirs = newest(run), newest(other)
+    assert ours.keys() == theirs.keys()
+    for group, tensors in theirs.items():
+        assert ours[group].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(ours[group][name], tensor, atol=2e-6, rtol=1e-4, msg=f"{group} {name}")
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+@pytest.mark.parametrize(("centering", "accumulation"), [("moving-average", 2), ("sinkhorn-knopp", 1)])
+def test_two_processes_equal_one_on_the_union(
+    config: Path, tmp_path: Path, centering: str, accumulation: int, sharding: str
+) -> None:
+    """The same batches: one process accumulates as often, and each time has the images of both."""
+    options = (f"loss.centering={centering}", f"optimization.accumulation={accumulation}")
+    finish(start(config, tmp_path / "one", *options))
+    finish(*start_two(config, tmp_path / "two", *options, f"engine.sharding={sharding}"))
+    assert_close(tmp_path / "two", tmp_path / "one")
+    for ours, theirs in zip(numbers(tmp_path / "two"), numbers(tmp_path / "one"), strict=True):
+        for name in ("step", "loss", "dino", "ibot", "lr", "momentum", "gradient_norm_backbone"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_a_run_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, sharding: str) -> None:
+    """Two steps on one process, two on two, two on one; SIGTERM to one of them ends both after the same step."""
+    steps = "optimization.steps=6"
+    finish(start(config, tmp_path / "one", steps))
+    run = tmp_path / "run"
+    finish(start(config, run, steps, stop_after=2), code=130)
+    finish(*start_two(config, run, steps, f"engine.sharding={sharding}", stop_after=2), code=130)
+    assert [line["step"] for line in numbers(run)] == [1, 2, 3, 4]
+    finish(start(config, run, steps))
+    assert_close(run, tmp_path / "one")
+    assert [line["step"] for line in numbers(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_torchrun(config: Path, tmp_path: Path) -> None:
+    """The guide's command, also where there is no GPU; what cannot be divided is said in words, once."""
+    script = ["scripts/pretrain_encoder.py", "--config", str(config), "--output", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *script]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the teacher of step 4 is exported") == done.stderr.count("backbone: random weights") == 1
+    finish(start(config, tmp_path / "one"))
+    assert_close(tmp_path / "run", tmp_path / "one")
