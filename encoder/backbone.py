@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,7 +75,10 @@ class RadDino(nn.Module):
             ModelError: not found, not a DINOv2 model without registers, or a tensor is missing or left over.
         """
         from transformers import Dinov2Config, Dinov2Model
+        from transformers.utils import logging
 
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         folder = fetch(source, revision=revision, offline=offline, patterns=("config.json", "model.safetensors"))
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():

@@ -114,6 +114,34 @@ def test_packed_crops_and_wanted_tokens_equal_one_crop_at_a_time(config: Pretrai
     )
 
 
+def test_recomputing_activations_changes_no_bit(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "optimization.drop_path=0.3", "loss.centering=sinkhorn-knopp")  # without memory
+    model, batch = a_model(config), a_batch(config)
+    found = []
+    for recompute in (False, True):
+        model.student.backbone.activation_checkpointing = recompute
+        model.zero_grad()
+        torch.manual_seed(5)  # of the dropped paths
+        total = model(batch, 0.05).total
+        total.backward()
+        found.append([total.detach(), *[p.grad for p in model.student.parameters() if p.grad is not None]])
+    assert len(found[0]) == len(found[1]) > 40
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_their_names_and_results(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "optimization.drop_path=0", "loss.centering=sinkhorn-knopp")  # without memory
+    model, batch = a_model(config), a_batch(config)
+    names, plain = list(model.state_dict()), model(batch, 0.05).total
+    for block in model.student.backbone.blocks:
+        block.compile()
+    assert list(model.state_dict()) == names
+    total = model(batch, 0.05).total
+    total.backward()
+    torch.testing.assert_close(total, plain)
+
+
 @pytest.mark.parametrize("size", [28, 42])
 def test_features_equal_hugging_faces(size: int, tmp_path: Path) -> None:
     from transformers import Dinov2Config, Dinov2Model
