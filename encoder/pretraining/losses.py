@@ -62,13 +62,13 @@ def prototype_cross_entropy(
         weights,
         student_temperature,
         teacher_temperature,
-        chunk or _chunk(student.device),
+        chunk or _chunk(student.device, len(student_prototypes)),
     )
     return loss
 
 
-def _chunk(device: torch.device) -> int:
-    return 1 << 27 if device.type == "cuda" else 1 << 22
+def _chunk(device: torch.device, prototypes: int) -> int:
+    return 1 << 27 if device.type == "cuda" else max(1 << 20, 64 * prototypes)
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -223,7 +223,7 @@ def sinkhorn_knopp(
         [K] float32
     """
     dtype = product_type(vectors.device)
-    size = max(1, (chunk or _chunk(vectors.device)) // len(prototypes))
+    size = max(1, (chunk or _chunk(vectors.device, len(prototypes))) // len(prototypes))
     with torch.autocast(vectors.device.type, enabled=False):
         theirs = prototypes.to(dtype)
         offset = torch.zeros(len(prototypes), device=vectors.device)

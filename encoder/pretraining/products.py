@@ -100,8 +100,8 @@ class _CpuAttention(torch.autograd.Function):
             query, key, value = _by_head(part, shape, heads)
             mixed = torch.empty_like(query)
             for chosen in _chunks(query):
-                scores = torch.bmm(query[chosen], key[chosen].transpose(1, 2))
-                torch.bmm(torch.softmax(scores, dim=-1), value[chosen], out=mixed[chosen])
+                shares = torch.softmax(torch.bmm(query[chosen], key[chosen].transpose(1, 2)), dim=-1)
+                torch.bmm(shares, value[chosen], out=mixed[chosen])
             rows, length = shape
             target.view(rows, length, heads, -1).transpose(1, 2).copy_(mixed.view(rows, heads, length, -1))
         return out
@@ -123,10 +123,11 @@ class _CpuAttention(torch.autograd.Function):
                 inner = torch._softmax_backward_data(inner, shares, -1, shares.dtype)
                 torch.bmm(inner, key[chosen], out=for_query[chosen])
                 torch.bmm(inner.transpose(1, 2), query[chosen], out=for_key[chosen])
-            for_query.mul_(query.shape[-1] ** -0.5)
             targets = target.view(rows, length, 3, ctx.heads, -1).permute(2, 0, 3, 1, 4)
-            for place, value_slope in zip(targets, (for_query, for_key, for_value), strict=True):
-                place.copy_(value_slope.view(rows, ctx.heads, length, -1))
+            slopes_by_head = (one.view(rows, ctx.heads, length, -1) for one in (for_query, for_key, for_value))
+            torch.mul(next(slopes_by_head), query.shape[-1] ** -0.5, out=targets[0])
+            targets[1].copy_(next(slopes_by_head))
+            targets[2].copy_(next(slopes_by_head))
         return gradient, None, None
 
 
@@ -134,8 +135,10 @@ def _by_head(part: torch.Tensor, shape: tuple[int, int], heads: int) -> tuple[to
     """Queries, already divided by the root of their width, keys and values, each [crops * heads, N, d]."""
     rows, length = shape
     split = part.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = (one.reshape(rows * heads, length, -1) for one in split)
-    return query * query.shape[-1] ** -0.5, key, value
+    query = part.new_empty(rows, heads, length, split.shape[-1])
+    torch.mul(split[0], split.shape[-1] ** -0.5, out=query)
+    key, value = (one.reshape(rows * heads, length, -1) for one in split[1:])
+    return query.view(rows * heads, length, -1), key, value
 
 
 def _chunks(query: torch.Tensor) -> Iterator[slice]:

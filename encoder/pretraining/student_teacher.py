@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.heads import Head
@@ -28,6 +29,9 @@ from encoder.pretraining.vision_transformer import Crops, VisionTransformer
 
 if TYPE_CHECKING:
     from encoder.pretraining.data import Batch
+
+MASKED_MULTIPLE = 64
+"""Of the number of masked patches that are computed for one batch; those beyond the masked ones count nothing."""
 
 
 @dataclass
@@ -136,8 +140,11 @@ class StudentTeacher(nn.Module):
         cls_tokens = torch.arange(2 * images, device=device) * length
         # The masked patches as places in the packed sequence, and for each the share of its crop's loss.
         crop, patch = masks.nonzero(as_tuple=True) if masking else (cls_tokens[:0], cls_tokens[:0])
-        masked = crop * length + 1 + patch
+        masked, count = crop * length + 1 + patch, len(crop)
         masked_weights = 1 / (masks.sum(1).clamp_min(1)[crop] * 2.0 * images)
+        # Filled up to a multiple: libraries prepare their kernels anew for every shape that they have not met.
+        fill = (0, -count % MASKED_MULTIPLE)
+        masked, masked_weights = functional.pad(masked, fill), functional.pad(masked_weights, fill)
 
         with torch.no_grad():
             teacher_features = self.teacher.backbone([Crops(globals_)], torch.cat([cls_tokens, masked]))
@@ -174,7 +181,9 @@ class StudentTeacher(nn.Module):
         ibot = koleo = dino.new_zeros(())
         if masking:
             with torch.no_grad():
-                offset = self._offset(self.ibot_centre, teacher_patches, teacher_prototypes[1], teacher_temperature)
+                offset = self._offset(
+                    self.ibot_centre, teacher_patches[:count], teacher_prototypes[1], teacher_temperature
+                )
             ibot = weights.ibot * cross_entropy(
                 student_patches[:, None],
                 student_prototypes[1],

@@ -53,11 +53,12 @@ class Wanted(NamedTuple):
 
     Attributes:
         tokens: [M] int64, places in the packed sequence.
-        kept: those of the M that go through the last MLP branch; None for all. Its shapes are not looked at.
+        scale: [M, 1], of their last MLP branch, 0 where it is dropped; None for 1. All are computed, so that their
+            number does not change from step to step.
     """
 
     tokens: torch.Tensor
-    kept: Kept | None = None
+    scale: torch.Tensor | None = None
 
 
 class _Attention(nn.Module):
@@ -157,7 +158,9 @@ class Block(nn.Module):
         else:
             tokens = _add(tokens, self.attend(tokens.index_select(0, attended.tokens), attended.shapes), attended)
         if wanted is not None:
-            tokens, transformed = tokens.index_select(0, wanted.tokens), wanted.kept
+            tokens = tokens.index_select(0, wanted.tokens)
+            branch = self.transform(tokens)
+            return tokens + (branch if wanted.scale is None else branch * wanted.scale)
         if transformed is None:
             return tokens + self.transform(tokens)
         return _add(tokens, self.transform(tokens.index_select(0, transformed.tokens)), transformed)
@@ -308,6 +311,4 @@ def _among(wanted: torch.Tensor, kept: Kept | None, total: int) -> Wanted:
         return Wanted(wanted)
     scale = torch.zeros(total, 1, device=wanted.device)
     scale[kept.tokens] = kept.scale
-    scale = scale[wanted]
-    places = scale.squeeze(1).nonzero().squeeze(1)
-    return Wanted(wanted, Kept(places, (), scale[places]))
+    return Wanted(wanted, scale[wanted])

@@ -20,6 +20,7 @@ from encoder.pretraining.data import Batch
 from encoder.pretraining.estimate import estimate
 from encoder.pretraining.masking import batch_masks
 from encoder.pretraining.optimization import clip_gradients, make_optimizer, set_rates
+from encoder.pretraining.processes import keep_freed_memory
 from encoder.pretraining.schedules import Schedules
 from encoder.pretraining.student_teacher import Losses, StudentTeacher
 from encoder.pretraining.vision_transformer import MEAN, STD
@@ -105,6 +106,7 @@ class Ours:
         self.case, self.device = Case(**order["case"]), order["device"]
         self.clock = self._wall if self.device == "cuda" else time.process_time
         torch.set_num_threads(order["threads"])
+        keep_freed_memory()
         folder, config = Path(order["folder"]), settings(self.case)
         self.model = StudentTeacher(config)
         weights = load_file(folder / "weights.safetensors")

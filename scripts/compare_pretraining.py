@@ -1,0 +1,160 @@
+"""What pre-training changed: the probes of several runs before and after, with intervals, and their curves in one plot.
+
+    python -m scripts.compare_pretraining RUN... [--manifest LABELLED.csv] [--plot curves.png] [--draws 1000]
+
+RUN is an output folder of ``llava-rad pretrain`` with its export. Runs that started alike share one line "before".
+Printed is a table in Markdown: macro averages of the frozen probes (see ``encoder/pretraining/probes.py``) on the split
+``val`` of the labelled manifest (the first run's own ``probe.manifest`` unless another is named), each with its 95 %
+interval, and the change from before with its own. Intervals are percentiles over bootstrap samples of patients; before
+and after are compared on the same samples. They say how much chance there is in the choice of patients, not in the
+training: for that, compare seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.errors import LlavaRadError
+from encoder.manifest import read_manifest
+from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.initialisation import load_backbone
+from encoder.pretraining.loading import load_config
+from encoder.pretraining.plots import plot
+from encoder.pretraining.probes import Predictions, Probe, auroc, average_precision
+from encoder.pretraining.vision_transformer import VisionTransformer
+
+SCORES = ("linear AUPRC", "linear AUROC", "kNN AUROC")
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One network's scores.
+
+    Attributes:
+        points: [3], in the order of ``SCORES``, on all patients.
+        samples: [draws, 3], on bootstrap samples.
+    """
+
+    points: Floats
+    samples: Floats
+
+
+def scores(said: Predictions, images: npt.NDArray[np.int64]) -> Floats:
+    """The macro averages on some images; a label without positives or negatives among them is left out."""
+    found = []
+    for column in range(len(said.labels)):
+        chosen = images[~np.isnan(said.truth[images, column])]
+        truth = said.truth[chosen, column] == 1
+        if 0 < truth.sum() < len(truth):
+            linear, near = said.linear[chosen, column], said.knn[chosen, column]
+            found.append((average_precision(truth, linear), auroc(truth, linear), auroc(truth, near)))
+    return np.asarray(found).mean(axis=0) if found else np.full(len(SCORES), np.nan)
+
+
+def judge(said: Predictions, draws: int) -> Judged:
+    """Scores on all patients and on bootstrap samples of them, which are the same for every network."""
+    patients: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(said.rows):
+        patients.setdefault((row.dataset, row.subject or f"row {place}"), []).append(place)
+    groups, rng = [np.array(places) for places in patients.values()], np.random.default_rng(0)
+    drawn = (np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws))
+    return Judged(scores(said, np.arange(len(said.rows))), np.stack([scores(said, images) for images in drawn]))
+
+
+def backbone(config: PretrainingConfig, source: str | None = None) -> VisionTransformer:
+    """The network that a run started from, or that of another ``source`` at the run's size."""
+    if source is not None:
+        config = config.model_copy(update={"init": config.init.model_copy(update={"source": source})})
+    torch.manual_seed(config.seed)
+    network = VisionTransformer(config.model)
+    tensors, _ = load_backbone(config, offline=True)
+    if tensors is not None:
+        network.load_state_dict(tensors)
+    return network.eval()
+
+
+def table(before: dict[str, Judged], after: dict[str, tuple[str, Judged]]) -> list[str]:
+    """Markdown lines. ``after``: run -> (name of its beginning, scores)."""
+    lines = ["| | " + " | ".join(SCORES) + " |", "|---" * (1 + len(SCORES)) + "|"]
+    for name, start in before.items():
+        cells = [
+            f"{p:.3f} ({low:.3f} to {high:.3f})"
+            for p, low, high in zip(start.points, *ends(start.samples), strict=True)
+        ]
+        lines.append(f"| before: {name} | " + " | ".join(cells) + " |")
+    for run, (name, end) in after.items():
+        start = before[name]
+        limits = ends(end.samples - start.samples)
+        changes = zip(end.points, end.points - start.points, *limits, strict=True)
+        cells = [f"{p:.3f}, {change:+.3f} ({low:+.3f} to {high:+.3f})" for p, change, low, high in changes]
+        lines.append(f"| after: {run} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def ends(samples: Floats) -> tuple[Floats, Floats]:
+    """The 2.5 % and 97.5 % points of each column."""
+    low, high = np.nanpercentile(samples, (2.5, 97.5), axis=0)
+    return low, high
+
+
+def compare(runs: Sequence[Path], manifest: str | None, draws: int) -> list[str]:
+    """The table's lines, and one about the images.
+
+    Raises:
+        LlavaRadError: a run is not finished, no manifest is named, or it cannot be probed.
+    """
+    configs = {}
+    for run in runs:
+        if not (run / "export" / "model.safetensors").is_file():
+            raise LlavaRadError(f"{run} has no export: it is no run folder, or the run is not finished")
+        configs[run] = load_config(str(run / "config.yaml"))
+    first = next(iter(configs.values()))
+    path, size = manifest or first.probe.manifest, first.probe.size or first.crops.global_size
+    if path is None:
+        raise LlavaRadError("the first run had no probe.manifest", hint="name one with --manifest")
+    probe = Probe(read_manifest(Path(path)), size=size)
+
+    def judged(network: VisionTransformer) -> Judged:
+        return judge(probe.predict(probe.features(lambda images: network.features(images)[0])), draws)
+
+    before: dict[str, Judged] = {}
+    after: dict[str, tuple[str, Judged]] = {}
+    for run, config in configs.items():
+        start = config.init.source if config.init.source != "random" else f"random, seed {config.seed}"
+        if start not in before:
+            before[start] = judged(backbone(config))
+        after[run.name] = start, judged(backbone(config, str(run / "export")))
+    train = sum(row.split == "train" for row in probe.rows)
+    images = f"{train} images to fit, {len(probe.rows) - train} to judge, {size} px, {len(probe.labels)} labels"
+    return [*table(before, after), "", f"{images}; 95 % intervals over {draws} bootstrap samples of patients"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--manifest", help="labelled images with the splits train and val")
+    parser.add_argument("--draws", type=int, default=1000, help="bootstrap samples [1000]")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw all runs' curves")
+    options = parser.parse_args(argv)
+    try:
+        print("\n".join(compare(options.runs, options.manifest, options.draws)))
+        if options.plot:
+            plot(options.runs, options.plot)
+    except LlavaRadError as error:
+        print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
