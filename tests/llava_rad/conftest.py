@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start the command line as a process of its own."""
     command = [sys.executable, "-c", "from llava_rad.cli import main; main()", *map(str, arguments)]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, which would hand that on
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

