@@ -1,0 +1,131 @@
+"""BLEU-4 (Papineni et al. 2002): of the whole corpus, never the mean of sentences.
+
+Ten integers of each pair are enough for the score of any set of pairs: two lengths, matches and numbers of n-grams for
+n = 1 to 4. The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, as long as no count is
+zero, that of the ``evaluate`` library.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from metrics.scores import Scores
+from metrics.texts import checked_pairs, tokens_13a
+
+if TYPE_CHECKING:
+    from metrics.scores import Floats
+
+Variant = Literal["bleu_4", "bleu_4_lower", "bleu_4_nosmooth", "bleu_4_coco"]
+_ORDER = 4
+
+
+def bleu_4(candidates: Sequence[str], references: Sequence[str], *, variant: Variant = "bleu_4") -> Scores:
+    """BLEU-4 of N pairs.
+
+    Args:
+        candidates: N generated texts.
+        references: N texts.
+        variant: ``bleu_4``; ``bleu_4_lower``, the same on lower-cased text; ``bleu_4_nosmooth``, the ``evaluate``
+            library's: 0 where an n-gram count is 0; ``bleu_4_coco``, that of COCO caption evaluation: whitespace
+            tokens, case kept, tiny constants in place of zero counts.
+
+    Returns:
+        One score, named as the variant. The values of each report are sentence BLEU with effective order; their
+        mean is not the score.
+
+    Raises:
+        InputError: see :func:`metrics.texts.checked_pairs`.
+    """
+    import numpy as np
+
+    candidates, references = checked_pairs(candidates, references)
+    tokenise: Callable[[str], list[str]] = str.split if variant == "bleu_4_coco" else tokens_13a
+    lower = variant == "bleu_4_lower"
+    counts = np.empty((len(candidates), 2 + 2 * _ORDER))
+    known: dict[str, tuple[int, list[Counter[tuple[str, ...]]]]] = {}
+    for row, pair in enumerate(zip(candidates, references, strict=True)):
+        both = []
+        for text in pair:
+            if text not in known:
+                tokens = tokenise(text.lower() if lower else text)
+                known[text] = len(tokens), _ngrams(tokens)
+            both.append(known[text])
+        (length, grams), (reference_length, reference_grams) = both
+        counts[row] = [
+            length,
+            reference_length,
+            *(sum((found & there).values()) for found, there in zip(grams, reference_grams, strict=True)),
+            *(max(0, length - order) for order in range(_ORDER)),
+        ]
+    combine, sentence, choices = _VARIANTS[variant]
+    return Scores(
+        counts,
+        lambda sums, _: {variant: combine(sums)},
+        {variant: sentence(counts)},
+        f"{variant}|{choices}|level:corpus|references:1",
+    )
+
+
+def _ngrams(tokens: list[str]) -> list[Counter[tuple[str, ...]]]:
+    return [Counter(zip(*(tokens[start:] for start in range(order)), strict=False)) for order in range(1, _ORDER + 1)]
+
+
+def _parts(sums: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Lengths of candidates and references ``[...]``, matches and totals ``[..., 4]``."""
+    return sums[..., 0], sums[..., 1], sums[..., 2 : 2 + _ORDER], sums[..., 2 + _ORDER :]
+
+
+def _brevity(length: Floats, reference: Floats) -> Floats:
+    import numpy as np
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        penalty = np.exp(np.minimum(0.0, 1 - reference / length))
+    floats: Floats = np.where(length > 0, penalty, 0.0)
+    return floats
+
+
+def _smoothed(sums: Floats, *, effective_order: bool = False) -> Floats:
+    """Exponential smoothing: the k-th order without a match counts 1 / 2^k matches (Chen & Cherry 2014, method 3)."""
+    import numpy as np
+
+    length, reference, matches, totals = _parts(sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        smoothing = 2.0 ** np.cumsum((matches == 0) & (totals > 0), axis=-1)
+        logarithms = np.log(np.where(matches > 0, matches, 1 / smoothing) / totals)
+    there = totals > 0
+    orders = there.sum(axis=-1) if effective_order else np.full(length.shape, _ORDER)
+    mean = np.where(there, logarithms, 0.0 if effective_order else -np.inf).sum(axis=-1) / np.maximum(orders, 1)
+    return np.where(matches.any(axis=-1), _brevity(length, reference) * np.exp(mean), 0.0)
+
+
+def _sentence(sums: Floats) -> Floats:
+    return _smoothed(sums, effective_order=True)
+
+
+def _unsmoothed(sums: Floats) -> Floats:
+    import numpy as np
+
+    length, reference, matches, totals = _parts(sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.log(matches / totals).sum(axis=-1) / _ORDER
+    return np.where((matches > 0).all(axis=-1), _brevity(length, reference) * np.exp(mean), 0.0)
+
+
+def _coco(sums: Floats) -> Floats:
+    import numpy as np
+
+    tiny, small = 1e-15, 1e-9
+    length, reference, matches, totals = _parts(sums)
+    ratio = (length + tiny) / (reference + small)
+    geometric = np.prod((matches + tiny) / (totals + small), axis=-1) ** (1 / _ORDER)
+    return np.where(ratio < 1, geometric * np.exp(1 - 1 / np.minimum(ratio, 1.0)), geometric)
+
+
+_VARIANTS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], str]] = {
+    "bleu_4": (_smoothed, _sentence, "tokens:13a|case:mixed|smoothing:exp"),
+    "bleu_4_lower": (_smoothed, _sentence, "tokens:13a|case:lower|smoothing:exp"),
+    "bleu_4_nosmooth": (_unsmoothed, _unsmoothed, "tokens:13a|case:mixed|smoothing:none"),
+    "bleu_4_coco": (_coco, _coco, "tokens:whitespace|case:mixed|smoothing:tiny"),
+}

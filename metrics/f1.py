@@ -1,0 +1,133 @@
+"""F1 scores of labels: macro and micro, over 14 or 5 observations, and of each.
+
+The paper's is Macro-F1-14 "with the 'uncertain' label mapped as negative": the mean of the 14 F1 scores of the positive
+class. A class that neither side has counts 0, as scikit-learn's ``zero_division=0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from metrics.errors import InputError
+from metrics.labels import CLASSES, POSITIVE, TOP_5, UNCERTAIN, VALUES
+from metrics.scores import Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from metrics.scores import Floats
+
+Uncertain = Literal["negative", "positive"]
+
+
+def label_f1(
+    candidates: Sequence[Sequence[int]] | NDArray[Any],
+    references: Sequence[Sequence[int]] | NDArray[Any],
+    *,
+    uncertain: Uncertain = "negative",
+    absent: float = 0.0,
+    prefix: str = "",
+    labeler: str = "given",
+) -> Scores:
+    """F1 scores of N pairs of label rows.
+
+    Args:
+        candidates: ``[N, 14]`` codes of :mod:`metrics.labels`.
+        references: ``[N, 14]``.
+        uncertain: what an uncertain label counts as. ``positive`` is another metric, with a "+" after its names
+            (f1chexbert and RadEval do this).
+        absent: F1 of a class that neither side has: 0 is the paper's; NaN leaves it out of the mean.
+        prefix: before all names: who gave the labels.
+        labeler: for the signature.
+
+    Returns:
+        ``macro_f1_14``, ``micro_f1_14``, ``macro_f1_5``, ``micro_f1_5``, ``weighted_f1_14``, ``samples_f1_14`` and
+        ``f1/<class>``. The value of one report is the F1 of its own 14 labels.
+
+    Raises:
+        InputError: not two arrays of that shape, or other codes.
+    """
+    import numpy as np
+
+    plus = "+" if uncertain == "positive" else ""
+    positive = [POSITIVE, UNCERTAIN] if plus else [POSITIVE]
+    found, there = (
+        np.isin(_checked(rows, what), positive) for rows, what in ((candidates, "candidate"), (references, "reference"))
+    )
+    if len(found) != len(there):
+        raise InputError(f"labels of {len(found)} candidates and {len(there)} references: there must be one of each")
+    hits, extra, missed = found & there, found & ~there, ~found & there
+    of_reports = _f1(hits.sum(1), extra.sum(1), missed.sum(1), absent)
+    statistics = np.concatenate([hits, extra, missed, of_reports[:, None]], axis=1).astype(np.float64)
+    five = [CLASSES.index(name) for name in TOP_5]
+    size = len(CLASSES)
+
+    def of_sums(sums: Floats, counts: Floats) -> dict[str, Floats]:
+        tp, fp, fn = sums[..., :size], sums[..., size : 2 * size], sums[..., 2 * size : 3 * size]
+        classes = _f1(tp, fp, fn, absent)
+        support = tp + fn
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weighted = np.where(support > 0, classes * support, 0.0).sum(axis=-1) / support.sum(axis=-1)
+        scores = {
+            "macro_f1_14": _mean(classes),
+            "micro_f1_14": _f1(tp.sum(-1), fp.sum(-1), fn.sum(-1), absent),
+            "macro_f1_5": _mean(classes[..., five]),
+            "micro_f1_5": _f1(tp[..., five].sum(-1), fp[..., five].sum(-1), fn[..., five].sum(-1), absent),
+            "weighted_f1_14": np.where(support.sum(axis=-1) > 0, weighted, absent),
+            "samples_f1_14": sums[..., -1] / counts,
+        } | {f"f1/{name}": classes[..., column] for column, name in enumerate(CLASSES)}
+        return {name_of(key): value for key, value in scores.items()}
+
+    def positives(sums: Floats) -> dict[str, int]:
+        support = (sums[:size] + sums[2 * size : 3 * size]).astype(int)
+        every, top = int(support.sum()), int(support[five].sum())
+        counts = dict.fromkeys(("macro_f1_14", "micro_f1_14", "weighted_f1_14", "samples_f1_14"), every)
+        counts |= {"macro_f1_5": top, "micro_f1_5": top}
+        counts |= {f"f1/{name}": int(support[column]) for column, name in enumerate(CLASSES)}
+        return {name_of(key): value for key, value in counts.items()}
+
+    def name_of(key: str) -> str:
+        head, slash, tail = key.partition("/")
+        return f"{prefix}{head}{plus}{slash}{tail}"
+
+    return Scores(
+        statistics,
+        of_sums,
+        {name_of("samples_f1_14"): of_reports},
+        f"{prefix}f1|labeler:{labeler}|uncertain:{uncertain}|absent-class:{absent:g}|classes:chexpert-14",
+        positives,
+    )
+
+
+def _checked(rows: Any, what: str) -> NDArray[np.int8]:
+    import numpy as np
+
+    try:
+        array = np.asarray(rows)
+    except ValueError:
+        array = np.empty(0)
+    if array.ndim != 2 or array.shape[1] != len(CLASSES) or not len(array):
+        raise InputError(f"{what} labels must be rows of {len(CLASSES)} codes, not an array of shape {array.shape}")
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(VALUES):
+        raise InputError(f"{what} labels must be codes 0 to {len(VALUES) - 1}: {', '.join(VALUES)}")
+    return array.astype(np.int8)
+
+
+def _f1(tp: NDArray[Any], fp: NDArray[Any], fn: NDArray[Any], absent: float) -> Floats:
+    import numpy as np
+
+    whole = 2 * tp + fp + fn
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, 2 * tp / whole, absent)
+
+
+def _mean(classes: Floats) -> Floats:
+    """Mean over the last axis of what is defined."""
+    import numpy as np
+
+    defined = ~np.isnan(classes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Floats = np.where(defined, classes, 0.0).sum(axis=-1) / defined.sum(axis=-1)
+    return mean

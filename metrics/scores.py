@@ -1,0 +1,78 @@
+"""What every metric returns: scores, the values of each report, and the sums from which any resample is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+def _nothing(sums: Floats) -> dict[str, int]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of N reports by one metric. All are fractions between 0 and 1; tables print them times 100.
+
+    Attributes:
+        statistics: ``[N, S]``; a score of a set of reports depends on the sums of its rows only. This is what makes
+            a bootstrap cheap: a resample is a weighted sum.
+        of_sums: from sums ``[..., S]`` and numbers of reports ``[...]`` to scores by name, ``[...]`` each. NaN where
+            a score is not defined.
+        per_sample: values of each report by name, ``[N]`` each.
+        signature: every choice that the numbers depend on, in one line.
+        positives: from sums ``[S]`` to the number of positive reference labels behind a score, for scores that
+            depend on labels.
+    """
+
+    statistics: Floats
+    of_sums: Callable[[Floats, Floats], dict[str, Floats]]
+    per_sample: Mapping[str, Floats]
+    signature: str
+    positives: Callable[[Floats], dict[str, int]] = field(default=_nothing)
+
+    def __len__(self) -> int:
+        return len(self.statistics)
+
+    def point(self) -> dict[str, float]:
+        """The scores of all reports, by name."""
+        import numpy as np
+
+        scores = self.of_sums(self.statistics.sum(axis=0), np.asarray(float(len(self))))
+        return {name: float(value) for name, value in scores.items()}
+
+    def __getitem__(self, name: str) -> float:
+        return self.point()[name]
+
+    def subset(self, rows: NDArray[np.intp]) -> Scores:
+        """The same metric on some of the reports."""
+        return Scores(
+            self.statistics[rows],
+            self.of_sums,
+            {name: values[rows] for name, values in self.per_sample.items()},
+            self.signature,
+            self.positives,
+        )
+
+
+def mean_scores(values: Mapping[str, Floats], signature: str) -> Scores:
+    """Scores that are means over reports.
+
+    Args:
+        values: ``[N]`` by name.
+    """
+    import numpy as np
+
+    names = list(values)
+
+    def of_sums(sums: Floats, counts: Floats) -> dict[str, Floats]:
+        return {name: sums[..., column] / counts for column, name in enumerate(names)}
+
+    return Scores(np.stack([values[name] for name in names], axis=1), of_sums, dict(values), signature)
