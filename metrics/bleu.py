@@ -1,8 +1,8 @@
 """BLEU-4 (Papineni et al. 2002): of the whole corpus, never the mean of sentences.
 
 Ten integers of each pair are enough for the score of any set of pairs: two lengths, matches and numbers of n-grams for
-n = 1 to 4. The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, as long as no count is
-zero, that of the ``evaluate`` library.
+n = 1 to 4. The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, as long as no count
+is zero, that of the ``evaluate`` library.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def _coco(sums: Floats) -> Floats:
     length, reference, matches, totals = _parts(sums)
     ratio = (length + tiny) / (reference + small)
     geometric = np.prod((matches + tiny) / (totals + small), axis=-1) ** (1 / _ORDER)
-    return np.where(ratio < 1, geometric * np.exp(1 - 1 / np.minimum(ratio, 1.0)), geometric)
+    floats: Floats = np.where(ratio < 1, geometric * np.exp(1 - 1 / np.minimum(ratio, 1.0)), geometric)
+    return floats
 
 
 _VARIANTS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], str]] = {

@@ -1,0 +1,178 @@
+"""BERTScore (Zhang et al. 2020) by the package ``bert_score``, made to do under transformers 5 what it did before.
+
+Three repairs: RoBERTa's tokenizers get their prefix space when they are loaded, for the option is ignored later on
+(without it the first word is another token and all scores change); texts are cut at what the model can take; a pair
+with an empty text scores 0 in place of an error.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metrics.errors import InputError, MetricError, WeightsError
+from metrics.scores import Scores, mean_scores
+from metrics.texts import checked_pairs
+from metrics.weights import sha256_of
+
+if TYPE_CHECKING:
+    from metrics.scores import Floats
+
+MODEL = "FacebookAI/roberta-large"  # the package's choice for English
+_OLD_NAMES = {"FacebookAI/roberta-large": "roberta-large", "google-bert/bert-base-uncased": "bert-base-uncased"}
+_FILES = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
+_PREFIX_SPACE = {"roberta", "gpt2", "longformer", "bart", "camembert", "xlm-roberta"}
+
+
+class BERTScore:
+    """The model of the score.
+
+    Args:
+        model: a local folder (config, tokenizer, safetensors), or a hub repository.
+        layers: which layer's output is compared; the package's choice for repositories it knows.
+        baseline: TSV file with the columns LAYER, P, R, F of a baseline to rescale with; it is not guessed.
+        device: of torch.
+        batch_size: sentences at a time.
+        allow_download: whether the hub may be asked.
+
+    Raises:
+        WeightsError: the model cannot be had.
+        InputError: the number of layers must be given, or the baseline has no such layer.
+        MetricError: the package is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = MODEL,
+        *,
+        layers: int | None = None,
+        baseline: str | Path | None = None,
+        device: str = "cpu",
+        batch_size: int = 16,
+        allow_download: bool = False,
+    ) -> None:
+        try:
+            from bert_score.utils import model2layers
+        except ImportError as error:
+            raise MetricError(
+                "BERTScore needs the package bert-score", hint="pip install 'llava-rad[metrics]'"
+            ) from error
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        name = str(model)
+        folder = _folder(name, allow_download)
+        layers = layers or model2layers.get(_OLD_NAMES.get(name, name))
+        if layers is None:
+            raise InputError(f"which layer of {name} BERTScore is to take is not known", hint="give --bertscore-layers")
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            space = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **space)
+            self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise WeightsError(
+                f"BERTScore's model in {folder.name} cannot be loaded ({type(error).__name__})",
+                hint="expected: config.json, model.safetensors and the tokenizer's files",
+            ) from error
+        _keep_layers(self._model, layers)
+        # position 0 and 1 of RoBERTa are not for text
+        room = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in _PREFIX_SPACE else 0)
+        self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, room)
+        self._model.to(device).eval()
+        self._device, self._batch_size = device, batch_size
+        self._baseline = _baseline(Path(baseline), layers) if baseline else None
+        weights = sorted(folder.glob("*.safetensors"))
+        parts = "-".join(sha256_of(path)[:16] for path in weights)
+        shown = name if _OLD_NAMES.get(name) else folder.name if Path(name).is_dir() else name
+        rescaled = f"rescaled:{sha256_of(Path(baseline))[:8]}" if baseline else "rescaled:no"
+        self.signature = f"bertscore|model:{shown}|layers:{layers}|idf:no|{rescaled}|weights:{parts}"
+
+    def score(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
+        """BERTScore of N pairs: precision, recall and F1, means over reports.
+
+        Returns:
+            ``bertscore_precision``, ``bertscore_recall``, ``bertscore_f1``. A pair with a blank text scores 0.
+
+        Raises:
+            InputError: see :func:`metrics.texts.checked_pairs`.
+        """
+        import numpy as np
+        from bert_score.utils import bert_cos_score_idf
+
+        candidates, references = checked_pairs(candidates, references)
+        values: Floats = np.zeros((len(candidates), 3))
+        rows = [
+            row
+            for row, (candidate, reference) in enumerate(zip(candidates, references, strict=True))
+            if candidate.strip() and reference.strip()
+        ]
+        if rows:
+            weights: defaultdict[int, float] = defaultdict(lambda: 1.0)
+            weights[self._tokenizer.sep_token_id] = weights[self._tokenizer.cls_token_id] = 0.0
+            found = bert_cos_score_idf(
+                self._model,
+                [references[row] for row in rows],
+                [candidates[row] for row in rows],
+                self._tokenizer,
+                weights,
+                verbose=False,
+                device=self._device,
+                batch_size=self._batch_size,
+            )
+            values[rows] = found.double().numpy()
+            if self._baseline is not None:
+                values[rows] = (values[rows] - self._baseline) / (1 - self._baseline)
+        names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+        return mean_scores({name: values[:, column] for column, name in enumerate(names)}, self.signature)
+
+
+def _folder(name: str, allow_download: bool) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import constants, snapshot_download
+
+    for repository in filter(None, (name, _OLD_NAMES.get(name))):
+        try:
+            offline = not allow_download or constants.HF_HUB_OFFLINE
+            return Path(snapshot_download(repository, allow_patterns=list(_FILES), local_files_only=offline))
+        except Exception as error:  # the hub's errors, and those of a name that is none
+            reason = error
+    why = f"the hub did not give it ({type(reason).__name__})" if allow_download else "downloading is off"
+    raise WeightsError(
+        f"BERTScore's model not found: hub repository {name} (config.json, model.safetensors, tokenizer) "
+        f"is not in the cache and {why}",
+        hint="give --bertscore-model DIR with --bertscore-layers N, or --allow-download; or take bertscore out of --metrics",
+    )
+
+
+def _keep_layers(model: Any, layers: int) -> None:
+    """Drop the layers above the one that is compared."""
+    from torch import nn
+
+    for holder in (getattr(model, "encoder", None), getattr(model, "transformer", None)):
+        stack = getattr(holder, "layer", None)
+        if isinstance(stack, nn.ModuleList):
+            if not 1 <= layers <= len(stack):
+                raise InputError(f"the BERTScore model has layers 1 to {len(stack)}, not {layers}")
+            holder.layer = stack[:layers]  # type: ignore[union-attr]
+            return
+    raise InputError(
+        f"{type(model).__name__} is not a model that BERTScore can be taken from here (BERT, RoBERTa, ...)"
+    )
+
+
+def _baseline(path: Path, layers: int) -> Floats:
+    import numpy as np
+
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"):
+                if int(row["LAYER"]) == layers:
+                    return np.array([float(row[name]) for name in ("P", "R", "F")])
+    except (OSError, KeyError, ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not a BERTScore baseline (columns LAYER, P, R, F)") from error
+    raise InputError(f"{path.name} has no layer {layers}")

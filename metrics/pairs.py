@@ -1,0 +1,217 @@
+"""Tables of predictions and references, joined by id."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from metrics.errors import InputError
+
+Row = Mapping[str, Any]
+Side = Literal["prediction", "reference"]
+
+# Tried in this order where no field is named; a dot goes into a nested object. The first of each is what
+# `llava-rad generate -f jsonl` writes.
+ID_FIELDS = ("input.sha256", "id", "study_id", "dicom_id", "image_id", "uid")
+TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
+    "prediction": ("report.text", "prediction", "candidate", "generated", "findings", "report", "text"),
+    "reference": ("reference", "findings", "report", "text"),
+}
+UNKNOWN = "unknown"
+_LISTED = 10
+_LIMIT = 2 << 30
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts by id, in the file's order.
+
+    Attributes:
+        texts: id -> text.
+        rows: id -> the whole row.
+        id_field: where the ids were found.
+        text_field: where the texts were found.
+    """
+
+    texts: dict[str, str]
+    rows: dict[str, Row]
+    id_field: str
+    text_field: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N predictions beside N references.
+
+    Attributes:
+        ids: in the order of the references.
+        candidates: generated texts.
+        references: texts.
+        strata: values of each report by column name.
+    """
+
+    ids: list[str]
+    candidates: list[str]
+    references: list[str]
+    strata: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a JSONL, JSON (one list of objects) or CSV file, told apart by the name's end.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    kind = path.suffix.lower()
+    if kind not in {".jsonl", ".json", ".csv"}:
+        raise InputError(f"{path.name}: not a .jsonl, .json or .csv file")
+    try:
+        if path.stat().st_size > _LIMIT:
+            raise InputError(f"{path.name}: larger than {_LIMIT >> 30} GiB")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is not UTF-8 text") from error
+    if kind == ".csv":
+        csv.field_size_limit(1 << 24)
+        try:
+            rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        except csv.Error as error:
+            raise InputError(f"{path.name} is not a CSV table: {error}") from error
+    elif kind == ".json":
+        rows = _parsed(text, path.name)
+    else:
+        rows = [
+            _parsed(line, f"{path.name}, line {number}")
+            for number, line in enumerate(text.split("\n"), 1)
+            if line.strip()
+        ]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path.name}: every row must be an object")
+    if not rows:
+        raise InputError(f"{path.name} has no rows")
+    return rows
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON") from error
+
+
+def read_table(path: Path, side: Side, *, id_field: str | None = None, text_field: str | None = None) -> Table:
+    """Read one side.
+
+    Args:
+        path: see :func:`read_rows`.
+        side: which names to look for where none is given.
+        id_field: where the ids are; a dot goes into a nested object.
+        text_field: where the texts are.
+
+    Raises:
+        InputError: no such field, a row without id or text, or an id that comes twice.
+    """
+    rows = read_rows(path)
+    id_field = _field(rows, id_field, ID_FIELDS, path, "--id-field")
+    text_field = _field(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
+    ids = []
+    for number, row in enumerate(rows, 1):
+        value = lookup(row, id_field)
+        frame = lookup(row, "input.facts.frame") if id_field == "input.sha256" else None
+        if value is None or value == "" or isinstance(value, dict | list):
+            raise InputError(f"{path.name}, row {number}: no {id_field}")
+        ids.append(f"{value}/{frame}" if isinstance(frame, int) and frame > 1 else str(value))
+    twice = [key for key, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise InputError(f"{path.name}: {_counted(twice)} more than once: {listed(twice)}")
+    texts = [lookup(row, text_field) for row in rows]
+    without = [key for key, text in zip(ids, texts, strict=True) if not isinstance(text, str)]
+    if without:
+        raise InputError(f"{path.name}: no text in {text_field} for {_counted(without)}: {listed(without)}")
+    return Table(dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field)
+
+
+def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> Pairs:
+    """Join two tables by id.
+
+    Args:
+        strata: columns that group the reports; looked up in the references, then in the predictions.
+
+    Raises:
+        InputError: an id is on one side only, or a column is on neither.
+    """
+    missing = [key for key in references.texts if key not in predictions.texts]
+    extra = [key for key in predictions.texts if key not in references.texts]
+    faults = []
+    if missing:
+        faults.append(f"{_counted(missing)} of the references without a prediction: {listed(missing)}")
+    if extra:
+        faults.append(f"{_counted(extra)} of the predictions without a reference: {listed(extra)}")
+    if faults:
+        raise InputError("; ".join(faults))
+    ids = list(references.texts)
+    groups = {}
+    for column in strata:
+        for table in (references, predictions):
+            values = [lookup(table.rows[key], column) for key in ids]
+            if any(value is not None for value in values):
+                groups[column] = [group_of(column, value) for value in values]
+                break
+        else:
+            raise InputError(f"neither table has a column {column}")
+    return Pairs(ids, [predictions.texts[key] for key in ids], list(references.texts.values()), groups)
+
+
+def group_of(column: str, value: Any) -> str:
+    """The name of a report's group. Ages become the paper's bands (appendix C.6); nothing known is "unknown"."""
+    text = "" if value is None else str(value).strip()
+    if not text or text.lower() in {"nan", "none", "null", "na", "n/a"}:
+        return UNKNOWN
+    if column.rsplit(".", 1)[-1].lower() not in {"age", "patient_age", "patientage"}:
+        return text
+    number = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*([YyMmWwDd]?)", text)
+    if number is None:
+        return UNKNOWN
+    years = float(number[1]) / {"m": 12, "w": 52, "d": 365}.get(number[2].lower(), 1)
+    if years < 20:
+        return "<20"
+    return next((f"{low}-{low + 20}" for low in (20, 40, 60) if years < low + 20), ">=80")
+
+
+def lookup(row: Row, name: str) -> Any:
+    """A field's value, None where there is none. A name with dots may be a path into nested objects."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def listed(ids: Sequence[str]) -> str:
+    """The first ids, and how many more there are."""
+    shown = ", ".join(key[:80] for key in ids[:_LISTED])
+    return f"{shown} and {len(ids) - _LISTED} more" if len(ids) > _LISTED else shown
+
+
+def _counted(ids: Sequence[str]) -> str:
+    return f"{len(ids)} id" + ("s" if len(ids) != 1 else "")
+
+
+def _field(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: Path, option: str) -> str:
+    for name in [named] if named else tried:
+        if any(lookup(row, name) is not None for row in rows):
+            return name
+    looked = named or ", ".join(tried)
+    raise InputError(f"{path.name} has no field {looked}", hint=f"name it with {option}")

@@ -1,0 +1,93 @@
+"""Scores by group of patients or images: overall, each group with its own interval, the worst, and the gap to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metrics.errors import InputError
+
+if TYPE_CHECKING:
+    from metrics.bootstrap import Bootstrap, Interval
+    from metrics.scores import Scores
+
+NOT_ESTIMABLE = "not estimable"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group's score.
+
+    Attributes:
+        n: reports in it.
+        score: None where nothing can be said. The interval's ends are None where there is one report only.
+        note: why something is None.
+    """
+
+    n: int
+    score: Interval | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Strata:
+    """A score by group.
+
+    Attributes:
+        average: of all reports together, as the paper's "avg" (appendix C.6), not the mean of the groups.
+        groups: by name.
+        worst: name of the group with the lowest score, or None.
+        gap: average minus the worst group's score, or None.
+    """
+
+    average: float | None
+    groups: dict[str, Group]
+    worst: str | None
+    gap: float | None
+
+
+def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dict[str, Strata]:
+    """Every score by group; each group is resampled by itself.
+
+    Args:
+        scores: of N reports.
+        groups: the N reports' groups.
+
+    Raises:
+        InputError: another number of groups than of reports.
+    """
+    import numpy as np
+
+    if len(groups) != len(scores):
+        raise InputError(f"{len(groups)} groups for {len(scores)} reports")
+    tables: dict[str, dict[str, Group]] = {}
+    names = np.array(groups, dtype=object)
+    for group in sorted(set(groups)):
+        part = scores.subset(np.flatnonzero(names == group))
+        positives = part.positives(part.statistics.sum(axis=0))
+        for name, interval in bootstrap.intervals(part).items():
+            tables.setdefault(name, {})[group] = _group(len(part), interval, positives.get(name))
+    points = scores.point()
+    return {name: _strata(points[name], table) for name, table in tables.items()}
+
+
+def _group(n: int, interval: Interval, positives: int | None) -> Group:
+    from metrics.bootstrap import Interval
+
+    if positives == 0:
+        return Group(n, None, f"{NOT_ESTIMABLE}: no positive label among the references")
+    if interval.point is None:
+        return Group(n, None, f"{NOT_ESTIMABLE}: not defined")
+    if n < 2:
+        return Group(n, Interval(interval.point, None, None, None), f"interval {NOT_ESTIMABLE}: one report")
+    return Group(n, interval)
+
+
+def _strata(average: float, groups: dict[str, Group]) -> Strata:
+    points = {name: group.score.point for name, group in groups.items() if group.score is not None}
+    values = {name: point for name, point in points.items() if point is not None}
+    worst = min(values, key=lambda name: (values[name], name)) if values else None
+    defined = None if average != average else average
+    gap = None if worst is None or defined is None else defined - values[worst]
+    return Strata(defined, groups, worst, gap)
