@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from encoder.errors import LlavaRadError
-from llava_rad.commands import assemble, doctor, generate, inspect, manifest, pretrain
+from llava_rad.commands import assemble, doctor, evaluate, generate, inspect, manifest, pretrain
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
+from metrics.errors import MetricError
 
 EPILOG = "\n\n".join(
     (
@@ -36,6 +37,7 @@ app.command("inspect", epilog=EPILOG)(inspect.command)
 app.command("doctor")(doctor.command)
 app.command("assemble")(assemble.command)
 app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
+app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 
 
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
         app(args=arguments, prog_name="llava-rad")
-    except LlavaRadError as error:
+    except (LlavaRadError, MetricError) as error:
         if debugging():
             raise
         show_error(error)

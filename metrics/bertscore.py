@@ -33,7 +33,7 @@ class BERTScore:
     Args:
         model: a local folder (config, tokenizer, safetensors), or a hub repository.
         layers: which layer's output is compared; the package's choice for repositories it knows.
-        baseline: TSV file with the columns LAYER, P, R, F of a baseline to rescale with; it is not guessed.
+        baseline: table with the columns LAYER, P, R, F of a baseline to rescale with; it is not guessed.
         device: of torch.
         batch_size: sentences at a time.
         allow_download: whether the hub may be asked.
@@ -145,7 +145,7 @@ def _folder(name: str, allow_download: bool) -> Path:
     raise WeightsError(
         f"BERTScore's model not found: hub repository {name} (config.json, model.safetensors, tokenizer) "
         f"is not in the cache and {why}",
-        hint="give --bertscore-model DIR with --bertscore-layers N, or --allow-download; or take bertscore out of --metrics",
+        hint="give --bertscore-model DIR with --bertscore-layers N, or --allow-download to fetch it",
     )
 
 
@@ -170,9 +170,10 @@ def _baseline(path: Path, layers: int) -> Floats:
 
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"):
+            lines = file.read().splitlines()  # those of the package are named .tsv and have commas
+            for row in csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","):
                 if int(row["LAYER"]) == layers:
                     return np.array([float(row[name]) for name in ("P", "R", "F")])
-    except (OSError, KeyError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path.name} is not a BERTScore baseline (columns LAYER, P, R, F)") from error
     raise InputError(f"{path.name} has no layer {layers}")

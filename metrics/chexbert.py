@@ -1,7 +1,7 @@
 """CheXbert (Smit et al. 2020): a BERT that labels a report with the fourteen observations.
 
-The published file ``chexbert.pth`` is for academic, non-commercial use and may not be passed on, so it is read from where
-the user has it. Architecture and text preparation are those of https://github.com/stanfordmlgroup/CheXbert.
+The published file ``chexbert.pth`` is for academic, non-commercial use and may not be passed on, so it is read from
+where the user has it. Architecture and text preparation are those of https://github.com/stanfordmlgroup/CheXbert.
 """
 
 from __future__ import annotations

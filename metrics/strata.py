@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metrics.errors import InputError
+from metrics.pairs import UNKNOWN
 
 if TYPE_CHECKING:
     from metrics.bootstrap import Bootstrap, Interval
@@ -63,13 +64,18 @@ def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dic
         raise InputError(f"{len(groups)} groups for {len(scores)} reports")
     tables: dict[str, dict[str, Group]] = {}
     names = np.array(groups, dtype=object)
-    for group in sorted(set(groups)):
+    for group in sorted(set(groups), key=_place):
         part = scores.subset(np.flatnonzero(names == group))
         positives = part.positives(part.statistics.sum(axis=0))
         for name, interval in bootstrap.intervals(part).items():
             tables.setdefault(name, {})[group] = _group(len(part), interval, positives.get(name))
     points = scores.point()
     return {name: _strata(points[name], table) for name, table in tables.items()}
+
+
+def _place(group: str) -> tuple[bool, bool, str]:
+    """Bands of age in their order, what is unknown last."""
+    return group == UNKNOWN, not group.startswith("<"), group
 
 
 def _group(n: int, interval: Interval, positives: int | None) -> Group:

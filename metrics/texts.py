@@ -8,6 +8,8 @@ from typing import Any
 
 from metrics.errors import InputError
 
+R2GEN_TOKENS = 60  # where papers on IU X-ray cut their references
+
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 
 # mteval-v13a.pl, as sacrebleu's "13a" has it (Post 2018): every symbol apart; stops and commas apart unless between
@@ -72,7 +74,7 @@ def tokens_13a(text: str) -> list[str]:
 def r2gen_clean(text: str, max_tokens: int | None = None) -> str:
     """Text as the papers on IU X-ray score it: lower case, no punctuation, sentences joined by " . ".
 
-    The cleaning of R2Gen (Chen et al. 2020), whose references are cut as well: at ``max_tokens`` 60 for IU X-ray.
+    The cleaning of R2Gen (Chen et al. 2020), whose references are cut as well: at :data:`R2GEN_TOKENS` for IU X-ray.
     Together with ``rouge_l_coco`` and ``bleu_4_coco`` it gives the numbers that those papers compare.
     """
     text = _LIST_NUMBER.sub(" ", _QUOTES.sub("", text.lower()))

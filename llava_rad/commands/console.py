@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from encoder.errors import LlavaRadError
     from llava_rad.inputs import Source
+    from metrics.errors import MetricError
 
 DEBUG = "LLAVA_RAD_DEBUG"
 
@@ -28,7 +29,7 @@ def note(message: str) -> None:
     sys.stderr.flush()
 
 
-def show_error(error: LlavaRadError, *, of: str = "") -> None:
+def show_error(error: LlavaRadError | MetricError, *, of: str = "") -> None:
     """The one-line error and, below it, what to do."""
     note(f"error: {of}{error}")
     if error.hint:

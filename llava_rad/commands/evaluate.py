@@ -1,0 +1,284 @@
+"""``llava-rad evaluate``: scores of generated reports against references."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import note
+from metrics.errors import InputError
+from metrics.suite import METRICS, PAPER
+
+EPILOG = "\n\n".join(
+    (
+        f"METRICS: {', '.join(METRICS)}; 'paper' is {', '.join(PAPER)}. "
+        "rules is our own labeler of phrases, not CheXbert.",
+        "Exit codes: 0 done; 1 failed; 2 wrong usage or tables that do not fit together; 5 some metric could not be "
+        "computed (it is null in JSON; --skip-missing makes it 0); 130 interrupted.",
+        "Scores depend on the choices in the signatures that every output carries: quote them.",
+    )
+)
+_TABLES, _MODELS, _OUTPUT = "Tables", "Weights", "Output"
+
+
+class Form(StrEnum):
+    """Form of the scores."""
+
+    text = "text"
+    json = "json"
+    markdown = "markdown"
+    latex = "latex"
+
+
+class Uncertain(StrEnum):
+    """What uncertain labels count as."""
+
+    negative = "negative"
+    positive = "positive"
+
+
+class Case(StrEnum):
+    """Whether RadGraph's tokens are compared with their case."""
+
+    sensitive = "sensitive"
+    lower_case = "lower"
+
+
+class RadGraphKind(StrEnum):
+    """Published RadGraph models."""
+
+    v1 = "radgraph"
+    xl = "radgraph-xl"
+
+
+class Backend(StrEnum):
+    """Who runs RadGraph."""
+
+    own = "own"
+    package = "package"
+
+
+class Precision(StrEnum):
+    """Floating-point type of CheXbert and RadGraph."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Clean(StrEnum):
+    """Preparation of the texts."""
+
+    none = "none"
+    r2gen = "r2gen"
+
+
+def _path(help: str, *names: str, panel: str, metavar: str = "FILE") -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        *names, help=help, metavar=metavar, show_default=False, rich_help_panel=panel
+    )
+    return option
+
+
+def command(
+    predictions: Annotated[
+        Path, typer.Argument(help="Generated reports: .jsonl, .json or .csv, also of 'llava-rad generate -f jsonl'.")
+    ],
+    references: Annotated[Path, typer.Argument(help="Reference reports with the same ids.")],
+    metrics: Annotated[str, typer.Option(help="Names with commas between; see below.", metavar="METRICS")] = "paper",
+    strata: Annotated[
+        str, typer.Option(help="Columns to group by (sex,age,ethnicity,view); ages become bands.", metavar="COLUMNS")
+    ] = "",
+    compare: Annotated[
+        list[Path] | None, _path("Other predictions of the same ids, for paired differences.", panel=_TABLES)
+    ] = None,
+    id_field: Annotated[
+        str | None, _path("Where the ids are; dots go into nested objects.", panel=_TABLES, metavar="NAME")
+    ] = None,
+    prediction_field: Annotated[
+        str | None, _path("Where the predictions' text is.", panel=_TABLES, metavar="NAME")
+    ] = None,
+    reference_field: Annotated[
+        str | None, _path("Where the references' text is.", panel=_TABLES, metavar="NAME")
+    ] = None,
+    clean: Annotated[
+        Clean,
+        typer.Option(
+            help="r2gen: lower case, no punctuation, references cut at 60 tokens, as papers on IU X-ray do.",
+            rich_help_panel=_TABLES,
+        ),
+    ] = Clean.none,
+    prediction_annotations: Annotated[
+        Path | None, _path("Labels and graphs of the predictions, in place of weights.", panel=_TABLES)
+    ] = None,
+    reference_annotations: Annotated[
+        Path | None, _path("Labels and graphs of the references, in place of weights.", panel=_TABLES)
+    ] = None,
+    uncertain: Annotated[Uncertain, typer.Option(help="What uncertain labels count as.")] = Uncertain.negative,
+    bootstrap: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 42,
+    chexbert: Annotated[Path | None, _path("chexbert.pth.", panel=_MODELS)] = None,
+    bert_vocab: Annotated[
+        Path | None, _path("bert-base-uncased: vocab.txt or its folder.", panel=_MODELS, metavar="DIR")
+    ] = None,
+    radgraph: Annotated[
+        Path | None, _path("radgraph.tar.gz, or the folder it unpacks to.", panel=_MODELS, metavar="PATH")
+    ] = None,
+    radgraph_model: Annotated[
+        RadGraphKind, typer.Option(help="Which RadGraph.", rich_help_panel=_MODELS)
+    ] = RadGraphKind.v1,
+    radgraph_tokenizer: Annotated[
+        Path | None, _path("The archive's base model: config and tokenizer.", panel=_MODELS, metavar="DIR")
+    ] = None,
+    radgraph_backend: Annotated[
+        Backend, typer.Option(help="Our inference, or the radgraph package's.", rich_help_panel=_MODELS)
+    ] = Backend.own,
+    radgraph_case: Annotated[
+        Case, typer.Option(help="Compare tokens with their case (as published) or without.", rich_help_panel=_MODELS)
+    ] = Case.sensitive,
+    bertscore_model: Annotated[
+        str | None, _path("Folder or hub repository.", panel=_MODELS, metavar="DIR-OR-HUB-ID")
+    ] = None,
+    bertscore_layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which layer BERTScore takes.", show_default=False, rich_help_panel=_MODELS),
+    ] = None,
+    bertscore_baseline: Annotated[Path | None, _path("Table LAYER, P, R, F to rescale with.", panel=_MODELS)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.", rich_help_panel=_MODELS)] = "cpu",
+    precision: Annotated[
+        Precision, typer.Option(help="Of CheXbert and RadGraph.", rich_help_panel=_MODELS)
+    ] = Precision.float32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Reports at a time.", rich_help_panel=_MODELS)] = 8,
+    allow_download: Annotated[
+        bool,
+        typer.Option("--allow-download", help="Ask the hub for weights that are not there.", rich_help_panel=_MODELS),
+    ] = False,
+    cache: Annotated[Path | None, _path("Annotations already made (default: user cache).", panel=_MODELS)] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor keep annotations.", rich_help_panel=_MODELS)
+    ] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="End with 0 though a metric could not be computed.")
+    ] = False,
+    format: Annotated[Form, typer.Option("--format", "-f", help="Form of the scores.", rich_help_panel=_OUTPUT)] = (
+        Form.text
+    ),
+    output: Annotated[Path | None, _path("Scores go there.", "--output", "-o", panel=_OUTPUT)] = None,
+    per_sample: Annotated[Path | None, _path("Values of each report: .csv or .parquet.", panel=_OUTPUT)] = None,
+    figure: Annotated[Path | None, _path("Scores as bars: .png, .svg or .pdf.", panel=_OUTPUT)] = None,
+    save_annotations: Annotated[
+        Path | None, _path("Folder for labels and graphs (they hold words of reports).", panel=_OUTPUT, metavar="DIR")
+    ] = None,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Score generated reports against references, with confidence intervals."""
+    from llava_rad.outputs.files import check_output, write_whole
+    from metrics import tables
+    from metrics.bootstrap import Bootstrap
+    from metrics.cache import Cache, default_path
+    from metrics.pairs import Pairs, join, read_table
+    from metrics.suite import Settings, checked_metrics, evaluate
+
+    chosen = checked_metrics([name.strip() for name in metrics.split(",") if name.strip()])
+    inputs = [predictions, references, *(compare or ())]
+    files = {"output": output, "per-sample": per_sample, "figure": figure}
+    saved = [save_annotations / f"{side}.jsonl" for side in ("predictions", "references")] if save_annotations else []
+    for path in [*filter(None, files.values()), *saved]:
+        check_output(path, inputs=inputs, overwrite=overwrite)
+    _one_of(per_sample, (".csv", ".parquet"), "--per-sample")
+    _one_of(figure, (".png", ".svg", ".pdf"), "--figure")
+
+    truth = read_table(references, "reference", id_field=id_field, text_field=reference_field)
+    columns = [name.strip() for name in strata.split(",") if name.strip()]
+    models: dict[str, Pairs] = {}
+    given: dict[str, dict[str, object]] = {}
+    for path in (predictions, *(compare or ())):
+        found = read_table(path, "prediction", id_field=id_field, text_field=prediction_field)
+        name = path.stem if path.stem not in models else f"{path.stem} ({len(models) + 1})"
+        models[name] = join(found, truth, columns)
+        note(f"{path.name}: {len(found.texts):,} reports, text from {found.text_field}, ids from {found.id_field}")
+    first = next(iter(models.values()))
+    for file, texts in ((prediction_annotations, first.candidates), (reference_annotations, first.references)):
+        if file is not None:
+            from metrics.annotations import read
+
+            for kind, values in read(file, dict(zip(first.ids, texts, strict=True)), id_field=id_field or "id").items():
+                given.setdefault(kind, {}).update(values)
+
+    settings = Settings(
+        metrics=chosen,
+        clean=clean.value,
+        uncertain=uncertain.value,
+        chexbert=chexbert,
+        bert_vocab=bert_vocab,
+        radgraph=radgraph,
+        radgraph_model=radgraph_model.value,
+        radgraph_tokenizer=radgraph_tokenizer,
+        radgraph_backend=radgraph_backend.value,
+        radgraph_case=radgraph_case.value,
+        bertscore_model=bertscore_model,
+        bertscore_layers=bertscore_layers,
+        bertscore_baseline=bertscore_baseline,
+        device=device,
+        precision=precision.value,
+        batch_size=batch_size,
+        allow_download=allow_download,
+    )
+    annotated = {"rg_er", "chexbert", "rules"} & set(chosen)
+    kept = Cache(cache or default_path()) if annotated and not no_cache else None
+    try:
+        result = evaluate(
+            models, settings, bootstrap=Bootstrap(bootstrap, seed), cache=kept, given=given, report=_bar, say=note
+        )
+    finally:
+        if kept is not None:
+            kept.close()
+
+    if per_sample is not None:
+        as_csv = per_sample.suffix.lower() == ".csv"
+        data = tables.by_report_csv(result) if as_csv else tables.by_report_parquet(result)
+        write_whole(per_sample, data, overwrite=overwrite)
+    if figure is not None:
+        from metrics.plots import figure as draw
+
+        write_whole(figure, draw(result, figure.suffix.lower()[1:]), overwrite=overwrite)
+    for path, texts in zip(saved, (first.candidates, first.references), strict=False):
+        from metrics.annotations import lines
+
+        write_whole(path, "".join(lines(first.ids, texts, result.annotations)).encode(), overwrite=overwrite)
+    write = {
+        Form.text: tables.to_text,
+        Form.json: tables.to_json,
+        Form.markdown: tables.to_markdown,
+        Form.latex: tables.to_latex,
+    }[format]
+    if output is not None:
+        write_whole(output, write(result).encode(), overwrite=overwrite)
+    else:
+        sys.stdout.write(write(result))
+    if result.not_computed and not skip_missing:
+        note(f"not computed: {', '.join(result.not_computed)} (--skip-missing to accept that)")
+        raise typer.Exit(5)
+
+
+def _one_of(path: Path | None, ends: tuple[str, ...], option: str) -> None:
+    if path is not None and path.suffix.lower() not in ends:
+        raise InputError(f"{option} must end in {' or '.join(ends)}")
+
+
+def _bar(what: str, total: int) -> Callable[[int], None]:
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, desc=what, unit="report", disable=not sys.stderr.isatty(), leave=False)
+
+    def advance(done: int) -> None:
+        bar.update(done)
+        if bar.n >= total:
+            bar.close()
+
+    return advance

@@ -1,0 +1,69 @@
+"""Files of labels and graphs, so that the machine that annotates and the one that scores can be two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metrics.errors import InputError
+from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
+from metrics.pairs import Row, listed, read_rows
+
+KINDS = ("chexbert", "radgraph")
+# As CheXbert and CheXpert write their tables.
+_CODES = {"": BLANK, "nan": BLANK, "1": POSITIVE, "1.0": POSITIVE, "0": NEGATIVE, "0.0": NEGATIVE}
+_CODES |= {"-1": UNCERTAIN, "-1.0": UNCERTAIN}
+
+
+def read(path: Path, texts: Mapping[str, str], *, id_field: str = "id") -> dict[str, dict[str, Any]]:
+    """Annotations by kind and text.
+
+    Args:
+        path: JSONL of ``{"id", "chexbert": [14 codes], "radgraph": {"entities": ...}}``, or a CSV with the id and a
+            column for each observation (1, 0, -1 or empty).
+        texts: by id.
+        id_field: where the ids are.
+
+    Raises:
+        InputError: an id of ``texts`` is not there, or an annotation of another form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    for number, row in enumerate(read_rows(path), 1):
+        key = str(row.get(id_field, row.get("id", "")))
+        if key not in texts:
+            continue
+        seen.add(key)
+        for kind in KINDS:
+            value = _labels(row, path, number) if kind == "chexbert" else row.get("radgraph")
+            if value is not None:
+                found.setdefault(kind, {})[texts[key]] = value
+    missing = [key for key in texts if key not in seen]
+    if missing:
+        raise InputError(f"{path.name}: {len(missing)} ids have no annotation: {listed(missing)}")
+    return found
+
+
+def _labels(row: Row, path: Path, number: int) -> list[int] | None:
+    value = row.get("chexbert")
+    if value is None and all(name in row for name in CLASSES):
+        try:
+            return [_CODES[str(row[name] if row[name] is not None else "").strip().lower()] for name in CLASSES]
+        except KeyError:
+            raise InputError(f"{path.name}, row {number}: labels must be 1, 0, -1 or empty") from None
+    if value is not None and (
+        not isinstance(value, list)
+        or len(value) != len(CLASSES)
+        or not all(isinstance(code, int) and BLANK <= code <= UNCERTAIN for code in value)
+    ):
+        raise InputError(f"{path.name}, row {number}: chexbert must be {len(CLASSES)} codes from 0 to 3")
+    return value
+
+
+def lines(ids: Sequence[str], texts: Sequence[str], annotations: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """JSON lines of what is known of N texts. They hold words of the reports: they are as confidential as these."""
+    for key, text in zip(ids, texts, strict=True):
+        found = {kind: annotations[kind][text] for kind in KINDS if text in annotations.get(kind, {})}
+        yield json.dumps({"id": key, **found}, ensure_ascii=False, separators=(",", ":")) + "\n"

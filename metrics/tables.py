@@ -1,0 +1,283 @@
+"""Results for people and programs: text, Markdown, LaTeX, JSON, and a value for each report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from metrics.bootstrap import Interval
+from metrics.strata import Group, Strata
+from metrics.suite import Evaluation, Model
+
+SCHEMA = "llava-rad.metrics/1"
+NOTICE = "Scores of AI-generated drafts. Research use only. Not for clinical use."
+_TITLES = {
+    "rouge_l": "ROUGE-L",
+    "rouge_l_stem": "ROUGE-L (stemmed)",
+    "rouge_l_coco": "ROUGE-L (COCO)",
+    "bleu_4": "BLEU-4",
+    "bleu_4_lower": "BLEU-4 (lower case)",
+    "bleu_4_nosmooth": "BLEU-4 (not smoothed)",
+    "bleu_4_coco": "BLEU-4 (COCO)",
+    "rg_e": "RG_E",
+    "rg_er": "RG_ER",
+    "rg_er_bar": "RG_ER-bar",
+    "rg_e_lower": "RG_E (lower case)",
+    "rg_er_lower": "RG_ER (lower case)",
+    "rg_er_bar_lower": "RG_ER-bar (lower case)",
+    "bertscore_precision": "BERTScore precision",
+    "bertscore_recall": "BERTScore recall",
+    "bertscore_f1": "BERTScore F1",
+}
+_LABELERS = {"chexbert": "CheXbert", "rules": "rules (not CheXbert)"}
+# What stands in a table and in JSON for a metric without a value.
+_HEADLINES = {
+    "rg_er": "rg_er",
+    "chexbert": "chexbert_macro_f1_14",
+    "rules": "rules_macro_f1_14",
+    "bertscore": "bertscore_f1",
+}
+_ORDER = ("rg_er", "rg_e", "rg_er_bar", "bertscore_f1", "bertscore_precision", "bertscore_recall")
+Cells = list[list[str]]
+
+
+def title(name: str) -> str:
+    """What people call a score."""
+    if name in _TITLES:
+        return _TITLES[name]
+    labeler, _, rest = name.partition("_")
+    if labeler not in _LABELERS:
+        return name
+    if rest.startswith("f1"):
+        return rest.partition("/")[2] + ("+" if rest.partition("/")[0].endswith("+") else "")
+    kind, _, classes = rest.partition("_f1_")
+    return f"{_LABELERS[labeler]} {kind.capitalize()}-F1-{classes}"
+
+
+def to_json(result: Evaluation) -> str:
+    """One object, the same bytes for the same input; scores are fractions, null where nothing was computed."""
+    absent: dict[str, Any] = {_HEADLINES.get(name, name): None for name in result.not_computed}
+    content = {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "reports": len(result.ids),
+        "bootstrap": {
+            "samples": result.bootstrap.samples,
+            "seed": result.bootstrap.seed,
+            "interval": "percentile 95 %",
+        },
+        "models": [
+            {
+                "name": model.name,
+                "scores": {name: _score(value, model.positives.get(name)) for name, value in model.intervals.items()}
+                | absent,
+                "strata": {
+                    column: {name: asdict(strata) for name, strata in table.items()}
+                    for column, table in model.strata.items()
+                },
+            }
+            for model in result.models
+        ],
+        "differences": [
+            {
+                "first": result.models[0].name,
+                "second": other,
+                "scores": {key: asdict(one) for key, one in table.items()},
+            }
+            for other, table in result.differences.items()
+        ],
+        "not_computed": {name: asdict(why) for name, why in result.not_computed.items()},
+        "signatures": {**result.signatures, "intervals": result.bootstrap.signature},
+        "warnings": result.warnings,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_text(result: Evaluation) -> str:
+    """Aligned columns."""
+    parts = [NOTICE, _caption(result)]
+    for heading, cells in _tables(result):
+        parts.append((f"{heading}\n" if heading else "") + _aligned(cells))
+    parts += _remarks(result)
+    return "\n\n".join(parts) + "\n"
+
+
+def to_markdown(result: Evaluation) -> str:
+    """Tables as GitHub shows them."""
+    parts = [f"*{NOTICE}*", _caption(result)]
+    for heading, (head, *rows) in _tables(result):
+        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        parts.append(f"**{heading}**\n\n{table}" if heading else table)
+    parts += [f"```\n{remark}\n```" for remark in _remarks(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(result: Evaluation) -> str:
+    """booktabs tables."""
+    parts = [f"% {NOTICE}\n% {_caption(result)}"]
+    for heading, (head, *rows) in _tables(result):
+        lines = [f"% {heading}"] if heading else []
+        lines += [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _latex_row(head), r"\midrule"]
+        lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"]
+        parts.append("\n".join(lines))
+    parts += ["\n".join(f"% {line}" for line in remark.splitlines()) for remark in _remarks(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+def columns_by_report(result: Evaluation) -> dict[str, list[Any]]:
+    """A column for the ids and one for each metric's value of each report; no text."""
+    columns: dict[str, list[Any]] = {"id": result.ids}
+    for model in result.models:
+        prefix = f"{model.name}/" if len(result.models) > 1 else ""
+        for scores in model.scores.values():
+            columns |= {prefix + name: values.tolist() for name, values in scores.per_sample.items()}
+    return columns
+
+
+def by_report_csv(result: Evaluation) -> bytes:
+    """:func:`columns_by_report` as CSV."""
+    columns = columns_by_report(result)
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return out.getvalue().encode()
+
+
+def by_report_parquet(result: Evaluation) -> bytes:
+    """:func:`columns_by_report` as Parquet, with the signatures in the file's metadata."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(columns_by_report(result))
+    table = table.replace_schema_metadata({"llava_rad.signatures": json.dumps(result.signatures)})
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _tables(result: Evaluation) -> list[tuple[str, Cells]]:
+    tables: list[tuple[str, Cells]] = []
+    for model in result.models:
+        heading = model.name if len(result.models) > 1 else ""
+        tables.append((heading, _overall(model, result)))
+        tables += [(f"{heading} {name}".strip(), cells) for name, cells in _classes(model)]
+        for column, table in model.strata.items():
+            tables.append((f"{heading} by {column}".strip(), _strata(table)))
+    for other, scores in result.differences.items():
+        head = ["difference", "score", "median", "95 % interval"]
+        rows = [[title(name), *_numbers(scores[name], signed=True)] for name in _headline_names(scores)]
+        tables.append((f"{result.models[0].name} minus {other}", [head, *rows]))
+    return tables
+
+
+def _headline_names(scores: Any) -> list[str]:
+    """All scores but those of single classes, the paper's first."""
+    names = [name for name in scores if "/" not in name]
+    first = [name for name in _ORDER if name in names]
+    if not first:
+        return names
+    at = min(names.index(name) for name in first)
+    rest = [name for name in names if name not in first]
+    return rest[:at] + first + rest[at:]
+
+
+def _overall(model: Model, result: Evaluation) -> Cells:
+    rows = [["metric", "score", "median", "95 % interval"]]
+    rows += [[title(name), *_numbers(model.intervals[name])] for name in _headline_names(model.intervals)]
+    rows += [[title(_HEADLINES.get(name, name)), "not computed", "", ""] for name in result.not_computed]
+    return rows
+
+
+def _classes(model: Model) -> list[tuple[str, Cells]]:
+    tables: dict[str, Cells] = {}
+    for name, interval in model.intervals.items():
+        labeler, found, _ = name.partition("_f1")
+        if not found or "/" not in name:
+            continue
+        head = ["class", "positives", "score", "median", "95 % interval"]
+        rows = tables.setdefault(f"{_LABELERS[labeler]} F1 by class", [head])
+        rows.append([title(name), f"{model.positives[name]:,}", *_numbers(interval)])
+    return list(tables.items())
+
+
+def _strata(table: dict[str, Strata]) -> Cells:
+    rows = [["metric", "group", "n", "score", "median", "95 % interval"]]
+    for name in _headline_names(table):
+        strata = table[name]
+        total = sum(group.n for group in strata.groups.values())
+        rows.append([title(name), "all (avg)", f"{total:,}", _number(strata.average), "", ""])
+        rows += [["", group, f"{found.n:,}", *_group_numbers(found)] for group, found in strata.groups.items()]
+        if strata.worst is not None and len(strata.groups) > 1:
+            worst = strata.groups[strata.worst].score
+            rows.append(["", f"worst ({strata.worst})", "", _number(worst.point if worst else None), "", ""])
+            rows.append(["", "gap (avg - worst)", "", _number(strata.gap), "", ""])
+    return rows
+
+
+def _group_numbers(group: Group) -> list[str]:
+    if group.score is None:
+        return ["not estimable", "", ""]
+    numbers = _numbers(group.score)
+    return numbers if group.score.low is not None else [numbers[0], "", "not estimable"]
+
+
+def _numbers(interval: Interval, *, signed: bool = False) -> list[str]:
+    if interval.low is None:
+        return [_number(interval.point, signed), "", ""]
+    ends = f"[{_number(interval.low, signed)}, {_number(interval.high, signed)}]"
+    return [_number(interval.point, signed), _number(interval.median, signed), ends]
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+    return "not defined" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
+
+
+def _score(interval: Interval, positives: int | None) -> dict[str, Any]:
+    return asdict(interval) | ({} if positives is None else {"positives": positives})
+
+
+def _caption(result: Evaluation) -> str:
+    bootstrap = result.bootstrap
+    return (
+        f"{len(result.ids):,} reports. Scores are x 100; median and 95 % interval from {bootstrap.samples} bootstrap "
+        f"samples, seed {bootstrap.seed}."
+    )
+
+
+def _remarks(result: Evaluation) -> list[str]:
+    remarks = []
+    if result.not_computed:
+        lines = ["not computed:"]
+        for name, why in result.not_computed.items():
+            lines.append(f"  {name}: {why.reason}")
+            lines += [f"    {why.cure}"] if why.cure else []
+        remarks.append("\n".join(lines))
+    if result.warnings:
+        remarks.append("\n".join(f"warning: {warning}" for warning in result.warnings))
+    signatures = [*result.signatures.values(), result.bootstrap.signature]
+    remarks.append("signatures:\n" + "\n".join(f"  {signature}" for signature in signatures))
+    return remarks
+
+
+def _aligned(cells: Cells) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    texts = {0} | ({1} if cells[0][1] == "group" else set())
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    escaped = (re.sub(r"([%&#_$])", r"\\\1", cell).replace("<", "$<$").replace(">", "$>$") for cell in cells)
+    return " & ".join(escaped) + r" \\"
