@@ -8,6 +8,7 @@ with an empty text scores 0 in place of an error.
 from __future__ import annotations
 
 import csv
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,12 +62,15 @@ class BERTScore:
                 "BERTScore needs the package bert-score", hint="pip install 'llava-rad[metrics]'"
             ) from error
         from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
         name = str(model)
         folder = _folder(name, allow_download)
         layers = layers or model2layers.get(_OLD_NAMES.get(name, name))
         if layers is None:
             raise InputError(f"which layer of {name} BERTScore is to take is not known", hint="give --bertscore-layers")
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             space = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
@@ -169,11 +173,13 @@ def _baseline(path: Path, layers: int) -> Floats:
     import numpy as np
 
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = file.read().splitlines()  # those of the package are named .tsv and have commas
-            for row in csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","):
-                if int(row["LAYER"]) == layers:
-                    return np.array([float(row[name]) for name in ("P", "R", "F")])
+        lines = path.read_text(encoding="utf-8").splitlines()  # those of the package are named .tsv and have commas
+        table = csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ",")
+        rows = {int(row["LAYER"]): [float(row[name]) for name in ("P", "R", "F")] for row in table}
+        if not rows:
+            raise ValueError
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path.name} is not a BERTScore baseline (columns LAYER, P, R, F)") from error
-    raise InputError(f"{path.name} has no layer {layers}")
+    if layers not in rows:
+        raise InputError(f"{path.name} has no layer {layers}")
+    return np.array(rows[layers])

@@ -1,0 +1,99 @@
+"""BLEU-4 against golden values and sacrebleu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics.bleu import Variant, bleu_4
+from metrics.texts import r2gen_clean, tokens_13a
+from tests.metrics.conftest import Lexical
+
+WORDS = st.lists(
+    st.sampled_from(["no", "effusion", "2.5", "cm", ",", "the", "heart.", "A&amp;B", "-\n", "co-op"]), max_size=30
+)
+TEXTS = WORDS.map(" ".join)
+
+
+@pytest.mark.parametrize(
+    ("variant", "row", "scale"),
+    [
+        ("bleu_4", "sacrebleu_corpus", 100),
+        ("bleu_4_lower", "sacrebleu_lc", 100),
+        ("bleu_4_nosmooth", "evaluate_bleu4", 1),
+        ("bleu_4_coco", "coco_bleu4", 1),
+    ],
+)
+def test_golden_values_of_single_pairs(
+    golden: dict[str, Any], lexical: Lexical, variant: Variant, row: str, scale: int
+) -> None:
+    compared = 0
+    for one, candidate, reference in zip(
+        golden["lexical"]["rows"], lexical.candidates, lexical.references, strict=True
+    ):
+        if one["id"] != "empty_hyp" or row != "evaluate_bleu4":  # the evaluate library ends with an error there
+            compared += 1
+            assert scale * bleu_4([candidate], [reference], variant=variant)[variant] == pytest.approx(
+                one[row], abs=1e-9
+            )
+    assert compared >= 15
+
+
+@pytest.mark.parametrize(
+    ("variant", "corpus", "scale"),
+    [
+        ("bleu_4", "sacrebleu_corpus", 100),
+        ("bleu_4_lower", "sacrebleu_lowercase", 100),
+        ("bleu_4_nosmooth", "evaluate_bleu4_corpus", 1),
+        ("bleu_4_coco", "coco_corpus_ws", 1),
+    ],
+)
+def test_golden_values_of_the_corpus(
+    golden: dict[str, Any], lexical: Lexical, variant: Variant, corpus: str, scale: int
+) -> None:
+    scores = bleu_4(lexical.candidates, lexical.references, variant=variant)
+    assert scale * scores[variant] == pytest.approx(golden["lexical"]["corpus"][corpus], abs=1e-9)
+
+
+def test_the_values_of_reports_are_sentence_bleu_and_not_the_corpus_score(
+    golden: dict[str, Any], lexical: Lexical
+) -> None:
+    scores = bleu_4(lexical.candidates, lexical.references)
+    rows = golden["lexical"]["rows"]
+    np.testing.assert_allclose(
+        100 * scores.per_sample["bleu_4"], [one["sacrebleu_sent_eff"] for one in rows], atol=1e-9
+    )
+    assert 100 * scores.per_sample["bleu_4"].mean() == pytest.approx(41.5515486822)
+    assert 100 * scores["bleu_4"] == pytest.approx(43.7206482631)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), st.booleans())
+def test_any_corpus_equals_sacrebleu(pairs: list[tuple[str, str]], lower: bool) -> None:
+    candidates, references = (list(side) for side in zip(*pairs, strict=True))
+    variant: Variant = "bleu_4_lower" if lower else "bleu_4"
+    expected = sacrebleu.corpus_bleu(candidates, [references], lowercase=lower).score
+    assert 100 * bleu_4(candidates, references, variant=variant)[variant] == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
+def test_any_text_is_tokenised_as_by_sacrebleu(text: str) -> None:
+    assert tokens_13a(text) == sacrebleu.tokenizers.tokenizer_13a.Tokenizer13a()(text.rstrip()).split()
+
+
+def test_swapping_changes_it_and_identity_gives_one(lexical: Lexical) -> None:
+    ours = bleu_4(lexical.candidates, lexical.references)["bleu_4"]
+    assert ours != pytest.approx(bleu_4(lexical.references, lexical.candidates)["bleu_4"])
+    long = [text for text in lexical.references if len(text.split()) > 4]
+    assert bleu_4(long, long)["bleu_4"] == pytest.approx(1, abs=1e-12)
+
+
+def test_cleaning_as_r2gen_does() -> None:
+    text = '1. The heart is 2.5 cm (large). 2. "Stable" right-sided PICC.  No change.'
+    assert r2gen_clean(text) == "the heart is 2 . 5 cm large . stable rightsided picc . no change ."
+    assert r2gen_clean(text, 3) == "the heart is"
+    assert r2gen_clean("") == ""
