@@ -377,16 +377,26 @@ def _rules(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annota
 
 def _radgraph(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annotator:
     from metrics.radgraph_model import RadGraphModel, pack, unpack
+    from metrics.radgraph_package import PackageRadGraph
 
+    model: RadGraphModel | PackageRadGraph
     try:
-        model = RadGraphModel.load(
-            settings.radgraph,
-            model=settings.radgraph_model,
-            tokenizer=settings.radgraph_tokenizer,
-            device=settings.device,
-            precision=settings.precision,
-            allow_download=settings.allow_download,
-        )
+        if settings.radgraph_backend == "package":
+            model = PackageRadGraph(
+                settings.radgraph,
+                model=settings.radgraph_model,
+                tokenizer=settings.radgraph_tokenizer,
+                allow_download=settings.allow_download,
+            )
+        else:
+            model = RadGraphModel.load(
+                settings.radgraph,
+                model=settings.radgraph_model,
+                tokenizer=settings.radgraph_tokenizer,
+                device=settings.device,
+                precision=settings.precision,
+                allow_download=settings.allow_download,
+            )
     except MetricError:
         if "radgraph" not in given:
             raise

@@ -137,3 +137,142 @@ def _first_states(model: Any, bert: Path) -> Any:
 
 def _words(text: str) -> list[str]:
     return "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
+
+
+def write_radgraph(
+    path: Path, bert: Path, *, model: str = "radgraph", namespace: str | None = None, seed: int = 0, hidden: int = 150
+) -> Path:
+    """A ``radgraph.tar.gz`` as it was published, with the package's own DyGIE++ classes and random weights.
+
+    The last layers are set so that about 0.4 entities and as many relations come to a word, as in real output.
+
+    Args:
+        path: the archive; the folder that it holds is written beside it.
+        bert: what :func:`write_bert` made.
+        model: ``radgraph`` or ``radgraph-xl``, whose labels differ.
+        namespace: before the label files' names; older archives have ``None``.
+        hidden: width of the feed-forward networks.
+    """
+    import tarfile
+
+    import torch
+    from radgraph.allennlp.data import Vocabulary
+    from radgraph.allennlp.modules import text_field_embedders, token_embedders
+    from radgraph.dygie.models.dygie import DyGIE
+
+    namespace = namespace or model
+    folder = path.with_name(path.name.split(".")[0] + "-folder")
+    (folder / "vocabulary").mkdir(parents=True, exist_ok=True)
+    xl = [
+        f"{kind}::{state}"
+        for kind in ("Anatomy", "Observation")
+        for state in ("definitely present", "definitely absent", "uncertain")
+    ]
+    labels = ["", *(xl if model == "radgraph-xl" else ["ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U"])]
+    (folder / "vocabulary" / "non_padded_namespaces.txt").write_text("*tags\n*labels\n")
+    (folder / "vocabulary" / f"{namespace}__ner_labels.txt").write_text("\n".join(labels) + "\n")
+    (folder / "vocabulary" / f"{namespace}__relation_labels.txt").write_text("modify\nlocated_at\nsuggestive_of\n")
+    indexer = {"type": "pretrained_transformer_mismatched", "model_name": str(bert), "max_length": 512}
+    config: dict[str, Any] = {
+        "dataset_reader": {"type": "dygie", "token_indexers": {"bert": indexer}, "max_span_width": 8},
+        "model": {
+            "type": "dygie",
+            "embedder": {"token_embedders": {"bert": indexer}},
+            "initializer": {},
+            "module_initializer": {},
+            "modules": {
+                "coref": {"spans_per_word": 0.3, "max_antecedents": 100, "coref_prop": 0},
+                "ner": {},
+                "relation": {"spans_per_word": 0.5},
+                "events": {
+                    "trigger_spans_per_word": 0.3,
+                    "argument_spans_per_word": 0.8,
+                    "loss_weights": {"trigger": 1.0, "arguments": 1.0},
+                },
+            },
+            "feature_size": 20,
+            "max_span_width": 8,
+            "target_task": "relation",
+            "feedforward_params": {"num_layers": 2, "hidden_dims": hidden, "dropout": 0.4},
+            "loss_weights": {"ner": 0.2, "relation": 1.0, "coref": 0.0, "events": 0.0},
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+    torch.manual_seed(seed)
+    with _local_bert(bert, initial=0.1):
+        embedder = text_field_embedders.BasicTextFieldEmbedder(
+            {"bert": token_embedders.PretrainedTransformerMismatchedEmbedder(model_name=str(bert), max_length=512)}
+        )
+        parts = {key: value for key, value in config["model"].items() if key not in {"type", "embedder"}}
+        del parts["initializer"], parts["module_initializer"]
+        vocabulary = Vocabulary.from_files(str(folder / "vocabulary"))
+        network = DyGIE(vocab=vocabulary, embedder=embedder, **json.loads(json.dumps(parts)))
+    state = network.state_dict()
+    ner, relation = f"_ner._ner_scorers.{namespace}__ner_labels.1._module", f"{namespace}__relation_labels"
+    torch.save(state, folder / "weights.th")
+    _balance(folder, bert, state, ner, f"_relation._relation_scorers.{relation}", model)
+    torch.save(state, folder / "weights.th")
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name in ("config.json", "vocabulary", "weights.th"):
+            archive.add(folder / name, name)
+    return path
+
+
+def _local_bert(bert: Path, initial: float) -> Any:
+    """While it is open, the package makes its BERT and tokenizer of this folder."""
+    from contextlib import ExitStack
+    from unittest import mock
+
+    from radgraph.allennlp.common import cached_transformers
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    tokenizer = BertTokenizer.from_pretrained(bert)
+    tokenizer.encode_plus = tokenizer.__call__
+    tokenizer.build_inputs_with_special_tokens = lambda ids: [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
+    config = BertConfig.from_json_file(bert / "config.json")
+    config.initializer_range = initial
+    stack = ExitStack()
+    stack.enter_context(mock.patch.object(cached_transformers, "get_tokenizer", lambda name, **options: tokenizer))
+    stack.enter_context(mock.patch.object(cached_transformers, "get", lambda *options: BertModel(config)))
+    return stack
+
+
+def _balance(folder: Path, bert: Path, state: dict[str, Any], ner: str, relation: str, model: Any) -> None:
+    """Shift the biases of both last layers, so that most spans and pairs are nothing and every label appears."""
+    from unittest import mock
+
+    import torch
+    from torch.nn import functional
+
+    from metrics.radgraph_model import RadGraphModel, words
+
+    for name in state:
+        if "_mention_pruners" in name and "_scorer.1." in name:
+            state[name] *= 0.01  # it chooses the spans as before, and adds little to the pairs' scores
+    for name in (ner, relation):
+        state[f"{name}.weight"] *= 30  # no near ties
+        state[f"{name}.bias"] *= 0
+    torch.save(state, folder / "weights.th")
+    ours = RadGraphModel.load(folder, model=model, tokenizer=bert)
+    seen: dict[str, list[Any]] = {ner: [], relation: []}
+
+    def watch(inputs: Any, weight: Any, bias: Any = None) -> Any:
+        out = linear(inputs, weight, bias)
+        for name in seen:
+            if weight.shape == state[f"{name}.weight"].shape and torch.equal(weight, state[f"{name}.weight"]):
+                seen[name].append(out.flatten(0, -2))
+        return out
+
+    linear = functional.linear
+    texts = reports(24, seed=98)
+    with mock.patch.object(functional, "linear", watch):
+        ours.annotate(texts)
+    count = sum(len(words(text, model)) for text in texts)
+    for name, outputs in seen.items():
+        scores = torch.cat(outputs)
+        mean = scores.mean(dim=0)
+        # many pairs have an end that is no entity, and are lost
+        wanted = (0.4 if name == ner else 3) * count / len(scores)
+        best = (scores - mean).max(dim=1).values.sort().values
+        state[f"{name}.bias"] = -mean - best[int((1 - min(wanted, 0.9)) * len(best))]
