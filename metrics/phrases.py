@@ -23,7 +23,7 @@ _NORMAL = r"(?:normal|unremarkable|within (?:the )?(?:upper )?limits|not enlarge
 # A mention affirms its class unless a cue says otherwise.
 MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Enlarged Cardiomediastinum": (
-        r"(?:widen\w*|enlarge\w*|prominen\w*|abnormal)[^.;:,]{0,20}? mediastin\w+",
+        r"\b(?:wide\w*|enlarge\w*|prominen\w*|abnormal)[^.;:,]{0,20}? mediastin\w+",
         r"mediastin\w+(?: (?:is|are|appears?|remains?|silhouette|contours?|slightly|mildly|again|markedly))* "
         r"(?:enlarged|widened|wide|prominent|prominence|widening|enlargement)",
         r"(?:cardiomediastinal|cardio mediastinal) (?:silhouette|contours?)(?: (?:is|are|appears?|remains?|size|"

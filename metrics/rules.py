@@ -33,7 +33,7 @@ _STRONGER = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 
 
 class _Class(NamedTuple):
-    index: int
+    column: int
     mention: re.Pattern[str]
     no_mention: re.Pattern[str] | None
     absence: re.Pattern[str] | None
@@ -101,14 +101,14 @@ def _sentence(line: str) -> Iterable[tuple[int, int]]:
         apart = [match.span() for match in one.no_mention.finditer(line)] if one.no_mention else []
         absent = [match.span() for match in one.absence.finditer(line)] if one.absence else []
         if absent:
-            yield one.index, NEGATIVE
+            yield one.column, NEGATIVE
         for match in one.mention.finditer(line):
             start, end = match.span()
             if any(low < end and start < high for low, high in apart) or any(
                 low <= start and end <= high for low, high in absent
             ):
                 continue
-            yield one.index, _code(line, masked, start, end, turns, cues)
+            yield one.column, _code(line, masked, start, end, turns, cues)
 
 
 def _code(line: str, masked: str, start: int, end: int, turns: Sequence[tuple[int, int]], cues: _Cues) -> int:
