@@ -1,0 +1,252 @@
+"""``llava-rad evaluate``, from tables to scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.bench.standins import reports, write_bert, write_chexbert, write_radgraph
+from tests.llava_rad.conftest import Run
+
+LEXICAL = ("--metrics", "rouge_l,bleu_4")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, Path]:
+    """Forty predictions (some of them right) and references with sex and age."""
+    there = reports(40, words=20, seed=1)
+    others = reports(40, words=20)
+    found = [text if number % 4 == 0 else others[number] for number, text in enumerate(there)]
+    predictions, references = tmp_path / "mine.csv", tmp_path / "truth.jsonl"
+    with predictions.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "report"], *([f"s{n}", text] for n, text in enumerate(found))])
+    rows = [
+        {"id": f"s{n}", "findings": text, "sex": "FM"[n % 2], "age": [15, 44, 70, None][n % 4]}
+        for n, text in enumerate(there)
+    ]
+    references.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return predictions, references
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    """Options that name small weights in the published forms."""
+    folder = tmp_path_factory.mktemp("weights")
+    bert = write_bert(folder / "bert", size=32, layers=2, heads=2)
+    chexbert = write_chexbert(folder / "chexbert.pth", bert)
+    archive = write_radgraph(folder / "radgraph.tar.gz", bert, hidden=40)
+    return ["--chexbert", chexbert, "--bert-vocab", bert, "--radgraph", archive, "--radgraph-tokenizer", bert]
+
+
+def test_scores_as_text(run: Run, tables: tuple[Path, Path]) -> None:
+    done = run("evaluate", *tables, *LEXICAL, "--strata", "sex,age")
+    assert done.code == 0
+    assert done.err == "llava-rad: mine.csv: 40 reports, text from report, ids from id\n"
+    lines = done.out.splitlines()
+    assert lines[0] == "Scores of AI-generated drafts. Research use only. Not for clinical use."
+    assert any(line.startswith("ROUGE-L  ") for line in lines)
+    order = [
+        line.split()[0]
+        for line in lines
+        if line.startswith("         ") and line.split()[0] in "<20 40-60 60-80 unknown"
+    ]
+    assert order[:4] == ["<20", "40-60", "60-80", "unknown"]
+    assert "  rouge_l|tokens:a-z0-9|case:lower|stemmer:no|f:beta1|aggregate:mean|clean:none|version:" in done.out
+    assert "  bootstrap|samples:500|seed:42|interval:percentile-95" in lines
+
+
+def test_json_is_the_same_each_time_and_holds_no_text(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = ("evaluate", *tables, "--metrics", "rouge_l,rules", "--strata", "sex", "-f", "json")
+    first = run(*arguments, "--cache", tmp_path / "cache")
+    assert first.out == run(*arguments, "--cache", tmp_path / "cache").out == run(*arguments, "--no-cache").out
+    found = json.loads(first.out)
+    assert (found["schema"], found["reports"]) == ("llava-rad.metrics/1", 40)
+    scores = found["models"][0]["scores"]
+    assert set(scores["rouge_l"]) == {"point", "median", "low", "high"}
+    assert scores["rules_f1/Edema"]["positives"] > 0
+    assert "effusion" not in first.out.lower().replace("pleural effusion", "")
+    groups = found["models"][0]["strata"]["sex"]["rouge_l"]
+    assert groups["groups"]["F"]["n"] == groups["groups"]["M"]["n"] == 20
+    assert groups["average"] == scores["rouge_l"]["point"]
+    other = json.loads(run(*arguments, "--no-cache", "--seed", "1").out)["models"][0]["scores"]["rouge_l"]
+    assert other["point"] == scores["rouge_l"]["point"] and other["low"] != scores["rouge_l"]["low"]
+
+
+def test_all_four_of_the_paper(run: Run, tables: tuple[Path, Path], weights: list[Any], tmp_path: Path) -> None:
+    arguments = ("evaluate", *tables, *weights, "-f", "json")
+    done = run(*arguments, "--cache", tmp_path / "cache")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    scores = found["models"][0]["scores"]
+    assert {"rouge_l", "bleu_4", "rg_er", "rg_e", "rg_er_bar", "chexbert_macro_f1_14"} <= set(scores)
+    assert "uncertain:negative|absent-class:0" in found["signatures"]["chexbert"]
+    assert "|model:radgraph:" in found["signatures"]["rg_er"]
+    assert run(*arguments, "--cache", tmp_path / "cache").out == run(*arguments, "--no-cache").out == done.out
+    positive = json.loads(run(*arguments, "--no-cache", "--uncertain", "positive", "--metrics", "chexbert").out)
+    assert "chexbert_macro_f1_14+" in positive["models"][0]["scores"]
+
+
+def test_both_backends_of_radgraph_agree(run: Run, tables: tuple[Path, Path], weights: list[Any]) -> None:
+    arguments = ("evaluate", *tables, *weights, "-f", "json", "--metrics", "rg_er", "--no-cache", "--radgraph-backend")
+    own, package = (json.loads(run(*arguments, backend).out) for backend in ("own", "package"))
+    assert own["models"] == package["models"]
+    assert own["signatures"] != package["signatures"]
+
+
+def test_what_cannot_be_computed_is_null_with_reason_and_cure(run: Run, tables: tuple[Path, Path]) -> None:
+    done = run("evaluate", *tables, "--metrics", "paper,bertscore", "-f", "json", "--no-cache")
+    assert done.code == 5
+    found = json.loads(done.out)
+    scores = found["models"][0]["scores"]
+    assert scores["rg_er"] is scores["chexbert_macro_f1_14"] is scores["bertscore_f1"] is None
+    assert scores["rouge_l"]["point"] > 0
+    why = found["not_computed"]["chexbert"]
+    assert "StanfordAIMI/RRG_scorers:chexbert.pth" in why["reason"] and "--chexbert FILE" in why["cure"]
+    assert "RRG_scorers:radgraph.tar.gz" in found["not_computed"]["rg_er"]["reason"]
+    assert "not computed: rg_er, chexbert, bertscore" in done.err
+    done = run("evaluate", *tables, "--metrics", "paper", "--skip-missing", "--no-cache")
+    assert done.code == 0
+    assert "RG_ER                 not computed" in done.out
+    assert "give --radgraph PATH" in done.out
+
+
+def test_annotations_take_the_place_of_weights(
+    run: Run, tables: tuple[Path, Path], weights: list[Any], tmp_path: Path
+) -> None:
+    made = tmp_path / "annotations"
+    made.mkdir()
+    arguments = ("evaluate", *tables, "--metrics", "rg_er,chexbert", "--no-cache", "-f", "json")
+    first = run(*arguments, *weights, "--save-annotations", made)
+    given = (
+        "--prediction-annotations",
+        made / "predictions.jsonl",
+        "--reference-annotations",
+        made / "references.jsonl",
+    )
+    second = run(*arguments, *given)
+    assert second.code == 0, second.err
+    assert json.loads(second.out)["models"] == json.loads(first.out)["models"]
+    assert "labeler:chexbert:given" in json.loads(second.out)["signatures"]["chexbert"]
+    lines = (made / "references.jsonl").read_text().splitlines()
+    (made / "references.jsonl").write_text("\n".join(lines[:-2]) + "\n")
+    done = run(*arguments, *given)
+    assert done.code == 2
+    assert "2 ids have no annotation: s38, s39" in done.err
+
+
+def test_labels_in_the_form_of_chexberts_own_tables(run: Run, tmp_path: Path) -> None:
+    from metrics.labels import CLASSES
+
+    for name, cells in (("a", "1,,0,-1"), ("b", "1,1,0,-1")):
+        (tmp_path / f"{name}.csv").write_text("id,text\n1,x\n")
+        (tmp_path / f"{name}-labels.csv").write_text(f"id,{','.join(CLASSES)}\n1,{cells}{',' * 10}\n")
+    done = run(
+        "evaluate", "a.csv", "b.csv", "--metrics", "chexbert", "-f", "json", "--no-cache",
+        "--prediction-annotations", "a-labels.csv", "--reference-annotations", "b-labels.csv",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["models"][0]["scores"]["chexbert_micro_f1_14"]["point"] == pytest.approx(2 / 3)
+
+
+def test_models_are_compared_on_the_same_resamples(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    same = tmp_path / "same.csv"
+    same.write_bytes(tables[0].read_bytes())
+    done = run("evaluate", *tables, *LEXICAL, "--compare", same, "-f", "json")
+    found = json.loads(done.out)
+    assert [model["name"] for model in found["models"]] == ["mine", "same"]
+    assert found["differences"][0]["scores"]["bleu_4"] == {"point": 0, "median": 0, "low": 0, "high": 0}
+    text = run("evaluate", *tables, *LEXICAL, "--compare", same).out
+    assert "mine minus same" in text and "+0.00" in text
+
+
+def test_forms_for_papers(run: Run, tables: tuple[Path, Path]) -> None:
+    markdown = run("evaluate", *tables, *LEXICAL, "-f", "markdown").out
+    assert "| metric | score | median | 95 % interval |\n| --- | ---: | ---: | ---: |\n| ROUGE-L | " in markdown
+    latex = run("evaluate", *tables, *LEXICAL, "-f", "latex", "--strata", "age").out
+    assert r"\begin{tabular}{lrrr}" in latex and r"95 \% interval" in latex and "$<$20" in latex
+
+
+def test_values_of_each_report(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    import pyarrow.parquet
+    from rouge_score.rouge_scorer import RougeScorer
+
+    for name in ("each.csv", "each.parquet"):
+        assert run("evaluate", *tables, *LEXICAL, "--per-sample", name).code == 0
+    with (tmp_path / "each.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "rouge_l", "bleu_4"]
+    table = pyarrow.parquet.read_table(tmp_path / "each.parquet")
+    assert table.column("rouge_l").to_pylist() == [float(row["rouge_l"]) for row in rows]
+    assert b"rouge_l|" in table.schema.metadata[b"llava_rad.signatures"]
+    truth = [json.loads(line)["findings"] for line in tables[1].read_text().splitlines()]
+    with tables[0].open(newline="") as file:
+        found = [row["report"] for row in csv.DictReader(file)]
+    expected = RougeScorer(["rougeL"]).score(truth[3], found[3])["rougeL"].fmeasure
+    assert math.isclose(float(rows[3]["rouge_l"]), expected)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_figures(run: Run, tables: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+    done = run(
+        "evaluate", *tables, "--metrics", "rouge_l,rules", "--no-cache", "--strata", "sex", "--figure", f"scores.{kind}"
+    )
+    assert done.code == 0
+    assert (tmp_path / f"scores.{kind}").read_bytes()[:5] in {b"\x89PNG\r", b"<?xml", b"%PDF-"}
+
+
+def test_refusals(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, references = tables
+    lines = predictions.read_text()
+    (tmp_path / "twice.csv").write_text(lines + "s3,again\n")
+    (tmp_path / "extra.csv").write_text(lines + "s99,more\n")
+    for arguments, says in (
+        (("none.csv", references), "none.csv cannot be read"),
+        (("twice.csv", references), "twice.csv: 1 id more than once: s3"),
+        (("extra.csv", references), "1 id of the predictions without a reference: s99"),
+        ((predictions, references, "--metrics", "rouge"), "there is no metric 'rouge'"),
+        ((predictions, references, "--metrics", ","), "no metric is named"),
+        ((predictions, references, *LEXICAL, "--strata", "race"), "neither table has a column race"),
+        ((predictions, references, *LEXICAL, "-o", predictions), "exists already"),
+        ((predictions, references, *LEXICAL, "-o", predictions, "--overwrite"), "one of the inputs"),
+        ((predictions, references, *LEXICAL, "--per-sample", "a.txt"), "--per-sample must end in .csv or .parquet"),
+        ((predictions, references, "--bootstrap", "0"), "--bootstrap"),
+        ((predictions,), "REFERENCES"),
+    ):
+        done = run("evaluate", *arguments)
+        assert (done.code, done.out) == (2, ""), done.err
+        assert says in " ".join(done.err.replace("│", " ").split())
+
+
+def test_published_reports_give_the_published_numbers(run: Run, shared_dir: Path, tmp_path: Path) -> None:
+    """590 generated reports on IU X-ray: BLEU-4 0.1754 and ROUGE-L 0.3759, as their authors' scorers had it."""
+    data = shared_dir / "data"
+    rows = [json.loads(line) for line in (data / "iu_xray_reports" / "reports.jsonl").read_text().splitlines()]
+    truth = {row["r2gen"]["id"]: row["findings"] for row in rows if row.get("r2gen")}
+    generated = data / "labeler_resources" / "iu_cvt2distilgpt2_generated_test_reports.csv"
+    with generated.open(newline="") as file:
+        ids = [row["dicom_id"] for row in csv.DictReader(file)]
+    references = tmp_path / "references.jsonl"
+    references.write_text("".join(json.dumps({"id": key, "findings": truth[key]}) + "\n" for key in ids))
+    arguments = ("evaluate", generated, references, "--metrics", "bleu_4_coco,rouge_l_coco", "-f", "json")
+    found = json.loads(run(*arguments, "--clean", "r2gen").out)
+    scores = found["models"][0]["scores"]
+    assert found["reports"] == 590
+    assert round(scores["bleu_4_coco"]["point"], 4) == 0.1754
+    assert round(scores["rouge_l_coco"]["point"], 4) == 0.3759
+    assert all("|clean:r2gen|" in value for name, value in found["signatures"].items() if name != "intervals")
+
+
+def test_scores_of_words_wait_for_no_heavy_library(tables: tuple[Path, Path]) -> None:
+    code = (
+        "import sys\nfrom llava_rad.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+        "    print(end.code, *sorted({'torch', 'transformers', 'evaluate', 'datasets', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "evaluate", *tables, *LEXICAL], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0", done.stderr

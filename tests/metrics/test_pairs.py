@@ -1,0 +1,98 @@
+"""Tables of texts: what is read, what is joined, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metrics.errors import InputError
+from metrics.pairs import join, read_table
+
+
+def jsonl(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_three_forms_of_table(tmp_path: Path) -> None:
+    rows = [{"study_id": 7, "findings": "a\nb"}, {"study_id": 8, "findings": ""}]
+    expected = {"7": "a\nb", "8": ""}
+    assert read_table(jsonl(tmp_path / "a.jsonl", *rows), "reference").texts == expected
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert read_table(tmp_path / "a.json", "reference").texts == expected
+    (tmp_path / "a.csv").write_text('\ufeffstudy_id,findings\n7,"a\nb"\n8,\n', encoding="utf-8")
+    table = read_table(tmp_path / "a.csv", "reference")
+    assert (table.texts, table.id_field, table.text_field) == (expected, "study_id", "findings")
+
+
+def test_the_output_of_generate_is_read_as_it_is(tmp_path: Path) -> None:
+    rows = [
+        {"report": {"text": text}, "input": {"sha256": "ab", "facts": {"frame": frame}}}
+        for frame, text in ((1, "one"), (2, "two"))
+    ]
+    table = read_table(jsonl(tmp_path / "a.jsonl", *rows), "prediction")
+    assert table.texts == {"ab": "one", "ab/2": "two"}
+
+
+def test_fields_can_be_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"id": 1, "a": {"key": "x"}, "text": "t", "b.c": "dotted"})
+    assert read_table(path, "reference", id_field="a.key", text_field="b.c").texts == {"x": "dotted"}
+    with pytest.raises(InputError, match="no field nothing") as error:
+        read_table(path, "prediction", text_field="nothing")
+    assert error.value.hint == "name it with --prediction-field"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "x", r"a\.txt: not a \.jsonl, \.json or \.csv file"),
+        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id"', r"a\.jsonl, line 2 is not JSON"),
+        ("a.jsonl", "[1]\n", "every row must be an object"),
+        ("a.jsonl", "\n", "has no rows"),
+        ("a.json", '{"id": 1}', "every row must be an object"),
+        ("a.csv", "id,text\n", "has no rows"),
+        ("a.csv", 'id,text\n1,"a', "is not a CSV table"),
+        ("a.jsonl", '{"text": "a"}\n', "has no field input.sha256, id"),
+        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": null, "text": "b"}\n', "row 2: no id"),
+        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": 2}\n{"id": 3, "text": 5}\n', "no text in text for 2 ids: 2, 3"),
+        ("a.csv", "id,text\n1,a\n2,b\n1,c\n2,d\n3,e\n", "2 ids more than once: 1, 2"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_table(tmp_path / name, "reference")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_table(tmp_path / f"none-{name.replace('txt', 'csv')}", "reference")
+    (tmp_path / "latin.csv").write_bytes(b"id,text\n1,\xe9\n")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_table(tmp_path / "latin.csv", "reference")
+
+
+def test_ids_must_be_on_both_sides(tmp_path: Path) -> None:
+    first = read_table(jsonl(tmp_path / "a.jsonl", *({"id": n, "text": "x"} for n in range(30))), "prediction")
+    second = read_table(jsonl(tmp_path / "b.jsonl", *({"id": n, "text": "y"} for n in range(28, 31))), "reference")
+    with pytest.raises(InputError) as error:
+        join(first, second)
+    assert str(error.value) == (
+        "1 id of the references without a prediction: 30; "
+        "28 ids of the predictions without a reference: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 18 more"
+    )
+
+
+def test_joined_in_the_references_order_with_groups_from_either_side(tmp_path: Path) -> None:
+    predictions = jsonl(
+        tmp_path / "a.jsonl",
+        {"id": "b", "text": "B", "input": {"view": "AP"}},
+        {"id": "a", "text": "A", "input": {"view": "PA"}},
+    )
+    references = jsonl(tmp_path / "b.jsonl", {"id": "a", "text": "1", "sex": "F", "age": 33}, {"id": "b", "text": "2"})
+    pairs = join(
+        read_table(predictions, "prediction"), read_table(references, "reference"), ["sex", "age", "input.view"]
+    )
+    assert (pairs.ids, pairs.candidates, pairs.references) == (["a", "b"], ["A", "B"], ["1", "2"])
+    assert pairs.strata == {"sex": ["F", "unknown"], "age": ["20-40", "unknown"], "input.view": ["PA", "AP"]}
+    with pytest.raises(InputError, match="neither table has a column ethnicity"):
+        join(read_table(predictions, "prediction"), read_table(references, "reference"), ["ethnicity"])
