@@ -7,6 +7,7 @@ with an empty text scores 0 in place of an error.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 from collections import defaultdict
@@ -116,16 +117,17 @@ class BERTScore:
         if rows:
             weights: defaultdict[int, float] = defaultdict(lambda: 1.0)
             weights[self._tokenizer.sep_token_id] = weights[self._tokenizer.cls_token_id] = 0.0
-            found = bert_cos_score_idf(
-                self._model,
-                [references[row] for row in rows],
-                [candidates[row] for row in rows],
-                self._tokenizer,
-                weights,
-                verbose=False,
-                device=self._device,
-                batch_size=self._batch_size,
-            )
+            with contextlib.redirect_stdout(sys.stderr):  # where the package prints what it is doing
+                found = bert_cos_score_idf(
+                    self._model,
+                    [references[row] for row in rows],
+                    [candidates[row] for row in rows],
+                    self._tokenizer,
+                    weights,
+                    verbose=sys.stderr.isatty(),
+                    device=self._device,
+                    batch_size=self._batch_size,
+                )
             values[rows] = found.double().numpy()
             if self._baseline is not None:
                 values[rows] = (values[rows] - self._baseline) / (1 - self._baseline)

@@ -98,13 +98,13 @@ def annotate(
         run: from texts to their annotations, in the same order and in portions of any size; called only if
             something is not known yet. Each portion is kept as it comes, so that an interrupted run goes on.
         model: id of weights and settings.
-        progress: called with the number of texts that are done.
+        progress: called with the number of different texts that are done.
     """
     different = list(dict.fromkeys(texts))
     known = cache.get(model, different) if cache else {}
     missing = [text for text in different if text not in known]
     if progress:
-        progress(len(texts) - len(missing))
+        progress(len(different) - len(missing))
     if missing:
         done = 0
         for portion in run(missing):

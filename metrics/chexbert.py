@@ -16,6 +16,7 @@ from torch import nn
 
 from metrics.errors import WeightsError
 from metrics.labels import CLASSES, refuse_constant
+from metrics.onednn import with_onednn
 from metrics.texts import checked_texts
 from metrics.weights import SCORERS, HubFile, sha256_of
 
@@ -112,9 +113,9 @@ class CheXbert:
         return np.array([known[text] for text in texts], dtype=np.int8)
 
     def portions(self, texts: Sequence[str], *, batch_size: int = 8) -> Iterator[list[list[int]]]:
-        """The same in the order given, as it comes: long lists are labelled in portions of some hundred texts."""
-        for start in range(0, len(texts), 64 * batch_size):
-            yield self._portion(texts[start : start + 64 * batch_size], batch_size)
+        """The same in the order given, as it comes: long lists are labelled in portions of sixteen batches."""
+        for start in range(0, len(texts), 16 * batch_size):
+            yield self._portion(texts[start : start + 16 * batch_size], batch_size)
 
     def _portion(self, texts: Sequence[str], batch_size: int) -> list[list[int]]:
         """Batches of similar length waste little on padding; on a CPU large ones are slower than batches of 8."""
@@ -149,7 +150,7 @@ class CheXbert:
         if self._model is None:
             model = load_labeler(self._file, self._config if self._config.is_file() else None)
             dtype = torch.bfloat16 if self._precision == "bfloat16" else torch.float32
-            self._model = model.to(device=self._device, dtype=dtype).eval()
+            self._model = with_onednn(model.to(device=self._device, dtype=dtype).eval())
         return self._model
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from metrics.errors import WeightsError
 from metrics.labels import refuse_constant
+from metrics.onednn import with_onednn
 from metrics.radgraph_archive import ARCHIVES, Archive, Kind, open_archive
 from metrics.texts import checked_texts
 from metrics.weights import HubFile, sha256_of
@@ -118,7 +119,7 @@ class RadGraphModel:
         bert.embeddings.position_ids = torch.arange(bert.config.max_position_embeddings).unsqueeze(0)
         bert.embeddings.token_type_ids = torch.zeros_like(bert.embeddings.position_ids)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._bert = bert.to(device=self._device, dtype=dtype).eval()
+        self._bert = with_onednn(bert.to(device=self._device, dtype=dtype).eval())
         self._heads = _Heads(archive, bert.config.hidden_size, self._device)
 
     @classmethod
@@ -183,9 +184,9 @@ class RadGraphModel:
         return [known[text] for text in texts]
 
     def portions(self, texts: Sequence[str], *, batch_size: int = 8) -> Iterator[list[Annotation]]:
-        """The same in the order given, as it comes: long lists are annotated in portions of some hundred reports."""
-        for start in range(0, len(texts), 64 * batch_size):
-            yield self._portion(texts[start : start + 64 * batch_size], batch_size)
+        """The same in the order given, as it comes: long lists are annotated in portions of sixteen batches."""
+        for start in range(0, len(texts), 16 * batch_size):
+            yield self._portion(texts[start : start + 16 * batch_size], batch_size)
 
     def _portion(self, texts: Sequence[str], batch_size: int) -> list[Annotation]:
         tokens = [words(text, self.model) for text in texts]

@@ -141,6 +141,9 @@ class Annotator:
         run: the model; None where all annotations are given.
         pack: from an annotation to what is cached.
         unpack: from a text and what is cached to the annotation.
+        notes: what a reader of the scores should know.
+        cached: whether keeping it on disk is worth it.
+        known: annotations made so far.
     """
 
     kind: str
@@ -150,9 +153,10 @@ class Annotator:
     pack: Callable[[Any], Any] = lambda value: value
     unpack: Callable[[str, Any], Any] = lambda text, value: value
     notes: Callable[[], Sequence[str]] = lambda: ()
+    cached: bool = True
     known: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, texts: Sequence[str], cache: Cache | None, progress: Progress | None) -> list[Any]:
+    def __call__(self, texts: Sequence[str], cache: Cache | None, report: Report | None) -> list[Any]:
         """Annotations of N texts."""
         missing = [text for text in texts if text not in self.given and text not in self.known]
         if missing:
@@ -163,8 +167,8 @@ class Annotator:
                 missing,
                 lambda some: ([self.pack(value) for value in portion] for portion in run(some)),
                 model=self.identity,
-                cache=cache,
-                progress=progress,
+                cache=cache if self.cached else None,
+                progress=report(self.kind, len(set(missing))) if report else None,
             )
             self.known |= {text: self.unpack(text, value) for text, value in zip(missing, packed, strict=True)}
             refuse_constant(missing, packed, self.kind)
@@ -325,7 +329,7 @@ def _prepare(
 
     def both(pairs: Pairs) -> tuple[list[Any], list[Any]]:
         texts = [*pairs.candidates, *pairs.references]
-        values = annotator(texts, cache, report(annotator.kind, len(set(texts))) if report else None)
+        values = annotator(texts, cache, report)
         return values[: len(pairs.ids)], values[len(pairs.ids) :]
 
     if name == "rg_er":
@@ -372,7 +376,7 @@ def _rules(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annota
         for text in texts:
             yield [list(rules.label(text))]
 
-    return Annotator("rules", rules.weights_id(), run)
+    return Annotator("rules", rules.weights_id(), run, cached=False)
 
 
 def _radgraph(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annotator:
