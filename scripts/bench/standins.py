@@ -6,6 +6,7 @@ Random weights say nothing about reports. They show that two programs compute th
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def write_chexbert(path: Path, bert: Path, *, seed: int = 0, prefix: str = "modu
 
 def _spread(size: int) -> float:
     """BERT's 0.02 at its 768, and so much more in smaller ones that a layer changes its input as much."""
-    return 0.02 * float(768 / size) ** 0.5
+    return 0.02 * math.sqrt(768 / size)
 
 
 def _first_states(model: Any, bert: Path) -> Any:
