@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from encoder import configurations
 from encoder.errors import ConfigError
-from encoder.pretraining import loading
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.loading import dump, load_config, shipped
 from tests.source_tree import ROOT
@@ -212,7 +212,7 @@ def test_an_unknown_name_lists_what_ships() -> None:
 
 
 def test_every_key_of_the_schema_can_be_set() -> None:
-    leaves = [key for key in loading._keys() if not loading._section(key)]
+    leaves = [key for key in configurations._keys(PretrainingConfig) if not configurations._section(key, PretrainingConfig)]
     assert len(leaves) > 60
     tree = load_config("rad-dino").model_dump(mode="json")
     for key in leaves:
