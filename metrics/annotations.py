@@ -17,30 +17,31 @@ _CODES = {"": BLANK, "nan": BLANK, "1": POSITIVE, "1.0": POSITIVE, "0": NEGATIVE
 _CODES |= {"-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
 
-def read(path: Path, texts: Mapping[str, str], *, id_field: str = "id") -> dict[str, dict[str, Any]]:
-    """Annotations by kind and text.
+def read(path: Path, ids: Iterable[str], *, id_field: str = "id") -> dict[str, dict[str, Any]]:
+    """Annotations by kind and id.
 
     Args:
         path: JSONL of ``{"id", "chexbert": [14 codes], "radgraph": {"entities": ...}}``, or a CSV with the id and a
             column for each observation (1, 0, -1 or empty).
-        texts: by id.
+        ids: those that are wanted.
         id_field: where the ids are.
 
     Raises:
-        InputError: an id of ``texts`` is not there, or an annotation of another form.
+        InputError: one of ``ids`` is not there, or an annotation of another form.
     """
     found: dict[str, dict[str, Any]] = {}
+    wanted = dict.fromkeys(ids)
     seen: set[str] = set()
     for number, row in enumerate(read_rows(path), 1):
         key = str(row.get(id_field, row.get("id", "")))
-        if key not in texts:
+        if key not in wanted:
             continue
         seen.add(key)
         for kind in KINDS:
             value = _labels(row, path, number) if kind == "chexbert" else row.get("radgraph")
             if value is not None:
-                found.setdefault(kind, {})[texts[key]] = value
-    missing = [key for key in texts if key not in seen]
+                found.setdefault(kind, {})[key] = value
+    missing = [key for key in wanted if key not in seen]
     if missing:
         raise InputError(f"{path.name}: {len(missing)} ids have no annotation: {listed(missing)}")
     return found
@@ -62,8 +63,8 @@ def _labels(row: Row, path: Path, number: int) -> list[int] | None:
     return value
 
 
-def lines(ids: Sequence[str], texts: Sequence[str], annotations: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """JSON lines of what is known of N texts. They hold words of the reports: they are as confidential as these."""
-    for key, text in zip(ids, texts, strict=True):
-        found = {kind: annotations[kind][text] for kind in KINDS if text in annotations.get(kind, {})}
+def lines(ids: Sequence[str], annotations: Mapping[str, Sequence[Any]]) -> Iterable[str]:
+    """JSON lines of N reports' annotations by kind. They hold words of the reports, and are as confidential."""
+    for number, key in enumerate(ids):
+        found = {kind: annotations[kind][number] for kind in KINDS if kind in annotations}
         yield json.dumps({"id": key, **found}, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -69,7 +69,11 @@ def bleu_4(candidates: Sequence[str], references: Sequence[str], *, variant: Var
 
 
 def _ngrams(tokens: list[str]) -> list[Counter[tuple[str, ...]]]:
-    return [Counter(zip(*(tokens[start:] for start in range(order)), strict=False)) for order in range(1, _ORDER + 1)]
+    counts: list[Counter[tuple[str, ...]]] = []
+    for order in range(1, _ORDER + 1):
+        number = max(0, len(tokens) - order + 1)
+        counts.append(Counter(zip(*(tokens[start : start + number] for start in range(order)), strict=True)))
+    return counts
 
 
 def _parts(sums: Floats) -> tuple[Floats, Floats, Floats, Floats]:

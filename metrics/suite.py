@@ -118,7 +118,7 @@ class Evaluation:
         signatures: by metric.
         bootstrap: how intervals were made.
         warnings: what a reader of the scores should know.
-        annotations: raw labels and graphs by kind and text, for :func:`metrics.annotations.write`.
+        annotations: raw labels and graphs by kind: those of the first model's N predictions, then of the references.
     """
 
     ids: list[str]
@@ -128,7 +128,11 @@ class Evaluation:
     signatures: dict[str, str]
     bootstrap: Bootstrap
     warnings: list[str]
-    annotations: dict[str, dict[str, Any]]
+    annotations: dict[str, list[Any]]
+
+
+Key = tuple[str, str]
+Given = Mapping[str, Mapping[Key, Any]]
 
 
 @dataclass
@@ -139,26 +143,32 @@ class Annotator:
         kind: ``chexbert``, ``rules`` or ``radgraph``.
         identity: of weights and settings: part of the signature and of the cache's keys.
         run: the model; None where all annotations are given.
+        given: by side (``prediction`` of the first model, ``reference``) and id: equal texts may have other labels.
         pack: from an annotation to what is cached.
         unpack: from a text and what is cached to the annotation.
         notes: what a reader of the scores should know.
         cached: whether keeping it on disk is worth it.
-        known: annotations made so far.
+        known: annotations made so far, by text.
+        first: of the first model's predictions and of the references.
     """
 
     kind: str
     identity: str
     run: Run | None
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[Key, Any] = field(default_factory=dict)
     pack: Callable[[Any], Any] = lambda value: value
     unpack: Callable[[str, Any], Any] = lambda text, value: value
     notes: Callable[[], Sequence[str]] = lambda: ()
     cached: bool = True
     known: dict[str, Any] = field(default_factory=dict)
+    first: list[Any] = field(default_factory=list)
 
-    def __call__(self, texts: Sequence[str], cache: Cache | None, report: Report | None) -> list[Any]:
+    def __call__(
+        self, keys: Sequence[Key], texts: Sequence[str], cache: Cache | None, report: Report | None
+    ) -> list[Any]:
         """Annotations of N texts."""
-        missing = [text for text in texts if text not in self.given and text not in self.known]
+        both = list(zip(keys, texts, strict=True))
+        missing = [text for key, text in both if key not in self.given and text not in self.known]
         if missing:
             run = self.run
             if run is None:
@@ -172,7 +182,7 @@ class Annotator:
             )
             self.known |= {text: self.unpack(text, value) for text, value in zip(missing, packed, strict=True)}
             refuse_constant(missing, packed, self.kind)
-        return [self.given[text] if text in self.given else self.known[text] for text in texts]
+        return [self.given[key] if key in self.given else self.known[text] for key, text in both]
 
 
 def checked_metrics(names: Sequence[str]) -> tuple[str, ...]:
@@ -197,7 +207,7 @@ def evaluate(
     *,
     bootstrap: Bootstrap | None = None,
     cache: Cache | None = None,
-    given: Mapping[str, Mapping[str, Any]] | None = None,
+    given: Given | None = None,
     report: Report | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Evaluation:
@@ -208,7 +218,8 @@ def evaluate(
         settings: which metrics.
         bootstrap: how to resample.
         cache: of annotations.
-        given: annotations by kind (``chexbert``, ``radgraph``) and text that take the place of a model's.
+        given: annotations that take the place of a model's, by kind (``chexbert``, ``radgraph``), and then by side
+            (``prediction`` of the first model, ``reference``) and id.
         report: from a name and a number of texts to what is called with the number of texts done.
         say: called with each metric that cannot be computed, before the long work begins.
 
@@ -230,7 +241,7 @@ def evaluate(
     used: list[Annotator] = []
     for name in names:
         try:
-            ready[name] = _prepare(name, settings, given or {}, cache, report, used)
+            ready[name] = _prepare(name, settings, given or {}, cache, report, used, first)
         except InputError:
             raise
         except MetricError as error:
@@ -283,7 +294,7 @@ def evaluate(
         },
         bootstrap,
         [note for annotator in used for note in annotator.notes()],
-        {annotator.kind: dict(annotator.given) | annotator.known for annotator in used},
+        {annotator.kind: annotator.first for annotator in used if annotator.first},
     )
 
 
@@ -298,10 +309,11 @@ def _cleaned(pairs: Pairs) -> Pairs:
 def _prepare(
     name: str,
     settings: Settings,
-    given: Mapping[str, Mapping[str, Any]],
+    given: Given,
     cache: Cache | None,
     report: Report | None,
     used: list[Annotator],
+    first: Pairs,
 ) -> Callable[[Pairs], Scores]:
     """Everything that can fail before the work begins."""
     if name in ROUGE:
@@ -328,8 +340,11 @@ def _prepare(
     used.append(annotator)
 
     def both(pairs: Pairs) -> tuple[list[Any], list[Any]]:
-        texts = [*pairs.candidates, *pairs.references]
-        values = annotator(texts, cache, report)
+        side = "prediction" if pairs is first else ""  # of the others no annotations are given
+        keys = [(of, key) for of in (side, "reference") for key in pairs.ids]
+        values = annotator(keys, [*pairs.candidates, *pairs.references], cache, report)
+        if pairs is first:
+            annotator.first = values
         return values[: len(pairs.ids)], values[len(pairs.ids) :]
 
     if name == "rg_er":
@@ -345,7 +360,7 @@ def _prepare(
     )
 
 
-def _chexbert(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annotator:
+def _chexbert(settings: Settings, given: Given) -> Annotator:
     try:
         from metrics.chexbert import CheXbert
 
@@ -369,7 +384,7 @@ def _chexbert(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Ann
     )
 
 
-def _rules(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annotator:
+def _rules(settings: Settings, given: Given) -> Annotator:
     from metrics import rules
 
     def run(texts: list[str]) -> Any:
@@ -379,7 +394,7 @@ def _rules(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annota
     return Annotator("rules", rules.weights_id(), run, cached=False)
 
 
-def _radgraph(settings: Settings, given: Mapping[str, Mapping[str, Any]]) -> Annotator:
+def _radgraph(settings: Settings, given: Given) -> Annotator:
     from metrics.radgraph_model import RadGraphModel, pack, unpack
     from metrics.radgraph_package import PackageRadGraph
 

@@ -87,9 +87,13 @@ def _path(help: str, *names: str, panel: str, metavar: str = "FILE") -> typer.mo
 
 def command(
     predictions: Annotated[
-        Path, typer.Argument(help="Generated reports: .jsonl, .json or .csv, also of 'llava-rad generate -f jsonl'.")
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="Generated reports: .jsonl, .json or .csv, also of 'llava-rad generate -f jsonl'.",
+        ),
     ],
-    references: Annotated[Path, typer.Argument(help="Reference reports with the same ids.")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Reference reports with the same ids.")],
     metrics: Annotated[str, typer.Option(help="Names with commas between; see below.", metavar="METRICS")] = "paper",
     strata: Annotated[
         str, typer.Option(help="Columns to group by (sex,age,ethnicity,view); ages become bands.", metavar="COLUMNS")
@@ -196,19 +200,19 @@ def command(
     truth = read_table(references, "reference", id_field=id_field, text_field=reference_field)
     columns = [name.strip() for name in strata.split(",") if name.strip()]
     models: dict[str, Pairs] = {}
-    given: dict[str, dict[str, object]] = {}
+    given: dict[str, dict[tuple[str, str], object]] = {}
     for path in (predictions, *(compare or ())):
         found = read_table(path, "prediction", id_field=id_field, text_field=prediction_field)
         name = path.stem if path.stem not in models else f"{path.stem} ({len(models) + 1})"
         models[name] = join(found, truth, columns)
         note(f"{path.name}: {len(found.texts):,} reports, text from {found.text_field}, ids from {found.id_field}")
     first = next(iter(models.values()))
-    for file, texts in ((prediction_annotations, first.candidates), (reference_annotations, first.references)):
+    for side, file in (("prediction", prediction_annotations), ("reference", reference_annotations)):
         if file is not None:
             from metrics.annotations import read
 
-            for kind, values in read(file, dict(zip(first.ids, texts, strict=True)), id_field=id_field or "id").items():
-                given.setdefault(kind, {}).update(values)
+            for kind, values in read(file, first.ids, id_field=id_field or "id").items():
+                given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
     settings = Settings(
         metrics=chosen,
@@ -247,10 +251,12 @@ def command(
         from metrics.plots import figure as draw
 
         write_whole(figure, draw(result, figure.suffix.lower()[1:]), overwrite=overwrite)
-    for path, texts in zip(saved, (first.candidates, first.references), strict=False):
+    for number, path in enumerate(saved):
         from metrics.annotations import lines
 
-        write_whole(path, "".join(lines(first.ids, texts, result.annotations)).encode(), overwrite=overwrite)
+        start = number * len(first.ids)
+        of_side = {kind: values[start : start + len(first.ids)] for kind, values in result.annotations.items()}
+        write_whole(path, "".join(lines(first.ids, of_side)).encode(), overwrite=overwrite)
     write = {
         Form.text: tables.to_text,
         Form.json: tables.to_json,

@@ -213,7 +213,7 @@ def test_refusals(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
         ((predictions, references, "--metrics", "rouge"), "there is no metric 'rouge'"),
         ((predictions, references, "--metrics", ","), "no metric is named"),
         ((predictions, references, *LEXICAL, "--strata", "race"), "neither table has a column race"),
-        ((predictions, references, *LEXICAL, "-o", predictions), "exists already"),
+        ((predictions, references, *LEXICAL, "-o", predictions), "one of the inputs"),
         ((predictions, references, *LEXICAL, "-o", predictions, "--overwrite"), "one of the inputs"),
         ((predictions, references, *LEXICAL, "--per-sample", "a.txt"), "--per-sample must end in .csv or .parquet"),
         ((predictions, references, "--bootstrap", "0"), "--bootstrap"),
