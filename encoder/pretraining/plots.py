@@ -29,7 +29,7 @@ _AT_LN_K = ("dino", "teacher_entropy")
 _COLUMNS = 5
 
 
-def plot(run_folders: Sequence[Path], output: Path) -> None:
+def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, str]] = PANELS) -> None:
     """Draw the journals of runs by step, as one PNG that is there whole or not at all.
 
     Losses, learning rate, the teacher's entropy (with ln K, where the run's configuration says K), effective rank, and
@@ -38,6 +38,7 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
     Args:
         run_folders: at least one; a run may still be going on.
         output: the file.
+        panels: what is drawn: name in the journal and title.
 
     Raises:
         LlavaRadError: matplotlib is not installed, a folder has no journal, or the file cannot be written.
@@ -52,23 +53,23 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
     names = _names(run_folders)
     runs = [read(folder) for folder in run_folders]
     levels = sorted({level for folder in run_folders if (level := _ln_k(folder)) is not None})
-    series = [{name: _curve(lines, name) for name, _ in PANELS} for lines in runs]
-    panels = [(name, title) for name, title in PANELS if any(any(one[name][1]) for one in series)]
-    if not panels:
+    series = [{name: _curve(lines, name) for name, _ in panels} for lines in runs]
+    drawn = [(name, title) for name, title in panels if any(any(one[name][1]) for one in series)]
+    if not drawn:
         raise LlavaRadError("the runs have not logged anything yet")
-    columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    columns = min(_COLUMNS, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
     figure = Figure(figsize=(3.1 * columns, 2.6 * rows + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     legend: dict[str, Any] = {}
     for place, axes in enumerate(grid.flat):
-        if place >= len(panels):
+        if place >= len(drawn):
             axes.set_axis_off()
             continue
-        name, title = panels[place]
+        name, title = drawn[place]
         for run, one in zip(names, series, strict=True):
-            few = name.startswith("probe_") or len(one[name][0]) < 3
+            few = name.startswith(("probe_", "val_", "sample_")) or len(one[name][0]) < 3
             (legend[run],) = axes.plot(*one[name], linewidth=1.4, marker="o" if few else None, markersize=3.5)
         for level in levels if name in _AT_LN_K else ():
             legend["ln K"] = axes.axhline(level, color="0.35", linestyle="--", linewidth=1)
@@ -78,7 +79,7 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
         axes.yaxis.get_offset_text().set_size(8)
         axes.grid(visible=True, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if place + columns >= len(panels):
+        if place + columns >= len(drawn):
             axes.set_xlabel("optimiser step", fontsize=9)
     ordered = {name: legend.pop(name) for name in names} | legend
     columns = min(len(ordered), 5)

@@ -15,7 +15,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining.checkpoints import Checkpoints, replace_file
@@ -25,7 +28,7 @@ from encoder.pretraining.loading import dump, load_config
 
 CURVES = "curves.png"
 EXPORT = "export"
-_MAY_CHANGE: dict[str, set[str] | None] = {
+_MAY_CHANGE: dict[str, Collection[str] | None] = {
     "engine": None,
     "data": {"workers", "cache"},
     "optimization": {"accumulation"},
@@ -54,22 +57,32 @@ def prepare(folder: Path, config: PretrainingConfig, checkpoints: Checkpoints, *
             for name in (METRICS, CURVES):
                 (folder / name).unlink(missing_ok=True)
         elif known.is_file() and checkpoints.latest() is not None:
-            _refuse_another(load_config(str(known)), config)
+            refuse_another(load_config(str(known)), config, _MAY_CHANGE)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(known, dump(config).encode())
     except OSError as error:
         raise LlavaRadError(f"the run folder cannot be written: {error.strerror or type(error).__name__}") from error
 
 
-def _refuse_another(before: PretrainingConfig, now: PretrainingConfig) -> None:
+def refuse_another(before: BaseModel, now: BaseModel, may_change: Mapping[str, Collection[str] | None]) -> None:
+    """Refuse to go on with a run whose configuration was another.
+
+    Args:
+        before: the configuration in the run folder.
+        now: the one asked for.
+        may_change: section -> keys that may differ; None for all of the section.
+
+    Raises:
+        ConfigError: they differ elsewhere.
+    """
     old, new = before.model_dump(), now.model_dump()
     for section, value in new.items():
-        free = _MAY_CHANGE.get(section, set())
-        if free is None:
+        free = may_change.get(section, ())
+        if free is None or old[section] == value:
             continue
-        keys = value if isinstance(value, dict) else {}
-        changed = [f"{section}.{key}" for key in keys if key not in free and old[section][key] != value[key]]
-        if not keys and old[section] != value:
+        if isinstance(value, dict) and isinstance(old[section], dict):
+            changed = [f"{section}.{key}" for key in value if key not in free and old[section][key] != value[key]]
+        else:
             changed = [section]
         if changed:
             raise ConfigError(

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.manifest import Row
-from encoder.preprocessing import rad_dino
+from encoder.preprocessing import Recipe
 from encoder.sandbox import Reader, open_source
 
 # One entry for each image: its row (from 0), where its pixels are, and the SHA-256 of the file it came from.
@@ -44,7 +44,7 @@ class Builder:
     def __init__(self, rows: Sequence[Row], folder: Path, facts: dict[str, Any], allowed: int) -> None:
         self._rows, self._folder, self._facts, self._allowed = rows, folder, facts, allowed
         self._size, self._step = int(facts["size"]), int(facts["rows_per_shard"])
-        self._recipe = rad_dino(self._size)
+        self._recipe = Recipe.from_dict(facts["recipe"])
         self._local = threading.local()
         self._readers: list[Reader] = []
         self._done = 0

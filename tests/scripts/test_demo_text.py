@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_rad.prompt import Prompt, encode_answer
+from llava_rad.training.tokenizer import train
 from scripts.demo import grammar
 from scripts.demo.labeler import ROW_NAMES, as_row, label_text
 from scripts.demo.nih import LABELS
-from scripts.demo.tokenizer import train
 
 
 def write(labels: frozenset[str], sides: dict[str, str] | None = None, seed: int = 0, author: int | None = None) -> str:

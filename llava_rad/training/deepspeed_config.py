@@ -1,0 +1,104 @@
+"""DeepSpeed: its configuration, its start without a GPU, and what must not be spread over processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from encoder.errors import ConfigError, LlavaRadError
+from llava_rad.training.config import DEEPSPEED, TrainingConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+_NONE = "none"
+
+
+def read_deepspeed(name: str) -> dict[str, Any] | None:
+    """The DeepSpeed configuration of ``engine.deepspeed``, or None for ``none``.
+
+    Raises:
+        ConfigError: there is no such configuration, or it is no JSON object.
+    """
+    if name == _NONE:
+        return None
+    try:
+        if name in DEEPSPEED:
+            text = (resources.files("llava_rad.training") / "deepspeed" / f"{name}.json").read_text("utf-8")
+        else:
+            text = Path(name).expanduser().read_text("utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError, RuntimeError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"engine.deepspeed = {name!r} is neither a DeepSpeed JSON file nor one of none, {', '.join(DEEPSPEED)}"
+        )
+    return found
+
+
+def stage(config: TrainingConfig) -> int:
+    """The ZeRO stage, 0 without DeepSpeed."""
+    found = read_deepspeed(config.engine.deepspeed) or {}
+    return int(found.get("zero_optimization", {}).get("stage", 0))
+
+
+def offloads(config: TrainingConfig) -> tuple[bool, bool]:
+    """Whether the optimiser state, and the weights, are kept in main memory."""
+    zero = (read_deepspeed(config.engine.deepspeed) or {}).get("zero_optimization", {})
+    return tuple(zero.get(key, {}).get("device", _NONE) != _NONE for key in ("offload_optimizer", "offload_param"))  # type: ignore[return-value]
+
+
+def prepare(config: TrainingConfig) -> dict[str, Any] | None:
+    """The configuration, after what has to happen before DeepSpeed is imported.
+
+    Raises:
+        LlavaRadError: DeepSpeed is wanted, and not installed.
+    """
+    settings = read_deepspeed(config.engine.deepspeed)
+    if settings is None:
+        return None
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError:
+        raise LlavaRadError(
+            "engine.deepspeed needs the package deepspeed, which is not installed",
+            hint='pip install "llava-rad[train]", or engine.deepspeed=none',
+        ) from None
+    return settings
+
+
+def join_processes() -> None:
+    """Connect the processes before any model is loaded: without a GPU, transformers would load one first and fail."""
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        if "RANK" not in os.environ:
+            os.environ |= alone
+        deepspeed.init_distributed(dist_backend="gloo")
+
+
+@contextmanager
+def whole_weights(arguments: TrainingArguments) -> Iterator[None]:
+    """Models that are loaded within are whole on the process that loads them, ZeRO-3 or not."""
+    if not arguments.deepspeed:
+        yield
+        return
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(arguments.hf_deepspeed_config)

@@ -1,0 +1,147 @@
+"""The checkpoint that a run starts from: a complete directory on disk, made once, loaded by every process.
+
+Random weights are drawn here, by one process: drawn while DeepSpeed spreads a model over processes they would depend on
+the way of spreading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from encoder.backbone import RadDino
+from encoder.errors import ConfigError
+from encoder.preprocessing import recipe_named
+from llava_rad.assemble import assemble, make_projector
+from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate
+from llava_rad.config import LlavaRadConfig, TokenIds
+from llava_rad.model import LlavaRad, greedy, load_llama
+from llava_rad.projector import Projector
+from llava_rad.tokens import Tokens
+from llava_rad.training import tokenizer
+from llava_rad.training.config import ModelConfig, ScratchConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, offline: bool = False) -> Path:
+    """Make the first checkpoint, unless an earlier start of the run has made it.
+
+    Args:
+        config: the run.
+        folder: where to make it; a plain checkpoint that ``model.checkpoint`` names is used where it lies.
+        texts: the training reports, from which a tokenizer is learnt where the language model starts from scratch.
+        offline: never ask the hub.
+
+    Returns:
+        The checkpoint's folder, every file of which has been checked.
+
+    Raises:
+        ModelError: a part is missing or damaged, or the parts do not fit together.
+        LlavaRadError: the folder cannot be written, or there is no such recipe.
+    """
+    if config.model.checkpoint is not None:
+        source = locate(config.model.checkpoint, offline=offline)
+        if not (source / LANGUAGE_MODEL / "adapter_config.json").is_file():
+            load_checked(source)
+            return source
+    if not (folder / "config.json").is_file():
+        if config.model.checkpoint is not None:
+            _merged(config.model.checkpoint, offline).save_pretrained(folder)
+        elif config.model.language_model is not None:
+            _assembled(config, config.model.language_model, folder, offline)
+        else:
+            _from_scratch(config, texts, offline).save_pretrained(folder)
+    load_checked(folder)
+    return folder
+
+
+def load_encoder(folder: Path, dtype: torch.dtype) -> RadDino:
+    """The encoder of a checkpoint, whole on every process: call it before DeepSpeed spreads anything."""
+    return RadDino.from_pretrained(folder / ENCODER, offline=True).to(dtype)
+
+
+def load_trainable(folder: Path, dtype: torch.dtype) -> tuple[LlavaRadConfig, Projector, PreTrainedModel, Tokens]:
+    """What is trained: projector and language model, with config and tokenizer.
+
+    Raises:
+        ModelError: a part is damaged.
+    """
+    config = LlavaRadConfig.load(folder)
+    projector = Projector.load(folder / PROJECTOR).to(dtype)
+    language_model = load_llama(folder / LANGUAGE_MODEL, "the language model", dtype=dtype)
+    return config, projector, language_model, Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
+
+
+def _assembled(config: TrainingConfig, language_model: str, folder: Path, offline: bool) -> None:
+    model = config.model
+    assemble(
+        model.encoder,
+        language_model,
+        folder,
+        recipe=model.recipe,
+        projector=model.projector,
+        name=config.name,
+        seed=config.seed,
+        offline=offline,
+    )
+
+
+def _merged(checkpoint: str, offline: bool) -> LlavaRad:
+    """A checkpoint whose language model is an adapter, with the adapter merged in: training goes on with all of it."""
+    whole = LlavaRad.from_pretrained(checkpoint, offline=offline)
+    whole.language_model = whole.language_model.merge_and_unload()
+    return whole
+
+
+def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -> LlavaRad:
+    model = config.model
+    encoder = RadDino.from_pretrained(model.encoder, offline=offline)
+    recipe = recipe_named(model.recipe)
+    settings = LlavaRadConfig(
+        name=config.name,
+        demonstration=True,
+        image_tokens=(recipe.size // encoder.patch_size) ** 2,
+        recipe=recipe.to_dict(),
+    )
+    tokens = _tokens(model.scratch, texts, settings)
+    language_model = _llama(model, tokens, settings, config.data.max_length, config.seed)
+    projector = make_projector(model.projector, encoder.width, model.scratch.hidden_size, config.seed)
+    return LlavaRad(encoder, projector, language_model, tokens, settings)
+
+
+def _tokens(scratch: ScratchConfig, texts: Sequence[str], settings: LlavaRadConfig) -> Tokens:
+    if not texts:
+        raise ConfigError("a language model from scratch learns its tokens from training reports, and there are none")
+    prompt = settings.conversation
+    # the line break is left to the byte pieces, as in Llama's own tokenizer
+    around = f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")
+    learnt = tokenizer.train([*texts, *[around] * 50], vocab_size=scratch.vocabulary)
+    return Tokens(learnt, TokenIds())
+
+
+def _llama(model: ModelConfig, tokens: Tokens, settings: LlavaRadConfig, longest: int, seed: int) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    scratch = model.scratch
+    config = LlamaConfig(
+        vocab_size=tokens.tokenizer.get_vocab_size(),
+        hidden_size=scratch.hidden_size,
+        num_hidden_layers=scratch.num_hidden_layers,
+        num_attention_heads=scratch.num_attention_heads,
+        intermediate_size=scratch.intermediate_size,
+        max_position_embeddings=longest,
+        bos_token_id=tokens.ids.bos,
+        eos_token_id=tokens.ids.eos,
+        pad_token_id=None,
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    language_model = LlamaForCausalLM(config)
+    torch.random.set_rng_state(state)
+    language_model.generation_config = greedy(tokens.ids)
+    return language_model

@@ -1,0 +1,11 @@
+"""The configurations of report-generator training: those in ``configs/``, files, and changes to them."""
+
+from __future__ import annotations
+
+from encoder.configurations import Configurations, dump
+from llava_rad.training.config import TrainingConfig
+
+__all__ = ["dump", "load_config", "shipped"]
+
+_CONFIGURATIONS = Configurations(TrainingConfig, "llava_rad.training")
+load_config, shipped = _CONFIGURATIONS.load, _CONFIGURATIONS.shipped

@@ -1,0 +1,129 @@
+"""The trained part as one module: image features and answers in, loss out. Logits only where there is a loss.
+
+The frozen encoder is called from here but is no part of the module: it is in no optimiser, no checkpoint and no
+DeepSpeed partition.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from encoder.backbone import RadDino
+from encoder.preprocessing import Recipe
+from llava_rad.projector import Projector
+from llava_rad.tokens import Tokens
+from llava_rad.training.features import as_tensor
+from llava_rad.training.samples import IGNORED, Prompted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class ReportLoss(nn.Module):
+    """Projector and language model under teacher forcing.
+
+    Args:
+        projector: trained.
+        language_model: ``LlamaForCausalLM``, or a PEFT model around one.
+        tokens: tokenizer.
+        prompt: the ids around the image.
+        encoder: frozen.
+        recipe: turns pixels into encoder input.
+
+    Attributes:
+        accepts_loss_kwargs: tells transformers' Trainer that the loss is a sum over the whole step's tokens, divided by
+            their number.
+    """
+
+    accepts_loss_kwargs = True
+
+    def __init__(
+        self,
+        projector: Projector,
+        language_model: PreTrainedModel,
+        tokens: Tokens,
+        prompt: Prompted,
+        encoder: RadDino,
+        recipe: Recipe,
+    ) -> None:
+        super().__init__()
+        self.projector = projector
+        self.language_model = language_model
+        self.tokens, self.prompt, self.recipe = tokens, prompt, recipe
+        self._outside = (encoder,)  # in a tuple: modules and parameters that are attributes would become this one's
+
+    @property
+    def config(self) -> Any:
+        """The language model's, from which DeepSpeed takes its sizes."""
+        return self.language_model.config
+
+    @property
+    def encoder(self) -> RadDino:
+        """The frozen encoder."""
+        return self._outside[0]
+
+    @property
+    def llama(self) -> Any:
+        """The ``LlamaForCausalLM``, whose layers hold the adapters where there are some."""
+        model: Any = self.language_model
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    def features(self, pixels: torch.Tensor | None, features: torch.Tensor | None) -> torch.Tensor:
+        """Patch features [B, N, D] of [B, S, S] uint8 images, or those that were kept."""
+        if features is not None:
+            return as_tensor(features)
+        assert pixels is not None
+        patches: torch.Tensor = self.encoder(self.recipe.normalise(pixels)).patches
+        return patches
+
+    def embed(self, features: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+        """Prompt, image and answer as word embeddings.
+
+        Args:
+            features: [B, N, D].
+            answers: [B, T] token ids; T may be 0.
+
+        Returns:
+            [B, prompt + T, width].
+        """
+        before = len(self.prompt.before)
+        prompt = torch.tensor([*self.prompt.before, *self.prompt.after], device=answers.device)
+        # one look-up: DeepSpeed gathers a partitioned table for each
+        words = self.language_model.get_input_embeddings()(torch.cat([prompt.expand(len(answers), -1), answers], dim=1))
+        images = self.projector(features).to(words.dtype)
+        return torch.cat([words[:, :before], images, words[:, before:]], dim=1)
+
+    def forward(
+        self,
+        labels: torch.Tensor,
+        pixels: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | float | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Cross-entropy of the answers.
+
+        Answers stand at the right end and attention is causal, so that what pads them is seen by no token with a loss:
+        no mask is needed.
+
+        Args:
+            labels: [B, T] token ids of the answers, end token last, ``IGNORED`` after it.
+            pixels: [B, S, S] uint8; or
+            features: [B, N, D].
+            num_items_in_batch: tokens that the sum is divided by; None is the number in this batch.
+
+        Returns:
+            ``loss``, a scalar in float32.
+        """
+        answers = labels.masked_fill(labels == IGNORED, self.tokens.ids.pad)[:, :-1]
+        embeds = self.embed(self.features(pixels, features), answers)
+        model = self.llama
+        hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        wanted = labels != IGNORED
+        spoken = hidden[:, -labels.shape[1] :][wanted]  # what stands before a token predicts it
+        logits = model.lm_head(spoken).float()
+        total = functional.cross_entropy(logits, labels[wanted], reduction="sum")
+        return {"loss": total / (wanted.sum() if num_items_in_batch is None else num_items_in_batch)}

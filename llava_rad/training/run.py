@@ -1,0 +1,341 @@
+"""One training run, from a configuration to a checkpoint directory: on one process or many, stopped and resumed.
+
+::
+
+    RUN/
+      config.yaml      the resolved configuration
+      initial/         the checkpoint that training started from (not where model.checkpoint lies ready)
+      cache/           prepared images, unless data.cache says where
+      checkpoints/     see ``checkpoints``
+      metrics.jsonl    one line for each logged step; tensorboard/ beside it where TensorBoard is installed
+      samples.jsonl    reports written for pairs of ``val`` along the way
+      curves.png       the same as curves, where Matplotlib is installed
+      model/           the result: a checkpoint directory for ``llava-rad generate --model``
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from math import ceil
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from encoder.errors import ConfigError, LlavaRadError
+from encoder.pretraining.checkpoints import replace_file
+from encoder.pretraining.journal import METRICS, Journal
+from encoder.pretraining.plots import plot
+from encoder.pretraining.processes import keep_freed_memory
+from encoder.pretraining.run_folder import CURVES, refuse_another
+from encoder.pretraining.terminal import progress_bar, stop_signals
+from llava_rad.checkpoint import ENCODER, sha256
+from llava_rad.config import LlavaRadConfig
+from llava_rad.training import deepspeed_config
+from llava_rad.training.checkpoints import Checkpoints
+from llava_rad.training.config import TrainingConfig
+from llava_rad.training.export import export
+from llava_rad.training.features import keep_features
+from llava_rad.training.initial import load_encoder, load_trainable, make_initial
+from llava_rad.training.loading import dump, load_config
+from llava_rad.training.lora import with_adapters
+from llava_rad.training.module import ReportLoss
+from llava_rad.training.samples import Pixels, Prompted, make_samples, open_cache, select_pairs
+from llava_rad.training.trainer import ReportTrainer
+from llava_rad.training.watching import SAMPLES, Watcher
+
+MODEL, INITIAL, CHECKPOINTS = "model", "initial", "checkpoints"
+PANELS = (
+    ("loss", "training loss"),
+    ("val_loss", "val loss"),
+    ("val_loss_other_image", "val loss, other images"),
+    ("gradient_norm", "gradient norm"),
+    ("lr", "learning rate"),
+    ("tokens_per_s", "tokens/s"),
+    ("sample_rouge_l", "ROUGE-L of samples"),
+    ("sample_rules_micro_f1", "label micro-F1 of samples (rules)"),
+    ("sample_distinct", "distinct reports of samples"),
+)
+_MAY_CHANGE: dict[str, set[str] | None] = {
+    "engine": {"tf32", "activation_checkpointing", "liger", "log_every", "checkpoint_every", "keep_checkpoints"},
+    "data": {"workers", "cache", "keep_features"},
+    "evaluation": None,
+}
+"""What a resumed run may set anew: nothing of it changes what is learned beyond rounding."""
+
+
+def run(
+    config: TrainingConfig, output: Path, *, offline: bool = False, progress: bool = True, restart: bool = False
+) -> Path:
+    """Train, or go on training, and write the checkpoint directory.
+
+    Args:
+        config: what to do.
+        output: the run folder.
+        offline: look for weights in the hub's cache only.
+        progress: a progress bar on stderr, where that is a terminal, and notes.
+        restart: begin anew where the folder holds a run.
+
+    Returns:
+        The result's folder.
+
+    Raises:
+        ConfigError: the configuration cannot be run, or the folder holds a run of another one.
+        ModelError: weights are missing or damaged.
+        LlavaRadError: too many images are unreadable, the disk refuses, or the loss is no longer finite.
+        KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
+    """
+    keep_freed_memory()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        return _Run(config, output, offline=offline, progress=progress, restart=restart).train()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def accumulation(config: TrainingConfig, processes: int) -> int:
+    """Micro-batches of one step on each process.
+
+    Raises:
+        ConfigError: the batch cannot be divided so.
+    """
+    run = config.optimization
+    together = run.micro_batch_size * processes
+    if run.batch_size % together:
+        raise ConfigError(
+            f"optimization.batch_size = {run.batch_size} is no multiple of {run.micro_batch_size} samples on "
+            f"{processes} processes",
+            hint="change optimization.micro_batch_size, or the number of processes",
+        )
+    return run.batch_size // together
+
+
+def total_steps(config: TrainingConfig, samples: int, processes: int) -> int:
+    """Optimiser steps of a run, counted as transformers' Trainer does."""
+    run = config.optimization
+    if run.steps is not None:
+        return run.steps
+    batches = ceil(ceil(samples / run.micro_batch_size) / processes)
+    return ceil(run.epochs * ceil(batches / accumulation(config, processes)))
+
+
+class _Run:
+    def __init__(self, config: TrainingConfig, output: Path, *, offline: bool, progress: bool, restart: bool) -> None:
+        self.config, self.output, self.offline = config, output, offline
+        settings = deepspeed_config.prepare(config)
+        world = int(environ.get("WORLD_SIZE", "1"))
+        self.accumulation = accumulation(config, world)
+        facts = {"processes": world, "engine.deepspeed": config.engine.deepspeed}
+        self.checkpoints = Checkpoints(output / CHECKPOINTS, config.engine.keep_checkpoints, facts)
+        self.selected = select_pairs(config.data)
+        self.arguments = self._arguments(settings)
+        self.main = self.arguments.process_index == 0
+        self.progress = progress and self.main
+        if settings is not None:
+            deepspeed_config.join_processes()
+        if self.main:
+            self._prepare_folder(restart)
+        with deepspeed_config.whole_weights(self.arguments):
+            self._load_whole()
+        self._load_trainable()
+
+    def _note(self, message: str) -> None:
+        if self.progress:
+            sys.stderr.write(f"llava-rad: {message}\n")
+
+    def _arguments(self, settings: dict[str, Any] | None) -> TrainingArguments:
+        config, run = self.config, self.config.optimization
+        cuda = torch.cuda.is_available()
+        every = config.engine.checkpoint_every
+        when: dict[str, Any] = {"save_strategy": "epoch", "eval_strategy": "epoch"}
+        if every is not None:
+            when = {"save_strategy": "steps", "save_steps": every, "eval_strategy": "steps", "eval_steps": every}
+        return TrainingArguments(
+            output_dir=str(self.checkpoints.partial),
+            per_device_train_batch_size=run.micro_batch_size,
+            per_device_eval_batch_size=max(2, run.micro_batch_size),
+            gradient_accumulation_steps=self.accumulation,
+            num_train_epochs=run.epochs,
+            max_steps=run.steps or -1,
+            learning_rate=run.lr,
+            lr_scheduler_type="cosine",
+            weight_decay=run.weight_decay,
+            adam_beta1=run.betas[0],
+            adam_beta2=run.betas[1],
+            adam_epsilon=run.epsilon,
+            max_grad_norm=run.clip,
+            logging_strategy="steps",
+            logging_steps=config.engine.log_every,
+            logging_nan_inf_filter=False,
+            bf16=config.engine.precision == "bf16",
+            tf32=True if cuda and config.engine.tf32 and torch.cuda.get_device_capability()[0] >= 8 else None,
+            use_cpu=not cuda,
+            ddp_backend=None if cuda else "gloo",
+            ddp_timeout=12 * 3600,  # the first process may be reading a million images into the cache
+            ddp_find_unused_parameters=False,
+            deepspeed=settings,
+            dataloader_num_workers=config.data.workers,
+            dataloader_persistent_workers=config.data.workers > 0,
+            dataloader_pin_memory=cuda,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            report_to="none",
+            disable_tqdm=True,
+            log_level="error",
+            seed=config.seed,
+            **when,
+        )
+
+    def _prepare_folder(self, restart: bool) -> None:
+        known = self.output / "config.yaml"
+        try:
+            if restart:
+                for name in (CHECKPOINTS, INITIAL, MODEL, "tensorboard"):
+                    shutil.rmtree(self.output / name, ignore_errors=True)
+                for name in (METRICS, SAMPLES, CURVES):
+                    (self.output / name).unlink(missing_ok=True)
+            elif known.is_file() and self.checkpoints.all():
+                refuse_another(load_config(str(known)), self.config, _MAY_CHANGE)
+            self.output.mkdir(parents=True, exist_ok=True)
+            replace_file(known, dump(self.config).encode())
+        except OSError as error:
+            raise LlavaRadError(
+                f"the run folder cannot be written: {error.strerror or type(error).__name__}"
+            ) from error
+
+    def _load_whole(self) -> None:
+        """What every process has whole: the first checkpoint on disk, the encoder, the images."""
+        config = self.config
+        texts = [self.selected.pairs[i].findings for i in self.selected.of("train")]
+        with self.arguments.main_process_first(local=False, desc="first checkpoint"):
+            self.initial = make_initial(config, self.output / INITIAL, texts, offline=self.offline)
+        half = config.engine.precision == "bf16"
+        self.encoder = load_encoder(self.initial, torch.bfloat16 if half else torch.float32)
+        self.encoder.to(self.arguments.device)
+        with self.arguments.main_process_first(local=False, desc="images"):
+            self.images: Any = self._images()
+
+    def _images(self) -> Any:
+        config, recipe = self.config, LlavaRadConfig.load(self.initial).preprocessing
+        pairs = self.selected.pairs
+        with progress_bar(len(pairs), "reading images", self.progress) as bar:
+            cache = open_cache(
+                config.data, pairs, recipe, self.output / "cache", lambda done, total: bar.update(done - bar.n)
+            )
+        self.rows = cache.rows
+        pixels = Pixels(cache, recipe.size)
+        if not config.data.keep_features:
+            return pixels
+        with progress_bar(len(cache), "encoding images", self.progress) as bar:
+            return keep_features(
+                pixels,
+                self.encoder,
+                sha256(self.initial / ENCODER / "model.safetensors"),
+                recipe,
+                device=self.arguments.device,
+                advance=bar.update,
+            )
+
+    def _load_trainable(self) -> None:
+        config = self.config
+        spread = self.arguments.deepspeed is not None
+        half = config.engine.precision == "bf16" and (spread or config.lora is not None)
+        settings, projector, language_model, tokens = load_trainable(
+            self.initial, torch.bfloat16 if half else torch.float32
+        )
+        if half and not spread:
+            projector.float()  # trained in float32; with DeepSpeed its optimiser keeps a copy that is
+        prompt = Prompted.of(settings, tokens)
+        self.samples, dropped = make_samples(self.selected, self.rows, tokens, prompt, config.data)
+        for split in self.samples.values():
+            split.source = self.images
+        counted = ", ".join(f"{split} {len(samples):,}" for split, samples in self.samples.items())
+        left_out = "; left out: " + ", ".join(f"{reason} {n:,}" for reason, n in dropped.items()) if dropped else ""
+        self._note(f"samples: {counted}{left_out}")
+        if config.engine.liger:
+            use_liger(language_model)
+        if config.engine.activation_checkpointing:
+            language_model.activation_checkpointing_enable({"use_reentrant": False})
+        if config.lora is not None:
+            language_model = with_adapters(language_model, config.lora, config.seed)
+        self.model = ReportLoss(projector, language_model, tokens, prompt, self.encoder, settings.preprocessing)
+
+    def train(self) -> Path:
+        """The loop."""
+        newest = self.checkpoints.latest()
+        start = int(newest.name.rpartition("-")[2]) if newest else 0
+        steps = total_steps(self.config, len(self.samples["train"]), self.arguments.world_size)
+        self.arguments.warmup_steps = ceil(self.config.optimization.warmup * steps)
+        journal = Journal(self.output, step=start) if self.main else None
+        if newest is not None:
+            self._note(f"going on from step {start:,}")
+        with stop_signals() as stop, progress_bar(steps, self.config.name, self.progress, start) as bar:
+            samples = self.output / SAMPLES if self.main else None
+            watcher = Watcher(journal, samples, bar, stop, notes=self.progress)
+            trainer = ReportTrainer(
+                self.model,
+                self.arguments,
+                self.config,
+                self.samples["train"],
+                self.samples["val"],
+                self.checkpoints,
+                [watcher],
+            )
+            watcher.trainer = trainer
+            if start < steps or self.arguments.deepspeed:
+                trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+            else:
+                trainer._load_from_checkpoint(str(newest))
+            if watcher.stopped:
+                raise KeyboardInterrupt
+        if journal is not None:
+            journal.close()
+            if importlib.util.find_spec("matplotlib"):
+                plot([self.output], self.output / CURVES, PANELS)
+        return self._export(trainer, steps)
+
+    def _export(self, trainer: ReportTrainer, steps: int) -> Path:
+        folder = self.output / MODEL
+        state = trainer.gather()
+        if self.main:
+            export(self.config, self.model, state, self.initial, folder, self._describe(steps))
+            self._note(f"the model is in {folder}")
+        trainer.accelerator.wait_for_everyone()
+        return folder
+
+    def _describe(self, steps: int) -> dict[str, Any]:
+        return {
+            "steps": steps,
+            "pairs": {split: len(samples) for split, samples in self.samples.items()},
+            "datasets": sorted({pair.row.dataset for pair in self.selected.pairs} - {""}),
+        }
+
+
+def use_liger(language_model: Any) -> None:
+    """Replace a Llama's norms, rotary embedding and MLP by Liger's kernels.
+
+    Raises:
+        LlavaRadError: liger-kernel is not installed, or there is no CUDA device.
+    """
+    if not torch.cuda.is_available() or importlib.util.find_spec("liger_kernel") is None:
+        raise LlavaRadError(
+            "engine.liger needs a CUDA device and the package liger-kernel", hint="engine.liger=false does without"
+        )
+    from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+    apply_liger_kernel_to_llama(
+        rope=True,
+        cross_entropy=False,
+        fused_linear_cross_entropy=False,
+        rms_norm=True,
+        swiglu=True,
+        model=language_model,
+    )

@@ -1,0 +1,275 @@
+"""From image-report pairs to what a training step reads: prepared images, and answers as token ids.
+
+The prompt is the same for all pairs, so a sample is its image and its answer alone; the labels are the answer's ids
+with the end token, and ``IGNORED`` after them in a batch. Nothing is cut: what is too long is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.errors import ConfigError
+from encoder.preprocessing import Recipe, centre_crop
+from encoder.pretraining import cache as pixel_cache
+from encoder.pretraining.shards import Progress
+from llava_rad.config import LlavaRadConfig
+from llava_rad.prompt import encode_answer
+from llava_rad.reports.pairs import Pair, read_pairs
+from llava_rad.tokens import Tokens
+from llava_rad.training.config import DataConfig
+
+IGNORED = -100
+"""The label of a position without a loss (that of torch's cross-entropy)."""
+
+
+class Images(Protocol):
+    """Where samples take their images from: one array for each row of a pixel cache, by number."""
+
+    field: str
+    """What a batch calls them: ``pixels`` or ``features``."""
+
+    def __getitem__(self, number: int) -> npt.NDArray[Any]: ...
+
+
+class Pixels:
+    """Prepared images [S, S] uint8 from the pixel cache, exactly as generation prepares them."""
+
+    field = "pixels"
+
+    def __init__(self, cache: pixel_cache.Cache, size: int) -> None:
+        self.cache, self.size = cache, size
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, number: int) -> npt.NDArray[np.uint8]:
+        return centre_crop(self.cache.image(number), self.size)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The pairs of a run.
+
+    Attributes:
+        pairs: of the splits ``train`` and ``val``, in their order.
+        dropped: how many were left out for which reason.
+    """
+
+    pairs: list[Pair]
+    dropped: dict[str, int]
+
+    def of(self, split: str) -> list[int]:
+        """Positions of a split's pairs."""
+        return [number for number, pair in enumerate(self.pairs) if pair.row.split == split]
+
+
+def select_pairs(data: DataConfig) -> Selected:
+    """Read the tables and keep the splits ``train`` and ``val``.
+
+    Raises:
+        ConfigError: no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
+    """
+    from encoder.errors import LlavaRadError
+    from encoder.manifest import disjoint
+
+    if not data.pairs:
+        raise ConfigError(
+            "there are no image-report pairs: data.pairs is not given",
+            hint="data.pairs=[FILE.jsonl], which llava-rad reports writes",
+        )
+    pairs: list[Pair] = []
+    for number, file in enumerate(data.pairs, 1):
+        try:
+            pairs += read_pairs(Path(file).expanduser())
+        except LlavaRadError as error:
+            which = f", number {number} of {len(data.pairs)}" if len(data.pairs) > 1 else ""
+            raise ConfigError(f"data.pairs{which}: {error}", hint=error.hint) from None
+    kept = [pair for pair in pairs if pair.row.split in ("train", "val")]
+    if not any(pair.row.split == "train" for pair in kept):
+        raise ConfigError("data.pairs has no pair in the split train")
+    try:
+        disjoint(pair.row for pair in pairs)
+    except LlavaRadError as error:
+        raise ConfigError(f"data.pairs: {error}", hint=error.hint) from None
+    left = len(pairs) - len(kept)
+    return Selected(kept, {"split": left} if left else {})
+
+
+def open_cache(
+    data: DataConfig, pairs: Sequence[Pair], recipe: Recipe, default: Path, progress: Progress | None = None
+) -> pixel_cache.Cache:
+    """Build, continue or open the pixel cache of the pairs' images.
+
+    Raises:
+        ConfigError: the folder holds a cache of other images.
+        LlavaRadError: too many images are unreadable, or the disk refuses.
+    """
+    return pixel_cache.build(
+        [pair.row for pair in pairs],
+        Path(data.cache).expanduser() if data.cache else default,
+        size=recipe.size,
+        recipe=recipe,
+        workers=max(1, data.workers),
+        max_unreadable=data.max_unreadable,
+        progress=progress,
+    )
+
+
+class Samples(torch.utils.data.Dataset[dict[str, Any]]):
+    """Samples of one split. Looking at ``lengths`` opens no image.
+
+    Attributes:
+        answers: token ids of each report, end token last.
+        images: number of each sample's image in the pixel cache.
+        texts: the reports.
+        lengths: [N] int64, tokens of each sample, prompt and image included.
+    """
+
+    def __init__(self, answers: list[npt.NDArray[np.int32]], images: list[int], texts: list[str], around: int) -> None:
+        self.answers, self.images, self.texts = answers, images, texts
+        self.lengths = np.array([around + len(ids) for ids in answers], np.int64)
+        self.source: Images | None = None
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        assert self.source is not None
+        return {"labels": self.answers[number], self.source.field: self.source[self.images[number]]}
+
+    def supervised(self) -> int:
+        """Number of tokens with a loss."""
+        return sum(len(ids) for ids in self.answers)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """The prompt as token ids: before the image and after it, and how many stand around an answer in all."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    image: int
+
+    @property
+    def length(self) -> int:
+        """Tokens before the answer, image included."""
+        return len(self.before) + self.image + len(self.after)
+
+    @classmethod
+    def of(cls, config: LlavaRadConfig, tokens: Tokens) -> Prompted:
+        """The prompt of a checkpoint."""
+        before, after = config.conversation.encode(tokens.tokenizer, tokens.ids.bos)
+        return cls(tuple(before), tuple(after), config.image_tokens)
+
+
+def make_samples(
+    selected: Selected, rows: npt.NDArray[np.int64], tokens: Tokens, prompt: Prompted, data: DataConfig
+) -> tuple[dict[str, Samples], dict[str, int]]:
+    """Tokenise the reports of readable images.
+
+    Args:
+        selected: the pairs.
+        rows: for each image of the pixel cache its position in the pairs.
+        tokens: tokenizer.
+        prompt: what stands around an answer.
+        data: limits.
+
+    Returns:
+        Samples by split, and how many were left out for which reason.
+
+    Raises:
+        ConfigError: more samples are too long than may be, or none is left to train on.
+    """
+    image_of = {int(position): image for image, position in enumerate(rows)}
+    dropped = dict(selected.dropped)
+    if unreadable := len(selected.pairs) - len(image_of):
+        dropped["unreadable image"] = unreadable
+    samples: dict[str, Samples] = {}
+    too_long = longest = 0
+    for split in ("train", "val"):
+        answers, images, texts = [], [], []
+        for position in selected.of(split):
+            if position not in image_of:
+                continue
+            text = selected.pairs[position].findings
+            ids = encode_answer(tokens.tokenizer, text, tokens.ids.eos)
+            longest = max(longest, prompt.length + len(ids))
+            if prompt.length + len(ids) > data.max_length:
+                too_long += 1
+                continue
+            answers.append(np.array(ids, np.int32))
+            images.append(image_of[position])
+            texts.append(text)
+        samples[split] = Samples(answers, images, texts, prompt.length)
+    if too_long:
+        dropped[f"longer than {data.max_length} tokens"] = too_long
+    if too_long > data.max_too_long * len(image_of):
+        raise ConfigError(
+            f"{too_long} of {len(image_of)} samples are longer than data.max_length = {data.max_length}, the longest "
+            f"has {longest} tokens, of which the prompt and its image take {prompt.length}",
+            hint="raise data.max_length, or data.max_too_long to leave more of them out",
+        )
+    if not len(samples["train"]):
+        raise ConfigError("no sample is left to train on")
+    return samples, dropped
+
+
+def collate(batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch: ``labels`` [B, T] int64 with ``IGNORED`` after each answer, ``pixels`` or ``features`` stacked."""
+    longest = max(len(sample["labels"]) for sample in batch)
+    labels = torch.full((len(batch), longest), IGNORED)
+    for row, sample in zip(labels, batch, strict=True):
+        row[: len(sample["labels"])] = torch.from_numpy(sample["labels"])
+    (field,) = batch[0].keys() - {"labels"}
+    return {"labels": labels, field: torch.from_numpy(np.stack([sample[field] for sample in batch]))}
+
+
+class LengthGrouped(torch.utils.data.Sampler[int]):
+    """All samples once in each epoch, such that batches hold samples of similar length.
+
+    The order is a pure function of seed and epoch, the same on every process. Samples are shuffled, sorted within
+    portions of ``portion`` batches, and the batches shuffled again.
+
+    Args:
+        lengths: [N].
+        batch: samples of one optimiser step.
+        seed: of the order.
+        grouped: False only shuffles.
+        portion: batches that are sorted together.
+    """
+
+    def __init__(
+        self, lengths: npt.NDArray[np.int64], batch: int, seed: int, *, grouped: bool = True, portion: int = 32
+    ) -> None:
+        self.lengths, self.batch, self.seed, self.grouped, self.portion = lengths, batch, seed, grouped, portion
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        dice = np.random.default_rng((self.seed, self.epoch))
+        order = dice.permutation(len(self.lengths))
+        if not self.grouped:
+            return iter(order.tolist())
+        size = self.batch * self.portion
+        batches: list[npt.NDArray[np.int64]] = []
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            batches += [part[at : at + self.batch] for at in range(0, len(part), self.batch)]
+        # a last batch that is not full stays last: batches are cut from the order by number
+        full = len(order) // self.batch
+        sequence = [batches[i] for i in dice.permutation(full)] + batches[full:]
+        return iter(np.concatenate(sequence).tolist())

@@ -1,0 +1,233 @@
+"""transformers' Trainer, told how this model is saved, watched and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from encoder.errors import LlavaRadError, ModelError
+from llava_rad.training.checkpoints import Checkpoints
+from llava_rad.training.config import TrainingConfig
+from llava_rad.training.module import ReportLoss
+from llava_rad.training.samples import LengthGrouped, Samples, collate
+
+_WEIGHTS = "trained.safetensors"
+_PROJECTOR = "projector."
+
+
+class ReportTrainer(Trainer):  # type: ignore[misc]
+    """Trains a :class:`ReportLoss`.
+
+    Args:
+        model: what is trained.
+        arguments: the Trainer's own.
+        config: the run.
+        train: samples.
+        val: samples that are watched.
+        checkpoints: the run's.
+    """
+
+    def __init__(
+        self,
+        model: ReportLoss,
+        arguments: TrainingArguments,
+        config: TrainingConfig,
+        train: Samples,
+        val: Samples,
+        checkpoints: Checkpoints,
+        callbacks: list[Any],
+    ) -> None:
+        self.config, self.checkpoints = config, checkpoints
+        self.order = LengthGrouped(
+            train.lengths,
+            config.optimization.batch_size,
+            config.seed,
+            grouped=config.optimization.group_by_length,
+        )
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=train,
+            eval_dataset=val,
+            callbacks=callbacks,
+        )
+        self.tokens_seen = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self.remove_callback(PrinterCallback)  # it prints to stdout
+
+    # Order, optimiser
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+        return self.order
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW on what is trained: no decay on norms and biases, the projector at its own rate where it has one."""
+        if self.optimizer is not None:
+            return self.optimizer
+        run = self.config.optimization
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        decayed = set(self.get_decay_parameter_names(self.model))
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                lr = run.projector_lr if name.startswith(_PROJECTOR) and run.projector_lr else run.lr
+                decay = run.weight_decay if name in decayed else 0.0
+                groups.setdefault((lr, decay), []).append(parameter)
+        listed = [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in groups.items()]
+        kind: Any = torch.optim.AdamW
+        extra: dict[str, Any] = {"fused": self.args.device.type == "cuda"}
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.hf_ds_config.is_offload():
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            kind, extra = DeepSpeedCPUAdam, {}
+        self.optimizer = kind(listed, lr=run.lr, betas=run.betas, eps=run.epsilon, **extra)
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch; counts its tokens, images' included."""
+        labels = inputs["labels"]
+        self.tokens_seen += (labels >= 0).sum() + self.model.prompt.length * len(labels)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.partial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        if (self.checkpoints.folder / name).is_dir():  # a stop at the end of an epoch
+            return
+        if self.is_world_process_zero():
+            self.checkpoints.clear()
+            (self.checkpoints.partial / name).mkdir(parents=True)
+        self._wait()
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+            raise LlavaRadError(
+                f"{name} could not be written ({type(error).__name__})",
+                hint="the checkpoints before it are intact; the same command goes on from the newest",
+            ) from error
+        self._wait()
+        if self.is_world_process_zero():
+            self.checkpoints.publish(name)
+        self._wait()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained; DeepSpeed writes its own, with the optimiser's state."""
+        if self.is_deepspeed_enabled or not self.args.should_save:
+            return
+        from safetensors.torch import save_file
+
+        assert output_dir is not None
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained()}
+        save_file(state, Path(output_dir) / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            stored = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the newest checkpoint's {_WEIGHTS} is damaged", hint="remove its folder") from error
+        ours = dict(self._trained())
+        if stored.keys() != ours.keys() or any(stored[name].shape != ours[name].shape for name in ours):
+            raise ModelError("the newest checkpoint's weights are those of another model")
+        with torch.no_grad():
+            for name, parameter in ours.items():
+                parameter.copy_(stored[name])
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    def gather(self) -> dict[str, torch.Tensor]:
+        """All weights of the module on the first process (all processes must call); empty on others."""
+        if self.is_deepspeed_enabled:
+            state = self.accelerator.get_state_dict(self.deepspeed)
+        else:
+            state = self.accelerator.unwrap_model(self.model).state_dict()
+        return dict(state) if self.is_world_process_zero() and state is not None else {}
+
+    def _wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    # What is watched
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Loss on ``val``, also with the images of other pairs; both are means over tokens."""
+        limit = min(len(self.eval_dataset), self.config.evaluation.max_pairs)
+        if not limit:
+            return {}
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for batch, weight in self._shares(limit):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                own = self.model_wrapped(**batch, num_items_in_batch=1.0)["loss"]
+                others = {name: value.roll(1, 0) if name != "labels" else value for name, value in batch.items()}
+                other = self.model_wrapped(**others, num_items_in_batch=1.0)["loss"]
+            tokens = (batch["labels"] >= 0).sum()
+            sums += weight * torch.stack([own.double(), other.double(), tokens.double()])
+        if distributed.is_initialized():
+            distributed.all_reduce(sums)
+        own_loss, other_loss = (sums[:2] / sums[2]).tolist()
+        metrics = {"val_loss": own_loss, "val_loss_other_image": other_loss}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _shares(self, limit: int) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+        """This process's batches of the first samples of ``val``, as many on every process; surplus ones weigh 0.
+
+        Neighbours in a batch swap images; a last batch of one sample is joined to the one before it.
+        """
+        size = self.args.per_device_eval_batch_size
+        cuts = list(range(0, limit, size))
+        if len(cuts) > 1 and limit - cuts[-1] == 1:
+            cuts.pop()
+        parts = [range(start, end) for start, end in zip(cuts, [*cuts[1:], limit], strict=True)]
+        rank, world = self.args.process_index, self.args.world_size
+        for turn in range(-(-len(parts) // world)):
+            mine = turn * world + rank
+            rows = parts[mine] if mine < len(parts) else parts[0]
+            batch = collate([self.eval_dataset[number] for number in rows])
+            yield self._prepare_inputs(batch), float(mine < len(parts))
+
+    @torch.no_grad()
+    def write_reports(self, limit: int, batch: int = 8) -> list[tuple[str, str]]:
+        """Greedy reports for the first samples of ``val`` (all processes must call), each with its reference."""
+        from transformers import GenerationConfig
+
+        limit = min(limit, len(self.eval_dataset))
+        self.model.eval()
+        tokens = self.model.tokens
+        settings = GenerationConfig(
+            bos_token_id=tokens.ids.bos,
+            eos_token_id=tokens.ids.eos,
+            pad_token_id=tokens.ids.pad,
+            do_sample=False,
+            max_new_tokens=self.config.evaluation.max_new_tokens,
+            suppress_tokens=list(tokens.suppressed) or None,
+            use_cache=True,
+        )
+        written: list[str] = []
+        for start in range(0, limit, batch):
+            samples = [self.eval_dataset[number] for number in range(start, min(start + batch, limit))]
+            inputs = self._prepare_inputs(collate(samples))
+            labels = inputs.pop("labels")
+            with self.compute_loss_context_manager():
+                features = self.model.features(inputs.get("pixels"), inputs.get("features"))
+                embeds = self.model.embed(features, labels[:, :0])
+                found = self.model.language_model.generate(
+                    inputs_embeds=embeds,
+                    attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+                    generation_config=settings,
+                )
+            written += [tokens.decode(row) for row in found.tolist()]
+        return list(zip(written, self.eval_dataset.texts[:limit], strict=True))
