@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -101,21 +102,37 @@ def _language_model(folder: Path, name: str, *, offline: bool) -> tuple[PreTrain
 
 
 def _tokens(folder: Path, name: str, model: PreTrainedModel) -> Tokens:
-    """The fast tokenizer of a folder with ``tokenizer.json``, or made of its ``tokenizer.model``."""
+    """The tokenizer of a folder, small enough for the model."""
+    tokens = read_tokens(folder, model.config.to_dict(), name)
+    if tokens.tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
+        raise ModelError(f"the tokenizer of {name} has more tokens than the model has embeddings")
+    return tokens
+
+
+def read_tokens(folder: Path, config: Mapping[str, Any], name: str | None = None) -> Tokens:
+    """The fast tokenizer of a folder with ``tokenizer.json``, or made of its ``tokenizer.model``.
+
+    Args:
+        folder: of a language model.
+        config: contents of its ``config.json``.
+        name: what errors call it; None for the folder's name.
+
+    Raises:
+        ModelError: there is neither file, or it cannot be read.
+    """
     from transformers import AutoTokenizer
 
+    name = name or folder.name
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise ModelError(f"the language model {name} has neither tokenizer.json nor tokenizer.model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
     except Exception as error:  # sentencepiece, protobuf and tokenizers each raise types of their own
         raise ModelError(f"the tokenizer of {name} could not be read: {first_line(error)}") from error
-    if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
-        raise ModelError(f"the tokenizer of {name} has more tokens than the model has embeddings")
-    config = model.config
-    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    pad = config.pad_token_id if config.pad_token_id is not None and config.pad_token_id >= 0 else 0
-    return Tokens(tokenizer, TokenIds(bos=config.bos_token_id, eos=eos, pad=pad))
+    eos, pad = config["eos_token_id"], config.get("pad_token_id")
+    eos = eos[0] if isinstance(eos, list) else eos
+    bos = config["bos_token_id"]
+    return Tokens(tokenizer, TokenIds(bos=bos, eos=eos, pad=pad if pad is not None and pad >= 0 else 0))
 
 
 def make_projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:

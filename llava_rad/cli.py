@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from encoder.errors import LlavaRadError
-from llava_rad.commands import assemble, doctor, evaluate, generate, inspect, manifest, pretrain
+from llava_rad.commands import assemble, doctor, evaluate, generate, inspect, manifest, pretrain, train
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
 from metrics.errors import MetricError
 
@@ -39,6 +39,7 @@ app.command("assemble")(assemble.command)
 app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
+app.command("train", epilog=train.EPILOG)(train.command)
 
 
 def _version(wanted: bool) -> None:

@@ -105,7 +105,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
         report.lines.append(f"  left out: {left_out}")
     if config.data.exclude and not any(reason.startswith("excluded") for reason in selection.dropped):
         report.warnings.append("data.exclude leaves nothing out: its data sets, subjects and images are others")
-    _look_at_files(report, rows, config.data.max_unreadable)
+    look_at_files(report, rows, config.data.max_unreadable)
 
     steps = total_steps(run, len(rows))
     Schedules.from_config(config, steps)
@@ -151,7 +151,7 @@ def _table(rows: Sequence[Row], *, by_data_set: bool) -> list[str]:
     return lines
 
 
-def _look_at_files(report: Report, rows: Sequence[Row], allowed: float) -> None:
+def look_at_files(report: Report, rows: Sequence[Row], allowed: float) -> None:
     """Whether some of the files, spread evenly, are there at all."""
     some = [rows[i * len(rows) // _LOOKED_AT] for i in range(_LOOKED_AT)] if len(rows) > _LOOKED_AT else rows
     missing = sum(not row.path.is_file() for row in some)
@@ -177,15 +177,15 @@ def _cost(report: Report, config: PretrainingConfig, cost: Estimate, processes: 
     report.lines += [
         f"processes   {processes}, with {cost.images:,} images each"
         + (f", {run.accumulation} times a step" if run.accumulation > 1 else ""),
-        f"memory      about {_gb(cost.memory)} for each: weights and optimizer {_gb(cost.weights)}, activations "
-        f"{_gb(cost.activations)}, scores {_gb(cost.scores)}",
-        f"compute     {_flop(cost.tera_flops_run)} an image ({_flop(cost.tera_flops)} if no paths were dropped)",
-        f"checkpoints {_gb(cost.checkpoint)} each, up to {config.engine.keep_checkpoints + 1} are kept",
+        f"memory      about {gigabytes(cost.memory)} for each: weights and optimizer {gigabytes(cost.weights)}, "
+        f"activations {gigabytes(cost.activations)}, scores {gigabytes(cost.scores)}",
+        f"compute     {flop(cost.tera_flops_run)} an image ({flop(cost.tera_flops)} if no paths were dropped)",
+        f"checkpoints {gigabytes(cost.checkpoint)} each, up to {config.engine.keep_checkpoints + 1} are kept",
     ]
-    available = _gpu_memory()
+    available = gpu_memory()
     if available is not None and cost.memory > available:
         report.warnings.append(
-            f"about {_gb(cost.memory)} are needed for each process, the GPU has {_gb(available)}: raise "
+            f"about {gigabytes(cost.memory)} are needed for each process, the GPU has {gigabytes(available)}: raise "
             "optimization.accumulation, or set engine.activation_checkpointing=true"
         )
 
@@ -208,7 +208,8 @@ def _warn(report: Report, config: PretrainingConfig) -> None:
         )
 
 
-def _gpu_memory() -> int | None:
+def gpu_memory() -> int | None:
+    """Bytes of the first GPU, or None where there is none."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
@@ -218,9 +219,11 @@ def _range(values: tuple[float, float]) -> str:
     return f"{values[0]:g}-{values[1]:g}"
 
 
-def _gb(number: int) -> str:
+def gigabytes(number: float) -> str:
+    """A number of bytes in words."""
     return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"
 
 
-def _flop(tera: float) -> str:
+def flop(tera: float) -> str:
+    """A number of 1e12 floating-point operations in words."""
     return f"{tera:.3g} TFLOP" if tera >= 0.1 else f"{1000 * tera:.3g} GFLOP"

@@ -53,7 +53,8 @@ def stage(config: TrainingConfig) -> int:
 def offloads(config: TrainingConfig) -> tuple[bool, bool]:
     """Whether the optimiser state, and the weights, are kept in main memory."""
     zero = (read_deepspeed(config.engine.deepspeed) or {}).get("zero_optimization", {})
-    return tuple(zero.get(key, {}).get("device", _NONE) != _NONE for key in ("offload_optimizer", "offload_param"))  # type: ignore[return-value]
+    state, weights = (zero.get(key, {}).get("device", _NONE) != _NONE for key in ("offload_optimizer", "offload_param"))
+    return state, weights
 
 
 def prepare(config: TrainingConfig) -> dict[str, Any] | None:

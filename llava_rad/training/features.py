@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from encoder.preprocessing import Recipe
 from llava_rad.training.samples import Pixels
 
 _BATCH = 16
-_TYPES = {torch.float32: np.dtype("<f4"), torch.bfloat16: np.dtype("<u2")}
+_TYPES: dict[torch.dtype, Any] = {torch.float32: np.dtype("<f4"), torch.bfloat16: np.dtype("<u2")}
 """bfloat16, which NumPy does not know, is kept as its bits."""
 
 

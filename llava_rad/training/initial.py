@@ -20,12 +20,13 @@ from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checke
 from llava_rad.config import LlavaRadConfig, TokenIds
 from llava_rad.model import LlavaRad, greedy, load_llama
 from llava_rad.projector import Projector
+from llava_rad.prompt import Prompt
 from llava_rad.tokens import Tokens
 from llava_rad.training import tokenizer
-from llava_rad.training.config import ModelConfig, ScratchConfig, TrainingConfig
+from llava_rad.training.config import ScratchConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import LlamaConfig, PreTrainedModel
 
 
 def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, offline: bool = False) -> Path:
@@ -108,27 +109,31 @@ def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -
         image_tokens=(recipe.size // encoder.patch_size) ** 2,
         recipe=recipe.to_dict(),
     )
-    tokens = _tokens(model.scratch, texts, settings)
-    language_model = _llama(model, tokens, settings, config.data.max_length, config.seed)
+    tokens = make_tokens(model.scratch, texts, settings.conversation)
+    language_model = _llama(model.scratch, tokens, config.data.max_length, config.seed)
     projector = make_projector(model.projector, encoder.width, model.scratch.hidden_size, config.seed)
     return LlavaRad(encoder, projector, language_model, tokens, settings)
 
 
-def _tokens(scratch: ScratchConfig, texts: Sequence[str], settings: LlavaRadConfig) -> Tokens:
+def make_tokens(scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt) -> Tokens:
+    """A tokenizer that is learnt from reports and the prompt.
+
+    Raises:
+        ConfigError: there are no reports.
+    """
     if not texts:
         raise ConfigError("a language model from scratch learns its tokens from training reports, and there are none")
-    prompt = settings.conversation
     # the line break is left to the byte pieces, as in Llama's own tokenizer
     around = f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")
     learnt = tokenizer.train([*texts, *[around] * 50], vocab_size=scratch.vocabulary)
     return Tokens(learnt, TokenIds())
 
 
-def _llama(model: ModelConfig, tokens: Tokens, settings: LlavaRadConfig, longest: int, seed: int) -> PreTrainedModel:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama_config(scratch: ScratchConfig, tokens: Tokens, longest: int) -> LlamaConfig:
+    """The configuration of a small Llama for samples of at most ``longest`` tokens."""
+    from transformers import LlamaConfig
 
-    scratch = model.scratch
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=tokens.tokenizer.get_vocab_size(),
         hidden_size=scratch.hidden_size,
         num_hidden_layers=scratch.num_hidden_layers,
@@ -139,6 +144,12 @@ def _llama(model: ModelConfig, tokens: Tokens, settings: LlavaRadConfig, longest
         eos_token_id=tokens.ids.eos,
         pad_token_id=None,
     )
+
+
+def _llama(scratch: ScratchConfig, tokens: Tokens, longest: int, seed: int) -> PreTrainedModel:
+    from transformers import LlamaForCausalLM
+
+    config = llama_config(scratch, tokens, longest)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     language_model = LlamaForCausalLM(config)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from math import ceil
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from torch import distributed
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import LlavaRadError
 from encoder.pretraining.checkpoints import replace_file
 from encoder.pretraining.journal import METRICS, Journal
 from encoder.pretraining.plots import plot
@@ -46,7 +45,8 @@ from llava_rad.training.initial import load_encoder, load_trainable, make_initia
 from llava_rad.training.loading import dump, load_config
 from llava_rad.training.lora import with_adapters
 from llava_rad.training.module import ReportLoss
-from llava_rad.training.samples import Pixels, Prompted, make_samples, open_cache, select_pairs
+from llava_rad.training.plan import accumulation, total_steps, warmup_steps
+from llava_rad.training.samples import Pixels, Prompted, open_cache, select_pairs, tokenise
 from llava_rad.training.trainer import ReportTrainer
 from llava_rad.training.watching import SAMPLES, Watcher
 
@@ -99,32 +99,6 @@ def run(
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def accumulation(config: TrainingConfig, processes: int) -> int:
-    """Micro-batches of one step on each process.
-
-    Raises:
-        ConfigError: the batch cannot be divided so.
-    """
-    run = config.optimization
-    together = run.micro_batch_size * processes
-    if run.batch_size % together:
-        raise ConfigError(
-            f"optimization.batch_size = {run.batch_size} is no multiple of {run.micro_batch_size} samples on "
-            f"{processes} processes",
-            hint="change optimization.micro_batch_size, or the number of processes",
-        )
-    return run.batch_size // together
-
-
-def total_steps(config: TrainingConfig, samples: int, processes: int) -> int:
-    """Optimiser steps of a run, counted as transformers' Trainer does."""
-    run = config.optimization
-    if run.steps is not None:
-        return run.steps
-    batches = ceil(ceil(samples / run.micro_batch_size) / processes)
-    return ceil(run.epochs * ceil(batches / accumulation(config, processes)))
 
 
 class _Run:
@@ -254,7 +228,9 @@ class _Run:
         if half and not spread:
             projector.float()  # trained in float32; with DeepSpeed its optimiser keeps a copy that is
         prompt = Prompted.of(settings, tokens)
-        self.samples, dropped = make_samples(self.selected, self.rows, tokens, prompt, config.data)
+        pairs, dropped = self.selected.pairs, self.selected.dropped
+        self.samples, unfit = tokenise(pairs, self.rows.tolist(), tokens, prompt, config.data)
+        dropped |= unfit
         for split in self.samples.values():
             split.source = self.images
         counted = ", ".join(f"{split} {len(samples):,}" for split, samples in self.samples.items())
@@ -273,7 +249,7 @@ class _Run:
         newest = self.checkpoints.latest()
         start = int(newest.name.rpartition("-")[2]) if newest else 0
         steps = total_steps(self.config, len(self.samples["train"]), self.arguments.world_size)
-        self.arguments.warmup_steps = ceil(self.config.optimization.warmup * steps)
+        self.arguments.warmup_steps = warmup_steps(self.config, steps)
         journal = Journal(self.output, step=start) if self.main else None
         if newest is not None:
             self._note(f"going on from step {start:,}")

@@ -6,7 +6,7 @@ with the end token, and ``IGNORED`` after them in a batch. Nothing is cut: what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,56 +169,50 @@ class Prompted:
         return cls(tuple(before), tuple(after), config.image_tokens)
 
 
-def make_samples(
-    selected: Selected, rows: npt.NDArray[np.int64], tokens: Tokens, prompt: Prompted, data: DataConfig
+def tokenise(
+    pairs: Sequence[Pair], readable: Iterable[int], tokens: Tokens, prompt: Prompted, data: DataConfig
 ) -> tuple[dict[str, Samples], dict[str, int]]:
-    """Tokenise the reports of readable images.
+    """The samples of readable images.
 
     Args:
-        selected: the pairs.
-        rows: for each image of the pixel cache its position in the pairs.
+        pairs: of the splits ``train`` and ``val``.
+        readable: positions in the pairs, in the order of the pixel cache's images.
         tokens: tokenizer.
         prompt: what stands around an answer.
         data: limits.
 
     Returns:
-        Samples by split, and how many were left out for which reason.
+        Samples by split, and how many pairs were left out for which reason.
 
     Raises:
         ConfigError: more samples are too long than may be, or none is left to train on.
     """
-    image_of = {int(position): image for image, position in enumerate(rows)}
-    dropped = dict(selected.dropped)
-    if unreadable := len(selected.pairs) - len(image_of):
-        dropped["unreadable image"] = unreadable
-    samples: dict[str, Samples] = {}
-    too_long = longest = 0
-    for split in ("train", "val"):
-        answers, images, texts = [], [], []
-        for position in selected.of(split):
-            if position not in image_of:
-                continue
-            text = selected.pairs[position].findings
-            ids = encode_answer(tokens.tokenizer, text, tokens.ids.eos)
-            longest = max(longest, prompt.length + len(ids))
-            if prompt.length + len(ids) > data.max_length:
-                too_long += 1
-                continue
-            answers.append(np.array(ids, np.int32))
-            images.append(image_of[position])
-            texts.append(text)
-        samples[split] = Samples(answers, images, texts, prompt.length)
-    if too_long:
-        dropped[f"longer than {data.max_length} tokens"] = too_long
-    if too_long > data.max_too_long * len(image_of):
+    answers: dict[str, list[npt.NDArray[np.int32]]] = {"train": [], "val": []}
+    images: dict[str, list[int]] = {"train": [], "val": []}
+    texts: dict[str, list[str]] = {"train": [], "val": []}
+    total = too_long = longest = 0
+    for image, position in enumerate(readable):
+        pair = pairs[position]
+        ids = encode_answer(tokens.tokenizer, pair.findings, tokens.ids.eos)
+        total += 1
+        longest = max(longest, prompt.length + len(ids))
+        if prompt.length + len(ids) > data.max_length:
+            too_long += 1
+            continue
+        answers[pair.row.split].append(np.array(ids, np.int32))
+        images[pair.row.split].append(image)
+        texts[pair.row.split].append(pair.findings)
+    dropped = {"unreadable image": len(pairs) - total, f"longer than {data.max_length} tokens": too_long}
+    if too_long > data.max_too_long * total:
         raise ConfigError(
-            f"{too_long} of {len(image_of)} samples are longer than data.max_length = {data.max_length}, the longest "
-            f"has {longest} tokens, of which the prompt and its image take {prompt.length}",
+            f"{too_long} of {total} samples are longer than data.max_length = {data.max_length}: the longest has "
+            f"{longest} tokens, of which prompt and image take {prompt.length}",
             hint="raise data.max_length, or data.max_too_long to leave more of them out",
         )
-    if not len(samples["train"]):
+    if not answers["train"]:
         raise ConfigError("no sample is left to train on")
-    return samples, dropped
+    samples = {split: Samples(answers[split], images[split], texts[split], prompt.length) for split in answers}
+    return samples, {reason: number for reason, number in dropped.items() if number}
 
 
 def collate(batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -67,8 +67,6 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW on what is trained: no decay on norms and biases, the projector at its own rate where it has one."""
-        if self.optimizer is not None:
-            return self.optimizer
         run = self.config.optimization
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         decayed = set(self.get_decay_parameter_names(self.model))
@@ -84,8 +82,9 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
             from deepspeed.ops.adam import DeepSpeedCPUAdam
 
             kind, extra = DeepSpeedCPUAdam, {}
-        self.optimizer = kind(listed, lr=run.lr, betas=run.betas, eps=run.epsilon, **extra)
-        return self.optimizer
+        made: torch.optim.Optimizer = kind(listed, lr=run.lr, betas=run.betas, eps=run.epsilon, **extra)
+        self.optimizer: Any = made
+        return made
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch; counts its tokens, images' included."""
@@ -179,7 +178,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         own_loss, other_loss = (sums[:2] / sums[2]).tolist()
         metrics = {"val_loss": own_loss, "val_loss_other_image": other_loss}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _shares(self, limit: int) -> Iterator[tuple[dict[str, torch.Tensor], float]]:

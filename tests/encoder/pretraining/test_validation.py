@@ -116,7 +116,7 @@ def test_an_exclusion_that_excludes_nothing_and_enlarged_crops_are_warned_of(man
 
 
 def test_memory_is_compared_with_the_gpus(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder.pretraining.validation._gpu_memory", lambda: 10**6)
+    monkeypatch.setattr("encoder.pretraining.validation.gpu_memory", lambda: 10**6)
     assert any("the GPU has 1 MB" in warning for warning in look(manifest).warnings)
-    monkeypatch.setattr("encoder.pretraining.validation._gpu_memory", lambda: 10**12)
+    monkeypatch.setattr("encoder.pretraining.validation.gpu_memory", lambda: 10**12)
     assert not any("the GPU has" in warning for warning in look(manifest).warnings)

@@ -1,0 +1,201 @@
+"""The table of image-report pairs: what readers of data sets write, and what training and benchmarks read.
+
+JSON lines or CSV in UTF-8, one image each: ``id``, ``image`` (path, relative to the table's folder where it lies in
+it), ``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``. Any other table of images and texts is read
+as well: names that are usual for these fields are known, further fields are passed over.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encoder.datasets.tables import split_of, view_of
+from encoder.errors import LlavaRadError
+from encoder.manifest import SPLITS, VIEWS, Row, View
+
+FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
+_NAMES = {
+    "image": ("image", "image_path", "path", "file", "filename"),
+    "findings": ("findings", "report", "text", "reference", "caption"),
+    "subject": ("subject", "subject_id", "patient_id"),
+    "study": ("study", "study_id"),
+}
+"""What a field may be called, the first that is there counts."""
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One image and the Findings section of its report.
+
+    Attributes:
+        row: the image, as in a manifest.
+        findings: white space collapsed; case, punctuation, ``___`` and ``XXXX`` as they are.
+    """
+
+    row: Row
+    findings: str
+
+    @property
+    def id(self) -> str:
+        """Unique within a table."""
+        return self.row.image or str(self.row.path)
+
+
+def collapse(text: str) -> str:
+    """A text with single spaces in place of white space; nothing else of it is changed."""
+    return " ".join(text.split())
+
+
+def read_pairs(file: Path) -> list[Pair]:
+    """Read a table of pairs, by its suffix as CSV or JSON lines.
+
+    Raises:
+        LlavaRadError: it does not exist, is no such table, or a row lacks its image or text or has an id that came
+            before; rows are named by number, never by what they hold.
+    """
+    rows = _csv(file) if file.suffix.lower() == ".csv" else _jsonl(file)
+    home = Path(os.path.normpath(file.parent.absolute()))
+    pairs: list[Pair] = []
+    places: dict[str, int] = {}
+    names: dict[str, str | None] | None = None
+    empty: list[int] = []
+    twice: list[tuple[int, int]] = []
+    for number, cells in enumerate(rows, 1):
+        if names is None:
+            names = {field: next((name for name in known if name in cells), None) for field, known in _NAMES.items()}
+        pair = _pair(cells, names, home, number)
+        if not pair.findings:
+            empty.append(number)
+        if (first := places.setdefault(pair.id, number)) != number:
+            twice.append((first, number))
+        pairs.append(pair)
+    if not pairs:
+        raise LlavaRadError("the table of pairs is empty")
+    if empty:
+        raise LlavaRadError(f"{len(empty)} rows of the table of pairs have no text: {_listed(empty)}")
+    if twice:
+        raise LlavaRadError(
+            f"{len(twice)} ids stand in the table of pairs more than once: rows "
+            + _listed([f"{first} and {second}" for first, second in twice])
+        )
+    return pairs
+
+
+def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
+    """Write a table in one step, by its suffix as CSV or JSON lines: it is there whole or not at all.
+
+    Raises:
+        LlavaRadError: the disk refuses.
+    """
+    home = os.path.normpath(file.parent.absolute())
+    inside = f"{home}{os.sep}"
+    temporary = file.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temporary.open("x", encoding="utf-8", newline="") as stream:
+                table = csv.writer(stream, lineterminator="\n") if file.suffix.lower() == ".csv" else None
+                if table:
+                    table.writerow(FIELDS)
+                for pair in pairs:
+                    row = pair.row
+                    image = str(row.path).removeprefix(inside).replace(os.sep, "/")
+                    cells = (pair.id, image, pair.findings, row.dataset, row.subject, row.study, row.view, row.split)
+                    if table:
+                        table.writerow(cells)
+                    else:
+                        record = {name: value for name, value in zip(FIELDS, cells, strict=True) if value}
+                        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise LlavaRadError(f"the table of pairs cannot be written ({os.strerror(error.errno or 0)})") from None
+
+
+def _pair(cells: Mapping[str, Any], names: Mapping[str, str | None], home: Path, number: int) -> Pair:
+    def text(field: str) -> str:
+        name = names.get(field, field)
+        value = cells.get(name) if name is not None else None
+        if value is not None and not isinstance(value, str | int):
+            raise LlavaRadError(f"row {number} of the table of pairs: {name} is no text")
+        return "" if value is None else str(value)
+
+    image = text("image")
+    if not image or "\0" in image:
+        raise LlavaRadError(
+            f"row {number} of the table of pairs names no image",
+            hint=f"the image's field is one of {', '.join(_NAMES['image'])}",
+        )
+    if names["findings"] is None:
+        raise LlavaRadError(
+            "the table of pairs has no field with the report", hint=f"it is one of {', '.join(_NAMES['findings'])}"
+        )
+    split = text("split").strip()
+    if split and split not in SPLITS and not split_of(split):
+        raise LlavaRadError(f"row {number} of the table of pairs: the split is none of train, val, test or empty")
+    view = text("view").strip()
+    known: View = next((name for name in VIEWS if name == view), view_of(view))
+    return Pair(
+        Row(
+            Path(os.path.normpath(image if image[0] == "/" else f"{home}/{image}")),
+            dataset=text("dataset"),
+            subject=text("subject").strip(),
+            study=text("study").strip(),
+            image=text("id").strip() or image,
+            view=known,
+            split=split_of(split),
+            number=number,
+        ),
+        collapse(text("findings")),
+    )
+
+
+def _csv(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with _opened(file) as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            for number, cells in enumerate(reader, 1):
+                if len(cells) != len(header):
+                    raise LlavaRadError(f"row {number} of the table of pairs has {len(cells)} of {len(header)} cells")
+                yield dict(zip(header, cells, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise LlavaRadError("the table of pairs cannot be read as CSV in UTF-8") from None
+
+
+def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with _opened(file) as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.strip():
+                    continue
+                try:
+                    cells = json.loads(line)
+                except ValueError:
+                    cells = None
+                if not isinstance(cells, dict):
+                    raise LlavaRadError(f"line {number} of the table of pairs is no JSON object")
+                yield cells
+    except (OSError, UnicodeDecodeError):
+        raise LlavaRadError("the table of pairs cannot be read as JSON lines in UTF-8") from None
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return file.open(encoding="utf-8-sig", newline="")
+    except FileNotFoundError:
+        raise LlavaRadError("the table of pairs does not exist", hint="llava-rad reports writes one") from None
+
+
+def _listed(found: list[Any]) -> str:
+    return ", ".join(map(str, found[:_LISTED])) + (", ..." if len(found) > _LISTED else "")
