@@ -92,6 +92,8 @@ def run(
         KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
     """
     keep_freed_memory()
+    if not torch.cuda.is_available():
+        environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed where it is installed
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -105,9 +107,9 @@ class _Run:
     def __init__(self, config: TrainingConfig, output: Path, *, offline: bool, progress: bool, restart: bool) -> None:
         self.config, self.output, self.offline = config, output, offline
         settings = deepspeed_config.prepare(config)
-        world = int(environ.get("WORLD_SIZE", "1"))
-        self.accumulation = accumulation(config, world)
-        facts = {"processes": world, "engine.deepspeed": config.engine.deepspeed}
+        self.world = int(environ.get("WORLD_SIZE", "1"))
+        self.accumulation = accumulation(config, self.world)
+        facts = {"processes": self.world, "engine.deepspeed": config.engine.deepspeed}
         self.checkpoints = Checkpoints(output / CHECKPOINTS, config.engine.keep_checkpoints, facts)
         self.selected = select_pairs(config.data)
         self.arguments = self._arguments(settings)
@@ -152,7 +154,7 @@ class _Run:
             bf16=config.engine.precision == "bf16",
             tf32=True if cuda and config.engine.tf32 and torch.cuda.get_device_capability()[0] >= 8 else None,
             use_cpu=not cuda,
-            ddp_backend=None if cuda else "gloo",
+            ddp_backend="gloo" if self.world > 1 and not cuda else None,
             ddp_timeout=12 * 3600,  # the first process may be reading a million images into the cache
             ddp_find_unused_parameters=False,
             deepspeed=settings,

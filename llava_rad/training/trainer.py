@@ -199,7 +199,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
             yield self._prepare_inputs(batch), float(mine < len(parts))
 
     @torch.no_grad()
-    def write_reports(self, limit: int, batch: int = 8) -> list[tuple[str, str]]:
+    def write_reports(self, limit: int, batch: int = 16) -> list[tuple[str, str]]:
         """Greedy reports for the first samples of ``val`` (all processes must call), each with its reference."""
         from transformers import GenerationConfig
 

@@ -39,18 +39,22 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.journal, self.samples, self.bar, self.stop, self.notes = journal, samples, bar, stop, notes
         self.trainer: ReportTrainer | None = None
         self.stopped = False
-        self._since = (0.0, 0, 0)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin to measure."""
-        self._since = (time.perf_counter(), state.global_step, 0)
+        self._begun = 0.0
+        self._seconds = 0.0
+        self._tokens = self._steps = 0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Tell the sampler its epoch; on the way back into an epoch no one else does."""
         self._trainer.order.set_epoch(int(state.epoch or 0))
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Steps are timed, not what is between them."""
+        self._begun = time.perf_counter()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Advance the bar; on a signal, ask for a checkpoint and an end, on all processes at the same step."""
+        self._seconds += time.perf_counter() - self._begun
+        self._steps += 1
         self.bar.update(1)
         if self._any(bool(self.stop)) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
@@ -73,7 +77,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         if not numbers.keys() & {"loss", "val_loss"}:
             return
         if "loss" in numbers:
-            numbers |= self._speed(state.global_step)
+            numbers |= self._speed()
             self.bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['lr']:.1e}")
         else:
             numbers.pop("epoch", None)
@@ -115,15 +119,15 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             sys.stderr.write(f"llava-rad: {message}\n")
             self.bar.refresh()
 
-    def _speed(self, step: int) -> dict[str, float]:
+    def _speed(self) -> dict[str, float]:
         tokens = self._trainer.tokens_seen.clone()
         if distributed.is_initialized():
             distributed.all_reduce(tokens)
-        now, (then, before, seen) = time.perf_counter(), self._since
-        self._since = (now, step, int(tokens))
-        seconds = max(now - then, 1e-9)
-        samples = (step - before) * self._trainer.config.optimization.batch_size
-        return {"tokens_per_s": (int(tokens) - seen) / seconds, "samples_per_s": samples / seconds}
+        seconds = max(self._seconds, 1e-9)
+        samples = self._steps * self._trainer.config.optimization.batch_size
+        found = {"tokens_per_s": (int(tokens) - self._tokens) / seconds, "samples_per_s": samples / seconds}
+        self._seconds, self._steps, self._tokens = 0.0, 0, int(tokens)
+        return found
 
     @property
     def _trainer(self) -> ReportTrainer:
