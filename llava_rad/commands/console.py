@@ -45,6 +45,20 @@ def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool)
 
 
 @contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """What libraries and their child processes write to standard output goes to standard error."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put an interrupt (Ctrl-C) off until the end of a short piece of work that must not be left half done."""
     if threading.current_thread() is not threading.main_thread():

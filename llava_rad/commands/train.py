@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note, show_error
+from llava_rad.commands.console import note, show_error, stdout_to_stderr
 
 EPILOG = "\n\n".join(
     (
@@ -103,7 +103,8 @@ def command(
     folder = output or Path("runs") / run.name
     first = not quiet and os.environ.get("RANK", "0") == "0"
     try:
-        training.run(run, folder, offline=offline, progress=not quiet, restart=restart)
+        with stdout_to_stderr():  # DeepSpeed, and the compiler that it starts
+            training.run(run, folder, offline=offline, progress=not quiet, restart=restart)
     except KeyboardInterrupt:
         if first:
             note(f"interrupted: the same command{' without --restart' if restart else ''} goes on from here")

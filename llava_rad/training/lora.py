@@ -15,13 +15,17 @@ _LINEAR = r".*\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 """Every linear layer of the decoder blocks, as LLaVA-1.5's ``find_all_linear_names`` takes them; not the head."""
 
 
-def with_adapters(language_model: PreTrainedModel, config: LoraConfig, seed: int) -> PreTrainedModel:
+def with_adapters(
+    language_model: PreTrainedModel, config: LoraConfig, seed: int, *, float32: bool = True
+) -> PreTrainedModel:
     """Freeze a language model and put adapters on its linear layers.
 
     Args:
         language_model: ``LlamaForCausalLM``.
         config: rank, scale, dropout.
         seed: of the adapters' random half.
+        float32: keep adapters in float32 beside a language model in bfloat16. DeepSpeed takes one type only, and its
+            optimiser has a copy in float32.
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
@@ -39,6 +43,7 @@ def with_adapters(language_model: PreTrainedModel, config: LoraConfig, seed: int
             bias="none",
             task_type="CAUSAL_LM",
         ),
+        autocast_adapter_dtype=float32,
     )
     torch.random.set_rng_state(state)
     return adapted

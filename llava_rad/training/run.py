@@ -243,7 +243,7 @@ class _Run:
         if config.engine.activation_checkpointing:
             language_model.activation_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
-            language_model = with_adapters(language_model, config.lora, config.seed)
+            language_model = with_adapters(language_model, config.lora, config.seed, float32=not spread)
         self.model = ReportLoss(projector, language_model, tokens, prompt, self.encoder, settings.preprocessing)
 
     def train(self) -> Path:
@@ -284,7 +284,8 @@ class _Run:
         folder = self.output / MODEL
         state = trainer.gather()
         if self.main:
-            export(self.config, self.model, state, self.initial, folder, self._describe(steps))
+            with deepspeed_config.whole_weights(self.arguments):
+                export(self.config, self.model, state, self.initial, folder, self._describe(steps))
             self._note(f"the model is in {folder}")
         trainer.accelerator.wait_for_everyone()
         return folder

@@ -1,0 +1,142 @@
+"""MIMIC-CXR 2 (PhysioNet), DICOM or JPEG: frontal images and the Findings of their studies, official splits.
+
+The paper (2.2.1): official splits, non-frontal images removed, samples without a Findings section dropped. Frontal is
+``ViewPosition`` AP or PA in the metadata table. The reports are the files ``files/p10/p10000032/s50414267.txt`` of
+MIMIC-CXR, or the table ``mimic_cxr_sectioned.csv`` that MIT-LCP's scripts make of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from encoder.datasets.tables import find, rows_of, split_of, view_of
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+from llava_rad.reports.extraction import Found, Places, Progress, in_threads, there
+from llava_rad.reports.pairs import Pair, collapse
+from llava_rad.reports.sections import HAND_MADE, findings_of
+
+IMAGES = 377_110
+"""Rows of the metadata table of the whole data set."""
+_VERSIONS = ("2.0.0", "2.1.0")
+_SECTIONED = "mimic_cxr_sectioned.csv"
+_LARGEST_REPORT = 1 << 20
+_PROBED = 64
+Texts = Callable[[list[Row], Progress], dict[str, str]]
+
+
+def read_dicom(places: Places, progress: Progress) -> Found:
+    """MIMIC-CXR: .dcm files. The tables of images are those of MIMIC-CXR-JPG."""
+    return _read(places, progress, "MIMIC-CXR", ".dcm")
+
+
+def read_jpeg(places: Places, progress: Progress) -> Found:
+    """MIMIC-CXR-JPG: .jpg files. The reports are those of MIMIC-CXR."""
+    return _read(places, progress, "MIMIC-CXR-JPG", ".jpg")
+
+
+def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
+    metadata, splits = _tables(places, of)
+    split = {row["dicom_id"]: split_of(row["split"]) for row in rows_of(splits, "dicom_id", "split", of=of)}
+    rows: list[Row] = []
+    total = 0
+    for total, row in enumerate(rows_of(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of), 1):
+        if row["ViewPosition"] not in ("AP", "PA"):
+            continue
+        subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
+        if not (subject + study).isdecimal() or not re.fullmatch("[0-9A-Za-z-]+", image):
+            raise LlavaRadError(f"{of}: row {total} of its table of images has an id of another form")
+        path = places.root / "files" / _folder(subject) / f"s{study}" / f"{image}{suffix}"
+        view = view_of(row["ViewPosition"])
+        rows.append(Row(path, "mimic-cxr", subject, study, image, view, split.get(image, ""), number=total))
+    steps = {"in the table of images": total, "frontal (AP or PA)": len(rows)}
+    # before the images, so that a missing source is said at once
+    source, texts = _source(places, rows, of)
+
+    present = in_threads(lambda row: there(row.path), rows, progress("images", len(rows)))
+    missing = len(rows) - sum(present)
+    rows = [row for row, is_there in zip(rows, present, strict=True) if is_there]
+    findings = texts(rows, progress)
+    with_report = [row for row in rows if row.study in findings]
+    pairs = [Pair(row, findings[row.study]) for row in with_report if findings[row.study]]
+    steps |= {
+        "image file there": len(rows),
+        "report there, sectioned by rule": len(with_report),
+        "Findings section in it": len(pairs),
+    }
+    return Found(pairs, steps, missing, source, whole=total == IMAGES)
+
+
+def _tables(places: Places, of: str) -> tuple[Path, Path]:
+    """The tables of images and splits: in the folder that is named, else beside the images or in MIMIC-CXR-JPG."""
+    folders = [places.tables] if places.tables else [places.root, places.root.parent / "mimic-cxr-jpg"]
+    names = [[f"mimic-cxr-{version}-{table}.csv" for version in _VERSIONS] for table in ("metadata", "split")]
+    for folder in folders:
+        try:
+            metadata, split = (find(folder, *wanted, of=of) for wanted in names)
+            return metadata, split
+        except LlavaRadError:
+            continue
+    raise LlavaRadError(
+        f"{of}: there are no tables {' and '.join(wanted[0] for wanted in names)}",
+        hint="they belong to MIMIC-CXR-JPG; --tables names the folder that they are in",
+    )
+
+
+def _source(places: Places, rows: list[Row], of: str) -> tuple[str, Texts]:
+    """Where the texts come from: what is named, else what lies beside the images or in MIMIC-CXR."""
+    given, root = places.reports, places.root
+    if given is not None and given.is_file():
+        return given.name if given.name.startswith(_SECTIONED) else "a table of sections", lambda r, p: _sectioned(given, of)
+    if given is not None:
+        folders = [given]
+    else:
+        beside = [root.parent / name for name in ("mimic-cxr", "mimic-cxr-reports")]
+        folders = [root, root / "reports", root / "mimic-cxr-reports", *([places.tables] if places.tables else []), *beside]
+    for folder in folders:
+        for table in (folder / _SECTIONED, folder / f"{_SECTIONED}.gz"):
+            if there(table):
+                return table.name, lambda r, p, table=table: _sectioned(table, of)  # type: ignore[misc]
+        for files in (folder / "files", folder):
+            if any(there(_report(files, row)) for row in rows[:_PROBED]):
+                return "report files", lambda r, p, files=files: _from_files(files, r, p, of)  # type: ignore[misc]
+    raise LlavaRadError(
+        f"{of}: there are neither report files nor a {_SECTIONED}",
+        hint="--reports names the folder 'files' of MIMIC-CXR's reports, or the table",
+    )
+
+
+def _sectioned(table: Path, of: str) -> dict[str, str]:
+    """Findings by study, "" where the table has none."""
+    rows = rows_of(table, "study", "findings", of=f"{of}: {_SECTIONED}")
+    return {row["study"].removeprefix("s"): collapse(row["findings"]) for row in rows}
+
+
+def _from_files(files: Path, rows: Iterable[Row], progress: Progress, of: str) -> dict[str, str]:
+    """Findings by study, of the studies whose report is there and is not one of those treated by hand."""
+    studies = list({row.study: row for row in rows if row.study not in HAND_MADE}.values())
+    texts = in_threads(lambda row: _findings(_report(files, row), of), studies, progress("reports", len(studies)))
+    return {row.study: text for row, text in zip(studies, texts, strict=True) if text is not None}
+
+
+def _findings(path: Path, of: str) -> str | None:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_LARGEST_REPORT + 1)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise LlavaRadError(f"{of}: a report file cannot be read") from None
+    if len(text) > _LARGEST_REPORT:
+        raise LlavaRadError(f"{of}: a report file is larger than a report can be")
+    return collapse(findings_of(text))
+
+
+def _report(files: Path, row: Row) -> Path:
+    return files / _folder(row.subject) / f"s{row.study}.txt"
+
+
+def _folder(subject: str) -> str:
+    return f"p{subject[:2]}/p{subject}"

@@ -1,0 +1,190 @@
+"""From a report to its sections, by the rules of MIT-LCP/mimic-cxr.
+
+The rules are those of ``txt/section_parser.py`` and ``txt/create_section_files.py``
+(https://github.com/MIT-LCP/mimic-cxr, MIT licence), which make ``mimic_cxr_sectioned.csv``; the code is our own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
+_PARAGRAPH = "\n \n"
+# The names that sections get, and the headings that stand for them as a whole. Some are typing errors of single
+# reports; "ndication" goes to impression in the original too.
+_HEADINGS = {
+    "impression": (
+        "impression", "conclusion", "findings and impression", "findings/impression", "findings/ impression",
+        "ndication", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion", "imperssion",
+        "mpression", "impession",
+    ),
+    "findings": (
+        "findings", "chest, two views", "finding", "findins", "findindgs", "findgings", "findngs", "findnings",
+        "finidngs", "reference findings",
+    ),
+    "comparison": (
+        "comparison", "comparisons", "reference exam", "comparison exam", "comparison film", "comparision",
+        "comparsion", "comparrison", "comparisions",
+    ),
+    "indication": ("indication", "reason for examination", "reason for exam", "clinical indication", "idication"),
+    "history": ("history", "clinical history", "clinical information", "patient history", "pfi"),
+    "examination": ("examination", "exam", "type of examination"),
+    "recommendations": ("recommendations", "recommendation(s)", "recommendation"),
+    "wet read": ("wet read", "wetread"),
+    # looked up as a whole, so that no rule below changes them
+    "preamble": ("preamble",), "technique": ("technique",), "notification": ("notification",),
+    "addendum": ("addendum",), "date": ("date",), "comment": ("comment",),
+}  # fmt: skip
+_NAMES = {heading: name for name, headings in _HEADINGS.items() for heading in headings}
+# Any other heading has the first of these names that it contains.
+_CONTAINED = ("impression", "findings", "history", "comparison", "addendum")
+# Any further heading that describes the study as a whole opens its findings.
+_STUDY = re.compile(
+    "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view|pa view"
+    "|ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs"
+)
+# Studies that section_parser.py treats by hand (wrong headings; text by position; nothing in the report). They leave
+# create_section_files.py before its row is written, so that mimic_cxr_sectioned.csv has none of them.
+HAND_MADE = frozenset(
+    [
+        "50913680",
+        "59363654",
+        "59279892",
+        "59768032",
+        "57936451",
+        "50058765",
+        "53356173",
+        "53202765",
+        "50808053",
+        "51966317",
+        "50743547",
+        "56451190",
+        "59067458",
+        "59215320",
+        "55124749",
+        "54365831",
+        "59087630",
+        "58157373",
+        "56482935",
+        "58375018",
+        "54654948",
+        "55157853",
+        "51491012",
+        "50525523",
+        "57564132",
+        "59982525",
+        "53488209",
+        "54875119",
+        "50196495",
+        "56579911",
+        "52648681",
+        "59889364",
+        "53514462",
+        "59505494",
+        "53182247",
+        "51410602",
+        "56412866",
+        "54986978",
+        "59003148",
+        "57150433",
+        "56760320",
+        "59562049",
+        "52674888",
+        "55258338",
+        "59330497",
+        "52119491",
+        "58235663",
+        "50798377",
+        "54168089",
+        "53071062",
+        "56724958",
+        "54231141",
+        "53607029",
+        "52035334",
+    ]
+)
+
+
+class Section(NamedTuple):
+    """A section: its normalised name, and its text as it stands in the report."""
+
+    name: str
+    text: str
+
+
+def split_sections(report: str) -> list[Section]:
+    """The sections of a report in their order.
+
+    A heading is a line's beginning: one space, capital letters, a colon and white space. What stands before the first
+    one is the ``preamble``; a report without headings is one section ``full report``. Sections ``impression`` and
+    ``findings`` without text are left out: they are titles ("CHEST, PA LATERAL:"), or one of several. Where neither
+    remains, the last section's further paragraphs are a section ``last_paragraph``.
+
+    Args:
+        report: with lines ending in ``\\n``.
+    """
+    heading = _HEADER.search(report)
+    if heading is None:
+        found = [Section("full report", report)]
+    else:
+        found = [Section("preamble", report[: heading.start(1)])]
+        while heading is not None:
+            name, start = name_of(heading[1]), heading.end()
+            # the rest of a heading's own line holds no further heading
+            line_end = report.find("\n", start)
+            heading = _HEADER.search(report, start if line_end < 0 else line_end)
+            found.append(Section(name, report[start : None if heading is None else heading.start()]))
+    found = [one for one in found if one.name not in ("impression", "findings") or one.text.strip()]
+    if not {"impression", "findings"} & {one.name for one in found}:
+        first, mark, rest = found[-1].text.partition(_PARAGRAPH)
+        if mark:
+            found[-1:] = [Section(found[-1].name, first), Section("last_paragraph", rest)]
+    return found
+
+
+def name_of(heading: str) -> str:
+    """The normalised name of a heading; an unknown one in lower case."""
+    heading = heading.lower().strip()
+    if heading in _NAMES:
+        return _NAMES[heading]
+    contained = next((name for name in _CONTAINED if name in heading), None)
+    return contained or ("findings" if _STUDY.search(heading) else heading)
+
+
+def last_section(sections: Sequence[Section], name: str) -> str:
+    """The text of the last section of a name, without white space around it; "" where there is none."""
+    return next((one.text.strip() for one in reversed(sections) if one.name == name), "")
+
+
+def findings_of(report: str) -> str:
+    """The Findings section of a report, as in ``mimic_cxr_sectioned.csv``; "" where there is none."""
+    return last_section(split_sections(report), "findings")
+
+
+_NAMING = frozenset(
+    """
+    ap pa lat lateral laterals frontal anteroposterior posteroanterior antero postero anterior posterior oblique
+    lordotic decubitus portable view views projection projections radiograph radiographs film films image images xray
+    xrays ray rays
+    """.split()
+)
+_FILLING = frozenset(
+    """
+    a an the this these of and in on at for to is are was were as well chest thorax x xxxx study examination exam single
+    one two three four dual both multiple additional upright erect supine semi semierect semiupright sitting standing
+    position positions left right obtained provided performed submitted acquired presented available reviewed review
+    interpretation evaluation dated
+    """.split()
+)
+
+
+def names_views_only(findings: str) -> bool:
+    """Whether a text only names the views that were taken, as "AP and lateral view of the chest." does.
+
+    It does where every word is one of those that such lines consist of, and one of them names a projection or a
+    picture. Such a text says nothing of the patient, so that a report cannot be measured against it.
+    """
+    words = set(re.findall("[a-z]+", findings.lower()))
+    return words <= _NAMING | _FILLING and not words.isdisjoint(_NAMING)
