@@ -15,6 +15,7 @@ if __package__ in (None, ""):  # run as a file: the project's root holds the pac
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.phantom.dataset import make_dataset
+from scripts.phantom.findings import KINDS
 from scripts.phantom.layouts import LAYOUTS
 
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=40, help="studies per layout (default: 40)")
     parser.add_argument("--size", type=int, default=512, help="image height in pixels (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    parser.add_argument("--findings", help=f"comma-separated: only these occur, of {', '.join(KINDS)} (default: all)")
     parser.add_argument("--force", action="store_true", help="replace a folder that is not empty")
     args = parser.parse_args(arguments)
     names = list(LAYOUTS) if args.layout == "all" else [name.strip() for name in args.layout.split(",") if name.strip()]
@@ -36,9 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown layout {', '.join(unknown) or '(none)'}; known: {', '.join(LAYOUTS)}")
     if args.n < 1 or not 64 <= args.size <= 4096:
         parser.error("--n must be at least 1 and --size between 64 and 4096")
+    only = None if args.findings is None else [kind.strip() for kind in args.findings.split(",") if kind.strip()]
+    if only is not None and (not only or not set(only) <= KINDS.keys()):
+        parser.error(f"--findings: choose from {', '.join(KINDS)}")
     start = time.perf_counter()
     try:
-        counts = make_dataset(args.out, names, studies=args.n, size=args.size, seed=args.seed, force=args.force)
+        counts = make_dataset(
+            args.out, names, studies=args.n, size=args.size, seed=args.seed, only=only, force=args.force
+        )
     except FileExistsError as error:
         print(f"make_phantom.py: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .files import Truth
-from .findings import Finding, sample_findings
+from .findings import Finding, only, sample_findings
 from .patient import Patient, generator, sample_patient
 from .radiograph import Phantom, View, phantom_radiograph
 from .report import Report, write_report
@@ -20,13 +20,18 @@ Views = Sequence[tuple[tuple[View, ...], float]]
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: where, how many studies, how large, from which seed."""
+    """What the user asked for: where, how many studies, how large, from which seed.
+
+    Attributes:
+        only: findings that occur, each in about a third of the studies; None is every kind as often as is usual.
+    """
 
     out: Path
     studies: int
     size: int
     seed: int
     truth: Truth
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ def studies(
         normal, prevalence: see sample_findings.
         shares: of the patients in train and validate; the rest is test. Three patients or more fill all three.
     """
+    if request.only is not None:
+        prevalence = only(request.only)
     rng = generator("cohort", request.seed, name)
     sizes: list[int] = []
     while sum(sizes) < request.studies:

@@ -19,7 +19,14 @@ _NOTE = (
 
 
 def make_dataset(
-    out: Path, layouts: Sequence[str], *, studies: int = 200, size: int = 512, seed: int = 0, force: bool = False
+    out: Path,
+    layouts: Sequence[str],
+    *,
+    studies: int = 200,
+    size: int = 512,
+    seed: int = 0,
+    only: Sequence[str] | None = None,
+    force: bool = False,
 ) -> dict[str, int]:
     """Writes the layouts below `out`; the same arguments give the same bytes.
 
@@ -29,6 +36,7 @@ def make_dataset(
         studies: per layout.
         size: image height in pixels.
         seed: of everything.
+        only: findings that occur; None is all.
         force: replaces a folder that is not empty.
 
     Returns:
@@ -45,7 +53,7 @@ def make_dataset(
         work.mkdir(parents=True)
         for name in layouts:
             truth = Truth(work, name)
-            LAYOUTS[name].write(Request(work, studies, size, seed, truth))
+            LAYOUTS[name].write(Request(work, studies, size, seed, truth, None if only is None else tuple(only)))
             counts[name] = truth.close()
         write_text(work / "truth" / "README.txt", _NOTE)
         if out.exists():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +127,11 @@ class Finding:
     def label(self) -> str | None:
         """The CheXpert name of this kind."""
         return KINDS[self.kind]
+
+
+def only(kinds: Collection[str]) -> dict[str, float]:
+    """The prevalence of a data set in which only some kinds of findings occur, each in about a third of its studies."""
+    return {kind: (0.18 if kind in SIDED else 0.33) if kind in kinds else 0.0 for kind in KINDS}
 
 
 def sample_findings(
