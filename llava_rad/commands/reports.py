@@ -2,73 +2,89 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
+from llava_rad.reports.catalogue import DATASETS, PairSet, places
+from llava_rad.reports.extraction import Found, in_threads
+from llava_rad.reports.pairs import Pair, write_pairs
+from llava_rad.reports.sections import names_views_only
 
-if TYPE_CHECKING:
-    from llava_rad.reports.pairs import Pair
-    from llava_rad.reports.selection import Read
-
-DATASETS = {
-    "mimic-cxr": "MIMIC-CXR, DICOM",
-    "mimic-cxr-jpg": "MIMIC-CXR-JPG; reports are in MIMIC-CXR: --reports",
-    "iu-xray": "IU-Xray, Kaggle's CSV files or Open-i's XML",
-    "table": "any CSV or JSON lines with columns for image and text",
-}
 EPILOG = "\n\n".join(
     (
-        "DATASET is one of: " + "; ".join(f"{name} ({title})" for name, title in DATASETS.items()) + ".",
-        "Images of the data set's tables that are not in the folder are left out and counted (exit code 3).",
-        "The table holds reports and patient ids of the data set: it is as confidential as they are.",
+        "DATASET is one of: " + "; ".join(f"{one.name} ({one.title})" for one in DATASETS.values()) + ".",
+        "An image is a pair with the Findings of its report; two frontal images of a study are two pairs. Images whose "
+        "file is not there are left out and counted (exit code 3). Where the data set is complete and its numbers are "
+        "not the paper's, the exit code is 1.",
+        "The table holds report texts, file names and patient ids: it is as confidential as the data set.",
     )
 )
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written.
+    """What was found, beside what the paper had.
 
     Attributes:
+        dataset: its name.
+        source: where the texts come from.
         steps: images left after each filter.
-        splits: images, subjects and the paper's images by split.
-        missing: images whose file is not there.
+        missing: images that were left out because their file is not there.
+        splits: images and known subjects by split; "" is none.
+        paper: pairs by split in the paper.
+        only_views: pairs whose Findings only name views.
+        written: pairs in the table that was written.
     """
 
+    dataset: str
+    source: str
     steps: dict[str, int]
-    splits: dict[str, dict[str, int | None]]
     missing: int
+    splits: dict[str, dict[str, int]]
+    paper: dict[str, int]
+    only_views: int
+    written: int
 
     def to_text(self) -> str:
         """Lines for a person."""
-        lines = [f"{number:>10,}  {name}" for name, number in self.steps.items()]
-        lines.append(f"{'split':<8}{'images':>10}{'subjects':>10}{'paper':>10}")
+        lines = [f"{'images':<40}{'left':>10}"]
+        lines += [f"{name:<40}{left:>10,}" for name, left in self.steps.items()]
+        paper = f"{'paper':>10}" if self.paper else ""
+        lines += ["", f"{'split':<20}{'images':>10}{'subjects':>10}{paper}"]
         for split, count in self.splits.items():
-            paper = f"{count['paper']:,}" if count["paper"] else ""
-            images, subjects = (f"{count[name]:,}" for name in ("images", "subjects"))
-            lines.append(f"{split or 'none':<8}{images:>10}{subjects:>10}{paper:>10}".rstrip())
+            known = f"{count['subjects']:,}" if count["subjects"] else "unknown"
+            published = f"{self.paper[split]:>10,}" if split in self.paper else ""
+            lines.append(f"{split or 'none':<20}{count['images']:>10,}{known:>10}{published}")
+        lines += ["", f"texts: {self.source}"]
+        if self.only_views:
+            lines.append(f"Findings that only name views (kept): {self.only_views:,}")
+        if self.written != sum(count["images"] for count in self.splits.values()):
+            lines.append(f"written: {self.written:,} pairs")
         return "\n".join(lines) + "\n"
 
 
 def command(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Which data set; see below.")],
-    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder; for table, the table itself.")],
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder; for 'table' the file.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="The table of pairs, .jsonl or .csv.", metavar="FILE", show_default=False),
+        typer.Option("--output", "-o", help="The table: .jsonl, or .csv.", metavar="FILE", show_default=False),
     ],
     reports: Annotated[
         Path | None,
         typer.Option(
-            help="MIMIC-CXR: folder of the report files, or mimic_cxr_sectioned.csv. Default: looked for in FOLDER.",
+            help="Folder of the report files, mimic_cxr_sectioned.csv or indiana_reports.csv. Default: by the images.",
             metavar="PATH",
             show_default=False,
         ),
@@ -76,7 +92,9 @@ def command(
     tables: Annotated[
         Path | None,
         typer.Option(
-            help="MIMIC-CXR: folder of the tables metadata, split and chexpert. Default: FOLDER.",
+            "--tables",
+            "--metadata",
+            help="Folder of the tables of images and splits. Default: FOLDER.",
             metavar="FOLDER",
             show_default=False,
         ),
@@ -85,140 +103,107 @@ def command(
         float | None,
         typer.Option(
             min=0.0,
-            max=0.9,
-            help="MIMIC-CXR: draw the split val anew by subject, this share of train and val (default: the paper's, "
-            "0.047). 0 keeps the official one.",
+            max=0.99,
+            help="Draw this share of train and val anew as val, by subject; test stays. Default: 0.0470 for MIMIC-CXR "
+            "(7,250 of 154,159, as in the paper), else 0, which leaves all splits as they are.",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the validation split.")] = 0,
     split: Annotated[
-        str | None,
-        typer.Option(help="Write this split only: train, val or test.", metavar="SPLIT", show_default=False),
+        list[str] | None,
+        typer.Option(help="Write the pairs of this split only (train, val, test; repeatable).", show_default=False),
     ] = None,
     sha256: Annotated[
         bool,
         typer.Option(
             "--sha256",
-            help="Name images by the SHA-256 of their files, as 'generate -f jsonl' does, so that 'evaluate' can join.",
+            help="Ids are the SHA-256 of the image files, as in the results of 'llava-rad generate -f jsonl'.",
         ),
     ] = False,
     overwrite: opt.Overwrite = False,
     format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Form of the counts.")] = opt.Plain.text,
 ) -> None:
-    """Write the table of a data set's frontal images with their Findings sections, and print what was left out."""
-    from encoder.errors import LlavaRadError
-    from encoder.manifest import disjoint
+    """Write the table of a data set's images with their Findings, and print its counts beside the paper's."""
     from llava_rad.outputs.files import check_output
-    from llava_rad.reports.pairs import write_pairs
-    from llava_rad.reports.selection import of_split, redraw_validation
 
-    if dataset not in DATASETS:
+    adapter = DATASETS.get(dataset)
+    if adapter is None:
         raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
-    mimic = dataset.startswith("mimic")
-    if not mimic and (reports is not None or tables is not None or val_share is not None):
-        raise typer.BadParameter("these options are MIMIC-CXR's", param_hint="--reports, --tables, --val-share")
-    if split not in (None, "train", "val", "test"):
-        raise typer.BadParameter("choose train, val or test", param_hint="--split")
     if output.suffix.lower() not in (".jsonl", ".csv"):
-        raise typer.BadParameter("the table must end in .jsonl or .csv", param_hint="--output")
-    check_output(output, inputs=[root] if root.is_file() else [], overwrite=overwrite)
-    found, paper = _read(dataset, root, reports, tables)
-    if mimic and val_share != 0:
-        from llava_rad.reports.mimic_cxr import VAL_SHARE
-
-        found.pairs = redraw_validation(found.pairs, VAL_SHARE if val_share is None else val_share, seed)
-    disjoint(pair.row for pair in found.pairs)
-    summary = _summarise(found, paper)
-    pairs = found.pairs if split is None else of_split(found.pairs, split)
-    if not pairs:
-        raise LlavaRadError("no image with Findings is left to write")
-    write_pairs(_hashed(pairs) if sha256 else pairs, output)
-    text = json.dumps(summary.__dict__, indent=2) + "\n" if format is opt.Plain.json else summary.to_text()
-    sys.stdout.write(text)
-    sys.stdout.flush()
-    _check(dataset, found, summary)
+        raise typer.BadParameter("the table's name ends in .jsonl or .csv", param_hint="--output")
+    if unknown := set(split or ()) - {*_SPLITS}:
+        raise typer.BadParameter(f"{len(unknown)} is none of {', '.join(_SPLITS)}", param_hint="--split")
+    sources = [path for path in (root, reports) if path is not None and path.is_file()]
+    check_output(output, inputs=sources, overwrite=overwrite)
+    found = adapter.find(places(root, reports, tables), val_share=val_share, seed=seed, progress=_bar)
+    check_output(output, inputs=(pair.row.path for pair in found.pairs) if output.exists() else (), overwrite=overwrite)
+    pairs = [pair for pair in found.pairs if not split or pair.row.split in split]
+    if sha256:
+        pairs = by_content(pairs)
+    write_pairs(pairs, output)
+    summary = summarise(adapter, found, len(pairs))
+    sys.stdout.write(json.dumps(asdict(summary), indent=2) + "\n" if format is opt.Plain.json else summary.to_text())
+    if fault := adapter.fault(found):
+        raise LlavaRadError(f"{adapter.title} is complete, but there are {fault}")
     if found.missing:
-        note(f"{found.missing:,} images of the tables are not in the folder and were left out")
+        note(f"{found.missing:,} of {found.missing + found.steps['image file there']:,} images are not there")
         raise typer.Exit(3)
 
 
-def _read(dataset: str, root: Path, reports: Path | None, tables: Path | None) -> tuple[Read, dict[str, int]]:
-    """The pairs, and the paper's numbers by split."""
-    from llava_rad.reports import iu_xray, mimic_cxr
-    from llava_rad.reports.pairs import read_pairs
-    from llava_rad.reports.selection import Read
-
-    if dataset == "table":
-        pairs = read_pairs(root)
-        there = [pair for pair in pairs if pair.row.path.is_file()]
-        steps = {"images in the table": len(pairs), "image file there": len(there)}
-        return Read(there, steps, len(pairs) - len(there)), {}
-    with _bar("images" if dataset == "iu-xray" else "reports") as advance:
-        if dataset == "iu-xray":
-            return iu_xray.read(root, advance=advance), {"test": iu_xray.PAPER}
-        jpeg = dataset == "mimic-cxr-jpg"
-        return mimic_cxr.read(root, jpeg=jpeg, reports=reports, tables=tables, advance=advance), mimic_cxr.PAPER
-
-
-class _bar:
-    """tqdm's bar on stderr where that is a terminal."""
-
-    def __init__(self, name: str) -> None:
-        from tqdm import tqdm
-
-        self._bar: Any = tqdm(desc=name, disable=None, file=sys.stderr)
-
-    def __enter__(self) -> Callable[[int], None]:
-        advance: Callable[[int], None] = self._bar.update
-        return advance
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-
-def _summarise(found: Read, paper: dict[str, int]) -> Summary:
-    splits: dict[str, dict[str, int | None]] = {}
-    for split in ("train", "val", "test", ""):
-        rows = [pair.row for pair in found.pairs if pair.row.split == split]
-        if rows or split in paper:
-            subjects = len({(row.dataset, row.subject) for row in rows if row.subject})
-            splits[split] = {"images": len(rows), "subjects": subjects, "paper": paper.get(split)}
-    return Summary(found.steps, splits, found.missing)
-
-
-def _hashed(pairs: list[Pair]) -> list[Pair]:
-    from encoder.errors import LlavaRadError
-    from encoder.pretraining.shards import sha256_of
-
-    hashed = [replace(pair, row=replace(pair.row, image=sha256_of(pair.row.path))) for pair in pairs]
-    if not all(pair.row.image for pair in hashed):
-        raise LlavaRadError("an image file cannot be read")
-    if len({pair.row.image for pair in hashed}) < len(hashed):
-        raise LlavaRadError("two images are the same file, so that --sha256 gives no names of their own")
-    return hashed
-
-
-def _check(dataset: str, found: Read, summary: Summary) -> None:
-    """Where the whole public data set is there, the published counts must come out.
+def by_content(pairs: list[Pair]) -> list[Pair]:
+    """The pairs with the SHA-256 of their image files as ids; of files with the same bytes the first stays.
 
     Raises:
-        LlavaRadError: they do not.
+        LlavaRadError: an image cannot be read.
     """
-    from encoder.errors import LlavaRadError
-    from llava_rad.reports import iu_xray
+    digests = in_threads(_sha256, pairs, _bar("SHA-256", len(pairs)))
+    first: dict[str, Pair] = {}
+    for pair, digest in zip(pairs, digests, strict=True):
+        first.setdefault(digest, Pair(replace(pair.row, image=digest), pair.findings))
+    if len(first) != len(pairs):
+        note(f"{len(pairs) - len(first):,} images have the bytes of an earlier one and were left out")
+    return list(first.values())
 
-    if not found.complete or found.missing:
-        return
-    test = summary.splits["test"]
-    if dataset == "iu-xray" and (found.steps["with Findings"], test["images"]) != (iu_xray.BEFORE, iu_xray.PAPER):
-        raise LlavaRadError(
-            f"IU-Xray is complete, but {found.steps['with Findings']:,} frontal images have findings and "
-            f"{test['images']:,} are left, not {iu_xray.BEFORE:,} and {iu_xray.PAPER:,} (the table is written)"
-        )
-    if dataset.startswith("mimic") and test["images"] != test["paper"]:
-        raise LlavaRadError(
-            f"MIMIC-CXR is complete, but the official test split has {test['images']:,} pairs, the paper's "
-            f"{test['paper']:,} (the table is written)",
-            hint="are these other reports than those of MIT-LCP's section rules?",
-        )
+
+def summarise(adapter: PairSet, found: Found, written: int) -> Summary:
+    """Count the pairs of a data set."""
+    splits: dict[str, dict[str, Any]] = {}
+    for name in (*_SPLITS, ""):
+        rows = [pair.row for pair in found.pairs if pair.row.split == name]
+        if rows or name in adapter.published:
+            subjects = {(row.dataset, row.subject) for row in rows if row.subject}
+            splits[name] = {"images": len(rows), "subjects": len(subjects)}
+    return Summary(
+        dataset=adapter.name,
+        source=found.source,
+        steps=found.steps,
+        missing=found.missing,
+        splits=splits,
+        paper=adapter.published,
+        only_views=sum(names_views_only(pair.findings) for pair in found.pairs),
+        written=written,
+    )
+
+
+def _sha256(pair: Pair) -> str:
+    try:
+        with pair.row.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise LlavaRadError(f"the image of row {pair.row.number} cannot be read") from None
+
+
+def _bar(what: str, total: int) -> Callable[[int], None]:
+    if not sys.stderr.isatty():
+        return lambda done: None
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, desc=what, leave=False)
+
+    def advance(done: int) -> None:
+        bar.update(done)
+        if bar.n >= total:
+            bar.close()
+
+    return advance

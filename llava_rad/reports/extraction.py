@@ -13,7 +13,8 @@ from llava_rad.reports.pairs import Pair
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Called with what is being done and how much of it there is; gives a function to call with how much was done now."""
-In, Out = TypeVar("In"), TypeVar("Out")
+In = TypeVar("In")
+Out = TypeVar("Out")
 _THREADS = 16  # they wait for the disk, or for a file server
 _CHUNK = 256
 

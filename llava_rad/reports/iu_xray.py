@@ -1,177 +1,165 @@
-"""IU-Xray (Open-i, Indiana University), as on Kaggle or as the National Library of Medicine gives it.
+"""IU-Xray (Indiana University): frontal images and the Findings of their reports; all of it is a test set.
 
-Kaggle: ``indiana_reports.csv`` (``uid``, ``findings``), ``indiana_projections.csv`` (``uid``, ``filename``,
-``projection``), ``images/images_normalized/``. Open-i: ``ecgen-radiology/*.xml`` and ``CXR1_1_IM-0001-4001.png`` or
-DICOM files; which image is frontal stands in Kaggle's projections table, put beside, or in the DICOM header.
+Two layouts. Kaggle: ``indiana_reports.csv`` and ``indiana_projections.csv`` with
+``images/images_normalized/1_IM-0001-4001.dcm.png``. Open-i: ``ecgen-radiology/*.xml`` with
+``CXR1_1_IM-0001-4001.png`` or ``1_IM-0001-4001.dcm`` in any folder. What is frontal stands in
+``indiana_projections.csv`` alone: Open-i's XML does not say it, and its DICOM headers call 1,448 images PA that a
+person found not to be frontal (ViewPosition in Open-i's DICOM metadata beside Rad-ReStruct's list of frontal images).
 
-3,307 frontal images have findings. The paper has 3,306: without the one report (uid 202) whose findings only name the
-views. All of it is for testing: the paper never trains on it.
+The paper's 3,306 images are the 3,307 frontal ones of reports with Findings, less the one of report 202, whose
+Findings are "AP and lateral view of the chest.".
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from encoder.datasets.tables import find, rows_of
-from encoder.errors import LlavaRadError, ReadError
-from encoder.manifest import Row, View
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+from llava_rad.reports.extraction import Found, Places, Progress, in_threads
 from llava_rad.reports.pairs import Pair, collapse
-from llava_rad.reports.selection import Read, only_names_views
+from llava_rad.reports.sections import names_views_only
 
-PAPER = 3_306
-BEFORE = 3_307
-"""Frontal images with findings before the exclusion."""
-_WHOLE = 7_466
-_REPORTS, _PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
+WITH_FINDINGS = "Findings section in it"
 _OF = "IU-Xray"
-_IMAGE = re.compile(r"(?:CXR)?(\d+)_(?:\d+_)?(IM-[\w-]+?)(?:\.dcm)?(?:\.png|\.jpg|\.dcm)?", re.IGNORECASE)
-_LARGEST = 1 << 20
-_ENTITY = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+_WHOLE = ((3_851, 7_466), (3_955, 7_466))  # reports (Kaggle's, Open-i's) and rows of indiana_projections.csv
+_KEY = re.compile(r"\d+_IM-\d+(?:-\d+)+")
+_SUFFIXES = {".dcm": 0, ".png": 1, ".jpg": 2, ".jpeg": 2}  # the image as it was taken first
+_LARGEST_XML = 1 << 20
 
-Found = tuple[str, str, Path | None, View]  # uid, name of the image, its file, view
 
-
-def read(root: Path, *, advance: Callable[[int], None] = lambda number: None) -> Read:
-    """Read the data set.
-
-    Args:
-        root: top folder.
-        advance: called with numbers of images looked at.
+def read(places: Places, progress: Progress) -> Found:
+    """The pairs of either layout.
 
     Raises:
-        LlavaRadError: reports or images are not found, a table or XML file is damaged, or it cannot be known which
-            images are frontal.
+        LlavaRadError: a table or the reports are missing, or a report is no XML without document type.
     """
-    if (root / _REPORTS).is_file():
-        findings = {
-            row["uid"]: collapse(row["findings"]) for row in rows_of(root / _REPORTS, "uid", "findings", of=_OF)
-        }
-        images = list(_kaggle(root, advance))
+    projections = _projections(places)
+    table, folder = _where(places)
+    if table is not None:
+        findings = {row["uid"]: collapse(row["findings"]) for row in rows_of(table, "uid", "findings", of=_OF)}
+        images = [(key, _uid(key)) for key in projections]
+        source = table.name
     else:
-        findings, names = _open_i(root)
-        images = list(_named(root, names, advance))
-    result = Read(steps={"images": len(images)}, complete=len(images) == _WHOLE)
-    frontal = [image for image in images if image[3] != "lateral"]
-    result.steps["frontal"] = len(frontal)
-    there = [image for image in frontal if image[2] is not None]
-    result.missing = len(frontal) - len(there)
-    result.steps["image file there"] = len(there)
-    told = [image for image in there if findings.get(image[0])]
-    result.steps["with Findings"] = len(told)
-    for uid, name, path, view in told:
-        if path is not None and not only_names_views(findings[uid]):
-            row = Row(path, dataset="iu-xray", subject=uid, study=uid, image=name, view=view, split="test")
-            result.pairs.append(Pair(row, findings[uid]))
-    result.steps["not only the name of a view"] = len(result.pairs)
-    return result
+        findings, images = _open_i(folder, progress)
+        source = "Open-i's XML files"
+    frontal = [(number, key, uid) for number, (key, uid) in enumerate(images, 1) if projections.get(key) == "frontal"]
+    files = _files(places.root)
+    rows = [
+        Row(files[key], "iu-xray", uid, uid, key, "frontal", "test", number=number)
+        for number, key, uid in frontal
+        if key in files
+    ]
+    with_report = [row for row in rows if row.subject in findings]
+    pairs = [Pair(row, findings[row.subject]) for row in with_report if findings[row.subject]]
+    kept = [pair for pair in pairs if not names_views_only(pair.findings)]
+    steps = {
+        "in the table of images": len(images),
+        "frontal": len(frontal),
+        "image file there": len(rows),
+        "report there": len(with_report),
+        WITH_FINDINGS: len(pairs),
+        "Findings say more than the views": len(kept),
+    }
+    whole = (len(findings), len(projections)) in _WHOLE
+    return Found(kept, steps, len(frontal) - len(rows), source, whole)
 
 
-def _kaggle(root: Path, advance: Callable[[int], None]) -> Iterator[Found]:
-    files = _files(root)
-    for row in rows_of(find(root, _PROJECTIONS, of=_OF), "uid", "filename", "projection", of=_OF):
-        advance(1)
-        lateral = row["projection"].strip().lower() != "frontal"
-        yield row["uid"], row["filename"], files.get(row["filename"].lower()), "lateral" if lateral else "frontal"
-
-
-def _open_i(root: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Findings by uid, and the images of each uid."""
-    folder = root / "ecgen-radiology" if (root / "ecgen-radiology").is_dir() else root
-    files = sorted(folder.glob("*.xml"), key=lambda path: (len(path.stem), path.stem))
-    if not files:
+def _projections(places: Places) -> dict[str, str]:
+    """Projection (``"frontal"``, ``"lateral"``) of each image."""
+    try:
+        table = find(places.tables or places.root, "indiana_projections.csv", of=_OF)
+    except LlavaRadError:
         raise LlavaRadError(
-            f"{_OF}: there is neither {_REPORTS} nor a folder ecgen-radiology with XML files",
-            hint="name the data set's top folder",
-        )
+            f"{_OF}: there is no indiana_projections.csv in the folder, which says what is frontal",
+            hint="it belongs to the release on Kaggle; --tables names its folder (Open-i's headers are not reliable)",
+        ) from None
+    rows = rows_of(table, "filename", "projection", of=_OF)
+    return {_key(row["filename"], number): row["projection"].strip().lower() for number, row in enumerate(rows, 1)}
+
+
+def _where(places: Places) -> tuple[Path | None, Path]:
+    """The table of reports, or None and the folder of XML files."""
+    given = places.reports
+    if given is not None and given.is_file():
+        return given, given.parent
+    root = given or places.root
+    try:
+        return find(root, "indiana_reports.csv", of=_OF), root
+    except LlavaRadError:
+        pass
+    for folder in (root, root / "ecgen-radiology", root / "NLMCXR_reports" / "ecgen-radiology"):
+        if folder.is_dir() and any(folder.glob("*.xml")):
+            return None, folder
+    raise LlavaRadError(
+        f"{_OF}: there is neither indiana_reports.csv nor a folder ecgen-radiology with XML files",
+        hint="name the data set's top folder; --reports names the table or the folder of the reports",
+    )
+
+
+def _open_i(folder: Path, progress: Progress) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Findings by report number, and the images (their name, report number) in the order of the reports."""
+    files = sorted(folder.glob("*.xml"), key=lambda file: (len(file.name), file.name))
     findings: dict[str, str] = {}
-    names: list[tuple[str, str]] = []
-    for number, file in enumerate(files, 1):
-        top = _parse(file, number)
-        uid = (_attribute(top, "uId", "id") or file.stem).removeprefix("CXR")
-        texts = [part.text or "" for part in top.iter("AbstractText") if part.get("Label") == "FINDINGS"]
-        findings[uid] = collapse(" ".join(texts))
-        names += [(uid, image) for part in top.iter("parentImage") if (image := part.get("id"))]
-    return findings, names
+    images: list[tuple[str, str]] = []
+    parsed = in_threads(_report, files, progress("reports", len(files)))
+    for number, (uid, text, names) in enumerate(parsed, 1):
+        if not uid or uid in findings:
+            raise LlavaRadError(f"{_OF}: XML file {number} has no number, or that of another one")
+        findings[uid] = collapse(text)
+        images += [(_key(name, number), uid) for name in names]
+    return findings, images
 
 
-def _named(root: Path, names: Iterable[tuple[str, str]], advance: Callable[[int], None]) -> Iterator[Found]:
-    """Open-i's images with their files and views."""
-    files = {key: path for path in _files(root).values() if (key := _key(path.name))}
-    projections = root / _PROJECTIONS
-    views: dict[tuple[str, str], View] = {}
-    if projections.is_file():
-        for row in rows_of(projections, "uid", "filename", "projection", of=_OF):
-            if key := _key(row["filename"]):
-                views[key] = "frontal" if row["projection"].strip().lower() == "frontal" else "lateral"
-    reader = None
+def _report(file: Path) -> tuple[str, str, list[str]]:
+    """Number, Findings and image names of an XML report."""
     try:
-        for uid, name in names:
-            advance(1)
-            known = _key(name)
-            path = files.get(known) if known else None
-            view = views.get(known) if known else None
-            if view is None and path is not None:
-                if path.suffix.lower() == ".png":
-                    raise LlavaRadError(
-                        f"{_OF}: nothing says which of the PNG images are frontal",
-                        hint=f"put Kaggle's {_PROJECTIONS} into the folder, or use Open-i's DICOM files",
-                    )
-                if reader is None:
-                    from encoder.sandbox import Reader
-
-                    reader = Reader()
-                view = _header_view(reader, path)
-            yield uid, name, path, view or "frontal"
-    finally:
-        if reader is not None:
-            reader.close()
-
-
-def _header_view(reader: object, path: Path) -> View:
-    """Frontal unless the reader refuses the image as lateral (or as no chest radiograph at all)."""
-    from encoder.sandbox import Reader
-
-    assert isinstance(reader, Reader)
-    try:
-        view = reader.read(path).facts.view
-    except ReadError:
-        return "lateral"
-    return "PA" if view == "PA" else "AP" if view == "AP" else "frontal"
+        with file.open("rb") as stream:
+            data = stream.read(_LARGEST_XML + 1)
+        # Text, so that what is searched is what is parsed. Without a document type there are no entities to expand.
+        text = data.decode("utf-8-sig")
+        if len(data) > _LARGEST_XML or re.search("<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
+            raise LlavaRadError(f"{_OF}: an XML file is larger than a report can be, or declares a document type")
+        root = ElementTree.fromstring(text)
+    except (OSError, ValueError, ElementTree.ParseError):
+        raise LlavaRadError(f"{_OF}: an XML file cannot be read") from None
+    number = root.find("uId")
+    texts = [
+        "".join(part.itertext())
+        for part in root.iter("AbstractText")
+        if part.get("Label", "").strip().upper() == "FINDINGS"
+    ]
+    uid = "" if number is None else number.get("id", "").removeprefix("CXR")
+    return uid, " ".join(texts), [image.get("id", "") for image in root.iter("parentImage")]
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """Image files below a folder by their names in lower case."""
-    found: dict[str, Path] = {}
-    for parent, folders, files in os.walk(root):
-        folders.sort()
-        found |= {
-            name.lower(): Path(parent, name)
-            for name in sorted(files)
-            if name.lower().endswith((".png", ".dcm", ".jpg"))
-        }
-    return found
+    """The image files below a folder by what they are called in both layouts."""
+    found: dict[str, tuple[int, Path]] = {}
+    for file in _walk(root):
+        rank, match = _SUFFIXES.get(file.suffix.lower()), _KEY.search(file.name)
+        if rank is not None and match is not None:
+            found[match[0]] = min(found.get(match[0], (rank, file)), (rank, file))
+    return {key: file for key, (_, file) in found.items()}
 
 
-def _key(name: str) -> tuple[str, str] | None:
-    """What Kaggle's, Open-i's and the DICOM files' names of an image share: uid and series."""
-    match = _IMAGE.fullmatch(name)
-    return (match[1], match[2].lower()) if match else None
+def _walk(root: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(root):
+        yield from (Path(parent, name) for name in names)
 
 
-def _parse(file: Path, number: int) -> ElementTree.Element:
-    try:
-        data = file.read_bytes() if file.stat().st_size <= _LARGEST else b""
-        if data and not _ENTITY.search(data):
-            return ElementTree.fromstring(data)
-    except (OSError, ElementTree.ParseError):
-        pass
-    raise LlavaRadError(f"{_OF}: XML file {number} is damaged, too large, or declares entities")
+def _key(name: str, number: int) -> str:
+    """``1_IM-0001-4001``, of ``1_IM-0001-4001.dcm.png`` and of ``CXR1_1_IM-0001-4001``."""
+    match = _KEY.search(name)
+    if match is None:
+        raise LlavaRadError(f"{_OF}: row {number} of its images has a name of another form")
+    return match[0]
 
 
-def _attribute(top: ElementTree.Element, tag: str, name: str) -> str | None:
-    part = top.find(tag)
-    return None if part is None else part.get(name)
+def _uid(key: str) -> str:
+    return key.partition("_")[0]

@@ -89,19 +89,27 @@ def _source(places: Places, rows: list[Row], of: str) -> tuple[str, Texts]:
     """Where the texts come from: what is named, else what lies beside the images or in MIMIC-CXR."""
     given, root = places.reports, places.root
     if given is not None and given.is_file():
-        return given.name if given.name.startswith(_SECTIONED) else "a table of sections", lambda r, p: _sectioned(given, of)
+        return given.name if given.name.startswith(_SECTIONED) else "a table of sections", lambda r, p: _sectioned(
+            given, of
+        )
     if given is not None:
         folders = [given]
     else:
         beside = [root.parent / name for name in ("mimic-cxr", "mimic-cxr-reports")]
-        folders = [root, root / "reports", root / "mimic-cxr-reports", *([places.tables] if places.tables else []), *beside]
+        folders = [
+            root,
+            root / "reports",
+            root / "mimic-cxr-reports",
+            *([places.tables] if places.tables else []),
+            *beside,
+        ]
     for folder in folders:
         for table in (folder / _SECTIONED, folder / f"{_SECTIONED}.gz"):
             if there(table):
-                return table.name, lambda r, p, table=table: _sectioned(table, of)  # type: ignore[misc]
+                return table.name, lambda r, p, table=table: _sectioned(table, of)
         for files in (folder / "files", folder):
             if any(there(_report(files, row)) for row in rows[:_PROBED]):
-                return "report files", lambda r, p, files=files: _from_files(files, r, p, of)  # type: ignore[misc]
+                return "report files", lambda r, p, files=files: _from_files(files, r, p, of)
     raise LlavaRadError(
         f"{of}: there are neither report files nor a {_SECTIONED}",
         hint="--reports names the folder 'files' of MIMIC-CXR's reports, or the table",

@@ -65,13 +65,10 @@ def read_pairs(file: Path) -> list[Pair]:
     home = Path(os.path.normpath(file.parent.absolute()))
     pairs: list[Pair] = []
     places: dict[str, int] = {}
-    names: dict[str, str | None] | None = None
     empty: list[int] = []
     twice: list[tuple[int, int]] = []
     for number, cells in enumerate(rows, 1):
-        if names is None:
-            names = {field: next((name for name in known if name in cells), None) for field, known in _NAMES.items()}
-        pair = _pair(cells, names, home, number)
+        pair = _pair(cells, home, number)
         if not pair.findings:
             empty.append(number)
         if (first := places.setdefault(pair.id, number)) != number:
@@ -111,8 +108,7 @@ def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
                     if table:
                         table.writerow(cells)
                     else:
-                        record = {name: value for name, value in zip(FIELDS, cells, strict=True) if value}
-                        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                        stream.write(json.dumps(dict(zip(FIELDS, cells, strict=True)), ensure_ascii=False) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(file)
@@ -122,10 +118,11 @@ def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
         raise LlavaRadError(f"the table of pairs cannot be written ({os.strerror(error.errno or 0)})") from None
 
 
-def _pair(cells: Mapping[str, Any], names: Mapping[str, str | None], home: Path, number: int) -> Pair:
+def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
     def text(field: str) -> str:
-        name = names.get(field, field)
-        value = cells.get(name) if name is not None else None
+        # by row: a record of JSON lines need not have the fields of the first one
+        name = next((name for name in _NAMES.get(field, (field,)) if name in cells), field)
+        value = cells.get(name)
         if value is not None and not isinstance(value, str | int):
             raise LlavaRadError(f"row {number} of the table of pairs: {name} is no text")
         return "" if value is None else str(value)
@@ -136,9 +133,10 @@ def _pair(cells: Mapping[str, Any], names: Mapping[str, str | None], home: Path,
             f"row {number} of the table of pairs names no image",
             hint=f"the image's field is one of {', '.join(_NAMES['image'])}",
         )
-    if names["findings"] is None:
+    if not any(name in cells for name in _NAMES["findings"]):
         raise LlavaRadError(
-            "the table of pairs has no field with the report", hint=f"it is one of {', '.join(_NAMES['findings'])}"
+            f"row {number} of the table of pairs has no field with the report",
+            hint=f"it is one of {', '.join(_NAMES['findings'])}",
         )
     split = text("split").strip()
     if split and split not in SPLITS and not split_of(split):

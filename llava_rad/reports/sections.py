@@ -163,21 +163,18 @@ def findings_of(report: str) -> str:
     return last_section(split_sections(report), "findings")
 
 
-_NAMING = frozenset(
-    """
-    ap pa lat lateral laterals frontal anteroposterior posteroanterior antero postero anterior posterior oblique
-    lordotic decubitus portable view views projection projections radiograph radiographs film films image images xray
-    xrays ray rays
-    """.split()
-)
-_FILLING = frozenset(
-    """
-    a an the this these of and in on at for to is are was were as well chest thorax x xxxx study examination exam single
-    one two three four dual both multiple additional upright erect supine semi semierect semiupright sitting standing
-    position positions left right obtained provided performed submitted acquired presented available reviewed review
-    interpretation evaluation dated
-    """.split()
-)
+_NAMING = frozenset({
+    "ap", "pa", "lat", "lateral", "laterals", "frontal", "anteroposterior", "posteroanterior", "antero", "postero",
+    "anterior", "posterior", "oblique", "lordotic", "decubitus", "portable", "view", "views", "projection",
+    "projections", "radiograph", "radiographs", "film", "films", "image", "images", "xray", "xrays", "ray", "rays",
+})  # fmt: skip
+_FILLING = frozenset({
+    "a", "an", "the", "this", "these", "of", "and", "in", "on", "at", "for", "to", "is", "are", "was", "were", "as",
+    "well", "chest", "thorax", "x", "xxxx", "study", "examination", "exam", "single", "one", "two", "three", "four",
+    "dual", "both", "multiple", "additional", "upright", "erect", "supine", "semi", "semierect", "semiupright",
+    "sitting", "standing", "position", "positions", "left", "right", "obtained", "provided", "performed", "submitted",
+    "acquired", "presented", "available", "reviewed", "review", "interpretation", "evaluation", "dated",
+})  # fmt: skip
 
 
 def names_views_only(findings: str) -> bool:

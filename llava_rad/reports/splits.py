@@ -17,7 +17,7 @@ def redraw_validation(pairs: Sequence[Pair], share: float, seed: int) -> list[Pa
 
     Args:
         pairs: those of the splits ``train`` and ``val`` are drawn from.
-        share: of the validation pairs among these, at least 0 and below 1.
+        share: of the validation pairs among these, above 0 and below 1.
         seed: of the order.
     """
     units: dict[tuple[str, str, str], list[int]] = {}
