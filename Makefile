@@ -31,11 +31,12 @@ format: $(VENV)/.installed-lint ## let ruff mend and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-bench ## time reader, generator, metrics and pre-training against other implementations
+bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training and training against other implementations
 	$(BIN)/python -m scripts.bench.reader
 	$(BIN)/python -m scripts.bench.generate
 	$(BIN)/python -m scripts.bench.metrics
 	$(BIN)/python -m scripts.bench.pretraining $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/python -m scripts.bench.training
 
 wheel: $(VENV)/.installed-test ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation

@@ -1,9 +1,10 @@
 """The peer of ``scripts.bench.training``: ``LlavaForConditionalGeneration`` in a plain ``transformers.Trainer``.
 
 As a careful user sets it up: frozen vision tower, SDPA attention, no key-value cache, samples of similar length in a
-batch, labels on the answer alone, pixels normalised as its processor does it. Decoding and resizing are left out. It is
-given one line, without which it would compute something else: the features are taken after the encoder's final
-LayerNorm, where transformers' own take those before it.
+batch, labels on the answer alone, pixels normalised as its processor does it, activation checkpointing for the decoder
+blocks alone: the Trainer's own switch would make gradients flow through the frozen tower too. Decoding and resizing are
+left out. One thing is changed, without which it would compute something else: the features are taken after the
+encoder's final LayerNorm, where transformers' own take those before it.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ class Peer:
     """Model, samples and Trainer.
 
     Args:
-        order: ``case``, ``device`` and ``folder``.
-        before_norm: transformers' own features, to see that the comparison notices.
+        order: ``case``, ``device`` and ``folder``; ``before_norm`` for transformers' own features, to see that the
+            comparison notices.
     """
 
-    def __init__(self, order: dict[str, Any], *, before_norm: bool = False) -> None:
-        self.case, self.folder, self.before_norm = order["case"], Path(order["folder"]), before_norm
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.case, self.folder = order["case"], Path(order["folder"])
+        self.before_norm = order.get("before_norm", False)
         self.turns = Turns(order["device"])
         self.prompt = json.loads((self.folder / "prompt.json").read_text())
         self.image_token = self.case["vocabulary"] - 1  # no piece of the tokenizer
@@ -76,6 +78,8 @@ class Peer:
 
         if not self.before_norm:
             inner.get_image_features = features
+        if self.case["checkpointing"] and not self.case["everywhere"]:
+            inner.language_model.activation_checkpointing_enable({"use_reentrant": False})
         return model
 
     def samples(self) -> list[dict[str, Any]]:
@@ -102,7 +106,8 @@ class Peer:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
 
     def _normalised(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
-        return ((torch.from_numpy(pixels).float() / 255 - self.mean) / self.std).expand(3, -1, -1)
+        normalised: torch.Tensor = (torch.from_numpy(pixels).float() / 255 - self.mean) / self.std
+        return normalised.expand(3, -1, -1)
 
     def loop(self) -> None:
         """The Trainer's loop."""
@@ -119,7 +124,7 @@ class Peer:
                 learning_rate=2e-5,
                 lr_scheduler_type="cosine",
                 bf16=case["precision"] == "bf16",
-                activation_checkpointing=case["checkpointing"],
+                activation_checkpointing=case["everywhere"],
                 train_sampling_strategy="sequential",
                 remove_unused_columns=False,
                 save_strategy="no",

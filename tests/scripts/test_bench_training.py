@@ -1,0 +1,113 @@
+"""The benchmark of a training step: command line, both halves at toy sizes, and that a difference is noticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scripts.bench import training
+from scripts.bench.training import CASES, Case, arguments, chosen
+from scripts.bench.worker import Worker
+
+
+def test_no_words_mean_every_case_of_the_device() -> None:
+    assert chosen(arguments([])) == CASES["cpu"]
+    assert [case.name for case in chosen(arguments(["--device", "cuda"]))] == [
+        "7b-lora",
+        "7b-zero2-offload",
+        "7b-zero3-offload",
+    ]
+
+
+def test_words_change_cases() -> None:
+    words = ["--precision", "bf16", "--case", "fp32", "bf16", "--steps", "7", "--warmup", "0", "--batch", "4"]
+    assert chosen(arguments(words)) == [Case("bf16", "bf16", batch=4, steps=7, warmup=0)]
+
+
+def test_a_case_of_another_device_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(["--case", "7b-lora"]) == 2
+    assert "no such case" in capsys.readouterr().err
+
+
+def test_sizes_are_those_of_the_issue() -> None:
+    for case in CASES["cpu"]:
+        assert ((case.image_size // 14) ** 2, case.vocabulary) == (1369, 32000)
+    for case in CASES["cuda"]:
+        assert (case.width, case.layers, case.inner, case.encoder_width) == (4096, 32, 11008, 768)
+
+
+def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(["--tiny", "--case", "bf16-checkpointing", "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    check, (result,) = report["check"], report["cases"]
+    assert len(check["differences"]) == 2 * training.CHECKED_STEPS
+    assert max(check["differences"].values()) < 1e-5
+    assert len({check["ours"][f"loss, step {step}"] for step in (1, 2, 3)}) == 3  # not one batch three times
+    for name in ("ours", "peer"):
+        assert len(result[name]["steps"]) == 2
+        assert result[name]["peak_bytes"] > result[name]["base_bytes"] > 0
+    tokens = 2 * result["about_ours"]["tokens_per_sample"]
+    assert result["ours"]["tokens_per_s"] == pytest.approx(tokens / result["ours"]["seconds"])
+    assert result["tokens_per_s"]["value"] == pytest.approx(result["peer"]["seconds"] / result["ours"]["seconds"])
+    training.show(result)
+    assert "tokens/CPU s" in capsys.readouterr().out
+
+
+def test_features_before_the_norm_are_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(python: str, module: str, argv: Sequence[str], threads: int) -> Worker:
+        return Worker(python, module, [json.dumps(json.loads(argv[0]) | {"before_norm": True})], threads)
+
+    monkeypatch.setattr(training, "Worker", spoiled)
+    assert training.main(["--tiny", "--case", "fp32"]) == 1
+    out = capsys.readouterr().out
+    assert "<- differs" in out and "tokens/CPU s" not in out  # nothing is timed
+
+
+def test_a_loss_that_is_no_number_is_a_failure() -> None:
+    assert training.wrong({"differences": {"loss, step 1": float("nan")}})
+    assert not training.wrong({"differences": {"loss, step 1": 0.0}})
+
+
+class _Card:
+    """Stands for a worker on a GPU that holds two samples."""
+
+    def __init__(self, name: str, case: Case) -> None:
+        self.batch = case.batch
+
+    def ask(self, command: str) -> dict[str, Any]:
+        if command == "about":
+            flops = {"model": 60.0, "run": 80.0}
+            return {"device": "NVIDIA H100 80GB HBM3", "tokens_per_sample": 1500.0, "tera_flops": flops}
+        if command == "memory":
+            return {"peak": 10**10 * self.batch, "base": 0}
+        return {"error": "out of memory"} if self.batch > 2 else {"wall_s": 0.25 * self.batch}
+
+    def __enter__(self) -> _Card:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_gpu_is_filled_until_it_is_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def starter(*_: object) -> Callable[..., _Card]:
+        return _Card
+
+    monkeypatch.setattr(training, "starter", starter)
+    result = training.run_cuda(replace(CASES["cuda"][0], steps=3), None)
+    assert result["largest_batch"] == 2 and list(result["batches"]) == ["1", "2"]
+    assert result["batches"]["2"] == {
+        "seconds": 0.5,
+        "tokens_per_s": 6000.0,
+        "peak_bytes": 2 * 10**10,
+        "share_of_peak_model": pytest.approx(240 / 989),
+        "share_of_peak_run": pytest.approx(320 / 989),
+    }
+    training.show(result)
+    assert "largest micro-batch 2" in capsys.readouterr().out
