@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FAST := not slow and not browser and not pacs and not gpu and not deepspeed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench wheel clean distclean
+.PHONY: help demo test test-all phantom-train lint format bench wheel clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed ## set up, then write findings for a real chest radiograph (PyPI package pydicom-data)
 	$(BIN)/llava-rad generate --example
@@ -21,6 +21,9 @@ test: $(VENV)/.installed-test ## set up, then run the fast tests
 
 test-all: $(VENV)/.installed-test ## every test that needs no CUDA device
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+phantom-train: $(VENV)/.installed-test ## train on drawn radiographs and score reports about others: does the chain learn to see?
+	$(BIN)/python scripts/phantom_training.py $(or $(OUT),build/phantom-train)
 
 lint: $(VENV)/.installed-lint ## ruff, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
