@@ -155,3 +155,9 @@ def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         RadDino.from_pretrained(tmp_path)
+
+
+def test_a_run_folder_stands_for_its_export(folder: Path, tmp_path: Path, pixels: torch.Tensor) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "export")
+    expected = RadDino.from_pretrained(folder)(pixels).patches
+    torch.testing.assert_close(RadDino.from_pretrained(tmp_path / "run")(pixels).patches, expected, rtol=0, atol=0)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.errors import ModelError
-from encoder.preprocessing import RECIPES, Recipe, _equalize, rad_dino
+from encoder.errors import LlavaRadError, ModelError
+from encoder.preprocessing import RECIPES, Recipe, _equalize, rad_dino, recipe_named
 
 # SHA-256 of the float32 tensor [1, 3, S, S] made of RG1 (MONOCHROME1 inverted by 32767 - x). The images behind them
 # agree with Hugging Face's processor and OpenCV in the tests below; the hashes pin them from one version to the next.
@@ -186,3 +186,23 @@ def test_recipe_round_trip_and_refusals() -> None:
         Recipe.from_dict(data | {"mean": 0.5})
     own = dataclasses.replace(recipe, name="mine", mean=0.5)
     assert Recipe.from_dict(own.to_dict()) == own
+
+
+def test_recipes_by_name() -> None:
+    assert recipe_named("mimic-cxr-jpg") is RECIPES["mimic-cxr-jpg"]
+    assert recipe_named("rad-dino-448") == rad_dino(448) and recipe_named("rad-dino-448").size == 448
+    for wrong in ("rad-dino-", "rad-dino-x", "rad-dino-4", "rad-dino-99999", "clip", ""):
+        with pytest.raises(LlavaRadError, match="there is no recipe") as caught:
+            recipe_named(wrong)
+        assert caught.value.hint is not None and "rad-dino-SIZE" in caught.value.hint
+
+
+def test_tensors_are_normalised_as_arrays_are() -> None:
+    import torch
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.uint8)
+    recipe = RECIPES["rad-dino"]
+    expected = (images[:, None].astype(np.float64) / 255 - 0.5307) / 0.2583
+    for found in (recipe.normalise(images), recipe.normalise(torch.from_numpy(images))):
+        assert found.shape == (2, 3, 28, 28)
+        np.testing.assert_allclose(found.numpy(), np.repeat(expected, 3, axis=1), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,33 @@
+"""The chain on phantoms: every step runs, in seconds, and a model that has learnt nothing is not let through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import phantom_training
+
+
+def test_dealt_reports_are_the_same_reports_on_other_images(tmp_path: Path) -> None:
+    lines = [{"input": {"sha256": name}, "text": f"report of {name}"} for name in "abc"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    phantom_training.deal(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    dealt = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["input"]["sha256"], line["text"][-1]) for line in dealt] == [("b", "a"), ("c", "b"), ("a", "c")]
+
+
+@pytest.mark.slow
+def test_the_chain_runs_and_a_model_that_has_learnt_nothing_fails(tmp_path: Path) -> None:
+    changes = ["model.recipe=rad-dino-56", "optimization.epochs=1", "evaluation.samples=0", "engine.log_every=1"]
+    arguments = [str(tmp_path / "out"), "--n", "40", "--size", "96", *changes]
+    assert phantom_training.main(arguments) == 1
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert result["passed"] is False and result["images"] > 3
+    assert set(result["seconds"]) == {"phantoms", "reports", "training", "generation", "evaluation"}
+    assert result["matched"]["rules_micro_f1_14"] < phantom_training.MATCHED
+    assert (tmp_path / "out" / "run" / "curves.png").is_file()
+    assert phantom_training.main(arguments) == 1  # the data and the run are there, nothing is drawn or trained again
+    again = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "phantoms" not in again["seconds"] and again["matched"] == result["matched"]
