@@ -132,12 +132,12 @@ def command(
         raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
     if output.suffix.lower() not in (".jsonl", ".csv"):
         raise typer.BadParameter("the table's name ends in .jsonl or .csv", param_hint="--output")
-    if unknown := set(split or ()) - {*_SPLITS}:
-        raise typer.BadParameter(f"{len(unknown)} is none of {', '.join(_SPLITS)}", param_hint="--split")
-    sources = [path for path in (root, reports) if path is not None and path.is_file()]
-    check_output(output, inputs=sources, overwrite=overwrite)
+    if set(split or ()) - {*_SPLITS}:
+        raise typer.BadParameter(f"choose one of {', '.join(_SPLITS)}", param_hint="--split")
+    check_output(output, overwrite=overwrite)
     found = adapter.find(places(root, reports, tables), val_share=val_share, seed=seed, progress=_bar)
-    check_output(output, inputs=(pair.row.path for pair in found.pairs) if output.exists() else (), overwrite=overwrite)
+    if output.exists():
+        check_output(output, inputs=(*found.files, *(pair.row.path for pair in found.pairs)), overwrite=overwrite)
     pairs = [pair for pair in found.pairs if not split or pair.row.split in split]
     if sha256:
         pairs = by_content(pairs)

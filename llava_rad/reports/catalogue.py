@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from encoder.errors import LlavaRadError
@@ -68,7 +68,7 @@ class PairSet:
             return found
         pairs = redraw_validation(found.pairs, share, seed)
         disjoint(pair.row for pair in pairs)
-        return Found(pairs, found.steps, found.missing, found.source, found.whole)
+        return replace(found, pairs=pairs)
 
     def fault(self, found: Found) -> str | None:
         """What is wrong with the numbers of a complete data set, or None; nothing is known of an incomplete one."""
@@ -99,7 +99,7 @@ def read_table(places: Places, progress: Progress) -> Found:
     present = in_threads(lambda pair: there(pair.row.path), not_lateral, progress("images", len(not_lateral)))
     pairs = [pair for pair, is_there in zip(not_lateral, present, strict=True) if is_there]
     steps = {"in the table": len(table), "not lateral": len(not_lateral), "image file there": len(pairs)}
-    return Found(pairs, steps, len(not_lateral) - len(pairs), "the table")
+    return Found(pairs, steps, len(not_lateral) - len(pairs), "the table", (file,))
 
 
 _MIMIC = {"train": 146_909, "val": 7_250, "test": 2_461}

@@ -43,6 +43,7 @@ class Found:
         steps: images that are left after each filter, in the order of the filters.
         missing: images that were left out because their file is not there.
         source: where the texts come from, in a few words.
+        files: tables and folders that were read.
         whole: the tables are those of the complete public data set, whose numbers are known.
     """
 
@@ -50,6 +51,7 @@ class Found:
     steps: dict[str, int]
     missing: int
     source: str
+    files: tuple[Path, ...]
     whole: bool = False
 
 

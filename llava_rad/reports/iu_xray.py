@@ -39,12 +39,12 @@ def read(places: Places, progress: Progress) -> Found:
     Raises:
         LlavaRadError: a table or the reports are missing, or a report is no XML without document type.
     """
-    projections = _projections(places)
+    listed, projections = _projections(places)
     table, folder = _where(places)
     if table is not None:
         findings = {row["uid"]: collapse(row["findings"]) for row in rows_of(table, "uid", "findings", of=_OF)}
         images = [(key, _uid(key)) for key in projections]
-        source = table.name
+        source = "a table of reports"
     else:
         findings, images = _open_i(folder, progress)
         source = "Open-i's XML files"
@@ -67,11 +67,11 @@ def read(places: Places, progress: Progress) -> Found:
         "Findings say more than the views": len(kept),
     }
     whole = (len(findings), len(projections)) in _WHOLE
-    return Found(kept, steps, len(frontal) - len(rows), source, whole)
+    return Found(kept, steps, len(frontal) - len(rows), source, (listed, table or folder), whole)
 
 
-def _projections(places: Places) -> dict[str, str]:
-    """Projection (``"frontal"``, ``"lateral"``) of each image."""
+def _projections(places: Places) -> tuple[Path, dict[str, str]]:
+    """The table of projections, and the projection (``"frontal"``, ``"lateral"``) of each image in it."""
     try:
         table = find(places.tables or places.root, "indiana_projections.csv", of=_OF)
     except LlavaRadError:
@@ -80,7 +80,9 @@ def _projections(places: Places) -> dict[str, str]:
             hint="it belongs to the release on Kaggle; --tables names its folder (Open-i's headers are not reliable)",
         ) from None
     rows = rows_of(table, "filename", "projection", of=_OF)
-    return {_key(row["filename"], number): row["projection"].strip().lower() for number, row in enumerate(rows, 1)}
+    return table, {
+        _key(row["filename"], number): row["projection"].strip().lower() for number, row in enumerate(rows, 1)
+    }
 
 
 def _where(places: Places) -> tuple[Path | None, Path]:

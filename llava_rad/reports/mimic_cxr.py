@@ -8,7 +8,7 @@ MIMIC-CXR, or the table ``mimic_cxr_sectioned.csv`` that MIT-LCP's scripts make 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from encoder.datasets.tables import find, rows_of, split_of, view_of
@@ -23,8 +23,7 @@ IMAGES = 377_110
 _VERSIONS = ("2.0.0", "2.1.0")
 _SECTIONED = "mimic_cxr_sectioned.csv"
 _LARGEST_REPORT = 1 << 20
-_PROBED = 64
-Texts = Callable[[list[Row], Progress], dict[str, str]]
+_PROBED = 256
 
 
 def read_dicom(places: Places, progress: Progress) -> Found:
@@ -53,12 +52,11 @@ def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
         rows.append(Row(path, "mimic-cxr", subject, study, image, view, split.get(image, ""), number=total))
     steps = {"in the table of images": total, "frontal (AP or PA)": len(rows)}
     # before the images, so that a missing source is said at once
-    source, texts = _source(places, rows, of)
-
+    source = _source(places, rows, of)
     present = in_threads(lambda row: there(row.path), rows, progress("images", len(rows)))
     missing = len(rows) - sum(present)
     rows = [row for row, is_there in zip(rows, present, strict=True) if is_there]
-    findings = texts(rows, progress)
+    findings = _sectioned(source, of) if source.is_file() else _from_files(source, rows, progress, of)
     with_report = [row for row in rows if row.study in findings]
     pairs = [Pair(row, findings[row.study]) for row in with_report if findings[row.study]]
     steps |= {
@@ -66,7 +64,8 @@ def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
         "report there, sectioned by rule": len(with_report),
         "Findings section in it": len(pairs),
     }
-    return Found(pairs, steps, missing, source, whole=total == IMAGES)
+    texts = "a table of sections" if source.is_file() else "report files"
+    return Found(pairs, steps, missing, texts, (metadata, splits, source), whole=total == IMAGES)
 
 
 def _tables(places: Places, of: str) -> tuple[Path, Path]:
@@ -85,31 +84,22 @@ def _tables(places: Places, of: str) -> tuple[Path, Path]:
     )
 
 
-def _source(places: Places, rows: list[Row], of: str) -> tuple[str, Texts]:
-    """Where the texts come from: what is named, else what lies beside the images or in MIMIC-CXR."""
+def _source(places: Places, rows: list[Row], of: str) -> Path:
+    """The table of sections or the folder of the report files: what is named, else what lies by the images."""
     given, root = places.reports, places.root
     if given is not None and given.is_file():
-        return given.name if given.name.startswith(_SECTIONED) else "a table of sections", lambda r, p: _sectioned(
-            given, of
-        )
-    if given is not None:
-        folders = [given]
-    else:
-        beside = [root.parent / name for name in ("mimic-cxr", "mimic-cxr-reports")]
-        folders = [
-            root,
-            root / "reports",
-            root / "mimic-cxr-reports",
-            *([places.tables] if places.tables else []),
-            *beside,
-        ]
-    for folder in folders:
+        return given
+    beside = [root, root / "reports", root / "mimic-cxr-reports", places.tables, root.parent / "mimic-cxr"]
+    probes = rows[:: max(1, len(rows) // _PROBED)]  # of all folders: downloads may be partial
+    for folder in [given] if given is not None else beside:
+        if folder is None:
+            continue
         for table in (folder / _SECTIONED, folder / f"{_SECTIONED}.gz"):
             if there(table):
-                return table.name, lambda r, p, table=table: _sectioned(table, of)
+                return table
         for files in (folder / "files", folder):
-            if any(there(_report(files, row)) for row in rows[:_PROBED]):
-                return "report files", lambda r, p, files=files: _from_files(files, r, p, of)
+            if any(there(_report(files, row)) for row in probes):
+                return files
     raise LlavaRadError(
         f"{of}: there are neither report files nor a {_SECTIONED}",
         hint="--reports names the folder 'files' of MIMIC-CXR's reports, or the table",

@@ -1,0 +1,181 @@
+"""The table of pairs: what is written is read again, and what users have is read too."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+from llava_rad.reports.pairs import FIELDS, Pair, collapse, read_pairs, write_pairs
+
+CANARY = "JANE DOE 4711"
+
+
+def pair(folder: Path, number: int, **changes: str) -> Pair:
+    facts = {"dataset": "d", "subject": f"p{number}", "study": f"s{number}", "image": f"i{number}", "view": "PA"}
+    row = Row(folder / f"{number}.png", **{**facts, "split": "train", **changes})  # type: ignore[arg-type]
+    return Pair(row, f'Heart size: "normal", {number}.')
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv"])
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    (home / "images").mkdir(parents=True)
+    there = [
+        pair(home / "images", 1),
+        pair(tmp_path / "elsewhere", 2, view="lateral", split=""),
+        pair(home, 3, subject="", study="", dataset="", split="test", view="unknown"),
+        Pair(Row(home / "ü, 4.png", image="i4", split="val"), "XXXX Größe ___ unchanged; no effusion."),
+    ]
+    write_pairs(there, home / name)
+    assert read_pairs(home / name) == there
+    assert [one.row.number for one in read_pairs(home / name)] == [1, 2, 3, 4]
+    assert list(home.glob(".*")) == []
+
+
+def test_paths_are_relative_inside_the_tables_folder_only(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    write_pairs([pair(home / "images", 1), pair(tmp_path / "home2", 2)], home / "t.jsonl")
+    lines = [json.loads(line) for line in (home / "t.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == ["images/1.png", str(tmp_path / "home2" / "2.png")]
+    assert all(tuple(line) == FIELDS for line in lines)
+    home.rename(tmp_path / "moved")
+    assert read_pairs(tmp_path / "moved" / "t.jsonl")[0].row.path == tmp_path / "moved" / "images" / "1.png"
+
+
+def test_csv_has_the_same_fields(tmp_path: Path) -> None:
+    write_pairs([pair(tmp_path, 1)], tmp_path / "t.CSV")
+    with (tmp_path / "t.CSV").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["id", "image", "findings", "dataset", "subject", "study", "view", "split"],
+            ["i1", "1.png", 'Heart size: "normal", 1.', "d", "p1", "s1", "PA", "train"],
+        ]
+
+
+def test_nothing_of_a_text_but_white_space_is_changed() -> None:
+    assert (
+        collapse(" 1. The HEART\n is ___ normal;\t XXXX <image>. \r\n") == "1. The HEART is ___ normal; XXXX <image>."
+    )
+
+
+@pytest.mark.parametrize("image", ["image", "path", "file", "filename", "image_path"])
+@pytest.mark.parametrize("text", ["findings", "report", "text", "reference", "caption"])
+def test_users_names_of_fields(tmp_path: Path, image: str, text: str) -> None:
+    table = write(tmp_path, "t.csv", f"{image},{text},more\na.png,Clear.,1\n/b.png,Not  clear.,2\n")
+    one, two = read_pairs(table)
+    assert (one.row.path, one.findings, one.id) == (tmp_path / "a.png", "Clear.", "a.png")
+    assert (two.row.path, two.findings, two.id) == (Path("/b.png"), "Not clear.", "/b.png")
+    assert (one.row.view, one.row.split, one.row.subject) == ("unknown", "", "")
+
+
+def test_users_words_for_views_and_splits(tmp_path: Path) -> None:
+    rows = [
+        {
+            "image": "a",
+            "text": "t",
+            "patient_id": 7,
+            "study_id": 8,
+            "view": "antero" + "posterior",
+            "split": "validate",
+        },
+        {"image": "b", "text": "t", "subject_id": "9", "view": "LL", "split": "Test", "id": 3},
+        {"image": "c", "text": "t", "subject": "9", "view": "frontal", "split": None, "study": None},
+    ]
+    table = write(tmp_path, "t.jsonl", "\n\n".join(map(json.dumps, rows)))
+    found = [(one.id, one.row.subject, one.row.study, one.row.view, one.row.split) for one in read_pairs(table)]
+    assert found == [
+        ("a", "7", "8", "AP", "val"),
+        ("3", "9", "", "lateral", "test"),
+        ("c", "9", "", "frontal", ""),
+    ]  # a field that the first record lacks is read where it stands
+
+
+def test_findings_come_before_other_texts(tmp_path: Path) -> None:
+    assert read_pairs(write(tmp_path, "t.csv", "report,findings,image\nwhole,part,a\n"))[0].findings == "part"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("t.csv", f"image,text\na,x\n,{CANARY}\n", "row 2 of the table of pairs names no image"),
+        ("t.csv", f"image,text\n{CANARY},x\nb, \nc,\n", "2 rows of the table of pairs have no text: 2, 3"),
+        ("t.csv", f"image,note\n{CANARY},x\n", "row 1 of the table of pairs has no field with the report"),
+        ("t.csv", f"picture,text\n{CANARY},x\n", "row 1 of the table of pairs names no image"),
+        ("t.csv", f"image,text\n{CANARY},x,y\n", "row 1 of the table of pairs has 3 of 2 cells"),
+        (
+            "t.csv",
+            f"image,text,split\n{CANARY},x,dev\n",
+            "row 1 of the table of pairs: the split is none of train, val",
+        ),
+        ("t.csv", "image,text\n", "the table of pairs is empty"),
+        ("t.csv", "", "the table of pairs is empty"),
+        ("t.jsonl", "", "the table of pairs is empty"),
+        ("t.jsonl", f'{{"image": "a", "text": "x"}}\n{{"{CANARY}\n', "line 2 of the table of pairs is no JSON object"),
+        ("t.jsonl", f'["{CANARY}"]\n', "line 1 of the table of pairs is no JSON object"),
+        ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "row 1 of the table of pairs: text is no text"),
+        ("t.jsonl", f'{{"image": ["{CANARY}"], "text": "x"}}\n', "row 1 of the table of pairs: image is no text"),
+        (
+            "t.jsonl",
+            f'{{"image": "a", "text": "x"}}\n{{"image": "b", "note": "{CANARY}"}}\n',
+            "row 2 of the table of pairs has no field with the report",
+        ),
+        (
+            "t.csv",
+            f"id,image,text\n{CANARY},a,x\nj,b,x\n{CANARY},c,x\nj,d,x\n",
+            "2 ids stand in the table of pairs more than once: rows 1 and 3, 2 and 4",
+        ),
+    ],
+)
+def test_errors_name_rows_and_nothing_that_stands_in_them(tmp_path: Path, name: str, text: str, says: str) -> None:
+    with pytest.raises(LlavaRadError) as caught:
+        read_pairs(write(tmp_path, name, text))
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+    assert "JANE" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_many_faults_are_counted_and_a_few_named(tmp_path: Path) -> None:
+    with pytest.raises(LlavaRadError, match=r"^9 rows .* have no text: 1, 2, 3, 4, 5, \.\.\.$"):
+        read_pairs(write(tmp_path, "t.csv", "image,text\n" + "".join(f"{n},\n" for n in range(9))))
+
+
+def test_no_such_table_and_no_text_file(tmp_path: Path) -> None:
+    with pytest.raises(LlavaRadError, match="does not exist"):
+        read_pairs(tmp_path / "none.jsonl")
+    for name in ("t.csv", "t.jsonl"):
+        (tmp_path / name).write_bytes(b"image,text\n\xff\xfe,x\n")
+        with pytest.raises(LlavaRadError, match="cannot be read as"):
+            read_pairs(tmp_path / name)
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    old = write(tmp_path, "t.jsonl", "mine")
+
+    def broken() -> object:
+        yield pair(tmp_path, 1)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(LlavaRadError, match=r"^the table of pairs cannot be written \(No space left on device\)$"):
+        write_pairs(broken(), old)  # type: ignore[arg-type]
+    assert old.read_text() == "mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["t.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv"])
+def test_150_000_pairs_are_read_in_seconds(tmp_path: Path, name: str) -> None:
+    # 3 s of one core where this was written; an image opened for each would take minutes
+    write_pairs((pair(tmp_path, number) for number in range(150_000)), tmp_path / name)
+    begin = time.process_time()
+    assert len(read_pairs(tmp_path / name)) == 150_000
+    assert time.process_time() - begin < 20
