@@ -139,6 +139,8 @@ def command(
     if output.exists():
         check_output(output, inputs=(*found.files, *(pair.row.path for pair in found.pairs)), overwrite=overwrite)
     pairs = [pair for pair in found.pairs if not split or pair.row.split in split]
+    if not pairs:
+        raise LlavaRadError("there is no pair of the split that is to be written")
     if sha256:
         pairs = by_content(pairs)
     write_pairs(pairs, output)
@@ -147,7 +149,8 @@ def command(
     if fault := adapter.fault(found):
         raise LlavaRadError(f"{adapter.title} is complete, but there are {fault}")
     if found.missing:
-        note(f"{found.missing:,} of {found.missing + found.steps['image file there']:,} images are not there")
+        frontal = found.missing + found.steps["image file there"]
+        note(f"{found.missing:,} of {frontal:,} frontal images are not in the folder and were left out")
         raise typer.Exit(3)
 
 

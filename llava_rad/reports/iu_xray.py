@@ -3,8 +3,8 @@
 Two layouts. Kaggle: ``indiana_reports.csv`` and ``indiana_projections.csv`` with
 ``images/images_normalized/1_IM-0001-4001.dcm.png``. Open-i: ``ecgen-radiology/*.xml`` with
 ``CXR1_1_IM-0001-4001.png`` or ``1_IM-0001-4001.dcm`` in any folder. What is frontal stands in
-``indiana_projections.csv`` alone: Open-i's XML does not say it, and its DICOM headers call 1,448 images PA that a
-person found not to be frontal (ViewPosition in Open-i's DICOM metadata beside Rad-ReStruct's list of frontal images).
+``indiana_projections.csv`` alone: Open-i's XML does not say it, and its DICOM headers say PA for 1,282 images which
+Rad-ReStruct, in whose reports they are, does not list as frontal.
 
 The paper's 3,306 images are the 3,307 frontal ones of reports with Findings, less the one of report 202, whose
 Findings are "AP and lateral view of the chest.".
