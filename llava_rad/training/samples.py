@@ -6,6 +6,7 @@ with the end token, and ``IGNORED`` after them in a batch. Nothing is cut: what 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def open_cache(
         Path(data.cache).expanduser() if data.cache else default,
         size=recipe.size,
         recipe=recipe,
-        workers=max(1, data.workers),
+        workers=max(data.workers, min(8, os.cpu_count() or 1)),
         max_unreadable=data.max_unreadable,
         progress=progress,
     )

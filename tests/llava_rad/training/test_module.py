@@ -90,6 +90,22 @@ def test_the_loss_and_all_gradients_equal_those_of_transformers_own(
         torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6)
 
 
+def test_p2_every_image_takes_its_place_between_the_prompts_two_parts(
+    make: Callable[..., Made], batch: dict[str, torch.Tensor]
+) -> None:
+    module, whole = make()
+    features = module.features(batch["pixels"], None)
+    answers = torch.full((3, 4), 7)
+    embeds = module.embed(features, answers)
+    before, after = whole.config.conversation.encode(whole.tokens.tokenizer, whole.tokens.ids.bos)
+    assert embeds.shape == (3, len(before) + whole.config.image_tokens + len(after) + 4, 32)
+    table = whole.language_model.get_input_embeddings().weight
+    start, end = len(before), len(before) + whole.config.image_tokens
+    torch.testing.assert_close(embeds[:, start:end], whole.projector(features))
+    torch.testing.assert_close(embeds[1, :start], table[before])
+    torch.testing.assert_close(embeds[2, end:], table[[*after, 7, 7, 7, 7]])
+
+
 def test_p30_the_sum_over_micro_batches_is_the_token_mean_of_the_batch(
     make: Callable[..., Made], batch: dict[str, torch.Tensor]
 ) -> None:

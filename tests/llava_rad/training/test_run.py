@@ -194,6 +194,18 @@ def test_two_processes_equal_one(whole: Path, tmp_path: Path, pairs: Path, tiny:
 
 
 @pytest.mark.slow
+def test_p38_bfloat16_and_tf32_are_no_error_without_a_gpu(whole: Path, tmp_path: Path, pairs: Path, tiny: Path) -> None:
+    overrides = small_pairs.overrides(
+        pairs, tiny, "engine.checkpoint_every=1", "engine.precision=bf16", "engine.tf32=true",
+        "engine.activation_checkpointing=true", "data.keep_features=false", f"data.cache={whole / 'cache'}",
+    )  # fmt: skip
+    runs.train(tmp_path / "run", overrides)
+    assert runs.close(runs.losses(tmp_path / "run"), runs.losses(whole), 0.02)
+    stored = load_file(tmp_path / "run" / "model" / "language_model" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
 def test_p33_eight_images_are_learnt_to_the_letter_and_other_images_give_other_reports(
     tmp_path: Path, tiny: Path
 ) -> None:
