@@ -229,7 +229,7 @@ def test_generated_reports_join_the_table_by_content(run: Run, chest: list[Path]
         assert json.loads(done.out)["reports"] == len(chest)
     # a table against itself: the references are the Findings
     done = run("evaluate", tmp_path / "truth.csv", tmp_path / "truth.jsonl", "--metrics", "rouge_l", "-f", "json")
-    assert json.loads(done.out)["models"][0]["scores"]["rouge_l"]["value"] == 1.0
+    assert json.loads(done.out)["models"][0]["scores"]["rouge_l"]["point"] == 1.0
 
 
 def test_any_table_is_checked_and_normalised(run: Run, tmp_path: Path) -> None:
