@@ -47,64 +47,14 @@ _STUDY = re.compile(
 )
 # Studies that section_parser.py treats by hand (wrong headings; text by position; nothing in the report). They leave
 # create_section_files.py before its row is written, so that mimic_cxr_sectioned.csv has none of them.
-HAND_MADE = frozenset(
-    [
-        "50913680",
-        "59363654",
-        "59279892",
-        "59768032",
-        "57936451",
-        "50058765",
-        "53356173",
-        "53202765",
-        "50808053",
-        "51966317",
-        "50743547",
-        "56451190",
-        "59067458",
-        "59215320",
-        "55124749",
-        "54365831",
-        "59087630",
-        "58157373",
-        "56482935",
-        "58375018",
-        "54654948",
-        "55157853",
-        "51491012",
-        "50525523",
-        "57564132",
-        "59982525",
-        "53488209",
-        "54875119",
-        "50196495",
-        "56579911",
-        "52648681",
-        "59889364",
-        "53514462",
-        "59505494",
-        "53182247",
-        "51410602",
-        "56412866",
-        "54986978",
-        "59003148",
-        "57150433",
-        "56760320",
-        "59562049",
-        "52674888",
-        "55258338",
-        "59330497",
-        "52119491",
-        "58235663",
-        "50798377",
-        "54168089",
-        "53071062",
-        "56724958",
-        "54231141",
-        "53607029",
-        "52035334",
-    ]
-)
+HAND_MADE = frozenset({
+    "50913680", "59363654", "59279892", "59768032", "57936451", "50058765", "53356173", "53202765", "50808053",
+    "51966317", "50743547", "56451190", "59067458", "59215320", "55124749", "54365831", "59087630", "58157373",
+    "56482935", "58375018", "54654948", "55157853", "51491012", "50525523", "57564132", "59982525", "53488209",
+    "54875119", "50196495", "56579911", "52648681", "59889364", "53514462", "59505494", "53182247", "51410602",
+    "56412866", "54986978", "59003148", "57150433", "56760320", "59562049", "52674888", "55258338", "59330497",
+    "52119491", "58235663", "50798377", "54168089", "53071062", "56724958", "54231141", "53607029", "52035334",
+})  # fmt: skip
 
 
 class Section(NamedTuple):
@@ -125,17 +75,10 @@ def split_sections(report: str) -> list[Section]:
     Args:
         report: with lines ending in ``\\n``.
     """
-    heading = _HEADER.search(report)
-    if heading is None:
-        found = [Section("full report", report)]
-    else:
-        found = [Section("preamble", report[: heading.start(1)])]
-        while heading is not None:
-            name, start = name_of(heading[1]), heading.end()
-            # the rest of a heading's own line holds no further heading
-            line_end = report.find("\n", start)
-            heading = _HEADER.search(report, start if line_end < 0 else line_end)
-            found.append(Section(name, report[start : None if heading is None else heading.start()]))
+    headings = list(_HEADER.finditer(report))
+    ends = [heading.start() for heading in headings[1:]] + [len(report)]
+    found = [Section("preamble", report[: headings[0].start(1)]) if headings else Section("full report", report)]
+    found += [Section(name_of(one[1]), report[one.end() : end]) for one, end in zip(headings, ends, strict=False)]
     found = [one for one in found if one.name not in ("impression", "findings") or one.text.strip()]
     if not {"impression", "findings"} & {one.name for one in found}:
         first, mark, rest = found[-1].text.partition(_PARAGRAPH)

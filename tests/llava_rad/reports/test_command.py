@@ -173,6 +173,12 @@ def test_a_patient_in_two_splits_is_an_error(run: Run, tmp_path: Path) -> None:
     assert done.code == 1
     assert "subjects that stand in more than one split: 1; the first of them in rows 1 and 2" in done.err
     assert "1111" not in done.err
+    for name in ("a", "b"):
+        put(tmp_path / f"{name}.png", b"x")
+    (tmp_path / "mine.csv").write_text("image,text,subject,split\na.png,Clear.,1,train\nb.png,Clear.,1,val\n")
+    done = run("reports", "table", tmp_path / "mine.csv", "-o", tmp_path / "t.jsonl")
+    assert done.code == 1
+    assert "subjects that stand in more than one split" in done.err
     assert not (tmp_path / "t.jsonl").exists()
 
 
@@ -208,7 +214,8 @@ def test_ids_by_content(run: Run, phantoms: Path, tmp_path: Path) -> None:
 def test_of_files_with_the_same_bytes_the_first_stays(run: Run, mimic: Path, tmp_path: Path) -> None:
     done = run("reports", "mimic-cxr-jpg", mimic, "-o", tmp_path / "t.jsonl", "--sha256")  # all hold b"x"
     assert done.err == "llava-rad: 2 images have the bytes of an earlier one and were left out\n"
-    assert [p.id for p in read_pairs(tmp_path / "t.jsonl")] == [hashlib.sha256(b"x").hexdigest()]
+    (only,) = read_pairs(tmp_path / "t.jsonl")
+    assert (only.id, only.row.path.name) == (hashlib.sha256(b"x").hexdigest(), "a-1.jpg")
 
 
 def test_generated_reports_join_the_table_by_content(run: Run, chest: list[Path], tiny: Path, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ FILE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + XML.split("\n"
         BOMB, FILE, BOMB.encode("utf-16"), ('<?xml version="1.0" encoding="utf-7"?>' + BOMB).encode("utf-7"),
         XML.format(uid=1, findings="&undeclared;"), XML.format(uid=1, findings="JANE")[:-9], b"\xff\xfe\x00JANE", "",
         XML.format(uid=1, findings="JANE " * 250_000), XML.format(uid=1, findings="x").replace("CXR1_IM", "JANE"),
+        XML.format(uid=1, findings="x") + " " * (1 << 20),
         XML.format(uid=1, findings="x").replace('<uId id="CXR1"/>', ""),
     ],
 )  # fmt: skip

@@ -159,6 +159,14 @@ def test_no_such_table_and_no_text_file(tmp_path: Path) -> None:
             read_pairs(tmp_path / name)
 
 
+def test_a_table_is_replaced_and_not_written_into(tmp_path: Path) -> None:
+    old = write(tmp_path, "t.jsonl", "mine")
+    (tmp_path / "link").hardlink_to(old)
+    write_pairs([pair(tmp_path, 1)], old)
+    assert (tmp_path / "link").read_text() == "mine", "whoever has the old table open still reads all of it"
+    assert len(read_pairs(old)) == 1
+
+
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     old = write(tmp_path, "t.jsonl", "mine")
 

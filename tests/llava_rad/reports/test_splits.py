@@ -31,8 +31,10 @@ def test_the_share_is_met_as_nearly_as_whole_subjects_allow() -> None:
 
 
 def test_subjects_stay_whole_and_nothing_else_changes() -> None:
-    there = [*pairs(50), *pairs(20, "val", 50), *pairs(20, "test", 70), *pairs(10, "", 90)]
+    there = [*pairs(50), *pairs(20, "val", 50), *pairs(300, "test", 70), *pairs(10, "", 370)]
     found = redraw_validation(there, 0.2, 7)
+    drawn_from = [pair for pair in found if pair.row.split in ("train", "val")]
+    assert abs(sum(pair.row.split == "val" for pair in drawn_from) - 0.2 * len(drawn_from)) <= 1.5
     assert not chosen(found) & chosen(found, "train")
     assert chosen(found) & chosen(there, "train") and chosen(found, "train") & chosen(there, "val")
     for before, after in zip(there, found, strict=True):

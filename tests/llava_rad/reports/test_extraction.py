@@ -1,0 +1,19 @@
+"""Work in threads keeps its order and counts all of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from llava_rad.reports.extraction import in_threads
+
+
+@pytest.mark.parametrize("number", [0, 1, 256, 1000])
+def test_every_item_is_done_once_and_in_order(number: int) -> None:
+    done: list[int] = []
+    assert in_threads(lambda item: item * 2, range(number), done.append) == [2 * item for item in range(number)]
+    assert sum(done) == number
+
+
+def test_an_error_ends_the_work() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda item: 1 // item, range(1000), lambda done: None)
