@@ -5,7 +5,7 @@
 Ours is ``llava_rad.training.run.run`` itself; the peer is ``LlavaForConditionalGeneration`` with the same weights in
 ``transformers.Trainer``, frozen vision tower, SDPA. A step is everything from fetching the samples to logging: the
 frozen encoder, the language model's forward and backward pass, clipping at 1.0, AdamW. ViT-S/14 at 518 px (1369 image
-tokens), a Llama of 8 layers and width 512 with 32,000 tokens, reports of about 85 tokens; tokens/s counts all tokens
+tokens), a Llama of 8 layers and width 512 with 32,000 tokens, reports of about 100 tokens; tokens/s counts all tokens
 of a sample, image tokens too.
 
 Activation checkpointing is put on the decoder blocks on both sides. The case ``fp32-checkpointing-by-trainer`` is what
@@ -297,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report["cases"].append(run_cuda(case, options.peak_tflops) if cuda else run(case, options.threads))
         if text:
             show(report["cases"][-1])
+            sys.stdout.flush()
     if not text:
         print(json.dumps(report, indent=1))
     return int(failed)

@@ -42,7 +42,7 @@ from scripts.bench.training_turns import Turning, Turns, serve_turns
 
 MODEL, TABLE, SAMPLES, PROMPT = "model", "pairs.jsonl", "samples.npz", "prompt.json"
 _WORDS = 80
-"""Of a report; about 85 tokens, as MIMIC-CXR's findings have on average with Llama's tokenizer."""
+"""Of a report; about 100 tokens."""
 
 
 def settings(case: Case, folder: Path) -> TrainingConfig:
