@@ -85,20 +85,9 @@ class Case:
 
     def tiny(self) -> Case:
         """The same in a second, for tests."""
-        return replace(
-            self,
-            encoder_width=32,
-            encoder_layers=2,
-            encoder_heads=2,
-            image_size=56,
-            width=64,
-            layers=2,
-            heads=2,
-            inner=96,
-            vocabulary=600,
-            steps=2,
-            warmup=1,
-        )
+        toy: dict[str, Any] = {"encoder_width": 32, "encoder_layers": 2, "encoder_heads": 2, "image_size": 56}
+        toy |= {"width": 64, "layers": 2, "heads": 2, "inner": 96, "vocabulary": 600, "steps": 2, "warmup": 1}
+        return replace(self, **toy)
 
 
 _LARGE = Case("", "bf16", True, False, 768, 12, 12, 518, 4096, 32, 32, 11008, batch=LARGEST_BATCH, steps=6)
