@@ -76,9 +76,9 @@ def split_sections(report: str) -> list[Section]:
         report: with lines ending in ``\\n``.
     """
     headings = list(_HEADER.finditer(report))
-    ends = [heading.start() for heading in headings[1:]] + [len(report)]
+    ends = [*(heading.start() for heading in headings), len(report)][1:]
     found = [Section("preamble", report[: headings[0].start(1)]) if headings else Section("full report", report)]
-    found += [Section(name_of(one[1]), report[one.end() : end]) for one, end in zip(headings, ends, strict=False)]
+    found += [Section(name_of(one[1]), report[one.end() : end]) for one, end in zip(headings, ends, strict=True)]
     found = [one for one in found if one.name not in ("impression", "findings") or one.text.strip()]
     if not {"impression", "findings"} & {one.name for one in found}:
         first, mark, rest = found[-1].text.partition(_PARAGRAPH)
