@@ -75,14 +75,14 @@ def run(out: Path, studies: int, size: int, overrides: list[str]) -> dict[str, A
     if not data.exists():
         phantom = [str(data), "--layout", "mimic-cxr", "--n", str(studies), "--size", str(size), "--findings", FINDINGS]
         timed("phantoms", lambda: make_phantom(phantom))
-    both = ["reports", "mimic-cxr", cxr, "--tables", tables, "--overwrite"]
+    both: list[str | Path] = ["reports", "mimic-cxr", cxr, "--tables", tables, "--overwrite"]
     timed("reports", lambda: print(command(*both, "-o", pairs), end=""))
     command(*both, "--split", "test", "--sha256", "-o", truth)
-    training = ["train", "--config", "tiny", f"data.pairs=[{pairs}]", *overrides, "-o", run_folder]
+    training: list[str | Path] = ["train", "--config", "tiny", f"data.pairs=[{pairs}]", *overrides, "-o", run_folder]
     timed("training", lambda: command(*training))
     images = [line["image"] for line in map(json.loads, truth.read_text(encoding="utf-8").splitlines())]
-    batch = ["--batch-size", "16", "-f", "jsonl", "--quiet", "--overwrite", "-o", written]
-    model = ["--model", run_folder / "model"]
+    batch: list[str | Path] = ["--batch-size", "16", "-f", "jsonl", "--quiet", "--overwrite", "-o", written]
+    model: list[str | Path] = ["--model", run_folder / "model"]
     timed("generation", lambda: command("generate", *(out / name for name in images), *model, *batch))
     deal(written, dealt)
     matched, shuffled = timed("evaluation", lambda: (scores(written, truth), scores(dealt, truth)))
