@@ -151,7 +151,14 @@ def _files(root: Path) -> dict[str, Path]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(root):
+    """Files below a folder, in linked folders too: images often lie on another disk. No folder is entered twice."""
+    seen: set[Path] = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        place = Path(parent).resolve()
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         yield from (Path(parent, name) for name in names)
 
 

@@ -163,7 +163,7 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:
         with _opened(file) as stream:
             reader = csv.reader(stream)
             header = next(reader, [])
-            for number, cells in enumerate(reader, 1):
+            for number, cells in enumerate((cells for cells in reader if cells), 1):  # less empty lines
                 if len(cells) != len(header):
                     raise LlavaRadError(f"row {number} of the table of pairs has {len(cells)} of {len(header)} cells")
                 yield dict(zip(header, cells, strict=True))

@@ -91,6 +91,15 @@ def test_dicom_files_come_before_pictures_made_of_them(tmp_path: Path) -> None:
     assert [p.row.path.name for p in find(root).pairs] == ["7_IM-0001-1001.dcm"]
 
 
+def test_images_in_a_linked_folder_are_found_and_loops_end(tmp_path: Path) -> None:
+    root = kaggle(tmp_path / "k", {"7": "Clear."}, {"7_IM-0001-1001": "Frontal"})
+    (root / "images").rename(tmp_path / "other disk")
+    (root / "images").symlink_to(tmp_path / "other disk", target_is_directory=True)
+    (tmp_path / "other disk" / "back").symlink_to(root, target_is_directory=True)
+    found = find(root)
+    assert [p.row.path for p in found.pairs] == [root / "images" / "images_normalized" / "7_IM-0001-1001.dcm.png"]
+
+
 def open_i(root: Path, *reports: str | bytes) -> Path:
     (root / "ecgen-radiology").mkdir(parents=True)
     for number, data in enumerate(reports, 1):

@@ -101,6 +101,14 @@ def test_users_words_for_views_and_splits(tmp_path: Path) -> None:
     ]  # a field that the first record lacks is read where it stands
 
 
+@pytest.mark.parametrize(("name", "text"), [
+    ("t.csv", "image,text\n\na.png,Clear.\n\n\nb.png,Clear.\n\n"),
+    ("t.jsonl", '\n{"image": "a.png", "text": "Clear."}\n \n{"image": "b.png", "text": "Clear."}\n\n'),
+])  # fmt: skip
+def test_empty_lines_are_no_rows(tmp_path: Path, name: str, text: str) -> None:
+    assert [(one.id, one.row.number) for one in read_pairs(write(tmp_path, name, text))] == [("a.png", 1), ("b.png", 2)]
+
+
 def test_findings_come_before_other_texts(tmp_path: Path) -> None:
     assert read_pairs(write(tmp_path, "t.csv", "report,findings,image\nwhole,part,a\n"))[0].findings == "part"
 
