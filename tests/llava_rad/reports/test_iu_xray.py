@@ -7,8 +7,10 @@ import importlib.util
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -121,6 +123,38 @@ def test_what_is_frontal_must_be_said(tmp_path: Path) -> None:
     assert "--tables" in str(caught.value.hint)
 
 
+def test_only_what_is_called_frontal_is_frontal(tmp_path: Path) -> None:
+    images = {"7_IM-1-1001": "Frontal", "7_IM-1-2001": "Lateral", "7_IM-1-3001": "Oblique", "7_IM-1-4001": ""}
+    root = kaggle(tmp_path / "k", {"7": "Clear."}, images)
+    for name in images:
+        (root / f"{name}.dcm.png").touch()
+    assert [p.id for p in find(root).pairs] == ["7_IM-1-1001"]
+    # an image of a report that the table does not list
+    other = open_i(tmp_path / "o", XML.format(uid=1, findings="Clear."), XML.format(uid=2, findings="Clear."))
+    table = other / "indiana_projections.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True) if not line.startswith("2,")))
+    found = find(other)
+    assert [p.id for p in found.pairs] == ["1_IM-0001-1001"]
+    assert found.steps["in the table of images"] == 2
+    assert found.missing == 0
+
+
+def test_xml_reports_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    root = open_i(tmp_path / "o", *(XML.format(uid=number, findings="Clear.") for number in range(1, 12)))
+    assert [p.row.subject for p in find(root).pairs] == [str(number) for number in range(1, 12)]
+
+
+def test_xml_without_findings_and_with_several(tmp_path: Path) -> None:
+    element = '<AbstractText Label="FINDINGS">{}</AbstractText>'
+    without = XML.replace(element.format("{findings}"), "").format(uid=1)
+    several = XML.format(uid=2, findings="Clear.").replace(
+        "</Abstract>", element.format("Small &lt;b> heart.") + "</Abstract>"
+    )
+    found = find(open_i(tmp_path / "o", without, several))
+    assert found.steps["report there"] == 2
+    assert [(p.row.subject, p.findings) for p in found.pairs] == [("2", "Clear. Small <b> heart.")]
+
+
 def test_missing_reports_are_said(tmp_path: Path) -> None:
     root = open_i(tmp_path / "o", XML.format(uid=1, findings="Clear."))
     (root / "ecgen-radiology" / "1.xml").unlink()
@@ -222,6 +256,27 @@ def test_a_complete_data_set_gives_the_papers_3306(real: list[dict[str, Any]], t
     )
     assert "Findings section in it                       3,306" in done.out, "counts are printed all the same"
     assert len((tmp_path / "u.jsonl").read_text().splitlines()) == 3305, "so is the table written"
+
+
+def test_complete_open_i_files_give_the_papers_3306(real: list[dict[str, Any]], tmp_path: Path) -> None:
+    # XML files written from the real reports: all 3,955, of which 104 have no image
+    _, images = complete(real)
+    tables = kaggle(tmp_path / "k", {}, images)
+    (tables / "indiana_reports.csv").unlink()
+    folder = tables / "ecgen-radiology"
+    folder.mkdir()
+    for report in real:
+        pictures = "".join(f'<parentImage id="{name}"/>' for name in report["images"])
+        text = escape(report["findings"])
+        (folder / f"{report['uid'].removeprefix('CXR')}.xml").write_text(
+            f'<eCitation><uId id="{report["uid"]}"/><AbstractText Label="FINDINGS">{text}</AbstractText>{pictures}'
+            "</eCitation>"
+        )
+    found = find(tables)
+    assert found.whole
+    assert list(found.steps.values())[-2:] == [3307, 3306]
+    assert DATASETS["iu-xray"].fault(found) is None
+    assert DATASETS["iu-xray"].fault(replace(found, pairs=found.pairs[1:])) is not None
 
 
 def test_the_real_xml_files_say_what_the_reference_data_says(real: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -144,6 +144,27 @@ def test_a_compressed_table_of_sections(tmp_path: Path) -> None:
     assert [p.findings for p in find(root).pairs] == ["Clear lungs."]
 
 
+def test_tables_of_version_2_1_0(tmp_path: Path) -> None:
+    root = make(tmp_path, [ONE], {ONE.study: REPORT.format("Clear.")})
+    for name in ("metadata", "split"):
+        (root / f"mimic-cxr-2.0.0-{name}.csv").rename(root / f"mimic-cxr-2.1.0-{name}.csv")
+    assert [p.id for p in find(root).pairs] == ["a-1"]
+
+
+def test_reports_that_were_downloaded_in_part_are_found(tmp_path: Path) -> None:
+    studies = [ONE._replace(study=f"5000{n:04}", name=f"a-{n}") for n in range(300)]
+    found = find(make(tmp_path, studies, {study.study: REPORT.format("Clear.") for study in studies[150:]}))
+    assert [p.id for p in found.pairs] == [study.name for study in studies[150:]]
+
+
+def test_bytes_that_are_no_utf_8_do_not_stop_the_rest(tmp_path: Path) -> None:
+    root = make(tmp_path, [ONE], {ONE.study: ""})
+    (tmp_path / "mimic-cxr/files/p10/p10000001/s50000001.txt").write_bytes(
+        REPORT.format("Clear at 37 \xb0.").encode("latin-1").replace(b"\n", b"\r\n")
+    )
+    assert [p.findings for p in find(root).pairs] == ["Clear at 37 \ufffd."]
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     root = make(tmp_path, [ONE], {})
     with pytest.raises(LlavaRadError, match=r"^MIMIC-CXR-JPG: there are neither report files nor a mimic_cxr_sec"):
