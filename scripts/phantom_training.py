@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=2400, help="studies (default: 2400)")
     parser.add_argument("--size", type=int, default=256, help="image height in pixels (default: 256)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration `tiny`")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # changes may follow options
     begin = time.perf_counter()
     result = run(options.out.resolve(), options.n, options.size, options.overrides)
     result["minutes"] = round((time.perf_counter() - begin) / 60, 1)

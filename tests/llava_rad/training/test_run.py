@@ -214,11 +214,12 @@ def test_p33_eight_images_are_learnt_to_the_letter_and_other_images_give_other_r
     watched = [{**line, "id": f"{line['id']} again", "subject": "", "split": "val"} for line in lines]
     table.write_text("".join(json.dumps({**line, "subject": ""}) + "\n" for line in [*lines, *watched]))
     overrides = small_pairs.overrides(
-        table, tiny, "optimization.epochs=150", "optimization.lr=3e-3", "evaluation.samples=8",
+        table, None, f"model.encoder={tiny / 'encoder'}", "model.recipe=rad-dino-56", "model.scratch.hidden_size=96",
+        "optimization.epochs=150", "optimization.lr=3e-3", "evaluation.samples=8",
         "evaluation.max_new_tokens=150", "engine.checkpoint_every=300", "engine.log_every=50",
     )  # fmt: skip
     runs.train(tmp_path / "run", overrides)
     last = [line for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open()) if line["step"] == 300]
     assert [line["report"] for line in last] == [line["reference"] for line in last] == list(small_pairs.REPORTS)
     (val,) = [line for line in runs.lines(tmp_path / "run") if line["step"] == 300 and "val_loss" in line]
-    assert val["val_loss"] < 0.05 and val["val_loss_other_image"] > val["val_loss"] + 1
+    assert val["val_loss"] < 0.05 and val["val_loss_other_image"] > 20 * val["val_loss"]
