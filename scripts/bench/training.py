@@ -169,7 +169,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
     result["tokens_per_s_without_kernel"] = asdict(ratio(peers, ours))
     result["memory"] = memory["ours"]["peak"] / memory["peer"]["peak"]
     own = {name: one["peak"] - one["base"] for name, one in memory.items()}
-    result["memory_without_libraries"] = own["ours"] / own["peer"]
+    result["memory_without_libraries"] = own["ours"] / max(own["peer"], 1)  # toy sizes may add nothing to it
     return result
 
 
