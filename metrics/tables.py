@@ -102,7 +102,7 @@ def to_text(result: Evaluation) -> str:
     """Aligned columns."""
     parts = [NOTICE, _caption(result)]
     for heading, cells in _tables(result):
-        parts.append((f"{heading}\n" if heading else "") + _aligned(cells))
+        parts.append((f"{heading}\n" if heading else "") + aligned(cells))
     parts += _remarks(result)
     return "\n\n".join(parts) + "\n"
 
@@ -110,10 +110,8 @@ def to_text(result: Evaluation) -> str:
 def to_markdown(result: Evaluation) -> str:
     """Tables as GitHub shows them."""
     parts = [f"*{NOTICE}*", _caption(result)]
-    for heading, (head, *rows) in _tables(result):
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"**{heading}**\n\n{table}" if heading else table)
+    for heading, cells in _tables(result):
+        parts.append(f"**{heading}**\n\n{markdown(cells)}" if heading else markdown(cells))
     parts += [f"```\n{remark}\n```" for remark in _remarks(result)]
     return "\n\n".join(parts) + "\n"
 
@@ -121,11 +119,8 @@ def to_markdown(result: Evaluation) -> str:
 def to_latex(result: Evaluation) -> str:
     """booktabs tables."""
     parts = [f"% {NOTICE}\n% {_caption(result)}"]
-    for heading, (head, *rows) in _tables(result):
-        lines = [f"% {heading}"] if heading else []
-        lines += [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _latex_row(head), r"\midrule"]
-        lines += [*map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"]
-        parts.append("\n".join(lines))
+    for heading, cells in _tables(result):
+        parts.append((f"% {heading}\n" if heading else "") + latex(cells))
     parts += ["\n".join(f"% {line}" for line in remark.splitlines()) for remark in _remarks(result)]
     return "\n\n".join(parts) + "\n"
 
@@ -172,12 +167,12 @@ def _tables(result: Evaluation) -> list[tuple[str, Cells]]:
             tables.append((f"{heading} by {column}".strip(), _strata(table)))
     for other, scores in result.differences.items():
         head = ["difference", "score", "median", "95 % interval"]
-        rows = [[title(name), *_numbers(scores[name], signed=True)] for name in _headline_names(scores)]
+        rows = [[title(name), *_numbers(scores[name], signed=True)] for name in headline_names(scores)]
         tables.append((f"{result.models[0].name} minus {other}", [head, *rows]))
     return tables
 
 
-def _headline_names(scores: Any) -> list[str]:
+def headline_names(scores: Any) -> list[str]:
     """All scores but those of single classes, the paper's first."""
     names = [name for name in scores if "/" not in name]
     first = [name for name in _ORDER if name in names]
@@ -190,7 +185,7 @@ def _headline_names(scores: Any) -> list[str]:
 
 def _overall(model: Model, result: Evaluation) -> Cells:
     rows = [["metric", "score", "median", "95 % interval"]]
-    rows += [[title(name), *_numbers(model.intervals[name])] for name in _headline_names(model.intervals)]
+    rows += [[title(name), *_numbers(model.intervals[name])] for name in headline_names(model.intervals)]
     rows += [[title(_HEADLINES.get(name, name)), "not computed", "", ""] for name in result.not_computed]
     return rows
 
@@ -209,7 +204,7 @@ def _classes(model: Model) -> list[tuple[str, Cells]]:
 
 def _strata(table: dict[str, Strata]) -> Cells:
     rows = [["metric", "group", "n", "score", "median", "95 % interval"]]
-    for name in _headline_names(table):
+    for name in headline_names(table):
         strata = table[name]
         total = sum(group.n for group in strata.groups.values())
         rows.append([title(name), "all (avg)", f"{total:,}", _number(strata.average), "", ""])
@@ -266,9 +261,10 @@ def _remarks(result: Evaluation) -> list[str]:
     return remarks
 
 
-def _aligned(cells: Cells) -> str:
+def aligned(cells: Cells) -> str:
+    """A table in columns of spaces; the first row is the head, the first column (and one of groups) is to the left."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    texts = {0} | ({1} if cells[0][1] == "group" else set())
+    texts = {0} | ({1} if cells[0][1:2] == ["group"] else set())
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column in texts else cell.rjust(width)
@@ -276,6 +272,20 @@ def _aligned(cells: Cells) -> str:
         ).rstrip()
         for line in cells
     )
+
+
+def markdown(cells: Cells) -> str:
+    """A table as GitHub shows it; the first row is the head."""
+    head, *rows = cells
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def latex(cells: Cells) -> str:
+    """A booktabs table; the first row is the head."""
+    head, *rows = cells
+    lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _latex_row(head), r"\midrule"]
+    return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"])
 
 
 def _latex_row(cells: Sequence[str]) -> str:
