@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from encoder.errors import LlavaRadError
-from llava_rad.commands import assemble, doctor, evaluate, generate, inspect, manifest, pretrain, reports, train
+from llava_rad.commands import (
+    assemble,
+    benchmark,
+    doctor,
+    evaluate,
+    generate,
+    inspect,
+    manifest,
+    pretrain,
+    reports,
+    train,
+)
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
 from metrics.errors import MetricError
 
@@ -39,6 +50,7 @@ app.command("assemble")(assemble.command)
 app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
 app.command("reports", epilog=reports.EPILOG)(reports.command)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)
+app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
 

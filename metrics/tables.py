@@ -36,7 +36,7 @@ _TITLES = {
 }
 _LABELERS = {"chexbert": "CheXbert", "rules": "rules (not CheXbert)"}
 # What stands in a table and in JSON for a metric without a value.
-_HEADLINES = {
+HEADLINES = {
     "rg_er": "rg_er",
     "chexbert": "chexbert_macro_f1_14",
     "rules": "rules_macro_f1_14",
@@ -61,7 +61,7 @@ def title(name: str) -> str:
 
 def to_json(result: Evaluation) -> str:
     """One object, the same bytes for the same input; scores are fractions, null where nothing was computed."""
-    absent: dict[str, Any] = {_HEADLINES.get(name, name): None for name in result.not_computed}
+    absent: dict[str, Any] = {HEADLINES.get(name, name): None for name in result.not_computed}
     content = {
         "schema": SCHEMA,
         "notice": NOTICE,
@@ -186,7 +186,7 @@ def headline_names(scores: Any) -> list[str]:
 def _overall(model: Model, result: Evaluation) -> Cells:
     rows = [["metric", "score", "median", "95 % interval"]]
     rows += [[title(name), *_numbers(model.intervals[name])] for name in headline_names(model.intervals)]
-    rows += [[title(_HEADLINES.get(name, name)), "not computed", "", ""] for name in result.not_computed]
+    rows += [[title(HEADLINES.get(name, name)), "not computed", "", ""] for name in result.not_computed]
     return rows
 
 

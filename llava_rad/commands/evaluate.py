@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 from metrics.errors import InputError
@@ -24,7 +25,7 @@ EPILOG = "\n\n".join(
         "Scores depend on the choices in the signatures that every output carries: quote them.",
     )
 )
-_TABLES, _MODELS, _OUTPUT = "Tables", "Weights", "Output"
+_TABLES, _MODELS, _OUTPUT = "Tables", metric.MODELS, "Output"
 
 
 class Form(StrEnum):
@@ -36,55 +37,6 @@ class Form(StrEnum):
     latex = "latex"
 
 
-class Uncertain(StrEnum):
-    """What uncertain labels count as."""
-
-    negative = "negative"
-    positive = "positive"
-
-
-class Case(StrEnum):
-    """Whether RadGraph's tokens are compared with their case."""
-
-    sensitive = "sensitive"
-    lower_case = "lower"
-
-
-class RadGraphKind(StrEnum):
-    """Published RadGraph models."""
-
-    v1 = "radgraph"
-    xl = "radgraph-xl"
-
-
-class Backend(StrEnum):
-    """Who runs RadGraph."""
-
-    own = "own"
-    package = "package"
-
-
-class Precision(StrEnum):
-    """Floating-point type of CheXbert and RadGraph."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Clean(StrEnum):
-    """Preparation of the texts."""
-
-    none = "none"
-    r2gen = "r2gen"
-
-
-def _path(help: str, *names: str, panel: str, metavar: str = "FILE") -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        *names, help=help, metavar=metavar, show_default=False, rich_help_panel=panel
-    )
-    return option
-
-
 def command(
     predictions: Annotated[
         Path,
@@ -94,89 +46,58 @@ def command(
         ),
     ],
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Reference reports with the same ids.")],
-    metrics: Annotated[str, typer.Option(help="Names with commas between; see below.", metavar="METRICS")] = "paper",
-    strata: Annotated[
-        str, typer.Option(help="Columns to group by (sex,age,ethnicity,view); ages become bands.", metavar="COLUMNS")
-    ] = "",
+    metrics: metric.Metrics = "paper",
+    strata: metric.Strata = "",
     compare: Annotated[
-        list[Path] | None, _path("Other predictions of the same ids, for paired differences.", panel=_TABLES)
+        list[Path] | None, metric.path("Other predictions of the same ids, for paired differences.", panel=_TABLES)
     ] = None,
     id_field: Annotated[
-        str | None, _path("Where the ids are; dots go into nested objects.", panel=_TABLES, metavar="NAME")
+        str | None, metric.path("Where the ids are; dots go into nested objects.", panel=_TABLES, metavar="NAME")
     ] = None,
     prediction_field: Annotated[
-        str | None, _path("Where the predictions' text is.", panel=_TABLES, metavar="NAME")
+        str | None, metric.path("Where the predictions' text is.", panel=_TABLES, metavar="NAME")
     ] = None,
     reference_field: Annotated[
-        str | None, _path("Where the references' text is.", panel=_TABLES, metavar="NAME")
+        str | None, metric.path("Where the references' text is.", panel=_TABLES, metavar="NAME")
     ] = None,
-    clean: Annotated[
-        Clean,
-        typer.Option(
-            help="r2gen: lower case, no punctuation, references cut at 60 tokens, as papers on IU X-ray do.",
-            rich_help_panel=_TABLES,
-        ),
-    ] = Clean.none,
+    clean: metric.CleanTexts = metric.Clean.none,
     prediction_annotations: Annotated[
-        Path | None, _path("Labels and graphs of the predictions, in place of weights.", panel=_TABLES)
+        Path | None, metric.path("Labels and graphs of the predictions, in place of weights.", panel=_TABLES)
     ] = None,
     reference_annotations: Annotated[
-        Path | None, _path("Labels and graphs of the references, in place of weights.", panel=_TABLES)
+        Path | None, metric.path("Labels and graphs of the references, in place of weights.", panel=_TABLES)
     ] = None,
-    uncertain: Annotated[Uncertain, typer.Option(help="What uncertain labels count as.")] = Uncertain.negative,
-    bootstrap: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 500,
+    uncertain: metric.Uncertainty = metric.Uncertain.negative,
+    bootstrap: metric.Bootstrap = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 42,
-    chexbert: Annotated[Path | None, _path("chexbert.pth.", panel=_MODELS)] = None,
-    bert_vocab: Annotated[
-        Path | None, _path("bert-base-uncased: vocab.txt or its folder.", panel=_MODELS, metavar="DIR")
-    ] = None,
-    radgraph: Annotated[
-        Path | None, _path("radgraph.tar.gz, or the folder it unpacks to.", panel=_MODELS, metavar="PATH")
-    ] = None,
-    radgraph_model: Annotated[
-        RadGraphKind, typer.Option(help="Which RadGraph.", rich_help_panel=_MODELS)
-    ] = RadGraphKind.v1,
-    radgraph_tokenizer: Annotated[
-        Path | None, _path("The archive's base model: config and tokenizer.", panel=_MODELS, metavar="DIR")
-    ] = None,
-    radgraph_backend: Annotated[
-        Backend, typer.Option(help="Our inference, or the radgraph package's.", rich_help_panel=_MODELS)
-    ] = Backend.own,
-    radgraph_case: Annotated[
-        Case, typer.Option(help="Compare tokens with their case (as published) or without.", rich_help_panel=_MODELS)
-    ] = Case.sensitive,
-    bertscore_model: Annotated[
-        str | None, _path("Folder or hub repository.", panel=_MODELS, metavar="DIR-OR-HUB-ID")
-    ] = None,
-    bertscore_layers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Which layer BERTScore takes.", show_default=False, rich_help_panel=_MODELS),
-    ] = None,
-    bertscore_baseline: Annotated[Path | None, _path("Table LAYER, P, R, F to rescale with.", panel=_MODELS)] = None,
+    chexbert: metric.CheXbert = None,
+    bert_vocab: metric.BertVocab = None,
+    radgraph: metric.RadGraph = None,
+    radgraph_model: metric.RadGraphModel = metric.RadGraphKind.v1,
+    radgraph_tokenizer: metric.RadGraphTokenizer = None,
+    radgraph_backend: metric.RadGraphBackend = metric.Backend.own,
+    radgraph_case: metric.RadGraphCase = metric.Case.sensitive,
+    bertscore_model: metric.BertScoreModel = None,
+    bertscore_layers: metric.BertScoreLayers = None,
+    bertscore_baseline: metric.BertScoreBaseline = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.", rich_help_panel=_MODELS)] = "cpu",
     precision: Annotated[
-        Precision, typer.Option(help="Of CheXbert and RadGraph.", rich_help_panel=_MODELS)
-    ] = Precision.float32,
+        metric.Precision, typer.Option(help="Of CheXbert and RadGraph.", rich_help_panel=_MODELS)
+    ] = metric.Precision.float32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports at a time.", rich_help_panel=_MODELS)] = 8,
-    allow_download: Annotated[
-        bool,
-        typer.Option("--allow-download", help="Ask the hub for weights that are not there.", rich_help_panel=_MODELS),
-    ] = False,
-    cache: Annotated[Path | None, _path("Annotations already made (default: user cache).", panel=_MODELS)] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read nor keep annotations.", rich_help_panel=_MODELS)
-    ] = False,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="End with 0 though a metric could not be computed.")
-    ] = False,
+    allow_download: metric.AllowDownload = False,
+    cache: metric.CacheFile = None,
+    no_cache: metric.NoCache = False,
+    skip_missing: metric.SkipMissing = False,
     format: Annotated[Form, typer.Option("--format", "-f", help="Form of the scores.", rich_help_panel=_OUTPUT)] = (
         Form.text
     ),
-    output: Annotated[Path | None, _path("Scores go there.", "--output", "-o", panel=_OUTPUT)] = None,
-    per_sample: Annotated[Path | None, _path("Values of each report: .csv or .parquet.", panel=_OUTPUT)] = None,
-    figure: Annotated[Path | None, _path("Scores as bars: .png, .svg or .pdf.", panel=_OUTPUT)] = None,
+    output: Annotated[Path | None, metric.path("Scores go there.", "--output", "-o", panel=_OUTPUT)] = None,
+    per_sample: Annotated[Path | None, metric.path("Values of each report: .csv or .parquet.", panel=_OUTPUT)] = None,
+    figure: Annotated[Path | None, metric.path("Scores as bars: .png, .svg or .pdf.", panel=_OUTPUT)] = None,
     save_annotations: Annotated[
-        Path | None, _path("Folder for labels and graphs (they hold words of reports).", panel=_OUTPUT, metavar="DIR")
+        Path | None,
+        metric.path("Folder for labels and graphs (they hold words of reports).", panel=_OUTPUT, metavar="DIR"),
     ] = None,
     overwrite: opt.Overwrite = False,
 ) -> None:

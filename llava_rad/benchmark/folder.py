@@ -1,0 +1,120 @@
+"""The results folder: what is in it, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from encoder.errors import LlavaRadError
+from llava_rad.benchmark.predictions import write_file
+from llava_rad.outputs.files import OutputError
+
+RUN: Final = "run.json"
+SCHEMA: Final = "llava-rad.benchmark-run/1"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a benchmark's files are. ``predictions/`` and ``run.json`` are what a later run goes on from."""
+
+    path: Path
+
+    @property
+    def run(self) -> Path:
+        """What the predictions are of: data set, and settings of each system."""
+        return self.path / RUN
+
+    def predictions(self, slug: str) -> Path:
+        """The merged predictions of a system."""
+        return self.path / "predictions" / f"{slug}.jsonl"
+
+    def shards(self, slug: str) -> Path:
+        """Its predictions while they are made."""
+        return self.path / "predictions" / "shards" / slug
+
+    def features(self, slug: str) -> Path:
+        """Image vectors by a model's encoder."""
+        return self.path / "features" / slug
+
+    def open(self, task: dict[str, Any], systems: dict[str, dict[str, Any]], *, overwrite: bool) -> None:
+        """Make the folder, or make sure that what is in it is of the same task and settings.
+
+        Systems may be added to what is there.
+
+        Raises:
+            OutputError: the folder holds something else, or results of other data or settings.
+        """
+        before = self._before(overwrite=overwrite)
+        known: dict[str, Any] = before["systems"] if before else {}
+        if before and before["task"] != task:
+            raise OutputError(
+                "the results folder holds a benchmark on other data", hint="name another, or --overwrite to replace it"
+            )
+        for slug, settings in systems.items():
+            if slug in known and known[slug] != settings:
+                raise OutputError(
+                    f"the results folder holds reports of {slug} with other settings",
+                    hint="name another, or --overwrite to replace it",
+                )
+        content = {"schema": SCHEMA, "task": task, "systems": known | systems}
+        try:
+            for folder in (self.path, self.path / "predictions"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the results folder cannot be made ({os.strerror(error.errno or 0)})") from None
+        write_file(self.run, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def _before(self, *, overwrite: bool) -> dict[str, Any] | None:
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+            raise OutputError("the results folder is a file or a link")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return None
+        try:
+            content: dict[str, Any] = json.loads(self.run.read_bytes())
+            if content["schema"] != SCHEMA:
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError):
+            raise OutputError("the folder is not empty and holds no results of a benchmark") from None
+        if not overwrite:
+            return content
+        shutil.rmtree(self.path)
+        return None
+
+    def shared(self, task: dict[str, Any]) -> None:
+        """Make sure that this process sees what the first one wrote.
+
+        Raises:
+            LlavaRadError: it does not: the processes have folders of their own.
+        """
+        try:
+            if json.loads(self.run.read_bytes())["task"] == task:
+                return
+        except (OSError, ValueError, KeyError):
+            pass
+        raise LlavaRadError(
+            "this process does not see the results folder of the first one, or other data",
+            hint="all machines need the same folder (NFS or the like) and the same data",
+        )
+
+    def forget(self, slug: str) -> None:
+        """Remove shards that a merged file has made useless."""
+        shutil.rmtree(self.shards(slug), ignore_errors=True)
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """File names for systems: letters, digits, dots and dashes of their names, each once."""
+    found: dict[str, str] = {}
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80] or "system"
+        number = 2
+        while slug in found.values():
+            slug = f"{slug.rsplit('_', 1)[0]}_{number}"
+            number += 1
+        found[name] = slug
+    return found

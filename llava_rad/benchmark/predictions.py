@@ -1,0 +1,196 @@
+"""Predictions on disk: shards that each process appends to, resumed after a kill at any point, merged by id."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from encoder.errors import LlavaRadError
+from llava_rad.outputs.report import NOTICE
+
+SCHEMA: Final = "llava-rad.prediction/1"
+TAKEN: Final = "A report about another patient, taken as a reference point. Research use only. Not for clinical use."
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The text for one case.
+
+    Attributes:
+        id: of the case.
+        text: "" where there is none.
+        complete: False where the longest length cut the text off.
+        error: why the image could not be read (the reader's reason), or None.
+    """
+
+    id: str
+    text: str
+    complete: bool = True
+    error: str | None = None
+
+    def line(self, notice: str = NOTICE) -> str:
+        """As a line of JSON: the same bytes for the same prediction."""
+        content: dict[str, Any] = {"schema": SCHEMA, "notice": notice, "id": self.id, "prediction": self.text}
+        content |= {"complete": self.complete, "error": self.error}
+        return json.dumps(content, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def of_line(cls, line: str) -> Prediction:
+        """The inverse of :meth:`line`.
+
+        Raises:
+            ValueError: it is no such line.
+        """
+        content = json.loads(line)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError("no prediction")
+        try:
+            return cls(content["id"], content["prediction"], content["complete"], content["error"])
+        except KeyError:
+            raise ValueError("no prediction") from None
+
+
+class Shards:
+    """The predictions of one model while they are made: a folder with a file for each process.
+
+    Lines are appended and flushed to the disk batch by batch. A half-written last line (the machine went down, the
+    process was killed) is passed over, and cut off before its own process writes again.
+
+    Args:
+        folder: made where absent.
+        rank: of this process.
+        size: number of processes.
+    """
+
+    def __init__(self, folder: Path, rank: int, size: int) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._own = folder / f"shard-{rank:05}-of-{size:05}.jsonl"
+        self._handle: int | None = None
+
+    def done(self) -> set[str]:
+        """Ids that any process of this or an earlier run has written."""
+        return {prediction.id for file in self._files() for prediction in _read(file)}
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Add predictions to this process's file and wait until they are on the disk.
+
+        Raises:
+            LlavaRadError: the disk refuses, or another process writes to the same file.
+        """
+        data = "".join(prediction.line() for prediction in predictions).encode()
+        try:
+            if self._handle is None:
+                self._handle = self._opened()
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._handle, view) :]
+            os.fsync(self._handle)
+        except OSError as error:
+            raise LlavaRadError(f"predictions cannot be written ({os.strerror(error.errno or 0)})") from None
+
+    def _opened(self) -> int:
+        handle = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LlavaRadError("another run is writing to the same results folder") from None
+        content = self._own.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        os.ftruncate(handle, whole)
+        os.lseek(handle, whole, os.SEEK_SET)
+        return handle
+
+    def close(self) -> None:
+        """Release this process's file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def merge(self, ids: Sequence[str], target: Path, *, notice: str = NOTICE) -> None:
+        """Write all predictions into one file in the order of ``ids``, and remove the shards.
+
+        Raises:
+            LlavaRadError: an id is missing, comes twice, or is none of these.
+        """
+        found: dict[str, Prediction] = {}
+        for file in self._files():
+            for prediction in _read(file):
+                if prediction.id in found:
+                    raise LlavaRadError(f"two shards hold a prediction of the same image ({file.name})")
+                found[prediction.id] = prediction
+        missing, odd = sum(key not in found for key in ids), len(found.keys() - set(ids))
+        if missing or odd or len(set(ids)) != len(ids):
+            raise LlavaRadError(
+                f"the shards do not fit the {len(ids)} images: {missing} have no prediction, {odd} are too many",
+                hint="run the same command again; if that does not help, remove the folder of the shards",
+            )
+        write_predictions([found[key] for key in ids], target, notice=notice)
+        for file in self._files():
+            file.unlink()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("shard-*.jsonl"))
+
+
+def write_predictions(predictions: Sequence[Prediction], target: Path, *, notice: str = NOTICE) -> None:
+    """Write a file of predictions in one step."""
+    write_file(target, "".join(prediction.line(notice) for prediction in predictions).encode())
+
+
+def read_predictions(file: Path, ids: Sequence[str]) -> list[Prediction]:
+    """The predictions of a merged file.
+
+    Raises:
+        LlavaRadError: they are not those of ``ids``, in this order.
+    """
+    found = list(_read(file))
+    if [prediction.id for prediction in found] != list(ids):
+        raise LlavaRadError(f"{file.name} does not hold one prediction for each image", hint="remove it, and run again")
+    return found
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Write or replace a file of the results folder in one step.
+
+    Raises:
+        LlavaRadError: the disk refuses.
+    """
+    temporary = target.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise LlavaRadError(f"results cannot be written ({os.strerror(error.errno or 0)})") from None
+
+
+def _read(file: Path) -> Iterator[Prediction]:
+    """The whole lines of a file."""
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield Prediction.of_line(line.decode())
+                except ValueError:
+                    raise LlavaRadError(f"line {number} of {file.name} is no prediction") from None
+    except OSError as error:
+        raise LlavaRadError(f"{file.name} cannot be read ({os.strerror(error.errno or 0)})") from None

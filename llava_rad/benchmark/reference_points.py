@@ -1,0 +1,120 @@
+"""Reports that no model wrote: what they score is what a metric gives for nothing.
+
+Most frequent report, random report, report of the nearest neighbour, and a model's own reports dealt to other patients.
+A metric that does not tell a model from these says little about it. Reports come from the training split where there
+is one; otherwise from the other patients of the scored split itself, which is said beside the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from encoder.errors import LlavaRadError
+from llava_rad.benchmark.task import Case
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+MOST_FREQUENT: Final = "most-frequent"
+RANDOM: Final = "random"
+NEAREST: Final = "nearest-neighbour"
+SHUFFLED: Final = "shuffled"
+POINTS: Final = (MOST_FREQUENT, RANDOM, NEAREST, SHUFFLED)
+DESCRIPTIONS: Final = {
+    MOST_FREQUENT: "the most frequent report for every image",
+    RANDOM: "the report of a random other patient",
+    NEAREST: "the report of the image that is nearest by the encoder's image vector (cosine)",
+    SHUFFLED: "the model's own reports, each for another patient's image",
+}
+_ROWS = 512  # of similarities at a time
+
+
+def most_frequent(cases: Sequence[Case], bank: Sequence[Case]) -> list[str]:
+    """For each case the report that most patients but its own have; of equally frequent ones the first in the bank."""
+    counts = Counter(case.reference for case in bank)
+    ranked = sorted(counts, key=counts.__getitem__, reverse=True)  # stable: first come, first
+    own: dict[str, Counter[str]] = {}
+    for case in bank:
+        own.setdefault(case.patient, Counter())[case.reference] += 1
+    texts = []
+    for case in cases:
+        less = own.get(case.patient, Counter())
+        best, most = "", 0
+        for text in ranked:
+            if counts[text] <= most:
+                break
+            if counts[text] - less[text] > most:
+                best, most = text, counts[text] - less[text]
+        texts.append(_given(best))
+    return texts
+
+
+def random(cases: Sequence[Case], bank: Sequence[Case], seed: int) -> list[str]:
+    """For each case the report of another patient; which one depends on the seed and the case's id only."""
+    texts = []
+    for case in cases:
+        digest = hashlib.sha256(f"{seed}/{case.id}".encode()).digest()
+        start = int.from_bytes(digest[:8], "big") % len(bank)
+        others = (bank[(start + step) % len(bank)] for step in range(len(bank)))
+        texts.append(_given(next((other.reference for other in others if other.patient != case.patient), "")))
+    return texts
+
+
+def nearest(cases: Sequence[Case], features: Floats, bank: Sequence[Case], bank_features: Floats) -> list[str]:
+    """For each case the report of another patient's image with the largest cosine similarity; of equal ones the first.
+
+    Args:
+        features: [N, D] of the cases; a row of NaN (the image could not be read) gives an empty text.
+        bank_features: [M, D] of the bank; rows of NaN are passed over.
+    """
+    import numpy as np
+
+    def unit(vectors: Floats) -> Floats:
+        lengths: Floats = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+        return vectors / lengths
+
+    usable: npt.NDArray[np.bool_] = np.isfinite(bank_features).all(axis=1)
+    known = np.where(usable[:, None], bank_features, 0)
+    keys = unit(known)
+    of_patient: dict[str, list[int]] = {}
+    for row, case in enumerate(bank):
+        of_patient.setdefault(case.patient, []).append(row)
+    texts = []
+    for start in range(0, len(cases), _ROWS):
+        similar = unit(features[start : start + _ROWS]) @ keys.T
+        similar[:, ~usable] = -np.inf
+        for row, case in zip(similar, cases[start : start + _ROWS], strict=True):
+            row[of_patient.get(case.patient, [])] = -np.inf
+            best = int(row.argmax())  # the first NaN, where there is one
+            texts.append(bank[best].reference if np.isfinite(row[best]) else "")
+    return texts
+
+
+def shuffled(cases: Sequence[Case], texts: Sequence[str], seed: int) -> list[str]:
+    """A model's reports, each dealt to a case of another patient: what they score without looking at the image.
+
+    The same reports are used once each, where there are enough patients for it.
+    """
+    order = sorted(range(len(cases)), key=lambda row: hashlib.sha256(f"{seed}/{cases[row].id}".encode()).digest())
+    # by patient, in random order of patients; a rotation by the largest group gives everyone another patient's
+    groups: dict[str, list[int]] = {}
+    for row in order:
+        groups.setdefault(cases[row].patient, []).append(row)
+    line = [row for rows in groups.values() for row in rows]
+    step = max(map(len, groups.values()))
+    dealt = [""] * len(cases)
+    for place, row in enumerate(line):
+        dealt[row] = texts[line[(place + step) % len(line)]]
+    return dealt
+
+
+def _given(text: str) -> str:
+    if not text:
+        raise LlavaRadError("all reports are of one patient: there are no others to take reference points from")
+    return text

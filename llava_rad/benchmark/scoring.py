@@ -1,0 +1,147 @@
+"""From texts to the numbers of a benchmark: scores, verdicts between models, how many different reports there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import sqrt
+from typing import TYPE_CHECKING, Any, Literal
+
+from llava_rad.benchmark.task import Task
+from metrics.bootstrap import Bootstrap, Interval
+from metrics.pairs import Pairs
+from metrics.suite import Evaluation, Settings, evaluate
+
+if TYPE_CHECKING:
+    from metrics.cache import Cache
+    from metrics.suite import Report
+
+Verdict = Literal["first", "second", "no difference shown"]
+FEW = 0.05
+"""Below this share of different reports a model says much the same of every image."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two systems on the same resamples of the same reports.
+
+    Attributes:
+        first: name.
+        second: name.
+        differences: first minus second, by score.
+    """
+
+    first: str
+    second: str
+    differences: dict[str, Interval]
+
+    def verdict(self, score: str) -> Verdict:
+        """Who is better: a 95 % interval of the difference without 0 in it decides."""
+        interval = self.differences[score]
+        if interval.low is not None and interval.low > 0:
+            return "first"
+        if interval.high is not None and interval.high < 0:
+            return "second"
+        return "no difference shown"
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How many different reports a system wrote.
+
+    Attributes:
+        distinct: number of different texts.
+        share: of all texts.
+        words: mean number of words.
+        empty: texts without a word.
+    """
+
+    distinct: int
+    share: float
+    words: float
+    empty: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Diversity:
+        """Count texts."""
+        distinct = len(set(texts))
+        words = sum(len(text.split()) for text in texts) / len(texts)
+        return cls(distinct, distinct / len(texts), words, sum(not text.strip() for text in texts))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many reports of a protocol are not those of the paper's, on a random sample.
+
+    Attributes:
+        sample: reports compared.
+        different: how many of them differ in at least one character.
+    """
+
+    sample: int
+    different: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share of different reports (Wilson's score interval)."""
+        n, p, z = self.sample, self.different / self.sample, 1.959964
+        centre, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All numbers.
+
+    Attributes:
+        evaluation: scores with intervals, strata and values of each report.
+        compared: every two of the models, then every model with its reference points.
+        diversity: by system; ``references`` are the references themselves.
+        models: names of the systems that are models; the others are reference points.
+    """
+
+    evaluation: Evaluation
+    compared: list[Compared]
+    diversity: dict[str, Diversity]
+    models: list[str]
+
+
+def score(
+    task: Task,
+    models: Mapping[str, Sequence[str]],
+    points: Mapping[str, Sequence[str]],
+    settings: Settings,
+    bootstrap: Bootstrap,
+    *,
+    cache: Cache | None = None,
+    report: Report | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Scored:
+    """Score the texts of models and of reference points, N each in the order of the task's cases.
+
+    Raises:
+        InputError: an unknown metric.
+    """
+    ids, references = [case.id for case in task.cases], task.references
+    systems = {name: Pairs(ids, list(texts), references, task.strata) for name, texts in {**models, **points}.items()}
+    found = evaluate(systems, settings, bootstrap=bootstrap, cache=cache, report=report, say=say)
+    weights = bootstrap.weights(len(ids))
+    by_name = {one.name: one for one in found.models}
+    pairs = [*combinations(models, 2), *((model, point) for model in models for point in points)]
+
+    def compare(first: str, second: str) -> Compared:
+        differences: dict[str, Interval] = {}
+        for metric, scores in by_name[first].scores.items():
+            differences |= bootstrap.differences(scores, by_name[second].scores[metric], weights)
+        return Compared(first, second, differences)
+
+    diversity = {name: Diversity.of(pairs.candidates) for name, pairs in systems.items()}
+    return Scored(
+        found, [compare(*pair) for pair in pairs], diversity | {"references": Diversity.of(references)}, list(models)
+    )
+
+
+def as_json(interval: Interval) -> dict[str, Any]:
+    """A score's or difference's numbers."""
+    return {"point": interval.point, "median": interval.median, "low": interval.low, "high": interval.high}

@@ -1,0 +1,372 @@
+"""The tables of a benchmark, and what a reader of them should know: one content for every form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from llava_rad.benchmark.published import REPORTS, SCORES, SOURCE, TABLE_2, WORST_GROUP, Value
+from llava_rad.benchmark.scoring import FEW, Agreement, Compared, Scored, as_json
+from llava_rad.benchmark.task import Task
+from metrics.bootstrap import Interval
+from metrics.suite import Model
+from metrics.tables import HEADLINES, NOTICE, Cells, aligned, headline_names, latex, markdown, title
+
+SCHEMA: Final = "llava-rad.benchmark/1"
+_EXTRA = ("rules_macro_f1_14", "bertscore_f1")
+"""Scores in the main table beside the paper's four, where they were computed."""
+_MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table.
+
+    Attributes:
+        heading: what it shows.
+        cells: rows of texts; the first is the head.
+        note: a sentence below it.
+        brief: whether it is printed, too.
+    """
+
+    heading: str
+    cells: Cells
+    note: str = ""
+    brief: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """How the texts were made.
+
+    Attributes:
+        protocol: name, type, batch size and the like of the models' decoding; None where no model wrote.
+        models: facts of each model by its name (id, SHA-256, encoder).
+        points: what each reference point is, by its name.
+        own: the model that a reference point belongs to, by its name: a model's shuffled reports.
+        agreement: of each model's fast protocol with the paper's.
+        unreadable: images by model that could not be read, and were scored as empty reports.
+        errors: the reasons of these by model, with their number.
+    """
+
+    protocol: dict[str, Any] | None = None
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    points: dict[str, str] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that the forms of a benchmark's result are made of."""
+
+    task: Task
+    scored: Scored
+    made: Made
+
+    @property
+    def heading(self) -> str:
+        """What was scored."""
+        split = f", split {self.task.split}" if self.task.split else ""
+        return f"{self.task.name}{split}: {len(self.task.cases):,} reports"
+
+    @property
+    def columns(self) -> list[str]:
+        """The scores of the main table; the paper's come first, computed or not."""
+        computed = self.scored.evaluation.models[0].intervals
+        chosen = [name for name in SCORES if name in computed or name in self._absent]
+        rest = [name for name in headline_names(computed) if name not in SCORES]
+        return chosen + [name for name in rest if name in _EXTRA or not set(SCORES) & set(computed)]
+
+    @property
+    def _absent(self) -> dict[str, str]:
+        """Scores that could not be computed, with the reason."""
+        return {HEADLINES.get(name, name): why.reason for name, why in self.scored.evaluation.not_computed.items()}
+
+    def sections(self) -> list[Section]:
+        """All tables."""
+        found = [self._main(), *self._verdicts(), self._points(), self._diversity(), self._agreement()]
+        found += [*self._classes(), *self._strata(), self._published()]
+        return [section for section in found if len(section.cells) > 1]
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        task, scored, made = self.task, self.scored, self.made
+        notes = []
+        if task.published and len(task.cases) != REPORTS[task.published]:
+            notes.append(
+                f"The paper's numbers are of {REPORTS[task.published]:,} reports, these of {len(task.cases):,}: "
+                "they cannot be compared."
+            )
+        if task.sampled_from is not None:
+            notes.append(f"A random sample of {len(task.cases):,} of {task.sampled_from:,} reports.")
+        if task.missing:
+            notes.append(f"{task.missing:,} images of the data set are not there and were left out.")
+        for name, count in made.unreadable.items():
+            reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(made.errors[name].items()))
+            notes.append(f"{name}: {count:,} images could not be read and count as empty reports ({reasons}).")
+        for name in scored.models:
+            diversity = scored.diversity[name]
+            if diversity.share < FEW and len(task.cases) > 1 / FEW:
+                notes.append(
+                    f"{name} wrote {diversity.distinct:,} different reports for {len(task.cases):,} images: "
+                    "it says much the same of every image."
+                )
+            if made.models.get(name, {}).get("demonstration"):
+                notes.append(f"{name} is a demonstration model, whose findings are not reliable.")
+        notes += [f"{title(name)} was not computed: {reason}" for name, reason in self._absent.items()]
+        notes += scored.evaluation.warnings
+        return notes
+
+    def weak(self) -> list[str]:
+        """Scores by which a model is not shown to be better than a reference point, a sentence for each model."""
+        found = []
+        for model in self.scored.models:
+            behind: dict[str, list[str]] = {}
+            for one in self._with_points(model):
+                for name in self.columns:
+                    if name in one.differences and one.verdict(name) != "first":
+                        behind.setdefault(one.second, []).append(title(name))
+            found += [f"{model} is not shown to beat {point} by {', '.join(names)}." for point, names in behind.items()]
+        return found
+
+    def to_text(self) -> str:
+        """What is printed."""
+        parts = [NOTICE, f"{self.heading}. {self._caption()}"]
+        for section in self.sections():
+            if section.brief:
+                note = f"\n{section.note}" if section.note else ""
+                parts.append(f"{section.heading}\n{aligned(section.cells)}{note}")
+        parts += ["\n".join(f"! {note}" for note in self.notes())] if self.notes() else []
+        return "\n\n".join(parts) + "\n"
+
+    def to_markdown(self) -> str:
+        """All tables as GitHub shows them."""
+        parts = [f"# Benchmark: {self.heading}", f"*{NOTICE}*", self._caption()]
+        parts += ["\n".join(f"- {note}" for note in self.notes())] if self.notes() else []
+        for section in self.sections():
+            parts += [f"## {section.heading}", markdown(section.cells), *([section.note] if section.note else [])]
+        parts += ["## Choices", "```\n" + "\n".join(self.signatures()) + "\n```"]
+        return "\n\n".join(parts) + "\n"
+
+    def to_latex(self) -> str:
+        """All tables for LaTeX with booktabs."""
+        parts = [f"% {NOTICE}\n% {self.heading}. {self._caption()}"]
+        parts += ["\n".join(f"% {note}" for note in self.notes())] if self.notes() else []
+        for section in self.sections():
+            note = f"\n% {section.note}" if section.note else ""
+            parts.append(f"% {section.heading}\n{latex(section.cells)}{note}")
+        parts.append("\n".join(f"% {line}" for line in self.signatures()))
+        return "\n\n".join(parts) + "\n"
+
+    def to_json(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """Everything for programs.
+
+        Args:
+            scores: of ``metrics.tables.to_json``.
+        """
+        task, scored, made = self.task, self.scored, self.made
+        published = TABLE_2[task.published] if task.published else ()
+        return {
+            "schema": SCHEMA,
+            "notice": NOTICE,
+            "task": task.facts() | {"steps": task.steps, "missing": task.missing, "sampled_from": task.sampled_from},
+            "protocol": made.protocol,
+            "models": made.models,
+            "reference_points": made.points,
+            "notes": self.notes(),
+            "weak": self.weak(),
+            "scores": scores,
+            "comparisons": [
+                {
+                    "first": one.first,
+                    "second": one.second,
+                    "scores": {
+                        name: as_json(value) | {"verdict": one.verdict(name)} for name, value in one.differences.items()
+                    },
+                }
+                for one in scored.compared
+            ],
+            "diversity": {name: asdict(one) for name, one in scored.diversity.items()},
+            "agreement_with_paper_protocol": {
+                name: asdict(one) | {"interval": one.interval} for name, one in made.agreement.items()
+            },
+            "unreadable": made.errors,
+            "published": {
+                "source": SOURCE,
+                "reports": REPORTS[task.published] if task.published else None,
+                "rows": [
+                    {"encoder": row.encoder, "tokens": row.tokens}
+                    | {name: getattr(row, name)._asdict() for name in SCORES}
+                    for row in published
+                ],
+            },
+        }
+
+    def signatures(self) -> list[str]:
+        """Every choice that the numbers depend on."""
+        evaluation = self.scored.evaluation
+        chosen = " ".join(f"{key}:{value}" for key, value in (self.made.protocol or {}).items())
+        return [
+            *([f"protocol {chosen}"] if chosen else []),
+            *evaluation.signatures.values(),
+            evaluation.bootstrap.signature,
+        ]
+
+    def _caption(self) -> str:
+        bootstrap = self.scored.evaluation.bootstrap
+        way = f" Reports by protocol {self.made.protocol['name']}." if self.made.protocol else ""
+        return f"Scores x 100: median [95 % interval] of {bootstrap.samples} bootstrap samples.{way}"
+
+    def _main(self) -> Section:
+        cells = [["", *map(_short, self.columns), "different reports"]]
+        for number, model in enumerate(self.scored.evaluation.models):
+            if number == len(self.scored.models):
+                cells.append(["reference points", *[""] * (len(self.columns) + 1)])
+            share = f"{100 * self.scored.diversity[model.name].share:.1f} %"
+            cells.append([model.name, *(self._cell(model, name) for name in self.columns), share])
+        if self.task.published:
+            row = TABLE_2[self.task.published][-1]
+            values = [_published(getattr(row, name)) if name in SCORES else "" for name in self.columns]
+            cells.append([f"paper: {row.encoder}", *values, ""])
+        note = f"Paper: {SOURCE}, {REPORTS[self.task.published]:,} reports." if self.task.published else ""
+        return Section("Scores", cells, note, brief=True)
+
+    def _cell(self, model: Model, name: str) -> str:
+        return "not computed" if name in self._absent else _numbers(model.intervals[name])
+
+    def _verdicts(self) -> list[Section]:
+        """Model against model."""
+        found = []
+        for one in self.scored.compared:
+            if one.second not in self.scored.models:
+                continue
+            cells = [["score", "difference", "95 % interval", "better"]]
+            names = {"first": one.first, "second": one.second}
+            for name in headline_names(one.differences):
+                interval, verdict = one.differences[name], one.verdict(name)
+                cells.append([title(name), *_signed(interval), names.get(verdict, verdict)])
+            note = "Paired bootstrap: both on the same resampled reports. No correction for several comparisons."
+            found.append(Section(f"{one.first} minus {one.second}", cells, note, brief=True))
+        return found
+
+    def _with_points(self, model: str) -> list[Compared]:
+        """A model's comparisons with the reference points, but for other models' shuffled reports."""
+        return [
+            one
+            for one in self.scored.compared
+            if one.first == model and one.second in self.made.points and self.made.own.get(one.second, model) == model
+        ]
+
+    def _points(self) -> Section:
+        columns = [name for name in self.columns if name not in self._absent]
+        cells = [["model", "reference point", *map(_short, columns)]]
+        for model in self.scored.models:
+            for one in self._with_points(model):
+                verdicts = [
+                    f"{_signed(one.differences[name])[0]} {_MARKS[one.verdict(name)]}"
+                    if name in one.differences
+                    else ""
+                    for name in columns
+                ]
+                cells.append([model, one.second, *verdicts])
+        what = "; ".join(f"{name}: {text}" for name, text in self.made.points.items())
+        return Section("Model minus reference point", cells, f"{what}." if what else "", brief=True)
+
+    def _diversity(self) -> Section:
+        cells = [["", "different reports", "share", "words per report", "empty"]]
+        for name, one in self.scored.diversity.items():
+            cells.append([name, f"{one.distinct:,}", f"{100 * one.share:.1f} %", f"{one.words:.1f}", f"{one.empty:,}"])
+        return Section("Different reports", cells)
+
+    def _agreement(self) -> Section:
+        cells = [["model", "sample", "reports that differ", "share", "95 % interval"]]
+        for name, one in self.made.agreement.items():
+            low, high = one.interval
+            share = f"{100 * one.different / one.sample:.1f} %"
+            cells.append([name, f"{one.sample:,}", f"{one.different:,}", share, f"[{100 * low:.1f}, {100 * high:.1f}]"])
+        return Section("This protocol against the paper's (float32, batch 1)", cells, brief=True)
+
+    def _classes(self) -> list[Section]:
+        models = self.scored.evaluation.models
+        found = []
+        for labeler, words in (("chexbert", "CheXbert"), ("rules", "Labeler rules (not CheXbert):")):
+            names = [name for name in models[0].intervals if name.startswith(f"{labeler}_f1") and "/" in name]
+            if names:
+                cells = [["class", "positives", *(model.name for model in models)]]
+                for name in names:
+                    numbers = [_numbers(model.intervals[name]) for model in models]
+                    cells.append([title(name), f"{models[0].positives[name]:,}", *numbers])
+                found.append(Section(f"{words} F1 by class", cells, "Positives: positive references."))
+        return found
+
+    def _strata(self) -> list[Section]:
+        models = self.scored.evaluation.models
+        return [self._by(column, models) for column in self.task.strata]
+
+    def _by(self, column: str, models: Sequence[Model]) -> Section:
+        """Mean, groups, worst group and gap (appendix C.6)."""
+        cells = [["score", column, "n", *(model.name for model in models)]]
+        for name in self.columns:
+            tables = [model.strata[column].get(name) for model in models]
+            if any(table is None for table in tables):
+                continue
+            known = [table for table in tables if table is not None]
+            cells.append([title(name), "all", f"{len(self.task.cases):,}", *(_point(one.average) for one in known)])
+            for group, first in known[0].groups.items():
+                values = [one.groups[group].score for one in known]
+                cells.append(["", group, f"{first.n:,}", *(_group(value) for value in values)])
+            worst = [one.worst and one.groups[one.worst].score for one in known]
+            shown = [
+                f"{_point(score.point)} ({one.worst})" if score else "" for one, score in zip(known, worst, strict=True)
+            ]
+            cells.append(["", "worst", "", *shown])
+            cells.append(["", "all minus worst", "", *(_point(one.gap) for one in known)])
+        note = ""
+        if self.task.published == "mimic-cxr" and column in {"ethnicity", "race"}:
+            rows = "; ".join(f"{row.encoder} {row.average}, worst {row.worst}" for row in WORST_GROUP)
+            note = f"Paper (C.6.2), ROUGE-L by ethnicity: {rows}."
+        return Section(f"By {column}", cells, note)
+
+    def _published(self) -> Section:
+        cells = [["encoder", "image tokens", *map(_short, SCORES)]]
+        for row in TABLE_2[self.task.published] if self.task.published else ():
+            cells.append([row.encoder, f"{row.tokens}", *(_published(getattr(row, name)) for name in SCORES)])
+        reports = f", {REPORTS[self.task.published]:,} reports" if self.task.published else ""
+        return Section(f"The paper's table ({SOURCE}{reports})", cells)
+
+
+def _short(name: str) -> str:
+    return title(name).replace("CheXbert Macro-F1-14", "Macro-F1-14").replace("rules (not CheXbert)", "rules")
+
+
+def _numbers(interval: Interval) -> str:
+    if interval.median is None:
+        return "not defined" if interval.point is None else _point(interval.point)
+    return f"{100 * interval.median:.1f} [{_point(interval.low)}, {_point(interval.high)}]"
+
+
+def _group(interval: Interval | None) -> str:
+    return "not estimable" if interval is None else _numbers(interval)
+
+
+def _point(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _signed(interval: Interval) -> tuple[str, str]:
+    if interval.median is None or interval.low is None or interval.high is None:
+        return "not defined", ""
+    return f"{100 * interval.median:+.1f}", f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _published(value: Value) -> str:
+    return f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"
+
+
+def counted(errors: Mapping[str, int]) -> int:
+    """Number of images that could not be read."""
+    return sum(errors.values())

@@ -1,0 +1,225 @@
+"""What a benchmark is about: the images of a split, their reference reports, groups of patients."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from encoder.errors import LlavaRadError
+from llava_rad.benchmark.published import REPORTS
+from llava_rad.reports.catalogue import DATASETS, places
+from llava_rad.reports.extraction import Progress, no_progress
+from llava_rad.reports.pairs import Pair
+from metrics.errors import MetricError
+from metrics.pairs import group_of, lookup, read_rows, read_table
+
+TABLE = "csv"
+NAMES = ("mimic-cxr", "mimic-cxr-jpg", "iu-xray", TABLE)
+_IMAGE_FIELDS = ("image", "image_path", "path", "file", "filename")
+_KEYS = {
+    "id": ("id", "dicom_id", "image_id", "image", "uid"),
+    "study": ("study_id", "study"),
+    "subject": ("subject_id", "subject", "patient_id"),
+}
+"""What a table of groups may be keyed by, the most exact first."""
+_OWN = ("view", "dataset", "subject", "study")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image with its reference report.
+
+    Attributes:
+        id: unique within the data set.
+        reference: the Findings section.
+        image: the file; None where only texts are scored.
+        subject: the patient, "" where unknown.
+        study: "" where unknown.
+        view: projection.
+        dataset: name.
+    """
+
+    id: str
+    reference: str
+    image: Path | None = None
+    subject: str = ""
+    study: str = ""
+    view: str = ""
+    dataset: str = ""
+
+    @property
+    def patient(self) -> str:
+        """What tells patients apart: the subject, else the study, else the image."""
+        return self.subject or self.study or self.id
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set's split, ready to be scored.
+
+    Attributes:
+        name: of the data set.
+        split: "" is all of it.
+        cases: N cases in the order of the table.
+        bank: cases of the training split, which reference points take their reports from; may be empty.
+        strata: groups of the N cases by column.
+        steps: images left after each filter of the reader.
+        missing: images left out because their file is not there.
+        sampled_from: number of cases that these were drawn from; None where they are all.
+    """
+
+    name: str
+    split: str
+    cases: list[Case]
+    bank: list[Case] = field(default_factory=list)
+    strata: dict[str, list[str]] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    missing: int = 0
+    sampled_from: int | None = None
+
+    @property
+    def published(self) -> str | None:
+        """The data set's name in the paper's table."""
+        name = "mimic-cxr" if self.name == "mimic-cxr-jpg" else self.name
+        return name if name in REPORTS else None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there is an image for every case."""
+        return all(case.image is not None for case in self.cases)
+
+    @property
+    def references(self) -> list[str]:
+        """The N reference reports."""
+        return [case.reference for case in self.cases]
+
+    def facts(self) -> dict[str, Any]:
+        """What must be equal for two runs to stand in one folder."""
+        digest = hashlib.sha256()
+        for case in self.cases:
+            for text in (case.id, case.reference):
+                digest.update(len(text.encode()).to_bytes(8, "big") + text.encode())
+        return {"dataset": self.name, "split": self.split, "reports": len(self.cases), "sha256": digest.hexdigest()}
+
+
+def load(
+    dataset: str,
+    data: Path,
+    *,
+    reports: Path | None = None,
+    tables: Path | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    strata: Sequence[str] = (),
+    groups: Path | None = None,
+    progress: Progress = no_progress,
+) -> Task:
+    """Read a data set.
+
+    Args:
+        dataset: one of :data:`NAMES`; ``csv`` is any table of reports (CSV or JSON lines), with or without images.
+        data: its folder, or the table.
+        reports: where the reports lie, if elsewhere.
+        tables: where the tables of images lie, if elsewhere.
+        split: which one is scored; a table without splits is taken whole.
+        limit: score a random sample of this many.
+        seed: of the sample.
+        strata: columns to group by: of the table, of ``groups``, or ``view``.
+        groups: a table keyed by id, study_id or subject_id that has these columns.
+        progress: told what is being done.
+
+    Raises:
+        LlavaRadError: nothing to score, an unknown column, or the numbers of a complete data set are not the paper's.
+        InputError: a table cannot be read.
+    """
+    if dataset == TABLE and not _names_images(data):
+        cases, bank = _texts(data), []
+        found_steps, missing, name = {"in the table": len(cases)}, 0, TABLE
+        split = ""
+    else:
+        adapter = DATASETS["table" if dataset == TABLE else dataset]
+        found = adapter.find(places(data, reports, tables), progress=progress)
+        if fault := adapter.fault(found):
+            raise LlavaRadError(
+                f"{adapter.title} is complete, but there are {fault}",
+                hint="llava-rad reports shows what each filter leaves",
+            )
+        every = [_case(pair) for pair in found.pairs]
+        splits = [pair.row.split for pair in found.pairs]
+        if not any(splits):
+            split = ""
+        cases = [case for case, own in zip(every, splits, strict=True) if not split or own == split]
+        bank = [case for case, own in zip(every, splits, strict=True) if split and own == "train" != split]
+        found_steps, missing, name = found.steps, found.missing, dataset
+    if not cases:
+        raise LlavaRadError(f"the data set has no pair of the split {split!r}")
+    total = len(cases)
+    if limit is not None and limit < total:
+        cases = sample(cases, limit, seed)
+    columns = {column: _groups(column, cases, groups or (data if dataset == TABLE else None)) for column in strata}
+    return Task(name, split, cases, bank, columns, found_steps, missing, total if len(cases) < total else None)
+
+
+def sample(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
+    """A random part of the cases in their order, the same for the same seed whatever else there is."""
+    ranked = sorted(cases, key=lambda case: hashlib.sha256(f"{seed}/{case.id}".encode()).digest())
+    chosen = {case.id for case in ranked[:number]}
+    return [case for case in cases if case.id in chosen]
+
+
+def _case(pair: Pair) -> Case:
+    row = pair.row
+    return Case(pair.id, pair.findings, row.path, row.subject, row.study, row.view, row.dataset)
+
+
+def _names_images(table: Path) -> bool:
+    """Whether a table has a column of images; a folder's table has, by its definition."""
+    if not table.exists():
+        raise LlavaRadError("there is no such table or folder of data")
+    return table.is_dir() or any(row.get(name) for row in read_rows(table)[:1] for name in _IMAGE_FIELDS)
+
+
+def _texts(table: Path) -> list[Case]:
+    found = read_table(table, "reference")
+
+    def known(row: Mapping[str, Any], kind: str) -> str:
+        return next((str(row[name]) for name in _KEYS[kind] if row.get(name) not in (None, "")), "")
+
+    return [
+        Case(key, text, None, known(found.rows[key], "subject"), known(found.rows[key], "study"))
+        for key, text in found.texts.items()
+    ]
+
+
+def _groups(column: str, cases: Sequence[Case], table: Path | None) -> list[str]:
+    """The group of each case by a column of a table, or by what the data set itself says."""
+    if table is not None and table.is_file():
+        rows = read_rows(table)
+        if any(lookup(row, column) is not None for row in rows):
+            kind, key = _key(rows)
+            values = {str(lookup(row, key)): lookup(row, column) for row in rows}
+            named = [values.get(getattr(case, kind)) for case in cases]
+            if all(value is None for value in named):
+                raise LlavaRadError(f"no case of the data set has its {key} in the table of groups")
+            return [group_of(column, value) for value in named]
+    if column in _OWN:
+        return [group_of(column, getattr(case, column)) for case in cases]
+    raise LlavaRadError(
+        f"there is no column {column!r} to group by",
+        hint="--groups names a table with it and with id, study_id or subject_id",
+    )
+
+
+def _key(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
+    rows = list(rows)
+    for kind, names in _KEYS.items():
+        for name in names:
+            if all(lookup(row, name) not in (None, "") for row in rows):
+                return kind, name
+    raise MetricError(
+        "the table of groups has no column to find the cases by", hint="id, study_id or subject_id, in every row"
+    )

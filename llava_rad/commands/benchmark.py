@@ -1,0 +1,255 @@
+"""``llava-rad benchmark``: reports of models on a data set, scored beside reference points and the paper's table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder.errors import LlavaRadError
+from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
+from llava_rad.benchmark.task import NAMES
+from llava_rad.commands import metric_options as metric
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import note
+from metrics.suite import METRICS, PAPER
+
+EPILOG = "\n\n".join(
+    (
+        f"DATASET: {', '.join(NAMES)} (csv: any CSV or JSON lines with reports, with or without images).",
+        "REFERENCE POINTS: " + "; ".join(f"{name} ({text})" for name, text in DESCRIPTIONS.items()) + ".",
+        f"METRICS: {', '.join(METRICS)}; 'paper' is {', '.join(PAPER)}.",
+        "The same command again goes on where it stopped, after a kill as well. Under torchrun or 'accelerate launch' "
+        "each process writes its share into the same results folder.",
+        "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 some images are not there or could not be read (they count as "
+        "empty reports); 5 a model or a metric's weights are missing (--skip-missing accepts the latter); 130 "
+        "interrupted.",
+        "The results folder holds reports and images of the data set: it is as confidential as that. summary.* hold "
+        "numbers only.",
+    )
+)
+_DATA, _REPORTS, _OUTPUT = "Data", "Reports", "Output"
+
+
+def command(
+    dataset: Annotated[str, typer.Option(help="Which data set; see below.", metavar="DATASET", rich_help_panel=_DATA)],
+    data: Annotated[
+        Path,
+        typer.Option(help="Its top folder; for csv the table.", metavar="PATH", rich_help_panel=_DATA),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Results folder.", metavar="DIR", show_default=False, rich_help_panel=_OUTPUT
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Checkpoint, repeatable: a folder or a hub repository, or NAME=one of these. Default: the embedded "
+            "demonstration model, where no --predictions are given.",
+            metavar="[NAME=]DIR-OR-HUB-ID",
+            show_default=False,
+            rich_help_panel=_REPORTS,
+        ),
+    ] = None,
+    predictions: Annotated[
+        list[str] | None,
+        metric.path(
+            "Reports that are scored as they are, repeatable: .jsonl, .json or .csv with the data set's ids.",
+            panel=_REPORTS,
+            metavar="[NAME=]FILE",
+        ),
+    ] = None,
+    reports: Annotated[
+        Path | None, metric.path("Report files or table, as for 'llava-rad reports'.", panel=_DATA, metavar="PATH")
+    ] = None,
+    tables: Annotated[
+        Path | None,
+        metric.path("Folder of the tables of images, as for 'llava-rad reports'.", panel=_DATA, metavar="FOLDER"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split is scored.", rich_help_panel=_DATA)] = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Score a random sample of this many.", show_default=False, rich_help_panel=_DATA),
+    ] = None,
+    strata: metric.Strata = "",
+    groups: Annotated[
+        Path | None,
+        metric.path("Table with these columns and id, study_id or subject_id.", panel=_DATA),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="paper: float32, greedy, at most 150 tokens, one image at a time. fast: bfloat16 in batches; says how "
+            "many reports of a sample differ.",
+            metavar="paper|fast",
+            rich_help_panel=_REPORTS,
+        ),
+    ] = "paper",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the fast protocol.", show_default=False, rich_help_panel=_REPORTS),
+    ] = None,
+    agreement_sample: Annotated[
+        int, typer.Option(min=0, help="Reports of the fast protocol to compare.", rich_help_panel=_REPORTS)
+    ] = 50,
+    reference_points: Annotated[
+        str, typer.Option(help="Names with commas between; see below. 'none': none.", rich_help_panel=_REPORTS)
+    ] = ",".join(POINTS),
+    neighbours: Annotated[
+        int,
+        typer.Option(min=1, help="Random training images to look for neighbours in.", rich_help_panel=_REPORTS),
+    ] = 10_000,
+    device: opt.Device = "auto",
+    offline: opt.Offline = False,
+    metrics: metric.Metrics = "paper,rules",
+    uncertain: metric.Uncertainty = metric.Uncertain.negative,
+    bootstrap: metric.Bootstrap = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, of samples and of reference points.")] = 42,
+    chexbert: metric.CheXbert = None,
+    bert_vocab: metric.BertVocab = None,
+    radgraph: metric.RadGraph = None,
+    radgraph_model: metric.RadGraphModel = metric.RadGraphKind.v1,
+    radgraph_tokenizer: metric.RadGraphTokenizer = None,
+    bertscore_model: metric.BertScoreModel = None,
+    bertscore_layers: metric.BertScoreLayers = None,
+    bertscore_baseline: metric.BertScoreBaseline = None,
+    allow_download: metric.AllowDownload = False,
+    cache: metric.CacheFile = None,
+    no_cache: metric.NoCache = False,
+    clean: metric.CleanTexts = metric.Clean.none,
+    skip_missing: metric.SkipMissing = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what the results folder holds.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Write and score the reports of a test set, as in the paper's table 2."""
+    if dataset not in NAMES:
+        raise typer.BadParameter(f"choose one of {', '.join(NAMES)}", param_hint="--dataset")
+    if protocol not in ("paper", "fast"):
+        raise typer.BadParameter("choose paper or fast", param_hint="--protocol")
+    if batch_size is not None and protocol == "paper":
+        raise typer.BadParameter("the paper's protocol writes one report at a time", param_hint="--batch-size")
+    points = () if reference_points == "none" else tuple(_names(reference_points))
+    if odd := [name for name in points if name not in POINTS]:
+        raise typer.BadParameter(
+            f"there is no {odd[0]!r}; choose from {', '.join(POINTS)}", param_hint="--reference-points"
+        )
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from llava_rad.benchmark.processes import Processes
+    from llava_rad.benchmark.run import Benchmark, Options
+    from llava_rad.benchmark.task import load
+    from llava_rad.protocols import PROTOCOLS
+    from metrics.bootstrap import Bootstrap
+    from metrics.cache import default_path
+    from metrics.suite import Settings, checked_metrics
+
+    settings = Settings(
+        metrics=checked_metrics(_names(metrics)),
+        clean=clean.value,
+        uncertain=uncertain.value,
+        chexbert=chexbert,
+        bert_vocab=bert_vocab,
+        radgraph=radgraph,
+        radgraph_model=radgraph_model.value,
+        radgraph_tokenizer=radgraph_tokenizer,
+        bertscore_model=bertscore_model,
+        bertscore_layers=bertscore_layers,
+        bertscore_baseline=bertscore_baseline,
+        device="cpu" if device == "auto" else device,
+        allow_download=allow_download,
+    )
+    models: dict[str, str | None] = dict(_named(model or [], "--model"))
+    texts = {name: Path(source) for name, source in _named(predictions or [], "--predictions")}
+    if not models and not texts:
+        models = {"demonstration": None}
+    if twice := set(models) & set(texts) or {*models, *texts} & {*POINTS, "references"}:
+        raise typer.BadParameter(f"{min(twice)!r} is the name of something else", param_hint="--model")
+    chosen = PROTOCOLS[protocol]
+    options = Options(
+        output=output,
+        models=models,
+        predictions=texts,
+        protocol=chosen if batch_size is None else replace(chosen, batch_size=batch_size),
+        paper=PROTOCOLS["paper"],
+        settings=settings,
+        agreement=agreement_sample,
+        points=points,
+        bank_limit=neighbours,
+        device=device,
+        offline=offline,
+        seed=seed,
+        overwrite=overwrite,
+        bootstrap=Bootstrap(bootstrap, seed),
+        cache=None if no_cache else cache or default_path(),
+    )
+    with Processes.from_environment() as processes:
+        bar = _bar if processes.first else _no_bar
+        say = note if processes.first else _silent
+        task = load(
+            dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
+            strata=_names(strata), groups=groups, progress=bar,
+        )  # fmt: skip
+        summary = Benchmark(task, options, processes, bar, say).run()
+    if summary is None:
+        return
+    sys.stdout.write(summary.to_text())
+    note(f"results: {output}/index.html, summary.json, summary.md, summary.tex, per_sample.csv")
+    absent = summary.scored.evaluation.not_computed
+    if absent and not skip_missing:
+        note(f"not computed: {', '.join(absent)} (--skip-missing to accept that)")
+        raise typer.Exit(5)
+    if task.missing or summary.made.unreadable:
+        raise typer.Exit(3)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _named(arguments: list[str], option: str) -> list[tuple[str, str]]:
+    """``NAME=VALUE`` or a value, which is then called by its last part; names are told apart by numbers."""
+    found: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or "/" in name:
+            name, value = Path(argument).stem if option == "--predictions" else Path(argument).name, argument
+        elif name in found:
+            raise typer.BadParameter(f"two are called {name!r}", param_hint=option)
+        called, number = name, 2
+        while called in found:
+            called, number = f"{name} ({number})", number + 1
+        found[called] = value
+    if any(not name or not value for name, value in found.items()):
+        raise LlavaRadError(f"{option}: there is a name or a value missing")
+    return list(found.items())
+
+
+def _bar(what: str, total: int) -> Callable[[int], None]:
+    if not sys.stderr.isatty():
+        return lambda done: None
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, desc=what, leave=False)
+
+    def advance(done: int) -> None:
+        bar.update(done)
+        if bar.n >= total:
+            bar.close()
+
+    return advance
+
+
+def _no_bar(what: str, total: int) -> Callable[[int], None]:
+    return lambda done: None
+
+
+def _silent(message: str) -> None:
+    pass
