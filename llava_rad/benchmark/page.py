@@ -71,6 +71,7 @@ def page(
         f"<h1>Benchmark: {escape(summary.heading)}</h1>",
         f'<p class="notice">{escape(NOTICE)} This page holds reports, and images, of the data set: it is as '
         "confidential as that.</p>",
+        f"<p>{escape(summary.caption)}</p>",
         f"<ul>{notes}</ul>" if notes else "",
     ]
     first, *rest = summary.sections()
@@ -87,7 +88,7 @@ def page(
 def _table(section: Section) -> str:
     head, *rows = section.cells
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
+    note = f'<p class="note">{escape(section.note).replace(chr(10), "<br>")}</p>' if section.note else ""
     columns = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     return (
         f'<h2>{escape(section.heading)}</h2><div class="wide"><table><thead><tr>{columns}</tr></thead>'

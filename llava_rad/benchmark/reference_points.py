@@ -79,7 +79,7 @@ def nearest(cases: Sequence[Case], features: Floats, bank: Sequence[Case], bank_
         lengths: Floats = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
         return vectors / lengths
 
-    usable: npt.NDArray[np.bool_] = np.isfinite(bank_features).all(axis=1)
+    usable = np.asarray(np.isfinite(bank_features).all(axis=1))
     known = np.where(usable[:, None], bank_features, 0)
     keys = unit(known)
     of_patient: dict[str, list[int]] = {}

@@ -291,10 +291,10 @@ class Benchmark:
         task, seed = self.task, self.options.seed
         found: dict[str, list[str]] = {}
         taken_from = (
-            f"the training split ({len(self.bank):,} images)" if task.bank else "the scored split, other patients"
+            f"the training split ({len(self.bank):,} images)" if task.bank else "other patients of the scored split"
         )
         for point in self.options.points:
-            about = f"{points.DESCRIPTIONS[point]}; from {taken_from}"
+            about = f"{points.DESCRIPTIONS[point]}; taken from {taken_from}"
             if point == points.SHUFFLED:
                 for name, texts in models.items():
                     called = f"{name}, shuffled"

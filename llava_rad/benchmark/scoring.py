@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metrics.suite import Report
 
 Verdict = Literal["first", "second", "no difference shown"]
-FEW = 0.05
+FEW = 0.1
 """Below this share of different reports a model says much the same of every image."""
 
 

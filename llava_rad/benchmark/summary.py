@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -14,8 +14,8 @@ from metrics.suite import Model
 from metrics.tables import HEADLINES, NOTICE, Cells, aligned, headline_names, latex, markdown, title
 
 SCHEMA: Final = "llava-rad.benchmark/1"
-_EXTRA = ("rules_macro_f1_14", "bertscore_f1")
-"""Scores in the main table beside the paper's four, where they were computed."""
+_MAIN: Final = ("rouge_l", "bleu_4", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
+"""What scores of the main table begin with: variants too; the rest stands in summary.json."""
 _MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
 
 
@@ -78,8 +78,8 @@ class Summary:
         """The scores of the main table; the paper's come first, computed or not."""
         computed = self.scored.evaluation.models[0].intervals
         chosen = [name for name in SCORES if name in computed or name in self._absent]
-        rest = [name for name in headline_names(computed) if name not in SCORES]
-        return chosen + [name for name in rest if name in _EXTRA or not set(SCORES) & set(computed)]
+        rest = [name for name in headline_names(computed) if name.startswith((*_MAIN, "rg_er_lower"))]
+        return chosen + [name for name in rest if name not in chosen] or headline_names(computed)
 
     @property
     def _absent(self) -> dict[str, str]:
@@ -135,7 +135,7 @@ class Summary:
 
     def to_text(self) -> str:
         """What is printed."""
-        parts = [NOTICE, f"{self.heading}. {self._caption()}"]
+        parts = [NOTICE, f"{self.heading}. {self.caption}"]
         for section in self.sections():
             if section.brief:
                 note = f"\n{section.note}" if section.note else ""
@@ -145,19 +145,19 @@ class Summary:
 
     def to_markdown(self) -> str:
         """All tables as GitHub shows them."""
-        parts = [f"# Benchmark: {self.heading}", f"*{NOTICE}*", self._caption()]
+        parts = [f"# Benchmark: {self.heading}", f"*{NOTICE}*", self.caption]
         parts += ["\n".join(f"- {note}" for note in self.notes())] if self.notes() else []
         for section in self.sections():
-            parts += [f"## {section.heading}", markdown(section.cells), *([section.note] if section.note else [])]
+            parts += [f"## {section.heading}", markdown(section.cells), *section.note.splitlines()]
         parts += ["## Choices", "```\n" + "\n".join(self.signatures()) + "\n```"]
         return "\n\n".join(parts) + "\n"
 
     def to_latex(self) -> str:
         """All tables for LaTeX with booktabs."""
-        parts = [f"% {NOTICE}\n% {self.heading}. {self._caption()}"]
+        parts = [f"% {NOTICE}\n% {self.heading}. {self.caption}"]
         parts += ["\n".join(f"% {note}" for note in self.notes())] if self.notes() else []
         for section in self.sections():
-            note = f"\n% {section.note}" if section.note else ""
+            note = "".join(f"\n% {line}" for line in section.note.splitlines())
             parts.append(f"% {section.heading}\n{latex(section.cells)}{note}")
         parts.append("\n".join(f"% {line}" for line in self.signatures()))
         return "\n\n".join(parts) + "\n"
@@ -216,7 +216,9 @@ class Summary:
             evaluation.bootstrap.signature,
         ]
 
-    def _caption(self) -> str:
+    @property
+    def caption(self) -> str:
+        """How scores are given, and how the reports were written."""
         bootstrap = self.scored.evaluation.bootstrap
         way = f" Reports by protocol {self.made.protocol['name']}." if self.made.protocol else ""
         return f"Scores x 100: median [95 % interval] of {bootstrap.samples} bootstrap samples.{way}"
@@ -273,8 +275,8 @@ class Summary:
                     for name in columns
                 ]
                 cells.append([model, one.second, *verdicts])
-        what = "; ".join(f"{name}: {text}" for name, text in self.made.points.items())
-        return Section("Model minus reference point", cells, f"{what}." if what else "", brief=True)
+        what = "\n".join(f"{name}: {text}." for name, text in self.made.points.items())
+        return Section("Model minus reference point", cells, what, brief=True)
 
     def _diversity(self) -> Section:
         cells = [["", "different reports", "share", "words per report", "empty"]]
@@ -365,8 +367,3 @@ def _signed(interval: Interval) -> tuple[str, str]:
 
 def _published(value: Value) -> str:
     return f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"
-
-
-def counted(errors: Mapping[str, int]) -> int:
-    """Number of images that could not be read."""
-    return sum(errors.values())
