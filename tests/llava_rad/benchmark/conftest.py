@@ -1,0 +1,73 @@
+"""A small data set with splits, patients and reports, and the command on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.llava_rad import small_files
+from tests.llava_rad.conftest import Ran, finished, spawn
+
+TEST, TRAIN = 24, 8
+METRICS = ("--metrics", "rouge_l,bleu_4,rules", "--bootstrap", "50", "--no-cache")
+WORDS = ("The heart is enlarged.", "There is a pleural effusion.", "No pneumothorax.", "The lungs are clear.")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 24 test and 8 training images, two of each patient, with sex and age."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for number in range(TEST + TRAIN):
+        name = small_files.dicom(folder / f"{number}.dcm", seed=number % 11).name
+        text = " ".join(word for bit, word in enumerate(WORDS) if (number % 7 + 1) >> bit & 1)
+        split = "test" if number < TEST else "train"
+        rows.append(
+            {"id": f"image-{number}", "image": name, "findings": text, "subject": f"p{number // 2}", "split": split}
+            | {"sex": "FM"[number // 2 % 2], "age": 20 + 2 * number}
+        )
+    table = folder / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return table
+
+
+def start(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1) -> subprocess.Popen[bytes]:
+    """Start the command on the data set, by torchrun where there are several processes."""
+    command = ["benchmark", "--dataset", "csv", "--data", pairs, "-o", output, *METRICS, *arguments]
+    if processes == 1:
+        return spawn(*command)
+    launcher = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        "scripts/benchmark.py",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [*launcher, *map(str, command[1:])],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).resolve().parents[3],
+    )
+
+
+def benchmark(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1, code: int = 0) -> Ran:
+    """A whole run, which must end with ``code``."""
+    ran = finished(start(pairs, output, *arguments, processes=processes), timeout=300)
+    assert ran.code == code, ran.err[-3000:]
+    return ran
+
+
+def contents(folder: Path, names: Sequence[str] = ()) -> dict[str, bytes]:
+    """The files of a results folder by name, but what says when and how the run went."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: path.read_bytes()
+        for name, path in files.items()
+        if name not in ("environment.json", "index.html", *names)
+    }
