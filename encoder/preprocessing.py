@@ -6,17 +6,31 @@ Importing this module costs nothing; NumPy and Pillow are needed by ``apply``, t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from encoder.errors import LlavaRadError, ModelError
+from encoder.pixels import (
+    Margin,
+    Resampling,
+    centre_crop,
+    equalize,
+    interpolate,
+    pad_to_square,
+    remap_to_8_bit,
+    resize,
+    to_8_bit,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-Scaling = Literal["resize-then-minmax", "minmax-equalize-then-resize"]
+Scaling = Literal["resize-then-minmax", "minmax-equalize-then-resize", "minmax-then-resize", "remap-then-resize"]
+Level = float | tuple[float, float, float]
+"""One number for the three channels, or one for each."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +40,34 @@ class Recipe:
     Attributes:
         name: what people call it; two recipes with one name and version are equal.
         version: raised whenever the numbers that come out change.
-        size: side of the square output in pixels; the shortest side is resized to it (Pillow bicubic), then
-            the centre is cropped.
+        size: side of the square output in pixels; the shortest side is resized to it (by Pillow), then the centre is
+            cropped.
         scaling: ``"resize-then-minmax"`` is RAD-DINO's own preparation (resize, then minimum..maximum to 0..255);
             ``"minmax-equalize-then-resize"`` is MIMIC-CXR-JPG's (minimum..maximum to 0..255, histogram
-            equalisation as in OpenCV's ``equalizeHist``, then resize).
+            equalisation as in OpenCV's ``equalizeHist``, then resize); ``"minmax-then-resize"`` takes 8-bit pictures as
+            they are, like the published pipelines, and scales DICOM and anything deeper by minimum..maximum;
+            ``"remap-then-resize"`` scales every image by minimum..maximum, rounding down, as BioViL-T's reader does.
         mean: subtracted after division by 255.
         std: divided by after that.
         source: where the numbers come from.
+        resize_to: what the shortest side is resized to where that is not ``size``.
+        resampling: Pillow's filter.
+        margin: where the centre lies when the margins are not whole pixels, see ``encoder.pixels.centre_crop``.
+        pad_to: in place of resizing the shortest side: the longest side to so many pixels (Pillow's Lanczos), black
+            bars to a square, then bicubic to ``size`` without antialiasing, as CheXzero does.
     """
 
     name: str
     version: int
     size: int
     scaling: Scaling
-    mean: float
-    std: float
+    mean: Level
+    std: Level
     source: str
+    resize_to: int | None = None
+    resampling: Resampling = "bicubic"
+    margin: Margin = "floor"
+    pad_to: int | None = None
 
     def apply(
         self,
@@ -61,7 +86,15 @@ class Recipe:
         Returns:
             [size, size] uint8.
         """
-        return centre_crop(self.resize(pixels, valid, from_dicom=from_dicom), self.size)
+        return self.crop(self.resize(pixels, valid, from_dicom=from_dicom))
+
+    def crop(self, resized: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The last step: the centre of what ``resize`` gives.
+
+        Returns:
+            [size, size] uint8.
+        """
+        return centre_crop(resized, self.size, self.margin)
 
     def resize(
         self,
@@ -73,7 +106,7 @@ class Recipe:
         """All of the recipe but the centre crop, for what cuts crops of its own. Arguments as for ``apply``.
 
         Returns:
-            [h, w] uint8, the shorter side ``size``, the aspect ratio kept.
+            [h, w] uint8, the shorter side ``resize_to`` or ``size``, the aspect ratio kept; a square where ``pad_to``.
         """
         import numpy as np
 
@@ -81,10 +114,17 @@ class Recipe:
             pixels = pixels.copy()
             pixels[~valid] = pixels[valid].min() if valid.any() else 0
         if self.scaling == "resize-then-minmax":
-            return _to_8_bit(_resize(pixels.astype(np.float32), self.size))
-        if from_dicom or pixels.max() > 255:
-            pixels = _equalize(_to_8_bit(pixels))
-        return _resize(pixels.astype(np.uint8), self.size)
+            return to_8_bit(resize(pixels.astype(np.float32), self.resize_to or self.size, self.resampling))
+        if self.scaling == "remap-then-resize":
+            pixels = remap_to_8_bit(pixels)
+        elif from_dicom or pixels.max() > 255:
+            pixels = to_8_bit(pixels)
+            if self.scaling == "minmax-equalize-then-resize":
+                pixels = equalize(pixels)
+        grey = pixels.astype(np.uint8)
+        if self.pad_to is not None:
+            return interpolate(pad_to_square(grey, self.pad_to), self.size)
+        return resize(grey, self.resize_to or self.size, self.resampling)
 
     def normalise(self, images: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         """Turn ``apply``'s images into encoder input.
@@ -93,31 +133,50 @@ class Recipe:
             images: [B, size, size] uint8, an array or a tensor on any device.
 
         Returns:
-            [B, 3, size, size] float32 on that device: ``(x / 255 - mean) / std``, the same in the three channels.
+            [B, 3, size, size] float32 on that device: ``(x / 255 - mean) / std``. Where mean and std are single numbers
+            the three channels are one in memory.
         """
         import numpy as np
         import torch
 
         codes = torch.from_numpy(images.astype(np.int32)) if isinstance(images, np.ndarray) else images.int()
-        values = (torch.arange(256, dtype=torch.float32) / 255 - self.mean) / self.std
-        return values.to(codes.device)[codes][:, None].expand(-1, 3, -1, -1)
+        levels = torch.arange(256, dtype=torch.float32) / 255
+        if isinstance(self.mean, float | int) and isinstance(self.std, float | int):
+            values = (levels - self.mean) / self.std
+            return values.to(codes.device)[codes][:, None].expand(-1, 3, -1, -1)
+        mean, std = (torch.tensor(level).expand(3)[:, None] for level in (self.mean, self.std))
+        return ((levels - mean) / std).to(codes.device)[:, codes].transpose(0, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready data."""
-        return asdict(self)
+        """The recipe as JSON-ready data; what was added to recipes later is left out where it does nothing."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        added = {
+            field.name for field in fields(self) if field.default is not MISSING and data[field.name] == field.default
+        }
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in data.items() if key not in added
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
         """Rebuild a recipe from a checkpoint's config.
 
         Raises:
-            ModelError: keys are missing or unknown, or the data contradicts the known recipe of that name and version.
+            ModelError: keys are missing or unknown, a value is not of its kind, or the data contradicts the known
+                recipe of that name and version.
         """
-        known = {field.name for field in fields(cls)}
-        if set(data) != known:
-            odd = sorted(set(data) ^ known)
+        optional = {field.name for field in fields(cls) if field.default is not MISSING}
+        needed = {field.name for field in fields(cls)} - optional
+        odd = sorted((needed - set(data)) | (set(data) - needed - optional))
+        if odd:
             raise ModelError(f"the checkpoint's preprocessing recipe has missing or unknown keys: {', '.join(odd)}")
-        recipe = cls(**data)
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        recipe = cls(**values)
+        for key, fits in _CHECKS.items():
+            if not fits(getattr(recipe, key)):
+                raise ModelError(f"the checkpoint's preprocessing recipe has the {key} {getattr(recipe, key)!r}")
         ours = RECIPES.get(recipe.name)
         if ours is not None and ours.version == recipe.version and ours != recipe:
             raise ModelError(
@@ -127,57 +186,31 @@ class Recipe:
         return recipe
 
 
-def _resize(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Bring the shortest side of [H, W] to ``size`` by Pillow's bicubic filter, as Hugging Face's processors do."""
-    import numpy as np
-    from PIL import Image
-
-    height, width = image.shape
-    short, long = min(height, width), max(height, width)
-    other = int(size * long / short)
-    target = (size, other) if width <= height else (other, size)
-    if (width, height) == target:
-        return image
-    return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
+def _level(value: object) -> bool:
+    levels = value if isinstance(value, tuple) and len(value) == 3 else (value,)
+    return all(isinstance(level, float | int) and not isinstance(level, bool) for level in levels)
 
 
-def centre_crop(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    import numpy as np
-
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return np.ascontiguousarray(image[top : top + size, left : left + size])
+def _pixels(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 65535
 
 
-def _to_8_bit(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Scale minimum..maximum to 0..255, rounded half up; a constant image becomes black."""
-    import numpy as np
-
-    low, high = float(image.min()), float(image.max())
-    if high <= low:
-        return np.zeros(image.shape, np.uint8)
-    if image.dtype == np.float32:
-        return ((image - low) * (255.0 / (high - low)) + 0.5).astype(np.uint8)
-    levels = np.arange(int(high) + 1, dtype=np.float64)
-    table: npt.NDArray[np.uint8] = np.maximum((levels - low) * (255.0 / (high - low)) + 0.5, 0).astype(np.uint8)
-    return table.take(image)
-
-
-def _equalize(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Histogram equalisation with the arithmetic of OpenCV's ``equalizeHist``: the darkest occupied level maps to 0."""
-    import numpy as np
-
-    histogram = np.bincount(image.ravel(), minlength=256)
-    first = int(histogram.nonzero()[0][0])
-    rest = image.size - int(histogram[first])
-    if rest == 0:
-        return image
-    cumulated = np.cumsum(histogram) - histogram[first]
-    scale = np.float32(255.0) / np.float32(rest)
-    table: npt.NDArray[np.uint8] = np.rint(np.maximum(cumulated, 0).astype(np.float32) * scale).astype(np.uint8)
-    return table.take(image)
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "size": _pixels,
+    "scaling": lambda value: value in get_args(Scaling),
+    "mean": _level,
+    "std": _level,
+    "resize_to": lambda value: value is None or _pixels(value),
+    "resampling": lambda value: value in get_args(Resampling),
+    "margin": lambda value: value in get_args(Margin),
+    "pad_to": lambda value: value is None or _pixels(value),
+}
 
 
 _RAD_DINO = "microsoft/rad-dino: model card (short side 518, minimum..maximum to 0..255) and preprocessor_config.json"
+_OPENAI: tuple[Level, Level] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET: tuple[Level, Level] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of red, green and blue."""
 
 
 def rad_dino(size: int = 518) -> Recipe:
@@ -185,6 +218,67 @@ def rad_dino(size: int = 518) -> Recipe:
     name, source = ("rad-dino", _RAD_DINO) if size == 518 else (f"rad-dino-{size}", f"{_RAD_DINO}, at {size} pixels")
     return Recipe(name, 1, size, "resize-then-minmax", 0.5307, 0.2583, source)
 
+
+def clip(size: int) -> Recipe:
+    """OpenAI CLIP's: shortest side to ``size`` (bicubic), centre crop."""
+    source = "openai/clip-vit-large-patch14 and -336: preprocessor_config.json"
+    return Recipe(f"clip-{size}", 1, size, "minmax-then-resize", *_OPENAI, source)
+
+
+def dinov2(size: int) -> Recipe:
+    """DINOv2's evaluation transform with the shortest side at ``size``, as the paper has it at 518 (E.3.1)."""
+    source = "facebook/dinov2-base: preprocessor_config.json, but for the two sizes"
+    return Recipe(f"dinov2-{size}", 1, size, "minmax-then-resize", *IMAGENET, source)
+
+
+def mrm(size: int) -> Recipe:
+    """MRM's evaluation transform; the paper runs it at 448 (table 4)."""
+    source = "RL4M/MRM-pytorch: NIH_ChestX-ray/utils/data_utils.py (transform_test)"
+    return Recipe(
+        f"mrm-{size}",
+        1,
+        size,
+        "minmax-then-resize",
+        0.4978,
+        0.2449,
+        source,
+        resampling="bilinear",
+        margin="half-even",
+    )
+
+
+_BIOVIL_T = Recipe(
+    "biovil-t",
+    1,
+    448,
+    "remap-then-resize",
+    0.0,
+    1.0,
+    "hi-ml-multimodal 0.2.2: load_image, create_chest_xray_transform_for_inference(resize=512, center_crop_size=448)",
+    resize_to=512,
+    resampling="bilinear",
+    margin="half-even",
+)
+_BIOMEDCLIP = Recipe(
+    "biomedclip",
+    1,
+    224,
+    "minmax-then-resize",
+    *_OPENAI,
+    "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224: open_clip_config.json; open_clip 3.3.0: image_transform",
+    margin="half-even",
+)
+_CHEXZERO = Recipe(
+    "chexzero",
+    1,
+    224,
+    "minmax-then-resize",
+    101.48761 / 255,
+    83.43944 / 255,
+    "rajpurkarlab/CheXzero: data_process.py (preprocess), zero_shot.py (make)",
+    pad_to=320,
+)
+_OF_ANY_SIZE: dict[str, Callable[[int], Recipe]] = {"rad-dino": rad_dino, "clip": clip, "dinov2": dinov2, "mrm": mrm}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -200,21 +294,27 @@ RECIPES: dict[str, Recipe] = {
             0.2583,
             "MIMIC-CXR-JPG (Johnson et al. 2019), without its JPEG round trip; then RAD-DINO's processor",
         ),
+        clip(224),
+        clip(336),
+        dinov2(518),
+        _BIOVIL_T,
+        _BIOMEDCLIP,
+        _CHEXZERO,
+        mrm(448),
     )
 }
 
 
 def recipe_named(name: str) -> Recipe:
-    """A recipe by its name; ``rad-dino-448`` and the like are RAD-DINO's at other sizes.
+    """A recipe by its name; ``rad-dino-448``, ``clip-448`` and the like are the same at other sizes.
 
     Raises:
         LlavaRadError: there is no such recipe.
     """
-    size = name.removeprefix("rad-dino-")
-    if name not in RECIPES and size != name and size.isdecimal() and 14 <= int(size) <= 4096:
-        return rad_dino(int(size))
-    if name not in RECIPES:
-        raise LlavaRadError(
-            f"there is no recipe {name!r}", hint=f"choose one of {', '.join(RECIPES)}, or rad-dino-SIZE"
-        )
-    return RECIPES[name]
+    if name in RECIPES:
+        return RECIPES[name]
+    family, _, size = name.rpartition("-")
+    if family in _OF_ANY_SIZE and size.isdecimal() and 14 <= int(size) <= 4096:
+        return _OF_ANY_SIZE[family](int(size))
+    sizes = ", ".join(f"{family}-SIZE" for family in _OF_ANY_SIZE)
+    raise LlavaRadError(f"there is no recipe {name!r}", hint=f"choose one of {', '.join(RECIPES)}, or {sizes}")

@@ -207,7 +207,7 @@ class _Run:
                 config.data, pairs, recipe, self.output / "cache", lambda done, total: bar.update(done - bar.n)
             )
         self.rows = cache.rows
-        pixels = Pixels(cache, recipe.size)
+        pixels = Pixels(cache, recipe)
         if not config.data.keep_features:
             return pixels
         with progress_bar(len(cache), "encoding images", self.progress) as bar:

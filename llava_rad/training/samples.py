@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from encoder.errors import ConfigError
-from encoder.preprocessing import Recipe, centre_crop
+from encoder.preprocessing import Recipe
 from encoder.pretraining import cache as pixel_cache
 from encoder.pretraining.shards import Progress
 from llava_rad.config import LlavaRadConfig
@@ -44,14 +44,14 @@ class Pixels:
 
     field = "pixels"
 
-    def __init__(self, cache: pixel_cache.Cache, size: int) -> None:
-        self.cache, self.size = cache, size
+    def __init__(self, cache: pixel_cache.Cache, recipe: Recipe) -> None:
+        self.cache, self.recipe = cache, recipe
 
     def __len__(self) -> int:
         return len(self.cache)
 
     def __getitem__(self, number: int) -> npt.NDArray[np.uint8]:
-        return centre_crop(self.cache.image(number), self.size)
+        return self.recipe.crop(self.cache.image(number))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def prepare(case: Case, folder: Path, seed: int = 0) -> None:
     answers = np.full((len(order), max(map(len, samples.answers))), IGNORED, np.int64)
     for row, number in zip(answers, order, strict=True):
         row[: len(samples.answers[number])] = samples.answers[number]
-    pixels = Pixels(cache, model.preprocessing.size)
+    pixels = Pixels(cache, model.preprocessing)
     images = np.stack([pixels[samples.images[number]] for number in order])
     np.savez(folder / SAMPLES, pixels=images, answers=answers, lengths=samples.lengths[order])
     (folder / PROMPT).write_text(json.dumps({"before": prompt.before, "after": prompt.after, "image": prompt.image}))

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.preprocessing import RECIPES, Recipe, _equalize, rad_dino, recipe_named
+from encoder.pixels import equalize
+from encoder.preprocessing import RECIPES, Recipe, rad_dino, recipe_named
 
 # SHA-256 of the float32 tensor [1, 3, S, S] made of RG1 (MONOCHROME1 inverted by 32767 - x). The images behind them
 # agree with Hugging Face's processor and OpenCV in the tests below; the hashes pin them from one version to the next.
@@ -95,9 +96,12 @@ def test_resize_is_the_recipe_without_its_crop(name: str, rg1: np.ndarray) -> No
     recipe = RECIPES[name]
     resized = recipe.resize(rg1)
     height, width = rg1.shape  # 1955 x 1841
-    assert resized.shape == (int(recipe.size * height / width), recipe.size)
-    top = (resized.shape[0] - recipe.size) // 2
-    assert np.array_equal(resized[top : top + recipe.size], recipe.apply(rg1))
+    side = recipe.resize_to or recipe.size
+    assert resized.shape == ((side, side) if recipe.pad_to else (int(side * height / width), side))
+    assert np.array_equal(recipe.crop(resized), recipe.apply(rg1))
+    top, left = (resized.shape[0] - recipe.size) / 2, (resized.shape[1] - recipe.size) // 2
+    top = round(top) if recipe.margin == "half-even" else int(top)
+    assert np.array_equal(resized[top : top + recipe.size, left : left + recipe.size], recipe.apply(rg1))
 
 
 @pytest.mark.parametrize("size", [56, 224, 336, 448, 518])
@@ -133,7 +137,7 @@ def test_equalisation_is_opencvs(rg1: np.ndarray) -> None:
         np.full((70, 80), 7, np.uint8),
         np.array([[0, 255], [255, 255]], np.uint8),
     ):
-        np.testing.assert_array_equal(_equalize(image), cv2.equalizeHist(image))
+        np.testing.assert_array_equal(equalize(image), cv2.equalizeHist(image))
 
 
 def test_polarity_and_side_survive(rg1: np.ndarray) -> None:

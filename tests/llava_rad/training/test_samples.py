@@ -12,7 +12,7 @@ from PIL import Image
 
 from encoder.errors import ConfigError
 from encoder.manifest import Row
-from encoder.preprocessing import RECIPES
+from encoder.preprocessing import RECIPES, recipe_named
 from llava_rad.config import LlavaRadConfig, TokenIds
 from llava_rad.prompt import Prompt
 from llava_rad.reports.pairs import Pair
@@ -115,18 +115,19 @@ def test_p11_what_is_too_long_is_left_out_whole_and_counted(tokens: Tokens, prom
         tokenise(listed, range(4), tokens, prompt, DataConfig(max_length=short))
 
 
-def test_p14_training_sees_the_very_pixels_that_generation_sees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rad-dino-224", "clip-224", "biovil-t", "biomedclip", "chexzero", "mrm-224"])
+def test_p14_training_sees_the_very_pixels_that_generation_sees(name: str, tmp_path: Path) -> None:
     from encoder.sandbox import Reader
 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 140)).astype(np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (130, 80)).astype(np.uint8)).save(tmp_path / "b.png")
-    recipe = RECIPES["rad-dino-224"]
+    recipe = recipe_named(name)
     listed = [Pair(Row(tmp_path / name, image=name, split="train"), "x") for name in ("a.png", "b.png")]
-    pixels = Pixels(open_cache(DataConfig(workers=1), listed, recipe, tmp_path / "cache"), recipe.size)
+    pixels = Pixels(open_cache(DataConfig(workers=1), listed, recipe, tmp_path / "cache"), recipe)
     with Reader() as reader:
         for number, name in enumerate(("a.png", "b.png")):
             expected = reader.prepare(tmp_path / name, recipe).pixels
-            assert expected.shape == (224, 224)
+            assert expected.shape == (recipe.size, recipe.size)
             np.testing.assert_array_equal(pixels[number], expected)
 
 
