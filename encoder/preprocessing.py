@@ -69,6 +69,11 @@ class Recipe:
     margin: Margin = "floor"
     pad_to: int | None = None
 
+    @property
+    def side(self) -> int:
+        """The shorter side of what ``resize`` gives, in pixels."""
+        return self.resize_to or self.size
+
     def apply(
         self,
         pixels: npt.NDArray[np.uint16] | npt.NDArray[np.uint8],
@@ -106,7 +111,7 @@ class Recipe:
         """All of the recipe but the centre crop, for what cuts crops of its own. Arguments as for ``apply``.
 
         Returns:
-            [h, w] uint8, the shorter side ``resize_to`` or ``size``, the aspect ratio kept; a square where ``pad_to``.
+            [h, w] uint8, the shorter side ``side``, the aspect ratio kept; a square where ``pad_to``.
         """
         import numpy as np
 
@@ -114,7 +119,7 @@ class Recipe:
             pixels = pixels.copy()
             pixels[~valid] = pixels[valid].min() if valid.any() else 0
         if self.scaling == "resize-then-minmax":
-            return to_8_bit(resize(pixels.astype(np.float32), self.resize_to or self.size, self.resampling))
+            return to_8_bit(resize(pixels.astype(np.float32), self.side, self.resampling))
         if self.scaling == "remap-then-resize":
             pixels = remap_to_8_bit(pixels)
         elif from_dicom or pixels.max() > 255:
@@ -124,7 +129,7 @@ class Recipe:
         grey = pixels.astype(np.uint8)
         if self.pad_to is not None:
             return interpolate(pad_to_square(grey, self.pad_to), self.size)
-        return resize(grey, self.resize_to or self.size, self.resampling)
+        return resize(grey, self.side, self.resampling)
 
     def normalise(self, images: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         """Turn ``apply``'s images into encoder input.

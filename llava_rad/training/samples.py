@@ -115,7 +115,7 @@ def open_cache(
     return pixel_cache.build(
         [pair.row for pair in pairs],
         Path(data.cache).expanduser() if data.cache else default,
-        size=recipe.size,
+        size=recipe.side,
         recipe=recipe,
         workers=max(data.workers, min(8, os.cpu_count() or 1)),
         max_unreadable=data.max_unreadable,

@@ -96,7 +96,8 @@ def test_resize_is_the_recipe_without_its_crop(name: str, rg1: np.ndarray) -> No
     recipe = RECIPES[name]
     resized = recipe.resize(rg1)
     height, width = rg1.shape  # 1955 x 1841
-    side = recipe.resize_to or recipe.size
+    side = {"biovil-t": 512}.get(name, recipe.size)
+    assert recipe.side == side
     assert resized.shape == ((side, side) if recipe.pad_to else (int(side * height / width), side))
     assert np.array_equal(recipe.crop(resized), recipe.apply(rg1))
     top, left = (resized.shape[0] - recipe.size) / 2, (resized.shape[1] - recipe.size) // 2
