@@ -16,7 +16,8 @@ import pytest
 
 from llava_rad.outputs.report import NOTICE
 from tests.llava_rad.benchmark.conftest import METRICS, TEST, benchmark, contents, start
-from tests.llava_rad.conftest import Run
+from tests.llava_rad.conftest import Run, finished, spawn
+from tests.llava_rad.test_offline import watched  # noqa: F401 (a fixture)
 from tests.llava_rad.training.runs import _children
 
 
@@ -328,3 +329,25 @@ def test_the_page_asks_for_nothing_and_runs_nothing(alone: Path) -> None:
     text = (alone / "index.html").read_text()
     assert "<script" not in text and "http://" not in text and "https://" not in text
     assert "default-src 'none'" in text
+
+
+def test_no_header_value_in_any_file_and_no_connection(
+    tiny: Path,
+    tmp_path: Path,
+    watched: dict[str, str],  # noqa: F811
+) -> None:
+    """Names and ids of the headers stay there; the network is not touched, by the model, metrics or the page."""
+    from tests.llava_rad import small_files
+
+    for number in range(3):
+        small_files.dicom(tmp_path / f"{number}.dcm", seed=number, PatientName="CANARY^JANE", PatientID="CANARY7")
+    rows = [{"id": str(n), "image": f"{n}.dcm", "findings": "Clear.", "subject": str(n)} for n in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("benchmark", "--dataset", "csv", "--data", "p.jsonl", "-o", "r", "--model", tiny, *METRICS)
+    ran = finished(spawn(*command, env=watched, cwd=tmp_path))
+    assert ran.code == 0, ran.err
+    written = [path for path in (tmp_path / "r").rglob("*") if path.is_file()]
+    assert len(written) > 12
+    assert not [path for path in written if b"CANARY" in path.read_bytes()] and "CANARY" not in ran.out + ran.err
+    log = Path(watched["NETWORK_LOG"])
+    assert not log.exists(), log.read_text()
