@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,6 +39,10 @@ class Folder:
         """Its predictions while they are made."""
         return self.path / "predictions" / "shards" / slug
 
+    def reference_point(self, slug: str) -> Path:
+        """Texts of a reference point."""
+        return self.path / "reference_points" / f"{slug}.jsonl"
+
     def features(self, slug: str) -> Path:
         """Image vectors by a model's encoder."""
         return self.path / "features" / slug
@@ -64,7 +69,7 @@ class Folder:
                 )
         content = {"schema": SCHEMA, "task": task, "systems": known | systems}
         try:
-            for folder in (self.path, self.path / "predictions"):
+            for folder in (self.path, self.path / "predictions" / "samples", self.path / "reference_points"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"the results folder cannot be made ({os.strerror(error.errno or 0)})") from None
@@ -105,6 +110,9 @@ class Folder:
     def forget(self, slug: str) -> None:
         """Remove shards that a merged file has made useless."""
         shutil.rmtree(self.shards(slug), ignore_errors=True)
+        for folder in (self.shards(slug).parent, self.path / "predictions" / "shards"):
+            with contextlib.suppress(OSError):  # not empty yet
+                folder.rmdir()
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:

@@ -143,8 +143,10 @@ def command(
         )
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from llava_rad.benchmark.plan import Options, Plan
     from llava_rad.benchmark.processes import Processes
-    from llava_rad.benchmark.run import Benchmark, Options
+    from llava_rad.benchmark.results import results
+    from llava_rad.benchmark.run import Run
     from llava_rad.benchmark.task import load
     from llava_rad.protocols import PROTOCOLS
     from metrics.bootstrap import Bootstrap
@@ -197,9 +199,15 @@ def command(
             dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
             strata=_names(strata), groups=groups, progress=bar,
         )  # fmt: skip
-        summary = Benchmark(task, options, processes, bar, say).run()
-    if summary is None:
-        return
+        run = Run(Plan(task, options), processes, bar)
+        try:
+            with run.written() as images:
+                if not processes.first:
+                    return
+                summary = results(run, images, say)
+        except KeyboardInterrupt:
+            say("interrupted; the same command again goes on")
+            raise typer.Exit(130) from None
     sys.stdout.write(summary.to_text())
     note(f"results: {output}/index.html, summary.json, summary.md, summary.tex, per_sample.csv")
     absent = summary.scored.evaluation.not_computed

@@ -31,12 +31,12 @@ def alone(pairs: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_everything_is_in_the_folder(alone: Path) -> None:
     names = set(contents(alone)) | {"environment.json", "index.html"}
-    systems = {"tiny", "most-frequent", "random", "nearest-neighbour", "tiny-shuffled"}
-    assert names >= {f"predictions/{name}.jsonl" for name in systems}
+    points = {"most-frequent", "random", "nearest-neighbour", "tiny-shuffled"}
+    assert names >= {"predictions/tiny.jsonl", *(f"reference_points/{name}.jsonl" for name in points)}
     assert names >= {"run.json", "references.jsonl", "per_sample.csv", "summary.json", "summary.md", "summary.tex"}
     assert names >= {"figures/scores.svg", "figures/classes.svg", "figures/reports.svg"}
     assert all((alone / name).is_file() for name in names)
-    assert not list(alone.rglob("*.tmp")) and not (alone / "predictions" / "shards" / "tiny").exists()
+    assert not list(alone.rglob("*.tmp")) and not (alone / "predictions" / "shards").exists()
 
 
 def test_predictions_are_those_of_generate(alone: Path, pairs: Path, tiny: Path, run: Run) -> None:
@@ -78,7 +78,7 @@ def test_training_reports_are_what_reference_points_take(alone: Path, pairs: Pat
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     training = {row["findings"] for row in rows if row["split"] == "train"}
     for name in ("most-frequent", "random", "nearest-neighbour"):
-        lines = (alone / "predictions" / f"{name}.jsonl").read_text().splitlines()
+        lines = (alone / "reference_points" / f"{name}.jsonl").read_text().splitlines()
         assert {json.loads(line)["prediction"] for line in lines} <= training
     assert "training split (8 images)" in (alone / "summary.md").read_text()
 
@@ -130,6 +130,17 @@ def test_killed_at_random_points_and_gone_on_with(
     assert len(set(seen)) > 2 and seen == sorted(seen), "predictions are kept from run to run"
     benchmark(pairs, output, *how, processes=processes)
     assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_interrupted(pairs: Path, tiny: Path, tmp_path: Path) -> None:
+    process = start(pairs, tmp_path / "r", "--model", tiny)
+    while process.poll() is None and _lines(tmp_path / "r") < 2:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    ran = finished(process)
+    assert (ran.code, ran.out) == (130, "") and "the same command again goes on" in ran.err
+    benchmark(pairs, tmp_path / "r", "--model", tiny)
 
 
 def _lines(output: Path) -> int:
@@ -214,9 +225,9 @@ def test_fast_says_how_many_reports_differ(pairs: Path, tiny: Path, tmp_path: Pa
             line["id"]: line["prediction"]
             for line in map(json.loads, (tmp_path / "r" / "predictions" / name).read_text().splitlines())
         }
-        for name in ("tiny.jsonl", "tiny.paper-protocol.jsonl")
+        for name in ("tiny.jsonl", "samples/tiny-10-42.jsonl")
     }
-    paper = texts["tiny.paper-protocol.jsonl"]
+    paper = texts["samples/tiny-10-42.jsonl"]
     assert len(paper) == agreement["sample"] == 10
     assert agreement["different"] == sum(texts["tiny.jsonl"][key] != text for key, text in paper.items())
     assert "This protocol against the paper's" in ran.out

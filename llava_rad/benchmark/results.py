@@ -1,0 +1,197 @@
+"""From merged predictions to the files of the results folder: the first process's last part."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import ReadError
+from llava_rad.benchmark import reference_points as points
+from llava_rad.benchmark.features import read_features
+from llava_rad.benchmark.folder import slugs
+from llava_rad.benchmark.page import page
+from llava_rad.benchmark.plan import Plan
+from llava_rad.benchmark.plots import plots
+from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_file, write_predictions
+from llava_rad.benchmark.run import Run
+from llava_rad.benchmark.scoring import Agreement, score
+from llava_rad.benchmark.summary import Made, Summary
+from llava_rad.benchmark.writing import Images
+from llava_rad.checkpoint import sha256
+from llava_rad.config import LlavaRadConfig
+from metrics import tables
+from metrics.cache import Cache
+from metrics.pairs import Table, join, read_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_FIGURES = ("scores", "classes", "reports")
+
+
+def results(run: Run, images: Images | None, say: Callable[[str], None]) -> Summary:
+    """Score everything and write the results.
+
+    Args:
+        run: what has been written.
+        images: what prepares images for the page.
+        say: lines for a person.
+    """
+    plan = run.plan
+    options, made = plan.options, Made(protocol=plan.protocol() if plan.options.models else None)
+    texts = {name: _merged(plan, name, made) for name in options.models}
+    texts |= {name: _given(plan, name, file, made) for name, file in options.predictions.items()}
+    others = _points(plan, texts, made, say)
+    kept = Cache(options.cache) if options.cache is not None else None
+    try:
+        with run.timed("scoring"):
+            scored = score(
+                plan.task, texts, others, options.settings, options.bootstrap,
+                cache=kept, report=run.progress, say=say,
+            )  # fmt: skip
+    finally:
+        if kept is not None:
+            kept.close()
+    summary = Summary(plan.task, scored, made)
+    _write(run, summary, texts, images)
+    return summary
+
+
+def _merged(plan: Plan, name: str, made: Made) -> list[str]:
+    """The texts of a model, and what is to be said of them."""
+    found = read_predictions(plan.folder.predictions(plan.slugs[name]), plan.ids)
+    if errors := Counter(one.error for one in found if one.error is not None):
+        made.unreadable[name] = errors.total()
+        made.errors[name] = dict(errors)
+    config = LlavaRadConfig.load(plan.located[name])
+    made.models[name] = {
+        "id": config.name,
+        "sha256": sha256(plan.located[name] / "config.json"),
+        "demonstration": config.demonstration,
+        "recipe": config.preprocessing.name,
+        "image_tokens": config.image_tokens,
+        "cut_off": sum(not one.complete for one in found),
+    }
+    if plan.compared:
+        sampled = read_predictions(plan.folder.predictions(plan.sample_slug(name)), [case.id for case in plan.compared])
+        ours = {one.id: one.text for one in found}
+        made.agreement[name] = Agreement(len(sampled), sum(ours[one.id] != one.text for one in sampled))
+    return [one.text for one in found]
+
+
+def _given(plan: Plan, name: str, file: Path, made: Made) -> list[str]:
+    """Texts that others wrote, joined by id."""
+    references = Table(dict(zip(plan.ids, plan.task.references, strict=True)), {}, "id", "reference")
+    joined = join(read_table(file, "prediction"), references)
+    predictions = [Prediction(key, text) for key, text in zip(plan.ids, joined.candidates, strict=True)]
+    write_predictions(predictions, plan.folder.predictions(plan.slugs[name]))
+    made.models[name] = {"id": name, "predictions_sha256": sha256(file)}
+    return joined.candidates
+
+
+def _points(plan: Plan, models: dict[str, list[str]], made: Made, say: Callable[[str], None]) -> dict[str, list[str]]:
+    """Texts of the reference points, written to files too."""
+    task, seed, bank = plan.task, plan.options.seed, plan.bank
+    found: dict[str, list[str]] = {}
+    taken_from = f"the training split ({len(bank):,} images)" if task.bank else "other patients of the scored split"
+    for point in plan.options.points:
+        about = f"{points.DESCRIPTIONS[point]}; taken from {taken_from}"
+        if point == points.SHUFFLED:
+            for name, texts in models.items():
+                called = f"{name}, shuffled"
+                found[called] = points.shuffled(task.cases, texts, seed)
+                made.points[called], made.own[called] = points.DESCRIPTIONS[point], name
+            continue
+        if point == points.MOST_FREQUENT:
+            found[point] = points.most_frequent(task.cases, bank)
+        elif point == points.RANDOM:
+            found[point] = points.random(task.cases, bank, seed)
+        elif plan.neighbours_of is not None:
+            vectors = [read_features(cases, folder) for folder, cases in plan.vectors()]
+            found[point] = points.nearest(task.cases, vectors[0], plan.searched, vectors[-1])
+            about += f", {len(plan.searched):,} of them searched" if len(plan.searched) < len(bank) else ""
+            about += f"; encoder of {plan.neighbours_of}"
+        else:
+            say(f"reference point {point} needs a model and images: left out")
+            continue
+        made.points[point] = about
+    for name, slug in slugs(found).items():
+        predictions = [Prediction(key, text) for key, text in zip(plan.ids, found[name], strict=True)]
+        write_predictions(predictions, plan.folder.reference_point(slug), notice=TAKEN)
+    return found
+
+
+def _write(run: Run, summary: Summary, texts: dict[str, list[str]], images: Images | None) -> None:
+    plan, folder = run.plan, run.plan.folder.path
+
+    def thumbnail(row: int) -> npt.NDArray[np.uint8] | None:
+        if images is None:
+            return None
+        recipe = LlavaRadConfig.load(next(iter(plan.located.values()))).preprocessing
+        image = images.one(plan.task.cases[row], recipe)
+        return None if isinstance(image, ReadError) else image
+
+    def as_json(content: Any) -> str:
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    environment, drawings = _environment(run), plots(summary)
+    files: dict[str, str | bytes] = {
+        "references.jsonl": _references(plan),
+        "per_sample.csv": tables.by_report_csv(summary.scored.evaluation),
+        "summary.json": as_json(summary.to_json(json.loads(tables.to_json(summary.scored.evaluation)))),
+        "summary.md": summary.to_markdown(),
+        "summary.tex": summary.to_latex(),
+        "environment.json": as_json(environment),
+        "index.html": page(summary, texts, drawings, environment, thumbnail),
+    }
+    (folder / "figures").mkdir(exist_ok=True)
+    files |= {f"figures/{name}.svg": data for name, data in zip(_FIGURES, (drawings or {}).values(), strict=False)}
+    for name, content in files.items():
+        write_file(folder / name, content.encode() if isinstance(content, str) else content)
+
+
+def _references(plan: Plan) -> str:
+    lines = []
+    for row, case in enumerate(plan.task.cases):
+        content = {"id": case.id, "reference": case.reference, "subject": case.subject, "study": case.study}
+        content |= {column: values[row] for column, values in plan.task.strata.items()}
+        lines.append(json.dumps(content, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """The command, versions, the machine."""
+    from importlib.metadata import version
+
+    packages = ("llava-rad", "torch", "transformers", "numpy", "pydicom", "pillow")
+    found: dict[str, Any] = {
+        "command": ["llava-rad", *sys.argv[1:]],
+        "packages": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "processes": run.processes.size,
+    }
+    if run.plan.options.models:
+        import torch
+
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        found |= {"threads": torch.get_num_threads(), "gpu": gpu, "cuda": torch.version.cuda if gpu else None}
+        found["precision"] = dict(run.precision)
+    return found | {"seconds": {name: round(value, 2) for name, value in run.seconds.items()}}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
