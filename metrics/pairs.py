@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,20 +66,22 @@ class Pairs:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a JSONL, JSON (one list of objects) or CSV file, told apart by the name's end.
+    """Rows of a JSONL, JSON (one list of objects) or CSV file, told apart by the name's end; ``.gz`` may follow it.
 
     Raises:
         InputError: it cannot be read.
     """
-    kind = path.suffix.lower()
+    packed = path.suffix.lower() == ".gz"
+    kind = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
     if kind not in {".jsonl", ".json", ".csv"}:
         raise InputError(f"{path.name}: not a .jsonl, .json or .csv file")
     try:
         if path.stat().st_size > _LIMIT:
             raise InputError(f"{path.name}: larger than {_LIMIT >> 30} GiB")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be read ({error.strerror})") from error
+        text = _unpacked(path) if packed else path.read_text(encoding="utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "damaged"
+        raise InputError(f"{path.name} cannot be read ({reason})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name} is not UTF-8 text") from error
     if kind == ".csv":
@@ -99,6 +103,14 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise InputError(f"{path.name} has no rows")
     return rows
+
+
+def _unpacked(path: Path) -> str:
+    with gzip.open(path) as file:
+        data = file.read(_LIMIT + 1)
+    if len(data) > _LIMIT:
+        raise InputError(f"{path.name}: larger than {_LIMIT >> 30} GiB")
+    return data.decode("utf-8-sig")
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -176,7 +188,7 @@ def group_of(column: str, value: Any) -> str:
     text = "" if value is None else str(value).strip()
     if not text or text.lower() in {"nan", "none", "null", "na", "n/a"}:
         return UNKNOWN
-    if column.rsplit(".", 1)[-1].lower() not in {"age", "patient_age", "patientage"}:
+    if column.rsplit(".", 1)[-1].lower() not in {"age", "patient_age", "patientage", "anchor_age"}:
         return text
     number = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*([YyMmWwDd]?)", text)
     if number is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from llava_rad.reports.catalogue import DATASETS, places
 from llava_rad.reports.extraction import Progress, no_progress
 from llava_rad.reports.pairs import Pair
 from metrics.errors import MetricError
-from metrics.pairs import group_of, lookup, read_rows, read_table
+from metrics.pairs import UNKNOWN, group_of, lookup, read_rows, read_table
 
 TABLE = "csv"
 NAMES = ("mimic-cxr", "mimic-cxr-jpg", "iu-xray", TABLE)
@@ -115,7 +116,7 @@ def load(
     limit: int | None = None,
     seed: int = 0,
     strata: Sequence[str] = (),
-    groups: Path | None = None,
+    groups: Sequence[Path] = (),
     progress: Progress = no_progress,
 ) -> Task:
     """Read a data set.
@@ -129,7 +130,8 @@ def load(
         limit: score a random sample of this many.
         seed: of the sample.
         strata: columns to group by: of the table, of ``groups``, or ``view``.
-        groups: a table keyed by id, study_id or subject_id that has these columns.
+        groups: tables keyed by id, study_id or subject_id that have these columns. Of several rows of one key the
+            most frequent value counts.
         progress: told what is being done.
 
     Raises:
@@ -160,7 +162,8 @@ def load(
     total = len(cases)
     if limit is not None and limit < total:
         cases = sample(cases, limit, seed)
-    columns = {column: _groups(column, cases, groups or (data if dataset == TABLE else None)) for column in strata}
+    given = [*groups, *([data] if dataset == TABLE and data.is_file() else [])]
+    columns = {column: _groups(column, cases, given) for column in strata}
     return Task(name, split, cases, bank, columns, found_steps, missing, total if len(cases) < total else None)
 
 
@@ -195,17 +198,23 @@ def _texts(table: Path) -> list[Case]:
     ]
 
 
-def _groups(column: str, cases: Sequence[Case], table: Path | None) -> list[str]:
-    """The group of each case by a column of a table, or by what the data set itself says."""
-    if table is not None and table.is_file():
+def _groups(column: str, cases: Sequence[Case], given: Sequence[Path]) -> list[str]:
+    """The group of each case by the first table that has the column, or by what the data set itself says."""
+    for table in given:
         rows = read_rows(table)
-        if any(lookup(row, column) is not None for row in rows):
-            kind, key = _key(rows)
-            values = {str(lookup(row, key)): lookup(row, column) for row in rows}
-            named = [values.get(getattr(case, kind)) for case in cases]
-            if all(value is None for value in named):
-                raise LlavaRadError(f"no case of the data set has its {key} in the table of groups")
-            return [group_of(column, value) for value in named]
+        if not any(lookup(row, column) is not None for row in rows):
+            continue
+        kind, key = _key(rows)
+        counts: dict[str, Counter[str]] = {}
+        for row in rows:
+            counts.setdefault(str(lookup(row, key)), Counter())[group_of(column, lookup(row, column))] += 1
+        groups = {
+            name: max(found, key=lambda group: (group != UNKNOWN, found[group])) for name, found in counts.items()
+        }
+        named = [groups.get(getattr(case, kind)) for case in cases]
+        if all(group is None for group in named):
+            raise LlavaRadError(f"no case of the data set has its {key} in the table of groups")
+        return [group or UNKNOWN for group in named]
     if column in _OWN:
         return [group_of(column, getattr(case, column)) for case in cases]
     raise LlavaRadError(

@@ -80,8 +80,10 @@ def command(
     ] = None,
     strata: metric.Strata = "",
     groups: Annotated[
-        Path | None,
-        metric.path("Table with these columns and id, study_id or subject_id.", panel=_DATA),
+        list[Path] | None,
+        metric.path(
+            "Table with these columns and id, study_id or subject_id (.csv, .csv.gz, .jsonl), repeatable.", panel=_DATA
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -197,7 +199,7 @@ def command(
         say = note if processes.first else _silent
         task = load(
             dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
-            strata=_names(strata), groups=groups, progress=bar,
+            strata=_names(strata), groups=groups or (), progress=bar,
         )  # fmt: skip
         run = Run(Plan(task, options), processes, bar)
         try:

@@ -89,7 +89,7 @@ def test_groups_are_found_by_id_study_or_subject(tmp_path: Path, key: str, value
     ]
     ages = {"1": 25, "2": 25, "3": 85, "s1": 25, "s2": 85, "p1": 25, "p2": 85}
     groups = table(tmp_path / "g.jsonl", [{key: value, "age": ages[value]} for value in dict.fromkeys(values)])
-    task = load("csv", table(tmp_path / "t.jsonl", rows), strata=["age"], groups=groups)
+    task = load("csv", table(tmp_path / "t.jsonl", rows), strata=["age"], groups=[groups])
     assert task.strata == {"age": ["20-40", "20-40", ">=80"]}
 
 
@@ -104,10 +104,10 @@ def test_a_column_that_is_nowhere_is_an_error(tmp_path: Path) -> None:
         load("csv", file, strata=["ethnicity"])
     other = table(tmp_path / "g.jsonl", [{"id": "9", "sex": "F"}])
     with pytest.raises(LlavaRadError, match="no case of the data set"):
-        load("csv", file, strata=["sex"], groups=other)
+        load("csv", file, strata=["sex"], groups=[other])
     bare = table(tmp_path / "h.jsonl", [{"name": "9", "sex": "F"}])
     with pytest.raises(MetricError, match="no column to find the cases by"):
-        load("csv", file, strata=["sex"], groups=bare)
+        load("csv", file, strata=["sex"], groups=[bare])
 
 
 def test_a_split_without_pairs_is_an_error(tmp_path: Path) -> None:
@@ -122,3 +122,33 @@ def test_two_tasks_are_the_same_where_ids_and_references_are(tmp_path: Path) -> 
     assert load("csv", table(tmp_path / "u.jsonl", rows)).facts() == first
     for other in ([rows[1], rows[0]], [rows[0]], [{"id": "1", "findings": "A"}, {"id": ".2", "findings": "B."}]):
         assert load("csv", table(tmp_path / "v.jsonl", other)).facts() != first
+
+
+def test_of_several_rows_the_most_frequent_value_counts_as_in_mimic_ivs_admissions(tmp_path: Path) -> None:
+    """MIMIC-IV has patients and their admissions in packed tables: subject_id comes once in one, often in the other."""
+    import gzip
+
+    rows = [{"id": str(n), "findings": "A.", "subject_id": f"p{n}"} for n in range(4)]
+    races = {"p0": ["UNKNOWN?", "WHITE", "WHITE"], "p1": ["BLACK"], "p2": ["", "", "ASIAN"]}
+    with gzip.open(tmp_path / "admissions.csv.gz", "wt") as file:
+        file.write("subject_id,hadm_id,race\n" + "".join(f"{p},1,{race}\n" for p, of in races.items() for race in of))
+    with gzip.open(tmp_path / "patients.csv.gz", "wt") as file:
+        file.write("subject_id,gender,anchor_age\np0,F,52\np1,M,19\np2,F,81\n")
+    task = load(
+        "csv",
+        table(tmp_path / "t.jsonl", rows),
+        strata=["race", "gender", "anchor_age"],
+        groups=[tmp_path / "patients.csv.gz", tmp_path / "admissions.csv.gz"],
+    )
+    assert task.strata == {
+        "race": ["WHITE", "BLACK", "ASIAN", "unknown"],
+        "gender": ["F", "M", "F", "unknown"],
+        "anchor_age": ["40-60", "<20", ">=80", "unknown"],
+    }
+
+
+def test_a_damaged_packed_table_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "g.csv.gz").write_bytes(b"\x1f\x8b damaged")
+    file = table(tmp_path / "t.jsonl", [{"id": "1", "findings": "A."}])
+    with pytest.raises(MetricError, match=r"g\.csv\.gz cannot be read"):
+        load("csv", file, strata=["sex"], groups=[tmp_path / "g.csv.gz"])
