@@ -17,17 +17,21 @@ from torch.nn import functional
 
 from encoder.backbone import Features
 from encoder.errors import ModelError
+from encoder.linear import Linear
 
 _EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}
 
 
+_Pair = tuple[torch.Tensor, torch.Tensor]
+
+
 class _Block(NamedTuple):
-    norm1: tuple[torch.Tensor, torch.Tensor]
-    qkv: tuple[torch.Tensor, torch.Tensor]
-    out: tuple[torch.Tensor, torch.Tensor]
-    norm2: tuple[torch.Tensor, torch.Tensor]
-    fc1: tuple[torch.Tensor, torch.Tensor]
-    fc2: tuple[torch.Tensor, torch.Tensor]
+    norm1: _Pair
+    qkv: Linear
+    out: Linear
+    norm2: _Pair
+    fc1: Linear
+    fc2: Linear
 
 
 class VisionTransformer:
@@ -66,8 +70,11 @@ class VisionTransformer:
                 raise ModelError(f"the encoder's tensor {name} is {tuple(tensor.shape)}, not {shape}")
             return tensor.to(device=device, dtype=torch.float32)
 
-        def pair(name: str, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def pair(name: str, *shape: int) -> _Pair:
             return take(f"{name}.weight", *shape), take(f"{name}.bias", shape[0])
+
+        def cast(weight: torch.Tensor, bias: torch.Tensor) -> _Pair:
+            return weight.to(dtype), bias.to(dtype)
 
         width, self.heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         hidden, patch = int(width * config.get("mlp_ratio", 4)), int(config["patch_size"])
@@ -76,9 +83,10 @@ class VisionTransformer:
         self.patch_size, self.width, self.size = patch, width, size
 
         left.pop("embeddings.mask_token", None)  # used in pre-training only
-        self._cls = take("embeddings.cls_token", 1, 1, width)
-        self._position = _interpolate(take("embeddings.position_embeddings", 1, native + 1, width), size // patch)
-        self._patch = pair("embeddings.patch_embeddings.projection", width, 3, patch, patch)
+        self._cls = take("embeddings.cls_token", 1, 1, width).to(dtype)
+        position = take("embeddings.position_embeddings", 1, native + 1, width)
+        self._position = _interpolate(position, size // patch).to(dtype)
+        self._patch = cast(*pair("embeddings.patch_embeddings.projection", width, 3, patch, patch))
         self._blocks = []
         for index in range(int(config["num_hidden_layers"])):
             at = f"encoder.layer.{index}"
@@ -87,26 +95,18 @@ class VisionTransformer:
             out, fc2 = pair(f"{at}.attention.output.dense", width, width), pair(f"{at}.mlp.fc2", width, hidden)
             self._blocks.append(
                 _Block(
-                    norm1=pair(f"{at}.norm1", width),
-                    qkv=(torch.cat([weight for weight, _ in qkv]), torch.cat([bias for _, bias in qkv])),
-                    out=(out[0] * scale1[:, None], out[1] * scale1),
-                    norm2=pair(f"{at}.norm2", width),
-                    fc1=pair(f"{at}.mlp.fc1", hidden, width),
-                    fc2=(fc2[0] * scale2[:, None], fc2[1] * scale2),
+                    norm1=cast(*pair(f"{at}.norm1", width)),
+                    qkv=Linear(*cast(torch.cat([weight for weight, _ in qkv]), torch.cat([bias for _, bias in qkv]))),
+                    out=Linear(*cast(out[0] * scale1[:, None], out[1] * scale1)),
+                    norm2=cast(*pair(f"{at}.norm2", width)),
+                    fc1=Linear(*cast(*pair(f"{at}.mlp.fc1", hidden, width))),
+                    fc2=Linear(*cast(fc2[0] * scale2[:, None], fc2[1] * scale2)),
                 )
             )
-        self._norm = pair("layernorm", width)
+        self._inner = hidden
+        self._norm = cast(*pair("layernorm", width))
         if left:
             raise ModelError(f"the encoder has {len(left)} tensors too many, first {min(left)}")
-        self._cast(dtype)
-
-    def _cast(self, dtype: torch.dtype) -> None:
-        def both(parts: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-            return parts[0].to(dtype), parts[1].to(dtype)
-
-        self._cls, self._position = self._cls.to(dtype), self._position.to(dtype)
-        self._patch, self._norm = both(self._patch), both(self._norm)
-        self._blocks = [_Block(*(both(parts) for parts in block)) for block in self._blocks]
 
     @classmethod
     def load(
@@ -137,20 +137,18 @@ class VisionTransformer:
         hidden = torch.cat([self._cls.expand(batch, -1, -1), tokens], dim=1) + self._position
         hidden = hidden.view(batch * length, self.width)
         # Large intermediate results are allocated once for all layers: touching fresh memory costs a tenth of the time.
-        qkv = hidden.new_empty(len(hidden), 3 * self.width)
-        inner = hidden.new_empty(len(hidden), len(self._blocks[0].fc1[1])) if self._blocks else hidden
+        qkv, inner = hidden.new_empty(len(hidden), 3 * self.width), hidden.new_empty(len(hidden), self._inner)
         for block in self._blocks:
-            torch.addmm(block.qkv[1], self._normalise(hidden, block.norm1), block.qkv[0].t(), out=qkv)
-            query, key, value = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            parts = block.qkv(self._normalise(hidden, block.norm1), out=qkv)
+            query, key, value = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-            hidden.add_(block.out[1]).addmm_(mixed.reshape(len(hidden), self.width), block.out[0].t())
-            torch.addmm(block.fc1[1], self._normalise(hidden, block.norm2), block.fc1[0].t(), out=inner)
-            torch.ops.aten.gelu_(inner)
-            hidden.add_(block.fc2[1]).addmm_(inner, block.fc2[0].t())
+            hidden = block.out.added_to(hidden, mixed.reshape(len(hidden), self.width))
+            activated = block.fc1.gelu(self._normalise(hidden, block.norm2), out=inner)
+            hidden = block.fc2.added_to(hidden, activated)
         hidden = self._normalise(hidden, self._norm).view(batch, length, self.width)
         return Features(hidden[:, 0], hidden[:, 1:])
 
-    def _normalise(self, hidden: torch.Tensor, parts: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def _normalise(self, hidden: torch.Tensor, parts: _Pair) -> torch.Tensor:
         return functional.layer_norm(hidden, (self.width,), *parts, self.epsilon)
 
 

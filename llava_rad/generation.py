@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_DROP = 0.75
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -130,7 +132,10 @@ def _refuse_too_long(engine: Engine, prompt: int, settings: GenerationSettings) 
 def _decode(
     engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
 ) -> Iterator[list[int]]:
-    """Yield the next token of every row until all have ended; a row that has ended goes on with the end token."""
+    """Yield the next token of every row until all have ended; a row that has ended goes on with the end token.
+
+    Rows that have ended leave the batch when they are a quarter of it: that copies the cache.
+    """
     llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
     cache = llama.cache(batch, length + settings.max_new_tokens)
@@ -138,7 +143,7 @@ def _decode(
     generators = None
     if settings.temperature > 0:
         generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
-    ended = torch.zeros(batch, dtype=torch.bool, device=engine.device)
+    rows, ended = list(range(batch)), [False] * batch
     start = 0
     for _ in range(settings.max_new_tokens):
         logits = llama(embeds, cache, start, mask)
@@ -146,14 +151,21 @@ def _decode(
         if suppressed:
             logits[:, suppressed] = -torch.inf
         tokens = logits.argmax(-1) if generators is None else _sample(logits, settings.temperature, generators)
-        tokens = tokens.masked_fill(ended, eos)
-        ended |= tokens == eos
-        yield tokens.tolist()
-        if ended.all():
+        said = [eos] * batch
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if not ended[row]:
+                said[row], ended[row] = token, token == eos
+        yield said
+        left = [at for at, row in enumerate(rows) if not ended[row]]
+        if not left:
             return
+        if len(left) <= _DROP * len(rows):
+            chosen = torch.tensor(left, device=engine.device)
+            cache, tokens, mask = cache.rows(chosen), tokens[chosen], None if mask is None else mask[chosen]
+            rows, generators = [rows[at] for at in left], generators and [generators[at] for at in left]
         embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]
         if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(batch, 1)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
 
 def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator]) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Llama for inference over a static key-value cache, from the files of ``LlamaForCausalLM`` and with its results.
 
 Importing and driving transformers' own class costs more than the arithmetic of a small model; this needs torch alone,
-joins the query-key-value and the gate-up products and looks up no masks when there is no padding.
+joins the query-key-value and the gate-up products, computes the last layer for the last position alone and looks up no
+masks when there is no padding.
 ``LlamaForCausalLM.generate`` is the reference that the tests hold it to.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from encoder.errors import ModelError
+from encoder.linear import Linear
 
 _EXPECTED = {
     "model_type": "llama",
@@ -29,11 +31,11 @@ _EXPECTED = {
 
 class _Layer(NamedTuple):
     norm1: torch.Tensor
-    qkv: torch.Tensor
-    out: torch.Tensor
+    qkv: Linear
+    out: Linear
     norm2: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Linear
+    down: Linear
 
 
 class Cache(NamedTuple):
@@ -41,6 +43,10 @@ class Cache(NamedTuple):
 
     keys: torch.Tensor
     values: torch.Tensor
+
+    def rows(self, chosen: torch.Tensor) -> Cache:
+        """The rows with these numbers alone, as a copy."""
+        return Cache(self.keys[:, chosen], self.values[:, chosen])
 
 
 class Llama:
@@ -102,24 +108,25 @@ class Llama:
             self._layers.append(
                 _Layer(
                     norm1=take(f"{at}.input_layernorm.weight", self.width),
-                    qkv=torch.cat(qkv),
-                    out=take(f"{at}.self_attn.o_proj.weight", self.width, queries),
+                    qkv=Linear(torch.cat(qkv)),
+                    out=Linear(take(f"{at}.self_attn.o_proj.weight", self.width, queries)),
                     norm2=take(f"{at}.post_attention_layernorm.weight", self.width),
-                    gate_up=torch.cat(gate_up),
-                    down=take(f"{at}.mlp.down_proj.weight", self.width, inner),
+                    gate_up=Linear(torch.cat(gate_up)),
+                    down=Linear(take(f"{at}.mlp.down_proj.weight", self.width, inner)),
                 )
             )
         self._norm = take("model.norm.weight", self.width)
         if config.get("tie_word_embeddings", False):
             left.pop("lm_head.weight", None)
-            self._head = self.embedding
+            self._head = Linear(self.embedding)
         else:
-            self._head = take("lm_head.weight", vocabulary, self.width)
+            self._head = Linear(take("lm_head.weight", vocabulary, self.width))
         if left:
             raise ModelError(f"the language model has {len(left)} tensors too many, first {min(left)}")
         theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
         powers = torch.arange(0, self.head_size, 2, dtype=torch.int64).float() / self.head_size
-        self._frequencies = (1.0 / theta**powers).to(device)
+        angles = torch.outer(torch.arange(self.longest).float(), 1.0 / theta**powers).repeat(1, 2)
+        self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), angles.sin()))
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
@@ -147,27 +154,27 @@ class Llama:
         return cls(config, tensors, device=device, dtype=dtype)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The weights under their published names, as views of those in use."""
+        """The weights under their published names, as views of those in use where ``Linear`` keeps them so."""
         queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
         named = {
             "model.embed_tokens.weight": self.embedding,
             "model.norm.weight": self._norm,
-            "lm_head.weight": self._head,
+            "lm_head.weight": self._head.weight,
         }
         for index, layer in enumerate(self._layers):
             at = f"model.layers.{index}"
-            query, key, value = layer.qkv.split([queries, kv, kv])
-            gate, up = layer.gate_up.chunk(2)
+            query, key, value = layer.qkv.weight.split([queries, kv, kv])
+            gate, up = layer.gate_up.weight.chunk(2)
             named |= {
                 f"{at}.input_layernorm.weight": layer.norm1,
                 f"{at}.self_attn.q_proj.weight": query,
                 f"{at}.self_attn.k_proj.weight": key,
                 f"{at}.self_attn.v_proj.weight": value,
-                f"{at}.self_attn.o_proj.weight": layer.out,
+                f"{at}.self_attn.o_proj.weight": layer.out.weight,
                 f"{at}.post_attention_layernorm.weight": layer.norm2,
                 f"{at}.mlp.gate_proj.weight": gate,
                 f"{at}.mlp.up_proj.weight": up,
-                f"{at}.mlp.down_proj.weight": layer.down,
+                f"{at}.mlp.down_proj.weight": layer.down.weight,
             }
         return named
 
@@ -196,37 +203,40 @@ class Llama:
         batch, length, _ = embeds.shape
         end = start + length
         if mask is None:
-            positions = torch.arange(start, end, device=self.device)[None]
+            cos, sin = self._cos[start:end], self._sin[start:end]
             attention = None
         else:
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
+            cos, sin = self._cos[positions], self._sin[positions]
             attention = _attention(mask, length)
-        angles = positions[..., None].float() * self._frequencies
-        angles = torch.cat([angles, angles], dim=-1)[:, None]
-        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
         causal = attention is None and length > 1
         if causal and start:
             raise ValueError("several tokens after a filled cache need a mask")
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
 
-        queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
-        grouped = self.heads != self.kv_heads
+        rotated, queries = self.heads + self.kv_heads, self.heads * self.head_size
         hidden = embeds
         for index, layer in enumerate(self._layers):
-            parts = functional.linear(self._normalise(hidden, layer.norm1), layer.qkv)
-            query, key, value = (
-                part.view(batch, length, -1, self.head_size).transpose(1, 2)
-                for part in parts.split([queries, kv, kv], -1)
-            )
-            keys, values = cache.keys[index][:, :, :end], cache.values[index][:, :, :end]
-            keys[:, :, start:] = _rotate(key, cos, sin)
-            values[:, :, start:] = value
+            parts = layer.qkv(self._normalise(hidden, layer.norm1)).view(batch, length, -1, self.head_size)
+            turned = _rotate(parts[:, :, :rotated], cos, sin).transpose(1, 2)
+            query, keys, values = turned[:, : self.heads], cache.keys[index], cache.values[index]
+            keys[:, :, start:end] = turned[:, self.heads :]
+            values[:, :, start:end] = parts[:, :, rotated:].transpose(1, 2)
+            if index == len(self._layers) - 1:  # of which the last position alone is needed
+                query, hidden, causal = query[:, :, -1:], hidden[:, -1:], False
+                attention = None if attention is None else attention[:, :, -1:]
             mixed = functional.scaled_dot_product_attention(
-                _rotate(query, cos, sin), keys, values, attn_mask=attention, is_causal=causal, enable_gqa=grouped
+                query,
+                keys[:, :, :end],
+                values[:, :, :end],
+                attn_mask=attention,
+                is_causal=causal,
+                enable_gqa=self.heads != self.kv_heads,
             )
-            hidden = hidden + functional.linear(mixed.transpose(1, 2).reshape(batch, length, queries), layer.out)
-            gate, up = functional.linear(self._normalise(hidden, layer.norm2), layer.gate_up).chunk(2, -1)
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
-        return functional.linear(self._normalise(hidden[:, -1], self._norm), self._head).float()
+            hidden = hidden + layer.out(mixed.transpose(1, 2).reshape(batch, -1, queries))
+            gate, up = layer.gate_up(self._normalise(hidden, layer.norm2)).chunk(2, -1)
+            hidden = hidden + layer.down(functional.silu(gate) * up)
+        return self._head(self._normalise(hidden[:, -1], self._norm)).float()
 
     def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMSNorm, computed in float32 as in ``LlamaRMSNorm``."""
@@ -236,7 +246,7 @@ class Llama:
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of [B, heads, L, head size]."""
+    """Rotary position embedding of [B, L, heads, head size]."""
     first, second = states.chunk(2, -1)
     return states * cos + torch.cat([-second, first], -1) * sin
 

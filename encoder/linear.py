@@ -1,0 +1,94 @@
+"""Linear layers for inference. On a CPU in bfloat16 by oneDNN, over weights that are laid out once for the machine.
+
+torch lays the weights out anew in every call: with few rows (decoding) that takes half of the time. oneDNN also adds
+the bias and applies GELU while a result is still in registers. In other types and on other devices torch's own
+products are used.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Linear:
+    """``x @ weight.T + bias``.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.bias = bias
+        self._packed = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _onednn_works()
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in]; a copy where the weights are laid out otherwise."""
+        return self._weight.to_dense() if self._packed else self._weight
+
+    def __call__(self, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """[..., in] to [..., out].
+
+        Args:
+            inputs: what is multiplied.
+            out: memory for the result of two-dimensional inputs; used where that saves time. Needs a bias.
+        """
+        if self._packed:
+            return self._onednn(inputs, "none")
+        if out is not None and self.bias is not None:
+            return torch.addmm(self.bias, inputs, self._weight.t(), out=out)
+        return functional.linear(inputs, self._weight, self.bias)
+
+    def gelu(self, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The same with the (exact) GELU after it."""
+        if self._packed:
+            return self._onednn(inputs, "gelu")
+        result: Tensor = torch.ops.aten.gelu_(self(inputs, out=out))
+        return result
+
+    def added_to(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+        """``hidden`` + the layer's result for two-dimensional inputs. ``hidden`` may be overwritten."""
+        if self._packed:
+            sum_: Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, hidden, self._weight, self.bias, "add")
+            return sum_
+        if self.bias is not None:
+            hidden.add_(self.bias)
+        return hidden.addmm_(inputs, self._weight.t())
+
+    def _onednn(self, inputs: Tensor, after: str) -> Tensor:
+        # what torch.compile makes of a linear layer on a CPU; there is no public way to weights that are laid out
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, after, [], "none")
+        return result
+
+
+@cache
+def _onednn_works() -> bool:
+    """Whether this torch has the operations for bfloat16, the processor too, and the results are right."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight, bias, hidden = (
+        torch.randn(*shape, generator=generator).bfloat16() for shape in ((3, 8), (5, 8), (5,), (3, 5))
+    )
+    plain = functional.linear(inputs.float(), weight.float(), bias.float())
+    try:
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        if not torch.equal(packed.to_dense(), weight):
+            return False
+        pairs = [
+            (torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "none"), plain),
+            (torch.ops.mkldnn._linear_pointwise(inputs, packed, None, "none", [], "none"), plain - bias.float()),
+            (torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "gelu", [], "none"), functional.gelu(plain)),
+            (torch.ops.mkldnn._linear_pointwise.binary(inputs, hidden, packed, bias, "add"), plain + hidden.float()),
+        ]
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+        return False
+    return all(torch.allclose(found.float(), expected, rtol=0.02, atol=0.02) for found, expected in pairs)
