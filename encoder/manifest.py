@@ -2,7 +2,8 @@
 
 A manifest is a CSV file (UTF-8). Its first line ``# llava-rad.manifest/1 root=FOLDER`` names the folder that the column
 ``path`` is relative to, itself relative to the manifest's folder; without such a line that is the manifest's folder.
-The other columns are the fields of :class:`Row` and one column ``label:NAME`` for each label. Only ``path`` is needed.
+The other columns are the fields of :class:`Row` and one column ``label:NAME`` for each label, ``mask:NAME`` for each
+structure (a path like ``path``) and ``attribute:NAME`` for each property of the patient. Only ``path`` is needed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ SPLITS = ("train", "val", "test", "")
 
 _HEADER = "# llava-rad.manifest/1 root="
 _COLUMNS = ("path", "dataset", "subject", "study", "image", "view", "split")
-_LABEL = "label:"
+_LABEL, _MASK, _ATTRIBUTE = "label:", "mask:", "attribute:"
 _LABEL_VALUES: dict[str, float | None] = {"1": 1.0, "0": 0.0, "-1": -1.0, "": None}
 _LABEL_TEXTS = {value: text for text, value in _LABEL_VALUES.items()}
+_NO_MASKS: Mapping[str, Path] = {}  # shared by all rows without any: a million empty mappings are 64 MB
+_NO_ATTRIBUTES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Row:
         split: ``"train"``, ``"val"``, ``"test"`` or "" where the data set makes no splits.
         labels: 1 present, 0 absent, -1 uncertain, None unknown. Rows share equal mappings.
         number: row of its manifest, from 1: messages name images by it, since names may identify a patient.
+        masks: structure -> picture file of the image's pixel size or aspect, non-zero inside; see ``encoder.masks``.
+        attributes: of the patient at the time, as text: sex ("F", "M"), age (years), weight (kg), bmi, ethnicity.
     """
 
     path: Path
@@ -57,6 +62,8 @@ class Row:
     split: str = ""
     labels: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     number: int = field(default=0, compare=False)
+    masks: Mapping[str, Path] = field(default_factory=lambda: _NO_MASKS, hash=False)
+    attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES, hash=False)
 
 
 @dataclass(frozen=True)
@@ -106,19 +113,25 @@ def write_manifest(rows: Iterable[Row], file: Path, *, root: Path | None = None)
     home = _absolute(file.parent)
     top = home if root is None else _absolute(root)
     stored = top.relative_to(home).as_posix() if top.is_relative_to(home) else str(top)
-    names = sorted({name for labels in {id(row.labels): row.labels for row in rows}.values() for name in labels})
+    labels, masks = _names(row.labels for row in rows), _names(row.masks for row in rows)
+    attributes = _names(row.attributes for row in rows)
     temporary = file.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
     try:
         try:
             with temporary.open("x", encoding="utf-8", newline="") as stream:
                 stream.write(f"{_HEADER}{stored}\n")
                 writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow([*_COLUMNS, *(_LABEL + name for name in names)])
+                writer.writerow(
+                    [*_COLUMNS, *(_LABEL + n for n in labels), *(_MASK + n for n in masks)]
+                    + [_ATTRIBUTE + name for name in attributes]
+                )
                 inside = f"{top}{os.sep}"
                 for row in rows:
                     path = str(row.path).removeprefix(inside).replace(os.sep, "/")
                     cells = [path, row.dataset, row.subject, row.study, row.image, row.view, row.split]
-                    writer.writerow(cells + [_LABEL_TEXTS[row.labels.get(name)] for name in names])
+                    cells += [_LABEL_TEXTS[row.labels.get(name)] for name in labels]
+                    cells += [_mask_cell(row.masks.get(name), top, home) for name in masks]
+                    writer.writerow(cells + [row.attributes.get(name, "") for name in attributes])
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(file)
@@ -234,8 +247,12 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
     _check_columns(header)
     column = {name: position for position, name in enumerate(header)}
     places = [column.get(name) for name in _COLUMNS]
-    label_places = [(name.removeprefix(_LABEL), place) for name, place in column.items() if name.startswith(_LABEL)]
+    label_places, mask_places, attribute_places = (
+        [(name.removeprefix(kind), place) for name, place in column.items() if name.startswith(kind)]
+        for kind in (_LABEL, _MASK, _ATTRIBUTE)
+    )
     shared: dict[tuple[str, ...], Mapping[str, float | None]] = {}  # a million rows have few different label sets
+    people: dict[tuple[str, ...], Mapping[str, str]] = {}
     for number, cells in enumerate(table, 1):
         if len(cells) != len(header):
             raise LlavaRadError(f"row {number} of the manifest has {len(cells)} cells, its header {len(header)}")
@@ -251,19 +268,47 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
         if labels is None:
             if not set(values) <= _LABEL_VALUES.keys():
                 raise LlavaRadError(f"row {number} of the manifest: a label is none of 1, 0, -1 or empty")
-            pairs = zip(label_places, values, strict=True)
-            labels = shared[values] = {name: _LABEL_VALUES[value] for (name, _), value in pairs}
-        file = Path(os.path.normpath(f"{top}{path}" if path[0] != "/" else path))
-        yield Row(file, dataset, subject, study, image, cast(View, view or "unknown"), split, labels, number)
+            cell = zip(label_places, values, strict=True)
+            labels = shared[values] = {name: _LABEL_VALUES[value] for (name, _), value in cell}
+        masks = {name: _file(cells[place], top) for name, place in mask_places if cells[place]} or _NO_MASKS
+        if any("\0" in cells[place] for _, place in mask_places):
+            raise LlavaRadError(f"row {number} of the manifest has an unusable path of a mask")
+        facts = tuple(cells[place] for _, place in attribute_places)
+        if facts not in people:
+            pairs = zip(attribute_places, facts, strict=True)
+            people[facts] = {name: value for (name, _), value in pairs if value} or _NO_ATTRIBUTES
+        yield Row(
+            _file(path, top), dataset, subject, study, image, cast(View, view or "unknown"), split, labels, number,
+            masks, people[facts],
+        )  # fmt: skip
+
+
+def _file(path: str, top: str) -> Path:
+    return Path(os.path.normpath(f"{top}{path}" if path[0] != "/" else path))
+
+
+def _mask_cell(path: Path | None, top: Path, home: Path) -> str:
+    """Relative to the root if it lies there, or if root and mask both lie in the manifest's folder; else absolute."""
+    if path is None:
+        return ""
+    if path.is_relative_to(top) or (path.is_relative_to(home) and top.is_relative_to(home)):
+        return Path(os.path.relpath(path, top)).as_posix()
+    return str(path)
+
+
+def _names(mappings: Iterable[Mapping[str, object]]) -> list[str]:
+    """The keys of all mappings, in order; rows share mappings, so each is looked at once."""
+    return sorted({name for mapping in {id(one): one for one in mappings}.values() for name in mapping})
 
 
 def _check_columns(header: Sequence[str]) -> None:
     if "path" not in header:
         raise LlavaRadError("the manifest has no column 'path'", hint="llava-rad manifest writes manifests")
+    kinds = f"{_LABEL}NAME, {_MASK}NAME and {_ATTRIBUTE}NAME"
     for name in header:
-        if name not in _COLUMNS and not name.startswith(_LABEL):
+        if name not in _COLUMNS and not name.startswith((_LABEL, _MASK, _ATTRIBUTE)):
             near = get_close_matches(name, _COLUMNS, 1)
-            what = f"; did you mean '{near[0]}'?" if near else f"; columns are {', '.join(_COLUMNS)} and {_LABEL}NAME"
+            what = f"; did you mean '{near[0]}'?" if near else f"; columns are {', '.join(_COLUMNS)}, {kinds}"
             raise LlavaRadError(f"the manifest has an unknown column{what}")
     if len(set(header)) != len(header):
         raise LlavaRadError("the manifest has a column twice")

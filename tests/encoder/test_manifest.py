@@ -72,6 +72,9 @@ def test_a_table_by_hand_needs_a_path_only(tmp_path: Path) -> None:
         ("path,view\nJANE.png\n", "row 1 .* has 1 cells, its header 2"),
         ("path,view\n,PA\n", "row 1 .* no usable path"),
         ("path,path\n1,2\n", "column twice"),
+        ("path,attribute:a,attribute:a\n1,2,3\n", "column twice"),
+        ("path,masks:a\nJANE.png,2\n", "unknown column; columns are .*, label:NAME, mask:NAME and attribute:NAME"),
+        ("path,mask:a\n1,\nJANE.png,JANE\0\n", "row 2 .* mask"),
         ("# llava-rad.manifest/2 root=.\npath\n1.png\n", "unknown format"),
         ("", "no column 'path'"),
         (b"path\n\xff\xfe\n".decode("latin-1"), "UTF-8"),
@@ -94,6 +97,37 @@ def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
 def test_equal_label_sets_are_shared(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,label:A,label:B\n" + "".join(f"{i}.png,{i % 2},0\n" for i in range(100)))
     assert len({id(r.labels) for r in read_manifest(tmp_path / "m.csv")}) == 2
+
+
+def test_masks_and_attributes_come_back(tmp_path: Path) -> None:
+    rows = [
+        Row(tmp_path / "x" / "1.png", masks={"left lung": tmp_path / "m-masks" / "1.png", "b": tmp_path / "x/m/2.png"}),
+        Row(tmp_path / "x" / "2.png", masks={"b": Path("/elsewhere/3.png")}, attributes={"sex": "F", "age": "54"}),
+        Row(tmp_path / "x" / "3.png", labels={"TB": 1.0}, attributes={"age": "60"}),
+    ]
+    write_manifest(rows, tmp_path / "m.csv", root=tmp_path / "x")
+    assert (tmp_path / "m.csv").read_text() == (
+        "# llava-rad.manifest/1 root=x\n"
+        "path,dataset,subject,study,image,view,split,label:TB,mask:b,mask:left lung,attribute:age,attribute:sex\n"
+        "1.png,,,,,unknown,,,m/2.png,../m-masks/1.png,,\n"
+        "2.png,,,,,unknown,,,/elsewhere/3.png,,54,F\n"
+        "3.png,,,,,unknown,,1,,,60,\n"
+    )
+    again = read_manifest(tmp_path / "m.csv")
+    assert [r.masks for r in again] == [r.masks for r in rows]
+    assert [r.attributes for r in again] == [r.attributes for r in rows]
+    assert again[1] != Row(again[1].path, labels={"TB": None}, attributes={"sex": "F", "age": "54"}), "masks count"
+    assert hash(again[0]) == hash(Row(again[0].path)), "and do not stand in the way of hashing"
+
+
+def test_rows_without_masks_and_attributes_share_what_says_so(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,mask:a,attribute:sex\n1.png,,\n2.png,,F\n3.png,,F\n")
+    one, two, three = read_manifest(tmp_path / "m.csv")
+    assert one.masks is two.masks
+    assert one.attributes is Row(Path("/1")).attributes
+    assert two.attributes is three.attributes
+    assert not one.masks
+    assert not one.attributes
 
 
 def test_views_and_splits() -> None:
