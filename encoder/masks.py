@@ -65,8 +65,10 @@ def prepare_mask(mask: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.
             bar = (side - inner) // 2
             places.append(((np.arange(recipe.size) + 0.5) * (side / recipe.size) - bar) * (length / inner))
         rows, columns = (np.floor(place).astype(int) for place in places)
-        known = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-        return _take(mask, rows.clip(0, height - 1), columns.clip(0, width - 1)) & known
+        known: npt.NDArray[np.bool_] = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+        inside = _take(mask, rows.clip(0, height - 1), columns.clip(0, width - 1))
+        inside &= known
+        return inside
     short, long = min(mask.shape), max(mask.shape)
     other = int(recipe.side * long / short)
     target = (recipe.side, other) if height <= width else (other, recipe.side)
