@@ -1,4 +1,4 @@
-"""Putting a checkpoint together from published parts: a RAD-DINO folder and a Vicuna (Llama) folder."""
+"""Putting a checkpoint together from published parts: an image encoder and a Vicuna (Llama) folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from encoder.backbone import RadDino, first_line
+from encoder.backbone import first_line, image_tokens
 from encoder.errors import ModelError
+from encoder.families.loading import load_encoder
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
 from llava_rad.config import LlavaRadConfig, TokenIds
@@ -31,7 +32,8 @@ def assemble(
     language_model: str | Path,
     out: str | Path,
     *,
-    recipe: str = "rad-dino",
+    encoder_kind: str | None = None,
+    recipe: str | None = None,
     projector: str | Path | None = None,
     name: str | None = None,
     encoder_revision: str | None = None,
@@ -43,11 +45,12 @@ def assemble(
     """Write a checkpoint directory from an encoder, a language model and, where there is one, a trained projector.
 
     Args:
-        encoder: folder or repository like ``microsoft/rad-dino``.
+        encoder: a name of ``encoder.baselines.ENCODERS``, or a folder, repository or weights file of such an encoder.
         language_model: folder or repository like ``lmsys/vicuna-7b-v1.5`` (safetensors or .bin), or
             a PEFT adapter folder that names its base.
         out: the directory to write.
-        recipe: name of the preprocessing recipe that the encoder was trained with.
+        encoder_kind: which of ``ENCODERS`` it is, where its files do not say.
+        recipe: name of a preprocessing recipe; None is the encoder's own.
         projector: safetensors file with ``linear_1`` and ``linear_2``; None starts one at random, to be trained.
         name: what the model is called in reports.
         encoder_revision: branch, tag or commit of the encoder's repository.
@@ -61,10 +64,12 @@ def assemble(
 
     Raises:
         ModelError: a part is missing, damaged, or the parts do not fit together.
-        LlavaRadError: ``out`` exists, or there is no such recipe.
+        LlavaRadError: ``out`` exists, or there is no such recipe or kind.
     """
-    preparation = recipe_named(recipe)
-    vision = RadDino.from_pretrained(encoder, revision=encoder_revision, offline=offline)
+    if recipe is not None:
+        recipe_named(recipe)
+    vision = load_encoder(encoder, kind=encoder_kind, revision=encoder_revision, offline=offline)
+    preparation = recipe_named(recipe or vision.recipe)
     folder = _fetch_language_model(language_model, language_model_revision, offline=offline)
     llama, tokens = _language_model(folder, str(language_model), offline=offline)
     width = llama.get_input_embeddings().embedding_dim
@@ -73,7 +78,8 @@ def assemble(
         name = f"{Path(encoder).name} + {Path(language_model).name}" + ("" if projector else " (untrained projector)")
     config = LlavaRadConfig(
         name=name,
-        image_tokens=(preparation.size // vision.patch_size) ** 2,
+        features=vision.features,
+        image_tokens=image_tokens(vision, preparation.size),
         recipe=preparation.to_dict(),
         tokens=tokens.ids,
     )

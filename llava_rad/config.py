@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from encoder.errors import ModelError
+from encoder.outputs import AFTER_NORM, FeatureKind
 from encoder.preprocessing import Recipe
 from llava_rad.prompt import INSTRUCTION, SYSTEM, Prompt
 
@@ -52,7 +53,7 @@ class LlavaRadConfig(_Strict):
         format: version of the directory format.
         name: what the model is called in reports.
         demonstration: True marks every output as coming from a demonstration model.
-        features: which encoder output is projected; there is one choice, said aloud.
+        features: which output of the encoder is projected: the one that its family has, said aloud.
         image_tokens: number of patch features that stand for one image, (recipe.size / patch size) squared.
         prompt: the conversation.
         tokens: ids of the special tokens.
@@ -64,9 +65,7 @@ class LlavaRadConfig(_Strict):
     format: Literal["llava-rad/1"] = FORMAT
     name: str
     demonstration: bool = False
-    features: Literal["patches after the final LayerNorm, without CLS"] = (
-        "patches after the final LayerNorm, without CLS"
-    )
+    features: FeatureKind = AFTER_NORM
     image_tokens: int = Field(ge=1)
     prompt: PromptConfig = PromptConfig()
     recipe: dict[str, Any]

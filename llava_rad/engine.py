@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from encoder.backbone import Vision, image_tokens
 from encoder.errors import LlavaRadError, ModelError
+from encoder.families.loading import load_vision
 from encoder.preprocessing import Recipe
-from encoder.vit import VisionTransformer
 from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
 from llava_rad.config import LlavaRadConfig
 from llava_rad.llama import Llama
@@ -42,7 +43,7 @@ class Engine:
     def __init__(
         self,
         config: LlavaRadConfig,
-        vision: VisionTransformer,
+        vision: Vision,
         projector: Projector,
         llama: Llama,
         tokens: Tokens,
@@ -50,9 +51,9 @@ class Engine:
         sha256: str = "",
         revision: str | None = None,
     ) -> None:
-        side, rest = divmod(config.preprocessing.size, vision.patch_size)
+        tokens_of_image = image_tokens(vision, config.preprocessing.size)
         inner = (projector.linear_1.in_features, projector.linear_2.out_features)
-        if rest or side * side != config.image_tokens or inner != (vision.width, llama.width):
+        if tokens_of_image != config.image_tokens or inner != (vision.width, llama.width):
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
         self.device, self.dtype = llama.device, llama.dtype
@@ -90,7 +91,8 @@ class Engine:
         kind = choose_dtype(dtype, place)
         folder = locate(source, revision=revision, offline=offline)
         config = load_checked(folder)
-        vision = VisionTransformer.load(folder / ENCODER, size=config.preprocessing.size, device=place, dtype=kind)
+        size = config.preprocessing.size
+        vision = load_vision(folder / ENCODER, size=size, device=place, dtype=kind, features=config.features)
         projector = Projector.load(folder / PROJECTOR).to(device=place, dtype=kind)
         language_model = folder / LANGUAGE_MODEL
         if (language_model / "adapter_config.json").is_file():

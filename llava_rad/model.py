@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from encoder.backbone import RadDino, first_line, refuse_incomplete
+from encoder.backbone import FrozenEncoder, first_line, image_tokens, refuse_incomplete
 from encoder.errors import ModelError
+from encoder.families.loading import check_features, load_stored
 from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
 from llava_rad.config import LlavaRadConfig, TokenIds
 from llava_rad.projector import Projector
@@ -39,19 +40,20 @@ class LlavaRad(nn.Module):
 
     def __init__(
         self,
-        encoder: RadDino,
+        encoder: FrozenEncoder,
         projector: Projector,
         language_model: PreTrainedModel,
         tokens: Tokens,
         config: LlavaRadConfig,
     ) -> None:
         super().__init__()
-        side, rest = divmod(config.preprocessing.size, encoder.patch_size)
+        check_features(encoder.features, config.features)
+        tokens_of_image = image_tokens(encoder, config.preprocessing.size)
         width = language_model.get_input_embeddings().embedding_dim
-        if rest or side * side != config.image_tokens:
+        if tokens_of_image != config.image_tokens:
             raise ModelError(
                 f"recipe {config.preprocessing.name} ({config.preprocessing.size} px) with patches of "
-                f"{encoder.patch_size} px does not give {config.image_tokens} image tokens"
+                f"{encoder.patch_size} px gives {tokens_of_image} image tokens, not {config.image_tokens}"
             )
         if projector.linear_1.in_features != encoder.width or projector.linear_2.out_features != width:
             raise ModelError(
@@ -96,7 +98,7 @@ class LlavaRad(nn.Module):
         """
         folder = locate(source, revision=revision, offline=offline)
         config = load_checked(folder)
-        encoder = RadDino.from_pretrained(folder / ENCODER).to(dtype)
+        encoder = load_stored(folder / ENCODER).to(dtype)
         projector = Projector.load(folder / PROJECTOR)
         language_model = load_language_model(folder / LANGUAGE_MODEL, dtype=dtype, offline=offline)
         tokens = Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
@@ -122,8 +124,8 @@ class LlavaRad(nn.Module):
 
         with writing(Path(folder), self.config, force=force) as temporary:
             encoder = self.encoder
-            if encoder_dtype is not None and encoder_dtype != encoder.model.dtype:
-                own = encoder.model.dtype
+            if encoder_dtype is not None and encoder_dtype != encoder.dtype:
+                own = encoder.dtype
                 encoder.to(encoder_dtype).save_pretrained(temporary / ENCODER)
                 encoder.to(own)
             else:

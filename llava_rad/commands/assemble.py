@@ -17,8 +17,9 @@ def command(
     encoder: Annotated[
         str,
         typer.Option(
-            help="RAD-DINO or another Dinov2Model: a folder or a hub repository.",
-            metavar="DIR-OR-HUB-ID",
+            help="RAD-DINO or another encoder of the paper: its name (docs/encoders.md), a folder, a hub repository or "
+            "a file of weights.",
+            metavar="NAME-DIR-OR-HUB-ID",
             show_default=False,
         ),
     ],
@@ -34,7 +35,17 @@ def command(
         Path | None,
         typer.Option(help="projector.safetensors. Default: random weights, to be trained.", show_default=False),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Preprocessing recipe that the encoder was trained with.")] = "rad-dino",
+    encoder_kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Which encoder it is, where its files do not say: a name, such as chexzero.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Preprocessing recipe. Default: the encoder's own.", show_default=False)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What reports call the model.", show_default=False)] = None,
     encoder_revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub repository.", show_default=False)
@@ -55,6 +66,7 @@ def command(
         encoder,
         language_model,
         out,
+        encoder_kind=encoder_kind,
         recipe=recipe,
         projector=projector,
         name=name,

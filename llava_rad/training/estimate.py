@@ -20,7 +20,7 @@ SHARE_OF_RATE = 0.4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of an encoder (``Dinov2Config``) and a language model (``LlamaConfig``).
+    """Of an encoder (as ``Dinov2Config`` has them, or with its number of ``parameters``) and a ``LlamaConfig``.
 
     Attributes:
         image_tokens: features of an image.
@@ -77,7 +77,9 @@ def llama_parameters(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def encoder_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of a DINOv2 encoder: 86,580,480 for ViT-B/14 at 518 px."""
+    """Parameters of an encoder: 86,580,480 for DINOv2's ViT-B/14 at 518 px."""
+    if "parameters" in config:
+        return int(config["parameters"])
     from encoder.pretraining.config import ModelConfig
     from encoder.pretraining.estimate import backbone_parameters
 

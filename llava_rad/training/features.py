@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbone import RadDino
+from encoder.backbone import FrozenEncoder, image_tokens
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from llava_rad.training.samples import Pixels
@@ -50,7 +50,7 @@ def as_tensor(features: torch.Tensor) -> torch.Tensor:
 
 def keep_features(
     pixels: Pixels,
-    encoder: RadDino,
+    encoder: FrozenEncoder,
     weights: str,
     recipe: Recipe,
     *,
@@ -70,14 +70,13 @@ def keep_features(
     Raises:
         LlavaRadError: the disk is too small or refuses.
     """
-    dtype = encoder.model.dtype
+    dtype = encoder.dtype
     parts = ["llava-rad.features/1", pixels.cache.fingerprint, weights, recipe.to_dict(), str(dtype)]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     file = pixels.cache.folder / f"features-{name}.npy"
     if file.is_file():
         return Features(file)
-    patches = (recipe.size // encoder.patch_size) ** 2
-    shape = (len(pixels), patches, encoder.width)
+    shape = (len(pixels), image_tokens(encoder, recipe.size), encoder.width)
     needed, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(file.parent).free
     if needed > free:
         raise LlavaRadError(

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from encoder.backbone import RadDino
+from encoder.backbone import FrozenEncoder, image_tokens
 from encoder.errors import ConfigError
+from encoder.families.loading import load_encoder as load_any
+from encoder.families.loading import load_stored
 from encoder.preprocessing import recipe_named
 from llava_rad.assemble import assemble, make_projector
 from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate
@@ -61,9 +63,9 @@ def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, 
     return folder
 
 
-def load_encoder(folder: Path, dtype: torch.dtype) -> RadDino:
+def load_encoder(folder: Path, dtype: torch.dtype) -> FrozenEncoder:
     """The encoder of a checkpoint, whole on every process: call it before DeepSpeed spreads anything."""
-    return RadDino.from_pretrained(folder / ENCODER, offline=True).to(dtype)
+    return load_stored(folder / ENCODER).to(dtype)
 
 
 def load_trainable(folder: Path, dtype: torch.dtype) -> tuple[LlavaRadConfig, Projector, PreTrainedModel, Tokens]:
@@ -84,6 +86,7 @@ def _assembled(config: TrainingConfig, language_model: str, folder: Path, offlin
         model.encoder,
         language_model,
         folder,
+        encoder_kind=model.encoder_kind,
         recipe=model.recipe,
         projector=model.projector,
         name=config.name,
@@ -101,12 +104,13 @@ def _merged(checkpoint: str, offline: bool) -> LlavaRad:
 
 def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -> LlavaRad:
     model = config.model
-    encoder = RadDino.from_pretrained(model.encoder, offline=offline)
-    recipe = recipe_named(model.recipe)
+    encoder = load_any(model.encoder, kind=model.encoder_kind, offline=offline)
+    recipe = recipe_named(model.recipe or encoder.recipe)
     settings = LlavaRadConfig(
         name=config.name,
         demonstration=True,
-        image_tokens=(recipe.size // encoder.patch_size) ** 2,
+        features=encoder.features,
+        image_tokens=image_tokens(encoder, recipe.size),
         recipe=recipe.to_dict(),
     )
     tokens = make_tokens(model.scratch, texts, settings.conversation)

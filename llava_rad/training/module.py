@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from encoder.backbone import RadDino
+from encoder.backbone import FrozenEncoder
 from encoder.preprocessing import Recipe
 from llava_rad.projector import Projector
 from llava_rad.tokens import Tokens
@@ -47,7 +47,7 @@ class ReportLoss(nn.Module):
         language_model: PreTrainedModel,
         tokens: Tokens,
         prompt: Prompted,
-        encoder: RadDino,
+        encoder: FrozenEncoder,
         recipe: Recipe,
     ) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ReportLoss(nn.Module):
         return self.language_model.config
 
     @property
-    def encoder(self) -> RadDino:
+    def encoder(self) -> FrozenEncoder:
         """The frozen encoder."""
         return self._outside[0]
 

