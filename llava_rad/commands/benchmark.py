@@ -16,7 +16,7 @@ from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
 from llava_rad.benchmark.task import NAMES
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note
+from llava_rad.commands.console import bar, note
 from metrics.suite import METRICS, PAPER
 
 EPILOG = "\n\n".join(
@@ -195,13 +195,13 @@ def command(
         cache=None if no_cache else cache or default_path(),
     )
     with Processes.from_environment() as processes:
-        bar = _bar if processes.first else _no_bar
+        progress = bar if processes.first else _no_bar
         say = note if processes.first else _silent
         task = load(
             dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
-            strata=_names(strata), groups=groups or (), progress=bar,
+            strata=_names(strata), groups=groups or (), progress=progress,
         )  # fmt: skip
-        run = Run(Plan(task, options), processes, bar)
+        run = Run(Plan(task, options), processes, progress)
         try:
             with run.written() as images:
                 if not processes.first:
@@ -240,21 +240,6 @@ def _named(arguments: list[str], option: str) -> list[tuple[str, str]]:
     if any(not name or not value for name, value in found.items()):
         raise LlavaRadError(f"{option}: there is a name or a value missing")
     return list(found.items())
-
-
-def _bar(what: str, total: int) -> Callable[[int], None]:
-    if not sys.stderr.isatty():
-        return lambda done: None
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, desc=what, leave=False)
-
-    def advance(done: int) -> None:
-        bar.update(done)
-        if bar.n >= total:
-            bar.close()
-
-    return advance
 
 
 def _no_bar(what: str, total: int) -> Callable[[int], None]:

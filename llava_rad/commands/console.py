@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,22 @@ def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool)
     if show_paths and source.path is not None:
         return f"{called} ({source.path})"
     return f"{called} (sha256 {sha256[:12]})" if sha256 else called
+
+
+def bar(what: str, total: int) -> Callable[[int], None]:
+    """A progress bar on standard error, where that is a terminal; the result is told the number of steps done."""
+    if not sys.stderr.isatty():
+        return lambda done: None
+    from tqdm import tqdm
+
+    shown = tqdm(total=total, desc=what, file=sys.stderr, leave=False)
+
+    def advance(done: int) -> None:
+        shown.update(done)
+        if shown.n >= total:
+            shown.close()
+
+    return advance
 
 
 @contextmanager

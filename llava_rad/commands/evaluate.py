@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note
+from llava_rad.commands.console import bar, note
 from metrics.errors import InputError
 from metrics.suite import METRICS, PAPER
 
@@ -158,7 +157,7 @@ def command(
     kept = Cache(cache or default_path()) if annotated and not no_cache else None
     try:
         result = evaluate(
-            models, settings, bootstrap=Bootstrap(bootstrap, seed), cache=kept, given=given, report=_bar, say=note
+            models, settings, bootstrap=Bootstrap(bootstrap, seed), cache=kept, given=given, report=bar, say=note
         )
     finally:
         if kept is not None:
@@ -196,16 +195,3 @@ def command(
 def _one_of(path: Path | None, ends: tuple[str, ...], option: str) -> None:
     if path is not None and path.suffix.lower() not in ends:
         raise InputError(f"{option} must end in {' or '.join(ends)}")
-
-
-def _bar(what: str, total: int) -> Callable[[int], None]:
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, desc=what, unit="report", disable=not sys.stderr.isatty(), leave=False)
-
-    def advance(done: int) -> None:
-        bar.update(done)
-        if bar.n >= total:
-            bar.close()
-
-    return advance

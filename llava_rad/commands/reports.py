@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note
+from llava_rad.commands.console import bar, note
 from llava_rad.reports.catalogue import DATASETS, PairSet, places
 from llava_rad.reports.extraction import Found, in_threads
 from llava_rad.reports.pairs import Pair, write_pairs
@@ -135,7 +134,7 @@ def command(
     if set(split or ()) - {*_SPLITS}:
         raise typer.BadParameter(f"choose one of {', '.join(_SPLITS)}", param_hint="--split")
     check_output(output, overwrite=overwrite)
-    found = adapter.find(places(root, reports, tables), val_share=val_share, seed=seed, progress=_bar)
+    found = adapter.find(places(root, reports, tables), val_share=val_share, seed=seed, progress=bar)
     if output.exists():
         check_output(output, inputs=(*found.files, *(pair.row.path for pair in found.pairs)), overwrite=overwrite)
     pairs = [pair for pair in found.pairs if not split or pair.row.split in split]
@@ -160,7 +159,7 @@ def by_content(pairs: list[Pair]) -> list[Pair]:
     Raises:
         LlavaRadError: an image cannot be read.
     """
-    digests = in_threads(_sha256, pairs, _bar("SHA-256", len(pairs)))
+    digests = in_threads(_sha256, pairs, bar("SHA-256", len(pairs)))
     first: dict[str, Pair] = {}
     for pair, digest in zip(pairs, digests, strict=True):
         first.setdefault(digest, Pair(replace(pair.row, image=digest), pair.findings))
@@ -195,18 +194,3 @@ def _sha256(pair: Pair) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         raise LlavaRadError(f"the image of row {pair.row.number} cannot be read") from None
-
-
-def _bar(what: str, total: int) -> Callable[[int], None]:
-    if not sys.stderr.isatty():
-        return lambda done: None
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, desc=what, leave=False)
-
-    def advance(done: int) -> None:
-        bar.update(done)
-        if bar.n >= total:
-            bar.close()
-
-    return advance
