@@ -21,6 +21,8 @@ from encoder.linear import Linear
 
 _EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}
 
+_TOKENS = 2600
+"""Encoded together on a CPU: enough for its products, and little enough to stay near it and to be kept by malloc."""
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -130,6 +132,13 @@ class VisionTransformer:
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> Features:
         """Features of [B, 3, size, size] normalised images, after the final LayerNorm."""
+        together = len(pixel_values)
+        if pixel_values.device.type == "cpu":
+            together = max(1, _TOKENS // self._position.shape[1])
+        hidden = torch.cat([self._encode(part) for part in pixel_values.split(together)])
+        return Features(hidden[:, 0], hidden[:, 1:])
+
+    def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         weight, bias = self._patch
         patches = functional.conv2d(pixel_values.to(weight.dtype), weight, bias, stride=self.patch_size)
         tokens = patches.flatten(2).transpose(1, 2)
@@ -145,8 +154,7 @@ class VisionTransformer:
             hidden = block.out.added_to(hidden, mixed.reshape(len(hidden), self.width))
             activated = block.fc1.gelu(self._normalise(hidden, block.norm2), out=inner)
             hidden = block.fc2.added_to(hidden, activated)
-        hidden = self._normalise(hidden, self._norm).view(batch, length, self.width)
-        return Features(hidden[:, 0], hidden[:, 1:])
+        return self._normalise(hidden, self._norm).view(batch, length, self.width)
 
     def _normalise(self, hidden: torch.Tensor, parts: _Pair) -> torch.Tensor:
         return functional.layer_norm(hidden, (self.width,), *parts, self.epsilon)
