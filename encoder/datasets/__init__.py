@@ -7,7 +7,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder.datasets import brax, chestxray14, chexpert, folder, mimic_cxr, padchest, table
+from encoder.datasets import (
+    brax,
+    candid_ptx,
+    chestxray14,
+    chexpert,
+    covid,
+    folder,
+    kermany,
+    mimic_cxr,
+    mimic_cxr_lungs,
+    mimic_iv,
+    nih_sample,
+    padchest,
+    padchest_lateral,
+    rsna_pneumonia,
+    table,
+    tuberculosis,
+    vindr_cxr,
+    vindr_ribcxr,
+)
+from encoder.datasets.mask_files import MaskFiles
+from encoder.datasets.splits import CLASSIFICATION, LATERAL, SEGMENTATION, Shares, split_by_subject
 from encoder.errors import LlavaRadError
 from encoder.manifest import Count, Row, select
 
@@ -41,17 +62,28 @@ class Adapter:
     Attributes:
         name: on the command line.
         title: what it is, in a few words.
-        read: yields the rows of the data set in a folder; raises LlavaRadError naming the file that it misses.
+        read: yields the rows of the data set in a folder; draws its masks; takes the seed of what it draws by chance.
+            Raises LlavaRadError naming the file that it misses.
         published: the paper's numbers, or None.
+        shares: of the subjects in train, val and test, where the data set itself makes no splits; None leaves it so.
     """
 
     name: str
     title: str
-    read: Callable[[Path], Iterator[Row]]
+    read: Callable[[Path, MaskFiles, int], Iterator[Row]]
     published: Published | None = None
+    shares: Shares | None = None
 
-    def rows(self, root: Path) -> tuple[list[Row], int]:
+    def rows(
+        self, root: Path, masks: MaskFiles | None = None, *, seed: int = 0, shares: Shares | None = None
+    ) -> tuple[list[Row], int]:
         """The rows whose files are there, and how many of the table's files are not: downloads are often partial.
+
+        Args:
+            root: the data set's top folder.
+            masks: where masks are drawn that the data set has in another form; None draws none.
+            seed: of what is drawn by chance, and of the split.
+            shares: makes a new split by subject, whatever the data set has.
 
         Raises:
             LlavaRadError: the folder or a table is missing, or all images are.
@@ -59,14 +91,22 @@ class Adapter:
         root = Path(os.path.normpath(root.absolute()))
         if not root.exists():
             raise LlavaRadError(f"{self.title}: the folder does not exist")
-        rows = list(self.read(root))
+        rows = list(self.read(root, masks or MaskFiles(), seed))
         there = [row for row in rows if row.path.is_file()]
         if not there:
             raise LlavaRadError(
                 f"{self.title}: none of the {len(rows):,} images of its table is in the folder",
                 hint="name the data set's top folder, in which the table lies",
             )
-        return there, len(rows) - len(there)
+        missing = len(rows) - len(there)
+        if shares is None and not any(row.split for row in there):
+            shares = self.shares
+        return there if shares is None else split_by_subject(there, shares, seed), missing
+
+
+def _plain(read: Callable[[Path], Iterator[Row]]) -> Callable[[Path, MaskFiles, int], Iterator[Row]]:
+    """A reader that draws neither masks nor anything by chance."""
+    return lambda root, masks, seed: read(root)
 
 
 _MIMIC = Published(
@@ -78,14 +118,26 @@ _MIMIC = Published(
 DATASETS: dict[str, Adapter] = {
     adapter.name: adapter
     for adapter in (
-        Adapter("brax", "BRAX", brax.read, Published(Count(41_620, 19_351))),
-        Adapter("chexpert", "CheXpert", chexpert.read, Published(Count(223_648, 65_240))),
-        Adapter("mimic-cxr", "MIMIC-CXR (DICOM)", mimic_cxr.read_dicom, _MIMIC),
-        Adapter("mimic-cxr-jpg", "MIMIC-CXR-JPG", mimic_cxr.read_jpeg, _MIMIC),
-        Adapter("chestxray14", "NIH ChestX-ray14", chestxray14.read, Published(Count(112_120, 32_717))),
-        Adapter("padchest", "PadChest", padchest.read, Published(Count(160_817, 67_000))),
-        Adapter("folder", "any folder of images", folder.read),
-        Adapter("table", "any folder with a table labels.csv or metadata.csv of its images", table.read),
+        Adapter("brax", "BRAX", _plain(brax.read), Published(Count(41_620, 19_351))),
+        Adapter("chexpert", "CheXpert", _plain(chexpert.read), Published(Count(223_648, 65_240))),
+        Adapter("mimic-cxr", "MIMIC-CXR (DICOM)", _plain(mimic_cxr.read_dicom), _MIMIC),
+        Adapter("mimic-cxr-jpg", "MIMIC-CXR-JPG", _plain(mimic_cxr.read_jpeg), _MIMIC),
+        Adapter("chestxray14", "NIH ChestX-ray14", _plain(chestxray14.read), Published(Count(112_120, 32_717))),
+        Adapter("padchest", "PadChest", _plain(padchest.read), Published(Count(160_817, 67_000))),
+        Adapter("vindr-cxr", "VinDr-CXR", _plain(vindr_cxr.read)),
+        Adapter("candid-ptx", "CANDID-PTX", candid_ptx.read, shares=CLASSIFICATION),
+        Adapter("rsna-pneumonia", "RSNA Pneumonia Detection", rsna_pneumonia.read, shares=CLASSIFICATION),
+        Adapter("padchest-lateral", "PadChest, lateral findings", padchest_lateral.read, shares=LATERAL),
+        Adapter("mimic-cxr-lungs", "lungs and lung zones on MIMIC-CXR", mimic_cxr_lungs.read, shares=SEGMENTATION),
+        Adapter("mimic-cxr-no-finding", "MIMIC-CXR without findings, with MIMIC-IV", mimic_iv.read_no_finding),
+        Adapter("vindr-ribcxr", "VinDr-RibCXR", vindr_ribcxr.read),
+        Adapter("nih-sample", "a prepared sample of ChestX-ray14", _plain(nih_sample.read)),
+        Adapter("kermany", "Kermany, pneumonia in children", _plain(kermany.read)),
+        Adapter("shenzhen", "Shenzhen, tuberculosis", tuberculosis.read_shenzhen, shares=SEGMENTATION),
+        Adapter("montgomery", "Montgomery, tuberculosis", tuberculosis.read_montgomery, shares=SEGMENTATION),
+        Adapter("covid", "covid-chestxray", covid.read, shares=SEGMENTATION),
+        Adapter("folder", "any folder of images", _plain(folder.read)),
+        Adapter("table", "any folder with a table labels.csv or metadata.csv of its images", _plain(table.read)),
     )
 }
 

@@ -1,8 +1,8 @@
 """NIH ChestX-ray14: 112,120 frontal PNG files of 1024 pixels, 14 labels mined from reports.
 
 ``Data_Entry_2017_v2020.csv`` (or ``Data_Entry_2017.csv``): ``Image Index``, ``Finding Labels`` (joined by ``|``),
-``Patient ID``, ``View Position``. The archives unpack to ``images/`` or to ``images_001/images/`` ...; the official
-patient-wise split stands in ``train_val_list.txt`` and ``test_list.txt``.
+``Patient ID``, ``View Position``, perhaps ``Patient Age`` and ``Patient Gender``. The archives unpack to ``images/`` or
+to ``images_001/images/`` ...; the official patient-wise split stands in ``train_val_list.txt`` and ``test_list.txt``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoder.datasets.tables import find, rows_of, view_of
+from encoder.datasets.tables import attributes_of, find, rows_of, view_of
 from encoder.errors import LlavaRadError
 from encoder.manifest import Row
 
@@ -38,6 +38,7 @@ def read(root: Path) -> Iterator[Row]:
             split="train" if name in train else "test" if name in test else "",
             labels={label: float(label in found) for label in LABELS},
             number=number,
+            attributes=attributes_of(row.get("Patient Gender", ""), row.get("Patient Age", "")),
         )
 
 

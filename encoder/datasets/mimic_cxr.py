@@ -8,10 +8,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 
 from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, split_of, view_of
 from encoder.manifest import Row
+
+METADATA = ("mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.1.0-metadata.csv")
 
 
 def read_dicom(root: Path) -> Iterator[Row]:
@@ -22,6 +25,24 @@ def read_dicom(root: Path) -> Iterator[Row]:
 def read_jpeg(root: Path) -> Iterator[Row]:
     """MIMIC-CXR-JPG: .jpg files. The data set is called mimic-cxr too: subjects are the same."""
     return _read(root, "MIMIC-CXR-JPG", "mimic-cxr", ".jpg")
+
+
+def read(root: Path) -> Iterator[Row]:
+    """Whichever of both has an image file for the first row."""
+    first = next(read_jpeg(root), None)
+    return read_jpeg(root) if first is None or first.path.is_file() else read_dicom(root)
+
+
+def study_dates(root: Path) -> dict[str, date]:
+    """Image -> day of its study (shifted as all of the patient's dates in MIMIC-IV), where the table states one."""
+    dates = {}
+    table = find(root, *METADATA, of="MIMIC-CXR")
+    for row in rows_of(table, "dicom_id", "StudyDate", of="MIMIC-CXR"):
+        try:
+            dates[row["dicom_id"]] = date.fromisoformat(row["StudyDate"].strip())
+        except ValueError:
+            continue
+    return dates
 
 
 def _read(root: Path, of: str, dataset: str, suffix: str) -> Iterator[Row]:

@@ -26,6 +26,11 @@ _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 def read(root: Path) -> Iterator[Row]:
     """The table's rows; PadChest makes no splits."""
+    return (row for row, _ in labelled(root))
+
+
+def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
+    """The table's rows, each with all its labels; none where the report was not labelled."""
     table = find(root, TABLE, of="PadChest")
     columns = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Labels")
     folders: dict[str, Path] = {}
@@ -34,7 +39,7 @@ def read(root: Path) -> Iterator[Row]:
         if folder not in folders:
             folders[folder] = root / folder if (root / folder).is_dir() else root
         found = {(one or other).strip() for one, other in _QUOTED.findall(row["Labels"])} - {""}
-        yield Row(
+        image = Row(
             folders[folder] / name,
             dataset="padchest",
             subject=row["PatientID"] if row["PatientID"] != "nan" else "",
@@ -44,3 +49,4 @@ def read(root: Path) -> Iterator[Row]:
             labels={label: float(label in found) if found else None for label in LABELS},
             number=number,
         )
+        yield image, found

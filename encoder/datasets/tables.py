@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from encoder.errors import LlavaRadError
@@ -45,6 +46,33 @@ def find(root: Path, *names: str, of: str) -> Path:
     raise LlavaRadError(f"{of}: there is no {' or '.join(names)} in the folder", hint="name the data set's top folder")
 
 
+def project(root: Path, names: Sequence[str], markers: Sequence[str], *, of: str) -> Path:
+    """The folder of one of several data sets that lie side by side, as PhysioNet's downloads do.
+
+    Args:
+        root: has ``NAME`` or ``NAME/VERSION`` in it (the highest version is taken), or is the data set itself.
+        names: in order of preference.
+        markers: files or folders of which the data set has one, also with ``.gz``; empty: any folder of that name.
+        of: what is to be read.
+
+    Raises:
+        LlavaRadError: none is there.
+    """
+    for name in names:
+        versions = sorted((root / name).glob("[0-9]*"), reverse=True) if (root / name).is_dir() else []
+        for folder in (*versions, root / name):
+            if folder.is_dir() and (not markers or _has(folder, markers)):
+                return folder
+    if markers and _has(root, markers):
+        return root
+    wanted = f"{' or '.join(names)}" + (f" with {' or '.join(markers)}" if markers else "")
+    raise LlavaRadError(f"{of}: there is no {wanted} in the folder", hint="name the folder that has all of them in it")
+
+
+def _has(folder: Path, markers: Sequence[str]) -> bool:
+    return any((folder / f"{marker}{suffix}").exists() for marker in markers for suffix in ("", ".gz"))
+
+
 def rows_of(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV table, plain or gzip.
 
@@ -80,6 +108,13 @@ def view_of(text: str) -> View:
 def split_of(text: str) -> str:
     """train, val or test by the words that data sets use; "" for others."""
     return _SPLITS.get(text.strip().lower(), "")
+
+
+def attributes_of(sex: str = "", age: str = "", **more: str) -> dict[str, str]:
+    """Attributes of a row from a table's words: "Female", "m", "057Y", "54.0"; what cannot be read is left out."""
+    years = re.fullmatch(r"0*(\d{1,3})(?:\.\d+)?\s*[Yy]?", age.strip())
+    found = {"sex": sex.strip()[:1].upper(), "age": years[1] if years else ""}
+    return {name: value for name, value in (found | more).items() if value and (name != "sex" or value in ("F", "M"))}
 
 
 def is_label(text: str) -> bool:

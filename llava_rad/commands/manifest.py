@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from encoder.datasets import DATASETS, Adapter
+from encoder.datasets.mask_files import MaskFiles
+from encoder.datasets.splits import Shares, shares_of
 from encoder.errors import LlavaRadError
 from encoder.manifest import Row, counts, disjoint, write_manifest
 from llava_rad.commands import options as opt
@@ -21,6 +23,8 @@ EPILOG = "\n\n".join(
     (
         "DATASET is one of: " + "; ".join(f"{adapter.name} ({adapter.title})" for adapter in DATASETS.values()) + ".",
         "Images of the table that are not in the folder are left out and counted (exit code 3).",
+        "Masks that a data set has as run lengths, outlines or boxes are drawn as PNG files into a folder beside the "
+        "manifest, called as it is with -masks at the end; those that are there already are kept, unless --overwrite.",
         "A manifest holds file names and patient ids of the data set: it is as confidential as they are.",
     )
 )
@@ -36,6 +40,7 @@ class Summary:
         missing: images of the table that are not in the folder.
         views: images and subjects by view.
         splits: images by split; "" is none.
+        masks: images that have one, by structure.
         published: the paper's table D.1 and the same count here, or None.
     """
 
@@ -44,6 +49,7 @@ class Summary:
     missing: int
     views: dict[str, dict[str, int]]
     splits: dict[str, int]
+    masks: dict[str, int]
     published: dict[str, Any] | None
 
     def to_text(self) -> str:
@@ -55,6 +61,8 @@ class Summary:
             lines.append(f"{view:<12}{count['images']:>10,}{subjects:>10}")
         if set(self.splits) != {""}:
             lines.append("splits: " + ", ".join(f"{split or 'none'} {n:,}" for split, n in sorted(self.splits.items())))
+        if self.masks:
+            lines.append("masks: " + ", ".join(f"{name} {number:,}" for name, number in self.masks.items()))
         if self.published is not None:
             paper, ours, remark = self.published["paper"], self.published["here"], self.published["note"]
             lines.append(
@@ -72,6 +80,15 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The manifest, a CSV file.", metavar="CSV", show_default=False)
     ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="Split by subject in these percentages (train/val/test), in place of the data set's own or usual one.",
+            metavar="70/15/15",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the split, and of negatives that are drawn.")] = 0,
     overwrite: opt.Overwrite = False,
     format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Form of the counts.")] = opt.Plain.text,
 ) -> None:
@@ -82,7 +99,9 @@ def command(
     if adapter is None:
         raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
     check_output(output, overwrite=overwrite)
-    rows, missing = adapter.rows(root)
+    shares = None if split is None else _shares(split)
+    with MaskFiles(output.with_name(f"{output.stem}-masks"), redraw=overwrite) as masks:
+        rows, missing = adapter.rows(root, masks, seed=seed, shares=shares)
     check_output(output, inputs=(row.path for row in rows) if output.exists() else (), overwrite=overwrite)
     try:
         disjoint(rows)
@@ -94,6 +113,13 @@ def command(
     if missing:
         note(f"{missing:,} of {missing + len(rows):,} images are not in the folder and were left out")
         raise typer.Exit(3)
+
+
+def _shares(text: str) -> Shares:
+    try:
+        return shares_of(text)
+    except LlavaRadError as error:
+        raise typer.BadParameter(str(error), param_hint="--split") from None
 
 
 def summarise(adapter: Adapter, rows: list[Row], missing: int) -> Summary:
@@ -113,5 +139,6 @@ def summarise(adapter: Adapter, rows: list[Row], missing: int) -> Summary:
         missing=missing,
         views={view: count._asdict() for view, count in by_view.items()},
         splits=dict(Counter(row.split for row in rows)),
+        masks=dict(sorted(Counter(name for row in rows for name in row.masks).items())),
         published=published,
     )

@@ -43,7 +43,7 @@ def test_counts_stand_beside_the_papers(run: Run, padchest: Path, tmp_path: Path
 def test_json(run: Run, padchest: Path, tmp_path: Path) -> None:
     done = run("manifest", "padchest", padchest, "-o", tmp_path / "m.csv", "--format", "json")
     assert json.loads(done.out) == {
-        "images": 2, "subjects": 1, "missing": 0, "splits": {"": 2},
+        "images": 2, "subjects": 1, "missing": 0, "splits": {"": 2}, "masks": {},
         "views": {"PA": {"images": 1, "subjects": 1}, "lateral": {"images": 1, "subjects": 1}},
         "published": {
             "paper": {"images": 160817, "subjects": 67000}, "here": {"images": 2, "subjects": 1}, "note": "",

@@ -1,0 +1,96 @@
+"""CANDID-PTX (New Zealand): 19,237 DICOM files of 1024 pixels, pneumothoraces and chest tubes as run lengths, reports.
+
+``Pneumothorax_reports.csv``: ``SOPInstanceUID`` (the file's name in ``dataset/``), ``StudyInstanceUID``, ``filename``
+(``P00012_...``: the patient), ``EncodedPixels`` (-1 for none; an image has a row for each pneumothorax), ``Report``.
+``chest_tube.csv`` and ``acute_rib_fracture.csv``: ``anon_SOPUID``, ``mask_rle``; images that are not there have none.
+How run lengths count: :func:`encoder.datasets.drawing.from_runs`. Images that stand under two patients are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoder.datasets.drawing import from_runs
+from encoder.datasets.mask_files import MaskFiles, naming
+from encoder.datasets.tables import find, rows_of
+from encoder.manifest import Row
+
+if TYPE_CHECKING:
+    from encoder.datasets.drawing import Mask
+
+OF = "CANDID-PTX"
+_FOLDERS = ("dataset", "dataset1/dataset", "chest_radiographs")
+
+
+@dataclass
+class _Image:
+    number: int
+    subject: str
+    study: str
+    report: str
+    runs: list[str] = field(default_factory=list)
+    patients: set[str] = field(default_factory=set)
+
+
+def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
+    """One row for each image of the reports' table, in its order. The attribute ``report`` is the report's text."""
+    images = _images(find(root, "Pneumothorax_reports.csv", of=OF))
+    tubes, fractures = (_runs(find(root, f"{name}.csv", of=OF)) for name in ("chest_tube", "acute_rib_fracture"))
+    folder = next((root / name for name in _FOLDERS if (root / name).is_dir()), root / _FOLDERS[0])
+    for name, image in images.items():
+        if len(image.patients) > 1:
+            continue
+        present = [runs for runs in image.runs if runs != "-1"]
+        drawn = {"pneumothorax": present, "chest tube": tubes.get(name, [])}
+        with naming(OF, image.number):
+            files = masks.draw(
+                folder / name, name, {structure: partial(_union, runs) for structure, runs in drawn.items() if runs}
+            )
+        yield Row(
+            folder / name,
+            dataset="candid-ptx",
+            subject=image.subject,
+            study=image.study,
+            image=name,
+            view="frontal",
+            labels={
+                "Pneumothorax": float(bool(present)),
+                "Chest tube": float(name in tubes),
+                "Rib fracture": float(name in fractures),
+            },
+            number=image.number,
+            masks=files,
+            attributes={"report": image.report} if image.report else {},
+        )
+
+
+def _images(table: Path) -> dict[str, _Image]:
+    images: dict[str, _Image] = {}
+    columns = ("SOPInstanceUID", "StudyInstanceUID", "filename", "EncodedPixels", "Report")
+    for number, row in enumerate(rows_of(table, *columns, of=OF), 1):
+        subject = row["filename"].split("_")[0]
+        image = images.setdefault(
+            row["SOPInstanceUID"], _Image(number, subject, row["StudyInstanceUID"], row["Report"].strip())
+        )
+        image.runs.append(row["EncodedPixels"].strip())
+        image.patients.add(subject)
+    return images
+
+
+def _runs(table: Path) -> dict[str, list[str]]:
+    runs: dict[str, list[str]] = {}
+    for row in rows_of(table, "anon_SOPUID", "mask_rle", of=OF):
+        if row["mask_rle"].strip() != "-1":
+            runs.setdefault(row["anon_SOPUID"], []).append(row["mask_rle"].strip())
+    return runs
+
+
+def _union(runs: list[str], size: tuple[int, int]) -> Mask:
+    mask = from_runs(runs[0], size)
+    for more in runs[1:]:
+        mask = mask | from_runs(more, size)
+    return mask

@@ -1,0 +1,104 @@
+"""MIMIC-IV's patients behind MIMIC-CXR's images: sex, age, weight, body mass index, ethnicity at the time of the study.
+
+Tables of ``hosp/``, plain or gzip. ``patients`` (``subject_id``, ``gender``, ``anchor_age``, ``anchor_year``): both
+data sets shift a patient's dates alike, so the age is anchor_age + year of the study - anchor_year (anchor_age 91
+stands for all above 89). ``omr`` (``subject_id``, ``chartdate``, ``result_name``, ``result_value``): of the weights
+("Weight (Lbs)", to kg) and of "BMI (kg/m2)" the one nearest to the study's day. ``admissions`` (``subject_id``,
+``race``): the group that most admissions state, in the six of the paper (C.6). What is not known, or out of all bounds,
+is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+
+from encoder.datasets import mimic_cxr
+from encoder.datasets.mask_files import MaskFiles
+from encoder.datasets.tables import find, project, rows_of
+from encoder.manifest import Row
+
+OF = "MIMIC-IV"
+ETHNICITIES = {
+    "WHITE": "white", "ASIAN": "asian", "BLACK": "black/african american", "HISPANIC": "hispanic/latino",
+    "AMERICAN INDIAN": "american indian/alaska native", "OTHER": "other", "PORTUGUESE": "other",
+    "SOUTH AMERICAN": "other", "NATIVE HAWAIIAN": "other", "MULTIPLE RACE": "other",
+}  # fmt: skip
+_MEASURES = {"Weight (Lbs)": ("weight", 0.45359237, 20, 350), "BMI (kg/m2)": ("bmi", 1.0, 8, 120)}
+
+
+@dataclass
+class _Person:
+    sex: str = ""
+    age: int | None = None  # at the beginning of year 0
+    groups: Counter[str] = field(default_factory=Counter)
+    measures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+def read_no_finding(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
+    """Frontal images whose report says "no finding" and whose patient is known: the paper's 60,100 (E.3.4)."""
+    cxr = project(root, ("mimic-cxr-jpg", "mimic-cxr"), mimic_cxr.METADATA, of="MIMIC-CXR")
+    suitable = (r for r in mimic_cxr.read(cxr) if r.view in ("PA", "AP") and r.labels["No Finding"] == 1.0)
+    return (row for row in linked(list(suitable), mimic_cxr.study_dates(cxr), root) if row.attributes)
+
+
+def linked(rows: Collection[Row], dates: Mapping[str, date], root: Path) -> list[Row]:
+    """The rows with their patients' attributes; those of unknown patients as they are.
+
+    Args:
+        rows: of MIMIC-CXR.
+        dates: of the study of each image, by its name.
+        root: the folder of MIMIC-IV, or one with ``mimiciv`` or ``mimiciv/VERSION`` in it.
+
+    Raises:
+        LlavaRadError: a table is missing or damaged.
+    """
+    hosp = project(root, ("mimiciv",), ("hosp/patients.csv",), of=OF) / "hosp"
+    people = _people(hosp, {row.subject for row in rows})
+    done = []
+    for row in rows:
+        person = people.get(row.subject)
+        done.append(replace(row, attributes=_at(person, dates.get(row.image))) if person is not None else row)
+    return done
+
+
+def ethnicity(race: str) -> str:
+    """One of the paper's six groups, or "" for what says nothing."""
+    return next((group for start, group in ETHNICITIES.items() if race.strip().upper().startswith(start)), "")
+
+
+def _at(person: _Person, day: date | None) -> dict[str, str]:
+    age = None if day is None or person.age is None else person.age + day.year
+    found = {"sex": person.sex, "age": str(age) if age is not None and 0 <= age <= 120 else ""}
+    for name, values in person.measures.items():
+        near = values[0] if day is None else min(values, key=lambda value: abs(value[0] - day.toordinal()))
+        found[name] = f"{near[1]:.1f}"
+    found["ethnicity"] = person.groups.most_common(1)[0][0] if person.groups else ""
+    return {name: value for name, value in found.items() if value}
+
+
+def _people(hosp: Path, wanted: Collection[str]) -> dict[str, _Person]:
+    people: dict[str, _Person] = {}
+    columns = ("subject_id", "gender", "anchor_age", "anchor_year")
+    for row in rows_of(find(hosp, "patients.csv", of=OF), *columns, of=OF):
+        if row["subject_id"] in wanted:
+            person = people[row["subject_id"]] = _Person(row["gender"] if row["gender"] in ("F", "M") else "")
+            if row["anchor_age"].isdecimal() and row["anchor_year"].isdecimal():
+                person.age = int(row["anchor_age"]) - int(row["anchor_year"])
+    for row in rows_of(find(hosp, "admissions.csv", of=OF), "subject_id", "race", of=OF):
+        if row["subject_id"] in people and ethnicity(row["race"]):
+            people[row["subject_id"]].groups[ethnicity(row["race"])] += 1
+    columns = ("subject_id", "chartdate", "result_name", "result_value")
+    for row in rows_of(find(hosp, "omr.csv", of=OF), *columns, of=OF):
+        if row["subject_id"] in people and row["result_name"] in _MEASURES:
+            name, unit, low, high = _MEASURES[row["result_name"]]
+            try:
+                day, value = date.fromisoformat(row["chartdate"][:10]), float(row["result_value"]) * unit
+            except ValueError:
+                continue
+            if low <= value <= high:
+                people[row["subject_id"]].measures.setdefault(name, []).append((day.toordinal(), value))
+    return people

@@ -1,0 +1,57 @@
+"""VinDr-RibCXR 1.0.0: 245 radiographs with the outlines of twenty ribs, R1 to R10 and L1 to L10.
+
+``Annotations/train/Vindr_RibCXR_train_mask.json``: ``{"img": {"0": "data/train/img/VinDr_RibCXR_train_000.png", ...},
+"R1": {"0": [{"x": 1.5, "y": 2.0}, ...], ...}, ...}``, and the same for ``val``. The official parts are 196 images to
+train on and 49 that are called val; as in the paper (E.3.2) these are the test. One image is one subject. R is the
+patient's right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from encoder.datasets.drawing import from_outline
+from encoder.datasets.mask_files import Draw, MaskFiles, naming
+from encoder.datasets.tables import find
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+
+RIBS = tuple(f"{side}{number}" for side in "RL" for number in range(1, 11))
+OF = "VinDr-RibCXR"
+
+
+def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
+    """The images of both parts; every rib that is outlined is a mask of its own."""
+    number = 0
+    for part, split in (("train", "train"), ("val", "test")):
+        names = (f"Annotations/{part}/Vindr_RibCXR_{part}_mask.json", f"Vindr_RibCXR_{part}_mask.json")
+        table = _table(find(root, *names, of=OF))
+        for index, name in table["img"].items():
+            number += 1
+            path = root / str(name)
+            with naming(OF, number):
+                outlines = {rib: _points(table[rib][index]) for rib in RIBS if table.get(rib, {}).get(index)}
+                ribs: dict[str, Draw] = {rib: partial(from_outline, points) for rib, points in outlines.items()}
+                drawn = masks.draw(path, path.stem, ribs)
+            yield Row(path, "vindr-ribcxr", path.stem, "", path.stem, "frontal", split, number=number, masks=drawn)
+
+
+def _table(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        table = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise LlavaRadError(f"{OF}: its table cannot be read as JSON") from None
+    if not isinstance(table, dict) or not all(isinstance(part, dict) for part in table.values()) or "img" not in table:
+        raise LlavaRadError(f"{OF}: its table has no images under 'img'")
+    return table
+
+
+def _points(outline: Any) -> list[tuple[float, float]]:
+    try:
+        return [(float(point["x"]), float(point["y"])) for point in outline]
+    except (TypeError, KeyError, ValueError):
+        raise LlavaRadError("the outline is damaged: it is not a list of x and y") from None
