@@ -1,0 +1,35 @@
+"""Segmentation on frozen features (paper 2.3, C.2, C.6.1, E.3.2): all there is to call, in one place.
+
+data = read_segmentation_set(rows, recipe, ("left lung", "right lung"))
+segmenter = train_segmentation(train, val, encoder, recipe, data.structures, SegmentationConfig(head="upernet"))
+result = evaluate(segmenter, encoder, test, attributes=("ethnicity",))
+"""
+
+from encoder.probing.augmentation import SegmentationAugmentation
+from encoder.probing.dice import DiceScore, GroupScores, dice
+from encoder.probing.segmentation_config import SegmentationConfig
+from encoder.probing.segmentation_data import SegmentationSet, read_segmentation_set, split_by_subject
+from encoder.probing.segmentation_few_shot import FewShotPoint, few_shot
+from encoder.probing.segmentation_model import Segmenter, predict, probabilities
+from encoder.probing.segmentation_result import SegmentationResult, evaluate
+from encoder.probing.segmentation_training import Epoch, train_segmentation
+
+__all__ = [
+    "DiceScore",
+    "Epoch",
+    "FewShotPoint",
+    "GroupScores",
+    "SegmentationAugmentation",
+    "SegmentationConfig",
+    "SegmentationResult",
+    "SegmentationSet",
+    "Segmenter",
+    "dice",
+    "evaluate",
+    "few_shot",
+    "predict",
+    "probabilities",
+    "read_segmentation_set",
+    "split_by_subject",
+    "train_segmentation",
+]

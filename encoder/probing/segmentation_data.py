@@ -1,0 +1,186 @@
+"""Images with masks, prepared once and held in memory, and their split by subject."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+from encoder.masks import prepare_mask, read_mask
+from encoder.preprocessing import Recipe
+from encoder.sandbox import Reader
+
+SHARES = (0.70, 0.15, 0.15)
+"""Training, validation and test images in the paper (E.3.2)."""
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationSet:
+    """N prepared images with masks of K structures. A mask takes an eighth of a byte per pixel.
+
+    Attributes:
+        structures: K names.
+        images: [N, S, S] uint8, as a recipe leaves them.
+        packed: [N, K, bytes] uint8, ``numpy.packbits`` of each mask.
+        known: [N, K], False where there is no mask to learn from or to judge by.
+        attributes: N mappings, of the patients (``Row.attributes``).
+    """
+
+    structures: tuple[str, ...]
+    images: npt.NDArray[np.uint8]
+    packed: npt.NDArray[np.uint8]
+    known: Bools
+    attributes: tuple[Mapping[str, str], ...]
+
+    @classmethod
+    def of(
+        cls,
+        images: npt.NDArray[np.uint8],
+        masks: Bools,
+        structures: Sequence[str],
+        *,
+        known: Bools | None = None,
+        attributes: Sequence[Mapping[str, str]] | None = None,
+    ) -> SegmentationSet:
+        """From images [N, S, S] and masks [N, K, S, S].
+
+        Raises:
+            LlavaRadError: the shapes do not fit together.
+        """
+        number, kinds = len(images), len(structures)
+        known = np.ones((number, kinds), np.bool_) if known is None else known
+        people = tuple({} for _ in range(number)) if attributes is None else tuple(attributes)
+        square = images.ndim == 3 and images.shape[1] == images.shape[2]
+        if not square or masks.shape != (number, kinds, *images.shape[1:]):
+            raise LlavaRadError(f"masks of shape {masks.shape} do not fit images of shape {images.shape}")
+        if known.shape != (number, kinds) or len(people) != number:
+            raise LlavaRadError("one entry for each image is wanted")
+        packed = np.packbits(masks.reshape(number, kinds, -1), axis=-1)
+        return cls(tuple(structures), images, packed, known, people)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> int:
+        """S, in pixels."""
+        return int(self.images.shape[1])
+
+    def masks(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> Bools:
+        """[B, K, S, S] of the images with these numbers."""
+        bits = np.unpackbits(self.packed[numbers], axis=-1, count=self.size**2)
+        return bits.reshape(*bits.shape[:2], self.size, self.size).view(np.bool_)
+
+    def subset(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> SegmentationSet:
+        """The images with these numbers, in this order."""
+        people = tuple(self.attributes[number] for number in numbers)
+        return SegmentationSet(self.structures, self.images[numbers], self.packed[numbers], self.known[numbers], people)
+
+    def select(self, structures: Sequence[str]) -> SegmentationSet:
+        """The same images with some of the structures, in this order.
+
+        Raises:
+            LlavaRadError: one is missing, or stands there twice.
+        """
+        if tuple(structures) == self.structures:
+            return self
+        for name in structures:
+            if name not in self.structures:
+                raise LlavaRadError(
+                    f"there are no masks of {name!r}", hint=f"there are masks of {', '.join(self.structures)}"
+                )
+        if len(set(structures)) < len(structures) or not structures:
+            raise LlavaRadError("each structure is named once, and at least one is")
+        places = [self.structures.index(name) for name in structures]
+        return SegmentationSet(
+            tuple(structures), self.images, self.packed[:, places], self.known[:, places], self.attributes
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over images and masks: whether a resumed run sees the same ones."""
+        digest = hashlib.sha256("\0".join(self.structures).encode())
+        for array in (self.images, self.packed, self.known):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def read_segmentation_set(
+    rows: Sequence[Row],
+    recipe: Recipe,
+    structures: Sequence[str],
+    *,
+    missing: Literal["unknown", "empty"] = "unknown",
+    progress: Callable[[int], None] = lambda number: None,
+) -> SegmentationSet:
+    """Read images and masks.
+
+    Args:
+        rows: N, with ``masks``.
+        recipe: how images are prepared; masks go the same way.
+        structures: K names.
+        missing: what a row without a mask of a structure says: nothing, or (CANDID-PTX, where most images have neither
+            pneumothorax nor tube) that the structure is not there.
+        progress: told the number of images that were read.
+
+    Raises:
+        LlavaRadError: no row has a mask of a structure, or a file cannot be read; it is named by its row.
+    """
+    for name in structures:
+        if not any(name in row.masks for row in rows):
+            names = sorted({structure for row in rows for structure in row.masks})
+            raise LlavaRadError(
+                f"no image has a mask of {name!r}", hint=f"there are masks of {', '.join(names) or '-'}"
+            )
+    images = np.zeros((len(rows), recipe.size, recipe.size), np.uint8)
+    packed = np.zeros((len(rows), len(structures), -(-(recipe.size**2) // 8)), np.uint8)
+    known = np.full((len(rows), len(structures)), missing == "empty")
+    with Reader() as reader:
+        for place, row in enumerate(rows):
+            try:
+                images[place] = reader.prepare(row.path, recipe, force=True).pixels
+                wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]
+                shape = reader.read(row.path, force=True).pixels.shape if wanted else (0, 0)
+                for number, path in wanted:
+                    mask = prepare_mask(read_mask(path, (shape[0], shape[1]), reader=reader), recipe)
+                    packed[place, number], known[place, number] = np.packbits(mask), True
+            except LlavaRadError as error:
+                raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
+            progress(1)
+    return SegmentationSet(tuple(structures), images, packed, known, tuple(row.attributes for row in rows))
+
+
+def split_by_subject(
+    rows: Sequence[Row], *, shares: tuple[float, float, float] = SHARES, seed: int = 0
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Training, validation and test images, each subject in one of them.
+
+    Subjects come in an order that depends on their names and the seed alone; the first ones train. A row without a
+    subject is a subject of its own. Shares are of subjects.
+
+    Raises:
+        LlavaRadError: a part would be empty.
+    """
+    keys = [(row.dataset, row.subject or f"\0{row.path}") for row in rows]
+    subjects = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}\0{key[0]}\0{key[1]}".encode()).digest())
+    first, second = round(shares[0] * len(subjects)), round((shares[0] + shares[1]) * len(subjects))
+    part = {key: (place >= first) + (place >= second) for place, key in enumerate(subjects)}
+    parts: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+    for row, key in zip(rows, keys, strict=True):
+        parts[part[key]].append(row)
+    if not all(parts):
+        raise LlavaRadError(f"{len(subjects)} subjects are too few to be split into training, validation and test")
+    return parts
+
+
+def tensor(array: npt.NDArray[np.uint8] | Bools) -> torch.Tensor:
+    """The same numbers as a tensor, also of a file that is mapped read-only."""
+    return torch.from_numpy(np.array(array))
