@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from encoder.errors import LlavaRadError, ModelError
 from encoder.families.loading import load_vision
 from encoder.preprocessing import Recipe
 from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
+from llava_rad.compiled import CompiledDecoder
 from llava_rad.config import LlavaRadConfig
 from llava_rad.llama import Llama
 from llava_rad.model import greedy, join, load_language_model
@@ -123,6 +125,11 @@ class Engine:
         pairs = [chunks[prompt] for prompt in prompts]
         embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))
         return embeds, None if bool(mask.all()) else mask.bool()
+
+    @cached_property
+    def compiled(self) -> CompiledDecoder:
+        """Greedy decoding by a compiled step; compiled when it is first used."""
+        return CompiledDecoder(self.llama, self.tokens.suppressed)
 
     def language_model(self) -> PreTrainedModel:
         """The language model as transformers' ``LlamaForCausalLM``, sharing the weights: for beam search."""

@@ -28,6 +28,7 @@ class GenerationSettings:
         temperature: 0 takes the likeliest token; above 0 samples, with ``seed``, each image on its own.
         seed: of the sampling; without effect at temperature 0.
         prompt: instruction in place of the checkpoint's own.
+        compile: decode greedily on CUDA by a compiled step; without effect elsewhere.
     """
 
     max_new_tokens: int = 150
@@ -35,6 +36,7 @@ class GenerationSettings:
     temperature: float = 0.0
     seed: int = 0
     prompt: str | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def generate(
         rows = _beam_search(engine, embeds, mask, settings)
     else:
         rows = [[] for _ in images]
-        for tokens in _decode(engine, embeds, mask, settings):
+        decode = _decode_compiled if _by_graph(engine, embeds, settings) else _decode
+        for tokens in decode(engine, embeds, mask, settings):
             for row, token in zip(rows, tokens, strict=True):
                 row.append(token)
     return [_draft(engine, row) for row in rows]
@@ -166,6 +169,27 @@ def _decode(
         embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _by_graph(engine: Engine, embeds: torch.Tensor, settings: GenerationSettings) -> bool:
+    if not settings.compile or settings.temperature > 0 or engine.device.type != "cuda":
+        return False
+    batch, length, _ = embeds.shape
+    return engine.compiled.fits(batch, length + settings.max_new_tokens)
+
+
+@torch.inference_mode()
+def _decode_compiled(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+) -> Iterator[list[int]]:
+    """As ``_decode``, greedily; no row leaves the batch."""
+    eos, ended = engine.tokens.ids.eos, [False] * len(embeds)
+    for tokens in engine.compiled(embeds, mask, settings.max_new_tokens):
+        said = [eos if over else token for over, token in zip(ended, tokens.tolist(), strict=True)]
+        yield said
+        ended = [token == eos for token in said]
+        if all(ended):
+            return
 
 
 def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator]) -> torch.Tensor:

@@ -9,7 +9,7 @@ masks when there is no padding.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,6 +153,12 @@ class Llama:
             raise ModelError(f"the language model's files cannot be read ({type(error).__name__})") from error
         return cls(config, tensors, device=device, dtype=dtype)
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        """The tensors that every step reads."""
+        yield from (self.embedding, self._norm, self._head.weight, self._cos, self._sin)
+        for layer in self._layers:
+            yield from (part.weight if isinstance(part, Linear) else part for part in layer)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The weights under their published names, as views of those in use where ``Linear`` keeps them so."""
         queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
@@ -200,38 +206,57 @@ class Llama:
         Returns:
             [B, V], float32.
         """
-        batch, length, _ = embeds.shape
+        length = embeds.shape[1]
         end = start + length
-        if mask is None:
-            cos, sin = self._cos[start:end], self._sin[start:end]
-            attention = None
-        else:
-            positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
-            cos, sin = self._cos[positions], self._sin[positions]
-            attention = _attention(mask, length)
-        causal = attention is None and length > 1
+        causal = mask is None and length > 1
         if causal and start:
             raise ValueError("several tokens after a filled cache need a mask")
-        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+        where, attention = slice(start, end), None
+        positions: slice | torch.Tensor = where
+        if mask is not None:
+            positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
+            attention = _attention(mask, length)
+        filled = Cache(*(part[:, :, :, :end] for part in cache))
+        return self._run(embeds, filled, where, positions, attention, causal=causal)
 
+    def step(self, embeds: torch.Tensor, cache: Cache, where: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """As a call for one more token, in shapes that stay the same from step to step.
+
+        Args:
+            embeds: [B, 1, D].
+            cache: the whole of it; what is not filled is masked.
+            where: [1], the number of tokens before this one, padding too.
+            positions: [B, 1], the same without the padding that stands on the left.
+        """
+        columns = torch.arange(cache.keys.shape[3], device=self.device)
+        seen = (columns <= where) & (columns >= where - positions)
+        return self._run(embeds, cache, where, positions, seen[:, None, None], causal=False)
+
+    def _run(
+        self,
+        embeds: torch.Tensor,
+        cache: Cache,
+        where: slice | torch.Tensor,
+        positions: slice | torch.Tensor,
+        attention: torch.Tensor | None,
+        *,
+        causal: bool,
+    ) -> torch.Tensor:
+        batch, length, _ = embeds.shape
+        cos, sin = self._cos[positions].unsqueeze(-2), self._sin[positions].unsqueeze(-2)
         rotated, queries = self.heads + self.kv_heads, self.heads * self.head_size
         hidden = embeds
         for index, layer in enumerate(self._layers):
             parts = layer.qkv(self._normalise(hidden, layer.norm1)).view(batch, length, -1, self.head_size)
             turned = _rotate(parts[:, :, :rotated], cos, sin).transpose(1, 2)
             query, keys, values = turned[:, : self.heads], cache.keys[index], cache.values[index]
-            keys[:, :, start:end] = turned[:, self.heads :]
-            values[:, :, start:end] = parts[:, :, rotated:].transpose(1, 2)
+            keys[:, :, where] = turned[:, self.heads :]
+            values[:, :, where] = parts[:, :, rotated:].transpose(1, 2)
             if index == len(self._layers) - 1:  # of which the last position alone is needed
                 query, hidden, causal = query[:, :, -1:], hidden[:, -1:], False
                 attention = None if attention is None else attention[:, :, -1:]
             mixed = functional.scaled_dot_product_attention(
-                query,
-                keys[:, :, :end],
-                values[:, :, :end],
-                attn_mask=attention,
-                is_causal=causal,
-                enable_gqa=self.heads != self.kv_heads,
+                query, keys, values, attn_mask=attention, is_causal=causal, enable_gqa=self.heads != self.kv_heads
             )
             hidden = hidden + layer.out(mixed.transpose(1, 2).reshape(batch, -1, queries))
             gate, up = layer.gate_up(self._normalise(hidden, layer.norm2)).chunk(2, -1)

@@ -35,7 +35,7 @@ class Protocol:
     @property
     def settings(self) -> GenerationSettings:
         """The decoding, for ``llava_rad.generation.generate``."""
-        return GenerationSettings(max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
+        return GenerationSettings(self.max_new_tokens, self.num_beams, compile=self.compile)
 
 
 PAPER = Protocol("paper", "float32", batch_size=1, max_new_tokens=150, num_beams=1, compile=False)
