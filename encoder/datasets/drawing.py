@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels from the top left corner of the image."""
 _TILTS = tuple(math.tan(math.radians(degrees)) for degrees in range(-14, 15, 2))
-_CUT = 0.005  # share of both lungs that may lie on the line between them
+_CUT = 0.1  # share of their height over which the line between two lungs may meet them
 
 
 def from_runs(text: str, size: tuple[int, int]) -> Mask:
@@ -95,8 +95,8 @@ def sides(lungs: Mask) -> tuple[Mask, Mask] | None:
     pixels of the mask, in the middle of the widest such gap.
 
     Returns:
-        (left, right), or None where no line parts them: it would cut half a percent of the mask or more, or leave
-        less than a twentieth of it on one side.
+        (left, right), or None where no line parts them: it would meet them over more than a tenth of their height,
+        or leave less than a twentieth of the mask on one side.
     """
     import numpy as np
 
@@ -119,7 +119,7 @@ def sides(lungs: Mask) -> tuple[Mask, Mask] | None:
         start, end = int(edges[2 * widest]), int(edges[2 * widest + 1])
         found = (float(counts.min()), float(start - end), tilt, (first + 1 + (start + end - 1) / 2) * step)
         best = min(best, found) if best is not None else found
-    if best is None or best[0] >= _CUT * len(x):
+    if best is None or best[0] * step > _CUT * (y.max() - y.min() + step):
         return None
     row, column = np.ogrid[:height, :width]
     beyond = column - best[2] * (row - height / 2) > best[3]

@@ -34,7 +34,7 @@ def read(root: Path) -> Iterator[Row]:
             yield _row(path, row["patient_id"], row["subtype"], split_of(row["split"]), number)
         return
     top = root / "chest_xray" if (root / "chest_xray").is_dir() else root
-    files = sorted(path for part in ("train", "val", "test") for path in top.glob(f"{part}/*/*.jpeg"))
+    files = [path for part in ("train", "val", "test") for path in sorted(top.glob(f"{part}/*/*.jpeg"))]
     if not files:
         raise LlavaRadError("Kermany: there is neither labels.csv nor train/NORMAL/*.jpeg in the folder")
     for number, path in enumerate(files, 1):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from encoder.datasets import DATASETS
 from encoder.manifest import read_manifest
@@ -100,3 +101,41 @@ def test_a_patient_in_two_splits_is_a_warning(run: Run, tmp_path: Path) -> None:
 def test_help_names_every_data_set(run: Run) -> None:
     text = run("manifest", "--help").out
     assert [name for name in DATASETS if name not in " ".join(text.split())] == []
+
+
+def test_masks_are_drawn_beside_the_manifest_and_kept(run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "JANE"
+    (root / "dataset").mkdir(parents=True)
+    for name in ("1.0", "2.0", "3.0"):
+        Image.new("L", (64, 70)).save(root / "dataset" / name, format="PNG")
+    (root / "Pneumothorax_reports.csv").write_text(
+        "SOPInstanceUID,StudyInstanceUID,filename,EncodedPixels,Report\n"
+        "1.0,s1,P1_1,70 2,text\n2.0,s2,P2_1,-1,text\n3.0,s3,P3_1,-1,text\n"
+    )
+    (root / "chest_tube.csv").write_text("anon_SOPUID,mask_rle\n2.0,0 70\n")
+    (root / "acute_rib_fracture.csv").write_text("anon_SOPUID,mask_rle\n")
+    out = tmp_path / "m.csv"
+    done = run("manifest", "candid-ptx", root, "-o", out, "--split", "34/33/33", "--seed", "4")
+    assert (done.code, done.err) == (0, "")
+    assert "masks: chest tube 1, pneumothorax 1" in done.out
+    assert "splits: test 1, train 1, val 1" in done.out
+    rows = read_manifest(out)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "m-masks").rglob("*.png"))
+    assert files == ["m-masks/chest-tube/2.0.png", "m-masks/pneumothorax/1.0.png"]
+    assert rows[0].masks == {"pneumothorax": tmp_path / "m-masks" / "pneumothorax" / "1.0.png"}
+    assert Image.open(rows[0].masks["pneumothorax"]).getbbox() == (1, 0, 2, 2)
+
+    # taken up: without the manifest, as after an interruption, a mask that is there is not drawn again
+    out.unlink()
+    Image.new("1", (64, 70), 1).save(rows[0].masks["pneumothorax"])
+    again = run("manifest", "candid-ptx", root, "-o", out, "--split", "34/33/33", "--seed", "4")
+    assert again.out == done.out
+    assert Image.open(rows[0].masks["pneumothorax"]).getbbox() == (0, 0, 64, 70)
+    run("manifest", "candid-ptx", root, "-o", out, "--overwrite")
+    assert Image.open(rows[0].masks["pneumothorax"]).getbbox() == (1, 0, 2, 2)
+
+    for split in ("70/15", "70/20/20"):
+        bad = run("manifest", "candid-ptx", root, "-o", tmp_path / "n.csv", "--split", split)
+        assert bad.code == 2
+        assert "three percentages" in bad.err
+    assert not (tmp_path / "n-masks").exists()
