@@ -1,0 +1,79 @@
+"""Numbers of trainable parameters against the paper's table 3, and the shapes that heads give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from encoder.errors import ConfigError
+from encoder.probing.heads import HEADS, build_head, trainable
+
+VIT_B = 768
+
+
+def parameters(name: str, width: int = VIT_B, structures: int = 1, channels: int | None = None) -> int:
+    with torch.device("meta"):
+        return trainable(build_head(name, width, structures, channels))
+
+
+def test_the_papers_numbers_of_parameters() -> None:
+    assert parameters("linear") == 769
+    assert parameters("linear", 2048) == 2049  # BioViL-T's row
+    assert parameters("linear", structures=6) == 6 * 769
+    assert f"{parameters('vitdet') / 1e6:.1f}" == "24.8"
+    assert f"{parameters('upernet') / 1e6:.1f}" == "39.3"
+
+
+def test_the_exact_numbers_that_the_docstrings_state() -> None:
+    for name in ("vitdet", "upernet"):
+        assert f"{parameters(name):,}" in (HEADS[name].__doc__ or "")
+
+
+def test_upernet_adds_up_by_hand() -> None:
+    width, channels = VIT_B, 512
+    doubling, norm = 4 * width * width + width, 2 * channels
+    pooled = 4 * (width * channels + norm) + 9 * (width + 4 * channels) * channels + norm
+    pyramid = 3 * (width * channels + norm) + 3 * (9 * channels * channels + norm)
+    merged = 9 * 4 * channels * channels + norm + channels + 1
+    assert parameters("upernet") == 3 * doubling + 2 * width + pooled + pyramid + merged
+
+
+def test_the_u_net_is_not_within_the_papers_rounding_and_says_so() -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    number = parameters("unet", 0)
+    assert f"{number:,}" in (HEADS["unet"].__doc__ or "")
+    assert f"{number / 1e6:.1f}" == "43.8" != "45.9"
+
+
+@pytest.mark.parametrize(("name", "scale"), [("linear", 1), ("vitdet", 4), ("upernet", 4)])
+@pytest.mark.parametrize("side", [5, 8])
+def test_shapes(name: str, scale: int, side: int) -> None:
+    head = build_head(name, 24, 3, None if name == "linear" else 16)
+    logits = head([torch.randn(1, 24, side, side) for _ in range(head.layers)])
+    assert logits.shape == (1, 3, scale * side, scale * side)
+
+
+@pytest.mark.parametrize("name", ["vitdet", "upernet"])
+def test_every_activation_and_every_parameter_counts(name: str) -> None:
+    torch.manual_seed(0)
+    head = build_head(name, 24, 2, 16)
+    maps = [torch.randn(2, 24, 6, 6, requires_grad=True) for _ in range(4)]
+    head(maps).square().sum().backward()
+    assert all(one.grad is not None and bool(one.grad.any()) for one in maps)
+    assert all(one.grad is not None and bool(one.grad.any()) for one in head.parameters())
+
+
+def test_the_u_net_takes_sizes_that_are_no_multiple_of_32() -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    head = build_head("unet", 0, 2).eval()
+    with torch.no_grad():
+        assert head([torch.randn(1, 3, 70, 70)]).shape == (1, 2, 70, 70)
+
+
+def test_what_cannot_be_built_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no segmentation head"):
+        build_head("deeplab", 24, 1)
+    with pytest.raises(ConfigError, match="no channels"):
+        build_head("linear", 24, 1, 16)
+    with pytest.raises(ConfigError, match="halved"):
+        build_head("unet", 0, 1, 100)

@@ -1,0 +1,76 @@
+"""Masks that travel with their images, and subjects that stand in one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+from encoder.preprocessing import rad_dino
+from encoder.probing.segmentation import SegmentationSet, read_segmentation_set, split_by_subject
+
+
+def test_masks_come_back_as_they_went_in() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.random((4, 2, 13, 13)) < 0.5  # 169 pixels are no multiple of 8
+    data = SegmentationSet.of(np.zeros((4, 13, 13), np.uint8), masks, ("a", "b"))
+    np.testing.assert_array_equal(data.masks([2, 0]), masks[[2, 0]])
+    np.testing.assert_array_equal(data.subset([3]).masks([0]), masks[[3]])
+    np.testing.assert_array_equal(data.select(["b"]).masks([1]), masks[[1]][:, [1]])
+    assert data.fingerprint() != data.subset([1, 0, 2, 3]).fingerprint() != data.select(["b"]).fingerprint()
+    for bad in (["c"], ["a", "a"], []):
+        with pytest.raises(LlavaRadError):
+            data.select(bad)
+    with pytest.raises(LlavaRadError):
+        SegmentationSet.of(np.zeros((4, 13, 14), np.uint8), masks, ("a", "b"))
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_images_and_masks_are_read_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(2):
+        grey = rng.integers(0, 60, (150, 200)).astype(np.uint8)
+        mask = np.zeros((150, 200), np.uint8)
+        mask[40 + 20 * number : 90, 70:130] = 255
+        grey[mask > 0] += 150
+        masks = {"box": picture(tmp_path / f"m{number}.png", mask)}
+        image = picture(tmp_path / f"i{number}.png", grey)
+        rows.append(Row(image, "toy", str(number), number=number + 1, masks=masks if number == 0 else {}))
+    seen: list[int] = []
+    data = read_segmentation_set(rows, rad_dino(112), ("box",), progress=seen.append)
+    assert data.images.shape == (2, 112, 112) and seen == [1, 1] and data.known.tolist() == [[True], [False]]
+    bright = data.images[0] > 128
+    assert (bright == data.masks([0])[0, 0]).mean() > 0.98
+    empty = read_segmentation_set(rows, rad_dino(112), ("box",), missing="empty")
+    assert empty.known.all() and not empty.masks([1]).any()
+    with pytest.raises(LlavaRadError, match="no image has a mask of 'rib'"):
+        read_segmentation_set(rows, rad_dino(112), ("rib",))
+    (tmp_path / "m0.png").write_bytes(b"no")
+    with pytest.raises(LlavaRadError, match="row 1"):
+        read_segmentation_set(rows, rad_dino(112), ("box",))
+
+
+def test_subjects_stand_in_one_split() -> None:
+    rows = [Row(Path(f"/{number}.png"), "toy", str(number % 40)) for number in range(100)]
+    parts = split_by_subject(rows, seed=1)
+    subjects = [{row.subject for row in part} for part in parts]
+    assert [len(one) for one in subjects] == [28, 6, 6] and len(set().union(*subjects)) == 40
+    assert sum(map(len, parts)) == 100
+    assert split_by_subject(rows[::-1], seed=1)[0] == parts[0][::-1]
+    assert split_by_subject(rows, seed=2)[0] != parts[0]
+    with pytest.raises(LlavaRadError, match="too few"):
+        split_by_subject(rows[:2])
+
+
+def test_rows_without_a_subject_are_split_too() -> None:
+    rows = [Row(Path(f"/{number}.png"), "toy") for number in range(100)]
+    assert [len(part) for part in split_by_subject(rows)] == [70, 15, 15]
