@@ -67,14 +67,10 @@ def generate(
     Raises:
         LlavaRadError: prompt, image and answer do not fit the language model's context.
     """
-    import numpy as np
-
     if not images:
         return []
     settings = settings or GenerationSettings(**engine.config.generation.model_dump())
-    prompt = engine.config.conversation.with_instruction(settings.prompt)
-    embeds, mask = engine.embed(np.stack(images), [prompt] * len(images))
-    _refuse_too_long(engine, embeds.shape[1], settings)
+    embeds, mask = prepare(engine, images, settings)
     if settings.num_beams > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
@@ -83,7 +79,7 @@ def generate(
         for tokens in decode(engine, embeds, mask, settings):
             for row, token in zip(rows, tokens, strict=True):
                 row.append(token)
-    return [_draft(engine, row) for row in rows]
+    return [draft(engine, row) for row in rows]
 
 
 def stream(
@@ -97,38 +93,49 @@ def stream(
     settings = settings or GenerationSettings(**engine.config.generation.model_dump())
     if settings.num_beams > 1:
         raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
-    prompt = engine.config.conversation.with_instruction(settings.prompt)
-    embeds, mask = engine.embed(image[None], [prompt])
-    _refuse_too_long(engine, embeds.shape[1], settings)
+    embeds, mask = prepare(engine, [image], settings)
     row: list[int] = []
     shown = ""
     for (token,) in _decode(engine, embeds, mask, settings):
         row.append(token)
-        text = _draft(engine, row).text
+        text = draft(engine, row).text
         # an unfinished multi-byte character decodes to U+FFFD until its last byte is there
         if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
             yield text[len(shown) :]
             shown = text
-    draft = _draft(engine, row)
-    if len(draft.text) > len(shown):
-        yield draft.text[len(shown) :]
-    return draft
+    whole = draft(engine, row)
+    if len(whole.text) > len(shown):
+        yield whole.text[len(shown) :]
+    return whole
 
 
-def _draft(engine: Engine, row: Sequence[int]) -> Draft:
+def prepare(
+    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The prompts of images, the image in place, as ``Engine.embed`` returns them.
+
+    Raises:
+        LlavaRadError: prompt, image and answer do not fit the language model's context.
+    """
+    import numpy as np
+
+    prompt = engine.config.conversation.with_instruction(settings.prompt)
+    embeds, mask = engine.embed(np.stack(images), [prompt] * len(images))
+    length, longest = embeds.shape[1], engine.llama.longest
+    if length + settings.max_new_tokens > longest:
+        raise LlavaRadError(
+            f"prompt and image ({length} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
+            hint="lower --max-new-tokens or shorten --prompt",
+        )
+    return embeds, mask
+
+
+def draft(engine: Engine, row: Sequence[int]) -> Draft:
+    """The report that generated ids say, up to the end token."""
     eos = engine.tokens.ids.eos
     complete = eos in row
     ids = tuple(row[: row.index(eos)] if complete else row)
     return Draft(engine.tokens.decode(ids), ids, complete)
-
-
-def _refuse_too_long(engine: Engine, prompt: int, settings: GenerationSettings) -> None:
-    longest = engine.llama.longest
-    if prompt + settings.max_new_tokens > longest:
-        raise LlavaRadError(
-            f"prompt and image ({prompt} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
-            hint="lower --max-new-tokens or shorten --prompt",
-        )
 
 
 @torch.inference_mode()

@@ -76,14 +76,14 @@ def test_left_padded_prompts_equal_single_runs(engine: Engine, model: LlavaRad, 
     settings = [GenerationSettings(max_new_tokens=tiny_model.MAX_NEW_TOKENS, prompt=prompt) for prompt in prompts]
     single = [list(generate(engine, [image], s)[0].ids) for image, s in zip(images[:3], settings, strict=True)]
     assert by_transformers(model, images[:3], prompts) == single
-    from llava_rad.generation import _decode, _draft
+    from llava_rad.generation import _decode, draft
 
     conversation = [engine.config.conversation.with_instruction(prompt) for prompt in prompts]
     embeds, mask = engine.embed(np.stack(images[:3]), conversation)
     assert mask is not None and not bool(mask[0, 0]) and bool(mask[1].all())
     steps = list(_decode(engine, embeds, mask, settings[0]))
     rows = [[step[index] for step in steps] for index in range(3)]
-    assert [list(_draft(engine, row).ids) for row in rows] == single
+    assert [list(draft(engine, row).ids) for row in rows] == single
 
 
 def test_engine_embeds_as_the_composition_does(engine: Engine, model: LlavaRad, images: list[np.ndarray]) -> None:
