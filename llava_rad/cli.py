@@ -19,6 +19,7 @@ from llava_rad.commands import (
     inspect,
     manifest,
     pretrain,
+    probe,
     reports,
     train,
 )
@@ -53,6 +54,7 @@ app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)
 app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
+app.add_typer(probe.app, name="probe")
 
 
 def _version(wanted: bool) -> None:

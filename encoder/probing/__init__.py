@@ -1,0 +1,1 @@
+"""What the features of a frozen encoder are worth: classification, segmentation, demographics."""

@@ -1,0 +1,145 @@
+"""What an encoder's image vector says of the patient: sex, age, weight, body-mass index, ethnicity.
+
+The paper (3.6, E.3.4, C.6): scikit-learn's ``LogisticRegression`` at its defaults, at most 100 iterations, on the
+vectors of images without findings; five-fold cross-validation, accuracy as mean (standard deviation). Continuous
+variables are cut into five bins (table E.1). Folds never divide a subject.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+
+BINS: Final = {
+    "age": (20.0, 40.0, 60.0, 80.0),
+    "weight": (50.0, 65.0, 80.0, 95.0),
+    "bmi": (18.5, 25.0, 30.0, 35.0),
+}
+"""Edges of table E.1: years, kilograms, kilograms per square metre. A value on an edge belongs to the upper bin, but
+for the last edge, since the paper's last bin is above it."""
+VARIABLES: Final = ("sex", "age", "weight", "bmi", "ethnicity")
+FOLDS: Final = 5
+ETHNICITIES: Final = (
+    ("white", "white"),
+    ("asian", "asian"),
+    ("black", "black/african american"),
+    ("hispanic", "hispanic/latino"),
+    ("latino", "hispanic/latino"),
+    ("american indian", "american indian/alaska native"),
+)
+"""What a value begins with or holds, and the paper's six groups; anything else that is known is ``other``."""
+_NOT_KNOWN = ("", "unknown", "unable to obtain", "patient declined to answer", "nan", "none")
+
+
+@dataclass(frozen=True)
+class DemographicsResult:
+    """Accuracy of one variable.
+
+    Attributes:
+        variable: of :data:`VARIABLES`.
+        accuracy: of each fold.
+        most_frequent: accuracy of always saying the most frequent class of the training folds, of each fold.
+        classes: images of each class.
+        images: with a known value.
+        subjects: among these.
+    """
+
+    variable: str
+    accuracy: list[float]
+    most_frequent: list[float]
+    classes: dict[str, int]
+    images: int
+    subjects: int
+
+
+def class_of(variable: str, value: str) -> str | None:
+    """The class of a patient's value, None where it is not known.
+
+    Raises:
+        LlavaRadError: there is no such variable.
+    """
+    text = value.strip().lower()
+    if variable == "sex":
+        return {"m": "M", "f": "F", "male": "M", "female": "F"}.get(text)
+    if variable == "ethnicity":
+        if text in _NOT_KNOWN:
+            return None
+        found = next((name for start, name in ETHNICITIES if text.startswith(start)), None)
+        return found or next((name for part, name in ETHNICITIES if part in text), "other")
+    if variable not in BINS:
+        raise LlavaRadError(f"there is no variable {variable!r}", hint=f"choose from {', '.join(VARIABLES)}")
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or number < 0:
+        return None
+    edges = BINS[variable]
+    if number < edges[0]:
+        return f"<{edges[0]:g}"
+    if number > edges[-1]:
+        return f">{edges[-1]:g}"
+    place = next((place for place in range(1, len(edges)) if number < edges[place]), len(edges) - 1)
+    return f"{edges[place - 1]:g}-{edges[place]:g}"
+
+
+def without_findings(rows: Sequence[Row], label: str = "No Finding") -> list[Row]:
+    """The images that the paper takes: those whose label says that there is no finding.
+
+    Raises:
+        LlavaRadError: no image has the label.
+    """
+    kept = [row for row in rows if row.labels.get(label) == 1]
+    if not kept:
+        raise LlavaRadError(f"no image of the manifest has the label {label!r}", hint="--all-images takes all of them")
+    return kept
+
+
+def demographics(
+    rows: Sequence[Row], vectors: npt.NDArray[np.float32], variable: str, *, seed: int = 0
+) -> DemographicsResult:
+    """Cross-validated accuracy of a variable.
+
+    Args:
+        rows: N images; the variable is one of their attributes.
+        vectors: [N, D].
+        variable: of :data:`VARIABLES`.
+        seed: of the folds.
+
+    Raises:
+        LlavaRadError: too few subjects or classes, or scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GroupKFold
+    except ImportError:
+        raise LlavaRadError("demographics need scikit-learn", hint="pip install 'llava-rad[probe]'") from None
+    import warnings
+
+    known = [(row, name) for row in rows if (name := class_of(variable, row.attributes.get(variable, ""))) is not None]
+    numbers = {id(row): number for number, row in enumerate(rows)}
+    places = np.array([numbers[id(row)] for row, _ in known], np.intp)
+    classes = np.array([name for _, name in known])
+    groups = [f"{row.dataset}/{row.subject or f'row {row.number}'}" for row, _ in known]
+    if len(set(groups)) < FOLDS or len(set(classes)) < 2:
+        raise LlavaRadError(f"{variable}: {len(set(groups))} subjects of {len(set(classes))} classes are too few")
+    accuracy, usual = [], []
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for inside, outside in folds.split(places, classes, groups):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 100 iterations often do not converge: the paper's setting
+            model = LogisticRegression(max_iter=100).fit(vectors[places[inside]], classes[inside])
+        accuracy.append(float(model.score(vectors[places[outside]], classes[outside])))
+        most = Counter(classes[inside]).most_common(1)[0][0]
+        usual.append(float(np.mean(classes[outside] == most)))
+    counts = dict(sorted(Counter(classes.tolist()).items()))
+    return DemographicsResult(variable, accuracy, usual, counts, len(places), len(set(groups)))

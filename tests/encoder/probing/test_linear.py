@@ -1,0 +1,124 @@
+"""Linear probes: scores as scikit-learn's, splits, seeds, augmentation, and the same result from the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoder.errors import LlavaRadError
+from encoder.manifest import Row
+from encoder.probing.linear import LinearConfig, Split, judge, logistic, train
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics")
+QUICK = LinearConfig(epochs=40, batch_size=16, learning_rate=0.05, seeds=(0, 1), augment=False)
+
+
+def row(number: int, split: str, labels: dict[str, float | None], subject: str = "") -> Row:
+    return Row(Path(f"/{number}.png"), "d", subject or f"p{number}", split=split, labels=labels, number=number)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Split, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """120 training and 60 judged images of 12 features: A is linear in them, B is linear with noise, some unknown."""
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(180, 12)).astype(np.float32)
+    a = vectors @ generator.normal(size=12) > 0.3
+    b = vectors @ generator.normal(size=12) + generator.normal(size=180) * 3 > 1
+    rows = [
+        row(n, "train" if n < 120 else "test", {"A": float(a[n]), "B": None if n % 7 == 0 else float(b[n]), "C": 0.0})
+        for n in range(180)
+    ]
+    return Split.of(rows), vectors[:120], vectors[120:]
+
+
+def test_scores_are_scikit_learns_with_ties_and_unknown_labels(data) -> None:  # type: ignore[no-untyped-def]
+    split, _, _ = data
+    odds = np.random.default_rng(1).integers(0, 9, size=(60, 2)).astype(float)
+    found = judge(split, [odds])
+    truth = split.truth(split.judged)
+    for column, label in enumerate(split.labels):
+        known = ~np.isnan(truth[:, column])
+        expected = (truth[known, column], odds[known, column])
+        assert found.auprc[label] == [pytest.approx(sklearn_metrics.average_precision_score(*expected))]
+        assert found.auroc[label] == [pytest.approx(sklearn_metrics.roc_auc_score(*expected))]
+        assert found.positives[label] == expected[0].sum()
+    assert found.macro("auprc")[0] == pytest.approx(np.mean([found.auprc["A"][0], found.auprc["B"][0]]))
+
+
+def test_a_label_without_both_classes_is_left_out(data) -> None:  # type: ignore[no-untyped-def]
+    split, _, _ = data
+    assert split.labels == ("A", "B") and split.left_out == ("C",) and split.judged_on == "test"
+
+
+def test_training_finds_what_is_linear_and_is_the_same_for_the_same_seeds(data) -> None:  # type: ignore[no-untyped-def]
+    split, vectors, judged = data
+    images = torch.from_numpy(vectors)
+    first = train(split, lambda epoch, batch: images[batch], judged, QUICK)
+    assert min(first.auroc["A"]) > 0.97 > 0.9 > max(first.auroc["B"]) > 0.5
+    again = train(split, lambda epoch, batch: images[batch], judged, QUICK)
+    assert all(np.array_equal(a, b) for a, b in zip(first.odds, again.odds, strict=True))
+    assert not np.array_equal(first.odds[0], first.odds[1]), "seeds differ"
+
+
+def test_logistic_regression_finds_it_too(data) -> None:  # type: ignore[no-untyped-def]
+    split, vectors, judged = data
+    found = logistic(split, vectors, judged)
+    assert found.auroc["A"][0] > 0.97 and found.c is not None
+
+
+def test_every_training_image_is_asked_for_once_an_epoch(data) -> None:  # type: ignore[no-untyped-def]
+    split, vectors, judged = data
+    images, asked = torch.from_numpy(vectors), dict[int, list[int]]()
+
+    def given(epoch: int, batch: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+        asked.setdefault(epoch, []).extend(batch.tolist())
+        return images[batch]
+
+    train(split, given, judged, LinearConfig(epochs=3, batch_size=50, seeds=(0,)))
+    assert set(asked) == {0, 1, 2} and all(sorted(numbers) == list(range(120)) for numbers in asked.values())
+    assert asked[0] != asked[1], "in another order"
+
+
+def test_the_papers_settings_are_the_default() -> None:
+    assert LinearConfig() == LinearConfig(100, 96, 5e-5, 0.01, (0, 1, 2, 3, 4), True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(1, "train", {"A": 1.0})], "needs images of the split train"),
+        ([row(1, "train", {"A": 1.0}), row(2, "test", {"A": 1.0})], "no label"),
+        ([row(1, "train", {"A": 1.0}, "p"), row(2, "test", {"A": 0.0}, "p")], "subject"),
+    ],
+)
+def test_splits_that_cannot_be_judged_are_refused(rows: list[Row], message: str) -> None:
+    with pytest.raises(LlavaRadError, match=message):
+        Split.of(rows)
+
+
+def test_an_unknown_label_is_refused(data) -> None:  # type: ignore[no-untyped-def]
+    split, _, _ = data
+    with pytest.raises(LlavaRadError, match="no label 'D'"):
+        Split.of([*split.train, *split.judged], ["D"])
+
+
+def test_val_is_judged_where_there_is_no_test() -> None:
+    rows = [row(n, "train" if n < 4 else "val", {"A": float(n % 2)}) for n in range(8)]
+    assert Split.of(rows).judged_on == "val"
+
+
+def test_augmentation_depends_on_its_seed_only_and_leaves_torchs_generator() -> None:
+    from encoder.probing.augmented import augment, transform
+
+    image = (np.arange(56 * 56).reshape(56, 56) % 251).astype(np.uint8)
+    apply = transform(56)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = augment(image, apply, 7)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(augment(image, apply, 7), first) and not torch.equal(augment(image, apply, 8), first)
+    assert first.shape == (56, 56) and first.dtype == torch.uint8
