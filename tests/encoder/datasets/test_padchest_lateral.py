@@ -58,7 +58,7 @@ def test_the_seed_draws_the_negatives(root: Path) -> None:
 
     assert negatives(1) == negatives(1)
     assert len({frozenset(negatives(seed)) for seed in range(5)}) > 1
-    assert any(negatives(seed) != negatives(seed, PE) for seed in range(3)), "each finding draws its own"
+    assert any(not negatives(seed, PE) <= negatives(seed) for seed in range(3)), "each finding draws its own"
     drawn = {image for seed in range(60) for image in negatives(seed)}
     assert len(drawn) > 35, "every one of the 40 can be drawn"
 
