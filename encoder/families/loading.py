@@ -152,8 +152,9 @@ def model_type(folder: Path, what: str) -> object:
 
 
 def unknown(family: object, what: str) -> ModelError:
+    found = "of a kind that its config.json does not name" if family is None else f"a {family!r} model"
     return ModelError(
-        f"{what} is a {family!r} model, not {', '.join(repr(name) for name in READABLE)}",
+        f"{what} is {found}, not {', '.join(repr(name) for name in READABLE)}",
         hint="see the encoders in docs/encoders.md; --encoder-kind says which one a file is",
     )
 

@@ -215,6 +215,28 @@ def test_patch_k_is_grid_cell_k(make: str, tmp_path: Path) -> None:
         assert abs(found[0] - row) <= reach and abs(found[1] - column) <= reach
 
 
+def test_stored_folders_are_those_of_the_libraries(tmp_path: Path) -> None:
+    """transformers reads CLIP's and, like timm, the plain vision transformers'; nothing missing, nothing left over."""
+    import timm
+    from transformers import AutoModel, CLIPVisionModel
+
+    load_encoder(published.clip_folder(tmp_path / "clip")).save_pretrained(tmp_path / "stored-clip")
+    model, report = CLIPVisionModel.from_pretrained(tmp_path / "stored-clip", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        expected = model(pixels(28)).last_hidden_state[:, 1:]
+    torch.testing.assert_close(load_stored(tmp_path / "stored-clip")(pixels(28)).patches, expected, rtol=0, atol=1e-6)
+
+    load_encoder(published.biomedclip_folder(tmp_path / "biomedclip")).save_pretrained(tmp_path / "stored-vit")
+    patches = load_stored(tmp_path / "stored-vit")(pixels(48)).patches
+    wrapped, report = AutoModel.from_pretrained(tmp_path / "stored-vit", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped(pixels(48)).last_hidden_state[:, 1:], patches, rtol=1e-5, atol=1e-5)
+        network = timm.create_model(f"local-dir:{tmp_path / 'stored-vit'}", pretrained=True).eval()
+        torch.testing.assert_close(network.forward_features(pixels(48))[:, 1:], patches, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_biomedclip_at_full_size_is_open_clips_image_tower(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
