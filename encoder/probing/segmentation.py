@@ -8,7 +8,7 @@ result = evaluate(segmenter, encoder, test, attributes=("ethnicity",))
 from encoder.probing.augmentation import SegmentationAugmentation
 from encoder.probing.dice import DiceScore, GroupScores, dice
 from encoder.probing.segmentation_config import SegmentationConfig
-from encoder.probing.segmentation_data import SegmentationSet, read_segmentation_set, split_by_subject
+from encoder.probing.segmentation_data import SegmentationSet, by_split, read_segmentation_set
 from encoder.probing.segmentation_few_shot import FewShotPoint, few_shot
 from encoder.probing.segmentation_model import Segmenter, predict, probabilities
 from encoder.probing.segmentation_result import SegmentationResult, evaluate
@@ -24,12 +24,12 @@ __all__ = [
     "SegmentationResult",
     "SegmentationSet",
     "Segmenter",
+    "by_split",
     "dice",
     "evaluate",
     "few_shot",
     "predict",
     "probabilities",
     "read_segmentation_set",
-    "split_by_subject",
     "train_segmentation",
 ]

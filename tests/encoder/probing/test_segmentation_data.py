@@ -11,7 +11,7 @@ from PIL import Image
 from encoder.errors import LlavaRadError
 from encoder.manifest import Row
 from encoder.preprocessing import rad_dino
-from encoder.probing.segmentation import SegmentationSet, read_segmentation_set, split_by_subject
+from encoder.probing.segmentation import SegmentationSet, by_split, read_segmentation_set
 
 
 def test_masks_come_back_as_they_went_in() -> None:
@@ -59,18 +59,21 @@ def test_images_and_masks_are_read_alike(tmp_path: Path) -> None:
         read_segmentation_set(rows, rad_dino(112), ("box",))
 
 
-def test_subjects_stand_in_one_split() -> None:
-    rows = [Row(Path(f"/{number}.png"), "toy", str(number % 40)) for number in range(100)]
-    parts = split_by_subject(rows, seed=1)
-    subjects = [{row.subject for row in part} for part in parts]
-    assert [len(one) for one in subjects] == [28, 6, 6] and len(set().union(*subjects)) == 40
-    assert sum(map(len, parts)) == 100
-    assert split_by_subject(rows[::-1], seed=1)[0] == parts[0][::-1]
-    assert split_by_subject(rows, seed=2)[0] != parts[0]
-    with pytest.raises(LlavaRadError, match="too few"):
-        split_by_subject(rows[:2])
+def row(number: int, subject: str, split: str) -> Row:
+    return Row(Path(f"/{number}.png"), "toy", subject, split=split, number=number)
 
 
-def test_rows_without_a_subject_are_split_too() -> None:
-    rows = [Row(Path(f"/{number}.png"), "toy") for number in range(100)]
-    assert [len(part) for part in split_by_subject(rows)] == [70, 15, 15]
+def test_the_manifests_split_is_taken() -> None:
+    rows = [row(1, "a", "train"), row(2, "b", "val"), row(3, "c", "test"), row(4, "a", "train"), row(5, "d", "")]
+    assert [[one.number for one in part] for part in by_split(rows)] == [[1, 4], [2], [3]]
+    with pytest.raises(LlavaRadError, match="more than one split"):
+        by_split([*rows, row(6, "a", "test")])
+    with pytest.raises(LlavaRadError, match="split test"):
+        by_split(rows[:2])
+
+
+def test_training_subjects_validate_where_nobody_else_does() -> None:
+    rows = [row(number, str(number % 85), "train") for number in range(170)] + [row(200, "t", "test")]
+    train, val, test = by_split(rows)
+    assert (len(train), len(val), len(test)) == (140, 30, 1)
+    assert not {one.subject for one in train} & {one.subject for one in val}
