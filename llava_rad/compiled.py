@@ -29,14 +29,14 @@ class CompiledDecoder:
     Args:
         llama: the language model.
         suppressed: ids that are never generated.
-        compile: makes a compiled function of a function.
+        record: makes a compiled function of a function.
     """
 
-    def __init__(self, llama: Llama, suppressed: Sequence[int], compile: Callable[[Step], Any] = as_graph) -> None:
+    def __init__(self, llama: Llama, suppressed: Sequence[int], record: Callable[[Step], Any] = as_graph) -> None:
         self._llama = llama
         self._suppressed = torch.tensor(list(suppressed), dtype=torch.long, device=llama.device)
         self._cache: Cache | None = None
-        self._step: Step = compile(self._next)
+        self._step: Step = record(self._next)
         self.compiled = True
 
     def fits(self, batch: int, length: int) -> bool:

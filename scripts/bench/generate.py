@@ -33,8 +33,8 @@ IMAGES = 16
 Run = Callable[[list[Any]], list[list[int]]]
 
 
-def images_for(engine: Engine) -> list[npt.NDArray[np.uint8]]:
-    """Sixteen different crops of the real radiograph RG1, prepared by the model's recipe."""
+def images_for(engine: Engine, count: int = IMAGES) -> list[npt.NDArray[np.uint8]]:
+    """Different crops of the real radiograph RG1, prepared by the model's recipe."""
     import numpy as np
 
     from encoder.sandbox import Reader
@@ -45,21 +45,22 @@ def images_for(engine: Engine) -> list[npt.NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     height, width = pixels.shape
     crops = []
-    for _ in range(IMAGES):
+    for _ in range(count):
         share = rng.uniform(0.6, 0.95)
         top, left = (int(rng.uniform(0, side * (1 - share))) for side in (height, width))
         crops.append(engine.recipe.apply(pixels[top : top + int(height * share), left : left + int(width * share)]))
     return crops
 
 
-def peer(source: str | None, settings: GenerationSettings) -> Run:
+def peer(source: str | None, settings: GenerationSettings, dtype: str = "float32") -> Run:
     """Transformers' own classes and loop over the same checkpoint."""
     import numpy as np
     import torch
 
+    from llava_rad.engine import DTYPES
     from llava_rad.model import LlavaRad
 
-    model = LlavaRad.from_pretrained(source)
+    model = LlavaRad.from_pretrained(source, dtype=DTYPES[dtype])
     recipe, ids = model.config.preprocessing, model.tokens.ids
     chunks = model.config.conversation.encode(model.tokens.tokenizer, ids.bos)
 

@@ -29,9 +29,9 @@ def images() -> list[np.ndarray]:
     return [np.kron(image, np.ones((14, 14))).astype(np.uint8) for image in rng.integers(0, 256, (6, 4, 4))]
 
 
-def engine_with(checkpoint: Path, compile: Callable[[Any], Any]) -> Engine:
+def engine_with(checkpoint: Path, record: Callable[[Any], Any]) -> Engine:
     engine = Engine.from_pretrained(checkpoint, device="cpu")
-    engine.compiled = CompiledDecoder(engine.llama, engine.tokens.suppressed, compile)
+    engine.compiled = CompiledDecoder(engine.llama, engine.tokens.suppressed, record)
     return engine
 
 
@@ -62,13 +62,13 @@ def test_only_the_first_shape_fits(checkpoint: Path, images: list[np.ndarray]) -
 
 
 def test_without_a_compiler_the_steps_run_as_they_are(checkpoint: Path, images: list[np.ndarray]) -> None:
-    def compile(step: object) -> Callable[..., torch.Tensor]:
+    def record(step: object) -> Callable[..., torch.Tensor]:
         def fail(*_: object) -> torch.Tensor:
             raise RuntimeError("Failed to find C compiler.\nPlease install one.")
 
         return fail
 
-    engine = engine_with(checkpoint, compile)
+    engine = engine_with(checkpoint, record)
     embeds, mask = prompts(engine, images[:3], padded=False)
     with pytest.warns(UserWarning, match="not compiled: RuntimeError: Failed to find C compiler.$"):
         found = list(_decode_compiled(engine, embeds, mask, SETTINGS))

@@ -1,0 +1,239 @@
+"""A language model of Vicuna-7B's shape with random weights: decoding against the card's bandwidth, batches, the peer.
+
+Prompts are random embeddings, as many as 1369 image tokens and 40 of text; every answer is 100 tokens, without an end
+token. Ours runs one kernel after the other and as a CUDA graph; the peer is ``LlamaForCausalLM.generate`` on the same
+weights. On a CPU nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from llava_rad.llama import Llama
+
+Write = Callable[["torch.Tensor", int], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the model and of the work."""
+
+    width: int = 4096
+    inner: int = 11008
+    layers: int = 32
+    heads: int = 32
+    vocabulary: int = 32064
+    prompt: int = 1369 + 40
+    answer: int = 100
+    batches: tuple[int, ...] = (16, 32, 64)
+    copied_bytes: int = 2 << 30
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``config.json`` of the language model."""
+        return {
+            "model_type": "llama",
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.width,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+        }
+
+
+SEVEN_B = Shape()
+TINY = Shape(64, 96, 2, 2, 99, prompt=20, answer=6, batches=(2, 3), copied_bytes=1 << 20)
+
+
+def build(shape: Shape, device: str) -> Llama:
+    """Our form of the model, in bfloat16, its weights drawn on the device."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llava_rad.llama import Llama
+
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(LlamaConfig(**shape.config)).state_dict()
+    generator = torch.Generator(device).manual_seed(0)
+    tensors = {
+        name: torch.empty(tensor.shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator)
+        for name, tensor in empty.items()
+    }
+    return Llama(shape.config, tensors, device=device, dtype=torch.bfloat16)
+
+
+def transformers_form(llama: Llama) -> PreTrainedModel:
+    """``LlamaForCausalLM`` over the same weights, without an end token."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**llama.config)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model.load_state_dict(llama.tensors(), assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(llama.device)
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, eos_token_id=None)
+    return model.eval()
+
+
+def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]:
+    """What makes what writes ``steps`` tokens after prompts: anew for every batch size, since a graph has one shape."""
+    import torch
+
+    from llava_rad.compiled import CompiledDecoder, as_graph
+    from llava_rad.engine import Engine
+    from llava_rad.generation import GenerationSettings, _decode, _decode_compiled
+
+    def engine(**more: object) -> Engine:
+        tokens = SimpleNamespace(ids=SimpleNamespace(eos=-1), suppressed=())
+        return cast(Engine, SimpleNamespace(llama=llama, tokens=tokens, device=llama.device, **more))
+
+    def ours(embeds: torch.Tensor, steps: int) -> list[list[int]]:
+        return _columns(_decode(engine(), embeds, None, GenerationSettings(max_new_tokens=steps)))
+
+    def graph() -> Write:
+        record = as_graph if llama.device.type == "cuda" else lambda step: step
+        whole = engine(compiled=CompiledDecoder(llama, (), record))
+
+        def write(embeds: torch.Tensor, steps: int) -> list[list[int]]:
+            if steps == 1:  # the prompt alone, which is not compiled
+                return ours(embeds, steps)
+            return _columns(_decode_compiled(whole, embeds, None, GenerationSettings(max_new_tokens=steps)))
+
+        return write
+
+    @torch.inference_mode()
+    def plain(embeds: torch.Tensor, steps: int) -> list[list[int]]:
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        rows: list[list[int]] = peer.generate(
+            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=steps, min_new_tokens=steps
+        ).tolist()
+        return rows
+
+    return {"ours": lambda: ours, "ours, as a graph": graph, "transformers": lambda: plain}
+
+
+def _columns(steps: Any) -> list[list[int]]:
+    return [list(row) for row in zip(*steps, strict=True)]
+
+
+def seconds(run: Callable[[], object], device: str, rounds: int) -> float:
+    """Median wall seconds of a call, the device's work included."""
+    import torch
+
+    found = []
+    for _ in range(rounds):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found)
+
+
+def bandwidth(size: int, device: str, rounds: int) -> float:
+    """Bytes per second, read and written, of copying within the device's memory."""
+    import torch
+
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * size / seconds(lambda: target.copy_(source), device, rounds)
+
+
+def run(device: str, *, tiny: bool, rounds: int) -> dict[str, Any]:
+    """Time decoding at batch 1 and whole answers in batches."""
+    import torch
+
+    shape = TINY if tiny else SEVEN_B
+    rate = bandwidth(shape.copied_bytes, device, rounds)
+    llama = build(shape, device)
+    peer = transformers_form(llama)
+    read = sum(tensor.nbytes for name, tensor in llama.tensors().items() if name != "model.embed_tokens.weight")
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "shape": asdict(shape),
+        "copy_bytes_per_second": rate,
+        "weight_bytes_per_token": read,
+        "roofline_tokens_per_second": rate / read,
+        "batches": {},
+    }
+    for batch in (1, *shape.batches):
+        generator = torch.Generator(device).manual_seed(batch)
+        embeds = torch.empty(batch, shape.prompt, shape.width, dtype=torch.bfloat16, device=device)
+        embeds.normal_(0, 0.02, generator=generator)
+        rows, found = dict[str, list[list[int]]](), dict[str, Any]()
+        for name, make in sides(llama, peer).items():
+            try:
+                rows[name], first, whole = _timed(make(), embeds, shape.answer, rounds)
+            except torch.OutOfMemoryError:
+                found[name] = {"error": "out of memory"}
+                continue
+            finally:  # the next one needs the graph's cache
+                torch._dynamo.reset()
+                gc.collect()
+                torch.cuda.empty_cache()
+            speed = batch * (shape.answer - 1) / (whole - first)
+            found[name] = {
+                "prompt_seconds": first,
+                "reports_per_second": batch / whole,
+                "decode_tokens_per_second": speed,
+                "share_of_roofline": speed / batch * read / rate,
+                "equal_tokens": _equal(rows[name], rows["ours"]) if "ours" in rows else None,
+            }
+        result["batches"][str(batch)] = found
+    return result
+
+
+def _timed(write: Write, embeds: torch.Tensor, steps: int, rounds: int) -> tuple[list[list[int]], float, float]:
+    """The tokens, the seconds of the first of them, and the seconds of all."""
+    rows = write(embeds, steps)  # also warms up, and compiles
+    write(embeds, 1)
+    device = embeds.device.type
+    return (
+        rows,
+        seconds(partial(write, embeds, 1), device, rounds),
+        seconds(partial(write, embeds, steps), device, rounds),
+    )
+
+
+def _equal(rows: list[list[int]], others: list[list[int]]) -> float:
+    pairs = [pair for row, other in zip(rows, others, strict=True) for pair in zip(row, other, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was found."""
+    print(
+        f"{result['device']}: copies {result['copy_bytes_per_second'] / 1e9:.0f} GB/s; "
+        f"{result['weight_bytes_per_token'] / 1e9:.2f} GB of weights a step: at most "
+        f"{result['roofline_tokens_per_second']:.0f} tokens/s at batch 1\n"
+    )
+    print(f"{'':30} {'prompt s':>9} {'tokens/s':>9} {'of bound':>9} {'reports/s':>10} {'equal tokens':>13}")
+    for batch, found in result["batches"].items():
+        for name, side in found.items():
+            label = f"batch {batch}, {name}"
+            if "error" in side:
+                print(f"{label:30} {side['error']}")
+                continue
+            print(
+                f"{label:30} {side['prompt_seconds']:9.3f} {side['decode_tokens_per_second']:9.0f} "
+                f"{side['share_of_roofline']:9.2f} {side['reports_per_second']:10.2f} {side['equal_tokens']!s:>13.4}"
+            )
