@@ -6,13 +6,15 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llava_rad.benchmark.published import SCORES, TABLE_2
+from llava_rad.benchmark.published import SCORES as PUBLISHED
+from llava_rad.benchmark.published import TABLE_2
 from llava_rad.benchmark.summary import Summary
 from metrics.tables import title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SCORES, CLASSES, REPORTS = "Scores of all systems", "F1 by class", "Scores of single reports"
 _BINS = 20
 
 
@@ -26,9 +28,9 @@ def plots(summary: Summary) -> dict[str, bytes] | None:
         return None
 
     draw: dict[str, Callable[[Figure, Summary], bool]] = {
-        "Scores of all systems": _scores,
-        "F1 by class": _classes,
-        "Scores of single reports": _reports,
+        SCORES: _scores,
+        CLASSES: _classes,
+        REPORTS: _reports,
     }
     found = {}
     with matplotlib.rc_context({"svg.hashsalt": "llava-rad", "font.size": 9, "svg.fonttype": "none"}):
@@ -55,7 +57,7 @@ def _scores(figure: Figure, summary: Summary) -> bool:
             if one.median is not None and one.low is not None and one.high is not None:
                 axes.plot([100 * one.low, 100 * one.high], [row, row], color=colour, lw=2)
                 axes.plot(100 * one.median, row, "o", color=colour, ms=5)
-        if summary.task.published and name in SCORES:
+        if summary.task.published and name in PUBLISHED:
             value = getattr(TABLE_2[summary.task.published][-1], name)
             axes.axvspan(value.low, value.high, color="C1", alpha=0.3, lw=0)
         axes.set_title(title(name).replace("CheXbert ", "").replace(" (not CheXbert)", ""))

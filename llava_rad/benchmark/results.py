@@ -17,7 +17,7 @@ from llava_rad.benchmark.features import read_features
 from llava_rad.benchmark.folder import slugs
 from llava_rad.benchmark.page import page
 from llava_rad.benchmark.plan import Plan
-from llava_rad.benchmark.plots import plots
+from llava_rad.benchmark.plots import CLASSES, REPORTS, SCORES, plots
 from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_file, write_predictions
 from llava_rad.benchmark.run import Run
 from llava_rad.benchmark.scoring import Agreement, score
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_FIGURES = ("scores", "classes", "reports")
+_FIGURES = {SCORES: "scores", CLASSES: "classes", REPORTS: "reports"}
 
 
 def results(run: Run, images: Images | None, say: Callable[[str], None]) -> Summary:
@@ -152,7 +152,7 @@ def _write(run: Run, summary: Summary, texts: dict[str, list[str]], images: Imag
         "index.html": page(summary, texts, drawings, environment, thumbnail),
     }
     (folder / "figures").mkdir(exist_ok=True)
-    files |= {f"figures/{name}.svg": data for name, data in zip(_FIGURES, (drawings or {}).values(), strict=False)}
+    files |= {f"figures/{_FIGURES[heading]}.svg": data for heading, data in (drawings or {}).items()}
     for name, content in files.items():
         write_file(folder / name, content.encode() if isinstance(content, str) else content)
 

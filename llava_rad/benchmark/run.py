@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +25,24 @@ if TYPE_CHECKING:
     from llava_rad.engine import Engine
     from llava_rad.generation import Draft
     from llava_rad.protocols import Protocol
+    from llava_rad.vllm_backend import VllmWriter
 
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
-class _EngineWriter:
-    """A model in this process."""
+class _Writer:
+    """A model in this process, or its language model in vLLM's, by a protocol."""
 
-    def __init__(self, engine: Engine, protocol: Protocol) -> None:
-        self.recipe, self._engine, self._protocol = engine.recipe, engine, protocol
+    def __init__(self, model: Engine | VllmWriter, protocol: Protocol) -> None:
+        self.recipe, self._model, self._protocol = model.recipe, model, protocol
 
     def __call__(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Draft]:
+        from llava_rad.engine import Engine
         from llava_rad.generation import generate
 
-        return generate(self._engine, images, self._protocol.settings)
+        if isinstance(self._model, Engine):
+            return generate(self._model, images, self._protocol.settings)
+        return self._model.generate(images, self._protocol.settings)
 
 
 class Run:
@@ -93,9 +97,17 @@ class Run:
         """All that one model writes, and its encoder's vectors where they are wanted."""
         plan, protocol = self.plan, self.plan.options.protocol
         engine = cache(lambda: self._engine(name, protocol))
-        self._write(
-            name, plan.slugs[name], plan.task.cases, lambda: _EngineWriter(engine(), protocol), protocol, images
-        )
+        with ExitStack() as stack:
+
+            def writer() -> Writer:
+                if plan.options.vllm is None:
+                    return _Writer(engine(), protocol)
+                from llava_rad.vllm_backend import VllmWriter
+
+                outside = VllmWriter(engine(), plan.located[name], plan.options.vllm)
+                return _Writer(stack.enter_context(outside), protocol)
+
+            self._write(name, plan.slugs[name], plan.task.cases, writer, protocol, images)
         if name == plan.neighbours_of:
             self._features(engine, images)
         engine.cache_clear()
@@ -103,9 +115,7 @@ class Run:
         if plan.compared:
             paper = plan.options.paper
             called, slug = f"{name}, paper protocol", plan.sample_slug(name)
-            self._write(
-                called, slug, plan.compared, lambda: _EngineWriter(self._engine(name, paper), paper), paper, images
-            )
+            self._write(called, slug, plan.compared, lambda: _Writer(self._engine(name, paper), paper), paper, images)
             _free()
 
     def _write(

@@ -108,6 +108,12 @@ def command(
         int,
         typer.Option(min=1, help="Random training images to look for neighbours in.", rich_help_panel=_REPORTS),
     ] = 10_000,
+    vllm_python: Annotated[
+        Path | None,
+        metric.path(
+            "Interpreter of another environment whose vLLM writes (docs/vllm.md).", panel=_REPORTS, metavar="PYTHON"
+        ),
+    ] = None,
     device: opt.Device = "auto",
     offline: opt.Offline = False,
     metrics: metric.Metrics = "paper,rules",
@@ -189,6 +195,7 @@ def command(
         bank_limit=neighbours,
         device=device,
         offline=offline,
+        vllm=vllm_python,
         seed=seed,
         overwrite=overwrite,
         bootstrap=Bootstrap(bootstrap, seed),

@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -232,6 +233,24 @@ def test_fast_says_how_many_reports_differ(pairs: Path, tiny: Path, tmp_path: Pa
     assert agreement["different"] == sum(texts["tiny.jsonl"][key] != text for key, text in paper.items())
     assert "This protocol against the paper's" in ran.out
     assert found["protocol"]["dtype"] == "bfloat16" and found["protocol"]["batch_size"] == 8
+
+
+def test_vllm_writes_where_it_is_asked_to(
+    pairs: Path, tiny: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the worker as it is, with a stand-in for vLLM in it: the same reports, told apart from ours in run.json."""
+    call = ("benchmark", "--dataset", "csv", "--data", pairs, *METRICS, "--model", tiny, "--limit", "3")
+    assert run(*call, "-o", "ours").code == 0
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "standins"))
+    ran = run(*call, "-o", "theirs", "--vllm-python", sys.executable)
+    assert ran.code == 0, ran.err
+    first, second = ((tmp_path / name / "predictions" / "tiny.jsonl").read_bytes() for name in ("ours", "theirs"))
+    assert first == second
+    assert json.loads((tmp_path / "theirs" / "run.json").read_text())["systems"]["tiny"]["engine"] == "vllm"
+    mixed = run(*call, "-o", "ours", "--vllm-python", sys.executable)
+    assert mixed.code == 2 and "other settings" in mixed.err
+    absent = run(*call, "-o", "absent", "--vllm-python", tmp_path / "no" / "python")
+    assert absent.code == 1 and "cannot be run" in absent.err
 
 
 def test_texts_alone(tmp_path: Path, run: Run) -> None:
