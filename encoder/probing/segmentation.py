@@ -10,6 +10,7 @@ from encoder.probing.dice import DiceScore, GroupScores, dice
 from encoder.probing.segmentation_config import SegmentationConfig
 from encoder.probing.segmentation_data import SegmentationSet, by_split, read_segmentation_set
 from encoder.probing.segmentation_few_shot import FewShotPoint, few_shot
+from encoder.probing.segmentation_inputs import Inputs, keep_inputs
 from encoder.probing.segmentation_model import Segmenter, predict, probabilities
 from encoder.probing.segmentation_result import SegmentationResult, evaluate
 from encoder.probing.segmentation_training import Epoch, train_segmentation
@@ -19,6 +20,7 @@ __all__ = [
     "Epoch",
     "FewShotPoint",
     "GroupScores",
+    "Inputs",
     "SegmentationAugmentation",
     "SegmentationConfig",
     "SegmentationResult",
@@ -28,6 +30,7 @@ __all__ = [
     "dice",
     "evaluate",
     "few_shot",
+    "keep_inputs",
     "predict",
     "probabilities",
     "read_segmentation_set",

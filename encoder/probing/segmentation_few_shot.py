@@ -15,7 +15,7 @@ from encoder.preprocessing import Recipe
 from encoder.probing.dice import DiceScore
 from encoder.probing.segmentation_config import SegmentationConfig
 from encoder.probing.segmentation_data import SegmentationSet
-from encoder.probing.segmentation_inputs import Inputs
+from encoder.probing.segmentation_inputs import Inputs, keep_inputs
 from encoder.probing.segmentation_model import place_of
 from encoder.probing.segmentation_result import SegmentationResult, evaluate
 from encoder.probing.segmentation_training import head_layers, train_segmentation
@@ -63,6 +63,7 @@ def few_shot(
     seeds: Sequence[int] = (0, 1, 2),
     progress: Callable[[FewShotPoint], None] = lambda point: None,
     device: torch.device | str | None = None,
+    inputs: Sequence[Inputs] | None = None,
 ) -> list[FewShotPoint]:
     """Train on n images and judge, for each n and seed; the last point has all images.
 
@@ -77,6 +78,7 @@ def few_shot(
         numbers: of training images; those that are too large are left out.
         seeds: one run for each.
         progress: told of each run.
+        inputs: activations of the three sets that were computed before, see ``keep_inputs``; nothing is augmented then.
 
     Raises:
         ConfigError: a number is below 1.
@@ -84,36 +86,20 @@ def few_shot(
     """
     if any(number < 1 for number in numbers):
         raise ConfigError("the few-shot curve begins at one training image")
-    place = place_of(encoder, device)
-    kept = [None, None, None] if config.augmentation else _kept((train, val, test), encoder, recipe, config, place)
+    place, kept = place_of(encoder, device), inputs
+    if kept is None and config.augmentation is None:
+        images_of = [one.images for one in (train, val, test)]
+        kept = keep_inputs(images_of, encoder, recipe, head_layers(config), place, gib=config.cache_gib)
     points = []
     for images in sorted({number for number in numbers if number < len(train)} | {len(train)}):
         for seed in seeds:
             chosen = np.random.default_rng((seed, len(train))).permutation(len(train))[:images]
-            inputs = None if kept[0] is None or kept[1] is None else (kept[0].subset(chosen), kept[1])
+            part = None if kept is None else (kept[0].subset(chosen), kept[1])
             segmenter = train_segmentation(
-                train.subset(chosen), val, encoder, recipe, structures, replace(config, seed=seed), inputs=inputs,
+                train.subset(chosen), val, encoder, recipe, structures, replace(config, seed=seed), inputs=part,
                 device=place,
             )  # fmt: skip
-            result = evaluate(segmenter, encoder, test, device=place, inputs=kept[2])
+            result = evaluate(segmenter, encoder, test, device=place, inputs=None if kept is None else kept[2])
             points.append(FewShotPoint.of(images, seed, result))
             progress(points[-1])
     return points
-
-
-def _kept(
-    sets: Sequence[SegmentationSet],
-    encoder: FrozenEncoder | None,
-    recipe: Recipe,
-    config: SegmentationConfig,
-    place: torch.device,
-) -> list[Inputs | None]:
-    """Activations of all images, computed once; None for all where they do not fit."""
-    total, layers = sum(len(one) for one in sets), head_layers(config)
-    found: list[Inputs | None] = []
-    for one in sets:
-        inputs = Inputs(encoder, recipe, layers, place)
-        if not inputs.keep(one.images, config.cache_gib * len(one) / total):
-            return [None, None, None]
-        found.append(inputs)
-    return found

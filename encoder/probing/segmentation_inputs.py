@@ -85,3 +85,35 @@ class Inputs:
             pixels = self._recipe.normalise(chunk if isinstance(chunk, torch.Tensor) else tensor(chunk))
             parts.append([one.float() for one in activations(self._encoder, pixels.to(self._device), self._layers)])
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def keep_inputs(
+    sets: Sequence[npt.NDArray[np.uint8]],
+    encoder: FrozenEncoder | None,
+    recipe: Recipe,
+    layers: int,
+    device: torch.device | str,
+    *,
+    gib: float,
+) -> list[Inputs] | None:
+    """Activations of several sets of images, computed once for many runs on them.
+
+    Args:
+        sets: [N, S, S] uint8 each.
+        encoder: frozen, on the device.
+        recipe: of the images.
+        layers: 4 serve every head (the linear one takes the last), 1 the linear one alone.
+        device: where inputs are wanted.
+        gib: limit of all together, as float16.
+
+    Returns:
+        One for each set; None where they do not fit, or for a head that takes pixels.
+    """
+    total = max(1, sum(len(images) for images in sets))
+    found = []
+    for images in sets:
+        inputs = Inputs(encoder, recipe, layers, device)
+        if not inputs.keep(images, gib * len(images) / total):
+            return None
+        found.append(inputs)
+    return found

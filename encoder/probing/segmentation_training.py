@@ -95,6 +95,8 @@ def train_segmentation(
     place = place_of(encoder, device)
     run = _Run(train, val, encoder, recipe, config, place, inputs)
     run.resume(folder)
+    if run.epoch < config.epochs:
+        run.encode()
     while run.epoch < config.epochs:
         done = run.one_epoch()
         run.save()
@@ -135,14 +137,20 @@ class _Run:
         self.passes = -(-config.least_steps // self._steps_of_a_pass)
         self.checkpoints: Checkpoints | None = None
         self.changes = config.augmentation if inputs is None else None
-        if inputs is not None:
-            self.inputs, self.val_inputs = inputs
+        self.given = inputs is not None
+        fresh = Inputs(encoder, recipe, self.head.layers, place), Inputs(encoder, recipe, self.head.layers, place)
+        self.inputs, self.val_inputs = inputs or fresh
+
+    def encode(self) -> None:
+        """Compute the activations of images that stay as they are, where they fit."""
+        if self.given:
             return
-        self.inputs, self.val_inputs = (Inputs(encoder, recipe, self.head.layers, place) for _ in range(2))
-        kept = config.cache_gib
-        if self.changes is None and self.inputs.keep(train.images, kept * len(train) / (len(train) + len(val))):
-            kept *= len(val) / (len(train) + len(val))
-        self.val_inputs.keep(val.images, kept)
+        limit = self.config.cache_gib
+        if self.changes is None:
+            limit /= len(self.data) + len(self.val)
+            self.inputs.keep(self.data.images, limit * len(self.data))
+            limit *= len(self.val)
+        self.val_inputs.keep(self.val.images, limit)
 
     @property
     def _steps_of_a_pass(self) -> int:

@@ -22,6 +22,7 @@ from encoder.probing.segmentation import (
     Segmenter,
     evaluate,
     few_shot,
+    keep_inputs,
     predict,
     probabilities,
     train_segmentation,
@@ -117,8 +118,9 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, augmentation: Segm
         *data, encoder, RECIPE, STRUCTURES, config, lambda done: rest.append(done.epoch), folder=tmp_path
     )
     assert rest == [3, 4] and same(through, resumed) and resumed.val_loss == through.val_loss
+    seen = encoder.seen
     again = train_segmentation(*data, encoder, RECIPE, STRUCTURES, config, folder=tmp_path)
-    assert same(again, through)
+    assert same(again, through) and encoder.seen == seen
     other = train_segmentation(*data, encoder, RECIPE, STRUCTURES, replace(config, seed=1))
     assert not same(other, through)
 
@@ -180,8 +182,15 @@ def test_a_head_of_four_activations_learns_too() -> None:
     ]
     config = replace(QUICK, head="upernet", channels=16, epochs=15, learning_rate=0.01)
     encoder = RadDino(dinov2(layers=4))
+    inputs = keep_inputs([one.images for one in data], encoder, recipe, 4, "cpu", gib=1)
+    assert inputs is not None
     segmenter = train_segmentation(*data, encoder, recipe, STRUCTURES[:1], config)
-    assert evaluate(segmenter, encoder, data[1]).structures["disc"].mean > 0.8
+    same_again = train_segmentation(*data, encoder, recipe, STRUCTURES[:1], config, inputs=(inputs[0], inputs[1]))
+    assert same(segmenter, same_again)
+    assert evaluate(segmenter, encoder, data[1], inputs=inputs[1]).structures["disc"].mean > 0.8
+    linear = replace(QUICK, epochs=2)
+    kept = train_segmentation(*data, encoder, recipe, STRUCTURES, linear, inputs=(inputs[0], inputs[1]))
+    assert same(kept, train_segmentation(*data, encoder, recipe, STRUCTURES, linear))
 
 
 def test_the_few_shot_curve() -> None:
