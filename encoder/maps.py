@@ -161,6 +161,20 @@ def heat_map(
     return np.rint(mixed).astype(np.uint8)
 
 
+def top_range(values: npt.NDArray[np.floating], share: float = 0.1) -> tuple[float, float]:
+    """``low`` and ``high`` of ``heat_map`` that show the highest part of a map only.
+
+    Cosines of patches of one chest are all high: over their whole range everything is coloured.
+
+    Args:
+        values: [h, w].
+        share: of the cells, that shall be coloured.
+    """
+    import numpy as np
+
+    return float(np.quantile(values, 1 - share)), float(values.max())
+
+
 def grey(image: npt.NDArray[np.uint8]) -> Picture:
     """[H, W] as a picture [H, W, 3]."""
     import numpy as np

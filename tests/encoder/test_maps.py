@@ -118,6 +118,12 @@ def test_a_heat_map_shows_the_image_where_the_map_is_low() -> None:
     np.testing.assert_array_equal(maps.heat_map(image, values, strength=0.0), 90)
 
 
+def test_the_top_of_a_map() -> None:
+    values = np.arange(100.0).reshape(10, 10)
+    low, high = maps.top_range(values, 0.1)
+    assert high == 99 and int((values > low).sum()) == 10
+
+
 def test_a_circle_marks_the_patch_and_leaves_its_argument() -> None:
     picture = np.zeros((56, 56, 3), np.uint8)
     marked = maps.circled(picture, (0, 3), 4)
