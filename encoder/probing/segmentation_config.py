@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from encoder.errors import ConfigError
 from encoder.probing.augmentation import SegmentationAugmentation
@@ -30,6 +30,8 @@ class SegmentationConfig:
         seed: of initial weights, order and augmentation.
         cache_gib: features of images that stay as they are are kept in memory (as float16) up to this size; beyond it
             they are computed in every epoch.
+        precision: of the head's products; losses and weights stay float32. UPerNet takes 0.4 of the time in bf16 on a
+            CPU with AMX. The encoder computes in its own type: ``encoder.to(torch.bfloat16)``.
 
     Raises:
         ConfigError: a value is out of range.
@@ -45,6 +47,7 @@ class SegmentationConfig:
     least_steps: int = 1
     seed: int = 0
     cache_gib: float = 8.0
+    precision: Literal["float32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -56,6 +59,8 @@ class SegmentationConfig:
             raise ConfigError("segmentation: learning_rate is above 0")
         if self.dice_weight < 0 or self.cache_gib < 0 or self.seed < 0:
             raise ConfigError("segmentation: dice_weight, cache_gib and seed are not negative")
+        if self.precision not in ("float32", "bf16"):
+            raise ConfigError("segmentation: precision is float32 or bf16")
         if self.channels is not None and self.channels < 1:
             raise ConfigError("segmentation: channels is at least 1")
 

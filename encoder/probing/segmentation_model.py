@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,7 +166,7 @@ def _chances(
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(start + batch_size, len(images)))
             maps = source.kept(numbers) or source.of(images[start : start + batch_size])
-            logits = to_size(head(maps), images.shape[1:])
+            logits = to_size(run_head(head, maps, segmenter.config, place), images.shape[1:])
             yield torch.sigmoid(logits).cpu().numpy()
 
 
@@ -200,6 +200,13 @@ def masks_of(
     parts = [chances >= 0.5 for chances in _chances(segmenter, encoder, images, batch_size, device, inputs)]
     shape = (0, len(segmenter.structures), segmenter.recipe.size, segmenter.recipe.size)
     return np.concatenate(parts) if parts else np.zeros(shape, np.bool_)
+
+
+def run_head(head: Head, maps: Sequence[torch.Tensor], config: SegmentationConfig, place: torch.device) -> torch.Tensor:
+    """The head's logits in float32, computed in the configured precision."""
+    with torch.autocast(place.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        logits: torch.Tensor = head(maps)
+    return logits.float()
 
 
 def place_of(encoder: FrozenEncoder | None, device: torch.device | str | None) -> torch.device:

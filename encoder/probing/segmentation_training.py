@@ -27,7 +27,7 @@ from encoder.probing.segmentation_config import SegmentationConfig
 from encoder.probing.segmentation_data import SegmentationSet, tensor
 from encoder.probing.segmentation_inputs import Inputs
 from encoder.probing.segmentation_loss import loss_of, loss_sums
-from encoder.probing.segmentation_model import Segmenter, place_of
+from encoder.probing.segmentation_model import Segmenter, place_of, run_head
 from encoder.probing.vectors import identity
 
 
@@ -194,7 +194,7 @@ class _Run:
                 generators = [np.random.default_rng((*place, int(number))) for number in numbers]
                 images, masks = augmented(images, masks, generators, self.changes, flip=may_flip(self.data.structures))
             maps = self.inputs.of(images)
-        sums = loss_sums(self.head(maps), masks.to(self.place), known.to(self.place))
+        sums = loss_sums(run_head(self.head, maps, self.config, self.place), masks.to(self.place), known.to(self.place))
         loss = loss_of(sums, self.config.dice_weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -209,7 +209,13 @@ class _Run:
             numbers = np.arange(start, min(start + self.config.batch_size, len(self.val)))
             maps = self.val_inputs.kept(numbers) or self.val_inputs.of(self.val.images[numbers])
             masks, known = tensor(self.val.masks(numbers)), tensor(self.val.known[numbers])
-            sums += loss_sums(self.head(maps), masks.to(self.place), known.to(self.place)).double().cpu()
+            sums += (
+                loss_sums(
+                    run_head(self.head, maps, self.config, self.place), masks.to(self.place), known.to(self.place)
+                )
+                .double()
+                .cpu()
+            )
         return float(loss_of(sums, self.config.dice_weight))
 
     def resume(self, folder: Path | None) -> None:

@@ -63,7 +63,14 @@ def test_a_configuration_survives_json() -> None:
         SegmentationConfig.from_dict({"epoch_count": 1})
     with pytest.raises(ConfigError, match=r"augmentation\.flop"):
         SegmentationConfig.from_dict({"augmentation": {"flop": 1}})
-    for bad in ({"head": "fcn"}, {"epochs": 0}, {"learning_rate": 0.0}, {"seed": -1}, {"channels": 0}):
+    for bad in (
+        {"head": "fcn"},
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"seed": -1},
+        {"channels": 0},
+        {"precision": "bf"},
+    ):
         with pytest.raises(ConfigError):
             SegmentationConfig(**bad)  # type: ignore[arg-type]
 
@@ -158,6 +165,16 @@ def test_a_segmenter_on_disk(tmp_path: Path) -> None:
         Segmenter.load(tmp_path)
     with pytest.raises(ModelError, match="holds no"):
         Segmenter.load(tmp_path / "none")
+
+
+def test_a_head_in_bf16_learns_and_keeps_its_weights_in_float32() -> None:
+    encoder = Patches()
+    config = replace(QUICK, precision="bf16")
+    segmenter = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, config)
+    plain = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, QUICK)
+    assert all(one.dtype == torch.float32 for one in weights(segmenter)) and not same(segmenter, plain)
+    assert evaluate(segmenter, encoder, discs(6, 2)).together.mean > 0.9
+    assert next(probabilities(segmenter, encoder, discs(1).images)).dtype == np.float32
 
 
 def test_features_that_do_not_fit_are_computed_anew_with_the_same_result() -> None:
