@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from encoder.baselines import ENCODERS
 from encoder.errors import ConfigError
 from llava_rad.training.loading import dump, load_config, shipped
 from llava_rad.training.plan import accumulation, total_steps, warmup_steps
@@ -18,7 +19,8 @@ def test_what_ships() -> None:
 def test_paper_is_the_papers_run_with_llavas_values() -> None:
     run = load_config("paper")
     assert run.model.encoder == "microsoft/rad-dino" and run.model.language_model == "lmsys/vicuna-7b-v1.5"
-    assert run.lora is None and run.model.projector is None and run.model.recipe == "rad-dino"
+    assert run.lora is None and run.model.projector is None
+    assert run.model.recipe is None and ENCODERS["rad-dino"].recipe == "rad-dino", "the encoder's own"
     values = run.optimization
     assert (values.epochs, values.batch_size, values.lr, values.warmup) == (3, 128, 2e-5, 0.03)
     assert (values.weight_decay, values.betas, values.epsilon, values.clip) == (0, (0.9, 0.999), 1e-8, 1.0)
