@@ -17,12 +17,9 @@ from torch.nn import functional
 
 from encoder.backbone import Features
 from encoder.errors import ModelError
-from encoder.linear import Linear
+from encoder.linear import TOGETHER, Linear
 
 _EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}
-
-_TOKENS = 2600
-"""Encoded together on a CPU: enough for its products, and little enough to stay near it and to be kept by malloc."""
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -134,7 +131,7 @@ class VisionTransformer:
         """Features of [B, 3, size, size] normalised images, after the final LayerNorm."""
         together = len(pixel_values)
         if pixel_values.device.type == "cpu":
-            together = max(1, _TOKENS // self._position.shape[1])
+            together = max(1, TOGETHER // self._position.shape[1])
         hidden = torch.cat([self._encode(part) for part in pixel_values.split(together)])
         return Features(hidden[:, 0], hidden[:, 1:])
 

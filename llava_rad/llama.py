@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from encoder.errors import ModelError
-from encoder.linear import Linear
+from encoder.linear import TOGETHER, Linear
 
 _EXPECTED = {
     "model_type": "llama",
@@ -44,8 +44,8 @@ class Cache(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
 
-    def rows(self, chosen: torch.Tensor) -> Cache:
-        """The rows with these numbers alone, as a copy."""
+    def rows(self, chosen: torch.Tensor | slice) -> Cache:
+        """The rows with these numbers alone, as a copy; as a view for a slice."""
         return Cache(self.keys[:, chosen], self.values[:, chosen])
 
 
@@ -206,7 +206,11 @@ class Llama:
         Returns:
             [B, V], float32.
         """
-        length = embeds.shape[1]
+        batch, length, _ = embeds.shape
+        together = max(1, TOGETHER // length)
+        if self.device.type == "cpu" and batch > together:
+            groups = [slice(at, at + together) for at in range(0, batch, together)]
+            return torch.cat([self(embeds[g], cache.rows(g), start, None if mask is None else mask[g]) for g in groups])
         end = start + length
         causal = mask is None and length > 1
         if causal and start:
@@ -267,7 +271,10 @@ class Llama:
         """RMSNorm, computed in float32 as in ``LlamaRMSNorm``."""
         if hidden.dtype == torch.float32:
             return functional.rms_norm(hidden, (self.width,), weight, self.epsilon)
-        return weight * functional.rms_norm(hidden.float(), (self.width,), None, self.epsilon).to(hidden.dtype)
+        exact = hidden.float()
+        scale = (torch.linalg.vecdot(exact, exact) / self.width + self.epsilon).rsqrt()
+        normalised: torch.Tensor = (exact * scale[..., None]).to(hidden.dtype) * weight
+        return normalised
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
