@@ -7,6 +7,7 @@ import torch
 
 from encoder.backbone import RadDino
 from encoder.errors import ConfigError
+from encoder.families.clip import Clip
 from encoder.families.timm_vit import TimmVit
 from encoder.probing.activations import activations, as_maps
 from tests.encoder.dinov2_models import dinov2, random_, timm_vit
@@ -47,6 +48,19 @@ def test_a_timm_transformer(pixels: torch.Tensor) -> None:
         )
     for one, other in zip(activations(encoder, pixels), expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_clip_without_its_final_norm_which_its_patches_do_not_have_either(pixels: torch.Tensor) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    encoder = Clip(random_(CLIPVisionModel(config)), "clip-224")
+    with torch.no_grad():
+        hidden = encoder.model(pixels, output_hidden_states=True).hidden_states
+    for one, other in zip(activations(encoder, pixels, 2), (hidden[2], hidden[4]), strict=True):
+        torch.testing.assert_close(one, other[:, 1:])
 
 
 def test_an_encoder_without_blocks_has_its_patches_only() -> None:
