@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_DROP = 0.75
-
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -144,7 +142,7 @@ def _decode(
 ) -> Iterator[list[int]]:
     """Yield the next token of every row until all have ended; a row that has ended goes on with the end token.
 
-    Rows that have ended leave the batch when they are a quarter of it: that copies the cache.
+    A row that has ended leaves the batch: the last one takes its place.
     """
     llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
@@ -169,13 +167,21 @@ def _decode(
         left = [at for at, row in enumerate(rows) if not ended[row]]
         if not left:
             return
-        if len(left) <= _DROP * len(rows):
-            chosen = torch.tensor(left, device=engine.device)
-            cache, tokens, mask = cache.rows(chosen), tokens[chosen], None if mask is None else mask[chosen]
-            rows, generators = [rows[at] for at in left], generators and [generators[at] for at in left]
+        if len(left) < len(rows):
+            order = _without_gaps(left)
+            cache.move(order)
+            cache, chosen = cache.rows(slice(len(order))), torch.tensor(order, device=engine.device)
+            tokens, mask = tokens[chosen], None if mask is None else mask[chosen]
+            rows, generators = [rows[at] for at in order], generators and [generators[at] for at in order]
         embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _without_gaps(left: Sequence[int]) -> list[int]:
+    """The numbers in ``left``, as many as possible of them at their own place and the last ones in the gaps."""
+    kept, moved = set(left[:]), list(left)
+    return [at if at in kept else moved.pop() for at in range(len(left))]
 
 
 def _by_graph(engine: Engine, embeds: torch.Tensor, settings: GenerationSettings) -> bool:

@@ -9,7 +9,7 @@ masks when there is no padding.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,9 +44,16 @@ class Cache(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
 
-    def rows(self, chosen: torch.Tensor | slice) -> Cache:
-        """The rows with these numbers alone, as a copy; as a view for a slice."""
+    def rows(self, chosen: slice) -> Cache:
+        """The rows of a slice, as views."""
         return Cache(self.keys[:, chosen], self.values[:, chosen])
+
+    def move(self, order: Sequence[int]) -> None:
+        """Put row ``order[n]`` in place of row n."""
+        for at, row in enumerate(order):
+            if at != row:
+                self.keys[:, at] = self.keys[:, row]
+                self.values[:, at] = self.values[:, row]
 
 
 class Llama:
