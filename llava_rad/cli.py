@@ -18,6 +18,7 @@ from llava_rad.commands import (
     generate,
     inspect,
     manifest,
+    maps,
     pretrain,
     probe,
     reports,
@@ -55,6 +56,7 @@ app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
 app.add_typer(probe.app, name="probe")
+app.add_typer(maps.app, name="maps")
 
 
 def _version(wanted: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,7 @@ EPILOG = "\n\n".join(
     )
 )
 app = typer.Typer(
-    help="What the features of frozen encoders are worth: linear probes, demographics.",
+    help="What the features of frozen encoders are worth: linear probes, segmentation, demographics.",
     epilog=EPILOG,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -166,6 +166,138 @@ def demographics(
     folder.finish(result, bars(probes.heights(found), axis="accuracy x 100"))
     sys.stdout.write(result.text())
     note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json")
+
+
+@app.command("segment", epilog=EPILOG)
+def segment(
+    data: Data,
+    output: Output,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeatable; see below. Not for the head unet.", metavar="[NAME=]ENCODER", show_default=False
+        ),
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="linear, vitdet, upernet, unet (end to end, without encoder); repeatable.", metavar="HEAD"),
+    ] = None,
+    structures: Annotated[
+        str, typer.Option(help="Names of masks with commas between. Default: all.", metavar="NAMES")
+    ] = "",
+    absent: Annotated[
+        bool, typer.Option("--absent", help="An image without a mask of a structure does not have it (CANDID-PTX).")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Published row to stand beside: lungs, lung zones, pneumothorax, chest tubes, ribs.",
+            show_default=False,
+        ),
+    ] = None,
+    strata: Annotated[str, typer.Option(help="Attributes of patients to group by.", metavar="NAMES")] = "",
+    few_shot: Annotated[
+        str, typer.Option(help="Numbers of training images for the few-shot curve, as 1,5,20.", metavar="NUMBERS")
+    ] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Of the training.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 80,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 5e-4,
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="Without, features are computed once: much faster.")
+    ] = True,
+    overlays: Annotated[int, typer.Option(min=0, help="Test images that are drawn with their masks.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
+    recipe: RecipeName = None,
+    device: opt.Device = "auto",
+    offline: opt.Offline = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segmentation: a head on frozen features, Dice of each structure."""
+    from encoder.preprocessing import recipe_named
+    from encoder.probing.heads import HEADS
+    from encoder.probing.segmentation_config import SegmentationConfig
+    from encoder.probing.segmentation_data import by_split, read_segmentation_set
+    from encoder.probing.segmentation_published import TARGETS
+    from llava_rad.probes import segmentation as probes
+    from llava_rad.probes.folder import ProbeFolder, bars
+
+    heads = head or ["linear"]
+    if odd := [name for name in heads if name not in HEADS]:
+        raise typer.BadParameter(f"there is no {odd[0]!r}; choose from {', '.join(HEADS)}", param_hint="--head")
+    if target is not None and target not in TARGETS:
+        raise typer.BadParameter(f"choose from {', '.join(TARGETS)}", param_hint="--target")
+    if not encoder and set(heads) != {"unet"}:
+        raise typer.BadParameter("a head other than unet needs an encoder", param_hint="--encoder")
+    numbers = _numbers(few_shot)
+    rows = _rows(data)
+    parts = by_split(rows, seed=seed)
+    wanted = _names(structures) or sorted({name for row in rows for name in row.masks})
+    for name in _names(strata):
+        if not any(name in row.attributes for row in rows):
+            raise LlavaRadError(f"no image of the manifest has the attribute {name!r}")
+    base = SegmentationConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    base = base if augment else replace(base, augmentation=None)
+    configs = {name: replace(base, head=name) for name in heads}
+    settings = {
+        "probe": "segment", "config": base.to_dict() | {"head": None}, "structures": wanted,
+        "absent": absent, "strata": _names(strata), "few_shot": numbers, "images": _digest(rows), "recipe": recipe,
+    }  # fmt: skip
+    folder = ProbeFolder(output, settings)
+    folder.open(overwrite=overwrite)
+    place, found = _device(device), dict[str, Any]()
+    read: dict[str, probes.Sets] = {}
+
+    def sets(way: Recipe) -> probes.Sets:
+        if way.name not in read:
+            read.clear()  # one recipe's images at a time
+            read[way.name] = probes.Sets(
+                *(
+                    read_segmentation_set(
+                        part,
+                        way,
+                        wanted,
+                        missing="empty" if absent else "unknown",
+                        progress=bar(f"images ({name})", len(part)),
+                    )
+                    for name, part in zip(("train", "val", "test"), parts, strict=True)
+                )
+            )
+        return read[way.name]
+
+    def judged(name: str, which: str, model: FrozenEncoder | None, way: Recipe, weights: str) -> None:
+        called = f"{name}, {which}"
+        kept = folder.known(called, weights)
+        if kept is None:
+            kept = folder.keep(
+                called, weights,
+                probes.probe(
+                    sets(way), model, way, wanted, configs[which], folder=folder.work(called), device=place,
+                    attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
+                ),
+            )  # fmt: skip
+        found[called] = kept
+
+    for name, model, way, weights in _encoders(encoder or [], recipe, offline=offline):
+        for which in heads:
+            if which != "unet":
+                judged(name, which, model, way, weights)
+    if "unet" in heads:
+        judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
+    sizes = tuple(map(len, parts))
+    result = probes.table(found, sizes, target)
+    folder.finish(result, bars(probes.heights(found), axis="Dice x 100"))
+    sys.stdout.write(result.text())
+    note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json, work/*/overlays.png")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in _names(text)]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise typer.BadParameter("numbers of images, with commas between", param_hint="--few-shot")
+    return numbers
 
 
 def _encoders(

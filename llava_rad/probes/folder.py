@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,8 +66,8 @@ class ProbeFolder:
                         "the results folder holds a probe with other data or settings",
                         hint="name another, or --overwrite to replace it",
                     )
-                for file in (self.path / "encoders").glob("*.json"):
-                    file.unlink()
+                for name in ("encoders", "work"):
+                    shutil.rmtree(self.path / name, ignore_errors=True)
         self._write("run.json", _json(self.settings))
 
     def known(self, encoder: str, identity: str) -> dict[str, Any] | None:
@@ -82,6 +83,15 @@ class ProbeFolder:
         content = {"notice": NOTICE, "encoder": encoder, "weights": identity, **found}
         self._write(f"encoders/{_slug(encoder)}.json", _json(content))
         return content
+
+    def work(self, encoder: str) -> Path:
+        """Where the training of an encoder's head keeps its checkpoints and pictures."""
+        folder = self.path / "work" / _slug(encoder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LlavaRadError(f"results cannot be written ({os.strerror(error.errno or 0)})") from None
+        return folder
 
     def finish(self, table: ProbeTable, figure: bytes | None) -> None:
         """Write the tables, the plot and the environment."""
