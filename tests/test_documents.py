@@ -50,7 +50,11 @@ def cli_options() -> dict[str, set[str]]:
     root = get_command(app)
     table = {"": {"--help", "-h", *(o for p in root.params for o in (*p.opts, *p.secondary_opts))}}
     for name, command in getattr(root, "commands", {}).items():
-        table[name] = {"--help", "-h", "-", *(o for p in command.params for o in (*p.opts, *p.secondary_opts))}
+        for called, one in {
+            name: command,
+            **{f"{name} {n}": c for n, c in getattr(command, "commands", {}).items()},
+        }.items():
+            table[called] = {"--help", "-h", "-", *(o for p in one.params for o in (*p.opts, *p.secondary_opts))}
     return table
 
 
@@ -64,7 +68,8 @@ def complaint(words: list[str]) -> str | None:
         return f"no such target: {line}" if wrong else None
     if program == "llava-rad":
         table = cli_options()
-        command = next((w for w in words[1:] if not w.startswith("-")), "")
+        named = [w for w in words[1:] if not w.startswith("-")]
+        command = " ".join(named[:2]) if " ".join(named[:2]) in table else named[0] if named else ""
         if command not in table:
             return f"no such command: {line}"
         wrong = [w for w in words[1:] if w.startswith("-") and w.split("=")[0] not in table[command]]

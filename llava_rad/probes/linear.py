@@ -131,7 +131,7 @@ def _shown(values: Sequence[float]) -> str:
 
 
 def _paper(published: Columns, label: str) -> str:
-    value = published.get(label)
+    value = next((value for name, value in published.items() if name.lower() == label.lower()), None)
     if value is None:
         return ""
     return f"{value.mean:.1f}" + ("" if value.sd is None else f" ({value.sd:.1f})")

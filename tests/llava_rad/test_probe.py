@@ -127,3 +127,86 @@ def test_usage_errors(arguments: tuple[str, ...], code: int, manifest: Path, enc
     named = () if "--encoder" in arguments else ("--encoder", encoders[0])
     ran = run("probe", *arguments, "--data", manifest, *named, "-o", "r", "--offline")
     assert ran.code == code, ran.err
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark squares in bright noise, with their masks; 12 training, 4 validation, 6 test images."""
+    folder = tmp_path_factory.mktemp("masked")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(22):
+        pixels, mask = generator.integers(150, 255, (84, 84)), np.zeros((84, 84), np.uint8)
+        top, left = generator.integers(0, 42, 2)
+        pixels[top : top + 42, left : left + 42] -= 140
+        mask[top : top + 42, left : left + 42] = 255
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(mask).save(folder / f"{number}-mask.png")
+        split = "train" if number < 12 else "val" if number < 16 else "test"
+        rows.append(
+            Row(
+                folder / f"{number}.png", "d", f"p{number}", split=split, number=number + 1,
+                masks={"square": folder / f"{number}-mask.png"}, attributes={"sex": "MF"[number % 2]},
+            )
+        )  # fmt: skip
+    write_manifest(rows, folder / "m.csv")
+    return folder / "m.csv"
+
+
+def test_segment(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    call = (
+        "probe",
+        "segment",
+        "--data",
+        masked,
+        "--encoder",
+        encoders[0],
+        "--recipe",
+        "rad-dino-84",
+        "--device",
+        "cpu",
+    )
+    quick = ("--no-augment", "--epochs", "40", "--batch-size", "6", "--learning-rate", "0.05", "-o", "s")
+    ran = run(*call, *quick, "--strata", "sex", "--few-shot", "2", "--target", "lungs")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "s" / "encoders" / "first-linear.json").read_text())
+    assert found["structures"]["square"]["images"] == 6 and found["structures"]["square"]["mean"] > 0.6
+    assert found["parameters"] == 25 and set(found["groups"]["sex"]["groups"]) == {"F", "M"}
+    assert {point["images"] for point in found["few_shot"]} == {2, 12}
+    assert (tmp_path / "s" / "work" / "first-linear" / "overlays.png").is_file()
+    assert "95.9 (1.5)" in ran.out and "2 training images" in ran.out
+    again = run(*call, *quick, "--strata", "sex", "--few-shot", "2", "--target", "lungs")
+    assert again.out == ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--head", "deeplab"), 2, "choose from linear"),
+        (("--target", "heart"), 2, "choose from lungs"),
+        (("--few-shot", "0"), 2, "numbers of images"),
+        (("--structures", "heart"), 1, "no image has a mask"),
+        (("--strata", "ethnicity"), 1, "no image of the manifest has the attribute"),
+    ],
+)
+def test_segment_refuses(
+    arguments: tuple[str, ...], code: int, message: str, masked: Path, encoders: list[Path], run: Run
+) -> None:
+    call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
+    ran = run(*call, *arguments)
+    assert ran.code == code and message in ran.err.replace("\n", " ").replace("│", ""), ran.err
+
+
+def test_maps(chest: list[Path], encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    how = ("--encoder", encoders[0], "--recipe", "rad-dino-84")
+    assert run("maps", "attention", chest[0], *how, "-o", "a.png").code == 0
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (3 * 84 + 2 * 4, 84), "the image and two heads"
+    same = run("maps", "match", chest[0], chest[0], "--at", "0.3,0.6", *how, "-o", "m.png")
+    assert same.out == "0.250,0.583 1.0000\n", "column 1 and row 3 of 6: the patch itself"
+    assert run("maps", "match", chest[0], chest[1], "--at", "1.2,0", *how, "-o", "n.png").code == 2
+    assert run("maps", "attention", chest[0], *how, "-o", "a.png").code == 2, "not replaced"
+
+
+def test_maps_refuse_a_lateral_view(lateral: Path, encoders: list[Path], run: Run) -> None:
+    assert run("maps", "attention", lateral, "--encoder", encoders[0], "-o", "a.png").code == 4
