@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from encoder.errors import ConfigError
-from encoder.probing.heads import HEADS, build_head, trainable
+from encoder.probing.heads import HEADS, UNet, build_head, trainable
 
 VIT_B = 768
 
@@ -63,11 +63,23 @@ def test_every_activation_and_every_parameter_counts(name: str) -> None:
     assert all(one.grad is not None and bool(one.grad.any()) for one in head.parameters())
 
 
-def test_the_u_net_takes_sizes_that_are_no_multiple_of_32() -> None:
+class Strict(torch.nn.Module):
+    """Takes what EfficientNet takes."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert pixels.shape[-2] % 32 == 0 == pixels.shape[-1] % 32
+        return pixels[:, :2]
+
+
+@pytest.mark.parametrize("size", [70, 64])
+def test_the_u_net_takes_sizes_that_are_no_multiple_of_32(size: int) -> None:
     pytest.importorskip("segmentation_models_pytorch")
-    head = build_head("unet", 0, 2).eval()
-    with torch.no_grad():
-        assert head([torch.randn(1, 3, 70, 70)]).shape == (1, 2, 70, 70)
+    with torch.device("meta"):
+        head = build_head("unet", 0, 2)
+    assert isinstance(head, UNet)
+    head.network = Strict()
+    pixels = torch.randn(1, 3, size, size)
+    assert torch.equal(head([pixels]), pixels[:, :2])
 
 
 def test_what_cannot_be_built_is_refused() -> None:
