@@ -381,3 +381,22 @@ def test_no_header_value_in_any_file_and_no_connection(
     assert not [path for path in written if b"CANARY" in path.read_bytes()] and "CANARY" not in ran.out + ran.err
     log = Path(watched["NETWORK_LOG"])
     assert not log.exists(), log.read_text()
+
+
+def test_models_with_other_encoders_stand_in_one_table(pairs: Path, tmp_path: Path, run: Run) -> None:
+    """CLIP's and MRM's image vectors find neighbours as RAD-DINO's do, each model by its own recipe."""
+    from tests.encoder.families import published
+    from tests.llava_rad.published import vicuna_folder
+
+    vicuna = vicuna_folder(tmp_path / "vicuna")
+    parts = {"clip": published.clip_folder(tmp_path / "clip", size=56), "mrm": published.mrm_file(tmp_path / "MRM.pth")}
+    for name, encoder in parts.items():
+        recipe = ("--recipe", "mrm-96") if name == "mrm" else ()
+        made = run("assemble", tmp_path / f"{name}-model", "--encoder", encoder, "--language-model", vicuna, *recipe)
+        assert made.code == 0, made.err
+    models = [part for name in parts for part in ("--model", f"{name}={tmp_path / name}-model")]
+    ran = run("benchmark", "--dataset", "csv", "--data", pairs, "-o", "r", *METRICS, *models, "--limit", "4")
+    assert ran.code == 0, ran.err
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert {name: one["recipe"] for name, one in summary["models"].items()} == {"clip": "clip-56", "mrm": "mrm-96"}
+    assert "encoder of clip" in summary["reference_points"]["nearest-neighbour"]
