@@ -68,5 +68,5 @@ def test_resolutions_are_probed_apart_and_stand_in_one_table(tmp_path: Path) -> 
         macro = {"auprc": [value], "auroc": [value + 0.1, value + 0.3]}
         (folder / f"{row.name}.json").write_text(json.dumps({"macro": macro, "auroc": {"A": [value]}}))
     text = together(tmp_path, rows)
-    assert "112px         25.0         45.0" in text and "518px         50.0         70.0" in text
+    assert [line.split() for line in text.splitlines()[2:]] == [["112px", "25.0", "45.0"], ["518px", "50.0", "70.0"]]
     assert (tmp_path / "table.md").is_file() and (tmp_path / "figure.svg").is_file()
