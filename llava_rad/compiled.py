@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llava_rad.llama import Cache, Llama
+from llava_rad.cache import Cache
+from llava_rad.llama import Llama
 
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

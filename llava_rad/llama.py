@@ -9,7 +9,7 @@ masks when there is no padding.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from encoder.errors import ModelError
 from encoder.linear import TOGETHER, Linear
+from llava_rad.cache import Cache
 
 _EXPECTED = {
     "model_type": "llama",
@@ -36,24 +37,6 @@ class _Layer(NamedTuple):
     norm2: torch.Tensor
     gate_up: Linear
     down: Linear
-
-
-class Cache(NamedTuple):
-    """Keys and values of every layer, [layers, B, kv heads, length, head size] each, allocated once."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def rows(self, chosen: slice) -> Cache:
-        """The rows of a slice, as views."""
-        return Cache(self.keys[:, chosen], self.values[:, chosen])
-
-    def move(self, order: Sequence[int]) -> None:
-        """Put row ``order[n]`` in place of row n."""
-        for at, row in enumerate(order):
-            if at != row:
-                self.keys[:, at] = self.keys[:, row]
-                self.values[:, at] = self.values[:, row]
 
 
 class Llama:
@@ -253,26 +236,41 @@ class Llama:
         *,
         causal: bool,
     ) -> torch.Tensor:
-        batch, length, _ = embeds.shape
         cos, sin = self._cos[positions].unsqueeze(-2), self._sin[positions].unsqueeze(-2)
-        rotated, queries = self.heads + self.kv_heads, self.heads * self.head_size
         hidden = embeds
         for index, layer in enumerate(self._layers):
-            parts = layer.qkv(self._normalise(hidden, layer.norm1)).view(batch, length, -1, self.head_size)
-            turned = _rotate(parts[:, :, :rotated], cos, sin).transpose(1, 2)
-            query, keys, values = turned[:, : self.heads], cache.keys[index], cache.values[index]
-            keys[:, :, where] = turned[:, self.heads :]
-            values[:, :, where] = parts[:, :, rotated:].transpose(1, 2)
+            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, index, where, (cos, sin))
             if index == len(self._layers) - 1:  # of which the last position alone is needed
                 query, hidden, causal = query[:, :, -1:], hidden[:, -1:], False
                 attention = None if attention is None else attention[:, :, -1:]
             mixed = functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=attention, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+                query,
+                cache.keys[index],
+                cache.values[index],
+                attn_mask=attention,
+                is_causal=causal,
+                enable_gqa=self.heads != self.kv_heads,
             )
-            hidden = hidden + layer.out(mixed.transpose(1, 2).reshape(batch, -1, queries))
-            gate, up = layer.gate_up(self._normalise(hidden, layer.norm2)).chunk(2, -1)
-            hidden = hidden + layer.down(functional.silu(gate) * up)
+            hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
+            hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
         return self._head(self._normalise(hidden[:, -1], self._norm)).float()
+
+    def _fill(
+        self,
+        inputs: torch.Tensor,
+        layer: _Layer,
+        cache: Cache,
+        index: int,
+        where: slice | torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """Put a layer's keys and values into the cache; its queries, [B, heads, L, head size]."""
+        parts = layer.qkv(inputs).unflatten(-1, (-1, self.head_size))
+        rotated = self.heads + self.kv_heads
+        turned = _rotate(parts[:, :, :rotated], *angles).transpose(1, 2)
+        cache.keys[index][:, :, where] = turned[:, self.heads :]
+        cache.values[index][:, :, where] = parts[:, :, rotated:].transpose(1, 2)
+        return turned[:, : self.heads]
 
     def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMSNorm, computed in float32 as in ``LlamaRMSNorm``."""
@@ -280,14 +278,18 @@ class Llama:
             return functional.rms_norm(hidden, (self.width,), weight, self.epsilon)
         exact = hidden.float()
         scale = (torch.linalg.vecdot(exact, exact) / self.width + self.epsilon).rsqrt()
-        normalised: torch.Tensor = (exact * scale[..., None]).to(hidden.dtype) * weight
-        return normalised
+        return exact.mul_(scale[..., None]).to(hidden.dtype).mul_(weight)
+
+
+def _gated(inputs: torch.Tensor, layer: _Layer) -> torch.Tensor:
+    gate, up = layer.gate_up(inputs).chunk(2, -1)
+    return layer.down(functional.silu(gate).mul_(up))
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding of [B, L, heads, head size]."""
     first, second = states.chunk(2, -1)
-    return states * cos + torch.cat([-second, first], -1) * sin
+    return (states * cos).add_(torch.cat([-second, first], -1).mul_(sin))
 
 
 def _attention(mask: torch.Tensor, length: int) -> torch.Tensor:
