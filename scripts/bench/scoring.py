@@ -132,9 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
+    from encoder.pretraining.processes import keep_freed_memory
     from llava_rad.protocols import PAPER
 
     disable_progress_bar()
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.seven_b:
