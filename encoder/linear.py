@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-TOGETHER = 2600
+TOGETHER = 3200
 """Rows that a CPU computes together: enough for its products, few enough for the results to stay near it and for
 malloc to keep their memory."""
 

@@ -8,6 +8,7 @@ is the reference that the tests hold it to.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,10 +130,10 @@ class VisionTransformer:
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> Features:
         """Features of [B, 3, size, size] normalised images, after the final LayerNorm."""
-        together = len(pixel_values)
+        groups = 1
         if pixel_values.device.type == "cpu":
-            together = max(1, TOGETHER // self._position.shape[1])
-        hidden = torch.cat([self._encode(part) for part in pixel_values.split(together)])
+            groups = max(1, math.ceil(len(pixel_values) * self._position.shape[1] / TOGETHER))
+        hidden = torch.cat([self._encode(part) for part in pixel_values.tensor_split(min(groups, len(pixel_values)))])
         return Features(hidden[:, 0], hidden[:, 1:])
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
