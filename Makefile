@@ -37,6 +37,7 @@ format: $(VENV)/.installed-lint ## let ruff mend and format
 bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training and training against other implementations
 	$(BIN)/python -m scripts.bench.reader
 	$(BIN)/python -m scripts.bench.generate
+	$(BIN)/python -m scripts.bench.scoring
 	$(BIN)/python -m scripts.bench.metrics
 	$(BIN)/python -m scripts.bench.pretraining $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m scripts.bench.training
