@@ -91,7 +91,7 @@ class FrozenEncoder(nn.Module):
         self.model: Any = model
         self.recipe = recipe
         self.requires_grad_(False)
-        self.eval()
+        self.eval()  # torch's evaluation mode: no dropout
 
     @property
     def width(self) -> int:

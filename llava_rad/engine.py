@@ -59,7 +59,7 @@ class Engine:
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
         self.device, self.dtype = llama.device, llama.dtype
-        self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens
+        self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens  # no dropout
 
     @property
     def recipe(self) -> Recipe:
@@ -141,7 +141,7 @@ class Engine:
         model.load_state_dict(self.llama.tensors(), assign=True)
         model.model.rotary_emb = type(model.model.rotary_emb)(config).to(self.device)
         model.generation_config = greedy(self.tokens.ids)
-        return model.eval()
+        return model.eval()  # torch's evaluation mode: no dropout
 
 
 def choose_device(name: str) -> torch.device:

@@ -261,7 +261,7 @@ class _Run:
         return self._any(self.probe is not None and self._score(self.probe, step, weights))
 
     def _score(self, probe: Probe, step: int, weights: dict[str, torch.Tensor]) -> bool:
-        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()
+        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()  # no dropout
         backbone.load_state_dict(weights)
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:

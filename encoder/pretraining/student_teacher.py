@@ -99,7 +99,7 @@ class StudentTeacher(nn.Module):
     def train(self, mode: bool = True) -> StudentTeacher:
         """The teacher stays in evaluation mode: it drops no paths."""
         super().train(mode)
-        self.teacher.eval()
+        self.teacher.eval()  # torch's evaluation mode: no dropout
         return self
 
     def start_teacher(self) -> None:

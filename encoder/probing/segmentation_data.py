@@ -146,11 +146,13 @@ def read_segmentation_set(
     with Reader() as reader:
         for place, row in enumerate(rows):
             try:
-                images[place] = reader.prepare(row.path, recipe, force=True).pixels
+                image = reader.read(row.path, force=True)  # whole: masks are of its size
+                from_dicom = image.facts.format == "dicom"
+                images[place] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
                 wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]
-                shape = reader.read(row.path, force=True).pixels.shape if wanted else (0, 0)
+                height, width = image.pixels.shape
                 for number, path in wanted:
-                    mask = prepare_mask(read_mask(path, (shape[0], shape[1]), reader=reader), recipe)
+                    mask = prepare_mask(read_mask(path, (height, width), reader=reader), recipe)
                     packed[place, number], known[place, number] = np.packbits(mask), True
             except LlavaRadError as error:
                 raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None

@@ -102,7 +102,7 @@ class Segmenter:
                 head = build_head(config.head, width, len(structures), config.channels)
             head.load_state_dict(tensors, assign=True)
             return cls(
-                head.eval(),
+                head.eval(),  # no dropout
                 config,
                 Recipe.from_dict(data["recipe"]),
                 structures,

@@ -203,7 +203,7 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        self.head.eval()
+        self.head.eval()  # torch's evaluation mode: no dropout
         sums = torch.zeros(4, len(self.val.structures), dtype=torch.float64)
         for start in range(0, len(self.val), self.config.batch_size):
             numbers = np.arange(start, min(start + self.config.batch_size, len(self.val)))
@@ -266,8 +266,8 @@ class _Run:
         head = copy.deepcopy(self.head)
         head.load_state_dict(self.best)
         return Segmenter(
-            head.eval(), self.config, self.recipe, self.data.structures, self.width, self.encoder, self.best_epoch,
-            self.best_loss,
+            head.eval(),  # no dropout
+            self.config, self.recipe, self.data.structures, self.width, self.encoder, self.best_epoch, self.best_loss,
         )  # fmt: skip
 
 

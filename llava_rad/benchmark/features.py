@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.errors import LlavaRadError, ReadError
-from llava_rad.benchmark.predictions import write_file
 from llava_rad.benchmark.processes import Processes
 from llava_rad.benchmark.task import Case
 from llava_rad.benchmark.writing import Images
+from llava_rad.outputs.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def write_features(
             vectors[rows] = found.float().cpu().numpy()
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)
-        write_file(file, buffer.getvalue())
+        write_whole(file, buffer.getvalue(), overwrite=True)
         advance(len(chunk))
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from encoder.errors import LlavaRadError
-from llava_rad.benchmark.predictions import write_file
-from llava_rad.outputs.files import OutputError
+from llava_rad.outputs.files import OutputError, write_whole
 
 RUN: Final = "run.json"
 SCHEMA: Final = "llava-rad.benchmark-run/1"
@@ -73,7 +72,8 @@ class Folder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"the results folder cannot be made ({os.strerror(error.errno or 0)})") from None
-        write_file(self.run, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        write_whole(self.run, data, overwrite=True)
 
     def _before(self, *, overwrite: bool) -> dict[str, Any] | None:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from encoder.errors import LlavaRadError
+from llava_rad.outputs.files import write_whole
 from llava_rad.outputs.report import NOTICE
 
 SCHEMA: Final = "llava-rad.prediction/1"
@@ -146,7 +146,7 @@ class Shards:
 
 def write_predictions(predictions: Sequence[Prediction], target: Path, *, notice: str = NOTICE) -> None:
     """Write a file of predictions in one step."""
-    write_file(target, "".join(prediction.line(notice) for prediction in predictions).encode())
+    write_whole(target, "".join(prediction.line(notice) for prediction in predictions).encode(), overwrite=True)
 
 
 def read_predictions(file: Path, ids: Sequence[str]) -> list[Prediction]:
@@ -159,26 +159,6 @@ def read_predictions(file: Path, ids: Sequence[str]) -> list[Prediction]:
     if [prediction.id for prediction in found] != list(ids):
         raise LlavaRadError(f"{file.name} does not hold one prediction for each image", hint="remove it, and run again")
     return found
-
-
-def write_file(target: Path, data: bytes) -> None:
-    """Write or replace a file of the results folder in one step.
-
-    Raises:
-        LlavaRadError: the disk refuses.
-    """
-    temporary = target.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise LlavaRadError(f"results cannot be written ({os.strerror(error.errno or 0)})") from None
 
 
 def _read(file: Path) -> Iterator[Prediction]:

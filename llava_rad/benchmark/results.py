@@ -18,13 +18,14 @@ from llava_rad.benchmark.folder import slugs
 from llava_rad.benchmark.page import page
 from llava_rad.benchmark.plan import Plan
 from llava_rad.benchmark.plots import CLASSES, REPORTS, SCORES, plots
-from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_file, write_predictions
+from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_predictions
 from llava_rad.benchmark.run import Run
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
 from llava_rad.benchmark.writing import Images
 from llava_rad.checkpoint import sha256
 from llava_rad.config import LlavaRadConfig
+from llava_rad.outputs.files import write_whole
 from metrics import tables
 from metrics.cache import Cache
 from metrics.pairs import Table, join, read_table
@@ -130,11 +131,11 @@ def _points(plan: Plan, models: dict[str, list[str]], made: Made, say: Callable[
 
 def _write(run: Run, summary: Summary, texts: dict[str, list[str]], images: Images | None) -> None:
     plan, folder = run.plan, run.plan.folder.path
+    recipe = next((LlavaRadConfig.load(model).preprocessing for model in plan.located.values()), None)
 
     def thumbnail(row: int) -> npt.NDArray[np.uint8] | None:
-        if images is None:
+        if images is None or recipe is None:
             return None
-        recipe = LlavaRadConfig.load(next(iter(plan.located.values()))).preprocessing
         image = images.one(plan.task.cases[row], recipe)
         return None if isinstance(image, ReadError) else image
 
@@ -154,7 +155,7 @@ def _write(run: Run, summary: Summary, texts: dict[str, list[str]], images: Imag
     (folder / "figures").mkdir(exist_ok=True)
     files |= {f"figures/{_FIGURES[heading]}.svg": data for heading, data in (drawings or {}).items()}
     for name, content in files.items():
-        write_file(folder / name, content.encode() if isinstance(content, str) else content)
+        write_whole(folder / name, content.encode() if isinstance(content, str) else content, overwrite=True)
 
 
 def _references(plan: Plan) -> str:

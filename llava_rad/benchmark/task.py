@@ -163,7 +163,8 @@ def load(
     if limit is not None and limit < total:
         cases = sample(cases, limit, seed)
     given = [*groups, *([data] if dataset == TABLE and data.is_file() else [])]
-    columns = {column: _groups(column, cases, given) for column in strata}
+    known = [read_rows(table) for table in given] if strata else []
+    columns = {column: _groups(column, cases, known) for column in strata}
     return Task(name, split, cases, bank, columns, found_steps, missing, total if len(cases) < total else None)
 
 
@@ -198,10 +199,9 @@ def _texts(table: Path) -> list[Case]:
     ]
 
 
-def _groups(column: str, cases: Sequence[Case], given: Sequence[Path]) -> list[str]:
+def _groups(column: str, cases: Sequence[Case], tables: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
     """The group of each case by the first table that has the column, or by what the data set itself says."""
-    for table in given:
-        rows = read_rows(table)
+    for rows in tables:
         if not any(lookup(row, column) is not None for row in rows):
             continue
         kind, key = _key(rows)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from encoder.backbone import FrozenEncoder
     from encoder.manifest import Row
     from encoder.preprocessing import Recipe
+    from llava_rad.probes.folder import ProbeFolder, ProbeTable
 
 EPILOG = "\n\n".join(
     (
@@ -109,9 +110,7 @@ def linear(
         known = folder.known(name, weights)
         found[name] = known or folder.keep(name, weights, probes.facts(probes.probe(model, way, work, bar)))
     result = probes.table(found, split, protocol, named)
-    folder.finish(result, bars(probes.heights(found), axis="AUROC x 100"))
-    sys.stdout.write(result.text())
-    note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json")
+    _finish(folder, result, bars(probes.heights(found), axis="AUROC x 100"))
 
 
 @app.command("demographics", epilog=EPILOG)
@@ -163,9 +162,7 @@ def demographics(
             known = folder.keep(name, weights, {"variables": results})
         found[name] = known
     result = probes.table(found, all_images=all_images)
-    folder.finish(result, bars(probes.heights(found), axis="accuracy x 100"))
-    sys.stdout.write(result.text())
-    note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json")
+    _finish(folder, result, bars(probes.heights(found), axis="accuracy x 100"))
 
 
 @app.command("segment", epilog=EPILOG)
@@ -271,7 +268,7 @@ def segment(
             kept = folder.keep(
                 called, weights,
                 probes.probe(
-                    sets(way), model, way, wanted, configs[which], folder=folder.work(called), device=place,
+                    sets(way), model, way, wanted, configs[which], folder=folder.work(called, weights), device=place,
                     attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
                 ),
             )  # fmt: skip
@@ -285,9 +282,13 @@ def segment(
         judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
     sizes = tuple(map(len, parts))
     result = probes.table(found, sizes, target)
-    folder.finish(result, bars(probes.heights(found), axis="Dice x 100"))
-    sys.stdout.write(result.text())
-    note(f"results: {output}/table.md, table.tex, figure.svg, encoders/*.json, work/*/overlays.png")
+    _finish(folder, result, bars(probes.heights(found), axis="Dice x 100"))
+
+
+def _finish(folder: ProbeFolder, table: ProbeTable, figure: bytes | None) -> None:
+    folder.finish(table, figure)
+    sys.stdout.write(table.text())
+    note(f"results: {folder.path}/table.md, table.tex, encoders/*.json{', figure.svg' if figure else ''}")
 
 
 def _numbers(text: str) -> list[int]:

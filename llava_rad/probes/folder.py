@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from encoder.errors import LlavaRadError
-from llava_rad.outputs.files import OutputError
+from llava_rad.outputs.files import OutputError, write_whole
 from metrics.tables import Cells, aligned, latex, markdown
 
 NOTICE: Final = "What features of image encoders are worth. Research use only. Not for clinical use."
@@ -84,13 +82,10 @@ class ProbeFolder:
         self._write(f"encoders/{_slug(encoder)}.json", _json(content))
         return content
 
-    def work(self, encoder: str) -> Path:
+    def work(self, encoder: str, identity: str) -> Path:
         """Where the training of an encoder's head keeps its checkpoints and pictures."""
-        folder = self.path / "work" / _slug(encoder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LlavaRadError(f"results cannot be written ({os.strerror(error.errno or 0)})") from None
+        folder = self.path / "work" / f"{_slug(encoder)}-{identity[:8]}"
+        _make(folder)
         return folder
 
     def finish(self, table: ProbeTable, figure: bytes | None) -> None:
@@ -105,13 +100,8 @@ class ProbeFolder:
 
     def _write(self, name: str, data: bytes) -> None:
         target = self.path / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-            temporary.write_bytes(data)
-            temporary.replace(target)
-        except OSError as error:
-            raise LlavaRadError(f"results cannot be written ({os.strerror(error.errno or 0)})") from None
+        _make(target.parent)
+        write_whole(target, data, overwrite=True)
 
 
 def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) -> bytes | None:
@@ -150,6 +140,13 @@ def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) 
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the results folder cannot be made ({os.strerror(error.errno or 0)})") from None
 
 
 def _json(content: Any) -> bytes:

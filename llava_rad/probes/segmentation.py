@@ -59,26 +59,39 @@ def probe(
     """
     from encoder.probing import segmentation_few_shot as curve
     from encoder.probing.overlays import overlay_sheet, write_png
+    from encoder.probing.segmentation_inputs import keep_inputs
     from encoder.probing.segmentation_model import predict
     from encoder.probing.segmentation_result import evaluate
-    from encoder.probing.segmentation_training import train_segmentation
+    from encoder.probing.segmentation_training import head_layers, train_segmentation
 
+    kept = None
+    if encoder is not None and config.augmentation is None:  # then one pass of the encoder serves everything below
+        parts = [part.images for part in (sets.train, sets.val, sets.test)]
+        kept = keep_inputs(parts, encoder.to(device), recipe, head_layers(config), device, gib=config.cache_gib)
     epochs = progress(f"epochs ({config.head})", config.epochs)
     segmenter = train_segmentation(
-        sets.train, sets.val, encoder, recipe, structures, config, lambda epoch: epochs(1), folder=folder, device=device
-    )
-    found = evaluate(segmenter, encoder, sets.test, attributes=attributes, device=device).to_dict()
+        sets.train, sets.val, encoder, recipe, structures, config, lambda epoch: epochs(1),
+        folder=folder, device=device, inputs=None if kept is None else (kept[0], kept[1]),
+    )  # fmt: skip
+    judged = None if kept is None else kept[2]
+    found = evaluate(segmenter, encoder, sets.test, attributes=attributes, device=device, inputs=judged).to_dict()
     if overlays:
         import numpy as np
 
         chosen = np.arange(min(overlays, len(sets.test)))
-        masks = predict(segmenter, encoder, sets.test.images[chosen], device=device)
+        masks = predict(
+            segmenter,
+            encoder,
+            sets.test.images[chosen],
+            device=device,
+            inputs=None if judged is None else judged.subset(chosen),
+        )
         write_png(overlay_sheet(sets.test.images[chosen], sets.test.masks(chosen), masks), folder / "overlays.png")
     if few_shot:
         told = progress("few-shot runs", 3 * (1 + sum(number < len(sets.train) for number in few_shot)))
         points = curve.few_shot(
             sets.train, sets.val, sets.test, encoder, recipe, structures, config, numbers=few_shot, device=device,
-            progress=lambda point: told(1),
+            progress=lambda point: told(1), inputs=kept,
         )  # fmt: skip
         found["few_shot"] = [point.to_dict() for point in points]
     return found
