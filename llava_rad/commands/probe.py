@@ -15,6 +15,8 @@ from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
 
 if TYPE_CHECKING:
+    import torch
+
     from encoder.backbone import FrozenEncoder
     from encoder.manifest import Row
     from encoder.preprocessing import Recipe
@@ -52,6 +54,9 @@ Cache = Annotated[
         help="Folder for vectors that were computed. Default: in the results folder.", metavar="DIR", show_default=False
     ),
 ]
+DType = Annotated[
+    opt.DType, typer.Option(help="In which the encoder computes vectors: float32 as the paper, bfloat16 for speed.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images of the encoder at a time.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results with other settings.")]
 
@@ -80,6 +85,7 @@ def linear(
     cache: Cache = None,
     batch_size: BatchSize = 32,
     device: opt.Device = "auto",
+    dtype: DType = opt.DType.float32,
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -99,12 +105,12 @@ def linear(
     named = dataset or _dataset(rows)
     settings = {
         "probe": "linear", "protocol": protocol, "config": asdict(config), "labels": list(split.labels),
-        "dataset": named, "images": _digest(rows), "recipe": recipe,
+        "dataset": named, "images": _digest(rows), "recipe": recipe, "dtype": dtype.value,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
     place = _device(device)
-    work = probes.Work(split, protocol, config, cache or output / "vectors", batch_size, place)  # type: ignore[arg-type]
+    work = probes.Work(split, protocol, config, cache or output / "vectors", batch_size, place, _dtype(dtype, place))  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for name, model, way, weights in _encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
@@ -129,6 +135,7 @@ def demographics(
     cache: Cache = None,
     batch_size: BatchSize = 32,
     device: opt.Device = "auto",
+    dtype: DType = opt.DType.float32,
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -145,18 +152,20 @@ def demographics(
     rows = rows if all_images else probing.without_findings(rows)
     settings = {
         "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
-        "images": _digest(rows), "recipe": recipe,
+        "images": _digest(rows), "recipe": recipe, "dtype": dtype.value,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
+    place = _device(device)
+    kind = _dtype(dtype, place)
     found: dict[str, Any] = {}
     for name, model, way, weights in _encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
         if known is None:
             told = bar("vectors", len(rows))
             all_of_them = vectors(
-                model, rows, way, cache=cache or output / "vectors", batch_size=batch_size, device=_device(device),
-                progress=told,
+                model, rows, way, cache=cache or output / "vectors", batch_size=batch_size, device=place,
+                dtype=kind, progress=told,
             )  # fmt: skip
             results = {one: asdict(probing.demographics(rows, all_of_them, one, seed=seed)) for one in wanted}
             known = folder.keep(name, weights, {"variables": results})
@@ -345,6 +354,14 @@ def _device(name: str) -> str:
     from llava_rad.engine import choose_device
 
     return str(choose_device(name))
+
+
+def _dtype(name: opt.DType, device: str) -> torch.dtype:
+    import torch
+
+    from llava_rad.engine import choose_dtype
+
+    return choose_dtype(name.value, torch.device(device))
 
 
 def _names(text: str) -> list[str]:

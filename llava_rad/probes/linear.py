@@ -12,6 +12,8 @@ from encoder.probing.published import Columns, column
 from llava_rad.probes.folder import ProbeTable
 
 if TYPE_CHECKING:
+    import torch
+
     from encoder.backbone import FrozenEncoder
     from encoder.preprocessing import Recipe
     from encoder.probing.linear import LinearConfig, LinearResult, Split
@@ -37,6 +39,7 @@ class Work:
         cache: folder for vectors and prepared images.
         batch_size: images of the encoder at a time.
         device: of the encoder.
+        dtype: of the encoder where vectors are computed once.
     """
 
     split: Split
@@ -45,6 +48,7 @@ class Work:
     cache: Path
     batch_size: int
     device: str
+    dtype: torch.dtype
 
 
 def probe(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress) -> LinearResult:
@@ -59,8 +63,10 @@ def probe(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress
 
     def fixed(rows: Sequence[Any], what: str) -> Any:
         told = progress(f"vectors ({what})", len(rows))
-        how = {"cache": work.cache, "batch_size": work.batch_size, "device": work.device, "progress": told}
-        return vectors(encoder, rows, recipe, **how)  # type: ignore[arg-type]
+        return vectors(
+            encoder, rows, recipe, cache=work.cache, batch_size=work.batch_size, device=work.device, dtype=work.dtype,
+            progress=told,
+        )  # fmt: skip
 
     judged = fixed(split.judged, split.judged_on)
     if work.protocol == "logistic":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from encoder.preprocessing import Recipe
     from llava_rad.engine import Engine
     from llava_rad.generation import GenerationSettings
 
@@ -35,6 +36,11 @@ Run = Callable[[list[Any]], list[list[int]]]
 
 def images_for(engine: Engine, count: int = IMAGES) -> list[npt.NDArray[np.uint8]]:
     """Different crops of the real radiograph RG1, prepared by the model's recipe."""
+    return crops_of_the_example(engine.recipe, count)
+
+
+def crops_of_the_example(recipe: Recipe, count: int) -> list[npt.NDArray[np.uint8]]:
+    """Different crops of the real radiograph RG1, prepared by a recipe."""
     import numpy as np
 
     from encoder.sandbox import Reader
@@ -48,7 +54,7 @@ def images_for(engine: Engine, count: int = IMAGES) -> list[npt.NDArray[np.uint8
     for _ in range(count):
         share = rng.uniform(0.6, 0.95)
         top, left = (int(rng.uniform(0, side * (1 - share))) for side in (height, width))
-        crops.append(engine.recipe.apply(pixels[top : top + int(height * share), left : left + int(width * share)]))
+        crops.append(recipe.apply(pixels[top : top + int(height * share), left : left + int(width * share)]))
     return crops
 
 

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from encoder.backbone import RadDino
 from encoder.errors import LlavaRadError
 from encoder.manifest import Row
 from encoder.preprocessing import rad_dino
-from encoder.probing.vectors import identity, vectors
+from encoder.probing.vectors import encode, identity, vectors
 from encoder.sandbox import Reader
 
 RECIPE = rad_dino(28)
 
 
 def small(seed: int) -> RadDino:
-    import torch
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(seed)
@@ -45,28 +45,32 @@ def test_they_are_the_encoders(rows: list[Row]) -> None:
     assert found == pytest.approx(encoder(RECIPE.normalise(images)).cls.numpy(), abs=1e-5)
 
 
-class Counted(RadDino):
-    images = 0
+def test_each_image_is_encoded_once_whatever_stands_beside_it(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
 
-    def forward(self, pixel_values):  # type: ignore[no-untyped-def]
-        Counted.images += len(pixel_values)
-        return super().forward(pixel_values)
+    def counted(encoder, images, *rest):  # type: ignore[no-untyped-def]
+        encoded.append(len(images))
+        return encode(encoder, images, *rest)
 
-
-def test_each_image_is_encoded_once_whatever_stands_beside_it(rows: list[Row], tmp_path: Path) -> None:
-    encoder = Counted(small(0).model)
-    cache = tmp_path / "vectors"
+    monkeypatch.setattr("encoder.probing.vectors.encode", counted)
+    encoder, cache = small(0), tmp_path / "vectors"
     first = vectors(encoder, rows[:3], RECIPE, cache=cache)
-    assert Counted.images == 3
+    assert sum(encoded) == 3
     told: list[int] = []
     again = vectors(encoder, rows[::-1], RECIPE, cache=cache, progress=told.append)
-    assert Counted.images == 5 and sum(told) == 5
+    assert sum(encoded) == 5 and sum(told) == 5
     assert np.array_equal(again[::-1][:3], first)
     vectors(encoder, rows, rad_dino(42), cache=cache)
-    assert Counted.images == 10, "another recipe"
+    assert sum(encoded) == 10, "another recipe"
+    exact = vectors(encoder, rows, RECIPE, cache=cache)
+    rounded = vectors(encoder, rows, RECIPE, cache=cache, dtype=torch.bfloat16)
+    assert sum(encoded) == 15, "another type"
+    assert not np.array_equal(rounded, exact) and rounded == pytest.approx(exact, abs=0.1)
     Image.fromarray(np.zeros((70, 70), np.uint8)).save(rows[0].path)
     assert not np.array_equal(vectors(encoder, rows, RECIPE, cache=cache)[0], first[0]), "another file of that name"
-    assert Counted.images == 11
+    assert sum(encoded) == 16
 
 
 def test_another_encoder_has_other_vectors(rows: list[Row], tmp_path: Path) -> None:
