@@ -1,0 +1,137 @@
+"""Images of the review application on disk: pixels as the reader gave them, never the file that they came in.
+
+A kept image is two files of raw numbers, named by a random id. What the viewer needs besides (size, ways to show the
+values) is a description that goes into the store.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import LlavaRadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from encoder.preprocessing import Recipe
+    from encoder.radiograph import PreparedImage, Radiograph, Window
+
+LEVELS = 1 << 16
+
+
+class ImageFolder:
+    """Pixels of the studies.
+
+    Args:
+        root: a folder that nobody else reads; made with mode 0700.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def keep(self, image: Radiograph) -> dict[str, Any]:
+        """Write an image's pixels.
+
+        Returns:
+            The description: ``id``, ``width``, ``height``, ``presets`` and ``padded``.
+        """
+        import numpy as np
+
+        name = secrets.token_hex(16)
+        self._write(f"{name}.u16", np.ascontiguousarray(image.pixels, dtype="<u2").tobytes())
+        padded = image.valid is not None and not bool(image.valid.all())
+        if padded:
+            assert image.valid is not None
+            self._write(f"{name}.valid", np.packbits(image.valid).tobytes())
+        height, width = image.pixels.shape
+        return {"id": name, "width": width, "height": height, "presets": presets(image), "padded": padded}
+
+    def file(self, description: dict[str, Any]) -> Path:
+        """The file of little-endian uint16 values, row by row.
+
+        Raises:
+            LlavaRadError: it is not there any more.
+        """
+        path = self._root / f"{description['id']}.u16"
+        if not path.is_file():
+            raise LlavaRadError("the pixels of this study are no longer on the server's disk")
+        return path
+
+    def prepared(self, state: dict[str, Any], recipe: Recipe) -> PreparedImage:
+        """A study's image as the model sees it: what ``encoder.sandbox.Reader.prepare`` gives for its file.
+
+        Args:
+            state: of the study, from the store.
+            recipe: of the model.
+        """
+        import numpy as np
+
+        from encoder.radiograph import ImageFacts, PreparedImage
+
+        kept = state["image"]
+        shape = kept["height"], kept["width"]
+        pixels = np.fromfile(self.file(kept), "<u2").reshape(shape)
+        valid: npt.NDArray[np.bool_] | None = None
+        if kept["padded"]:
+            bits = np.fromfile(self._root / f"{kept['id']}.valid", np.uint8)
+            valid = np.unpackbits(bits, count=pixels.size).reshape(shape).astype(np.bool_)
+        facts = ImageFacts.from_dict(state["facts"])
+        square = recipe.apply(pixels, valid, from_dicom=facts.format == "dicom")
+        return PreparedImage(square, facts, tuple(state["warnings"]), state["sha256"])
+
+    def _write(self, name: str, content: bytes) -> None:
+        temporary = self._root / f".{name}"
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._root / name)
+
+
+def presets(image: Radiograph) -> list[dict[str, Any]]:
+    """Ways to show an image's values, the file's own windows first: the first is the default.
+
+    ``linear`` and ``sigmoid`` have centre and width in pixel values, in which brighter is denser; ``table`` has a
+    brightness for each pixel value, base64 of bytes.
+    """
+    found = [_preset(image, number, window) for number, window in enumerate(image.windows)]
+    low, high = image.percentiles(0.005, 0.995)
+    top = int(image.pixels.max(initial=0))
+    return [*found, _between("automatic", low, high), _between("full range", int(image.pixels.min(initial=top)), top)]
+
+
+def _preset(image: Radiograph, number: int, window: Window) -> dict[str, Any]:
+    rising = image.scale * (-1 if image.monochrome1 else 1)
+    if window.function == "LUT" or rising <= 0:
+        return {"label": window.label, "kind": "table", "table": _table(image, number), **_range(image)}
+    center, width = window.center, window.width
+    if window.function == "LINEAR":  # DICOM PS3.3 C.11.2.1.2.1
+        center, width = center - 0.5, max(width - 1.0, 1e-6)
+    kind = "sigmoid" if window.function == "SIGMOID" else "linear"
+    place = {"center": (center - image.offset) / image.scale, "width": width / abs(image.scale)}
+    return {"label": window.label, "kind": kind, **place}
+
+
+def _table(image: Radiograph, number: int) -> str:
+    """The window's brightness of every pixel value there can be."""
+    import numpy as np
+
+    levels = np.arange(LEVELS, dtype=np.float64) * image.scale + image.offset
+    shown = image.windows[number].apply(levels)
+    shown = 1.0 - shown if image.monochrome1 else shown
+    return base64.b64encode(np.floor(shown * 255.0 + 0.5).astype(np.uint8).tobytes()).decode()
+
+
+def _range(image: Radiograph) -> dict[str, float]:
+    top, bottom = int(image.pixels.max(initial=0)), int(image.pixels.min(initial=LEVELS - 1))
+    return {"center": (top + bottom) / 2, "width": float(max(top - bottom, 1))}
+
+
+def _between(label: str, low: int, high: int) -> dict[str, Any]:
+    return {"label": label, "kind": "linear", "center": (low + high) / 2, "width": float(max(high - low, 1))}

@@ -1,0 +1,51 @@
+"""The page: Gradio's tabs, and in them the parts that ``app/static`` draws. All that is shown comes from our calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+TITLE = "LLaVA-Rad review"
+
+
+def build() -> gr.Blocks:
+    """The page without its data."""
+    import gradio as gr
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        _part("top")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Review", elem_id="tab-review"), gr.Row(elem_id="reading"):
+                with gr.Column(scale=3, min_width=420):
+                    _part("viewing")
+                with gr.Column(scale=2, min_width=380):
+                    _part("report")
+            with gr.Tab("Worklist", elem_id="tab-worklist"):
+                _part("worklist")
+            with gr.Tab("Statistics", elem_id="tab-statistics"):
+                _part("statistics")
+    return page
+
+
+def theme() -> gr.Theme:
+    """Gradio's plain theme with fonts that every machine has: nothing is fetched."""
+    import gradio as gr
+
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+def _part(name: str) -> None:
+    """An element that the module of that name fills."""
+    import gradio as gr
+
+    gr.HTML(
+        value="", html_template=f'<div id="{name}" class="lr"></div>', apply_default_css=False, padding=False,
+        js_on_load=f"import('/ui/{name}.js').then((part) => part.mount(element.querySelector('#{name}')));",
+    )  # fmt: skip

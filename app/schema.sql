@@ -1,0 +1,65 @@
+-- Studies hold what is now; events hold everything that was done, and are never changed.
+CREATE TABLE IF NOT EXISTS studies (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'draft', 'signed', 'discarded')),
+    version INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    created TEXT NOT NULL,
+    changed TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    warnings TEXT NOT NULL,
+    image TEXT NOT NULL,
+    prior TEXT,
+    document TEXT NOT NULL,
+    words TEXT NOT NULL -- what is searched, in lower case
+);
+CREATE INDEX IF NOT EXISTS studies_of_owner ON studies (owner, changed DESC);
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    study TEXT NOT NULL REFERENCES studies (id),
+    version INTEGER NOT NULL,
+    at TEXT NOT NULL,
+    who TEXT NOT NULL,
+    action TEXT NOT NULL,
+    sentence TEXT,
+    before TEXT,
+    after TEXT,
+    undoes INTEGER REFERENCES events (id),
+    model TEXT,
+    seconds REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_of_study ON events (study, id);
+CREATE TRIGGER IF NOT EXISTS events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE (ABORT, 'events are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS events_remain BEFORE DELETE ON events BEGIN SELECT RAISE (ABORT, 'events are never deleted'); END;
+CREATE TABLE IF NOT EXISTS signed (
+    study TEXT NOT NULL REFERENCES studies (id),
+    version INTEGER NOT NULL,
+    at TEXT NOT NULL,
+    who TEXT NOT NULL,
+    text TEXT NOT NULL,
+    document TEXT NOT NULL,
+    model TEXT,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (study, version)
+);
+CREATE TRIGGER IF NOT EXISTS signed_stay BEFORE UPDATE ON signed BEGIN SELECT RAISE (ABORT, 'signed reports are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS signed_remain BEFORE DELETE ON signed BEGIN SELECT RAISE (ABORT, 'signed reports are never deleted'); END;
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY,
+    study TEXT NOT NULL REFERENCES studies (id),
+    owner TEXT NOT NULL,
+    batch TEXT,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'stopped', 'failed')),
+    text TEXT NOT NULL DEFAULT '',
+    model TEXT,
+    report TEXT,
+    error TEXT
+);
+CREATE INDEX IF NOT EXISTS jobs_of_study ON jobs (study, id);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('queued', 'running');
+CREATE TABLE IF NOT EXISTS turns (owner TEXT PRIMARY KEY, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, owner TEXT NOT NULL, created TEXT NOT NULL, total INTEGER NOT NULL, read INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS refused (batch TEXT NOT NULL REFERENCES batches (id), number INTEGER NOT NULL, sha256 TEXT, reason TEXT NOT NULL);

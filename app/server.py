@@ -1,0 +1,242 @@
+"""The review application as one server: our calls, our files, and Gradio's page, behind one guard."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import ConfigError, LlavaRadError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from app.accounts import Accounts
+    from app.calls import Services
+
+LOCAL_USER = "local"
+"""Everybody, where nobody logs in: the server then answers to this machine alone."""
+STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the application is served.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 takes a free one.
+        data: folder of the store; made with mode 0700.
+        auth_file: who may log in; needed for any address but this machine's own.
+        names: host names that browsers may call the server by, beside the address.
+        https: a proxy in front speaks HTTPS: the session's cookie is sent over nothing else.
+        model: arguments of ``app.drafting.Drafting``: checkpoint, device, decoding.
+        keep_names: call studies by their files' names, which may identify a patient.
+        example: put the example radiograph into an empty worklist.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    data: Path = Path("review")
+    auth_file: Path | None = None
+    names: tuple[str, ...] = ()
+    https: bool = False
+    model: dict[str, Any] = field(default_factory=dict)
+    keep_names: bool = False
+    example: bool = True
+
+    def check(self) -> None:
+        """Refuse to be reachable from other machines without accounts.
+
+        Raises:
+            ConfigError: that, or an auth file that is not there.
+        """
+        if self.auth_file is not None and not self.auth_file.is_file():
+            raise ConfigError("there is no such auth file", hint="llava-rad user add NAME --auth-file FILE makes one")
+        if self.auth_file is None and not loopback(self.host):
+            raise ConfigError(
+                "without accounts the application is served to this machine alone",
+                hint="--host 127.0.0.1, or --auth-file FILE",
+            )
+
+
+def loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def services(settings: Settings) -> Iterator[Services]:
+    """Open the store and start what reads images and writes drafts; all end with the context.
+
+    Raises:
+        LlavaRadError: the data folder is in use by another server, or cannot be written.
+    """
+    from app.calls import Services
+    from app.drafting import Drafting
+    from app.images import ImageFolder
+    from app.store import Store
+    from app.uploads import Uploads
+    from encoder.sandbox import Reader
+
+    with ExitStack() as stack:
+        stack.enter_context(_locked(settings.data))
+        store = Store(settings.data / "reviews.sqlite")
+        images = ImageFolder(settings.data / "images")
+        reader = stack.enter_context(Reader())
+        drafting = Drafting(
+            store, lambda owner, study, recipe: images.prepared(store.state(owner, study), recipe), **settings.model
+        )
+        stack.callback(drafting.close)
+        uploads = Uploads(
+            settings.data / "incoming", store, images, reader,
+            lambda owner, study, batch: drafting.queue(owner, study, batch=batch), keep_names=settings.keep_names,
+        )  # fmt: skip
+        stack.callback(uploads.close)
+        yield Services(store, images, uploads, drafting, settings.auth_file is not None, settings.keep_names)
+
+
+def application(settings: Settings, services: Services, accounts: Accounts | None) -> ASGIApp:
+    """The whole application, guarded."""
+    _shut_gradio_in(settings.data / "gradio")
+    import gradio
+    from fastapi import FastAPI, Request
+    from fastapi.staticfiles import StaticFiles
+
+    from app import calls, login, page
+    from app.security import Guard, error
+
+    served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
+    calls.add_refusals(served)
+
+    @served.get("/health")
+    def health() -> dict[str, str]:
+        from llava_rad.outputs.compose import software_version
+
+        return {"status": "ok", "version": software_version()}
+
+    served.include_router(calls.router(services))
+    if accounts is not None:
+        served.include_router(login.router(accounts, https=settings.https))
+    served.mount("/ui", StaticFiles(directory=STATIC))
+    served.add_exception_handler(500, lambda request, raised: error(500, "something went wrong on the server"))
+
+    def name(request: Request) -> str | None:
+        found: str | None = request.state.user
+        return found
+
+    gradio.mount_gradio_app(
+        served, page.build(), "/", auth_dependency=name, show_error=False, footer_links=[], run_history=False,
+        enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, css_paths=[STATIC / "review.css"],
+        theme=page.theme(), allowed_paths=[], blocked_paths=[str(settings.data)],
+    )  # fmt: skip
+    hosts = {settings.host, *settings.names} | ({"127.0.0.1", "localhost", "::1"} if loopback(settings.host) else set())
+    anywhere = settings.host in ("0.0.0.0", "::") and not settings.names
+    return Guard(
+        served, hosts=set() if anywhere else {name.lower() for name in hosts},
+        user_of=accounts.user_of if accounts is not None else lambda token: LOCAL_USER,
+    )  # fmt: skip
+
+
+def run(settings: Settings, *, worklist: Path | None = None) -> None:
+    """Serve until interrupted.
+
+    Args:
+        settings: how.
+        worklist: folder or zip file of images, read into the local user's worklist at the start.
+
+    Raises:
+        LlavaRadError: the port or the data folder is in use, a library is missing, or a setting does not fit.
+    """
+    settings.check()
+    try:
+        import gradio  # noqa: F401
+        import uvicorn
+    except ImportError:
+        raise LlavaRadError(
+            "the review application needs gradio", hint="pip install 'llava-rad[app]' (or '.[app]')"
+        ) from None
+    from app.accounts import Accounts
+
+    with services(settings) as parts:
+        accounts = None
+        if settings.auth_file is not None:
+            accounts = Accounts(settings.auth_file, settings.data / "sessions.sqlite")
+        else:
+            _first_studies(parts, settings, worklist)
+        listening = _listen(settings)
+        config = uvicorn.Config(
+            application(settings, parts, accounts), log_level="error", access_log=False, server_header=False,
+            date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on", proxy_headers=False,
+        )  # fmt: skip
+        port = listening.getsockname()[1]
+        address = f"[{settings.host}]" if ":" in settings.host else settings.host
+        sys.stderr.write(f"llava-rad: the review application is at http://{address}:{port}\n")
+        sys.stderr.flush()
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -> None:
+    from llava_rad.inputs import example
+
+    if worklist is not None:
+        unpacked = worklist.is_file()
+        (parts.uploads.unpack if unpacked else parts.uploads.folder)(LOCAL_USER, worklist)
+    elif settings.example and not parts.store.worklist(LOCAL_USER)["studies"]:
+        try:
+            study = parts.uploads.study(LOCAL_USER, example(), name="Example radiograph")
+        except LlavaRadError:  # the package with the example is not installed
+            return
+        parts.drafting.queue(LOCAL_USER, study)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a data folder: two servers on one store would write each draft twice."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise LlavaRadError(f"the data folder cannot be used: {error.strerror}", hint="--data-dir DIR") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LlavaRadError(
+                "another review application is using the data folder", hint="stop it, or take another --data-dir"
+            ) from None
+        yield
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise LlavaRadError(
+            f"the application cannot listen on that address and port: {error.strerror}", hint="--host, --port"
+        ) from None
+    return listening
+
+
+def _shut_gradio_in(folder: Path) -> None:
+    """No telemetry, nothing fetched from outside, and an empty folder of its own, from which it may serve files."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED="False",
+        GRADIO_TEMP_DIR=str(folder),
+        GRADIO_SHARE="False",
+        HF_HUB_DISABLE_TELEMETRY="1",
+    )

@@ -1,0 +1,290 @@
+// What the page shows, and the calls that change it. The server holds the truth; this is the one copy of it in the page.
+// Every answer belongs to the study that was open when it was asked for: one that comes too late is dropped.
+
+export class CallError extends Error {
+  constructor(status, body) {
+    super(body.error || `the server answered ${status}`);
+    this.status = status;
+    this.body = body;
+  }
+}
+
+export async function call(method, path, { body, json, headers = {}, signal, keepalive } = {}) {
+  const sent = { ...headers, "x-llava-rad": "1" };
+  if (json !== undefined) sent["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers: sent, body: json === undefined ? body : JSON.stringify(json), signal, keepalive });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new CallError(0, { error: "the server cannot be reached" });
+  }
+  if (answer.status === 401) {
+    location.assign("/login");
+    throw new CallError(401, { error: "the session has ended: log in again" });
+  }
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new CallError(answer.status, content);
+  return content;
+}
+
+const IDLE_MS = 60_000;
+
+class Session extends EventTarget {
+  study = null; // state of the open study
+  me = null; // user, model, notice
+  evidence = null; // {sentence, of, map} that is shown
+  #epoch = 0;
+  #actions = Promise.resolve();
+  #stream = null;
+  #active = 0;
+  #last = performance.now();
+
+  constructor() {
+    super();
+    for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
+      addEventListener(kind, () => this.#tick(), { passive: true, capture: true });
+    }
+    addEventListener("hashchange", () => {
+      const id = location.hash.slice(1);
+      if (id && id !== this.study?.id) this.open(id);
+    });
+  }
+
+  /** Time with the page in use, in seconds, since it was last asked for; pauses count for a minute at most. */
+  #seconds() {
+    this.#tick();
+    const seconds = this.#active / 1000;
+    this.#active = 0;
+    return Math.round(seconds * 10) / 10;
+  }
+
+  #tick() {
+    const now = performance.now();
+    if (document.visibilityState === "visible") this.#active += Math.min(now - this.#last, IDLE_MS);
+    this.#last = now;
+  }
+
+  #tell(kind, detail) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+
+  say(text, kind = "info") {
+    this.#tell("message", { text, kind });
+  }
+
+  fail(error) {
+    if (error.name !== "AbortError") this.say(sentence(error.message) + (error.body?.hint ? ` (${error.body.hint})` : ""), "error");
+  }
+
+  async start() {
+    await this.refreshMe();
+    const wanted = location.hash.slice(1);
+    if (wanted) return this.open(wanted);
+    const list = await call("GET", "/api/studies?limit=50");
+    const next = list.studies.find((one) => one.status === "pending" || one.status === "draft") || list.studies[0];
+    return next ? this.open(next.id) : this.#show(null);
+  }
+
+  async refreshMe() {
+    this.me = await call("GET", "/api/me");
+    this.#tell("me");
+    if (this.me.model.state === "loading") setTimeout(() => this.refreshMe().catch(() => {}), 1000);
+  }
+
+  /** Empty the screen before anything new is asked for: what is old must not stand beside what is new. */
+  clear() {
+    this.#epoch += 1;
+    this.#stream?.close();
+    this.#stream = null;
+    this.#actions = Promise.resolve();
+    this.#seconds();
+    this.#show(null);
+    return this.#epoch;
+  }
+
+  #show(state) {
+    const other = state?.id !== this.study?.id;
+    this.study = state;
+    if (other) this.showEvidence(null);
+    if (state) {
+      if (location.hash.slice(1) !== state.id) history.replaceState(null, "", `#${state.id}`);
+    } else if (location.hash) {
+      history.replaceState(null, "", location.pathname + location.search);
+    }
+    document.body.dataset.study = state?.id ?? "";
+    this.#tell("study", { other });
+    if (state && ["queued", "running"].includes(state.draft?.state)) this.#follow();
+  }
+
+  showEvidence(found) {
+    this.evidence = found;
+    this.#tell("evidence");
+  }
+
+  async open(id) {
+    const epoch = this.clear();
+    try {
+      const state = await call("GET", `/api/studies/${encodeURIComponent(id)}`);
+      if (epoch === this.#epoch) this.#show(state);
+    } catch (error) {
+      if (epoch === this.#epoch) this.fail(error);
+    }
+  }
+
+  /** Open an image file as a new study and have its draft written. */
+  async upload(file, { force = false } = {}) {
+    const epoch = this.clear();
+    this.say("Reading the image …", "busy");
+    try {
+      const state = await call("POST", `/api/studies${force ? "?force=true" : ""}`, { body: file, headers: this.nameOf(file) });
+      if (epoch !== this.#epoch) return;
+      this.#show(state);
+      this.say("");
+      this.#tell("worklist");
+      await this.write();
+    } catch (error) {
+      if (epoch !== this.#epoch) return;
+      this.fail(error);
+    }
+  }
+
+  nameOf(file) {
+    return this.me?.keep_names ? { "x-file-name": encodeURIComponent(file.name) } : {};
+  }
+
+  /** A call about the open study, whose answer is its new state. */
+  async #change(method, path, options) {
+    const { id } = this.study ?? {};
+    const epoch = this.#epoch;
+    if (!id) return null;
+    try {
+      const state = await call(method, `/api/studies/${id}/${path}`, options);
+      if (epoch === this.#epoch) this.#show(state);
+      return state;
+    } catch (error) {
+      if (epoch !== this.#epoch) return null;
+      if (error.status === 409 && error.body.state) {
+        this.#show(error.body.state);
+        this.say("This study was changed elsewhere. Your last change was not made: look at it again.", "error");
+      } else {
+        this.fail(error);
+      }
+      return null;
+    }
+  }
+
+  prior(file) {
+    return this.#change("POST", "prior", { body: file });
+  }
+
+  removePrior() {
+    return this.#change("DELETE", "prior");
+  }
+
+  async write(replace = false) {
+    await this.#change("POST", "draft", { json: { replace } });
+    this.#tell("worklist");
+  }
+
+  stop() {
+    return this.#change("POST", "stop", { json: {} });
+  }
+
+  /** One step of the review. Steps are sent one after the other, each on the revision that the last one made. */
+  act(action, options = {}) {
+    const epoch = this.#epoch;
+    const seconds = this.#seconds();
+    this.#actions = this.#actions.then(async () => {
+      if (epoch !== this.#epoch) return null;
+      const json = { ...action, seconds, revision: this.study.revision };
+      const state = await this.#change("POST", "actions", { json, ...options });
+      if (["sign", "discard", "restore", "reopen"].includes(action.action)) this.#tell("worklist");
+      return state;
+    });
+    return this.#actions;
+  }
+
+  #follow() {
+    const { id } = this.study;
+    if (this.#stream?.study === id) return;
+    this.#stream?.close();
+    const stream = new EventSource(`/api/studies/${id}/draft`);
+    stream.study = id;
+    this.#stream = stream;
+    const over = () => {
+      stream.close();
+      if (this.#stream === stream) this.#stream = null;
+    };
+    stream.onmessage = async (event) => {
+      const now = JSON.parse(event.data);
+      if (this.#stream !== stream) return;
+      if (now && ["queued", "running"].includes(now.state)) {
+        this.#tell("draft", now);
+        return;
+      }
+      over();
+      const epoch = this.#epoch;
+      try {
+        const state = await call("GET", `/api/studies/${id}`);
+        if (epoch === this.#epoch) this.#show(state);
+        this.#tell("worklist");
+      } catch (error) {
+        if (epoch === this.#epoch) this.fail(error);
+      }
+    };
+    // a lost connection is taken up again by the browser; the draft goes on on the server meanwhile
+    stream.onerror = () => {
+      if (stream.readyState === EventSource.CLOSED && this.#stream === stream) {
+        this.#stream = null;
+        const epoch = this.#epoch;
+        setTimeout(() => {
+          if (epoch === this.#epoch && !this.#stream) this.#follow();
+        }, 2000);
+      }
+    };
+  }
+
+  /** Ask for the map of a sentence, or of the encoder (sentence null); asking for the shown one hides it. */
+  async toggleEvidence(sentence) {
+    const shown = this.evidence;
+    if (shown && shown.sentence === sentence) return this.showEvidence(null);
+    const { id } = this.study ?? {};
+    if (!id) return null;
+    const epoch = this.#epoch;
+    const query = sentence === null ? "of=encoder" : `sentence=${encodeURIComponent(sentence)}`;
+    try {
+      const map = await call("GET", `/api/studies/${id}/evidence?${query}`);
+      if (epoch === this.#epoch) this.showEvidence({ sentence, map });
+    } catch (error) {
+      if (epoch === this.#epoch) this.fail(error);
+    }
+    return null;
+  }
+}
+
+export function sentence(text) {
+  return text ? text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".") : "";
+}
+
+/** An element with properties, listeners (on…) and children; text is always text. */
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "class") element.className = value;
+    else if (name === "dataset") Object.assign(element.dataset, value);
+    else if (name in element && name !== "list") element[name] = value;
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function selectTab(name) {
+  for (const tab of document.querySelectorAll("#tabs button[role=tab]")) {
+    if (tab.textContent.trim() === name) tab.click();
+  }
+}
+
+export const session = new Session();

@@ -1,0 +1,287 @@
+"""The whole review in a real browser, against the real server with the embedded model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_rad.inputs import example
+from tests.app.serving import Served, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+AXE_SCREENS = ("review", "signed", "worklist", "statistics")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("review"), "--no-example") as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser_page: Page, server: Served) -> Page:
+    browser_page.goto(server.url)
+    browser_page.wait_for_selector("#write")
+    return browser_page
+
+
+def upload(page: Page, file: Path | str) -> str:
+    """Open an image and wait until its pixels are painted; the study's id."""
+    before = page.evaluate("document.body.dataset.study")
+    page.set_input_files("#file", file)
+    page.wait_for_function("before => document.body.dataset.study && document.body.dataset.study !== before", arg=before)
+    painted(page)
+    return str(page.evaluate("document.body.dataset.study"))
+
+
+def painted(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
+    page.wait_for_function(
+        "viewer => JSON.parse(document.querySelector(`${viewer} [data-state]`)?.dataset.state || '{}').painted", arg=viewer
+    )
+    return state_of(page, viewer)
+
+
+def state_of(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(page.eval_on_selector(f"{viewer} [data-state]", "one => one.dataset.state"))
+    return found
+
+
+def drafted(page: Page) -> int:
+    """Wait until the draft has come in; the number of its sentences."""
+    page.wait_for_selector("#sentences li", timeout=60_000)
+    page.wait_for_selector("#stream", state="hidden")
+    return page.locator("#sentences li").count()
+
+
+def said(page: Page, words: str) -> None:
+    page.wait_for_function("words => document.querySelector('#message').textContent.includes(words)", arg=words)
+
+
+def signed(page: Page) -> str:
+    return str(page.text_content(".lr-signed p"))
+
+
+def test_a_radiologist_reads_corrects_and_signs_the_example(page: Page, tmp_path: Path) -> None:
+    start = time.monotonic()
+    seen: set[str] = set()
+    page.expose_function("sawDraft", lambda text: seen.add(text))
+    page.evaluate(
+        "new MutationObserver(() => sawDraft(document.querySelector('#stream').textContent))"
+        ".observe(document.querySelector('#stream'), {childList: true, characterData: true, subtree: true})"
+    )
+    upload(page, str(example()))
+    assert "View: PA" in (page.text_content("#warnings") or "")
+    count = drafted(page)
+    assert len(seen) > 5, "the draft is shown while it is written"
+    assert page.is_disabled("#sign")
+    rows = page.locator("#sentences li")
+    drafts = rows.locator(".lr-text").all_text_contents()
+
+    rows.nth(0).locator(".lr-do-accept").click()
+    rows.nth(1).locator(".lr-do-edit").click()
+    page.fill(".lr-editor", "No pulmonary oedema.")
+    page.keyboard.press("Enter")
+    for number in range(2, count):
+        rows.nth(number).locator(".lr-do-reject").click()
+    page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
+    page.click("#add")
+    page.fill("#new-sentence", "Several large rounded opacities in both lungs.")
+    page.keyboard.press("Enter")
+    page.wait_for_function("count => document.querySelectorAll('#sentences li').length === count", arg=count + 1)
+    page.click("#sign")
+    page.wait_for_selector(".lr-signed")
+    text = signed(page)
+    assert text.split(". ")[0] + "." == drafts[0]
+    assert "No pulmonary oedema." in text and "Several large rounded opacities" in text
+    assert all(draft not in text for draft in drafts[2:])
+
+    with page.expect_download() as download:
+        page.click("#export-json")
+    download.value.save_as(tmp_path / "report.json")
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert record["ai_generated"] is True and "Not for clinical use" in record["notice"]
+    with page.expect_download() as download:
+        page.click("#export-text")
+    download.value.save_as(tmp_path / "report.txt")
+    assert "Not for clinical use" in (tmp_path / "report.txt").read_text()
+    assert time.monotonic() - start < 30
+
+
+def test_window_level_zoom_and_keys_change_what_is_shown(page: Page) -> None:
+    upload(page, str(example()))
+    box = page.locator("#viewer canvas").first.bounding_box()
+    assert box is not None
+    before = state_of(page)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 80, y - 60, steps=5)
+    page.mouse.up()
+    moved = state_of(page)
+    assert moved["width"] != before["width"] and moved["center"] != before["center"]
+    page.mouse.wheel(0, -240)
+    page.wait_for_function("zoom => JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).zoom > zoom", arg=before["zoom"])  # noqa: E501 (one expression)
+    page.keyboard.press("i")
+    page.wait_for_function("JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).inverted")
+    page.keyboard.press("r")
+    page.wait_for_function("!JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).inverted")
+    assert state_of(page)["center"] == before["center"]
+
+
+def test_evidence_is_shown_and_called_what_it_is(page: Page) -> None:
+    upload(page, str(example()))
+    drafted(page)
+    page.locator("#sentences li").nth(0).locator(".lr-do-show").click()
+    page.wait_for_function("document.querySelector('#evidence-note').textContent.includes('not proof')", timeout=60_000)
+    assert state_of(page)["overlay"]
+    page.click("#encoder-map")
+    page.wait_for_function("document.querySelector('#evidence-note').textContent.includes('encoder looked')", timeout=60_000)
+    page.click("#encoder-map")
+    page.wait_for_function("document.querySelector('#evidence-note').textContent === ''")
+
+
+def test_a_bad_file_after_a_good_one_leaves_nothing_of_the_good_one(page: Page, tmp_path: Path) -> None:
+    upload(page, str(example()))
+    drafted(page)
+    bad = tmp_path / "bad.dcm"
+    bad.write_bytes(np.random.default_rng(0).bytes(5000))
+    page.set_input_files("#file", bad)
+    page.wait_for_selector("#message.lr-error")
+    assert page.evaluate("document.body.dataset.study") == ""
+    assert page.locator("#sentences li").count() == 0
+    assert page.text_content("#study-name") == "No image"
+    assert page.locator("#labels").is_hidden() and page.is_disabled("#write")
+    assert not state_of(page).get("painted")
+
+
+def test_a_second_study_while_the_first_is_being_drafted(page: Page, tmp_path: Path) -> None:
+    first = upload(page, str(example()))
+    other = tmp_path / "other.png"
+    Image.fromarray(np.asarray(np.random.default_rng(1).integers(0, 255, (400, 400)), np.uint8)).save(other)
+    second = upload(page, other)
+    assert second != first and page.evaluate("location.hash") == f"#{second}"
+    drafted(page)
+    page.evaluate("id => { location.hash = id; }", first)
+    page.wait_for_function("id => document.body.dataset.study === id", arg=first)
+    drafted(page)
+    assert page.evaluate("document.body.dataset.study") == first
+
+
+def test_a_reload_in_the_middle_of_a_draft_finds_it_again(page: Page) -> None:
+    study = upload(page, str(example()))
+    page.reload()
+    page.wait_for_function("id => document.body.dataset.study === id", arg=study)
+    assert drafted(page) > 1
+
+
+def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
+    study = upload(page, str(example()))
+    drafted(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_function("id => document.body.dataset.study === id", arg=study)
+    drafted(other)
+    other.locator("#sentences li").nth(0).locator(".lr-do-reject").click()
+    other.wait_for_selector("#sentences li.lr-is-rejected")
+    page.locator("#sentences li").nth(0).locator(".lr-do-accept").click()
+    said(page, "changed elsewhere")
+    page.wait_for_selector("#sentences li.lr-is-rejected")
+    other.close()
+
+
+def test_the_whole_review_by_keyboard_alone(page: Page) -> None:
+    upload(page, str(example()))
+    count = drafted(page)
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.wait_for_selector("#sentences li.lr-is-accepted")
+    page.keyboard.press("e")
+    page.keyboard.type("Typed: ")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#sentences li.lr-is-edited")
+    page.keyboard.press("Control+z")
+    page.wait_for_selector("#sentences li.lr-is-edited", state="detached")
+    for _ in range(count):
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+    page.keyboard.press("n")
+    page.keyboard.type("A sentence of my own.")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#sentences li.lr-is-added")
+    page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".lr-signed")
+    assert "A sentence of my own." in signed(page)
+
+
+def test_a_prior_stands_beside_the_current_image_and_moves_with_it(page: Page) -> None:
+    upload(page, str(example()))
+    page.set_input_files("#prior-file", str(example()))
+    page.wait_for_selector("#prior-viewer", state="visible")
+    painted(page, "#prior-viewer")
+    page.locator("#viewer canvas").first.hover()
+    page.mouse.wheel(0, -240)
+    page.wait_for_function("JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).zoom === JSON.parse(document.querySelector('#prior-viewer [data-state]').dataset.state).zoom")  # noqa: E501 (one expression)
+    page.click("#remove-prior")
+    page.wait_for_selector("#prior-viewer", state="hidden")
+
+
+def test_signed_reports_can_be_reopened_and_found(page: Page) -> None:
+    study = upload(page, str(example()))
+    for number in range(drafted(page)):
+        page.locator("#sentences li").nth(number).locator(".lr-do-accept").click()
+    page.wait_for_function("!document.querySelector('#sign').disabled")
+    page.click("#sign")
+    page.wait_for_selector(".lr-signed")
+    page.click("#reopen")
+    page.wait_for_function("document.querySelector('#study-status').textContent.includes('version 2')")
+    page.get_by_role("tab", name="Worklist").click()
+    page.fill("#search", study[:8])
+    page.wait_for_selector(f"tr[data-study='{study}']")
+    assert page.locator("#studies tbody tr").count() == 1
+    page.get_by_role("tab", name="Statistics").click()
+    page.wait_for_selector(".lr-tile")
+    assert "Sentences accepted" in (page.text_content("#statistics") or "")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_accessibility_violation_of_ours(browser_page: Page, server: Served, theme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser_page
+    page.goto(f"{server.url}/?__theme={theme}")
+    page.wait_for_selector("#write")
+    upload(page, str(example()))
+    count = drafted(page)
+    found: dict[str, list[Any]] = {}
+    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+
+    def check(screen: str) -> None:
+        violations = Axe().run(page, options=options).response["violations"]
+        found[screen] = [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations]
+
+    check("review")
+    for number in range(count):
+        page.locator("#sentences li").nth(number).locator(".lr-do-accept").click()
+    page.wait_for_function("!document.querySelector('#sign').disabled")
+    page.click("#sign")
+    page.wait_for_selector(".lr-signed")
+    check("signed")
+    page.get_by_role("tab", name="Worklist").click()
+    page.wait_for_selector("#studies tbody tr")
+    check("worklist")
+    page.get_by_role("tab", name="Statistics").click()
+    page.wait_for_selector(".lr-tile")
+    check("statistics")
+    assert found == {screen: [] for screen in AXE_SCREENS}

@@ -1,0 +1,153 @@
+"""The real application in a process of its own, and plain HTTP to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+COOKIE = "llava_rad_session"
+
+
+@dataclass
+class Answer:
+    """What the server said."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Client:
+    """One user's calls: cookie kept, the header of our page sent."""
+
+    host: str
+    port: int
+    cookie: str = ""
+    headers: dict[str, str] = field(default_factory=lambda: {"x-llava-rad": "1"})
+
+    def call(self, method: str, path: str, body: bytes | dict[str, Any] | None = None, **headers: str) -> Answer:
+        sent = self.headers | headers | ({"cookie": f"{COOKIE}={self.cookie}"} if self.cookie else {})
+        if isinstance(body, dict):
+            body, sent = json.dumps(body).encode(), sent | {"content-type": "application/json"}
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
+        try:
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, found, answer.read())
+        finally:
+            connection.close()
+
+    def login(self, name: str, password: str) -> Answer:
+        form = urlencode({"name": name, "password": password}).encode()
+        answer = self.call("POST", "/login", form, **{"content-type": "application/x-www-form-urlencoded"})
+        if found := re.search(f"{COOKIE}=([^;]+)", answer.headers.get("set-cookie", "")):
+            self.cookie = found.group(1)
+        return answer
+
+    def study(self, image: bytes) -> dict[str, Any]:
+        """Upload an image; the study's state."""
+        answer = self.call("POST", "/api/studies", image)
+        assert answer.status == 201, answer.body
+        state: dict[str, Any] = answer.json()
+        return state
+
+    def act(self, state: dict[str, Any], action: str, **more: Any) -> Answer:
+        body = {"revision": state["revision"], "action": action, **more}
+        return self.call("POST", f"/api/studies/{state['id']}/actions", body)
+
+    def drafted(self, study: str, timeout_s: float = 120) -> dict[str, Any]:
+        """Have the draft written and wait for it."""
+        assert self.call("POST", f"/api/studies/{study}/draft", {}).status == 200
+        return self.ended(study, timeout_s)
+
+    def ended(self, study: str, timeout_s: float = 120) -> dict[str, Any]:
+        """Wait until the study's draft is written, stopped or failed."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            state: dict[str, Any] = self.call("GET", f"/api/studies/{study}").json()
+            if state["draft"] and state["draft"]["state"] not in ("queued", "running"):
+                return state
+            time.sleep(0.05)
+        raise AssertionError("the draft does not end")
+
+
+@dataclass
+class Served:
+    """A running application."""
+
+    process: subprocess.Popen[bytes]
+    data: Path
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> Client:
+        return Client("127.0.0.1", self.port)
+
+    def kill(self) -> None:
+        """SIGKILL, as a machine that stops."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def served(folder: Path, *options: str, wait_s: float = 120) -> Iterator[Served]:
+    """``llava-rad serve`` on a free port, until the end of the context."""
+    log = folder / "server.log"
+    command = [
+        sys.executable, "-c", "from llava_rad.cli import main; main()", "serve", "--port", "0",
+        "--data-dir", str(folder / "data"), *options,
+    ]  # fmt: skip
+    # an empty working directory: Gradio may serve files of the one that it is started in
+    (folder / "empty").mkdir(exist_ok=True)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            command, stdout=written, stderr=written, cwd=folder / "empty", env=environment, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + wait_s
+        found = None
+        while found is None:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            found = re.search(r"http://\S+:(\d+)", log.read_text())
+            time.sleep(0.05)
+        running = Served(process, folder / "data", int(found.group(1)), log)
+        while True:
+            try:
+                if running.client().call("GET", "/health").status == 200:
+                    break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < end, log.read_text()
+                time.sleep(0.05)
+        yield running
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
