@@ -163,9 +163,9 @@ def _add_studies(calls: APIRouter, services: Services) -> None:
             await uploads.receive(request.stream(), file)
             if batch:
                 place = int(number) if number.isdecimal() else 0
-                await asyncio.to_thread(uploads.of_batch, who, batch, place, path, name=_name(request))
+                await asyncio.to_thread(uploads.of_batch, who, batch, place, path, file_name=_name(request))
                 return {"batch": batch}
-            study = await asyncio.to_thread(uploads.study, who, path, name=_name(request), force=_force(request))
+            study = await asyncio.to_thread(uploads.study, who, path, file_name=_name(request), force=_force(request))
         return shown(await asyncio.to_thread(store.state, who, study))
 
     @calls.get("/studies/{study}")

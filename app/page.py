@@ -14,6 +14,7 @@ def build() -> gr.Blocks:
     """The page without its data."""
     import gradio as gr
 
+    page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         _part("top")
         with gr.Tabs(elem_id="tabs"):
@@ -33,12 +34,13 @@ def theme() -> gr.Theme:
     """Gradio's plain theme with fonts that every machine has: nothing is fetched."""
     import gradio as gr
 
-    return gr.themes.Base(
+    plain: gr.Theme = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="slate",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
+    return plain
 
 
 def _part(name: str) -> None:

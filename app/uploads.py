@@ -87,8 +87,10 @@ class Uploads:
             file.write(chunk)
         file.flush()
 
-    def study(self, owner: str, path: Path, *, name: str | None = None, force: bool = False) -> str:
-        """Make a study of an image file.
+    def study(
+        self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False
+    ) -> str:
+        """Make a study of an image file, called by ``name``, or by its file's where those are kept.
 
         Returns:
             Its id.
@@ -98,9 +100,13 @@ class Uploads:
         """
         image = self._reader.read(path, force=force)
         return self._store.create(
-            owner, name=name if self._keep_names else None, sha256=image.sha256, facts=image.facts.to_dict(),
-            warnings=list(image.warnings), image=self._images.keep(image),
-        )  # fmt: skip
+            owner,
+            name=name or (file_name if self._keep_names else None),
+            sha256=image.sha256,
+            facts=image.facts.to_dict(),
+            warnings=list(image.warnings),
+            image=self._images.keep(image),
+        )
 
     def prior(self, owner: str, study: str, path: Path, *, force: bool = False) -> None:
         """Put an earlier image beside a study's own.
@@ -117,12 +123,12 @@ class Uploads:
         }
         self._store.set_prior(owner, study, prior)
 
-    def of_batch(self, owner: str, batch: str, number: int, path: Path, *, name: str | None = None) -> None:
+    def of_batch(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
         """As ``study``, for one file of a batch: a refusal is written down, not raised."""
         from llava_rad.inputs import Source
 
         try:
-            study = self.study(owner, path, name=name)
+            study = self.study(owner, path, file_name=file_name)
         except ReadError as error:
             self._store.batch_failed(
                 owner, batch, number=number, sha256=Source(number, path).sha256(), reason=str(error)
@@ -167,7 +173,7 @@ class Uploads:
             for number, path in enumerate(paths, 1):
                 if self._closed.is_set():
                     return
-                self.of_batch(owner, batch, number, path, name=path.stem)
+                self.of_batch(owner, batch, number, path, file_name=path.stem)
 
         threading.Thread(target=read, name="folder", daemon=True).start()
         return batch
@@ -185,7 +191,7 @@ class Uploads:
                         reason = "the file cannot be taken out of the archive, or is too large"
                         self._store.batch_failed(owner, batch, number=number, sha256=None, reason=reason)
                         continue
-                    self.of_batch(owner, batch, number, path, name=Path(name).stem)
+                    self.of_batch(owner, batch, number, path, file_name=Path(name).stem)
 
 
 def _entries(archive: Path) -> list[str]:

@@ -174,7 +174,7 @@ class Radiograph:
         elif window:
             raise IndexError(f"the image has no window {window}")
         else:
-            low, high = self._percentiles(0.005, 0.995)
+            low, high = self.percentiles(0.005, 0.995)
             shown = np.clip((levels - low) / max(high - low, 1), 0.0, 1.0)
         table = np.floor(shown * 255.0 + 0.5).astype(np.uint8)
         image = table.take(self.pixels)
@@ -182,7 +182,7 @@ class Radiograph:
             image[~self.valid] = 0
         return image
 
-    def _percentiles(self, low: float, high: float) -> tuple[int, int]:
+    def percentiles(self, low: float, high: float) -> tuple[int, int]:
         """Pixel values below which the given parts of the valid pixels lie."""
         values = self.pixels if self.valid is None or not self.valid.any() else self.pixels[self.valid]
         share = np.cumsum(np.bincount(values.ravel())) / max(values.size, 1)

@@ -136,7 +136,25 @@ class VisionTransformer:
         hidden = torch.cat([self._encode(part) for part in pixel_values.tensor_split(min(groups, len(pixel_values)))])
         return Features(hidden[:, 0], hidden[:, 1:])
 
-    def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    @torch.inference_mode()
+    def cls_attention(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """How much the CLS token attends to each patch in the last layer, by head; see ``encoder.maps.cls_attention``.
+
+        Args:
+            pixel_values: [B, 3, size, size] normalised images.
+
+        Returns:
+            [B, heads, side, side] float32.
+        """
+        kept: list[torch.Tensor] = []
+        self._encode(pixel_values, kept)
+        query, key, _ = self._heads(kept[-1], len(pixel_values))
+        products = query[:, :, :1].float() @ key.float().transpose(-1, -2)
+        weights = torch.softmax(products / query.shape[-1] ** 0.5, dim=-1)[..., 0, 1:]
+        return torch.unflatten(weights, -1, (self.size // self.patch_size, -1))
+
+    def _encode(self, pixel_values: torch.Tensor, kept: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """[B, 1 + N, D]; the last layer's queries, keys and values are put into ``kept``."""
         weight, bias = self._patch
         patches = functional.conv2d(pixel_values.to(weight.dtype), weight, bias, stride=self.patch_size)
         tokens = patches.flatten(2).transpose(1, 2)
@@ -147,17 +165,24 @@ class VisionTransformer:
         # What keeps its result in memory of its own is therefore not given a name.
         qkv, inner = hidden.new_empty(len(hidden), 3 * self.width), hidden.new_empty(len(hidden), self._inner)
         for block in self._blocks:
-            mixed = self._attend(block.qkv(self._normalise(hidden, block.norm1), out=qkv), batch)
+            mixed = self._attend(qkv := block.qkv(self._normalise(hidden, block.norm1), out=qkv), batch)
             hidden = block.out.added_to(hidden, mixed)
             del mixed
             hidden = block.fc2.added_to(hidden, block.fc1.gelu(self._normalise(hidden, block.norm2), out=inner))
+        if kept is not None:
+            kept.append(qkv)
         return self._normalise(hidden, self._norm).view(batch, length, self.width)
 
     def _attend(self, qkv: torch.Tensor, batch: int) -> torch.Tensor:
         """Every head's attention: [B * L, 3 * D], queries, keys and values, to [B * L, D]."""
-        query, key, value = qkv.view(batch, -1, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = self._heads(qkv, batch)
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         return mixed.reshape(len(qkv), self.width)
+
+    def _heads(self, qkv: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, [B, heads, L, head size]."""
+        query, key, value = qkv.view(batch, -1, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
+        return query, key, value
 
     def _normalise(self, hidden: torch.Tensor, parts: _Pair) -> torch.Tensor:
         return functional.layer_norm(hidden, (self.width,), *parts, self.epsilon)

@@ -22,6 +22,7 @@ from llava_rad.commands import (
     pretrain,
     probe,
     reports,
+    serve,
     train,
 )
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
@@ -55,6 +56,8 @@ app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)
 app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
+app.command("serve", epilog=serve.EPILOG)(serve.command)
+app.add_typer(serve.users, name="user")
 app.add_typer(probe.app, name="probe")
 app.add_typer(maps.app, name="maps")
 

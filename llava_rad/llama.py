@@ -213,6 +213,34 @@ class Llama:
         filled = Cache(*(part[:, :, :, :end] for part in cache))
         return self._run(embeds, filled, where, positions, attention, causal=causal)
 
+    @torch.inference_mode()
+    def attention(self, embeds: torch.Tensor, rows: slice) -> Iterator[torch.Tensor]:
+        """What some positions of a text attend to: ``softmax(q k / sqrt(d))``, layer by layer.
+
+        Args:
+            embeds: [1, L, D], the whole text without padding.
+            rows: the R positions whose attention is wanted; that of the others is never held.
+
+        Yields:
+            [heads, R, L] float32 of each layer; each row sums to 1. All layers of a large model would fill gigabytes.
+        """
+        length = embeds.shape[1]
+        cache = self.cache(1, length)
+        angles = self._cos[:length].unsqueeze(-2), self._sin[:length].unsqueeze(-2)
+        later = torch.ones(length, length, dtype=torch.bool, device=self.device).triu(1)[rows]
+        hidden = embeds
+        for index, layer in enumerate(self._layers):
+            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, index, slice(0, length), angles)
+            grouped = self.heads != self.kv_heads
+            mixed = functional.scaled_dot_product_attention(
+                query, cache.keys[index], cache.values[index], is_causal=True, enable_gqa=grouped
+            )
+            key = cache.keys[index].repeat_interleave(self.heads // self.kv_heads, dim=1)
+            products = query[0, :, rows].float() @ key[0].float().transpose(-1, -2) / self.head_size**0.5
+            yield products.masked_fill(later, -torch.inf).softmax(-1)
+            hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
+            hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
+
     def step(self, embeds: torch.Tensor, cache: Cache, where: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As a call for one more token, in shapes that stay the same from step to step.
 

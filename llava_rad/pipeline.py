@@ -192,19 +192,28 @@ class ReportWriter:
 
     def stream(self, source: Source) -> Iterator[str | Outcome]:
         """Yield the findings of one source piece by piece, then the whole report; or a failure alone."""
-        from llava_rad.generation import stream
-
         ((_, image),) = self._prepared([source], ahead=1)
         if isinstance(image, ReadError):
             yield Failure(source, image, source.sha256())
             return
+        yield from self.stream_image(image, path=self._path(source))
+
+    def stream_image(self, image: PreparedImage, *, path: str | None = None) -> Iterator[str | Report]:
+        """Yield the findings of an image that the model's recipe has prepared piece by piece, then the whole report."""
+        from llava_rad.generation import stream
+
         engine = self.engine()
         pieces = _Kept(stream(engine, image.pixels, self._decoding.settings(engine.config)))
         text = ""
         for piece in cleaned(pieces):
             text += piece
             yield piece
-        yield self._report(source, image, text, complete=pieces.complete)
+        yield self.report(image, text, complete=pieces.complete, path=path)
+
+    def report(self, image: PreparedImage, text: str, *, complete: bool, path: str | None = None) -> Report:
+        """The report of a text that the model wrote about an image; not ``complete`` where it was cut off."""
+        engine = self.engine()
+        return compose(engine, self._decoding.settings(engine.config), image, text, complete=complete, path=path)
 
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
         """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
@@ -249,7 +258,8 @@ class ReportWriter:
                 yield Failure(source, image, source.sha256())
             else:
                 draft = next(drafts)
-                yield self._report(source, image, clean(draft.text).strip(), complete=draft.complete)
+                text = clean(draft.text).strip()
+                yield self.report(image, text, complete=draft.complete, path=self._path(source))
 
     def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
         import torch
@@ -270,10 +280,9 @@ class ReportWriter:
             self._folder = locate(self._model, revision=self._revision, offline=self._offline)
         return self._folder
 
-    def _report(self, source: Source, image: PreparedImage, text: str, *, complete: bool) -> Report:
-        engine = self.engine()
-        path = str(source.path) if self._show_paths and source.path is not None else None
-        return compose(engine, self._decoding.settings(engine.config), image, text, complete=complete, path=path)
+    def _path(self, source: Source) -> str | None:
+        """The input's path, where it may be named."""
+        return str(source.path) if self._show_paths and source.path is not None else None
 
 
 class _Kept:

@@ -26,7 +26,7 @@ export function mount(root) {
   const keys = h("details", { class: "lr-keys" }, h("summary", {}, "Keys"),
     h("p", {}, "j k: next, last sentence · a: accept · e: edit · x: reject · u: undecide · s: where the model looked · n: add · Ctrl+Z: undo · Ctrl+Enter: sign. In a text: Enter saves, Esc gives up the change."));
   root.append(
-    h("details", { id: "fields", open: true }, h("summary", {}, "Indication, comparison, prior report"), ...fields.map((one) => one.label)),
+    h("details", { id: "fields", open: true }, h("summary", {}, "Indication, comparison, prior report"), h("div", {}, ...fields.map((one) => one.label))),
     h("div", { class: "lr-line" }, write, stop, progress), stream, list,
     h("div", { class: "lr-line" }, add, undo, h("span", { class: "lr-space" }), left),
     h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json),
@@ -131,14 +131,20 @@ export function mount(root) {
 
     edit() {
       if (!editable() || this.area) return;
+      this.sent = this.one.text;
       this.area = editor(this.one.text, (value) => this.save(value), () => this.close());
       this.body.hidden = true;
       this.element.prepend(this.area);
       this.area.focus();
     }
 
+    /** Whether there was something to save. */
     save(value) {
-      if (value.trim() && value !== this.one.text) session.act({ action: "edit", sentence: this.id, text: value }, { keepalive: true });
+      const text = value.trim().replace(/\s+/g, " ");
+      if (!text || text === this.sent) return false;
+      this.sent = text;
+      session.act({ action: "edit", sentence: this.id, text }, { keepalive: true });
+      return true;
     }
 
     close() {
@@ -149,14 +155,15 @@ export function mount(root) {
     }
   }
 
-  /** A text box that saves after a pause, with Enter and when it is left; Esc goes back to what was there before. */
+  /** A text box that saves after a pause, with Enter and when it is left; Esc takes back what it has saved. */
   function editor(value, save, close) {
     let timer = null;
     let over = false;
+    let saved = 0;
     const flush = () => {
       clearTimeout(timer);
       timer = null;
-      save(area.value);
+      if (save(area.value)) saved += 1;
     };
     const end = () => {
       over = true;
@@ -182,7 +189,7 @@ export function mount(root) {
           end();
         } else if (event.key === "Escape") {
           clearTimeout(timer);
-          save(value);
+          for (; saved; saved -= 1) session.act({ action: "undo" });
           end();
         }
       },
@@ -274,7 +281,7 @@ export function mount(root) {
       } else row.update(one);
       row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${SAID[one.state]}: ${one.text}`);
       const before = last ? last.nextElementSibling : list.firstElementChild;
-      if (before !== row.element && row.element.previousElementSibling !== last) {
+      if (before !== row.element) {
         if (last) last.after(row.element);
         else list.prepend(row.element);
       }

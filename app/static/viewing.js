@@ -48,11 +48,12 @@ export function mount(root) {
 
   function facts(part) {
     const { view, view_source: from, inverted, mirrored, rotated, burned_in_annotation: burned } = part.facts;
-    const said = [`View: ${view}${from === "none" ? " (not stated)" : ""}`];
-    if (inverted) said.push("Stored inverted, shown upright in grey");
-    if (mirrored) said.push("Left and right were exchanged");
-    if (rotated) said.push(`Turned by ${rotated}°`);
-    if (burned === "yes") said.push("Burned-in text: may show identity");
+    const known = view !== "unknown" && from !== "none";
+    const said = [[`View: ${view}${from === "none" ? " (not stated)" : ""}`, known]];
+    if (inverted) said.push(["Stored inverted", true]);
+    if (mirrored) said.push(["Left and right were exchanged", false]);
+    if (rotated) said.push([`Turned by ${rotated}°`, false]);
+    if (burned === "yes") said.push(["Burned-in text: may show identity", false]);
     return said;
   }
 
@@ -63,16 +64,13 @@ export function mount(root) {
     for (const [part, prefix] of [[study, ""], [study.prior, "Prior: "]]) {
       if (!part) continue;
       const texts = [...new Set(part.warnings)];
-      for (const fact of facts(part)) {
-        const plain = fact.startsWith("View") && !fact.includes("unknown") && !fact.includes("not stated");
-        warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
-      }
+      for (const [fact, plain] of facts(part)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
       for (const text of texts) warnings.append(h("li", { class: "lr-chip lr-attention" }, prefix + sentence(text)));
     }
   }
 
   let shown = { current: null, prior: null };
-  session.addEventListener("study", () => {
+  function draw() {
     const { study } = session;
     name.textContent = study?.name ?? "No image";
     status.textContent = study ? `${study.status}${study.version > 1 ? `, version ${study.version}` : ""}` : "";
@@ -89,12 +87,14 @@ export function mount(root) {
     const changed = next.prior !== shown.prior || next.current !== shown.current;
     shown = next;
     if (changed) relink();
-  });
+  }
+
+  session.addEventListener("study", draw);
   session.addEventListener("evidence", () => {
     const found = session.evidence;
     viewer.overlay(found?.map ?? null);
     note.textContent = found?.map.note ?? "";
     looked.setAttribute("aria-pressed", String(found?.sentence === null));
   });
-  earlier.hidden = linked.hidden = remove.hidden = add.hidden = looked.hidden = true;
+  draw();
 }

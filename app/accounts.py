@@ -1,0 +1,239 @@
+"""Who may log in: a file of names and scrypt hashes, sessions that end, and a brake on guessing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from app.database import Database
+from encoder.errors import ConfigError, LlavaRadError
+
+SESSION_S: Final = 12 * 3600.0
+"""After the last use."""
+FREE_TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 5, 30.0, 900.0
+MIN_PASSWORD: Final = 8
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_N, _R, _P = 1 << 15, 8, 1  # OWASP's parameters for scrypt: 32 MiB, about 0.1 s
+_REMEMBERED = 10_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    token TEXT PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL, used REAL NOT NULL
+);
+"""
+
+
+class LoginRefused(LlavaRadError):
+    """A login that failed. The message is the same whatever was wrong.
+
+    Attributes:
+        retry_after: seconds to wait before the next try, or 0.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class _Tries(NamedTuple):
+    failed: int
+    not_before: float
+
+
+class Accounts:
+    """The people of one auth file.
+
+    Args:
+        path: the auth file; read again when it changes.
+        sessions: SQLite file of open sessions.
+        now: the time in seconds.
+
+    Raises:
+        ConfigError: the auth file cannot be read.
+    """
+
+    def __init__(self, path: Path, sessions: Path, *, now: Callable[[], float] = time.time) -> None:
+        self._path, self._now = path, now
+        self._base = Database(sessions, _SCHEMA)
+        self._lock = threading.Lock()
+        self._tries: dict[str, _Tries] = {}
+        self._read_at: tuple[int, int, int] | None = None
+        self._users: dict[str, str] = {}
+        self._known()
+
+    def login(self, name: str, password: str, client: str) -> str:
+        """Open a session.
+
+        Args:
+            name: as it was typed.
+            password: as it was typed.
+            client: address that the try comes from.
+
+        Returns:
+            The session's token.
+
+        Raises:
+            LoginRefused: name or password is wrong, or there were too many tries.
+        """
+        keys = (f"name {name}", f"client {client}")
+        with self._lock:
+            wait = max(self._tries.get(key, _Tries(0, 0.0)).not_before for key in keys) - self._now()
+            if wait > 0:
+                raise LoginRefused("Too many tries. Wait before the next one.", wait)
+            # counted before the hash is computed: tries at the same time are not free
+            for key in keys:
+                self._count(key)
+        kept = self._known().get(name)
+        right = _matches(password, kept or _NOBODY) and kept is not None
+        if not right or kept is None:
+            raise LoginRefused("Name or password is wrong.")
+        with self._lock:
+            for key in keys:
+                self._tries.pop(key, None)
+        token = secrets.token_urlsafe(32)
+        with self._base.write() as base:
+            base.execute("DELETE FROM sessions WHERE used < ?", (self._now() - SESSION_S,))
+            base.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, kept, self._now()))
+        return token
+
+    def user_of(self, token: str | None) -> str | None:
+        """The name behind a token, while its session lasts and its user has the same password."""
+        if not token:
+            return None
+        row = self._base.read().execute("SELECT * FROM sessions WHERE token = ?", (_digest(token),)).fetchone()
+        if row is None or row["used"] < self._now() - SESSION_S or self._known().get(row["name"]) != row["hash"]:
+            return None
+        if self._now() - row["used"] > 60:
+            with self._base.write() as base:
+                base.execute("UPDATE sessions SET used = ? WHERE token = ?", (self._now(), row["token"]))
+        name: str = row["name"]
+        return name
+
+    def logout(self, token: str) -> None:
+        """End a session."""
+        with self._base.write() as base:
+            base.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
+
+    def _count(self, key: str) -> None:
+        if len(self._tries) > _REMEMBERED:
+            now = self._now()
+            self._tries = {one: tries for one, tries in self._tries.items() if tries.not_before > now - LONGEST_WAIT_S}
+        failed = self._tries.get(key, _Tries(0, 0.0)).failed + 1
+        wait = 0.0 if failed < FREE_TRIES else min(FIRST_WAIT_S * 2 ** min(failed - FREE_TRIES, 20), LONGEST_WAIT_S)
+        self._tries[key] = _Tries(failed, self._now() + wait)
+
+    def _known(self) -> dict[str, str]:
+        try:
+            status = self._path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if seen != self._read_at:
+                self._users, self._read_at = read_users(self._path), seen
+        except OSError:
+            raise ConfigError("the auth file cannot be read") from None
+        return self._users
+
+
+def read_users(path: Path) -> dict[str, str]:
+    """Names and hashes of an auth file.
+
+    Raises:
+        ConfigError: a line is not of its form; its number is named.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, kept = line.strip().partition(":")
+        if not _NAME.fullmatch(name) or _parts(kept) is None:
+            raise ConfigError(f"line {number} of the auth file is not NAME:HASH", hint="llava-rad user add NAME")
+        found[name] = kept
+    return found
+
+
+def add_user(path: Path, name: str, password: str) -> None:
+    """Add a user to an auth file, or give one a new password.
+
+    Raises:
+        ConfigError: the name or the password will not do.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError("a name has 1 to 64 letters, digits or . _ @ -")
+    if len(password) < MIN_PASSWORD:
+        raise ConfigError(f"a password has at least {MIN_PASSWORD} characters")
+    _write(path, (read_users(path) if path.exists() else {}) | {name: _hash(password)})
+
+
+def remove_user(path: Path, name: str) -> None:
+    """Take a user out of an auth file.
+
+    Raises:
+        ConfigError: there is no such user or file.
+    """
+    users = read_users(path) if path.exists() else {}
+    if users.pop(name, None) is None:
+        raise ConfigError("there is no such user in the auth file")
+    _write(path, users)
+
+
+def _write(path: Path, users: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    lines = ["# LLaVA-Rad review: NAME:HASH, written by 'llava-rad user'", *(f"{n}:{h}" for n, h in users.items())]
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ConfigError(f"the auth file cannot be written: {error.strerror}") from None
+
+
+def _hash(password: str) -> str:
+    salt = secrets.token_bytes(16)
+    found = _scrypt(password, salt, _N, _R, _P)
+    return "$".join(["scrypt", str(_N), str(_R), str(_P), *(base64.b64encode(part).decode() for part in (salt, found))])
+
+
+def _matches(password: str, kept: str) -> bool:
+    parts = _parts(kept)
+    if parts is None:
+        return False
+    n, r, p, salt, expected = parts
+    return hmac.compare_digest(_scrypt(password, salt, n, r, p), expected)
+
+
+def _parts(kept: str) -> tuple[int, int, int, bytes, bytes] | None:
+    try:
+        kind, n, r, p, salt, expected = kept.split("$")
+        found = int(n), int(r), int(p), base64.b64decode(salt, validate=True), base64.b64decode(expected, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    fits = kind == "scrypt" and 1 < found[0] <= 1 << 20 and 0 < found[1] <= 32 and 0 < found[2] <= 16
+    return found if fits and len(found[3]) >= 8 and len(found[4]) == 32 else None
+
+
+def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=32)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+# compared with when there is no such user, so that the answer takes as long
+_NOBODY: Final = "$".join(
+    ["scrypt", str(_N), str(_R), str(_P), base64.b64encode(bytes(16)).decode(), base64.b64encode(bytes(32)).decode()]
+)

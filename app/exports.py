@@ -1,0 +1,122 @@
+"""Reviews that leave the application: text and JSON of one study, JSONL and CSV of all. All carry the notice."""
+
+from __future__ import annotations
+
+import csv as tables
+import io
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from app import review
+from llava_rad.outputs.compose import software_version
+from llava_rad.outputs.report import NOTICE
+
+if TYPE_CHECKING:
+    from app.store import Store
+
+SCHEMA: Final = "llava-rad.review/1"
+NOT_SIGNED: Final = "NOT SIGNED: a draft under review."
+COLUMNS: Final = (
+    "study", "name", "status", "version", "sha256", "view", "model", "reviewer", "signed_at", "seconds", "sentence",
+    "state", "draft", "text", "notice",
+)  # fmt: skip
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+State = dict[str, Any]
+
+
+def report_text(state: State, version: int | None = None) -> str:
+    """A study's report as plain text: the signed one of a version, or what there is, marked as not signed.
+
+    Raises:
+        ReviewError: there is no such version, or no text.
+    """
+    signed = _signed(state, version)
+    text = signed["text"] if signed else review.text_of(state)
+    if not text:
+        raise review.ReviewError("there is no report yet")
+    model = (state["draft"] or {}).get("model")
+    fields = [f"{name.replace('_', ' ').upper()}:\n{value}\n" for name, value in state["fields"].items() if value]
+    warnings = ["WARNINGS:", *(f"- {warning}" for warning in state["warnings"]), ""] if state["warnings"] else []
+    by = f"Signed by {signed['by']} at {signed['at']}, version {signed['version']}" if signed else NOT_SIGNED
+    lines = [
+        NOTICE, "", *fields, "FINDINGS:", text, "", *warnings, by, f"Input: sha256 {state['sha256']}",
+        f"Draft by: {model['id']}, sha256 {model['sha256']}" if model else "Without a draft", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def report_json(state: State, version: int | None = None) -> dict[str, Any]:
+    """A study's review as data.
+
+    Raises:
+        ReviewError: there is no such version.
+    """
+    signed = _signed(state, version)
+    drafted = [one["draft"] for one in state["sentences"] if one["draft"] is not None]
+    return {
+        "schema": SCHEMA,
+        "ai_generated": bool(drafted),
+        "notice": NOTICE,
+        "status": "signed" if signed else state["status"],
+        "signed": signed,
+        "study": {key: state[key] for key in ("id", "name", "version", "created", "changed")},
+        "input": {"sha256": state["sha256"], "facts": state["facts"], "warnings": state["warnings"]},
+        "fields": state["fields"],
+        "text": signed["text"] if signed else review.text_of(state),
+        "sentences": state["sentences"],
+        "draft": (state["draft"] or {}).get("report"),
+        "software": {"name": "llava-rad", "version": software_version()},
+    }
+
+
+def jsonl(store: Store, owner: str) -> Iterator[str]:
+    """All of an owner's studies, one JSON object a line, with every event and every signed version."""
+    versions: dict[str, list[dict[str, Any]]] = {}
+    for one in store.signed(owner):
+        versions.setdefault(one["study"], []).append(one)
+    for study in store.studies(owner):
+        record = report_json(store.state(owner, study))
+        record["versions"] = versions.get(study, [])
+        record["events"] = store.events(owner, study)
+        yield json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def csv(store: Store, owner: str) -> Iterator[str]:
+    """All of an owner's studies as a table, one row a sentence of the last signed version, or of the present text."""
+    yield _row(COLUMNS)
+    last = {one["study"]: one for one in store.signed(owner)}
+    for study in store.studies(owner):
+        state = store.state(owner, study)
+        signed = last.get(study) if state["status"] == "signed" else None
+        model = (state["draft"] or {}).get("model") or {}
+        head = [
+            study, state["name"], state["status"], state["version"], state["sha256"], state["facts"].get("view"),
+            signed["model"] if signed else "@".join(str(model[key]) for key in ("id", "sha256") if key in model),
+            signed["who"] if signed else "", signed["at"] if signed else "", signed["seconds"] if signed else "",
+        ]  # fmt: skip
+        for one in (signed["document"] if signed else state)["sentences"]:
+            yield _row([*head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE])
+
+
+def _signed(state: State, version: int | None) -> dict[str, Any] | None:
+    """The signed version that is meant; without a number the last one, while the study is signed."""
+    if version is None:
+        return state["signed"][-1] if state["status"] == "signed" else None
+    for one in state["signed"]:
+        if one["version"] == version:
+            found: dict[str, Any] = one
+            return found
+    raise review.ReviewError("there is no signed report of that version")
+
+
+def _row(cells: tuple[str, ...] | list[Any]) -> str:
+    line = io.StringIO()
+    tables.writer(line).writerow([_harmless(cell) for cell in cells])
+    return line.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """A cell that a spreadsheet would take for a formula begins with an apostrophe (OWASP: CSV injection)."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -1,0 +1,55 @@
+// The arithmetic of showing 16-bit pixels, without a page: levels of detail, and from values to brightness.
+
+/** Halved copies of an image, each pixel the mean of four, until both sides fit into 512. */
+export function pyramid(values, width, height) {
+  const levels = [{ values, width, height }];
+  while (Math.max(width, height) > 512) {
+    const w = width >> 1;
+    const h = height >> 1;
+    const last = levels[levels.length - 1].values;
+    const next = new Uint16Array(w * h);
+    for (let y = 0, to = 0; y < h; y += 1) {
+      let from = 2 * y * width;
+      for (let x = 0; x < w; x += 1, to += 1, from += 2) {
+        next[to] = (last[from] + last[from + 1] + last[from + width] + last[from + width + 1] + 2) >> 2;
+      }
+    }
+    levels.push({ values: next, width: w, height: h });
+    width = w;
+    height = h;
+  }
+  return levels;
+}
+
+/**
+ * Brightness of all 65,536 values as RGBA words (little-endian), for one window.
+ * linear: a ramp of `width` values around `center`; sigmoid: DICOM PS3.3 C.11.2.1.3.1; table: the file's own curve, its
+ * values moved and stretched by as much as center and width differ from the preset's.
+ */
+export function brightness({ kind, center, width, table, own }, inverted) {
+  const words = new Uint32Array(65536);
+  const put = (value, shown) => {
+    const grey = inverted ? 255 - shown : shown;
+    words[value] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
+  };
+  for (let value = 0; value < 65536; value += 1) {
+    const place = (value - center) / width;
+    if (kind === "sigmoid") put(value, Math.floor(255 / (1 + Math.exp(-4 * place)) + 0.5));
+    else if (kind === "table") put(value, table[Math.min(Math.max(Math.round(own.center + place * own.width), 0), 65535)]);
+    else put(value, Math.floor(255 * Math.min(Math.max(place + 0.5, 0), 1) + 0.5));
+  }
+  return words;
+}
+
+/** The coarsest level that still has a pixel for each pixel of the screen. `scale`: screen pixels a full-size pixel. */
+export function levelFor(levels, scale) {
+  let chosen = 0;
+  while (chosen + 1 < levels.length && (levels[0].width / levels[chosen + 1].width) * scale <= 1) chosen += 1;
+  return chosen;
+}
+
+/** Fit an image of width x height into a box: scale and top left corner. */
+export function fit(width, height, boxWidth, boxHeight) {
+  const scale = Math.min(boxWidth / width, boxHeight / height);
+  return { scale, x: (boxWidth - width * scale) / 2, y: (boxHeight - height * scale) / 2 };
+}

@@ -1,0 +1,104 @@
+"""How drafts fare in review: what becomes of their sentences, how far texts move, how long it takes."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from app import review
+
+if TYPE_CHECKING:
+    from app.store import Store
+
+Labeler = Callable[[str], Mapping[str, str]]
+Signed = Mapping[str, Any]
+_MOST_LABELS = 10
+
+
+def summary(store: Store, owner: str, labels_of: Labeler) -> dict[str, Any]:
+    """An owner's statistics.
+
+    Reports that were signed again count once, with their last version.
+
+    Args:
+        store: the reviews.
+        owner: whose.
+        labels_of: which findings a text names, and how.
+    """
+    last = {one["study"]: one for one in store.signed(owner)}
+    reports = list(last.values())
+    models = sorted({one["model"] for one in reports if one["model"]})
+    return {
+        "studies": store.worklist(owner, limit=1)["counts"],
+        "signed": len(reports),
+        **_numbers(reports),
+        "days": dict(sorted(Counter(one["at"][:10] for one in reports).items())),
+        "labels": label_changes(reports, labels_of),
+        "models": [
+            {"model": model, "signed": len(own), **_numbers(own)}
+            for model in models
+            for own in [[one for one in reports if one["model"] == model]]
+        ],
+    }
+
+
+def edit_distance(report: Signed) -> float:
+    """How far a signed report is from its draft, 0 (the same) to 1: characters changed over those of the longer text.
+
+    Sentence by sentence: Levenshtein's distance of an edited one, all characters of a rejected or an added one.
+    """
+    sentences = report["document"]["sentences"]
+    changed = sum(
+        levenshtein(one["draft"] or "", "" if one["state"] == "rejected" else one["text"]) for one in sentences
+    )
+    before = sum(len(one["draft"] or "") for one in sentences)
+    after = sum(len(one["text"]) for one in sentences if one["state"] != "rejected")
+    return changed / max(before, after, 1)
+
+
+def levenshtein(before: str, after: str) -> int:
+    """The fewest characters to insert, delete or exchange."""
+    if before == after:
+        return 0
+    row = list(range(len(after) + 1))
+    for number, one in enumerate(before, 1):
+        above, row[0] = row[0], number
+        for place, other in enumerate(after, 1):
+            above, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, above + (one != other))
+    return row[-1]
+
+
+def label_changes(reports: Iterable[Signed], labels_of: Labeler) -> list[dict[str, Any]]:
+    """Findings that the signed text states otherwise than the draft, the most frequent first."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for one in reports:
+        before, after = labels_of(drafted_text(one)), labels_of(one["text"])
+        found.update((name, before[name], after[name]) for name in before if before[name] != after[name])
+    return [
+        {"finding": name, "from": before, "to": after, "count": count}
+        for (name, before, after), count in found.most_common(_MOST_LABELS)
+    ]
+
+
+def drafted_text(report: Signed) -> str:
+    """What the model wrote of a signed report."""
+    return " ".join(one["draft"] for one in report["document"]["sentences"] if one["draft"] is not None)
+
+
+def _numbers(reports: Sequence[Signed]) -> dict[str, Any]:
+    states = Counter(
+        one["state"] for report in reports for one in report["document"]["sentences"] if one["draft"] is not None
+    )
+    drafted = [report for report in reports if drafted_text(report)]
+    distances = [edit_distance(report) for report in drafted]
+    seconds = sorted(report["seconds"] for report in reports)
+    low, high = statistics.quantiles(seconds, n=4)[::2] if len(seconds) > 1 else (None, None)
+    total = states.total()
+    return {
+        "sentences": total,
+        "shares": {state: states[state] / total if total else None for state in review.STATES[1:4]},
+        "edit_distance": {"mean": statistics.mean(distances) if distances else None},
+        "seconds": {"median": statistics.median(seconds) if seconds else None, "low": low, "high": high},
+    }

@@ -1,0 +1,136 @@
+"""``llava-rad serve`` and ``llava-rad user``: the review application, which lies above this package."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from encoder.errors import LlavaRadError
+from llava_rad.commands import options as opt
+
+GROUP = "llava_rad.review"
+"""Entry points by which an installed review application is found: nothing here imports a package above."""
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of studies, reviews and signed reports. Default: llava-rad/review in $XDG_DATA_HOME or "
+        "~/.local/share.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+AuthFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Who may log in; 'llava-rad user' writes it. Without, the page is served to this machine alone.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+EPILOG = "\n\n".join(
+    (
+        "Everything that a reviewer does is kept in the data folder: pixels, drafts, decisions, signed reports. The "
+        "image files themselves, their names and their headers are not, unless --show-paths keeps the names.",
+        "For other machines, put a proxy that speaks HTTPS in front (--https) and name the host that browsers use "
+        "(--name). AI-generated drafts, research use only, not for clinical use.",
+    )
+)
+users = typer.Typer(
+    help="Who may log in to the review application.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    data_dir: DataDir = None,
+    auth_file: AuthFile = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name that browsers use, repeatable.", metavar="HOST", show_default=False),
+    ] = None,
+    https: Annotated[bool, typer.Option("--https", help="A proxy in front speaks HTTPS: secure cookies.")] = False,
+    worklist: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder or zip file of images that is read into the worklist and drafted (without --auth-file).",
+            metavar="PATH",
+            show_default=False,
+        ),
+    ] = None,
+    example: Annotated[
+        bool, typer.Option("--example/--no-example", help="Begin an empty worklist with the example radiograph.")
+    ] = True,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = False,
+    device: opt.Device = "auto",
+    dtype: opt.Type = opt.DType.auto,
+    max_new_tokens: opt.Tokens = None,
+    show_paths: opt.ShowPaths = False,
+) -> None:
+    """Review drafts in the browser: image beside text, every sentence decided, then signed."""
+    if worklist is not None and auth_file is not None:
+        raise typer.BadParameter("goes to the one local user: leave --auth-file out", param_hint="--worklist")
+    if worklist is not None and not worklist.exists():
+        raise typer.BadParameter("there is no such folder or file", param_hint="--worklist")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from llava_rad.pipeline import Decoding
+
+    chosen: dict[str, Any] = {
+        "model": model, "revision": revision, "offline": offline, "device": device, "dtype": dtype.value,
+        "decoding": Decoding(max_new_tokens),
+    }  # fmt: skip
+    server = _application("server")
+    settings = server.Settings(
+        host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
+        names=tuple(name or ()), https=https, model=chosen, keep_names=show_paths, example=example,
+    )  # fmt: skip
+    server.run(settings, worklist=worklist)
+
+
+@users.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Letters, digits and . _ @ -")],
+    auth_file: Annotated[Path, typer.Option(help="Made where there is none.", metavar="FILE", show_default=False)],
+) -> None:
+    """Add a user, or give one a new password; it is asked for, or read from standard input."""
+    if sys.stdin.isatty():
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    _application("accounts").add_user(auth_file, name, password)
+
+
+@users.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="As it was added.")],
+    auth_file: Annotated[Path, typer.Option(metavar="FILE", show_default=False)],
+) -> None:
+    """Remove a user; open sessions end."""
+    _application("accounts").remove_user(auth_file, name)
+
+
+def default_folder() -> Path:
+    """Where a person's studies are kept."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "llava-rad" / "review"
+
+
+def _application(part: str) -> Any:
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=GROUP, name=part)
+    if not found:
+        raise LlavaRadError(
+            "the review application is not installed", hint="pip install '.[app]', or 'make demo' again"
+        )
+    return next(iter(found)).load()
