@@ -29,8 +29,8 @@ ENCODER_NOTE: Final = (
     "Where the encoder looked: attention of its summary token to patches of the image. It is not proof of a finding."
 )
 _CUT: Final = 0.02
-"""Share of the patches that are shown as equally high. Attention has sinks: on the example image single patches in the
-black corners have six times their even share of the encoder's, and over the whole range a map would show nothing else."""
+"""Share of the patches that are shown as equally high. Attention has sinks: single patches in the black corners of the
+example image have six times their even share of the encoder's, and over the whole range nothing else would be seen."""
 _NOTHING: Final = 1e-6
 """A share of attention that is rounding: a patch's even share of 37 x 37 is 7e-4."""
 
