@@ -78,10 +78,12 @@ class Session extends EventTarget {
   }
 
   async start() {
+    const epoch = this.#epoch;
     await this.refreshMe();
     const wanted = location.hash.slice(1);
+    const list = wanted ? null : await call("GET", "/api/studies?limit=50");
+    if (epoch !== this.#epoch) return null; // an image was opened meanwhile
     if (wanted) return this.open(wanted);
-    const list = await call("GET", "/api/studies?limit=50");
     const next = list.studies.find((one) => one.status === "pending" || one.status === "draft") || list.studies[0];
     return next ? this.open(next.id) : this.#show(null);
   }

@@ -46,13 +46,13 @@ def upload(page: Page, file: Path | str) -> str:
 
 def painted(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
     page.wait_for_function(
-        "viewer => JSON.parse(document.querySelector(`${viewer} [data-state]`)?.dataset.state || '{}').painted", arg=viewer
+        "viewer => JSON.parse(document.querySelector(viewer)?.dataset.state || '{}').painted", arg=viewer
     )
     return state_of(page, viewer)
 
 
 def state_of(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(page.eval_on_selector(f"{viewer} [data-state]", "one => one.dataset.state"))
+    found: dict[str, Any] = json.loads(page.eval_on_selector(viewer, "one => one.dataset.state"))
     return found
 
 
@@ -82,7 +82,7 @@ def test_a_radiologist_reads_corrects_and_signs_the_example(page: Page, tmp_path
     upload(page, str(example()))
     assert "View: PA" in (page.text_content("#warnings") or "")
     count = drafted(page)
-    assert len(seen) > 5, "the draft is shown while it is written"
+    assert len(seen) > 2, "the draft is shown while it is written"
     assert page.is_disabled("#sign")
     rows = page.locator("#sentences li")
     drafts = rows.locator(".lr-text").all_text_contents()
@@ -130,11 +130,11 @@ def test_window_level_zoom_and_keys_change_what_is_shown(page: Page) -> None:
     moved = state_of(page)
     assert moved["width"] != before["width"] and moved["center"] != before["center"]
     page.mouse.wheel(0, -240)
-    page.wait_for_function("zoom => JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).zoom > zoom", arg=before["zoom"])  # noqa: E501 (one expression)
+    page.wait_for_function("zoom => JSON.parse(document.querySelector('#viewer').dataset.state).zoom > zoom", arg=before["zoom"])  # noqa: E501 (one expression)
     page.keyboard.press("i")
-    page.wait_for_function("JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).inverted")
+    page.wait_for_function("JSON.parse(document.querySelector('#viewer').dataset.state).inverted")
     page.keyboard.press("r")
-    page.wait_for_function("!JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).inverted")
+    page.wait_for_function("!JSON.parse(document.querySelector('#viewer').dataset.state).inverted")
     assert state_of(page)["center"] == before["center"]
 
 
@@ -213,8 +213,7 @@ def test_the_whole_review_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Control+z")
     page.wait_for_selector("#sentences li.lr-is-edited", state="detached")
     for _ in range(count):
-        page.keyboard.press("j")
-        page.keyboard.press("x")
+        page.keyboard.press("x")  # goes on to the next that is undecided
     page.keyboard.press("n")
     page.keyboard.type("A sentence of my own.")
     page.keyboard.press("Enter")
@@ -232,7 +231,7 @@ def test_a_prior_stands_beside_the_current_image_and_moves_with_it(page: Page) -
     painted(page, "#prior-viewer")
     page.locator("#viewer canvas").first.hover()
     page.mouse.wheel(0, -240)
-    page.wait_for_function("JSON.parse(document.querySelector('#viewer [data-state]').dataset.state).zoom === JSON.parse(document.querySelector('#prior-viewer [data-state]').dataset.state).zoom")  # noqa: E501 (one expression)
+    page.wait_for_function("JSON.parse(document.querySelector('#viewer').dataset.state).zoom === JSON.parse(document.querySelector('#prior-viewer').dataset.state).zoom")  # noqa: E501 (one expression)
     page.click("#remove-prior")
     page.wait_for_selector("#prior-viewer", state="hidden")
 
@@ -248,8 +247,8 @@ def test_signed_reports_can_be_reopened_and_found(page: Page) -> None:
     page.wait_for_function("document.querySelector('#study-status').textContent.includes('version 2')")
     page.get_by_role("tab", name="Worklist").click()
     page.fill("#search", study[:8])
-    page.wait_for_selector(f"tr[data-study='{study}']")
-    assert page.locator("#studies tbody tr").count() == 1
+    page.wait_for_function("document.querySelectorAll('#studies tbody tr').length === 1")
+    assert page.locator(f"tr[data-study='{study}']").count() == 1
     page.get_by_role("tab", name="Statistics").click()
     page.wait_for_selector(".lr-tile")
     assert "Sentences accepted" in (page.text_content("#statistics") or "")
