@@ -1,4 +1,4 @@
-"""A real browser: Debian's chromium, headless, which may reach this machine alone and must say nothing on its console."""
+"""A real browser: Debian's chromium, headless. It may reach this machine alone and must not complain of our page."""
 
 from __future__ import annotations
 
