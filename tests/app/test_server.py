@@ -20,7 +20,7 @@ from app.accounts import add_user
 from app.server import Settings, loopback
 from encoder.errors import ConfigError
 from llava_rad.inputs import example
-from tests.app.serving import Client, Served, served
+from scripts.soak.serving import Client, Served, served
 
 RG1 = example().read_bytes()
 

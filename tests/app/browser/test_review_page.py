@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from llava_rad.inputs import example
-from tests.app.serving import Served, served
+from scripts.soak.serving import Served, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -151,3 +151,15 @@ def served(folder: Path, *options: str, wait_s: float = 120) -> Iterator[Served]
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def picture(seed: int, side: int = 128) -> bytes:
+    """A small PNG file that no other seed has."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,69 @@
+"""Many reports in one process: does it grow, does it leave files open or behind?
+
+    python -m scripts.soak.reports [--reports 500] [--warm-up 50]
+
+Uploads an image, has its draft written and a map of evidence made, again and again, and reads the server's resident
+memory and open files from /proc. The growth is that from the median of the tenth of the reports after the warm-up to
+the median of the last tenth. Exits 1 where it is 5 % or more, where open files grow, or where an upload is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.soak.serving import picture, served
+
+MOST_GROWTH = 0.05
+
+
+def resident(process: int) -> int:
+    """Resident memory of a process in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return 1024 * int(line.split()[1])
+    raise ValueError("no VmRSS")
+
+
+def measure(reports: int, warm_up: int) -> dict[str, float]:
+    """Run it; memory at both ends, its growth, and open files and files left behind."""
+    memory: list[int] = []
+    files: list[int] = []
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), "--no-example") as running:
+        client, process = running.client(), running.process.pid
+        for number in range(warm_up + reports):
+            state = client.drafted(client.study(picture(number, 512))["id"])
+            if state["sentences"]:
+                sentence = state["sentences"][0]["id"]
+                assert client.call("GET", f"/api/studies/{state['id']}/evidence?sentence={sentence}").status == 200
+            memory.append(resident(process))
+            files.append(len(list(Path(f"/proc/{process}/fd").iterdir())))
+        left = [*(running.data / "incoming").iterdir(), *(running.data / "gradio").rglob("*")]
+    tenth = max(reports // 10, 1)
+    first, last = (statistics.median(part) for part in (memory[warm_up : warm_up + tenth], memory[-tenth:]))
+    return {
+        "reports": reports, "MiB after the warm-up": first / 2**20, "MiB at the end": last / 2**20,
+        "growth": last / first - 1, "open files after the warm-up": statistics.median(files[warm_up : warm_up + tenth]),
+        "open files at the end": statistics.median(files[-tenth:]), "files left behind": len(left),
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reports", type=int, default=500)
+    parser.add_argument("--warm-up", type=int, default=50)
+    options = parser.parse_args(arguments)
+    found = measure(options.reports, options.warm_up)
+    for name, value in found.items():
+        print(f"{name:30} {value:.1%}" if name == "growth" else f"{name:30} {value:.0f}")
+    grown = found["open files at the end"] > found["open files after the warm-up"]
+    return int(found["growth"] >= MOST_GROWTH or grown or found["files left behind"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
