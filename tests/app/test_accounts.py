@@ -1,0 +1,132 @@
+"""Logging in: scrypt, the same answer for every failure, a brake, sessions that end."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from base64 import b64decode
+from pathlib import Path
+
+import pytest
+
+from app.accounts import Accounts, LoginRefused, add_user, read_users, remove_user
+from encoder.errors import ConfigError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def accounts(tmp_path: Path, clock: Clock) -> Accounts:
+    add_user(tmp_path / "users", "ann", "correct horse")
+    return Accounts(tmp_path / "users", tmp_path / "sessions.sqlite", now=clock)
+
+
+def test_the_file_holds_scrypt_hashes_for_its_owner_alone(tmp_path: Path, accounts: Accounts) -> None:
+    path = tmp_path / "users"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    kind, n, r, p, salt, expected = read_users(path)["ann"].split("$")
+    found = hashlib.scrypt(
+        b"correct horse", salt=b64decode(salt), n=int(n), r=int(r), p=int(p), maxmem=1 << 28, dklen=32
+    )
+    assert (kind, found) == ("scrypt", b64decode(expected))
+    add_user(path, "bob", "correct horse")
+    assert read_users(path)["bob"] != read_users(path)["ann"], "a salt for each"
+    remove_user(path, "bob")
+    assert set(read_users(path)) == {"ann"}
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "ann\n", "a" * 65, "ännchen"])
+def test_names_that_will_not_do(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="a name has"):
+        add_user(tmp_path / "users", name, "long enough")
+
+
+def test_short_passwords_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 8"):
+        add_user(tmp_path / "users", "ann", "1234567")
+    with pytest.raises(ConfigError, match="no such user"):
+        remove_user(tmp_path / "users", "ann")
+    for line in ("ann", "ann:secret", "ann:scrypt$0$8$1$AAAA$AAAA", "ann:scrypt$32768$8$1$!$!", ":x"):
+        (tmp_path / "users").write_text(f"# comment\n\n{line}\n")
+        with pytest.raises(ConfigError, match="line 3"):
+            read_users(tmp_path / "users")
+
+
+def test_a_session_knows_its_user_until_it_ends(accounts: Accounts, clock: Clock) -> None:
+    token = accounts.login("ann", "correct horse", "1.2.3.4")
+    assert accounts.user_of(token) == "ann"
+    assert accounts.user_of(token[:-1]) is accounts.user_of("") is accounts.user_of(None) is None
+    clock.seconds += 11 * 3600
+    assert accounts.user_of(token) == "ann"
+    clock.seconds += 11 * 3600
+    assert accounts.user_of(token) == "ann", "twelve hours count from the last use"
+    clock.seconds += 13 * 3600
+    assert accounts.user_of(token) is None
+    other = accounts.login("ann", "correct horse", "1.2.3.4")
+    accounts.logout(other)
+    assert accounts.user_of(other) is None
+
+
+def test_a_new_password_or_a_removal_ends_open_sessions(tmp_path: Path, accounts: Accounts) -> None:
+    token = accounts.login("ann", "correct horse", "1.2.3.4")
+    add_user(tmp_path / "users", "ann", "another one")
+    assert accounts.user_of(token) is None
+    token = accounts.login("ann", "another one", "1.2.3.4")
+    add_user(tmp_path / "users", "bob", "something else")
+    assert accounts.user_of(token) == "ann"
+    remove_user(tmp_path / "users", "ann")
+    assert accounts.user_of(token) is None
+
+
+def test_tokens_are_not_in_the_file(tmp_path: Path, accounts: Accounts) -> None:
+    token = accounts.login("ann", "correct horse", "1.2.3.4")
+    assert all(token.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def failed(accounts: Accounts, name: str, client: str, password: str = "wrong") -> tuple[str, float]:
+    with pytest.raises(LoginRefused) as refused:
+        accounts.login(name, password, client)
+    return str(refused.value), refused.value.retry_after
+
+
+def test_the_brake_waits_longer_with_every_failure(accounts: Accounts, clock: Clock) -> None:
+    assert [failed(accounts, "ann", f"client {n}")[1] for n in range(5)] == [0] * 5
+    for wait in (30, 60, 120, 240, 480, 900, 900):
+        said, left = failed(accounts, "ann", "elsewhere", "correct horse")
+        assert "Too many tries" in said and left == wait, "the right password does not help"
+        clock.seconds += wait
+        assert failed(accounts, "ann", f"client after {wait}")[1] == 0
+    clock.seconds += 900
+    token = accounts.login("ann", "correct horse", "somewhere")
+    assert accounts.user_of(token) == "ann"
+    assert failed(accounts, "ann", "somewhere")[1] == 0, "a success forgets the failures"
+
+
+def test_one_client_is_braked_over_all_names(accounts: Accounts) -> None:
+    answers = [failed(accounts, f"name{number}", "1.2.3.4") for number in range(6)]
+    assert [wait for _, wait in answers] == [0] * 5 + [30]
+    assert accounts.login("ann", "correct horse", "5.6.7.8")
+
+
+def test_who_exists_is_not_told(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[bytes] = []
+    scrypt = hashlib.scrypt
+
+    def counted(password: bytes, **options: int) -> bytes:
+        hashed.append(password)
+        return scrypt(password, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashlib, "scrypt", counted)
+    assert failed(accounts, "ann", "a") == failed(accounts, "nobody", "b")
+    assert len(hashed) == 2, "a name that nobody has costs as much"

@@ -1,0 +1,76 @@
+"""What leaves the application: marked, complete, and harmless in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from app import exports
+from app.review import ReviewError
+from app.store import Store
+from llava_rad.outputs.report import NOTICE
+from tests.app.test_store import act, drafted, study_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "reviews.sqlite")
+
+
+def signed(store: Store) -> str:
+    study = drafted(store, "One.", "Two.")
+    act(store, study, "field", field="indication", text="Cough.")
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "edit", sentence="s2", text="=HYPERLINK(1)")
+    act(store, study, "sign")
+    return study
+
+
+def test_text_says_who_signed_what_and_that_a_machine_began_it(store: Store) -> None:
+    study = signed(store)
+    text = exports.report_text(store.state("ann", study))
+    assert text.startswith(NOTICE) and "INDICATION:\nCough." in text and "FINDINGS:\nOne. =HYPERLINK(1)" in text
+    assert "Signed by ann at 20" in text and "Draft by: small" in text and "- look" in text
+    act(store, study, "reopen")
+    state = act(store, study, "reject", sentence="s2")
+    now = exports.report_text(state)
+    assert exports.NOT_SIGNED in now and "FINDINGS:\nOne.\n" in now and NOTICE in now
+    assert "One. =HYPERLINK(1)" in exports.report_text(state, 1)
+    with pytest.raises(ReviewError, match="no signed report of that version"):
+        exports.report_text(state, 2)
+    with pytest.raises(ReviewError, match="no report yet"):
+        exports.report_text(store.state("ann", study_of(store)))
+
+
+def test_json_has_the_draft_and_every_decision(store: Store) -> None:
+    record = exports.report_json(store.state("ann", signed(store)))
+    assert (record["schema"], record["ai_generated"], record["notice"]) == ("llava-rad.review/1", True, NOTICE)
+    assert [(one["draft"], one["state"]) for one in record["sentences"]] == [("One.", "accepted"), ("Two.", "edited")]
+    assert record["signed"]["by"] == "ann" and record["draft"] == {"a": 1}
+    own = study_of(store)
+    act(store, own, "add", text="By hand.", after=None)
+    assert exports.report_json(store.state("ann", own))["ai_generated"] is False
+
+
+def test_jsonl_has_all_studies_with_their_events(store: Store) -> None:
+    study, other = signed(store), study_of(store)
+    drafted(store, "Not ann's.", owner="bob")
+    records = [json.loads(line) for line in exports.jsonl(store, "ann")]
+    assert [record["study"]["id"] for record in records] == [study, other]
+    assert [one["action"] for one in records[0]["events"]] == ["open", "drafted", "field", "accept", "edit", "sign"]
+    assert records[0]["versions"][0]["text"] == "One. =HYPERLINK(1)" and records[1]["versions"] == []
+    assert all(record["notice"] == NOTICE for record in records)
+
+
+def test_csv_has_a_row_a_sentence_and_no_formula(store: Store) -> None:
+    study = signed(store)
+    rows = list(csv.DictReader(io.StringIO("".join(exports.csv(store, "ann")))))
+    assert [(row["study"], row["sentence"], row["state"]) for row in rows] == [
+        (study, "s1", "accepted"), (study, "s2", "edited"),
+    ]  # fmt: skip
+    assert rows[1]["text"] == "'=HYPERLINK(1)" and rows[1]["draft"] == "Two."
+    assert {row["reviewer"] for row in rows} == {"ann"} and {row["notice"] for row in rows} == {NOTICE}

@@ -1,0 +1,81 @@
+"""Statistics of reviews, counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.statistics import edit_distance, levenshtein, summary
+from app.store import Store
+from tests.app.test_store import act, drafted
+
+
+def labels_of(text: str) -> dict[str, str]:
+    return {"Effusion": "positive" if "effusion" in text else "not mentioned"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "distance"),
+    [
+        ("", "", 0), ("abc", "abc", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2),
+        ("intention", "execution", 5), ("Saturday", "Sunday", 3),
+    ],
+)  # fmt: skip
+def test_levenshtein_of_textbook_pairs(before: str, after: str, distance: int) -> None:
+    assert levenshtein(before, after) == levenshtein(after, before) == distance
+
+
+def sentence(draft: str | None, text: str, state: str) -> dict[str, str | None]:
+    return {"id": "s", "draft": draft, "text": text, "state": state}
+
+
+def test_edit_distance_counts_characters_by_sentence() -> None:
+    def distance(*sentences: dict[str, str | None]) -> float:
+        return edit_distance({"document": {"sentences": list(sentences)}})
+
+    assert distance(sentence("abcd", "abcd", "accepted")) == 0
+    assert distance(sentence("abcd", "abcd", "rejected")) == 1
+    assert distance(sentence("kitten", "sitting", "edited")) == pytest.approx(3 / 7)
+    assert distance(sentence("abcd", "abcd", "accepted"), sentence(None, "xy", "added")) == pytest.approx(2 / 6)
+    assert distance() == 0
+
+
+def test_a_summary_of_two_reports(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    empty = summary(store, "ann", labels_of)
+    assert (empty["signed"], empty["shares"]["accepted"], empty["seconds"]["median"]) == (0, None, None)
+
+    first = drafted(store, "Large effusion.", "abcd")
+    act(store, first, "reject", sentence="s1", seconds=10)
+    act(store, first, "accept", sentence="s2", seconds=20)
+    act(store, first, "sign")
+    second = drafted(store, "Clear.", "abcd")
+    act(store, second, "accept", sentence="s1", seconds=5)
+    act(store, second, "edit", sentence="s2", text="abXd", seconds=5)
+    act(store, second, "sign")
+    drafted(store, "Not signed.")
+
+    found = summary(store, "ann", labels_of)
+    assert found["studies"] == {"signed": 2, "draft": 1}
+    assert (found["signed"], found["sentences"]) == (2, 4)
+    assert found["shares"] == {"accepted": 0.5, "edited": 0.25, "rejected": 0.25}
+    # 15 of 19 characters went from the first draft, 1 of 10 changed in the second
+    assert found["edit_distance"]["mean"] == pytest.approx((15 / 19 + 1 / 10) / 2)
+    assert found["seconds"]["median"] == 20
+    assert found["labels"] == [{"finding": "Effusion", "from": "positive", "to": "not mentioned", "count": 1}]
+    assert sum(found["days"].values()) == 2
+    (model,) = found["models"]
+    assert model["model"] == f"small@{'ab' * 32}" and model["signed"] == 2
+
+
+def test_a_report_that_is_signed_again_counts_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    study = drafted(store, "Clear.")
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "sign")
+    act(store, study, "reopen")
+    act(store, study, "edit", sentence="s1", text="Mostly clear.")
+    act(store, study, "sign")
+    found = summary(store, "ann", labels_of)
+    assert (found["signed"], found["shares"]["edited"]) == (1, 1.0)

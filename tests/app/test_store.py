@@ -1,0 +1,281 @@
+"""The store: what was acknowledged stays, to its owner alone, and drafts are taken in turns."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.review import ReviewError, StaleError
+from app.store import NotFound, Store
+from encoder.errors import LlavaRadError
+
+FACTS = {"format": "png", "rows": 4, "columns": 4, "view": "PA"}
+MODEL = {"id": "small", "revision": None, "sha256": "ab" * 32, "demonstration": True}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "reviews.sqlite")
+
+
+def study_of(store: Store, owner: str = "ann", sha256: str = "c" * 64) -> str:
+    return store.create(owner, name=None, sha256=sha256, facts=FACTS, warnings=["look"], image={"id": "i"})
+
+
+def drafted(store: Store, *texts: str, owner: str = "ann") -> str:
+    study = study_of(store, owner)
+    store.queue(owner, study)
+    job = store.next_job()
+    assert job is not None and job.study == study
+    store.finish(job, "done", text=" ".join(texts), sentences=texts, report={"a": 1}, model=MODEL)
+    return study
+
+
+def act(store: Store, study: str, action: str, **more: Any) -> dict[str, Any]:
+    state = store.state("ann", study)
+    return store.act("ann", study, state["revision"], {"action": action, **more}, who="ann")
+
+
+def test_a_new_study_is_pending_and_called_by_its_number(store: Store) -> None:
+    first, second = study_of(store), study_of(store)
+    state = store.state("ann", second)
+    assert first != second and len(first) == 32
+    assert (state["name"], state["status"], state["version"], state["revision"]) == ("Radiograph 2", "pending", 1, 1)
+    assert state["draft"] is None and state["sentences"] == [] and state["prior"] is None
+    assert store.state("bob", study_of(store, "bob"))["name"] == "Radiograph 1"
+
+
+def test_the_file_is_the_owners_alone(store: Store, tmp_path: Path) -> None:
+    study_of(store)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "reviews.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(LlavaRadError, match="cannot be used"):
+        Store(tmp_path / "reviews.sqlite")
+
+
+def test_the_whole_way_of_a_report(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
+    assert store.state("ann", study)["status"] == "draft"
+    act(store, study, "accept", sentence="s1", seconds=3)
+    state = act(store, study, "edit", sentence="s2", text="Two, mine.", seconds=4.5)
+    assert state["undecided"] == 0 and state["can_undo"]
+    signed = act(store, study, "sign", seconds=10_000)
+    assert signed["status"] == "signed" and not signed["can_undo"]
+    assert [(one["version"], one["by"], one["text"]) for one in signed["signed"]] == [(1, "ann", "One. Two, mine.")]
+    (kept,) = store.signed("ann")
+    assert kept["seconds"] == pytest.approx(3 + 4.5 + 600), "one step claims ten minutes at most"
+    assert kept["model"] == f"small@{'ab' * 32}"
+    for action in ("accept", "undo", "sign", "discard"):
+        with pytest.raises(ReviewError, match="the study is signed"):
+            act(store, study, action, sentence="s1")
+    reopened = act(store, study, "reopen")
+    assert (reopened["status"], reopened["version"], reopened["undecided"]) == ("draft", 2, 0)
+    assert not reopened["can_undo"], "what led to the signed version is not undone"
+    act(store, study, "reject", sentence="s1")
+    again = act(store, study, "sign")
+    assert [one["text"] for one in again["signed"]] == ["One. Two, mine.", "Two, mine."]
+
+
+def test_undo_goes_back_step_by_step_and_stays_in_the_record(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "field", field="indication", text="Cough.")
+    act(store, study, "add", text="Three.", after=None)
+    assert len(act(store, study, "undo")["sentences"]) == 2
+    assert act(store, study, "undo")["fields"]["indication"] == ""
+    state = act(store, study, "undo")
+    assert state["sentences"][0]["state"] == "undecided" and not state["can_undo"]
+    with pytest.raises(ReviewError, match="nothing to undo"):
+        act(store, study, "undo")
+    actions = [one["action"] for one in store.events("ann", study)]
+    assert actions == ["open", "drafted", "accept", "field", "add", "undo", "undo", "undo"]
+    act(store, study, "reject", sentence="s2")
+    assert act(store, study, "undo")["sentences"][1]["state"] == "undecided"
+
+
+def test_a_new_draft_begins_a_new_chain_of_steps(store: Store) -> None:
+    study = drafted(store, "One.")
+    act(store, study, "accept", sentence="s1")
+    with pytest.raises(ReviewError, match="would replace them"):
+        store.queue("ann", study)
+    store.queue("ann", study, replace=True)
+    job = store.next_job()
+    assert job is not None
+    store.finish(job, "done", text="New.", sentences=["New."], model=MODEL)
+    state = store.state("ann", study)
+    assert [one["text"] for one in state["sentences"]] == ["New."] and not state["can_undo"]
+
+
+def test_the_second_of_two_steps_on_one_revision_is_refused(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
+    revision = store.state("ann", study)["revision"]
+    outcomes: list[str] = []
+    barrier = threading.Barrier(2)
+
+    def step(sentence: str) -> None:
+        barrier.wait()
+        try:
+            store.act("ann", study, revision, {"action": "accept", "sentence": sentence}, who="ann")
+            outcomes.append("done")
+        except StaleError:
+            outcomes.append("stale")
+
+    threads = [threading.Thread(target=step, args=(sentence,)) for sentence in ("s1", "s2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["done", "stale"]
+    assert store.state("ann", study)["undecided"] == 1
+
+
+def test_events_and_signed_reports_cannot_be_changed(store: Store, tmp_path: Path) -> None:
+    study = drafted(store, "One.")
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "sign")
+    base = sqlite3.connect(tmp_path / "reviews.sqlite")
+    for statement in (
+        "UPDATE events SET who = 'bob'", "DELETE FROM events", "UPDATE signed SET text = ''", "DELETE FROM signed",
+    ):  # fmt: skip
+        with pytest.raises(sqlite3.IntegrityError, match="never"):
+            base.execute(statement)
+
+
+def test_nobody_has_anything_of_anothers(store: Store) -> None:
+    study = drafted(store, "One.")
+    batch = store.create_batch("ann", 1)
+    for forbidden in (
+        lambda: store.state("bob", study),
+        lambda: store.act("bob", study, 2, {"action": "sign"}, who="bob"),
+        lambda: store.set_prior("bob", study, None),
+        lambda: store.queue("bob", study),
+        lambda: store.stop("bob", study),
+        lambda: store.draft("bob", study),
+        lambda: store.events("bob", study),
+        lambda: store.batch_read("bob", batch),
+        lambda: store.batch_failed("bob", batch, number=1, sha256=None, reason=""),
+    ):
+        with pytest.raises(NotFound):
+            forbidden()
+    assert store.worklist("bob") == {"studies": [], "counts": {}}
+    assert store.studies("bob") == [] and store.signed("bob") == [] and store.batch_progress("bob") == []
+
+
+def test_users_take_turns_and_people_come_before_their_own_batches(store: Store) -> None:
+    batch = store.create_batch("ann", 3)
+    for _ in range(3):
+        store.queue("ann", study_of(store), batch=batch)
+    mine = study_of(store)
+    store.queue("ann", mine)
+    others = [study_of(store, "bob") for _ in range(2)]
+    for study in others:
+        store.queue("bob", study)
+    places = [store.state("bob", study)["draft"]["position"] for study in others]
+    taken = []
+    while (job := store.next_job()) is not None:
+        taken.append((job.owner, job.batch is not None))
+        store.finish(job, "done", text="x.", sentences=["x."])
+    assert taken == [("ann", False), ("bob", False), ("ann", True), ("bob", False), ("ann", True), ("ann", True)]
+    assert places == [2, 4]
+    assert store.waiting() == 0
+
+
+def test_a_draft_that_comes_too_late_changes_nothing(store: Store) -> None:
+    study = study_of(store)
+    store.queue("ann", study)
+    job = store.next_job()
+    assert job is not None
+    act(store, study, "discard")
+    assert not store.finish(job, "done", text="Late.", sentences=["Late."])
+    state = store.state("ann", study)
+    assert state["status"] == "discarded" and state["sentences"] == []
+    assert act(store, study, "restore")["status"] == "pending"
+
+
+def test_nothing_is_signed_while_a_draft_is_being_written(store: Store) -> None:
+    study = study_of(store)
+    act(store, study, "add", text="Mine.", after=None)
+    store.queue("ann", study, replace=True)
+    with pytest.raises(ReviewError, match="being written"):
+        act(store, study, "sign")
+    assert store.stop("ann", study) is None
+    assert act(store, study, "sign")["status"] == "signed"
+
+
+def test_jobs_that_a_crash_interrupted_wait_again(store: Store, tmp_path: Path) -> None:
+    study = study_of(store)
+    store.queue("ann", study)
+    job = store.next_job()
+    assert job is not None
+    store.progress(job, "half a se")
+    again = Store(tmp_path / "reviews.sqlite")
+    assert again.state("ann", study)["draft"]["text"] == "half a se"
+    assert again.requeue_running() == 1
+    assert again.state("ann", study)["draft"] | {"text": ""} == again.state("ann", study)["draft"]
+    assert again.next_job() == job
+
+
+def test_asking_twice_is_asking_once(store: Store) -> None:
+    study = study_of(store)
+    assert store.queue("ann", study) == store.queue("ann", study)
+    job = store.next_job()
+    assert job is not None and store.next_job() is None
+    assert store.queue("ann", study) == job
+
+
+def test_the_worklist_is_filtered_searched_and_counted(store: Store) -> None:
+    first, second = drafted(store, "Large effusion."), study_of(store, sha256="d" * 64)
+    third = study_of(store)
+    act(store, third, "discard")
+    act(store, second, "field", field="indication", text="Dyspnoea")
+    found = store.worklist("ann")
+    assert found["counts"] == {"draft": 1, "pending": 1, "discarded": 1}
+    assert [one["id"] for one in found["studies"]] == [second, third, first], "the last change first"
+    assert {one["id"] for one in store.worklist("ann", status="draft")["studies"]} == {first}
+    searched = {
+        "EFFUSION": {first}, "dyspnoea": {second}, "radiograph 3": {third}, "dddd": {second}, first[:10]: {first},
+        "nothing": set(), "%": set(), "' OR 1=1": set(),
+    }  # fmt: skip
+    for words, expected in searched.items():
+        assert {one["id"] for one in store.worklist("ann", search=words)["studies"]} == expected, words
+    assert [one["id"] for one in store.worklist("ann", limit=1, offset=1)["studies"]] == [third]
+    (line,) = store.worklist("ann", status="draft")["studies"]
+    assert (line["view"], line["sentences"], line["undecided"], line["warnings"], line["draft"]) == (
+        "PA",
+        1,
+        1,
+        1,
+        "done",
+    )
+
+
+def test_a_batch_counts_what_became_of_its_files(store: Store) -> None:
+    batch = store.create_batch("ann", 3)
+    for _ in range(2):
+        store.batch_read("ann", batch)
+        store.queue("ann", study_of(store), batch=batch)
+    store.batch_failed("ann", batch, number=3, sha256="e" * 64, reason="no image")
+    job = store.next_job()
+    assert job is not None
+    store.finish(job, "done", text="x.", sentences=["x."])
+    (found,) = store.batch_progress("ann")
+    assert (found["total"], found["read"], found["drafted"], found["waiting"]) == (3, 2, 1, 1)
+    assert found["failed"] == [{"number": 3, "sha256": "e" * 64, "reason": "no image"}]
+
+
+@pytest.mark.slow
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed() -> None:
+    from scripts.soak.kills import count
+
+    found = count(rounds=3, writers=2)
+    assert found["acknowledged"] > 10
+    assert (found["lost"], found["faults of the file"]) == (0, 0)
