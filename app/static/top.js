@@ -52,6 +52,8 @@ export function mount(root) {
       }
     });
   }
+  // a page that the browser kept and shows again may be that of somebody who has logged out
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
   session.start().catch((error) => session.fail(error));
   // a page that was away for long may show a study that others have changed, or a session that has ended
   document.addEventListener("visibilitychange", async () => {

@@ -1,0 +1,122 @@
+"""In a real browser: text stays text wherever it is shown, and a draft outlives the page that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.accounts import add_user
+from llava_rad.inputs import example
+from scripts.soak.serving import Served, served
+from tests.app.browser.test_review_page import drafted, upload
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+SCRIPTS = (
+    "<script>ran()</script>", "<img src=x onerror=ran()>", "<svg onload=ran()>", "\"><script>ran()</script>",
+    "'-ran()-'", "javascript:ran()", "{{constructor.constructor('ran()')()}}", "${ran()}",
+    "<iframe srcdoc='<script>parent.ran()</script>'>",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """File names are shown here: they may hold anything."""
+    with served(tmp_path_factory.mktemp("safety"), "--no-example", "--show-paths") as running:
+        yield running
+
+
+def test_no_text_becomes_a_script(browser_page: Page, server: Served, tmp_path: Path) -> None:
+    page = browser_page
+    ran: list[str] = []
+    page.expose_function("ran", lambda: ran.append("ran"))
+    page.goto(server.url)
+    page.wait_for_selector("#write")
+    for number, script in enumerate(SCRIPTS):
+        file = tmp_path / f"{number} {script.replace('/', '∕')}.dcm"
+        file.write_bytes(example().read_bytes())
+        upload(page, file)
+        drafted(page)
+        assert script.replace("/", "∕") in (page.text_content("#study-name") or "")
+        for name in ("indication", "comparison", "prior_report"):
+            page.fill(f"#field-{name}", script)
+            page.keyboard.press("Tab")
+        page.locator("#sentences li").nth(0).locator(".lr-do-edit").click()
+        page.fill(".lr-editor", script)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#sentences li.lr-is-edited")
+    for number in range(1, page.locator("#sentences li").count()):
+        page.locator("#sentences li").nth(number).locator(".lr-do-reject").click()
+    page.wait_for_function("!document.querySelector('#sign').disabled")
+    page.click("#sign")
+    page.wait_for_selector(".lr-signed")
+    assert page.text_content(".lr-signed p") == SCRIPTS[-1]
+    page.reload()
+    page.wait_for_selector(".lr-signed")
+    page.get_by_role("tab", name="Worklist").click()
+    page.wait_for_function("count => document.querySelectorAll('#studies tbody tr').length === count", arg=len(SCRIPTS))
+    page.fill("#search", SCRIPTS[0])
+    page.get_by_role("tab", name="Statistics").click()
+    page.wait_for_selector(".lr-tile")
+    assert ran == []
+
+
+@pytest.mark.parametrize("how", ["reload", "close", "cut"])
+def test_a_draft_outlives_reload_closing_and_a_cut_line(browser: Browser, server: Served, how: str) -> None:
+    for pause in (0, 50, 120, 250, 500):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#write")
+        study = upload(page, str(example()))
+        page.wait_for_timeout(pause)
+        if how == "reload":
+            page.reload()
+        elif how == "close":
+            page.close()
+            page = context.new_page()
+            page.goto(f"{server.url}/#{study}")
+        else:
+            context.set_offline(True)
+            page.wait_for_timeout(300)
+            context.set_offline(False)
+        page.wait_for_function("id => document.body.dataset.study === id", arg=study)
+        assert drafted(page) > 1
+        context.close()
+
+
+def test_two_people_on_one_server_see_their_own(browser: Browser, tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        add_user(tmp_path / "users", name, f"{name}'s secret")
+    with served(tmp_path, "--auth-file", str(tmp_path / "users")) as running:
+        pages: dict[str, Page] = {}
+        for name in ("ann", "bob"):
+            page = browser.new_context().new_page()
+            page.goto(running.url)
+            page.wait_for_url("**/login")
+            page.fill("#name", name)
+            page.fill("#password", "wrong password")
+            page.click("button")
+            page.wait_for_selector(".refusal:not(:empty)")
+            page.fill("#name", name)
+            page.fill("#password", f"{name}'s secret")
+            page.click("button")
+            page.wait_for_selector("#write")
+            pages[name] = page
+        study = upload(pages["ann"], str(example()))
+        drafted(pages["ann"])
+        pages["bob"].evaluate("id => { location.hash = id; }", study)
+        pages["bob"].wait_for_selector("#message.lr-error")
+        assert pages["bob"].locator("#sentences li").count() == 0
+        assert pages["bob"].text_content("#study-name") == "No image"
+        pages["ann"].get_by_role("button", name="Log out").click()
+        pages["ann"].wait_for_url("**/login")
+        pages["ann"].goto(f"{running.url}/#{study}")
+        pages["ann"].wait_for_url("**/login*")
+        for page in pages.values():
+            page.context.close()
