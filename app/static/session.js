@@ -144,11 +144,23 @@ class Session extends EventTarget {
       this.#show(state);
       this.say("");
       this.#tell("worklist");
-      await this.write();
+      await this.#painted(); // the image comes first: the model would take the processor from it
+      if (epoch === this.#epoch) await this.write();
     } catch (error) {
       if (epoch !== this.#epoch) return;
       this.fail(error);
     }
+  }
+
+  #painted() {
+    return new Promise((done) => {
+      this.addEventListener("painted", done, { once: true });
+      setTimeout(done, 3000);
+    });
+  }
+
+  painted() {
+    this.#tell("painted");
   }
 
   nameOf(file) {

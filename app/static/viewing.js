@@ -82,7 +82,7 @@ export function mount(root) {
     looked.hidden = !study;
     pair.classList.toggle("lr-two", has);
     const next = { current: study?.image.id ?? null, prior: study?.prior?.image.id ?? null };
-    if (next.current !== shown.current) (study ? viewer.show(picture(study, study)) : viewer.clear());
+    if (next.current !== shown.current) (study ? viewer.show(picture(study, study)).then(() => session.painted()) : viewer.clear());
     if (next.prior !== shown.prior) (has ? prior.show(picture(study, study.prior)) : prior.clear());
     const changed = next.prior !== shown.prior || next.current !== shown.current;
     shown = next;
