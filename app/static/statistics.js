@@ -4,6 +4,11 @@ import { call, h, session } from "./session.js";
 const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(0)} %`);
 const seconds = (value) => (value === null || value === undefined ? "–" : value < 90 ? `${Math.round(value)} s` : `${(value / 60).toFixed(1)} min`);
 
+function shortened(model) {
+  const [id, sha256 = ""] = model.split("@");
+  return `${id} ${sha256.slice(0, 12)}`;
+}
+
 export function mount(root) {
   const content = h("div", { class: "lr-statistics" });
   root.append(h("div", { class: "lr-line" }, h("h2", {}, "Review statistics"), h("span", { class: "lr-space" }), h("button", { class: "lr-button", onclick: () => refresh() }, "Refresh")), content);
@@ -30,13 +35,13 @@ export function mount(root) {
         tile("Signed reports", String(found.signed), Object.entries(found.studies).map(([name, count]) => `${count} ${name}`).join(", ")),
         tile("Sentences accepted as drafted", percent(shares.accepted), `${found.sentences} drafted sentences in signed reports`),
         tile("Characters changed", percent(distance.mean), "edit distance from the draft to the signed text, mean"),
-        tile("Active time for a report", seconds(time.median), time.median === null ? "" : `middle half ${seconds(time.low)} to ${seconds(time.high)}`)),
+        tile("Active time for a report", seconds(time.median), time.low === null ? "" : `middle half ${seconds(time.low)} to ${seconds(time.high)}`)),
       found.signed ? h("div", { class: "lr-figures" },
         bars("What became of the drafted sentences", ["accepted", "edited", "rejected"].map((one) => [one, shares[one] ?? 0, one]), percent),
         bars("Signed reports by day", Object.entries(found.days)),
         found.labels.length ? bars("Findings that reviewers changed most", found.labels.map((one) => [`${one.finding} (${one.from} to ${one.to})`, one.count])) : "",
         h("table", {}, h("caption", {}, "By model"), h("thead", {}, h("tr", {}, ...["Model", "Reports", "Accepted", "Changed", "Time"].map((title) => h("th", { scope: "col" }, title)))),
-          h("tbody", {}, ...found.models.map((one) => h("tr", {}, h("th", { scope: "row" }, one.model), h("td", {}, String(one.signed)), h("td", {}, percent(one.shares.accepted)), h("td", {}, percent(one.edit_distance.mean)), h("td", {}, seconds(one.seconds.median))))))) : h("p", { class: "lr-quiet" }, "Numbers appear when reports have been signed."));
+          h("tbody", {}, ...found.models.map((one) => h("tr", {}, h("th", { scope: "row", title: one.model }, shortened(one.model)), h("td", {}, String(one.signed)), h("td", {}, percent(one.shares.accepted)), h("td", {}, percent(one.edit_distance.mean)), h("td", {}, seconds(one.seconds.median))))))) : h("p", { class: "lr-quiet" }, "Numbers appear when reports have been signed."));
   }
 
   session.addEventListener("worklist", () => root.offsetParent && refresh());

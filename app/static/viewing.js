@@ -27,7 +27,7 @@ export function mount(root) {
   }, "Where the encoder looked");
   root.append(
     h("div", { class: "lr-line" }, name, status, h("span", { class: "lr-space" }), looked, linked, add, remove, file),
-    warnings, pair, note);
+    warnings, note, pair);
 
   const viewer = createViewer(current, { label: "Radiograph" });
   const prior = createViewer(earlier, { label: "Prior radiograph" });

@@ -96,8 +96,9 @@ export function mount(root) {
       one.failed.length ? h("details", {}, h("summary", {}, "Refused files"), h("ul", {}, ...one.failed.map((failed) =>
         h("li", {}, `file ${failed.number}${failed.sha256 ? ` (sha256 ${failed.sha256.slice(0, 12)})` : ""}: ${failed.reason}`)))) : null)));
     const busy = found.some((one) => one.read + one.failed.length < one.total || one.waiting);
+    if ((busy || poll.busy) && root.offsetParent) refresh();
+    poll.busy = busy;
     if (busy) {
-      if (root.offsetParent) refresh();
       poll.timer = setTimeout(poll, 1500);
     }
   }

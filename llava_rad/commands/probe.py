@@ -211,6 +211,13 @@ def segment(
     augment: Annotated[
         bool, typer.Option("--augment/--no-augment", help="Without, features are computed once: much faster.")
     ] = True,
+    channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the head's layers. Default: as many as in the paper.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the head's products; bf16 is faster.", metavar="float32|bf16")
+    ] = "float32",
     overlays: Annotated[int, typer.Option(min=0, help="Test images that are drawn with their masks.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
     recipe: RecipeName = None,
@@ -241,7 +248,10 @@ def segment(
     for name in _names(strata):
         if not any(name in row.attributes for row in rows):
             raise LlavaRadError(f"no image of the manifest has the attribute {name!r}")
-    base = SegmentationConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    base = SegmentationConfig(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, channels=channels,
+        precision=precision,  # type: ignore[arg-type]
+    )  # fmt: skip
     base = base if augment else replace(base, augmentation=None)
     configs = {name: replace(base, head=name) for name in heads}
     settings = {
