@@ -47,7 +47,8 @@ def review(running: Served, number: int) -> Work:
     client = running.client()
     assert client.login(f"user{number}", f"password {number}").status == 303
     state = client.drafted(client.study(picture(number))["id"], timeout_s=900)
-    waited, texts = [], []
+    waited: list[float] = []
+    texts: list[str] = []
     for at in range(DECISIONS):
         text = f"User {number} wrote sentence {at}."
         start = time.monotonic()
