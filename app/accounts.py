@@ -21,7 +21,9 @@ from encoder.errors import ConfigError, LlavaRadError
 
 SESSION_S: Final = 12 * 3600.0
 """After the last use."""
-FREE_TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 5, 30.0, 900.0
+FREE_TRIES: Final = {"name": 5, "client": 20}
+"""Failures before the first wait. Many people may share a client's address; nobody shares a name."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 900.0
 MIN_PASSWORD: Final = 8
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _N, _R, _P = 1 << 15, 8, 1  # OWASP's parameters for scrypt: 32 MiB, about 0.1 s
@@ -67,7 +69,7 @@ class Accounts:
         self._path, self._now = path, now
         self._base = Database(sessions, _SCHEMA)
         self._lock = threading.Lock()
-        self._tries: dict[str, _Tries] = {}
+        self._tries: dict[tuple[str, str], _Tries] = {}
         self._read_at: tuple[int, int, int] | None = None
         self._users: dict[str, str] = {}
         self._known()
@@ -86,21 +88,21 @@ class Accounts:
         Raises:
             LoginRefused: name or password is wrong, or there were too many tries.
         """
-        keys = (f"name {name}", f"client {client}")
+        mine, theirs = ("name", name), ("client", client)
         with self._lock:
-            wait = max(self._tries.get(key, _Tries(0, 0.0)).not_before for key in keys) - self._now()
+            wait = max(self._tries.get(key, _Tries(0, 0.0)).not_before for key in (mine, theirs)) - self._now()
             if wait > 0:
                 raise LoginRefused("Too many tries. Wait before the next one.", wait)
-            # counted before the hash is computed: tries at the same time are not free
-            for key in keys:
-                self._count(key)
+            self._count(mine)  # before the hash is computed: tries at the same time are not free
         kept = self._known().get(name)
         right = _matches(password, kept or _NOBODY) and kept is not None
         if not right or kept is None:
+            with self._lock:
+                self._count(theirs)
             raise LoginRefused("Name or password is wrong.")
         with self._lock:
-            for key in keys:
-                self._tries.pop(key, None)
+            self._tries.pop(mine, None)
+            self._tries.pop(theirs, None)
         token = secrets.token_urlsafe(32)
         with self._base.write() as base:
             base.execute("DELETE FROM sessions WHERE used < ?", (self._now() - SESSION_S,))
@@ -125,12 +127,13 @@ class Accounts:
         with self._base.write() as base:
             base.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
 
-    def _count(self, key: str) -> None:
+    def _count(self, key: tuple[str, str]) -> None:
         if len(self._tries) > _REMEMBERED:
             now = self._now()
             self._tries = {one: tries for one, tries in self._tries.items() if tries.not_before > now - LONGEST_WAIT_S}
         failed = self._tries.get(key, _Tries(0, 0.0)).failed + 1
-        wait = 0.0 if failed < FREE_TRIES else min(FIRST_WAIT_S * 2 ** min(failed - FREE_TRIES, 20), LONGEST_WAIT_S)
+        beyond = failed - FREE_TRIES[key[0]]
+        wait = 0.0 if beyond < 0 else min(FIRST_WAIT_S * 2 ** min(beyond, 20), LONGEST_WAIT_S)
         self._tries[key] = _Tries(failed, self._now() + wait)
 
     def _known(self) -> dict[str, str]:

@@ -36,7 +36,8 @@ class Settings:
         data: folder of the store; made with mode 0700.
         auth_file: who may log in; needed for any address but this machine's own.
         names: host names that browsers may call the server by, beside the address.
-        https: a proxy in front speaks HTTPS: the session's cookie is sent over nothing else.
+        https: a proxy on this machine speaks HTTPS: the session's cookie is sent over nothing else, and the proxy says
+            which address a login comes from (X-Forwarded-For).
         model: arguments of ``app.drafting.Drafting``: checkpoint, device, decoding.
         keep_names: call studies by their files' names, which may identify a patient.
         example: put the example radiograph into an empty worklist.
@@ -177,7 +178,7 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
         listening = _listen(settings)
         config = uvicorn.Config(
             application(settings, parts, accounts), log_level="error", access_log=False, server_header=False,
-            date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on", proxy_headers=False,
+            date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on", proxy_headers=settings.https,
         )  # fmt: skip
         port = listening.getsockname()[1]
         address = f"[{settings.host}]" if ":" in settings.host else settings.host

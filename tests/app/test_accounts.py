@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,27 @@ def test_the_brake_waits_longer_with_every_failure(accounts: Accounts, clock: Cl
 
 
 def test_one_client_is_braked_over_all_names(accounts: Accounts) -> None:
-    answers = [failed(accounts, f"name{number}", "1.2.3.4") for number in range(6)]
-    assert [wait for _, wait in answers] == [0] * 5 + [30]
+    answers = [failed(accounts, f"name{number}", "1.2.3.4") for number in range(21)]
+    assert [wait for _, wait in answers] == [0] * 20 + [30]
     assert accounts.login("ann", "correct horse", "5.6.7.8")
+
+
+def test_people_behind_one_address_log_in_at_the_same_time(tmp_path: Path, accounts: Accounts) -> None:
+    names = [f"user{number}" for number in range(8)]
+    for name in names:
+        add_user(tmp_path / "users", name, "correct horse")
+    with ThreadPoolExecutor(8) as people:
+        tokens = list(people.map(lambda name: accounts.login(name, "correct horse", "1.2.3.4"), names))
+    assert [accounts.user_of(token) for token in tokens] == names
+
+
+def test_tries_of_one_name_at_the_same_time_are_not_free(accounts: Accounts) -> None:
+    def guess(number: int) -> float:
+        return failed(accounts, "ann", f"client {number}")[1]
+
+    with ThreadPoolExecutor(12) as people:
+        waits = list(people.map(guess, range(12)))
+    assert sum(wait == 0 for wait in waits) == 5
 
 
 def test_who_exists_is_not_told(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
