@@ -10,7 +10,7 @@ import pytest
 
 from app.accounts import add_user
 from llava_rad.inputs import example
-from scripts.soak.serving import Served, served
+from scripts.soak.serving import Served, picture, served
 from tests.app.browser.test_review_page import drafted, upload
 
 if TYPE_CHECKING:
@@ -119,4 +119,40 @@ def test_two_people_on_one_server_see_their_own(browser: Browser, tmp_path: Path
         pages["ann"].goto(f"{running.url}/#{study}")
         pages["ann"].wait_for_url("**/login*")
         for page in pages.values():
+            page.context.close()
+
+
+@pytest.mark.slow
+def test_eight_browsers_at_once_lose_nothing_and_mix_nothing_up(browser: Browser, tmp_path: Path) -> None:
+    """Row 9 of the reliability table; ``scripts.soak.users`` does the same with fifty people over HTTP."""
+    for number in range(8):
+        add_user(tmp_path / "users", f"user{number}", f"password {number}")
+    with served(tmp_path, "--auth-file", str(tmp_path / "users")) as running:
+        pages = [browser.new_context().new_page() for _ in range(8)]
+        for number, page in enumerate(pages):
+            page.goto(f"{running.url}/login")
+            page.fill("#name", f"user{number}")
+            page.fill("#password", f"password {number}")
+            page.click("button")
+            page.wait_for_selector("#write")
+        for number, page in enumerate(pages):
+            file = tmp_path / f"{number}.png"
+            file.write_bytes(picture(number))
+            page.set_input_files("#file", file)
+        for number, page in enumerate(pages):
+            drafted(page)
+            for _ in range(page.locator("#sentences li").count()):
+                page.keyboard.press("x")
+            page.keyboard.press("n")
+            page.keyboard.type(f"Seen by user {number}.")
+            page.keyboard.press("Enter")
+        for page in pages:
+            page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
+            page.keyboard.press("Control+Enter")
+        for number, page in enumerate(pages):
+            page.wait_for_selector(".lr-signed")
+            assert page.text_content(".lr-signed p") == f"Seen by user {number}."
+            page.get_by_role("tab", name="Worklist").click()
+            page.wait_for_selector("#studies tbody tr")
+            assert page.locator("#studies tbody tr").count() == 1
             page.context.close()
