@@ -6,14 +6,17 @@ import csv as tables
 import io
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app import review
+from encoder.identity import Identity
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
     from app.store import Store
+    from llava_rad.outputs.document import Document
 
 SCHEMA: Final = "llava-rad.review/1"
 NOT_SIGNED: Final = "NOT SIGNED: a draft under review."
@@ -33,16 +36,16 @@ def report_text(state: State, version: int | None = None) -> str:
         ReviewError: there is no such version, or no text.
     """
     signed = _signed(state, version)
+    shown = signed["document"] if signed else state
     text = signed["text"] if signed else review.text_of(state)
     if not text:
         raise review.ReviewError("there is no report yet")
-    model = (state["draft"] or {}).get("model")
-    fields = [f"{name.replace('_', ' ').upper()}:\n{value}\n" for name, value in state["fields"].items() if value]
+    fields = [f"{name.replace('_', ' ').upper()}:\n{value}\n" for name, value in shown["fields"].items() if value]
     warnings = ["WARNINGS:", *(f"- {warning}" for warning in state["warnings"]), ""] if state["warnings"] else []
     by = f"Signed by {signed['by']} at {signed['at']}, version {signed['version']}" if signed else NOT_SIGNED
     lines = [
         NOTICE, "", *fields, "FINDINGS:", text, "", *warnings, by, f"Input: sha256 {state['sha256']}",
-        f"Draft by: {model['id']}, sha256 {model['sha256']}" if model else "Without a draft", "",
+        _writer(shown), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -54,31 +57,55 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         ReviewError: there is no such version.
     """
     signed = _signed(state, version)
-    drafted = [one["draft"] for one in state["sentences"] if one["draft"] is not None]
+    shown = signed["document"] if signed else state
     return {
         "schema": SCHEMA,
-        "ai_generated": bool(drafted),
+        "ai_generated": _drafted(shown),
         "notice": NOTICE,
         "status": "signed" if signed else state["status"],
-        "signed": signed,
+        "signed": signed and {key: signed[key] for key in ("version", "at", "by", "text")},
         "study": {key: state[key] for key in ("id", "name", "version", "created", "changed")},
         "input": {"sha256": state["sha256"], "facts": state["facts"], "warnings": state["warnings"]},
-        "fields": state["fields"],
+        "fields": shown["fields"],
         "text": signed["text"] if signed else review.text_of(state),
-        "sentences": state["sentences"],
-        "draft": (state["draft"] or {}).get("report"),
+        "sentences": shown["sentences"],
+        "draft": (shown.get("draft") or {}).get("report"),
         "software": {"name": "llava-rad", "version": software_version()},
     }
 
 
+def document(state: State, version: int | None = None) -> Document:
+    """A study's report for hospital formats: the signed one of a version, or the model's draft.
+
+    Raises:
+        ReviewError: there is no such version, or no draft to say which model wrote it.
+    """
+    from llava_rad.outputs.document import Document, Signature
+    from llava_rad.outputs.report import Report, sentences
+
+    kept = (state["draft"] or {}).get("report")
+    if kept is None:
+        raise review.ReviewError("hospital formats say which model wrote the draft, and this study has none")
+    signed = _signed(state, version)
+    signature = None
+    if signed is not None:
+        at = datetime.fromisoformat(signed["at"])
+        signature = Signature(signed["by"], at, tuple(sentences(signed["text"])), signed["version"])
+    identity = state["image"].get("identity")
+    return Document.of(
+        Report.model_validate(kept),
+        datetime.fromisoformat(state["changed"]),
+        identity=None if identity is None else Identity.from_dict(identity),
+        signature=signature,
+    )
+
+
 def jsonl(store: Store, owner: str) -> Iterator[str]:
     """All of an owner's studies, one JSON object a line, with every event and every signed version."""
-    versions: dict[str, list[dict[str, Any]]] = {}
-    for one in store.signed(owner):
-        versions.setdefault(one["study"], []).append(one)
     for study in store.studies(owner):
-        record = report_json(store.state(owner, study))
-        record["versions"] = versions.get(study, [])
+        state = store.state(owner, study)
+        record = report_json(state)
+        record["versions"] = state["signed"]
         record["events"] = store.events(owner, study)
         yield json.dumps(record, ensure_ascii=False) + "\n"
 
@@ -86,18 +113,29 @@ def jsonl(store: Store, owner: str) -> Iterator[str]:
 def csv(store: Store, owner: str) -> Iterator[str]:
     """All of an owner's studies as a table, one row a sentence of the last signed version, or of the present text."""
     yield _row(COLUMNS)
-    last = {one["study"]: one for one in store.signed(owner)}
     for study in store.studies(owner):
         state = store.state(owner, study)
-        signed = last.get(study) if state["status"] == "signed" else None
+        signed = _signed(state, None)
         model = (state["draft"] or {}).get("model") or {}
         head = [
             study, state["name"], state["status"], state["version"], state["sha256"], state["facts"].get("view"),
             signed["model"] if signed else "@".join(str(model[key]) for key in ("id", "sha256") if key in model),
-            signed["who"] if signed else "", signed["at"] if signed else "", signed["seconds"] if signed else "",
+            signed["by"] if signed else "", signed["at"] if signed else "", signed["seconds"] if signed else "",
         ]  # fmt: skip
         for one in (signed["document"] if signed else state)["sentences"]:
             yield _row([*head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE])
+
+
+def _drafted(shown: dict[str, Any]) -> bool:
+    """Whether a machine wrote any of the sentences, or what they were made of."""
+    return any(one["draft"] is not None for one in shown["sentences"])
+
+
+def _writer(shown: dict[str, Any]) -> str:
+    if not _drafted(shown):
+        return "Without a draft"
+    model = (shown.get("draft") or {}).get("model")
+    return f"Draft by: {model['id']}, sha256 {model['sha256']}" if model else "Draft by: a model that is not recorded"
 
 
 def _signed(state: State, version: int | None) -> dict[str, Any] | None:

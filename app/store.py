@@ -264,14 +264,17 @@ class Store:
         """
         with self._base.write() as base:
             ended = base.execute(
-                "UPDATE jobs SET state = ?, text = ?, report = ?, model = ?, error = ? "
-                "WHERE id = ? AND state = 'running'",
-                (state, text, _dump(report) if report else None, _dump(model) if model else None, error, job.id),
+                "UPDATE jobs SET state = ?, text = ?, error = ? WHERE id = ? AND state = 'running'",
+                (state, text, error, job.id),
             ).rowcount
             row = base.execute("SELECT * FROM studies WHERE id = ?", (job.study,)).fetchone()
             if not ended or row is None or row["status"] not in _OPEN:
                 return False
             if sentences:
+                base.execute(
+                    "UPDATE jobs SET report = ?, model = ? WHERE id = ?",
+                    (_dump(report) if report else None, _dump(model) if model else None, job.id),
+                )
                 before = json.loads(row["document"])
                 document = review.drafted(before, sentences)
                 _keep(base, row, document, status="draft")
@@ -309,7 +312,7 @@ class Store:
         return None if found is None else {key: found[key] for key in ("state", "position", "text")}
 
     def requeue_running(self) -> int:
-        """After a crash: jobs that were being written wait again, before all others. Their number."""
+        """After a crash: jobs that were being written wait again, until their owners' turn. Their number."""
         with self._base.write() as base:
             return base.execute("UPDATE jobs SET state = 'queued', text = '' WHERE state = 'running'").rowcount
 
@@ -362,14 +365,16 @@ class Store:
             waiting = counts.get("queued", 0) + counts.get("running", 0)
             found.append({
                 "id": row["id"], "created": row["created"], "total": row["total"], "read": row["read"],
-                "failed": [dict(one) for one in failed], "drafted": sum(counts.values()) - waiting, "waiting": waiting,
+                "failed": [dict(one) for one in failed], "drafted": counts.get("done", 0), "waiting": waiting,
             })  # fmt: skip
         return found
 
     def _state(self, base: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         document, study = json.loads(row["document"]), row["id"]
         signed = base.execute(
-            'SELECT version, at, who AS "by", text FROM signed WHERE study = ? ORDER BY version', (study,)
+            'SELECT version, at, who AS "by", text, document, model, seconds FROM signed WHERE study = ? '
+            "ORDER BY version",
+            (study,),
         )
         return {
             **{
@@ -381,7 +386,7 @@ class Store:
             "draft": _draft(base, study),
             "undecided": review.undecided(document),
             "can_undo": row["status"] in _OPEN and _last_step(base, row) is not None,
-            "signed": [dict(one) for one in signed],
+            "signed": [dict(one) | {"document": json.loads(one["document"])} for one in signed],
         }
 
 
@@ -397,6 +402,8 @@ def _review(base: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str, Any
         step = review.undo(document, {key: json.loads(last[key]) for key in ("before", "after")})
     else:
         step = review.apply(document, action)
+    if step.sentence is not None:
+        _refuse_writing(base, row["id"])  # the draft that comes in would take its place
     _keep(base, row, step.document, status="draft" if step.document["sentences"] else "pending")
     _event(
         base, row["id"], row["version"], who, str(action["action"]), sentence=step.sentence, before=step.before,
@@ -419,10 +426,11 @@ def _last_step(base: sqlite3.Connection, row: sqlite3.Row) -> sqlite3.Row | None
 def _sign(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) -> None:
     _refuse_closed(row)
     study, version = row["id"], row["version"]
-    busy = base.execute("SELECT 1 FROM jobs WHERE study = ? AND state IN ('queued', 'running')", (study,)).fetchone()
-    if busy is not None:
-        raise ReviewError("a draft of this study is being written: wait for it, or stop it")
-    text = review.signable(json.loads(row["document"]))
+    _refuse_writing(base, study)
+    document = json.loads(row["document"])
+    text = review.signable(document)
+    draft = _draft(base, study)
+    kept = document | {"draft": draft and {key: draft[key] for key in ("model", "report")}}
     model = base.execute(
         "SELECT model FROM events WHERE study = ? AND action = 'drafted' ORDER BY id DESC LIMIT 1", (study,)
     ).fetchone()
@@ -431,7 +439,7 @@ def _sign(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) 
     ).fetchone()
     base.execute(
         "INSERT INTO signed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (study, version, _now(), who, text, row["document"], model and model["model"], before + seconds),
+        (study, version, _now(), who, text, _dump(kept), model and model["model"], before + seconds),
     )
     _become(base, row, "signed", "sign", who, seconds)
 
@@ -486,16 +494,19 @@ def _order(base: sqlite3.Connection) -> list[Job]:
 
 
 def _draft(base: sqlite3.Connection, study: str) -> dict[str, Any] | None:
+    """The study's last job, with model and report of the last one that brought sentences."""
     row = base.execute("SELECT * FROM jobs WHERE study = ? ORDER BY id DESC LIMIT 1", (study,)).fetchone()
     if row is None:
         return None
     position = 0
     if row["state"] == "queued":
         position = 1 + next(at for at, job in enumerate(_order(base)) if job.id == row["id"])
+    wrote = base.execute(
+        "SELECT model, report FROM jobs WHERE study = ? AND model IS NOT NULL ORDER BY id DESC LIMIT 1", (study,)
+    ).fetchone()
     return {
         "state": row["state"], "position": position, "text": row["text"], "error": row["error"],
-        "model": None if row["model"] is None else json.loads(row["model"]),
-        "report": None if row["report"] is None else json.loads(row["report"]),
+        **{key: json.loads(wrote[key]) if wrote and wrote[key] else None for key in ("model", "report")},
     }  # fmt: skip
 
 
@@ -516,6 +527,11 @@ def _batch(base: sqlite3.Connection, owner: str, batch: str) -> None:
 def _refuse_closed(row: sqlite3.Row) -> None:
     if row["status"] not in _OPEN:
         raise ReviewError(f"the study is {row['status']}")
+
+
+def _refuse_writing(base: sqlite3.Connection, study: str) -> None:
+    if base.execute("SELECT 1 FROM jobs WHERE study = ? AND state IN ('queued', 'running')", (study,)).fetchone():
+        raise ReviewError("a draft of this study is being written: wait for it, or stop it")
 
 
 def _keep(base: sqlite3.Connection, row: sqlite3.Row, document: review.Document, *, status: str) -> None:
@@ -560,7 +576,7 @@ def _job(row: sqlite3.Row) -> Job:
 def _seconds(action: Mapping[str, Any]) -> float:
     claimed = action.get("seconds", 0)
     known = isinstance(claimed, int | float) and not isinstance(claimed, bool) and claimed == claimed
-    return min(max(float(claimed), 0.0), MAX_SECONDS) if known else 0.0
+    return float(min(max(claimed, 0.0), MAX_SECONDS)) if known else 0.0
 
 
 def _model_name(model: Mapping[str, Any] | None) -> str | None:

@@ -13,7 +13,7 @@ from app import exports
 from app.review import ReviewError
 from app.store import Store
 from llava_rad.outputs.report import NOTICE
-from tests.app.test_store import act, drafted, study_of
+from tests.app.test_store import MODEL, act, drafted, study_of
 
 
 @pytest.fixture
@@ -44,6 +44,35 @@ def test_text_says_who_signed_what_and_that_a_machine_began_it(store: Store) -> 
         exports.report_text(state, 2)
     with pytest.raises(ReviewError, match="no report yet"):
         exports.report_text(store.state("ann", study_of(store)))
+
+
+def test_a_signed_version_is_exported_as_it_was_signed(store: Store) -> None:
+    study = signed(store)
+    before = exports.report_text(store.state("ann", study)), exports.report_json(store.state("ann", study))
+    assert before[1]["draft"] == {"a": 1}
+    act(store, study, "reopen")
+    act(store, study, "field", field="indication", text="Trauma.")
+    store.queue("ann", study, replace=True)
+    job = store.next_job()
+    assert job is not None
+    store.finish(job, "done", text="B.", sentences=["B."], report={"b": 2}, model=MODEL | {"id": "other"})
+    act(store, study, "reject", sentence="s1")
+    state = act(store, study, "add", text="Own.", after=None)
+    assert exports.report_text(state, 1) == before[0]
+    after = exports.report_json(state, 1)
+    for key in ("status", "signed", "fields", "text", "sentences", "draft", "ai_generated"):
+        assert after[key] == before[1][key], key
+    now = exports.report_text(state)
+    assert "Trauma." in now and "Draft by: other" in now and exports.report_json(state)["draft"] == {"b": 2}
+
+
+def test_who_wrote_the_draft_is_said_although_another_was_stopped(store: Store) -> None:
+    study = drafted(store, "One.")
+    store.queue("ann", study)
+    store.stop("ann", study)
+    assert "Draft by: small" in exports.report_text(store.state("ann", study))
+    own = study_of(store)
+    assert "Without a draft" in exports.report_text(act(store, own, "add", text="Mine.", after=None))
 
 
 def test_json_has_the_draft_and_every_decision(store: Store) -> None:

@@ -211,6 +211,46 @@ def test_nothing_is_signed_while_a_draft_is_being_written(store: Store) -> None:
     assert act(store, study, "sign")["status"] == "signed"
 
 
+def test_no_decision_is_lost_to_a_draft_that_comes_in(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
+    act(store, study, "field", field="indication", text="Cough.")
+    store.queue("ann", study)
+    for running in (False, True):
+        job = store.next_job() if running else None
+        for action in ({"action": "accept", "sentence": "s1"}, {"action": "add", "text": "Mine.", "after": None}):
+            with pytest.raises(ReviewError, match="being written"):
+                act(store, study, **action)
+    assert act(store, study, "undo")["fields"]["indication"] == "", "fields are no draft's"
+    act(store, study, "field", field="comparison", text="None.")
+    assert job is not None
+    store.finish(job, "done", text="New.", sentences=["New."], model=MODEL)
+    state = act(store, study, "accept", sentence="s1")
+    assert (state["sentences"][0]["state"], state["fields"]["comparison"]) == ("accepted", "None.")
+
+
+def test_a_job_without_sentences_leaves_the_draft_its_model(store: Store) -> None:
+    study = drafted(store, "One.")
+    store.queue("ann", study)
+    store.stop("ann", study)
+    draft = store.state("ann", study)["draft"]
+    assert (draft["state"], draft["model"], draft["report"]) == ("stopped", MODEL, {"a": 1})
+    store.queue("ann", study)
+    job = store.next_job()
+    assert job is not None
+    act(store, study, "discard")
+    store.finish(job, "done", text="Late.", sentences=["Late."], report={"a": 2}, model=MODEL | {"id": "other"})
+    state = act(store, study, "restore")
+    assert (state["sentences"][0]["text"], state["draft"]["model"]["id"]) == ("One.", "small")
+
+
+def test_seconds_that_are_no_time_count_as_none_or_as_the_most(store: Store) -> None:
+    study = drafted(store, "One.")
+    claims = (10**400, float("inf"), float("nan"), -5, "7", True, None)
+    for claim in claims:
+        act(store, study, "accept", sentence="s1", seconds=claim)
+    assert [one["seconds"] for one in store.events("ann", study)[2:]] == [600, 600, 0, 0, 0, 0, 0]
+
+
 def test_jobs_that_a_crash_interrupted_wait_again(store: Store, tmp_path: Path) -> None:
     study = study_of(store)
     store.queue("ann", study)
@@ -222,6 +262,18 @@ def test_jobs_that_a_crash_interrupted_wait_again(store: Store, tmp_path: Path) 
     assert again.requeue_running() == 1
     assert again.state("ann", study)["draft"] | {"text": ""} == again.state("ann", study)["draft"]
     assert again.next_job() == job
+
+
+def test_a_job_that_a_crash_interrupted_waits_for_its_owners_turn(store: Store) -> None:
+    others = study_of(store, "bob")
+    store.queue("ann", study_of(store))
+    job = store.next_job()
+    store.queue("bob", others)
+    store.queue("ann", study_of(store))
+    store.requeue_running()
+    bobs = store.next_job()
+    assert job is not None and bobs is not None
+    assert (bobs.study, store.next_job()) == (others, job)
 
 
 def test_asking_twice_is_asking_once(store: Store) -> None:
@@ -259,16 +311,19 @@ def test_the_worklist_is_filtered_searched_and_counted(store: Store) -> None:
 
 
 def test_a_batch_counts_what_became_of_its_files(store: Store) -> None:
-    batch = store.create_batch("ann", 3)
-    for _ in range(2):
+    batch = store.create_batch("ann", 4)
+    for _ in range(3):
         store.batch_read("ann", batch)
         store.queue("ann", study_of(store), batch=batch)
     store.batch_failed("ann", batch, number=3, sha256="e" * 64, reason="no image")
     job = store.next_job()
     assert job is not None
     store.finish(job, "done", text="x.", sentences=["x."])
+    job = store.next_job()
+    assert job is not None
+    store.finish(job, "failed", error="no memory")
     (found,) = store.batch_progress("ann")
-    assert (found["total"], found["read"], found["drafted"], found["waiting"]) == (3, 2, 1, 1)
+    assert (found["total"], found["read"], found["drafted"], found["waiting"]) == (4, 3, 1, 1)
     assert found["failed"] == [{"number": 3, "sha256": "e" * 64, "reason": "no image"}]
 
 
