@@ -143,7 +143,9 @@ def _text(action: Mapping[str, Any], *, blank: bool = False) -> str:
     text = action.get("text")
     if not isinstance(text, str):
         raise ReviewError("the action has no text")
-    text = clean(text).strip() if blank else " ".join(clean(text).split())
+    # tabs and returns part words: they become white space that ``clean`` leaves
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ") if blank else " ".join(text.split())
+    text = clean(text).strip()
     if not text and not blank:
         raise ReviewError("a sentence cannot be empty: reject it instead")
     if len(text) > MAX_TEXT:

@@ -106,6 +106,13 @@ def test_fields_may_be_emptied_and_hold_several_lines() -> None:
     assert do(found, "field", field="prior_report", text="")["fields"]["prior_report"] == ""
 
 
+def test_tabs_and_returns_part_words() -> None:
+    found = do(document("One."), "edit", sentence="s1", text="No\teffusion.\rNo\r\n\x0bedema.")
+    assert found["sentences"][0]["text"] == "No effusion. No edema."
+    found = do(found, "field", field="indication", text="a\tb\rc\r\nd")
+    assert found["fields"]["indication"] == "a b\nc\nd"
+
+
 def test_undoing_any_steps_in_turn_leads_back_to_the_start() -> None:
     draw = random.Random(0)
     for _ in range(50):
