@@ -151,10 +151,14 @@ def read_users(path: Path) -> dict[str, str]:
     """Names and hashes of an auth file.
 
     Raises:
-        ConfigError: a line is not of its form; its number is named.
+        ConfigError: it cannot be read, or a line is not of its form; its number is named.
     """
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        raise ConfigError("the auth file cannot be read") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, kept = line.strip().partition(":")

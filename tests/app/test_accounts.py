@@ -64,6 +64,15 @@ def test_short_passwords_and_damaged_files_are_refused(tmp_path: Path) -> None:
             read_users(tmp_path / "users")
 
 
+def test_an_auth_file_that_is_no_text_or_not_readable_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes(b"\xff\xfe:x\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        read_users(tmp_path / "users")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        add_user(tmp_path / "folder", "ann", "correct horse")
+
+
 def test_a_session_knows_its_user_until_it_ends(accounts: Accounts, clock: Clock) -> None:
     token = accounts.login("ann", "correct horse", "1.2.3.4")
     assert accounts.user_of(token) == "ann"
