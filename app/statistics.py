@@ -60,8 +60,14 @@ def edit_distance(report: Signed) -> float:
 
 def levenshtein(before: str, after: str) -> int:
     """The fewest characters to insert, delete or exchange."""
-    if before == after:
-        return 0
+    start, shorter = 0, min(len(before), len(after))
+    while start < shorter and before[start] == after[start]:
+        start += 1
+    end = 0
+    while end < shorter - start and before[-1 - end] == after[-1 - end]:
+        end += 1
+    # most edits change a few words: what both begin and end with costs nothing
+    before, after = before[start : len(before) - end], after[start : len(after) - end]
     row = list(range(len(after) + 1))
     for number, one in enumerate(before, 1):
         above, row[0] = row[0], number
@@ -98,6 +104,7 @@ def _numbers(reports: Sequence[Signed]) -> dict[str, Any]:
     total = states.total()
     return {
         "sentences": total,
+        "added": sum(one["draft"] is None for report in reports for one in report["document"]["sentences"]),
         "shares": {state: states[state] / total if total else None for state in review.STATES[1:4]},
         "edit_distance": {"mean": statistics.mean(distances) if distances else None},
         "seconds": {"median": statistics.median(seconds) if seconds else None, "low": low, "high": high},

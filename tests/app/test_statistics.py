@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,23 @@ def labels_of(text: str) -> dict[str, str]:
     ("before", "after", "distance"),
     [
         ("", "", 0), ("abc", "abc", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2),
-        ("intention", "execution", 5), ("Saturday", "Sunday", 3),
+        ("intention", "execution", 5), ("Saturday", "Sunday", 3), ("aaa", "aa", 1), ("abab", "ab", 2),
     ],
 )  # fmt: skip
 def test_levenshtein_of_textbook_pairs(before: str, after: str, distance: int) -> None:
     assert levenshtein(before, after) == levenshtein(after, before) == distance
+
+
+def test_levenshtein_is_that_of_the_whole_table() -> None:
+    def table(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        return min(table(a[1:], b) + 1, table(a, b[1:]) + 1, table(a[1:], b[1:]) + (a[0] != b[0]))
+
+    draw = random.Random(0)
+    for _ in range(200):
+        before, after = ("".join(draw.choices("ab", k=draw.randint(0, 5))) for _ in range(2))
+        assert levenshtein(before, after) == table(before, after), (before, after)
 
 
 def sentence(draft: str | None, text: str, state: str) -> dict[str, str | None]:
@@ -76,6 +89,7 @@ def test_a_report_that_is_signed_again_counts_once(tmp_path: Path) -> None:
     act(store, study, "sign")
     act(store, study, "reopen")
     act(store, study, "edit", sentence="s1", text="Mostly clear.")
+    act(store, study, "add", text="Mine.", after=None)
     act(store, study, "sign")
     found = summary(store, "ann", labels_of)
-    assert (found["signed"], found["shares"]["edited"]) == (1, 1.0)
+    assert (found["signed"], found["sentences"], found["shares"]["edited"], found["added"]) == (1, 1, 1.0, 1)
