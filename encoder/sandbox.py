@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.errors import ReadError
+from encoder.identity import Identity
 from encoder.radiograph import ImageFacts, PreparedImage, Radiograph, Window
 
 if TYPE_CHECKING:
@@ -133,6 +134,15 @@ class Reader:
         header, body, digest = self._job(source, job)
         pixels = np.frombuffer(body, np.uint8).reshape(header["shape"])
         return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)
+
+    def identity(self, source: Path | bytes) -> Identity:
+        """Read what ties a DICOM file to its study and patient: only for outputs that are to carry it.
+
+        Raises:
+            ReadError: it is no DICOM file, or has no valid unique identifiers.
+        """
+        header, _, _ = self._job(source, {"identity": True})
+        return Identity.from_dict(header["identity"])
 
     def close(self) -> None:
         """End the child processes. The reader may be used again: it starts new ones."""

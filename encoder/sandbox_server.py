@@ -121,6 +121,10 @@ def _refusal(error: BaseException) -> dict[str, Any]:
 def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None) -> tuple[dict[str, Any], list[Any]]:
     import numpy as np
 
+    if request.get("identity"):
+        from encoder.identity import read_identity
+
+        return {"ok": True, "identity": read_identity(source).to_dict()}, []
     memory = None if shared is None else np.frombuffer(shared, np.uint16)
 
     def allocate(shape: tuple[int, ...], dtype: type) -> Any:
@@ -217,6 +221,7 @@ def _warm() -> None:
     from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     import encoder.dicom
+    import encoder.identity
     import encoder.preprocessing
     import encoder.raster  # noqa: F401
 

@@ -19,6 +19,7 @@ from llava_rad.commands import (
     inspect,
     manifest,
     maps,
+    pacs,
     pretrain,
     probe,
     reports,
@@ -60,6 +61,7 @@ app.command("serve", epilog=serve.EPILOG)(serve.command)
 app.add_typer(serve.users, name="user")
 app.add_typer(probe.app, name="probe")
 app.add_typer(maps.app, name="maps")
+app.add_typer(pacs.app, name="pacs")
 
 
 def _version(wanted: bool) -> None:

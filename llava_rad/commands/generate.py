@@ -45,7 +45,8 @@ Form = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="json: one object for one named file, else an array. jsonl: one object per line.",
+        help="json: one object for one named file, else an array. jsonl: one object per line. sr: two DICOM structured "
+        "reports each, fhir: an R4 bundle each, in the folder --output.",
         rich_help_panel="Output",
     ),
 ]
@@ -71,6 +72,7 @@ def command(
     format: Form = opt.Format.text,
     output: opt.Output = None,
     overwrite: opt.Overwrite = False,
+    identifiers: opt.Identifiers = False,
     show_paths: opt.ShowPaths = False,
     stream: Stream = None,
     quiet: opt.Quiet = False,
@@ -81,6 +83,7 @@ def command(
     """
     named = _named(paths, example)
     _check(format, output, overwrite, stream, num_beams, temperature)
+    _check_documents(format, output, identifiers)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
@@ -94,7 +97,9 @@ def command(
 
     several = len(named) > 1 or not _is_one_file(named[0])
     inputs = [source.path for source in found.sources if source.path is not None]
-    with open_results(format, output, several=several, overwrite=overwrite, inputs=inputs) as results:
+    with open_results(
+        format, output, several=several, overwrite=overwrite, inputs=inputs, identifiers=identifiers
+    ) as results:
         writer = ReportWriter(
             model,
             revision=revision,
@@ -143,6 +148,14 @@ def _check(
         raise typer.BadParameter("beam search does not sample", param_hint="--temperature")
     if overwrite and output is None:
         raise typer.BadParameter("there is no --output to replace", param_hint="--overwrite")
+
+
+def _check_documents(format: opt.Format, output: Path | None, identifiers: bool) -> None:
+    documents = format in (opt.Format.sr, opt.Format.fhir)
+    if documents and output is None:
+        raise typer.BadParameter(f"{format.value} documents go into a folder", param_hint="--output")
+    if identifiers and not documents:
+        raise typer.BadParameter("only sr and fhir documents carry identifiers", param_hint="--identifiers")
 
 
 def _is_one_file(named: str | Path) -> bool:

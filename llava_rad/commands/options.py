@@ -15,6 +15,8 @@ class Format(StrEnum):
     text = "text"
     json = "json"
     jsonl = "jsonl"
+    sr = "sr"
+    fhir = "fhir"
 
 
 class Plain(StrEnum):
@@ -116,8 +118,17 @@ Output = Annotated[
         "--output",
         "-o",
         help="File for the results; an existing one is kept unless --overwrite. A JSONL file is continued: the same "
-        "command again writes what is missing.",
+        "command again writes what is missing. For sr and fhir: a folder, which is continued, too.",
         show_default=False,
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Identifiers = Annotated[
+    bool,
+    typer.Option(
+        "--identifiers",
+        help="sr and fhir: carry the file's identifiers of patient, study and image. Without, documents name no "
+        "patient and belong to no study of an archive.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from encoder.errors import ReadError
 from llava_rad.commands.console import name_of, show_error, uninterrupted
 from llava_rad.commands.options import Format
 from llava_rad.inputs import Source
-from llava_rad.outputs.files import ReportLog, check_output, write_whole
+from llava_rad.outputs.files import OutputError, ReportLog, check_output, write_whole
 from llava_rad.outputs.report import Report
 from llava_rad.outputs.text import SEPARATOR, footer, header
 from llava_rad.pipeline import Failure, Outcome, ReportWriter
+
+if TYPE_CHECKING:
+    from encoder.sandbox import Reader
+    from llava_rad.outputs.document import Document
 
 
 class Results:
@@ -139,14 +147,88 @@ class _Log(Results):
         self._log.close()
 
 
+class _Folder(Results):
+    """Documents of hospital formats: files of a folder, called by the SHA-256 of the image; what is there is kept."""
+
+    how_to_go_on = "; the same command again goes on"
+    on_terminal = False
+
+    def __init__(self, format: Format, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
+        super().__init__(format, several=True)
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise OutputError("the output is not a folder", hint=f"{format.value} documents go into one")
+        folder.mkdir(exist_ok=True)
+        self._folder, self._overwrite, self._identifiers = folder, overwrite, identifiers
+        self._sources: dict[str, Source] = {}
+        self._reader: Reader | None = None
+
+    def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
+        left = []
+        for source in sources:
+            sha256 = source.sha256() or ""
+            if self._overwrite or not all(path.exists() for path in self._paths(sha256)):
+                left.append(source)
+            self._sources[sha256] = source
+        return left
+
+    def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
+        try:
+            return super().take(outcome, total=total, show_paths=show_paths)
+        except ReadError as error:  # a file that has no identifiers to carry
+            if isinstance(outcome, Failure) or total == 1:
+                raise
+            source = self._sources[outcome.input.sha256]
+            name = name_of(source, total, outcome.input.sha256, show_paths=show_paths)
+            show_error(error, of=f"{name}: ")
+            return False
+
+    def _report(self, report: Report) -> None:
+        from llava_rad.outputs.document import Document
+
+        identity = None
+        if self._identifiers:
+            from encoder.sandbox import Reader
+
+            self._reader = self._reader or Reader()
+            identity = self._reader.identity(self._sources[report.input.sha256].content())
+        document = Document.of(report, datetime.now().astimezone(), identity=identity)
+        for path, content in zip(self._paths(report.input.sha256), self._contents(document), strict=True):
+            write_whole(path, content, overwrite=True)
+
+    def _paths(self, sha256: str) -> list[Path]:
+        kinds = ["report.dcm", "labels.dcm"] if self._format is Format.sr else ["fhir.json"]
+        return [self._folder / f"{sha256[:16]}.{kind}" for kind in kinds]
+
+    def _contents(self, document: Document) -> Sequence[bytes]:
+        if self._format is Format.sr:
+            from llava_rad.outputs.sr import to_sr
+
+            return to_sr(document)
+        from llava_rad.outputs.fhir import to_fhir
+
+        return [(json.dumps(to_fhir(document), ensure_ascii=False, indent=2) + "\n").encode()]
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+
 def open_results(
-    format: Format, output: Path | None, *, several: bool, overwrite: bool, inputs: Iterable[Path]
+    format: Format,
+    output: Path | None,
+    *,
+    several: bool,
+    overwrite: bool,
+    inputs: Iterable[Path],
+    identifiers: bool = False,
 ) -> Results:
     """Where reports of this form go.
 
     Raises:
         OutputError: the output file would harm something that is there.
     """
+    if output is not None and format in (Format.sr, Format.fhir):
+        return _Folder(format, output, overwrite=overwrite, identifiers=identifiers)
     if output is None or str(output) == "-":
         return Results(format, several=several)
     if format is Format.jsonl:

@@ -74,6 +74,13 @@ def command(
     device: opt.Device = "auto",
     dtype: opt.Type = opt.DType.auto,
     max_new_tokens: opt.Tokens = None,
+    identifiers: Annotated[
+        bool,
+        typer.Option(
+            "--identifiers",
+            help="Keep the identifiers of patient and study of DICOM files, for structured reports and FHIR bundles.",
+        ),
+    ] = False,
     show_paths: opt.ShowPaths = False,
 ) -> None:
     """Review drafts in the browser: image beside text, every sentence decided, then signed."""
@@ -92,7 +99,8 @@ def command(
     server = _application("server")
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
-        names=tuple(name or ()), https=https, model=chosen, keep_names=show_paths, example=example,
+        names=tuple(name or ()), https=https, model=chosen, keep_names=show_paths,
+        identifiers=identifiers, example=example,
     )  # fmt: skip
     server.run(settings, worklist=worklist)
 

@@ -1,0 +1,162 @@
+"""``llava-rad pacs``: images out of an archive, drafts into it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder.errors import LlavaRadError
+from llava_rad.commands import options as opt
+from llava_rad.commands.console import note
+
+EPILOG = "\n\n".join(
+    (
+        "Authentication: LLAVA_RAD_PACS_TOKEN, or LLAVA_RAD_PACS_USER and LLAVA_RAD_PACS_PASSWORD, or ~/.netrc. "
+        "REQUESTS_CA_BUNDLE names the certificates of an authority of your own.",
+        "Every command may be stopped or killed, and goes on when it is given again; nothing is fetched or stored "
+        "twice. AI-generated drafts, research use only, not for clinical use.",
+    )
+)
+app = typer.Typer(
+    help="Images out of an archive that speaks DICOMweb, drafts into it.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Url = Annotated[
+    str, typer.Option(help="Of the DICOMweb service.", metavar="URL", envvar="LLAVA_RAD_PACS_URL", show_default=False)
+]
+Date = Annotated[
+    str | None,
+    typer.Option(
+        help="Studies of a day or a range, as DICOM writes them: 20261126, 20261101-, 20261101-20261130.",
+        metavar="DATE",
+        show_default=False,
+    ),
+]
+Modalities = Annotated[str, typer.Option(help="Of the images, with commas between.", metavar="CODES")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Made where it is not there.", metavar="DIR")]
+
+
+@app.command("pull", epilog=EPILOG)
+def pull(
+    url: Url,
+    output: Folder,
+    study: Annotated[
+        list[str] | None, typer.Option(help="Study Instance UID, repeatable.", metavar="UID", show_default=False)
+    ] = None,
+    date: Date = None,
+    modality: Modalities = "CR,DX",
+) -> None:
+    """Fetch radiographs into a folder, for 'generate' or 'serve --worklist'."""
+    from llava_rad.pacs import jobs
+    from llava_rad.pacs.client import Pacs
+
+    pacs = Pacs(url)
+    count = jobs.pull(pacs, _made(output), studies=study or (), date=date, modalities=_codes(modality))
+    note(f"{count.new} images fetched, {count.known} were there already")
+
+
+@app.command("push", epilog=EPILOG)
+def push(
+    files: Annotated[
+        list[Path], typer.Argument(help="DICOM files, such as 'generate -f sr' writes.", metavar="FILE...")
+    ],
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="DICOMweb service to store to.", metavar="URL", envvar="LLAVA_RAD_PACS_URL", show_default=False
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Old archives: C-STORE to this application entity.", metavar="AET@HOST:PORT", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Store DICOM files."""
+    if (url is None) == (to is None):
+        raise typer.BadParameter("name one archive", param_hint="--url, --to")
+    for path in files:
+        if not path.is_file():
+            raise typer.BadParameter("there is no such file", param_hint="FILE")
+    if to is not None:
+        from llava_rad.pacs.dimse import send
+
+        send(files, to)
+    else:
+        from llava_rad.pacs.client import Pacs
+
+        pacs = Pacs(str(url))
+        for path in files:
+            pacs.store([path.read_bytes()])
+    note(f"{len(files)} files stored")
+
+
+@app.command("watch", epilog=EPILOG)
+def watch(
+    url: Url,
+    output: Folder,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Store drafts beside their images, as structured reports with patient and study identifiers.",
+        ),
+    ] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    date: Date = None,
+    modality: Modalities = "CR,DX",
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    offline: opt.Offline = False,
+    device: opt.Device = "auto",
+    dtype: opt.Type = opt.DType.auto,
+    max_new_tokens: opt.Tokens = None,
+) -> None:
+    """Write drafts for new chest radiographs as they come in."""
+    from llava_rad.pacs import jobs
+    from llava_rad.pacs.client import Pacs, PacsError
+    from llava_rad.pipeline import Decoding, ReportWriter
+
+    pacs, folder = Pacs(url), _made(output)
+    with ReportWriter(
+        model, revision=revision, device=device, dtype=dtype.value, offline=offline, decoding=Decoding(max_new_tokens)
+    ) as writer:
+        while True:
+            try:
+                count = jobs.watch_once(
+                    pacs, folder, writer, date=date, modalities=_codes(modality), store=store, tell=note
+                )
+            except PacsError as error:
+                if once:
+                    raise
+                note(f"{error}; next look in {every:g} s")
+            else:
+                if count.new or count.refused or once:
+                    note(f"{count.new} drafts written, {count.refused} images refused, {count.known} known")
+                if once:
+                    if count.refused:
+                        raise typer.Exit(3)
+                    return
+            time.sleep(every)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LlavaRadError(f"the output folder cannot be used: {error.strerror}") from None
+    return folder
+
+
+def _codes(text: str) -> tuple[str, ...]:
+    found = tuple(code.strip().upper() for code in text.split(",") if code.strip())
+    if not found or not all(code.isalnum() and len(code) <= 16 for code in found):
+        raise typer.BadParameter("modality codes with commas between", param_hint="--modality")
+    return found

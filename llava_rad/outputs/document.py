@@ -1,0 +1,101 @@
+"""What every hospital format says of a report: sentences, findings, who wrote it, who signed it, of which image."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from encoder.identity import Identity
+from llava_rad.labels import labels_of
+
+if TYPE_CHECKING:
+    from llava_rad.outputs.report import Report
+
+_COMPUTED_RADIOGRAPHY: Final = "1.2.840.10008.5.1.4.1.1.1"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A person's approval.
+
+    Attributes:
+        reviewer: who signed.
+        at: when, with time zone.
+        sentences: the report as it was signed.
+        version: of the signed report, from 1.
+    """
+
+    reviewer: str
+    at: datetime
+    sentences: tuple[str, ...]
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Document:
+    """One report on its way into an archive.
+
+    Attributes:
+        report: the draft, with model, input and warnings.
+        identity: of image, study and patient; made of the input's SHA-256 alone where they are not to be known.
+        signature: None for a draft that nobody has approved.
+        at: when the document is made, with time zone.
+    """
+
+    report: Report
+    identity: Identity
+    signature: Signature | None
+    at: datetime
+
+    @classmethod
+    def of(
+        cls, report: Report, at: datetime, *, identity: Identity | None = None, signature: Signature | None = None
+    ) -> Document:
+        """Without an identity the document names no patient, and a study that no archive has."""
+        return cls(report, identity or anonymous(report.input.sha256), signature, at)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the report says."""
+        if self.signature is not None:
+            return self.signature.sentences
+        return tuple(finding.text for finding in self.report.report.findings)
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """The CheXpert findings that it names: positive, negative or uncertain."""
+        named = labels_of(" ".join(self.sentences))
+        return {finding: said for finding, said in named.items() if said != "not mentioned"}
+
+    @property
+    def made(self) -> datetime:
+        """When it was signed, or made."""
+        return self.signature.at if self.signature else self.at
+
+    @property
+    def model_name(self) -> str:
+        """The model with its revision."""
+        model = self.report.model
+        return f"{model.id}@{model.revision}" if model.revision else model.id
+
+    def uid(self, kind: str) -> str:
+        """A unique identifier that the same document of the same image always has: storing it twice stores one."""
+        version = self.signature.version if self.signature else 0
+        parts = (kind, self.identity.instance_uid, self.report.input.sha256, self.report.model.sha256, str(version))
+        return uid_of(*parts)
+
+
+def anonymous(sha256: str) -> Identity:
+    """An identity that tells nothing but that two documents are of the same file."""
+    study, series, image = (uid_of(level, sha256) for level in ("study", "series", "image"))
+    return Identity(study, series, image, _COMPUTED_RADIOGRAPHY)
+
+
+def uid_of(*parts: str) -> str:
+    """A UUID-derived UID (DICOM PS3.5 B.2) that is always the same for the same parts."""
+    digest = bytearray(hashlib.sha256("\0".join(parts).encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x80  # version 8: made by rules of one's own (RFC 9562)
+    digest[8] = digest[8] & 0x3F | 0x80
+    return f"2.25.{int.from_bytes(digest)}"

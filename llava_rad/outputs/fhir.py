@@ -1,0 +1,152 @@
+"""FHIR R4: a Bundle of DiagnosticReport, Observations, Device and Provenance (https://hl7.org/fhir/R4/)."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from typing import Any, Final
+
+from llava_rad.outputs.document import Document
+from llava_rad.outputs.report import NOTICE
+
+SHA256_SYSTEM: Final = "https://llava-rad.invalid/input-sha256"
+_AI: Final = {
+    "system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue",
+    "code": "AIAST",
+    "display": "Artificial Intelligence asserted",
+}
+_SAID: Final = {
+    "positive": ("52101004", "Present"),
+    "negative": ("2667000", "Absent"),
+    "uncertain": ("373068000", "Undetermined"),
+}
+
+
+def to_fhir(document: Document) -> dict[str, Any]:
+    """The bundle, JSON-ready; the same document gives the same bundle."""
+    report = _diagnostic_report(document)
+    observations = [_observation(document, finding, said) for finding, said in document.findings.items()]
+    report["result"] = [{"reference": _reference(document, f"Observation {finding}")} for finding in document.findings]
+    if not observations:
+        del report["result"]
+    parts = [report, *observations, _device(document), _provenance(document)]
+    return {
+        "resourceType": "Bundle",
+        "id": str(_uuid(document, "Bundle")),
+        "meta": {"security": [_AI]},
+        "type": "collection",
+        "timestamp": _instant(document),
+        "entry": [{"fullUrl": f"urn:uuid:{part['id']}", "resource": part} for part in parts],
+    }
+
+
+def _diagnostic_report(document: Document) -> dict[str, Any]:
+    text = " ".join(document.sentences)
+    warnings = "".join(f"\n- {warning}" for warning in document.report.warnings)
+    shown = f"{NOTICE}\n\nFINDINGS:\n{text}\n{f'WARNINGS:{warnings}' if warnings else ''}"
+    identity, signature = document.identity, document.signature
+    found = {
+        "resourceType": "DiagnosticReport",
+        "id": str(_uuid(document, "DiagnosticReport")),
+        "meta": {"security": [_AI]},
+        "identifier": [{"system": SHA256_SYSTEM, "value": document.report.input.sha256}],
+        "status": "preliminary" if signature is None else "final",
+        "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "RAD"}]}],
+        "code": {
+            "coding": [{"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}],
+            "text": "Findings of a chest radiograph",
+        },
+        "issued": _instant(document),
+        "conclusion": text,
+        "presentedForm": [
+            {
+                "contentType": "text/plain; charset=utf-8",
+                "language": "en",
+                "data": base64.b64encode(shown.encode()).decode(),
+                "title": NOTICE,
+            }
+        ],
+    }
+    if identity.attributes:
+        found["subject"] = _subject(document)
+        study = {"system": "urn:dicom:uid", "value": f"urn:oid:{identity.study_uid}"}
+        found["imagingStudy"] = [{"type": "ImagingStudy", "identifier": study}]
+    if signature is not None:
+        found["resultsInterpreter"] = [{"display": signature.reviewer}]
+    return found
+
+
+def _observation(document: Document, finding: str, said: str) -> dict[str, Any]:
+    code, display = _SAID[said]
+    found = {
+        "resourceType": "Observation",
+        "id": str(_uuid(document, f"Observation {finding}")),
+        "meta": {"security": [_AI]},
+        "status": "preliminary" if document.signature is None else "final",
+        "code": {"text": finding},
+        "valueCodeableConcept": {
+            "coding": [{"system": "http://snomed.info/sct", "code": code, "display": display}],
+            "text": said,
+        },
+        "method": {"text": "CheXpert findings of the text, by the labeler 'rules'"},
+        "device": {"reference": _reference(document, "Device")},
+    }
+    if document.identity.attributes:
+        found["subject"] = _subject(document)
+    return found
+
+
+def _device(document: Document) -> dict[str, Any]:
+    model, software = document.report.model, document.report.software
+    return {
+        "resourceType": "Device",
+        "id": str(_uuid(document, "Device")),
+        "identifier": [{"system": "https://llava-rad.invalid/model-sha256", "value": model.sha256}],
+        "manufacturer": "LLaVA-Rad",
+        "deviceName": [{"name": document.model_name, "type": "model-name"}],
+        "version": [{"value": f"{software.name} {software.version}"}],
+        "note": [{"text": NOTICE}],
+    }
+
+
+def _provenance(document: Document) -> dict[str, Any]:
+    kinds = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+    writer = {
+        "type": {"coding": [{"system": kinds, "code": "assembler"}]},
+        "who": {"reference": _reference(document, "Device")},
+    }
+    agents: list[dict[str, Any]] = [writer]
+    if document.signature is not None:
+        reviewer = {"display": document.signature.reviewer}
+        agents.append({"type": {"coding": [{"system": kinds, "code": "verifier"}]}, "who": reviewer})
+    source = {"identifier": {"system": SHA256_SYSTEM, "value": document.report.input.sha256}}
+    return {
+        "resourceType": "Provenance",
+        "id": str(_uuid(document, "Provenance")),
+        "target": [{"reference": _reference(document, "DiagnosticReport")}],
+        "recorded": _instant(document),
+        "agent": agents,
+        "entity": [{"role": "source", "what": source}],
+    }
+
+
+def _subject(document: Document) -> dict[str, Any]:
+    attributes = document.identity.attributes
+    found: dict[str, Any] = {}
+    if "PatientID" in attributes:
+        found["identifier"] = {"value": attributes["PatientID"]}
+    if "PatientName" in attributes:
+        found["display"] = " ".join(part for part in attributes["PatientName"].split("^") if part)
+    return found or {"display": "not stated"}
+
+
+def _instant(document: Document) -> str:
+    return document.made.isoformat(timespec="seconds")
+
+
+def _reference(document: Document, part: str) -> str:
+    return f"urn:uuid:{_uuid(document, part)}"
+
+
+def _uuid(document: Document, part: str) -> uuid.UUID:
+    return uuid.UUID(int=int(document.uid(f"fhir {part}").removeprefix("2.25.")))

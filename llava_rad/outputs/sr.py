@@ -1,0 +1,215 @@
+"""DICOM structured reports: an Enhanced SR with the findings, and one by TID 1500 with a table of what they name.
+
+A draft is PARTIAL, UNVERIFIED and PRELIMINARY; a signed report COMPLETE, VERIFIED and FINAL, with its reviewer as
+verifying observer. Both say that a device wrote them, which model that was, and carry the notice.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from encoder.errors import LlavaRadError
+from llava_rad.outputs.document import Document, uid_of
+from llava_rad.outputs.report import NOTICE
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MANUFACTURER: Final = "LLaVA-Rad"
+SCHEME: Final = "99LLAVARAD"
+"""Of the fourteen CheXpert findings, which no standard scheme has as such."""
+SERIES_NUMBER: Final = 9701
+
+
+class StructuredReports(NamedTuple):
+    """The two objects of a report, each a whole DICOM file."""
+
+    report: bytes
+    labels: bytes
+
+
+def to_sr(document: Document) -> StructuredReports:
+    """Both objects; the same document gives the same bytes.
+
+    Raises:
+        LlavaRadError: highdicom is not installed.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError:
+        raise LlavaRadError("structured reports need highdicom", hint="pip install 'llava-rad[sr]'") from None
+    return StructuredReports(_file(_report(document), document), _file(_labels(document), document))
+
+
+def _report(document: Document) -> Dataset:
+    from highdicom.sr import (
+        CodeContentItem,
+        CodedConcept,
+        ContainerContentItem,
+        EnhancedSR,
+        ImageContentItem,
+        PnameContentItem,
+        TextContentItem,
+        UIDRefContentItem,
+    )
+
+    def dcm(value: str, meaning: str) -> Any:
+        return CodedConcept(value, "DCM", meaning)
+
+    report, identity = document.report, document.identity
+    root = ContainerContentItem(CodedConcept("18748-4", "LN", "Diagnostic imaging report"), template_id="2000")
+    context: list[Any] = [
+        CodeContentItem(
+            dcm("121049", "Language of Content Item and Descendants"),
+            CodedConcept("en", "RFC5646", "English"),
+            "HAS CONCEPT MOD",
+        ),
+        CodeContentItem(dcm("121005", "Observer Type"), dcm("121007", "Device"), "HAS OBS CONTEXT"),
+        UIDRefContentItem(
+            dcm("121012", "Device Observer UID"), uid_of("model", report.model.sha256), "HAS OBS CONTEXT"
+        ),
+        TextContentItem(dcm("121013", "Device Observer Name"), document.model_name[:64], "HAS OBS CONTEXT"),
+        TextContentItem(dcm("121014", "Device Observer Manufacturer"), MANUFACTURER, "HAS OBS CONTEXT"),
+        TextContentItem(dcm("121015", "Device Observer Model Name"), document.model_name[:64], "HAS OBS CONTEXT"),
+        TextContentItem(dcm("121016", "Device Observer Serial Number"), report.model.sha256, "HAS OBS CONTEXT"),
+    ]
+    if document.signature is not None:
+        context += [
+            CodeContentItem(dcm("121005", "Observer Type"), dcm("121006", "Person"), "HAS OBS CONTEXT"),
+            PnameContentItem(dcm("121008", "Person Observer Name"), _person(document), "HAS OBS CONTEXT"),
+        ]
+    findings = ContainerContentItem(dcm("121070", "Findings"), relationship_type="CONTAINS")
+    findings.ContentSequence = []
+    for sentence in document.sentences:
+        item = TextContentItem(dcm("121071", "Finding"), sentence, "CONTAINS")
+        source = ImageContentItem(
+            dcm("121112", "Source of Measurement"), identity.class_uid, identity.instance_uid,
+            relationship_type="INFERRED FROM",
+        )  # fmt: skip
+        item.ContentSequence = [source]
+        findings.ContentSequence.append(item)
+    notes = [NOTICE, *report.warnings, f"Input: SHA-256 {report.input.sha256}"]
+    comments = [TextContentItem(dcm("121106", "Comment"), note, "CONTAINS") for note in notes]
+    root.ContentSequence = [*context, *([findings] if findings.ContentSequence else []), *comments]
+    made: Dataset = EnhancedSR(content=root, **_common(document, "report", 1))
+    return made
+
+
+def _labels(document: Document) -> Dataset:
+    from highdicom.sr import (
+        CodedConcept,
+        Comprehensive3DSR,
+        DeviceObserverIdentifyingAttributes,
+        MeasurementReport,
+        MeasurementsAndQualitativeEvaluations,
+        ObservationContext,
+        ObserverContext,
+        PersonObserverIdentifyingAttributes,
+        QualitativeEvaluation,
+        SourceImageForMeasurementGroup,
+        TrackingIdentifier,
+    )
+    from pydicom.sr.codedict import codes
+
+    said = {
+        "positive": CodedConcept("52101004", "SCT", "Present"),
+        "negative": CodedConcept("2667000", "SCT", "Absent"),
+        "uncertain": CodedConcept("373068000", "SCT", "Undetermined"),
+    }
+    report, identity = document.report, document.identity
+    device = ObserverContext(
+        codes.DCM.Device,
+        DeviceObserverIdentifyingAttributes(
+            uid=uid_of("model", report.model.sha256), name=document.model_name[:64], manufacturer_name=MANUFACTURER,
+            model_name=document.model_name[:64], serial_number=report.model.sha256,
+        ),
+    )  # fmt: skip
+    person = None
+    if document.signature is not None:
+        person = ObserverContext(codes.DCM.Person, PersonObserverIdentifyingAttributes(_person(document)))
+    evaluations = [
+        QualitativeEvaluation(CodedConcept(finding.upper().replace(" ", "_")[:16], SCHEME, finding), said[value])
+        for finding, value in document.findings.items()
+    ]
+    group = MeasurementsAndQualitativeEvaluations(
+        TrackingIdentifier(uid=document.uid("tracking"), identifier="CheXpert findings by the labeler 'rules'"),
+        qualitative_evaluations=evaluations,
+        source_images=[SourceImageForMeasurementGroup(identity.class_uid, identity.instance_uid)],
+    )
+    content = MeasurementReport(
+        ObservationContext(observer_person_context=person, observer_device_context=device),
+        procedure_reported=CodedConcept("399208008", "SCT", "Plain chest X-ray"),
+        imaging_measurements=[group],
+    )
+    made: Dataset = Comprehensive3DSR(content=content[0], **_common(document, "labels", 2))
+    return made
+
+
+def _common(document: Document, kind: str, number: int) -> dict[str, Any]:
+    signature = document.signature
+    return {
+        "evidence": [_evidence(document)],
+        "series_instance_uid": document.uid("series"),
+        "series_number": SERIES_NUMBER,
+        "sop_instance_uid": document.uid(kind),
+        "instance_number": number,
+        "manufacturer": MANUFACTURER,
+        "is_complete": signature is not None,
+        "is_final": signature is not None,
+        "is_verified": signature is not None,
+        "verifying_observer_name": _person(document) if signature else None,
+        "verifying_organization": "not stated" if signature else None,
+    }
+
+
+def _person(document: Document) -> str:
+    """The reviewer as a DICOM person name; a trailing caret says that there is one component alone."""
+    assert document.signature is not None
+    name = "".join(letter for letter in document.signature.reviewer if letter.isprintable() and letter not in "\\=")[
+        :64
+    ]
+    return name if "^" in name else f"{name}^"
+
+
+def _evidence(document: Document) -> Dataset:
+    """The image as far as its identity is to be known: what highdicom copies patient and study from."""
+    from pydicom.dataset import Dataset
+
+    from encoder.identity import PATIENT, STUDY
+
+    identity, image = document.identity, Dataset()
+    image.SpecificCharacterSet = "ISO_IR 192"
+    for keyword in (*PATIENT, *STUDY):
+        if keyword != "IssuerOfPatientID" or keyword in identity.attributes:
+            setattr(image, keyword, identity.attributes.get(keyword, ""))
+    image.StudyInstanceUID, image.SeriesInstanceUID = identity.study_uid, identity.series_uid
+    image.SOPInstanceUID, image.SOPClassUID = identity.instance_uid, identity.class_uid
+    return image
+
+
+def _file(found: Dataset, document: Document) -> bytes:
+    """The object as a file, with the document's own time in place of this moment's."""
+    signature, made = document.signature, document.made
+    found.SeriesDescription = "AI-generated draft, research use only" if signature is None else "AI draft, reviewed"
+    found.PreliminaryFlag = "FINAL" if signature else "PRELIMINARY"
+    found.CompletionFlagDescription = NOTICE[:64]
+    for date, time in (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"),
+                       ("InstanceCreationDate", "InstanceCreationTime")):  # fmt: skip
+        setattr(found, date, f"{made:%Y%m%d}")
+        setattr(found, time, f"{made:%H%M%S}")
+    found.TimezoneOffsetFromUTC = f"{made:%z}"
+    for observer in found.get("VerifyingObserverSequence", ()):
+        observer.VerificationDateTime = f"{made:%Y%m%d%H%M%S}"
+    _settle(found, made)
+    stream = io.BytesIO()
+    found.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def _settle(found: Dataset, made: datetime) -> None:
+    """Times that highdicom took of the clock, further down in the object."""
+    for element in found.iterall():
+        if element.keyword in ("ObservationDateTime", "ContributionDateTime", "ParticipationDateTime"):
+            element.value = f"{made:%Y%m%d%H%M%S}"

@@ -1,0 +1,254 @@
+"""DICOMweb (DICOM PS3.18): what is there (QIDO-RS), one image as bytes (WADO-RS), and storing (STOW-RS).
+
+Searches go through dicomweb-client. Images and documents pass as bytes: the library would decode what a server sends in
+this process, and here untrusted files are decoded in the limited one alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from encoder.errors import LlavaRadError
+
+if TYPE_CHECKING:
+    import requests
+
+USER, PASSWORD, TOKEN = "LLAVA_RAD_PACS_USER", "LLAVA_RAD_PACS_PASSWORD", "LLAVA_RAD_PACS_TOKEN"
+MODALITIES: Final = ("CR", "DX")
+TIMEOUT_S: Final = (10.0, 120.0)
+LARGEST: Final = 256 << 20
+RETRIES: Final = 5
+BACKOFF_S: Final = 0.3
+"""Before the second retry; each later one waits twice as long."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_PAGE = 200
+
+
+class PacsError(LlavaRadError):
+    """The archive cannot be used as asked; no message names a study or a patient."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An image in the archive, by its unique identifiers."""
+
+    study: str
+    series: str
+    instance: str
+
+
+class Pacs:
+    """One archive.
+
+    Authentication comes from the environment (a bearer token, or name and password) or from ``~/.netrc``; certificates
+    of an own authority from ``REQUESTS_CA_BUNDLE``. Requests that fail on the way are tried again, ever later.
+
+    Args:
+        url: of the DICOMweb service, e.g. ``https://pacs.example/dicom-web``.
+
+    Raises:
+        PacsError: the URL is none of HTTP, or dicomweb-client is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        if not re.match(r"https?://[^/\s]+", url):
+            raise PacsError("the archive's address is not a URL of http or https", hint="--url https://HOST/dicom-web")
+        try:
+            import requests
+            from dicomweb_client.api import DICOMwebClient
+        except ImportError:
+            raise PacsError("DICOMweb needs dicomweb-client", hint="pip install 'llava-rad[pacs]'") from None
+        self._url = url.rstrip("/")
+        self._session = _session(requests.Session())
+        self._client = DICOMwebClient(self._url, session=self._session, timeout=TIMEOUT_S)
+        self._client.set_http_retry_params(retry=False)  # the session does it
+
+    def close(self) -> None:
+        """Close connections."""
+        self._session.close()
+
+    def studies(self, *, date: str | None = None, modalities: Sequence[str] = MODALITIES) -> Iterator[str]:
+        """Study Instance UIDs of studies with such images, each once.
+
+        Args:
+            date: a day or a range as DICOM writes them: ``20261126``, ``20261101-``.
+            modalities: e.g. CR, DX.
+
+        Raises:
+            PacsError: the archive does not answer as it should.
+        """
+        seen: set[str] = set()
+        for modality in modalities:
+            filters = {"ModalitiesInStudy": modality} | ({"StudyDate": date} if date else {})
+            for found in self._pages("studies", filters):
+                study = _value(found, "0020000D")
+                if study not in seen:
+                    seen.add(study)
+                    yield study
+
+    def images(self, study: str, modalities: Sequence[str] = MODALITIES) -> list[Instance]:
+        """A study's images of these modalities, ordered by their identifiers.
+
+        Raises:
+            PacsError: the archive does not answer as it should.
+        """
+        found = []
+        for series in self._pages("series", {}, study=study):
+            if _value(series, "00080060", uid=False) not in modalities:
+                continue
+            name = _value(series, "0020000E")
+            for one in self._pages("instances", {}, study=study, series=name):
+                found.append(Instance(study, name, _value(one, "00080018")))
+        return sorted(set(found), key=lambda one: (one.series, one.instance))
+
+    def image(self, instance: Instance) -> bytes:
+        """One image, as the file that was stored.
+
+        Raises:
+            PacsError: the archive does not answer as it should.
+        """
+        path = f"studies/{instance.study}/series/{instance.series}/instances/{instance.instance}"
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        with self._answered() as failed:
+            answer = self._session.get(
+                f"{self._url}/{path}", headers={"Accept": accept}, timeout=TIMEOUT_S, stream=True
+            )
+            failed.check(answer)
+            body = b""
+            for chunk in answer.iter_content(1 << 20):
+                body += chunk
+                if len(body) > LARGEST:
+                    raise PacsError(f"the archive sends an image of more than {LARGEST >> 20} MiB")
+        return _only_part(body, answer.headers.get("content-type", ""))
+
+    def store(self, files: Sequence[bytes]) -> None:
+        """Store DICOM files; storing what is there already is no error.
+
+        Raises:
+            PacsError: the archive refuses one.
+        """
+        boundary = secrets.token_hex(16)
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = b"".join(head + file + b"\r\n" for file in files) + f"--{boundary}--\r\n".encode()
+        headers = {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Accept": "application/dicom+json",
+        }
+        with self._answered() as failed:
+            answer = self._session.post(f"{self._url}/studies", body, headers=headers, timeout=TIMEOUT_S)
+            failed.check(answer, accept=(409,))
+            found = answer.json()
+        result = found[0] if isinstance(found, list) and found else found
+        refused = result.get("00081198", {}).get("Value", []) if isinstance(result, dict) else []
+        # PS3.18 table I.2-2: 0111H is a duplicate, which is what was wanted
+        reasons = [one.get("00081197", {}).get("Value", [0])[0] for one in refused]
+        if any(reason != 0x0111 for reason in reasons) or (answer.status_code == 409 and not reasons):
+            raise PacsError(f"the archive refuses {len(reasons) or len(files)} of {len(files)} documents")
+
+    def _pages(
+        self, what: str, filters: dict[str, str], *, study: str | None = None, series: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        offset = 0
+        while True:
+            options: dict[str, Any] = {"search_filters": filters, "limit": _PAGE, "offset": offset}
+            with self._answered():
+                if what == "studies":
+                    found = self._client.search_for_studies(**options)
+                elif what == "series":
+                    found = self._client.search_for_series(study_instance_uid=study, **options)
+                else:
+                    found = self._client.search_for_instances(
+                        study_instance_uid=study, series_instance_uid=series, **options
+                    )
+            yield from found
+            if len(found) < _PAGE:
+                return
+            offset += len(found)
+
+    def _answered(self) -> _Answered:
+        return _Answered()
+
+
+class _Answered:
+    """Turns what goes wrong between here and the archive into one line each."""
+
+    def __enter__(self) -> _Answered:
+        return self
+
+    def check(self, answer: requests.Response, accept: Sequence[int] = ()) -> None:
+        """Refuse an answer that is no success."""
+        if answer.status_code not in accept:
+            answer.raise_for_status()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import requests
+
+        if error is None or isinstance(error, LlavaRadError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            status = error.response.status_code
+            if status in (401, 403):
+                hint = f"set {USER} and {PASSWORD}, or {TOKEN}, or use ~/.netrc"
+                raise PacsError(f"the archive does not let us in (HTTP {status})", hint=hint) from None
+            if status == 404:
+                raise PacsError("the archive has nothing at that address (HTTP 404)", hint="--url") from None
+            raise PacsError(f"the archive answers with HTTP {status}") from None
+        if isinstance(error, requests.exceptions.SSLError):
+            raise PacsError(
+                "the archive's certificate is not trusted", hint="REQUESTS_CA_BUNDLE names an authority of your own"
+            ) from None
+        if isinstance(error, requests.exceptions.RetryError):
+            raise PacsError(f"the archive is out of order: {RETRIES} tries failed") from None
+        if isinstance(error, requests.exceptions.Timeout):
+            raise PacsError("the archive does not answer in time") from None
+        if isinstance(error, requests.RequestException | OSError) and not isinstance(error, json.JSONDecodeError):
+            raise PacsError("the archive cannot be reached", hint="is it running, and is --url right?") from None
+        raise PacsError(
+            "the archive does not answer as DICOMweb has it", hint="--url names its DICOMweb service"
+        ) from None
+
+
+def _session(session: requests.Session) -> requests.Session:
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    # storing is safe to repeat: a document always has the same identifier
+    again = Retry(
+        total=RETRIES, backoff_factor=BACKOFF_S, status_forcelist=(429, 502, 503, 504), allowed_methods={"GET", "POST"}
+    )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=again))
+    if token := os.environ.get(TOKEN):
+        session.headers["Authorization"] = f"Bearer {token}"
+        session.trust_env = False  # else a line of ~/.netrc would take the token's place
+    elif os.environ.get(USER):
+        session.auth = (os.environ[USER], os.environ.get(PASSWORD, ""))
+    return session
+
+
+def _value(found: dict[str, Any], tag: str, *, uid: bool = True) -> str:
+    """An attribute of a search's result, checked: it becomes part of an address."""
+    values = found.get(tag, {}).get("Value", [])
+    value = values[0] if values else None
+    if not isinstance(value, str) or (uid and (len(value) > 64 or not _UID.fullmatch(value))):
+        raise PacsError("the archive answers with attributes of a wrong kind")
+    return value
+
+
+def _only_part(body: bytes, content_type: str) -> bytes:
+    """The one part of a multipart/related answer; an answer without parts is the file itself."""
+    found = re.search(r'boundary="?([^";,]+)"?', content_type)
+    if "multipart" not in content_type or found is None:
+        return body
+    parts = body.split(b"--" + found.group(1).encode())
+    for part in parts[1:]:
+        head, gap, content = part.partition(b"\r\n\r\n")
+        if gap and not head.startswith(b"--"):
+            return content.removesuffix(b"\r\n")
+    raise PacsError("the archive sends no image")

@@ -1,0 +1,274 @@
+"""Hospital formats: DICOM structured reports and FHIR bundles of real reports, checked by others' tools."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.uid import UID
+
+import llava_rad
+from encoder.errors import ReadError
+from encoder.identity import Identity
+from encoder.sandbox import Reader
+from llava_rad.inputs import example
+from llava_rad.outputs.document import Document, Signature, anonymous, uid_of
+from llava_rad.outputs.fhir import to_fhir
+from llava_rad.outputs.report import NOTICE, Finding, Report
+from llava_rad.outputs.sr import to_sr
+
+AT = datetime(2026, 11, 26, 13, 5, 7, tzinfo=UTC)
+IDENTITY = Identity(
+    "1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.840.10008.5.1.4.1.1.1.1",
+    {"PatientID": "P-17", "PatientName": "Doe^Jane", "PatientBirthDate": "19800102", "PatientSex": "F",
+     "StudyDate": "20261125", "AccessionNumber": "A-9"},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return llava_rad.generate(example())[0]
+
+
+def signed(*sentences: str, version: int = 1) -> Signature:
+    return Signature("ann", AT, sentences or ("Heart normal.", "No pneumothorax."), version)
+
+
+def several(report: Report, count: int) -> list[Document]:
+    """Documents that differ in text, signature and identity."""
+    found = []
+    for number in range(count):
+        text = f'Sentence {number} with ünïcode, quotes " and <markup>. There is no effusion.'
+        findings = [Finding(text=part) for part in (text[: text.index(".") + 1], "There is no effusion.")]
+        body = report.report.model_copy(update={"text": text, "findings": findings})
+        changed = report.model_copy(update={"report": body, "warnings": ["look"] * (number % 3)})
+        found.append(
+            Document.of(
+                changed, AT, identity=IDENTITY if number % 2 else None,
+                signature=signed(f"Signed {number}.") if number % 4 > 1 else None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def opened(content: bytes) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+def texts(found: pydicom.Dataset, concept: str) -> list[str]:
+    """Values of all text items of a concept code, in order."""
+    values = []
+    for item in found.get("ContentSequence", ()):
+        names = item.get("ConceptNameCodeSequence", ())
+        if names and names[0].CodeValue == concept and item.ValueType == "TEXT":
+            values.append(str(item.TextValue))
+        values += texts(item, concept)
+    return values
+
+
+# identifiers
+
+
+def test_identifiers_are_valid_and_follow_from_what_they_name() -> None:
+    first = uid_of("a", "b")
+    assert first == uid_of("a", "b") != uid_of("ab", "") and UID(first).is_valid and len(first) <= 64
+    assert uuid.UUID(int=int(first.removeprefix("2.25."))).version == 8
+
+
+def test_another_model_image_version_or_kind_is_another_document(report: Report) -> None:
+    other = report.model_copy(update={"model": report.model.model_copy(update={"sha256": "0" * 64})})
+    documents = [
+        Document.of(report, AT), Document.of(other, AT), Document.of(report, AT, identity=IDENTITY),
+        Document.of(report, AT, signature=signed()), Document.of(report, AT, signature=signed(version=2)),
+    ]  # fmt: skip
+    uids = {document.uid(kind) for document in documents for kind in ("report", "labels")}
+    assert len(uids) == 10
+    assert Document.of(report, datetime(2027, 1, 1, tzinfo=UTC)).uid("report") in uids, "the time changes nothing"
+
+
+def test_the_identity_is_read_in_the_limited_process_and_only_of_dicom() -> None:
+    with Reader() as reader:
+        found = reader.identity(example())
+        source = pydicom.dcmread(example(), stop_before_pixels=True)
+        assert (found.study_uid, found.instance_uid) == (source.StudyInstanceUID, source.SOPInstanceUID)
+        assert found.attributes["PatientID"] == source.PatientID
+        with pytest.raises(ReadError, match="no DICOM header"):
+            reader.identity(b"\x89PNG\r\n\x1a\n" + bytes(200))
+
+
+# structured reports
+
+
+def test_a_draft_says_that_it_is_one(report: Report) -> None:
+    for content in to_sr(Document.of(report, AT)):
+        found = opened(content)
+        flags = found.CompletionFlag, found.VerificationFlag, found.PreliminaryFlag
+        assert flags == ("PARTIAL", "UNVERIFIED", "PRELIMINARY")
+        assert "VerifyingObserverSequence" not in found
+        assert found.SeriesDescription == "AI-generated draft, research use only" and found.Modality == "SR"
+
+
+def test_a_signed_report_names_its_reviewer(report: Report) -> None:
+    for content in to_sr(Document.of(report, AT, identity=IDENTITY, signature=signed())):
+        found = opened(content)
+        flags = found.CompletionFlag, found.VerificationFlag, found.PreliminaryFlag
+        assert flags == ("COMPLETE", "VERIFIED", "FINAL")
+        (observer,) = found.VerifyingObserverSequence
+        assert (observer.VerifyingObserverName, observer.VerificationDateTime) == ("ann^", "20261126130507")
+
+
+def test_the_report_holds_every_sentence_the_model_and_the_notice(report: Report) -> None:
+    document = Document.of(report, AT)
+    found = opened(to_sr(document).report)
+    assert texts(found, "121071") == [one.text for one in report.report.findings]
+    assert texts(found, "121106")[0] == NOTICE
+    assert texts(found, "121016") == [report.model.sha256] and texts(found, "121013") == [report.model.id]
+    assert found.SOPClassUID.name == "Enhanced SR Storage"
+    changed = opened(to_sr(Document.of(report, AT, signature=signed())).report)
+    assert texts(changed, "121071") == ["Heart normal.", "No pneumothorax."]
+
+
+def test_every_sentence_points_at_the_image(report: Report) -> None:
+    found = opened(to_sr(Document.of(report, AT, identity=IDENTITY)).report)
+    (findings,) = [item for item in found.ContentSequence if item.ValueType == "CONTAINER"]
+    for item in findings.ContentSequence:
+        (source,) = item.ContentSequence
+        (image,) = source.ReferencedSOPSequence
+        assert source.RelationshipType == "INFERRED FROM"
+        assert (image.ReferencedSOPInstanceUID, image.ReferencedSOPClassUID) == ("1.2.3.3", IDENTITY.class_uid)
+    (evidence,) = found.CurrentRequestedProcedureEvidenceSequence
+    assert evidence.StudyInstanceUID == found.StudyInstanceUID == "1.2.3.1"
+
+
+def test_the_labels_are_a_measurement_report(report: Report) -> None:
+    found = opened(to_sr(Document.of(report, AT)).labels)
+    assert found.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    said: dict[str, str] = {}
+
+    def walk(items: Any) -> None:
+        for item in items:
+            name = item.ConceptNameCodeSequence[0]
+            if item.ValueType == "CODE" and name.CodingSchemeDesignator == "99LLAVARAD":
+                said[name.CodeMeaning] = item.ConceptCodeSequence[0].CodeMeaning
+            walk(item.get("ContentSequence", ()))
+
+    walk(found.ContentSequence)
+    assert said["Pneumothorax"] == "Present" and said["Pleural Effusion"] == "Absent"
+    assert "Fracture" not in said, "what is not mentioned is left out"
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_other_tools_read_them(report: Report, number: int, tmp_path: Path) -> None:
+    if shutil.which("dsrdump") is None:
+        pytest.skip("dcmtk is not installed (Debian: apt-get install dcmtk)")
+    document = several(report, 20)[number]
+    for kind, content in zip(("report", "labels"), to_sr(document), strict=True):
+        (tmp_path / kind).write_bytes(content)
+        done = subprocess.run(["dsrdump", str(tmp_path / kind)], capture_output=True, text=True)
+        assert done.returncode == 0 and "E:" not in done.stderr, done.stderr
+    assert to_sr(document) == to_sr(document), "the same document gives the same bytes"
+
+
+def test_only_times_differ_from_one_hour_to_the_next(report: Report) -> None:
+    later = datetime(2026, 11, 27, 9, 0, 0, tzinfo=UTC)
+    first, second = (opened(to_sr(Document.of(report, at)).report) for at in (AT, later))
+    changed = {element.keyword for element in first if second[element.tag] != element}
+    assert [str(element) for element in first.ContentSequence] == [str(element) for element in second.ContentSequence]
+    assert changed == {
+        "InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime", "SeriesDate", "SeriesTime",
+        "ContributingEquipmentSequence",  # holds when the equipment contributed
+    }  # fmt: skip
+
+
+def test_without_identifiers_there_is_nothing_of_the_patient(report: Report) -> None:
+    with Reader() as reader:
+        values = {value for value in reader.identity(example()).attributes.values() if len(value) > 3}
+    values |= {"1.3.6.1.4.1.5962"}
+    for content in [*to_sr(Document.of(report, AT)), json.dumps(to_fhir(Document.of(report, AT))).encode()]:
+        assert [value for value in values if value.encode() in content] == []
+    found = opened(to_sr(Document.of(report, AT)).report)
+    assert (found.PatientID, found.PatientName, found.StudyDate) == ("", "", "")
+    assert found.StudyInstanceUID == anonymous(report.input.sha256).study_uid
+
+
+def test_with_identifiers_they_are_where_archives_look(report: Report) -> None:
+    found = opened(to_sr(Document.of(report, AT, identity=IDENTITY)).report)
+    assert (found.PatientID, found.PatientName, found.AccessionNumber) == ("P-17", "Doe^Jane", "A-9")
+
+
+# FHIR
+
+
+def resources(document: Document) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in to_fhir(document)["entry"]:
+        assert entry["fullUrl"] == f"urn:uuid:{entry['resource']['id']}"
+        found.setdefault(entry["resource"]["resourceType"], []).append(entry["resource"])
+    return found
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_bundles_have_the_structure_of_r4(report: Report, number: int) -> None:
+    bundle = pytest.importorskip("fhir.resources.R4B.bundle", reason="fhir.resources is not installed")
+    document = several(report, 20)[number]
+    found = to_fhir(document)
+    parsed = bundle.Bundle.model_validate(found)
+    assert json.loads(parsed.model_dump_json(exclude_none=True))["entry"][0]["resource"]["status"] in (
+        "preliminary", "final",
+    )  # fmt: skip
+    assert to_fhir(document) == found
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_required_fields_and_codes(report: Report, number: int) -> None:
+    """https://hl7.org/fhir/R4: cardinality 1.. and required bindings, which fhir.resources does not look at."""
+    document = several(report, 20)[number]
+    found = resources(document)
+    (diagnostic,), (device,), (provenance,) = (found[name] for name in ("DiagnosticReport", "Device", "Provenance"))
+    assert diagnostic["status"] == ("final" if document.signature else "preliminary")
+    assert diagnostic["code"]["coding"][0]["system"] == "http://loinc.org"
+    assert diagnostic["meta"]["security"][0]["code"] == "AIAST"
+    assert provenance["target"] == [{"reference": f"urn:uuid:{diagnostic['id']}"}] and provenance["recorded"]
+    assert provenance["agent"][0]["who"] == {"reference": f"urn:uuid:{device['id']}"}
+    assert provenance["entity"][0]["role"] == "source" and provenance["entity"][0]["what"]["identifier"]["value"]
+    assert device["deviceName"][0]["type"] == "model-name"
+    for observation in found.get("Observation", []):
+        assert observation["status"] in ("preliminary", "final") and observation["code"]["text"]
+    references = {one["reference"] for one in diagnostic.get("result", [])}
+    assert references == {f"urn:uuid:{one['id']}" for one in found.get("Observation", [])}
+    assert all(str(uuid.UUID(one["id"])) == one["id"] for ones in found.values() for one in ones)
+    for moment in (diagnostic["issued"], provenance["recorded"]):
+        assert datetime.fromisoformat(moment).tzinfo is not None
+    assert diagnostic["conclusion"] == " ".join(document.sentences)
+    (form,) = diagnostic["presentedForm"]
+    shown = base64.b64decode(form["data"]).decode()
+    assert shown.startswith(NOTICE) and form["title"] == NOTICE and diagnostic["conclusion"] in shown
+
+
+def test_the_patient_is_named_only_where_identifiers_are_known(report: Report) -> None:
+    bare = json.dumps(to_fhir(Document.of(report, AT)))
+    assert "subject" not in bare and "imagingStudy" not in bare
+    (diagnostic,) = resources(Document.of(report, AT, identity=IDENTITY))["DiagnosticReport"]
+    assert diagnostic["subject"] == {"identifier": {"value": "P-17"}, "display": "Doe Jane"}
+    assert diagnostic["imagingStudy"][0]["identifier"]["value"] == "urn:oid:1.2.3.1"
+
+
+def test_a_signature_adds_a_verifier(report: Report) -> None:
+    found = resources(Document.of(report, AT, signature=signed()))
+    (provenance,), (diagnostic,) = found["Provenance"], found["DiagnosticReport"]
+    assert provenance["agent"][1]["type"]["coding"][0]["code"] == "verifier"
+    assert provenance["agent"][1]["who"] == {"display": "ann"} and diagnostic["resultsInterpreter"] == [
+        {"display": "ann"}
+    ]
+    assert {one["code"]["text"]: one["valueCodeableConcept"]["text"] for one in found["Observation"]} == {
+        "Cardiomegaly": "negative", "Pneumothorax": "negative", "No Finding": "positive",
+    }  # fmt: skip

@@ -1,0 +1,227 @@
+"""Against Debian's Orthanc on loopback: studies in, reports back, nothing lost and nothing twice after kills."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from encoder.sandbox import Reader
+from llava_rad.inputs import Source
+from llava_rad.pacs.client import PASSWORD, USER, Pacs, PacsError
+from llava_rad.pacs.jobs import pull, watch_once
+from llava_rad.pipeline import ReportWriter
+from scripts.soak.archive import Archive, available, orthanc
+from tests.llava_rad import small_files
+
+pytestmark = [
+    pytest.mark.pacs,
+    pytest.mark.skipif(not available(), reason="orthanc is not installed (Debian: apt-get install orthanc-dicomweb)"),
+]
+MAIN = [sys.executable, "-c", "from llava_rad.cli import main; main()"]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with orthanc(tmp_path / "orthanc") as running:
+        yield running
+
+
+def study(folder: Path, number: int, **attributes: object) -> bytes:
+    """A chest radiograph of a study of its own."""
+    uids = {f"{name}InstanceUID": f"1.2.3.{number}.{place}" for place, name in enumerate(("Study", "Series", "SOP"), 1)}
+    known = {"PatientID": f"P-{number}", "PatientName": f"Doe^{number}", "StudyDate": "20261126"}
+    path = folder / f"{number}.dcm"
+    return small_files.dicom(path, seed=number, **(uids | known | attributes)).read_bytes()
+
+
+def reports(archive: Archive) -> list[dict[str, str]]:
+    return [one for one in archive.instances() if one["Modality"] == "SR"]
+
+
+def test_fifty_studies_in_and_fifty_reports_back(archive: Archive, tmp_path: Path, tiny: Path) -> None:
+    for number in range(50):
+        archive.store(study(tmp_path, number))
+    archive.store(study(tmp_path, 50, ViewPosition="LL"))
+    said: list[str] = []
+    folder = tmp_path / "out"
+    folder.mkdir()
+    pacs = Pacs(archive.url)
+    with ReportWriter(tiny) as writer:
+        first = watch_once(pacs, folder, writer, store=True, tell=said.append)
+        assert (first.new, first.refused) == (50, 1)
+        assert len(said) == 1 and "1.2.3" not in said[0] and "P-50" not in said[0]
+        stored = reports(archive)
+        assert len(stored) == 100, "a report and a table of labels each"
+        again = watch_once(pacs, folder, writer, store=True)
+        assert (again.new, again.known) == (0, 51) and len(reports(archive)) == 100
+    assert len(list(folder.glob("*.json"))) == 50
+    if shutil.which("dsrdump"):
+        for one in stored[:20]:
+            url = f"http://127.0.0.1:{archive.port}/instances/{one['ID']}/file"
+            (tmp_path / "sr.dcm").write_bytes(urllib.request.urlopen(url, timeout=30).read())
+            assert subprocess.run(["dsrdump", str(tmp_path / "sr.dcm")], capture_output=True).returncode == 0
+    patients = {archive.ask(f"/instances/{one['ID']}/patient")["MainDicomTags"]["PatientID"] for one in stored}
+    assert patients == {f"P-{number}" for number in range(50)}, "each beside its own image"
+
+
+def test_images_come_as_they_were_stored_and_once(archive: Archive, tmp_path: Path) -> None:
+    contents = {study(tmp_path, number) for number in range(5)}
+    for content in contents:
+        archive.store(content)
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    pacs = Pacs(archive.url)
+    assert pull(pacs, folder).new == 5
+    assert {path.read_bytes() for path in folder.glob("*.dcm")} == contents
+    assert not any("P-" in path.name or "1.2" in path.name for path in folder.iterdir())
+    again = pull(pacs, folder)
+    assert (again.new, again.known) == (0, 5)
+    next(folder.glob("*.dcm")).unlink()
+    assert pull(pacs, folder).new == 1
+    only = tmp_path / "one"
+    only.mkdir()
+    assert pull(pacs, only, studies=["1.2.3.2.1"]).new == 1
+    later = tmp_path / "later"
+    later.mkdir()
+    assert pull(pacs, later, date="20270101-").new == 0
+
+
+def test_a_name_and_a_password_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with orthanc(tmp_path / "orthanc", password="secret") as archive:
+        archive.store(study(tmp_path, 1))
+        with pytest.raises(PacsError, match="does not let us in") as refused:
+            list(Pacs(archive.url).studies())
+        assert USER in str(refused.value.hint)
+        monkeypatch.setenv(USER, "ann")
+        monkeypatch.setenv(PASSWORD, "wrong")
+        with pytest.raises(PacsError, match="does not let us in"):
+            list(Pacs(archive.url).studies())
+        monkeypatch.setenv(PASSWORD, "secret")
+        assert list(Pacs(archive.url).studies()) == ["1.2.3.1.1"]
+        monkeypatch.delenv(USER)
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password secret\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        assert list(Pacs(archive.url).studies()) == ["1.2.3.1.1"]
+
+
+def test_storing_twice_is_storing_once_and_no_dicom_is_refused(archive: Archive, tmp_path: Path) -> None:
+    pacs, content = Pacs(archive.url), study(tmp_path, 1)
+    pacs.store([content])
+    pacs.store([content, content])
+    assert len(archive.instances()) == 1
+    with pytest.raises(PacsError, match=r"refuses|HTTP 4"):
+        pacs.store([b"no DICOM"])
+
+
+def test_old_archives_get_files_by_c_store(archive: Archive, tmp_path: Path) -> None:
+    from llava_rad.pacs.dimse import send
+
+    paths = [tmp_path / f"{number}.dcm" for number in range(3)]
+    for number in range(len(paths)):
+        study(tmp_path, number)
+    send(paths, f"ARCHIVE@127.0.0.1:{archive.dicom_port}")
+    assert len(archive.instances()) == 3
+    with pytest.raises(PacsError, match="cannot be reached"):
+        send(paths, "ARCHIVE@127.0.0.1:1")
+    for address in ("127.0.0.1:4242", "A@B", "A@B:C", "A" * 17 + "@h:1", "A@h:123456"):
+        with pytest.raises(PacsError, match="not of the form"):
+            send(paths, address)
+    (tmp_path / "no.dcm").write_text("no DICOM")
+    with pytest.raises(PacsError, match="not DICOM"):
+        send([tmp_path / "no.dcm"], f"ARCHIVE@127.0.0.1:{archive.dicom_port}")
+
+
+def test_the_draft_is_the_one_that_generate_writes(archive: Archive, tmp_path: Path, tiny: Path) -> None:
+    content = study(tmp_path, 1)
+    archive.store(content)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with ReportWriter(tiny) as writer:
+        watch_once(Pacs(archive.url), folder, writer)
+        (expected,) = writer.write([Source(1, data=content)])
+    (path,) = folder.glob("*.json")
+    assert path.read_text() == expected.to_json() + "\n"  # type: ignore[union-attr]
+    assert reports(archive) == [], "nothing is stored unless asked for"
+
+
+@pytest.mark.slow
+def test_kills_of_watcher_and_archive_lose_nothing_and_store_nothing_twice(tmp_path: Path, tiny: Path) -> None:
+    studies, draw = 50, random.Random(0)
+    with orthanc(tmp_path / "orthanc") as archive:
+        for number in range(studies):
+            archive.store(study(tmp_path, number))
+        folder = tmp_path / "out"
+        command = [
+            *MAIN, "pacs", "watch", "--url", archive.url, "-o", str(folder), "--store", "--once", "--model", str(tiny),
+        ]  # fmt: skip
+        for round_ in range(10):
+            watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+            # the first seconds go to imports: the kill is to come while studies are being done
+            end = time.monotonic() + 60
+            before = len(list(folder.glob("*.json")))
+            while watcher.poll() is None and len(list(folder.glob("*.json"))) == before and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.3))
+            if round_ % 2:
+                archive.kill()
+                archive.start()
+            if watcher.poll() is None:
+                os.killpg(watcher.pid, signal.SIGKILL)
+            watcher.wait()
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        stored = reports(archive)
+        assert len(stored) == len({one["SOPInstanceUID"] for one in stored}) == 2 * studies
+        assert len(list(folder.glob("*.json"))) == studies
+
+
+def test_a_watcher_goes_on_when_the_archive_comes_back(archive: Archive, tmp_path: Path, tiny: Path) -> None:
+    pacs, folder = Pacs(archive.url), tmp_path / "out"
+    folder.mkdir()
+    archive.kill()
+    with ReportWriter(tiny) as writer:
+        with pytest.raises(PacsError, match="cannot be reached"):
+            watch_once(pacs, folder, writer, store=True)
+        archive.start()
+        archive.store(study(tmp_path, 1))
+        assert watch_once(pacs, folder, writer, store=True).new == 1
+
+
+def test_an_answer_that_comes_late_is_waited_for(archive: Archive, tmp_path: Path) -> None:
+    archive.store(study(tmp_path, 1))
+    pacs = Pacs(archive.url)
+    archive.kill()
+    threading.Timer(0.7, archive.start).start()
+    assert list(pacs.studies()) == ["1.2.3.1.1"], "requests that fail on the way are tried again"
+
+
+def test_header_values_stay_out_of_everything_but_the_archive(archive: Archive, tmp_path: Path, tiny: Path) -> None:
+    from tests.encoder.dicom_files import to_bytes
+    from tests.encoder.test_privacy import canaries
+
+    source, words = canaries()
+    for name in ("StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(source, name, "1.2.826.0.1.3680043.9999.1234567890123")
+    archive.store(to_bytes(source))
+    folder = tmp_path / "out"
+    done = subprocess.run(
+        [*MAIN, "pacs", "watch", "--url", archive.url, "-o", str(folder), "--once", "--model", str(tiny),
+         "--modality", "CR,DX,CANARY00"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    said = done.stdout + done.stderr + "".join(str(path) for path in folder.iterdir())
+    kept = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert [word for word in words if word in said or word.encode() in kept] == ["CANARY00"] * ("CANARY00" in said)
+    with Reader() as reader, pytest.raises(Exception, match="no DICOM header"):
+        reader.identity(b"nothing")

@@ -1,0 +1,150 @@
+"""What a server may answer: each fault is one line, and none of them names a study."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from llava_rad.pacs.client import Instance, Pacs, PacsError, _only_part
+
+Reply = tuple[int, str, bytes]
+ONE = Instance("1.2.3", "1.2.4", "1.2.5")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_rad.pacs.client.BACKOFF_S", 0.01)
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, list[Reply], list[tuple[str, bytes]]]]:
+    """A server's address, what it answers in turn (the last for ever), and what it was asked."""
+    replies: list[Reply] = []
+    asked: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            asked.append((f"{self.command} {self.path}", body))
+            status, kind, content = replies.pop(0) if len(replies) > 1 else replies[0]
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web", replies, asked
+    server.shutdown()
+    server.server_close()
+
+
+def studies(pacs: Pacs) -> object:
+    return list(pacs.studies())
+
+
+JSON = "application/dicom+json"
+FAULTS: list[tuple[Reply, str]] = [
+    ((401, "text/plain", b""), "does not let us in"),
+    ((403, "text/plain", b""), "does not let us in"),
+    ((404, "text/plain", b""), "nothing at that address"),
+    ((500, "text/plain", b"Traceback 1.2.3"), "HTTP 500"),
+    ((200, "text/html", b"<html>login</html>"), "not answer as DICOMweb"),
+    ((200, JSON, b"[{"), "not answer as DICOMweb"),
+    ((200, JSON, b'[{"0020000D": {"vr": "UI", "Value": ["../../etc"]}}]'), "wrong kind"),
+    ((200, JSON, b'[{"0020000D": {"vr": "UI", "Value": [17]}}]'), "wrong kind"),
+    ((200, JSON, b'[{"0020000D": {"vr": "UI"}}]'), "wrong kind"),
+    ((200, JSON, b"[{}]"), "wrong kind"),
+]
+
+
+@pytest.mark.parametrize(("reply", "said"), FAULTS)
+def test_faults_of_a_search_are_one_line(
+    answers: tuple[str, list[Reply], list[tuple[str, bytes]]], reply: Reply, said: str
+) -> None:
+    url, replies, _ = answers
+    replies.append(reply)
+    with pytest.raises(PacsError, match=said) as raised:
+        studies(Pacs(url))
+    assert "1.2.3" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_busy_server_is_asked_again(answers: tuple[str, list[Reply], list[tuple[str, bytes]]]) -> None:
+    url, replies, asked = answers
+    found = json.dumps([{"0020000D": {"vr": "UI", "Value": ["1.2.3"]}}]).encode()
+    replies += [(503, "text/plain", b""), (503, "text/plain", b""), (200, JSON, found), (200, JSON, b"[]")]
+    assert studies(Pacs(url)) == ["1.2.3"]
+    assert len(asked) == 4
+
+
+def test_a_server_that_is_down_or_speaks_no_tls(answers: tuple[str, list[Reply], list[tuple[str, bytes]]]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(PacsError, match="cannot be reached"):
+        studies(Pacs(f"http://127.0.0.1:{port}/dicom-web"))
+    url, replies, _ = answers
+    replies.append((200, JSON, b"[]"))
+    with pytest.raises(PacsError, match=r"certificate is not trusted|cannot be reached"):
+        studies(Pacs(url.replace("http:", "https:")))
+
+
+@pytest.mark.parametrize("url", ["", "pacs", "ftp://pacs", "http://", "file:///etc/passwd", "http:// x"])
+def test_addresses_of_another_kind_are_refused(url: str) -> None:
+    with pytest.raises(PacsError, match="not a URL"):
+        Pacs(url)
+
+
+def test_the_one_part_of_an_answer_is_the_file() -> None:
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\nDATA\r\n\r\n--\r\nMORE\r\n--x--\r\n"
+    assert _only_part(body, 'multipart/related; type="application/dicom"; boundary="x"') == b"DATA\r\n\r\n--\r\nMORE"
+    assert _only_part(b"DICM", "application/dicom") == b"DICM"
+    with pytest.raises(PacsError, match="no image"):
+        _only_part(b"--x--\r\n", "multipart/related; boundary=x")
+
+
+def refusing(reason: int) -> bytes:
+    failed = {"00081199": {}, "00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
+    return json.dumps(failed).encode()
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [((409, JSON, refusing(0x0110)), "refuses 1 of 1"), ((200, JSON, refusing(0xA700)), "refuses 1 of 1"),
+     ((413, "text/plain", b""), "HTTP 413"), ((401, "text/plain", b""), "does not let us in")],
+)  # fmt: skip
+def test_refusals_of_a_document(
+    answers: tuple[str, list[Reply], list[tuple[str, bytes]]], reply: Reply, said: str
+) -> None:
+    url, replies, asked = answers
+    replies.append(reply)
+    with pytest.raises(PacsError, match=said):
+        Pacs(url).store([b"SR"])
+    assert asked[0][0] == "POST /dicom-web/studies" and b"\r\n\r\nSR\r\n--" in asked[0][1]
+
+
+def test_a_duplicate_is_what_was_wanted(answers: tuple[str, list[Reply], list[tuple[str, bytes]]]) -> None:
+    url, replies, _ = answers
+    replies.append((409, JSON, refusing(0x0111)))
+    Pacs(url).store([b"SR"])
+
+
+def test_an_endless_image_is_cut_off(
+    answers: tuple[str, list[Reply], list[tuple[str, bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, replies, _ = answers
+    replies.append((200, "application/dicom", bytes(5 << 20)))
+    monkeypatch.setattr("llava_rad.pacs.client.LARGEST", 4 << 20)
+    with pytest.raises(PacsError, match="more than 4 MiB"):
+        Pacs(url).image(ONE)
