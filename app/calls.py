@@ -112,7 +112,8 @@ def shown(state: dict[str, Any]) -> dict[str, Any]:
     drafted = " ".join(one["draft"] for one in state["sentences"] if one["draft"])
     before, now = labels_of(drafted), labels_of(present)
     labels = [{"finding": finding, "draft": before[finding], "present": now[finding]} for finding in now]
-    return state | {"labels": labels if state["sentences"] else []}
+    image = {name: value for name, value in state["image"].items() if name != "identity"}
+    return state | {"image": image, "labels": labels if state["sentences"] else []}
 
 
 def router(services: Services) -> APIRouter:
@@ -255,6 +256,23 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
     def record(study: str, who: User, version: int | None = None) -> Response:
         found = exports.report_json(store.state(who, study), version)
         return JSONResponse(found, headers=_attachment(f"report-{study[:12]}.json"))
+
+    @calls.get("/studies/{study}/{kind}.dcm")
+    def structured_report(study: str, kind: str, who: User, version: int | None = None) -> Response:
+        from llava_rad.outputs.sr import to_sr
+
+        if kind not in ("report", "labels"):
+            raise NotFound("there is no such document")
+        found = getattr(to_sr(exports.document(store.state(who, study), version)), kind)
+        return Response(found, media_type="application/dicom", headers=_attachment(f"{kind}-{study[:12]}.dcm"))
+
+    @calls.get("/studies/{study}/report.fhir.json")
+    def bundle(study: str, who: User, version: int | None = None) -> Response:
+        from llava_rad.outputs.fhir import to_fhir
+
+        found = to_fhir(exports.document(store.state(who, study), version))
+        headers = _attachment(f"report-{study[:12]}.fhir.json")
+        return JSONResponse(found, headers=headers, media_type="application/fhir+json")
 
     @calls.get("/export.jsonl")
     def lines(who: User) -> StreamingResponse:

@@ -6,14 +6,17 @@ import csv as tables
 import io
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app import review
+from encoder.identity import Identity
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
     from app.store import Store
+    from llava_rad.outputs.document import Document
 
 SCHEMA: Final = "llava-rad.review/1"
 NOT_SIGNED: Final = "NOT SIGNED: a draft under review."
@@ -69,6 +72,34 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         "draft": (shown.get("draft") or {}).get("report"),
         "software": {"name": "llava-rad", "version": software_version()},
     }
+
+
+def document(state: State, version: int | None = None) -> Document:
+    """A study's report for hospital formats: the signed one of a version, or the model's draft.
+
+    Raises:
+        ReviewError: there is no such version, or no draft to say which model wrote it.
+    """
+    from llava_rad.outputs.document import Document, Signature
+    from llava_rad.outputs.report import Report
+
+    signed = _signed(state, version)
+    shown = signed["document"] if signed else state
+    kept = (shown["draft"] or {}).get("report")
+    if kept is None:
+        raise review.ReviewError("hospital formats say which model wrote the draft, and this study has none")
+    signature = None
+    if signed is not None:
+        at = datetime.fromisoformat(signed["at"])
+        texts = tuple(one["text"] for one in shown["sentences"] if one["state"] != "rejected")
+        signature = Signature(signed["by"], at, texts, signed["version"])
+    identity = state["image"].get("identity")
+    return Document.of(
+        Report.model_validate(kept),
+        datetime.fromisoformat(state["changed"]),
+        identity=None if identity is None else Identity.from_dict(identity),
+        signature=signature,
+    )
 
 
 def jsonl(store: Store, owner: str) -> Iterator[str]:

@@ -40,6 +40,7 @@ class Settings:
             which address a login comes from (X-Forwarded-For).
         model: arguments of ``app.drafting.Drafting``: checkpoint, device, decoding.
         keep_names: call studies by their files' names, which may identify a patient.
+        identifiers: keep the identifiers of patient and study, for structured reports and FHIR.
         example: put the example radiograph into an empty worklist.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     https: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     keep_names: bool = False
+    identifiers: bool = False
     example: bool = True
 
     def check(self) -> None:
@@ -102,6 +104,7 @@ def services(settings: Settings) -> Iterator[Services]:
         uploads = Uploads(
             settings.data / "incoming", store, images, reader,
             lambda owner, study, batch: drafting.queue(owner, study, batch=batch), keep_names=settings.keep_names,
+            identifiers=settings.identifiers,
         )  # fmt: skip
         stack.callback(uploads.close)
         yield Services(store, images, uploads, drafting, settings.auth_file is not None, settings.keep_names)

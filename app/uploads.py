@@ -40,6 +40,7 @@ class Uploads:
         reader: decodes in a limited process.
         written: told after a study of a batch has come in, so that it is drafted.
         keep_names: call studies by their files' names, which may identify a patient.
+        identifiers: keep what ties images to patient and study, for documents that go back to an archive.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Uploads:
         written: Callable[[str, str, str], object],
         *,
         keep_names: bool = False,
+        identifiers: bool = False,
     ) -> None:
         self._incoming, self._store, self._images, self._reader = incoming, store, images, reader
-        self._written, self._keep_names = written, keep_names
+        self._written, self._keep_names, self._identifiers = written, keep_names, identifiers
         self._closed = threading.Event()
         incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in incoming.iterdir():
@@ -105,8 +107,16 @@ class Uploads:
             sha256=image.sha256,
             facts=image.facts.to_dict(),
             warnings=list(image.warnings),
-            image=self._images.keep(image),
+            image=self._images.keep(image) | self._identity(path),
         )
+
+    def _identity(self, path: Path) -> dict[str, Any]:
+        if not self._identifiers:
+            return {}
+        try:
+            return {"identity": self._reader.identity(path).to_dict()}
+        except ReadError:  # a picture file has none
+            return {}
 
     def prior(self, owner: str, study: str, path: Path, *, force: bool = False) -> None:
         """Put an earlier image beside a study's own.

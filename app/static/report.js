@@ -19,6 +19,8 @@ export function mount(root) {
   const reopen = button("reopen", "Reopen", "Begin a new version; the signed one is kept", () => session.act({ action: "reopen" }));
   const text = h("a", { id: "export-text", class: "lr-button", download: "" }, "Text");
   const json = h("a", { id: "export-json", class: "lr-button", download: "" }, "JSON");
+  const sr = h("a", { id: "export-sr", class: "lr-button", download: "", title: "DICOM structured report" }, "SR");
+  const fhir = h("a", { id: "export-fhir", class: "lr-button", download: "", title: "FHIR R4 bundle" }, "FHIR");
   const left = h("span", { id: "left", role: "status" });
   const signed = h("div", { id: "signed" });
   const labels = h("table", { id: "labels" });
@@ -29,7 +31,7 @@ export function mount(root) {
     h("details", { id: "fields", open: true }, h("summary", {}, "Indication, comparison, prior report"), h("div", {}, ...fields.map((one) => one.label))),
     h("div", { class: "lr-line" }, write, stop, progress), stream, list,
     h("div", { class: "lr-line" }, add, undo, h("span", { class: "lr-space" }), left),
-    h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json),
+    h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json, sr, fhir),
     signed,
     h("section", { "aria-labelledby": "labels-title" },
       h("div", { class: "lr-line" }, h("h3", { id: "labels-title" }, "Findings that the text names"), h("label", { for: "all-labels" }, all, " all 14")), labels),
@@ -49,6 +51,11 @@ export function mount(root) {
 
   function editable() {
     return session.study && ["pending", "draft"].includes(session.study.status);
+  }
+
+  /** Whether sentences can be decided: not while a draft is on its way, which would take them along. */
+  function deciding() {
+    return editable() && !["queued", "running"].includes(session.study.draft?.state);
   }
 
   function field(name) {
@@ -112,7 +119,7 @@ export function mount(root) {
       this.was.hidden = !this.was.textContent;
       this.state.textContent = SAID[one.state];
       this.element.className = `lr-sentence lr-is-${one.state}`;
-      const can = editable();
+      const can = deciding();
       const own = one.state === "added";
       this.accept.hidden = !can || own || one.state === "accepted";
       this.change.hidden = !can;
@@ -124,13 +131,13 @@ export function mount(root) {
     }
 
     decide(action) {
-      if (!editable()) return;
+      if (!deciding()) return;
       session.act({ action, sentence: this.id });
       move(1, true);
     }
 
     edit() {
-      if (!editable() || this.area) return;
+      if (!deciding() || this.area) return;
       this.sent = this.one.text;
       this.area = editor(this.one.text, (value) => this.save(value), () => this.close());
       this.body.hidden = true;
@@ -199,7 +206,7 @@ export function mount(root) {
   }
 
   function compose() {
-    if (!editable() || composing) return;
+    if (!deciding() || composing) return;
     const after = selected;
     const at = rows.get(after)?.element;
     const done = () => {
@@ -324,16 +331,20 @@ export function mount(root) {
     const open = study?.undecided ?? 0;
     left.textContent = !study?.sentences.length ? "" : open ? `${open} to decide` : study.status === "draft" ? "all decided" : "";
     add.hidden = undo.hidden = !can;
-    undo.disabled = !study?.can_undo;
+    add.disabled = busy;
+    undo.disabled = busy || !study?.can_undo;
     sign.hidden = discard.hidden = !can;
     sign.disabled = !study?.sentences.length || open > 0 || busy;
     sign.classList.toggle("lr-primary", can && !sign.disabled);
     restore.hidden = study?.status !== "discarded";
     reopen.hidden = study?.status !== "signed";
     text.hidden = json.hidden = !study?.sentences.length;
+    sr.hidden = fhir.hidden = !study?.draft?.report;
     if (study) {
       text.href = `/api/studies/${study.id}/report.txt`;
       json.href = `/api/studies/${study.id}/report.json`;
+      sr.href = `/api/studies/${study.id}/report.dcm`;
+      fhir.href = `/api/studies/${study.id}/report.fhir.json`;
     }
     signed.replaceChildren(...(study?.signed ?? []).toReversed().map((one) =>
       h("section", { class: "lr-signed" }, h("h3", {}, `Signed, version ${one.version}`), h("p", {}, one.text), h("p", { class: "lr-quiet" }, `by ${one.by}, ${new Date(one.at).toLocaleString()}`))));
@@ -366,7 +377,7 @@ export function mount(root) {
     if (control && event.key === "Enter" && !sign.hidden) {
       if (typing) typing.blur();
       if (!sign.disabled || typing) signNow();
-    } else if (typing || !editable()) return;
+    } else if (typing || !deciding()) return;
     else if (control && event.key === "z") session.act({ action: "undo" });
     else if (control || event.altKey || target.closest?.(".lr-viewer, [role=tablist]")) return;
     else if (event.key === "j") move(rows.get(selected)?.element.contains(document.activeElement) ? 1 : 0);

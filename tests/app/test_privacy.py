@@ -41,7 +41,8 @@ def answers(client: Client, study: str) -> dict[str, bytes]:
     paths = (
         "/", "/api/me", "/api/studies", "/api/statistics", "/api/batches", "/api/export.jsonl", "/api/export.csv",
         f"/api/studies/{study}", f"/api/studies/{study}/report.txt", f"/api/studies/{study}/report.json",
-        f"/api/studies/{study}/draft",
+        f"/api/studies/{study}/draft", f"/api/studies/{study}/report.dcm", f"/api/studies/{study}/labels.dcm",
+        f"/api/studies/{study}/report.fhir.json",
     )  # fmt: skip
     found = {path: client.call("GET", path) for path in paths}
     return {path: answer.body + repr(answer.headers).encode() for path, answer in found.items()}

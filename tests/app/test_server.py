@@ -116,7 +116,7 @@ def test_guessing_is_braked_and_does_not_tell_who_exists(tmp_path: Path) -> None
         assert {answer.status for answer in [*known, *unknown]} == {401}
         assert known[0].body == unknown[0].body
         rest = [client.login("ann", "wrong") for _ in range(16)]
-        assert [answer.status for answer in rest] == [401] + [429] * 15
+        assert [answer.status for answer in rest] == [401] * 3 + [429] * 13, "five tries in all"
         refused = client.login("ann", "ann's secret")
         assert refused.status == 429 and int(refused.headers["retry-after"]) > 0
 
@@ -405,3 +405,36 @@ def test_sixteen_people_lose_nothing_and_mix_nothing_up(local: Served) -> None:
     assert len({sha256 for sha256, _ in found}) == 16
     for number, (_, texts) in enumerate(found):
         assert texts and all(text.startswith(f"Person {number}, ") for text in texts)
+
+
+def test_hospital_formats_of_draft_and_signed_report(tmp_path: Path) -> None:
+    import pydicom
+
+    source = pydicom.dcmread(example(), stop_before_pixels=True)
+    with served(tmp_path, "--no-example", "--identifiers") as running:
+        client = running.client()
+        state = client.drafted(client.study(RG1)["id"])
+        assert "identity" not in state["image"], "the page has no use for it"
+        path = f"/api/studies/{state['id']}"
+        draft = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/report.dcm").body))
+        assert (draft.VerificationFlag, draft.PatientID) == ("UNVERIFIED", source.PatientID)
+        assert draft.StudyInstanceUID == source.StudyInstanceUID
+        for sentence in state["sentences"]:
+            state = client.act(state, "accept", sentence=sentence["id"]).json()
+        client.act(state, "sign")
+        signed = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/labels.dcm").body))
+        assert (signed.VerificationFlag, signed.CompletionFlag) == ("VERIFIED", "COMPLETE")
+        bundle = client.call("GET", f"{path}/report.fhir.json").json()
+        report = bundle["entry"][0]["resource"]
+        assert report["status"] == "final" and report["subject"]["identifier"]["value"] == source.PatientID
+        assert client.call("GET", f"{path}/other.dcm").status == 404
+        picture_only = client.study(picture())["id"]
+        assert client.call("GET", f"/api/studies/{picture_only}/report.dcm").status == 422
+
+
+def test_hospital_formats_name_no_patient_unless_asked_to(local: Served) -> None:
+    client = local.client()
+    state = client.drafted(client.study(RG1)["id"])
+    for name in ("report.dcm", "labels.dcm", "report.fhir.json"):
+        answer = client.call("GET", f"/api/studies/{state['id']}/{name}")
+        assert answer.status == 200 and b"RG1" not in answer.body and b"1.3.6.1.4.1.5962" not in answer.body
