@@ -145,10 +145,28 @@ class Session extends EventTarget {
       this.say("");
       this.#tell("worklist");
       await this.#painted(); // the image comes first: the model would take the processor from it
-      if (epoch === this.#epoch) await this.write();
+      if (epoch !== this.#epoch) return;
+      const queued = await this.#insist(epoch, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
+      if (epoch !== this.#epoch) return;
+      this.#show(queued);
+      this.say("");
+      this.#tell("worklist");
     } catch (error) {
       if (epoch !== this.#epoch) return;
       this.fail(error);
+    }
+  }
+
+  /** Ask until the server is reached: for what must not be lost while the line is cut. */
+  async #insist(epoch, ask) {
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        if (error.status !== 0 || epoch !== this.#epoch) throw error;
+        this.fail(error);
+        await new Promise((done) => setTimeout(done, 1500));
+      }
     }
   }
 
@@ -240,8 +258,9 @@ class Session extends EventTarget {
       over();
       const epoch = this.#epoch;
       try {
-        const state = await call("GET", `/api/studies/${id}`);
-        if (epoch === this.#epoch) this.#show(state);
+        const state = await this.#insist(epoch, () => call("GET", `/api/studies/${id}`));
+        if (epoch !== this.#epoch) return;
+        this.#show(state);
         this.#tell("worklist");
       } catch (error) {
         if (epoch === this.#epoch) this.fail(error);
