@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
 
 from app import exports
 from app.review import ReviewError, StaleError
@@ -279,6 +280,19 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
         return StreamingResponse(
             exports.jsonl(store, who), media_type="application/jsonl", headers=_attachment("reviews.jsonl")
         )
+
+    @calls.get("/export.zip")
+    def research_set(who: User) -> FileResponse:
+        path = services.uploads.path()
+        try:
+            exports.research_set(store, images, who, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return FileResponse(
+            path, media_type="application/zip", headers=_attachment("reviewed.zip"),
+            background=BackgroundTask(path.unlink, missing_ok=True),
+        )  # fmt: skip
 
     @calls.get("/export.csv")
     def table(who: User) -> StreamingResponse:

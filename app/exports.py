@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv as tables
 import io
 import json
+import zipfile
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app import review
@@ -15,6 +17,7 @@ from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
+    from app.images import ImageFolder
     from app.store import Store
     from llava_rad.outputs.document import Document
 
@@ -138,6 +141,42 @@ def _writer(shown: dict[str, Any]) -> str:
         return "Without a draft"
     model = (shown.get("draft") or {}).get("model")
     return f"Draft by: {model['id']}, sha256 {model['sha256']}" if model else "Draft by: a model that is not recorded"
+
+
+def research_set(store: Store, images: ImageFolder, owner: str, path: Path) -> int:
+    """All signed studies as one zip file: 16-bit PNG images, ``reports.jsonl``, ``labels.csv``. Their number.
+
+    The images are pixels that were kept without their files; no header, file name, study name or reviewer goes along.
+    What was typed does: a reviewer who typed a name has put it there.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from llava_rad.labels import FINDINGS, labels_of
+
+    reports, labels, count = [], [_row(("image", *FINDINGS))], 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for study in store.studies(owner):
+            state = store.state(owner, study)
+            signed = _signed(state, None)
+            if signed is None:
+                continue
+            kept, count = state["image"], count + 1
+            pixels = np.fromfile(images.file(kept), "<u2").reshape(kept["height"], kept["width"])
+            with archive.open(f"images/{study}.png", "w") as file:
+                Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+            shown = signed["document"]
+            record = {
+                "image": f"images/{study}.png", "text": signed["text"], "fields": shown["fields"],
+                "sentences": shown["sentences"], "model": signed["model"], "facts": state["facts"],
+                "ai_generated": any(one["draft"] is not None for one in shown["sentences"]), "notice": NOTICE,
+            }  # fmt: skip
+            reports.append(json.dumps(record, ensure_ascii=False) + "\n")
+            labels.append(_row([record["image"], *labels_of(signed["text"]).values()]))
+        archive.writestr("reports.jsonl", "".join(reports))
+        archive.writestr("labels.csv", "".join(labels))
+        archive.writestr("README.txt", f"{NOTICE}\nReports signed by a person, of {count} images without any header.\n")
+    return count
 
 
 def _signed(state: State, version: int | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import tempfile
 import threading
 import zipfile
@@ -74,6 +75,10 @@ class Uploads:
                 yield file, Path(name)
         finally:
             Path(name).unlink(missing_ok=True)
+
+    def path(self) -> Path:
+        """A name for a file that goes out, in the folder that is emptied at the start."""
+        return self._incoming / f"out-{secrets.token_hex(16)}"
 
     async def receive(self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_BYTES) -> None:
         """Write an upload to a file.

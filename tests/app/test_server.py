@@ -438,3 +438,36 @@ def test_hospital_formats_name_no_patient_unless_asked_to(local: Served) -> None
     for name in ("report.dcm", "labels.dcm", "report.fhir.json"):
         answer = client.call("GET", f"/api/studies/{state['id']}/{name}")
         assert answer.status == 200 and b"RG1" not in answer.body and b"1.3.6.1.4.1.5962" not in answer.body
+
+
+def test_a_research_set_has_pixels_reports_labels_and_no_names(tmp_path: Path) -> None:
+    from tests.encoder.dicom_files import to_bytes
+    from tests.encoder.test_privacy import canaries
+
+    source, words = canaries()
+    with served(tmp_path, "--no-example", "--show-paths", "--identifiers") as running:
+        client = running.client()
+        sent = {"x-file-name": "CANARY97"}
+        state = client.call("POST", "/api/studies?force=true", to_bytes(source), **sent).json()
+        assert state["name"] == "CANARY97"
+        state = client.drafted(state["id"])
+        for sentence in state["sentences"]:
+            state = client.act(state, "accept", sentence=sentence["id"]).json()
+        text = client.act(state, "sign").json()["signed"][0]["text"]
+        client.study(picture())  # not signed: stays here
+        found = client.call("GET", "/api/export.zip").body
+        with zipfile.ZipFile(io.BytesIO(found)) as archive:
+            names, parts = archive.namelist(), {name: archive.read(name) for name in archive.namelist()}
+        image = f"images/{state['id']}.png"
+        assert names == [image, "reports.jsonl", "labels.csv", "README.txt"]
+        said = b"".join(parts.values()) + found
+        assert [word for word in [*words, "CANARY97"] if word.encode() in said] == []
+        record = json.loads(parts["reports.jsonl"])
+        assert (record["image"], record["text"]) == (image, text) and "Not for clinical use" in record["notice"]
+        kept = client.call("GET", f"/api/studies/{state['id']}/image/{state['image']['id']}").body
+        assert np.asarray(Image.open(io.BytesIO(parts[image]))).astype("<u2").tobytes() == kept
+        assert parts["labels.csv"].decode().splitlines()[0].startswith("image,Enlarged Cardiomediastinum")
+        end = time.monotonic() + 5
+        while list((running.data / "incoming").iterdir()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list((running.data / "incoming").iterdir()) == []
