@@ -282,10 +282,12 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
         )
 
     @calls.get("/export.zip")
-    def research_set(who: User) -> FileResponse:
+    def research_set(who: User, dicom: bool = False) -> FileResponse:
+        from app import research
+
         path = services.uploads.path()
         try:
-            exports.research_set(store, images, who, path)
+            research.research_set(store, images, who, path, dicom=dicom)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv as tables
 import io
 import json
-import zipfile
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app import review
@@ -17,7 +15,6 @@ from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
-    from app.images import ImageFolder
     from app.store import Store
     from llava_rad.outputs.document import Document
 
@@ -117,10 +114,10 @@ def jsonl(store: Store, owner: str) -> Iterator[str]:
 
 def csv(store: Store, owner: str) -> Iterator[str]:
     """All of an owner's studies as a table, one row a sentence of the last signed version, or of the present text."""
-    yield _row(COLUMNS)
+    yield csv_row(COLUMNS)
     for study in store.studies(owner):
         state = store.state(owner, study)
-        signed = _signed(state, None)
+        signed = last_signed(state)
         model = (state["draft"] or {}).get("model") or {}
         head = [
             study, state["name"], state["status"], state["version"], state["sha256"], state["facts"].get("view"),
@@ -128,7 +125,7 @@ def csv(store: Store, owner: str) -> Iterator[str]:
             signed["by"] if signed else "", signed["at"] if signed else "", signed["seconds"] if signed else "",
         ]  # fmt: skip
         for one in (signed["document"] if signed else state)["sentences"]:
-            yield _row([*head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE])
+            yield csv_row([*head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE])
 
 
 def _drafted(shown: dict[str, Any]) -> bool:
@@ -143,46 +140,16 @@ def _writer(shown: dict[str, Any]) -> str:
     return f"Draft by: {model['id']}, sha256 {model['sha256']}" if model else "Draft by: a model that is not recorded"
 
 
-def research_set(store: Store, images: ImageFolder, owner: str, path: Path) -> int:
-    """All signed studies as one zip file: 16-bit PNG images, ``reports.jsonl``, ``labels.csv``. Their number.
-
-    The images are pixels that were kept without their files; no header, file name, study name or reviewer goes along.
-    What was typed does: a reviewer who typed a name has put it there.
-    """
-    import numpy as np
-    from PIL import Image
-
-    from llava_rad.labels import FINDINGS, labels_of
-
-    reports, labels, count = [], [_row(("image", *FINDINGS))], 0
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for study in store.studies(owner):
-            state = store.state(owner, study)
-            signed = _signed(state, None)
-            if signed is None:
-                continue
-            kept, count = state["image"], count + 1
-            pixels = np.fromfile(images.file(kept), "<u2").reshape(kept["height"], kept["width"])
-            with archive.open(f"images/{study}.png", "w") as file:
-                Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-            shown = signed["document"]
-            record = {
-                "image": f"images/{study}.png", "text": signed["text"], "fields": shown["fields"],
-                "sentences": shown["sentences"], "model": signed["model"], "facts": state["facts"],
-                "ai_generated": any(one["draft"] is not None for one in shown["sentences"]), "notice": NOTICE,
-            }  # fmt: skip
-            reports.append(json.dumps(record, ensure_ascii=False) + "\n")
-            labels.append(_row([record["image"], *labels_of(signed["text"]).values()]))
-        archive.writestr("reports.jsonl", "".join(reports))
-        archive.writestr("labels.csv", "".join(labels))
-        archive.writestr("README.txt", f"{NOTICE}\nReports signed by a person, of {count} images without any header.\n")
-    return count
+def last_signed(state: State) -> dict[str, Any] | None:
+    """The last signed version, while the study is signed."""
+    found: dict[str, Any] | None = state["signed"][-1] if state["status"] == "signed" else None
+    return found
 
 
 def _signed(state: State, version: int | None) -> dict[str, Any] | None:
     """The signed version that is meant; without a number the last one, while the study is signed."""
     if version is None:
-        return state["signed"][-1] if state["status"] == "signed" else None
+        return last_signed(state)
     for one in state["signed"]:
         if one["version"] == version:
             found: dict[str, Any] = one
@@ -190,7 +157,8 @@ def _signed(state: State, version: int | None) -> dict[str, Any] | None:
     raise review.ReviewError("there is no signed report of that version")
 
 
-def _row(cells: tuple[str, ...] | list[Any]) -> str:
+def csv_row(cells: tuple[str, ...] | list[Any]) -> str:
+    """A line of a table, harmless in a spreadsheet."""
     line = io.StringIO()
     tables.writer(line).writerow([_harmless(cell) for cell in cells])
     return line.getvalue()

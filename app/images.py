@@ -63,6 +63,16 @@ class ImageFolder:
             raise LlavaRadError("the pixels of this study are no longer on the server's disk")
         return path
 
+    def pixels(self, description: dict[str, Any]) -> npt.NDArray[np.uint16]:
+        """An image's pixels, [height, width].
+
+        Raises:
+            LlavaRadError: they are not there any more.
+        """
+        import numpy as np
+
+        return np.fromfile(self.file(description), "<u2").reshape(description["height"], description["width"])
+
     def prepared(self, state: dict[str, Any], recipe: Recipe) -> PreparedImage:
         """A study's image as the model sees it: what ``encoder.sandbox.Reader.prepare`` gives for its file.
 
@@ -75,12 +85,11 @@ class ImageFolder:
         from encoder.radiograph import ImageFacts, PreparedImage
 
         kept = state["image"]
-        shape = kept["height"], kept["width"]
-        pixels = np.fromfile(self.file(kept), "<u2").reshape(shape)
+        pixels = self.pixels(kept)
         valid: npt.NDArray[np.bool_] | None = None
         if kept["padded"]:
             bits = np.fromfile(self._root / f"{kept['id']}.valid", np.uint8)
-            valid = np.unpackbits(bits, count=pixels.size).reshape(shape).astype(np.bool_)
+            valid = np.unpackbits(bits, count=pixels.size).reshape(pixels.shape).astype(np.bool_)
         facts = ImageFacts.from_dict(state["facts"])
         square = recipe.apply(pixels, valid, from_dicom=facts.format == "dicom")
         return PreparedImage(square, facts, tuple(state["warnings"]), state["sha256"])

@@ -25,7 +25,7 @@ export function mount(root) {
       h("button", { class: "lr-button", onclick: () => folder.click() }, "Add folder …"), folder,
       h("button", { class: "lr-button", onclick: () => zip.click() }, "Add zip …"), zip,
       h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "" }, "Export JSONL"),
-      h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies: 16-bit images without headers, reports, labels" }, "Export set"),
+      h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Export set"),
       h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "" }, "Export CSV")),
     batches, table, empty, more);
 

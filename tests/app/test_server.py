@@ -441,6 +441,8 @@ def test_hospital_formats_name_no_patient_unless_asked_to(local: Served) -> None
 
 
 def test_a_research_set_has_pixels_reports_labels_and_no_names(tmp_path: Path) -> None:
+    import pydicom
+
     from tests.encoder.dicom_files import to_bytes
     from tests.encoder.test_privacy import canaries
 
@@ -467,6 +469,17 @@ def test_a_research_set_has_pixels_reports_labels_and_no_names(tmp_path: Path) -
         kept = client.call("GET", f"/api/studies/{state['id']}/image/{state['image']['id']}").body
         assert np.asarray(Image.open(io.BytesIO(parts[image]))).astype("<u2").tobytes() == kept
         assert parts["labels.csv"].decode().splitlines()[0].startswith("image,Enlarged Cardiomediastinum")
+        found = client.call("GET", "/api/export.zip?dicom=true").body
+        with zipfile.ZipFile(io.BytesIO(found)) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        said = b"".join(parts.values())
+        assert [word for word in [*words, "CANARY97", "local"] if word.encode() in said] == []
+        image_file, report_file = (
+            pydicom.dcmread(io.BytesIO(parts[f"{name}/{state['id']}.dcm"])) for name in ("images", "reports")
+        )
+        assert image_file.PatientIdentityRemoved == "YES" and image_file.pixel_array.astype("<u2").tobytes() == kept
+        assert image_file.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+        assert report_file.StudyInstanceUID == image_file.StudyInstanceUID
         end = time.monotonic() + 5
         while list((running.data / "incoming").iterdir()) and time.monotonic() < end:
             time.sleep(0.05)
