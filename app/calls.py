@@ -16,8 +16,8 @@ from starlette.background import BackgroundTask
 
 from app import exports
 from app.review import ReviewError, StaleError
+from app.rows import NotFound
 from app.security import error
-from app.store import NotFound
 from app.uploads import MAX_ZIP_BYTES, TooLarge
 from encoder.errors import LlavaRadError, ReadError
 from llava_rad.outputs.report import NOTICE

@@ -12,7 +12,8 @@ from app.review import ReviewError
 from encoder.errors import LlavaRadError, ModelError
 
 if TYPE_CHECKING:
-    from app.store import Job, Store
+    from app.rows import Job
+    from app.store import Store
     from encoder.preprocessing import Recipe
     from encoder.radiograph import PreparedImage
     from llava_rad.engine import Engine

@@ -6,41 +6,14 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from app import review
+from app import review, rows, steps
 from app.database import Database
 from app.review import ReviewError, StaleError
-from encoder.errors import LlavaRadError
-
-MAX_SECONDS = 600.0
-"""That one step of a review may claim."""
-_OPEN = ("pending", "draft")
-
-
-class NotFound(LlavaRadError):
-    """There is no such thing, or it is another user's: an answer does not tell which."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A draft to be written.
-
-    Attributes:
-        id: of the job.
-        study: whose draft.
-        owner: whose study.
-        batch: part of a batch, for which nobody waits in front of a screen.
-    """
-
-    id: int
-    study: str
-    owner: str
-    batch: str | None
+from app.rows import Job
 
 
 class Store:
@@ -67,17 +40,17 @@ class Store:
         Returns:
             Its id, which says nothing about it.
         """
-        study, now = secrets.token_hex(16), _now()
+        study, now = secrets.token_hex(16), rows.now()
         with self._base.write() as base:
             (count,) = base.execute("SELECT count(*) FROM studies WHERE owner = ?", (owner,)).fetchone()
             called = name or f"Radiograph {count + 1}"
             document = review.empty()
             base.execute(
                 "INSERT INTO studies VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, NULL, ?, ?)",
-                (study, owner, called, sha256, now, now, _dump(facts), _dump(list(warnings)), _dump(image),
-                 _dump(document), _words(called, document)),
+                (study, owner, called, sha256, now, now, rows.dump(facts), rows.dump(list(warnings)), rows.dump(image),
+                 rows.dump(document), rows.words_of(called, document)),
             )  # fmt: skip
-            _event(base, study, 1, owner, "open")
+            rows.add_event(base, study, 1, owner, "open")
         return study
 
     def set_prior(self, owner: str, study: str, prior: Mapping[str, Any] | None) -> None:
@@ -88,11 +61,13 @@ class Store:
             ReviewError: it is signed or discarded.
         """
         with self._base.write() as base:
-            row = _row(base, owner, study)
-            _refuse_closed(row)
-            base.execute("UPDATE studies SET prior = ? WHERE id = ?", (None if prior is None else _dump(prior), study))
-            _event(base, study, row["version"], owner, "prior" if prior else "no prior")
-            _touch(base, study)
+            row = rows.row_of(base, owner, study)
+            rows.refuse_closed(row)
+            base.execute(
+                "UPDATE studies SET prior = ? WHERE id = ?", (None if prior is None else rows.dump(prior), study)
+            )
+            rows.add_event(base, study, row["version"], owner, "prior" if prior else "no prior")
+            rows.touch(base, study)
 
     def state(self, owner: str, study: str) -> dict[str, Any]:
         """All that the page shows of a study.
@@ -103,7 +78,7 @@ class Store:
         base = self._base.read()
         base.execute("BEGIN")  # one moment's view of all tables
         try:
-            return self._state(base, _row(base, owner, study))
+            return self._state(base, rows.row_of(base, owner, study))
         finally:
             base.execute("COMMIT")
 
@@ -126,17 +101,17 @@ class Store:
             ReviewError: the step is not allowed.
         """
         with self._base.write() as base:
-            row = _row(base, owner, study)
+            row = rows.row_of(base, owner, study)
             if row["revision"] != revision:
                 raise StaleError("the study was changed elsewhere in the meantime")
             name = str(action.get("action"))
-            step = _CLOSING.get(name)
+            step = steps.CLOSING.get(name)
             if step is not None:
-                step(base, row, who, _seconds(action))
+                step(base, row, who, rows.seconds_of(action))
             else:
-                _review(base, row, action, who)
-            _touch(base, study)
-            return self._state(base, _row(base, owner, study))
+                steps.review_step(base, row, action, who)
+            rows.touch(base, study)
+            return self._state(base, rows.row_of(base, owner, study))
 
     def worklist(
         self, owner: str, *, status: str | None = None, search: str = "", limit: int = 200, offset: int = 0
@@ -164,12 +139,12 @@ class Store:
             (*values, limit, offset),
         )
         counts = base.execute("SELECT status, count(*) FROM studies WHERE owner = ? GROUP BY status", (owner,))
-        return {"studies": [_line(row) for row in found], "counts": dict(map(tuple, counts.fetchall()))}
+        return {"studies": [rows.line_of(row) for row in found], "counts": dict(map(tuple, counts.fetchall()))}
 
     def studies(self, owner: str) -> list[str]:
         """Ids of the owner's studies, the oldest first."""
-        rows = self._base.read().execute("SELECT id FROM studies WHERE owner = ? ORDER BY created, rowid", (owner,))
-        return [row["id"] for row in rows]
+        lines = self._base.read().execute("SELECT id FROM studies WHERE owner = ? ORDER BY created, rowid", (owner,))
+        return [row["id"] for row in lines]
 
     def events(self, owner: str, study: str) -> list[dict[str, Any]]:
         """Everything that was done to a study, in order.
@@ -178,16 +153,16 @@ class Store:
             NotFound: there is no such study.
         """
         base = self._base.read()
-        _row(base, owner, study)
+        rows.row_of(base, owner, study)
         return [dict(row) for row in base.execute("SELECT * FROM events WHERE study = ? ORDER BY id", (study,))]
 
     def signed(self, owner: str) -> list[dict[str, Any]]:
         """The owner's signed reports, every version, with the documents that they were made of."""
-        rows = self._base.read().execute(
+        lines = self._base.read().execute(
             "SELECT signed.* FROM signed JOIN studies ON studies.id = study WHERE owner = ? ORDER BY signed.at",
             (owner,),
         )
-        return [dict(row) | {"document": json.loads(row["document"])} for row in rows]
+        return [dict(row) | {"document": json.loads(row["document"])} for row in lines]
 
     def check(self) -> list[str]:
         """What SQLite finds wrong with the file; empty where nothing is."""
@@ -209,25 +184,25 @@ class Store:
             ReviewError: it is signed or discarded, or has decided sentences.
         """
         with self._base.write() as base:
-            row = _row(base, owner, study)
-            _refuse_closed(row)
+            row = rows.row_of(base, owner, study)
+            rows.refuse_closed(row)
             if review.decided(json.loads(row["document"])) and not replace:
                 raise ReviewError("sentences of this study are decided already: a new draft would replace them")
             waiting = base.execute(
                 "SELECT * FROM jobs WHERE study = ? AND state IN ('queued', 'running')", (study,)
             ).fetchone()
             if waiting is not None:
-                return _job(waiting)
+                return rows.job_of(waiting)
             made = base.execute(
                 "INSERT INTO jobs (study, owner, batch, state) VALUES (?, ?, ?, 'queued') RETURNING *",
                 (study, owner, batch),
             ).fetchone()
-            return _job(made)
+            return rows.job_of(made)
 
     def next_job(self) -> Job | None:
         """The job whose turn it is, marked as running: users take turns, and people come before their own batches."""
         with self._base.write() as base:
-            order = _order(base)
+            order = rows.waiting_jobs(base)
             if not order:
                 return None
             chosen = order[0]
@@ -268,21 +243,21 @@ class Store:
                 (state, text, error, job.id),
             ).rowcount
             row = base.execute("SELECT * FROM studies WHERE id = ?", (job.study,)).fetchone()
-            if not ended or row is None or row["status"] not in _OPEN:
+            if not ended or row is None or row["status"] not in rows.OPEN:
                 return False
             if sentences:
                 base.execute(
                     "UPDATE jobs SET report = ?, model = ? WHERE id = ?",
-                    (_dump(report) if report else None, _dump(model) if model else None, job.id),
+                    (rows.dump(report) if report else None, rows.dump(model) if model else None, job.id),
                 )
                 before = json.loads(row["document"])
                 document = review.drafted(before, sentences)
-                _keep(base, row, document, status="draft")
-                _event(
+                rows.keep(base, row, document, status="draft")
+                rows.add_event(
                     base, job.study, row["version"], job.owner, "drafted", before=before["sentences"],
-                    after=document["sentences"], model=_model_name(model),
+                    after=document["sentences"], model=rows.model_name(model),
                 )  # fmt: skip
-            _touch(base, job.study)
+            rows.touch(base, job.study)
             return True
 
     def stop(self, owner: str, study: str) -> Job | None:
@@ -295,10 +270,10 @@ class Store:
             NotFound: there is no such study.
         """
         with self._base.write() as base:
-            _row(base, owner, study)
+            rows.row_of(base, owner, study)
             base.execute("UPDATE jobs SET state = 'stopped' WHERE study = ? AND state = 'queued'", (study,))
             running = base.execute("SELECT * FROM jobs WHERE study = ? AND state = 'running'", (study,)).fetchone()
-            return None if running is None else _job(running)
+            return None if running is None else rows.job_of(running)
 
     def draft(self, owner: str, study: str) -> dict[str, Any] | None:
         """State, place in the queue and text of the study's last job, or None.
@@ -307,8 +282,8 @@ class Store:
             NotFound: there is no such study.
         """
         base = self._base.read()
-        _row(base, owner, study)
-        found = _draft(base, study)
+        rows.row_of(base, owner, study)
+        found = rows.draft_of(base, study)
         return None if found is None else {key: found[key] for key in ("state", "position", "text")}
 
     def requeue_running(self) -> int:
@@ -331,7 +306,7 @@ class Store:
         """A new batch of so many files; its id."""
         batch = secrets.token_hex(16)
         with self._base.write() as base:
-            base.execute("INSERT INTO batches VALUES (?, ?, ?, ?, 0)", (batch, owner, _now(), total))
+            base.execute("INSERT INTO batches VALUES (?, ?, ?, ?, 0)", (batch, owner, rows.now(), total))
         return batch
 
     def batch_read(self, owner: str, batch: str) -> None:
@@ -341,7 +316,7 @@ class Store:
             NotFound: there is no such batch.
         """
         with self._base.write() as base:
-            _batch(base, owner, batch)
+            rows.own_batch(base, owner, batch)
             base.execute("UPDATE batches SET read = read + 1 WHERE id = ?", (batch,))
 
     def batch_failed(self, owner: str, batch: str, *, number: int, sha256: str | None, reason: str) -> None:
@@ -351,14 +326,14 @@ class Store:
             NotFound: there is no such batch.
         """
         with self._base.write() as base:
-            _batch(base, owner, batch)
+            rows.own_batch(base, owner, batch)
             base.execute("INSERT INTO refused VALUES (?, ?, ?, ?)", (batch, number, sha256, reason))
 
     def batch_progress(self, owner: str) -> list[dict[str, Any]]:
         """The owner's last batches, the newest first."""
         base, found = self._base.read(), []
-        rows = base.execute("SELECT * FROM batches WHERE owner = ? ORDER BY rowid DESC LIMIT 20", (owner,)).fetchall()
-        for row in rows:
+        lines = base.execute("SELECT * FROM batches WHERE owner = ? ORDER BY rowid DESC LIMIT 20", (owner,)).fetchall()
+        for row in lines:
             failed = base.execute("SELECT number, sha256, reason FROM refused WHERE batch = ?", (row["id"],))
             states = base.execute("SELECT state, count(*) FROM jobs WHERE batch = ? GROUP BY state", (row["id"],))
             counts: dict[str, int] = dict(map(tuple, states.fetchall()))
@@ -383,213 +358,8 @@ class Store:
             **{key: json.loads(row[key]) for key in ("facts", "warnings", "image")},
             "prior": None if row["prior"] is None else json.loads(row["prior"]),
             **document,
-            "draft": _draft(base, study),
+            "draft": rows.draft_of(base, study),
             "undecided": review.undecided(document),
-            "can_undo": row["status"] in _OPEN and _last_step(base, row) is not None,
+            "can_undo": row["status"] in rows.OPEN and steps.last_step(base, row) is not None,
             "signed": [dict(one) | {"document": json.loads(one["document"])} for one in signed],
         }
-
-
-def _review(base: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str, Any], who: str) -> None:
-    """One step on the sentences or fields, or back."""
-    _refuse_closed(row)
-    document, undoes = json.loads(row["document"]), None
-    if action.get("action") == "undo":
-        last = _last_step(base, row)
-        if last is None:
-            raise ReviewError("there is nothing to undo")
-        undoes = last["id"]
-        step = review.undo(document, {key: json.loads(last[key]) for key in ("before", "after")})
-    else:
-        step = review.apply(document, action)
-    if step.sentence is not None:
-        _refuse_writing(base, row["id"])  # the draft that comes in would take its place
-    _keep(base, row, step.document, status="draft" if step.document["sentences"] else "pending")
-    _event(
-        base, row["id"], row["version"], who, str(action["action"]), sentence=step.sentence, before=step.before,
-        after=step.after, undoes=undoes, seconds=_seconds(action),
-    )  # fmt: skip
-
-
-def _last_step(base: sqlite3.Connection, row: sqlite3.Row) -> sqlite3.Row | None:
-    """The last step of this version that was not undone, after the last draft came in."""
-    marks = ", ".join("?" * len(review.UNDOABLE))
-    found: sqlite3.Row | None = base.execute(
-        f"SELECT * FROM events WHERE study = ? AND version = ? AND action IN ({marks}) "
-        "AND id > coalesce((SELECT max(id) FROM events WHERE study = ? AND action = 'drafted'), 0) "
-        "AND id NOT IN (SELECT undoes FROM events WHERE study = ? AND undoes IS NOT NULL) ORDER BY id DESC LIMIT 1",
-        (row["id"], row["version"], *review.UNDOABLE, row["id"], row["id"]),
-    ).fetchone()
-    return found
-
-
-def _sign(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) -> None:
-    _refuse_closed(row)
-    study, version = row["id"], row["version"]
-    _refuse_writing(base, study)
-    document = json.loads(row["document"])
-    text = review.signable(document)
-    draft = _draft(base, study)
-    kept = document | {"draft": draft and {key: draft[key] for key in ("model", "report")}}
-    model = base.execute(
-        "SELECT model FROM events WHERE study = ? AND action = 'drafted' ORDER BY id DESC LIMIT 1", (study,)
-    ).fetchone()
-    (before,) = base.execute(
-        "SELECT coalesce(sum(seconds), 0) FROM events WHERE study = ? AND version = ?", (study, version)
-    ).fetchone()
-    base.execute(
-        "INSERT INTO signed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (study, version, _now(), who, text, _dump(kept), model and model["model"], before + seconds),
-    )
-    _become(base, row, "signed", "sign", who, seconds)
-
-
-def _discard(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) -> None:
-    _refuse_closed(row)
-    base.execute("UPDATE jobs SET state = 'stopped' WHERE study = ? AND state = 'queued'", (row["id"],))
-    _become(base, row, "discarded", "discard", who, seconds)
-
-
-def _restore(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) -> None:
-    if row["status"] != "discarded":
-        raise ReviewError("the study is not discarded")
-    has = bool(json.loads(row["document"])["sentences"])
-    _become(base, row, "draft" if has else "pending", "restore", who, seconds)
-
-
-def _reopen(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) -> None:
-    if row["status"] != "signed":
-        raise ReviewError("only a signed report is reopened")
-    base.execute("UPDATE studies SET version = version + 1 WHERE id = ?", (row["id"],))
-    _become(base, row, "draft", "reopen", who, seconds, version=row["version"] + 1)
-
-
-_CLOSING = {"sign": _sign, "discard": _discard, "restore": _restore, "reopen": _reopen}
-
-
-def _become(
-    base: sqlite3.Connection, row: sqlite3.Row, status: str, action: str, who: str, seconds: float,
-    version: int | None = None,
-) -> None:  # fmt: skip
-    base.execute("UPDATE studies SET status = ? WHERE id = ?", (status, row["id"]))
-    _event(base, row["id"], version or row["version"], who, action, seconds=seconds)
-
-
-def _order(base: sqlite3.Connection) -> list[Job]:
-    """Waiting jobs in the order in which they will be taken."""
-    rows = base.execute(
-        "SELECT jobs.*, coalesce(last, 0) AS last FROM jobs LEFT JOIN turns USING (owner) WHERE state = 'queued' "
-        "ORDER BY last, owner, batch IS NOT NULL, jobs.id"
-    ).fetchall()
-    waiting: dict[str, list[Job]] = {}
-    for row in rows:
-        waiting.setdefault(row["owner"], []).append(_job(row))
-    order: list[Job] = []
-    while waiting:
-        for owner in list(waiting):
-            order.append(waiting[owner].pop(0))
-            if not waiting[owner]:
-                del waiting[owner]
-    return order
-
-
-def _draft(base: sqlite3.Connection, study: str) -> dict[str, Any] | None:
-    """The study's last job, with model and report of the last one that brought sentences."""
-    row = base.execute("SELECT * FROM jobs WHERE study = ? ORDER BY id DESC LIMIT 1", (study,)).fetchone()
-    if row is None:
-        return None
-    position = 0
-    if row["state"] == "queued":
-        position = 1 + next(at for at, job in enumerate(_order(base)) if job.id == row["id"])
-    wrote = base.execute(
-        "SELECT model, report FROM jobs WHERE study = ? AND model IS NOT NULL ORDER BY id DESC LIMIT 1", (study,)
-    ).fetchone()
-    return {
-        "state": row["state"], "position": position, "text": row["text"], "error": row["error"],
-        **{key: json.loads(wrote[key]) if wrote and wrote[key] else None for key in ("model", "report")},
-    }  # fmt: skip
-
-
-def _row(base: sqlite3.Connection, owner: str, study: str) -> sqlite3.Row:
-    found: sqlite3.Row | None = base.execute(
-        "SELECT * FROM studies WHERE id = ? AND owner = ?", (study, owner)
-    ).fetchone()
-    if found is None:
-        raise NotFound("there is no such study")
-    return found
-
-
-def _batch(base: sqlite3.Connection, owner: str, batch: str) -> None:
-    if base.execute("SELECT 1 FROM batches WHERE id = ? AND owner = ?", (batch, owner)).fetchone() is None:
-        raise NotFound("there is no such batch")
-
-
-def _refuse_closed(row: sqlite3.Row) -> None:
-    if row["status"] not in _OPEN:
-        raise ReviewError(f"the study is {row['status']}")
-
-
-def _refuse_writing(base: sqlite3.Connection, study: str) -> None:
-    if base.execute("SELECT 1 FROM jobs WHERE study = ? AND state IN ('queued', 'running')", (study,)).fetchone():
-        raise ReviewError("a draft of this study is being written: wait for it, or stop it")
-
-
-def _keep(base: sqlite3.Connection, row: sqlite3.Row, document: review.Document, *, status: str) -> None:
-    base.execute(
-        "UPDATE studies SET document = ?, words = ?, status = ? WHERE id = ?",
-        (_dump(document), _words(row["name"], document), status, row["id"]),
-    )
-
-
-def _touch(base: sqlite3.Connection, study: str) -> None:
-    base.execute("UPDATE studies SET revision = revision + 1, changed = ? WHERE id = ?", (_now(), study))
-
-
-def _event(
-    base: sqlite3.Connection, study: str, version: int, who: str, action: str, *, sentence: str | None = None,
-    before: Any = None, after: Any = None, undoes: int | None = None, model: str | None = None, seconds: float = 0.0,
-) -> None:  # fmt: skip
-    kept = [None if part is None else _dump(part) for part in (before, after)]
-    base.execute(
-        "INSERT INTO events (study, version, at, who, action, sentence, before, after, undoes, model, seconds) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (study, version, _now(), who, action, sentence, *kept, undoes, model, seconds),
-    )
-
-
-def _line(row: sqlite3.Row) -> dict[str, Any]:
-    """A study in the worklist."""
-    document = json.loads(row["document"])
-    return {
-        **{key: row[key] for key in ("id", "name", "status", "version", "created", "changed", "draft")},
-        "view": json.loads(row["facts"]).get("view", "unknown"),
-        "undecided": review.undecided(document),
-        "sentences": len(document["sentences"]),
-        "warnings": len(json.loads(row["warnings"])),
-    }
-
-
-def _job(row: sqlite3.Row) -> Job:
-    return Job(row["id"], row["study"], row["owner"], row["batch"])
-
-
-def _seconds(action: Mapping[str, Any]) -> float:
-    claimed = action.get("seconds", 0)
-    known = isinstance(claimed, int | float) and not isinstance(claimed, bool) and claimed == claimed
-    return float(min(max(claimed, 0.0), MAX_SECONDS)) if known else 0.0
-
-
-def _model_name(model: Mapping[str, Any] | None) -> str | None:
-    return None if model is None else f"{model['id']}@{model['sha256']}"
-
-
-def _words(name: str, document: review.Document) -> str:
-    return "\n".join([name, review.text_of(document), *document["fields"].values()]).lower()
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

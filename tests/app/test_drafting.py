@@ -16,7 +16,8 @@ from app import drafting
 from app.drafting import STOPPED, Drafting
 from app.images import ImageFolder
 from app.review import ReviewError
-from app.store import NotFound, Store
+from app.rows import NotFound
+from app.store import Store
 from encoder.errors import LlavaRadError, ModelError, ReadError
 from encoder.preprocessing import Recipe
 from encoder.radiograph import ImageFacts, PreparedImage

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from app.review import ReviewError, StaleError
-from app.store import NotFound, Store
+from app.rows import NotFound
+from app.store import Store
 from encoder.errors import LlavaRadError
 
 FACTS = {"format": "png", "rows": 4, "columns": 4, "view": "PA"}
