@@ -20,7 +20,7 @@ FLAGS = [
 ANSWERS = "Failed to load resource: the server responded with a status of "
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # an idle browser would take a tenth of a core from the tests after these
 def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
