@@ -158,7 +158,7 @@ def test_stop_ends_within_a_token_and_keeps_what_is_written(store: Store, tiny: 
     study = new_study(store)
     with at_work(store, tiny) as worker:
         worker.queue("ann", study)
-        gate.let(3)
+        gate.let(1)  # the next token waits, so that the stop comes before it
         until(lambda: worker.now("ann", study)["text"])  # type: ignore[index]
         stopping = threading.Thread(target=worker.stop, args=("ann", study))
         stopping.start()
