@@ -1,0 +1,155 @@
+"""A bare page with two viewers, and images made by the tests, on a server of this process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+import app
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from playwright.sync_api import Page
+
+STATIC = Path(app.__file__).parent / "static"
+SIDE = 512  # CSS pixels of a viewer's image area
+KINDS = {".js": "text/javascript", ".css": "text/css"}
+PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Viewer</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="/ui/review.css"><style>.lr-stage {{ flex: none; width: {SIDE}px; height: {SIDE}px }}
+.lr {{ display: flex; align-items: start }}</style>
+<div class="lr"><div id="one"></div><div id="two"></div></div>
+<script type="module">import {{ createViewer }} from "/ui/viewer.js";
+for (const name of ["one", "two"]) window[name] = createViewer(document.getElementById(name), {{ label: `Viewer ${{name}}` }});
+window.ready = true;</script></html>"""
+
+
+@dataclass
+class Images:
+    """What the server answers. An image in ``held`` is sent when its event is set."""
+
+    url: str
+    pixels: dict[str, npt.NDArray[np.uint16]] = field(default_factory=dict)
+    held: dict[str, threading.Event] = field(default_factory=dict)
+
+    def add(self, name: str, pixels: npt.NDArray[Any], *presets: dict[str, Any]) -> dict[str, Any]:
+        """Keep an image; what ``viewer.show`` wants to know of it. Without presets: all values from black to white."""
+        self.pixels[name] = pixels.astype("<u2")
+        height, width = pixels.shape
+        return {
+            "id": name, "url": f"/image/{name}", "width": width, "height": height,
+            "presets": list(presets) or [linear(32767.5, 65535)],
+        }  # fmt: skip
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        part, _, name = path.strip("/").partition("/")
+        if part == "ui":
+            return 200, KINDS[Path(name).suffix], (STATIC / name).read_bytes()
+        if part == "image" and name in self.held:
+            self.held[name].wait(20)
+        if part == "image" and name in self.pixels:
+            return 200, "application/octet-stream", self.pixels[name].tobytes()
+        return (404, "text/plain", b"") if part else (200, "text/html", PAGE.encode())
+
+
+def linear(center: float, width: float, label: str = "made") -> dict[str, Any]:
+    return {"label": label, "kind": "linear", "center": center, "width": width}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status, kind, content = cast("_Server", self.server).images.answer(self.path)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    images: Images
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A viewer that no longer wants an image hangs up."""
+
+
+@contextmanager
+def serving() -> Iterator[Images]:
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.images = Images(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.images
+        for event in server.images.held.values():
+            event.set()
+        server.shutdown()
+
+
+class Viewed:
+    """One of the page's viewers, as a test works with it. Points are CSS pixels from the image area's corner."""
+
+    def __init__(self, page: Page, name: str = "one") -> None:
+        self.page, self.name = page, name
+
+    def show(self, image: dict[str, Any]) -> None:
+        self.start(image)
+        self.page.wait_for_function(f"id => {self.name}.state().painted === id", arg=image["id"])
+        self.frame()
+
+    def start(self, image: dict[str, Any]) -> None:
+        self.page.evaluate(f"image => {{ {self.name}.show(image); }}", image)
+
+    def overlay(self, side: int, values: list[float], box: list[float]) -> None:
+        self.page.evaluate(f"map => {self.name}.overlay(map)", {"side": side, "values": values, "box": box, "note": ""})
+
+    def frame(self) -> None:
+        """Wait until what was asked for is painted."""
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def state(self) -> dict[str, Any]:
+        self.frame()
+        found: dict[str, Any] = json.loads(self.page.eval_on_selector(f"#{self.name}", "one => one.dataset.state"))
+        return found
+
+    def colours(self) -> npt.NDArray[np.int64]:
+        """What is on the canvas: [height, width, red green blue], in device pixels."""
+        self.frame()
+        code = """one => { const { width, height } = one; const data = one.getContext("2d").getImageData(0, 0, width, height).data;
+            let text = ""; for (let at = 0; at < data.length; at += 32768) text += String.fromCharCode(...data.subarray(at, at + 32768));
+            return [width, height, btoa(text)]; }"""
+        import base64
+
+        width, height, text = self.page.eval_on_selector(f"#{self.name} canvas", code)
+        return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
+
+    def greys(self) -> npt.NDArray[np.int64]:
+        colours = self.colours()
+        assert (colours == colours[..., :1]).all(), "a radiograph without a map has no colour"
+        return colours[..., 0]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        box = self.page.locator(f"#{self.name} canvas").bounding_box()
+        assert box is not None
+        return box["x"] + x, box["y"] + y
+
+    def drag(self, start: tuple[float, float], by: tuple[float, float], button: Any = "left") -> None:
+        self.page.mouse.move(*self.place(*start))
+        self.page.mouse.down(button=button)
+        self.page.mouse.move(*self.place(start[0] + by[0], start[1] + by[1]), steps=4)
+        self.page.mouse.up(button=button)
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.locator(f"#{self.name} canvas").press(key)
+
+    def text(self, part: str) -> str:
+        return self.page.text_content(f"#{self.name} .{part}") or ""
