@@ -54,7 +54,7 @@ class Viewer {
     this.#tool("−", "Zoom out (-)", () => this.#zoom(1 / ZOOM_STEP));
     this.#tool("+", "Zoom in (+)", () => this.#zoom(ZOOM_STEP));
     this.#tool("Fit", "Fit into the window (f)", () => this.#fit());
-    this.#tool("1:1", "One image pixel for each screen pixel (o)", () => this.#oneToOne());
+    this.#tool("1:1", "1:1, one image pixel for each screen pixel (o)", () => this.#oneToOne());
     this.#tool("Invert", "Invert (i)", () => this.#invert());
     this.#tool("Reset", "Reset window, zoom and inversion (r)", () => this.reset());
     this.tools.append(this.presets);
@@ -77,6 +77,7 @@ class Viewer {
     this.said.textContent = "Loading …";
     const loading = new AbortController();
     this.#loading = loading;
+    this.#publish();
     try {
       const answer = await fetch(image.url, { signal: loading.signal });
       if (!answer.ok) throw new Error(String(answer.status));
@@ -86,6 +87,7 @@ class Viewer {
       this.#levels = pyramid(new Uint16Array(bytes), image.width, image.height);
     } catch (error) {
       if (this.#loading !== loading) return;
+      this.#loading = null;
       this.said.textContent = "The image could not be loaded.";
       this.#publish();
       return;
@@ -94,7 +96,7 @@ class Viewer {
     this.presets.replaceChildren(...image.presets.map((preset, number) => make("option", "", { value: String(number), textContent: `${number + 1} ${preset.label}` })));
     this.canvas.setAttribute("aria-label", `${this.label}: ${image.description ?? image.id}`);
     this.tools.classList.remove("lr-off");
-    this.reset();
+    this.#join();
   }
 
   clear() {
@@ -129,6 +131,7 @@ class Viewer {
     if (other) {
       other.#partner = this;
       this.#lead();
+      this.#leadWindow();
     }
   }
 
@@ -137,6 +140,16 @@ class Viewer {
     this.#inverted = false;
     this.#preset(0);
     this.#fit();
+  }
+
+  /** A new image takes zoom and window from the partner's image, where there is one. */
+  #join() {
+    const partner = this.#partner;
+    this.#partner = null;
+    this.reset();
+    this.#partner = partner;
+    partner?.#lead();
+    partner?.#leadWindow();
   }
 
   state() {
@@ -389,7 +402,7 @@ class Viewer {
       if (this.#pointers.size === 2) {
         const other = [...this.#pointers].find(([id]) => id !== event.pointerId)[1].at;
         const distance = (point) => Math.hypot(point[0] - other[0], point[1] - other[1]) || 1;
-        this.#zoom(distance(at) / distance(pointer.at), (at[0] + other[0]) / 2, (at[1] + other[1]) / 2);
+        this.#zoom(distance(at) / distance(pointer.at), (pointer.at[0] + other[0]) / 2, (pointer.at[1] + other[1]) / 2);
         this.#pan(dx / 2, dy / 2);
       } else if (pointer.pan) this.#pan(dx, dy);
       else this.#shift((2 * dx) / canvas.width, (2 * dy) / canvas.height);

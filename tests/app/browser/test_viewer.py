@@ -33,6 +33,7 @@ def viewer(browser_page: Page, images: Images) -> Viewed:
 
 
 def _open(page: Page, images: Images) -> Viewed:
+    page.set_default_timeout(10_000)
     page.goto(images.url)
     page.wait_for_function("window.ready")
     return Viewed(page)
@@ -227,13 +228,18 @@ def test_a_reduced_image_is_a_mean_of_its_pixels_not_a_choice_of_them(viewer: Vi
 
 
 def test_levels_of_detail_by_hand(viewer: Viewed) -> None:
-    levels = viewer.page.evaluate(
-        """async () => { const { pyramid, levelFor, fit } = await import("/ui/pixels.js");
-        const values = new Uint16Array(1025 * 3); values.set([1, 2, 65535, 65535]); values.set([3, 4, 65535, 65534], 1025);
-        const levels = pyramid(values, 1025, 3);
-        return { sizes: levels.map(one => [one.width, one.height]), first: [...levels[1].values.slice(0, 2)],
-          chosen: [3, 1, 0.51, 0.499, 0.26, 0.1].map(scale => levelFor(levels, scale)), fit: fit(1000, 500, 300, 300) }; }"""
-    )
+    code = """async () => {
+      const { pyramid, levelFor, fit } = await import("/ui/pixels.js");
+      const values = new Uint16Array(1025 * 3);
+      values.set([1, 2, 65535, 65535]);
+      values.set([3, 4, 65535, 65534], 1025);
+      const levels = pyramid(values, 1025, 3);
+      return {
+        sizes: levels.map(one => [one.width, one.height]), first: [...levels[1].values.slice(0, 2)],
+        chosen: [3, 1, 0.51, 0.499, 0.26, 0.1].map(scale => levelFor(levels, scale)), fit: fit(1000, 500, 300, 300),
+      };
+    }"""
+    levels = viewer.page.evaluate(code)
     assert levels["sizes"] == [[1025, 3], [512, 1]]
     assert levels["first"] == [3, 65535]  # 2.5 and 65,534.75, rounded
     assert levels["chosen"] == [0, 0, 0, 1, 1, 1]
@@ -257,8 +263,10 @@ def test_linked_viewers_move_together(viewer: Viewed, images: Images) -> None:
     other.press("f")
     assert viewer.state()["zoom"] == 1
     viewer.page.evaluate("one.link(null)")
-    other.press("+")
-    assert viewer.state()["zoom"] == 1
+    other.press("+", "]")
+    assert viewer.state()["zoom"] == 1 and viewer.state()["width"] == pytest.approx(25000)
+    viewer.page.evaluate("one.link(two)")  # linked again, the other one comes back to this one
+    assert other.state()["zoom"] == 1 and other.state()["width"] == pytest.approx(12500)
 
 
 def test_a_linked_prior_that_comes_later_leaves_the_readers_view_alone(viewer: Viewed, images: Images) -> None:
@@ -327,7 +335,8 @@ def test_nothing_is_left_of_the_last_image_while_the_next_one_loads(viewer: View
     viewer.show(images.add("last", flat(65535)))
     images.held["next"] = threading.Event()
     viewer.start(images.add("next", flat(65535)))
-    assert viewer.state()["painted"] is None and viewer.state()["id"] == "next"
+    state = viewer.state()
+    assert (state["id"], state["painted"], state["error"]) == ("next", None, False)
     assert (viewer.greys() == 0).all() and viewer.text("lr-hud") == ""
     viewer.press("+", "i", "2", "r")
     viewer.page.evaluate("one.clear()")
@@ -408,10 +417,12 @@ def test_the_canvas_says_what_it_shows_and_every_tool_has_a_name(viewer: Viewed,
 
 
 def test_frames_of_a_large_image_come_quickly(
-    viewer: Viewed, images: Images, record_property: Any, capsys: pytest.CaptureFixture[str]
+    viewer: Viewed, images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = np.random.default_rng(2).integers(0, 65536, (2000, 2000)).astype(np.uint16)
-    viewer.page.add_style_tag(content="#two { display: none } #one .lr-stage { width: 900px; height: 900px }")
+    viewer.page.add_style_tag(
+        content="#two { display: none } .lr #one.lr-viewer .lr-stage { width: 900px; height: 900px }"
+    )
     viewer.page.wait_for_function("document.querySelector('#one canvas').width === 900")
     viewer.show(images.add("large", pixels))
     found: dict[str, float] = {}

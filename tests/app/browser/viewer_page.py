@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -23,12 +25,20 @@ STATIC = Path(app.__file__).parent / "static"
 SIDE = 512  # CSS pixels of a viewer's image area
 KINDS = {".js": "text/javascript", ".css": "text/css"}
 PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Viewer</title><link rel="icon" href="data:,">
-<link rel="stylesheet" href="/ui/review.css"><style>.lr-stage {{ flex: none; width: {SIDE}px; height: {SIDE}px }}
-.lr {{ display: flex; align-items: start }}</style>
+<link rel="stylesheet" href="/ui/review.css"><style>.lr {{ display: flex; align-items: start }}
+.lr .lr-viewer .lr-stage {{ flex: none; width: {SIDE}px; height: {SIDE}px }}
+.lr .lr-toolbar {{ height: 36px; box-sizing: border-box; flex-wrap: nowrap }} body {{ margin: 8px }}</style>
 <div class="lr"><div id="one"></div><div id="two"></div></div>
 <script type="module">import {{ createViewer }} from "/ui/viewer.js";
-for (const name of ["one", "two"]) window[name] = createViewer(document.getElementById(name), {{ label: `Viewer ${{name}}` }});
+window.one = createViewer(document.getElementById("one"), {{ label: "Viewer one" }});
+window.two = createViewer(document.getElementById("two"), {{ label: "Viewer two" }});
 window.ready = true;</script></html>"""
+READ = """one => {
+  const { data, width, height } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+  let text = "";
+  for (let at = 0; at < data.length; at += 32768) text += String.fromCharCode(...data.subarray(at, at + 32768));
+  return [width, height, btoa(text)];
+}"""
 
 
 @dataclass
@@ -44,12 +54,12 @@ class Images:
         self.pixels[name] = pixels.astype("<u2")
         height, width = pixels.shape
         return {
-            "id": name, "url": f"/image/{name}", "width": width, "height": height,
+            "id": name, "url": f"/image/{quote(name)}", "width": width, "height": height,
             "presets": list(presets) or [linear(32767.5, 65535)],
         }  # fmt: skip
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
-        part, _, name = path.strip("/").partition("/")
+        part, _, name = unquote(path).strip("/").partition("/")
         if part == "ui":
             return 200, KINDS[Path(name).suffix], (STATIC / name).read_bytes()
         if part == "image" and name in self.held:
@@ -123,12 +133,7 @@ class Viewed:
     def colours(self) -> npt.NDArray[np.int64]:
         """What is on the canvas: [height, width, red green blue], in device pixels."""
         self.frame()
-        code = """one => { const { width, height } = one; const data = one.getContext("2d").getImageData(0, 0, width, height).data;
-            let text = ""; for (let at = 0; at < data.length; at += 32768) text += String.fromCharCode(...data.subarray(at, at + 32768));
-            return [width, height, btoa(text)]; }"""
-        import base64
-
-        width, height, text = self.page.eval_on_selector(f"#{self.name} canvas", code)
+        width, height, text = self.page.eval_on_selector(f"#{self.name} canvas", READ)
         return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
 
     def greys(self) -> npt.NDArray[np.int64]:
