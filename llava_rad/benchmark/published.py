@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+TABLE: Final = "csv"
+NAMES: Final = ("mimic-cxr", "mimic-cxr-jpg", "iu-xray", TABLE)
+"""Data sets that can be scored; ``csv`` is any table of reports."""
+
 
 class Value(NamedTuple):
     """Median and 95 % interval of 500 bootstrap samples, times 100."""

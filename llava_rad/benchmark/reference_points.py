@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from encoder.errors import LlavaRadError
-from llava_rad.benchmark.task import Case
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from llava_rad.benchmark.task import Case
 
     Floats = npt.NDArray[np.float32]
 

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from encoder.errors import LlavaRadError
-from llava_rad.benchmark.published import REPORTS
+from llava_rad.benchmark.published import REPORTS, TABLE
 from llava_rad.reports.catalogue import DATASETS, places
 from llava_rad.reports.extraction import Progress, no_progress
 from llava_rad.reports.pairs import Pair
 from metrics.errors import MetricError
 from metrics.pairs import UNKNOWN, group_of, lookup, read_rows, read_table
 
-TABLE = "csv"
-NAMES = ("mimic-cxr", "mimic-cxr-jpg", "iu-xray", TABLE)
 _IMAGE_FIELDS = ("image", "image_path", "path", "file", "filename")
 _KEYS = {
     "id": ("id", "dicom_id", "image_id", "image", "uid"),
@@ -122,7 +120,8 @@ def load(
     """Read a data set.
 
     Args:
-        dataset: one of :data:`NAMES`; ``csv`` is any table of reports (CSV or JSON lines), with or without images.
+        dataset: one of ``llava_rad.benchmark.published.NAMES``; ``csv`` is any table of reports (CSV or JSON lines),
+            with or without images.
         data: its folder, or the table.
         reports: where the reports lie, if elsewhere.
         tables: where the tables of images lie, if elsewhere.

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from encoder.errors import LlavaRadError
+from llava_rad.benchmark.published import NAMES
 from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
-from llava_rad.benchmark.task import NAMES
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
