@@ -319,9 +319,12 @@ def test_a_map_can_be_weakened_and_hidden(viewer: Viewed, images: Images) -> Non
     assert not viewer.state()["overlay"] and (viewer.greys() == plain).all()
 
 
-def test_an_image_that_comes_too_late_is_not_painted(viewer: Viewed, images: Images) -> None:
+@pytest.mark.parametrize("aborted", [True, False])
+def test_an_image_that_comes_too_late_is_not_painted(viewer: Viewed, images: Images, aborted: bool) -> None:
     images.held["slow"] = threading.Event()
     slow, quick = images.add("slow", flat(65535)), images.add("quick", flat(25700))
+    if not aborted:  # the answer is on its way through the browser when the viewer gives it up
+        viewer.page.evaluate("() => { const real = fetch; window.fetch = url => real(url); }")
     viewer.start(slow)
     assert viewer.text("lr-said").startswith("Loading")
     viewer.show(quick)
