@@ -71,7 +71,7 @@ def test_a_known_window_on_a_known_gradient_gives_greys_worked_out_by_hand(viewe
 @pytest.mark.parametrize(("kind", "function"), [("linear", "LINEAR_EXACT"), ("sigmoid", "SIGMOID")])
 def test_windows_follow_dicom(viewer: Viewed, images: Images, kind: str, function: str) -> None:
     from pydicom import Dataset
-    from pydicom.pixels import apply_windowing
+    from pydicom.pixels.processing import apply_windowing
 
     header = Dataset()
     header.WindowCenter, header.WindowWidth, header.VOILUTFunction = 21000, 17000, function
@@ -91,7 +91,7 @@ def test_a_files_own_curve_is_followed_and_moves_with_the_window(viewer: Viewed,
         "kind": "table",
         "center": 32704,
         "width": 65408,
-        "table": base64.b64encode(table).decode(),
+        "table": base64.b64encode(table.tobytes()).decode(),
     }
     viewer.show(images.add("curve", gradient(), curve))
     first = viewer.greys()[0]
