@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import threading
@@ -18,6 +16,7 @@ from typing import Final, NamedTuple
 
 from app.database import Database
 from encoder.errors import ConfigError, LlavaRadError
+from llava_rad.outputs.files import OutputError, write_whole
 
 SESSION_S: Final = 12 * 3600.0
 """After the last use."""
@@ -194,18 +193,11 @@ def remove_user(path: Path, name: str) -> None:
 
 
 def _write(path: Path, users: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     lines = ["# LLaVA-Rad review: NAME:HASH, written by 'llava-rad user'", *(f"{n}:{h}" for n, h in users.items())]
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ConfigError(f"the auth file cannot be written: {error.strerror}") from None
+        write_whole(path, ("\n".join(lines) + "\n").encode(), overwrite=True, mode=0o600)
+    except OutputError as error:
+        raise ConfigError(f"the auth file cannot be written: {error}") from None
 
 
 def _hash(password: str) -> str:

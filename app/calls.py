@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 
-from app import exports
+from app import exports, review
 from app.review import ReviewError, StaleError
 from app.rows import NotFound
 from app.security import error
@@ -109,9 +109,7 @@ def shown(state: dict[str, Any]) -> dict[str, Any]:
     """
     from llava_rad.labels import labels_of
 
-    present = " ".join(one["text"] for one in state["sentences"] if one["state"] != "rejected")
-    drafted = " ".join(one["draft"] for one in state["sentences"] if one["draft"])
-    before, now = labels_of(drafted), labels_of(present)
+    before, now = labels_of(review.drafted_text(state)), labels_of(review.text_of(state))
     labels = [{"finding": finding, "draft": before[finding], "present": now[finding]} for finding in now]
     image = {name: value for name, value in state["image"].items() if name != "identity"}
     return state | {"image": image, "labels": labels if state["sentences"] else []}

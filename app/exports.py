@@ -60,7 +60,7 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
     shown = signed["document"] if signed else state
     return {
         "schema": SCHEMA,
-        "ai_generated": _drafted(shown),
+        "ai_generated": ai_generated(shown),
         "notice": NOTICE,
         "status": "signed" if signed else state["status"],
         "signed": signed and {key: signed[key] for key in ("version", "at", "by", "text")},
@@ -128,13 +128,13 @@ def csv(store: Store, owner: str) -> Iterator[str]:
             yield csv_row([*head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE])
 
 
-def _drafted(shown: dict[str, Any]) -> bool:
+def ai_generated(shown: dict[str, Any]) -> bool:
     """Whether a machine wrote any of the sentences, or what they were made of."""
     return any(one["draft"] is not None for one in shown["sentences"])
 
 
 def _writer(shown: dict[str, Any]) -> str:
-    if not _drafted(shown):
+    if not ai_generated(shown):
         return "Without a draft"
     model = (shown.get("draft") or {}).get("model")
     return f"Draft by: {model['id']}, sha256 {model['sha256']}" if model else "Draft by: a model that is not recorded"

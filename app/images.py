@@ -7,12 +7,12 @@ values) is a description that goes into the store.
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
+from llava_rad.outputs.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,12 +95,7 @@ class ImageFolder:
         return PreparedImage(square, facts, tuple(state["warnings"]), state["sha256"])
 
     def _write(self, name: str, content: bytes) -> None:
-        temporary = self._root / f".{name}"
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._root / name)
+        write_whole(self._root / name, content, mode=0o600)
 
 
 def presets(image: Radiograph) -> list[dict[str, Any]]:

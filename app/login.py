@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -52,8 +53,6 @@ def router(accounts: Accounts, *, https: bool) -> APIRouter:
 
     @pages.post("/login", response_model=None)
     async def take(request: Request) -> Response:
-        import asyncio
-
         body = b""
         async for chunk in request.stream():
             body += chunk

@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.exports import csv_row, document, last_signed
+from app.exports import ai_generated, csv_row, document, last_signed
 from encoder.identity import Identity
 from llava_rad.labels import FINDINGS, labels_of
 from llava_rad.outputs.document import uid_of
@@ -62,7 +63,7 @@ def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, d
             record = {
                 "image": name, "text": signed["text"], "fields": shown["fields"], "sentences": shown["sentences"],
                 "model": signed["model"], "facts": state["facts"], "notice": NOTICE,
-                "ai_generated": any(one["draft"] is not None for one in shown["sentences"]),
+                "ai_generated": ai_generated(shown),
             }  # fmt: skip
             reports.append(json.dumps(record, ensure_ascii=False) + "\n")
             labels.append(csv_row([name, *labels_of(signed["text"]).values()]))
@@ -106,8 +107,6 @@ def _dicom(pixels: Pixels, study: str) -> bytes:
 
 
 def _structured_report(state: dict[str, Any], study: str) -> bytes:
-    from dataclasses import replace
-
     from llava_rad.outputs.sr import to_sr
 
     found = document(state)

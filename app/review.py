@@ -75,6 +75,11 @@ def text_of(document: Document) -> str:
     return " ".join(one["text"] for one in document["sentences"] if one["state"] != "rejected")
 
 
+def drafted_text(document: Document) -> str:
+    """What a model wrote of the report, whatever became of it."""
+    return " ".join(one["draft"] for one in document["sentences"] if one["draft"] is not None)
+
+
 def signable(document: Document) -> str:
     """The text of a report that may be signed: the decided sentences alone.
 

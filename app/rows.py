@@ -76,6 +76,11 @@ def draft_of(base: sqlite3.Connection, study: str) -> dict[str, Any] | None:
 
 
 def row_of(base: sqlite3.Connection, owner: str, study: str) -> sqlite3.Row:
+    """An owner's study.
+
+    Raises:
+        NotFound: there is none of that id, or it is another's.
+    """
     found: sqlite3.Row | None = base.execute(
         "SELECT * FROM studies WHERE id = ? AND owner = ?", (study, owner)
     ).fetchone()
@@ -85,21 +90,37 @@ def row_of(base: sqlite3.Connection, owner: str, study: str) -> sqlite3.Row:
 
 
 def own_batch(base: sqlite3.Connection, owner: str, batch: str) -> None:
+    """Refuse a batch that is not there, or another's.
+
+    Raises:
+        NotFound: that.
+    """
     if base.execute("SELECT 1 FROM batches WHERE id = ? AND owner = ?", (batch, owner)).fetchone() is None:
         raise NotFound("there is no such batch")
 
 
 def refuse_closed(row: sqlite3.Row) -> None:
+    """Refuse a study that is signed or discarded.
+
+    Raises:
+        ReviewError: that.
+    """
     if row["status"] not in OPEN:
         raise ReviewError(f"the study is {row['status']}")
 
 
 def refuse_writing(base: sqlite3.Connection, study: str) -> None:
+    """Refuse a study whose draft is on its way.
+
+    Raises:
+        ReviewError: that.
+    """
     if base.execute("SELECT 1 FROM jobs WHERE study = ? AND state IN ('queued', 'running')", (study,)).fetchone():
         raise ReviewError("a draft of this study is being written: wait for it, or stop it")
 
 
 def keep(base: sqlite3.Connection, row: sqlite3.Row, document: review.Document, *, status: str) -> None:
+    """Give a study its new document, and what is searched of it."""
     base.execute(
         "UPDATE studies SET document = ?, words = ?, status = ? WHERE id = ?",
         (dump(document), words_of(row["name"], document), status, row["id"]),
@@ -107,6 +128,7 @@ def keep(base: sqlite3.Connection, row: sqlite3.Row, document: review.Document, 
 
 
 def touch(base: sqlite3.Connection, study: str) -> None:
+    """A study has changed: its next revision."""
     base.execute("UPDATE studies SET revision = revision + 1, changed = ? WHERE id = ?", (now(), study))
 
 
@@ -114,6 +136,7 @@ def add_event(
     base: sqlite3.Connection, study: str, version: int, who: str, action: str, *, sentence: str | None = None,
     before: Any = None, after: Any = None, undoes: int | None = None, model: str | None = None, seconds: float = 0.0,
 ) -> None:  # fmt: skip
+    """Write down what was done."""
     kept = [None if part is None else dump(part) for part in (before, after)]
     base.execute(
         "INSERT INTO events (study, version, at, who, action, sentence, before, after, undoes, model, seconds) "
@@ -135,26 +158,32 @@ def line_of(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def job_of(row: sqlite3.Row) -> Job:
+    """A row of the table of jobs."""
     return Job(row["id"], row["study"], row["owner"], row["batch"])
 
 
 def seconds_of(action: Mapping[str, Any]) -> float:
+    """The seconds that a step claims, as far as they can be true."""
     claimed = action.get("seconds", 0)
     known = isinstance(claimed, int | float) and not isinstance(claimed, bool) and claimed == claimed
     return float(min(max(claimed, 0.0), MAX_SECONDS)) if known else 0.0
 
 
 def model_name(model: Mapping[str, Any] | None) -> str | None:
+    """How events and signed reports name a model."""
     return None if model is None else f"{model['id']}@{model['sha256']}"
 
 
 def words_of(name: str, document: review.Document) -> str:
+    """What a study is found by."""
     return "\n".join([name, review.text_of(document), *document["fields"].values()]).lower()
 
 
 def dump(value: Any) -> str:
+    """JSON as the store keeps it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def now() -> str:
+    """This moment as the store keeps it."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

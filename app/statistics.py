@@ -80,7 +80,7 @@ def label_changes(reports: Iterable[Signed], labels_of: Labeler) -> list[dict[st
     """Findings that the signed text states otherwise than the draft, the most frequent first."""
     found: Counter[tuple[str, str, str]] = Counter()
     for one in reports:
-        before, after = labels_of(drafted_text(one)), labels_of(one["text"])
+        before, after = labels_of(review.drafted_text(one["document"])), labels_of(one["text"])
         found.update((name, before[name], after[name]) for name in before if before[name] != after[name])
     return [
         {"finding": name, "from": before, "to": after, "count": count}
@@ -88,16 +88,11 @@ def label_changes(reports: Iterable[Signed], labels_of: Labeler) -> list[dict[st
     ]
 
 
-def drafted_text(report: Signed) -> str:
-    """What the model wrote of a signed report."""
-    return " ".join(one["draft"] for one in report["document"]["sentences"] if one["draft"] is not None)
-
-
 def _numbers(reports: Sequence[Signed]) -> dict[str, Any]:
     states = Counter(
         one["state"] for report in reports for one in report["document"]["sentences"] if one["draft"] is not None
     )
-    drafted = [report for report in reports if drafted_text(report)]
+    drafted = [report for report in reports if review.drafted_text(report["document"])]
     distances = [edit_distance(report) for report in drafted]
     seconds = sorted(report["seconds"] for report in reports)
     low, high = statistics.quantiles(seconds, n=4)[::2] if len(seconds) > 1 else (None, None)

@@ -52,15 +52,21 @@ def _sign(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) 
     text = review.signable(document)
     draft = rows.draft_of(base, study)
     kept = document | {"draft": draft and {key: draft[key] for key in ("model", "report")}}
-    model = base.execute(
-        "SELECT model FROM events WHERE study = ? AND action = 'drafted' ORDER BY id DESC LIMIT 1", (study,)
-    ).fetchone()
     (before,) = base.execute(
         "SELECT coalesce(sum(seconds), 0) FROM events WHERE study = ? AND version = ?", (study, version)
     ).fetchone()
     base.execute(
         "INSERT INTO signed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (study, version, rows.now(), who, text, rows.dump(kept), model and model["model"], before + seconds),
+        (
+            study,
+            version,
+            rows.now(),
+            who,
+            text,
+            rows.dump(kept),
+            rows.model_name(draft and draft["model"]),
+            before + seconds,
+        ),
     )
     _become(base, row, "signed", "sign", who, seconds)
 

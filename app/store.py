@@ -291,15 +291,6 @@ class Store:
         with self._base.write() as base:
             return base.execute("UPDATE jobs SET state = 'queued', text = '' WHERE state = 'running'").rowcount
 
-    def waiting(self) -> int:
-        """How many jobs wait that somebody sits in front of."""
-        count: int = (
-            self._base.read()
-            .execute("SELECT count(*) FROM jobs WHERE state = 'queued' AND batch IS NULL")
-            .fetchone()[0]
-        )
-        return count
-
     # batches
 
     def create_batch(self, owner: str, total: int) -> str:

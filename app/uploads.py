@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError, ReadError
+from encoder.sandbox import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from app.images import ImageFolder
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from encoder.radiograph import Radiograph
     from encoder.sandbox import Reader
 
-MAX_BYTES = 256 << 20
-"""Of one image, as for ``llava-rad generate``."""
 MAX_ZIP_BYTES = 8 << 30
 MAX_FILES, MAX_UNPACKED = 10_000, 64 << 30
 _CHUNK = 1 << 20
@@ -80,7 +79,7 @@ class Uploads:
         """A name for a file that goes out, in the folder that is emptied at the start."""
         return self._incoming / f"out-{secrets.token_hex(16)}"
 
-    async def receive(self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_BYTES) -> None:
+    async def receive(self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES) -> None:
         """Write an upload to a file.
 
         Raises:
@@ -234,7 +233,7 @@ def _copy(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> None:
     with archive.open(name) as entry:
         while chunk := entry.read(_CHUNK):
             size += len(chunk)
-            if size > MAX_BYTES:
+            if size > MAX_FILE_BYTES:
                 raise TooLarge("too large")
             file.write(chunk)
     file.flush()

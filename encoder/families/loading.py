@@ -106,6 +106,7 @@ def in_fastest_form(encoder: FrozenEncoder, *, size: int, device: torch.device |
     image_tokens(encoder, size)
     if not isinstance(encoder, RadDino):
         return encoder.to(device=device, dtype=dtype)
+    # by way of a folder: transformers' own names of the weights differ from version to version, the stored ones do not
     with tempfile.TemporaryDirectory(prefix="llava-rad-encoder-") as folder:
         encoder.save_pretrained(Path(folder))
         return load_vision(Path(folder), size=size, device=device, dtype=dtype)

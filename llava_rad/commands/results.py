@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -148,7 +149,11 @@ class _Log(Results):
 
 
 class _Folder(Results):
-    """Documents of hospital formats: files of a folder, called by the SHA-256 of the image; what is there is kept."""
+    """Documents of hospital formats: files of a folder; those of the same image and settings are kept.
+
+    Their names hold the beginning of the image's SHA-256, and of another that stands for model, recipe, decoding, frame
+    and whether identifiers are carried: what was made otherwise is not taken for done.
+    """
 
     how_to_go_on = "; the same command again goes on"
     on_terminal = False
@@ -161,8 +166,11 @@ class _Folder(Results):
         self._folder, self._overwrite, self._identifiers = folder, overwrite, identifiers
         self._sources: dict[str, Source] = {}
         self._reader: Reader | None = None
+        self._made = ""
 
     def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
+        made = writer.settings() | {"frame": writer.frame, "identifiers": self._identifiers}
+        self._made = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
         left = []
         for source in sources:
             sha256 = source.sha256() or ""
@@ -197,7 +205,7 @@ class _Folder(Results):
 
     def _paths(self, sha256: str) -> list[Path]:
         kinds = ["report.dcm", "labels.dcm"] if self._format is Format.sr else ["fhir.json"]
-        return [self._folder / f"{sha256[:16]}.{kind}" for kind in kinds]
+        return [self._folder / f"{sha256[:16]}-{self._made[:8]}.{kind}" for kind in kinds]
 
     def _contents(self, document: Document) -> Sequence[bytes]:
         if self._format is Format.sr:

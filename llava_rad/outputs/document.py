@@ -83,8 +83,9 @@ class Document:
     def uid(self, kind: str) -> str:
         """A unique identifier that the same document of the same image always has: storing it twice stores one."""
         version = self.signature.version if self.signature else 0
-        parts = (kind, self.identity.instance_uid, self.report.input.sha256, self.report.model.sha256, str(version))
-        return uid_of(*parts)
+        made_from, model = self.report.input, self.report.model
+        frame = str(made_from.facts.frame)
+        return uid_of(kind, self.identity.instance_uid, made_from.sha256, frame, model.sha256, str(version))
 
 
 def anonymous(sha256: str) -> Identity:

@@ -57,8 +57,14 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
         raise OutputError("the output exists already", hint="give another name, or --overwrite to replace it")
 
 
-def write_whole(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+def write_whole(path: Path, data: bytes, *, overwrite: bool = False, mode: int = 0o666) -> None:
     """Write a file under a temporary name in the same folder, flush it to the disk, then rename it.
+
+    Args:
+        path: of the file.
+        data: its content.
+        overwrite: an existing regular file may be replaced.
+        mode: who may read it, before the umask.
 
     Raises:
         OutputError: see :func:`check_output`; or the disk refuses.
@@ -66,7 +72,7 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     check_output(path, overwrite=overwrite)
     temporary = path.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

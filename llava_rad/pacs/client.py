@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import LlavaRadError
+from encoder.sandbox import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     import requests
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 USER, PASSWORD, TOKEN = "LLAVA_RAD_PACS_USER", "LLAVA_RAD_PACS_PASSWORD", "LLAVA_RAD_PACS_TOKEN"
 MODALITIES: Final = ("CR", "DX")
 TIMEOUT_S: Final = (10.0, 120.0)
-LARGEST: Final = 256 << 20
 RETRIES: Final = 5
 BACKOFF_S: Final = 0.3
 """Before the second retry; each later one waits twice as long."""
@@ -123,8 +123,8 @@ class Pacs:
             body = b""
             for chunk in answer.iter_content(1 << 20):
                 body += chunk
-                if len(body) > LARGEST:
-                    raise PacsError(f"the archive sends an image of more than {LARGEST >> 20} MiB")
+                if len(body) > MAX_FILE_BYTES:
+                    raise PacsError(f"the archive sends an image of more than {MAX_FILE_BYTES >> 20} MiB")
         return _only_part(body, answer.headers.get("content-type", ""))
 
     def store(self, files: Sequence[bytes]) -> None:

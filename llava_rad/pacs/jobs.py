@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -49,16 +50,14 @@ def pull(
     Raises:
         PacsError: the archive does not answer as it should; what has come stays.
     """
-    count, journal = Count(), Journal(folder / "pull.sqlite", "pull")
+    count = Count()
     for instance in wanted(pacs, studies=studies, date=date, modalities=modalities):
         path = folder / f"{name_of(instance.instance)}.dcm"
-        if journal.outcome(instance.instance) and path.exists():
+        if path.exists():  # files are never half there
             count.known += 1
             continue
         write_whole(path, pacs.image(instance), overwrite=True)
-        journal.done(instance.instance, "pulled")
         count.new += 1
-    journal.close()
     return count
 
 
@@ -87,7 +86,7 @@ def watch_once(
 
     count = Count()
     journal = Journal(folder / "watch.sqlite", json.dumps(writer.settings() | {"store": store}, sort_keys=True))
-    with Reader() as reader:
+    with closing(journal), Reader() as reader:
         for instance in wanted(pacs, studies=(), date=date, modalities=modalities):
             if journal.outcome(instance.instance):
                 count.known += 1
@@ -109,7 +108,6 @@ def watch_once(
                     tell(f"image {name_of(instance.instance)[:12]}: {error}")
             journal.done(instance.instance, "written")
             count.new += 1
-    journal.close()
     return count
 
 

@@ -145,6 +145,6 @@ def test_an_endless_image_is_cut_off(
 ) -> None:
     url, replies, _ = answers
     replies.append((200, "application/dicom", bytes(5 << 20)))
-    monkeypatch.setattr("llava_rad.pacs.client.LARGEST", 4 << 20)
+    monkeypatch.setattr("llava_rad.pacs.client.MAX_FILE_BYTES", 4 << 20)
     with pytest.raises(PacsError, match="more than 4 MiB"):
         Pacs(url).image(ONE)

@@ -1,0 +1,194 @@
+"""Who gets in, from where, and what they have of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from app.accounts import add_user
+from app.server import Settings, loopback
+from encoder.errors import ConfigError
+from llava_rad.inputs import example
+from scripts.soak.serving import Client, Served, picture, served
+
+RG1 = example().read_bytes()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """With the users ann and bob."""
+    folder = tmp_path_factory.mktemp("shared")
+    for name in ("ann", "bob"):
+        add_user(folder / "users", name, f"{name}'s secret")
+    with served(folder, "--auth-file", str(folder / "users")) as running:
+        yield running
+
+
+@pytest.fixture
+def ann(shared: Served) -> Client:
+    return logged_in(shared, "ann")
+
+
+@pytest.fixture
+def bob(shared: Served) -> Client:
+    return logged_in(shared, "bob")
+
+
+def logged_in(shared: Served, name: str) -> Client:
+    client = shared.client()
+    assert client.login(name, f"{name}'s secret").status == 303
+    return client
+
+
+# who gets in
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
+def test_a_public_address_needs_accounts(host: str, tmp_path: Path) -> None:
+    assert not loopback(host)
+    with pytest.raises(ConfigError, match="this machine alone"):
+        Settings(host=host, data=tmp_path).check()
+    (tmp_path / "users").write_text("")
+    Settings(host=host, data=tmp_path, auth_file=tmp_path / "users").check()
+    Settings(host="127.0.0.1", data=tmp_path).check()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/me", "/api/studies", "/api/statistics", "/api/export.jsonl", "/config", "/theme.css", "/gradio_api/info",
+        "/gradio_api/startup-events", "/openapi.json", "/gradio_api/app_id", "/ui/session.js",
+    ],
+)  # fmt: skip
+def test_nothing_is_open_without_a_login(shared: Served, path: str) -> None:
+    assert shared.client().call("GET", path).status in (401, 404)
+
+
+def test_the_page_sends_a_stranger_to_the_login(shared: Served) -> None:
+    answer = shared.client().call("GET", "/")
+    assert (answer.status, answer.headers["location"]) == (303, "/login")
+    assert shared.client().call("GET", "/health").json()["status"] == "ok"
+
+
+def test_the_cookie_cannot_be_read_or_sent_from_elsewhere(shared: Served) -> None:
+    cookie = shared.client().login("ann", "ann's secret").headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+
+
+def test_logging_out_ends_the_session(ann: Client) -> None:
+    assert ann.call("GET", "/api/me").json()["user"] == "ann"
+    assert ann.call("POST", "/logout").status == 303
+    assert ann.call("GET", "/api/me").status == 401
+
+
+def test_guessing_is_braked_and_does_not_tell_who_exists(tmp_path: Path) -> None:
+    add_user(tmp_path / "users", "ann", "ann's secret")
+    with served(tmp_path, "--auth-file", str(tmp_path / "users")) as running:
+        client = running.client()
+        known = [client.login("ann", "wrong") for _ in range(2)]
+        unknown = [client.login("nobody", "wrong") for _ in range(2)]
+        assert {answer.status for answer in [*known, *unknown]} == {401}
+        assert known[0].body == unknown[0].body
+        rest = [client.login("ann", "wrong") for _ in range(16)]
+        assert [answer.status for answer in rest] == [401] * 3 + [429] * 13, "five tries in all"
+        refused = client.login("ann", "ann's secret")
+        assert refused.status == 429 and int(refused.headers["retry-after"]) > 0
+
+
+def test_changes_from_other_sites_are_refused(local: Served) -> None:
+    client = local.client()
+    study = client.study(picture(0))["id"]
+    assert client.call("POST", f"/api/studies/{study}/stop", {}, origin="http://evil.example").status == 403
+    bare = Client("127.0.0.1", local.port, headers={})
+    assert bare.call("POST", f"/api/studies/{study}/stop", {}).status == 403
+    assert client.call("GET", "/api/studies", host="evil.example").status == 421, "DNS rebinding"
+
+
+def test_headers_keep_the_browser_at_home(local: Served) -> None:
+    for path in ("/", "/api/me", "/ui/session.js", "/no-such-page"):
+        headers = local.client().call("GET", path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+    assert local.client().call("GET", "/api/me").headers["cache-control"] == "no-store"
+
+
+GRADIO = (
+    "/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/gradio_api/file=http://127.0.0.1:1/", "/gradio_api/proxy=http://x",
+    "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/run/predict", "/gradio_api/call/predict",
+    "/gradio_api/component_server", "/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api/mcp/", "/monitoring",
+    "/gradio_api/deep_link", "/openapi.json", "/docs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", GRADIO)
+def test_what_gradio_has_beside_its_page_is_shut(local: Served, path: str) -> None:
+    for method in ("GET", "POST"):
+        assert local.client().call(method, path, b"{}" if method == "POST" else None).status == 404
+
+
+PATHS = (
+    "../../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "/etc/passwd", "%00", "a%00b",
+    "..\\..\\x", "http://127.0.0.1:1/", "file:///etc/passwd", ".", "..", "~root", "reviews.sqlite",
+    "../reviews.sqlite", "' OR 1=1 --", "%27%20OR%201=1", "*", "a" * 5000, "\u202e", "con",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_path_leads_out_of_the_studies(local: Served, path: str) -> None:
+    client = local.client()
+    study = client.study(picture(0))["id"]
+    safe = quote(path, safe="%/.")
+    for place in (f"/api/studies/{safe}", f"/api/studies/{study}/image/{safe}", f"/ui/{safe}"):
+        answer = client.call("GET", place)
+        assert answer.status in (400, 404, 414), place
+        assert b"root:" not in answer.body and b"SQLite" not in answer.body
+
+
+def test_a_files_name_goes_nowhere(local: Served, tmp_path: Path) -> None:
+    client, owned = local.client(), tmp_path / "owned"
+    up = "../" * len(local.data.parts)
+    names = (f"{up}{owned}", str(owned), "DOE^JANE.dcm", "<script>alert(1)</script>", "a\\..\\b")
+    before = {path for path in local.data.rglob("*") if path.is_file()}
+    for name in names:
+        answer = client.call("POST", "/api/studies", picture(0), **{"x-file-name": quote(name)})
+        assert answer.status == 201 and answer.json()["name"].startswith("Radiograph ")
+    made = {path for path in local.data.rglob("*") if path.is_file()} - before
+    assert all(path.parent.name == "images" and len(path.stem) == 32 for path in made if path.suffix != ".sqlite-wal")
+    assert not owned.exists()
+
+
+# what of whom
+
+
+def test_users_have_nothing_of_each_other(ann: Client, bob: Client) -> None:
+    state = ann.study(RG1)
+    study, image = state["id"], state["image"]["id"]
+    ann.drafted(study)
+    mine = bob.study(picture(0))["id"]
+    tries = [
+        ("GET", f"/api/studies/{study}", None),
+        ("GET", f"/api/studies/{study}/image/{image}", None),
+        ("GET", f"/api/studies/{mine}/image/{image}", None),
+        ("GET", f"/api/studies/{study}/draft", None),
+        ("GET", f"/api/studies/{study}/evidence?sentence=s1", None),
+        ("GET", f"/api/studies/{study}/report.txt", None),
+        ("GET", f"/api/studies/{study}/report.json", None),
+        ("POST", f"/api/studies/{study}/draft", {}),
+        ("POST", f"/api/studies/{study}/stop", {}),
+        ("POST", f"/api/studies/{study}/prior", picture(0)),
+        ("DELETE", f"/api/studies/{study}/prior", None),
+        ("POST", f"/api/studies/{study}/actions", {"revision": 1, "action": "sign"}),
+    ]
+    answers = [bob.call(method, path, body) for method, path, body in tries]  # type: ignore[arg-type]
+    assert [answer.status for answer in answers] == [404] * 12
+    assert all(b"consolidation" not in answer.body for answer in answers)
+    assert study not in bob.call("GET", "/api/studies").body.decode()
+    assert study not in bob.call("GET", "/api/export.jsonl").body.decode()
+    batch = ann.call("POST", "/api/batches", {"total": 1}).json()["batch"]
+    assert bob.call("POST", f"/api/studies?batch={batch}", picture(0)).status == 404
+    assert bob.call("GET", "/api/batches").json() == []
