@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.app.browser.viewer_page import Images, Viewed, opened, serving
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -27,9 +29,9 @@ def browser() -> Iterator[Browser]:
     if chromium is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        yield opened
-        opened.close()
+        running = started.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        yield running
+        running.close()
 
 
 @pytest.fixture
@@ -51,3 +53,16 @@ def browser_page(browser: Browser) -> Iterator[Page]:
     hosts = {urlsplit(url).hostname for url in asked if url.startswith("http")}
     assert hosts <= {"127.0.0.1"}
     assert wrong == []
+
+
+@pytest.fixture(scope="package")
+def images() -> Iterator[Images]:
+    """A server of images that tests make."""
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def viewer(browser_page: Page, images: Images) -> Viewed:
+    """The viewer on a bare page."""
+    return opened(browser_page, images)

@@ -158,3 +158,26 @@ class Viewed:
 
     def text(self, part: str) -> str:
         return self.page.text_content(f"#{self.name} .{part}") or ""
+
+
+def opened(page: Page, images: Images) -> Viewed:
+    """The page with its viewers in a browser."""
+    page.set_default_timeout(10_000)
+    page.goto(images.url)
+    page.wait_for_function("window.ready")
+    return Viewed(page)
+
+
+def gradient(side: int = SIDE) -> npt.NDArray[np.uint16]:
+    """128 more with each column: 0 to 65,408 in 512 of them."""
+    return np.tile(np.arange(side, dtype=np.uint16) * np.uint16(128), (side, 1))
+
+
+def flat(value: int, side: int = SIDE) -> npt.NDArray[np.uint16]:
+    """One value everywhere."""
+    return np.full((side, side), value, np.uint16)
+
+
+def point(state: dict[str, Any], x: float, y: float) -> tuple[float, float]:
+    """The image's point at a place of the canvas."""
+    return (x - state["x"]) / state["scale"], (y - state["y"]) / state["scale"]
