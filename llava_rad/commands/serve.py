@@ -56,7 +56,10 @@ def command(
         list[str] | None,
         typer.Option(help="Host name that browsers use, repeatable.", metavar="HOST", show_default=False),
     ] = None,
-    https: Annotated[bool, typer.Option("--https", help="A proxy in front speaks HTTPS: secure cookies.")] = False,
+    https: Annotated[
+        bool,
+        typer.Option("--https", help="A proxy on this machine speaks HTTPS: secure cookies, its word for addresses."),
+    ] = False,
     worklist: Annotated[
         Path | None,
         typer.Option(
