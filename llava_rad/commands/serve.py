@@ -58,6 +58,11 @@ def command(
     ] = None,
     https: Annotated[
         bool,
+        typer.Option(
+            "--https", help="A proxy on this machine speaks HTTPS: secure cookies, and its word for who asks."
+        ),
+    ] = False,
+        bool,
         typer.Option("--https", help="A proxy on this machine speaks HTTPS: secure cookies, its word for addresses."),
     ] = False,
     worklist: Annotated[
