@@ -62,9 +62,6 @@ def command(
             "--https", help="A proxy on this machine speaks HTTPS: secure cookies, and its word for who asks."
         ),
     ] = False,
-        bool,
-        typer.Option("--https", help="A proxy on this machine speaks HTTPS: secure cookies, its word for addresses."),
-    ] = False,
     worklist: Annotated[
         Path | None,
         typer.Option(
