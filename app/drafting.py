@@ -205,7 +205,7 @@ class Drafting:
                     self._store.progress(job, text)
                     saved = time.monotonic()
             if report is None:
-                report = self._writer.report(image, text, complete=True)
+                report = self._writer.report(image, text)
                 report = report.model_copy(update={"warnings": [*report.warnings, STOPPED]})
             self._store.finish(
                 job, state, text=report.text, sentences=sentences(report.text), report=report.model_dump(mode="json"),

@@ -17,7 +17,9 @@ from llava_rad.config import LlavaRadConfig
 
 DEMO = Path(__file__).parent / "demo"
 ENCODER, PROJECTOR, LANGUAGE_MODEL = "encoder", "projector.safetensors", "language_model"
-_PATTERNS = ("config.json", "README.md", PROJECTOR, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
+FAMILIARITY = "familiarity.safetensors"
+"""Of a checkpoint that knows which images it was trained on; see ``llava_rad.familiarity``."""
+_PATTERNS = ("config.json", "README.md", PROJECTOR, FAMILIARITY, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
 _UNHASHED = {"config.json", "README.md"}
 _CHUNK = 1 << 22
 

@@ -13,9 +13,10 @@ from encoder.backbone import Vision, image_tokens
 from encoder.errors import LlavaRadError, ModelError
 from encoder.families.loading import load_vision
 from encoder.preprocessing import Recipe
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
+from llava_rad.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
 from llava_rad.compiled import CompiledDecoder
 from llava_rad.config import LlavaRadConfig
+from llava_rad.familiarity import Familiarity
 from llava_rad.llama import Llama
 from llava_rad.model import greedy, join, load_language_model
 from llava_rad.projector import Projector
@@ -50,6 +51,7 @@ class Engine:
         llama: Llama,
         tokens: Tokens,
         *,
+        familiarity: Familiarity | None = None,
         sha256: str = "",
         revision: str | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class Engine:
         inner = (projector.linear_1.in_features, projector.linear_2.out_features)
         if tokens_of_image != config.image_tokens or inner != (vision.width, llama.width):
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
+        self.familiarity = familiarity
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
         self.device, self.dtype = llama.device, llama.dtype
         self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens  # no dropout
@@ -102,24 +105,31 @@ class Engine:
         else:
             llama = Llama.load(language_model, device=place, dtype=kind)
         tokens = Tokens.load(language_model, config.tokens)
+        known = Familiarity.load(folder / FAMILIARITY, vision.width, place)
         digest = sha256(folder / "config.json")
-        return cls(config, vision, projector, llama, tokens, sha256=digest, revision=revision)
+        return cls(config, vision, projector, llama, tokens, familiarity=known, sha256=digest, revision=revision)
 
     @torch.inference_mode()
-    def embed(
-        self, images: npt.NDArray[np.uint8], prompts: Sequence[Prompt]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def see(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Patch features [B, N, D] of images [B, S, S] uint8, prepared by the recipe."""
+        return self.vision(self.recipe.normalise(images).to(self.device)).patches
+
+    def unfamiliar(self, patches: torch.Tensor) -> list[bool]:
+        """Which images, of those with these patch features, are unlike the training images; none if that is unknown."""
+        return [False] * len(patches) if self.familiarity is None else self.familiarity.unfamiliar(patches)
+
+    @torch.inference_mode()
+    def embed(self, patches: torch.Tensor, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Prompts with their images in place, as word embeddings, padded on the left.
 
         Args:
-            images: [B, S, S] uint8, prepared by the recipe.
+            patches: [B, N, D], as ``see`` gives them.
             prompts: one for each image.
 
         Returns:
             inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask where nothing is padded.
         """
-        pixel_values = self.recipe.normalise(images).to(self.device)
-        projected = self.projector(self.vision(pixel_values).patches)
+        projected = self.projector(patches)
         chunks = {prompt: prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
         table = self.llama.embedding
         pairs = [chunks[prompt] for prompt in prompts]

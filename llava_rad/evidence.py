@@ -66,7 +66,7 @@ def attention_by_sentence(
     pieces = [torch.tensor(encode_text(engine.tokens.tokenizer, sentence)) for sentence in sentences]
     said = torch.cat(pieces).to(engine.device)
     settings = GenerationSettings(max_new_tokens=len(said), prompt=prompt)
-    embeds, _ = prepare(engine, [image], settings)
+    embeds, *_ = prepare(engine, [image], settings)
     start, patches = _image_span(engine, prompt)
     words = torch.nn.functional.embedding(said, engine.llama.embedding)[None]
     # the position before a token is the one that chooses it

@@ -45,11 +45,13 @@ class Draft:
         text: the findings.
         ids: the token ids, without the end token.
         complete: False where ``max_new_tokens`` cut it off.
+        unfamiliar: the image is unlike those that the model was trained on (``llava_rad.familiarity``).
     """
 
     text: str
     ids: tuple[int, ...]
     complete: bool
+    unfamiliar: bool = False
 
 
 def generate(
@@ -68,7 +70,7 @@ def generate(
     if not images:
         return []
     settings = settings or GenerationSettings(**engine.config.generation.model_dump())
-    embeds, mask = prepare(engine, images, settings)
+    embeds, mask, unfamiliar = prepare(engine, images, settings)
     if settings.num_beams > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
@@ -77,7 +79,7 @@ def generate(
         for tokens in decode(engine, embeds, mask, settings):
             for row, token in zip(rows, tokens, strict=True):
                 row.append(token)
-    return [draft(engine, row) for row in rows]
+    return [draft(engine, row, unfamiliar=strange) for row, strange in zip(rows, unfamiliar, strict=True)]
 
 
 def stream(
@@ -91,7 +93,7 @@ def stream(
     settings = settings or GenerationSettings(**engine.config.generation.model_dump())
     if settings.num_beams > 1:
         raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
-    embeds, mask = prepare(engine, [image], settings)
+    embeds, mask, (unfamiliar,) = prepare(engine, [image], settings)
     row: list[int] = []
     shown = ""
     for (token,) in _decode(engine, embeds, mask, settings):
@@ -101,7 +103,7 @@ def stream(
         if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
             yield text[len(shown) :]
             shown = text
-    whole = draft(engine, row)
+    whole = draft(engine, row, unfamiliar=unfamiliar)
     if len(whole.text) > len(shown):
         yield whole.text[len(shown) :]
     return whole
@@ -109,8 +111,8 @@ def stream(
 
 def prepare(
     engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The prompts of images, the image in place, as ``Engine.embed`` returns them.
+) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
+    """The prompts of images, the image in place, as ``Engine.embed`` returns them; and which images are unfamiliar.
 
     Raises:
         LlavaRadError: prompt, image and answer do not fit the language model's context.
@@ -118,22 +120,23 @@ def prepare(
     import numpy as np
 
     prompt = engine.config.conversation.with_instruction(settings.prompt)
-    embeds, mask = engine.embed(np.stack(images), [prompt] * len(images))
+    patches = engine.see(np.stack(images))
+    embeds, mask = engine.embed(patches, [prompt] * len(images))
     length, longest = embeds.shape[1], engine.llama.longest
     if length + settings.max_new_tokens > longest:
         raise LlavaRadError(
             f"prompt and image ({length} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
             hint="lower --max-new-tokens or shorten --prompt",
         )
-    return embeds, mask
+    return embeds, mask, engine.unfamiliar(patches)
 
 
-def draft(engine: Engine, row: Sequence[int]) -> Draft:
+def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Draft:
     """The report that generated ids say, up to the end token."""
     eos = engine.tokens.ids.eos
     complete = eos in row
     ids = tuple(row[: row.index(eos)] if complete else row)
-    return Draft(engine.tokens.decode(ids), ids, complete)
+    return Draft(engine.tokens.decode(ids), ids, complete, unfamiliar)
 
 
 @torch.inference_mode()

@@ -15,8 +15,9 @@ from torch import nn
 from encoder.backbone import FrozenEncoder, first_line, image_tokens, refuse_incomplete
 from encoder.errors import ModelError
 from encoder.families.loading import check_features, load_stored
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
+from llava_rad.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
 from llava_rad.config import LlavaRadConfig, TokenIds
+from llava_rad.familiarity import Familiarity
 from llava_rad.projector import Projector
 from llava_rad.tokens import Tokens
 
@@ -33,6 +34,7 @@ class LlavaRad(nn.Module):
         language_model: ``LlamaForCausalLM``, or a PEFT model around one.
         tokens: the tokenizer with its special ids.
         config: recipe, prompt and defaults.
+        familiarity: which images it was trained on; None where that is not known.
 
     Raises:
         ModelError: the parts do not fit together.
@@ -45,6 +47,7 @@ class LlavaRad(nn.Module):
         language_model: PreTrainedModel,
         tokens: Tokens,
         config: LlavaRadConfig,
+        familiarity: Familiarity | None = None,
     ) -> None:
         super().__init__()
         check_features(encoder.features, config.features)
@@ -65,6 +68,7 @@ class LlavaRad(nn.Module):
         self.language_model = language_model
         self.tokens = tokens
         self.config = config
+        self.familiarity = familiarity
 
     def embed(
         self, pixel_values: torch.Tensor, prompts: Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -102,7 +106,8 @@ class LlavaRad(nn.Module):
         projector = Projector.load(folder / PROJECTOR)
         language_model = load_language_model(folder / LANGUAGE_MODEL, dtype=dtype, offline=offline)
         tokens = Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
-        return cls(encoder, projector.to(dtype), language_model, tokens, config).eval()
+        known = Familiarity.load(folder / FAMILIARITY, encoder.width)
+        return cls(encoder, projector.to(dtype), language_model, tokens, config, known).eval()
 
     def save_pretrained(
         self,
@@ -137,6 +142,8 @@ class LlavaRad(nn.Module):
             for leftover in (temporary / LANGUAGE_MODEL).glob("README.md"):
                 leftover.unlink()
             self.tokens.save(temporary / LANGUAGE_MODEL)
+            if self.familiarity is not None:
+                self.familiarity.save(temporary / FAMILIARITY)
             if card is not None:
                 (temporary / "README.md").write_text(card, encoding="utf-8")
 

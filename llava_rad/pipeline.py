@@ -208,12 +208,21 @@ class ReportWriter:
         for piece in cleaned(pieces):
             text += piece
             yield piece
-        yield self.report(image, text, complete=pieces.complete, path=path)
+        draft = pieces.draft
+        yield self._report(image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path)
 
-    def report(self, image: PreparedImage, text: str, *, complete: bool, path: str | None = None) -> Report:
-        """The report of a text that the model wrote about an image; not ``complete`` where it was cut off."""
+    def report(self, image: PreparedImage, text: str) -> Report:
+        """The report of a text about an image that was not written to its end here."""
         engine = self.engine()
-        return compose(engine, self._decoding.settings(engine.config), image, text, complete=complete, path=path)
+        (unfamiliar,) = engine.unfamiliar(engine.see(image.pixels[None]))
+        return self._report(image, text, complete=True, unfamiliar=unfamiliar)
+
+    def _report(
+        self, image: PreparedImage, text: str, *, complete: bool, unfamiliar: bool, path: str | None = None
+    ) -> Report:
+        engine = self.engine()
+        settings = self._decoding.settings(engine.config)
+        return compose(engine, settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
 
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
         """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
@@ -259,7 +268,9 @@ class ReportWriter:
             else:
                 draft = next(drafts)
                 text = clean(draft.text).strip()
-                yield self.report(image, text, complete=draft.complete, path=self._path(source))
+                yield self._report(
+                    image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=self._path(source)
+                )
 
     def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
         import torch
@@ -286,11 +297,12 @@ class ReportWriter:
 
 
 class _Kept:
-    """Pieces of a stream, and whether the report ended by itself: the value that the generator returns."""
+    """Pieces of a stream and, after the last of them, the draft: the value that the generator returns."""
+
+    draft: Draft
 
     def __init__(self, pieces: Generator[str, None, Draft]) -> None:
         self._pieces = pieces
-        self.complete = True
 
     def __iter__(self) -> Iterator[str]:
-        self.complete = (yield from self._pieces).complete
+        self.draft = yield from self._pieces

@@ -92,7 +92,7 @@ class VllmWriter:
         settings = settings or GenerationSettings(**self._engine.config.generation.model_dump())
         if settings.num_beams > 1 or settings.temperature > 0:
             raise LlavaRadError("vLLM is asked for greedy reports only", hint="use one beam and temperature 0")
-        embeds, _ = prepare(self._engine, images, settings)
+        embeds, _, unfamiliar = prepare(self._engine, images, settings)
         tokens = self._engine.tokens
         message = {
             "do": "write",
@@ -108,7 +108,7 @@ class VllmWriter:
             raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(images)} prompts")
         if any(token in row for row in rows for token in tokens.suppressed):
             raise LlavaRadError("vLLM wrote a token that it was told never to write")
-        return [draft(self._engine, row) for row in rows]
+        return [draft(self._engine, row, unfamiliar=far) for row, far in zip(rows, unfamiliar, strict=True)]
 
     def close(self) -> None:
         """End the worker."""

@@ -16,6 +16,8 @@ from llava_rad.outputs.report import (
     sentences,
 )
 
+UNFAMILIAR = "the image is unlike those that the model was trained on: do not rely on this draft"
+
 if TYPE_CHECKING:
     from encoder.radiograph import PreparedImage
     from llava_rad.engine import Engine
@@ -29,6 +31,7 @@ def compose(
     text: str,
     *,
     complete: bool = True,
+    unfamiliar: bool = False,
     path: str | None = None,
 ) -> Report:
     """Make the report of one image.
@@ -39,9 +42,12 @@ def compose(
         image: what it saw.
         text: the findings, cleaned.
         complete: False where the longest length cut the text off; the report then warns of it.
+        unfamiliar: the image is unlike those that the model was trained on; the report then warns of it.
         path: name of the input, where the user asked for it.
     """
     warnings = list(image.warnings)
+    if unfamiliar:
+        warnings.append(UNFAMILIAR)
     if not complete:
         warnings.append(f"the report was cut off after {settings.max_new_tokens} tokens")
     if not text:
