@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Files of tests that run at the same time in make test-all, each on one core.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -20,7 +22,7 @@ test: $(VENV)/.installed-test ## set up, then run the fast tests
 	$(BIN)/python -m pytest -m "$(FAST)" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-test ## every test that needs no CUDA device
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not gpu" $(PYTEST_ARGS)
 
 phantom-train: $(VENV)/.installed-test ## train on drawn radiographs and score reports about others: does the chain learn to see?
 	$(BIN)/python scripts/phantom_training.py $(or $(OUT),build/phantom-train)
