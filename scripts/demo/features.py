@@ -97,29 +97,32 @@ def encode(
     return out.view(len(paths), views, patches, -1)
 
 
-def save(file: Path, fit: torch.Tensor, held_out: torch.Tensor) -> None:
-    """Keeps features for another try at training."""
+def save(file: Path, encoder: str, fit: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Keeps features for another try at training; `encoder` is the SHA-256 of the weights that they are from."""
     from safetensors.torch import save_file
 
-    save_file({"fit": fit.contiguous(), "held_out": held_out.contiguous()}, file)
+    save_file({"fit": fit.contiguous(), "held_out": held_out.contiguous()}, file, {"encoder": encoder})
 
 
-def load(file: Path, fit: tuple[int, int], held_out: int) -> tuple[torch.Tensor, torch.Tensor]:
+def load(file: Path, encoder: str, fit: tuple[int, int], held_out: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Reads what `save` wrote.
 
     Args:
         file: The file.
+        encoder: SHA-256 of the encoder's weights.
         fit: Expected images and views of the images to fit on.
         held_out: Expected number of held-out images.
 
     Raises:
-        ModelError: the file was made for other data or another number of views.
+        ModelError: the file was made by another encoder, for other data or another number of views.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    tensors = load_file(file)
-    if tensors["fit"].shape[:2] != fit or len(tensors["held_out"]) != held_out:
-        raise ModelError("the file of features was made for other images or another number of views")
+    with safe_open(file, "pt") as stored:
+        made_by = (stored.metadata() or {}).get("encoder")
+        tensors = {name: stored.get_tensor(name) for name in ("fit", "held_out")}
+    if made_by != encoder or tensors["fit"].shape[:2] != fit or len(tensors["held_out"]) != held_out:
+        raise ModelError("the file of features was made by another encoder or for other images")
     return tensors["fit"], tensors["held_out"]
 
 

