@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from encoder.probing.segmentation import SegmentationSet
 
 Floats = npt.NDArray[np.float64]
+Score = Callable[[npt.NDArray[np.bool_], Floats], float]
 QUESTIONS = ("val AUROC", "val AUPRC", "5-fold AUROC", "5-fold AUPRC", "sex accuracy", "lung Dice")
 
 
@@ -74,32 +75,41 @@ class Judged:
 
 
 def predict(
-    vectors: npt.NDArray[np.float32], truth: Floats, patients: Sequence[str], fit: Sequence[int], judge: Sequence[int]
+    vectors: npt.NDArray[np.float32],
+    truth: Floats,
+    patients: Sequence[str],
+    fit: Sequence[int],
+    judge: Sequence[int],
+    score: Score,
 ) -> Floats:
     """Log-odds [judge, L] by penalised logistic regression; the penalty by cross-validation on the fitted patients."""
     import torch
 
     from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
-    from encoder.pretraining.probes import average_precision
 
     inside, outside = (torch.from_numpy(vectors[list(part)]).double() for part in (fit, judge))
     known = torch.from_numpy(~np.isnan(truth[list(fit)])).double()
     labels = torch.from_numpy(np.nan_to_num(truth[list(fit)]))
-    c = choose_c(inside, labels, known, [patients[i] for i in fit], average_precision)
+    c = choose_c(inside, labels, known, [patients[i] for i in fit], score)
     inside, outside = standardise(inside, outside)
     weights, bias = logistic_regression(inside, labels, known, [c])
     said: Floats = (outside @ weights[..., 0] + bias[:, 0]).numpy()
     return said
 
 
-def out_of_fold(vectors: npt.NDArray[np.float32], truth: Floats, patients: list[str]) -> Judged:
+def likelihood(labels: npt.NDArray[np.bool_], odds: Floats) -> float:
+    """Mean log-likelihood: unlike average precision it also wants the sign of the log-odds to be right."""
+    return float(-np.mean(np.logaddexp(0, np.where(labels, -odds, odds))))
+
+
+def out_of_fold(vectors: npt.NDArray[np.float32], truth: Floats, patients: list[str], score: Score) -> Judged:
     """Every image judged by a fit on the four folds that it, and its patient, are not in."""
     from encoder.pretraining.logistic import folds
 
     turn, said = folds(patients), np.empty_like(truth)
     for fold in np.unique(turn):
         fit, judge = np.flatnonzero(turn != fold).tolist(), np.flatnonzero(turn == fold).tolist()
-        said[judge] = predict(vectors, truth, patients, fit, judge)
+        said[judge] = predict(vectors, truth, patients, fit, judge, score)
     return Judged(truth, said, patients)
 
 
@@ -135,6 +145,8 @@ def classification(
     rows: Sequence[Row], vectors: npt.NDArray[np.float32], labels: Sequence[str], draws: int
 ) -> dict[str, Answer]:
     """All answers but Dice, from one vector for each image."""
+    from encoder.pretraining.probes import average_precision
+
     patients = [f"{row.dataset}/{row.subject or f'row {row.number}'}" for row in rows]
     truth = np.array([[_value(row.labels.get(label)) for label in labels] for row in rows])
     train = [place for place, row in enumerate(rows) if row.split == "train"]
@@ -146,8 +158,8 @@ def classification(
         return [patients[place] for place in places]
 
     judged = {
-        "val": Judged(truth[val], predict(vectors, truth, patients, train, val), part(val)),
-        "5-fold": out_of_fold(vectors[train], truth[train], part(train)),
+        "val": Judged(truth[val], predict(vectors, truth, patients, train, val, average_precision), part(val)),
+        "5-fold": out_of_fold(vectors[train], truth[train], part(train), average_precision),
     }
     answers: dict[str, Answer] = {}
     for name, one in judged.items():
@@ -156,7 +168,7 @@ def classification(
         answers |= {
             f"{name} {score}": Answer(points[at], samples[:, at]) for at, score in enumerate(("AUROC", "AUPRC"))
         }
-    sex = out_of_fold(vectors[sexed], female, part(sexed))
+    sex = out_of_fold(vectors[sexed], female, part(sexed), likelihood)
     drawn = bootstrap(sex.patients, draws)
     answers["sex accuracy"] = Answer(
         accuracy(sex, np.arange(len(sexed))), np.array([accuracy(sex, images) for images in drawn])

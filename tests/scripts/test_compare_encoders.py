@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from encoder.manifest import Row, write_manifest
-from scripts.compare_encoders import Answer, Judged, accuracy, bootstrap, macro, main, out_of_fold, table
+from scripts.compare_encoders import Answer, Judged, accuracy, bootstrap, likelihood, macro, main, out_of_fold, table
 
 PATIENTS = [f"p{number // 2}" for number in range(120)]
 
@@ -57,9 +57,9 @@ def test_out_of_fold_never_judges_a_patient_that_it_was_fitted_on() -> None:
     vectors = rng.normal(size=(120, 4)).astype(np.float32)
     name = np.repeat(np.eye(60, dtype=np.float32), 2, axis=0)  # tells patients apart, nothing else
     truth = np.repeat(rng.integers(0, 2, (60, 1)), 2, axis=0).astype(float)
-    leaked = out_of_fold(name, truth, PATIENTS)
+    leaked = out_of_fold(name, truth, PATIENTS, likelihood)
     assert accuracy(leaked, np.arange(120)) < 0.75  # would be 1 with the other image of the patient
-    seen = out_of_fold(np.hstack([vectors, truth.astype(np.float32)]), truth, PATIENTS)
+    seen = out_of_fold(np.hstack([vectors, truth.astype(np.float32)]), truth, PATIENTS, likelihood)
     assert accuracy(seen, np.arange(120)) == 1.0
 
 
