@@ -26,7 +26,7 @@ HEAD = """\
 Written by `python scripts/write_reference.py` from the code; a test compares them.
 """
 KEYS = """\
-Keys of its YAML files and of `key=value` on the command line. Names in brackets are sources, see [{source}](../{source}).
+Keys of its YAML files and of `key=value` on the command line. Brackets hold sources: [{source}](../{source}).
 Defaults are those of the code; `--show` prints those of a configuration.
 """
 FORMATS = (
