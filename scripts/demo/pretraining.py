@@ -87,7 +87,8 @@ def settings(variant: str, manifests: dict[str, Path], runs: Path) -> list[str]:
     cache = runs / ("cache-without-rsna" if variant == "without-rsna" else "cache")
     return [
         "-c", "rad-dino-s", f"data.manifests=[{listed}]", 'data.splits=[train, ""]',
-        f'probe.manifest="{manifests["probe"].absolute()}"', f'data.cache="{cache.absolute()}"', *VARIANTS[variant],
+        f'probe.manifest="{manifests["probe"].absolute()}"', "probe.select=probe",
+        f'data.cache="{cache.absolute()}"', *VARIANTS[variant],
     ]  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_ctrl_c_while_the_model_is_loaded(many: Path, tiny: Path, tmp_path: Path
         if delay > 0.5 and "29 of 30 reports written" in done.err:
             continue  # a fast machine was done by then
         # before Python has set its handler up, the signal itself ends the process
-        assert done.code in {130, -signal.SIGINT}
+        assert done.code in {130, -signal.SIGINT} or (delay < 0.5 and "init_import_site" in done.err)
         if delay > 0.5:
             assert "Traceback" not in done.err
             assert "llava-rad: interrupted: " in done.err
