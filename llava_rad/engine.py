@@ -56,7 +56,7 @@ class Engine:
         revision: str | None = None,
     ) -> None:
         tokens_of_image = image_tokens(vision, config.preprocessing.size)
-        inner = (projector.linear_1.in_features, projector.linear_2.out_features)
+        inner = (projector.in_features, projector.out_features)
         if tokens_of_image != config.image_tokens or inner != (vision.width, llama.width):
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
         self.familiarity = familiarity

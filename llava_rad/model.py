@@ -58,9 +58,9 @@ class LlavaRad(nn.Module):
                 f"recipe {config.preprocessing.name} ({config.preprocessing.size} px) with patches of "
                 f"{encoder.patch_size} px gives {tokens_of_image} image tokens, not {config.image_tokens}"
             )
-        if projector.linear_1.in_features != encoder.width or projector.linear_2.out_features != width:
+        if (projector.in_features, projector.out_features) != (encoder.width, width):
             raise ModelError(
-                f"the projector maps {projector.linear_1.in_features} to {projector.linear_2.out_features} features, "
+                f"the projector maps {projector.in_features} to {projector.out_features} features, "
                 f"but the encoder gives {encoder.width} and the language model takes {width}"
             )
         self.encoder = encoder
