@@ -123,14 +123,14 @@ class Engine:
         """Prompts with their images in place, as word embeddings, padded on the left.
 
         Args:
-            patches: [B, N, D], as ``see`` gives them.
-            prompts: one for each image.
+            patches: [I, N, D], as ``see`` gives them: the images of the first prompt, of the second and so on.
+            prompts: B of them.
 
         Returns:
             inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask where nothing is padded.
         """
         projected = self.projector(patches)
-        chunks = {prompt: prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
+        chunks = {prompt: prompt.pieces(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
         table = self.llama.embedding
         pairs = [chunks[prompt] for prompt in prompts]
         embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))
