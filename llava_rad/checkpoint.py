@@ -87,6 +87,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_existing(target: Path, *, force: bool = False) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
+        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
+
+
 @contextmanager
 def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``target``; on success hash its files into ``config.json`` and rename it.
@@ -94,8 +104,7 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
     Raises:
         LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
-        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
+    refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
