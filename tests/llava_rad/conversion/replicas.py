@@ -17,7 +17,7 @@ SIZE, PATCH = 56, 14
 TOWER = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": SIZE, "patch_size": PATCH}
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "initializer_range": 0.3,
+    "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "initializer_range": 0.3,
 }  # fmt: skip
 COORDINATES = [f"<{axis}{n}>" for axis in "xy" for n in range(100)]
 GROUNDING = ["<obj>", "</obj>", "<box>", "</box>", *COORDINATES]
