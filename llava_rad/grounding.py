@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from encoder.radiograph import ImageFacts
 
 BINS: Final = 100
+TAGS: Final = frozenset(
+    {"<obj>", "</obj>", "<box>", "</box>", *(f"<{axis}{number}>" for axis in "xy" for number in range(BINS))}
+)
+"""The tokens that a grounded report is written with."""
 MALFORMED: Final = "some boxes of the model were malformed and are left out"
 NOT_SQUARE: Final = "the boxes are left out: the image's pixels are not square"
 _TAG = re.compile(r"</?(?:obj|box)>|<[xy]\d+>")

@@ -19,8 +19,9 @@ from encoder.preprocessing import maira_2 as maira_2_recipe
 from llava_rad.config import PromptConfig
 from llava_rad.conversion.language_model import llama_config
 from llava_rad.conversion.parts import Parts, check_preprocessor, projector_names
-from llava_rad.conversion.tokenizer import tokens_of, turn_of
+from llava_rad.conversion.tokenizer import kept_in_text, tokens_of, turn_of
 from llava_rad.conversion.weights import Stored, read_folder
+from llava_rad.grounding import TAGS
 from llava_rad.templates import IMAGE, MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, TEMPLATES
 
 _LANGUAGE_MODEL, _TOWER, _PROJECTOR = "language model", "vision tower", "projector"
@@ -83,6 +84,7 @@ def maira_2(folder: Path, what: str) -> Parts:
     image = config.get("image_token_index", config.get("image_token_id"))
     if image is None or tokens.tokenizer.token_to_id(IMAGE) != image:
         raise ModelError(f"config.json of {what} says that {IMAGE} is token {image}, its tokenizer says otherwise")
+    tokens = kept_in_text(tokens, TAGS, what)
     layers = {name.removeprefix("layers."): tensor for name, tensor in parts[_PROJECTOR].items()}
     projector = projector_names(layers, what)
     if len(projector) != 2 * int(config.get("projector_n_layers", 4)):

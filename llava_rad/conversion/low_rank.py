@@ -33,6 +33,11 @@ _PLAIN: dict[str, Any] = {
     "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {},
 }  # fmt: skip
 
+_WHOLE: dict[str, Any] = {
+    "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu",
+    "mm_use_im_start_end": False,
+}  # fmt: skip
+
 
 def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offline: bool = False) -> Parts:
     """LLaVA-Rad: adapter and base added up tensor by tensor when they are written.
@@ -50,6 +55,11 @@ def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offlin
     for key, value in _PLAIN.items():
         if (adapter.get(key) or value) != value:
             raise ModelError(f"adapter_config.json of {what} says {key} = {adapter[key]!r}; only {value!r} is read")
+    if (folder / files.CONFIG).is_file():
+        described = files.read_json(folder / files.CONFIG, what)
+        for key, value in _WHOLE.items():
+            if described.get(key, value) != value:
+                raise ModelError(f"config.json of {what} says {key} = {described[key]!r}; only {value!r} is read")
     named = base or adapter.get("base_model_name_or_path")
     if not named:
         raise ModelError(f"adapter_config.json of {what} names no base model", hint="name it with --base")

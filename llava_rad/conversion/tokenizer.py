@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,24 @@ def tokens_of(folder: Path, text: Mapping[str, Any], pad: int | None, vocabulary
         raise ModelError(f"the tokenizer of {what} has more tokens than the model has embeddings")
     pad = pad if pad is not None and 0 <= pad < vocabulary else 0
     return Tokens(tokens.tokenizer, TokenIds(bos=tokens.ids.bos, eos=tokens.ids.eos, pad=pad))
+
+
+def kept_in_text(tokens: Tokens, names: Collection[str], what: str) -> Tokens:
+    """The same tokenizer, in which tokens of a model's answers are no special ones: decoding would leave those out.
+
+    Raises:
+        ModelError: one of them is missing.
+    """
+    from tokenizers import Tokenizer
+
+    missing = sorted(name for name in names if tokens.tokenizer.token_to_id(name) is None)
+    if missing:
+        raise ModelError(f"the tokenizer of {what} lacks {len(missing)} tokens of boxes, first {missing[0]}")
+    data = json.loads(tokens.tokenizer.to_str())
+    for token in data["added_tokens"]:
+        if token["content"] in names:
+            token["special"] = False
+    return Tokens(Tokenizer.from_str(json.dumps(data)), tokens.ids)
 
 
 def turn_of(folder: Path, system: str, what: str) -> str | None:

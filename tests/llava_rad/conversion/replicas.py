@@ -151,6 +151,8 @@ def llava_rad(folder: Path, *, pickled: bool = True) -> Path:
     adapted = get_peft_model(LlamaForCausalLM.from_pretrained(base, dtype=torch.float32), settings)
     adapter = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(adapted).items()}
     settings.save_pretrained(folder)
+    described = {"mm_vision_select_layer": -2, "mm_projector_type": "mlp2x_gelu", "mm_use_im_start_end": False}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **described}))
     if pickled:
         torch.save(adapter, folder / "adapter_model.bin")
     else:

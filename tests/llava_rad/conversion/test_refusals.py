@@ -17,6 +17,8 @@ from encoder.errors import LlavaRadError, ModelError
 from llava_rad.conversion import language_model
 from llava_rad.conversion.convert import convert
 from llava_rad.conversion.tokenizer import turn_of
+from llava_rad.engine import Engine
+from llava_rad.grounding import Box, Phrase, parse
 from llava_rad.llama import Llama
 from llava_rad.templates import MAIRA_2_SYSTEM
 from tests.llava_rad.conftest import Run
@@ -112,6 +114,7 @@ LOW_RANK: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: weights(f / "non_lora_trainables.bin", lambda t: t.update({"base_model.lm_head": torch.ones(1)})),
         "unexpected tensor base_model.lm_head",
     ),
+    "another layer": (lambda f: edit_json(f / "config.json", mm_vision_select_layer=-1), "mm_vision_select_layer"),
     "no tower": (lambda f: (f / "biomedclipcxr_518_checkpoint.pt").unlink(), "0 files of an image tower"),
     "a tower of another kind": (
         lambda f: torch.save({"visual.conv1.weight": torch.ones(1)}, f / "biomedclipcxr_518_checkpoint.pt"),
@@ -184,6 +187,23 @@ def test_the_chat_template_of_the_weights_has_the_last_word(tmp_path: Path) -> N
     (tmp_path / "chat_template.jinja").write_text("Hello {{ messages[0]['content'][0]['text'] }}")
     with pytest.raises(ModelError, match="chat template"):
         turn_of(tmp_path, MAIRA_2_SYSTEM, "it")
+
+
+def test_tokens_of_boxes_stay_in_the_text_even_if_they_are_special(published: dict[str, Path], tmp_path: Path) -> None:
+    source = Path(shutil.copytree(published["maira-2"], tmp_path / "source"))
+    data = json.loads((source / "tokenizer.json").read_text())
+    for token in data["added_tokens"]:
+        token["special"] = True
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    convert("maira-2", source, tmp_path / "out")
+    tokens = Engine.from_pretrained(tmp_path / "out").tokens
+    names = ["<obj>", "<box>", "<x10>", "<y20>", "<x30>", "<y40>", "</box>", "</obj>", "</s>", "<image>"]
+    text = tokens.decode([tokens.tokenizer.token_to_id(name) for name in names])
+    assert parse(text).phrases == (Phrase("", (Box(0.105, 0.205, 0.305, 0.405),)),)
+    next(token for token in data["added_tokens"] if token["content"] == "<x7>")["content"] = "<z7>"
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(ModelError, match="lacks 1 tokens of boxes, first <x7>"):
+        convert("maira-2", source, tmp_path / "again")
 
 
 def test_command(run: Run, published: dict[str, Path], tmp_path: Path) -> None:
