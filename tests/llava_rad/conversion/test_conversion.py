@@ -125,6 +125,20 @@ def test_maira_2_writes_reports_from_one_to_three_images(maira: tuple[Path, Path
     assert len(set(texts)) == 3
 
 
+def test_transformers_reads_the_language_model_and_says_the_same(maira: tuple[Path, Path]) -> None:
+    from transformers import LlamaForCausalLM
+
+    engine, study = Engine.from_pretrained(maira[1], dtype="float32"), Study(lateral=True, prior=True)
+    language = LlamaForCausalLM.from_pretrained(maira[1] / "language_model", dtype=torch.float32)
+    embeds, _ = engine.embed(engine.see(np.stack(IMAGES)), [engine.config.conversation.with_study(study)])
+    rows = language.generate(inputs_embeds=embeds, max_new_tokens=6, do_sample=False, suppress_tokens=[32204])
+    (draft,) = generate(engine, IMAGES, GenerationSettings(max_new_tokens=6, study=study))
+    assert list(draft.ids) == rows[0].tolist()
+    (beams,) = generate(engine, IMAGES, GenerationSettings(max_new_tokens=6, num_beams=3, study=study))
+    expected = language.generate(inputs_embeds=embeds, max_new_tokens=6, num_beams=3, suppress_tokens=[32204])
+    assert list(beams.ids) == expected[0].tolist()
+
+
 @pytest.mark.parametrize("new_names", [False, True], ids=["older names", "newer names"])
 def test_llava_is_transformers_own(new_names: bool, tmp_path: Path) -> None:
     source, model = replicas.llava(tmp_path / "llava-1.5-7b-hf", new_names=new_names)
