@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FAST := not slow and not browser and not pacs and not gpu and not deepspeed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all phantom-train lint format bench wheel clean distclean
+.PHONY: help demo test test-all acceptance phantom-train lint format bench wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ test: $(VENV)/.installed-test ## set up, then run the fast tests
 
 test-all: $(VENV)/.installed-test ## every test that needs no CUDA device
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not gpu" $(PYTEST_ARGS)
+
+acceptance: $(VENV)/.installed-test ## every promise of reliability and security on one table; an hour on two cores
+	$(BIN)/python scripts/acceptance.py --output docs/acceptance.md
 
 phantom-train: $(VENV)/.installed-test ## train on drawn radiographs and score reports about others: does the chain learn to see?
 	$(BIN)/python scripts/phantom_training.py $(or $(OUT),build/phantom-train)

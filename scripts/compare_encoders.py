@@ -11,8 +11,8 @@ Four questions, answered by logistic regression and a linear segmentation head:
   lungs    Dice of a linear head on patch features, on the masks' split test
 
 Intervals (95 %) are percentiles over bootstrap samples of patients, of images for Dice; the same samples for every
-encoder, so that differences from the first one are paired. Vectors are kept in OUTPUT/vectors. In OUTPUT are then
-``table.md`` and ``results.json``.
+encoder, so that differences from the first one are paired. Encoders compute in bfloat16. Vectors are kept in
+OUTPUT/vectors. In OUTPUT are then ``table.md`` and ``results.json``.
 """
 
 from __future__ import annotations
@@ -224,6 +224,8 @@ def compare(
     Raises:
         LlavaRadError: a manifest or an encoder cannot be read.
     """
+    import torch
+
     from encoder.families.loading import load_encoder
     from encoder.manifest import read_manifest
     from encoder.preprocessing import RECIPES
@@ -237,10 +239,10 @@ def compare(
     answers: dict[str, dict[str, Answer]] = {}
     for name, source in encoders.items():
         encoder = load_encoder(source, offline=True)
-        found = vectors(encoder, rows, recipe, cache=output / "vectors")
+        found = vectors(encoder, rows, recipe, cache=output / "vectors", dtype=torch.bfloat16)
         answers[name] = classification(rows, found, labels, draws)
         if sets:
-            answers[name]["lung Dice"] = lung_dice(encoder, recipe, sets, draws)
+            answers[name]["lung Dice"] = lung_dice(encoder.to(torch.bfloat16), recipe, sets, draws)
         shown = ", ".join(f"{question} {100 * answer.point:.1f}" for question, answer in answers[name].items())
         print(f"{name}: {shown}", file=sys.stderr, flush=True)
     text = table(answers)

@@ -15,7 +15,7 @@ from encoder.preprocessing import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from encoder.backbone import RadDino
+    from encoder.backbone import Vision
 
 Pixels = NDArray[np.uint8]
 
@@ -61,7 +61,7 @@ def augment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def encode(
-    encoder: RadDino,
+    encoder: Vision,
     recipe: Recipe,
     paths: Sequence[Path],
     *,
@@ -86,7 +86,9 @@ def encode(
     """
     import torch
 
-    patches = (recipe.size // encoder.patch_size) ** 2
+    from encoder.backbone import image_tokens
+
+    patches = image_tokens(encoder, recipe.size)
     out = torch.empty(len(paths) * views, patches, encoder.width, dtype=torch.float16)
     done = 0
     for batch in _batches(_views(recipe, paths, views, seed), batch_size):

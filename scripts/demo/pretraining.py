@@ -75,19 +75,21 @@ def pretrain(variant: str, manifests: dict[str, Path], runs: Path, log: Log = la
     run = runs / variant
     if (run / "export" / "model.safetensors").is_file():
         return run
-    names = [name for name in manifests if name != "probe" and (name != "rsna" or variant != "without-rsna")]
-    log(f"pre-training {variant} on {', '.join(names)} ...")
-    listed = ", ".join(f'"{manifests[name].absolute()}"' for name in names)
-    _run(
-        "pretrain", "-c", "rad-dino-s", "-o", str(run), f"data.manifests=[{listed}]", 'data.splits=[train, ""]',
-        f'probe.manifest="{manifests["probe"].absolute()}"', f'data.cache="{(runs / _cache(variant)).absolute()}"',
-        *VARIANTS[variant],
-    )  # fmt: skip
+    log(f"pre-training {variant} ...")
+    _run("pretrain", "-o", str(run), *settings(variant, manifests, runs))
     return run
 
 
-def _cache(variant: str) -> str:
-    return "cache-without-rsna" if variant == "without-rsna" else "cache"
+def settings(variant: str, manifests: dict[str, Path], runs: Path) -> list[str]:
+    """Configuration and changes of a run, as ``llava-rad pretrain`` takes them. Arguments as for ``pretrain``."""
+    names = [name for name in manifests if name != "probe" and (name != "rsna" or variant != "without-rsna")]
+    listed = ", ".join(f'"{manifests[name].absolute()}"' for name in names)
+    cache = runs / ("cache-without-rsna" if variant == "without-rsna" else "cache")
+    return [
+        "-c", "rad-dino-s", f"data.manifests=[{listed}]", 'data.splits=[train, ""]',
+        f'probe.manifest="{manifests["probe"].absolute()}"', "probe.select=probe",
+        f'data.cache="{cache.absolute()}"', *VARIANTS[variant],
+    ]  # fmt: skip
 
 
 def _run(*arguments: str) -> None:

