@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import nn
@@ -84,7 +84,7 @@ class FrozenEncoder(nn.Module):
         features: which of the network's outputs ``patches`` are; checkpoints say it.
     """
 
-    features: ClassVar[FeatureKind] = AFTER_NORM
+    features: FeatureKind = AFTER_NORM
 
     def __init__(self, model: nn.Module, recipe: str) -> None:
         super().__init__()

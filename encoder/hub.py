@@ -38,7 +38,7 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
         raise ModelError(f"there is no folder {name}, and it is not a hub repository (owner/name) either")
 
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     offline = offline or constants.HF_HUB_OFFLINE
     at = f"{name} at {revision}" if revision else name
@@ -46,14 +46,34 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=offline))
     except LocalEntryNotFoundError as error:
+        _refuse_access(error, at, name, gated=False)
         where = os.environ.get("HF_HOME") or "the Hugging Face cache"
         why = "the hub is switched off" if offline else "the hub cannot be reached"
         raise ModelError(
             f"{at} is not in {where} and {why}",
             hint=f"run '{command}' where the hub can be reached, or give a local folder instead of {name}",
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the HTTP client has a tree of errors of its own, which a download can be cut off with
+        _refuse_access(error, at, name, gated=isinstance(error, GatedRepoError))
         raise ModelError(
             f"{at} could not be fetched from the hub ({type(error).__name__})",
-            hint=f"check the name, your access (HF_TOKEN) and the network, try '{command}', or give a local folder",
+            hint=f"check the name, your access (HF_TOKEN) and the network, try '{command}', or give a local folder; "
+            "what has been downloaded is kept",
         ) from error
+
+
+def _refuse_access(error: BaseException, at: str, name: str, *, gated: bool) -> None:
+    """Raise what helps where the hub answered 401 or 403.
+
+    Raises:
+        ModelError: it did.
+    """
+    for cause in (error, error.__cause__):
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if gated or status in (401, 403):
+            why = "it is gated" if gated else "it is gated or private, or there is no such repository"
+            code = f" ({status})" if status in (401, 403) else ""
+            raise ModelError(
+                f"the hub gives no access to {at}{code}: {why}",
+                hint=f"ask for access on https://huggingface.co/{name}, then set HF_TOKEN to a token of your account",
+            ) from error

@@ -224,6 +224,25 @@ def rad_dino(size: int = 518) -> Recipe:
     return Recipe(name, 1, size, "resize-then-minmax", 0.5307, 0.2583, source)
 
 
+def maira_2(size: int) -> Recipe:
+    """MAIRA-2's: every image to 8 bits by minimum..maximum, rounded down, then RAD-DINO's processor; 518 pixels."""
+    source = (
+        "microsoft/maira-2, mirrored in johannes2moll/maira_rrg: processing_maira2.py (_normalize_image); "
+        "preprocessor_config.json"
+    )
+    name = "maira-2" if size == 518 else f"maira-2-{size}"
+    return Recipe(name, 1, size, "remap-then-resize", 0.5307, 0.2583, source)
+
+
+def llava_rad(size: int) -> Recipe:
+    """LLaVA-Rad's: open_clip's transform of MIMIC-CXR-JPG's equalised pictures, as which DICOM is read; 518 pixels."""
+    source = (
+        "microsoft/LLaVA-Rad: open_clip_encoder/utils.py (create_model_from_pretrained), scripts/finetune_lora.sh "
+        "(mimic-cxr-jpg); open_clip 3.3.0: image_transform"
+    )
+    return Recipe(f"llava-rad-{size}", 1, size, "minmax-equalize-then-resize", *_OPENAI, source, margin="half-even")
+
+
 def clip(size: int) -> Recipe:
     """OpenAI CLIP's: shortest side to ``size`` (bicubic), centre crop."""
     source = "openai/clip-vit-large-patch14 and -336: preprocessor_config.json"
@@ -283,7 +302,9 @@ _CHEXZERO = Recipe(
     "rajpurkarlab/CheXzero: data_process.py (preprocess), zero_shot.py (make)",
     pad_to=320,
 )
-_OF_ANY_SIZE: dict[str, Callable[[int], Recipe]] = {"rad-dino": rad_dino, "clip": clip, "dinov2": dinov2, "mrm": mrm}
+_OF_ANY_SIZE: dict[str, Callable[[int], Recipe]] = {
+    "rad-dino": rad_dino, "clip": clip, "dinov2": dinov2, "mrm": mrm, "maira-2": maira_2, "llava-rad": llava_rad,
+}  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -306,6 +327,8 @@ RECIPES: dict[str, Recipe] = {
         _BIOMEDCLIP,
         _CHEXZERO,
         mrm(448),
+        maira_2(518),
+        llava_rad(518),
     )
 }
 

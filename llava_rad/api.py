@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from encoder.errors import ConfigError
+from llava_rad.further import gather
 from llava_rad.inputs import expand
 from llava_rad.outputs.report import Report
 from llava_rad.pipeline import Decoding, Failure, ReportWriter
@@ -28,6 +30,13 @@ def generate(
     frame: int | None = None,
     recursive: bool = False,
     show_paths: bool = False,
+    lateral: str | Path | bytes | None = None,
+    prior: str | Path | bytes | None = None,
+    prior_report: str | None = None,
+    indication: str | None = None,
+    technique: str | None = None,
+    comparison: str | None = None,
+    grounded: bool = False,
 ) -> list[Report]:
     """Write a findings report for each radiograph; the text is the one that ``llava-rad generate`` prints.
 
@@ -48,6 +57,13 @@ def generate(
         frame: which frame of a multi-frame file, from 1.
         recursive: look into subfolders.
         show_paths: keep the input's path in the report. File names may identify a patient.
+        lateral: file of the lateral image, for models whose prompt has a place for it; so are those below.
+        prior: file of the frontal image of an earlier study.
+        prior_report: the text of the earlier study's findings.
+        indication: text: why the images were taken.
+        technique: text: how.
+        comparison: text: what they are compared with.
+        grounded: ask for boxes; the reports are ``outputs.report.GroundedReport``.
 
     Returns:
         The reports in the order of the inputs.
@@ -55,9 +71,21 @@ def generate(
     Raises:
         ReadError: an input is refused; use ``ReportWriter.write`` to go on with the others.
         ModelError: the model is missing or damaged.
+        ConfigError: the model's prompt has no place for something, or it is given with several images.
     """
     named = [paths] if isinstance(paths, str | Path | bytes) else paths
     sources = expand(named, recursive=recursive).sources
+    further = gather(
+        lateral=lateral,
+        prior=prior,
+        prior_report=prior_report,
+        indication=indication,
+        technique=technique,
+        comparison=comparison,
+        grounded=grounded,
+    )
+    if [name for name in further.study.used if name != "grounded"] and len(sources) > 1:
+        raise ConfigError("the further inputs belong to one image, several are named")
     decoding = Decoding(max_new_tokens, num_beams, temperature, seed, prompt)
     writer = ReportWriter(
         model,
@@ -69,6 +97,7 @@ def generate(
         force=force,
         frame=frame,
         show_paths=show_paths,
+        further=further,
     )
     reports = []
     with writer:

@@ -70,7 +70,7 @@ def assemble(
         recipe_named(recipe)
     vision = load_encoder(encoder, kind=encoder_kind, revision=encoder_revision, offline=offline)
     preparation = recipe_named(recipe or vision.recipe)
-    folder = _fetch_language_model(language_model, language_model_revision, offline=offline)
+    folder = fetch_language_model(language_model, language_model_revision, offline=offline)
     llama, tokens = _language_model(folder, str(language_model), offline=offline)
     width = llama.get_input_embeddings().embedding_dim
     bridge = make_projector(projector, vision.width, width, seed)
@@ -87,7 +87,12 @@ def assemble(
     return config
 
 
-def _fetch_language_model(source: str | Path, revision: str | None, *, offline: bool) -> Path:
+def fetch_language_model(source: str | Path, revision: str | None, *, offline: bool) -> Path:
+    """The local folder of a language model, with its .bin files where it has no safetensors.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
     folder = fetch(source, revision=revision, offline=offline, patterns=_PARTS)
     if any(folder.glob("*.safetensors")):
         return folder
@@ -101,7 +106,7 @@ def _language_model(folder: Path, name: str, *, offline: bool) -> tuple[PreTrain
             base = str(
                 json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
             )
-            folder = _fetch_language_model(base, None, offline=offline)
+            folder = fetch_language_model(base, None, offline=offline)
     else:
         model = load_llama(folder, f"the language model {name}", dtype="auto", use_safetensors=False)
     return model, _tokens(folder, name, model)

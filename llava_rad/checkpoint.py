@@ -14,6 +14,7 @@ from pathlib import Path
 from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch
 from llava_rad.config import LlavaRadConfig
+from llava_rad.conversion.published import of_repository
 
 DEMO = Path(__file__).parent / "demo"
 ENCODER, PROJECTOR, LANGUAGE_MODEL = "encoder", "projector.safetensors", "language_model"
@@ -27,6 +28,9 @@ _CHUNK = 1 << 22
 def locate(source: str | Path | None, *, revision: str | None = None, offline: bool = False) -> Path:
     """The local folder of a checkpoint: None is the embedded default, else a folder or hub repository.
 
+    A repository with a published report model of another form is converted into the cache, once; what is done, and
+    under which licence the weights are, is logged as a warning.
+
     Raises:
         ModelError: it cannot be found.
     """
@@ -36,6 +40,11 @@ def locate(source: str | Path | None, *, revision: str | None = None, offline: b
                 "this installation has no embedded model", hint="name one with --model DIR-OR-HUB-ID, or install again"
             )
         return DEMO
+    model = of_repository(source)
+    if model is not None and not Path(source).is_dir():
+        from llava_rad.conversion.cached import converted  # torch
+
+        return converted(model, revision=revision, offline=offline)
     return fetch(source, revision=revision, offline=offline, patterns=_PATTERNS)
 
 
@@ -87,6 +96,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_existing(target: Path, *, force: bool = False) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
+        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
+
+
 @contextmanager
 def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``target``; on success hash its files into ``config.json`` and rename it.
@@ -94,8 +113,7 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
     Raises:
         LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
-        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
+    refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

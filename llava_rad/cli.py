@@ -13,6 +13,7 @@ from encoder.errors import LlavaRadError
 from llava_rad.commands import (
     assemble,
     benchmark,
+    convert,
     doctor,
     evaluate,
     generate,
@@ -51,6 +52,7 @@ app.command("generate", epilog=EPILOG)(generate.command)
 app.command("inspect", epilog=EPILOG)(inspect.command)
 app.command("doctor")(doctor.command)
 app.command("assemble")(assemble.command)
+app.command("convert")(convert.command)
 app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
 app.command("reports", epilog=reports.EPILOG)(reports.command)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)

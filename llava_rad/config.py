@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from encoder.errors import ModelError
 from encoder.outputs import AFTER_NORM, FeatureKind
 from encoder.preprocessing import Recipe
-from llava_rad.prompt import INSTRUCTION, SYSTEM, Prompt
+from llava_rad.prompt import INSTRUCTION, SYSTEM, Chunks, Prompt
+from llava_rad.templates import TemplateName
 
 FORMAT: Literal["llava-rad/1"] = "llava-rad/1"
 
@@ -23,12 +32,21 @@ class PromptConfig(_Strict):
     """The conversation around the image; see ``llava_rad.prompt``.
 
     ``chunks = "separate"``: the text before the image, the text after it and the answer are tokenised each on its own,
-    as LLaVA-1.5 does.
+    as LLaVA-1.5 does; ``"whole"``: at once, ``<image>`` being a token, as transformers' processors do.
+    ``template`` and ``turn`` are left out of the file where they are LLaVA-1.5's.
     """
 
     system: str = SYSTEM
     instruction: str = INSTRUCTION
-    chunks: Literal["separate"] = "separate"
+    template: TemplateName = "llava-1.5"
+    turn: str | None = Field(default=None, pattern=r"^[^{}]*\{\}[^{}]*$")
+    chunks: Chunks = "separate"
+
+    @model_serializer(mode="wrap")
+    def _short(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"template": "llava-1.5", "turn": None}
+        data: dict[str, Any] = serialise(self)
+        return {key: value for key, value in data.items() if key not in usual or value != usual[key]}
 
 
 class TokenIds(_Strict):
@@ -95,7 +113,8 @@ class LlavaRadConfig(_Strict):
     @property
     def conversation(self) -> Prompt:
         """The prompt as an object."""
-        return Prompt(self.prompt.system, self.prompt.instruction)
+        prompt = self.prompt
+        return Prompt(prompt.system, prompt.instruction, prompt.template, prompt.turn, prompt.chunks)
 
     @classmethod
     def load(cls, folder: Path) -> LlavaRadConfig:

@@ -59,11 +59,16 @@ class Diagnosis(BaseModel):
         return "\n".join([*lines, "", "everything needed is here" if self.ok else "something needed is missing", ""])
 
 
-def diagnose() -> Diagnosis:
-    """Run every check."""
+def diagnose(model: str | None = None) -> Diagnosis:
+    """Run every check.
+
+    Args:
+        model: a checkpoint, to say whether its memory is there.
+    """
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
         *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader),
+        *(_guarded("model", lambda: _model(model)) if model is not None else ()),
     ]  # fmt: skip
     return Diagnosis(ok=all(check.status != "missing" for check in checks), checks=checks)
 
@@ -185,6 +190,46 @@ def _embedded_model() -> Iterator[Check]:
         return
     digest = sha256(folder / "config.json")
     yield Check(name="embedded model", status="ok", detail=f"{name}, every file as its SHA-256 says, {digest[:12]}")
+
+
+def _model(source: str) -> Iterator[Check]:
+    """Memory that a checkpoint takes, beside what each device has. Nothing is fetched or converted."""
+    import torch
+
+    from llava_rad.checkpoint import locate
+    from llava_rad.conversion.cached import folder_of
+    from llava_rad.conversion.published import of_repository
+    from llava_rad.memory import memory_of_machine, need_of
+
+    published = of_repository(source)
+    if published is not None and not (folder_of(published, None) / "config.json").is_file():
+        fix = f"llava-rad convert --from {published.kind} {source} DEST"
+        yield Check(name="model", status="missing", detail=f"{source} is not converted yet", fix=fix)
+        return
+    try:
+        need = need_of(locate(source, offline=True))
+    except LlavaRadError as error:
+        fix = error.hint or "name the folder of a checkpoint, see docs/checkpoint-format.md"
+        yield Check(name="model", status="missing", detail=str(error), fix=fix)
+        return
+    sizes = ", ".join(f"{need.bytes(name) / 2**30:.1f} GiB in {name}" for name in ("bfloat16", "float32"))
+    base = "" if need.whole else " without the base of its adapter"
+    yield Check(
+        name="model", status="ok", detail=f"{need.parameters:,} parameters{base}: {sizes}, one report at a time"
+    )
+    places = {"memory": (memory_of_machine(), "float32")}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        places[f"memory cuda:{index}"] = (torch.cuda.get_device_properties(index).total_memory, "bfloat16")
+    for name, (there, dtype) in places.items():
+        if there is None:
+            continue
+        enough = need.bytes(dtype) < there
+        yield Check(
+            name=name,
+            status="ok" if enough else "warning",
+            detail=f"{there / 2**30:.1f} GiB, {'enough' if enough else 'too little'} for {dtype}",
+            fix=None if enough else "use another device, or --dtype bfloat16",
+        )
 
 
 def _reader() -> Iterator[Check]:

@@ -56,7 +56,7 @@ class Engine:
         revision: str | None = None,
     ) -> None:
         tokens_of_image = image_tokens(vision, config.preprocessing.size)
-        inner = (projector.linear_1.in_features, projector.linear_2.out_features)
+        inner = (projector.in_features, projector.out_features)
         if tokens_of_image != config.image_tokens or inner != (vision.width, llama.width):
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
         self.familiarity = familiarity
@@ -123,14 +123,14 @@ class Engine:
         """Prompts with their images in place, as word embeddings, padded on the left.
 
         Args:
-            patches: [B, N, D], as ``see`` gives them.
-            prompts: one for each image.
+            patches: [I, N, D], as ``see`` gives them: the images of the first prompt, of the second and so on.
+            prompts: B of them.
 
         Returns:
             inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask where nothing is padded.
         """
         projected = self.projector(patches)
-        chunks = {prompt: prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
+        chunks = {prompt: prompt.pieces(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
         table = self.llama.embedding
         pairs = [chunks[prompt] for prompt in prompts]
         embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))

@@ -10,6 +10,7 @@ import torch
 
 from encoder.errors import LlavaRadError
 from llava_rad.engine import Engine
+from llava_rad.templates import FRONTAL_ONLY, Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,7 @@ class GenerationSettings:
         seed: of the sampling; without effect at temperature 0.
         prompt: instruction in place of the checkpoint's own.
         compile: decode greedily on CUDA by a compiled step; without effect elsewhere.
+        study: what each report is written from besides a frontal image.
     """
 
     max_new_tokens: int = 150
@@ -35,6 +37,7 @@ class GenerationSettings:
     seed: int = 0
     prompt: str | None = None
     compile: bool = False
+    study: Study = FRONTAL_ONLY
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def generate(
 
     Args:
         engine: the model.
-        images: [S, S] uint8 each, prepared by ``engine.recipe``.
+        images: [S, S] uint8 each, prepared by ``engine.recipe``; where ``settings.study`` has more images than the
+            frontal one, those of the first report, of the second and so on: frontal, lateral, prior.
         settings: decoding; the checkpoint's defaults where None.
 
     Raises:
@@ -74,7 +78,7 @@ def generate(
     if settings.num_beams > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
-        rows = [[] for _ in images]
+        rows = [[] for _ in range(len(embeds))]
         decode = _decode_compiled if _by_graph(engine, embeds, settings) else _decode
         for tokens in decode(engine, embeds, mask, settings):
             for row, token in zip(rows, tokens, strict=True):
@@ -83,9 +87,18 @@ def generate(
 
 
 def stream(
-    engine: Engine, image: npt.NDArray[np.uint8], settings: GenerationSettings | None = None
+    engine: Engine,
+    image: npt.NDArray[np.uint8],
+    settings: GenerationSettings | None = None,
+    others: Sequence[npt.NDArray[np.uint8]] = (),
 ) -> Generator[str, None, Draft]:
     """Write one report piece by piece; joined they are the text of the draft that is returned.
+
+    Args:
+        engine: the model.
+        image: [S, S] uint8, prepared by ``engine.recipe``.
+        settings: decoding; the checkpoint's defaults where None.
+        others: the further images of ``settings.study``: lateral, prior.
 
     Raises:
         LlavaRadError: as ``generate``, or beams are asked for.
@@ -93,7 +106,7 @@ def stream(
     settings = settings or GenerationSettings(**engine.config.generation.model_dump())
     if settings.num_beams > 1:
         raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
-    embeds, mask, (unfamiliar,) = prepare(engine, [image], settings)
+    embeds, mask, (unfamiliar,) = prepare(engine, [image, *others], settings)
     row: list[int] = []
     shown = ""
     for (token,) in _decode(engine, embeds, mask, settings):
@@ -112,23 +125,27 @@ def stream(
 def prepare(
     engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
-    """The prompts of images, the image in place, as ``Engine.embed`` returns them; and which images are unfamiliar.
+    """The prompts of images, the image in place, as ``Engine.embed`` returns them; and which are unfamiliar.
+
+    Images are as for ``generate``; of a study with several, the frontal one counts as familiar or not.
 
     Raises:
         LlavaRadError: prompt, image and answer do not fit the language model's context.
     """
     import numpy as np
 
-    prompt = engine.config.conversation.with_instruction(settings.prompt)
+    prompt = engine.config.conversation.with_instruction(settings.prompt).with_study(settings.study)
+    each = settings.study.images
     patches = engine.see(np.stack(images))
-    embeds, mask = engine.embed(patches, [prompt] * len(images))
+    embeds, mask = engine.embed(patches, [prompt] * (len(images) // each))
     length, longest = embeds.shape[1], engine.llama.longest
+    what = "prompt and image" if each == 1 else "prompt and images"
     if length + settings.max_new_tokens > longest:
         raise LlavaRadError(
-            f"prompt and image ({length} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
+            f"{what} ({length} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
             hint="lower --max-new-tokens or shorten --prompt",
         )
-    return embeds, mask, engine.unfamiliar(patches)
+    return embeds, mask, engine.unfamiliar(patches[::each])
 
 
 def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Draft:

@@ -60,9 +60,7 @@ class Llama:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        rope = config.get("rope_parameters") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ModelError(f"the language model's rope_type is {rope['rope_type']!r}; only 'default' is read")
+        rope, stretch = _rope(config)
         for key, value in _EXPECTED.items():
             if config.get(key, value) != value:
                 raise ModelError(
@@ -83,7 +81,7 @@ class Llama:
         self.kv_heads = int(config.get("num_key_value_heads") or self.heads)
         self.head_size = int(config.get("head_dim") or self.width // self.heads)
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
-        self.longest = int(config.get("max_position_embeddings", 2048))
+        self.longest = int(int(config.get("max_position_embeddings", 2048)) * stretch)
         self.device, self.dtype = torch.device(device), dtype
         vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
         queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
@@ -115,7 +113,7 @@ class Llama:
             raise ModelError(f"the language model has {len(left)} tensors too many, first {min(left)}")
         theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
         powers = torch.arange(0, self.head_size, 2, dtype=torch.int64).float() / self.head_size
-        angles = torch.outer(torch.arange(self.longest).float(), 1.0 / theta**powers).repeat(1, 2)
+        angles = torch.outer(torch.arange(self.longest).float(), 1.0 / theta**powers / stretch).repeat(1, 2)
         self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), angles.sin()))
 
     @classmethod
@@ -307,6 +305,23 @@ class Llama:
         exact = hidden.float()
         scale = (torch.linalg.vecdot(exact, exact) / self.width + self.epsilon).rsqrt()
         return exact.mul_(scale[..., None]).to(hidden.dtype).mul_(weight)
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """Rotary parameters of a configuration, and by how much positions are stretched: 1, or linear scaling's factor.
+
+    MAIRA-2 has linear scaling by 1.5, so that three images fit (Bannur et al. 2024, arXiv 2406.04449).
+
+    Raises:
+        ModelError: another scaling.
+    """
+    rope = dict(config.get("rope_parameters") or {})
+    kind = rope.get("rope_type", "default")
+    if kind == "linear" and float(rope.get("factor") or 0) >= 1:
+        return rope, float(rope["factor"])
+    if kind != "default":
+        raise ModelError(f"the language model's rope_type is {kind!r}; only 'default' and 'linear' are read")
+    return rope, 1.0
 
 
 def _gated(inputs: torch.Tensor, layer: _Layer) -> torch.Tensor:

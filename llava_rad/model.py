@@ -58,9 +58,9 @@ class LlavaRad(nn.Module):
                 f"recipe {config.preprocessing.name} ({config.preprocessing.size} px) with patches of "
                 f"{encoder.patch_size} px gives {tokens_of_image} image tokens, not {config.image_tokens}"
             )
-        if projector.linear_1.in_features != encoder.width or projector.linear_2.out_features != width:
+        if (projector.in_features, projector.out_features) != (encoder.width, width):
             raise ModelError(
-                f"the projector maps {projector.linear_1.in_features} to {projector.linear_2.out_features} features, "
+                f"the projector maps {projector.in_features} to {projector.out_features} features, "
                 f"but the encoder gives {encoder.width} and the language model takes {width}"
             )
         self.encoder = encoder
@@ -71,13 +71,14 @@ class LlavaRad(nn.Module):
         self.familiarity = familiarity
 
     def embed(
-        self, pixel_values: torch.Tensor, prompts: Sequence[tuple[Sequence[int], Sequence[int]]]
+        self, pixel_values: torch.Tensor, prompts: Sequence[Sequence[Sequence[int]]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Word embeddings of prompts with their images in place, padded on the left.
 
         Args:
-            pixel_values: [B, 3, S, S], normalised by the recipe.
-            prompts: for each image the token ids before it and after it (``Prompt.encode``, and an answer if any).
+            pixel_values: [I, 3, S, S], normalised by the recipe; I is B where each prompt has one image.
+            prompts: the token ids before, between and after the images of each (``Prompt.pieces``, or ``encode`` of
+                those with one image, and an answer if any).
 
         Returns:
             inputs_embeds [B, L, D] and attention_mask [B, L] (int64; 0 on padding).
@@ -150,19 +151,30 @@ class LlavaRad(nn.Module):
 
 def join(
     images: torch.Tensor,
-    prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    prompts: Sequence[Sequence[Sequence[int]]],
     look_up: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put projected images [B, N, D] between the embeddings of their prompts' ids, padding with zeros on the left.
+    """Put projected images [I, N, D] between the embeddings of their prompts' ids, padding with zeros on the left.
+
+    Args:
+        images: those of the first prompt, of the second and so on.
+        prompts: for each the ids before, between and after its images.
+        look_up: from ids to embeddings.
 
     Returns:
         inputs_embeds [B, L, D] and attention_mask [B, L] (int64).
     """
     device = images.device
-    rows = []
-    for image, (before, after) in zip(images, prompts, strict=True):
-        words = look_up(torch.tensor([*before, *after], device=device))
-        rows.append(torch.cat([words[: len(before)], image.to(words.dtype), words[len(before) :]]))
+    if sum(len(pieces) - 1 for pieces in prompts) != len(images):
+        raise ValueError(f"{len(images)} images for prompts with another number of places")
+    rows, left = [], iter(images)
+    for pieces in prompts:
+        words = look_up(torch.tensor([token for piece in pieces for token in piece], device=device))
+        first, *others = words.split([len(piece) for piece in pieces])
+        parts = [first]
+        for part in others:
+            parts += [next(left).to(words.dtype), part]
+        rows.append(torch.cat(parts))
     longest = max(len(row) for row in rows)
     embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=device)

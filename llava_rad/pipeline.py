@@ -7,7 +7,8 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from encoder.errors import LlavaRadError, ReadError
 from encoder.sandbox import Reader
 from llava_rad.checkpoint import locate
 from llava_rad.config import LlavaRadConfig
+from llava_rad.further import Further, prepare
 from llava_rad.inputs import Source
 from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
 from llava_rad.outputs.report import Report, clean
 from llava_rad.outputs.text import cleaned
+from llava_rad.templates import FRONTAL_ONLY, Study
 
 if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
@@ -52,6 +55,7 @@ class Decoding:
         temperature: 0 takes the likeliest token; above 0 samples.
         seed: of the sampling.
         prompt: instruction in place of the checkpoint's own.
+        study: what each report is written from besides a frontal image.
     """
 
     max_new_tokens: int | None = None
@@ -59,17 +63,22 @@ class Decoding:
     temperature: float = 0.0
     seed: int = 0
     prompt: str | None = None
+    study: Study = FRONTAL_ONLY
 
     def settings(self, config: LlavaRadConfig) -> GenerationSettings:
         """The same with the checkpoint's defaults filled in."""
         from llava_rad.generation import GenerationSettings
 
+        usual = config.generation.max_new_tokens
+        if self.study.grounded:  # MAIRA-2's model card: 300 tokens, 450 with boxes
+            usual += usual // 2
         return GenerationSettings(
-            max_new_tokens=self.max_new_tokens or config.generation.max_new_tokens,
+            max_new_tokens=self.max_new_tokens or usual,
             num_beams=self.num_beams or config.generation.num_beams,
             temperature=self.temperature,
             seed=self.seed,
             prompt=self.prompt,
+            study=self.study,
         )
 
 
@@ -93,6 +102,7 @@ class ReportWriter:
         force: read images that would be refused as no frontal chest radiograph.
         frame: which frame of a multi-frame file, from 1.
         show_paths: name the input's path in reports. File names may identify a patient.
+        further: inputs beside the frontal image; they belong to every image that is written about.
     """
 
     def __init__(
@@ -107,10 +117,13 @@ class ReportWriter:
         force: bool = False,
         frame: int | None = None,
         show_paths: bool = False,
+        further: Further | None = None,
     ) -> None:
         self._reader = Reader()
         self._model, self._revision, self._device, self._dtype = model, revision, device, dtype
-        self._offline, self._decoding = offline, decoding or Decoding()
+        self._further = further or Further()
+        self._offline, self._decoding = offline, replace(decoding or Decoding(), study=self._further.study)
+        self._others: list[tuple[str, PreparedImage]] = []
         self._force, self._frame, self._show_paths = force, frame, show_paths
         self._stopped = threading.Event()
         self._folder: Path | None = None
@@ -203,7 +216,8 @@ class ReportWriter:
         from llava_rad.generation import stream
 
         engine = self.engine()
-        pieces = _Kept(stream(engine, image.pixels, self._decoding.settings(engine.config)))
+        others = [other.pixels for _, other in self._others]
+        pieces = _Kept(stream(engine, image.pixels, self._decoding.settings(engine.config), others))
         text = ""
         for piece in cleaned(pieces):
             text += piece
@@ -222,12 +236,17 @@ class ReportWriter:
     ) -> Report:
         engine = self.engine()
         settings = self._decoding.settings(engine.config)
+        if self._others:
+            said = (f"{name} image: {warning}" for name, other in self._others for warning in other.warnings)
+            image = replace(image, warnings=(*image.warnings, *said))
         return compose(engine, settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
 
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
         """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
         items: queue.Queue[_Item | BaseException | None] = queue.Queue(max(ahead, 1))
         folder = self._located()
+        if self._further.study.used:  # what has no place is refused before the model is loaded
+            _ = LlavaRadConfig.load(folder).conversation.with_study(self._further.study).text
 
         def put(item: _Item | BaseException | None) -> None:
             while not self._stopped.is_set():
@@ -238,6 +257,10 @@ class ReportWriter:
         def decode() -> None:
             try:
                 recipe = LlavaRadConfig.load(folder).preprocessing
+                self._others = [
+                    (name, prepare(name, source, partial(self._read, recipe), force=self._force))
+                    for name, source in self._further.images
+                ]
                 for source in sources:
                     if self._stopped.is_set():
                         return
@@ -252,6 +275,9 @@ class ReportWriter:
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    def _read(self, recipe: Recipe, source: Source, force: bool) -> PreparedImage:
+        return self._reader.prepare(source.content(), recipe, force=force)
 
     def _prepare(self, source: Source, recipe: Recipe) -> PreparedImage | ReadError:
         try:
@@ -279,7 +305,8 @@ class ReportWriter:
 
         engine = self.engine()
         try:
-            return generate(engine, [image.pixels for image in images], self._decoding.settings(engine.config))
+            pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._others))]
+            return generate(engine, pixels, self._decoding.settings(engine.config))
         except torch.OutOfMemoryError:
             raise LlavaRadError(
                 f"the device's memory does not hold a batch of {len(images)}",

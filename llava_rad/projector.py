@@ -1,4 +1,4 @@
-"""The bridge from image features to word embeddings: linear, GELU, linear (LLaVA-1.5's ``mlp2x_gelu``)."""
+"""The bridge from image features to word embeddings: linear, GELU, linear (LLaVA-1.5's ``mlp2x_gelu``), or longer."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from encoder.errors import ModelError
 
 
 class Projector(nn.Module):
-    """Two-layer MLP with biases, PyTorch's default initialisation as in LLaVA-1.5.
+    """MLP with biases and GELU between its layers, PyTorch's default initialisation as in LLaVA-1.5.
 
     Args:
         in_features: width of the encoder's features (768 for RAD-DINO).
         out_features: width of the language model (4096 for Vicuna-7B); also the hidden width.
+        layers: number of linear layers, named ``linear_1``, ``linear_2`` and so on: 2 in LLaVA-1.5 and in the paper,
+            4 in MAIRA-2 (Bannur et al. 2024).
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, layers: int = 2) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(in_features, out_features)
-        self.linear_2 = nn.Linear(out_features, out_features)
+        self.in_features, self.out_features = in_features, out_features
+        for number in range(1, layers + 1):
+            self.add_module(f"linear_{number}", nn.Linear(in_features if number == 1 else out_features, out_features))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, N, in_features] -> [B, N, out_features], in the projector's own dtype."""
-        hidden = nn.functional.gelu(self.linear_1(features.to(self.linear_1.weight.dtype)))
-        projected: torch.Tensor = self.linear_2(hidden)
+        projected = features.to(next(self.parameters()).dtype)
+        for number, layer in enumerate(self.children()):
+            projected = layer(nn.functional.gelu(projected) if number else projected)
         return projected
 
     @classmethod
     def load(cls, path: Path) -> Projector:
-        """Read a safetensors file with ``linear_1`` and ``linear_2``.
+        """Read a safetensors file with ``linear_1``, ``linear_2`` and so on; how many is read off the file.
 
         Raises:
             ModelError: it is damaged, or a tensor is missing, left over or of another shape.
@@ -42,8 +46,8 @@ class Projector(nn.Module):
         try:
             weights = load_file(path)
             out_features, in_features = weights["linear_1.weight"].shape
-            projector = cls(in_features, out_features)
+            projector = cls(in_features, out_features, sum(name.endswith(".weight") for name in weights))
             projector.load_state_dict(weights)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{path.name} does not fit a two-layer MLP ({type(error).__name__})") from error
+            raise ModelError(f"{path.name} does not fit an MLP of linear layers ({type(error).__name__})") from error
         return projector

@@ -2,7 +2,7 @@
 
 Patches are the last layer's, as ``CLIPVisionModel`` gives them (``last_hidden_state``). CLIP's final LayerNorm
 (``post_layernorm``, OpenAI's ``ln_post``) was trained on the CLS token alone, so it is not applied to them; LLaVA-1.5
-takes the layer before. The paper does not say which layer it projects.
+takes the layer before, as a stored tower's ``config.json`` may ask for. The paper does not say which layer it projects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from encoder.backbone import Features, FrozenEncoder, first_line, refuse_incomplete
 from encoder.errors import ModelError
 from encoder.families import files
-from encoder.outputs import LAST_LAYER
+from encoder.outputs import LAST_LAYER, PENULTIMATE, STORED_KEY, FeatureKind
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
@@ -39,12 +39,14 @@ class Clip(FrozenEncoder):
     Args:
         model: the network.
         recipe: name of its preprocessing.
+        features: ``LAST_LAYER``, or ``PENULTIMATE`` as LLaVA-1.5 has it (``hidden_states[-2]``).
     """
 
     features = LAST_LAYER
 
-    def __init__(self, model: CLIPVisionModel, recipe: str) -> None:
+    def __init__(self, model: CLIPVisionModel, recipe: str, features: FeatureKind = LAST_LAYER) -> None:
         super().__init__(model, recipe)
+        self.features = features
 
     @property
     def width(self) -> int:
@@ -60,8 +62,13 @@ class Clip(FrozenEncoder):
         """Features of [B, 3, S, S] normalised images; away from the native size, positions are interpolated."""
         other = pixel_values.shape[-1] != self.model.config.image_size
         with torch.no_grad():
-            found = self.model(pixel_values.to(self.dtype), interpolate_pos_encoding=other)
-        return Features(found.pooler_output, found.last_hidden_state[:, 1:])
+            found = self.model(
+                pixel_values.to(self.dtype),
+                interpolate_pos_encoding=other,
+                output_hidden_states=self.features == PENULTIMATE,
+            )
+        tokens = found.hidden_states[-2] if self.features == PENULTIMATE else found.last_hidden_state
+        return Features(found.pooler_output, tokens[:, 1:])
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a ``CLIPVisionModel`` folder with the published names, which every version of transformers reads."""
@@ -69,6 +76,7 @@ class Clip(FrozenEncoder):
             "architectures": ["CLIPVisionModel"],
             "dtype": str(self.dtype).removeprefix("torch."),
             files.RECIPE: self.recipe,
+            **files.stated(self.features, LAST_LAYER),
         }
         state = {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in self.model.state_dict().items()}
         files.write(folder, config, state)
@@ -158,13 +166,15 @@ def build(config: Mapping[str, Any], tensors: dict[str, torch.Tensor], what: str
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
     refuse_incomplete(report, what)
-    return Clip(model, str(config.get(files.RECIPE) or f"clip-{settings.image_size}"))
+    features = files.features_of(config, (LAST_LAYER, PENULTIMATE), what)
+    return Clip(model, str(config.get(files.RECIPE) or f"clip-{settings.image_size}"), features)
 
 
 def _config(config: Mapping[str, Any]) -> Any:
     from transformers import CLIPVisionConfig
 
-    return CLIPVisionConfig(**{key: value for key, value in config.items() if key not in ("model_type", files.RECIPE)})
+    ours = ("model_type", files.RECIPE, STORED_KEY)
+    return CLIPVisionConfig(**{key: value for key, value in config.items() if key not in ours})
 
 
 _PARTS = {

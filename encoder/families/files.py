@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from encoder.backbone import RECIPE_KEY, first_line, refuse_incomplete
 from encoder.errors import ModelError
+from encoder.outputs import STORED_KEY, FeatureKind
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RECIPE = RECIPE_KEY
@@ -33,6 +34,24 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{path.name} of {what} is no JSON object")
     return found
+
+
+def stated(features: FeatureKind, usual: FeatureKind) -> dict[str, str]:
+    """What a stored encoder's ``config.json`` says of its output: nothing where it is its family's own."""
+    return {} if features == usual else {STORED_KEY: features}
+
+
+def features_of(config: Mapping[str, Any], known: Sequence[FeatureKind], what: str) -> FeatureKind:
+    """Which output a stored encoder gives: the first of ``known`` unless its ``config.json`` says another.
+
+    Raises:
+        ModelError: it says one that its family does not give.
+    """
+    said = config.get(STORED_KEY, known[0])
+    for features in known:
+        if features == said:
+            return features
+    raise ModelError(f"config.json of {what} says {STORED_KEY} {said!r}, which its kind does not give")
 
 
 def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Plain vision transformers in timm's form: BiomedCLIP's trunk (Zhang et al. 2023) and MRM (Zhou et al. 2023).
 
-Both normalise every token at the end (``norm``), so that patches are after the final LayerNorm.
+Both normalise every token at the end (``norm``), so that patches are after the final LayerNorm. LLaVA-Rad's tower
+(``llava_rad``) is read at the last layer but one, before it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional
 from encoder.backbone import Features, FrozenEncoder
 from encoder.errors import ModelError
 from encoder.families import files
+from encoder.outputs import AFTER_NORM, PENULTIMATE, FeatureKind
 
 ARCHITECTURE = "vit_base_patch16_224"
 HEAD_WIDTH = 64
@@ -40,11 +42,15 @@ class TimmVit(FrozenEncoder):
         recipe: name of its preprocessing.
         config: what ``config.json`` says of it: ``global_pool`` is ``"token"`` (the CLS token) or ``"avg"`` (the mean
             of the patches); ``model_args`` are timm's.
+
+    Raises:
+        ModelError: the configuration asks for an output that there is not.
     """
 
     def __init__(self, model: nn.Module, recipe: str, config: Mapping[str, Any]) -> None:
         super().__init__(model, recipe)
         self.config = dict(config)
+        self.features: FeatureKind = files.features_of(config, (AFTER_NORM, PENULTIMATE), "the encoder")
 
     @property
     def width(self) -> int:
@@ -64,8 +70,12 @@ class TimmVit(FrozenEncoder):
             tokens = model.patch_embed.norm(grid.flatten(2).transpose(1, 2))
             tokens = torch.cat([model.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
             tokens = tokens + at_size(model.pos_embed, grid.shape[-1])
-            tokens = model.norm(model.blocks(model.norm_pre(tokens)))
-        patches = tokens[:, 1:]
+            tokens = model.norm_pre(tokens)
+            for block in model.blocks[:-1]:
+                tokens = block(tokens)
+            before = tokens
+            tokens = model.norm(model.blocks[-1](tokens))
+        patches = (before if self.features == PENULTIMATE else tokens)[:, 1:]
         return Features(patches.mean(1) if self.config["global_pool"] == "avg" else tokens[:, 0], patches)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ import typer
 from encoder.errors import ReadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note, uninterrupted
+from llava_rad.further import Further, gather, read_text
 from llava_rad.inputs import Source, example, expand
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ def command(
     recursive: opt.Recursive = False,
     force: opt.Force = False,
     frame: opt.Frame = None,
+    lateral: opt.Lateral = None,
+    prior: opt.Prior = None,
+    prior_report: opt.PriorReport = None,
+    indication: opt.Indication = None,
+    technique: opt.Technique = None,
+    comparison: opt.Comparison = None,
+    grounded: opt.Grounded = False,
     model: opt.Model = None,
     revision: opt.Revision = None,
     offline: opt.Offline = False,
@@ -84,6 +92,16 @@ def command(
     named = _named(paths, example)
     _check(format, output, overwrite, stream, num_beams, temperature)
     _check_documents(format, output, identifiers)
+    further = gather(
+        lateral=lateral,
+        prior=prior,
+        prior_report=None if prior_report is None else read_text(prior_report),
+        indication=indication,
+        technique=technique,
+        comparison=comparison,
+        grounded=grounded,
+    )
+    _check_further(further, format, output, overwrite, stream)
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
@@ -96,6 +114,8 @@ def command(
     from llava_rad.pipeline import Decoding, ReportWriter
 
     several = len(named) > 1 or not _is_one_file(named[0])
+    if len(found.sources) > 1 and any(name != "grounded" for name in further.study.used):
+        raise typer.BadParameter("it belongs to one image, several are named", param_hint=f"--{further.study.used[0]}")
     inputs = [source.path for source in found.sources if source.path is not None]
     with open_results(
         format, output, several=several, overwrite=overwrite, inputs=inputs, identifiers=identifiers
@@ -110,10 +130,13 @@ def command(
             force=force,
             frame=frame,
             show_paths=show_paths,
+            further=further,
         )
         try:
             with writer:
-                if stream or (stream is None and _streams(format, output, len(found.sources), num_beams)):
+                if stream or (
+                    stream is None and _streams(format, output, len(found.sources), num_beams) and not grounded
+                ):
                     _stream(writer, found.sources, results, show_paths=show_paths, quiet=quiet)
                 else:
                     _write(writer, found.sources, results, batch_size, show_paths=show_paths, quiet=quiet)
@@ -156,6 +179,20 @@ def _check_documents(format: opt.Format, output: Path | None, identifiers: bool)
         raise typer.BadParameter(f"{format.value} documents go into a folder", param_hint="--output")
     if identifiers and not documents:
         raise typer.BadParameter("only sr and fhir documents carry identifiers", param_hint="--identifiers")
+
+
+def _check_further(
+    further: Further, format: opt.Format, output: Path | None, overwrite: bool, stream: bool | None
+) -> None:
+    """Refuse what would mix up reports: files that are continued know an image, not what else a report is made from."""
+    if stream and further.study.grounded:
+        raise typer.BadParameter("text with boxes is not streamed", param_hint="--stream")
+    if not further.study.used or output is None or overwrite or format in (opt.Format.text, opt.Format.json):
+        return
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise typer.BadParameter(
+            f"what is there is not continued with --{further.study.used[0]}", param_hint="--output"
+        )
 
 
 def _is_one_file(named: str | Path) -> bool:

@@ -83,6 +83,35 @@ Frame = Annotated[
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders too.", rich_help_panel=_INPUT)]
 
+_STUDY = "Study (of models whose prompt has a place for it)"
+Lateral = Annotated[
+    Path | None,
+    typer.Option(help="Lateral image of the same study.", metavar="FILE", show_default=False, rich_help_panel=_STUDY),
+]
+Prior = Annotated[
+    Path | None,
+    typer.Option(help="Frontal image of an earlier study.", metavar="FILE", show_default=False, rich_help_panel=_STUDY),
+]
+PriorReport = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file with the earlier study's findings.", metavar="FILE", show_default=False, rich_help_panel=_STUDY
+    ),
+]
+Indication = Annotated[
+    str | None, typer.Option(help="Why the images were taken.", show_default=False, rich_help_panel=_STUDY)
+]
+Technique = Annotated[str | None, typer.Option(help="How they were taken.", show_default=False, rich_help_panel=_STUDY)]
+Comparison = Annotated[
+    str | None, typer.Option(help="What they are compared with.", show_default=False, rich_help_panel=_STUDY)
+]
+Grounded = Annotated[
+    bool,
+    typer.Option(
+        "--grounded", help="Ask for boxes: in json and jsonl each finding has its own.", rich_help_panel=_STUDY
+    ),
+]
+
 Tokens = Annotated[
     int | None,
     typer.Option(

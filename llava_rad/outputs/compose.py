@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llava_rad.grounding import Box, parse, placed
 from llava_rad.outputs.report import (
+    BoxFacts,
     Finding,
     GenerationFacts,
+    GroundedBody,
+    GroundedFinding,
+    GroundedReport,
     InputFacts,
     ModelFacts,
     RecipeFacts,
@@ -40,7 +45,7 @@ def compose(
         engine: the model that wrote the text.
         settings: with which settings.
         image: what it saw.
-        text: the findings, cleaned.
+        text: the findings, cleaned; with their boxes where ``settings.study`` asks for them.
         complete: False where the longest length cut the text off; the report then warns of it.
         unfamiliar: the image is unlike those that the model was trained on; the report then warns of it.
         path: name of the input, where the user asked for it.
@@ -52,8 +57,21 @@ def compose(
         warnings.append(f"the report was cut off after {settings.max_new_tokens} tokens")
     if not text:
         warnings.append("the model wrote nothing")
-    return Report(
-        report=ReportBody(text=text, findings=[Finding(text=sentence) for sentence in sentences(text)]),
+    if settings.study.used:
+        warnings.append(f"written from more than this image, which is not kept here: {', '.join(settings.study.used)}")
+    if settings.study.grounded:
+        grounded, left_out = placed(parse(text), engine.recipe, image.facts)
+        phrases = [
+            GroundedFinding(text=phrase.text, boxes=[_box(box) for box in phrase.boxes]) for phrase in grounded.phrases
+        ]
+        body: ReportBody = GroundedBody(text=grounded.text, findings=phrases)
+        kind: type[Report] = GroundedReport
+        warnings += left_out
+    else:
+        body = ReportBody(text=text, findings=[Finding(text=sentence) for sentence in sentences(text)])
+        kind = Report
+    return kind(
+        report=body,
         model=ModelFacts(
             id=engine.model_id,
             revision=engine.revision,
@@ -72,6 +90,10 @@ def compose(
         warnings=warnings,
         software=SoftwareFacts(version=software_version()),
     )
+
+
+def _box(box: Box) -> BoxFacts:
+    return BoxFacts(**{side: round(share, 6) for side, share in vars(box).items()})
 
 
 def recipe_facts(engine: Engine) -> RecipeFacts:

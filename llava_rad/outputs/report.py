@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from encoder.radiograph import ImageFacts
 
 SCHEMA: Literal["llava-rad.report/1"] = "llava-rad.report/1"
+GROUNDED_SCHEMA: Literal["llava-rad.report/2"] = "llava-rad.report/2"
 NOTICE: Literal["AI-generated draft. Research use only. Not for clinical use."] = (
     "AI-generated draft. Research use only. Not for clinical use."
 )
@@ -130,9 +131,41 @@ class Report(_Part):
         return cls.model_validate_json(data)
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a report; ``report-1.schema.json`` beside this file is its published form."""
-    return Report.model_json_schema(mode="serialization")
+class BoxFacts(_Part):
+    """A rectangle, as shares of the upright image's width (x) and height (y) from its upper left corner."""
+
+    x_min: float = Field(ge=0, le=1)
+    y_min: float = Field(ge=0, le=1)
+    x_max: float = Field(ge=0, le=1)
+    y_max: float = Field(ge=0, le=1)
+
+
+class GroundedFinding(Finding):
+    """One phrase of a grounded report, and where in the image it is seen: nowhere where the list is empty."""
+
+    boxes: list[BoxFacts]
+
+
+class GroundedBody(ReportBody):
+    """The report: the text without its boxes, and its phrases."""
+
+    findings: list[GroundedFinding]  # type: ignore[assignment]
+
+
+class GroundedReport(Report):
+    """One findings report with boxes, schema ``llava-rad.report/2``: that of ``Report`` with ``boxes`` in a finding."""
+
+    schema_id: Literal["llava-rad.report/2"] = Field(default=GROUNDED_SCHEMA, alias="schema")  # type: ignore[assignment]
+    report: GroundedBody
+
+
+def json_schema(*, grounded: bool = False) -> dict[str, Any]:
+    """The JSON Schema of a report; ``report-1.schema.json`` beside this file is its published form.
+
+    Args:
+        grounded: that of a report with boxes, ``report-2.schema.json``.
+    """
+    return (GroundedReport if grounded else Report).model_json_schema(mode="serialization")
 
 
 def clean(text: str) -> str:

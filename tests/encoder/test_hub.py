@@ -39,3 +39,44 @@ def test_offline_names_repository_revision_and_the_command_that_helps(
     assert "local folder" in str(caught.value.hint)
     assert "hf_secret" not in f"{caught.value} {caught.value.hint}"
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "gated", "said"),
+    [(401, True, "gives no access to microsoft/maira-2 (401): it is gated"), (403, True, "(403): it is gated"),
+     (403, False, "(403): it is gated or private"), (401, False, "no such repository")],
+)  # fmt: skip
+def test_no_access_names_the_page_and_the_token(
+    monkeypatch: pytest.MonkeyPatch, status: int, gated: bool, said: str
+) -> None:
+    from types import SimpleNamespace
+
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
+    def refuse(*_: object, **__: object) -> None:
+        error = GatedRepoError.__new__(GatedRepoError)
+        error.response = SimpleNamespace(status_code=status)
+        if gated:
+            raise error
+        inner = OSError("no")
+        inner.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+        raise LocalEntryNotFoundError("not here") from inner
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ModelError) as caught:
+        fetch("microsoft/maira-2", patterns=("config.json",))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert "https://huggingface.co/microsoft/maira-2" in str(caught.value.hint) and "HF_TOKEN" in str(caught.value.hint)
+
+
+def test_a_download_that_breaks_off_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadTimeout(Exception):
+        """As an HTTP client's: no OSError."""
+
+    def break_off(*_: object, **__: object) -> None:
+        raise ReadTimeout
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", break_off)
+    with pytest.raises(ModelError, match=r"could not be fetched from the hub \(ReadTimeout\)") as caught:
+        fetch("microsoft/maira-2", patterns=("config.json",))
+    assert "what has been downloaded is kept" in str(caught.value.hint)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from encoder.decoders import TRANSFER_SYNTAXES
-from llava_rad import doctor
+from llava_rad import doctor, memory
+from tests.llava_rad.conftest import Run
 
 
 def checks(kind: str) -> dict[str, doctor.Check]:
@@ -67,3 +70,29 @@ def test_a_broken_package_does_not_stop_the_other_checks() -> None:
 
     (check,) = doctor._guarded("device", broken)  # type: ignore[arg-type]
     assert (check.status, check.detail) == ("missing", "fails with ImportError")
+
+
+def test_memory_of_a_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {check.name: check for check in doctor._model(str(tiny))}
+    tensors = [tensor for path in tiny.rglob("*.safetensors") for tensor in load_file(path).values()]
+    numbers = sum(tensor.numel() for tensor in tensors)
+    assert found["model"].detail.startswith(f"{numbers:,} parameters: ")
+    assert found["memory"].status == "ok"
+    # two layers of keys and values of 32 numbers, for 16 image tokens, 512 of texts and 24 of an answer
+    need = memory.need_of(tiny)
+    assert (need.parameters, need.cached) == (numbers, 2 * 2 * 32 * (16 + 512 + 24))
+    assert (need.bytes("bfloat16"), need.bytes("float32")) == (
+        2 * (numbers + need.cached), 4 * (numbers + need.cached),
+    )  # fmt: skip
+    monkeypatch.setattr(memory, "memory_of_machine", lambda: 1000)
+    assert {check.name: check for check in doctor._model(str(tiny))}["memory"].status == "warning"
+
+
+def test_a_model_that_is_not_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (check,) = doctor._model("microsoft/maira-2")
+    assert check.status == "missing" and check.fix == "llava-rad convert --from maira-2 microsoft/maira-2 DEST"
+    (check,) = doctor._model(str(tmp_path))
+    assert check.status == "missing" and check.fix
+    done = run("doctor", "--model", "microsoft/maira-2")
+    assert done.code == 1 and "not converted yet" in done.out

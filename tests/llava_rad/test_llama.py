@@ -15,6 +15,7 @@ VARIANTS = {
     "grouped heads": {"num_key_value_heads": 2},
     "tied head": {"tie_word_embeddings": True},
     "head size of its own": {"head_dim": 12},
+    "linear scaling": {"rope_parameters": {"rope_type": "linear", "factor": 1.5, "rope_theta": 10000.0}},
     "other base frequency": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
 }
 
@@ -73,6 +74,17 @@ def test_weights_come_back_under_their_names(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_linear_scaling_makes_room_for_more_positions() -> None:
+    model = llama_for_causal_lm(**VARIANTS["linear scaling"])
+    llama = Llama(model.config.to_dict(), model.state_dict())
+    assert llama.longest == 96
+    ids = torch.randint(3, 97, (1, 96), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        words = torch.nn.functional.embedding(ids, llama.embedding)
+        found = llama(words, llama.cache(1, 96), 0)
+        torch.testing.assert_close(found, model(ids).logits[:, -1], rtol=1e-4, atol=1e-4)
+
+
 def test_shards(tmp_path: Path) -> None:
     reference = llama_for_causal_lm()
     reference.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -85,6 +97,7 @@ def test_shards(tmp_path: Path) -> None:
     "change",
     [
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1.0}},
         {"rope_scaling": {"type": "linear", "factor": 2}},
         {"attention_bias": True},
         {"hidden_act": "gelu"},

@@ -73,3 +73,9 @@ def test_the_schema_is_the_published_one() -> None:
     published = json.loads((Path(report.__file__).parent / "report-1.schema.json").read_text("utf-8"))
     assert bare(report.json_schema()) == bare(published), "a changed schema needs a new version, and a file of its own"
     jsonschema.Draft202012Validator.check_schema(published)
+
+
+def test_the_schema_with_boxes_is_the_published_one() -> None:
+    published = json.loads((Path(report.__file__).parent / "report-2.schema.json").read_text("utf-8"))
+    assert bare(report.json_schema(grounded=True)) == bare(published), "a changed schema needs a new version"
+    jsonschema.Draft202012Validator.check_schema(published)

@@ -1,0 +1,1 @@
+"""Published report models in this project's checkpoint directory."""

@@ -1,0 +1,169 @@
+"""LLaVA-1.5 and MAIRA-2 in the form that transformers' LLaVA has: one table of tensors for all three parts.
+
+Names of tensors: ``llava-hf/llava-1.5-7b-hf`` (both namings that transformers has used, as in the ``key_mapping`` of
+its ``LlavaForConditionalGeneration``), and ``microsoft/maira-2`` (``modeling_maira2.py``: a ``Dinov2Backbone`` with
+``apply_layernorm``, whose one feature map is the last layer's after the LayerNorm, and a projector ``layers``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from encoder.errors import ModelError
+from encoder.families import clip, files
+from encoder.outputs import AFTER_NORM, PENULTIMATE, STORED_KEY
+from encoder.preprocessing import clip as clip_recipe
+from encoder.preprocessing import maira_2 as maira_2_recipe
+from llava_rad.config import PromptConfig
+from llava_rad.conversion.language_model import llama_config
+from llava_rad.conversion.parts import Parts, check_preprocessor, projector_names
+from llava_rad.conversion.tokenizer import kept_in_text, tokens_of, turn_of
+from llava_rad.conversion.weights import Stored, read_folder
+from llava_rad.grounding import TAGS
+from llava_rad.templates import IMAGE, MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, TEMPLATES
+
+_LANGUAGE_MODEL, _TOWER, _PROJECTOR = "language model", "vision tower", "projector"
+_PREFIXES = {
+    "language_model.model.": (_LANGUAGE_MODEL, "model."),
+    "language_model.lm_head.": (_LANGUAGE_MODEL, "lm_head."),
+    "vision_tower.": (_TOWER, ""),
+    "multi_modal_projector.": (_PROJECTOR, ""),
+    "model.language_model.": (_LANGUAGE_MODEL, "model."),
+    "lm_head.": (_LANGUAGE_MODEL, "lm_head."),
+    "model.vision_tower.": (_TOWER, ""),
+    "model.multi_modal_projector.": (_PROJECTOR, ""),
+}
+_POSITIONS = "vision_model.embeddings.position_ids"  # in older files; no weight
+
+
+def llava(folder: Path, what: str) -> Parts:
+    """LLaVA-1.5: CLIP's last layer but one, a projector of two layers, the prompt of the paper's template.
+
+    Raises:
+        ModelError: a file is missing or damaged, or describes another model.
+    """
+    config, vision, text = _configs(folder, what, "llava", "clip_vision_model", {"vision_feature_layer": -2})
+    parts = _split(read_folder(folder, "model", what), what)
+    tower = {
+        name if name.startswith(clip.PREFIX) else clip.PREFIX + name: tensor for name, tensor in parts[_TOWER].items()
+    }
+    tower.pop(_POSITIONS, None)
+    recipe = clip_recipe(int(vision["image_size"]))
+    check_preprocessor(folder, recipe, what)
+    llama = llama_config(text, what)
+    return Parts(
+        encoder_config={**vision, files.RECIPE: recipe.name, STORED_KEY: PENULTIMATE},
+        encoder=tower,
+        features=PENULTIMATE,
+        patch_size=int(vision["patch_size"]),
+        projector=parts[_PROJECTOR],
+        llama=llama,
+        language_model=parts[_LANGUAGE_MODEL],
+        tokens=tokens_of(folder, llama.to_dict(), _pad(config, text), llama.vocab_size, what),
+        recipe=recipe,
+        prompt=PromptConfig(),
+    )
+
+
+def maira_2(folder: Path, what: str) -> Parts:
+    """MAIRA-2: DINOv2 after its LayerNorm, a projector of four layers, its own prompt with up to three images.
+
+    Raises:
+        ModelError: a file is missing or damaged, or describes another model.
+    """
+    config, vision, text = _configs(folder, what, "maira2", "dinov2", {"vision_feature_layer": -1})
+    if not vision.get("apply_layernorm", True) or vision.get("reshape_hidden_states", False):
+        raise ModelError(f"the vision tower of {what} gives something else than tokens after its LayerNorm")
+    parts = _split(read_folder(folder, "model", what), what)
+    recipe = maira_2_recipe(int(vision["image_size"]))
+    check_preprocessor(folder, recipe, what)
+    llama = llama_config(text, what)
+    tokens = tokens_of(folder, llama.to_dict(), _pad(config, text), llama.vocab_size, what)
+    image = config.get("image_token_index", config.get("image_token_id"))
+    if image is None or tokens.tokenizer.token_to_id(IMAGE) != image:
+        raise ModelError(f"config.json of {what} says that {IMAGE} is token {image}, its tokenizer says otherwise")
+    tokens = kept_in_text(tokens, TAGS, what)
+    layers = {name.removeprefix("layers."): tensor for name, tensor in parts[_PROJECTOR].items()}
+    projector = projector_names(layers, what)
+    if len(projector) != 2 * int(config.get("projector_n_layers", 4)):
+        raise ModelError(f"the projector of {what} has {len(projector)} tensors, which its config.json does not expect")
+    left_out = ("out_features", "out_indices", "stage_names", "apply_layernorm", "reshape_hidden_states")
+    turn = turn_of(folder, MAIRA_2_SYSTEM, what)
+    return Parts(
+        encoder_config={
+            **{key: value for key, value in vision.items() if key not in left_out},
+            "architectures": ["Dinov2Model"],
+            files.RECIPE: recipe.name,
+        },
+        encoder=parts[_TOWER],
+        features=AFTER_NORM,
+        patch_size=int(vision["patch_size"]),
+        projector=projector,
+        llama=llama,
+        language_model=parts[_LANGUAGE_MODEL],
+        tokens=tokens,
+        recipe=recipe,
+        prompt=PromptConfig(
+            system=MAIRA_2_SYSTEM,
+            instruction=MAIRA_2_INSTRUCTION,
+            template="maira-2",
+            turn=None if turn == TEMPLATES["maira-2"].turn else turn,
+            chunks="whole",
+        ),
+    )
+
+
+_Family = Literal["clip_vision_model", "dinov2"]
+
+
+def _configs(
+    folder: Path, what: str, kind: str, tower: _Family, expected: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """``config.json``, and in it those of the vision tower and the language model, with what they leave out."""
+    from transformers import CLIPVisionConfig, Dinov2Config
+
+    config = files.read_json(folder / files.CONFIG, what)
+    if config.get("model_type") != kind:
+        raise ModelError(f"{what} is a {config.get('model_type')!r} model, not {kind!r}")
+    common = {"vision_feature_select_strategy": "default", "projector_hidden_act": "gelu"}
+    for key, value in {**common, **expected}.items():
+        if config.get(key, value) != value:
+            raise ModelError(f"config.json of {what} says {key} = {config[key]!r}; only {value!r} is read")
+    vision, text = config.get("vision_config"), config.get("text_config")
+    if not isinstance(vision, dict) or not isinstance(text, dict) or vision.get("model_type", tower) != tower:
+        raise ModelError(f"config.json of {what} describes no {tower!r} tower beside a language model")
+    left_out = ("model_type", "architectures", "_name_or_path", "dtype", "torch_dtype", "transformers_version")
+    kept = {key: value for key, value in vision.items() if key not in left_out}
+    whole = CLIPVisionConfig(**kept) if tower == "clip_vision_model" else Dinov2Config(**kept)
+    found = {key: value for key, value in whole.to_dict().items() if key not in left_out}
+    return config, {**found, "model_type": tower}, text
+
+
+def _split(tensors: Mapping[str, Stored], what: str) -> dict[str, dict[str, Stored]]:
+    """Tensors of the three parts under the names that the parts have alone.
+
+    Raises:
+        ModelError: a tensor belongs to none, or a part has none.
+    """
+    parts: dict[str, dict[str, Stored]] = {_LANGUAGE_MODEL: {}, _TOWER: {}, _PROJECTOR: {}}
+    odd = []
+    for name, tensor in tensors.items():
+        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            odd.append(name)
+        else:
+            part, new = _PREFIXES[prefix]
+            parts[part][new + name.removeprefix(prefix)] = tensor
+    if odd:
+        raise ModelError(f"{what}: {len(odd)} unexpected keys, first {min(odd)}")
+    for part, found in parts.items():
+        if not found:
+            raise ModelError(f"{what} has no tensors of a {part}")
+    return parts
+
+
+def _pad(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
+    found = config.get("pad_token_id", text.get("pad_token_id"))
+    return found if isinstance(found, int) else None

@@ -1,0 +1,150 @@
+"""What a conversion hands over: the parts of a checkpoint, found and described, none of the large ones read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from encoder.backbone import tokens_of_patches
+from encoder.errors import LlavaRadError, ModelError
+from encoder.families import files
+from encoder.families.loading import load_vision
+from encoder.outputs import FeatureKind
+from encoder.preprocessing import Recipe
+from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
+from llava_rad.config import GenerationDefaults, LlavaRadConfig, PromptConfig
+from llava_rad.conversion.language_model import write_language_model
+from llava_rad.conversion.weights import Stored, read_all
+from llava_rad.projector import Projector
+from llava_rad.tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A published model, taken apart.
+
+    Attributes:
+        encoder_config: ``config.json`` of the image encoder in the form that checkpoints hold.
+        encoder: its tensors.
+        features: which output of it is projected.
+        patch_size: of it, in pixels.
+        projector: ``linear_1.weight`` and so on.
+        llama: configuration of the language model.
+        language_model: its tensors.
+        tokens: its tokenizer.
+        recipe: how images are prepared.
+        prompt: the conversation.
+    """
+
+    encoder_config: Mapping[str, Any]
+    encoder: Mapping[str, Stored]
+    features: FeatureKind
+    patch_size: int
+    projector: Mapping[str, Stored]
+    llama: LlamaConfig
+    language_model: Mapping[str, Stored]
+    tokens: Tokens
+    recipe: Recipe
+    prompt: PromptConfig
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors on disk."""
+        return sum(
+            tensor.bytes for part in (self.encoder, self.projector, self.language_model) for tensor in part.values()
+        )
+
+
+def write_parts(
+    parts: Parts, target: Path, what: str, *, name: str, max_new_tokens: int, force: bool = False
+) -> LlavaRadConfig:
+    """Write the checkpoint directory: to a temporary folder beside it, which is renamed when it is whole.
+
+    Raises:
+        ModelError: a tensor is missing, left over or of another shape, or the parts do not fit together.
+        LlavaRadError: ``target`` exists, or the disk has no room for it.
+    """
+    from safetensors.torch import save_file
+
+    _refuse_full_disk(target, parts.bytes)
+    config = LlavaRadConfig(
+        name=name,
+        features=parts.features,
+        image_tokens=tokens_of_patches(parts.recipe.size, parts.patch_size),
+        prompt=parts.prompt,
+        recipe=parts.recipe.to_dict(),
+        tokens=parts.tokens.ids,
+        generation=GenerationDefaults(max_new_tokens=max_new_tokens),
+    )
+    with writing(target, config, force=force) as folder:
+        files.write(folder / ENCODER, parts.encoder_config, read_all(parts.encoder))
+        # the fast form takes every tensor exactly once, so nothing is missing and nothing left over
+        size = parts.recipe.size
+        vision = load_vision(folder / ENCODER, size=size, device="cpu", dtype=torch.float32, features=parts.features)
+        save_file({name: tensor.read().contiguous() for name, tensor in parts.projector.items()}, folder / PROJECTOR)
+        projector = Projector.load(folder / PROJECTOR)
+        if (projector.in_features, projector.out_features) != (vision.width, parts.llama.hidden_size):
+            raise ModelError(
+                f"the projector of {what} maps {projector.in_features} to {projector.out_features} features, but its "
+                f"encoder gives {vision.width} and its language model takes {parts.llama.hidden_size}"
+            )
+        del vision, projector
+        write_language_model(folder / LANGUAGE_MODEL, parts.llama, parts.language_model, parts.tokens, what)
+    return config
+
+
+def _refuse_full_disk(target: Path, needed: int) -> None:
+    import shutil
+
+    parent = next(path for path in target.absolute().parents if path.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise LlavaRadError(
+            f"the converted model needs {needed} bytes ({needed / 1e9:.1f} GB) of disk, {free / 1e9:.1f} GB are free",
+            hint="make room, or name a folder on another disk",
+        )
+
+
+def projector_names(tensors: Mapping[str, Stored], what: str, step: int = 2) -> dict[str, Stored]:
+    """``0.weight``, ``2.weight`` … of an ``nn.Sequential`` with an activation after each layer as ``linear_1`` ….
+
+    Raises:
+        ModelError: a name is none of these.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        number, _, kind = name.partition(".")
+        if not number.isdecimal() or int(number) % step or kind not in ("weight", "bias"):
+            raise ModelError(f"the projector of {what} has an unexpected tensor {name}")
+        found[f"linear_{int(number) // step + 1}.{kind}"] = tensor
+    if not found:
+        raise ModelError(f"{what} has no projector")
+    return found
+
+
+def check_preprocessor(folder: Path, recipe: Recipe, what: str) -> None:
+    """Refuse a ``preprocessor_config.json`` that asks for other numbers than the recipe.
+
+    Raises:
+        ModelError: it does.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return
+    said = files.read_json(path, what)
+    crop = said.get("crop_size")
+    size = crop.get("height") if isinstance(crop, dict) else crop
+    if size is not None and size != recipe.size:
+        raise ModelError(f"preprocessor_config.json of {what} says {size} pixels, its vision tower {recipe.size}")
+    for key, level in (("image_mean", recipe.mean), ("image_std", recipe.std)):
+        ours = list(level) if isinstance(level, tuple) else [level] * 3
+        theirs = said.get(key, ours)
+        if len(theirs) != 3 or any(abs(a - b) > 1e-3 for a, b in zip(ours, theirs, strict=True)):
+            raise ModelError(f"preprocessor_config.json of {what} says {key} {theirs}, the recipe {recipe.name} {ours}")

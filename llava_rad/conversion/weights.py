@@ -1,0 +1,146 @@
+"""Published weights read one tensor at a time, so that models larger than the memory can be converted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encoder.backbone import first_line
+from encoder.errors import ModelError
+
+INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
+"""End of the names of buffers that files of older transformers hold; they follow from the configuration."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor on disk.
+
+    Attributes:
+        shape: its shape.
+        dtype: its type.
+        read: reads it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Its size on disk."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def read_folder(folder: Path, stem: str, what: str, *, pickled: str | None = None) -> dict[str, Stored]:
+    """The tensors of ``stem.safetensors`` or of the shards that ``stem.safetensors.index.json`` names.
+
+    Args:
+        folder: where they are.
+        stem: such as ``"model"``.
+        what: what errors call the source.
+        pickled: stem of ``.bin`` files, which are read where there are no safetensors.
+
+    Raises:
+        ModelError: a file is missing or damaged, the index names one elsewhere, or a tensor is there twice.
+    """
+    for name, suffix in ((stem, "safetensors"), *(((pickled, "bin"),) if pickled else ())):
+        index = folder / f"{name}.{suffix}.index.json"
+        if index.is_file():
+            files = sorted(set(_weight_map(index, what).values()))
+        elif (folder / f"{name}.{suffix}").is_file():
+            files = [f"{name}.{suffix}"]
+        else:
+            continue
+        found: dict[str, Stored] = {}
+        for file in files:
+            if Path(file).name != file:
+                raise ModelError(f"{index.name} of {what} names a file outside its folder")
+            read = read_safetensors if suffix == "safetensors" else read_pickle
+            part = read(folder / file, what)
+            if twice := sorted(found.keys() & part.keys()):
+                raise ModelError(f"{what}: {len(twice)} tensors are there twice, first {twice[0]}")
+            found |= part
+        return {key: tensor for key, tensor in found.items() if not key.endswith(INVERSE_FREQUENCIES)}
+    raise ModelError(f"{what} has no file {stem}.safetensors{f' and no {pickled}.bin' if pickled else ''}")
+
+
+def _weight_map(index: Path, what: str) -> dict[str, str]:
+    try:
+        return {str(key): str(file) for key, file in json.loads(index.read_text("utf-8"))["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index.name} of {what} cannot be read ({type(error).__name__})") from error
+
+
+def read_safetensors(path: Path, what: str) -> dict[str, Stored]:
+    """The tensors of one safetensors file, none of them read yet.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f"{what} has no file {path.name}", hint="fetch it again: the download may not have finished")
+    try:
+        file: Any = safe_open(path, framework="pt")
+        found = {}
+        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            part = file.get_slice(name)
+            found[name] = Stored(tuple(part.get_shape()), _DTYPES[part.get_dtype()], _reader(file, name))
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(f"{path.name} of {what} cannot be read: {first_line(error)}") from error
+    return found
+
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+}  # fmt: skip
+
+
+def _reader(file: Any, name: str) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    return read
+
+
+def read_pickle(path: Path, what: str) -> dict[str, Stored]:
+    """The tensors of a ``.bin`` or ``.pt`` file, mapped from disk; those under ``state_dict`` where there is one.
+
+    Only tensors, plain containers and NumPy's numbers (which training scripts keep beside them) are read: code in the
+    file never runs.
+
+    Raises:
+        ModelError: it is missing, damaged, or holds anything else.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise ModelError(f"{what} has no file {path.name}", hint="fetch it again: the download may not have finished")
+    numbers: list[Any] = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    numbers += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals(numbers):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # unpickling raises types of its own, some of which only pickle exports
+        raise ModelError(
+            f"{path.name} of {what} cannot be read: it is damaged, or holds more than tensors ({type(error).__name__})"
+        ) from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise ModelError(f"{path.name} of {what} is not a table of tensors")
+    return {name: Stored(tuple(t.shape), t.dtype, t.clone) for name, t in found.items()}
+
+
+def read_all(tensors: Mapping[str, Stored]) -> dict[str, torch.Tensor]:
+    """Small tables of tensors, in memory."""
+    return {name: tensor.read() for name, tensor in tensors.items()}
