@@ -28,7 +28,8 @@ def draw_cases(file: Path, cases: Sequence[Case], reports: Sequence[str], seed: 
 
     chosen = np.random.default_rng(seed).permutation(len(cases))[:CASES].tolist()
     rows = -(-len(chosen) // COLUMNS)
-    figure = Figure(figsize=(4.2 * COLUMNS, 5.6 * rows), layout="tight")
+    figure = Figure(figsize=(4.2 * COLUMNS, 5.4 * rows))
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.09, wspace=0.08, hspace=0.42)
     for place, number in enumerate(chosen):
         axes = figure.add_subplot(rows, COLUMNS, place + 1)
         axes.imshow(read_image(cases[number].path), cmap="gray")
