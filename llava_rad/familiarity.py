@@ -1,9 +1,9 @@
 """Is an image like those that a model was trained on? A distance in the encoder's features, and the limit to warn at.
 
 The features of one image are the mean and the standard deviation of its patch vectors. Their Mahalanobis distance to
-the training images (Lee et al. 2018) says how unusual they are together; the covariance is shrunk (Ledoit and Wolf
-2004), since there are hardly more images than features. A large distance says that the model has seen nothing of the
-kind, not what is wrong; a small one does not say that the report is right.
+the training images (Lee et al. 2018) says how unusual they are together; the covariance of the standardised features is
+shrunk (Ledoit and Wolf 2004), since there are hardly more images than features. A large distance says that the model
+has seen nothing of the kind, not what is wrong; a small one does not say that the report is right.
 """
 
 from __future__ import annotations
@@ -44,9 +44,12 @@ class Familiarity:
         """
         from sklearn.covariance import LedoitWolf
 
-        shrunk = LedoitWolf().fit(features.double().numpy())
+        features = features.double()
+        # shrinking takes all features to one variance, so that those that vary least would hardly count
+        centre, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+        shrunk = LedoitWolf(assume_centered=True).fit(((features - centre) / spread).numpy())
         values, vectors = torch.linalg.eigh(torch.from_numpy(shrunk.covariance_))
-        known = cls(torch.from_numpy(shrunk.location_), vectors / values.clamp(min=1e-12).sqrt(), 0.0)
+        known = cls(centre, vectors / values.clamp(min=1e-12).sqrt() / spread[:, None], 0.0)
         known.limit = float(torch.quantile(known.distance(held_out), 1 - false_alarms))
         return known
 

@@ -35,11 +35,11 @@ def test_features_are_mean_and_deviation_of_the_patches() -> None:
 def test_distance_is_that_of_scikit_learn() -> None:
     covariance = pytest.importorskip("sklearn.covariance")
     known = Familiarity.fit(features(200, 0), features(100, 1))
-    asked = features(50, 2, scale=2.0)
-    expected = np.sqrt(
-        covariance.LedoitWolf().fit(features(200, 0).double().numpy()).mahalanobis(asked.double().numpy())
-    )
-    np.testing.assert_allclose(known.distance(asked).numpy(), expected, rtol=1e-4)
+    fitted, asked = features(200, 0).double().numpy(), features(50, 2, scale=2.0).double().numpy()
+    scale = pytest.importorskip("sklearn.preprocessing").StandardScaler().fit(fitted)
+    shrunk = covariance.LedoitWolf().fit(scale.transform(fitted))
+    expected = np.sqrt(shrunk.mahalanobis(scale.transform(asked)))
+    np.testing.assert_allclose(known.distance(torch.from_numpy(asked)).numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.5])
