@@ -161,8 +161,8 @@ def test_labels_mark_what_the_reviewer_changed(local: Served) -> None:
     state = client.act(state, "reject", sentence=last["id"]).json()
     labels = {one["finding"]: (one["draft"], one["present"]) for one in state["labels"]}
     assert len(labels) == 14
-    assert labels["Pneumothorax"] == ("positive", "not mentioned")
-    assert labels["Consolidation"] == ("positive", "positive")
+    assert labels["Pneumothorax"] == ("negative", "not mentioned")
+    assert labels["Lung Lesion"] == ("positive", "positive")
 
 
 def test_odd_requests_get_an_answer_and_no_traceback(local: Served) -> None:

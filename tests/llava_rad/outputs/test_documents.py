@@ -162,7 +162,7 @@ def test_the_labels_are_a_measurement_report(report: Report) -> None:
             walk(item.get("ContentSequence", ()))
 
     walk(found.ContentSequence)
-    assert said["Pneumothorax"] == "Present" and said["Pleural Effusion"] == "Absent"
+    assert said["Lung Lesion"] == "Present" and said["Pleural Effusion"] == "Absent"
     assert "Fracture" not in said, "what is not mentioned is left out"
 
 
