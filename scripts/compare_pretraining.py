@@ -30,6 +30,7 @@ from encoder.pretraining.loading import load_config
 from encoder.pretraining.plots import plot
 from encoder.pretraining.probes import Predictions, Probe, auroc, average_precision
 from encoder.pretraining.vision_transformer import VisionTransformer
+from scripts.compare_encoders import bootstrap
 
 SCORES = ("linear AUPRC", "linear AUROC", "kNN AUROC")
 Floats = npt.NDArray[np.float64]
@@ -62,12 +63,9 @@ def scores(said: Predictions, images: npt.NDArray[np.int64]) -> Floats:
 
 def judge(said: Predictions, draws: int) -> Judged:
     """Scores on all patients and on bootstrap samples of them, which are the same for every network."""
-    patients: dict[tuple[str, str], list[int]] = {}
-    for place, row in enumerate(said.rows):
-        patients.setdefault((row.dataset, row.subject or f"row {place}"), []).append(place)
-    groups, rng = [np.array(places) for places in patients.values()], np.random.default_rng(0)
-    drawn = (np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws))
-    return Judged(scores(said, np.arange(len(said.rows))), np.stack([scores(said, images) for images in drawn]))
+    patients = [f"{row.dataset}/{row.subject or f'row {place}'}" for place, row in enumerate(said.rows)]
+    samples = [scores(said, images) for images in bootstrap(patients, draws)]
+    return Judged(scores(said, np.arange(len(said.rows))), np.stack(samples))
 
 
 def backbone(config: PretrainingConfig, source: str | None = None) -> VisionTransformer:

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets' folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--views", type=int, default=5, help="cached views of a training image (default 5)")
+    parser.add_argument("--views", type=int, default=4, help="cached views of a training image (default 4)")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: of the configuration)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")

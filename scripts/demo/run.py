@@ -53,7 +53,7 @@ def make_demo(
     data: Path,
     output: Path,
     *,
-    views: int = 5,
+    views: int = 4,
     epochs: int | None = None,
     seed: int = 0,
     threads: int = 2,
