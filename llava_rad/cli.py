@@ -104,6 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
         note("interrupted")
         sys.exit(130)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one that comes while a class is made
+            note("interrupted")
+            sys.exit(130)
         if debugging():
             raise
         # the message of an unforeseen error may quote a header, so only its kind and place are shown
