@@ -45,7 +45,7 @@ def generate(
         model: checkpoint folder or hub repository; None is the embedded default.
         revision: branch, tag or commit of a repository.
         device: ``"auto"`` or a torch device.
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"8bit"`` or ``"4bit"``.
         offline: never ask the hub.
         batch_size: images at a time.
         max_new_tokens: longest report in tokens; None takes the checkpoint's default.

@@ -212,7 +212,9 @@ def _model(source: str) -> Iterator[Check]:
         fix = error.hint or "name the folder of a checkpoint, see docs/checkpoint-format.md"
         yield Check(name="model", status="missing", detail=str(error), fix=fix)
         return
-    sizes = ", ".join(f"{need.bytes(name) / 2**30:.1f} GiB in {name}" for name in ("bfloat16", "float32"))
+    sizes = ", ".join(
+        f"{need.bytes(name) / 2**30:.1f} GiB in {name}" for name in ("float32", "bfloat16", "8bit", "4bit")
+    )
     base = "" if need.whole else " without the base of its adapter"
     yield Check(
         name="model", status="ok", detail=f"{need.parameters:,} parameters{base}: {sizes}, one report at a time"
@@ -228,7 +230,7 @@ def _model(source: str) -> Iterator[Check]:
             name=name,
             status="ok" if enough else "warning",
             detail=f"{there / 2**30:.1f} GiB, {'enough' if enough else 'too little'} for {dtype}",
-            fix=None if enough else "use another device, or --dtype bfloat16",
+            fix=None if enough else "use another device, or --dtype bfloat16, 8bit or 4bit",
         )
 
 

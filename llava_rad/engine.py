@@ -21,6 +21,7 @@ from llava_rad.llama import Llama
 from llava_rad.model import greedy, join, load_language_model
 from llava_rad.projector import Projector
 from llava_rad.prompt import Prompt
+from llava_rad.quantized import BITS
 from llava_rad.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class Engine:
         self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens  # no dropout
 
     @property
+    def precision(self) -> str:
+        """The type that it computes in, and in how few bits the language model's layers are kept if they are."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{name}, {self.llama.bits}-bit weights" if self.llama.bits else name
+
+    @property
     def recipe(self) -> Recipe:
         """How images are prepared for this model."""
         return self.config.preprocessing
@@ -85,7 +92,8 @@ class Engine:
             source: a folder or hub repository in the directory format.
             revision: branch, tag or commit of a repository.
             device: ``"auto"`` (CUDA where there is one, else the CPU) or a torch device.
-            dtype: ``"auto"`` (bfloat16 on CUDA, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+            dtype: ``"auto"`` (bfloat16 on CUDA, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``; with
+                ``"8bit"`` and ``"4bit"`` the language model's layers are kept in so few bits, the rest as with auto.
             offline: never ask the hub.
 
         Raises:
@@ -93,7 +101,8 @@ class Engine:
             LlavaRadError: no such device or type.
         """
         place = choose_device(device)
-        kind = choose_dtype(dtype, place)
+        bits = BITS.get(dtype)
+        kind = choose_dtype("auto" if bits else dtype, place)
         folder = locate(source, revision=revision, offline=offline)
         config = load_checked(folder)
         size = config.preprocessing.size
@@ -101,9 +110,9 @@ class Engine:
         projector = Projector.load(folder / PROJECTOR).to(device=place, dtype=kind)
         language_model = folder / LANGUAGE_MODEL
         if (language_model / "adapter_config.json").is_file():
-            llama = _merge_adapter(language_model, place, kind, offline=offline)
+            llama = _merge_adapter(language_model, place, kind, bits, offline=offline)
         else:
-            llama = Llama.load(language_model, device=place, dtype=kind)
+            llama = Llama.load(language_model, device=place, dtype=kind, bits=bits)
         tokens = Tokens.load(language_model, config.tokens)
         known = Familiarity.load(folder / FAMILIARITY, vision.width, place)
         digest = sha256(folder / "config.json")
@@ -183,7 +192,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def _merge_adapter(folder: Path, device: torch.device, dtype: torch.dtype, *, offline: bool) -> Llama:
+def _merge_adapter(folder: Path, device: torch.device, dtype: torch.dtype, bits: int | None, *, offline: bool) -> Llama:
     """A LoRA adapter merged into its base, in float32, where the sum is most exact."""
     merged = load_language_model(folder, dtype=torch.float32, offline=offline).merge_and_unload()
-    return Llama(merged.config.to_dict(), merged.state_dict(), device=device, dtype=dtype)
+    return Llama(merged.config.to_dict(), merged.state_dict(), device=device, dtype=dtype, bits=bits)

@@ -207,6 +207,8 @@ def _without_gaps(left: Sequence[int]) -> list[int]:
 def _by_graph(engine: Engine, embeds: torch.Tensor, settings: GenerationSettings) -> bool:
     if not settings.compile or settings.temperature > 0 or engine.device.type != "cuda":
         return False
+    if engine.llama.bits == 8:  # how many inputs are kept apart is known at run time only
+        return False
     batch, length, _ = embeds.shape
     return engine.compiled.fits(batch, length + settings.max_new_tokens)
 

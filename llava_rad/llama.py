@@ -19,6 +19,7 @@ from torch.nn import functional
 from encoder.errors import ModelError
 from encoder.linear import TOGETHER, Linear
 from llava_rad.cache import Cache
+from llava_rad.quantized import QuantizedLinear
 
 _EXPECTED = {
     "model_type": "llama",
@@ -30,13 +31,16 @@ _EXPECTED = {
 }
 
 
+_Product = Linear | QuantizedLinear
+
+
 class _Layer(NamedTuple):
     norm1: torch.Tensor
-    qkv: Linear
-    out: Linear
+    qkv: _Product
+    out: _Product
     norm2: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: _Product
+    down: _Product
 
 
 class Llama:
@@ -47,9 +51,12 @@ class Llama:
         tensors: its weights under the published key names; each is used exactly once.
         device: where to compute.
         dtype: in which type.
+        bits: the products of the layers keep their weights in 8 or 4 bits; None in ``dtype``. The embeddings, norms
+            and the head are kept whole, as transformers does.
 
     Raises:
         ModelError: a variant that is not read, or a tensor is missing, left over or of another shape.
+        LlavaRadError: weights cannot be kept in so few bits here.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Llama:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        bits: int | None = None,
     ) -> None:
         rope, stretch = _rope(config)
         for key, value in _EXPECTED.items():
@@ -76,6 +84,11 @@ class Llama:
                 raise ModelError(f"the language model's tensor {name} is {tuple(tensor.shape)}, not {shape}")
             return tensor.to(device=device, dtype=dtype)
 
+        def product(*weights: torch.Tensor) -> _Product:
+            weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+            return Linear(weight) if bits is None else QuantizedLinear(weight, bits)
+
+        self.bits = bits
         self.config = dict(config)
         self.width, self.heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         self.kv_heads = int(config.get("num_key_value_heads") or self.heads)
@@ -96,11 +109,11 @@ class Llama:
             self._layers.append(
                 _Layer(
                     norm1=take(f"{at}.input_layernorm.weight", self.width),
-                    qkv=Linear(torch.cat(qkv)),
-                    out=Linear(take(f"{at}.self_attn.o_proj.weight", self.width, queries)),
+                    qkv=product(*qkv),
+                    out=product(take(f"{at}.self_attn.o_proj.weight", self.width, queries)),
                     norm2=take(f"{at}.post_attention_layernorm.weight", self.width),
-                    gate_up=Linear(torch.cat(gate_up)),
-                    down=Linear(take(f"{at}.mlp.down_proj.weight", self.width, inner)),
+                    gate_up=product(*gate_up),
+                    down=product(take(f"{at}.mlp.down_proj.weight", self.width, inner)),
                 )
             )
         self._norm = take("model.norm.weight", self.width)
@@ -117,7 +130,14 @@ class Llama:
         self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), angles.sin()))
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Llama:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        bits: int | None = None,
+    ) -> Llama:
         """Read ``config.json`` and the safetensors file or shards of a ``LlamaForCausalLM`` folder.
 
         Raises:
@@ -139,16 +159,24 @@ class Llama:
                 tensors.update(load_file(folder / shard))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(f"the language model's files cannot be read ({type(error).__name__})") from error
-        return cls(config, tensors, device=device, dtype=dtype)
+        return cls(config, tensors, device=device, dtype=dtype, bits=bits)
 
     def weights(self) -> Iterator[torch.Tensor]:
         """The tensors that every step reads."""
         yield from (self.embedding, self._norm, self._head.weight, self._cos, self._sin)
         for layer in self._layers:
-            yield from (part.weight if isinstance(part, Linear) else part for part in layer)
+            for part in layer:
+                if isinstance(part, QuantizedLinear):
+                    yield from part.tensors()
+                else:
+                    yield part.weight if isinstance(part, Linear) else part
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The weights under their published names, as views of those in use where ``Linear`` keeps them so."""
+        """The weights under their published names, as views of those in use where ``Linear`` keeps them so.
+
+        Raises:
+            LlavaRadError: they are kept in few bits.
+        """
         queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
         named = {
             "model.embed_tokens.weight": self.embedding,

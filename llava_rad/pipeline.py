@@ -96,7 +96,7 @@ class ReportWriter:
         model: checkpoint folder or hub repository; None is the embedded default.
         revision: branch, tag or commit of a repository.
         device: ``"auto"`` or a torch device.
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"8bit"`` or ``"4bit"``.
         offline: never ask the hub.
         decoding: how reports are decoded.
         force: read images that would be refused as no frontal chest radiograph.

@@ -70,7 +70,7 @@ def command(
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     device: opt.Device = "auto",
-    dtype: opt.Type = opt.DType.auto,
+    dtype: opt.Type = opt.Precision.auto,
     batch_size: opt.Batch = 4,
     max_new_tokens: opt.Tokens = None,
     num_beams: opt.Beams = None,

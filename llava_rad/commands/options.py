@@ -35,6 +35,17 @@ class DType(StrEnum):
     float16 = "float16"
 
 
+class Precision(StrEnum):
+    """How a report model's weights are kept."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    eight = "8bit"
+    four = "4bit"
+
+
 _MODEL, _INPUT, _DECODING, _OUTPUT = "Model", "Input", "Decoding", "Output"
 
 Model = Annotated[
@@ -57,10 +68,11 @@ Device = Annotated[
     str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)
 ]
 Type = Annotated[
-    DType,
+    Precision,
     typer.Option(
         "--dtype",
-        help="auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16.",
+        help="auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16; 8bit, 4bit: the language model's "
+        "layers in so few bits (needs bitsandbytes).",
         metavar="TYPE",
         rich_help_panel=_MODEL,
     ),

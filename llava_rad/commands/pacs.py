@@ -116,7 +116,7 @@ def watch(
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     device: opt.Device = "auto",
-    dtype: opt.Type = opt.DType.auto,
+    dtype: opt.Type = opt.Precision.auto,
     max_new_tokens: opt.Tokens = None,
 ) -> None:
     """Write drafts for new chest radiographs as they come in."""

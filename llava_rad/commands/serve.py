@@ -77,7 +77,7 @@ def command(
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     device: opt.Device = "auto",
-    dtype: opt.Type = opt.DType.auto,
+    dtype: opt.Type = opt.Precision.auto,
     max_new_tokens: opt.Tokens = None,
     identifiers: Annotated[
         bool,

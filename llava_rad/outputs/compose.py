@@ -109,7 +109,7 @@ def generation_facts(engine: Engine, settings: GenerationSettings) -> Generation
         temperature=settings.temperature,
         seed=settings.seed,
         prompt=engine.config.conversation.with_instruction(settings.prompt).instruction,
-        dtype=str(engine.dtype).removeprefix("torch."),
+        dtype=engine.precision,
     )
 
 
