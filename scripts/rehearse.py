@@ -1,0 +1,306 @@
+"""The paper's model at its real size, with random weights: does everything go through, in what time and memory?
+
+    python scripts/rehearse.py [--device cuda] [--dtypes bfloat16,8bit,4bit] [--folder DIR] [--keep] [--format json]
+
+Writes an encoder as ``microsoft/rad-dino`` is published (ViT-B/14, 518 px) and a language model as
+``lmsys/vicuna-7b-v1.5`` is (32,000 tokens, float16 in two .bin shards), then runs the commands that a user with the
+real weights runs: ``assemble``, ``doctor --model``, and ``generate`` on one image in each type. Reports of random
+weights are noise of full length. Then the model is loaded once more in each type, for the seconds of its parts.
+
+Takes 28 GB of disk and, on a CPU, 20 GB of memory and a quarter of an hour. Seconds are wall seconds; memory is the
+peak resident set of the process, which counts files that are mapped, and on CUDA the peak of torch's allocator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+DTYPES = ("bfloat16", "8bit", "4bit")
+COMMAND = (sys.executable, "-c", "from llava_rad.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of both networks; the defaults are those of RAD-DINO and Vicuna-7B."""
+
+    encoder_width: int = 768
+    encoder_layers: int = 12
+    image: int = 518
+    width: int = 4096
+    inner: int = 11008
+    layers: int = 32
+    heads: int = 32
+    vocabulary: int = 32000
+    tokens: int = 150
+    recipe: str = "rad-dino"
+
+
+REAL = Size()
+TINY = Size(24, 2, 56, 64, 96, 2, 2, 400, 8, "rad-dino-56")
+
+
+def write_encoder(size: Size, folder: Path) -> None:
+    """``config.json`` and ``model.safetensors`` as of ``microsoft/rad-dino``."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=size.encoder_width,
+        num_hidden_layers=size.encoder_layers,
+        num_attention_heads=size.encoder_width // 64 or 1,
+        image_size=size.image,
+        patch_size=14,
+    )
+    Dinov2Model(config).save_pretrained(folder)
+
+
+def write_language_model(size: Size, folder: Path, shards: int = 2) -> None:
+    """Float16 .bin shards, ``config.json`` and ``tokenizer.json`` of a Llama."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        pad_token_id=0,
+        architectures=["LlamaForCausalLM"],
+        dtype=torch.float16,
+    )
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(config).state_dict()
+    config.save_pretrained(folder)
+    names, weight_map = sorted(empty), dict[str, str]()
+    noise = torch.empty(1 << 22).normal_(0, 0.02, generator=torch.Generator().manual_seed(0)).half()
+    for shard in range(shards):
+        file, part = f"pytorch_model-{shard + 1:05d}-of-{shards:05d}.bin", names[shard::shards]
+        torch.save({name: _filled(noise, empty[name].shape, at) for at, name in enumerate(part)}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    _tokenizer(size.vocabulary).save(str(folder / "tokenizer.json"))
+
+
+def _filled(noise: torch.Tensor, shape: Sequence[int], at: int) -> torch.Tensor:
+    """A tensor of repeated noise, begun elsewhere in each: drawing seven billion numbers would take minutes."""
+    import torch
+
+    if len(shape) == 1:
+        return torch.ones(shape, dtype=noise.dtype)  # norms
+    count, start = shape[0] * shape[1], 65_537 * at % len(noise)
+    turned = torch.cat([noise[start:], noise[:start]])
+    return turned.repeat(-(-count // len(noise)))[:count].view(*shape)
+
+
+def _tokenizer(size: int) -> Any:
+    """Byte-level pieces and made-up words, as many as wanted, in Llama's form."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    vocabulary |= {f"▁word{number}": number for number in range(len(vocabulary), size)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return tokenizer
+
+
+def write_image(path: Path) -> None:
+    """A picture of 1,024 pixels: what is on it is all the same to random weights."""
+    import numpy as np
+    from PIL import Image
+
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12)).astype(np.uint8))
+    coarse.resize((1024, 1024), Image.Resampling.BICUBIC).save(path)
+
+
+def called(*words: str | Path) -> dict[str, Any]:
+    """Run a command of ours; its output, seconds and peak memory.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout and process.stderr
+    out, err = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"llava-rad {words[0]} failed:\n{err}")
+    return {"seconds": time.perf_counter() - begin, "peak_bytes": usage.ru_maxrss * 1024, "output": out}
+
+
+def loaded(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict[str, Any]:
+    """Load the model and write one report twice, in a process of its own."""
+    words = ["--load", str(model), "--image", str(image), "--dtypes", dtype, "--device", device]
+    found: dict[str, Any] = json.loads(_again(*words, "--tokens", str(tokens)))
+    return found
+
+
+def _again(*words: str) -> str:
+    """This script in another process: a child's peak memory is never less than that of the process it came from."""
+    return subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
+def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict[str, Any]:
+    """The same in this process: seconds of loading, of the first and of every further token; memory."""
+    import torch
+
+    from encoder.sandbox import Reader
+    from llava_rad.engine import Engine
+    from llava_rad.generation import GenerationSettings, _decode, prepare
+    from scripts.bench.worker import peak_bytes
+
+    begin = time.perf_counter()
+    engine = Engine.from_pretrained(model, device=device, dtype=dtype, offline=True)
+    _finish(engine.device)
+    found: dict[str, Any] = {"load_seconds": time.perf_counter() - begin}
+    with Reader() as reader:
+        pixels = reader.prepare(image, engine.recipe).pixels
+    settings = GenerationSettings(max_new_tokens=tokens)
+    for _ in range(2):  # the first one warms up
+        begin, times = time.perf_counter(), []
+        embeds, mask, _ = prepare(engine, [pixels], settings)
+        _finish(engine.device)
+        found["image_seconds"] = time.perf_counter() - begin
+        for _ in _decode(engine, embeds, mask, settings):
+            times.append(time.perf_counter() - begin)
+    on_card = engine.device.type == "cuda"
+    found |= {
+        "device": torch.cuda.get_device_name() if on_card else f"{os.cpu_count()} x {_processor()}",
+        "torch": torch.__version__,
+        "prompt_tokens": embeds.shape[1],
+        "first_token_seconds": times[0],
+        "tokens": len(times),
+        "tokens_per_second": (len(times) - 1) / (times[-1] - times[0]),
+        "report_seconds": times[-1],
+        "peak_bytes": peak_bytes("cpu"),
+        "cuda_bytes": torch.cuda.max_memory_allocated() if on_card else None,
+    }
+    return found
+
+
+def _finish(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def rehearse(size: Size, folder: Path, device: str, dtypes: Sequence[str]) -> dict[str, Any]:
+    """Every step; what each took."""
+    image, model = folder / "image.png", folder / "model"
+    encoder, language_model = folder / "rad-dino", folder / "vicuna-7b-v1.5"
+    _again("--write", str(folder), *(["--tiny"] if size is TINY else []))
+    result: dict[str, Any] = {}
+    parts = ("--encoder", encoder, "--language-model", language_model, "--recipe", size.recipe)
+    result["assemble"] = called("assemble", *parts, "--offline", model)
+    shutil.rmtree(language_model)
+    result["bytes_on_disk"] = sum(path.stat().st_size for path in model.rglob("*"))
+    found = called("doctor", "--model", model)
+    result["doctor"] = found | {
+        "output": [line.strip() for line in found["output"].splitlines() if re.match(r"\w+ +(model|memory)\b", line)]
+    }
+    for dtype in dtypes:
+        words = ("--dtype", dtype, "--device", device, "--max-new-tokens", str(size.tokens), "--offline")
+        written = called("generate", image, "--model", model, *words, "--format", "json")
+        report = json.loads(written.pop("output"))
+        assert report["report"]["text"] and report["ai_generated"]
+        result[dtype] = {"generate": written} | loaded(model, image, dtype, device, size.tokens)
+    return result
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a table of what was found."""
+    giga, names = 1e9, [name for name in (*DTYPES, "float32") if name in result]
+    row = result[names[0]]
+    print(f"{row['device']}, torch {row['torch']}; {result['bytes_on_disk'] / giga:.1f} GB on disk\n")
+    for name in ("assemble", "doctor"):
+        print(f"{name}: {result[name]['seconds']:.0f} s, peak {result[name]['peak_bytes'] / giga:.1f} GB")
+    print("\n".join(["", *result["doctor"]["output"], ""]))
+    print(
+        "| type | `generate`, s | load, s | image, s | first token, s | tokens/s | report, s | memory, GB | CUDA, GB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in names:
+        row = result[name]
+        cuda = f"{row['cuda_bytes'] / giga:.1f}" if row["cuda_bytes"] else "-"
+        print(
+            f"| {name} | {row['generate']['seconds']:.0f} | {row['load_seconds']:.1f} | {row['image_seconds']:.2f} | "
+            f"{row['first_token_seconds']:.2f} | {row['tokens_per_second']:.2f} | {row['report_seconds']:.1f} | "
+            f"{row['peak_bytes'] / giga:.1f} | {cuda} |"
+        )
+    print(f"\n{row['prompt_tokens']} tokens of prompt, {row['tokens']} of answer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what was found; 1 where a step fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtypes", default=",".join(DTYPES), help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, help="where the weights are written; default: a temporary folder")
+    parser.add_argument("--keep", action="store_true", help="leave the assembled checkpoint in --folder")
+    parser.add_argument("--tiny", action="store_true", help="small networks, to try the script")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tokens", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    size = TINY if options.tiny else REAL
+    if options.write:
+        write_encoder(size, options.write / "rad-dino")
+        write_language_model(size, options.write / "vicuna-7b-v1.5")
+        write_image(options.write / "image.png")
+        return 0
+    if options.load:
+        print(json.dumps(load(options.load, options.image, options.dtypes, options.device, options.tokens)))
+        return 0
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary)
+        result = rehearse(size, folder, options.device, options.dtypes.split(","))
+        if options.keep and options.folder:
+            (folder / "model").replace(options.folder / "model")
+    if options.format == "json":
+        print(json.dumps(result, indent=1))
+    else:
+        show(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
