@@ -120,6 +120,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=None, help="of torch; one where other work goes on beside this")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of --seven-b")
+    parser.add_argument("--batches", type=lambda text: tuple(map(int, text.split(","))), help="of --seven-b, beside 1")
     parser.add_argument("--seven-b", action="store_true", help="time a language model of Vicuna-7B's shape")
     parser.add_argument("--tiny", action="store_true", help="with --seven-b: toy sizes, to see that it runs")
     parser.add_argument("--json", type=Path, default=None)
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.seven_b:
         from scripts.bench import scoring_decode
 
-        result = scoring_decode.run(options.device, tiny=options.tiny, rounds=options.rounds)
+        result = scoring_decode.run(options.device, tiny=options.tiny, rounds=options.rounds, batches=options.batches)
         scoring_decode.show(result)
         wrong = False
     else:

@@ -11,7 +11,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -158,11 +158,13 @@ def bandwidth(size: int, device: str, rounds: int) -> float:
     return 2 * size / seconds(lambda: target.copy_(source), device, rounds)
 
 
-def run(device: str, *, tiny: bool, rounds: int) -> dict[str, Any]:
+def run(device: str, *, tiny: bool, rounds: int, batches: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Time decoding at batch 1 and whole answers in batches."""
     import torch
 
     shape = TINY if tiny else SEVEN_B
+    if batches is not None:
+        shape = replace(shape, batches=batches)
     rate = bandwidth(shape.copied_bytes, device, rounds)
     llama = build(shape, device)
     peer = transformers_form(llama)

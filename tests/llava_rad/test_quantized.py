@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llava_rad.compiled import CompiledDecoder
 from llava_rad.llama import Llama
 from llava_rad.memory import need_of
 from llava_rad.quantized import BITS, QuantizedLinear, _bitsandbytes
@@ -28,19 +29,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", BITS)
-def test_logits_equal_transformers(name: str, folder: Path) -> None:
+def test_logits_equal_transformers(name: str, device: str, folder: Path) -> None:
     from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     few = (
         BitsAndBytesConfig(load_in_8bit=True)
         if name == "8bit"
         else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     )
-    reference = LlamaForCausalLM.from_pretrained(folder, quantization_config=few, dtype=torch.float32, device_map="cpu")
-    whole = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    llama = Llama.load(folder, bits=BITS[name])
-    ids = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(1))
+    reference = LlamaForCausalLM.from_pretrained(
+        folder, quantization_config=few, dtype=torch.float32, device_map=device
+    )
+    whole = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    llama = Llama.load(folder, bits=BITS[name], device=device)
+    ids = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(1)).to(device)
     with torch.inference_mode():
         expected, exact = reference(ids).logits[:, -1], whole(ids).logits[:, -1]
         words = torch.nn.functional.embedding(ids, llama.embedding)
@@ -48,6 +54,21 @@ def test_logits_equal_transformers(name: str, folder: Path) -> None:
     rounding = float((expected - exact).abs().mean())
     assert rounding > 0.01  # so that whole weights would be told from rounded ones
     assert float((found - expected).abs().mean()) < rounding / 20
+
+
+@pytest.mark.gpu
+def test_4_bits_as_a_cuda_graph(folder: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    llama = Llama.load(folder, bits=4, device="cuda", dtype=torch.bfloat16)
+    ids = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(1)).cuda()
+    decoder = CompiledDecoder(llama, ())
+    with torch.inference_mode():
+        words = torch.nn.functional.embedding(ids, llama.embedding)
+        found = [tokens.tolist() for tokens in decoder(words, None, 8)]
+        assert decoder.compiled
+        decoder.compiled = False
+        assert found == [tokens.tolist() for tokens in decoder(words, None, 8)]
 
 
 @pytest.mark.parametrize("rows", [32, 40])
