@@ -138,7 +138,8 @@ def complaint(words: list[str]) -> str | None:
         wrong = [f for f in flags if f not in source and f[2:].replace("-", "_") not in source]
         return f"no such option {wrong}: {line}" if wrong else None
     if program == "pip":
-        absent = set(re.findall(r"\[([\w,-]+)\]", line)) - set(data["project"]["optional-dependencies"])
+        named = {extra for some in re.findall(r"\[([\w,-]+)\]", line) for extra in some.split(",")}
+        absent = named - set(data["project"]["optional-dependencies"])
         groups = {after for word, after in itertools.pairwise(words) if word == "--group"}
         absent |= groups - set(data["dependency-groups"])
         return f"no such extra or group {sorted(absent)}: {line}" if absent else None
@@ -201,7 +202,7 @@ def test_the_rule_itself_finds(line: str) -> None:
     "line",
     [
         "hf download owner/name --revision main --include '*.json' --local-dir here",
-        "torchrun --nproc-per-node 2 --no-python llava-rad pretrain --config tiny optimization.steps=2 crops.crop_by=area",
+        "torchrun --nproc-per-node 2 --no-python llava-rad pretrain -c tiny loss.ibot=0 crops.crop_by=area",
         "deepspeed --no_python --no_local_rank llava-rad train --config paper 'data.pairs=[a.jsonl]' lora.r=64",
     ],
 )
