@@ -162,6 +162,11 @@ def test_no_document_is_unfinished(path: Path) -> None:
     assert re.findall(r"TODO|FIXME|TBD|XXX(?!X)|to be filled", path.read_text("utf-8")) == []
 
 
+def test_every_document_is_linked_from_the_readme() -> None:
+    linked = set(LINK.findall((ROOT / "README.md").read_text("utf-8")))
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - linked == set()
+
+
 def test_the_readme_starts_with_the_two_commands() -> None:
     first = commands((ROOT / "README.md").read_text("utf-8"))[:6]
     assert ["make", "demo"] in first and ["make", "test"] in first
