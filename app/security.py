@@ -25,7 +25,6 @@ GRADIO = (
 """What the page needs of Gradio. The rest (uploads, files of its cache, calls, proxies) is shut."""
 OURS = ("/api/", "/health", "/login", "/logout", "/ui/")
 SAFE = {"GET", "HEAD"}
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 HEADERS = {
     # Gradio's page has scripts in line and makes functions of text; nothing may come from, or go to, another host
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "

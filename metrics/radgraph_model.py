@@ -25,7 +25,6 @@ from metrics.texts import checked_texts
 from metrics.weights import HubFile, sha256_of
 
 Annotation = dict[str, Any]
-Span = tuple[int, int, str, list[tuple[str, int, int]]]
 
 # Punctuation that v1 sets apart; ",-:" is a range of the published pattern and holds , - . / 0-9 and :
 _V1_SPACES = re.compile(r"(?<! )(?=[/,-,:,.,!?()])|(?<=[/,-,:,.,!?()])(?! )")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +73,3 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def offline_only(allow_download: bool) -> bool:
-    """Whether transformers is to look at local files only."""
-    return not allow_download or os.environ.get("HF_HUB_OFFLINE", "") in {"1", "ON", "YES", "TRUE"}

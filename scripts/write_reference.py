@@ -51,7 +51,7 @@ def reference() -> str:
         parts.append(f"## Configuration of `llava-rad {command}`\n")
         source = Path(inspect.getfile(config)).relative_to(ROOT)
         parts.append(KEYS.format(source=source))
-        parts.append("\n".join(["| key | default | what |", "|---|---|---|", *_keys(config, "")]) + "\n")
+        parts.append("\n".join(["| key | default | what |", "|---|---|---|", *_keys(config)]) + "\n")
     rows = [f"| {what} | {form} | [{Path(link).name}]({link}) |" for what, form, link in FORMATS]
     parts += ["## File formats\n", "\n".join(["| what | form | described in |", "|---|---|---|", *rows]) + "\n"]
     return "\n".join(parts)
@@ -86,21 +86,29 @@ def _parameter(parameter: Any) -> str:
     return f"| {_cell(shown)} | {_cell(default)} | {_cell(_plain(parameter.help or ''))} |"
 
 
-def _keys(config: Any, prefix: str) -> Iterator[str]:
+def _keys(config: Any) -> Iterator[str]:
+    for key, (default, told) in configuration_keys(config).items():
+        yield f"| `{key}` | {_cell(_yaml(default))} | {_cell(told)} |"
+
+
+def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, str]]:
+    """Dotted key of a configuration -> its default and what it means."""
     from pydantic import BaseModel
 
+    found: dict[str, tuple[Any, str]] = {}
     told = attributes(inspect.getdoc(config) or "")
     for name, field in config.model_fields.items():
         default = field.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
-            yield from _keys(type(default), f"{prefix}{name}.")
+            found |= configuration_keys(type(default), f"{prefix}{name}.")
         else:
             parts = [
                 part for part in get_args(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)
             ]
             for part in parts:  # null, or keys of its own
-                yield from _keys(part, f"{prefix}{name}.")
-            yield f"| `{prefix}{name}` | {_cell(_yaml(default))} | {_cell(told.get(name, ''))} |"
+                found |= configuration_keys(part, f"{prefix}{name}.")
+            found[f"{prefix}{name}"] = (default, told.get(name, ""))
+    return found
 
 
 def attributes(docstring: str) -> dict[str, str]:

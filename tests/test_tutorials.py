@@ -1,7 +1,8 @@
-"""The tutorials can be followed: their blocks are run one after the other, as a newcomer would."""
+"""The tutorials and the guide to own data can be followed: their blocks are run in turn, as a newcomer would."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from scripts.phantom.dataset import make_dataset
 from tests.source_tree import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(name: str, until: str | None = None) -> list[tuple[str, str]]:
-    """Language and text of a tutorial's blocks, those before the heading ``until``."""
-    text = (ROOT / "docs" / f"tutorial-{name}.md").read_text("utf-8")
+    """Language and text of a document's blocks, those before the heading ``until``."""
+    text = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
     return BLOCK.findall(text if until is None else text.split(f"\n## {until}\n")[0])
 
 
@@ -45,7 +47,7 @@ def follow(folder: Path, language: str, text: str) -> str:
 
 @pytest.mark.slow
 def test_engineer(tmp_path: Path) -> None:
-    printed = [follow(tmp_path, *block) for block in blocks("engineer")]
+    printed = [follow(tmp_path, *block) for block in blocks("tutorial-engineer")]
     assert "FINDINGS:" in printed[0]
     lines = (tmp_path / "reports.jsonl").read_text().splitlines()
     assert 3 <= len(lines) < len(list((tmp_path / "phantoms").rglob("*.dcm")))  # laterals were refused
@@ -54,10 +56,36 @@ def test_engineer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_researcher(tmp_path: Path) -> None:
-    for block in blocks("researcher", until="On real data"):
+    for block in blocks("tutorial-researcher", until="On real data"):
         follow(tmp_path, *block)
     assert (tmp_path / "runs" / "model" / "model" / "config.json").is_file()
     assert "own" in (tmp_path / "probe" / "table.md").read_text()
+    assert (tmp_path / "results" / "index.html").is_file()
+
+
+def mine(folder: Path) -> None:
+    """The guide's folder, of drawn radiographs: frontal and lateral, patients in the table, a test split."""
+    make_dataset(folder / "drawn", ["iu-xray"], studies=30, size=160, seed=3)
+    lines = (folder / "drawn" / "truth" / "iu-xray.jsonl").read_text().splitlines()
+    (folder / "mine" / "images").mkdir(parents=True)
+    labels, reports = ["image,patient_id,view,split"], ["image,subject,view,split,findings"]
+    for number, truth in enumerate(map(json.loads, lines), 1):
+        image = f"images/{number}.png"
+        (folder / "drawn" / truth["image"]).rename(folder / "mine" / image)
+        patient, view = truth["patient"]["key"], truth["view"]
+        split = "test" if int(patient.split("/")[-1]) % 4 == 0 else "train"
+        labels.append(f"{image},{patient},{view},{split}")
+        reports.append(f'{image},{patient},{view},{split},"{truth["report"]}"')
+    (folder / "mine" / "labels.csv").write_text("\n".join(labels) + "\n")
+    (folder / "mine" / "reports.csv").write_text("\n".join(reports) + "\n")
+
+
+@pytest.mark.slow
+def test_own_data(tmp_path: Path) -> None:
+    mine(tmp_path)
+    printed = [follow(tmp_path, *block) for block in blocks("how-to-own-data")]
+    assert "view" in printed[0]
+    assert (tmp_path / "runs" / "model" / "model" / "config.json").is_file()
     assert (tmp_path / "results" / "index.html").is_file()
 
 

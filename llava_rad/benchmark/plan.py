@@ -14,7 +14,7 @@ from llava_rad.benchmark.reference_points import NEAREST, POINTS
 from llava_rad.benchmark.task import Case, Task, sample
 from llava_rad.checkpoint import locate, sha256
 from metrics.bootstrap import Bootstrap
-from metrics.suite import Settings
+from metrics.settings import Settings
 
 if TYPE_CHECKING:
     from llava_rad.protocols import Protocol

@@ -48,6 +48,8 @@ def _scores(figure: Figure, summary: Summary) -> bool:
     """A panel for each score: median and interval of each system, the paper's RAD-DINO as a band."""
     models = summary.scored.evaluation.models
     columns = [name for name in summary.columns if name in models[0].intervals]
+    if not columns:
+        return False
     figure.set_size_inches(max(4.0, 2.6 * len(columns) + 1.5), 1.0 + 0.32 * len(models))
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, columns, strict=True):

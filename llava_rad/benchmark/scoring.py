@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from llava_rad.benchmark.task import Task
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.pairs import Pairs
-from metrics.suite import Evaluation, Settings, evaluate
+from metrics.settings import Settings
+from metrics.suite import Evaluation, evaluate
 
 if TYPE_CHECKING:
+    from metrics.annotators import Report
     from metrics.cache import Cache
-    from metrics.suite import Report
 
 Verdict = Literal["first", "second", "no difference shown"]
 FEW = 0.1

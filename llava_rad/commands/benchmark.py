@@ -17,7 +17,7 @@ from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from metrics.suite import METRICS, PAPER
+from metrics.settings import METRICS, PAPER
 
 EPILOG = "\n\n".join(
     (
@@ -159,7 +159,7 @@ def command(
     from llava_rad.protocols import PROTOCOLS
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
-    from metrics.suite import Settings, checked_metrics
+    from metrics.settings import Settings, checked_metrics
 
     settings = Settings(
         metrics=checked_metrics(_names(metrics)),

@@ -13,7 +13,7 @@ from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
 from metrics.errors import InputError
-from metrics.suite import METRICS, PAPER
+from metrics.settings import METRICS, PAPER
 
 EPILOG = "\n\n".join(
     (
@@ -106,7 +106,8 @@ def command(
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
     from metrics.pairs import Pairs, join, read_table
-    from metrics.suite import Settings, checked_metrics, evaluate
+    from metrics.settings import Settings, checked_metrics
+    from metrics.suite import evaluate
 
     chosen = checked_metrics([name.strip() for name in metrics.split(",") if name.strip()])
     inputs = [predictions, references, *(compare or ())]

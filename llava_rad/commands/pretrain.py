@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,12 @@ from typing import Annotated
 import typer
 
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note, show_error
+from llava_rad.commands import runs
+from llava_rad.commands.console import note
 
 EPILOG = "\n\n".join(
     (
-        "Several GPUs: torchrun --nproc-per-node 8 --no-python llava-rad pretrain ... (docs/pretraining.md).",
+        "Several GPUs: torchrun --nproc-per-node 8 --no-python llava-rad pretrain ... (docs/how-to-many-nodes.md).",
         "The same command again goes on from the newest checkpoint in the run folder.",
         "Exit codes: 0 done; 1 failed; 2 the configuration or the data cannot be run; 5 weights are missing or do not "
         "fit; 130 interrupted.",
@@ -56,28 +56,14 @@ def command(
     validate: Annotated[
         bool, typer.Option("--validate", help="Check configuration, data, weights and memory, and do not train.")
     ] = False,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="For --validate: as many processes (GPUs) as will train. Default: as started by torchrun, else 1.",
-            show_default=False,
-        ),
-    ] = None,
-    show: Annotated[
-        bool, typer.Option("--show", help="Print the whole configuration, defaults included, and do not train.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew in a run folder that holds checkpoints, and remove them.")
-    ] = False,
+    processes: runs.Processes = None,
+    show: runs.Show = False,
+    restart: runs.Restart = False,
     offline: opt.Offline = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")] = False,
+    quiet: runs.Quiet = False,
 ) -> None:
     """Pre-train an image encoder on chest radiographs, without labels (DINOv2's method, RAD-DINO's recipe)."""
-    if processes is not None and not validate:
-        raise typer.BadParameter("only --validate takes a number; torchrun starts processes", param_hint="--processes")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    runs.heed(processes=processes, validate=validate, offline=offline)
     from encoder.pretraining.loading import dump, load_config  # pydantic
 
     run = load_config(config, overrides or [])
@@ -87,23 +73,12 @@ def command(
     if validate:
         from encoder.pretraining.validation import validate as look
 
-        report = look(run, processes=processes or int(os.environ.get("WORLD_SIZE", "1")), offline=offline)
-        sys.stdout.write(report.to_text())
-        sys.stdout.flush()
-        for problem in report.problems:
-            show_error(problem)
-        if report.problems:
-            raise typer.Exit(report.problems[0].exit_code)
+        runs.show_report(look(run, processes=runs.expected(processes), offline=offline))
         return
     from encoder.pretraining import engine
 
     folder = output or Path("runs") / run.name
-    first = not quiet and os.environ.get("RANK", "0") == "0"
-    try:
+    with runs.resumable(restart=restart, quiet=quiet):
         exported = engine.run(run, folder, offline=offline, progress=not quiet, restart=restart)
-    except KeyboardInterrupt:
-        if first:
-            note(f"interrupted: the same command{' without --restart' if restart else ''} goes on from here")
-        raise typer.Exit(130) from None
-    if first:
+    if runs.speaks(quiet):
         note(f"the encoder is in {exported}")

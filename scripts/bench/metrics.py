@@ -27,7 +27,8 @@ from metrics.f1 import label_f1
 from metrics.pairs import Pairs
 from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
-from metrics.suite import Settings, evaluate
+from metrics.settings import Settings
+from metrics.suite import evaluate
 from scripts.bench.standins import reports, write_bert, write_chexbert, write_radgraph
 
 Sides = dict[str, Callable[[], Any]]

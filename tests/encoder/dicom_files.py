@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
+
+from encoder.errors import ReadError
+from encoder.sandbox_server import read_image
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 ROWS, COLUMNS = 72, 80
@@ -94,3 +98,29 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
+
+
+def refused(data: bytes, reason: str, *, forcible: bool | None = None, **keywords: Any) -> ReadError:
+    """The error with which the reader refuses a file for this reason."""
+    with pytest.raises(ReadError) as caught:
+        read_image(data, **keywords)
+    assert caught.value.reason == reason
+    if forcible is not None:
+        assert caught.value.forcible is forcible
+    return caught.value
+
+
+def odd(**attributes: Any) -> bytes:
+    """A chest with values that pydicom would not let pass: written as raw bytes."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    source = dataset()
+    for keyword, value in attributes.items():
+        number = tag_for_keyword(keyword)
+        assert number is not None
+        data = value.encode() + b" " * (len(value.encode()) % 2)
+        tag = Tag(number)
+        source._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(data), data, 0, False, True)
+    return to_bytes(source)

@@ -38,7 +38,7 @@ def look(name: str, bits: int, signed: bool) -> dict[str, Any]:
         return {**window, "VOILUTFunction": name}
     if name == "LUT":
         # highdicom 0.28.2 fails on 65536 entries (written as 0), and its index overflows for signed 16-bit values with
-        # a negative first value: such tables are shortened here and tested by hand in test_dicom.py
+        # a negative first value: such tables are shortened here and tested by hand in test_dicom_greys.py
         first = -span // 2 if signed and bits < 16 else 0
         curve = (np.linspace(0, 1, span if bits < 16 else 32767) ** 2 * 65535).astype(np.uint16)
         return {"VOILUTSequence": sequence(lut_item(curve, first, 16, signed=signed))}

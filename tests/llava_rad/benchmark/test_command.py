@@ -185,6 +185,15 @@ def test_texts_alone(tmp_path: Path, run: Run) -> None:
     assert "is not shown to beat mine, shuffled" in " ".join(summary["weak"])
 
 
+def test_texts_without_any_score_end_with_5(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": "1", "findings": "A."}\n{"id": "2", "findings": "B."}\n')
+    (tmp_path / "p.jsonl").write_text('{"id": "1", "text": "A."}\n{"id": "2", "text": "A."}\n')
+    call = ("benchmark", "--dataset", "csv", "--data", "t.jsonl", "--predictions", "p.jsonl", "-o", "r", "--no-cache")
+    ran = run(*call, "--metrics", "chexbert")
+    assert ran.code == 5 and "not computed: chexbert" in ran.err
+    assert (tmp_path / "r" / "index.html").is_file()
+
+
 def test_a_model_without_images_is_refused(tmp_path: Path, run: Run, tiny: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"id": "1", "findings": "A."}\n')
     ran = run("benchmark", "--dataset", "csv", "--data", "t.jsonl", "--model", tiny, "-o", "r")

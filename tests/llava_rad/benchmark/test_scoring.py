@@ -8,7 +8,7 @@ from llava_rad.benchmark.scoring import Agreement, Compared, Diversity, score
 from llava_rad.benchmark.task import Case, Task
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.rouge import rouge_l
-from metrics.suite import Settings
+from metrics.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
 from llava_rad.benchmark.task import Case, Task
 from metrics.bootstrap import Bootstrap
-from metrics.suite import Settings
+from metrics.settings import Settings
 
 EVIL = '<script>alert("1")</script> & <b>heart</b>'
 

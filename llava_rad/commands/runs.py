@@ -1,0 +1,83 @@
+"""What ``pretrain`` and ``train`` have in common: options, the look before a run, the end by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_rad.commands.console import note, show_error
+
+if TYPE_CHECKING:
+    from encoder.pretraining.validation import Report
+
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="For --validate: as many processes (GPUs) as will train. Default: as started by torchrun, else 1.",
+        show_default=False,
+    ),
+]
+Show = Annotated[
+    bool, typer.Option("--show", help="Print the whole configuration, defaults included, and do not train.")
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew in a run folder that holds checkpoints, and remove them.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]
+
+
+def heed(*, processes: int | None, validate: bool, offline: bool) -> None:
+    """Check options that depend on one another, and switch the hub off where that is asked for.
+
+    Raises:
+        typer.BadParameter: a number of processes without ``--validate``.
+    """
+    if processes is not None and not validate:
+        raise typer.BadParameter("only --validate takes a number; torchrun starts processes", param_hint="--processes")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def expected(processes: int | None) -> int:
+    """How many processes will train: as stated, else as torchrun started them."""
+    return processes or int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def show_report(report: Report) -> None:
+    """Print what ``--validate`` found.
+
+    Raises:
+        typer.Exit: something will not run.
+    """
+    sys.stdout.write(report.to_text())
+    sys.stdout.flush()
+    for problem in report.problems:
+        show_error(problem)
+    if report.problems:
+        raise typer.Exit(report.problems[0].exit_code)
+
+
+def speaks(quiet: bool) -> bool:
+    """Whether this process says things: the first of all, unless told not to."""
+    return not quiet and os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def resumable(*, restart: bool, quiet: bool) -> Iterator[None]:
+    """Ctrl-C in the block ends with 130 and a word on how to go on.
+
+    Raises:
+        typer.Exit: interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if speaks(quiet):
+            note(f"interrupted: the same command{' without --restart' if restart else ''} goes on from here")
+        raise typer.Exit(130) from None
