@@ -157,7 +157,7 @@ def test_nobody_has_anything_of_anothers(store: Store) -> None:
     for forbidden in (
         lambda: store.state("bob", study),
         lambda: store.act("bob", study, 2, {"action": "sign"}, who="bob"),
-        lambda: store.set_prior("bob", study, None),
+        lambda: store.set_beside("bob", study, "prior", None),
         lambda: store.queue("bob", study),
         lambda: store.stop("bob", study),
         lambda: store.draft("bob", study),
