@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import threading
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from app.inputs import outdated
 from app.review import ReviewError, StaleError
 from app.rows import NotFound
 from app.store import Store
 from encoder.errors import LlavaRadError
+from llava_rad.templates import TEMPLATES
 
 FACTS = {"format": "png", "rows": 4, "columns": 4, "view": "PA"}
 MODEL = {"id": "small", "revision": None, "sha256": "ab" * 32, "demonstration": True}
@@ -61,6 +64,32 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reviews.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(LlavaRadError, match="cannot be used"):
         Store(tmp_path / "reviews.sqlite")
+
+
+def test_a_store_of_an_earlier_version_opens(store: Store, tmp_path: Path) -> None:
+    study = drafted(store, "One.")
+    base = sqlite3.connect(tmp_path / "reviews.sqlite")
+    # before there were lateral images, technique and boxes
+    base.execute("ALTER TABLE studies DROP COLUMN lateral")
+    base.execute("ALTER TABLE jobs DROP COLUMN inputs")
+    (document,) = base.execute("SELECT document FROM studies").fetchone()
+    fields = {"indication": "Cough.", "comparison": "", "prior_report": ""}
+    base.execute("UPDATE studies SET document = ?", (json.dumps(json.loads(document) | {"fields": fields}),))
+    base.commit()
+    base.close()
+    old = Store(tmp_path / "reviews.sqlite")
+    state = old.state("ann", study)
+    assert state["fields"] == fields | {"technique": ""}
+    assert (state["lateral"], state["draft"]["inputs"], state["draft"]["model"]) == (None, None, MODEL)
+    assert not outdated(state, TEMPLATES["maira-2"].places), "nobody knows what it was written from"
+    assert act(old, study, "field", field="technique", text="PA.")["fields"]["technique"] == "PA."
+    assert act(old, study, "undo")["fields"]["technique"] == ""
+    old.set_beside("ann", study, "lateral", {"sha256": "e" * 64})
+    old.set_beside("ann", study, "prior", {"sha256": "f" * 64})
+    act(old, study, "accept", sentence="s1")
+    signed = act(old, study, "sign")
+    assert signed["lateral"] == {"sha256": "e" * 64} and signed["signed"][0]["document"]["draft"]["inputs"] is None
+    assert study_of(old) and Store(tmp_path / "reviews.sqlite").state("ann", study) == signed
 
 
 def test_the_whole_way_of_a_report(store: Store) -> None:
