@@ -19,9 +19,10 @@ export function createFields(editable) {
     if (session.me?.model.state !== "ready") note.textContent = "";
     else if (!session.me.model.takes.length) note.textContent = "The model is given the image alone. What is typed here is kept with the review.";
     else {
-      const given = Object.entries(NAMES).filter(([name]) => takes(name)).map(([name, title]) => (name === "prior_report" ? "prior report with its image" : title.toLowerCase()));
-      const rest = given.length < fields.filter((one) => !one.label.hidden).length ? " The rest is kept with the review." : "";
-      note.textContent = `Given to the model with the image: ${given.join(", ")}.${rest}`;
+      const images = [takes("lateral") && "lateral", takes("prior") && (takes("prior_report") ? "prior with its report" : "prior")].filter(Boolean);
+      const texts = Object.entries(NAMES).filter(([name]) => name !== "prior_report" && takes(name)).map(([, title]) => title.toLowerCase());
+      const rest = Object.keys(NAMES).every((name) => takes(name)) ? "" : " The rest is kept with the review.";
+      note.textContent = `Given to the model with the image: ${[...images, ...texts].join(", ")}.${rest}`;
     }
   }
   return { element, show };

@@ -87,8 +87,10 @@ export function mount(root) {
     if (!study) return;
     for (const [part, prefix] of [[study, ""], [study.lateral, "Lateral: "], [study.prior, "Prior: "]]) {
       if (!part) continue;
-      const texts = [...new Set(part.warnings)];
-      for (const [fact, plain] of facts(part, part === study.lateral)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
+      const lateral = part === study.lateral;
+      // that a lateral image is no frontal one is no warning here
+      const texts = [...new Set(part.warnings)].filter((text) => !lateral || !text.startsWith("read by force: the image is a lateral"));
+      for (const [fact, plain] of facts(part, lateral)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
       for (const text of texts) warnings.append(h("li", { class: "lr-chip lr-attention" }, prefix + sentence(text)));
     }
   }

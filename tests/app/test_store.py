@@ -21,6 +21,37 @@ from llava_rad.templates import TEMPLATES
 FACTS = {"format": "png", "rows": 4, "columns": 4, "view": "PA"}
 MODEL = {"id": "small", "revision": None, "sha256": "ab" * 32, "demonstration": True}
 
+BEFORE_LATERALS_AND_BOXES = (
+    """CREATE TABLE studies (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'draft', 'signed', 'discarded')),
+    version INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    created TEXT NOT NULL,
+    changed TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    warnings TEXT NOT NULL,
+    image TEXT NOT NULL,
+    prior TEXT,
+    document TEXT NOT NULL,
+    words TEXT NOT NULL -- what is searched, in lower case
+)""",
+    """CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    study TEXT NOT NULL REFERENCES studies (id),
+    owner TEXT NOT NULL,
+    batch TEXT,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'stopped', 'failed')),
+    text TEXT NOT NULL DEFAULT '',
+    model TEXT,
+    report TEXT,
+    error TEXT
+)""",
+)
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -66,15 +97,19 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "reviews.sqlite")
 
 
-def test_a_store_of_an_earlier_version_opens(store: Store, tmp_path: Path) -> None:
-    study = drafted(store, "One.")
+def test_a_store_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    study, fields = "ab" * 16, {"indication": "Cough.", "comparison": "", "prior_report": ""}
+    sentence = {"id": "s1", "draft": "One.", "text": "One.", "state": "undecided"}
     base = sqlite3.connect(tmp_path / "reviews.sqlite")
-    # before there were lateral images, technique and boxes
-    base.execute("ALTER TABLE studies DROP COLUMN lateral")
-    base.execute("ALTER TABLE jobs DROP COLUMN inputs")
-    (document,) = base.execute("SELECT document FROM studies").fetchone()
-    fields = {"indication": "Cough.", "comparison": "", "prior_report": ""}
-    base.execute("UPDATE studies SET document = ?", (json.dumps(json.loads(document) | {"fields": fields}),))
+    for statement in BEFORE_LATERALS_AND_BOXES:
+        base.execute(statement)
+    document = json.dumps({"sentences": [sentence], "fields": fields})
+    base.execute(
+        "INSERT INTO studies VALUES (?, 'ann', 'Old', ?, 'draft', 1, 2, '', '', ?, '[]', '{}', NULL, ?, 'old')",
+        (study, "c" * 64, json.dumps(FACTS), document),
+    )
+    job = (study, json.dumps(MODEL), json.dumps({"a": 1}))
+    base.execute("INSERT INTO jobs VALUES (1, ?, 'ann', NULL, 'done', 'One.', ?, ?, NULL)", job)
     base.commit()
     base.close()
     old = Store(tmp_path / "reviews.sqlite")

@@ -63,6 +63,9 @@ def test_a_study_is_filled_in_drafted_with_boxes_and_read(
     page.wait_for_selector("#grounded", state="visible")
     study = upload(page, small_files.dicom(tmp_path / "frontal.dcm"))
     drafted(page)
+    assert page.text_content("#given") == (
+        "Given to the model with the image: lateral, prior with its report, indication, technique, comparison."
+    )
     assert state_of(page)["boxes"] == 0 and not page.is_checked("#grounded"), "boxes are asked for"
 
     page.set_input_files("#lateral-file", small_files.dicom(tmp_path / "lateral.dcm", seed=1, ViewPosition="LL"))
@@ -73,6 +76,8 @@ def test_a_study_is_filled_in_drafted_with_boxes_and_read(
     page.click("#swap")
     page.wait_for_selector("#lateral-viewer", state="visible")
     assert page.is_hidden("#prior-viewer") and page.is_hidden("#linked")
+    chips = page.locator("#warnings li").all_text_contents()
+    assert chips == ["View: PA", "Lateral: View: lateral", "Prior: View: PA"]
     for field in ("indication", "technique", "comparison", "prior_report"):
         type_into(page, field, "the heart")
     page.wait_for_function("document.querySelector('#outdated').textContent.includes('changed')")
