@@ -55,6 +55,16 @@ class Database:
         return found
 
     @contextmanager
+    def moment(self) -> Iterator[sqlite3.Connection]:
+        """One moment's view of all tables, whatever is written meanwhile."""
+        base = self.read()
+        base.execute("BEGIN")
+        try:
+            yield base
+        finally:
+            base.execute("COMMIT")
+
+    @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees what it changes: begun for writing, on disk at the end, gone after an exception."""
         base = self.read()

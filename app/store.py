@@ -84,12 +84,8 @@ class Store:
         Raises:
             NotFound: there is no such study.
         """
-        base = self._base.read()
-        base.execute("BEGIN")  # one moment's view of all tables
-        try:
+        with self._base.moment() as base:
             return self._state(base, rows.row_of(base, owner, study))
-        finally:
-            base.execute("COMMIT")
 
     def act(self, owner: str, study: str, revision: int, action: Mapping[str, Any], *, who: str) -> dict[str, Any]:
         """Do one step of a review.
@@ -296,9 +292,9 @@ class Store:
         Raises:
             NotFound: there is no such study.
         """
-        base = self._base.read()
-        rows.row_of(base, owner, study)
-        found = rows.draft_of(base, study)
+        with self._base.moment() as base:
+            rows.row_of(base, owner, study)
+            found = rows.draft_of(base, study)
         return None if found is None else {key: found[key] for key in ("state", "position", "text")}
 
     def requeue_running(self) -> int:

@@ -6,13 +6,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import drafting
+from app import drafting, rows
 from app.drafting import STOPPED, Drafting
 from app.images import ImageFolder
 from app.review import ReviewError
@@ -201,6 +202,23 @@ def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(
     gate.let(1000)
     with at_work(store, tiny):
         assert ended(store, study)["draft"]["state"] == "done"
+
+
+def test_a_draft_that_is_taken_from_the_queue_meanwhile_is_in_one_state_or_the_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, waiting_jobs = new_study(store), rows.waiting_jobs
+    store.queue("ann", study)
+
+    def taken_before(base: sqlite3.Connection) -> list[rows.Job]:
+        monkeypatch.setattr(rows, "waiting_jobs", waiting_jobs)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(store.next_job).result()
+        return waiting_jobs(base)
+
+    monkeypatch.setattr(rows, "waiting_jobs", taken_before)
+    assert store.draft("ann", study) == {"state": "queued", "position": 1, "text": ""}
+    assert store.draft("ann", study) == {"state": "running", "position": 0, "text": ""}
 
 
 def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: Path) -> None:
