@@ -107,7 +107,6 @@ def test_a_study_is_filled_in_drafted_with_boxes_and_read(
     page.wait_for_selector(".lr-boxes:has-text('1 box of the draft')")
     violations = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
     assert [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations["violations"]] == []
-    page.screenshot(path=Path("/tmp") / f"boxes-{theme}.png")
 
     page.reload()
     painted(page)
