@@ -17,7 +17,7 @@ export function createFields(editable) {
   function show() {
     for (const one of fields) one.show();
     if (session.me?.model.state !== "ready") note.textContent = "";
-    else if (!session.me.model.takes.length) note.textContent = "The model is given the image alone. What is typed here is kept with the review.";
+    else if (!session.me.model.takes.length) note.textContent = "Kept with the review; the model is given the image alone.";
     else {
       const images = [takes("lateral") && "lateral", takes("prior") && (takes("prior_report") ? "prior with its report" : "prior")].filter(Boolean);
       const texts = Object.entries(NAMES).filter(([name]) => name !== "prior_report" && takes(name)).map(([, title]) => title.toLowerCase());

@@ -1,11 +1,11 @@
 // A viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, invert, 1:1, a map over the image.
 // Each frame works on the visible pixels of the level of detail that the screen needs, never on the whole image.
 import { paintBoxes } from "./boxes.js";
+import { drawHeat, paintHeat } from "./heat.js";
 import { brightness, fit, levelFor, pyramid } from "./pixels.js";
 
 const ZOOM_STEP = 1.15;
 const LARGEST = 40; // screen pixels an image pixel
-const HEAT = [[58, 12, 92], [140, 30, 112], [205, 65, 72], [245, 130, 32], [250, 200, 70], [255, 255, 205]];
 
 export function createViewer(root, { label }) {
   return new Viewer(root, label);
@@ -123,7 +123,7 @@ class Viewer {
   overlay(map) {
     this.#map = map;
     this.#mapShown = true;
-    if (map) this.#drawHeat(map);
+    if (map) drawHeat(this.#heat, map);
     this.#showMapTools();
     this.#draw();
   }
@@ -315,7 +315,7 @@ class Viewer {
     context.fillRect(0, 0, canvas.width, canvas.height);
     if (this.#levels && this.#window) {
       this.#paintImage();
-      if (this.#map && this.#mapShown) this.#paintMap();
+      if (this.#map && this.#mapShown) paintHeat(this.context, this.#heat, this.#map.box, this.#image, this.#view, Number(this.strength.value) / 100);
       if (this.#boxesShown) paintBoxes(this.context, this.#boxes, this.#image, this.#view);
       this.#frameMs = performance.now() - start;
     }
@@ -349,33 +349,6 @@ class Viewer {
     context.imageSmoothingEnabled = scale < 3;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.#buffer, x + left * across * scale, y + top * down * scale, width * across * scale, height * down * scale);
-  }
-
-  #drawHeat({ side, values }) {
-    const part = new ImageData(side, side);
-    values.forEach((value, at) => {
-      const place = Math.min(Math.max(value, 0), 1) * (HEAT.length - 1);
-      const low = Math.min(Math.floor(place), HEAT.length - 2);
-      const colour = HEAT[low].map((one, channel) => one + (HEAT[low + 1][channel] - one) * (place - low));
-      part.data.set([...colour, 255 * Math.min(Math.max(value, 0), 1)], 4 * at);
-    });
-    this.#heat.width = this.#heat.height = side;
-    this.#heat.getContext("2d").putImageData(part, 0, 0);
-  }
-
-  #paintMap() {
-    const { context } = this;
-    const [left, top, width, height] = this.#map.box;
-    const { scale, x, y } = this.#view;
-    context.save();
-    // what a map's square shows beyond the image (bars of a recipe) is no part of it
-    context.beginPath();
-    context.rect(x, y, this.#image.width * scale, this.#image.height * scale);
-    context.clip();
-    context.globalAlpha = Number(this.strength.value) / 100;
-    context.imageSmoothingEnabled = true;
-    context.drawImage(this.#heat, x + left * this.#image.width * scale, y + top * this.#image.height * scale, width * this.#image.width * scale, height * this.#image.height * scale);
-    context.restore();
   }
 
   #publish() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
@@ -16,7 +17,8 @@ from llava_rad.conversion.convert import convert
 from llava_rad.engine import Engine
 from llava_rad.evidence import _image_span, attention_by_sentence
 from llava_rad.generation import Draft, GenerationSettings, prepare
-from llava_rad.outputs.report import json_schema
+from llava_rad.outputs.document import Document
+from llava_rad.outputs.report import from_data, json_schema
 from llava_rad.templates import Study
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
@@ -158,6 +160,16 @@ def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], m
     ]
     plain = run("generate", chest[0], "--model", maira, "--grounded")
     assert "Opacity. No effusion." in plain.out and "<box>" not in plain.out
+
+
+def test_a_box_without_words_is_no_sentence(maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "<obj><box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
+    monkeypatch.setattr("llava_rad.generation.generate", lambda *_: [Draft(text, (), True)])
+    (report,) = llava_rad.generate(chest[0], maira, grounded=True)
+    assert [len(finding.text) for finding in report.report.findings] == [0, 12]
+    kept = from_data(report.model_dump(mode="json"))
+    assert kept == report
+    assert Document.of(kept, datetime.now(UTC)).sentences == ("No effusion.",)
 
 
 def test_the_model_itself_is_asked_for_boxes(run: Run, maira: Path, chest: list[Path]) -> None:
