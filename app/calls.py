@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from starlette.background import BackgroundTask
 
 from app import exports, review
+from app.inputs import IMAGES
 from app.review import ReviewError, StaleError
 from app.rows import NotFound
 from app.security import error
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from app.drafting import Drafting
     from app.images import ImageFolder
-    from app.store import Store
+    from app.store import Beside, Store
     from app.uploads import Uploads
 
 MAX_BODY = 1 << 20
@@ -102,23 +103,27 @@ async def _json(request: Request) -> dict[str, Any]:
 Body = Annotated[dict[str, Any], Depends(_json)]
 
 
-def shown(state: dict[str, Any]) -> dict[str, Any]:
+def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
     """A study as the page gets it: with the findings that its draft and its present text name.
 
-    Where they differ the reviewer has changed what the report says, which the page marks.
+    Where they differ the reviewer has changed what the report says, which the page marks. So it does where the draft
+    was written from other inputs than there are now.
     """
     from llava_rad.labels import labels_of
 
     before, now = labels_of(review.drafted_text(state)), labels_of(review.text_of(state))
     labels = [{"finding": finding, "draft": before[finding], "present": now[finding]} for finding in now]
     image = {name: value for name, value in state["image"].items() if name != "identity"}
-    return state | {"image": image, "labels": labels if state["sentences"] else []}
+    outdated = services.drafting.outdated(state)
+    return state | {"image": image, "labels": labels if state["sentences"] else [], "outdated": outdated}
 
 
 def router(services: Services) -> APIRouter:
     """All calls."""
     calls = APIRouter(prefix="/api")
     _add_studies(calls, services)
+    for which in IMAGES:
+        _add_beside(calls, services, which)
     _add_drafts(calls, services)
     _add_reading(calls, services)
     _add_batches(calls, services)
@@ -166,24 +171,11 @@ def _add_studies(calls: APIRouter, services: Services) -> None:
                 await asyncio.to_thread(uploads.of_batch, who, batch, place, path, file_name=_name(request))
                 return {"batch": batch}
             study = await asyncio.to_thread(uploads.study, who, path, file_name=_name(request), force=_force(request))
-        return shown(await asyncio.to_thread(store.state, who, study))
+        return shown(await asyncio.to_thread(store.state, who, study), services)
 
     @calls.get("/studies/{study}")
     def state(study: str, who: User) -> dict[str, Any]:
-        return shown(store.state(who, study))
-
-    @calls.post("/studies/{study}/prior")
-    async def prior(request: Request, study: str, who: User) -> dict[str, Any]:
-        await asyncio.to_thread(store.state, who, study)  # before anything is read
-        with uploads.file() as (file, path):
-            await uploads.receive(request.stream(), file)
-            await asyncio.to_thread(uploads.prior, who, study, path, force=_force(request))
-        return shown(await asyncio.to_thread(store.state, who, study))
-
-    @calls.delete("/studies/{study}/prior")
-    def no_prior(study: str, who: User) -> dict[str, Any]:
-        store.set_prior(who, study, None)
-        return shown(store.state(who, study))
+        return shown(store.state(who, study), services)
 
     @calls.post("/studies/{study}/actions", response_model=None)
     def act(study: str, who: User, body: Body) -> dict[str, Any] | JSONResponse:
@@ -191,9 +183,27 @@ def _add_studies(calls: APIRouter, services: Services) -> None:
         if type(revision) is not int:
             raise ReviewError("the action does not say which revision of the study it was made on")
         try:
-            return shown(store.act(who, study, revision, body, who=who))
+            return shown(store.act(who, study, revision, body, who=who), services)
         except StaleError as stale:
-            return error(409, str(stale), state=shown(store.state(who, study)))
+            return error(409, str(stale), state=shown(store.state(who, study), services))
+
+
+def _add_beside(calls: APIRouter, services: Services, which: Beside) -> None:
+    """An image beside the study's own comes and goes."""
+    store, uploads = services.store, services.uploads
+
+    @calls.post(f"/studies/{{study}}/{which}")
+    async def add(request: Request, study: str, who: User) -> dict[str, Any]:
+        await asyncio.to_thread(store.state, who, study)  # before anything is read
+        with uploads.file() as (file, path):
+            await uploads.receive(request.stream(), file)
+            await asyncio.to_thread(uploads.beside, who, study, which, path, force=_force(request))
+        return shown(await asyncio.to_thread(store.state, who, study), services)
+
+    @calls.delete(f"/studies/{{study}}/{which}")
+    def remove(study: str, who: User) -> dict[str, Any]:
+        store.set_beside(who, study, which, None)
+        return shown(store.state(who, study), services)
 
 
 def _add_drafts(calls: APIRouter, services: Services) -> None:
@@ -201,13 +211,13 @@ def _add_drafts(calls: APIRouter, services: Services) -> None:
 
     @calls.post("/studies/{study}/draft")
     def write(study: str, who: User, body: Body) -> dict[str, Any]:
-        drafting.queue(who, study, replace=body.get("replace") is True)
-        return shown(store.state(who, study))
+        drafting.queue(who, study, replace=body.get("replace") is True, grounded=body.get("grounded") is True)
+        return shown(store.state(who, study), services)
 
     @calls.post("/studies/{study}/stop")
     def stop(study: str, who: User) -> dict[str, Any]:
         drafting.stop(who, study)
-        return shown(store.state(who, study))
+        return shown(store.state(who, study), services)
 
     @calls.get("/studies/{study}/draft")
     async def follow(request: Request, study: str, who: User) -> StreamingResponse:
@@ -241,7 +251,7 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
     @calls.get("/studies/{study}/image/{image}")
     def pixels(study: str, image: str, who: User) -> FileResponse:
         state = store.state(who, study)
-        for kept in (state["image"], (state["prior"] or {}).get("image")):
+        for kept in (state["image"], *((state[which] or {}).get("image") for which in IMAGES)):
             if kept is not None and kept["id"] == image:
                 return FileResponse(images.file(kept), media_type="application/octet-stream")
         raise NotFound("there is no such image")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +20,13 @@ class Database:
     Args:
         path: made with mode 0600 where it is not there.
         schema: statements that make what is not there.
+        newer: tables and columns (TEXT) that the schema has and files of earlier versions lack.
 
     Raises:
         LlavaRadError: the file cannot be used.
     """
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, newer: Sequence[tuple[str, str]] = ()) -> None:
         self._path = path
         self._connections = threading.local()
         try:
@@ -33,6 +34,9 @@ class Database:
             with self.write() as base:
                 for statement in _statements(schema):
                     base.execute(statement)
+                for table, column in newer:
+                    if column not in {row["name"] for row in base.execute(f"PRAGMA table_info({table})")}:
+                        base.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
         except (OSError, sqlite3.Error) as error:
             raise LlavaRadError(
                 f"the file {path.name} of the data folder cannot be used ({type(error).__name__})"
@@ -49,6 +53,16 @@ class Database:
             found.execute("PRAGMA foreign_keys = ON")
             self._connections.base = found
         return found
+
+    @contextmanager
+    def moment(self) -> Iterator[sqlite3.Connection]:
+        """One moment's view of all tables, whatever is written meanwhile."""
+        base = self.read()
+        base.execute("BEGIN")
+        try:
+            yield base
+        finally:
+            base.execute("COMMIT")
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:

@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from app import inputs
 from app.review import ReviewError
 from encoder.errors import LlavaRadError, ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from app.rows import Job
     from app.store import Store
     from encoder.preprocessing import Recipe
@@ -19,7 +23,8 @@ if TYPE_CHECKING:
     from llava_rad.engine import Engine
     from llava_rad.pipeline import Decoding, ReportWriter
 
-    Images = Callable[[str, str, Recipe], PreparedImage]
+    Pixels = npt.NDArray[np.uint8]
+    Images = Callable[[dict[str, Any], Recipe], PreparedImage]
 
 SAVED_EVERY_S = 0.5
 _IDLE_S = 5.0
@@ -33,7 +38,7 @@ class Drafting:
 
     Args:
         store: where jobs wait and drafts go.
-        images: a study's image as the recipe prepares it, by owner, study and recipe.
+        images: the image of a study's state, or one beside it, as a recipe prepares it.
         model: arguments of ``llava_rad.pipeline.ReportWriter``, ``model`` being the checkpoint.
     """
 
@@ -56,14 +61,21 @@ class Drafting:
         self._thread.join(timeout=10)
 
     def status(self) -> dict[str, Any]:
-        """``state`` (loading, ready or failed), and which model it is."""
+        """``state`` (loading, ready or failed), which model it is, and what it ``takes`` besides an image."""
         if self._failed is not None:
             return {"state": "failed", "error": self._failed}
         if not self._loaded.is_set():
             return {"state": "loading"}
-        return {"state": "ready", **_facts(self._engine())}
+        return {"state": "ready", **_facts(self._engine()), "takes": sorted(self._places())}
 
-    def queue(self, owner: str, study: str, *, replace: bool = False, batch: str | None = None) -> None:
+    def outdated(self, state: dict[str, Any]) -> bool:
+        """Whether a study's draft was written from other inputs than a new one would be, as far as is known."""
+        ready = self._loaded.is_set() and self._failed is None
+        return ready and inputs.outdated(state, self._places())
+
+    def queue(
+        self, owner: str, study: str, *, replace: bool = False, batch: str | None = None, grounded: bool = False
+    ) -> None:
         """Ask for a draft; see ``Store.queue``.
 
         Raises:
@@ -71,7 +83,7 @@ class Drafting:
         """
         if self._failed is not None:
             raise ModelError(self._failed)
-        self._store.queue(owner, study, replace=replace, batch=batch)
+        self._store.queue(owner, study, replace=replace, batch=batch, grounded=grounded)
         self._wake.set()
 
     def stop(self, owner: str, study: str) -> None:
@@ -127,14 +139,25 @@ class Drafting:
         model = (state["draft"] or {}).get("model")
         if not encoder and model is not None and model["sha256"] != engine.sha256:
             raise ReviewError("another model wrote this draft: where it looked is not known")
-        image = self._images(owner, study, engine.recipe)
+        image, given = self._images(state, engine.recipe), (state["draft"] or {}).get("inputs") or {}
+        others: list[Pixels] = []
+        if not encoder:
+            if given.get("grounded"):
+                raise ReviewError("there is no map of a draft with boxes: they say where")
+            if any((state[name] or {}).get("sha256") != given[name] for name in inputs.IMAGES if name in given):
+                raise ReviewError(
+                    "an image that this draft was written from is gone: where the model looked is not known"
+                )
+            others = [image.pixels for _, image in self._beside(state, given)]
         with self._one_map:
             if encoder:
                 found, note = evidence.encoder_attention(engine, image.pixels), evidence.ENCODER_NOTE
             else:
                 assert sentence is not None
                 texts = [one["draft"] for one in drafted]
-                maps = evidence.attention_by_sentence(engine, image.pixels, texts, prompt=self._prompt())
+                maps = evidence.attention_by_sentence(
+                    engine, image.pixels, texts, prompt=self._prompt(), study=inputs.study_of(given), others=others
+                )
                 found, note = maps[places[sentence]], evidence.SENTENCE_NOTE
         box = evidence.box(engine.recipe, state["image"]["height"], state["image"]["width"])
         return {"side": len(found), "values": found.round(3).ravel().tolist(), "box": box, "note": note}
@@ -145,6 +168,17 @@ class Drafting:
             raise ModelError(self._failed)
         assert self._writer is not None
         return self._writer.engine()
+
+    def _places(self) -> frozenset[str]:
+        """What the model's prompt has a place for."""
+        from llava_rad.templates import TEMPLATES
+
+        return TEMPLATES[self._engine().config.conversation.template].places
+
+    def _beside(self, state: dict[str, Any], given: dict[str, Any]) -> list[tuple[str, PreparedImage]]:
+        """The further images among the inputs, and what they are."""
+        recipe = self._engine().recipe
+        return [(name, self._images(state[name], recipe)) for name in inputs.IMAGES if name in given]
 
     def _prompt(self) -> str | None:
         """The instruction in place of the checkpoint's own."""
@@ -182,37 +216,43 @@ class Drafting:
 
     def _write(self, job: Job) -> None:
         """One draft, from the study's image to its sentences in the store."""
-        from llava_rad.outputs.report import sentences
+        from llava_rad.grounding import parse
 
         assert self._writer is not None
         text, state, report = "", "done", None
         self._now[job.study] = ""
         try:
-            image = self._images(job.owner, job.study, self._engine().recipe)
+            study = self._store.state(job.owner, job.study)
+            given = inputs.given(study, self._places()) | ({"grounded": True} if job.grounded else {})
+            image, others = self._images(study, self._engine().recipe), self._beside(study, given)
+            asked = inputs.study_of(given)
             saved = time.monotonic()
-            for piece in self._writer.stream_image(image):
+            for piece in self._writer.stream_image(image, study=asked, others=others):
                 if not isinstance(piece, str):
                     report = piece
                     break
                 text += piece
-                self._now[job.study] = text
+                self._now[job.study] = parse(text).text if job.grounded else text
                 if self._closed.is_set():
                     return
                 if job.id in self._stopping:
                     state = "stopped"
                     break
                 if time.monotonic() - saved > SAVED_EVERY_S:
-                    self._store.progress(job, text)
+                    self._store.progress(job, self._now[job.study])
                     saved = time.monotonic()
             if report is None:
-                report = self._writer.report(image, text)
+                report = self._writer.report(image, text, study=asked, others=others)
                 report = report.model_copy(update={"warnings": [*report.warnings, STOPPED]})
+            kept = report.model_dump(mode="json")
+            findings = [one for one in kept["report"]["findings"] if one["text"]]
             self._store.finish(
-                job, state, text=report.text, sentences=sentences(report.text), report=report.model_dump(mode="json"),
-                model=_facts(self._engine()),
+                job, state, text=report.text, sentences=[one["text"] for one in findings],
+                boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._engine()),
+                inputs=given,
             )  # fmt: skip
         except Exception as error:
-            self._store.finish(job, "failed", text=text, error=_one_line(error))
+            self._store.finish(job, "failed", text=self._now[job.study], error=_one_line(error))
         finally:
             self._stopping.discard(job.id)
             self._now.pop(job.study, None)

@@ -69,7 +69,7 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         "fields": shown["fields"],
         "text": signed["text"] if signed else review.text_of(state),
         "sentences": shown["sentences"],
-        "draft": (shown.get("draft") or {}).get("report"),
+        **{name: (shown.get("draft") or {}).get(key) for name, key in (("draft", "report"), ("inputs", "inputs"))},
         "software": {"name": "llava-rad", "version": software_version()},
     }
 
@@ -81,7 +81,7 @@ def document(state: State, version: int | None = None) -> Document:
         ReviewError: there is no such version, or no draft to say which model wrote it.
     """
     from llava_rad.outputs.document import Document, Signature
-    from llava_rad.outputs.report import Report
+    from llava_rad.outputs.report import from_data
 
     signed = _signed(state, version)
     shown = signed["document"] if signed else state
@@ -95,7 +95,7 @@ def document(state: State, version: int | None = None) -> Document:
         signature = Signature(signed["by"], at, texts, signed["version"])
     identity = state["image"].get("identity")
     return Document.of(
-        Report.model_validate(kept),
+        from_data(kept),
         datetime.fromisoformat(state["changed"]),
         identity=None if identity is None else Identity.from_dict(identity),
         signature=signature,

@@ -77,7 +77,7 @@ class ImageFolder:
         """A study's image as the model sees it: what ``encoder.sandbox.Reader.prepare`` gives for its file.
 
         Args:
-            state: of the study, from the store.
+            state: of the study, from the store; for the image beside it, what it has as ``prior`` or ``lateral``.
             recipe: of the model.
         """
         import numpy as np

@@ -1,7 +1,8 @@
 """The rules of a review: what may be done to a report, and how it is undone. No storage, no time, no people here.
 
 A document is what a reviewer works on: ``{"sentences": [...], "fields": {...}}``. A sentence has an ``id``, the
-``draft`` that a model wrote (None where the reviewer added it), its present ``text`` and a ``state``.
+``draft`` that a model wrote (None where the reviewer added it), its present ``text`` and a ``state``; where the model
+said in which places of the image it is seen, also the draft's ``boxes``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 from encoder.errors import LlavaRadError
 
 STATES: Final = ("undecided", "accepted", "edited", "rejected", "added")
-FIELDS: Final = ("indication", "comparison", "prior_report")
+FIELDS: Final = ("indication", "technique", "comparison", "prior_report")
 MAX_TEXT: Final = 4000
 MAX_SENTENCES: Final = 200
 
@@ -52,11 +53,19 @@ def empty() -> Document:
     return {"sentences": [], "fields": dict.fromkeys(FIELDS, "")}
 
 
-def drafted(document: Document, texts: Sequence[str]) -> Document:
-    """The document with a new draft's sentences in place of what it had."""
-    sentences = [
+def whole(document: Document) -> Document:
+    """The document with every field: those that an earlier version kept lack the newer ones."""
+    return document | {"fields": dict.fromkeys(FIELDS, "") | document["fields"]}
+
+
+def drafted(document: Document, texts: Sequence[str], boxes: Sequence[Sequence[Mapping[str, float]]] = ()) -> Document:
+    """The document with a new draft's sentences, and the boxes of each, in place of what it had."""
+    sentences: list[Sentence] = [
         {"id": f"s{number}", "draft": text, "text": text, "state": "undecided"} for number, text in enumerate(texts, 1)
     ]
+    for one, found in zip(sentences, boxes, strict=False):
+        if found:
+            one["boxes"] = list(found)
     return document | {"sentences": sentences[:MAX_SENTENCES]}
 
 
@@ -205,7 +214,7 @@ def _field(document: Document, action: Mapping[str, Any]) -> Step:
     name = action.get("field")
     if name not in FIELDS:
         raise ReviewError("there is no such field")
-    before, text = document["fields"][name], _text(action, blank=True)
+    before, text = document["fields"].get(name, ""), _text(action, blank=True)
     document["fields"][name] = text
     return Step(document, None, {"field": name, "text": before}, {"field": name, "text": text})
 

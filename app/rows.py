@@ -32,12 +32,14 @@ class Job:
         study: whose draft.
         owner: whose study.
         batch: part of a batch, for which nobody waits in front of a screen.
+        grounded: boxes are asked for.
     """
 
     id: int
     study: str
     owner: str
     batch: str | None
+    grounded: bool = False
 
 
 def waiting_jobs(base: sqlite3.Connection) -> list[Job]:
@@ -59,7 +61,7 @@ def waiting_jobs(base: sqlite3.Connection) -> list[Job]:
 
 
 def draft_of(base: sqlite3.Connection, study: str) -> dict[str, Any] | None:
-    """The study's last job, with model and report of the last one that brought sentences."""
+    """The study's last job, with model, report and inputs of the last one that brought sentences."""
     row = base.execute("SELECT * FROM jobs WHERE study = ? ORDER BY id DESC LIMIT 1", (study,)).fetchone()
     if row is None:
         return None
@@ -67,11 +69,12 @@ def draft_of(base: sqlite3.Connection, study: str) -> dict[str, Any] | None:
     if row["state"] == "queued":
         position = 1 + next(at for at, job in enumerate(waiting_jobs(base)) if job.id == row["id"])
     wrote = base.execute(
-        "SELECT model, report FROM jobs WHERE study = ? AND model IS NOT NULL ORDER BY id DESC LIMIT 1", (study,)
+        "SELECT model, report, inputs FROM jobs WHERE study = ? AND model IS NOT NULL ORDER BY id DESC LIMIT 1",
+        (study,),
     ).fetchone()
     return {
         "state": row["state"], "position": position, "text": row["text"], "error": row["error"],
-        **{key: json.loads(wrote[key]) if wrote and wrote[key] else None for key in ("model", "report")},
+        **{key: json.loads(wrote[key]) if wrote and wrote[key] else None for key in ("model", "report", "inputs")},
     }  # fmt: skip
 
 
@@ -159,7 +162,17 @@ def line_of(row: sqlite3.Row) -> dict[str, Any]:
 
 def job_of(row: sqlite3.Row) -> Job:
     """A row of the table of jobs."""
-    return Job(row["id"], row["study"], row["owner"], row["batch"])
+    return Job(row["id"], row["study"], row["owner"], row["batch"], "grounded" in json.loads(row["inputs"] or "{}"))
+
+
+def signed_text(base: sqlite3.Connection, owner: str, sha256: str) -> str:
+    """What the owner last signed about an image, or nothing."""
+    found = base.execute(
+        "SELECT text FROM signed JOIN studies ON studies.id = study WHERE owner = ? AND sha256 = ? "
+        "ORDER BY signed.at DESC LIMIT 1",
+        (owner, sha256),
+    ).fetchone()
+    return "" if found is None else str(found["text"])
 
 
 def seconds_of(action: Mapping[str, Any]) -> float:

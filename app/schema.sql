@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS studies (
     image TEXT NOT NULL,
     prior TEXT,
     document TEXT NOT NULL,
-    words TEXT NOT NULL -- what is searched, in lower case
+    words TEXT NOT NULL, -- what is searched, in lower case
+    lateral TEXT
 );
 CREATE INDEX IF NOT EXISTS studies_of_owner ON studies (owner, changed DESC);
 CREATE TABLE IF NOT EXISTS events (
@@ -56,7 +57,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     text TEXT NOT NULL DEFAULT '',
     model TEXT,
     report TEXT,
-    error TEXT
+    error TEXT,
+    inputs TEXT -- besides the image: what is asked for while it waits, what it was written from when it is done
 );
 CREATE INDEX IF NOT EXISTS jobs_of_study ON jobs (study, id);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('queued', 'running');

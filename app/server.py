@@ -97,9 +97,7 @@ def services(settings: Settings) -> Iterator[Services]:
         store = Store(settings.data / "reviews.sqlite")
         images = ImageFolder(settings.data / "images")
         reader = stack.enter_context(Reader())
-        drafting = Drafting(
-            store, lambda owner, study, recipe: images.prepared(store.state(owner, study), recipe), **settings.model
-        )
+        drafting = Drafting(store, images.prepared, **settings.model)
         stack.callback(drafting.close)
         uploads = Uploads(
             settings.data / "incoming", store, images, reader,

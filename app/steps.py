@@ -51,7 +51,7 @@ def _sign(base: sqlite3.Connection, row: sqlite3.Row, who: str, seconds: float) 
     document = json.loads(row["document"])
     text = review.signable(document)
     draft = rows.draft_of(base, study)
-    kept = document | {"draft": draft and {key: draft[key] for key in ("model", "report")}}
+    kept = document | {"draft": draft and {key: draft[key] for key in ("model", "report", "inputs")}}
     (before,) = base.execute(
         "SELECT coalesce(sum(seconds), 0) FROM events WHERE study = ? AND version = ?", (study, version)
     ).fetchone()

@@ -8,12 +8,14 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app import review, rows, steps
 from app.database import Database
 from app.review import ReviewError, StaleError
 from app.rows import Job
+
+Beside = Literal["lateral", "prior"]
 
 
 class Store:
@@ -27,7 +29,8 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self._base = Database(path, files("app").joinpath("schema.sql").read_text(encoding="utf-8"))
+        schema = files("app").joinpath("schema.sql").read_text(encoding="utf-8")
+        self._base = Database(path, schema, newer=(("studies", "lateral"), ("jobs", "inputs")))
 
     # studies
 
@@ -46,15 +49,17 @@ class Store:
             called = name or f"Radiograph {count + 1}"
             document = review.empty()
             base.execute(
-                "INSERT INTO studies VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, NULL, ?, ?)",
+                "INSERT INTO studies VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, NULL, ?, ?, NULL)",
                 (study, owner, called, sha256, now, now, rows.dump(facts), rows.dump(list(warnings)), rows.dump(image),
                  rows.dump(document), rows.words_of(called, document)),
             )  # fmt: skip
             rows.add_event(base, study, 1, owner, "open")
         return study
 
-    def set_prior(self, owner: str, study: str, prior: Mapping[str, Any] | None) -> None:
-        """Put an earlier image beside the study's own, or take it away.
+    def set_beside(self, owner: str, study: str, which: Beside, image: Mapping[str, Any] | None) -> None:
+        """Put a lateral or an earlier image beside the study's own, or take it away.
+
+        What the owner has signed about the earlier image becomes the prior report, where that is still empty.
 
         Raises:
             NotFound: there is no such study.
@@ -63,10 +68,14 @@ class Store:
         with self._base.write() as base:
             row = rows.row_of(base, owner, study)
             rows.refuse_closed(row)
-            base.execute(
-                "UPDATE studies SET prior = ? WHERE id = ?", (None if prior is None else rows.dump(prior), study)
-            )
-            rows.add_event(base, study, row["version"], owner, "prior" if prior else "no prior")
+            kept = None if image is None else rows.dump(image)
+            base.execute(f"UPDATE studies SET {which} = ? WHERE id = ?", (kept, study))
+            rows.add_event(base, study, row["version"], owner, which if image else f"no {which}")
+            if which == "prior" and image and not json.loads(row["document"])["fields"]["prior_report"]:
+                text = rows.signed_text(base, owner, image["sha256"])
+                if 0 < len(text) <= review.MAX_TEXT:
+                    step = {"action": "field", "field": "prior_report", "text": text}
+                    steps.review_step(base, row, step, owner)
             rows.touch(base, study)
 
     def state(self, owner: str, study: str) -> dict[str, Any]:
@@ -75,12 +84,8 @@ class Store:
         Raises:
             NotFound: there is no such study.
         """
-        base = self._base.read()
-        base.execute("BEGIN")  # one moment's view of all tables
-        try:
+        with self._base.moment() as base:
             return self._state(base, rows.row_of(base, owner, study))
-        finally:
-            base.execute("COMMIT")
 
     def act(self, owner: str, study: str, revision: int, action: Mapping[str, Any], *, who: str) -> dict[str, Any]:
         """Do one step of a review.
@@ -170,7 +175,9 @@ class Store:
 
     # drafts
 
-    def queue(self, owner: str, study: str, *, replace: bool = False, batch: str | None = None) -> Job:
+    def queue(
+        self, owner: str, study: str, *, replace: bool = False, batch: str | None = None, grounded: bool = False
+    ) -> Job:
         """Ask for a draft; a job that waits or runs already is returned.
 
         Args:
@@ -178,6 +185,7 @@ class Store:
             study: its id.
             replace: give up the sentences that have been decided.
             batch: the batch that it belongs to.
+            grounded: ask for boxes.
 
         Raises:
             NotFound: there is no such study.
@@ -194,8 +202,8 @@ class Store:
             if waiting is not None:
                 return rows.job_of(waiting)
             made = base.execute(
-                "INSERT INTO jobs (study, owner, batch, state) VALUES (?, ?, ?, 'queued') RETURNING *",
-                (study, owner, batch),
+                "INSERT INTO jobs (study, owner, batch, state, inputs) VALUES (?, ?, ?, 'queued', ?) RETURNING *",
+                (study, owner, batch, rows.dump({"grounded": True}) if grounded else None),
             ).fetchone()
             return rows.job_of(made)
 
@@ -221,7 +229,8 @@ class Store:
 
     def finish(
         self, job: Job, state: str, *, text: str = "", sentences: Sequence[str] = (),
-        report: Mapping[str, Any] | None = None, model: Mapping[str, Any] | None = None, error: str | None = None,
+        boxes: Sequence[Sequence[Mapping[str, float]]] = (), report: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None, error: str | None = None,
     ) -> bool:  # fmt: skip
         """End a running job and, in one step with it, put its sentences into the study.
 
@@ -230,8 +239,10 @@ class Store:
             state: done, stopped or failed.
             text: what was written.
             sentences: of it; none leaves the study's own.
+            boxes: of each sentence, where there are any.
             report: the report as ``llava-rad generate`` would give it.
             model: which model wrote it.
+            inputs: what it was written from besides the image.
             error: why it failed, one line.
 
         Returns:
@@ -247,11 +258,11 @@ class Store:
                 return False
             if sentences:
                 base.execute(
-                    "UPDATE jobs SET report = ?, model = ? WHERE id = ?",
-                    (rows.dump(report) if report else None, rows.dump(model) if model else None, job.id),
+                    "UPDATE jobs SET report = ?, model = ?, inputs = ? WHERE id = ?",
+                    (*(None if part is None else rows.dump(part) for part in (report, model, inputs)), job.id),
                 )
                 before = json.loads(row["document"])
-                document = review.drafted(before, sentences)
+                document = review.drafted(before, sentences, boxes)
                 rows.keep(base, row, document, status="draft")
                 rows.add_event(
                     base, job.study, row["version"], job.owner, "drafted", before=before["sentences"],
@@ -281,9 +292,9 @@ class Store:
         Raises:
             NotFound: there is no such study.
         """
-        base = self._base.read()
-        rows.row_of(base, owner, study)
-        found = rows.draft_of(base, study)
+        with self._base.moment() as base:
+            rows.row_of(base, owner, study)
+            found = rows.draft_of(base, study)
         return None if found is None else {key: found[key] for key in ("state", "position", "text")}
 
     def requeue_running(self) -> int:
@@ -347,8 +358,8 @@ class Store:
                 key: row[key] for key in ("id", "name", "sha256", "status", "version", "revision", "created", "changed")
             },
             **{key: json.loads(row[key]) for key in ("facts", "warnings", "image")},
-            "prior": None if row["prior"] is None else json.loads(row["prior"]),
-            **document,
+            **{key: json.loads(row[key] or "null") for key in ("prior", "lateral")},
+            **review.whole(document),
             "draft": rows.draft_of(base, study),
             "undecided": review.undecided(document),
             "can_undo": row["status"] in rows.OPEN and steps.last_step(base, row) is not None,

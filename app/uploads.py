@@ -14,10 +14,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.sandbox import MAX_FILE_BYTES
+from llava_rad.further import prepare
+from llava_rad.inputs import Source
 
 if TYPE_CHECKING:
     from app.images import ImageFolder
-    from app.store import Store
+    from app.store import Beside, Store
     from encoder.radiograph import Radiograph
     from encoder.sandbox import Reader
 
@@ -122,25 +124,25 @@ class Uploads:
         except ReadError:  # a picture file has none
             return {}
 
-    def prior(self, owner: str, study: str, path: Path, *, force: bool = False) -> None:
-        """Put an earlier image beside a study's own.
+    def beside(self, owner: str, study: str, which: Beside, path: Path, *, force: bool = False) -> None:
+        """Put a lateral or an earlier image beside a study's own.
 
         Raises:
             ReadError: the file is refused.
         """
-        image: Radiograph = self._reader.read(path, force=force)
-        prior: dict[str, Any] = {
+        image: Radiograph = prepare(
+            which, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
+        )
+        kept: dict[str, Any] = {
             "image": self._images.keep(image),
             "facts": image.facts.to_dict(),
             "warnings": list(image.warnings),
             "sha256": image.sha256,
         }
-        self._store.set_prior(owner, study, prior)
+        self._store.set_beside(owner, study, which, kept)
 
     def of_batch(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
         """As ``study``, for one file of a batch: a refusal is written down, not raised."""
-        from llava_rad.inputs import Source
-
         try:
             study = self.study(owner, path, file_name=file_name)
         except ReadError as error:

@@ -11,6 +11,7 @@ from encoder.errors import ConfigError, LlavaRadError
 from encoder.vit import VisionTransformer
 from llava_rad.generation import GenerationSettings, prepare
 from llava_rad.prompt import encode_text
+from llava_rad.templates import FRONTAL_ONLY, Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +37,9 @@ _NOTHING: Final = 1e-6
 
 
 def attention_by_sentence(
-    engine: Engine, image: npt.NDArray[np.uint8], sentences: Sequence[str], *, prompt: str | None = None
-) -> Map:
+    engine: Engine, image: npt.NDArray[np.uint8], sentences: Sequence[str], *, prompt: str | None = None,
+    study: Study = FRONTAL_ONLY, others: Sequence[npt.NDArray[np.uint8]] = (),
+) -> Map:  # fmt: skip
     """The language model's attention to the image while it says each sentence of a report.
 
     One pass over prompt, image and text. A sentence's map is the mean over its tokens and all heads of the last third
@@ -52,6 +54,8 @@ def attention_by_sentence(
         image: [S, S], prepared by its recipe.
         sentences: a report; not necessarily one that this model wrote.
         prompt: instruction in place of the checkpoint's own.
+        study: what the report was written from besides; boxes are no part of its sentences.
+        others: its further images. The maps are of the frontal one.
 
     Returns:
         A map for each sentence, [number, side, side], from 0 to 1; nothing but 0 where it has nothing of its own.
@@ -65,9 +69,9 @@ def attention_by_sentence(
         raise LlavaRadError("there is no text to show evidence for")
     pieces = [torch.tensor(encode_text(engine.tokens.tokenizer, sentence)) for sentence in sentences]
     said = torch.cat(pieces).to(engine.device)
-    settings = GenerationSettings(max_new_tokens=len(said), prompt=prompt)
-    embeds, *_ = prepare(engine, [image], settings)
-    start, patches = _image_span(engine, prompt)
+    settings = GenerationSettings(max_new_tokens=len(said), prompt=prompt, study=study)
+    embeds, *_ = prepare(engine, [image, *others], settings)
+    start, patches = _image_span(engine, prompt, study)
     words = torch.nn.functional.embedding(said, engine.llama.embedding)[None]
     # the position before a token is the one that chooses it
     rows = slice(embeds.shape[1] - 1, embeds.shape[1] - 1 + len(said))
@@ -108,11 +112,10 @@ def box(recipe: Recipe, height: int, width: int) -> tuple[float, float, float, f
     return (width - shown) / 2 / width, (height - shown) / 2 / height, shown / width, shown / height
 
 
-def _image_span(engine: Engine, prompt: str | None) -> tuple[int, int]:
-    """First position and number of the image's tokens."""
-    before, _ = engine.config.conversation.with_instruction(prompt).encode(
-        engine.tokens.tokenizer, engine.tokens.ids.bos
-    )
+def _image_span(engine: Engine, prompt: str | None, study: Study) -> tuple[int, int]:
+    """First position and number of the frontal image's tokens."""
+    said = engine.config.conversation.with_instruction(prompt).with_study(study)
+    before, *_ = said.pieces(engine.tokens.tokenizer, engine.tokens.ids.bos)
     return len(before), engine.config.image_tokens
 
 

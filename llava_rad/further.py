@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from encoder.errors import ConfigError, ReadError
 from llava_rad.inputs import Source
@@ -13,7 +13,9 @@ from llava_rad.templates import FRONTAL_ONLY, Study
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from encoder.radiograph import PreparedImage
+    from encoder.radiograph import PreparedImage, Radiograph
+
+Image = TypeVar("Image", "PreparedImage", "Radiograph")
 
 MAX_TEXT = 1 << 16
 _BY_FORCE = "read by force: "
@@ -89,7 +91,7 @@ def read_text(path: Path) -> str:
     raise ReadError("too_large", f"the prior report holds more than {MAX_TEXT >> 10} KiB")
 
 
-def prepare(name: str, source: Source, read: Callable[[Source, bool], PreparedImage], *, force: bool) -> PreparedImage:
+def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *, force: bool) -> Image:
     """Read a further image; a lateral one may be lateral.
 
     Args:

@@ -83,6 +83,8 @@ class Decoding:
 
 
 Outcome = Report | Failure
+Others = Sequence[tuple[str, "PreparedImage"]]
+"""Further images and what they are, as ``Further.images`` has them."""
 _Item = tuple[Source, "PreparedImage | ReadError"]
 
 
@@ -171,7 +173,7 @@ class ReportWriter:
         return {
             "model": engine.sha256,
             "recipe": recipe_facts(engine).model_dump(),
-            "generation": generation_facts(engine, self._decoding.settings(engine.config)).model_dump(),
+            "generation": generation_facts(engine, self._settings()).model_dump(),
         }
 
     def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:
@@ -211,35 +213,53 @@ class ReportWriter:
             return
         yield from self.stream_image(image, path=self._path(source))
 
-    def stream_image(self, image: PreparedImage, *, path: str | None = None) -> Iterator[str | Report]:
-        """Yield the findings of an image that the model's recipe has prepared piece by piece, then the whole report."""
+    def stream_image(
+        self, image: PreparedImage, *, path: str | None = None, study: Study | None = None, others: Others | None = None
+    ) -> Iterator[str | Report]:
+        """Yield the findings of an image that the model's recipe has prepared piece by piece, then the whole report.
+
+        Args:
+            image: the frontal one.
+            path: name of the input, where the user asked for it.
+            study: what the report is written from besides, in place of the writer's own; the pieces of a grounded one
+                hold the tags of its boxes.
+            others: its further images.
+        """
         from llava_rad.generation import stream
 
         engine = self.engine()
-        others = [other.pixels for _, other in self._others]
-        pieces = _Kept(stream(engine, image.pixels, self._decoding.settings(engine.config), others))
+        further = [other.pixels for _, other in (self._others if others is None else others)]
+        pieces = _Kept(stream(engine, image.pixels, self._settings(study), further))
         text = ""
         for piece in cleaned(pieces):
             text += piece
             yield piece
         draft = pieces.draft
-        yield self._report(image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path)
+        yield self._report(
+            image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path, study=study, others=others
+        )
 
-    def report(self, image: PreparedImage, text: str) -> Report:
-        """The report of a text about an image that was not written to its end here."""
+    def report(
+        self, image: PreparedImage, text: str, *, study: Study | None = None, others: Others | None = None
+    ) -> Report:
+        """The report of a text about an image that was not written to its end here; see ``stream_image``."""
         engine = self.engine()
         (unfamiliar,) = engine.unfamiliar(engine.see(image.pixels[None]))
-        return self._report(image, text, complete=True, unfamiliar=unfamiliar)
+        return self._report(image, text, complete=True, unfamiliar=unfamiliar, study=study, others=others)
 
     def _report(
-        self, image: PreparedImage, text: str, *, complete: bool, unfamiliar: bool, path: str | None = None
-    ) -> Report:
-        engine = self.engine()
-        settings = self._decoding.settings(engine.config)
-        if self._others:
-            said = (f"{name} image: {warning}" for name, other in self._others for warning in other.warnings)
-            image = replace(image, warnings=(*image.warnings, *said))
-        return compose(engine, settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
+        self, image: PreparedImage, text: str, *, complete: bool, unfamiliar: bool, path: str | None = None,
+        study: Study | None = None, others: Others | None = None,
+    ) -> Report:  # fmt: skip
+        others = self._others if others is None else others
+        said = (f"{name} image: {warning}" for name, other in others for warning in other.warnings)
+        image = replace(image, warnings=(*image.warnings, *said))
+        settings = self._settings(study)
+        return compose(self.engine(), settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
+
+    def _settings(self, study: Study | None = None) -> GenerationSettings:
+        decoding = self._decoding if study is None else replace(self._decoding, study=study)
+        return decoding.settings(self.engine().config)
 
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
         """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
@@ -306,7 +326,7 @@ class ReportWriter:
         engine = self.engine()
         try:
             pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._others))]
-            return generate(engine, pixels, self._decoding.settings(engine.config))
+            return generate(engine, pixels, self._settings())
         except torch.OutOfMemoryError:
             raise LlavaRadError(
                 f"the device's memory does not hold a batch of {len(images)}",

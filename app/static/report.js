@@ -1,12 +1,16 @@
 // The draft and its review: every sentence is accepted, edited or rejected by a person before the report can be signed.
+import { words } from "./boxes.js";
+import { PAUSE_MS, createFields, takes } from "./fields.js";
 import { h, session } from "./session.js";
 
 const SAID = { undecided: "to decide", accepted: "accepted", edited: "edited", rejected: "rejected", added: "added" };
-const PAUSE_MS = 1500; // of typing, before what was typed is saved
 
 export function mount(root) {
-  const fields = ["indication", "comparison", "prior_report"].map((name) => field(name));
-  const write = button("write", "Write draft", "Have the model write a draft", () => session.write(decided() > 0));
+  const fields = createFields(editable);
+  const write = button("write", "Write draft", "Have the model write a draft", () => session.write(decided() > 0, takes("grounded") && grounded.checked));
+  const grounded = h("input", { type: "checkbox", id: "grounded" });
+  const asked = h("label", { for: "grounded", title: "The model says where in the image it sees what it writes; not proof" }, grounded, " with boxes");
+  const outdated = h("span", { id: "outdated", class: "lr-chip lr-attention", role: "status" });
   const stop = button("stop", "Stop", "Stop writing; what is written stays", () => session.stop());
   const progress = h("span", { id: "progress", role: "status" });
   const stream = h("p", { id: "stream", "aria-label": "Draft being written" });
@@ -28,8 +32,8 @@ export function mount(root) {
   const keys = h("details", { class: "lr-keys" }, h("summary", {}, "Keys"),
     h("p", {}, "j k: next, last sentence · a: accept · e: edit · x: reject · u: undecide · s: where the model looked · n: add · Ctrl+Z: undo · Ctrl+Enter: sign. In a text: Enter saves, Esc gives up the change."));
   root.append(
-    h("details", { id: "fields", open: true }, h("summary", {}, "Indication, comparison, prior report"), h("div", {}, ...fields.map((one) => one.label))),
-    h("div", { class: "lr-line" }, write, stop, progress), stream, list,
+    fields.element,
+    h("div", { class: "lr-line" }, write, asked, stop, progress, outdated), stream, list,
     h("div", { class: "lr-line" }, add, undo, h("span", { class: "lr-space" }), left),
     h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json, sr, fhir),
     signed,
@@ -58,42 +62,13 @@ export function mount(root) {
     return editable() && !["queued", "running"].includes(session.study.draft?.state);
   }
 
-  function field(name) {
-    const area = h("textarea", { id: `field-${name}`, rows: name === "prior_report" ? 2 : 1, maxLength: 4000 });
-    let timer = null;
-    const save = () => {
-      clearTimeout(timer);
-      timer = null;
-      if (area.dataset.study === session.study?.id && editable() && area.value !== session.study.fields[name]) {
-        session.act({ action: "field", field: name, text: area.value }, { keepalive: true });
-      }
-    };
-    area.addEventListener("input", () => {
-      clearTimeout(timer);
-      timer = setTimeout(save, PAUSE_MS);
-    });
-    area.addEventListener("blur", save);
-    addEventListener("pagehide", save);
-    const label = h("label", { for: area.id }, name === "prior_report" ? "Prior report" : name[0].toUpperCase() + name.slice(1), area);
-    const show = () => {
-      const value = session.study?.fields[name] ?? "";
-      const busy = document.activeElement === area && area.dataset.study === session.study?.id;
-      if (!busy) {
-        clearTimeout(timer);
-        area.value = value;
-      }
-      area.dataset.study = session.study?.id ?? "";
-      area.readOnly = !editable();
-    };
-    return { label, show };
-  }
-
   class Row {
     constructor(one) {
       this.id = one.id;
       this.text = h("span", { class: "lr-text", ondblclick: () => this.edit() });
       this.was = h("del", { class: "lr-was" });
       this.state = h("span", { class: "lr-state" });
+      this.boxes = h("span", { class: "lr-boxes", title: "Where the model says that it is seen, drawn over the image; not proof" });
       this.accept = this.tool("accept", "Accept", "a", () => this.decide("accept"));
       this.change = this.tool("edit", "Edit", "e", () => this.edit());
       this.reject = this.tool("reject", "Reject", "x", () => this.decide("reject"));
@@ -103,7 +78,7 @@ export function mount(root) {
       this.show.title = "Where the model looked while it wrote this sentence; not proof (s)";
       this.tools = h("span", { class: "lr-tools", role: "group" }, this.accept, this.change, this.reject, this.remove, this.open, this.show);
       this.body = h("div", { class: "lr-body" }, this.text, this.was);
-      this.element = h("li", { tabIndex: -1, dataset: { sentence: one.id }, onfocusin: () => select(this.id) }, this.body, h("div", { class: "lr-line" }, this.state, h("span", { class: "lr-space" }), this.tools));
+      this.element = h("li", { tabIndex: -1, dataset: { sentence: one.id }, onfocusin: () => select(this.id) }, this.body, h("div", { class: "lr-line" }, this.state, this.boxes, h("span", { class: "lr-space" }), this.tools));
       this.area = null;
       this.update(one);
     }
@@ -118,6 +93,7 @@ export function mount(root) {
       this.was.textContent = one.state === "edited" && one.draft !== null ? one.draft : "";
       this.was.hidden = !this.was.textContent;
       this.state.textContent = SAID[one.state];
+      this.boxes.textContent = words(one);
       this.element.className = `lr-sentence lr-is-${one.state}`;
       const can = deciding();
       const own = one.state === "added";
@@ -126,7 +102,7 @@ export function mount(root) {
       this.reject.hidden = !can || own || one.state === "rejected";
       this.remove.hidden = !can || !own;
       this.open.hidden = !can || own || one.state === "undecided";
-      this.show.hidden = one.draft === null;
+      this.show.hidden = one.draft === null || Boolean(session.study.draft?.inputs?.grounded);
       for (const tool of this.tools.children) tool.setAttribute("aria-label", `${tool.textContent}: ${one.text}`);
     }
 
@@ -241,6 +217,7 @@ export function mount(root) {
 
   function select(id) {
     selected = id;
+    session.select(id);
     for (const [key, row] of rows) {
       row.element.tabIndex = key === id ? 0 : -1;
       row.element.toggleAttribute("data-selected", key === id);
@@ -286,7 +263,7 @@ export function mount(root) {
         row = new Row(one);
         rows.set(one.id, row);
       } else row.update(one);
-      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${SAID[one.state]}: ${one.text}`);
+      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${[SAID[one.state], words(one)].filter(Boolean).join(", ")}: ${one.text}`);
       const before = last ? last.nextElementSibling : list.firstElementChild;
       if (before !== row.element) {
         if (last) last.after(row.element);
@@ -316,7 +293,9 @@ export function mount(root) {
     const can = Boolean(editable());
     const { state, position, error } = study?.draft ?? {};
     const busy = state === "queued" || state === "running";
-    for (const one of fields) one.show();
+    fields.show();
+    asked.hidden = !takes("grounded");
+    outdated.textContent = study?.outdated && can && !busy ? "written before fields or images changed" : "";
     write.disabled = !can || busy;
     write.textContent = study?.sentences.length ? "Write again" : "Write draft";
     write.classList.toggle("lr-primary", can && !study.sentences.length && !busy);
@@ -352,6 +331,7 @@ export function mount(root) {
 
   session.addEventListener("study", ({ detail }) => {
     if (detail.other) {
+      grounded.checked = Boolean(session.study?.draft?.inputs?.grounded);
       composing?.remove();
       composing = null;
       for (const row of rows.values()) row.element.remove();
@@ -365,6 +345,7 @@ export function mount(root) {
     session.study.draft = { ...session.study.draft, ...detail };
     draw();
   });
+  session.addEventListener("me", draw);
   session.addEventListener("evidence", () => {
     for (const [id, row] of rows) row.show.setAttribute("aria-pressed", String(session.evidence?.sentence === id));
   });

@@ -34,6 +34,7 @@ class Session extends EventTarget {
   study = null; // state of the open study
   me = null; // user, model, notice
   evidence = null; // {sentence, of, map} that is shown
+  selected = null; // id of the sentence that is being decided
   #epoch = 0;
   #actions = Promise.resolve();
   #stream = null;
@@ -117,6 +118,12 @@ class Session extends EventTarget {
     document.body.dataset.study = state?.id ?? "";
     this.#tell("study", { other });
     if (state && ["queued", "running"].includes(state.draft?.state)) this.#follow();
+  }
+
+  select(id) {
+    if (this.selected === id) return;
+    this.selected = id;
+    this.#tell("selected");
   }
 
   showEvidence(found) {
@@ -206,16 +213,20 @@ class Session extends EventTarget {
     }
   }
 
-  prior(file) {
-    return this.#change("POST", "prior", { body: file });
+  /** Put a lateral or prior image beside the study's own. */
+  addBeside(which, file) {
+    return this.#change("POST", which, { body: file });
   }
 
-  removePrior() {
-    return this.#change("DELETE", "prior");
+  removeBeside(which) {
+    return this.#change("DELETE", which);
   }
 
-  async write(replace = false) {
-    await this.#change("POST", "draft", { json: { replace } });
+  async write(replace = false, grounded = false) {
+    const epoch = this.#epoch;
+    await this.#actions; // what was typed last is saved first
+    if (epoch !== this.#epoch) return;
+    await this.#change("POST", "draft", { json: { replace, grounded } });
     this.#tell("worklist");
   }
 

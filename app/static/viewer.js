@@ -1,10 +1,11 @@
 // A viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, invert, 1:1, a map over the image.
 // Each frame works on the visible pixels of the level of detail that the screen needs, never on the whole image.
+import { paintBoxes } from "./boxes.js";
+import { drawHeat, paintHeat } from "./heat.js";
 import { brightness, fit, levelFor, pyramid } from "./pixels.js";
 
 const ZOOM_STEP = 1.15;
 const LARGEST = 40; // screen pixels an image pixel
-const HEAT = [[58, 12, 92], [140, 30, 112], [205, 65, 72], [245, 130, 32], [250, 200, 70], [255, 255, 205]];
 
 export function createViewer(root, { label }) {
   return new Viewer(root, label);
@@ -25,6 +26,8 @@ class Viewer {
   #fitted = true;
   #map = null;
   #mapShown = true;
+  #boxes = [];
+  #boxesShown = true;
   #partner = null;
   #frame = 0;
   #frameMs = 0;
@@ -59,6 +62,7 @@ class Viewer {
     this.#tool("Reset", "Reset window, zoom and inversion (r)", () => this.reset());
     this.tools.append(this.presets);
     this.heatButton = this.#tool("Map", "Show or hide the map (h)", () => this.#toggleMap());
+    this.boxesButton = this.#tool("Boxes", "Show or hide the boxes (b)", () => this.#toggleBoxes());
     this.tools.append(this.strength);
     const stage = make("div", "lr-stage");
     stage.append(this.canvas, this.hud, this.said);
@@ -103,6 +107,7 @@ class Viewer {
     this.#loading?.abort();
     this.#loading = null;
     this.#image = this.#levels = this.#window = this.#words = this.#map = this.#cursor = null;
+    this.#boxes = [];
     this.#inverted = false;
     this.#fitted = true;
     this.said.textContent = "";
@@ -118,7 +123,14 @@ class Viewer {
   overlay(map) {
     this.#map = map;
     this.#mapShown = true;
-    if (map) this.#drawHeat(map);
+    if (map) drawHeat(this.#heat, map);
+    this.#showMapTools();
+    this.#draw();
+  }
+
+  /** Draw boxes {x_min, y_min, x_max, y_max, selected}, shares of the image's sides, over the image. */
+  boxes(boxes) {
+    this.#boxes = boxes;
     this.#showMapTools();
     this.#draw();
   }
@@ -158,6 +170,7 @@ class Viewer {
       id: this.#image?.id ?? null, painted: this.#levels ? this.#image.id : null, zoom: base ? round(this.#view.scale / base) : 1,
       scale: round(this.#view.scale), x: round(this.#view.x), y: round(this.#view.y), center: this.#window && round(this.#window.center),
       width: this.#window && round(this.#window.width), inverted: this.#inverted, overlay: Boolean(this.#map && this.#mapShown),
+      boxes: this.#boxesShown ? this.#boxes.length : 0,
       frameMs: round(this.#frameMs), error: Boolean(this.#image && !this.#levels && !this.#loading),
     };
   }
@@ -173,6 +186,14 @@ class Viewer {
   #showMapTools() {
     this.heatButton.hidden = this.strength.hidden = !this.#map;
     this.heatButton.setAttribute("aria-pressed", String(this.#mapShown));
+    this.boxesButton.hidden = !this.#boxes.length;
+    this.boxesButton.setAttribute("aria-pressed", String(this.#boxesShown));
+  }
+
+  #toggleBoxes() {
+    this.#boxesShown = !this.#boxesShown;
+    this.#showMapTools();
+    this.#draw();
   }
 
   #toggleMap() {
@@ -294,7 +315,8 @@ class Viewer {
     context.fillRect(0, 0, canvas.width, canvas.height);
     if (this.#levels && this.#window) {
       this.#paintImage();
-      if (this.#map && this.#mapShown) this.#paintMap();
+      if (this.#map && this.#mapShown) paintHeat(this.context, this.#heat, this.#map.box, this.#image, this.#view, Number(this.strength.value) / 100);
+      if (this.#boxesShown) paintBoxes(this.context, this.#boxes, this.#image, this.#view);
       this.#frameMs = performance.now() - start;
     }
     this.#publish();
@@ -327,33 +349,6 @@ class Viewer {
     context.imageSmoothingEnabled = scale < 3;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.#buffer, x + left * across * scale, y + top * down * scale, width * across * scale, height * down * scale);
-  }
-
-  #drawHeat({ side, values }) {
-    const part = new ImageData(side, side);
-    values.forEach((value, at) => {
-      const place = Math.min(Math.max(value, 0), 1) * (HEAT.length - 1);
-      const low = Math.min(Math.floor(place), HEAT.length - 2);
-      const colour = HEAT[low].map((one, channel) => one + (HEAT[low + 1][channel] - one) * (place - low));
-      part.data.set([...colour, 255 * Math.min(Math.max(value, 0), 1)], 4 * at);
-    });
-    this.#heat.width = this.#heat.height = side;
-    this.#heat.getContext("2d").putImageData(part, 0, 0);
-  }
-
-  #paintMap() {
-    const { context } = this;
-    const [left, top, width, height] = this.#map.box;
-    const { scale, x, y } = this.#view;
-    context.save();
-    // what a map's square shows beyond the image (bars of a recipe) is no part of it
-    context.beginPath();
-    context.rect(x, y, this.#image.width * scale, this.#image.height * scale);
-    context.clip();
-    context.globalAlpha = Number(this.strength.value) / 100;
-    context.imageSmoothingEnabled = true;
-    context.drawImage(this.#heat, x + left * this.#image.width * scale, y + top * this.#image.height * scale, width * this.#image.width * scale, height * this.#image.height * scale);
-    context.restore();
   }
 
   #publish() {
@@ -418,7 +413,7 @@ class Viewer {
     const keys = {
       "+": () => this.#zoom(ZOOM_STEP), "=": () => this.#zoom(ZOOM_STEP), "-": () => this.#zoom(1 / ZOOM_STEP),
       ArrowLeft: () => this.#pan(step(), 0), ArrowRight: () => this.#pan(-step(), 0), ArrowUp: () => this.#pan(0, step()), ArrowDown: () => this.#pan(0, -step()),
-      i: () => this.#invert(), r: () => this.reset(), f: () => this.#fit(), o: () => this.#oneToOne(), h: () => this.#map && this.#toggleMap(),
+      i: () => this.#invert(), r: () => this.reset(), f: () => this.#fit(), o: () => this.#oneToOne(), h: () => this.#map && this.#toggleMap(), b: () => this.#boxes.length && this.#toggleBoxes(),
       "[": () => this.#shift(-0.05, 0), "]": () => this.#shift(0.05, 0), "{": () => this.#shift(0, -0.05), "}": () => this.#shift(0, 0.05),
     };
     canvas.addEventListener("keydown", (event) => {

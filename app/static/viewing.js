@@ -1,4 +1,6 @@
-// The image, a prior one beside it, and what the reader has to say about them.
+// The image, a lateral or a prior one beside it, and what the reader has to say about them.
+import { boxesOf } from "./boxes.js";
+import { takes } from "./fields.js";
 import { h, sentence, session } from "./session.js";
 import { createViewer } from "./viewer.js";
 
@@ -8,32 +10,54 @@ export function mount(root) {
   const warnings = h("ul", { id: "warnings", "aria-label": "Warnings about the image" });
   const note = h("p", { id: "evidence-note", role: "status" });
   const current = h("div", { id: "viewer" });
-  const earlier = h("div", { id: "prior-viewer" });
-  const pair = h("div", { class: "lr-pair" }, current, earlier);
-  const file = h("input", {
-    type: "file", id: "prior-file", class: "lr-hidden-input", tabIndex: -1, "aria-label": "Prior image file",
-    onchange: () => {
-      if (file.files.length) session.prior(file.files[0]);
-      file.value = "";
-    },
-  });
-  const add = h("button", { id: "add-prior", class: "lr-button", onclick: () => file.click() }, "Add prior …");
-  const remove = h("button", { id: "remove-prior", class: "lr-button", onclick: () => session.removePrior() }, "Remove prior");
+  const sides = { lateral: side("lateral", "Lateral"), prior: side("prior", "Prior") };
+  const pair = h("div", { class: "lr-pair" }, current, sides.lateral.stage, sides.prior.stage);
   const link = h("input", { type: "checkbox", id: "linked", checked: true, onchange: () => relink() });
   const linked = h("label", { for: "linked" }, link, " linked");
+  const swap = h("button", { id: "swap", class: "lr-button", onclick: () => show(beside() === "prior" ? "lateral" : "prior") });
   const looked = h("button", {
     id: "encoder-map", class: "lr-button", title: "Attention of the encoder's summary token; not proof of a finding", "aria-pressed": "false",
     onclick: () => session.toggleEvidence(null),
   }, "Where the encoder looked");
   root.append(
-    h("div", { class: "lr-line" }, name, status, h("span", { class: "lr-space" }), looked, linked, add, remove, file),
+    h("div", { class: "lr-line" }, name, status, h("span", { class: "lr-space" }), looked, linked, swap,
+      ...Object.values(sides).flatMap((one) => [one.add, one.remove, one.file])),
     warnings, note, pair);
 
   const viewer = createViewer(current, { label: "Radiograph" });
-  const prior = createViewer(earlier, { label: "Prior radiograph" });
+  for (const one of Object.values(sides)) one.viewer = createViewer(one.stage, { label: `${one.title} radiograph` });
+  let wanted = "prior"; // which of two images stands beside
+
+  /** An image that may stand beside the current one, with what adds and removes it. */
+  function side(which, title) {
+    const file = h("input", {
+      type: "file", id: `${which}-file`, class: "lr-hidden-input", tabIndex: -1, "aria-label": `${title} image file`,
+      onchange: () => {
+        wanted = which;
+        if (file.files.length) session.addBeside(which, file.files[0]);
+        file.value = "";
+      },
+    });
+    const add = h("button", { id: `add-${which}`, class: "lr-button", onclick: () => file.click() }, `Add ${which} …`);
+    const remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeBeside(which) }, `Remove ${which}`);
+    return { title, file, add, remove, stage: h("div", { id: `${which}-viewer` }), shown: null };
+  }
+
+  /** Which image stands beside the current one, if any. */
+  function beside() {
+    const there = ["prior", "lateral"].filter((which) => session.study?.[which]);
+    return there.includes(wanted) ? wanted : there[0] ?? null;
+  }
+
+  function show(which) {
+    wanted = which;
+    draw();
+    // after the viewer has got its size
+    requestAnimationFrame(() => requestAnimationFrame(relink));
+  }
 
   function relink() {
-    viewer.link(link.checked && session.study?.prior ? prior : null);
+    viewer.link(link.checked && beside() === "prior" ? sides.prior.viewer : null);
   }
 
   function description(study, part) {
@@ -46,9 +70,9 @@ export function mount(root) {
     return { id, width, height, presets, url: `/api/studies/${study.id}/image/${id}`, description: description(study, part) };
   }
 
-  function facts(part) {
+  function facts(part, lateral) {
     const { view, view_source: from, inverted, mirrored, rotated, burned_in_annotation: burned } = part.facts;
-    const known = view !== "unknown" && from !== "none";
+    const known = lateral ? view === "lateral" : view !== "unknown" && from !== "none";
     const said = [[`View: ${view}${from === "none" ? " (not stated)" : ""}`, known]];
     if (inverted) said.push(["Stored inverted", true]);
     if (mirrored) said.push(["Left and right were exchanged", false]);
@@ -61,35 +85,53 @@ export function mount(root) {
     const { study } = session;
     warnings.replaceChildren();
     if (!study) return;
-    for (const [part, prefix] of [[study, ""], [study.prior, "Prior: "]]) {
+    for (const [part, prefix] of [[study, ""], [study.lateral, "Lateral: "], [study.prior, "Prior: "]]) {
       if (!part) continue;
-      const texts = [...new Set(part.warnings)];
-      for (const [fact, plain] of facts(part)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
+      const lateral = part === study.lateral;
+      // that a lateral image is no frontal one is no warning here
+      const texts = [...new Set(part.warnings)].filter((text) => !lateral || !text.startsWith("read by force: the image is a lateral"));
+      for (const [fact, plain] of facts(part, lateral)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
       for (const text of texts) warnings.append(h("li", { class: "lr-chip lr-attention" }, prefix + sentence(text)));
     }
   }
 
-  let shown = { current: null, prior: null };
+  let shown = null;
   function draw() {
     const { study } = session;
     name.textContent = study?.name ?? "No image";
     status.textContent = study ? `${study.status}${study.version > 1 ? `, version ${study.version}` : ""}` : "";
     status.className = `lr-status lr-${study?.status ?? "none"}`;
     strip();
-    const has = Boolean(study?.prior);
-    earlier.hidden = linked.hidden = remove.hidden = !has;
-    add.hidden = !study || has;
+    const seen = beside();
     looked.hidden = !study;
-    pair.classList.toggle("lr-two", has);
-    const next = { current: study?.image.id ?? null, prior: study?.prior?.image.id ?? null };
-    if (next.current !== shown.current) (study ? viewer.show(picture(study, study)).then(() => session.painted()) : viewer.clear());
-    if (next.prior !== shown.prior) (has ? prior.show(picture(study, study.prior)) : prior.clear());
-    const changed = next.prior !== shown.prior || next.current !== shown.current;
-    shown = next;
+    linked.hidden = seen !== "prior";
+    swap.hidden = !study?.lateral || !study.prior;
+    swap.textContent = seen === "prior" ? "Show lateral" : "Show prior";
+    pair.classList.toggle("lr-two", Boolean(seen));
+    let changed = (study?.image.id ?? null) !== shown;
+    if (changed) (study ? viewer.show(picture(study, study)).then(() => session.painted()) : viewer.clear());
+    shown = study?.image.id ?? null;
+    for (const [which, one] of Object.entries(sides)) {
+      const part = study?.[which];
+      const id = part?.image.id ?? null;
+      one.stage.hidden = seen !== which;
+      one.remove.hidden = !part;
+      one.add.hidden = !study || Boolean(part) || (which === "lateral" && !takes(which));
+      if (id !== one.shown) (part ? one.viewer.show(picture(study, part)) : one.viewer.clear());
+      changed ||= id !== one.shown;
+      one.shown = id;
+    }
     if (changed) relink();
+    drawBoxes();
+  }
+
+  function drawBoxes() {
+    viewer.boxes(boxesOf(session.study, session.selected));
   }
 
   session.addEventListener("study", draw);
+  session.addEventListener("me", draw);
+  session.addEventListener("selected", drawBoxes);
   session.addEventListener("evidence", () => {
     const found = session.evidence;
     viewer.overlay(found?.map ?? null);

@@ -61,7 +61,7 @@ class Document:
         """What the report says."""
         if self.signature is not None:
             return self.signature.sentences
-        return tuple(finding.text for finding in self.report.report.findings)
+        return tuple(finding.text for finding in self.report.report.findings if finding.text)
 
     @property
     def findings(self) -> dict[str, str]:

@@ -159,6 +159,15 @@ class GroundedReport(Report):
     report: GroundedBody
 
 
+def from_data(data: dict[str, Any]) -> Report:
+    """A report of either schema from what ``model_dump`` gave.
+
+    Raises:
+        pydantic.ValidationError: it is none.
+    """
+    return (GroundedReport if data.get("schema") == GROUNDED_SCHEMA else Report).model_validate(data)
+
+
 def json_schema(*, grounded: bool = False) -> dict[str, Any]:
     """The JSON Schema of a report; ``report-1.schema.json`` beside this file is its published form.
 

@@ -8,6 +8,7 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import llava_rad
 from encoder.sandbox import Reader
 from llava_rad.inputs import example
 from scripts.soak.serving import Client, Served, picture
+from tests.llava_rad import small_files
 
 RG1 = example().read_bytes()
 
@@ -77,6 +79,24 @@ def ended_batch(client: Client, batch: str) -> dict[str, Any]:
             return found
         time.sleep(0.05)
     raise AssertionError("the batch does not end")
+
+
+def test_a_lateral_and_a_prior_come_and_go_with_their_pixels(local: Served, tmp_path: Path) -> None:
+    client = local.client()
+    study = client.study(RG1)["id"]
+    sent = {
+        "lateral": small_files.dicom(tmp_path / "lateral.dcm", ViewPosition="LL").read_bytes(), "prior": picture(500),
+    }  # fmt: skip
+    for which, content in sent.items():
+        state = client.call("POST", f"/api/studies/{study}/{which}", content).json()
+        pixels = client.call("GET", f"/api/studies/{study}/image/{state[which]['image']['id']}")
+        assert len(pixels.body) == 2 * state[which]["image"]["width"] * state[which]["image"]["height"]
+        assert "Doe" not in json.dumps(state) and "4711" not in json.dumps(state)
+        assert client.call("POST", f"/api/studies/{study}/{which}", b"nothing").status == 415
+    for which in sent:
+        assert client.call("DELETE", f"/api/studies/{study}/{which}").json()[which] is None
+    assert client.call("POST", f"/api/studies/{'0' * 32}/lateral", RG1).status == 404
+    assert client.call("POST", f"/api/studies/{study}/another", RG1).status in (404, 405)
 
 
 # the review

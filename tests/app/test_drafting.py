@@ -6,13 +6,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import drafting
+from app import drafting, rows
 from app.drafting import STOPPED, Drafting
 from app.images import ImageFolder
 from app.review import ReviewError
@@ -49,7 +50,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafting, "_IDLE_S", 0.05)
 
 
-def prepared(owner: str, study: str, recipe: Recipe) -> PreparedImage:
+def prepared(state: dict[str, Any], recipe: Recipe) -> PreparedImage:
     return PreparedImage(recipe.apply(small_files.pixels(3)), FACTS, (), SHA)
 
 
@@ -60,7 +61,7 @@ def new_study(store: Store, owner: str = "ann") -> str:
 
 @contextmanager
 def at_work(
-    store: Store, model: Path | None, images: Callable[[str, str, Recipe], PreparedImage] = prepared, **more: Any
+    store: Store, model: Path | None, images: Callable[[dict[str, Any], Recipe], PreparedImage] = prepared, **more: Any
 ) -> Iterator[Drafting]:
     worker = Drafting(store, images, model=model, device="cpu", **more)
     try:
@@ -91,8 +92,8 @@ class Gate:
         self._open = threading.Semaphore(0)
         stream = ReportWriter.stream_image
 
-        def one_by_one(writer: ReportWriter, image: PreparedImage) -> Iterator[Any]:
-            for piece in stream(writer, image):
+        def one_by_one(writer: ReportWriter, image: PreparedImage, **more: Any) -> Iterator[Any]:
+            for piece in stream(writer, image, **more):
                 self._open.acquire()
                 yield piece
 
@@ -116,9 +117,7 @@ def test_the_draft_of_the_example_is_the_report_that_generate_writes(store: Stor
         "ann", name=None, sha256=image.sha256, facts=image.facts.to_dict(), warnings=image.warnings,
         image=folder.keep(image),
     )  # fmt: skip
-    with at_work(
-        store, None, lambda owner, study, recipe: folder.prepared(store.state(owner, study), recipe)
-    ) as worker:
+    with at_work(store, None, folder.prepared) as worker:
         worker.queue("ann", study)
         state = ended(store, study)
         first = worker.evidence("ann", study, sentence="s1")
@@ -205,6 +204,23 @@ def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(
         assert ended(store, study)["draft"]["state"] == "done"
 
 
+def test_a_draft_that_is_taken_from_the_queue_meanwhile_is_in_one_state_or_the_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, waiting_jobs = new_study(store), rows.waiting_jobs
+    store.queue("ann", study)
+
+    def taken_before(base: sqlite3.Connection) -> list[rows.Job]:
+        monkeypatch.setattr(rows, "waiting_jobs", waiting_jobs)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(store.next_job).result()
+        return waiting_jobs(base)
+
+    monkeypatch.setattr(rows, "waiting_jobs", taken_before)
+    assert store.draft("ann", study) == {"state": "queued", "position": 1, "text": ""}
+    assert store.draft("ann", study) == {"state": "running", "position": 0, "text": ""}
+
+
 def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: Path) -> None:
     study = new_study(store)
     with at_work(store, tiny, decoding=Decoding(max_new_tokens=5, prompt="Describe.")) as worker:
@@ -212,7 +228,7 @@ def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: P
         report = ended(store, study)["draft"]["report"]
         found = worker.evidence("ann", study, sentence="s1")["values"]
     engine, said = Engine.from_pretrained(tiny, device="cpu"), sentences(report["report"]["text"])
-    pixels = prepared("ann", study, engine.recipe).pixels
+    pixels = prepared(store.state("ann", study), engine.recipe).pixels
     expected = attention_by_sentence(engine, pixels, said, prompt="Describe.")[0].ravel()
     assert found == pytest.approx(expected, abs=1e-3)
     assert found != pytest.approx(attention_by_sentence(engine, pixels, said)[0].ravel(), abs=1e-3)
@@ -234,10 +250,10 @@ def test_what_fails_says_why_in_one_line_and_the_next_draft_is_written(
 ) -> None:
     bad, good = new_study(store), new_study(store)
 
-    def images(owner: str, study: str, recipe: Recipe) -> PreparedImage:
-        if study == bad:
+    def images(state: dict[str, Any], recipe: Recipe) -> PreparedImage:
+        if state["id"] == bad:
             raise raised
-        return prepared(owner, study, recipe)
+        return prepared(state, recipe)
 
     with at_work(store, tiny, images) as worker:
         worker.queue("ann", bad)

@@ -29,7 +29,8 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Cli
         state = client.drafted(answer.json()["id"])
         refused = client.call("POST", "/api/studies", data[:-200], **{"x-file-name": quote(FILE_NAME)})
         assert refused.status == 415
-        assert client.call("POST", f"/api/studies/{state['id']}/prior?force=true", data).status == 200
+        for which in ("prior", "lateral"):
+            assert client.call("POST", f"/api/studies/{state['id']}/{which}?force=true", data).status == 200
         state = client.call("GET", f"/api/studies/{state['id']}").json()
         for sentence in state["sentences"]:
             state = client.act(state, "accept", sentence=sentence["id"]).json()

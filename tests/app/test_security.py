@@ -182,10 +182,12 @@ def test_users_have_nothing_of_each_other(ann: Client, bob: Client) -> None:
         ("POST", f"/api/studies/{study}/stop", {}),
         ("POST", f"/api/studies/{study}/prior", picture(0)),
         ("DELETE", f"/api/studies/{study}/prior", None),
+        ("POST", f"/api/studies/{study}/lateral", picture(0)),
+        ("DELETE", f"/api/studies/{study}/lateral", None),
         ("POST", f"/api/studies/{study}/actions", {"revision": 1, "action": "sign"}),
     ]
     answers = [bob.call(method, path, body) for method, path, body in tries]  # type: ignore[arg-type]
-    assert [answer.status for answer in answers] == [404] * 12
+    assert [answer.status for answer in answers] == [404] * len(tries)
     assert all(b"consolidation" not in answer.body for answer in answers)
     assert study not in bob.call("GET", "/api/studies").body.decode()
     assert study not in bob.call("GET", "/api/export.jsonl").body.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import threading
@@ -10,13 +11,46 @@ from typing import Any
 
 import pytest
 
+from app.inputs import outdated
 from app.review import ReviewError, StaleError
 from app.rows import NotFound
 from app.store import Store
 from encoder.errors import LlavaRadError
+from llava_rad.templates import TEMPLATES
 
 FACTS = {"format": "png", "rows": 4, "columns": 4, "view": "PA"}
 MODEL = {"id": "small", "revision": None, "sha256": "ab" * 32, "demonstration": True}
+
+BEFORE_LATERALS_AND_BOXES = (
+    """CREATE TABLE studies (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'draft', 'signed', 'discarded')),
+    version INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    created TEXT NOT NULL,
+    changed TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    warnings TEXT NOT NULL,
+    image TEXT NOT NULL,
+    prior TEXT,
+    document TEXT NOT NULL,
+    words TEXT NOT NULL -- what is searched, in lower case
+)""",
+    """CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    study TEXT NOT NULL REFERENCES studies (id),
+    owner TEXT NOT NULL,
+    batch TEXT,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'stopped', 'failed')),
+    text TEXT NOT NULL DEFAULT '',
+    model TEXT,
+    report TEXT,
+    error TEXT
+)""",
+)
 
 
 @pytest.fixture
@@ -61,6 +95,36 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reviews.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(LlavaRadError, match="cannot be used"):
         Store(tmp_path / "reviews.sqlite")
+
+
+def test_a_store_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    study, fields = "ab" * 16, {"indication": "Cough.", "comparison": "", "prior_report": ""}
+    sentence = {"id": "s1", "draft": "One.", "text": "One.", "state": "undecided"}
+    base = sqlite3.connect(tmp_path / "reviews.sqlite")
+    for statement in BEFORE_LATERALS_AND_BOXES:
+        base.execute(statement)
+    document = json.dumps({"sentences": [sentence], "fields": fields})
+    base.execute(
+        "INSERT INTO studies VALUES (?, 'ann', 'Old', ?, 'draft', 1, 2, '', '', ?, '[]', '{}', NULL, ?, 'old')",
+        (study, "c" * 64, json.dumps(FACTS), document),
+    )
+    job = (study, json.dumps(MODEL), json.dumps({"a": 1}))
+    base.execute("INSERT INTO jobs VALUES (1, ?, 'ann', NULL, 'done', 'One.', ?, ?, NULL)", job)
+    base.commit()
+    base.close()
+    old = Store(tmp_path / "reviews.sqlite")
+    state = old.state("ann", study)
+    assert state["fields"] == fields | {"technique": ""}
+    assert (state["lateral"], state["draft"]["inputs"], state["draft"]["model"]) == (None, None, MODEL)
+    assert not outdated(state, TEMPLATES["maira-2"].places), "nobody knows what it was written from"
+    assert act(old, study, "field", field="technique", text="PA.")["fields"]["technique"] == "PA."
+    assert act(old, study, "undo")["fields"]["technique"] == ""
+    old.set_beside("ann", study, "lateral", {"sha256": "e" * 64})
+    old.set_beside("ann", study, "prior", {"sha256": "f" * 64})
+    act(old, study, "accept", sentence="s1")
+    signed = act(old, study, "sign")
+    assert signed["lateral"] == {"sha256": "e" * 64} and signed["signed"][0]["document"]["draft"]["inputs"] is None
+    assert study_of(old) and Store(tmp_path / "reviews.sqlite").state("ann", study) == signed
 
 
 def test_the_whole_way_of_a_report(store: Store) -> None:
@@ -157,7 +221,7 @@ def test_nobody_has_anything_of_anothers(store: Store) -> None:
     for forbidden in (
         lambda: store.state("bob", study),
         lambda: store.act("bob", study, 2, {"action": "sign"}, who="bob"),
-        lambda: store.set_prior("bob", study, None),
+        lambda: store.set_beside("bob", study, "prior", None),
         lambda: store.queue("bob", study),
         lambda: store.stop("bob", study),
         lambda: store.draft("bob", study),

@@ -74,6 +74,37 @@ def test_a_map_does_not_hang_over_the_image(viewer: Viewed, images: Images) -> N
     assert not lit[:, :127].any() and not lit[:, 385:].any() and lit[10:-10, 130:380].all()
 
 
+def test_boxes_lie_where_they_say_and_go_along(viewer: Viewed, images: Images) -> None:
+    viewer.show(images.add("under boxes", flat(0)))
+    viewer.boxes((0.25, 0.5, 0.75, 0.625), (0.125, 0.125, 0.25, 0.25))
+    for keys in ((), ("o", "+", "+", "ArrowLeft", "ArrowUp"), ("-", "-", "-", "-")):
+        viewer.press(*keys)
+        colours, state = viewer.colours(), viewer.state()
+        amber = (colours[..., 0] > 200) & (colours[..., 2] < 80)
+        grey = (colours.min(axis=2) > 60) & ~amber
+        for lit, box in ((amber, (0.25, 0.5, 0.75, 0.625)), (grey, (0.125, 0.125, 0.25, 0.25))):
+            rows, columns = np.nonzero(lit)
+            edges = [
+                at + SIDE * share * state["scale"] for at, share in zip([state["x"], state["y"]] * 2, box, strict=True)
+            ]
+            assert (columns.min(), rows.min(), columns.max(), rows.max()) == pytest.approx(edges, abs=2.5)
+            assert not lit[int(edges[1]) + 4 : int(edges[3]) - 4, int(edges[0]) + 4 : int(edges[2]) - 4].any()
+
+
+def test_boxes_are_seen_on_white_are_hidden_and_do_not_outlive_their_image(viewer: Viewed, images: Images) -> None:
+    tool = viewer.page.locator("#one").get_by_role("button", name="boxes", exact=False)
+    viewer.show(images.add("bright", flat(65535)))
+    assert tool.is_hidden() and viewer.greys().min() == 255
+    viewer.boxes((0.25, 0.25, 0.5, 0.5))
+    assert viewer.colours().min() < 70 and viewer.state()["boxes"] == 1
+    tool.click()
+    assert tool.get_attribute("aria-pressed") == "false" and viewer.greys().min() == 255
+    viewer.press("b")
+    assert tool.get_attribute("aria-pressed") == "true" and viewer.state()["boxes"] == 1
+    viewer.show(images.add("the next", flat(65535)))
+    assert viewer.greys().min() == 255 and tool.is_hidden()
+
+
 def test_a_map_can_be_weakened_and_hidden(viewer: Viewed, images: Images) -> None:
     map_tool = viewer.page.locator("#one").get_by_role("button", name="Map", exact=False)
     viewer.show(images.add("hidden map", flat(20000)))

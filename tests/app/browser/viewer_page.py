@@ -121,6 +121,12 @@ class Viewed:
     def overlay(self, side: int, values: list[float], box: list[float]) -> None:
         self.page.evaluate(f"map => {self.name}.overlay(map)", {"side": side, "values": values, "box": box, "note": ""})
 
+    def boxes(self, *boxes: tuple[float, float, float, float], selected: int = 0) -> None:
+        """Draw boxes: left, top, right, bottom, as shares of the image's sides."""
+        sides = ("x_min", "y_min", "x_max", "y_max")
+        drawn = [dict(zip(sides, box, strict=True)) | {"selected": at == selected} for at, box in enumerate(boxes)]
+        self.page.evaluate(f"boxes => {self.name}.boxes(boxes)", drawn)
+
     def frame(self) -> None:
         """Wait until what was asked for is painted."""
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -133,8 +139,7 @@ class Viewed:
     def colours(self) -> npt.NDArray[np.int64]:
         """What is on the canvas: [height, width, red green blue], in device pixels."""
         self.frame()
-        width, height, text = self.page.eval_on_selector(f"#{self.name} canvas", READ)
-        return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
+        return base64_pixels(*self.page.eval_on_selector(f"#{self.name} canvas", READ))
 
     def greys(self) -> npt.NDArray[np.int64]:
         colours = self.colours()
@@ -158,6 +163,11 @@ class Viewed:
 
     def text(self, part: str) -> str:
         return self.page.text_content(f"#{self.name} .{part}") or ""
+
+
+def base64_pixels(width: int, height: int, text: str) -> npt.NDArray[np.int64]:
+    """What ``READ`` gives of a canvas: [height, width, red green blue]."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
 
 
 def opened(page: Page, images: Images) -> Viewed:

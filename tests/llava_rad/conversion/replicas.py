@@ -171,3 +171,34 @@ def llava_rad(folder: Path, *, pickled: bool = True) -> Path:
     whole = {"epoch": 3, "loss": np.float64(0.5), "state_dict": state}
     torch.save(whole, folder / "biomedclipcxr_518_checkpoint.pt")
     return folder
+
+
+def saying(folder: Path, tokens: list[str]) -> Path:
+    """Make a replica of MAIRA-2 say these tokens, each once, whatever it is shown.
+
+    Attention and feed-forward parts add nothing, so that the next token depends on the last one alone: each has a
+    direction of its own in the embeddings, which the output layer turns into the one behind it.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = [tokenizer.token_to_id(token) for token in [*tokens, "</s>"]]
+    assert None not in ids and len(set(ids)) == len(ids) <= TEXT["hidden_size"]
+    for file in sorted(folder.glob("model-*.safetensors")):
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            if "o_proj" in name or "down_proj" in name or "embed_tokens" in name or "lm_head" in name:
+                tensor.zero_()
+            if "embed_tokens" in name:
+                tensor[[tokenizer.token_to_id("▁"), tokenizer.token_to_id(":")], 0] = 1.0  # a prompt's last
+                tensor[ids[:-1], torch.arange(1, len(ids))] = 1.0
+            if "lm_head" in name:
+                tensor[ids, torch.arange(len(ids))] = 1.0
+        save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+def maira_2_with_boxes(folder: Path) -> Path:
+    """A replica of MAIRA-2 that says a sentence with a box, and one without."""
+    said = "<obj> ▁The ▁heart ▁is ▁normal ▁in ▁size . <box> <x10> <y20> <x30> <y40> </box> </obj> ▁l ungs ▁are ▁clear"
+    return saying(maira_2(folder), said.split())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
+import torch
 
 import llava_rad
 from encoder.errors import ConfigError
 from llava_rad.conversion.convert import convert
-from llava_rad.generation import Draft
-from llava_rad.outputs.report import json_schema
+from llava_rad.engine import Engine
+from llava_rad.evidence import _image_span, attention_by_sentence
+from llava_rad.generation import Draft, GenerationSettings, prepare
+from llava_rad.outputs.document import Document
+from llava_rad.outputs.report import from_data, json_schema
+from llava_rad.templates import Study
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
 
@@ -121,6 +128,22 @@ def test_refused_images_are_named_by_what_they_are(
     assert done.code == 4 and "missing.txt" not in done.err
 
 
+def test_maps_are_of_the_frontal_image(maira: Path) -> None:
+    engine = Engine.from_pretrained(maira, device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (3, replicas.SIZE, replicas.SIZE), dtype=np.uint8)
+    study = Study(lateral=True, prior=True, prior_report="the lungs", indication="the heart")
+    said = ["the heart is normal.", "the lungs are clear."]
+    found = attention_by_sentence(engine, images[0], said, study=study, others=images[1:])
+    assert found.shape == (2, 4, 4)
+    # the tokens whose attention is shown are those of the frontal image, which comes first
+    embeds, *_ = prepare(engine, list(images), GenerationSettings(max_new_tokens=1, study=study))
+    start, number = _image_span(engine, None, study)
+    with torch.inference_mode():
+        torch.testing.assert_close(embeds[0, start : start + number], engine.projector(engine.see(images[:1]))[0])
+    alone = attention_by_sentence(engine, images[0], said)
+    assert not np.allclose(found, alone, atol=0.05)
+
+
 def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<obj>Opacity.<box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
     monkeypatch.setattr("llava_rad.generation.generate", lambda *_: [Draft(text, (), True)])
@@ -137,6 +160,16 @@ def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], m
     ]
     plain = run("generate", chest[0], "--model", maira, "--grounded")
     assert "Opacity. No effusion." in plain.out and "<box>" not in plain.out
+
+
+def test_a_box_without_words_is_no_sentence(maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "<obj><box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
+    monkeypatch.setattr("llava_rad.generation.generate", lambda *_: [Draft(text, (), True)])
+    (report,) = llava_rad.generate(chest[0], maira, grounded=True)
+    assert [len(finding.text) for finding in report.report.findings] == [0, 12]
+    kept = from_data(report.model_dump(mode="json"))
+    assert kept == report
+    assert Document.of(kept, datetime.now(UTC)).sentences == ("No effusion.",)
 
 
 def test_the_model_itself_is_asked_for_boxes(run: Run, maira: Path, chest: list[Path]) -> None:

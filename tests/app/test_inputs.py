@@ -1,0 +1,253 @@
+"""What the page's fields and images do to the draft: what ``llava-rad generate`` makes of the same inputs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llava_rad
+from app import exports, inputs
+from app.calls import Services
+from app.review import ReviewError
+from app.server import Settings, services
+from encoder.errors import ReadError
+from llava_rad.conversion.convert import convert
+from llava_rad.pipeline import Decoding
+from llava_rad.templates import TEMPLATES
+from tests.app.test_store import act
+from tests.llava_rad import small_files, tiny_model
+from tests.llava_rad.conversion import replicas
+
+TEXTS = {"indication": "the heart", "technique": "two images", "comparison": "to the size", "prior_report": "lungs"}
+
+
+@pytest.fixture(scope="module")
+def maira(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("maira")
+    convert("maira-2", replicas.maira_2(folder / "source"), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def with_boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boxes")
+    convert("maira-2", replicas.maira_2_with_boxes(folder / "source"), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("images")
+    return {
+        "frontal": small_files.dicom(folder / "frontal.dcm", seed=0),
+        "lateral": small_files.dicom(folder / "lateral.dcm", seed=1, ViewPosition="LL"),
+        "prior": small_files.dicom(folder / "prior.dcm", seed=2),
+    }
+
+
+@contextmanager
+def at_work(folder: Path, model: Path, tokens: int = 8) -> Iterator[Services]:
+    chosen = {"model": model, "device": "cpu", "decoding": Decoding(tokens)}
+    with services(Settings(data=folder / "data", model=chosen, example=False)) as parts:
+        yield parts
+
+
+def drafted(parts: Services, study: str, *, grounded: bool = False) -> dict[str, Any]:
+    parts.drafting.queue("ann", study, replace=True, grounded=grounded)
+    end = time.monotonic() + 60
+    while parts.store.draft("ann", study)["state"] in ("queued", "running"):  # type: ignore[index]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return parts.store.state("ann", study)
+
+
+def filled(parts: Services, files: dict[str, Path], *fields: str) -> str:
+    """A study with both further images and these fields."""
+    study = parts.uploads.study("ann", files["frontal"])
+    for which in inputs.IMAGES:
+        parts.uploads.beside("ann", study, which, files[which])
+    for name in fields:
+        act(parts.store, study, "field", field=name, text=TEXTS[name])
+    return study
+
+
+@pytest.mark.parametrize("grounded", [False, True])
+def test_the_draft_is_what_generate_writes_of_the_same_inputs(
+    maira: Path, files: dict[str, Path], tmp_path: Path, grounded: bool
+) -> None:
+    (expected,) = llava_rad.generate(
+        files["frontal"], maira, lateral=files["lateral"], prior=files["prior"], max_new_tokens=8, device="cpu",
+        grounded=grounded, **TEXTS,
+    )  # fmt: skip
+    (plain,) = llava_rad.generate(files["frontal"], maira, max_new_tokens=8, device="cpu")
+    with at_work(tmp_path, maira) as parts:
+        study = filled(parts, files, *TEXTS)
+        state = drafted(parts, study, grounded=grounded)
+        assert state["draft"]["report"] == expected.model_dump(mode="json")
+        assert state["draft"]["text"] == expected.text != plain.text
+        assert set(state["draft"]["inputs"]) == {*TEXTS, *inputs.IMAGES, *(["grounded"] if grounded else [])}
+        alone = drafted(parts, parts.uploads.study("ann", files["frontal"]))
+        assert alone["draft"]["report"] == plain.model_dump(mode="json") and alone["draft"]["inputs"] == {}
+
+
+def test_each_input_reaches_the_model_and_a_change_of_one_is_seen(
+    maira: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    with at_work(tmp_path, maira) as parts:
+        study, store = filled(parts, files), parts.store
+        texts = [drafted(parts, study)["draft"]["text"]]
+        for name, text in TEXTS.items():
+            state = act(store, study, "field", field=name, text=text)
+            assert parts.drafting.outdated(state)
+            state = drafted(parts, study)
+            assert not parts.drafting.outdated(state)
+            texts.append(state["draft"]["text"])
+        for which in inputs.IMAGES:
+            store.set_beside("ann", study, which, None)
+            assert parts.drafting.outdated(store.state("ann", study))
+            texts.append(drafted(parts, study)["draft"]["text"])
+        assert len(set(texts)) == len(texts) == 7
+        left = store.state("ann", study)
+        assert left["fields"] == TEXTS, "a prior report without its image is kept, and not given to the model"
+        assert set(left["draft"]["inputs"]) == {"indication", "technique", "comparison"}
+
+
+def test_what_the_model_has_no_place_for_stays_with_the_review(files: dict[str, Path], tmp_path: Path) -> None:
+    model = tiny_model.make(tmp_path / "tiny")
+    (expected,) = llava_rad.generate(files["frontal"], model, max_new_tokens=8, device="cpu")
+    with at_work(tmp_path, model) as parts:
+        state = drafted(parts, filled(parts, files, *TEXTS))
+        assert state["draft"]["report"] == expected.model_dump(mode="json")
+        assert (state["draft"]["inputs"], state["fields"]) == ({}, TEXTS)
+        assert not parts.drafting.outdated(state) and parts.drafting.status()["takes"] == []
+        asked = drafted(parts, state["id"], grounded=True)
+        assert asked["draft"]["error"].startswith("the model's prompt has no place for --grounded")
+        assert asked["sentences"] == state["sentences"]
+
+
+@pytest.mark.parametrize("token", ["<image>", "</s>", "<obj>"])
+def test_a_text_with_a_token_of_the_model_is_refused_and_kept(
+    maira: Path, files: dict[str, Path], tmp_path: Path, token: str
+) -> None:
+    with at_work(tmp_path, maira) as parts:
+        study = filled(parts, files)
+        before = drafted(parts, study)
+        act(parts.store, study, "field", field="indication", text=f"Cough {token}")
+        state = drafted(parts, study)
+        assert state["draft"]["state"] == "failed"
+        assert state["draft"]["error"] == f"the indication holds {token}, which is a token of the model"
+        assert state["sentences"] == before["sentences"] and state["draft"]["report"] == before["draft"]["report"]
+        assert state["fields"]["indication"] == f"Cough {token}"
+        act(parts.store, study, "field", field="indication", text="Cough")
+        assert drafted(parts, study)["draft"]["state"] == "done"
+
+
+def test_a_lateral_is_taken_as_one_alone(maira: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    with at_work(tmp_path, maira) as parts:
+        study = parts.uploads.study("ann", files["frontal"])
+        with pytest.raises(ReadError, match="the prior image: "):
+            parts.uploads.beside("ann", study, "prior", files["lateral"])
+        parts.uploads.beside("ann", study, "lateral", files["lateral"])
+        state = parts.store.state("ann", study)
+        assert (state["lateral"]["facts"]["view"], state["prior"]) == ("lateral", None)
+        assert [one["action"] for one in parts.store.events("ann", study)] == ["open", "lateral"]
+
+
+def test_where_the_model_looked_is_asked_of_the_inputs_of_the_draft(
+    maira: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    with at_work(tmp_path, maira) as parts:
+        study = filled(parts, files, *TEXTS)
+        drafted(parts, study)
+        found = parts.drafting.evidence("ann", study, sentence="s1")
+        act(parts.store, study, "field", field="indication", text="")  # the draft was written with it
+        assert parts.drafting.evidence("ann", study, sentence="s1") == found and found["side"] == 4
+        parts.store.set_beside("ann", study, "lateral", None)
+        with pytest.raises(ReviewError, match="is gone"):
+            parts.drafting.evidence("ann", study, sentence="s1")
+        assert parts.drafting.evidence("ann", study, sentence=None, encoder=True)["side"] == 4
+        drafted(parts, study, grounded=True)
+        with pytest.raises(ReviewError, match="boxes"):
+            parts.drafting.evidence("ann", study, sentence="s1")
+
+
+def test_boxes_go_with_their_sentence_through_review_signature_and_exports(
+    with_boxes: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    box = {"x_min": 0.105, "y_min": 0.205, "x_max": 0.305, "y_max": 0.405}  # bins 10, 20, 30, 40; the image is square
+    with at_work(tmp_path, with_boxes, 40) as parts:
+        study, store = parts.uploads.study("ann", files["frontal"]), parts.store
+        state = drafted(parts, study, grounded=True)
+        assert state["draft"]["text"] == "The heart is normal in size. lungs are clear"
+        assert state["draft"]["report"]["schema"] == "llava-rad.report/2"
+        assert [one.get("boxes") for one in state["sentences"]] == [[box], None]
+        edited = act(store, study, "edit", sentence="s1", text="The heart is large.")["sentences"][0]
+        assert (edited["boxes"], edited["draft"]) == ([box], "The heart is normal in size.")
+        assert "boxes" not in act(store, study, "add", text="Mine.", after="s1")["sentences"][1]
+        assert act(store, study, "reject", sentence="s1")["sentences"][0]["boxes"] == [box], "a rejection is undone"
+        act(store, study, "undo")
+        act(store, study, "accept", sentence="s2")
+        state = act(store, study, "sign")
+        record = exports.report_json(state)
+        assert [one.get("boxes") for one in record["sentences"]] == [[box], None, None]
+        assert record["draft"]["report"]["findings"][0]["boxes"] == [box] and record["inputs"] == {"grounded": True}
+        assert "<box>" not in exports.report_text(state) and "Mine." in exports.document(state).sentences
+        (line,) = exports.jsonl(store, "ann")
+        written = json.loads(line)
+        assert written["versions"][0]["document"]["sentences"][0]["boxes"] == [box]
+        after = next(json.loads(one["after"]) for one in written["events"] if one["action"] == "drafted")
+        assert after[0]["boxes"] == [box]
+
+
+def test_the_text_that_grows_shows_no_tags(with_boxes: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    with at_work(tmp_path, with_boxes, 12) as parts:  # which ends within the box
+        study, seen = parts.uploads.study("ann", files["frontal"]), set()
+        parts.drafting.queue("ann", study, grounded=True)
+        end = time.monotonic() + 60
+        while (now := parts.drafting.now("ann", study)) and now["state"] in ("queued", "running"):
+            seen.add(now["text"])
+            assert time.monotonic() < end
+        state = parts.store.state("ann", study)
+    assert not any("<" in text for text in seen)
+    assert [one["text"] for one in state["sentences"]] == ["The heart is normal in size."]
+    assert "boxes" not in state["sentences"][0]
+    assert "some boxes of the model were malformed and are left out" in state["draft"]["report"]["warnings"]
+
+
+def test_the_report_that_was_signed_about_a_prior_image_becomes_the_prior_report(
+    maira: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    with at_work(tmp_path, maira) as parts:
+        store = parts.store
+        for owner, text in (("ann", "Clear lungs."), ("bob", "Bob's.")):
+            earlier = parts.uploads.study(owner, files["prior"])
+            revision = store.state(owner, earlier)["revision"]
+            store.act(owner, earlier, revision, {"action": "add", "text": text}, who=owner)
+            store.act(owner, earlier, revision + 1, {"action": "sign"}, who=owner)
+        study = parts.uploads.study("ann", files["frontal"])
+        parts.uploads.beside("ann", study, "prior", files["prior"])
+        assert store.state("ann", study)["fields"]["prior_report"] == "Clear lungs."
+        assert act(store, study, "undo")["fields"]["prior_report"] == ""
+        act(store, study, "field", field="prior_report", text="Typed.")
+        parts.uploads.beside("ann", study, "prior", files["prior"])
+        assert store.state("ann", study)["fields"]["prior_report"] == "Typed.", "what is typed stays"
+
+
+def test_inputs_are_those_that_have_a_place() -> None:
+    state = {
+        "lateral": {"sha256": "a"}, "prior": None, "draft": None, "sentences": [],
+        "fields": {"indication": "Cough.", "technique": "", "comparison": "Old.", "prior_report": "Clear."},
+    }  # fmt: skip
+    assert inputs.given(state, TEMPLATES["maira-2"].places) == {
+        "lateral": "a", "indication": "Cough.", "comparison": "Old.",
+    }  # fmt: skip
+    assert inputs.given(state, TEMPLATES["llava-rad"].places) == {"indication": "Cough."}
+    assert inputs.given(state, TEMPLATES["llava-1.5"].places) == {}
+    state["prior"] = {"sha256": "b"}
+    assert inputs.given(state, TEMPLATES["maira-2"].places)["prior_report"] == "Clear."
