@@ -218,8 +218,10 @@ def rehearse(size: Size, folder: Path, device: str, dtypes: Sequence[str]) -> di
     encoder, language_model = folder / "rad-dino", folder / "vicuna-7b-v1.5"
     _again("--write", str(folder), *(["--tiny"] if size is TINY else []))
     result: dict[str, Any] = {}
+    _said("weights are written")
     parts = ("--encoder", encoder, "--language-model", language_model, "--recipe", size.recipe)
     result["assemble"] = called("assemble", *parts, "--offline", model)
+    _said("assembled", result["assemble"])
     shutil.rmtree(language_model)
     result["bytes_on_disk"] = sum(path.stat().st_size for path in model.rglob("*"))
     found = called(
@@ -233,8 +235,16 @@ def rehearse(size: Size, folder: Path, device: str, dtypes: Sequence[str]) -> di
         written = called("generate", image, "--model", model, *words, "--format", "json")
         report = json.loads(written.pop("output"))
         assert report["report"]["text"] and report["ai_generated"]
+        _said(f"{dtype}: generate", written)
         result[dtype] = {"generate": written} | loaded(model, image, dtype, device, size.tokens)
+        _said(f"{dtype}: loaded", result[dtype])
     return result
+
+
+def _said(what: str, found: dict[str, Any] | None = None) -> None:
+    """Say at once what was found, so that a run that is stopped has not been for nothing."""
+    numbers = {name: value for name, value in (found or {}).items() if isinstance(value, int | float)}
+    print(what, json.dumps(numbers) if numbers else "", file=sys.stderr, flush=True)
 
 
 def _processor() -> str:

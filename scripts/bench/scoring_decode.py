@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -192,6 +193,7 @@ def run(device: str, *, tiny: bool, rounds: int, batches: tuple[int, ...] | None
                 torch._dynamo.reset()
                 gc.collect()
                 torch.cuda.empty_cache()
+            print(f"batch {batch}, {name}: first token {first:.3f} s, all {whole:.3f} s", file=sys.stderr, flush=True)
             speed = batch * (shape.answer - 1) / (whole - first)
             found[name] = {
                 "prompt_seconds": first,
