@@ -63,9 +63,9 @@ def drafted(document: Document, texts: Sequence[str], boxes: Sequence[Sequence[M
     sentences: list[Sentence] = [
         {"id": f"s{number}", "draft": text, "text": text, "state": "undecided"} for number, text in enumerate(texts, 1)
     ]
-    for one, found in zip(sentences, boxes, strict=False):
+    for at, found in enumerate(boxes):
         if found:
-            one["boxes"] = list(found)
+            sentences[at]["boxes"] = list(found)
     return document | {"sentences": sentences[:MAX_SENTENCES]}
 
 

@@ -8,7 +8,6 @@ masks when there is no padding.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from torch.nn import functional
 from encoder.errors import ModelError
 from encoder.linear import TOGETHER, Linear
 from llava_rad.cache import Cache
+from llava_rad.llama_files import read_llama
 from llava_rad.quantized import QuantizedLinear
 
 _EXPECTED = {
@@ -74,12 +74,13 @@ class Llama:
                 raise ModelError(
                     f"the language model's config.json says {key} = {config[key]!r}; only {value!r} is read"
                 )
-        left = {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+        left = {name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
 
         def take(name: str, *shape: int) -> torch.Tensor:
-            tensor = left.pop(name, None)
-            if tensor is None:
+            if name not in left:
                 raise ModelError(f"the language model lacks the tensor {name}")
+            left.remove(name)
+            tensor = tensors[name]
             if tuple(tensor.shape) != shape:
                 raise ModelError(f"the language model's tensor {name} is {tuple(tensor.shape)}, not {shape}")
             return tensor.to(device=device, dtype=dtype)
@@ -118,7 +119,7 @@ class Llama:
             )
         self._norm = take("model.norm.weight", self.width)
         if config.get("tie_word_embeddings", False):
-            left.pop("lm_head.weight", None)
+            left.discard("lm_head.weight")
             self._head = Linear(self.embedding)
         else:
             self._head = Linear(take("lm_head.weight", vocabulary, self.width))
@@ -143,22 +144,7 @@ class Llama:
         Raises:
             ModelError: a file is missing or damaged, or does not fit.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        tensors: dict[str, torch.Tensor] = {}
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            index = folder / "model.safetensors.index.json"
-            shards = {"model.safetensors"}
-            if index.is_file():
-                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            for shard in sorted(shards):
-                if Path(shard).name != shard:
-                    raise ModelError("the language model's index names a file outside its folder")
-                tensors.update(load_file(folder / shard))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelError(f"the language model's files cannot be read ({type(error).__name__})") from error
+        config, tensors = read_llama(folder)
         return cls(config, tensors, device=device, dtype=dtype, bits=bits)
 
     def weights(self) -> Iterator[torch.Tensor]:
