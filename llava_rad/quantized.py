@@ -58,7 +58,7 @@ class QuantizedLinear:
                 f"bitsandbytes cannot keep weights in {bits} bits on {weight.device.type} ({type(error).__name__})",
                 hint="use another --dtype, or --device cpu",
             ) from error
-        self._layer = layer.eval()
+        self._layer = layer.eval()  # in training mode bitsandbytes does not lay 4-bit weights out for AVX-512
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
@@ -78,10 +78,8 @@ class QuantizedLinear:
         """What every product reads."""
         weight = self._layer.weight
         yield weight
-        if hasattr(weight, "quant_state"):  # 4 bits
+        if hasattr(weight, "quant_state"):  # 4 bits; steps in 8 bits are never compiled, which is what this is for
             yield weight.quant_state.absmax
-        else:
-            yield weight.SCB if weight.SCB is not None else self._layer.state.SCB  # where the first product puts it
 
 
 @cache
