@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -84,11 +86,36 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; always ends in SystemExit.
+    """Run the command line; always ends in SystemExit, or with the process where that is all it was started for.
 
     Args:
         arguments: in place of ``sys.argv[1:]``.
     """
+    try:
+        _run(arguments)
+    except SystemExit as end:
+        if arguments is None or "RANK" in os.environ:  # from the shell, or one of a launcher's processes
+            _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without Python's finalisation.
+
+    A thread that is in PyTorch by then (decoding, drafting, Gloo letting go of tensors) would abort the process,
+    "terminate called without an active exception", and exit code 134 would stand for work that is done.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
+
+
+def _run(arguments: list[str] | None) -> None:
     if not debugging():
         warnings.simplefilter("ignore")
     with contextlib.suppress(AttributeError, ValueError):
