@@ -86,7 +86,7 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; always ends in SystemExit, or with the process where that is all it was started for.
+    """Run the command line; always ends in SystemExit, without arguments in the end of the process.
 
     Args:
         arguments: in place of ``sys.argv[1:]``.
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _run(arguments)
     except SystemExit as end:
-        if arguments is None or "RANK" in os.environ:  # from the shell, or one of a launcher's processes
+        if arguments is None:
             _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
 

@@ -212,9 +212,7 @@ def _model(source: str) -> Iterator[Check]:
         fix = error.hint or "name the folder of a checkpoint, see docs/checkpoint-format.md"
         yield Check(name="model", status="missing", detail=str(error), fix=fix)
         return
-    sizes = ", ".join(
-        f"{need.bytes(name) / 2**30:.1f} GiB in {name}" for name in ("float32", "bfloat16", "8bit", "4bit")
-    )
+    sizes = ", ".join(f"{_size(need.bytes(name))} in {name}" for name in ("float32", "bfloat16", "8bit", "4bit"))
     base = "" if need.whole else " without the base of its adapter"
     yield Check(
         name="model", status="ok", detail=f"{need.parameters:,} parameters{base}: {sizes}, one report at a time"
@@ -232,6 +230,11 @@ def _model(source: str) -> Iterator[Check]:
             detail=f"{there / 2**30:.1f} GiB, {'enough' if enough else 'too little'} for {dtype}",
             fix=None if enough else "use another device, or --dtype bfloat16, 8bit or 4bit",
         )
+
+
+def _size(number: int) -> str:
+    """Bytes in words: small models are told apart too."""
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
 def _reader() -> Iterator[Check]:

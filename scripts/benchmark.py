@@ -13,17 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def main(arguments: list[str] | None = None) -> None:
-    """Hands the arguments over; always ends in SystemExit.
-
-    Args:
-        arguments: in place of ``sys.argv[1:]``.
-    """
-    from llava_rad.cli import main as command_line
-
-    command_line(["benchmark", *(sys.argv[1:] if arguments is None else arguments)])
-
-
 if __name__ == "__main__":
+    from llava_rad.cli import main
+
+    sys.argv.insert(1, "benchmark")
     main()

@@ -61,22 +61,18 @@ def test_help_version_and_usage_errors_load_nothing_heavy_and_answer_at_once(arg
     assert min(shares) < 1
 
 
-@pytest.mark.parametrize("arguments", ["", "sys.argv[1:]"], ids=["command", "process of a launcher"])
-def test_a_thread_that_is_still_in_torch_does_not_turn_done_into_aborted(arguments: str) -> None:
+def test_a_thread_that_is_still_in_torch_does_not_turn_done_into_aborted() -> None:
     script = (
-        "import atexit, os, sys, threading, torch\n"
+        "import atexit, threading, torch\n"
         "side = torch.rand(600, 600)\n"
         "def work():\n"
         "    while True:\n"
         "        side @ side\n"
         "threading.Thread(target=work, daemon=True).start()\n"
         "atexit.register(lambda: print('cleaned up'))\n"
-        f"from llava_rad.cli import main\nmain({arguments})"
+        "from llava_rad.cli import main\nmain()"
     )
-    environment = os.environ | ({"RANK": "0"} if arguments else {})
-    done = subprocess.run(
-        [sys.executable, "-c", script, "--version"], capture_output=True, text=True, env=environment, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"llava-rad {version('llava-rad')}\ncleaned up\n"
 

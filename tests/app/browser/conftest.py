@@ -39,7 +39,7 @@ def browser_page(browser: Browser) -> Iterator[Page]:
     """A page of a fresh profile. Afterwards: nothing was asked of another host, and nothing went wrong in the page."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     asked: list[str] = []
     wrong: list[str] = []
     context.on("request", lambda request: asked.append(request.url))

@@ -96,6 +96,7 @@ def test_a_study_is_filled_in_drafted_with_boxes_and_read(
     assert amber(page) == expected(page)
     page.locator("#viewer canvas").hover()
     page.mouse.wheel(0, -240)
+    page.wait_for_function("JSON.parse(document.querySelector('#viewer').dataset.state).zoom > 1")
     page.locator("#viewer canvas").press("ArrowLeft")
     assert amber(page) == expected(page)
     page.locator("#viewer canvas").press("f")

@@ -57,13 +57,15 @@ def painted(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
 
 
 def state_of(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
+    """What a viewer shows, once what was asked for is painted."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     found: dict[str, Any] = json.loads(page.eval_on_selector(viewer, "one => one.dataset.state"))
     return found
 
 
 def drafted(page: Page) -> int:
     """Wait until the draft has come in; the number of its sentences."""
-    page.wait_for_selector("#sentences li", timeout=60_000)
+    page.wait_for_selector("#sentences li")
     page.wait_for_selector("#stream", state="hidden")
     return page.locator("#sentences li").count()
 
@@ -172,12 +174,10 @@ def test_evidence_is_shown_and_called_what_it_is(page: Page) -> None:
     upload(page, str(example()))
     drafted(page)
     page.locator("#sentences li").nth(0).locator(".lr-do-show").click()
-    page.wait_for_function("document.querySelector('#evidence-note').textContent.includes('not proof')", timeout=60_000)
+    page.wait_for_function("document.querySelector('#evidence-note').textContent.includes('not proof')")
     assert state_of(page)["overlay"]
     page.click("#encoder-map")
-    page.wait_for_function(
-        "document.querySelector('#evidence-note').textContent.includes('encoder looked')", timeout=60_000
-    )
+    page.wait_for_function("document.querySelector('#evidence-note').textContent.includes('encoder looked')")
     page.click("#encoder-map")
     page.wait_for_function("document.querySelector('#evidence-note').textContent === ''")
 
@@ -264,8 +264,8 @@ def test_a_prior_stands_beside_the_current_image_and_moves_with_it(page: Page) -
     page.locator("#viewer canvas").first.hover()
     page.mouse.wheel(0, -240)
     zoom = "JSON.parse(document.querySelector('{}').dataset.state).zoom"
+    page.wait_for_function(f"{zoom.format('#viewer')} > 1")
     page.wait_for_function(f"{zoom.format('#viewer')} === {zoom.format('#prior-viewer')}")
-    assert state_of(page)["zoom"] > 1
     page.click("#remove-prior")
     page.wait_for_selector("#prior-viewer", state="hidden")
 

@@ -172,7 +172,7 @@ def base64_pixels(width: int, height: int, text: str) -> npt.NDArray[np.int64]:
 
 def opened(page: Page, images: Images) -> Viewed:
     """The page with its viewers in a browser."""
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
     page.goto(images.url)
     page.wait_for_function("window.ready")
     return Viewed(page)
