@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import warnings
@@ -118,6 +119,7 @@ def _leave(code: int) -> NoReturn:
 def _run(arguments: list[str] | None) -> None:
     if not debugging():
         warnings.simplefilter("ignore")
+    logging.getLogger("DeepSpeed").addFilter(_not_on_stdout)
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
@@ -140,6 +142,16 @@ def _run(arguments: list[str] | None) -> None:
         note(f"error: unexpected {type(error).__name__} in {_place(error)}")
         sys.stderr.write(f"  hint: {DEBUG}=1 shows the traceback, which may quote what identifies a patient\n")
         sys.exit(1)
+
+
+def _not_on_stdout(record: logging.LogRecord) -> bool:
+    """Send to stderr what DeepSpeed would log on standard output, where only results go.
+
+    Any command that saves weights may import it, if it is installed; on a machine without a GPU it then says so.
+    """
+    if record.levelno >= logging.WARNING and "Setting accelerator to CPU" not in record.getMessage():
+        note(record.getMessage())
+    return False
 
 
 def _place(error: BaseException) -> str:

@@ -77,6 +77,21 @@ def test_a_thread_that_is_still_in_torch_does_not_turn_done_into_aborted() -> No
     assert done.stdout == f"llava-rad {version('llava-rad')}\ncleaned up\n"
 
 
+def test_what_deepspeed_logs_does_not_get_between_results() -> None:
+    script = (
+        "import atexit, logging, sys\n"
+        "log = logging.getLogger('DeepSpeed')\n"
+        "log.propagate = False\n"
+        "log.addHandler(logging.StreamHandler(sys.stdout))\n"  # as deepspeed/utils/logging.py does
+        "atexit.register(lambda: log.warning('the loss scale overflows'))\n"
+        "atexit.register(lambda: log.warning('Setting accelerator to CPU. If you have GPU or other accelerator'))\n"
+        "from llava_rad.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"llava-rad {version('llava-rad')}\n"
+    assert done.stderr == "llava-rad: the loss scale overflows\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to write to")
 def test_output_that_cannot_be_written_is_a_failure() -> None:
     script = "import sys\nsys.stdout.write('kept in the buffer')\nfrom llava_rad.cli import main\nmain()"
