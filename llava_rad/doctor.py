@@ -234,7 +234,7 @@ def _model(source: str) -> Iterator[Check]:
 
 def _size(number: int) -> str:
     """Bytes in words: small models are told apart too."""
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
 
 
 def _reader() -> Iterator[Check]:

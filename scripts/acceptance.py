@@ -107,7 +107,7 @@ ROWS = (
         ("tests/llava_rad/test_checkpoint.py",)),
     Row(21, "no pickle", "0 unsafe calls in the sources", ("tests/test_security.py",)),
     Row(22, "contract of the command line", "help, version, exit codes, JSON, standard input; help < 0.5 s",
-        ("tests/llava_rad/test_cli.py", "tests/llava_rad/test_inspect.py")),
+        ("tests/llava_rad/test_cli.py", "tests/llava_rad/test_process.py", "tests/llava_rad/test_inspect.py")),
     Row(23, "outputs valid", "dsrdump, Orthanc and back, FHIR R4, JSON schema",
         ("tests/llava_rad/outputs", "tests/llava_rad/test_document_files.py", "tests/llava_rad/pacs/test_archive.py")),
     Row(24, "marking", "notice in text, JSON, SR, FHIR, page, export",

@@ -56,7 +56,7 @@ def test_one_data_folder_has_one_server_and_ctrl_c_ends_it(tmp_path: Path) -> No
     with served(tmp_path, "--no-example") as running:
         refused(run("serve", "--data-dir", running.data, "--port", "0"), 1, "another review application is using")
         os.killpg(running.process.pid, signal.SIGINT)
-        assert running.process.wait(timeout=60) in (0, 130)
+        assert running.process.wait(timeout=20) in (0, 130)
         assert "Traceback" not in running.log.read_text()
         assert stat.S_IMODE(running.data.stat().st_mode) == 0o700
 

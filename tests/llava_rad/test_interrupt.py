@@ -61,7 +61,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     output = tmp_path / "o.jsonl"
     process = spawn(*arguments(many, tiny, output))
     stop(process, output, 5, signal.SIGINT)
-    done = finished(process, timeout=60)
+    done = finished(process, timeout=10)
     assert done.code == 130
     assert "Traceback" not in done.err
     kept = output.read_bytes()
@@ -84,7 +84,7 @@ def test_ctrl_c_while_the_model_is_loaded(many: Path, tiny: Path, tmp_path: Path
         else:
             time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        done = finished(process, timeout=60)
+        done = finished(process, timeout=30)
         if delay is None and "29 of 30 reports written" in done.err:
             continue  # a fast machine was done by then
         if delay is not None and done.code == 1:  # Python was still importing the command line
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_whole_json(many: Path, tiny: Path, tmp_path: Path) -> Non
     process = spawn(*command)
     time.sleep(4)
     process.send_signal(signal.SIGINT)
-    done = finished(process, timeout=60)
+    done = finished(process, timeout=15)
     if done.code == 130 and output.exists():
         reports = json.loads(output.read_text())
         assert all(report["schema"] == SCHEMA for report in reports)
@@ -139,7 +139,7 @@ def test_kill_9_at_random_places_then_the_same_command(many: Path, tiny: Path, t
     for lines in sorted(random.sample(range(1, INPUTS - 6), 5)):
         process = spawn(*arguments(many, tiny, output))
         stop(process, output, lines, signal.SIGKILL)
-        assert finished(process, timeout=60).code == -signal.SIGKILL
+        assert finished(process, timeout=10).code == -signal.SIGKILL
         whole = output.read_bytes().split(b"\n")[:-1]
         for line in whole:
             Report.from_json(line)
@@ -155,8 +155,8 @@ def test_no_decoding_process_outlives_a_killed_run(many: Path, tiny: Path, tmp_p
     output = tmp_path / "o.jsonl"
     process = spawn(*arguments(many, tiny, output), env=dict([mark.split("=", 1)]))
     stop(process, output, 1, signal.SIGKILL)
-    finished(process, timeout=60)
-    deadline = time.monotonic() + 60
+    finished(process, timeout=10)
+    deadline = time.monotonic() + 10
     while (left := processes_with(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
