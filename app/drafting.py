@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from app.rows import Job
     from app.store import Store
     from encoder.preprocessing import Recipe
-    from encoder.radiograph import PreparedImage
-    from llava_rad.engine import Engine
-    from llava_rad.pipeline import Decoding, ReportWriter
+    from encoder.reader.radiograph import PreparedImage
+    from llava_rad.generation.engine import Engine
+    from llava_rad.generation.report_writer import Decoding, ReportWriter
 
     Pixels = npt.NDArray[np.uint8]
     Images = Callable[[dict[str, Any], Recipe], PreparedImage]
@@ -39,7 +39,7 @@ class Drafting:
     Args:
         store: where jobs wait and drafts go.
         images: the image of a study's state, or one beside it, as a recipe prepares it.
-        model: arguments of ``llava_rad.pipeline.ReportWriter``, ``model`` being the checkpoint.
+        model: arguments of ``llava_rad.generation.report_writer.ReportWriter``, ``model`` being the checkpoint.
     """
 
     def __init__(self, store: Store, images: Images, **model: Any) -> None:
@@ -128,7 +128,7 @@ class Drafting:
             ReviewError: there is no such sentence, or another model wrote it.
             LlavaRadError: there is no map.
         """
-        from llava_rad import evidence
+        from llava_rad.generation import attention_maps as evidence
 
         state = self._store.state(owner, study)
         drafted = [one for one in state["sentences"] if one["draft"] is not None]
@@ -171,7 +171,7 @@ class Drafting:
 
     def _places(self) -> frozenset[str]:
         """What the model's prompt has a place for."""
-        from llava_rad.templates import TEMPLATES
+        from llava_rad.model.templates import TEMPLATES
 
         return TEMPLATES[self._engine().config.conversation.template].places
 
@@ -187,7 +187,7 @@ class Drafting:
 
     def _work(self) -> None:
         try:
-            from llava_rad.pipeline import ReportWriter
+            from llava_rad.generation.report_writer import ReportWriter
 
             self._writer = ReportWriter(**self._model)
             self._writer.close()  # its decoding process: images come prepared
@@ -216,7 +216,7 @@ class Drafting:
 
     def _write(self, job: Job) -> None:
         """One draft, from the study's image to its sentences in the store."""
-        from llava_rad.grounding import parse
+        from llava_rad.outputs.grounding import parse
 
         assert self._writer is not None
         text, state, report = "", "done", None

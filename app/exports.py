@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app import review
-from encoder.identity import Identity
+from encoder.reader.identity import Identity
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
 

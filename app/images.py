@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from encoder.preprocessing import Recipe
-    from encoder.radiograph import PreparedImage, Radiograph, Window
+    from encoder.reader.radiograph import PreparedImage, Radiograph, Window
 
 LEVELS = 1 << 16
 
@@ -74,7 +74,7 @@ class ImageFolder:
         return np.fromfile(self.file(description), "<u2").reshape(description["height"], description["width"])
 
     def prepared(self, state: dict[str, Any], recipe: Recipe) -> PreparedImage:
-        """A study's image as the model sees it: what ``encoder.sandbox.Reader.prepare`` gives for its file.
+        """A study's image as the model sees it: what ``encoder.reader.sandbox.Reader.prepare`` gives for its file.
 
         Args:
             state: of the study, from the store; for the image beside it, what it has as ``prior`` or ``lateral``.
@@ -82,7 +82,7 @@ class ImageFolder:
         """
         import numpy as np
 
-        from encoder.radiograph import ImageFacts, PreparedImage
+        from encoder.reader.radiograph import ImageFacts, PreparedImage
 
         kept = state["image"]
         pixels = self.pixels(kept)

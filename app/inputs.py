@@ -9,7 +9,7 @@ from app.review import FIELDS
 
 if TYPE_CHECKING:
     from app.store import Beside
-    from llava_rad.templates import Study
+    from llava_rad.model.templates import Study
 
 IMAGES: Final[tuple[Beside, ...]] = ("lateral", "prior")
 """In the order in which a prompt has them."""
@@ -20,7 +20,7 @@ def given(state: dict[str, Any], places: Collection[str]) -> dict[str, Any]:
 
     Args:
         state: of the study, from the store.
-        places: of the model's prompt (``llava_rad.templates.Template.places``).
+        places: of the model's prompt (``llava_rad.model.templates.Template.places``).
     """
     images = {name: state[name]["sha256"] for name in IMAGES if name in places and state[name]}
     texts = {name: text for name, text in state["fields"].items() if name in FIELDS and text}
@@ -31,7 +31,7 @@ def given(state: dict[str, Any], places: Collection[str]) -> dict[str, Any]:
 
 def study_of(inputs: dict[str, Any]) -> Study:
     """The inputs as a prompt takes them; ``grounded`` among them asks for boxes."""
-    from llava_rad.templates import Study
+    from llava_rad.model.templates import Study
 
     return Study(**(inputs | {name: name in inputs for name in IMAGES}))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from app.accounts import Accounts
-    from app.calls import Services
+    from app.routes import Services
 
 LOCAL_USER = "local"
 """Everybody, where nobody logs in: the server then answers to this machine alone."""
@@ -85,12 +85,12 @@ def services(settings: Settings) -> Iterator[Services]:
     Raises:
         LlavaRadError: the data folder is in use by another server, or cannot be written.
     """
-    from app.calls import Services
     from app.drafting import Drafting
     from app.images import ImageFolder
+    from app.routes import Services
     from app.store import Store
     from app.uploads import Uploads
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
 
     with ExitStack() as stack:
         stack.enter_context(_locked(settings.data))
@@ -115,7 +115,8 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     from fastapi import FastAPI, Request
     from fastapi.staticfiles import StaticFiles
 
-    from app import calls, login, page
+    from app import login, page
+    from app import routes as calls
     from app.security import Guard, error
 
     served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
@@ -189,7 +190,7 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
 
 
 def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -> None:
-    from llava_rad.inputs import example
+    from llava_rad.generation.sources import example
 
     if worklist is not None:
         unpacked = worklist.is_file()

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError, ReadError
-from encoder.sandbox import MAX_FILE_BYTES
-from llava_rad.further import prepare
-from llava_rad.inputs import Source
+from encoder.reader.sandbox import MAX_FILE_BYTES
+from llava_rad.generation.sources import Source
+from llava_rad.generation.study import prepare
 
 if TYPE_CHECKING:
     from app.images import ImageFolder
     from app.store import Beside, Store
-    from encoder.radiograph import Radiograph
-    from encoder.sandbox import Reader
+    from encoder.reader.radiograph import Radiograph
+    from encoder.reader.sandbox import Reader
 
 MAX_ZIP_BYTES = 8 << 30
 MAX_FILES, MAX_UNPACKED = 10_000, 64 << 30
@@ -178,7 +178,7 @@ class Uploads:
         Raises:
             ReadError: there are none.
         """
-        from llava_rad.inputs import expand
+        from llava_rad.generation.sources import expand
 
         paths = [source.path for source in expand([folder], recursive=True).sources if source.path is not None]
         if not paths or not folder.is_dir():

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llava_rad.api import generate
+    from llava_rad.generation.report_writer import Failure, ReportWriter
     from llava_rad.outputs.report import Report
-    from llava_rad.pipeline import Failure, ReportWriter
 
 __all__ = ["Failure", "Report", "ReportWriter", "__version__", "generate"]
 
@@ -23,9 +23,9 @@ def __getattr__(name: str) -> Any:
 
         return generate
     if name in {"Failure", "ReportWriter"}:
-        from llava_rad import pipeline
+        from llava_rad.generation import report_writer
 
-        return getattr(pipeline, name)
+        return getattr(report_writer, name)
     if name == "Report":
         from llava_rad.outputs.report import Report
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from encoder.errors import ConfigError
-from llava_rad.further import gather
-from llava_rad.inputs import expand
+from llava_rad.generation.report_writer import Decoding, Failure, ReportWriter
+from llava_rad.generation.sources import expand
+from llava_rad.generation.study import gather
 from llava_rad.outputs.report import Report
-from llava_rad.pipeline import Decoding, Failure, ReportWriter
 
 
 def generate(

@@ -113,7 +113,7 @@ def _unwanted() -> Iterator[Check]:
 def _decoders() -> Iterator[Check]:
     """One line per transfer syntax: which package decodes it, and whether that can be imported."""
     try:
-        from encoder import decoders
+        from encoder.reader import decoders
     except ImportError as error:
         yield Check(name="decoders", status="missing", detail=f"fails with {type(error).__name__}", fix=_reinstall())
         return
@@ -180,7 +180,7 @@ def _cache() -> Iterator[Check]:
 
 
 def _embedded_model() -> Iterator[Check]:
-    from llava_rad.checkpoint import load_checked, locate, sha256
+    from llava_rad.model.checkpoint import load_checked, locate, sha256
 
     try:
         folder = locate(None)
@@ -196,10 +196,10 @@ def _model(source: str) -> Iterator[Check]:
     """Memory that a checkpoint takes, beside what each device has. Nothing is fetched or converted."""
     import torch
 
-    from llava_rad.checkpoint import locate
     from llava_rad.conversion.cached import folder_of
     from llava_rad.conversion.published import of_repository
-    from llava_rad.memory import memory_of_machine, need_of
+    from llava_rad.model.checkpoint import locate
+    from llava_rad.model.memory import memory_of_machine, need_of
 
     published = of_repository(source)
     if published is not None and not (folder_of(published, None) / "config.json").is_file():
@@ -242,8 +242,8 @@ def _reader() -> Iterator[Check]:
     import time
 
     from encoder.preprocessing import RECIPES
-    from encoder.sandbox import Reader
-    from llava_rad.inputs import example
+    from encoder.reader.sandbox import Reader
+    from llava_rad.generation.sources import example
 
     try:
         path = example()

@@ -100,7 +100,7 @@ def chexbert(settings: Settings, given: Given) -> Annotator:
 
 def rules(settings: Settings, given: Given) -> Annotator:
     """Labels by phrases, which are never given."""
-    from metrics.rules import label, weights_id
+    from metrics.rules.labeler import label, weights_id
 
     def run(texts: list[str]) -> Any:
         for text in texts:
@@ -115,8 +115,8 @@ def radgraph(settings: Settings, given: Given) -> Annotator:
     Raises:
         MetricError: its weights cannot be had, and no annotations are given.
     """
-    from metrics.radgraph_model import RadGraphModel, pack, unpack
-    from metrics.radgraph_package import PackageRadGraph
+    from metrics.radgraph.model import RadGraphModel, pack, unpack
+    from metrics.radgraph.package import PackageRadGraph
 
     model: RadGraphModel | PackageRadGraph
     try:

@@ -15,13 +15,13 @@ import evaluate
 
 from metrics.bleu import bleu_4
 from metrics.f1 import label_f1
-from metrics.radgraph import radgraph_f1
+from metrics.radgraph.rewards import radgraph_f1
 from metrics.rouge import rouge_l
 
 if TYPE_CHECKING:
     from metrics.bertscore import BERTScore
     from metrics.chexbert import CheXbert
-    from metrics.radgraph_model import RadGraphModel
+    from metrics.radgraph.model import RadGraphModel
     from metrics.scores import Scores
 
 _TEXT = datasets.Value("string")
@@ -130,7 +130,7 @@ class RulesF1(ReportMetric):
     description = "macro and micro F1 of the labels of phrase rules"
 
     def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        from metrics import rules
+        from metrics.rules import labeler as rules
 
         options = {"prefix": "rules_", "labeler": rules.weights_id(), **options}
         return label_f1(rules.label_all(predictions), rules.label_all(references), **options)
@@ -140,7 +140,7 @@ class RadGraphF1(ReportMetric):
     """RG_ER and the other RadGraph levels.
 
     Args:
-        model: arguments of :meth:`metrics.radgraph_model.RadGraphModel.load`; read at the first computation.
+        model: arguments of :meth:`metrics.radgraph.model.RadGraphModel.load`; read at the first computation.
         options: of ``evaluate.Metric``.
     """
 
@@ -154,7 +154,7 @@ class RadGraphF1(ReportMetric):
     @cached_property
     def annotator(self) -> RadGraphModel:
         """The model."""
-        from metrics.radgraph_model import RadGraphModel
+        from metrics.radgraph.model import RadGraphModel
 
         return RadGraphModel.load(**self._model)
 

@@ -229,7 +229,7 @@ def _prepare(
         return values[: len(pairs.ids)], values[len(pairs.ids) :]
 
     if name == "rg_er":
-        from metrics.radgraph import radgraph_f1
+        from metrics.radgraph.rewards import radgraph_f1
 
         lower = settings.radgraph_case == "lower"
         return lambda pairs: radgraph_f1(*both(pairs), lower_case=lower, model=annotator.identity)

@@ -31,8 +31,8 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
-    from encoder.backbone import FrozenEncoder
-    from encoder.manifest import Row
+    from encoder.backbones.base import FrozenEncoder
+    from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
     from encoder.probing.segmentation import SegmentationSet
 
@@ -226,8 +226,8 @@ def compare(
     """
     import torch
 
-    from encoder.families.loading import load_encoder
-    from encoder.manifest import read_manifest
+    from encoder.backbones.loading import load_encoder
+    from encoder.datasets.manifest import read_manifest
     from encoder.preprocessing import RECIPES
     from encoder.probing.segmentation import by_split, read_segmentation_set
     from encoder.probing.vectors import vectors

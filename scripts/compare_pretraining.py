@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.datasets.manifest import read_manifest
 from encoder.errors import LlavaRadError
-from encoder.manifest import read_manifest
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.initialisation import load_backbone
 from encoder.pretraining.loading import load_config
-from encoder.pretraining.plots import plot
 from encoder.pretraining.probes import Predictions, Probe, auroc, average_precision
-from encoder.pretraining.vision_transformer import VisionTransformer
+from encoder.pretraining.vit import VisionTransformer
+from encoder.runs.curves import plot
 from scripts.compare_encoders import bootstrap
 
 SCORES = ("linear AUPRC", "linear AUROC", "kNN AUROC")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metrics.labels import CLASSES, POSITIVE, UNCERTAIN
-from metrics.rules import label, weights_id
+from metrics.rules.labeler import label, weights_id
 
 # Classes of NegBio's gold (those of ChestX-ray14) that CheXpert defines alike, and those that are near only.
 SAME = {

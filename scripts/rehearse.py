@@ -171,9 +171,9 @@ def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict
     """The same in this process: seconds of loading, of the first and of every further token; memory."""
     import torch
 
-    from encoder.sandbox import Reader
-    from llava_rad.engine import Engine
-    from llava_rad.generation import GenerationSettings, _decode, prepare
+    from encoder.reader.sandbox import Reader
+    from llava_rad.generation.decoding import GenerationSettings, _decode, prepare
+    from llava_rad.generation.engine import Engine
     from scripts.bench.worker import peak_bytes
 
     begin = time.perf_counter()

@@ -32,7 +32,7 @@ Defaults are those of the code; `--show` prints those of a configuration.
 FORMATS = (
     ("checkpoint", "a folder, `llava-rad/1`: parts, and SHA-256 of every file", "checkpoint-format.md"),
     ("report", "JSON, schema `llava-rad.report/1`", "../llava_rad/outputs/report-1.schema.json"),
-    ("manifest of images", "CSV, first line `# llava-rad.manifest/1 root=FOLDER`", "../encoder/manifest.py"),
+    ("manifest of images", "CSV, first line `# llava-rad.manifest/1 root=FOLDER`", "../encoder/datasets/manifest.py"),
     ("image-report pairs", "JSONL", "reports.md"),
     ("documents for hospitals", "DICOM structured reports, FHIR R4 bundles", "archive.md"),
     ("review store", "SQLite", "../app/schema.sql"),

@@ -16,7 +16,7 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
-    """``encoder/dicom.py`` -> ``encoder.dicom``; a package's ``__init__.py`` has the package's name."""
+    """``encoder/reader/dicom.py`` -> ``encoder.reader.dicom``; a package's ``__init__.py`` has the package's name."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

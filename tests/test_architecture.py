@@ -80,7 +80,7 @@ def test_imports_go_down_the_floors_only() -> None:
     ("file", "source", "bad"),
     [
         ("encoder/a.py", "import llava_rad", True),
-        ("encoder/a.py", "def f():\n    from llava_rad.config import X", True),
+        ("encoder/a.py", "def f():\n    from llava_rad.model.config import X", True),
         ("encoder/a.py", "from .b import c\nfrom encoder import d\nimport torch", False),
         ("encoder/sub/a.py", "from ..errors import ReadError", False),
         ("metrics/a.py", "import encoder.errors", True),

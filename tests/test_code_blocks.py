@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from encoder.manifest import Row, write_manifest
-from llava_rad.inputs import example
+from encoder.datasets.manifest import Row, write_manifest
+from llava_rad.generation.sources import example
 from tests.llava_rad import small_files
 from tests.llava_rad.published import rad_dino_folder
 from tests.source_tree import ROOT

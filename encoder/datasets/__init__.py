@@ -27,10 +27,10 @@ from encoder.datasets import (
     vindr_cxr,
     vindr_ribcxr,
 )
+from encoder.datasets.manifest import Count, Row, select
 from encoder.datasets.mask_files import MaskFiles
 from encoder.datasets.splits import CLASSIFICATION, LATERAL, SEGMENTATION, Shares, split_by_subject
 from encoder.errors import LlavaRadError
-from encoder.manifest import Count, Row, select
 
 
 @dataclass(frozen=True)

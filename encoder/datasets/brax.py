@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, view_of
-from encoder.manifest import Row
 
 
 def read(root: Path) -> Iterator[Row]:

@@ -3,7 +3,8 @@
 ``Pneumothorax_reports.csv``: ``SOPInstanceUID`` (the file's name in ``dataset/``), ``StudyInstanceUID``, ``filename``
 (``P00012_...``: the patient), ``EncodedPixels`` (-1 for none; an image has a row for each pneumothorax), ``Report``.
 ``chest_tube.csv`` and ``acute_rib_fracture.csv``: ``anon_SOPUID``, ``mask_rle``; images that are not there have none.
-How run lengths count: :func:`encoder.datasets.drawing.from_runs`. Images that stand under two patients are left out.
+How run lengths count: :func:`encoder.datasets.mask_decoding.from_runs`. Images that stand under two patients are
+left out.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.datasets.drawing import from_runs
+from encoder.datasets.manifest import Row
+from encoder.datasets.mask_decoding import from_runs
 from encoder.datasets.mask_files import MaskFiles, naming
 from encoder.datasets.tables import find, rows_of
-from encoder.manifest import Row
 
 if TYPE_CHECKING:
-    from encoder.datasets.drawing import Mask
+    from encoder.datasets.mask_decoding import Mask
 
 OF = "CANDID-PTX"
 _FOLDERS = ("dataset", "dataset1/dataset", "chest_radiographs")

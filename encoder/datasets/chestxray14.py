@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import attributes_of, find, rows_of, view_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",

@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row, View
 from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, split_of, view_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row, View
 
 
 def read(root: Path) -> Iterator[Row]:

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.mask_files import MaskFiles, naming
 from encoder.datasets.tables import attributes_of, find, rows_of, view_of
 from encoder.datasets.tuberculosis import both_sides
-from encoder.manifest import Row
 
 LABELS = ("COVID-19", "Pneumonia", "No Finding")
 _UNKNOWN = {"", "todo", "unknown"}

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 _SUFFIXES = {".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import rows_of, split_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 LABELS = {"normal": "Normal", "bacteria": "Bacterial pneumonia", "virus": "Viral pneumonia"}
 _NAME = re.compile(r"(?P<person>person\d+)_(?P<cause>bacteria|virus)_.*|(?P<normal>(?:NORMAL\d-)?IM-\d+)-.*")

@@ -15,8 +15,8 @@ from encoder.errors import LlavaRadError, ReadError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from encoder.datasets.drawing import Mask
-    from encoder.sandbox import Reader
+    from encoder.datasets.mask_decoding import Mask
+    from encoder.reader.sandbox import Reader
 
 Draw = Callable[[tuple[int, int]], "Mask | None"]
 """A mask [H, W] of an image of size (H, W); None where there is none."""
@@ -89,14 +89,14 @@ class MaskFiles:
         return int(height), int(width)
 
     def read(self, path: Path, size: tuple[int, int]) -> Mask:
-        """A mask file of the data set, see :func:`encoder.masks.read_mask`."""
-        from encoder.masks import read_mask
+        """A mask file of the data set, see :func:`encoder.datasets.masks.read_mask`."""
+        from encoder.datasets.masks import read_mask
 
         return read_mask(path, size, reader=self._read())
 
     def _read(self) -> Reader:
         if self._reader is None:
-            from encoder.sandbox import Reader
+            from encoder.reader.sandbox import Reader
 
             self._reader = Reader()
         return self._reader

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, split_of, view_of
-from encoder.manifest import Row
 
 METADATA = ("mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.1.0-metadata.csv")
 

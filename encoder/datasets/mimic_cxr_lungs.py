@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.datasets import mimic_cxr, mimic_iv
-from encoder.datasets.drawing import Box, from_boxes, sides
+from encoder.datasets.manifest import Row
+from encoder.datasets.mask_decoding import Box, from_boxes, sides
 from encoder.datasets.mask_files import Draw, MaskFiles, naming
 from encoder.datasets.tables import project
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 if TYPE_CHECKING:
-    from encoder.datasets.drawing import Mask
+    from encoder.datasets.mask_decoding import Mask
 
 OF = "MIMIC-CXR lungs"
 ZONES = tuple(f"{side} {zone} lung zone" for side in ("left", "right") for zone in ("upper", "mid", "lower"))

@@ -17,9 +17,9 @@ from datetime import date
 from pathlib import Path
 
 from encoder.datasets import mimic_cxr
+from encoder.datasets.manifest import Row
 from encoder.datasets.mask_files import MaskFiles
 from encoder.datasets.tables import find, project, rows_of
-from encoder.manifest import Row
 
 OF = "MIMIC-IV"
 ETHNICITIES = {

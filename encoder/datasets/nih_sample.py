@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder.datasets.chestxray14 import LABELS
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import attributes_of, find, labels_of, rows_of, split_of, view_of
-from encoder.manifest import Row
 
 
 def read(root: Path) -> Iterator[Row]:

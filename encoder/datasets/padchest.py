@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, rows_of, view_of
-from encoder.manifest import Row
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 # The frequent ones of the radiologists' and the network's labels, with those of the paper's lateral probe (E.3.1).

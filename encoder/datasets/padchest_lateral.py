@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from encoder.datasets import padchest
+from encoder.datasets.manifest import Row
 from encoder.datasets.mask_files import MaskFiles
-from encoder.manifest import Row
 
 FINDINGS = ("vertebral degenerative changes", "pleural effusion", "costophrenic angle blunting")
 _SILENT = {"unchanged", "exclude", "suboptimal study"}

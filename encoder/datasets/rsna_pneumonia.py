@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from encoder.datasets.drawing import Box, from_boxes
+from encoder.datasets.manifest import Row
+from encoder.datasets.mask_decoding import Box, from_boxes
 from encoder.datasets.mask_files import Draw, MaskFiles, naming
 from encoder.datasets.tables import find, rows_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 OF = "RSNA Pneumonia"
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")

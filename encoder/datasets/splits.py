@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from encoder.datasets.manifest import Row, disjoint
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row, disjoint
 
 Shares = tuple[float, float, float]
 """Of the subjects in train, validation and test."""

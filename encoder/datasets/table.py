@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, is_label, labels_of, rows_of, split_of, view_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 _SUBJECT = ("patient_id", "patientid", "subject_id", "subject")
 _STUDY = ("study_id", "study")

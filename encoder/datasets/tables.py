@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from encoder.datasets.manifest import View
 from encoder.errors import LlavaRadError
-from encoder.manifest import View
 
 _VIEWS: dict[str, View] = {
     "PA": "PA", "AP": "AP", "FRONTAL": "frontal", "LATERAL": "lateral", "L": "lateral", "LL": "lateral",

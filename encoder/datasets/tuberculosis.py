@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.datasets.drawing import sides
+from encoder.datasets.manifest import Row
+from encoder.datasets.mask_decoding import sides
 from encoder.datasets.mask_files import MaskFiles, naming
 from encoder.datasets.tables import attributes_of, rows_of, split_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 if TYPE_CHECKING:
-    from encoder.datasets.drawing import Mask
+    from encoder.datasets.mask_decoding import Mask
 
 _FOLDERS = {"shenzhen": "ChinaSet_AllFiles", "montgomery": "MontgomerySet"}
 _SEX = re.compile(r"\b(female|male|f|m)\b", re.IGNORECASE)

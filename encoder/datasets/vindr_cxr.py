@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, rows_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 LABELS = (
     "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation", "Edema",

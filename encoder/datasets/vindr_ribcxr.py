@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from encoder.datasets.drawing import from_outline
+from encoder.datasets.manifest import Row
+from encoder.datasets.mask_decoding import from_outline
 from encoder.datasets.mask_files import Draw, MaskFiles, naming
 from encoder.datasets.tables import find
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 RIBS = tuple(f"{side}{number}" for side in "RL" for number in range(1, 11))
 OF = "VinDr-RibCXR"

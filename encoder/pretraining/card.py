@@ -44,7 +44,7 @@ cls, patches = tokens[:, 0], tokens[:, 1:]
 ```
 
 `image` is an 8-bit picture whose darkest and brightest pixels are 0 and 255. The processor cuts the values of 16-bit
-pictures off without a word: scale them first. `encoder.backbone.RadDino.from_pretrained(FOLDER)` gives the same
+pictures off without a word: scale them first. `encoder.backbones.base.RadDino.from_pretrained(FOLDER)` gives the same
 features.
 
 | file | contents |

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from encoder.backbones.weight_names import to_hugging_face
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.pretraining.card import as_markdown
 from encoder.pretraining.config import ModelConfig
 from encoder.pretraining.initialisation import backbone_shapes, refuse_unequal
-from encoder.pretraining.names import to_hugging_face
 from encoder.pretraining.sources import HEAD_FILE
 
 COMPATIBLE_FILE = "backbone_compatible.safetensors"
@@ -81,7 +81,7 @@ def _write(
 ) -> None:
     from transformers import Dinov2Config
 
-    from encoder.backbone import RadDino
+    from encoder.backbones.base import RadDino
 
     official = _on_cpu(backbone)
     shape = config.model_dump(exclude={"layerscale_value"})  # of random initialisation only

@@ -177,7 +177,7 @@ def load_heads(config: PretrainingConfig, *, offline: bool = False) -> dict[str,
 
 def backbone_shapes(model: ModelConfig) -> dict[str, torch.Size]:
     """Official name -> shape of every tensor of a backbone."""
-    from encoder.pretraining.vision_transformer import VisionTransformer
+    from encoder.pretraining.vit import VisionTransformer
 
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in VisionTransformer(model).state_dict().items()}

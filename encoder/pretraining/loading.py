@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from encoder.configurations import Configurations, dump
 from encoder.pretraining.config import PretrainingConfig
+from encoder.runs.config import Configurations, dump
 
 __all__ = ["dump", "load_config", "shipped"]
 

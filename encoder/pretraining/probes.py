@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from encoder.datasets.manifest import Row, disjoint
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.manifest import Row, disjoint
 from encoder.preprocessing import rad_dino
 from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
 
@@ -140,7 +140,7 @@ class Probe:
         return min(fewest[:2]) >= 2 and min(fewest[2:]) >= 1
 
     def _read(self) -> list[npt.NDArray[np.uint8]]:
-        from encoder.sandbox import Reader
+        from encoder.reader.sandbox import Reader
 
         images = []
         with Reader() as reader:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from encoder.datasets.manifest import Row, Selection, disjoint, read_manifest, select
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.manifest import Row, Selection, disjoint, read_manifest, select
 from encoder.pretraining.config import PretrainingConfig
 
 

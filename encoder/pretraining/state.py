@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from encoder.errors import ModelError
-from encoder.pretraining.processes import like, whole
 from encoder.pretraining.student_teacher import StudentTeacher
+from encoder.runs.distributed import like, whole
 
 Groups = dict[str, dict[str, torch.Tensor]]
 

@@ -24,8 +24,8 @@ from encoder.pretraining.losses import (
     prototype_cross_entropy,
     sinkhorn_knopp,
 )
-from encoder.pretraining.processes import part
-from encoder.pretraining.vision_transformer import Crops, VisionTransformer
+from encoder.pretraining.vit import Crops, VisionTransformer
+from encoder.runs.distributed import part
 
 if TYPE_CHECKING:
     from encoder.pretraining.data import Batch

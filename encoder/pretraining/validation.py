@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from encoder.datasets.manifest import Row, counts
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.manifest import Row, counts
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.estimate import Estimate, estimate
 from encoder.pretraining.schedules import Schedules, peak_lr, total_steps

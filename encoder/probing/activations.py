@@ -7,7 +7,7 @@ from operator import attrgetter
 import torch
 from torch import nn
 
-from encoder.backbone import FrozenEncoder
+from encoder.backbones.base import FrozenEncoder
 from encoder.errors import ConfigError
 
 # where an encoder's network keeps its blocks, and the LayerNorm that its patches come from (None: they come without)

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbone import FrozenEncoder
+from encoder.backbones.base import FrozenEncoder
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from encoder.preprocessing import Recipe
 from encoder.probing.vectors import CHUNK, Progress, prepared, row_key
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 
 CROP, DEGREES, SHIFT, ZOOM, SHEAR = (0.8, 1.0), 10.0, 0.05, (0.9, 1.1), 5.0
 """Share of the area that a crop keeps; degrees; share of a side; factor; degrees."""

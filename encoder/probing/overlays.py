@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from encoder.backbones.attention_maps import grey, png, sheet
 from encoder.errors import LlavaRadError
-from encoder.maps import grey, png, sheet
-from encoder.pretraining.checkpoints import replace_file
+from encoder.runs.checkpoints import replace_file
 
 TRUTH, PREDICTION, BOTH = (0, 205, 0), (235, 30, 30), (240, 220, 0)
 Bools = npt.NDArray[np.bool_]

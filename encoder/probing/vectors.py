@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbone import FrozenEncoder, Vision
+from encoder.backbones.base import FrozenEncoder, Vision
+from encoder.backbones.loading import in_fastest_form
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.families.loading import in_fastest_form
-from encoder.manifest import Row
 from encoder.preprocessing import Recipe
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 
 Progress = Callable[[int], None]
 CHUNK = 64

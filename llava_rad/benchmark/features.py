@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llava_rad.engine import Engine
+    from llava_rad.generation.engine import Engine
 
 CHUNK = 32
 """Images in a file, and in a batch of the encoder."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from llava_rad.benchmark.folder import Folder, slugs
 from llava_rad.benchmark.reference_points import NEAREST, POINTS
 from llava_rad.benchmark.task import Case, Task, sample
-from llava_rad.checkpoint import locate, sha256
+from llava_rad.model.checkpoint import locate, sha256
 from metrics.bootstrap import Bootstrap
 from metrics.settings import Settings
 
 if TYPE_CHECKING:
-    from llava_rad.protocols import Protocol
+    from llava_rad.benchmark.protocols import Protocol
 
 
 @dataclass(frozen=True)

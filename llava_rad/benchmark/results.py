@@ -23,8 +23,8 @@ from llava_rad.benchmark.run import Run
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
 from llava_rad.benchmark.writing import Images
-from llava_rad.checkpoint import sha256
-from llava_rad.config import LlavaRadConfig
+from llava_rad.model.checkpoint import sha256
+from llava_rad.model.config import LlavaRadConfig
 from llava_rad.outputs.files import write_whole
 from metrics import tables
 from metrics.cache import Cache

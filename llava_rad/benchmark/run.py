@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from llava_rad.engine import Engine
-    from llava_rad.generation import Draft
-    from llava_rad.protocols import Protocol
-    from llava_rad.vllm_backend import VllmWriter
+    from llava_rad.benchmark.protocols import Protocol
+    from llava_rad.generation.decoding import Draft
+    from llava_rad.generation.engine import Engine
+    from llava_rad.generation.vllm import VllmWriter
 
 Progress = Callable[[str, int], Callable[[int], None]]
 
@@ -37,8 +37,8 @@ class _Writer:
         self.recipe, self._model, self._protocol = model.recipe, model, protocol
 
     def __call__(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Draft]:
-        from llava_rad.engine import Engine
-        from llava_rad.generation import generate
+        from llava_rad.generation.decoding import generate
+        from llava_rad.generation.engine import Engine
 
         if isinstance(self._model, Engine):
             return generate(self._model, images, self._protocol.settings)
@@ -86,7 +86,7 @@ class Run:
         if not plan.options.models:
             yield None
             return
-        from llava_rad.protocols import exact
+        from llava_rad.benchmark.protocols import exact
 
         with exact() as self.precision, Images(_readers()) as images:
             for name in plan.options.models:
@@ -102,7 +102,7 @@ class Run:
             def writer() -> Writer:
                 if plan.options.vllm is None:
                     return _Writer(engine(), protocol)
-                from llava_rad.vllm_backend import VllmWriter
+                from llava_rad.generation.vllm import VllmWriter
 
                 outside = VllmWriter(engine(), plan.located[name], plan.options.vllm)
                 return _Writer(stack.enter_context(outside), protocol)
@@ -155,7 +155,7 @@ class Run:
         self.processes.wait()
 
     def _engine(self, name: str, protocol: Protocol) -> Engine:
-        from llava_rad.engine import Engine
+        from llava_rad.generation.engine import Engine
 
         options = self.plan.options
         device = self.processes.device(options.device)

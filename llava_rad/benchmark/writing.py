@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from encoder.errors import LlavaRadError, ReadError
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.processes import Processes
 from llava_rad.benchmark.task import Case
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from encoder.preprocessing import Recipe
-    from llava_rad.generation import Draft
+    from llava_rad.generation.decoding import Draft
 
     Image = npt.NDArray[np.uint8]
 

@@ -60,7 +60,7 @@ def command(
     """Put an encoder, a projector and a language model together into one checkpoint folder."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from llava_rad.assemble import assemble
+    from llava_rad.model.assemble import assemble
 
     assemble(
         encoder,

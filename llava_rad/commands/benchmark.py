@@ -153,10 +153,10 @@ def command(
         os.environ["HF_HUB_OFFLINE"] = "1"
     from llava_rad.benchmark.plan import Options, Plan
     from llava_rad.benchmark.processes import Processes
+    from llava_rad.benchmark.protocols import PROTOCOLS
     from llava_rad.benchmark.results import results
     from llava_rad.benchmark.run import Run
     from llava_rad.benchmark.task import load
-    from llava_rad.protocols import PROTOCOLS
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
     from metrics.settings import Settings, checked_metrics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from encoder.errors import LlavaRadError
-    from llava_rad.inputs import Source
+    from llava_rad.generation.sources import Source
     from metrics.errors import MetricError
 
 DEBUG = "LLAVA_RAD_DEBUG"

@@ -13,12 +13,12 @@ import typer
 from encoder.errors import ReadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note, uninterrupted
-from llava_rad.further import Further, gather, read_text
-from llava_rad.inputs import Source, example, expand
+from llava_rad.generation.sources import Source, example, expand
+from llava_rad.generation.study import Further, gather, read_text
 
 if TYPE_CHECKING:
     from llava_rad.commands.results import Results
-    from llava_rad.pipeline import ReportWriter
+    from llava_rad.generation.report_writer import ReportWriter
 
 Paths = Annotated[
     list[str] | None,
@@ -111,7 +111,7 @@ def command(
         raise ReadError("missing", "there is no image in what was named", hint="--recursive looks into subfolders")
 
     from llava_rad.commands.results import open_results  # pydantic
-    from llava_rad.pipeline import Decoding, ReportWriter
+    from llava_rad.generation.report_writer import Decoding, ReportWriter
 
     several = len(named) > 1 or not _is_one_file(named[0])
     if len(found.sources) > 1 and any(name != "grounded" for name in further.study.used):

@@ -10,12 +10,12 @@ import typer
 
 from encoder.errors import ReadError
 from llava_rad.commands import options as opt
-from llava_rad.inputs import Source, expand
-from llava_rad.inputs import example as example_path
+from llava_rad.generation.sources import Source, expand
+from llava_rad.generation.sources import example as example_path
 
 if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
-    from encoder.radiograph import PreparedImage
+    from encoder.reader.radiograph import PreparedImage
     from llava_rad.outputs.inspection import Inspection
 
 File = Annotated[
@@ -85,7 +85,7 @@ def _look(
     source: Source, recipe: Recipe, *, force: bool, frame: int | None, show_paths: bool
 ) -> tuple[Inspection, PreparedImage]:
     """Read the image, with force if it must be, so that a person sees what was wrong with it."""
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
     from llava_rad.outputs.inspection import Inspection, Refusal
     from llava_rad.outputs.report import InputFacts, RecipeFacts
 
@@ -114,8 +114,8 @@ def _recipe(name: str | None) -> Recipe:
     from encoder.preprocessing import RECIPES
 
     if name is None:
-        from llava_rad.checkpoint import DEMO
-        from llava_rad.config import LlavaRadConfig
+        from llava_rad.model.checkpoint import DEMO
+        from llava_rad.model.config import LlavaRadConfig
 
         return LlavaRadConfig.load(DEMO).preprocessing if (DEMO / "config.json").is_file() else RECIPES["rad-dino"]
     if name not in RECIPES:

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from encoder.datasets import DATASETS, Adapter
+from encoder.datasets.manifest import Row, counts, disjoint, write_manifest
 from encoder.datasets.mask_files import MaskFiles
 from encoder.datasets.splits import Shares, shares_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row, counts, disjoint, write_manifest
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from encoder.backbone import FrozenEncoder
+    from encoder.backbones.base import FrozenEncoder
     from encoder.preprocessing import Recipe
 
 EPILOG = (
@@ -50,7 +50,7 @@ def attention(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """The image, then for each head of the last layer how much the CLS token attends to each patch."""
-    from encoder.maps import cls_attention, grey, heat_map, png, sheet
+    from encoder.backbones.attention_maps import cls_attention, grey, heat_map, png, sheet
     from llava_rad.outputs.files import check_output, write_whole
 
     check_output(output, inputs=[image], overwrite=overwrite)
@@ -83,7 +83,7 @@ def match(
     """
     import numpy as np
 
-    from encoder.maps import cell_at, circled, correspondence, grey, heat_map, png, sheet, top_range
+    from encoder.backbones.attention_maps import cell_at, circled, correspondence, grey, heat_map, png, sheet, top_range
     from llava_rad.outputs.files import check_output, write_whole
 
     check_output(output, inputs=[image, other], overwrite=overwrite)
@@ -112,7 +112,7 @@ def _point(text: str) -> tuple[float, float]:
 
 
 def _load(encoder: str, recipe: str | None, *, offline: bool) -> tuple[FrozenEncoder, Recipe]:
-    from encoder.families.loading import load_encoder
+    from encoder.backbones.loading import load_encoder
     from encoder.preprocessing import recipe_named
 
     model = load_encoder(encoder, offline=offline)
@@ -120,7 +120,7 @@ def _load(encoder: str, recipe: str | None, *, offline: bool) -> tuple[FrozenEnc
 
 
 def _prepared(path: Path, recipe: Recipe, *, force: bool) -> npt.NDArray[np.uint8]:
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
 
     with Reader() as reader:
         return reader.prepare(path, recipe, force=force).pixels

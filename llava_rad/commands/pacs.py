@@ -120,9 +120,9 @@ def watch(
     max_new_tokens: opt.Tokens = None,
 ) -> None:
     """Write drafts for new chest radiographs as they come in."""
+    from llava_rad.generation.report_writer import Decoding, ReportWriter
     from llava_rad.pacs import jobs
     from llava_rad.pacs.client import Pacs, PacsError
-    from llava_rad.pipeline import Decoding, ReportWriter
 
     pacs, folder = Pacs(url), _made(output)
     with ReportWriter(

@@ -75,7 +75,7 @@ def command(
 
         runs.show_report(look(run, processes=runs.expected(processes), offline=offline))
         return
-    from encoder.pretraining import engine
+    from encoder.pretraining import train as engine
 
     folder = output or Path("runs") / run.name
     with runs.resumable(restart=restart, quiet=quiet):

@@ -17,8 +17,8 @@ from llava_rad.commands.console import bar, note
 if TYPE_CHECKING:
     import torch
 
-    from encoder.backbone import FrozenEncoder
-    from encoder.manifest import Row
+    from encoder.backbones.base import FrozenEncoder
+    from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
     from llava_rad.probes.folder import ProbeFolder, ProbeTable
 
@@ -228,9 +228,9 @@ def segment(
     """Segmentation: a head on frozen features, Dice of each structure."""
     from encoder.preprocessing import recipe_named
     from encoder.probing.heads import HEADS
-    from encoder.probing.segmentation_config import SegmentationConfig
-    from encoder.probing.segmentation_data import by_split, read_segmentation_set
-    from encoder.probing.segmentation_published import TARGETS
+    from encoder.probing.segmentation.config import SegmentationConfig
+    from encoder.probing.segmentation.data import by_split, read_segmentation_set
+    from encoder.probing.segmentation.published import TARGETS
     from llava_rad.probes import segmentation as probes
     from llava_rad.probes.folder import ProbeFolder, bars
 
@@ -324,7 +324,7 @@ def _encoders(
     named: list[str], recipe: str | None, *, offline: bool
 ) -> Iterator[tuple[str, FrozenEncoder, Recipe, str]]:
     """Name, encoder, recipe and identity of the weights, one after the other."""
-    from encoder.families.loading import load_encoder
+    from encoder.backbones.loading import load_encoder
     from encoder.preprocessing import recipe_named
     from encoder.probing.vectors import identity
 
@@ -341,7 +341,7 @@ def _encoders(
 
 
 def _rows(files: list[Path]) -> list[Row]:
-    from encoder.manifest import disjoint, read_manifest
+    from encoder.datasets.manifest import disjoint, read_manifest
 
     rows = [row for file in files for row in read_manifest(file)]
     disjoint(rows)
@@ -361,7 +361,7 @@ def _digest(rows: list[Row]) -> str:
 
 
 def _device(name: str) -> str:
-    from llava_rad.engine import choose_device
+    from llava_rad.generation.engine import choose_device
 
     return str(choose_device(name))
 
@@ -369,7 +369,7 @@ def _device(name: str) -> str:
 def _dtype(name: opt.DType, device: str) -> torch.dtype:
     import torch
 
-    from llava_rad.engine import choose_dtype
+    from llava_rad.generation.engine import choose_dtype
 
     return choose_dtype(name.value, torch.device(device))
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from encoder.errors import ReadError
 from llava_rad.commands.console import name_of, show_error, uninterrupted
 from llava_rad.commands.options import Format
-from llava_rad.inputs import Source
+from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
+from llava_rad.generation.sources import Source
 from llava_rad.outputs.files import OutputError, ReportLog, check_output, write_whole
 from llava_rad.outputs.report import Report
 from llava_rad.outputs.text import SEPARATOR, footer, header
-from llava_rad.pipeline import Failure, Outcome, ReportWriter
 
 if TYPE_CHECKING:
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
     from llava_rad.outputs.document import Document
 
 
@@ -195,7 +195,7 @@ class _Folder(Results):
 
         identity = None
         if self._identifiers:
-            from encoder.sandbox import Reader
+            from encoder.reader.sandbox import Reader
 
             self._reader = self._reader or Reader()
             identity = self._reader.identity(self._sources[report.input.sha256].content())

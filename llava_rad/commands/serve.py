@@ -95,7 +95,7 @@ def command(
         raise typer.BadParameter("there is no such folder or file", param_hint="--worklist")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from llava_rad.pipeline import Decoding
+    from llava_rad.generation.report_writer import Decoding
 
     chosen: dict[str, Any] = {
         "model": model, "revision": revision, "offline": offline, "device": device, "dtype": dtype.value,

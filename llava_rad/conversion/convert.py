@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from encoder.hub import fetch
-from llava_rad.checkpoint import refuse_existing
-from llava_rad.config import LlavaRadConfig
 from llava_rad.conversion import hugging_face, low_rank
 from llava_rad.conversion.parts import write_parts
 from llava_rad.conversion.published import model_named
+from llava_rad.model.checkpoint import refuse_existing
+from llava_rad.model.config import LlavaRadConfig
 
 
 def convert(

@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from encoder.backbones import clip
+from encoder.backbones import weight_files as files
+from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
-from encoder.families import clip, files
-from encoder.outputs import AFTER_NORM, PENULTIMATE, STORED_KEY
 from encoder.preprocessing import clip as clip_recipe
 from encoder.preprocessing import maira_2 as maira_2_recipe
-from llava_rad.config import PromptConfig
 from llava_rad.conversion.language_model import llama_config
 from llava_rad.conversion.parts import Parts, check_preprocessor, projector_names
 from llava_rad.conversion.tokenizer import kept_in_text, tokens_of, turn_of
 from llava_rad.conversion.weights import Stored, read_folder
-from llava_rad.grounding import TAGS
-from llava_rad.templates import IMAGE, MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, TEMPLATES
+from llava_rad.model.config import PromptConfig
+from llava_rad.model.templates import IMAGE, MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, TEMPLATES
+from llava_rad.outputs.grounding import TAGS
 
 _LANGUAGE_MODEL, _TOWER, _PROJECTOR = "language model", "vision tower", "projector"
 _PREFIXES = {

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from encoder.backbone import first_line, refuse_incomplete
+from encoder.backbones.base import first_line, refuse_incomplete
 from encoder.errors import ModelError
 from llava_rad.conversion.weights import Stored
-from llava_rad.model import greedy
-from llava_rad.tokens import Tokens
+from llava_rad.model.llava_rad import greedy
+from llava_rad.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig

@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 
+from encoder.backbones import timm_vit
+from encoder.backbones import weight_files as files
+from encoder.backbones.outputs import PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
-from encoder.families import files, timm_vit
-from encoder.outputs import PENULTIMATE, STORED_KEY
 from encoder.preprocessing import llava_rad as llava_rad_recipe
-from llava_rad.assemble import fetch_language_model
-from llava_rad.config import PromptConfig
 from llava_rad.conversion.language_model import llama_config
 from llava_rad.conversion.parts import Parts, projector_names
 from llava_rad.conversion.tokenizer import tokens_of
 from llava_rad.conversion.weights import Stored, read_folder, read_pickle, read_safetensors
+from llava_rad.model.assemble import fetch_language_model
+from llava_rad.model.config import PromptConfig
 
 _PROJECTOR = re.compile(r"(?:base_model\.)?(?:model\.)*mm_projector\.(\d+\.(?:weight|bias))")
 _LOW_RANK = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")

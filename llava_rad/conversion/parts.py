@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from encoder.backbone import tokens_of_patches
+from encoder.backbones import weight_files as files
+from encoder.backbones.base import tokens_of_patches
+from encoder.backbones.loading import load_vision
+from encoder.backbones.outputs import FeatureKind
 from encoder.errors import LlavaRadError, ModelError
-from encoder.families import files
-from encoder.families.loading import load_vision
-from encoder.outputs import FeatureKind
 from encoder.preprocessing import Recipe
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
-from llava_rad.config import GenerationDefaults, LlavaRadConfig, PromptConfig
 from llava_rad.conversion.language_model import write_language_model
 from llava_rad.conversion.weights import Stored, read_all
-from llava_rad.projector import Projector
-from llava_rad.tokens import Tokens
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
+from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, PromptConfig
+from llava_rad.model.projector import Projector
+from llava_rad.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig

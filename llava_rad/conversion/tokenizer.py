@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from encoder.backbone import first_line
+from encoder.backbones.base import first_line
 from encoder.errors import ModelError
-from llava_rad.assemble import read_tokens
-from llava_rad.config import TokenIds
-from llava_rad.templates import IMAGE
-from llava_rad.tokens import Tokens
+from llava_rad.model.assemble import read_tokens
+from llava_rad.model.config import TokenIds
+from llava_rad.model.templates import IMAGE
+from llava_rad.model.tokenizer import Tokens
 
 _FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PROBE = "\u241f probe \u241f"

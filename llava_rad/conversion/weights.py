@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from encoder.backbone import first_line
+from encoder.backbones.base import first_line
 from encoder.errors import ModelError
 
 INVERSE_FREQUENCIES = "rotary_emb.inv_freq"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llava_rad.grounding import Box, parse, placed
+from llava_rad.outputs.grounding import Box, parse, placed
 from llava_rad.outputs.report import (
     BoxFacts,
     Finding,
@@ -24,9 +24,9 @@ from llava_rad.outputs.report import (
 UNFAMILIAR = "the image is unlike those that the model was trained on: do not rely on this draft"
 
 if TYPE_CHECKING:
-    from encoder.radiograph import PreparedImage
-    from llava_rad.engine import Engine
-    from llava_rad.generation import GenerationSettings
+    from encoder.reader.radiograph import PreparedImage
+    from llava_rad.generation.decoding import GenerationSettings
+    from llava_rad.generation.engine import Engine
 
 
 def compose(

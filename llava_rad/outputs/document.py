@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from encoder.identity import Identity
-from llava_rad.labels import labels_of
+from encoder.reader.identity import Identity
+from llava_rad.outputs.labels import labels_of
 
 if TYPE_CHECKING:
     from llava_rad.outputs.report import Report

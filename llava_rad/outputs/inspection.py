@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from encoder.radiograph import ImageFacts
+from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.report import InputFacts
 
 

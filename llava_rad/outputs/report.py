@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from encoder.radiograph import ImageFacts
+from encoder.reader.radiograph import ImageFacts
 
 SCHEMA: Literal["llava-rad.report/1"] = "llava-rad.report/1"
 GROUNDED_SCHEMA: Literal["llava-rad.report/2"] = "llava-rad.report/2"

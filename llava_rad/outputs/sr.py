@@ -177,7 +177,7 @@ def _evidence(document: Document) -> Dataset:
     """The image as far as its identity is to be known: what highdicom copies patient and study from."""
     from pydicom.dataset import Dataset
 
-    from encoder.identity import PATIENT, STUDY
+    from encoder.reader.identity import PATIENT, STUDY
 
     identity, image = document.identity, Dataset()
     image.SpecificCharacterSet = "ISO_IR 192"

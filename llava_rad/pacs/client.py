@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import LlavaRadError
-from encoder.sandbox import MAX_FILE_BYTES
+from encoder.reader.sandbox import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     import requests

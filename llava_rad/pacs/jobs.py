@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.errors import ReadError
-from llava_rad.inputs import Source
+from llava_rad.generation.report_writer import Failure
+from llava_rad.generation.sources import Source
 from llava_rad.outputs.document import Document
 from llava_rad.outputs.files import write_whole
 from llava_rad.pacs.client import MODALITIES, Instance, Pacs
-from llava_rad.pacs.journal import Journal, name_of
-from llava_rad.pipeline import Failure
+from llava_rad.pacs.processed import Journal, name_of
 
 if TYPE_CHECKING:
-    from encoder.identity import Identity
+    from encoder.reader.identity import Identity
+    from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.outputs.report import Report
-    from llava_rad.pipeline import ReportWriter
 
 Tell = Callable[[str], None]
 
@@ -82,7 +82,7 @@ def watch_once(
     Raises:
         PacsError: the archive does not answer as it should; what is done stays done.
     """
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
 
     count = Count()
     journal = Journal(folder / "watch.sqlite", json.dumps(writer.settings() | {"store": store}, sort_keys=True))

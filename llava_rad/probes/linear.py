@@ -14,7 +14,7 @@ from llava_rad.probes.folder import ProbeTable
 if TYPE_CHECKING:
     import torch
 
-    from encoder.backbone import FrozenEncoder
+    from encoder.backbones.base import FrozenEncoder
     from encoder.preprocessing import Recipe
     from encoder.probing.linear import LinearConfig, LinearResult, Split
 

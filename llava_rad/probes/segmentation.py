@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder.probing.segmentation_published import DICE, WORST_GROUP
+from encoder.probing.segmentation.published import DICE, WORST_GROUP
 from llava_rad.probes.folder import ProbeTable
 
 if TYPE_CHECKING:
-    from encoder.backbone import FrozenEncoder
+    from encoder.backbones.base import FrozenEncoder
     from encoder.preprocessing import Recipe
-    from encoder.probing.segmentation_config import SegmentationConfig
-    from encoder.probing.segmentation_data import SegmentationSet
+    from encoder.probing.segmentation.config import SegmentationConfig
+    from encoder.probing.segmentation.data import SegmentationSet
 
 Progress = Callable[[str, int], Callable[[int], None]]
 
@@ -57,12 +57,12 @@ def probe(
         device: where to compute.
         progress: from what is done and how many steps it has to what is told of steps done.
     """
-    from encoder.probing import segmentation_few_shot as curve
     from encoder.probing.overlays import overlay_sheet, write_png
-    from encoder.probing.segmentation_inputs import keep_inputs
-    from encoder.probing.segmentation_model import predict
-    from encoder.probing.segmentation_result import evaluate
-    from encoder.probing.segmentation_training import head_layers, train_segmentation
+    from encoder.probing.segmentation.evaluate import evaluate
+    from encoder.probing.segmentation.few_shot import few_shot as curve
+    from encoder.probing.segmentation.inputs import keep_inputs
+    from encoder.probing.segmentation.model import predict
+    from encoder.probing.segmentation.train import head_layers, train_segmentation
 
     kept = None
     if encoder is not None and config.augmentation is None:  # then one pass of the encoder serves everything below
@@ -89,7 +89,7 @@ def probe(
         write_png(overlay_sheet(sets.test.images[chosen], sets.test.masks(chosen), masks), folder / "overlays.png")
     if few_shot:
         told = progress("few-shot runs", 3 * (1 + sum(number < len(sets.train) for number in few_shot)))
-        points = curve.few_shot(
+        points = curve(
             sets.train, sets.val, sets.test, encoder, recipe, structures, config, numbers=few_shot, device=device,
             progress=lambda point: told(1), inputs=kept,
         )  # fmt: skip

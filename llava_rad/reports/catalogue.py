@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from encoder.datasets.manifest import disjoint
 from encoder.errors import LlavaRadError
-from encoder.manifest import disjoint
 from llava_rad.reports import iu_xray, mimic_cxr
 from llava_rad.reports.extraction import Found, Places, Progress, in_threads, no_progress, there
 from llava_rad.reports.pairs import Pair, read_pairs

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, rows_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from llava_rad.reports.extraction import Found, Places, Progress, in_threads
 from llava_rad.reports.pairs import Pair, collapse
 from llava_rad.reports.sections import names_views_only

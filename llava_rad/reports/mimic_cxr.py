@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, rows_of, split_of, view_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from llava_rad.reports.extraction import Found, Places, Progress, in_threads, there
 from llava_rad.reports.pairs import Pair, collapse
 from llava_rad.reports.sections import HAND_MADE, findings_of

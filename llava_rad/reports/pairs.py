@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encoder.datasets.manifest import SPLITS, VIEWS, Row, View
 from encoder.datasets.tables import split_of, view_of
 from encoder.errors import LlavaRadError
-from encoder.manifest import SPLITS, VIEWS, Row, View
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
 _NAMES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llava_rad.config import LlavaRadConfig
+from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training.config import TrainingConfig
 
 _TEXT = """\

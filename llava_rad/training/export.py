@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from encoder.backbone import first_line
+from encoder.backbones.base import first_line
 from encoder.errors import LlavaRadError, ModelError
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
-from llava_rad.config import LlavaRadConfig
-from llava_rad.model import greedy, load_llama
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
+from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.llava_rad import greedy, load_llama
 from llava_rad.training.card import write_card
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.module import ReportLoss

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbone import FrozenEncoder, image_tokens
+from encoder.backbones.base import FrozenEncoder, image_tokens
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from llava_rad.training.samples import Pixels

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from encoder.backbone import FrozenEncoder, image_tokens
+from encoder.backbones.base import FrozenEncoder, image_tokens
+from encoder.backbones.loading import load_encoder as load_any
+from encoder.backbones.loading import load_stored
 from encoder.errors import ConfigError
-from encoder.families.loading import load_encoder as load_any
-from encoder.families.loading import load_stored
 from encoder.preprocessing import recipe_named
-from llava_rad.assemble import assemble, make_projector
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate
-from llava_rad.config import LlavaRadConfig, TokenIds
-from llava_rad.model import LlavaRad, greedy, load_llama
-from llava_rad.projector import Projector
-from llava_rad.prompt import Prompt
-from llava_rad.tokens import Tokens
+from llava_rad.model.assemble import assemble, make_projector
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate
+from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.llava_rad import LlavaRad, greedy, load_llama
+from llava_rad.model.projector import Projector
+from llava_rad.model.prompt import Prompt
+from llava_rad.model.tokenizer import Tokens
 from llava_rad.training import tokenizer
 from llava_rad.training.config import ScratchConfig, TrainingConfig
 

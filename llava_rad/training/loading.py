@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from encoder.configurations import Configurations, dump
+from encoder.runs.config import Configurations, dump
 from llava_rad.training.config import TrainingConfig
 
 __all__ = ["dump", "load_config", "shipped"]

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from encoder.backbone import FrozenEncoder
+from encoder.backbones.base import FrozenEncoder
 from encoder.preprocessing import Recipe
-from llava_rad.projector import Projector
-from llava_rad.tokens import Tokens
+from llava_rad.model.projector import Projector
+from llava_rad.model.tokenizer import Tokens
 from llava_rad.training.features import as_tensor
 from llava_rad.training.samples import IGNORED, Prompted
 

@@ -28,15 +28,16 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from encoder.errors import LlavaRadError
-from encoder.pretraining.checkpoints import replace_file
-from encoder.pretraining.journal import METRICS, Journal
-from encoder.pretraining.plots import plot
-from encoder.pretraining.processes import keep_freed_memory
-from encoder.pretraining.run_folder import CURVES, refuse_another
-from encoder.pretraining.terminal import progress_bar, stop_signals
-from llava_rad.checkpoint import ENCODER, sha256
-from llava_rad.config import LlavaRadConfig
+from encoder.runs.checkpoints import replace_file
+from encoder.runs.curves import plot
+from encoder.runs.distributed import keep_freed_memory
+from encoder.runs.folder import CURVES, refuse_another
+from encoder.runs.metrics_log import METRICS, Journal
+from encoder.runs.progress import progress_bar, stop_signals
+from llava_rad.model.checkpoint import ENCODER, sha256
+from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
+from llava_rad.training.callbacks import SAMPLES, Watcher
 from llava_rad.training.checkpoints import Checkpoints
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.export import export
@@ -48,7 +49,6 @@ from llava_rad.training.module import ReportLoss
 from llava_rad.training.plan import accumulation, total_steps, warmup_steps
 from llava_rad.training.samples import Pixels, Prompted, open_cache, select_pairs, tokenise
 from llava_rad.training.trainer import ReportTrainer
-from llava_rad.training.watching import SAMPLES, Watcher
 
 MODEL, INITIAL, CHECKPOINTS = "model", "initial", "checkpoints"
 PANELS = (

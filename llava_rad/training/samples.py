@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.datasets import pixel_cache as pixel_cache
+from encoder.datasets.pixel_shards import Progress
 from encoder.errors import ConfigError
 from encoder.preprocessing import Recipe
-from encoder.pretraining import cache as pixel_cache
-from encoder.pretraining.shards import Progress
-from llava_rad.config import LlavaRadConfig
-from llava_rad.prompt import encode_answer
+from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.prompt import encode_answer
+from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, read_pairs
-from llava_rad.tokens import Tokens
 from llava_rad.training.config import DataConfig
 
 IGNORED = -100
@@ -77,8 +77,8 @@ def select_pairs(data: DataConfig) -> Selected:
     Raises:
         ConfigError: no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
     """
+    from encoder.datasets.manifest import disjoint
     from encoder.errors import LlavaRadError
-    from encoder.manifest import disjoint
 
     if not data.pairs:
         raise ConfigError(

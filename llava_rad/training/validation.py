@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from encoder.backbone import tokens_of_patches
+from encoder.backbones.base import tokens_of_patches
+from encoder.backbones.sizes import sizes, stored_sizes
 from encoder.errors import LlavaRadError, ModelError
-from encoder.families.sizes import sizes, stored_sizes
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
 from encoder.pretraining.validation import Report, flop, gigabytes, gpu_memory, look_at_files
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL, locate
-from llava_rad.config import LlavaRadConfig
-from llava_rad.prompt import Prompt
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, locate
+from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.deepspeed_config import read_deepspeed
@@ -91,7 +91,7 @@ def _data(report: Report, config: TrainingConfig) -> list[Pair]:
 
 def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Parts:
     """Sizes, tokenizer and prompt, from configuration files alone."""
-    from llava_rad.assemble import read_tokens
+    from llava_rad.model.assemble import read_tokens
     from llava_rad.training.initial import llama_config, make_tokens
 
     model = config.model

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from encoder.preprocessing import Recipe
-    from llava_rad.engine import Engine
-    from llava_rad.generation import GenerationSettings
+    from llava_rad.generation.decoding import GenerationSettings
+    from llava_rad.generation.engine import Engine
 
 BATCHES = (1, 4, 16)
 IMAGES = 16
@@ -43,8 +43,8 @@ def crops_of_the_example(recipe: Recipe, count: int) -> list[npt.NDArray[np.uint
     """Different crops of the real radiograph RG1, prepared by a recipe."""
     import numpy as np
 
-    from encoder.sandbox import Reader
-    from llava_rad.inputs import example
+    from encoder.reader.sandbox import Reader
+    from llava_rad.generation.sources import example
 
     with Reader() as reader:
         pixels = reader.read(example()).pixels
@@ -63,8 +63,8 @@ def peer(source: str | None, settings: GenerationSettings, dtype: str = "float32
     import numpy as np
     import torch
 
-    from llava_rad.engine import DTYPES
-    from llava_rad.model import LlavaRad
+    from llava_rad.generation.engine import DTYPES
+    from llava_rad.model.llava_rad import LlavaRad
 
     model = LlavaRad.from_pretrained(source, dtype=DTYPES[dtype])
     recipe, ids = model.config.preprocessing, model.tokens.ids
@@ -85,8 +85,8 @@ def throughput(source: str | None, repeats: int, max_new_tokens: int) -> dict[st
     """Seconds per report of ours and of the peer at each batch size; minimum and median over ``repeats``."""
     import torch
 
-    from llava_rad.engine import Engine
-    from llava_rad.generation import GenerationSettings, generate
+    from llava_rad.generation.decoding import GenerationSettings, generate
+    from llava_rad.generation.engine import Engine
 
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
     engine = Engine.from_pretrained(source, device="cpu", dtype="float32")

@@ -76,8 +76,8 @@ def chexbert(folder: Path, bert: Path, count: int, rounds: int) -> dict[str, Any
 
 def radgraph(folder: Path, bert: Path, count: int, rounds: int) -> dict[str, Any]:
     """Annotations of reports: ours, and the package's."""
-    from metrics.radgraph_model import RadGraphModel
-    from metrics.radgraph_package import PackageRadGraph
+    from metrics.radgraph.model import RadGraphModel
+    from metrics.radgraph.package import PackageRadGraph
 
     archive = write_radgraph(folder / "radgraph.tar.gz", bert)
     texts = reports(count)
@@ -147,7 +147,8 @@ def second_time(folder: Path, bert: Path, count: int) -> dict[str, Any]:
     """Model forwards of two evaluations: other predictions against the same references."""
     from unittest import mock
 
-    from metrics import chexbert, radgraph_model
+    from metrics import chexbert
+    from metrics.radgraph import model as radgraph_model
 
     weights, archive = folder / "chexbert.pth", folder / "radgraph.tar.gz"
     weights = weights if weights.is_file() else write_chexbert(weights, bert)

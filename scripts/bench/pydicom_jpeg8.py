@@ -1,6 +1,7 @@
 """A pydicom decoder plugin for 12-bit and lossless JPEG, so that other readers can take part in the benchmark.
 
-The only plugins that pydicom knows for them are GPL-3 or python-gdcm. Ours uses none, see ``encoder/decoders.py``.
+The only plugins that pydicom knows for them are GPL-3 or python-gdcm. Ours uses none, see
+``encoder/reader/decoders.py``.
 """
 
 from __future__ import annotations

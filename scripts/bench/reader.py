@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from encoder.preprocessing import RECIPES
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 from scripts.bench import pydicom_jpeg8
 from scripts.bench.syntaxes import SYNTAXES, rewrite
 

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from encoder.sandbox import Reader
-from llava_rad.inputs import example
-from llava_rad.pipeline import ReportWriter
+from encoder.reader.sandbox import Reader
+from llava_rad.generation.report_writer import ReportWriter
+from llava_rad.generation.sources import example
 from scripts.soak.serving import served
 
 if TYPE_CHECKING:

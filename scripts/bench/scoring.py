@@ -3,7 +3,8 @@
     python -m scripts.bench.scoring [--model DIR-OR-HUB-ID] [--rounds N] [--json FILE]
     python -m scripts.bench.scoring --device cuda --seven-b
 
-The first: prepared images in memory, protocols of ``llava_rad.protocols``, plain ``generate`` of transformers at the
+The first: prepared images in memory, protocols of ``llava_rad.benchmark.protocols``, plain ``generate`` of
+transformers at the
 same types and batch sizes, in turns; reports/s, ratios with 95 % bootstrap intervals over rounds, and how many reports
 of the fast protocol are not the paper protocol's. Exits 1 where ours and transformers' differ in float32.
 
@@ -32,9 +33,9 @@ Rows = list[list[int]]
 
 def sides(source: str | None, count: int) -> dict[str, Callable[[], Rows]]:
     """What writes the token ids of the same images: both protocols and transformers' counterpart of each."""
-    from llava_rad.engine import Engine
-    from llava_rad.generation import generate
-    from llava_rad.protocols import PROTOCOLS, Protocol
+    from llava_rad.benchmark.protocols import PROTOCOLS, Protocol
+    from llava_rad.generation.decoding import generate
+    from llava_rad.generation.engine import Engine
     from scripts.bench.generate import Run, images_for, peer
 
     found: dict[str, Callable[[], Rows]] = {}
@@ -59,7 +60,7 @@ def compare(source: str | None, count: int, rounds: int) -> dict[str, Any]:
     """Time all sides in turns; ratios are of wall seconds and of CPU seconds, which other work disturbs less."""
     import torch
 
-    from llava_rad.protocols import FAST, PAPER, exact
+    from llava_rad.benchmark.protocols import FAST, PAPER, exact
 
     with exact() as precision:
         runs = sides(source, count)
@@ -133,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from encoder.pretraining.processes import keep_freed_memory
-    from llava_rad.protocols import PAPER
+    from encoder.runs.distributed import keep_freed_memory
+    from llava_rad.benchmark.protocols import PAPER
 
     disable_progress_bar()
     keep_freed_memory()

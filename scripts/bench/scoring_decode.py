@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from llava_rad.llama import Llama
+    from llava_rad.generation.llama import Llama
 
 Write = Callable[["torch.Tensor", int], list[list[int]]]
 
@@ -66,7 +66,7 @@ def build(shape: Shape, device: str) -> Llama:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from llava_rad.llama import Llama
+    from llava_rad.generation.llama import Llama
 
     with torch.device("meta"):
         empty = LlamaForCausalLM(LlamaConfig(**shape.config)).state_dict()
@@ -96,9 +96,9 @@ def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]
     """What makes what writes ``steps`` tokens after prompts: anew for every batch size, since a graph has one shape."""
     import torch
 
-    from llava_rad.compiled import CompiledDecoder, as_graph
-    from llava_rad.engine import Engine
-    from llava_rad.generation import GenerationSettings, _decode, _decode_compiled
+    from llava_rad.generation.compiled import CompiledDecoder, as_graph
+    from llava_rad.generation.decoding import GenerationSettings, _decode, _decode_compiled
+    from llava_rad.generation.engine import Engine
 
     def engine(**more: object) -> Engine:
         tokens = SimpleNamespace(ids=SimpleNamespace(eos=-1), suppressed=())

@@ -251,7 +251,7 @@ def _balance(folder: Path, bert: Path, state: dict[str, Any], ner: str, relation
     import torch
     from torch.nn import functional
 
-    from metrics.radgraph_model import RadGraphModel, words
+    from metrics.radgraph.model import RadGraphModel, words
 
     for name in state:
         if "_mention_pruners" in name and "_scorer.1." in name:

@@ -21,21 +21,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encoder.backbone import RadDino
-from encoder.manifest import Row
+from encoder.backbones.base import RadDino
+from encoder.datasets.manifest import Row
 from encoder.preprocessing import recipe_named
-from llava_rad.checkpoint import ENCODER, LANGUAGE_MODEL
-from llava_rad.config import LlavaRadConfig
-from llava_rad.model import LlavaRad
-from llava_rad.projector import Projector
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
+from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.llava_rad import LlavaRad
+from llava_rad.model.projector import Projector
+from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, write_pairs
-from llava_rad.tokens import Tokens
 from llava_rad.training import run as training
+from llava_rad.training.callbacks import Watcher
 from llava_rad.training.config import ScratchConfig, TrainingConfig
 from llava_rad.training.estimate import Sizes, estimate
 from llava_rad.training.initial import llama_config, make_tokens
 from llava_rad.training.samples import IGNORED, LengthGrouped, Pixels, Prompted, open_cache, select_pairs, tokenise
-from llava_rad.training.watching import Watcher
 from scripts.bench.standins import reports
 from scripts.bench.training import Case
 from scripts.bench.training_turns import Turning, Turns, serve_turns

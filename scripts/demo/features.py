@@ -15,7 +15,7 @@ from encoder.preprocessing import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from encoder.backbone import Vision
+    from encoder.backbones.base import Vision
 
 Pixels = NDArray[np.uint8]
 
@@ -86,7 +86,7 @@ def encode(
     """
     import torch
 
-    from encoder.backbone import image_tokens
+    from encoder.backbones.base import image_tokens
 
     patches = image_tokens(encoder, recipe.size)
     out = torch.empty(len(paths) * views, patches, encoder.width, dtype=torch.float16)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from llava_rad.model import join
-from llava_rad.projector import Projector
-from llava_rad.prompt import Prompt
-from llava_rad.tokens import Tokens
+from llava_rad.model.llava_rad import join
+from llava_rad.model.projector import Projector
+from llava_rad.model.prompt import Prompt
+from llava_rad.model.tokenizer import Tokens
 from scripts.demo.nih import LABELS
 
 if TYPE_CHECKING:

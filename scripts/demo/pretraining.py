@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from encoder.datasets.manifest import read_manifest, write_manifest
 from encoder.datasets.splits import split_by_subject
 from encoder.errors import LlavaRadError
-from encoder.manifest import read_manifest, write_manifest
 
 SETS = {
     "nih": ("nih-sample", "nih_cxr14_1605", None),

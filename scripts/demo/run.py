@@ -16,13 +16,14 @@ from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.probing.vectors import identity
 from llava_rad.training import tokenizer
-from scripts.demo import evaluate, features, grammar, nih, pretraining, strangers
+from scripts.demo import evaluate, features, grammar, nih, pretraining
+from scripts.demo import ood_examples as strangers
 from scripts.demo.card import write_card
 from scripts.demo.picture import draw_cases
 
 if TYPE_CHECKING:
-    from encoder.backbone import RadDino
-    from llava_rad.tokens import Tokens
+    from encoder.backbones.base import RadDino
+    from llava_rad.model.tokenizer import Tokens
 
 NAME = "llava-rad-demo"
 RECIPE = "rad-dino-224"
@@ -89,10 +90,10 @@ def make_demo(
     """
     import torch
 
-    from encoder.families.loading import in_fastest_form
-    from llava_rad.config import LlavaRadConfig
-    from llava_rad.familiarity import Familiarity
-    from llava_rad.model import LlavaRad
+    from encoder.backbones.loading import in_fastest_form
+    from llava_rad.model.config import LlavaRadConfig
+    from llava_rad.model.familiarity import Familiarity
+    from llava_rad.model.llava_rad import LlavaRad
 
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise LlavaRadError(f"{output.name} exists already", hint="name another folder, or use --force to replace it")
@@ -204,9 +205,9 @@ def compare_controls(data: Path, output: Path, log: Callable[[str], None]) -> st
 
 def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
     """The tokenizer, learnt from paragraphs on the cases, paragraphs with every finding and side, and the prompt."""
-    from llava_rad.config import TokenIds
-    from llava_rad.prompt import Prompt
-    from llava_rad.tokens import Tokens
+    from llava_rad.model.config import TokenIds
+    from llava_rad.model.prompt import Prompt
+    from llava_rad.model.tokenizer import Tokens
 
     rng = np.random.default_rng(seed)
     prompt = Prompt()
@@ -225,8 +226,8 @@ def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
 
 def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int = 16) -> list[str]:
     """Reports by the saved checkpoint, the way a user gets them."""
-    from llava_rad.engine import Engine
-    from llava_rad.generation import generate
+    from llava_rad.generation.decoding import generate
+    from llava_rad.generation.engine import Engine
 
     engine = Engine.from_pretrained(checkpoint, offline=True, device="cpu")
     reports = []
@@ -238,8 +239,8 @@ def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int =
 
 
 def _loaded(source: str) -> RadDino:
-    from encoder.backbone import RadDino
-    from encoder.families.loading import load_encoder
+    from encoder.backbones.base import RadDino
+    from encoder.backbones.loading import load_encoder
 
     found = load_encoder(source, offline=True)
     if not isinstance(found, RadDino):
@@ -252,7 +253,7 @@ def _tiny_encoder(seed: int) -> RadDino:
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from encoder.backbone import RadDino
+    from encoder.backbones.base import RadDino
 
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 518, "patch_size": 14}

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llava_rad.prompt import encode_answer
-from llava_rad.tokens import Tokens
+from llava_rad.model.prompt import encode_answer
+from llava_rad.model.tokenizer import Tokens
 from scripts.demo import grammar
 from scripts.demo.evaluate import Scores, score
 from scripts.demo.model import Model, TrainingConfig

@@ -86,7 +86,7 @@ def test_users_are_added_and_removed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_folder_on_the_server_becomes_a_worklist(tmp_path: Path) -> None:
     from scripts.soak.serving import picture
-    from tests.app.test_calls import ended_batch
+    from tests.app.test_routes import ended_batch
 
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "a.png").write_bytes(picture(1))

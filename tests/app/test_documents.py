@@ -12,10 +12,10 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from llava_rad.inputs import example
+from llava_rad.generation.sources import example
 from scripts.soak.serving import Served, picture, served
 from tests.encoder.dicom_files import to_bytes
-from tests.encoder.test_privacy import canaries
+from tests.encoder.reader.test_privacy import canaries
 
 RG1 = example().read_bytes()
 

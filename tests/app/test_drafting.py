@@ -21,14 +21,14 @@ from app.rows import NotFound
 from app.store import Store
 from encoder.errors import LlavaRadError, ModelError, ReadError
 from encoder.preprocessing import Recipe
-from encoder.radiograph import ImageFacts, PreparedImage
-from encoder.sandbox import Reader
+from encoder.reader.radiograph import ImageFacts, PreparedImage
+from encoder.reader.sandbox import Reader
 from llava_rad import api
-from llava_rad.engine import Engine
-from llava_rad.evidence import attention_by_sentence
-from llava_rad.inputs import example
+from llava_rad.generation.attention_maps import attention_by_sentence
+from llava_rad.generation.engine import Engine
+from llava_rad.generation.report_writer import Decoding, ReportWriter
+from llava_rad.generation.sources import example
 from llava_rad.outputs.report import sentences
-from llava_rad.pipeline import Decoding, ReportWriter
 from tests.llava_rad import small_files, tiny_model
 
 FACTS = ImageFacts("dicom", 96, 96, view="PA")

@@ -13,9 +13,9 @@ import pytest
 from app.images import ImageFolder, presets
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import recipe_named
-from encoder.radiograph import ImageFacts, Radiograph, Window
-from encoder.sandbox import Reader
-from llava_rad.inputs import example
+from encoder.reader.radiograph import ImageFacts, Radiograph, Window
+from encoder.reader.sandbox import Reader
+from llava_rad.generation.sources import example
 
 
 def state_of(folder: ImageFolder, image: Radiograph) -> dict[str, object]:

@@ -13,13 +13,13 @@ import pytest
 
 import llava_rad
 from app import exports, inputs
-from app.calls import Services
 from app.review import ReviewError
+from app.routes import Services
 from app.server import Settings, services
 from encoder.errors import ReadError
 from llava_rad.conversion.convert import convert
-from llava_rad.pipeline import Decoding
-from llava_rad.templates import TEMPLATES
+from llava_rad.generation.report_writer import Decoding
+from llava_rad.model.templates import TEMPLATES
 from tests.app.test_store import act
 from tests.llava_rad import small_files, tiny_model
 from tests.llava_rad.conversion import replicas

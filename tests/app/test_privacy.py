@@ -12,7 +12,7 @@ import pytest
 from llava_rad.outputs.report import NOTICE
 from scripts.soak.serving import Client, Served, served
 from tests.encoder.dicom_files import to_bytes
-from tests.encoder.test_privacy import canaries
+from tests.encoder.reader.test_privacy import canaries
 
 FILE_NAME = "CANARY97^DOE.dcm"
 

@@ -11,7 +11,7 @@ import pytest
 from app.accounts import add_user
 from app.server import Settings, loopback
 from encoder.errors import ConfigError
-from llava_rad.inputs import example
+from llava_rad.generation.sources import example
 from scripts.soak.serving import Client, Served, picture, served
 
 RG1 = example().read_bytes()

@@ -16,7 +16,7 @@ from app.review import ReviewError, StaleError
 from app.rows import NotFound
 from app.store import Store
 from encoder.errors import LlavaRadError
-from llava_rad.templates import TEMPLATES
+from llava_rad.model.templates import TEMPLATES
 
 FACTS = {"format": "png", "rows": 4, "columns": 4, "view": "PA"}
 MODEL = {"id": "small", "revision": None, "sha256": "ab" * 32, "demonstration": True}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from encoder.errors import ReadError
-from encoder.sandbox_server import read_image
+from encoder.reader.sandbox_worker import read_image
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 ROWS, COLUMNS = 72, 80

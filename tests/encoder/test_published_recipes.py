@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from encoder.preprocessing import RECIPES, recipe_named
-from tests.encoder.test_baseline_recipes import OPENAI, hugging_face, picture
+from tests.encoder.backbones.test_baseline_recipes import OPENAI, hugging_face, picture
 
 
 @pytest.mark.parametrize("shape", [(640, 901), (700, 600)])

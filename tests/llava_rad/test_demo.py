@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.sandbox import Reader
-from llava_rad.checkpoint import DEMO, list_files, load_checked
-from llava_rad.engine import Engine
-from llava_rad.generation import generate
-from llava_rad.inputs import example
-from llava_rad.model import LlavaRad
+from encoder.reader.sandbox import Reader
+from llava_rad.generation.decoding import generate
+from llava_rad.generation.engine import Engine
+from llava_rad.generation.sources import example
+from llava_rad.model.checkpoint import DEMO, list_files, load_checked
+from llava_rad.model.llava_rad import LlavaRad
 from scripts.phantom import Finding, phantom_radiograph
 
 

@@ -26,11 +26,11 @@ def make(folder: Path, *, seed: int = 0, demonstration: bool = True) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
-    from encoder.backbone import RadDino
-    from llava_rad.config import GenerationDefaults, LlavaRadConfig
-    from llava_rad.model import LlavaRad
-    from llava_rad.projector import Projector
-    from llava_rad.tokens import Tokens
+    from encoder.backbones.base import RadDino
+    from llava_rad.model.config import GenerationDefaults, LlavaRadConfig
+    from llava_rad.model.llava_rad import LlavaRad
+    from llava_rad.model.projector import Projector
+    from llava_rad.model.tokenizer import Tokens
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

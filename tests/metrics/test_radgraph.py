@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metrics.errors import InputError
-from metrics.radgraph import radgraph_f1
+from metrics.radgraph.rewards import radgraph_f1
 
 
 def graph(dice: random.Random) -> dict[str, Any]:

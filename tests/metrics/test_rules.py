@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from metrics.errors import InputError
 from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
-from metrics.rules import label, label_all, weights_id
+from metrics.rules.labeler import label, label_all, weights_id
 from scripts import evaluate_rules
 
 B, P, N, U = BLANK, POSITIVE, NEGATIVE, UNCERTAIN

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder.manifest import write_manifest
+from encoder.datasets.manifest import write_manifest
 from encoder.pretraining.loading import load_config
 from scripts.ablation import ABLATIONS, main, variants
 from tests.encoder.pretraining.test_probes import manifest_rows

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.manifest import Row, write_manifest
+from encoder.datasets.manifest import Row, write_manifest
 from scripts.compare_encoders import Answer, Judged, accuracy, bootstrap, likelihood, macro, main, out_of_fold, table
 
 PATIENTS = [f"p{number // 2}" for number in range(120)]
@@ -97,7 +97,7 @@ def test_whole_way(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from encoder.backbone import RadDino
+    from encoder.backbones.base import RadDino
 
     for name, layers in (("a", 1), ("b", 2)):
         torch.manual_seed(0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.manifest import Row, write_manifest
-from encoder.pretraining import engine
+from encoder.datasets.manifest import Row, write_manifest
+from encoder.pretraining import train as engine
 from encoder.pretraining.probes import Predictions
 from scripts.compare_pretraining import judge, main, scores, table
 from tests.encoder.pretraining.small_run import small_config

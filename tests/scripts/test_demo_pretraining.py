@@ -12,10 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from encoder.datasets.manifest import read_manifest
 from encoder.errors import LlavaRadError, ModelError
-from encoder.manifest import read_manifest
 from encoder.preprocessing import RECIPES
-from scripts.demo import features, pretraining, strangers
+from scripts.demo import features, pretraining
+from scripts.demo import ood_examples as strangers
 from scripts.demo.nih import LABELS
 
 

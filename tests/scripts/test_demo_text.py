@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_rad.prompt import Prompt, encode_answer
+from llava_rad.model.prompt import Prompt, encode_answer
 from llava_rad.training.tokenizer import train
 from scripts.demo import grammar
 from scripts.demo.labeler import ROW_NAMES, as_row, label_text
@@ -117,8 +117,8 @@ def texts() -> list[str]:
 def test_tokenizer_is_of_llamas_form(texts: list[str], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from llava_rad.config import TokenIds
-    from llava_rad.tokens import Tokens
+    from llava_rad.model.config import TokenIds
+    from llava_rad.model.tokenizer import Tokens
 
     tokenizer = train(texts)
     assert [tokenizer.token_to_id(t) for t in ("<unk>", "<s>", "</s>", "<0x00>", "<0xFF>")] == [0, 1, 2, 3, 258]

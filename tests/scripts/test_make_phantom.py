@@ -128,7 +128,7 @@ def test_monochrome1_is_the_complement(tmp_path: Path) -> None:
 
 def test_the_projects_reader_accepts_frontals_and_refuses_laterals(data: Path) -> None:
     from encoder.errors import ReadError
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
 
     views = {record["image"]: record["view"] for record in truth(data, "mimic-cxr")}
     with Reader() as reader:

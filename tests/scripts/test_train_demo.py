@@ -51,8 +51,8 @@ def run(project_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 def test_tiny_run_writes_a_checkpoint_that_both_loaders_read(data: Path, tmp_path: Path, project_root: Path) -> None:
-    from llava_rad.engine import Engine
-    from llava_rad.model import LlavaRad
+    from llava_rad.generation.engine import Engine
+    from llava_rad.model.llava_rad import LlavaRad
 
     output = tmp_path / "checkpoint"
     done = run(project_root, "--data", str(data), "--output", str(output), "--tiny", "--views", "2")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_rad.inputs import example
+from llava_rad.generation.sources import example
 from scripts.soak.serving import Served, served
 
 if TYPE_CHECKING:

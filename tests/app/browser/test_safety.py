@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.accounts import add_user
-from llava_rad.inputs import example
+from llava_rad.generation.sources import example
 from scripts.soak.serving import Served, picture, served
 from tests.app.browser.test_review_page import drafted, upload
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder.datasets import DATASETS
+from encoder.datasets.manifest import Row, disjoint
 from encoder.datasets.mask_files import MaskFiles
+from encoder.datasets.masks import read_mask
 from encoder.datasets.vindr_cxr import LABELS
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row, disjoint
-from encoder.masks import read_mask
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 from scripts.phantom.dataset import make_dataset
 from scripts.phantom.files import MASK_BITS
 from scripts.phantom.layouts.candid_ptx import encode_runs

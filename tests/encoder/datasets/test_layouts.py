@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from encoder.datasets import DATASETS, published_for
+from encoder.datasets.manifest import Count, Row, disjoint
 from encoder.errors import LlavaRadError
-from encoder.manifest import Count, Row, disjoint
 from scripts.phantom.dataset import make_dataset
 
 CHEXPERT = (

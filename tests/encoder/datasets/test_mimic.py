@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder.datasets import DATASETS
+from encoder.datasets.manifest import Row, disjoint
 from encoder.datasets.mask_files import MaskFiles
+from encoder.datasets.masks import read_mask
 from encoder.datasets.mimic_cxr_lungs import ZONES
 from encoder.datasets.mimic_iv import ethnicity, linked
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row, disjoint
-from encoder.masks import read_mask
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 from scripts.phantom.dataset import make_dataset
 from scripts.phantom.files import MASK_BITS
 

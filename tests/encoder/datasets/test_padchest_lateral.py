@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from encoder.datasets import DATASETS
+from encoder.datasets.manifest import Row, disjoint
 from encoder.datasets.padchest_lateral import FINDINGS
-from encoder.manifest import Row, disjoint
 from scripts.phantom.dataset import make_dataset
 
 VDC, PE, CAB = FINDINGS

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from encoder.datasets import DATASETS
+from encoder.datasets.manifest import Count, Row, counts, disjoint, read_manifest, write_manifest
 from encoder.errors import LlavaRadError
-from encoder.manifest import Count, Row, counts, disjoint, read_manifest, write_manifest
 from tests.encoder.dicom_files import chest
 
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from encoder.datasets import DATASETS
+from encoder.datasets.manifest import Count, Row, counts, disjoint, read_manifest, write_manifest
 from encoder.datasets.mask_files import MaskFiles
+from encoder.datasets.masks import read_mask
 from encoder.errors import LlavaRadError
-from encoder.manifest import Count, Row, counts, disjoint, read_manifest, write_manifest
-from encoder.masks import read_mask
 
 
 def read(name: str, root: Path, folder: Path | None = None, **options: Any) -> list[Row]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from encoder.datasets.manifest import Row
 from encoder.datasets.splits import shares_of, split_by_subject
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 
 
 def cohort(subjects: int = 200, dataset: str = "a") -> list[Row]:

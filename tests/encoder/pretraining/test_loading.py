@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from encoder import configurations
 from encoder.errors import ConfigError
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.loading import dump, load_config, shipped
+from encoder.runs import config as configurations
 from tests.source_tree import ROOT
 
 EXPECTED = {

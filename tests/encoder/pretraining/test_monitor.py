@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.pretraining import engine
+from encoder.pretraining import train as engine
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
 from tests.encoder.pretraining.small_run import small_config, write_images
 

@@ -16,12 +16,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.manifest import Row, write_manifest
-from encoder.pretraining import engine, logistic, probes
-from encoder.pretraining.checkpoints import Checkpoints
+from encoder.pretraining import logistic, probes
+from encoder.pretraining import train as engine
 from encoder.pretraining.logistic import FOLDS, GRID, UNDECIDED, choose_c, folds, logistic_regression
 from encoder.pretraining.probes import Probe, ProbeResult, auroc, average_precision
+from encoder.runs.checkpoints import Checkpoints
 from tests.encoder.pretraining.small_run import small_config, write_images
 
 

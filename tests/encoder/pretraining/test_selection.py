@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError
-from encoder.manifest import Row, write_manifest
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.selection import probe_rows, training_rows
 

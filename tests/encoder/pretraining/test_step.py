@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from encoder.backbones.weight_names import to_official
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.data import Batch, batches
-from encoder.pretraining.names import to_official
 from encoder.pretraining.student_teacher import StudentTeacher
-from encoder.pretraining.vision_transformer import MEAN, STD
+from encoder.pretraining.vit import MEAN, STD
 from tests.encoder.dinov2_models import dinov2, random_
 from tests.encoder.pretraining.small_run import small_config
 from tests.encoder.pretraining.test_student_teacher import Pictures

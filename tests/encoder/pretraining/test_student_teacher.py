@@ -14,7 +14,7 @@ from encoder.pretraining.data import Batch, batches
 from encoder.pretraining.optimization import clip_gradients, make_optimizer, rates, set_rates
 from encoder.pretraining.schedules import Values
 from encoder.pretraining.student_teacher import StudentTeacher
-from encoder.pretraining.vision_transformer import Crops, VisionTransformer
+from encoder.pretraining.vit import Crops, VisionTransformer
 from tests.encoder.pretraining.small_run import small_config
 
 
@@ -146,7 +146,7 @@ def test_compiled_blocks_keep_their_names_and_results(tmp_path: Path) -> None:
 def test_features_equal_hugging_faces(size: int, tmp_path: Path) -> None:
     from transformers import Dinov2Config, Dinov2Model
 
-    from encoder.pretraining.names import to_hugging_face
+    from encoder.backbones.weight_names import to_hugging_face
 
     shape = ModelConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, layerscale_value=0.7)
     torch.manual_seed(0)

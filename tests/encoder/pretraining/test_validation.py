@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
-from encoder.manifest import Row, write_manifest
 from encoder.pretraining.loading import load_config
 from encoder.pretraining.validation import Report, check_sizes, validate
 

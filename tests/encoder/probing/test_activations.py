@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encoder.backbone import RadDino
+from encoder.backbones.base import RadDino
+from encoder.backbones.clip import Clip
+from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import ConfigError
-from encoder.families.clip import Clip
-from encoder.families.timm_vit import TimmVit
 from encoder.probing.activations import activations, as_maps
 from tests.encoder.dinov2_models import dinov2, random_, timm_vit
 from tests.encoder.probing.toy import Patches

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from encoder.probing.demographics import class_of, demographics, without_findings
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from encoder.probing.linear import LinearConfig, Split, judge, logistic, train
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.backbone import RadDino
+from encoder.backbones.base import RadDino
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from encoder.preprocessing import rad_dino
 from encoder.probing.vectors import encode, identity, vectors
-from encoder.sandbox import Reader
+from encoder.reader.sandbox import Reader
 
 RECIPE = rad_dino(28)
 

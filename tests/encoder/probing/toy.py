@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from encoder.backbone import Features, FrozenEncoder
+from encoder.backbones.base import Features, FrozenEncoder
 from encoder.preprocessing import Recipe
 from encoder.probing.segmentation import SegmentationSet
 

@@ -12,8 +12,8 @@ import pytest
 
 from llava_rad.outputs.report import NOTICE
 from tests.llava_rad.benchmark.conftest import METRICS, TEST, benchmark, contents
+from tests.llava_rad.commands.test_offline import watched  # noqa: F401 (a fixture)
 from tests.llava_rad.conftest import Run, finished, spawn
-from tests.llava_rad.test_offline import watched  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_no_header_value_in_any_file_and_no_connection(
 
 def test_models_with_other_encoders_stand_in_one_table(pairs: Path, tmp_path: Path, run: Run) -> None:
     """CLIP's and MRM's image vectors find neighbours as RAD-DINO's do, each model by its own recipe."""
-    from tests.encoder.families import published
+    from tests.encoder.backbones import published
     from tests.llava_rad.published import vicuna_folder
 
     vicuna = vicuna_folder(tmp_path / "vicuna")

@@ -74,7 +74,7 @@ def share(
 
 
 def test_every_image_gets_its_own_text(images: Images, chest: list[Path], tmp_path: Path) -> None:
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
 
     cases = [Case(path.stem, "", path) for path in chest]
     writer, found = share(images, cases, tmp_path / "s", size=4)

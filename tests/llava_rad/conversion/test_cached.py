@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from encoder.errors import ModelError
-from llava_rad.checkpoint import load_checked, locate
 from llava_rad.conversion import convert as conversion
+from llava_rad.model.checkpoint import load_checked, locate
 from tests.llava_rad.conftest import Run, finished, spawn
 from tests.llava_rad.conversion import replicas
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from encoder.outputs import AFTER_NORM, PENULTIMATE
-from llava_rad.checkpoint import load_checked
+from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE
 from llava_rad.conversion.convert import convert
-from llava_rad.engine import Engine
-from llava_rad.generation import GenerationSettings, generate
-from llava_rad.model import LlavaRad
-from llava_rad.templates import Study
+from llava_rad.generation.decoding import GenerationSettings, generate
+from llava_rad.generation.engine import Engine
+from llava_rad.model.checkpoint import load_checked
+from llava_rad.model.llava_rad import LlavaRad
+from llava_rad.model.templates import Study
 from tests.llava_rad.conversion import replicas
 
 IMAGES = list(np.random.default_rng(0).integers(0, 256, (3, 56, 56), dtype=np.uint8))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from encoder.families import clip, timm_vit
-from encoder.vit import VisionTransformer
+from encoder.backbones import clip, timm_vit
+from encoder.backbones.dinov2 import VisionTransformer
 from llava_rad.conversion import hugging_face
 from llava_rad.conversion.language_model import _in_shards, llama_config, shapes_of
 from llava_rad.conversion.low_rank import merged
 from llava_rad.conversion.parts import projector_names
 from llava_rad.conversion.weights import Stored
-from llava_rad.llama import Llama
-from llava_rad.prompt import Prompt
-from llava_rad.templates import MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, Study
-from tests.encoder.test_backbone import published_names
+from llava_rad.generation.llama import Llama
+from llava_rad.model.prompt import Prompt
+from llava_rad.model.templates import MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, Study
+from tests.encoder.backbones.test_dinov2 import published_names
 from tests.llava_rad.conversion import replicas
+from tests.llava_rad.generation.test_full_size import vicuna_shapes
 from tests.llava_rad.published import vicuna_tokenizer
-from tests.llava_rad.test_full_size import vicuna_shapes
 
 Shapes = dict[str, tuple[int, ...]]
 # config.json of microsoft/maira-2 and of llava-hf/llava-1.5-7b-hf leave out what is LlamaConfig's own

@@ -17,13 +17,13 @@ from encoder.errors import LlavaRadError, ModelError
 from llava_rad.conversion import language_model
 from llava_rad.conversion.convert import convert
 from llava_rad.conversion.tokenizer import turn_of
-from llava_rad.engine import Engine
-from llava_rad.grounding import Box, Phrase, parse
-from llava_rad.llama import Llama
-from llava_rad.templates import MAIRA_2_SYSTEM
+from llava_rad.generation.engine import Engine
+from llava_rad.generation.llama import Llama
+from llava_rad.model.templates import MAIRA_2_SYSTEM
+from llava_rad.outputs.grounding import Box, Phrase, parse
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
-from tests.llava_rad.test_checkpoint import Evil
+from tests.llava_rad.model.test_checkpoint import Evil
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import torch
 import llava_rad
 from encoder.errors import ConfigError
 from llava_rad.conversion.convert import convert
-from llava_rad.engine import Engine
-from llava_rad.evidence import _image_span, attention_by_sentence
-from llava_rad.generation import Draft, GenerationSettings, prepare
+from llava_rad.generation.attention_maps import _image_span, attention_by_sentence
+from llava_rad.generation.decoding import Draft, GenerationSettings, prepare
+from llava_rad.generation.engine import Engine
+from llava_rad.model.templates import Study
 from llava_rad.outputs.document import Document
 from llava_rad.outputs.report import from_data, json_schema
-from llava_rad.templates import Study
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
 
@@ -146,7 +146,7 @@ def test_maps_are_of_the_frontal_image(maira: Path) -> None:
 
 def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<obj>Opacity.<box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
-    monkeypatch.setattr("llava_rad.generation.generate", lambda *_: [Draft(text, (), True)])
+    monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_: [Draft(text, (), True)])
     done = run("generate", chest[0], "--model", maira, "--grounded", "-f", "json")
     report = json.loads(done.out)
     jsonschema.validate(report, json_schema(grounded=True))
@@ -164,7 +164,7 @@ def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], m
 
 def test_a_box_without_words_is_no_sentence(maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<obj><box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
-    monkeypatch.setattr("llava_rad.generation.generate", lambda *_: [Draft(text, (), True)])
+    monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_: [Draft(text, (), True)])
     (report,) = llava_rad.generate(chest[0], maira, grounded=True)
     assert [len(finding.text) for finding in report.report.findings] == [0, 12]
     kept = from_data(report.model_dump(mode="json"))

@@ -18,9 +18,9 @@ from pydicom.uid import UID
 
 import llava_rad
 from encoder.errors import ReadError
-from encoder.identity import Identity
-from encoder.sandbox import Reader
-from llava_rad.inputs import example
+from encoder.reader.identity import Identity
+from encoder.reader.sandbox import Reader
+from llava_rad.generation.sources import example
 from llava_rad.outputs.document import Document, Signature, anonymous, uid_of
 from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE, Finding, Report

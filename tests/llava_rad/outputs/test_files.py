@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder.radiograph import ImageFacts
+from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.files import OutputError, ReportLog, settings_of, write_whole
 from llava_rad.outputs.report import (
     GenerationFacts,

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from llava_rad.inputs import Source
+from llava_rad.generation.report_writer import ReportWriter
+from llava_rad.generation.sources import Source
 from llava_rad.pacs.client import PASSWORD, USER, Pacs, PacsError
 from llava_rad.pacs.jobs import pull, watch_once
-from llava_rad.pipeline import ReportWriter
 from scripts.soak.archive import Archive, available, orthanc
 from tests.llava_rad import small_files
 
@@ -207,7 +207,7 @@ def test_an_answer_that_comes_late_is_waited_for(archive: Archive, tmp_path: Pat
 
 def test_header_values_stay_out_of_everything_but_the_archive(archive: Archive, tmp_path: Path, tiny: Path) -> None:
     from tests.encoder.dicom_files import to_bytes
-    from tests.encoder.test_privacy import canaries
+    from tests.encoder.reader.test_privacy import canaries
 
     source, words = canaries()
     assert source.Modality == "CR"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder.manifest import disjoint
+from encoder.datasets.manifest import disjoint
 from llava_rad.reports import mimic_cxr
 from llava_rad.reports.catalogue import DATASETS
 from llava_rad.reports.pairs import read_pairs
@@ -268,7 +268,7 @@ def test_findings_that_only_name_views_are_counted(run: Run, tmp_path: Path) -> 
 
 
 def test_progress_is_shown_on_a_terminal_only(mimic: Path, tmp_path: Path, run: Run) -> None:
-    from tests.llava_rad.test_terminal import on_terminal  # skips where there is none
+    from tests.llava_rad.commands.test_terminal import on_terminal  # skips where there is none
 
     code, pieces = on_terminal("reports", "mimic-cxr-jpg", mimic, "-o", tmp_path / "t.jsonl", err=True)
     shown = b"".join(pieces).decode()

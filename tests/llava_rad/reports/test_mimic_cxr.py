@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from llava_rad.reports import mimic_cxr
 from llava_rad.reports.catalogue import DATASETS, places
 from llava_rad.reports.extraction import Found

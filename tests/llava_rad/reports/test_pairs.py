@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.manifest import Row
 from llava_rad.reports.pairs import FIELDS, Pair, collapse, read_pairs, write_pairs
 
 CANARY = "JANE DOE 4711"

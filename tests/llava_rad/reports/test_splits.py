@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from encoder.manifest import Row
+from encoder.datasets.manifest import Row
 from llava_rad.reports.pairs import Pair
 from llava_rad.reports.splits import redraw_validation
 

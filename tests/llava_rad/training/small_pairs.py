@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from encoder.manifest import Row
+from encoder.datasets.manifest import Row
 from llava_rad.reports.pairs import Pair, write_pairs
 
 REPORTS = (

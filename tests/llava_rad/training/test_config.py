@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from encoder.baselines import ENCODERS
+from encoder.backbones.registry import ENCODERS
 from encoder.errors import ConfigError
 from llava_rad.training.loading import dump, load_config, shipped
 from llava_rad.training.plan import accumulation, total_steps, warmup_steps

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from encoder.families.loading import load_encoder
-from llava_rad.checkpoint import load_checked
-from llava_rad.model import LlavaRad
-from tests.encoder.families import published
+from encoder.backbones.loading import load_encoder
+from llava_rad.model.checkpoint import load_checked
+from llava_rad.model.llava_rad import LlavaRad
+from tests.encoder.backbones import published
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import runs, small_pairs
 

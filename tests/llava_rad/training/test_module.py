@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llava_rad.model import LlavaRad
-from llava_rad.prompt import encode_answer
+from llava_rad.model.llava_rad import LlavaRad
+from llava_rad.model.prompt import encode_answer
 from llava_rad.training.config import LoraConfig
 from llava_rad.training.lora import with_adapters
 from llava_rad.training.module import ReportLoss

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_rad.checkpoint import load_checked
-from llava_rad.model import LlavaRad
+from llava_rad.model.checkpoint import load_checked
+from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad.conftest import Run, finished
 from tests.llava_rad.training import runs, small_pairs
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError
-from encoder.manifest import Row
 from encoder.preprocessing import RECIPES, recipe_named
-from llava_rad.config import LlavaRadConfig, TokenIds
-from llava_rad.prompt import Prompt
+from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.prompt import Prompt
+from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair
-from llava_rad.tokens import Tokens
 from llava_rad.training import tokenizer
 from llava_rad.training.config import DataConfig
 from llava_rad.training.samples import (
@@ -117,7 +117,7 @@ def test_p11_what_is_too_long_is_left_out_whole_and_counted(tokens: Tokens, prom
 
 @pytest.mark.parametrize("name", ["rad-dino-224", "clip-224", "biovil-t", "biomedclip", "chexzero", "mrm-224"])
 def test_p14_training_sees_the_very_pixels_that_generation_sees(name: str, tmp_path: Path) -> None:
-    from encoder.sandbox import Reader
+    from encoder.reader.sandbox import Reader
 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 140)).astype(np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (130, 80)).astype(np.uint8)).save(tmp_path / "b.png")
@@ -132,7 +132,7 @@ def test_p14_training_sees_the_very_pixels_that_generation_sees(name: str, tmp_p
 
 
 def test_the_pixel_cache_of_pre_training_is_opened_by_training(tmp_path: Path) -> None:
-    from encoder.pretraining import cache
+    from encoder.datasets import pixel_cache as cache
 
     table = small_pairs.make(tmp_path, 3, 1)
     selected = select_pairs(DataConfig(pairs=(str(table),)))

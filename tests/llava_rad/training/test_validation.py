@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llava_rad.model import LlavaRad
+from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import small_pairs
 

@@ -1,0 +1,1 @@
+"""Image encoders behind one interface: one module for each family."""

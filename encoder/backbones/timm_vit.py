@@ -1,0 +1,207 @@
+"""Plain vision transformers in timm's form: BiomedCLIP's trunk (Zhang et al. 2023) and MRM (Zhou et al. 2023).
+
+Both normalise every token at the end (``norm``), so that patches are after the final LayerNorm. LLaVA-Rad's tower
+(``llava_rad``) is read at the last layer but one, before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from encoder.backbones import weight_files as files
+from encoder.backbones.base import Features, FrozenEncoder
+from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE, FeatureKind
+from encoder.errors import ModelError
+
+ARCHITECTURE = "vit_base_patch16_224"
+HEAD_WIDTH = 64
+"""Of ViT-B, 12 heads in a width of 768."""
+
+BIOMEDCLIP_TRUNK = "visual.trunk."
+# the text tower (PubMedBERT) and the joint space
+BIOMEDCLIP_LEFT_OUT = ("text.", "visual.head.", "logit_scale")
+MRM_TRUNK = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
+# the image decoder and the report decoder of pre-training, names as in model_mrm.py
+MRM_LEFT_OUT = (
+    "mask_token", "decoder_embed.", "decoder_pos_embed", "decoder_blocks.", "decoder_norm.", "decoder_pred.",
+    "bert_encoder.", "bert_mlp.",
+)  # fmt: skip
+
+
+class TimmVit(FrozenEncoder):
+    """A frozen timm ``VisionTransformer`` with a CLS token and absolute positions.
+
+    Args:
+        model: the network.
+        recipe: name of its preprocessing.
+        config: what ``config.json`` says of it: ``global_pool`` is ``"token"`` (the CLS token) or ``"avg"`` (the mean
+            of the patches); ``model_args`` are timm's.
+
+    Raises:
+        ModelError: the configuration asks for an output that there is not.
+    """
+
+    def __init__(self, model: nn.Module, recipe: str, config: Mapping[str, Any]) -> None:
+        super().__init__(model, recipe)
+        self.config = dict(config)
+        self.features: FeatureKind = files.features_of(config, (AFTER_NORM, PENULTIMATE), "the encoder")
+
+    @property
+    def width(self) -> int:
+        """D, the length of a feature vector."""
+        return int(self.model.embed_dim)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.patch_embed.patch_size[0])
+
+    def forward(self, pixel_values: torch.Tensor) -> Features:
+        """Features of [B, 3, S, S] normalised images; away from the native size, positions are interpolated."""
+        model = self.model
+        with torch.no_grad():
+            grid = model.patch_embed.proj(pixel_values.to(self.dtype))
+            tokens = model.patch_embed.norm(grid.flatten(2).transpose(1, 2))
+            tokens = torch.cat([model.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = tokens + at_size(model.pos_embed, grid.shape[-1])
+            tokens = model.norm_pre(tokens)
+            for block in model.blocks[:-1]:
+                tokens = block(tokens)
+            before = tokens
+            tokens = model.norm(model.blocks[-1](tokens))
+        patches = (before if self.features == PENULTIMATE else tokens)[:, 1:]
+        return Features(patches.mean(1) if self.config["global_pool"] == "avg" else tokens[:, 0], patches)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write a folder that timm (``local-dir:``) and transformers' ``TimmWrapperModel`` read."""
+        files.write(folder, self.config | {files.RECIPE: self.recipe}, self.model.state_dict())
+
+    @classmethod
+    def stored(cls, folder: Path, what: str) -> TimmVit:
+        """Load what ``save_pretrained`` wrote.
+
+        Raises:
+            ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
+        """
+        config = files.read_json(folder / files.CONFIG, what)
+        recipe = config.pop(files.RECIPE, None)
+        if not isinstance(recipe, str):
+            raise ModelError(f"config.json of {what} does not name its preprocessing ({files.RECIPE})")
+        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what, recipe)
+
+
+def at_size(position: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize [1, 1 + n * n, D] positions to [1, 1 + side * side, D]: bicubic, the CLS token's as it is.
+
+    As MRM's own segmentation code does (``resize_abs_pos_embed`` in RL4M/MRM-pytorch, mmseg/models/backbones/mrm.py).
+    """
+    native = round((position.shape[1] - 1) ** 0.5)
+    if native == side:
+        return position
+    grid = position[:, 1:].unflatten(1, (native, native)).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid.float(), size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([position[:, :1], grid.flatten(2).transpose(1, 2).to(position.dtype)], dim=1)
+
+
+def biomedclip(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], what: str) -> TimmVit:
+    """The image trunk of a BiomedCLIP file; the text tower and the joint space are left out.
+
+    Args:
+        tensors: of ``open_clip_model.safetensors`` or ``open_clip_pytorch_model.bin``.
+        config: contents of ``open_clip_config.json``.
+        what: what errors call it.
+
+    Raises:
+        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+    """
+    vision = (config.get("model_cfg") or {}).get("vision_cfg") or {}
+    if vision.get("timm_model_name") != ARCHITECTURE or vision.get("timm_pool", ""):
+        raise ModelError(f"open_clip_config.json of {what} describes no image tower like BiomedCLIP's ({ARCHITECTURE})")
+    trunk = files.select(tensors, (BIOMEDCLIP_TRUNK,), BIOMEDCLIP_LEFT_OUT, what)
+    return _of({name.removeprefix(BIOMEDCLIP_TRUNK): t for name, t in trunk.items()}, what, "token", "biomedclip")
+
+
+def mrm(tensors: Mapping[str, torch.Tensor], what: str) -> TimmVit:
+    """The image encoder of ``MRM.pth``; the decoders of pre-training are left out.
+
+    Its positions are those of 224 pixels: pre-training scaled its images of 448 down to 224 for the encoder and
+    restored them at 448 (``forward`` in model_mrm.py). The global vector is the mean of the normalised patches, which
+    went into both of its objectives (paper E.2).
+
+    Raises:
+        ModelError: a tensor is missing, left over or of another shape.
+    """
+    return _of(files.select(tensors, MRM_TRUNK, MRM_LEFT_OUT, what), what, "avg", "mrm-448")
+
+
+def describe(width: int, depth: int, patch: int, image_size: int, pool: str) -> dict[str, Any]:
+    """The ``config.json`` of a stored encoder: that of a timm model on the hub, with the family that transformers
+    wants to see."""
+    return {
+        "model_type": "timm_wrapper",
+        "architecture": ARCHITECTURE,
+        "num_classes": 0,
+        "num_features": width,
+        "global_pool": pool,
+        "model_args": {
+            "img_size": image_size,
+            "patch_size": patch,
+            "embed_dim": width,
+            "depth": depth,
+            "num_heads": width // HEAD_WIDTH,
+            "fc_norm": False,
+        },
+        "pretrained_cfg": {"num_classes": 0, "input_size": [3, image_size, image_size]},
+    }
+
+
+def architecture(config: Mapping[str, Any], what: str = "the encoder") -> nn.Module:
+    """The network of a configuration on the meta device: names and shapes without memory.
+
+    Raises:
+        ModelError: another architecture than the published ones.
+    """
+    if config.get("architecture") != ARCHITECTURE or config.get("global_pool") not in ("token", "avg"):
+        raise ModelError(
+            f"config.json of {what} says architecture {config.get('architecture')!r}, global_pool "
+            f"{config.get('global_pool')!r}; only {ARCHITECTURE!r} with 'token' or 'avg' is read"
+        )
+    import timm
+
+    try:
+        with torch.device("meta"):
+            arguments = dict(config.get("model_args") or {})
+            network: nn.Module = timm.create_model(
+                ARCHITECTURE, pretrained=False, num_classes=0, global_pool=config["global_pool"], **arguments
+            )
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ModelError(f"config.json of {what} describes no network that timm builds ({error})") from error
+    return network
+
+
+def build(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], what: str, recipe: str) -> TimmVit:
+    """The encoder of a configuration and tensors under timm's names.
+
+    Raises:
+        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+    """
+    network = architecture(config, what)
+    files.fill(network, tensors, what)
+    return TimmVit(network, recipe, config)
+
+
+def _of(tensors: Mapping[str, torch.Tensor], what: str, pool: str, recipe: str) -> TimmVit:
+    """Read the sizes off the tensors, then build."""
+    stem, positions = tensors.get("patch_embed.proj.weight"), tensors.get("pos_embed")
+    if stem is None or positions is None or stem.ndim != 4 or positions.ndim != 3:
+        raise ModelError(f"{what} is no vision transformer: patch_embed.proj.weight or pos_embed is amiss")
+    patch = int(stem.shape[-1])
+    size = patch * round((positions.shape[1] - 1) ** 0.5)
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    return build(describe(int(stem.shape[0]), depth, patch, size, pool), tensors, what, recipe)

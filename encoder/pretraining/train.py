@@ -1,0 +1,323 @@
+"""The training run: from a configuration to an exported encoder, on one process or many, stopped and resumed at will.
+
+What it leaves behind is in ``run_folder``. Nothing random is kept between steps: crops, masks and dropped paths follow
+from the seed and the step, so that a run which goes on from a checkpoint is the run that was never stopped, bit for bit
+on one process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from encoder.datasets import pixel_cache as pixel_cache
+from encoder.datasets.manifest import counts
+from encoder.errors import LlavaRadError
+from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.data import Batch, Images, batches
+from encoder.pretraining.initialisation import load_backbone, load_heads
+from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
+from encoder.pretraining.optimization import clip_gradients, make_optimizer, set_rates
+from encoder.pretraining.randomness import Purpose, generator
+from encoder.pretraining.schedules import Schedules, Values, total_steps
+from encoder.pretraining.selection import probe_rows, training_rows
+from encoder.pretraining.state import gather, restore
+from encoder.pretraining.student_teacher import Losses, StudentTeacher
+from encoder.pretraining.validation import check_sizes
+from encoder.pretraining.vit import VisionTransformer
+from encoder.runs import distributed as processes
+from encoder.runs import folder as run_folder
+from encoder.runs.checkpoints import Checkpoints, replace_file
+from encoder.runs.curves import plot
+from encoder.runs.metrics_log import Journal
+from encoder.runs.progress import progress_bar, stop_signals
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from encoder.pretraining.probes import Probe
+
+
+def run(
+    config: PretrainingConfig, output: Path, *, offline: bool = False, progress: bool = True, restart: bool = False
+) -> Path:
+    """Train, or go on training, and export the teacher.
+
+    Args:
+        config: what to do.
+        output: the run folder.
+        offline: look for weights in the hub's cache only.
+        progress: a progress bar on stderr, where that is a terminal, and notes.
+        restart: begin anew where the folder holds a run.
+
+    Returns:
+        The exported encoder's folder.
+
+    Raises:
+        ConfigError: the configuration cannot be run, or the folder holds a run of another one.
+        ModelError: the first weights or the newest checkpoint are missing or damaged.
+        LlavaRadError: too many images are unreadable, or the loss is no longer finite.
+        KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
+    """
+    accelerator = processes.start(config.engine)
+    try:
+        return _Run(config, output, accelerator, offline=offline, progress=progress, restart=restart).train()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        output: Path,
+        accelerator: Accelerator,
+        *,
+        offline: bool,
+        progress: bool,
+        restart: bool,
+    ) -> None:
+        self.config, self.output, self.accelerator, self.offline = config, output, accelerator, offline
+        self.main, self.progress = accelerator.is_main_process, progress and accelerator.is_main_process
+        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        check_sizes(config, self.world)
+        selection = training_rows(config)
+        self.datasets = {
+            name: (both["all"].subjects, both["all"].images) for name, both in counts(selection.rows).items()
+        }
+        self.checkpoints = Checkpoints(output / "checkpoints", config.engine.keep_checkpoints)
+        if self.main:
+            run_folder.prepare(output, config, self.checkpoints, restart=restart)
+        with accelerator.main_process_first():
+            self.images: Images = self._cache(selection.rows)
+        self.steps = total_steps(config.optimization, len(self.images))
+        self.schedules = Schedules.from_config(config, self.steps)
+        self.best: tuple[int, float] | None = None
+        self._build()
+
+    def _note(self, message: str) -> None:
+        if self.progress:
+            sys.stderr.write(f"llava-rad: {message}\n")
+
+    def _cache(self, rows: list[Any]) -> pixel_cache.Cache:
+        data = self.config.data
+        folder = Path(data.cache).expanduser() if data.cache else self.output / "cache"
+        with progress_bar(len(rows), "reading images", self.progress) as bar:
+
+            def advance(done: int, total: int) -> None:
+                bar.update(done - bar.n)
+
+            return pixel_cache.build(
+                rows,
+                folder,
+                size=data.size,
+                workers=max(1, data.workers),
+                max_unreadable=data.max_unreadable,
+                progress=advance,
+            )
+
+    def _build(self) -> None:
+        config = self.config
+        torch.manual_seed(config.seed)
+        self.model = StudentTeacher(config)
+        backbone, report = load_backbone(config, offline=self.offline)
+        if backbone is not None:
+            self.model.student.backbone.load_state_dict(backbone)
+        if (head := load_heads(config, offline=self.offline)) is not None:
+            self.model.student.dino_head.load_state_dict(head)
+        self.model.start_teacher()
+        if self.main:
+            replace_file(self.output / "initialisation.txt", "".join(f"{line}\n" for line in report.lines()).encode())
+        for line in report.lines():
+            self._note(line)
+        self.model.student.backbone.activation_checkpointing = config.engine.activation_checkpointing
+        if config.engine.compile:
+            for network in (self.model.student, self.model.teacher):
+                for block in list(network.backbone.blocks)[:-1]:  # the last one's shapes change with every batch
+                    block.compile()
+        self.model.train()
+        self.wrapped = processes.spread(self.model, self.accelerator, config.engine)
+        self.optimizer = make_optimizer(self.model.student, config.optimization)
+        self.start = 0
+        newest = self.checkpoints.latest()
+        for name, reason in self.checkpoints.ignored.items():
+            self._note(f"warning: {name} is passed over: {reason}")
+        if newest is not None:
+            groups, state = self.checkpoints.load(newest)
+            restore(self.model, self.optimizer, groups)
+            self.start = int(state["step"])
+            self.best = tuple(state["best"]) if state["best"] else None
+            self._note(f"going on from step {self.start:,}")
+
+    def train(self) -> Path:
+        """The loop."""
+        config = self.config
+        self.journal = Journal(self.output, step=self.start) if self.main else None
+        self.monitor = CollapseMonitor(config.head.prototypes, dino_weight=config.loss.dino)
+        self.probe = self._probe()
+        stream = batches(self.images, config, step=self.start, rank=self.rank, world=self.world)
+        device = self.accelerator.device
+        if self.start == 0:
+            self._look(0)
+        started, seen, waited = time.perf_counter(), 0, 0.0
+        with stop_signals() as stop, progress_bar(self.steps, config.name, self.progress, self.start) as bar:
+            for step in range(self.start, self.steps):
+                values = self.schedules.at(step)
+                set_rates(self.optimizer, values)
+                parts = torch.zeros(4, device=device)
+                for turn in range(config.optimization.accumulation):
+                    batch = next(stream)
+                    waited += batch.wait_s
+                    losses = self._backward(batch.to(device, non_blocking=True), step, turn, values)
+                    parts += torch.stack([losses.total.detach(), losses.dino, losses.ibot, losses.koleo])
+                norms = clip_gradients(self.model.student, config.optimization.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.model.update_teacher(values.momentum)
+                done = step + 1
+                seen += config.optimization.batch_size
+                bar.update(1)
+                stopping = self._any(bool(stop))
+                if done % config.engine.log_every == 0 or done == self.steps or stopping:
+                    seconds = time.perf_counter() - started
+                    numbers = self._numbers(parts / config.optimization.accumulation, norms, losses, values)
+                    numbers |= {"images_per_s": seen / seconds, "data_wait": waited / seconds}
+                    self._record(done, numbers, bar)
+                    started, seen, waited = time.perf_counter(), 0, 0.0
+                better = (done % config.probe.every == 0 or done == self.steps) and self._look(done)
+                if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping:
+                    self._save(done)
+                if stopping and done < self.steps:
+                    raise KeyboardInterrupt
+        stream.close()  # type: ignore[attr-defined]
+        if self.journal is not None:
+            self.journal.close()
+            if importlib.util.find_spec("matplotlib"):
+                plot([self.output], self.output / run_folder.CURVES)
+        return self._export()
+
+    def _backward(self, batch: Batch, step: int, turn: int, values: Values) -> Losses:
+        accumulation = self.config.optimization.accumulation
+        place = (step * accumulation + turn) * self.world + self.rank
+        torch.manual_seed(int(generator(self.config.seed, Purpose.PATHS, place).integers(2**63)))
+        last = turn + 1 == accumulation
+        with processes.synchronised(self.wrapped, self.accelerator, last):
+            with self.accelerator.autocast():
+                losses: Losses = self.wrapped(batch, values.teacher_temperature)
+            self.accelerator.backward(losses.total / accumulation)
+        return losses
+
+    def _numbers(
+        self, parts: torch.Tensor, norms: dict[str, torch.Tensor], losses: Losses, values: Values
+    ) -> dict[str, float]:
+        parts = self.accelerator.reduce(parts, "mean")
+        if not bool(torch.isfinite(parts).all()):
+            raise LlavaRadError(
+                "the loss is no longer finite; the checkpoints before this step are intact",
+                hint="lower optimization.base_lr, or use engine.precision=fp32",
+            )
+        with torch.no_grad():
+            scores = losses.teacher_vectors @ processes.whole(self.model.teacher.dino_head.last_layer()).t()
+            scores = scores / values.teacher_temperature + self.model.dino_centre.offset(values.teacher_temperature)
+        return {
+            **dict(zip(("loss", "dino", "ibot", "koleo"), parts.tolist(), strict=True)),
+            **{f"gradient_norm_{name}": float(processes.whole(norm)) for name, norm in norms.items()},
+            "lr": values.lr,
+            "weight_decay": values.weight_decay,
+            "momentum": values.momentum,
+            "teacher_temperature": values.teacher_temperature,
+            "teacher_entropy": float(teacher_entropy(torch.softmax(scores, dim=1))),
+            "cls_effective_rank": float(effective_rank(losses.teacher_cls)),
+            "cls_std": float(cls_std(losses.teacher_cls)),
+        }
+
+    def _record(self, step: int, numbers: dict[str, float], bar: Any) -> None:
+        warnings = self.monitor.update(step, numbers)
+        for warning in warnings:
+            self._note(f"warning: {warning}")
+        if self.journal is not None:
+            self.journal.write(step, numbers, warnings)
+        bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['lr']:.1e}", wait=f"{numbers['data_wait']:.0%}")
+
+    def _probe(self) -> Probe | None:
+        rows = probe_rows(self.config)
+        if not rows or not self.main:
+            return None
+        from encoder.pretraining.probes import Probe
+
+        return Probe(rows, size=self.config.probe.size or self.config.crops.global_size)
+
+    def _look(self, step: int) -> bool:
+        """Probe the teacher on the first process; whether it is the best so far."""
+        if self.config.probe.manifest is None:
+            return False
+        weights = {name: processes.whole(tensor) for name, tensor in self.model.teacher.backbone.state_dict().items()}
+        return self._any(self.probe is not None and self._score(self.probe, step, weights))
+
+    def _score(self, probe: Probe, step: int, weights: dict[str, torch.Tensor]) -> bool:
+        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()  # no dropout
+        backbone.load_state_dict(weights)
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return backbone.features(pixels.to(self.accelerator.device))[0]
+
+        result = probe.run(encode)
+        scores = result.scores()
+        if self.journal is not None:
+            self.journal.write(step, {f"probe_{name}": value for name, value in scores.items()})
+        self._note(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        score = scores["linear_auprc"]
+        if self.config.probe.select == "probe" and step and (self.best is None or score > self.best[1]):
+            self.best = (step, score)
+            return True
+        return False
+
+    def _save(self, step: int) -> None:
+        groups = gather(self.model, self.optimizer)
+        if self.main:
+            odd = [name for name, tensor in groups["student"].items() if not torch.isfinite(tensor).all()]
+            if odd:
+                raise LlavaRadError(f"the weights are no longer finite (first {odd[0]}); no checkpoint was written")
+            state = {"step": step, "best": self.best, "steps": self.steps, "processes": self.world}
+            self.checkpoints.save(step, groups, state, protect=[self.best[0]] if self.best else [])
+        self.accelerator.wait_for_everyone()
+
+    def _export(self) -> Path:
+        folder = self.output / run_folder.EXPORT
+        if self.main:
+            from encoder.pretraining.card import describe
+            from encoder.pretraining.export import export
+
+            step = self.best[0] if self.best and self.config.probe.select == "probe" else self.steps
+            groups, _ = self.checkpoints.load(self.checkpoints.folder / f"step-{step:08d}")
+            teacher = groups["teacher"]
+            scores = {"linear probe macro AUPRC (val)": self.best[1]} if self.best else None
+            export(
+                _part(teacher, "backbone."),
+                self.config.model,
+                folder,
+                heads=_part(teacher, "dino_head."),
+                image_size=self.config.crops.global_size,
+                card=describe(self.config, self.datasets, step=step, scores=scores),
+            )
+            self._note(f"the teacher of step {step:,} is exported")
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _any(self, flag: bool) -> bool:
+        """Whether any process says so: all of them stop at the same step."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flags, "sum") > 0)
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

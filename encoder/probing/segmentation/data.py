@@ -1,0 +1,192 @@
+"""Images with masks, prepared once and held in memory, and their split by subject."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.datasets.manifest import Row, disjoint
+from encoder.datasets.masks import prepare_mask, read_mask
+from encoder.datasets.splits import SEGMENTATION as SHARES
+from encoder.datasets.splits import split_by_subject
+from encoder.errors import LlavaRadError
+from encoder.preprocessing import Recipe
+from encoder.reader.sandbox import Reader
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationSet:
+    """N prepared images with masks of K structures. A mask takes an eighth of a byte per pixel.
+
+    Attributes:
+        structures: K names.
+        images: [N, S, S] uint8, as a recipe leaves them.
+        packed: [N, K, bytes] uint8, ``numpy.packbits`` of each mask.
+        known: [N, K], False where there is no mask to learn from or to judge by.
+        attributes: N mappings, of the patients (``Row.attributes``).
+    """
+
+    structures: tuple[str, ...]
+    images: npt.NDArray[np.uint8]
+    packed: npt.NDArray[np.uint8]
+    known: Bools
+    attributes: tuple[Mapping[str, str], ...]
+
+    @classmethod
+    def of(
+        cls,
+        images: npt.NDArray[np.uint8],
+        masks: Bools,
+        structures: Sequence[str],
+        *,
+        known: Bools | None = None,
+        attributes: Sequence[Mapping[str, str]] | None = None,
+    ) -> SegmentationSet:
+        """From images [N, S, S] and masks [N, K, S, S].
+
+        Raises:
+            LlavaRadError: the shapes do not fit together.
+        """
+        number, kinds = len(images), len(structures)
+        known = np.ones((number, kinds), np.bool_) if known is None else known
+        people = tuple({} for _ in range(number)) if attributes is None else tuple(attributes)
+        square = images.ndim == 3 and images.shape[1] == images.shape[2]
+        if not square or masks.shape != (number, kinds, *images.shape[1:]):
+            raise LlavaRadError(f"masks of shape {masks.shape} do not fit images of shape {images.shape}")
+        if known.shape != (number, kinds) or len(people) != number:
+            raise LlavaRadError("one entry for each image is wanted")
+        packed = np.packbits(masks.reshape(number, kinds, -1), axis=-1)
+        return cls(tuple(structures), images, packed, known, people)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> int:
+        """S, in pixels."""
+        return int(self.images.shape[1])
+
+    def masks(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> Bools:
+        """[B, K, S, S] of the images with these numbers."""
+        bits = np.unpackbits(self.packed[numbers], axis=-1, count=self.size**2)
+        return bits.reshape(*bits.shape[:2], self.size, self.size).view(np.bool_)
+
+    def subset(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> SegmentationSet:
+        """The images with these numbers, in this order."""
+        people = tuple(self.attributes[number] for number in numbers)
+        return SegmentationSet(self.structures, self.images[numbers], self.packed[numbers], self.known[numbers], people)
+
+    def select(self, structures: Sequence[str]) -> SegmentationSet:
+        """The same images with some of the structures, in this order.
+
+        Raises:
+            LlavaRadError: one is missing, or stands there twice.
+        """
+        if tuple(structures) == self.structures:
+            return self
+        for name in structures:
+            if name not in self.structures:
+                raise LlavaRadError(
+                    f"there are no masks of {name!r}", hint=f"there are masks of {', '.join(self.structures)}"
+                )
+        if len(set(structures)) < len(structures) or not structures:
+            raise LlavaRadError("each structure is named once, and at least one is")
+        places = [self.structures.index(name) for name in structures]
+        return SegmentationSet(
+            tuple(structures), self.images, self.packed[:, places], self.known[:, places], self.attributes
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over images and masks: whether a resumed run sees the same ones."""
+        digest = hashlib.sha256("\0".join(self.structures).encode())
+        for array in (self.images, self.packed, self.known):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def read_segmentation_set(
+    rows: Sequence[Row],
+    recipe: Recipe,
+    structures: Sequence[str],
+    *,
+    missing: Literal["unknown", "empty"] = "unknown",
+    progress: Callable[[int], None] = lambda number: None,
+) -> SegmentationSet:
+    """Read images and masks.
+
+    Args:
+        rows: N, with ``masks``.
+        recipe: how images are prepared; masks go the same way.
+        structures: K names.
+        missing: what a row without a mask of a structure says: nothing, or (CANDID-PTX, where most images have neither
+            pneumothorax nor tube) that the structure is not there.
+        progress: told the number of images that were read.
+
+    Raises:
+        LlavaRadError: no row has a mask of a structure, or a file cannot be read; it is named by its row.
+    """
+    for name in structures:
+        if not any(name in row.masks for row in rows):
+            names = sorted({structure for row in rows for structure in row.masks})
+            raise LlavaRadError(
+                f"no image has a mask of {name!r}", hint=f"there are masks of {', '.join(names) or '-'}"
+            )
+    images = np.zeros((len(rows), recipe.size, recipe.size), np.uint8)
+    packed = np.zeros((len(rows), len(structures), -(-(recipe.size**2) // 8)), np.uint8)
+    known = np.full((len(rows), len(structures)), missing == "empty")
+    with Reader() as reader:
+        for place, row in enumerate(rows):
+            try:
+                image = reader.read(row.path, force=True)  # whole: masks are of its size
+                from_dicom = image.facts.format == "dicom"
+                images[place] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
+                wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]
+                height, width = image.pixels.shape
+                for number, path in wanted:
+                    mask = prepare_mask(read_mask(path, (height, width), reader=reader), recipe)
+                    packed[place, number], known[place, number] = np.packbits(mask), True
+            except LlavaRadError as error:
+                raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
+            progress(1)
+    return SegmentationSet(tuple(structures), images, packed, known, tuple(row.attributes for row in rows))
+
+
+def by_split(rows: Sequence[Row], *, seed: int = 0) -> tuple[list[Row], list[Row], list[Row]]:
+    """Training, validation and test images of a manifest.
+
+    A data set whose own split has no validation images (VinDr-RibCXR: 196 train, 49 test) gives the share of its
+    training subjects that the paper gives elsewhere, 15 of 85.
+
+    Args:
+        rows: with splits; those without one are passed over.
+        seed: of the subjects that validate where there are none.
+
+    Raises:
+        LlavaRadError: a subject stands in two splits, or there are no images to train on, to choose by or to judge.
+    """
+    disjoint([row for row in rows if row.split])
+    train, val, test = ([row for row in rows if row.split == name] for name in ("train", "val", "test"))
+    if train and not val:
+        share = SHARES[1] / (SHARES[0] + SHARES[1])
+        parted = split_by_subject(train, (1 - share, share, 0.0), seed)
+        train, val = ([row for row in parted if row.split == name] for name in ("train", "val"))
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        if not part:
+            raise LlavaRadError(
+                f"the manifest has no images of the split {name}", hint="llava-rad manifest --split 70/15/15 makes them"
+            )
+    return train, val, test
+
+
+def tensor(array: npt.NDArray[np.uint8] | Bools) -> torch.Tensor:
+    """The same numbers as a tensor, also of a file that is mapped read-only."""
+    return torch.from_numpy(np.array(array))

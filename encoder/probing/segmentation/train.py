@@ -1,0 +1,279 @@
+"""Training of a segmentation head on a frozen encoder (paper E.3.2), and of the U-Net beside it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.backbones.base import FrozenEncoder
+from encoder.errors import ConfigError, LlavaRadError
+from encoder.preprocessing import Recipe
+from encoder.probing.augmentation import augmented, may_flip
+from encoder.probing.heads import Head, build_head
+from encoder.probing.segmentation.config import SegmentationConfig
+from encoder.probing.segmentation.data import SegmentationSet, tensor
+from encoder.probing.segmentation.inputs import Inputs
+from encoder.probing.segmentation.loss import loss_of, loss_sums
+from encoder.probing.segmentation.model import Segmenter, place_of, run_head
+from encoder.probing.vectors import identity
+from encoder.runs.checkpoints import Checkpoints
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss: mean over its steps.
+        val_loss: over all validation images together.
+        learning_rate: of its last step.
+        seconds: that it took.
+        best: whether its validation loss is the lowest so far.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    learning_rate: float
+    seconds: float
+    best: bool
+
+
+def train_segmentation(
+    train: SegmentationSet,
+    val: SegmentationSet,
+    encoder: FrozenEncoder | None,
+    recipe: Recipe,
+    structures: Sequence[str],
+    config: SegmentationConfig,
+    progress: Callable[[Epoch], None] = lambda epoch: None,
+    *,
+    folder: Path | None = None,
+    device: torch.device | str | None = None,
+    inputs: tuple[Inputs, Inputs] | None = None,
+) -> Segmenter:
+    """Train one head for all structures; the epoch with the lowest validation loss counts.
+
+    Adam, cosine to 0 step by step. Same seed, same machine, same numbers, also when a run stops and goes on: order and
+    augmentation depend on seed, epoch and image alone.
+
+    Args:
+        train: images to learn from.
+        val: images of other subjects, to choose the epoch by; never augmented.
+        encoder: frozen; None for the U-Net.
+        recipe: that the images were prepared with.
+        structures: which masks to learn.
+        config: how.
+        progress: told of each epoch.
+        folder: keeps a checkpoint of each epoch; the same call goes on from there. The segmenter is saved in it.
+        device: where to compute; default: where the encoder is, else the CPU.
+        inputs: activations of training and validation images that were computed before; then nothing is augmented.
+
+    Raises:
+        ConfigError: head and encoder do not go together, or the folder holds another run.
+        LlavaRadError: sizes do not fit, there are no images, the loss is not finite, or the disk refuses.
+    """
+    train, val = train.select(structures), val.select(structures)
+    if (encoder is None) != (config.head == "unet"):
+        raise ConfigError("the U-Net is trained without an encoder, every other head needs one")
+    for data in (train, val):
+        if not len(data) or data.size != recipe.size:
+            raise LlavaRadError(f"segmentation needs images of {recipe.size} pixels to train on and to choose by")
+    place = place_of(encoder, device)
+    run = _Run(train, val, encoder, recipe, config, place, inputs)
+    run.resume(folder)
+    if run.epoch < config.epochs:
+        run.encode()
+    while run.epoch < config.epochs:
+        done = run.one_epoch()
+        run.save()
+        progress(done)
+    segmenter = run.segmenter()
+    if folder is not None:
+        segmenter.save(folder)
+    return segmenter
+
+
+def head_layers(config: SegmentationConfig) -> int:
+    """How many activations the configured head takes."""
+    with torch.device("meta"):
+        return build_head(config.head, 64, 1, config.channels).layers
+
+
+class _Run:
+    """A run between two epochs."""
+
+    def __init__(
+        self,
+        train: SegmentationSet,
+        val: SegmentationSet,
+        encoder: FrozenEncoder | None,
+        recipe: Recipe,
+        config: SegmentationConfig,
+        place: torch.device,
+        inputs: tuple[Inputs, Inputs] | None,
+    ) -> None:
+        self.data, self.val, self.config, self.recipe, self.place = train, val, config, recipe, place
+        self.width, self.encoder = (0, "") if encoder is None else (encoder.width, identity(encoder))
+        with _seeded(config.seed, place):
+            self.head: Head = build_head(config.head, self.width, len(train.structures), config.channels)
+        self.head.to(place)
+        self.optimizer = torch.optim.Adam(self.head.parameters(), config.learning_rate)
+        self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
+        self.best = copy.deepcopy(self.head.state_dict())
+        self.passes = -(-config.least_steps // self._steps_of_a_pass)
+        self.checkpoints: Checkpoints | None = None
+        self.changes = config.augmentation if inputs is None else None
+        self.given = inputs is not None
+        fresh = Inputs(encoder, recipe, self.head.layers, place), Inputs(encoder, recipe, self.head.layers, place)
+        self.inputs, self.val_inputs = inputs or fresh
+
+    def encode(self) -> None:
+        """Compute the activations of images that stay as they are, where they fit."""
+        if self.given:
+            return
+        limit = self.config.cache_gib
+        if self.changes is None:
+            limit /= len(self.data) + len(self.val)
+            self.inputs.keep(self.data.images, limit * len(self.data))
+            limit *= len(self.val)
+        self.val_inputs.keep(self.val.images, limit)
+
+    @property
+    def _steps_of_a_pass(self) -> int:
+        return -(-len(self.data) // self.config.batch_size)
+
+    def one_epoch(self) -> Epoch:
+        started, total, config = time.perf_counter(), 0.0, self.config
+        steps = self.passes * self._steps_of_a_pass
+        self.head.train()
+        with _seeded((config.seed << 20) + self.epoch + 1, self.place):
+            for step, (numbers, visit) in enumerate(self._order()):
+                share = (self.epoch * steps + step) / (config.epochs * steps)
+                rate = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+                self.optimizer.param_groups[0]["lr"] = rate
+                total += self._step(numbers, visit)
+        self.epoch += 1
+        loss = self._validate()
+        if not math.isfinite(total + loss):
+            raise LlavaRadError(f"the loss is not finite in epoch {self.epoch}", hint="try a lower learning rate")
+        best = loss < self.best_loss
+        if best:
+            self.best_epoch, self.best_loss = self.epoch, loss
+            self.best = copy.deepcopy(self.head.state_dict())
+        return Epoch(self.epoch, total / steps, loss, rate, time.perf_counter() - started, best)
+
+    def _order(self) -> Iterator[tuple[npt.NDArray[np.intp], int]]:
+        """The images of each step, and how often they have been seen in this epoch."""
+        rng, size = np.random.default_rng((self.config.seed, self.epoch)), self.config.batch_size
+        for visit in range(self.passes):
+            order = rng.permutation(len(self.data))
+            for start in range(0, len(order), size):
+                yield order[start : start + size], visit
+
+    def _step(self, numbers: npt.NDArray[np.intp], visit: int) -> float:
+        masks, known = tensor(self.data.masks(numbers)), tensor(self.data.known[numbers])
+        maps = None if self.changes is not None else self.inputs.kept(numbers)
+        if maps is None:
+            images = tensor(self.data.images[numbers])
+            if self.changes is not None:
+                place = (self.config.seed, self.epoch, visit)
+                generators = [np.random.default_rng((*place, int(number))) for number in numbers]
+                images, masks = augmented(images, masks, generators, self.changes, flip=may_flip(self.data.structures))
+            maps = self.inputs.of(images)
+        sums = loss_sums(run_head(self.head, maps, self.config, self.place), masks.to(self.place), known.to(self.place))
+        loss = loss_of(sums, self.config.dice_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        self.head.eval()  # torch's evaluation mode: no dropout
+        sums = torch.zeros(4, len(self.val.structures), dtype=torch.float64)
+        for start in range(0, len(self.val), self.config.batch_size):
+            numbers = np.arange(start, min(start + self.config.batch_size, len(self.val)))
+            maps = self.val_inputs.kept(numbers) or self.val_inputs.of(self.val.images[numbers])
+            masks, known = tensor(self.val.masks(numbers)), tensor(self.val.known[numbers])
+            sums += (
+                loss_sums(
+                    run_head(self.head, maps, self.config, self.place), masks.to(self.place), known.to(self.place)
+                )
+                .double()
+                .cpu()
+            )
+        return float(loss_of(sums, self.config.dice_weight))
+
+    def resume(self, folder: Path | None) -> None:
+        """Go on from a folder's newest checkpoint, if it has one, and keep checkpoints there."""
+        if folder is None:
+            return
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+        newest = self.checkpoints.latest()
+        if newest is None:
+            return
+        tensors, state = self.checkpoints.load(newest)
+        if state["run"] != self._name():
+            raise ConfigError(
+                "the folder holds a run with another configuration, encoder or other images",
+                hint="give another folder, or remove this one",
+            )
+        self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
+        self.head.load_state_dict(tensors["head"])
+        self.best = {name: one.to(self.place) for name, one in tensors["best"].items()}
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, one in tensors["optimizer"].items():
+            number, _, key = name.partition(".")
+            slots.setdefault(int(number), {})[key] = one
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+
+    def save(self) -> None:
+        """Keep this epoch's checkpoint."""
+        if self.checkpoints is None:
+            return
+        slots = {
+            f"{number}.{key}": one
+            for number, values in self.optimizer.state_dict()["state"].items()
+            for key, one in values.items()
+        }
+        tensors = {"head": self.head.state_dict(), "best": self.best, "optimizer": slots}
+        state = {
+            "run": self._name(), "epoch": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
+        }  # fmt: skip
+        self.checkpoints.save(self.epoch, tensors, state)
+
+    def _name(self) -> str:
+        facts: list[Any] = [asdict(self.config), self.recipe.to_dict(), self.encoder]
+        facts += [self.data.fingerprint(), self.val.fingerprint()]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def segmenter(self) -> Segmenter:
+        """The best epoch's head."""
+        head = copy.deepcopy(self.head)
+        head.load_state_dict(self.best)
+        return Segmenter(
+            head.eval(),  # no dropout
+            self.config, self.recipe, self.data.structures, self.width, self.encoder, self.best_epoch, self.best_loss,
+        )  # fmt: skip
+
+
+@contextmanager
+def _seeded(seed: int, place: torch.device) -> Iterator[None]:
+    """Seed torch's own generators (initial weights, dropout) for a while."""
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(seed % (1 << 63))
+        yield

@@ -1,0 +1,1 @@
+"""Untrusted image files to radiographs: sandbox, DICOM, rasters, admission."""

@@ -1,0 +1,241 @@
+"""DICOM to Radiograph: checks, decoding, and one integer operation from stored values to polarity-corrected pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from encoder.errors import ReadError
+from encoder.reader import admission as rules
+from encoder.reader import geometry
+from encoder.reader.decoders import LOSSY, NATIVE, RLE, TRANSFER_SYNTAXES, FrameShape
+from encoder.reader.header import open_dicom
+from encoder.reader.pixel_data import grey_channel, stored_values
+from encoder.reader.radiograph import ImageFacts, Radiograph
+from encoder.reader.voi_lut import modality_lut, windows_of
+
+if TYPE_CHECKING:
+    import mmap
+
+    import numpy.typing as npt
+
+    from encoder.reader.header import DicomFile, Header
+
+Allocate = Callable[[tuple[int, ...], type], Any]
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
+
+
+class Greys(NamedTuple):
+    """From stored bit patterns to pixels: ``(pattern ^ flip) & mask``, or a table; and back to modality values."""
+
+    flip: int
+    mask: int
+    table: npt.NDArray[np.uint16] | None
+    scale: float
+    offset: float
+    inverted: bool
+
+
+def read_dicom(
+    source: mmap.mmap | bytes,
+    *,
+    force: bool = False,
+    frame: int | None = None,
+    preamble: bool = True,
+    allocate: Allocate = np.empty,
+) -> Radiograph:
+    """Read one frontal chest radiograph.
+
+    Args:
+        source: the whole file.
+        force: read what is refused for what it shows (modality, body part, view, orientation, for processing).
+        frame: which frame, counted from 1; needed only where there are several.
+        preamble: False for a file without the DICM prefix.
+        allocate: makes the array for the pixels from a shape and a type; they need not end up in it.
+
+    Returns:
+        The radiograph, without SHA-256.
+
+    Raises:
+        ReadError: with the reason.
+    """
+    file = open_dicom(source, preamble=preamble)
+    header, admission = file.header, rules.Admission(force)
+    if not preamble:
+        admission.warn("the file has no DICOM preamble")
+    if file.syntax not in TRANSFER_SYNTAXES:
+        raise ReadError(
+            "unsupported", "the transfer syntax is not one of radiographs (video, or newer than this reader)"
+        )
+    if file.offset is None:
+        raise ReadError("no_pixels", "the file holds no image (no PixelData)")
+    modality = rules.modality(header, admission)
+    intent = rules.presentation_intent(header, admission)
+    body_part = rules.body_part(header, admission)
+    view, view_source = rules.view(header, admission)
+    frames, index = _frame_index(header, frame)
+    photometric = _photometric(header)
+    shape = _frame_shape(header, photometric, file)
+    quarter, mirror, orientation = rules.turns(header, admission, lateral=view == "lateral")
+    ratio = geometry.aspect(header, admission)
+    stored = grey_channel(stored_values(file, shape, frames, index), photometric, file, admission)
+    greys = _greys(header, shape, photometric, admission)
+    signed = header.word("PixelRepresentation") == 1
+    pixels = _apply(greys, stored, allocate)
+    valid = geometry.valid_pixels(header, stored, shape.bits_stored, signed=signed) if photometric in GREY else None
+    if valid is not None:
+        pixels[~valid] = 0
+        valid = geometry.turn(valid, quarter, mirror)
+    pixels = geometry.turn(pixels, quarter, mirror)
+    if ratio != 1.0:
+        pixels, valid = geometry.square(pixels, valid, 1 / ratio if quarter % 2 else ratio)
+        admission.warn("the pixels were not square: the image was resampled")
+    facts = ImageFacts(
+        format="dicom",
+        modality=modality,
+        transfer_syntax=TRANSFER_SYNTAXES[file.syntax],
+        photometric_interpretation=photometric,
+        bits_stored=shape.bits_stored,
+        rows=shape.rows,
+        columns=shape.columns,
+        frames=frames,
+        frame=index + 1,
+        view=view,
+        view_source=view_source,
+        body_part=body_part,
+        inverted=greys.inverted,
+        mirrored=mirror,
+        rotated=90 * quarter,
+        resampled=ratio != 1.0,
+        orientation=orientation,
+        burned_in_annotation=_burned_in(header, admission),
+        presentation_intent=intent,
+        overlays=_noted(file.overlays, "the file has overlays, which are not shown", admission),
+        shutter=_noted(
+            bool(header.codes("ShutterShape")), "the file states a display shutter, which is not applied", admission
+        ),
+        lossy=header.code("LossyImageCompression") == "01" or file.syntax in LOSSY,
+    )
+    windows = windows_of(header, admission, signed=signed)
+    return Radiograph(
+        pixels,
+        valid,
+        facts,
+        tuple(admission.warnings),
+        windows=windows,
+        scale=greys.scale,
+        offset=greys.offset,
+        monochrome1=photometric == "MONOCHROME1",
+    )
+
+
+def _frame_index(header: Header, frame: int | None) -> tuple[int, int]:
+    """Number of frames and the index of the wanted one (row 13); 0 and empty mean one."""
+    stated = header.number("NumberOfFrames")
+    frames = max(1, int(stated)) if stated is not None and stated < 2**31 else 1 if stated is None else 2**31
+    if frames > 1 and frame is None:
+        raise ReadError("multi_frame", "the file holds several frames", hint="--frame N picks one, counted from 1")
+    if frame is not None and not 1 <= frame <= frames:
+        raise ReadError("multi_frame", f"the file has no frame {frame}; it holds {min(frames, 99999)}")
+    return frames, (frame or 1) - 1
+
+
+def _photometric(header: Header) -> str:
+    stated = header.code("PhotometricInterpretation")
+    if stated not in GREY + COLOUR:
+        raise ReadError("unsupported", "the photometric interpretation is missing or unknown")
+    return stated
+
+
+def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShape:
+    """Size and bits (rows 9 and 21), checked before anything is decoded."""
+    words = {name: header.word(name) for name in ("Rows", "Columns", "BitsAllocated", "BitsStored")}
+    if any(not value for value in words.values()):
+        raise ReadError("corrupt", "Rows, Columns, BitsAllocated or BitsStored is missing or zero")
+    rows, columns, allocated, stored = (int(words[name] or 0) for name in words)
+    if rows * columns > geometry.MAX_PIXELS:
+        raise ReadError("too_large", f"the image has more than {geometry.MAX_PIXELS >> 20} Mi pixels")
+    if min(rows, columns) < geometry.MIN_SIDE:
+        raise ReadError("too_small", f"the image is smaller than {geometry.MIN_SIDE} pixels on a side")
+    if allocated not in (8, 16) or not 2 <= stored <= allocated:
+        raise ReadError(
+            "unsupported", "the image has not 8 or 16 bits allocated per pixel, or more stored than allocated"
+        )
+    high = header.word("HighBit")
+    if high is not None and high != stored - 1:
+        raise ReadError("unsupported", "HighBit is not BitsStored - 1: where the image lies in its bits is not clear")
+    samples = header.word("SamplesPerPixel") or 1
+    if samples != (1 if photometric in GREY or photometric == "PALETTE COLOR" else 3):
+        raise ReadError("corrupt", "SamplesPerPixel does not fit the photometric interpretation")
+    if header.word("PixelRepresentation") not in (0, 1, None):
+        raise ReadError("corrupt", "PixelRepresentation is neither 0 nor 1")
+    if samples == 3 and photometric in ("YBR_FULL_422", "YBR_PARTIAL_420") and file.syntax in {**NATIVE, **RLE}:
+        raise ReadError("colour", "the image is in colour")
+    return FrameShape(rows, columns, samples, allocated, stored, planar=header.word("PlanarConfiguration") == 1)
+
+
+def _greys(header: Header, shape: FrameShape, photometric: str, admission: rules.Admission) -> Greys:
+    """Rows 1 to 4, 9, 10: the sign is derived once, from MONOCHROME1 and the slope."""
+    bits = 8 if photometric == "PALETTE COLOR" else shape.bits_stored
+    mask, signed = (1 << bits) - 1, header.word("PixelRepresentation") == 1
+    dark_is_high = photometric == "MONOCHROME1"
+    presentation = header.code("PresentationLUTShape")
+    if presentation and presentation != ("INVERSE" if dark_is_high else "IDENTITY"):
+        admission.warn("PresentationLUTShape contradicts the photometric interpretation, which was followed")
+    table = modality_lut(header, bits, signed=signed, admission=admission)
+    if table is not None:
+        values, maximum = table
+        if dark_is_high:
+            values = (maximum - values).astype(np.uint16)
+        return Greys(
+            0, mask, values, -1.0 if dark_is_high else 1.0, float(maximum) if dark_is_high else 0.0, dark_is_high
+        )
+    slope, intercept = _rescale(header, admission)
+    down = dark_is_high != (slope < 0)
+    lowest = -(1 << (bits - 1)) if signed else 0
+    flip = (1 << (bits - 1) if signed else 0) ^ (mask if down else 0)
+    # pixel p -> stored value: lowest + p, or lowest + mask - p where turned over
+    offset = slope * (lowest + mask if down else lowest) + intercept
+    return Greys(flip, mask, None, -slope if down else slope, offset, down)
+
+
+def _rescale(header: Header, admission: rules.Admission) -> tuple[float, float]:
+    slopes, intercepts = header.numbers("RescaleSlope"), header.numbers("RescaleIntercept")
+    if not slopes and not intercepts:
+        return 1.0, 0.0
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    if slope is None or intercept is None or slope == 0 or max(abs(slope), abs(intercept)) > 1e9:
+        admission.warn("rescale slope or intercept is missing or not usable: both were ignored")
+        return 1.0, 0.0
+    return slope, intercept
+
+
+def _apply(greys: Greys, stored: npt.NDArray[Any], allocate: Allocate) -> npt.NDArray[np.uint16]:
+    pixels: npt.NDArray[np.uint16] = allocate(stored.shape, np.uint16)
+    if greys.table is not None:
+        return greys.table.take(stored.astype(np.uint16) & np.uint16(greys.mask), out=pixels, mode="clip")
+    np.bitwise_xor(
+        stored, stored.dtype.type(greys.flip) if stored.dtype.itemsize == 2 else np.uint8(greys.flip), out=pixels
+    )
+    if greys.mask != (1 << 8 * stored.dtype.itemsize) - 1:
+        pixels &= np.uint16(greys.mask)
+    return pixels
+
+
+def _burned_in(header: Header, admission: rules.Admission) -> Literal["yes", "no", "unknown"]:
+    """Row 22: nothing stated means unknown, not no."""
+    stated = header.code("BurnedInAnnotation")
+    if stated == "YES":
+        admission.warn("the image has burned-in text, which may show the patient's identity")
+        return "yes"
+    return "no" if stated == "NO" else "unknown"
+
+
+def _noted(present: bool, text: str, admission: rules.Admission) -> bool:
+    """Row 23: what a viewer would show besides the pixels is left out, and said."""
+    if present:
+        admission.warn(text)
+    return present

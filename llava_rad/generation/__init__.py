@@ -1,0 +1,1 @@
+"""From images to findings: sources, engine, decoding, report writer."""

@@ -1,0 +1,252 @@
+"""From prepared images to findings: greedy decoding by default, one batch or one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from encoder.errors import LlavaRadError
+from llava_rad.generation.engine import Engine
+from llava_rad.model.templates import FRONTAL_ONLY, Study
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a report is decoded.
+
+    Attributes:
+        max_new_tokens: longest answer (paper E.3.3: 150).
+        num_beams: 1 is greedy; more is beam search, by transformers.
+        temperature: 0 takes the likeliest token; above 0 samples, with ``seed``, each image on its own.
+        seed: of the sampling; without effect at temperature 0.
+        prompt: instruction in place of the checkpoint's own.
+        compile: decode greedily on CUDA by a compiled step; without effect elsewhere.
+        study: what each report is written from besides a frontal image.
+    """
+
+    max_new_tokens: int = 150
+    num_beams: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    prompt: str | None = None
+    compile: bool = False
+    study: Study = FRONTAL_ONLY
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A generated report.
+
+    Attributes:
+        text: the findings.
+        ids: the token ids, without the end token.
+        complete: False where ``max_new_tokens`` cut it off.
+        unfamiliar: the image is unlike those that the model was trained on (``llava_rad.model.familiarity``).
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    complete: bool
+    unfamiliar: bool = False
+
+
+def generate(
+    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings | None = None
+) -> list[Draft]:
+    """Write a report for each image, as one batch.
+
+    Args:
+        engine: the model.
+        images: [S, S] uint8 each, prepared by ``engine.recipe``; where ``settings.study`` has more images than the
+            frontal one, those of the first report, of the second and so on: frontal, lateral, prior.
+        settings: decoding; the checkpoint's defaults where None.
+
+    Raises:
+        LlavaRadError: prompt, image and answer do not fit the language model's context.
+    """
+    if not images:
+        return []
+    settings = settings or GenerationSettings(**engine.config.generation.model_dump())
+    embeds, mask, unfamiliar = prepare(engine, images, settings)
+    if settings.num_beams > 1:
+        rows = _beam_search(engine, embeds, mask, settings)
+    else:
+        rows = [[] for _ in range(len(embeds))]
+        decode = _decode_compiled if _by_graph(engine, embeds, settings) else _decode
+        for tokens in decode(engine, embeds, mask, settings):
+            for row, token in zip(rows, tokens, strict=True):
+                row.append(token)
+    return [draft(engine, row, unfamiliar=strange) for row, strange in zip(rows, unfamiliar, strict=True)]
+
+
+def stream(
+    engine: Engine,
+    image: npt.NDArray[np.uint8],
+    settings: GenerationSettings | None = None,
+    others: Sequence[npt.NDArray[np.uint8]] = (),
+) -> Generator[str, None, Draft]:
+    """Write one report piece by piece; joined they are the text of the draft that is returned.
+
+    Args:
+        engine: the model.
+        image: [S, S] uint8, prepared by ``engine.recipe``.
+        settings: decoding; the checkpoint's defaults where None.
+        others: the further images of ``settings.study``: lateral, prior.
+
+    Raises:
+        LlavaRadError: as ``generate``, or beams are asked for.
+    """
+    settings = settings or GenerationSettings(**engine.config.generation.model_dump())
+    if settings.num_beams > 1:
+        raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
+    embeds, mask, (unfamiliar,) = prepare(engine, [image, *others], settings)
+    row: list[int] = []
+    shown = ""
+    for (token,) in _decode(engine, embeds, mask, settings):
+        row.append(token)
+        text = draft(engine, row).text
+        # an unfinished multi-byte character decodes to U+FFFD until its last byte is there
+        if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
+            yield text[len(shown) :]
+            shown = text
+    whole = draft(engine, row, unfamiliar=unfamiliar)
+    if len(whole.text) > len(shown):
+        yield whole.text[len(shown) :]
+    return whole
+
+
+def prepare(
+    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings
+) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
+    """The prompts of images, the image in place, as ``Engine.embed`` returns them; and which are unfamiliar.
+
+    Images are as for ``generate``; of a study with several, the frontal one counts as familiar or not.
+
+    Raises:
+        LlavaRadError: prompt, image and answer do not fit the language model's context.
+    """
+    import numpy as np
+
+    prompt = engine.config.conversation.with_instruction(settings.prompt).with_study(settings.study)
+    each = settings.study.images
+    patches = engine.see(np.stack(images))
+    embeds, mask = engine.embed(patches, [prompt] * (len(images) // each))
+    length, longest = embeds.shape[1], engine.llama.longest
+    what = "prompt and image" if each == 1 else "prompt and images"
+    if length + settings.max_new_tokens > longest:
+        raise LlavaRadError(
+            f"{what} ({length} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
+            hint="lower --max-new-tokens or shorten --prompt",
+        )
+    return embeds, mask, engine.unfamiliar(patches[::each])
+
+
+def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Draft:
+    """The report that generated ids say, up to the end token."""
+    eos = engine.tokens.ids.eos
+    complete = eos in row
+    ids = tuple(row[: row.index(eos)] if complete else row)
+    return Draft(engine.tokens.decode(ids), ids, complete, unfamiliar)
+
+
+@torch.inference_mode()
+def _decode(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+) -> Iterator[list[int]]:
+    """Yield the next token of every row until all have ended; a row that has ended goes on with the end token.
+
+    A row that has ended leaves the batch: the last one takes its place.
+    """
+    llama, eos = engine.llama, engine.tokens.ids.eos
+    batch, length, _ = embeds.shape
+    cache = llama.cache(batch, length + settings.max_new_tokens)
+    suppressed = list(engine.tokens.suppressed)
+    generators = None
+    if settings.temperature > 0:
+        generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
+    rows, ended = list(range(batch)), [False] * batch
+    start = 0
+    for _ in range(settings.max_new_tokens):
+        logits = llama(embeds, cache, start, mask)
+        start += embeds.shape[1]
+        if suppressed:
+            logits[:, suppressed] = -torch.inf
+        tokens = logits.argmax(-1) if generators is None else _sample(logits, settings.temperature, generators)
+        said = [eos] * batch
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if not ended[row]:
+                said[row], ended[row] = token, token == eos
+        yield said
+        left = [at for at, row in enumerate(rows) if not ended[row]]
+        if not left:
+            return
+        if len(left) < len(rows):
+            order = _without_gaps(left)
+            cache.move(order)
+            cache, chosen = cache.rows(slice(len(order))), torch.tensor(order, device=engine.device)
+            tokens, mask = tokens[chosen], None if mask is None else mask[chosen]
+            rows, generators = [rows[at] for at in order], generators and [generators[at] for at in order]
+        embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _without_gaps(left: Sequence[int]) -> list[int]:
+    """The numbers in ``left``, as many as possible of them at their own place and the last ones in the gaps."""
+    kept, moved = set(left[:]), list(left)
+    return [at if at in kept else moved.pop() for at in range(len(left))]
+
+
+def _by_graph(engine: Engine, embeds: torch.Tensor, settings: GenerationSettings) -> bool:
+    if not settings.compile or settings.temperature > 0 or engine.device.type != "cuda":
+        return False
+    if engine.llama.bits == 8:  # how many inputs are kept apart is known at run time only
+        return False
+    batch, length, _ = embeds.shape
+    return engine.compiled.fits(batch, length + settings.max_new_tokens)
+
+
+@torch.inference_mode()
+def _decode_compiled(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+) -> Iterator[list[int]]:
+    """As ``_decode``, greedily; no row leaves the batch."""
+    eos, ended = engine.tokens.ids.eos, [False] * len(embeds)
+    for tokens in engine.compiled(embeds, mask, settings.max_new_tokens):
+        said = [eos if over else token for over, token in zip(ended, tokens.tolist(), strict=True)]
+        yield said
+        ended = [token == eos for token in said]
+        if all(ended):
+            return
+
+
+def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """One draw per row, each with its own generator, so that a report does not depend on its batch."""
+    probabilities = (logits / temperature).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+def _beam_search(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+) -> list[list[int]]:
+    attention = torch.ones(embeds.shape[:2], dtype=torch.long, device=engine.device) if mask is None else mask.long()
+    with torch.inference_mode():
+        rows: torch.Tensor = engine.language_model().generate(
+            inputs_embeds=embeds,
+            attention_mask=attention,
+            num_beams=settings.num_beams,
+            max_new_tokens=settings.max_new_tokens,
+            suppress_tokens=list(engine.tokens.suppressed) or None,
+        )
+    eos = engine.tokens.ids.eos
+    return [
+        list(row) if eos in row else [token for token in row if token != engine.tokens.ids.pad] for row in rows.tolist()
+    ]

@@ -1,0 +1,357 @@
+"""Llama for inference over a static key-value cache, from the files of ``LlamaForCausalLM`` and with its results.
+
+Importing and driving transformers' own class costs more than the arithmetic of a small model; this needs torch alone,
+joins the query-key-value and the gate-up products, computes the last layer for the last position alone and looks up no
+masks when there is no padding.
+``LlamaForCausalLM.generate`` is the reference that the tests hold it to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from encoder.backbones.linear import TOGETHER, Linear
+from encoder.errors import ModelError
+from llava_rad.generation.kv_cache import Cache
+from llava_rad.generation.llama_files import read_llama
+from llava_rad.generation.quantized import QuantizedLinear
+
+_EXPECTED = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_scaling": None,
+    "pretraining_tp": 1,
+}
+
+
+_Product = Linear | QuantizedLinear
+
+
+class _Layer(NamedTuple):
+    norm1: torch.Tensor
+    qkv: _Product
+    out: _Product
+    norm2: torch.Tensor
+    gate_up: _Product
+    down: _Product
+
+
+class Llama:
+    """A Llama language model that reads embeddings and writes logits.
+
+    Args:
+        config: contents of its ``config.json``.
+        tensors: its weights under the published key names; each is used exactly once.
+        device: where to compute.
+        dtype: in which type.
+        bits: the products of the layers keep their weights in 8 or 4 bits; None in ``dtype``. The embeddings, norms
+            and the head are kept whole, as transformers does.
+
+    Raises:
+        ModelError: a variant that is not read, or a tensor is missing, left over or of another shape.
+        LlavaRadError: weights cannot be kept in so few bits here.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        bits: int | None = None,
+    ) -> None:
+        rope, stretch = _rope(config)
+        for key, value in _EXPECTED.items():
+            if config.get(key, value) != value:
+                raise ModelError(
+                    f"the language model's config.json says {key} = {config[key]!r}; only {value!r} is read"
+                )
+        left = {name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
+
+        def take(name: str, *shape: int) -> torch.Tensor:
+            if name not in left:
+                raise ModelError(f"the language model lacks the tensor {name}")
+            left.remove(name)
+            tensor = tensors[name]
+            if tuple(tensor.shape) != shape:
+                raise ModelError(f"the language model's tensor {name} is {tuple(tensor.shape)}, not {shape}")
+            return tensor.to(device=device, dtype=dtype)
+
+        def product(*weights: torch.Tensor) -> _Product:
+            weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+            return Linear(weight) if bits is None else QuantizedLinear(weight, bits)
+
+        self.bits = bits
+        self.config = dict(config)
+        self.width, self.heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        self.kv_heads = int(config.get("num_key_value_heads") or self.heads)
+        self.head_size = int(config.get("head_dim") or self.width // self.heads)
+        self.epsilon = float(config.get("rms_norm_eps", 1e-6))
+        self.longest = int(int(config.get("max_position_embeddings", 2048)) * stretch)
+        self.device, self.dtype = torch.device(device), dtype
+        vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
+        queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+
+        self.embedding = take("model.embed_tokens.weight", vocabulary, self.width)
+        self._layers = []
+        for index in range(int(config["num_hidden_layers"])):
+            at = f"model.layers.{index}"
+            sizes = {"q": queries, "k": kv, "v": kv}
+            qkv = [take(f"{at}.self_attn.{n}_proj.weight", size, self.width) for n, size in sizes.items()]
+            gate_up = [take(f"{at}.mlp.{name}_proj.weight", inner, self.width) for name in ("gate", "up")]
+            self._layers.append(
+                _Layer(
+                    norm1=take(f"{at}.input_layernorm.weight", self.width),
+                    qkv=product(*qkv),
+                    out=product(take(f"{at}.self_attn.o_proj.weight", self.width, queries)),
+                    norm2=take(f"{at}.post_attention_layernorm.weight", self.width),
+                    gate_up=product(*gate_up),
+                    down=product(take(f"{at}.mlp.down_proj.weight", self.width, inner)),
+                )
+            )
+        self._norm = take("model.norm.weight", self.width)
+        if config.get("tie_word_embeddings", False):
+            left.discard("lm_head.weight")
+            self._head = Linear(self.embedding)
+        else:
+            self._head = Linear(take("lm_head.weight", vocabulary, self.width))
+        if left:
+            raise ModelError(f"the language model has {len(left)} tensors too many, first {min(left)}")
+        theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+        powers = torch.arange(0, self.head_size, 2, dtype=torch.int64).float() / self.head_size
+        angles = torch.outer(torch.arange(self.longest).float(), 1.0 / theta**powers / stretch).repeat(1, 2)
+        self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), angles.sin()))
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        bits: int | None = None,
+    ) -> Llama:
+        """Read ``config.json`` and the safetensors file or shards of a ``LlamaForCausalLM`` folder.
+
+        Raises:
+            ModelError: a file is missing or damaged, or does not fit.
+        """
+        config, tensors = read_llama(folder)
+        return cls(config, tensors, device=device, dtype=dtype, bits=bits)
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """The tensors that every step reads."""
+        yield from (self.embedding, self._norm, self._head.weight, self._cos, self._sin)
+        for layer in self._layers:
+            for part in layer:
+                if isinstance(part, QuantizedLinear):
+                    yield from part.tensors()
+                else:
+                    yield part.weight if isinstance(part, Linear) else part
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights under their published names, as views of those in use where ``Linear`` keeps them so.
+
+        Raises:
+            LlavaRadError: they are kept in few bits.
+        """
+        queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        named = {
+            "model.embed_tokens.weight": self.embedding,
+            "model.norm.weight": self._norm,
+            "lm_head.weight": self._head.weight,
+        }
+        for index, layer in enumerate(self._layers):
+            at = f"model.layers.{index}"
+            query, key, value = layer.qkv.weight.split([queries, kv, kv])
+            gate, up = layer.gate_up.weight.chunk(2)
+            named |= {
+                f"{at}.input_layernorm.weight": layer.norm1,
+                f"{at}.self_attn.q_proj.weight": query,
+                f"{at}.self_attn.k_proj.weight": key,
+                f"{at}.self_attn.v_proj.weight": value,
+                f"{at}.self_attn.o_proj.weight": layer.out.weight,
+                f"{at}.post_attention_layernorm.weight": layer.norm2,
+                f"{at}.mlp.gate_proj.weight": gate,
+                f"{at}.mlp.up_proj.weight": up,
+                f"{at}.mlp.down_proj.weight": layer.down.weight,
+            }
+        return named
+
+    def cache(self, batch: int, length: int) -> Cache:
+        """An empty cache for ``length`` tokens, prompt and answer together."""
+        shape = (len(self._layers), batch, self.kv_heads, length, self.head_size)
+        return Cache(
+            torch.empty(shape, device=self.device, dtype=self.dtype),
+            torch.empty(shape, device=self.device, dtype=self.dtype),
+        )
+
+    def __call__(
+        self, embeds: torch.Tensor, cache: Cache, start: int, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits of the last position.
+
+        Args:
+            embeds: [B, L, D], the next L tokens.
+            cache: filled up to ``start``; filled up to ``start + L`` on return.
+            start: number of tokens before these.
+            mask: [B, start + L] bool, False on (left) padding; None where there is none.
+
+        Returns:
+            [B, V], float32.
+        """
+        batch, length, _ = embeds.shape
+        together = max(1, TOGETHER // length)
+        if self.device.type == "cpu" and batch > together:
+            groups = [slice(at, at + together) for at in range(0, batch, together)]
+            return torch.cat([self(embeds[g], cache.rows(g), start, None if mask is None else mask[g]) for g in groups])
+        end = start + length
+        causal = mask is None and length > 1
+        if causal and start:
+            raise ValueError("several tokens after a filled cache need a mask")
+        where, attention = slice(start, end), None
+        positions: slice | torch.Tensor = where
+        if mask is not None:
+            positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
+            attention = _attention(mask, length)
+        filled = Cache(*(part[:, :, :, :end] for part in cache))
+        return self._run(embeds, filled, where, positions, attention, causal=causal)
+
+    @torch.inference_mode()
+    def attention(self, embeds: torch.Tensor, rows: slice) -> Iterator[torch.Tensor]:
+        """What some positions of a text attend to: ``softmax(q k / sqrt(d))``, layer by layer.
+
+        Args:
+            embeds: [1, L, D], the whole text without padding.
+            rows: the R positions whose attention is wanted; that of the others is never held.
+
+        Yields:
+            [heads, R, L] float32 of each layer; each row sums to 1. All layers of a large model would fill gigabytes.
+        """
+        length = embeds.shape[1]
+        cache = self.cache(1, length)
+        angles = self._cos[:length].unsqueeze(-2), self._sin[:length].unsqueeze(-2)
+        later = torch.ones(length, length, dtype=torch.bool, device=self.device).triu(1)[rows]
+        hidden = embeds
+        for index, layer in enumerate(self._layers):
+            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, index, slice(0, length), angles)
+            grouped = self.heads != self.kv_heads
+            mixed = functional.scaled_dot_product_attention(
+                query, cache.keys[index], cache.values[index], is_causal=True, enable_gqa=grouped
+            )
+            key = cache.keys[index].repeat_interleave(self.heads // self.kv_heads, dim=1)
+            products = query[0, :, rows].float() @ key[0].float().transpose(-1, -2) / self.head_size**0.5
+            yield products.masked_fill(later, -torch.inf).softmax(-1)
+            hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
+            hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
+
+    def step(self, embeds: torch.Tensor, cache: Cache, where: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """As a call for one more token, in shapes that stay the same from step to step.
+
+        Args:
+            embeds: [B, 1, D].
+            cache: the whole of it; what is not filled is masked.
+            where: [1], the number of tokens before this one, padding too.
+            positions: [B, 1], the same without the padding that stands on the left.
+        """
+        columns = torch.arange(cache.keys.shape[3], device=self.device)
+        seen = (columns <= where) & (columns >= where - positions)
+        return self._run(embeds, cache, where, positions, seen[:, None, None], causal=False)
+
+    def _run(
+        self,
+        embeds: torch.Tensor,
+        cache: Cache,
+        where: slice | torch.Tensor,
+        positions: slice | torch.Tensor,
+        attention: torch.Tensor | None,
+        *,
+        causal: bool,
+    ) -> torch.Tensor:
+        cos, sin = self._cos[positions].unsqueeze(-2), self._sin[positions].unsqueeze(-2)
+        hidden = embeds
+        for index, layer in enumerate(self._layers):
+            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, index, where, (cos, sin))
+            if index == len(self._layers) - 1:  # of which the last position alone is needed
+                query, hidden, causal = query[:, :, -1:], hidden[:, -1:], False
+                attention = None if attention is None else attention[:, :, -1:]
+            mixed = functional.scaled_dot_product_attention(
+                query,
+                cache.keys[index],
+                cache.values[index],
+                attn_mask=attention,
+                is_causal=causal,
+                enable_gqa=self.heads != self.kv_heads,
+            )
+            hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
+            hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
+        return self._head(self._normalise(hidden[:, -1], self._norm)).float()
+
+    def _fill(
+        self,
+        inputs: torch.Tensor,
+        layer: _Layer,
+        cache: Cache,
+        index: int,
+        where: slice | torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """Put a layer's keys and values into the cache; its queries, [B, heads, L, head size]."""
+        parts = layer.qkv(inputs).unflatten(-1, (-1, self.head_size))
+        rotated = self.heads + self.kv_heads
+        turned = _rotate(parts[:, :, :rotated], *angles).transpose(1, 2)
+        cache.keys[index][:, :, where] = turned[:, self.heads :]
+        cache.values[index][:, :, where] = parts[:, :, rotated:].transpose(1, 2)
+        return turned[:, : self.heads]
+
+    def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """RMSNorm, computed in float32 as in ``LlamaRMSNorm``."""
+        if hidden.dtype == torch.float32:
+            return functional.rms_norm(hidden, (self.width,), weight, self.epsilon)
+        exact = hidden.float()
+        scale = (torch.linalg.vecdot(exact, exact) / self.width + self.epsilon).rsqrt()
+        return exact.mul_(scale[..., None]).to(hidden.dtype).mul_(weight)
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """Rotary parameters of a configuration, and by how much positions are stretched: 1, or linear scaling's factor.
+
+    MAIRA-2 has linear scaling by 1.5, so that three images fit (Bannur et al. 2024, arXiv 2406.04449).
+
+    Raises:
+        ModelError: another scaling.
+    """
+    rope = dict(config.get("rope_parameters") or {})
+    kind = rope.get("rope_type", "default")
+    if kind == "linear" and float(rope.get("factor") or 0) >= 1:
+        return rope, float(rope["factor"])
+    if kind != "default":
+        raise ModelError(f"the language model's rope_type is {kind!r}; only 'default' and 'linear' are read")
+    return rope, 1.0
+
+
+def _gated(inputs: torch.Tensor, layer: _Layer) -> torch.Tensor:
+    gate, up = layer.gate_up(inputs).chunk(2, -1)
+    return layer.down(functional.silu(gate).mul_(up))
+
+
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of [B, L, heads, head size]."""
+    first, second = states.chunk(2, -1)
+    return (states * cos).add_(torch.cat([-second, first], -1).mul_(sin))
+
+
+def _attention(mask: torch.Tensor, length: int) -> torch.Tensor:
+    """[B, 1, length, total] bool: causal, no padding, but every query sees itself so that no row is empty."""
+    total = mask.shape[1]
+    rows = torch.arange(total - length, total, device=mask.device)[:, None]
+    columns = torch.arange(total, device=mask.device)[None]
+    return ((columns <= rows) & mask[:, None, None, :]) | (columns == rows)

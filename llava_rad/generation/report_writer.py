@@ -1,0 +1,355 @@
+"""From sources to reports: decoding beside the loading of the model, batches, failures kept apart."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import LlavaRadError, ReadError
+from encoder.reader.sandbox import Reader
+from llava_rad.generation.sources import Source
+from llava_rad.generation.study import Further, prepare
+from llava_rad.model.checkpoint import locate
+from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.templates import FRONTAL_ONLY, Study
+from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
+from llava_rad.outputs.report import Report, clean
+from llava_rad.outputs.text import cleaned
+
+if TYPE_CHECKING:
+    from encoder.preprocessing import Recipe
+    from encoder.reader.radiograph import PreparedImage
+    from llava_rad.generation.decoding import Draft, GenerationSettings
+    from llava_rad.generation.engine import Engine
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that no report was written for.
+
+    Attributes:
+        source: the input.
+        error: why; its text names neither the file nor what its header says.
+        sha256: of the input's bytes, or None where they cannot be read.
+    """
+
+    source: Source
+    error: ReadError
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How reports are decoded; None takes the checkpoint's default.
+
+    Attributes:
+        max_new_tokens: longest report.
+        num_beams: 1 is greedy.
+        temperature: 0 takes the likeliest token; above 0 samples.
+        seed: of the sampling.
+        prompt: instruction in place of the checkpoint's own.
+        study: what each report is written from besides a frontal image.
+    """
+
+    max_new_tokens: int | None = None
+    num_beams: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    prompt: str | None = None
+    study: Study = FRONTAL_ONLY
+
+    def settings(self, config: LlavaRadConfig) -> GenerationSettings:
+        """The same with the checkpoint's defaults filled in."""
+        from llava_rad.generation.decoding import GenerationSettings
+
+        usual = config.generation.max_new_tokens
+        if self.study.grounded:  # MAIRA-2's model card: 300 tokens, 450 with boxes
+            usual += usual // 2
+        return GenerationSettings(
+            max_new_tokens=self.max_new_tokens or usual,
+            num_beams=self.num_beams or config.generation.num_beams,
+            temperature=self.temperature,
+            seed=self.seed,
+            prompt=self.prompt,
+            study=self.study,
+        )
+
+
+Outcome = Report | Failure
+Others = Sequence[tuple[str, "PreparedImage"]]
+"""Further images and what they are, as ``Further.images`` has them."""
+_Item = tuple[Source, "PreparedImage | ReadError"]
+
+
+class ReportWriter:
+    """Writes reports with one model; a context manager.
+
+    The decoding process starts at once; ``write`` and ``stream`` decode the first inputs while torch is imported and
+    the model loaded.
+
+    Args:
+        model: checkpoint folder or hub repository; None is the embedded default.
+        revision: branch, tag or commit of a repository.
+        device: ``"auto"`` or a torch device.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"8bit"`` or ``"4bit"``.
+        offline: never ask the hub.
+        decoding: how reports are decoded.
+        force: read images that would be refused as no frontal chest radiograph.
+        frame: which frame of a multi-frame file, from 1.
+        show_paths: name the input's path in reports. File names may identify a patient.
+        further: inputs beside the frontal image; they belong to every image that is written about.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+        decoding: Decoding | None = None,
+        force: bool = False,
+        frame: int | None = None,
+        show_paths: bool = False,
+        further: Further | None = None,
+    ) -> None:
+        self._reader = Reader()
+        self._model, self._revision, self._device, self._dtype = model, revision, device, dtype
+        self._further = further or Further()
+        self._offline, self._decoding = offline, replace(decoding or Decoding(), study=self._further.study)
+        self._others: list[tuple[str, PreparedImage]] = []
+        self._force, self._frame, self._show_paths = force, frame, show_paths
+        self._stopped = threading.Event()
+        self._folder: Path | None = None
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> ReportWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop decoding, without waiting for an image that takes long."""
+        self._stopped.set()
+        closing = threading.Thread(target=self._reader.close, name="close", daemon=True)
+        closing.start()
+        closing.join(timeout=1.0)
+
+    @property
+    def frame(self) -> int:
+        """The frame that is read, from 1."""
+        return self._frame or 1
+
+    def engine(self) -> Engine:
+        """The model, loaded on first use.
+
+        Raises:
+            ModelError: missing or damaged.
+        """
+        if self._engine is None:
+            from llava_rad.generation.engine import Engine  # torch
+
+            self._engine = Engine.from_pretrained(
+                self._located(),
+                revision=self._revision,
+                device=self._device,
+                dtype=self._dtype,
+                offline=self._offline,
+            )
+        return self._engine
+
+    def settings(self) -> dict[str, Any]:
+        """Model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
+        engine = self.engine()
+        return {
+            "model": engine.sha256,
+            "recipe": recipe_facts(engine).model_dump(),
+            "generation": generation_facts(engine, self._settings()).model_dump(),
+        }
+
+    def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:
+        """The sources but those that reports exist for already (by SHA-256 and frame)."""
+        left = Counter(done)
+        rest = []
+        for source in sources:
+            key = (source.sha256() or "", self.frame)
+            if left[key] > 0:
+                left[key] -= 1
+            else:
+                rest.append(source)
+        return rest
+
+    def write(self, sources: Sequence[Source], *, batch_size: int = 4) -> Iterator[Outcome]:
+        """Yield a report or a failure for each source, in order.
+
+        Raises:
+            ModelError: the model is missing or damaged.
+            LlavaRadError: nothing can be written with these settings.
+        """
+        window: list[_Item] = []
+        for item in self._prepared(sources, ahead=2 * batch_size):
+            window.append(item)
+            images = sum(not isinstance(image, ReadError) for _, image in window)
+            # failures wait for the images before them only, so that the order stays; and not for ever
+            if images in (0, batch_size) or len(window) == 8 * batch_size:
+                yield from self._write_batch(window)
+                window = []
+        yield from self._write_batch(window)
+
+    def stream(self, source: Source) -> Iterator[str | Outcome]:
+        """Yield the findings of one source piece by piece, then the whole report; or a failure alone."""
+        ((_, image),) = self._prepared([source], ahead=1)
+        if isinstance(image, ReadError):
+            yield Failure(source, image, source.sha256())
+            return
+        yield from self.stream_image(image, path=self._path(source))
+
+    def stream_image(
+        self, image: PreparedImage, *, path: str | None = None, study: Study | None = None, others: Others | None = None
+    ) -> Iterator[str | Report]:
+        """Yield the findings of an image that the model's recipe has prepared piece by piece, then the whole report.
+
+        Args:
+            image: the frontal one.
+            path: name of the input, where the user asked for it.
+            study: what the report is written from besides, in place of the writer's own; the pieces of a grounded one
+                hold the tags of its boxes.
+            others: its further images.
+        """
+        from llava_rad.generation.decoding import stream
+
+        engine = self.engine()
+        further = [other.pixels for _, other in (self._others if others is None else others)]
+        pieces = _Kept(stream(engine, image.pixels, self._settings(study), further))
+        text = ""
+        for piece in cleaned(pieces):
+            text += piece
+            yield piece
+        draft = pieces.draft
+        yield self._report(
+            image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path, study=study, others=others
+        )
+
+    def report(
+        self, image: PreparedImage, text: str, *, study: Study | None = None, others: Others | None = None
+    ) -> Report:
+        """The report of a text about an image that was not written to its end here; see ``stream_image``."""
+        engine = self.engine()
+        (unfamiliar,) = engine.unfamiliar(engine.see(image.pixels[None]))
+        return self._report(image, text, complete=True, unfamiliar=unfamiliar, study=study, others=others)
+
+    def _report(
+        self, image: PreparedImage, text: str, *, complete: bool, unfamiliar: bool, path: str | None = None,
+        study: Study | None = None, others: Others | None = None,
+    ) -> Report:  # fmt: skip
+        others = self._others if others is None else others
+        said = (f"{name} image: {warning}" for name, other in others for warning in other.warnings)
+        image = replace(image, warnings=(*image.warnings, *said))
+        settings = self._settings(study)
+        return compose(self.engine(), settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
+
+    def _settings(self, study: Study | None = None) -> GenerationSettings:
+        decoding = self._decoding if study is None else replace(self._decoding, study=study)
+        return decoding.settings(self.engine().config)
+
+    def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
+        """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
+        items: queue.Queue[_Item | BaseException | None] = queue.Queue(max(ahead, 1))
+        folder = self._located()
+        if self._further.study.used:  # what has no place is refused before the model is loaded
+            _ = LlavaRadConfig.load(folder).conversation.with_study(self._further.study).text
+
+        def put(item: _Item | BaseException | None) -> None:
+            while not self._stopped.is_set():
+                with contextlib.suppress(queue.Full):
+                    items.put(item, timeout=0.2)
+                    return
+
+        def decode() -> None:
+            try:
+                recipe = LlavaRadConfig.load(folder).preprocessing
+                self._others = [
+                    (name, prepare(name, source, partial(self._read, recipe), force=self._force))
+                    for name, source in self._further.images
+                ]
+                for source in sources:
+                    if self._stopped.is_set():
+                        return
+                    put((source, self._prepare(source, recipe)))
+                put(None)
+            except BaseException as error:
+                put(error)
+
+        threading.Thread(target=decode, name="decode", daemon=True).start()
+        self.engine()
+        while (item := items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _read(self, recipe: Recipe, source: Source, force: bool) -> PreparedImage:
+        return self._reader.prepare(source.content(), recipe, force=force)
+
+    def _prepare(self, source: Source, recipe: Recipe) -> PreparedImage | ReadError:
+        try:
+            return self._reader.prepare(source.content(), recipe, force=self._force, frame=self._frame)
+        except ReadError as error:
+            return error
+
+    def _write_batch(self, window: Sequence[_Item]) -> Iterator[Outcome]:
+        images = [image for _, image in window if not isinstance(image, ReadError)]
+        drafts = iter(self._drafts(images))
+        for source, image in window:
+            if isinstance(image, ReadError):
+                yield Failure(source, image, source.sha256())
+            else:
+                draft = next(drafts)
+                text = clean(draft.text).strip()
+                yield self._report(
+                    image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=self._path(source)
+                )
+
+    def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
+        import torch
+
+        from llava_rad.generation.decoding import generate
+
+        engine = self.engine()
+        try:
+            pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._others))]
+            return generate(engine, pixels, self._settings())
+        except torch.OutOfMemoryError:
+            raise LlavaRadError(
+                f"the device's memory does not hold a batch of {len(images)}",
+                hint="lower --batch-size, or use --device cpu",
+            ) from None
+
+    def _located(self) -> Path:
+        if self._folder is None:
+            self._folder = locate(self._model, revision=self._revision, offline=self._offline)
+        return self._folder
+
+    def _path(self, source: Source) -> str | None:
+        """The input's path, where it may be named."""
+        return str(source.path) if self._show_paths and source.path is not None else None
+
+
+class _Kept:
+    """Pieces of a stream and, after the last of them, the draft: the value that the generator returns."""
+
+    draft: Draft
+
+    def __init__(self, pieces: Generator[str, None, Draft]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        self.draft = yield from self._pieces

@@ -1,0 +1,156 @@
+"""Reports by vLLM: encoder and projector run here, the language model in a process of another interpreter.
+
+vLLM pins a torch and a transformers of its own, so it never shares an environment with this package. What goes to it
+are prompts as embeddings, the image in place; what comes back are token ids. See docs/vllm.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import LlavaRadError
+from llava_rad.generation import vllm_worker
+from llava_rad.generation.decoding import Draft, GenerationSettings, draft, prepare
+from llava_rad.model.checkpoint import LANGUAGE_MODEL
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from encoder.preprocessing import Recipe
+    from llava_rad.generation.engine import Engine
+
+_INSTALL = "make an environment for it: python -m venv DIR && DIR/bin/pip install vllm"
+_SECONDS = 10.0
+
+
+class VllmWriter:
+    """Writes reports as ``llava_rad.generation.decoding.generate`` does, greedily; a context manager.
+
+    Args:
+        engine: the model; its own language model only looks up words here.
+        folder: the model's checkpoint folder.
+        python: the interpreter of an environment with vLLM.
+        memory: share of the GPU that vLLM may take, beside what ``engine`` holds.
+
+    Raises:
+        LlavaRadError: no such interpreter, no vLLM in it, or it cannot load the model.
+    """
+
+    def __init__(self, engine: Engine, folder: str | Path, python: str | Path, *, memory: float = 0.7) -> None:
+        language_model = Path(folder) / LANGUAGE_MODEL
+        if (language_model / "adapter_config.json").is_file():
+            raise LlavaRadError(
+                "the language model is an adapter, and vLLM is given whole models only",
+                hint="merge the adapter into its base first, see docs/vllm.md",
+            )
+        self._engine, self._python = engine, str(python)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
+        try:
+            self._process = subprocess.Popen(
+                [self._python, vllm_worker.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+            )
+        except OSError as error:
+            self._log.close()
+            raise LlavaRadError(f"{python} cannot be run ({error.strerror})", hint=_INSTALL) from None
+        load = {"do": "load", "folder": str(language_model), "dtype": _name(engine), "longest": engine.llama.longest}
+        try:
+            self.version = str(self._ask({**load, "memory": memory}).get("vllm"))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def recipe(self) -> Recipe:
+        """How images are prepared for this model."""
+        return self._engine.recipe
+
+    def generate(
+        self, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings | None = None
+    ) -> list[Draft]:
+        """Write a report for each image.
+
+        Args:
+            images: [S, S] uint8 each, prepared by ``recipe``.
+            settings: greedy decoding; the checkpoint's defaults where None.
+
+        Raises:
+            LlavaRadError: beams or sampling are asked for, a prompt is too long, or the worker fails.
+        """
+        import torch
+
+        if not images:
+            return []
+        settings = settings or GenerationSettings(**self._engine.config.generation.model_dump())
+        if settings.num_beams > 1 or settings.temperature > 0:
+            raise LlavaRadError("vLLM is asked for greedy reports only", hint="use one beam and temperature 0")
+        embeds, _, unfamiliar = prepare(self._engine, images, settings)
+        tokens = self._engine.tokens
+        message = {
+            "do": "write",
+            "dtype": _name(self._engine),
+            "shapes": [list(row.shape) for row in embeds],
+            "max_new_tokens": settings.max_new_tokens,
+            "eos": tokens.ids.eos,
+            "suppressed": list(tokens.suppressed),
+        }
+        payload = embeds.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        rows = self._ask(message, payload).get("ids", [])
+        if len(rows) != len(images) or not all(rows):
+            raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(images)} prompts")
+        if any(token in row for row in rows for token in tokens.suppressed):
+            raise LlavaRadError("vLLM wrote a token that it was told never to write")
+        return [draft(self._engine, row, unfamiliar=far) for row, far in zip(rows, unfamiliar, strict=True)]
+
+    def close(self) -> None:
+        """End the worker."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close() if stream is not None else None
+        try:
+            self._process.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> VllmWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, message: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        answer = None
+        with contextlib.suppress(OSError, EOFError, ValueError):  # ValueError: closed, or no JSON
+            vllm_worker.send(self._process.stdin, message, payload)
+            answer = vllm_worker.receive(self._process.stdout)
+        if answer is None:
+            raise LlavaRadError(f"the vLLM process ended without an answer{self._last_words()}")
+        if answer.get("missing") == "vllm":
+            raise LlavaRadError(f"{self._python} has no vLLM", hint=_INSTALL)
+        if "error" in answer:
+            raise LlavaRadError(f"vLLM failed: {answer['error']}")
+        return answer
+
+    def _last_words(self) -> str:
+        """How the process ended, and the last line that it wrote."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_SECONDS)
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f" (exit code {self._process.returncode})" + (f": {last}" if last else "")
+
+
+def _name(engine: Engine) -> str:
+    return str(engine.dtype).removeprefix("torch.")

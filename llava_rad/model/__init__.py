@@ -1,0 +1,1 @@
+"""The report model: encoder, projector, language model, prompt and checkpoint format."""

@@ -1,0 +1,168 @@
+"""Putting a checkpoint together from published parts: an image encoder and a Vicuna (Llama) folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from encoder.backbones.base import first_line, image_tokens
+from encoder.backbones.loading import load_encoder
+from encoder.errors import ModelError
+from encoder.hub import fetch
+from encoder.preprocessing import recipe_named
+from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.llava_rad import LlavaRad, load_language_model, load_llama
+from llava_rad.model.projector import Projector
+from llava_rad.model.tokenizer import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PARTS = ("*.json", "*.safetensors", "tokenizer.model")
+# Vicuna publishes its weights as .bin shards only; torch reads them with weights_only=True
+_PARTS_BIN = ("*.json", "pytorch_model*.bin", "tokenizer.model")
+
+
+def assemble(
+    encoder: str | Path,
+    language_model: str | Path,
+    out: str | Path,
+    *,
+    encoder_kind: str | None = None,
+    recipe: str | None = None,
+    projector: str | Path | None = None,
+    name: str | None = None,
+    encoder_revision: str | None = None,
+    language_model_revision: str | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    force: bool = False,
+) -> LlavaRadConfig:
+    """Write a checkpoint directory from an encoder, a language model and, where there is one, a trained projector.
+
+    Args:
+        encoder: a name of ``encoder.backbones.registry.ENCODERS``, or a folder, repository or weights file of such
+        an encoder.
+        language_model: folder or repository like ``lmsys/vicuna-7b-v1.5`` (safetensors or .bin), or
+            a PEFT adapter folder that names its base.
+        out: the directory to write.
+        encoder_kind: which of ``ENCODERS`` it is, where its files do not say.
+        recipe: name of a preprocessing recipe; None is the encoder's own.
+        projector: safetensors file with ``linear_1`` and ``linear_2``; None starts one at random, to be trained.
+        name: what the model is called in reports.
+        encoder_revision: branch, tag or commit of the encoder's repository.
+        language_model_revision: the same for the language model's.
+        seed: of a random projector.
+        offline: never ask the hub.
+        force: replace ``out``.
+
+    Returns:
+        The config that was written (without the file hashes).
+
+    Raises:
+        ModelError: a part is missing, damaged, or the parts do not fit together.
+        LlavaRadError: ``out`` exists, or there is no such recipe or kind.
+    """
+    if recipe is not None:
+        recipe_named(recipe)
+    vision = load_encoder(encoder, kind=encoder_kind, revision=encoder_revision, offline=offline)
+    preparation = recipe_named(recipe or vision.recipe)
+    folder = fetch_language_model(language_model, language_model_revision, offline=offline)
+    llama, tokens = _language_model(folder, str(language_model), offline=offline)
+    width = llama.get_input_embeddings().embedding_dim
+    bridge = make_projector(projector, vision.width, width, seed)
+    if name is None:
+        name = f"{Path(encoder).name} + {Path(language_model).name}" + ("" if projector else " (untrained projector)")
+    config = LlavaRadConfig(
+        name=name,
+        features=vision.features,
+        image_tokens=image_tokens(vision, preparation.size),
+        recipe=preparation.to_dict(),
+        tokens=tokens.ids,
+    )
+    LlavaRad(vision, bridge, llama, tokens, config).save_pretrained(out, force=force)
+    return config
+
+
+def fetch_language_model(source: str | Path, revision: str | None, *, offline: bool) -> Path:
+    """The local folder of a language model, with its .bin files where it has no safetensors.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    folder = fetch(source, revision=revision, offline=offline, patterns=_PARTS)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return fetch(source, revision=revision, offline=offline, patterns=_PARTS_BIN)
+
+
+def _language_model(folder: Path, name: str, *, offline: bool) -> tuple[PreTrainedModel, Tokens]:
+    if (folder / "adapter_config.json").is_file():
+        model = load_language_model(folder, dtype="auto", offline=offline)
+        if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
+            base = str(
+                json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+            )
+            folder = fetch_language_model(base, None, offline=offline)
+    else:
+        model = load_llama(folder, f"the language model {name}", dtype="auto", use_safetensors=False)
+    return model, _tokens(folder, name, model)
+
+
+def _tokens(folder: Path, name: str, model: PreTrainedModel) -> Tokens:
+    """The tokenizer of a folder, small enough for the model."""
+    tokens = read_tokens(folder, model.config.to_dict(), name)
+    if tokens.tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
+        raise ModelError(f"the tokenizer of {name} has more tokens than the model has embeddings")
+    return tokens
+
+
+def read_tokens(folder: Path, config: Mapping[str, Any], name: str | None = None) -> Tokens:
+    """The fast tokenizer of a folder with ``tokenizer.json``, or made of its ``tokenizer.model``.
+
+    Args:
+        folder: of a language model.
+        config: contents of its ``config.json``.
+        name: what errors call it; None for the folder's name.
+
+    Raises:
+        ModelError: there is neither file, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    name = name or folder.name
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError(f"the language model {name} has neither tokenizer.json nor tokenizer.model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
+    except Exception as error:  # sentencepiece, protobuf and tokenizers each raise types of their own
+        raise ModelError(f"the tokenizer of {name} could not be read: {first_line(error)}") from error
+    eos, pad = config["eos_token_id"], config.get("pad_token_id")
+    eos = eos[0] if isinstance(eos, list) else eos
+    bos = config["bos_token_id"]
+    return Tokens(tokenizer, TokenIds(bos=bos, eos=eos, pad=pad if pad is not None and pad >= 0 else 0))
+
+
+def make_projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:
+    """A projector from a safetensors file, or with random weights from ``seed`` for None.
+
+    Raises:
+        ModelError: the file is damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    projector = Projector(in_features, out_features)
+    torch.random.set_rng_state(generator_state)
+    if source is not None:
+        try:
+            projector.load_state_dict(load_file(source))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"the projector file does not fit: {first_line(error)}") from error
+    return projector

@@ -1,0 +1,130 @@
+"""The checkpoint directory on disk: finding it, checking every file's SHA-256, writing it in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from encoder.errors import LlavaRadError, ModelError
+from encoder.hub import fetch
+from llava_rad.conversion.published import of_repository
+from llava_rad.model.config import LlavaRadConfig
+
+DEMO = Path(__file__).parents[1] / "demo"
+ENCODER, PROJECTOR, LANGUAGE_MODEL = "encoder", "projector.safetensors", "language_model"
+FAMILIARITY = "familiarity.safetensors"
+"""Of a checkpoint that knows which images it was trained on; see ``llava_rad.model.familiarity``."""
+_PATTERNS = ("config.json", "README.md", PROJECTOR, FAMILIARITY, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
+_UNHASHED = {"config.json", "README.md"}
+_CHUNK = 1 << 22
+
+
+def locate(source: str | Path | None, *, revision: str | None = None, offline: bool = False) -> Path:
+    """The local folder of a checkpoint: None is the embedded default, else a folder or hub repository.
+
+    A repository with a published report model of another form is converted into the cache, once; what is done, and
+    under which licence the weights are, is logged as a warning.
+
+    Raises:
+        ModelError: it cannot be found.
+    """
+    if source is None:
+        if not (DEMO / "config.json").is_file():
+            raise ModelError(
+                "this installation has no embedded model", hint="name one with --model DIR-OR-HUB-ID, or install again"
+            )
+        return DEMO
+    model = of_repository(source)
+    if model is not None and not Path(source).is_dir():
+        from llava_rad.conversion.cached import converted  # torch
+
+        return converted(model, revision=revision, offline=offline)
+    return fetch(source, revision=revision, offline=offline, patterns=_PATTERNS)
+
+
+def load_checked(folder: Path) -> LlavaRadConfig:
+    """Read the config and check every file that it lists; nothing that it does not list may lie beside them.
+
+    Raises:
+        ModelError: a file is missing, altered or not listed.
+    """
+    config = LlavaRadConfig.load(folder)
+    present = {name for name in list_files(folder) if name not in _UNHASHED}
+    listed = set(config.files)
+    for name in sorted(listed - present):
+        raise ModelError(f"the checkpoint lacks its file {name}", hint="fetch or copy the checkpoint again")
+    for name in sorted(present - listed):
+        raise ModelError(f"the checkpoint holds a file that its config.json does not list: {name}")
+    for needed in (PROJECTOR, f"{ENCODER}/config.json"):
+        if needed not in listed:
+            raise ModelError(f"the checkpoint's config.json does not list {needed}")
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for name, digest in zip(config.files, pool.map(lambda n: sha256(folder / n), config.files), strict=True):
+            if digest != config.files[name]:
+                raise ModelError(
+                    f"the checkpoint's file {name} is damaged: its SHA-256 is not the one in config.json",
+                    hint="fetch or copy the checkpoint again",
+                )
+    return config
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative paths of all files below a folder, hidden ones (download metadata) left out, sorted."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise ModelError(f"the checkpoint's file {path.name} cannot be read ({type(error).__name__})") from error
+    return digest.hexdigest()
+
+
+def refuse_existing(target: Path, *, force: bool = False) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
+        raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
+
+
+@contextmanager
+def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``target``; on success hash its files into ``config.json`` and rename it.
+
+    Raises:
+        LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
+    """
+    refuse_existing(target, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+        files = {name: sha256(folder / name) for name in list_files(folder) if name not in _UNHASHED}
+        full = config.model_copy(update={"files": files})
+        (folder / "config.json").write_text(full.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for path in [folder, *folder.rglob("*")]:  # temporary folders and safetensors files are private to their owner
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if target.exists():
+            shutil.rmtree(target)
+        folder.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

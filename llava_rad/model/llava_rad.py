@@ -1,0 +1,264 @@
+"""LlavaRad: encoder, projector, language model. A composition of three standard parts, each an artefact of its own.
+
+This is the form for training, for adapters and for beam search; ``llava_rad.generation.engine`` runs the same
+directory faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from encoder.backbones.base import FrozenEncoder, first_line, image_tokens, refuse_incomplete
+from encoder.backbones.loading import check_features, load_stored
+from encoder.errors import ModelError
+from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
+from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.familiarity import Familiarity
+from llava_rad.model.projector import Projector
+from llava_rad.model.tokenizer import Tokens
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
+
+class LlavaRad(nn.Module):
+    """A frozen encoder, a projector and a causal language model that reads ``inputs_embeds``.
+
+    Args:
+        encoder: the frozen image encoder.
+        projector: encoder width -> language model width.
+        language_model: ``LlamaForCausalLM``, or a PEFT model around one.
+        tokens: the tokenizer with its special ids.
+        config: recipe, prompt and defaults.
+        familiarity: which images it was trained on; None where that is not known.
+
+    Raises:
+        ModelError: the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        encoder: FrozenEncoder,
+        projector: Projector,
+        language_model: PreTrainedModel,
+        tokens: Tokens,
+        config: LlavaRadConfig,
+        familiarity: Familiarity | None = None,
+    ) -> None:
+        super().__init__()
+        check_features(encoder.features, config.features)
+        tokens_of_image = image_tokens(encoder, config.preprocessing.size)
+        width = language_model.get_input_embeddings().embedding_dim
+        if tokens_of_image != config.image_tokens:
+            raise ModelError(
+                f"recipe {config.preprocessing.name} ({config.preprocessing.size} px) with patches of "
+                f"{encoder.patch_size} px gives {tokens_of_image} image tokens, not {config.image_tokens}"
+            )
+        if (projector.in_features, projector.out_features) != (encoder.width, width):
+            raise ModelError(
+                f"the projector maps {projector.in_features} to {projector.out_features} features, "
+                f"but the encoder gives {encoder.width} and the language model takes {width}"
+            )
+        self.encoder = encoder
+        self.projector = projector
+        self.language_model = language_model
+        self.tokens = tokens
+        self.config = config
+        self.familiarity = familiarity
+
+    def embed(
+        self, pixel_values: torch.Tensor, prompts: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Word embeddings of prompts with their images in place, padded on the left.
+
+        Args:
+            pixel_values: [I, 3, S, S], normalised by the recipe; I is B where each prompt has one image.
+            prompts: the token ids before, between and after the images of each (``Prompt.pieces``, or ``encode`` of
+                those with one image, and an answer if any).
+
+        Returns:
+            inputs_embeds [B, L, D] and attention_mask [B, L] (int64; 0 on padding).
+        """
+        images = self.projector(self.encoder(pixel_values).patches)
+        table = self.language_model.get_input_embeddings()
+        return join(images, prompts, lambda ids: table(ids))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        offline: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> LlavaRad:
+        """Load a checkpoint directory (None: the embedded default); every file's SHA-256 is checked first.
+
+        Raises:
+            ModelError: missing, damaged, of another format, or with a tensor too few or too many.
+        """
+        folder = locate(source, revision=revision, offline=offline)
+        config = load_checked(folder)
+        encoder = load_stored(folder / ENCODER).to(dtype)
+        projector = Projector.load(folder / PROJECTOR)
+        language_model = load_language_model(folder / LANGUAGE_MODEL, dtype=dtype, offline=offline)
+        tokens = Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
+        known = Familiarity.load(folder / FAMILIARITY, encoder.width)
+        return cls(encoder, projector.to(dtype), language_model, tokens, config, known).eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        force: bool = False,
+        card: str | None = None,
+        encoder_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write the directory format in one step (temporary folder, then rename).
+
+        Args:
+            folder: where to; must be empty or absent unless ``force``.
+            force: replace what is there.
+            card: text of ``README.md``, the model card.
+            encoder_dtype: store the encoder in this type (float16 halves its size); None keeps its own.
+        """
+        from safetensors.torch import save_file
+
+        with writing(Path(folder), self.config, force=force) as temporary:
+            encoder = self.encoder
+            if encoder_dtype is not None and encoder_dtype != encoder.dtype:
+                own = encoder.dtype
+                encoder.to(encoder_dtype).save_pretrained(temporary / ENCODER)
+                encoder.to(own)
+            else:
+                encoder.save_pretrained(temporary / ENCODER)
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projector.state_dict().items()}
+            save_file(state, temporary / PROJECTOR)
+            self.language_model.generation_config = greedy(self.config.tokens)
+            self.language_model.save_pretrained(temporary / LANGUAGE_MODEL)
+            for leftover in (temporary / LANGUAGE_MODEL).glob("README.md"):
+                leftover.unlink()
+            self.tokens.save(temporary / LANGUAGE_MODEL)
+            if self.familiarity is not None:
+                self.familiarity.save(temporary / FAMILIARITY)
+            if card is not None:
+                (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def join(
+    images: torch.Tensor,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    look_up: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put projected images [I, N, D] between the embeddings of their prompts' ids, padding with zeros on the left.
+
+    Args:
+        images: those of the first prompt, of the second and so on.
+        prompts: for each the ids before, between and after its images.
+        look_up: from ids to embeddings.
+
+    Returns:
+        inputs_embeds [B, L, D] and attention_mask [B, L] (int64).
+    """
+    device = images.device
+    if sum(len(pieces) - 1 for pieces in prompts) != len(images):
+        raise ValueError(f"{len(images)} images for prompts with another number of places")
+    rows, left = [], iter(images)
+    for pieces in prompts:
+        words = look_up(torch.tensor([token for piece in pieces for token in piece], device=device))
+        first, *others = words.split([len(piece) for piece in pieces])
+        parts = [first]
+        for part in others:
+            parts += [next(left).to(words.dtype), part]
+        rows.append(torch.cat(parts))
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
+    for index, row in enumerate(rows):
+        embeds[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = 1
+    return embeds, mask
+
+
+def load_language_model(folder: Path, *, dtype: torch.dtype | str, offline: bool = False) -> PreTrainedModel:
+    """Load a ``LlamaForCausalLM`` folder, or a PEFT adapter folder that names its base.
+
+    Raises:
+        ModelError: missing, not safetensors, not a Llama, or with missing or unexpected tensors.
+    """
+    if (folder / "adapter_config.json").is_file():
+        return _load_adapter(folder, dtype=dtype, offline=offline)
+    return load_llama(folder, f"the language model {folder.name}", dtype=dtype)
+
+
+def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safetensors: bool = True) -> PreTrainedModel:
+    """Load a Llama folder, refuse missing and unexpected tensors, and make its generation config plain greedy."""
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{what} has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if config.model_type != "llama":
+            raise ModelError(f"{what} is a {config.model_type!r} model, not 'llama'")
+        # None lets transformers take .bin shards as well, which it reads with weights_only=True
+        model, report = LlamaForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True if use_safetensors else None,
+            output_loading_info=True,
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and torch each raise types of their own for damaged files
+        raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
+    refuse_incomplete(report, what)
+    # Vicuna's own file has temperature and top_p without do_sample, which makes save_pretrained raise
+    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    model.generation_config = greedy(TokenIds(bos=config.bos_token_id, eos=eos))
+    return model
+
+
+def greedy(ids: TokenIds) -> GenerationConfig:
+    """transformers' generation config for plain greedy decoding."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, do_sample=False)
+
+
+def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
+    from peft import PeftConfig, PeftModel
+    from safetensors.torch import load_file
+
+    from encoder.hub import fetch
+
+    try:
+        adapter = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ModelError(f"adapter_config.json is not a PEFT configuration: {first_line(error)}") from error
+    name = adapter.base_model_name_or_path
+    if not name:
+        raise ModelError("adapter_config.json does not name its base model")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError("the adapter has no adapter_model.safetensors")
+    patterns = ("*.json", "*.safetensors", "tokenizer.model")
+    base = load_llama(
+        fetch(name, revision=adapter.revision, offline=offline, patterns=patterns),
+        f"the base model {name}",
+        dtype=dtype,
+    )
+    model = PeftModel.from_pretrained(base, str(folder))
+    stored = set(load_file(folder / "adapter_model.safetensors"))
+    from peft import get_peft_model_state_dict
+
+    expected = set(get_peft_model_state_dict(model))
+    if stored != expected:
+        odd = sorted(stored ^ expected)
+        raise ModelError(f"the adapter's tensors do not fit its configuration: {len(odd)} differ, first {odd[0]}")
+    return model

@@ -1,0 +1,154 @@
+"""From MAIRA-2's grounded text to phrases with boxes on the image.
+
+A grounded report is a row of ``<obj>phrase<box><x10><y20><x30><y40></box></obj>``: left, top, right and bottom as one
+of 100 bins each, of the square that the model saw; a phrase has no, one or several boxes. A bin stands for its middle
+(microsoft/maira-2: model card, and processing_maira2.py as mirrored in johannes2moll/maira_rrg).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from encoder.preprocessing import Recipe
+    from encoder.reader.radiograph import ImageFacts
+
+BINS: Final = 100
+TAGS: Final = frozenset(
+    {"<obj>", "</obj>", "<box>", "</box>", *(f"<{axis}{number}>" for axis in "xy" for number in range(BINS))}
+)
+"""The tokens that a grounded report is written with."""
+MALFORMED: Final = "some boxes of the model were malformed and are left out"
+NOT_SQUARE: Final = "the boxes are left out: the image's pixels are not square"
+_TAG = re.compile(r"</?(?:obj|box)>|<[xy]\d+>")
+_PHRASE = re.compile(r"<obj>(.*?)</obj>", re.DOTALL)
+_BOX = re.compile(r"\s*<box>\s*<x(\d{1,3})>\s*<y(\d{1,3})>\s*<x(\d{1,3})>\s*<y(\d{1,3})>\s*</box>\s*")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle, as shares of an image's width (x) and height (y) from its upper left corner."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """One finding and where it is seen: nowhere, if it has no box."""
+
+    text: str
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A grounded report, its boxes as shares of what the text speaks of.
+
+    Attributes:
+        phrases: in order.
+        malformed: something was no box, or no phrase; the words are kept.
+    """
+
+    phrases: tuple[Phrase, ...]
+    malformed: bool = False
+
+    @property
+    def text(self) -> str:
+        """The report without its boxes."""
+        return " ".join(phrase.text for phrase in self.phrases)
+
+
+def parse(text: str) -> Grounded:
+    """Read a grounded report. Words are never lost: what is malformed costs its boxes alone.
+
+    Returns:
+        phrases with boxes as shares of the square that the model saw.
+    """
+    phrases: list[Phrase] = []
+    malformed, end = False, 0
+    for match in _PHRASE.finditer(text):
+        malformed |= _plain(text[end : match.start()], phrases)
+        malformed |= _phrase(match[1], phrases)
+        end = match.end()
+    malformed |= _plain(text[end:], phrases)
+    return Grounded(tuple(phrases), malformed)
+
+
+def _plain(text: str, phrases: list[Phrase]) -> bool:
+    """Words outside of a phrase; True where there are tags among them."""
+    words = " ".join(_TAG.sub(" ", text).split())
+    if words:
+        phrases.append(Phrase(words))
+    return _TAG.search(text) is not None
+
+
+def _phrase(inner: str, phrases: list[Phrase]) -> bool:
+    words, found, rest = inner.partition("<box>")
+    if _TAG.search(words):
+        return _plain(inner, phrases)
+    boxes: list[Box] = []
+    malformed, at, rest = False, 0, found + rest
+    while at < len(rest):
+        match = _BOX.match(rest, at)
+        if match is None:
+            # the words behind a broken box belong to the phrase all the same
+            words, boxes, malformed = f"{words} {_TAG.sub(' ', rest[at:])}", [], True
+            break
+        corners = [int(number) for number in match.groups()]
+        if max(corners) >= BINS or corners[0] > corners[2] or corners[1] > corners[3]:
+            malformed = True
+        else:
+            boxes.append(Box(*((corner + 0.5) / BINS for corner in corners)))
+        at = match.end()
+    words = " ".join(words.split())
+    if words or boxes:
+        phrases.append(Phrase(words, tuple(boxes)))
+    return malformed
+
+
+def on_image(box: Box, recipe: Recipe, height: int, width: int) -> Box:
+    """A box of the recipe's square as shares of the upright image that the square was cut from.
+
+    Args:
+        box: as ``parse`` gives it.
+        recipe: which scaled the shortest side and cut the centre.
+        height: of the upright image in pixels.
+        width: the same.
+
+    Raises:
+        ValueError: the recipe pads instead of cutting.
+    """
+    if recipe.pad_to is not None:
+        raise ValueError("the recipe pads")
+    long = int(recipe.side * max(height, width) / min(height, width))  # as encoder.pixels.resize rounds
+    scaled = {"x": recipe.side if width <= height else long, "y": long if width <= height else recipe.side}
+
+    def undo(share: float, length: int) -> float:
+        gap = length - recipe.size
+        start = gap // 2 if recipe.margin == "floor" else round(gap / 2)
+        return min(1.0, max(0.0, (start + share * recipe.size) / length))
+
+    return Box(
+        undo(box.x_min, scaled["x"]), undo(box.y_min, scaled["y"]),
+        undo(box.x_max, scaled["x"]), undo(box.y_max, scaled["y"]),
+    )  # fmt: skip
+
+
+def placed(grounded: Grounded, recipe: Recipe, facts: ImageFacts) -> tuple[Grounded, list[str]]:
+    """A grounded report with its boxes on the upright image, and warnings about those that are left out."""
+    warnings = [MALFORMED] if grounded.malformed else []
+    height, width = (facts.columns, facts.rows) if facts.rotated % 180 else (facts.rows, facts.columns)
+    if facts.resampled or recipe.pad_to is not None:
+        if any(phrase.boxes for phrase in grounded.phrases):
+            warnings.append(NOT_SQUARE)
+        return Grounded(tuple(Phrase(phrase.text) for phrase in grounded.phrases), grounded.malformed), warnings
+    phrases = tuple(
+        Phrase(phrase.text, tuple(on_image(box, recipe, height, width) for box in phrase.boxes))
+        for phrase in grounded.phrases
+    )
+    return Grounded(phrases, grounded.malformed), warnings

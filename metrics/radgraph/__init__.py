@@ -1,0 +1,1 @@
+"""RadGraph: entities and relations of reports, and the rewards computed from them."""

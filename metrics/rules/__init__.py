@@ -1,0 +1,1 @@
+"""A labeler of phrases for the fourteen CheXpert observations."""

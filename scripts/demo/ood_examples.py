@@ -1,0 +1,90 @@
+"""Images unlike the training data, to see how many of them the model warns of: children, laterals, drawings, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.datasets.manifest import FRONTAL, Row, read_manifest
+from encoder.preprocessing import Recipe
+from scripts.demo.features import read_image
+
+if TYPE_CHECKING:
+    from encoder.backbones.base import Vision
+    from llava_rad.model.familiarity import Familiarity
+
+Pixels = NDArray[np.uint8]
+MOST = 200
+"""Images of a kind, at most."""
+
+
+def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str, list[Pixels]]]:
+    """Kinds of images, each prepared by the recipe.
+
+    Args:
+        manifests: of ``scripts.demo.pretraining.write_manifests``; sets that are not there are passed over.
+        recipe: of the model.
+    """
+    rows = {name: read_manifest(file) for name, file in manifests.items()}
+
+    def kind(name: str, chosen: Sequence[Row]) -> tuple[str, list[Pixels]]:
+        step = max(1, len(chosen) // MOST)
+        return name, [recipe.apply(read_image(row.path), from_dicom=False) for row in chosen[::step][:MOST]]
+
+    yield kind("NIH val (adults, frontal)", [row for row in rows["nih"] if row.split == "val"])
+    if "rsna" in rows:
+        yield kind("RSNA normal (adults, 224 px files)", rows["rsna"])
+    if "montgomery" in rows:
+        yield kind("Montgomery (adults, another hospital)", rows["montgomery"])
+    if "covid" in rows:
+        yield kind("COVID set, frontal (figures of articles)", [row for row in rows["covid"] if row.view in FRONTAL])
+        yield kind("COVID set, lateral", [row for row in rows["covid"] if row.view == "lateral"])
+    if "kermany" in rows:
+        yield kind("Kermany (children of 1 to 5 years)", [row for row in rows["kermany"] if row.split == "val"])
+    yield "drawn phantoms", [recipe.apply(pixels, from_dicom=False) for pixels in _phantoms(50)]
+    turned = [row for row in rows["nih"] if row.split == "val"]
+    yield "NIH val upside down", [recipe.apply(read_image(row.path)[::-1], from_dicom=False) for row in turned]
+    yield (
+        "NIH val, inverted grey values",
+        [recipe.apply(255 - read_image(row.path), from_dicom=False) for row in turned],
+    )
+    hand = _hand(recipe)
+    yield "a hand (RG3 of pydicom-data)", [hand]
+    rng = np.random.default_rng(0)
+    yield "noise", [rng.integers(0, 256, (recipe.size, recipe.size), dtype=np.uint8) for _ in range(50)]
+
+
+def warned(
+    known: Familiarity, vision: Vision, recipe: Recipe, kinds: Iterator[tuple[str, list[Pixels]]]
+) -> dict[str, dict[str, int]]:
+    """Of each kind how many images there are and how many are warned of."""
+    import torch
+
+    found = {}
+    with torch.inference_mode():
+        for name, pixels in kinds:
+            batches = [np.stack(pixels[at : at + 16]) for at in range(0, len(pixels), 16)]
+            far = [one for batch in batches for one in known.unfamiliar(vision(recipe.normalise(batch)).patches)]
+            found[name] = {"images": len(pixels), "warned": sum(far)}
+    return found
+
+
+def _phantoms(number: int) -> Iterator[Pixels]:
+    from scripts.phantom import phantom_radiograph
+
+    for seed in range(number):
+        yield phantom_radiograph(seed, (), 320, view="PA").grey()
+
+
+def _hand(recipe: Recipe) -> Pixels:
+    from pydicom.data import get_testdata_file
+
+    from encoder.reader.sandbox import Reader
+
+    path = get_testdata_file("RG3_UNCR.dcm")
+    with Reader() as reader:
+        return reader.prepare(Path(str(path)), recipe, force=True).pixels

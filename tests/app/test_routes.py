@@ -1,0 +1,224 @@
+"""The calls of the page: what is read, drafted and reviewed through them."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llava_rad
+from encoder.reader.sandbox import Reader
+from llava_rad.generation.sources import example
+from scripts.soak.serving import Client, Served, picture
+from tests.llava_rad import small_files
+
+RG1 = example().read_bytes()
+
+
+# what is read
+
+
+def test_bad_files_are_refused_with_the_reason(local: Served) -> None:
+    client = local.client()
+    before = len(client.call("GET", "/api/studies").json()["studies"])
+    for content, reason in ((b"", "empty"), (b"nothing" * 99, "not"), (RG1[: len(RG1) // 2], "")):
+        answer = client.call("POST", "/api/studies", content)
+        assert answer.status == 415 and reason in (answer.json()["error"] + answer.json()["reason"])
+    assert len(client.call("GET", "/api/studies").json()["studies"]) == before
+    assert list((local.data / "incoming").iterdir()) == []
+
+
+def test_the_viewer_gets_the_readers_pixels(local: Served) -> None:
+    client = local.client()
+    state = client.study(RG1)
+    answer = client.call("GET", f"/api/studies/{state['id']}/image/{state['image']['id']}")
+    with Reader() as reader:
+        expected = reader.read(example()).pixels
+    found = np.frombuffer(answer.body, "<u2").reshape(state["image"]["height"], state["image"]["width"])
+    assert np.array_equal(found, expected)
+
+
+def test_a_zip_becomes_a_worklist(local: Served) -> None:
+    client = local.client()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
+        for number in range(3):
+            written.writestr(f"../../evil/{number}.png", picture(100 + number))
+        written.writestr("notes.txt", "nothing to see")
+        written.writestr("__MACOSX/._0.png", b"")
+    sent = client.call("POST", "/api/batches", archive.getvalue(), **{"content-type": "application/zip"})
+    assert sent.status == 201
+    batch = ended_batch(client, sent.json()["batch"])
+    assert (batch["total"], batch["read"], batch["drafted"]) == (4, 3, 3)
+    assert [failed["number"] for failed in batch["failed"]] == [4]
+    assert client.call("POST", "/api/batches", b"no zip", **{"content-type": "application/zip"}).status == 415
+
+
+def test_a_folder_is_read_file_by_file(local: Served) -> None:
+    client = local.client()
+    batch = client.call("POST", "/api/batches", {"total": 2}).json()["batch"]
+    for number, content in enumerate((picture(200), b"broken"), 1):
+        assert client.call("POST", f"/api/studies?batch={batch}&number={number}", content).status == 201
+    ended = ended_batch(client, batch)
+    assert (ended["read"], ended["drafted"], [one["number"] for one in ended["failed"]]) == (1, 1, [2])
+
+
+def ended_batch(client: Client, batch: str) -> dict[str, Any]:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found: dict[str, Any] = next(one for one in client.call("GET", "/api/batches").json() if one["id"] == batch)
+        if found["read"] + len(found["failed"]) == found["total"] and not found["waiting"]:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("the batch does not end")
+
+
+def test_a_lateral_and_a_prior_come_and_go_with_their_pixels(local: Served, tmp_path: Path) -> None:
+    client = local.client()
+    study = client.study(RG1)["id"]
+    sent = {
+        "lateral": small_files.dicom(tmp_path / "lateral.dcm", ViewPosition="LL").read_bytes(), "prior": picture(500),
+    }  # fmt: skip
+    for which, content in sent.items():
+        state = client.call("POST", f"/api/studies/{study}/{which}", content).json()
+        pixels = client.call("GET", f"/api/studies/{study}/image/{state[which]['image']['id']}")
+        assert len(pixels.body) == 2 * state[which]["image"]["width"] * state[which]["image"]["height"]
+        assert "Doe" not in json.dumps(state) and "4711" not in json.dumps(state)
+        assert client.call("POST", f"/api/studies/{study}/{which}", b"nothing").status == 415
+    for which in sent:
+        assert client.call("DELETE", f"/api/studies/{study}/{which}").json()[which] is None
+    assert client.call("POST", f"/api/studies/{'0' * 32}/lateral", RG1).status == 404
+    assert client.call("POST", f"/api/studies/{study}/another", RG1).status in (404, 405)
+
+
+# the review
+
+
+def test_the_draft_is_what_generate_writes(local: Served) -> None:
+    client = local.client()
+    state = client.drafted(client.study(RG1)["id"])
+    report = llava_rad.generate(example())[0]
+    assert state["draft"]["text"] == report.text
+    assert state["draft"]["report"] == json.loads(report.to_json())
+    assert [one["draft"] for one in state["sentences"]] == [one.text for one in report.report.findings]
+
+
+@pytest.mark.slow
+def test_saves_go_through_while_thirty_drafts_wait(local: Served) -> None:
+    client = local.client()
+    states = [client.study(picture(300 + number)) for number in range(30)]
+    for state in states:
+        client.call("POST", f"/api/studies/{state['id']}/draft", {})
+    waited = []
+    for state in states:
+        start = time.monotonic()
+        now = client.call("GET", f"/api/studies/{state['id']}").json()
+        answer = client.act(now, "field", field="indication", text="Cough.")
+        waited.append(time.monotonic() - start)
+        # a draft that came in between the two is another revision, which the page takes up and tries again on
+        assert answer.status in (200, 409)
+        if answer.status == 409:
+            assert client.act(answer.json()["state"], "field", field="indication", text="Cough.").status == 200
+    assert max(waited) < 1
+    for state in states:
+        ended = client.ended(state["id"])
+        assert ended["fields"]["indication"] == "Cough." and ended["draft"]["state"] == "done"
+
+
+def test_a_draft_is_written_whether_anyone_looks_or_not(local: Served) -> None:
+    client = local.client()
+    study = client.study(picture(400))["id"]
+    assert client.call("POST", f"/api/studies/{study}/draft", {}).status == 200
+    # nobody follows
+    assert client.ended(study)["draft"]["state"] == "done"
+
+
+def test_following_shows_the_text_grow(local: Served) -> None:
+    client = local.client()
+    study = client.study(RG1)["id"]
+    client.call("POST", f"/api/studies/{study}/draft", {})
+    events = [
+        json.loads(line[5:]) for line in client.call("GET", f"/api/studies/{study}/draft").body.decode().splitlines()
+        if line.startswith("data:")
+    ]  # fmt: skip
+    assert events[-1]["state"] == "done" and events[-1]["text"]
+    texts = [event["text"] for event in events]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
+
+
+def test_signing_asks_for_every_decision_and_takes_the_decided_text_alone(local: Served) -> None:
+    client = local.client()
+    state = client.drafted(client.study(RG1)["id"])
+    refused = client.act(state, "sign")
+    assert refused.status == 422 and "decided" in refused.json()["error"]
+    for number, sentence in enumerate(state["sentences"]):
+        action = {"action": "accept"} if number else {"action": "edit", "text": "<b>Mine</b> & only mine."}
+        state = client.act(state, sentence=sentence["id"], **action).json()
+    stale = client.act(state | {"revision": state["revision"] - 1}, "sign")
+    assert stale.status == 409 and stale.json()["state"]["revision"] == state["revision"]
+    signed = client.act(state, "sign", seconds=12.5).json()
+    expected = " ".join(["<b>Mine</b> & only mine.", *(one["draft"] for one in state["sentences"][1:])])
+    assert signed["status"] == "signed" and signed["signed"][0]["text"] == expected
+    text = client.call("GET", f"/api/studies/{state['id']}/report.txt")
+    assert expected in text.body.decode() and "Not for clinical use" in text.body.decode()
+    assert text.headers["content-disposition"].startswith("attachment")
+    assert client.act(signed, "accept", sentence="s1").status == 422
+
+
+def test_labels_mark_what_the_reviewer_changed(local: Served) -> None:
+    client = local.client()
+    state = client.drafted(client.study(RG1)["id"])
+    last = state["sentences"][-1]
+    assert "pneumothorax" in last["draft"]
+    state = client.act(state, "reject", sentence=last["id"]).json()
+    labels = {one["finding"]: (one["draft"], one["present"]) for one in state["labels"]}
+    assert len(labels) == 14
+    assert labels["Pneumothorax"] == ("negative", "not mentioned")
+    assert labels["Lung Lesion"] == ("positive", "positive")
+
+
+def test_odd_requests_get_an_answer_and_no_traceback(local: Served) -> None:
+    client = local.client()
+    study = client.study(picture(0))["id"]
+    odd: list[tuple[bytes | dict[str, Any], int]] = [
+        (b"{", 422), (b"[]", 422), (b"null", 422), (b"x" * (2 << 20), 413), ({}, 422), ({"revision": "1"}, 422),
+        ({"revision": 1}, 422), ({"revision": 1, "action": ["sign"]}, 422), ({"revision": 1, "action": "add"}, 422),
+        ({"revision": 1, "action": "add", "text": "   "}, 422),
+        ({"revision": 1, "action": "add", "text": "x" * 9999}, 422),
+        ({"revision": 1, "action": "accept", "sentence": {"id": 1}}, 422),
+        ({"revision": 10**30, "action": "sign"}, 409),
+    ]  # fmt: skip
+    for body, status in odd:
+        answer = client.call("POST", f"/api/studies/{study}/actions", body)
+        assert answer.status == status, body
+        assert set(answer.json()) >= {"error"}
+    assert client.call("GET", f"/api/studies/{study}/report.txt").status == 422
+    assert client.call("GET", f"/api/studies/{study}/evidence?sentence=s1").status == 422
+    assert "Traceback" not in local.log.read_text()
+
+
+@pytest.mark.slow
+def test_sixteen_people_lose_nothing_and_mix_nothing_up(local: Served) -> None:
+    def person(number: int) -> tuple[str, list[str]]:
+        client = local.client()
+        state = client.drafted(client.study(picture(1000 + number))["id"])
+        for sentence in state["sentences"][:5]:
+            answer = client.act(state, "edit", sentence=sentence["id"], text=f"Person {number}, {sentence['id']}.")
+            assert answer.status == 200
+            state = answer.json()
+        kept = client.call("GET", f"/api/studies/{state['id']}").json()
+        return kept["sha256"], [one["text"] for one in kept["sentences"] if one["state"] == "edited"]
+
+    with ThreadPoolExecutor(16) as people:
+        found = list(people.map(person, range(16)))
+    assert len({sha256 for sha256, _ in found}) == 16
+    for number, (_, texts) in enumerate(found):
+        assert texts and all(text.startswith(f"Person {number}, ") for text in texts)

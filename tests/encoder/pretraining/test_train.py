@@ -1,0 +1,107 @@
+"""Whole runs: exact resume, also after SIGKILL; several processes; refusals; the export."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoder.errors import ConfigError
+from encoder.pretraining import train as engine
+from encoder.pretraining.loading import dump
+from encoder.runs.checkpoints import Checkpoints
+from tests.encoder.pretraining.run_processes import finish, newest, start
+from tests.encoder.pretraining.small_run import small_config, write_images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "images")
+
+
+def assert_same(run: Path, other: Path) -> None:
+    ours, theirs = newest(run), newest(other)
+    for group, tensors in theirs.items():
+        assert ours[group].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(ours[group][name], tensor), f"{group} {name}"
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(images, "optimization.drop_path=0.3")
+    torch.set_num_threads(1)
+    export = engine.run(config, tmp_path / "whole", progress=False)
+    update, calls = engine.StudentTeacher.update_teacher, []
+
+    def killed(self: engine.StudentTeacher, momentum: float) -> None:
+        calls.append(momentum)
+        if len(calls) == 4:
+            raise RuntimeError("stop")
+        update(self, momentum)
+
+    monkeypatch.setattr(engine.StudentTeacher, "update_teacher", killed)
+    with pytest.raises(RuntimeError, match="stop"):
+        engine.run(config, tmp_path / "halves", progress=False)
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path / "halves" / "checkpoints", 3).steps() == [2]
+    engine.run(config, tmp_path / "halves", progress=False)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+    losses = [
+        [(row["step"], row["loss"]) for row in map(json.loads, (tmp_path / run / "metrics.jsonl").open())]
+        for run in ("whole", "halves")
+    ]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [1, 2, 3, 4, 5, 6]
+    from transformers import AutoModel
+
+    model, report = AutoModel.from_pretrained(export, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert type(model).__name__ == "Dinov2Model"
+
+
+def test_one_teacher_update_for_each_step_with_accumulation(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr(engine.StudentTeacher, "update_teacher", lambda self, momentum: calls.append(momentum))
+    config = small_config(images, "optimization.accumulation=2", "optimization.steps=3")
+    engine.run(config, tmp_path / "run", progress=False)
+    assert len(calls) == 3
+
+
+def test_another_configuration_is_refused_in_words(images: Path, tmp_path: Path) -> None:
+    engine.run(small_config(images, "optimization.steps=2"), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match=r"another optimization\.base_lr"):
+        engine.run(small_config(images, "optimization.steps=2", "optimization.base_lr=1"), tmp_path / "run")
+
+
+def test_one_image_on_a_process_is_refused_while_koleo_is_on(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one image only"):
+        engine.run(small_config(images, "optimization.batch_size=1"), tmp_path / "run", progress=False)
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_unbroken_runs_weights(images: Path, tmp_path: Path) -> None:
+    """SIGKILL at twenty random moments of a 60-step run: never unreadable, and bit-equal in the end."""
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(small_config(images, "optimization.steps=60", "optimization.drop_path=0.3")))
+    finish(start(file, tmp_path / "whole"))
+    kills, rng = 0, torch.Generator().manual_seed(0)
+    for trial in range(20):
+        run = tmp_path / f"run-{trial}"
+        at = int(torch.randint(1, 59, (), generator=rng))
+        process = start(file, run)
+        journal = run / "metrics.jsonl"
+        while process.is_alive() and (not journal.is_file() or journal.read_bytes().count(b"\n") < at):
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        finish(start(file, run))
+        assert_same(run, tmp_path / "whole")
+    assert kills >= 18  # a run may end before the signal reaches it

@@ -1,0 +1,224 @@
+"""The reader's table, rows 1 to 11: from stored values to grey levels; expected values by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encoder.reader.sandbox_worker import read_image
+from tests.encoder.dicom_files import (
+    chest,
+    dataset,
+    lut_item,
+    odd,
+    ramp,
+    refused,
+    sample_file,
+    sequence,
+    to_bytes,
+)
+
+TOP = 4095  # 12 bits
+
+
+# Row 1: MONOCHROME1, and row 3: slope; the sign is derived once
+@pytest.mark.parametrize(
+    ("photometric", "slope", "up"),
+    [
+        ("MONOCHROME2", "2", True),
+        ("MONOCHROME1", "2", False),
+        ("MONOCHROME2", "-2", False),
+        ("MONOCHROME1", "-2", True),
+    ],
+)
+def test_polarity(photometric: str, slope: str, up: bool) -> None:
+    image = read_image(chest(PhotometricInterpretation=photometric, RescaleSlope=slope, RescaleIntercept="10"))
+    np.testing.assert_array_equal(image.pixels, ramp() if up else TOP - ramp())
+    np.testing.assert_allclose(image.scale * image.pixels + image.offset, float(slope) * ramp() + 10)
+    assert image.facts.inverted is not up
+
+
+# Row 2
+@pytest.mark.parametrize(
+    ("photometric", "shape", "warned"),
+    [
+        ("MONOCHROME1", "INVERSE", False),
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME1", "IDENTITY", True),
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME2", "LIN OD", True),
+        ("MONOCHROME1", "", False),
+    ],
+)
+def test_presentation_lut_shape_never_inverts_twice(photometric: str, shape: str, warned: bool) -> None:
+    image = read_image(chest(PhotometricInterpretation=photometric, PresentationLUTShape=shape))
+    np.testing.assert_array_equal(image.pixels, ramp() if photometric == "MONOCHROME2" else TOP - ramp())
+    assert any("PresentationLUTShape" in text for text in image.warnings) is warned
+
+
+# Row 3
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [("0", "5"), ("", "5"), ("nan", "0"), ("2", None), (None, "5"), ("abc", "0")]
+)
+def test_unusable_rescale_is_ignored_with_a_warning(slope: str | None, intercept: str | None) -> None:
+    values = {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    image = read_image(odd(**{name: value for name, value in values.items() if value is not None}))
+    np.testing.assert_array_equal(image.pixels, ramp())
+    assert (image.scale, image.offset) == (1.0, 0.0) and any("rescale" in text for text in image.warnings)
+
+
+# Row 4
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_modality_lut_wins_over_rescale(photometric: str) -> None:
+    curve = (np.arange(4096) ** 2 // 4096).astype(np.uint16)
+    extra = {"RescaleSlope": "-3", "RescaleIntercept": "7", "ModalityLUTSequence": sequence(lut_item(curve, 0, 12))}
+    image = read_image(chest(PhotometricInterpretation=photometric, **extra))
+    expected = ramp() ** 2 // 4096
+    np.testing.assert_array_equal(image.pixels, expected if photometric == "MONOCHROME2" else TOP - expected)
+    np.testing.assert_allclose(image.scale * image.pixels + image.offset, expected)
+
+
+def test_modality_lut_of_a_real_file() -> None:
+    data = sample_file("mlut_18.dcm").read_bytes()
+    assert refused(data, "body_part").forcible  # modality OT, no body part
+    assert read_image(data, force=True).pixels.max() > 0
+
+
+# Row 5
+def test_lut_sequence_comes_before_windows() -> None:
+    curve = np.linspace(255, 0, 4096).astype(np.uint16)
+    image = read_image(chest(VOILUTSequence=sequence(lut_item(curve, 0, 8)), WindowCenter="100", WindowWidth="50"))
+    assert [window.function for window in image.windows] == ["LUT", "LINEAR"]
+    np.testing.assert_array_equal(image.display(), curve[ramp()])
+
+
+def test_8_bit_lut_with_more_than_256_entries_does_not_wrap() -> None:
+    entries = (np.arange(4096) // 16).astype(np.uint16)
+    image = read_image(chest(VOILUTSequence=sequence(lut_item(entries, 0, 8))))
+    np.testing.assert_array_equal(image.display(), entries[ramp()])
+    shown = image.windows[0].apply(np.array([0, 255, 256, 300, 4000, 9999, -5], np.float64)) * 255
+    np.testing.assert_allclose(shown, [0, 15, 16, 18, 250, 255, 0])
+
+
+def test_8_bit_lut_packed_into_bytes() -> None:
+    item = lut_item(np.zeros(4096, np.uint16), 0, 8)
+    item[0x00283006].value = (np.arange(4096) // 16).astype(np.uint8).tobytes()
+    np.testing.assert_array_equal(read_image(chest(VOILUTSequence=sequence(item))).display(), ramp() // 16)
+
+
+def test_lut_with_65536_entries_and_negative_first_value() -> None:
+    item = lut_item(np.arange(65536).astype(np.uint16), -32768, 16, signed=True)
+    source = dataset(bits=16, signed=True, VOILUTSequence=sequence(item))
+    expected = np.floor((ramp(16, signed=True) + 32768) / 65535 * 255 + 0.5)
+    np.testing.assert_array_equal(read_image(to_bytes(source)).display(), expected)
+
+
+@pytest.mark.parametrize("length", [0, 2, 100])
+def test_damaged_lut_is_ignored(length: int) -> None:
+    item = lut_item(np.arange(4096).astype(np.uint16), 0, 12)
+    item[0x00283006].value = bytes(length)
+    image = read_image(chest(VOILUTSequence=sequence(item)))
+    assert image.windows == () and any("damaged" in text for text in image.warnings)
+
+
+# Row 6: the standard's own formulas (PS3.3 C.11.2.1.2, C.11.2.1.3) written out again
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR ", "", "LINEAR_EXACT", "SIGMOID", "NONSENSE"])
+def test_window_functions(function: str) -> None:
+    center, width = 2000.0, 1000.0
+    image = read_image(odd(WindowCenter="2000", WindowWidth="1000", VOILUTFunction=function))
+    x = ramp().astype(np.float64)
+    linear = np.clip(((x - (center - 0.5)) / (width - 1) + 0.5) * 255, 0, 255)
+    exact = np.clip(((x - center) / width + 0.5) * 255, 0, 255)
+    sigmoid = 255 / (1 + np.exp(-4 * (x - center) / width))
+    expected = {"LINEAR_EXACT": exact, "SIGMOID": sigmoid}.get(function, linear)
+    assert np.abs(image.display() - expected).max() <= 0.5 + 1e-9
+    assert any("VOI function" in text for text in image.warnings) is (function == "NONSENSE")
+
+
+@pytest.mark.parametrize(("width", "usable"), [("0", False), ("-5", False), ("nan", False), ("1", True)])
+def test_odd_widths(width: str, usable: bool) -> None:
+    image = read_image(odd(WindowCenter="2000", WindowWidth=width))
+    assert len(image.windows) == usable
+    if usable:
+        np.testing.assert_array_equal(image.display(), np.where(ramp() > 1999.5, 255, 0))
+
+
+# Row 7
+def test_several_windows_with_explanations() -> None:
+    names = ["LUNG", "SMITH^JOHN", "BONE"]
+    windows = {"WindowCenter": ["1000", "2000", "3000"], "WindowWidth": ["100", "200", "300"]}
+    image = read_image(chest(WindowCenterWidthExplanation=names, **windows))
+    assert [(w.center, w.width, w.label) for w in image.windows] == [
+        (1000, 100, "LUNG"),
+        (2000, 200, "window 2"),  # free text from the file does not pass
+        (3000, 300, "BONE"),
+    ]
+    with pytest.raises(IndexError):
+        image.display(3)
+
+
+def test_two_centres_and_one_width() -> None:
+    image = read_image(chest(WindowCenter=["1000", "2000"], WindowWidth="100"))
+    assert len(image.windows) == 1 and any("differ in number" in text for text in image.warnings)
+    assert read_image(chest(WindowCenter="1000")).windows == ()
+
+
+# Row 8
+def test_without_window_percentiles_inside_the_valid_area() -> None:
+    values = ramp()
+    values[:20] = TOP  # a fifth of the image is padding
+    image = read_image(chest(values, PixelPaddingValue=TOP))
+    low, high = np.percentile(values[20:][values[20:] < TOP], [0.5, 99.5])
+    shown = image.display()
+    expected = np.clip((values[20:] - low) / (high - low), 0, 1) * 255
+    assert np.abs(shown[20:] - expected)[values[20:] < TOP].max() <= 1.5
+    assert (shown[:20] == 0).all()
+
+
+# Row 9
+def test_garbage_above_the_stored_bits_is_masked() -> None:
+    source = dataset()
+    source.PixelData = (ramp().astype(np.uint16) | 0x8000).tobytes()
+    np.testing.assert_array_equal(read_image(to_bytes(source)).pixels, ramp())
+
+
+def test_high_bit_elsewhere_is_refused() -> None:
+    refused(chest(HighBit=15), "unsupported", forcible=False)
+
+
+# Row 10
+def test_signed_with_and_without_extension() -> None:
+    values = ramp(signed=True)
+    np.testing.assert_array_equal(read_image(chest(values, signed=True)).pixels, values + 2048)
+    source = dataset(values, signed=True)
+    source.PixelData = (values & 0x0FFF).astype("<u2").tobytes()
+    image = read_image(to_bytes(source))
+    np.testing.assert_array_equal(image.pixels, values + 2048)
+    np.testing.assert_allclose(image.scale * image.pixels + image.offset, values)
+
+
+# Row 11
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("value", "limit"), [(0, None), (TOP, None), (0, 100), (100, 0)])
+def test_padding_is_black_and_marked(photometric: str, value: int, limit: int | None) -> None:
+    extra = {} if limit is None else {"PixelPaddingRangeLimit": limit}
+    image = read_image(chest(PhotometricInterpretation=photometric, PixelPaddingValue=value, **extra))
+    low, high = min(value, limit or value), max(value, value if limit is None else limit)
+    low = min(value, value if limit is None else limit)
+    padding = (ramp() >= low) & (ramp() <= high)
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid, ~padding)
+    assert (image.pixels[padding] == 0).all() and (image.display()[padding] == 0).all()
+
+
+def test_signed_padding() -> None:
+    source = dataset(signed=True)
+    source.add_new(0x00280120, "SS", -2048)
+    image = read_image(to_bytes(source))
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid, ramp(signed=True) != -2048)
+
+
+def test_padding_value_that_never_occurs() -> None:
+    values = np.minimum(ramp(), 4000)
+    assert read_image(chest(values, PixelPaddingValue=4090)).valid is None

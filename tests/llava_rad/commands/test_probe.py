@@ -1,0 +1,212 @@
+"""``llava-rad probe`` on small drawn images: tables, resume, several encoders, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder.datasets.manifest import Row, write_manifest
+from tests.llava_rad.conftest import Run
+
+IMAGES = 48
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright images have the label A and are of women; B is noise, C is always absent."""
+    folder = tmp_path_factory.mktemp("probe")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(IMAGES):
+        bright = number % 2
+        pixels = generator.integers(0, 80, (80, 80)) + 120 * bright * (np.arange(80) > 40)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        labels = {"A": float(bright), "B": float(generator.integers(0, 2)), "C": 0.0, "No Finding": 1.0 - bright}
+        rows.append(
+            Row(
+                folder / f"{number}.png", "vindr-cxr", f"p{number}", image=f"i{number}",
+                split="train" if number < 32 else "test", labels=labels, number=number + 1,
+                attributes={"sex": "MF"[bright], "age": str(20 + number)},
+            )
+        )  # fmt: skip
+    write_manifest(rows, folder / "m.csv")
+    return folder / "m.csv"
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two small encoders with random weights in RAD-DINO's form."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    folder = tmp_path_factory.mktemp("encoders")
+    for seed, name in enumerate(("first", "second")):
+        torch.manual_seed(seed)
+        config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+        Dinov2Model(config).save_pretrained(folder / name)
+    return [folder / "first", folder / "second"]
+
+
+def linear(manifest: Path, *encoders: Path | str) -> tuple[str | Path, ...]:
+    named = [part for encoder in encoders for part in ("--encoder", encoder)]
+    return ("probe", "linear", "--data", manifest, *named, "--recipe", "rad-dino-28", "-o", "r", "--device", "cpu")
+
+
+@pytest.mark.parametrize("protocol", ["logistic", "cached", "paper"])
+def test_linear(protocol: str, manifest: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    epochs = {"logistic": "1", "cached": "300", "paper": "40"}[protocol]
+    quick = ("--epochs", epochs, "--learning-rate", "0.1", "--seeds", "2")
+    ran = run(*linear(manifest, encoders[0]), "--protocol", protocol, *quick)
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "r" / "encoders" / "first.json").read_text())
+    assert min(found["auroc"]["A"]) > {"logistic": 0.9, "cached": 0.75, "paper": 0.65}[protocol]
+    assert len(found["auroc"]["A"]) == (1 if protocol == "logistic" else 2)
+    assert (found["positives"]["A"], found["judged"], found["trained"]) == (8, 16, 32)
+    assert "Left out" in ran.out and "C" in ran.out[ran.out.index("Left out") :]
+    names = {path.relative_to(tmp_path / "r").as_posix() for path in (tmp_path / "r").rglob("*") if path.is_file()}
+    assert names >= {"run.json", "table.md", "table.tex", "figure.svg", "environment.json", "encoders/first.json"}
+
+
+def test_an_encoder_is_added_and_none_computed_twice(
+    manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    logistic = ("--protocol", "logistic", "--labels", "A")
+    assert run(*linear(manifest, encoders[0]), *logistic).code == 0
+    file = tmp_path / "r" / "encoders" / "first.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "auroc": {"A": [0.123]}, "macro": {"auroc": [0.123], "auprc": [0.1]}}))
+    ran = run(*linear(manifest, *encoders), *logistic)
+    assert ran.code == 0 and "12.3" in ran.out, "what was there is taken"
+    assert "first AUROC" in ran.out and "second AUROC" in ran.out
+    other = run(*linear(manifest, f"first={encoders[1]}"), *logistic)
+    assert "12.3" not in other.out, "another encoder of that name is not"
+
+
+def test_the_papers_column_stands_beside_known_data_sets(manifest: Path, encoders: list[Path], run: Run) -> None:
+    ran = run(*linear(manifest, encoders[0]), "--protocol", "logistic", "--labels", "A")
+    assert "paper: RAD-DINO AUPRC" in ran.out and "52.8" in ran.out
+    assert (
+        "paper"
+        not in run(*linear(manifest, encoders[0])[:-4], "-o", "q", "--protocol", "logistic", "--dataset", "x").out
+    )
+
+
+def test_other_settings_are_not_mixed(manifest: Path, encoders: list[Path], run: Run) -> None:
+    assert run(*linear(manifest, encoders[0]), "--protocol", "logistic").code == 0
+    refused = run(*linear(manifest, encoders[0]), "--protocol", "logistic", "--labels", "A")
+    assert refused.code == 2 and "other data or settings" in refused.err
+    assert run(*linear(manifest, encoders[0]), "--protocol", "logistic", "--labels", "A", "--overwrite").code == 0
+
+
+def test_demographics(manifest: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    call = ("probe", "demographics", "--data", manifest, "--encoder", encoders[0], "--recipe", "rad-dino-28")
+    ran = run(*call, "-o", "d", "--all-images", "--variables", "sex,age", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "d" / "encoders" / "first.json").read_text())["variables"]
+    assert np.mean(found["sex"]["accuracy"]) > 0.75 and found["sex"]["classes"] == {"F": 24, "M": 24}
+    assert found["age"]["classes"] == {"20-40": 20, "40-60": 20, "60-80": 8}
+    assert "99.6 (0.1)" in ran.out and "75.1" not in ran.out
+    healthy = run(*call, "-o", "h", "--variables", "sex")
+    assert healthy.code == 1 and "classes are too few" in healthy.err, "all men here have no finding, and no woman"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("linear", "--protocol", "ridge"), 2),
+        (("linear", "--labels", "D"), 1),
+        (("linear", "--encoder", "no/such"), 5),
+        (("demographics", "--variables", "height"), 2),
+    ],
+)
+def test_usage_errors(arguments: tuple[str, ...], code: int, manifest: Path, encoders: list[Path], run: Run) -> None:
+    named = () if "--encoder" in arguments else ("--encoder", encoders[0])
+    ran = run("probe", *arguments, "--data", manifest, *named, "-o", "r", "--offline")
+    assert ran.code == code, ran.err
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark squares in bright noise, with their masks; 12 training, 4 validation, 6 test images."""
+    folder = tmp_path_factory.mktemp("masked")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(22):
+        pixels, mask = generator.integers(150, 255, (84, 84)), np.zeros((84, 84), np.uint8)
+        top, left = generator.integers(0, 42, 2)
+        pixels[top : top + 42, left : left + 42] -= 140
+        mask[top : top + 42, left : left + 42] = 255
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(mask).save(folder / f"{number}-mask.png")
+        split = "train" if number < 12 else "val" if number < 16 else "test"
+        rows.append(
+            Row(
+                folder / f"{number}.png", "d", f"p{number}", split=split, number=number + 1,
+                masks={"square": folder / f"{number}-mask.png"}, attributes={"sex": "MF"[number % 2]},
+            )
+        )  # fmt: skip
+    write_manifest(rows, folder / "m.csv")
+    return folder / "m.csv"
+
+
+def test_segment(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    call = (
+        "probe",
+        "segment",
+        "--data",
+        masked,
+        "--encoder",
+        encoders[0],
+        "--recipe",
+        "rad-dino-84",
+        "--device",
+        "cpu",
+    )
+    quick = ("--no-augment", "--epochs", "40", "--batch-size", "6", "--learning-rate", "0.05", "-o", "s")
+    ran = run(*call, *quick, "--strata", "sex", "--few-shot", "2", "--target", "lungs")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "s" / "encoders" / "first-linear.json").read_text())
+    assert found["structures"]["square"]["images"] == 6 and found["structures"]["square"]["mean"] > 0.6
+    assert found["parameters"] == 25 and set(found["groups"]["sex"]["groups"]) == {"F", "M"}
+    assert {point["images"] for point in found["few_shot"]} == {2, 12}
+    assert [path.name for path in (tmp_path / "s" / "work").glob("first-linear-*/*.png")] == ["overlays.png"]
+    assert "95.9 (1.5)" in ran.out and "2 training images" in ran.out
+    again = run(*call, *quick, "--strata", "sex", "--few-shot", "2", "--target", "lungs")
+    assert again.out == ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--head", "deeplab"), 2, "choose from linear"),
+        (("--target", "heart"), 2, "choose from lungs"),
+        (("--few-shot", "0"), 2, "numbers of images"),
+        (("--structures", "heart"), 1, "no image has a mask"),
+        (("--strata", "ethnicity"), 1, "no image of the manifest has the attribute"),
+    ],
+)
+def test_segment_refuses(
+    arguments: tuple[str, ...], code: int, message: str, masked: Path, encoders: list[Path], run: Run
+) -> None:
+    call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
+    ran = run(*call, *arguments)
+    assert ran.code == code and message in ran.err.replace("\n", " ").replace("│", ""), ran.err
+
+
+def test_maps(chest: list[Path], encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    how = ("--encoder", encoders[0], "--recipe", "rad-dino-84")
+    assert run("maps", "attention", chest[0], *how, "-o", "a.png").code == 0
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (3 * 84 + 2 * 4, 84), "the image and two heads"
+    same = run("maps", "match", chest[0], chest[0], "--at", "0.3,0.6", *how, "-o", "m.png")
+    assert same.out == "0.250,0.583 1.0000\n", "column 1 and row 3 of 6: the patch itself"
+    assert run("maps", "match", chest[0], chest[1], "--at", "1.2,0", *how, "-o", "n.png").code == 2
+    assert run("maps", "attention", chest[0], *how, "-o", "a.png").code == 2, "not replaced"
+
+
+def test_maps_refuse_a_lateral_view(lateral: Path, encoders: list[Path], run: Run) -> None:
+    assert run("maps", "attention", lateral, "--encoder", encoders[0], "-o", "a.png").code == 4

@@ -1,0 +1,159 @@
+"""The vLLM backend: its wire and its errors with a stand-in for vLLM, and parity with transformers on the same folder.
+
+``LLAVA_RAD_VLLM_PYTHON=DIR/bin/python`` also runs it against a real vLLM.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoder.errors import LlavaRadError
+from llava_rad.generation.decoding import GenerationSettings, generate
+from llava_rad.generation.engine import Engine
+from llava_rad.generation.vllm import VllmWriter
+from llava_rad.generation.vllm_worker import receive, send
+from tests.llava_rad import tiny_model
+
+SETTINGS = GenerationSettings(max_new_tokens=tiny_model.MAX_NEW_TOKENS)
+STANDINS = Path(__file__).parents[1] / "standins"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.make(tmp_path_factory.mktemp("vllm") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Engine:
+    return Engine.from_pretrained(checkpoint, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [np.kron(image, np.ones((14, 14))).astype(np.uint8) for image in rng.integers(0, 256, (5, 4, 4))]
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(STANDINS))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_ours_equals_transformers_on_the_language_models_folder(checkpoint, engine, images) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(checkpoint / "language_model").eval()
+    embeds, mask = engine.embed(engine.see(np.stack(images)), [engine.config.conversation] * len(images))
+    assert mask is None
+    with torch.inference_mode():
+        rows = model.generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+            max_new_tokens=SETTINGS.max_new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        ).tolist()
+    eos = engine.tokens.ids.eos
+    expected = [tuple(row[: row.index(eos)] if eos in row else row) for row in rows]
+    assert [draft.ids for draft in generate(engine, images, SETTINGS)] == expected
+
+
+@pytest.mark.usefixtures("standin")
+def test_the_same_reports_by_way_of_the_worker(checkpoint, engine, images) -> None:
+    with VllmWriter(engine, checkpoint, sys.executable) as writer:
+        assert writer.version == "stand-in" and writer.recipe == engine.recipe
+        assert writer.generate(images, SETTINGS) == generate(engine, images, SETTINGS)
+        short = GenerationSettings(max_new_tokens=3, prompt="The heart?")
+        assert writer.generate(images[:2], short) == generate(engine, images[:2], short)
+        assert writer.generate([]) == []
+        with pytest.raises(LlavaRadError, match="greedy"):
+            writer.generate(images, GenerationSettings(num_beams=2))
+        with pytest.raises(LlavaRadError, match="exceed the model's 512"):
+            writer.generate(images, GenerationSettings(max_new_tokens=500))
+
+
+@pytest.mark.usefixtures("standin")
+def test_bfloat16_embeddings_arrive_as_they_are(checkpoint, images) -> None:
+    engine = Engine.from_pretrained(checkpoint, device="cpu", dtype="bfloat16")
+    with VllmWriter(engine, checkpoint, sys.executable) as writer:
+        assert len(writer.generate(images, SETTINGS)) == len(images)
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("die", r"ended without an answer \(exit code 9\): "),
+        ("forget", "answered 4 of 5 prompts"),
+        ("fail", "vLLM failed: RuntimeError: no room left$"),
+    ],
+)
+def test_failures_are_one_line(told: str, message: str, checkpoint, engine, images, monkeypatch) -> None:
+    monkeypatch.setenv("STANDIN", told)
+    with VllmWriter(engine, checkpoint, sys.executable) as writer, pytest.raises(LlavaRadError, match=message) as error:
+        writer.generate(images, SETTINGS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("standin")
+def test_a_killed_worker_is_an_error_and_not_a_hang(checkpoint, engine, images) -> None:
+    with VllmWriter(engine, checkpoint, sys.executable) as writer:
+        writer._process.kill()
+        for _ in range(2):
+            with pytest.raises(LlavaRadError, match=r"ended without an answer \(exit code -9\)"):
+                writer.generate(images, SETTINGS)
+
+
+def test_an_environment_without_vllm(checkpoint, engine, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    with pytest.raises(LlavaRadError, match="bin/python has no vLLM") as error:
+        VllmWriter(engine, checkpoint, tmp_path / "bare" / "bin" / "python")
+    assert "pip install vllm" in str(error.value.hint)
+    with pytest.raises(LlavaRadError, match="cannot be run"):
+        VllmWriter(engine, checkpoint, tmp_path / "nowhere" / "python")
+
+
+def test_an_adapter_is_refused(engine, tmp_path: Path) -> None:
+    (tmp_path / "language_model").mkdir()
+    (tmp_path / "language_model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(LlavaRadError, match="adapter") as error:
+        VllmWriter(engine, tmp_path, sys.executable)
+    assert "merge" in str(error.value.hint)
+
+
+def test_messages_come_back_as_they_were_sent() -> None:
+    stream = io.BytesIO()
+    send(stream, {"do": "write", "n": 1}, b"\0\1")
+    stream.seek(0)
+    assert receive(stream) == {"do": "write", "n": 1}
+    assert stream.read() == b"\0\1"
+    assert receive(stream) is None
+    for cut in (3, 12):
+        with pytest.raises(EOFError):
+            receive(io.BytesIO(stream.getvalue()[:cut]))
+
+
+@pytest.mark.slow
+def test_a_real_vllm(tmp_path: Path) -> None:
+    """The embedded model: vLLM has no CPU kernel for the tiny one's heads."""
+    python = os.environ.get("LLAVA_RAD_VLLM_PYTHON")
+    if not python:
+        pytest.skip("LLAVA_RAD_VLLM_PYTHON names no interpreter with vLLM")
+    from llava_rad.model.checkpoint import locate
+    from scripts.bench.generate import images_for
+
+    engine = Engine.from_pretrained(None, device="cpu", dtype="float32")
+    images = images_for(engine)[:6]
+    with VllmWriter(engine, locate(None), python) as writer:
+        found = writer.generate(images)
+    assert found == generate(engine, images)
+    assert len({draft.text for draft in found}) > 3
