@@ -122,7 +122,7 @@ def related_first(root: Path, package: str, module: Path) -> list[str]:
 
     def rank(path: Path) -> tuple[int, str]:
         text = path.read_text(encoding="utf-8")
-        near = path.stem == f"test_{stem}" or imported.search(text)
+        near = path.stem.startswith(f"test_{stem}") or imported.search(text)
         return (0 if near else 1 if re.search(rf"\b{re.escape(stem)}\b", text) else 2), str(path)
 
     return [str(path.relative_to(root)) for path in sorted((root / "tests" / package).rglob("test_*.py"), key=rank)]
