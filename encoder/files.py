@@ -1,0 +1,275 @@
+"""Durable files: atomic writes, appended lines, locks and hashes. The only place of the project that does these.
+
+A file or folder that is written here is complete or absent after a crash at any moment: content goes to a temporary
+name in the same folder, reaches the disk (fsync), is renamed, and the folder's entry reaches the disk too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, overload
+
+from encoder.errors import LlavaRadError
+
+TEMPORARY = ".tmp"
+"""Suffix of files and folders that are being written, or left over from a killed process: never read."""
+_OLD = ".old"
+
+
+def sha256_of(path: str | Path | int) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Args:
+        path: of the file, or an open descriptor (its position is left at the end).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", closefd=not isinstance(path, int)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    File systems that cannot sync a folder are left alone.
+
+    Raises:
+        OSError: a file cannot be opened or synchronised.
+    """
+    folder = path.is_dir()
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into ``LlavaRadError``: "WHAT cannot be written (No space left on device)"."""
+    try:
+        yield
+    except OSError as error:
+        raise LlavaRadError(f"{what} cannot be written ({os.strerror(error.errno or 0)})") from error
+
+
+@overload
+def writing(
+    path: Path, mode: Literal["w"], *, overwrite: bool = ..., permissions: int = ...
+) -> contextlib.AbstractContextManager[IO[str]]: ...
+@overload
+def writing(
+    path: Path, mode: Literal["wb"] = ..., *, overwrite: bool = ..., permissions: int = ...
+) -> contextlib.AbstractContextManager[IO[bytes]]: ...
+@contextlib.contextmanager
+def writing(
+    path: Path, mode: Literal["w", "wb"] = "wb", *, overwrite: bool = True, permissions: int = 0o666
+) -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name when the block ends, whole, and not at all if it raises.
+
+    Args:
+        path: of the file; links are replaced, not followed.
+        mode: text (UTF-8, line ends as written) or bytes.
+        overwrite: an existing file is replaced; otherwise ``FileExistsError`` is raised, also if it appeared meanwhile.
+        permissions: before the umask.
+
+    Raises:
+        OSError: it cannot be written; the earlier content stays.
+    """
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}{TEMPORARY}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
+    handle = os.open(temporary, flags, permissions)
+    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    try:
+        with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload] # a mode that is not literal
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write(path: Path, data: bytes | str, *, overwrite: bool = True, permissions: int = 0o666) -> None:
+    """Write a whole file in one step; see :func:`writing`."""
+    with writing(path, "wb", overwrite=overwrite, permissions=permissions) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name; unlike a rename this fails if a file of that name appeared meanwhile."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+        if path.exists():  # a file system without hard links
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def writing_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target``; when the block ends it takes the place of ``target``, synchronised.
+
+    Files and folders in it become readable for all (temporary folders and safetensors files are private to their
+    owner). If the block raises, ``target`` stays as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}-{secrets.token_hex(8)}{TEMPORARY}")
+    folder.mkdir()
+    try:
+        yield folder
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        publish_folder(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, target: Path) -> None:
+    """Synchronise a finished folder and rename it to ``target``.
+
+    One folder cannot be renamed onto another: an existing one steps aside as ``NAME.old`` and is removed after the
+    rename, so that one of the two is whole at any moment.
+    """
+    for path in [*temporary.rglob("*"), temporary]:
+        sync(path)
+    old = target.with_name(target.name + _OLD)
+    if target.exists():
+        if old.exists():
+            shutil.rmtree(old)
+        target.rename(old)
+    temporary.rename(target)
+    sync(target.parent)
+    if old.exists():
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock file; it is released when the block or the process ends, however it ends.
+
+    On file systems without locks the block runs without one.
+
+    Args:
+        path: of the lock file, which is made and holds nothing.
+        busy: message of the error if another process holds the lock; None waits for it.
+
+    Raises:
+        LlavaRadError: another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=-1 if busy is None else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LlavaRadError(busy or "") from None
+    except (NotImplementedError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class LineFile:
+    """A file of lines that only grows; every line that ``append`` returned from survives a crash.
+
+    A half-written last line, left by a machine that went down, is cut off by the first ``append``. While it is open no
+    other process can open it.
+
+    Args:
+        path: of the file, made if missing; a symbolic link is refused (``OSError``).
+        busy: message of the error if another process has it open.
+
+    Raises:
+        LlavaRadError: another process has it open.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, busy: str) -> None:
+        self.path = path
+        self.new = not path.exists()
+        self._stack = contextlib.ExitStack()
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC, 0o666)
+        self._stack.callback(os.close, self._handle)
+        try:
+            self._lock(busy)
+            content = path.read_bytes()
+        except BaseException:
+            self._stack.close()
+            raise
+        self._end = content.rfind(b"\n") + 1
+        self._cut = len(content) > self._end
+
+    def _lock(self, busy: str) -> None:
+        # the descriptor itself is locked: a lock file beside a user's output would stay there
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LlavaRadError(busy) from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all complete lines."""
+        return self._end
+
+    def lines(self) -> list[bytes]:
+        """The complete lines, with their line ends."""
+        return os.pread(self._handle, self._end, 0).splitlines(keepends=True)
+
+    def clear(self) -> None:
+        """Forget all lines; the file is emptied by the next ``append``."""
+        self._cut, self._end = True, 0
+
+    def append(self, data: bytes) -> None:
+        """Add whole lines and wait until they are on the disk.
+
+        Raises:
+            OSError: the disk refuses; what was there before stays.
+        """
+        if self._cut:
+            os.ftruncate(self._handle, self._end)
+            self._cut = False
+        view, at = memoryview(data), self._end
+        while view:
+            count = os.pwrite(self._handle, view, at)
+            view, at = view[count:], at + count
+        os.fsync(self._handle)
+        self._end = at
+
+    def close(self) -> None:
+        """Release the file; one that was made here and holds nothing is removed."""
+        if self.new and not self._end:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self._stack.close()
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
