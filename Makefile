@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
-# Files of tests that run at the same time in make test-all, each on one core.
+# Test files that run at the same time, each on one core; one after the other: PYTEST_ARGS=-n0.
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-FAST := not slow and not browser and not pacs and not gpu and not deepspeed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+FAST := not slow and not nightly and not browser and not pacs and not gpu and not deepspeed and not referee
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all acceptance phantom-train lint format bench wheel clean distclean
+.PHONY: help demo test test-all nightly acceptance phantom-train lint format bench wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,11 +19,14 @@ help: ## this list
 demo: $(VENV)/.installed ## set up, then write findings for a real chest radiograph (PyPI package pydicom-data)
 	$(BIN)/llava-rad generate --example
 
-test: $(VENV)/.installed-test ## set up, then run the fast tests
-	$(BIN)/python -m pytest -m "$(FAST)" $(PYTEST_ARGS)
+test: $(VENV)/.installed-test ## set up, then run the fast tests (5 minutes on two cores)
+	$(PYTEST) -m "$(FAST)" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.installed-test ## every test that needs no CUDA device
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not gpu" $(PYTEST_ARGS)
+test-all: $(VENV)/.installed-test ## every test that needs no CUDA device, except the nightly ones (20 minutes on two cores)
+	$(PYTEST) -m "not gpu and not nightly" $(PYTEST_ARGS)
+
+nightly: $(VENV)/.installed-test ## 10,000 mutations, kill loops, long runs, tutorials end to end (an hour on two cores)
+	$(PYTEST) -m "nightly and not gpu" $(PYTEST_ARGS)
 
 acceptance: $(VENV)/.installed-test ## every promise of reliability and security on one table; an hour on two cores
 	$(BIN)/python scripts/acceptance.py --output docs/acceptance.md
