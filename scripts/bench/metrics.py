@@ -29,7 +29,7 @@ from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
 from metrics.settings import Settings
 from metrics.suite import evaluate
-from scripts.bench.standins import reports, write_bert, write_chexbert, write_radgraph
+from scripts.random_models import reports, write_bert, write_chexbert, write_radgraph
 
 Sides = dict[str, Callable[[], Any]]
 

@@ -27,7 +27,7 @@ import numpy as np
 from encoder.preprocessing import RECIPES
 from encoder.reader.sandbox import Reader
 from scripts.bench import pydicom_jpeg8
-from scripts.bench.syntaxes import SYNTAXES, rewrite
+from scripts.phantom.transfer_syntaxes import SYNTAXES, rewrite
 
 NAMES = ("read", "prepare", "highdicom", "torchxrayvision")
 

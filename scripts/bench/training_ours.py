@@ -36,9 +36,9 @@ from llava_rad.training.config import ScratchConfig, TrainingConfig
 from llava_rad.training.estimate import Sizes, estimate
 from llava_rad.training.initial import llama_config, make_tokens
 from llava_rad.training.samples import IGNORED, LengthGrouped, Pixels, Prompted, open_cache, select_pairs, tokenise
-from scripts.bench.standins import reports
 from scripts.bench.training import Case
 from scripts.bench.training_turns import Turning, Turns, serve_turns
+from scripts.random_models import reports
 
 MODEL, TABLE, SAMPLES, PROMPT = "model", "pairs.jsonl", "samples.npz", "prompt.json"
 _WORDS = 80

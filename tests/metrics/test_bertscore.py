@@ -13,7 +13,7 @@ from transformers import RobertaConfig, RobertaModel
 
 from metrics.bertscore import BERTScore
 from metrics.errors import InputError, WeightsError
-from scripts.bench.standins import reports
+from scripts.random_models import reports
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 

@@ -9,7 +9,7 @@ import evaluate
 import pytest
 
 from metrics.evaluate_modules import BERTScoreF1, Bleu4, CheXbertF1, LabelF1, RadGraphF1, RougeL, RulesF1
-from scripts.bench.standins import reports, write_bert, write_chexbert, write_radgraph
+from scripts.random_models import reports, write_bert, write_chexbert, write_radgraph
 from tests.metrics.conftest import Lexical
 from tests.metrics.test_bertscore import roberta  # noqa: F401
 

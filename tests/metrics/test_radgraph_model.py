@@ -20,7 +20,7 @@ from metrics.errors import WeightsError
 from metrics.radgraph.archive import Kind, open_archive
 from metrics.radgraph.model import RadGraphModel, pack, unpack, words
 from metrics.radgraph.package import PackageRadGraph
-from scripts.bench.standins import reports, write_bert, write_radgraph
+from scripts.random_models import reports, write_bert, write_radgraph
 
 ODD = ["Normal", "effusion " * 700, "/. a /? b", 'no (effusion). 50% left\'s "x", 3.5/2, 2%', "Ünknown 漢字 wörds", "."]
 KINDS: list[Kind] = ["radgraph", "radgraph-xl"]

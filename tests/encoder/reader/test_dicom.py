@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from encoder.reader.sandbox_worker import read_image
-from scripts.bench.syntaxes import SYNTAXES, rewrite
+from scripts.phantom.transfer_syntaxes import SYNTAXES, rewrite
 from tests.encoder.dicom_files import (
     chest,
     code,

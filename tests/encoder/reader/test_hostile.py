@@ -20,7 +20,7 @@ import pytest
 
 from encoder.errors import ReadError
 from encoder.reader.sandbox import Reader
-from scripts.bench.syntaxes import rewrite
+from scripts.phantom.transfer_syntaxes import rewrite
 from tests.encoder.dicom_files import chest, dataset, lut_item, ramp, sequence, to_bytes
 
 FUZZED = ("explicit-le", "deflated", "rle", "jpeg-baseline", "jpeg-lossless-sv1", "jpeg-ls", "jpeg2000-lossless")

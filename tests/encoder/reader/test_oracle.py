@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from encoder.reader.sandbox_worker import read_image
-from scripts.bench.syntaxes import LOSSY, NATIVE, SYNTAXES, rewrite
+from scripts.phantom.transfer_syntaxes import LOSSY, NATIVE, SYNTAXES, rewrite
 from tests.encoder.dicom_files import dataset, lut_item, sequence, to_bytes
 
 BITS = (8, 10, 12, 15, 16)

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from encoder.errors import ReadError
 from encoder.preprocessing import RECIPES
 from encoder.reader.sandbox import Reader
-from scripts.bench.syntaxes import rewrite
+from scripts.phantom.transfer_syntaxes import rewrite
 from tests.encoder.dicom_files import code, dataset, sequence, to_bytes
 
 FREE_TEXT = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scripts.bench.standins import reports, write_bert, write_chexbert, write_radgraph
+from scripts.random_models import reports, write_bert, write_chexbert, write_radgraph
 from tests.llava_rad.conftest import Run
 
 LEXICAL = ("--metrics", "rouge_l,bleu_4")

@@ -20,8 +20,8 @@ from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import Source
 from llava_rad.pacs.client import PASSWORD, USER, Pacs, PacsError
 from llava_rad.pacs.jobs import pull, watch_once
-from scripts.soak.archive import Archive, available, orthanc
 from tests.llava_rad import small_files
+from tests.llava_rad.pacs.orthanc import Archive, available, orthanc
 
 pytestmark = [
     pytest.mark.pacs,
