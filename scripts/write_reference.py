@@ -1,8 +1,8 @@
-"""The reference in ``docs/reference.md``, written from the code: commands, exit codes, configuration, file formats.
+"""Write ``docs/reference.md`` from the code: commands, exit codes, configuration keys, file formats.
 
     python scripts/write_reference.py [--check]
 
-``--check`` writes nothing and ends with status 1 where the document is not what the code says.
+``--check`` writes nothing and exits with 1 if the document differs from the code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import inspect
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -38,7 +39,10 @@ FORMATS = (
     ("review store", "SQLite", "../app/schema.sql"),
     ("scores", "JSON, with a signature that names every choice", "metrics.md"),
 )
-"""What, its form, and where that is described."""
+"""Content, form and description of each format."""
+TABLE = "| argument or option | default | meaning |\n|---|---|---|"
+SHARED = 3
+"""Options with the same text in at least so many commands are listed once."""
 
 
 def reference() -> str:
@@ -51,9 +55,9 @@ def reference() -> str:
         parts.append(f"## Configuration of `llava-rad {command}`\n")
         source = Path(inspect.getfile(config)).relative_to(ROOT)
         parts.append(KEYS.format(source=source))
-        parts.append("\n".join(["| key | default | what |", "|---|---|---|", *_keys(config)]) + "\n")
+        parts.append("\n".join(["| key | default | meaning |", "|---|---|---|", *_keys(config)]) + "\n")
     rows = [f"| {what} | {form} | [{Path(link).name}]({link}) |" for what, form, link in FORMATS]
-    parts += ["## File formats\n", "\n".join(["| what | form | described in |", "|---|---|---|", *rows]) + "\n"]
+    parts += ["## File formats\n", "\n".join(["| content | form | description |", "|---|---|---|", *rows]) + "\n"]
     return "\n".join(parts)
 
 
@@ -64,14 +68,29 @@ def _commands() -> Iterator[str]:
 
     root: Any = get_command(app)
     yield "\n\n".join(EPILOG.split("\n\n")[:2]) + "\n"
-    for name, command in root.commands.items():
-        for called, one in getattr(command, "commands", {}).items() or [("", command)]:
-            yield f"### `llava-rad {f'{name} {called}'.strip()}`\n"
-            yield _plain(one.help or "") + "\n"
-            rows = [_parameter(parameter) for parameter in one.params if not getattr(parameter, "hidden", False)]
-            yield "\n".join(["| argument or option | default | what |", "|---|---|---|", *rows]) + "\n"
-            if one.epilog and one.epilog != EPILOG:
-                yield "\n\n".join(part.strip() for part in one.epilog.split("\n\n") if part.strip()) + "\n"
+    commands = {
+        f"{name} {called}".strip(): one
+        for name, command in root.commands.items()
+        for called, one in getattr(command, "commands", {}).items() or [("", command)]
+    }
+    rows = {
+        name: [_parameter(parameter) for parameter in one.params if not getattr(parameter, "hidden", False)]
+        for name, one in commands.items()
+    }
+    counted = Counter(row for some in rows.values() for row in some)
+    shared = [row for row, count in counted.items() if count >= SHARED]
+    yield "### Options of several commands\n"
+    yield "\n".join([TABLE, *shared]) + "\n"
+    for name, one in commands.items():
+        yield f"### `llava-rad {name}`\n"
+        yield _plain(one.help or "") + "\n"
+        own = [row for row in rows[name] if row not in shared]
+        if own:
+            yield "\n".join([TABLE, *own]) + "\n"
+        if others := [re.findall(r"`[^`]+`", row)[0] for row in rows[name] if row in shared]:
+            yield f"Also: {', '.join(others)}.\n"
+        if one.epilog and one.epilog != EPILOG:
+            yield "\n\n".join(part.strip() for part in one.epilog.split("\n\n") if part.strip()) + "\n"
 
 
 def _parameter(parameter: Any) -> str:
