@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.phantom.dataset import make_dataset
+from scripts.make_phantom import make_dataset
 from tests.source_tree import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)

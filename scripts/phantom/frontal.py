@@ -1,7 +1,7 @@
 """A frontal image in the making: the attenuation of a body without findings.
 
 The picture is a sum of path lengths, as a radiograph is: soft tissue minus air plus bone. Findings change the air map
-and add densities (lesions.py, devices.py); `attenuation` puts everything together.
+and add densities (lesions.py); `attenuation` puts everything together.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import devices, lesions
+from . import lesions
 from .anatomy import build_thorax
 from .drawing import Array, Canvas, Curve, Mask, strip
 from .findings import Finding, sample_findings
@@ -140,7 +140,7 @@ def _paint_frontal(
     broken = {f.side: 4 + int(3 * f.size) for f in findings if f.kind == "rib fracture"}
     skeleton = bones(scene, broken, portable=portable)
     for finding in findings:
-        painter = lesions.PAINTERS.get(finding.kind)
+        painter = lesions.LESION_PAINTERS.get(finding.kind)
         if painter:
             painter(scene, finding)
         elif finding.kind == "cardiomegaly":
@@ -149,10 +149,10 @@ def _paint_frontal(
             knob = canvas.mask(thorax.mediastinum) & (scene.x > 1.0) & (np.abs(scene.y - 9.0) < 3.0)
             scene.mark("aorta", knob, finding)
     for finding in findings:
-        if finding.kind in devices.PAINTERS:
-            devices.PAINTERS[finding.kind](scene, finding)
+        if finding.kind in lesions.DEVICE_PAINTERS:
+            lesions.DEVICE_PAINTERS[finding.kind](scene, finding)
     if marked:
-        devices.marker(scene)
+        lesions.marker(scene)
     total = attenuation(scene, skeleton, portable=portable)
 
     ribs = {f"{side[0].upper()}{n}": canvas.pixels(strip(c, 1.25)) for (side, n), c in thorax.ribs.items()}

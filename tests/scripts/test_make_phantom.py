@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.make_phantom import main
+from scripts.make_phantom import main, make_dataset
 from scripts.phantom import phantom_radiograph
-from scripts.phantom.dataset import make_dataset
-from scripts.phantom.dicom import write_dicom
+from scripts.phantom.files import write_dicom
 from scripts.phantom.layouts import LAYOUTS
 from tests.scripts.phantom_files import table, truth
 

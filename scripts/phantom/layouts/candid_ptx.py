@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..cohort import Layout, Request, Views, studies
-from ..dicom import uid, write_dicom
 from ..drawing import Mask
-from ..files import write_csv
+from ..files import uid, write_csv, write_dicom
 
 REPORTS = ("filename", "StudyInstanceUID", "SOPInstanceUID", "EncodedPixels", "Report")
 MASKS = ("anon_SOPUID", "mask_rle")

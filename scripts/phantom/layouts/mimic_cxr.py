@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cohort import Layout, Request, Study, Views, studies
-from ..dicom import write_dicom
-from ..files import write_csv, write_image, write_text
+from ..files import write_csv, write_dicom, write_image, write_text
 from ..findings import CHEXPERT
 from ..patient import generator, hexadecimal
 from ..radiograph import Phantom

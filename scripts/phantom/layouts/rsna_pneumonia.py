@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..cohort import Layout, Request, Views, studies
-from ..dicom import write_dicom
-from ..files import write_csv
+from ..files import write_csv, write_dicom
 from ..findings import AIRSPACE
 from ..patient import hexadecimal
 

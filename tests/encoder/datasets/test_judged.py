@@ -22,7 +22,7 @@ from encoder.datasets.masks import read_mask
 from encoder.datasets.vindr_cxr import LABELS
 from encoder.errors import LlavaRadError
 from encoder.reader.sandbox import Reader
-from scripts.phantom.dataset import make_dataset
+from scripts.make_phantom import make_dataset
 from scripts.phantom.files import MASK_BITS
 from scripts.phantom.layouts.candid_ptx import encode_runs
 

@@ -13,7 +13,7 @@ import pytest
 from encoder.datasets import DATASETS, published_for
 from encoder.datasets.manifest import Count, Row, disjoint
 from encoder.errors import LlavaRadError
-from scripts.phantom.dataset import make_dataset
+from scripts.make_phantom import make_dataset
 
 CHEXPERT = (
     "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"

@@ -21,7 +21,7 @@ from encoder.datasets.mimic_cxr_lungs import ZONES
 from encoder.datasets.mimic_iv import ethnicity, linked
 from encoder.errors import LlavaRadError
 from encoder.reader.sandbox import Reader
-from scripts.phantom.dataset import make_dataset
+from scripts.make_phantom import make_dataset
 from scripts.phantom.files import MASK_BITS
 
 Mask = NDArray[np.bool_]

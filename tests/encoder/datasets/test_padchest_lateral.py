@@ -11,7 +11,7 @@ import pytest
 from encoder.datasets import DATASETS
 from encoder.datasets.manifest import Row, disjoint
 from encoder.datasets.padchest_lateral import FINDINGS
-from scripts.phantom.dataset import make_dataset
+from scripts.make_phantom import make_dataset
 
 VDC, PE, CAB = FINDINGS
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.phantom.dataset import make_dataset
+from scripts.make_phantom import make_dataset
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,28 @@
-"""VinDr-CXR 1.0.0: PA images, labels and boxes of three radiologists (train) or their consensus (test).
+"""VinDr's two data sets.
 
-Sources of the facts:
+VinDr-CXR 1.0.0: PA images, labels and boxes of three radiologists (train) or their consensus (test).
+VinDr-RibCXR 1.0.0: PNG images and the outlines of twenty ribs.
+
+Sources of the facts on VinDr-CXR:
 - train/<image_id>.dicom, test/<image_id>.dicom, annotations/{annotations,image_labels}_{train,test}.csv: folder
   listings and paths in public readers of physionet.org/content/vindr-cxr/1.0.0.
 - image_id (32 hexadecimal digits), rad_id (R1..R17), class_name, x_min, y_min, x_max, y_max: VinBigData's train.csv
   (torchxrayvision data/vinbigdata-train.csv.gz) and public readers; the test tables have no rad_id.
 - the 28 labels and their order, and "Other disease" (singular) in the test table only: public readers.
 - few header elements survive de-identification: vinbigdata-medical/vindr-cxr (sex, age and the image module).
+
+Source of the facts on VinDr-RibCXR: public readers; data/<split>/img/VinDr_RibCXR_<split>_000.png and
+Annotations/<split>/Vindr_RibCXR_<split>_mask.json with {"img": {"0": path}, "R1": {"0": [{"x", "y"}, ...]}, ...}.
+The splits are called train and val.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..cohort import Layout, Request, Study, studies
-from ..dicom import write_dicom
-from ..files import write_csv
+from ..files import write_csv, write_dicom, write_image, write_text
 from ..findings import Finding
 from ..patient import generator, hexadecimal
 from ..radiograph import Phantom
@@ -137,7 +144,7 @@ def _write_image(request: Request, folder: str, study: Study, name: str) -> Phan
     return phantom
 
 
-def write(request: Request) -> None:
+def write_cxr(request: Request) -> None:
     """Writes vindr-cxr/."""
     root = request.out / "vindr-cxr" / "annotations"
     boxes: dict[str, list[list[Any]]] = {"train": [], "test": []}
@@ -165,4 +172,34 @@ def write(request: Request) -> None:
     write_csv(root / "image_labels_test.csv", ("image_id", *test_names), labels["test"])
 
 
-LAYOUT = Layout("vindr-cxr", "VinDr-CXR", write)
+CXR = Layout("vindr-cxr", "VinDr-CXR", write_cxr)
+
+
+RIBS = tuple(f"{side}{number}" for side in "RL" for number in range(1, 11))
+
+
+def write_ribcxr(request: Request) -> None:
+    """Writes vindr-ribcxr/."""
+    root = request.out / "vindr-ribcxr"
+    tables: dict[str, dict[str, dict[str, Any]]] = {
+        s: {"img": {}, **{rib: {} for rib in RIBS}} for s in ("train", "val")
+    }
+    prevalence = {"pleural effusion": 0.0, "rib fracture": 0.0, "pneumothorax": 0.0}
+    for study in studies(
+        request, "vindr-ribcxr", views=((("PA",), 1.0),), normal=0.7, prevalence=prevalence, shares=(0.8, 0.2)
+    ):
+        split = "train" if study.split == "train" else "val"
+        table = tables[split]
+        index = str(len(table["img"]))
+        name = f"data/{split}/img/VinDr_RibCXR_{split}_{int(index):03d}.png"
+        phantom = study.image(0, request.size, square=False)
+        write_image(root / name, phantom.grey())
+        request.truth.add(root / name, phantom, split=split)
+        table["img"][index] = name
+        for rib in RIBS:
+            table[rib][index] = [{"x": round(float(x), 2), "y": round(float(y), 2)} for x, y in phantom.ribs[rib]]
+    for split, table in tables.items():
+        write_text(root / "Annotations" / split / f"Vindr_RibCXR_{split}_mask.json", json.dumps(table))
+
+
+RIBCXR = Layout("vindr-ribcxr", "VinDr-RibCXR", write_ribcxr)
