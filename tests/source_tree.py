@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,16 +22,24 @@ def module_name(path: Path, root: Path = ROOT) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def _parsed(path: Path, _modified: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
-def imports(path: Path, *, at_import: bool = False, root: Path = ROOT) -> Iterator[tuple[int, str]]:
+def imports(
+    path: Path, *, at_import: bool = False, running: bool = False, root: Path = ROOT
+) -> Iterator[tuple[int, str]]:
     """The absolute names that a file imports, with their lines; ``from a import b`` gives ``a.b``.
 
     Args:
         path: the file.
-        at_import: only what runs when the module is imported: nothing in function bodies or under TYPE_CHECKING.
+        at_import: only imports that run when the module is imported, not those in functions or under TYPE_CHECKING.
+        running: all imports except those under TYPE_CHECKING.
         root: the folder that module names start from.
     """
     module = module_name(path, root)
@@ -46,7 +55,7 @@ def imports(path: Path, *, at_import: bool = False, root: Path = ROOT) -> Iterat
                     parents = package.split(".")[: len(package.split(".")) - child.level + 1]
                     base = ".".join([*parents, base] if base else parents)
                 yield from ((child.lineno, f"{base}.{alias.name}") for alias in child.names)
-            elif at_import and _is_type_checking(child):
+            elif (at_import or running) and _is_type_checking(child):
                 assert isinstance(child, ast.If)
                 for other in child.orelse:
                     yield from walk(other)
@@ -56,4 +65,4 @@ def imports(path: Path, *, at_import: bool = False, root: Path = ROOT) -> Iterat
             else:
                 yield from walk(child)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+    yield from walk(_parsed(path, path.stat().st_mtime_ns))
