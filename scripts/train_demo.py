@@ -13,10 +13,266 @@ controls are trained, and `OUTPUT.work/encoders/table.md` compares them.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
+
+if __package__ in (None, ""):  # run as a file: the project's root holds the package `scripts`
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from encoder.errors import LlavaRadError, ModelError
+from encoder.preprocessing import RECIPES
+from encoder.probing.vectors import identity
+from llava_rad.training import tokenizer
+from scripts.demo import evaluate, features, grammar, nih, ood_examples, pretraining
+from scripts.demo.card import draw_cases, write_card
+
+if TYPE_CHECKING:
+    import torch
+
+    from encoder.backbones.base import RadDino
+    from llava_rad.model.tokenizer import Tokens
+
+NAME = "llava-rad-demo"
+RECIPE = "rad-dino-224"
+SIZE_LIMIT = 85_000_000
+FALSE_ALARMS = 0.02
+"""Share of held-out training images beyond the limit of familiarity."""
+
+
+class Stopwatch:
+    """Seconds of each named step: elapsed, and of processor time over all threads."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
+        self.steps: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Times what is done inside."""
+        self.log(f"{name} ...")
+        elapsed, processor = time.perf_counter(), time.process_time()
+        yield
+        taken = {"elapsed": time.perf_counter() - elapsed, "processor": time.process_time() - processor}
+        self.steps[name] = {kind: round(value, 1) for kind, value in taken.items()}
+        self.log(f"{name}: {taken['elapsed']:.0f} s ({taken['processor']:.0f} s of processor time)")
+
+
+def make_demo(
+    data: Path,
+    output: Path,
+    *,
+    views: int = 4,
+    epochs: int | None = None,
+    seed: int = 0,
+    threads: int = 2,
+    tiny: bool = False,
+    encoder: str | None = None,
+    before: Path | None = None,
+    cache: Path | None = None,
+    force: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Trains the demonstration model on the train split, measures it on the val split, writes the checkpoint.
+
+    Args:
+        data: Folder with the folders of `pretraining.SETS`.
+        output: Folder to write; beside it go the numbers, `NAME.results.json`, a picture of 12 cases,
+            `NAME.cases.png`, and what the encoder's training needs and leaves, `NAME.work`.
+        views: Cached views of a training image, the plain one included.
+        epochs: In place of the configuration's number.
+        seed: Of everything random.
+        threads: Processor threads.
+        tiny: A random small encoder and two epochs, to try the path.
+        encoder: Any encoder in place of pre-training RAD-DINO-S.
+        before: An earlier checkpoint, which is scored beside.
+        cache: File of features: read where it exists, else written, so that another try needs training only.
+        force: Replace what is there.
+        log: Takes progress lines.
+
+    Returns:
+        The results as they are written.
+
+    Raises:
+        LlavaRadError: data or backbone are missing, the output exists, or the checkpoint is too large.
+    """
+    import torch
+
+    from encoder.backbones.loading import in_fastest_form
+    from llava_rad.model.config import LlavaRadConfig
+    from llava_rad.model.familiarity import Familiarity
+    from llava_rad.model.llava_rad import LlavaRad
+
+    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
+        raise LlavaRadError(f"{output.name} exists already", hint="name another folder, or use --force to replace it")
+    torch.set_num_threads(threads)
+    watch = Stopwatch(log)
+    work, folder = Path(f"{output}.work"), data / pretraining.SETS["nih"][1]
+    train, val = nih.read_cases(folder, "train"), nih.read_cases(folder, "val")
+    fit, held_out = nih.hold_out(train)
+    if not held_out or not fit:
+        raise ModelError("the train split has too few patients to hold some out")
+    recipe = RECIPES[RECIPE]
+
+    with watch.step("encoder"):
+        manifests = pretraining.write_manifests(data, work / "manifests")
+        if tiny:
+            backbone = _tiny_encoder(seed)
+        else:
+            source = encoder or str(pretraining.pretrain(pretraining.ENCODER, manifests, work / "runs", log))
+            backbone = _loaded(source)
+        backbone.half().float()  # features of the weights as they are stored
+        digest = identity(backbone)
+        # bfloat16 takes half of the time; the features that it changes a little are stored as float16 anyway
+        vision = in_fastest_form(backbone, size=recipe.size, device="cpu", dtype=torch.bfloat16)
+    with watch.step("tokenizer"):
+        tokens = make_tokens(train, seed)
+
+    def encode(cases: Sequence[nih.Case], views: int) -> torch.Tensor:
+        def progress(done: int, images: int) -> None:
+            if done % 800 == 0:
+                log(f"  {done} of {images} images")
+
+        paths = [case.path for case in cases]
+        return features.encode(vision, recipe, paths, views=views, seed=seed, progress=progress)
+
+    with watch.step("features"):
+        if cache is not None and cache.is_file():
+            fit_features, held_out_features = features.load(cache, digest, (len(fit), views), len(held_out))
+        else:
+            fit_features, held_out_features = encode(fit, views), encode(held_out, 1)[:, 0]
+            if cache is not None:
+                features.save(cache, digest, fit_features, held_out_features)
+    with watch.step("training"):
+        from scripts.demo.model import Model, TrainingConfig
+        from scripts.demo.training import Trainer
+
+        config = TrainingConfig(seed=seed)
+        config = config.tiny() if tiny else config
+        config = config if epochs is None else replace(config, epochs=epochs)
+        model = Model.create(config, backbone.width, tokens, fit_features.shape[2])
+        trainer = Trainer(model, config, fit_features, fit, held_out_features, held_out, log)
+        held_out_scores = trainer.run()
+    with watch.step("saving"):
+        settings = LlavaRadConfig(
+            name=NAME, demonstration=True, image_tokens=fit_features.shape[2], recipe=recipe.to_dict()
+        )
+        described = Familiarity.describe(fit_features[:, 0]), Familiarity.describe(held_out_features)
+        known = Familiarity.fit(described[0], described[1], FALSE_ALARMS)
+        whole = LlavaRad(backbone, model.projector, model.language_model, tokens, settings, known)
+        whole.save_pretrained(output, force=force, encoder_dtype=torch.float16)
+    with watch.step("evaluation"):
+        truth = [case.labels for case in val]
+        reports = write_reports(output, val)
+        scores = evaluate.score(reports, truth)
+        results: dict[str, Any] = {
+            "data": {"fit": len(fit), "held_out": len(held_out), "val": len(val), "views": views},
+            "training": asdict(config),
+            "history": trainer.history,
+            "held_out": held_out_scores.to_dict(),
+            "val": scores.to_dict(),
+            "val_95": evaluate.intervals(reports, truth),
+            "baselines": evaluate.baselines(train, truth),
+        }
+        plain = torch.cat([fit_features[:, 0], held_out_features])
+        nearest = evaluate.nearest_neighbour([*fit, *held_out], plain, encode(val, 1)[:, 0])
+        others = {"nearest_neighbour": nearest}
+        if before is not None:
+            others["before"] = write_reports(before, val)
+        for name, texts in others.items():
+            results["baselines"][name] = evaluate.with_interval(texts, truth)
+        results["familiarity"] = {
+            "false_alarms": FALSE_ALARMS,
+            "limit": known.limit,
+            "kinds": ood_examples.warned(known, vision, recipe, ood_examples.images(manifests, recipe)),
+        }
+        draw_cases(Path(f"{output}.cases.png"), val, reports)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    results |= {"seconds": watch.steps, "bytes": size}
+    (output / "README.md").write_text(write_card(results), encoding="utf-8")
+    Path(f"{output}.results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    log(f"macro-F1 {scores.macro_f1:.4f}, micro-F1 {scores.micro_f1:.4f} on {len(val)} val images; {size / 1e6:.1f} MB")
+    if size > SIZE_LIMIT:
+        raise ModelError(f"the checkpoint has {size / 1e6:.1f} MB, more than the {SIZE_LIMIT / 1e6:.0f} MB allowed")
+    return results
+
+
+def compare_controls(data: Path, output: Path, log: Callable[[str], None]) -> str:
+    """Train RAD-DINO-S's controls beside it and compare all of them with where they start: a table in Markdown."""
+    from scripts.compare_encoders import compare
+
+    work = Path(f"{output}.work")
+    manifests = pretraining.write_manifests(data, work / "manifests")
+    encoders = {"DINOv2-S": pretraining.START}
+    for variant in pretraining.VARIANTS:
+        encoders[variant] = str(pretraining.pretrain(variant, manifests, work / "runs", log))
+    masks = [manifests[name] for name in pretraining.MASKS if name in manifests]
+    (work / "encoders").mkdir(parents=True, exist_ok=True)
+    return compare(manifests["nih"], masks, encoders, RECIPE, work / "encoders", 1000)
+
+
+def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
+    """The tokenizer, learnt from paragraphs on the cases, paragraphs with every finding and side, and the prompt."""
+    from llava_rad.model.config import TokenIds
+    from llava_rad.model.prompt import Prompt
+    from llava_rad.model.tokenizer import Tokens
+
+    rng = np.random.default_rng(seed)
+    prompt = Prompt()
+    texts = [grammar.text_of(grammar.write(case.labels, case.sides, rng)) for case in cases for _ in range(3)]
+    for side in grammar.SIDES:
+        everything = dict.fromkeys(nih.LABELS, side)
+        texts += [
+            grammar.text_of(grammar.write(nih.LABELS, everything, rng, author))
+            for author in range(len(grammar.AUTHORS))
+            for _ in range(10)
+        ]
+    # The line break is left to the byte pieces, as in Llama's own tokenizer.
+    texts += [f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")] * 50
+    return Tokens(tokenizer.train(texts), TokenIds())
+
+
+def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int = 16) -> list[str]:
+    """Reports by the saved checkpoint, the way a user gets them."""
+    from llava_rad.generation.decoding import generate
+    from llava_rad.generation.engine import Engine
+
+    engine = Engine.from_pretrained(checkpoint, offline=True, device="cpu")
+    reports = []
+    for start in range(0, len(cases), batch_size):
+        pixels = [features.read_image(case.path) for case in cases[start : start + batch_size]]
+        images = [engine.recipe.apply(image, from_dicom=False) for image in pixels]
+        reports += [draft.text for draft in generate(engine, images)]
+    return reports
+
+
+def _loaded(source: str) -> RadDino:
+    from encoder.backbones.base import RadDino
+    from encoder.backbones.loading import load_encoder
+
+    found = load_encoder(source, offline=True)
+    if not isinstance(found, RadDino):
+        raise ModelError("the demonstration model takes encoders of DINOv2's form")
+    found.recipe = RECIPE
+    return found
+
+
+def _tiny_encoder(seed: int) -> RadDino:
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    from encoder.backbones.base import RadDino
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 518, "patch_size": 14}
+    return RadDino(Dinov2Model(Dinov2Config(**sizes, architectures=["Dinov2Model"])))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,14 +296,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace the output folder")
     options = parser.parse_args(arguments)
 
-    from encoder.errors import LlavaRadError
-
     def log(line: str) -> None:
         print(line, flush=True)
 
     try:
-        from scripts.demo.run import compare_controls, make_demo
-
         make_demo(
             options.data,
             options.output,

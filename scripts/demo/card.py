@@ -1,10 +1,17 @@
-"""The model card of the demonstration model, filled with its measured numbers."""
+"""Write the model card of the demonstration model with its measured numbers, and a picture of random cases."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from scripts.demo.nih import LABELS, NO_FINDING
+import numpy as np
+
+from scripts.demo.evaluate import label_text
+from scripts.demo.features import read_image
+from scripts.demo.nih import LABELS, NO_FINDING, Case
 
 _CARD = """\
 ---
@@ -38,7 +45,7 @@ pre-training is described in `docs/demo.md` of the project.
 ## Numbers
 
 {val} val images, no patient in common with training. Labels are read from the generated text by a rule-based labeler
-(`scripts/demo/labeler.py`) and compared with NIH's. In brackets: 95 % bootstrap interval (500 resamplings of the
+(`scripts/demo/evaluate.py`) and compared with NIH's. In brackets: 95 % bootstrap interval (500 resamplings of the
 images), for the sampled baseline the spread over 100 seeds.
 
 {table}
@@ -147,3 +154,40 @@ def _familiarity(kinds: dict[str, dict[str, int]]) -> str:
     for name, one in kinds.items():
         lines.append(f"| {name} | {one['images']} | {one['warned'] / max(1, one['images']):.1%} |")
     return "\n".join(lines)
+
+
+CASES, COLUMNS = 12, 4
+
+
+def draw_cases(file: Path, cases: Sequence[Case], reports: Sequence[str], seed: int = 0) -> None:
+    """Draw ``CASES`` of the cases, chosen at random. Needs matplotlib (the extra ``plot``).
+
+    Args:
+        file: PNG to write.
+        cases: images with labels.
+        reports: one for each.
+        seed: of the choice.
+    """
+    from matplotlib.figure import Figure
+
+    chosen = np.random.default_rng(seed).permutation(len(cases))[:CASES].tolist()
+    rows = -(-len(chosen) // COLUMNS)
+    figure = Figure(figsize=(4.2 * COLUMNS, 5.4 * rows))
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.09, wspace=0.08, hspace=0.42)
+    for place, number in enumerate(chosen):
+        axes = figure.add_subplot(rows, COLUMNS, place + 1)
+        axes.imshow(read_image(cases[number].path), cmap="gray")
+        axes.set_axis_off()
+        labels, said = cases[number].labels, label_text(reports[number])
+        axes.set_title(
+            f"NIH: {_listed(labels)}\nsaid: {_listed(said)}",
+            fontsize=9,
+            color="tab:green" if labels == said else "black",
+        )
+        text = "\n".join(textwrap.wrap(reports[number], 62))
+        axes.text(0, -0.03, text, fontsize=8, va="top", transform=axes.transAxes)
+    figure.savefig(file, dpi=80)
+
+
+def _listed(labels: frozenset[str]) -> str:
+    return "\n".join(textwrap.wrap(", ".join(sorted(labels)).replace("_", " ") or "no finding", 46))

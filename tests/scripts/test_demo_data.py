@@ -99,7 +99,7 @@ def test_features_of_views(tmp_path: Path) -> None:
 
 def test_scores_agree_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
-    from scripts.demo.labeler import as_row, label_text
+    from scripts.demo.evaluate import as_row, label_text
 
     rng = np.random.default_rng(2)
     cases = [nih.Case(Path("x"), "1", frozenset(rng.choice(nih.LABELS, rng.integers(0, 4))), {}) for _ in range(80)]

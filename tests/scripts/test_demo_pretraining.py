@@ -15,8 +15,7 @@ from PIL import Image
 from encoder.datasets.manifest import read_manifest
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
-from scripts.demo import features, pretraining
-from scripts.demo import ood_examples as strangers
+from scripts.demo import features, ood_examples, pretraining
 from scripts.demo.nih import LABELS
 
 
@@ -84,7 +83,7 @@ def test_variants_differ_in_what_their_names_say(data: Path, tmp_path: Path) -> 
 
 def test_kinds_of_strange_images(data: Path, tmp_path: Path) -> None:
     recipe = RECIPES["rad-dino-224"]
-    kinds = dict(strangers.images(pretraining.write_manifests(data, tmp_path / "manifests"), recipe))
+    kinds = dict(ood_examples.images(pretraining.write_manifests(data, tmp_path / "manifests"), recipe))
     assert {name.split(" (")[0]: len(images) for name, images in kinds.items()} == {
         "NIH val": 6, "RSNA normal": 2, "drawn phantoms": 50, "NIH val upside down": 6,
         "NIH val, inverted grey values": 6, "a hand": 1, "noise": 50,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llava_rad.model.prompt import Prompt, encode_answer
 from llava_rad.training.tokenizer import train
 from scripts.demo import grammar
-from scripts.demo.labeler import ROW_NAMES, as_row, label_text
+from scripts.demo.evaluate import ROW_NAMES, as_row, label_text
 from scripts.demo.nih import LABELS
 
 
