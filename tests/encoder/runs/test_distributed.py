@@ -72,8 +72,9 @@ def test_a_run_goes_on_with_another_number_of_processes(config: Path, tmp_path: 
 
 def test_torchrun(config: Path, tmp_path: Path) -> None:
     """The guide's command, also where there is no GPU; what cannot be divided is said in words, once."""
-    script = ["scripts/pretrain_encoder.py", "--config", str(config), "--output", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *script]
+    run = ["--no-python", sys.executable, "-c", "from llava_rad.cli import main; main()", "pretrain"]
+    run += ["--config", str(config), "--output", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *run]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ def start(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1)
         return spawn(*command)
     launcher = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-        "scripts/benchmark.py",
+        "--no-python", sys.executable, "-c", "from llava_rad.cli import main; main()", "benchmark",
     ]  # fmt: skip
     return subprocess.Popen(
         [*launcher, *map(str, command[1:])],

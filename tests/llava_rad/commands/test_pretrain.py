@@ -151,10 +151,3 @@ def test_a_mistake_does_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.split()) == (2, [])
-
-
-def test_the_script_is_the_command() -> None:
-    script = ROOT / "scripts" / "pretrain_encoder.py"
-    command = [sys.executable, str(script), "--config", "tiny", "--show", "seed=7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    assert yaml.safe_load(done.stdout)["seed"] == 7
