@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
     from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.engine import Engine
-    from llava_rad.generation.report_writer import Decoding, ReportWriter
+    from llava_rad.generation.options import GenerationOptions
+    from llava_rad.generation.report_writer import ReportWriter
 
     Pixels = npt.NDArray[np.uint8]
     Images = Callable[[dict[str, Any], Recipe], PreparedImage]
@@ -39,11 +40,11 @@ class Drafting:
     Args:
         store: where jobs wait and drafts go.
         images: the image of a study's state, or one beside it, as a recipe prepares it.
-        model: arguments of ``llava_rad.generation.report_writer.ReportWriter``, ``model`` being the checkpoint.
+        options: model and decoding of the drafts.
     """
 
-    def __init__(self, store: Store, images: Images, **model: Any) -> None:
-        self._store, self._images, self._model = store, images, model
+    def __init__(self, store: Store, images: Images, options: GenerationOptions | None = None) -> None:
+        self._store, self._images, self._options = store, images, options
         self._wake, self._closed, self._loaded = threading.Event(), threading.Event(), threading.Event()
         self._one_map = threading.Lock()  # at a time, beside the draft that is being written
         self._now: dict[str, str] = {}  # study -> text of the draft that is being written
@@ -182,14 +183,13 @@ class Drafting:
 
     def _prompt(self) -> str | None:
         """The instruction in place of the checkpoint's own."""
-        decoding: Decoding | None = self._model.get("decoding")
-        return None if decoding is None else decoding.prompt
+        return None if self._options is None else self._options.prompt
 
     def _work(self) -> None:
         try:
             from llava_rad.generation.report_writer import ReportWriter
 
-            self._writer = ReportWriter(**self._model)
+            self._writer = ReportWriter(self._options)
             self._writer.close()  # its decoding process: images come prepared
             self._writer.engine()
         except Exception as error:

@@ -8,10 +8,10 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from encoder.errors import ConfigError, LlavaRadError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from app.accounts import Accounts
     from app.routes import Services
+    from llava_rad.generation.options import GenerationOptions
 
 LOCAL_USER = "local"
 """Everybody, where nobody logs in: the server then answers to this machine alone."""
@@ -38,7 +39,7 @@ class Settings:
         names: host names that browsers may call the server by, beside the address.
         https: a proxy on this machine speaks HTTPS: the session's cookie is sent over nothing else, and the proxy says
             which address a login comes from (X-Forwarded-For).
-        model: arguments of ``app.drafting.Drafting``: checkpoint, device, decoding.
+        options: model and decoding of the drafts; None takes the embedded model and its defaults.
         keep_names: call studies by their files' names, which may identify a patient.
         identifiers: keep the identifiers of patient and study, for structured reports and FHIR.
         example: put the example radiograph into an empty worklist.
@@ -50,7 +51,7 @@ class Settings:
     auth_file: Path | None = None
     names: tuple[str, ...] = ()
     https: bool = False
-    model: dict[str, Any] = field(default_factory=dict)
+    options: GenerationOptions | None = None
     keep_names: bool = False
     identifiers: bool = False
     example: bool = True
@@ -97,7 +98,7 @@ def services(settings: Settings) -> Iterator[Services]:
         store = Store(settings.data / "reviews.sqlite")
         images = ImageFolder(settings.data / "images")
         reader = stack.enter_context(Reader())
-        drafting = Drafting(store, images.prepared, **settings.model)
+        drafting = Drafting(store, images.prepared, settings.options)
         stack.callback(drafting.close)
         uploads = Uploads(
             settings.data / "incoming", store, images, reader,

@@ -6,32 +6,34 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llava_rad.api import generate
+    from llava_rad.generation.options import GenerationOptions
     from llava_rad.generation.report_writer import Failure, ReportWriter
+    from llava_rad.generation.study import StudyInputs
     from llava_rad.outputs.report import Report
 
-__all__ = ["Failure", "Report", "ReportWriter", "__version__", "generate"]
+__all__ = ["Failure", "GenerationOptions", "Report", "ReportWriter", "StudyInputs", "__version__", "generate"]
+
+_MODULES = {
+    "generate": "llava_rad.api",
+    "GenerationOptions": "llava_rad.generation.options",
+    "Failure": "llava_rad.generation.report_writer",
+    "ReportWriter": "llava_rad.generation.report_writer",
+    "StudyInputs": "llava_rad.generation.study",
+    "Report": "llava_rad.outputs.report",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: a help text must not wait for NumPy, let alone torch."""
-    if name == "generate":
-        from llava_rad.api import generate
-
-        return generate
-    if name in {"Failure", "ReportWriter"}:
-        from llava_rad.generation import report_writer
-
-        return getattr(report_writer, name)
-    if name == "Report":
-        from llava_rad.outputs.report import Report
-
-        return Report
+    """Import on first use, so that a help text does not wait for NumPy or torch."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("llava-rad")
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'llava_rad' has no attribute {name!r}")

@@ -172,8 +172,9 @@ def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict
     import torch
 
     from encoder.reader.sandbox import Reader
-    from llava_rad.generation.decoding import GenerationSettings, _decode, prepare
+    from llava_rad.generation.decoding import _decode, prepare
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.options import Decoding
     from scripts.bench.worker import peak_bytes
 
     begin = time.perf_counter()
@@ -183,7 +184,7 @@ def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict
     with Reader() as reader:
         pixels = reader.prepare(image, engine.recipe).pixels
     for count in (1, tokens):  # the first one warms up
-        settings, begin, times = GenerationSettings(max_new_tokens=count), time.perf_counter(), []
+        settings, begin, times = Decoding(max_new_tokens=count), time.perf_counter(), []
         embeds, mask, _ = prepare(engine, [pixels], settings)
         _finish(engine.device)
         found["image_seconds"] = time.perf_counter() - begin

@@ -114,6 +114,8 @@ def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, st
     """Dotted key of a configuration -> its default and what it means."""
     from pydantic import BaseModel
 
+    from llava_rad.commands.options import attributes
+
     found: dict[str, tuple[Any, str]] = {}
     told = attributes(inspect.getdoc(config) or "")
     for name, field in config.model_fields.items():
@@ -128,23 +130,6 @@ def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, st
                 found |= configuration_keys(part, f"{prefix}{name}.")
             found[f"{prefix}{name}"] = (default, told.get(name, ""))
     return found
-
-
-def attributes(docstring: str) -> dict[str, str]:
-    """Name -> text of the section ``Attributes:`` of a docstring."""
-    _, _, section = docstring.partition("Attributes:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        start = re.match(r" {4}([a-z_0-9, ]+): (.*)", line)
-        if start and not line.startswith(" " * 5):
-            name = start[1]
-            found |= dict.fromkeys(name.split(", "), start[2])
-        elif line.startswith(" " * 8) and name:
-            found |= {one: f"{found[one]} {line.strip()}" for one in name.split(", ")}
-        elif line.strip():
-            break
-    return {one: text.replace("``", "`") for one, text in found.items()}
 
 
 def _yaml(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import torch
 
-from llava_rad.generation.decoding import GenerationSettings
+from llava_rad.generation.options import Decoding
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Protocol:
     compile: bool
 
     @property
-    def settings(self) -> GenerationSettings:
+    def settings(self) -> Decoding:
         """The decoding, for ``llava_rad.generation.decoding.generate``."""
-        return GenerationSettings(self.max_new_tokens, self.num_beams, compile=self.compile)
+        return Decoding(self.max_new_tokens, self.num_beams, compile=self.compile)
 
 
 PAPER = Protocol("paper", "float32", batch_size=1, max_new_tokens=150, num_beams=1, compile=False)

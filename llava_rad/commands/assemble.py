@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,8 +57,6 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
 ) -> None:
     """Put an encoder, a projector and a language model together into one checkpoint folder."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     from llava_rad.model.assemble import assemble
 
     assemble(

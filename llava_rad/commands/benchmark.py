@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -149,8 +148,6 @@ def command(
         raise typer.BadParameter(
             f"there is no {odd[0]!r}; choose from {', '.join(POINTS)}", param_hint="--reference-points"
         )
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     from llava_rad.benchmark.plan import Options, Plan
     from llava_rad.benchmark.processes import Processes
     from llava_rad.benchmark.protocols import PROTOCOLS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,8 +47,6 @@ def command(
     model = model_named(kind.value)
     if base is not None and kind is not Kind.llava_rad:
         raise typer.BadParameter("only llava-rad is an adapter of a base model", param_hint="--base")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     note(f"{model.repository} is under its publisher's licence: {model.licence} ({model.page})")
     from llava_rad.conversion.convert import convert  # torch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +12,9 @@ import typer
 from encoder.errors import ReadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note, uninterrupted
+from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import Source, example, expand
-from llava_rad.generation.study import Further, gather, read_text
+from llava_rad.generation.study import StudyInputs
 
 if TYPE_CHECKING:
     from llava_rad.commands.results import Results
@@ -53,35 +53,18 @@ Form = Annotated[
 ]
 
 
+@opt.expand
 def command(
     paths: Paths = None,
+    *,
     example: Example = False,
     recursive: opt.Recursive = False,
-    force: opt.Force = False,
-    frame: opt.Frame = None,
-    lateral: opt.Lateral = None,
-    prior: opt.Prior = None,
-    prior_report: opt.PriorReport = None,
-    indication: opt.Indication = None,
-    technique: opt.Technique = None,
-    comparison: opt.Comparison = None,
-    grounded: opt.Grounded = False,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = False,
-    device: opt.Device = "auto",
-    dtype: opt.Type = opt.Precision.auto,
-    batch_size: opt.Batch = 4,
-    max_new_tokens: opt.Tokens = None,
-    num_beams: opt.Beams = None,
-    temperature: opt.Temperature = 0.0,
-    seed: opt.Seed = 0,
-    prompt: opt.Prompt = None,
+    study: Annotated[StudyInputs, opt.Fields()],
+    options: Annotated[GenerationOptions, opt.Fields()],
     format: Form = opt.Format.text,
     output: opt.Output = None,
     overwrite: opt.Overwrite = False,
     identifiers: opt.Identifiers = False,
-    show_paths: opt.ShowPaths = False,
     stream: Stream = None,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -90,20 +73,13 @@ def command(
     Of several inputs those that can be read are written and the others are named on standard error (exit code 3).
     """
     named = _named(paths, example)
-    _check(format, output, overwrite, stream, num_beams, temperature)
+    beams = options.num_beams or 1
+    if stream and (format is not opt.Format.text or output is not None or beams > 1):
+        raise typer.BadParameter("only text on standard output, without beams, is streamed", param_hint="--stream")
+    if overwrite and output is None:
+        raise typer.BadParameter("there is no --output to replace", param_hint="--overwrite")
     _check_documents(format, output, identifiers)
-    further = gather(
-        lateral=lateral,
-        prior=prior,
-        prior_report=None if prior_report is None else read_text(prior_report),
-        indication=indication,
-        technique=technique,
-        comparison=comparison,
-        grounded=grounded,
-    )
-    _check_further(further, format, output, overwrite, stream)
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    _check_study(study, format, output, overwrite, stream)
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
     if found.passed_over and not quiet:
         note(f"files passed over as no images: {found.passed_over}")
@@ -111,35 +87,23 @@ def command(
         raise ReadError("missing", "there is no image in what was named", hint="--recursive looks into subfolders")
 
     from llava_rad.commands.results import open_results  # pydantic
-    from llava_rad.generation.report_writer import Decoding, ReportWriter
+    from llava_rad.generation.report_writer import ReportWriter
 
     several = len(named) > 1 or not _is_one_file(named[0])
-    if len(found.sources) > 1 and any(name != "grounded" for name in further.study.used):
-        raise typer.BadParameter("it belongs to one image, several are named", param_hint=f"--{further.study.used[0]}")
+    used = study.study.used
+    if len(found.sources) > 1 and any(name != "grounded" for name in used):
+        raise typer.BadParameter("it belongs to one image, several are named", param_hint=f"--{used[0]}")
     inputs = [source.path for source in found.sources if source.path is not None]
+    if stream is None:
+        plain = format is opt.Format.text and output is None and len(found.sources) == 1 and beams == 1
+        stream = plain and sys.stdout.isatty() and not study.grounded
     with open_results(
         format, output, several=several, overwrite=overwrite, inputs=inputs, identifiers=identifiers
     ) as results:
-        writer = ReportWriter(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype.value,
-            offline=offline,
-            decoding=Decoding(max_new_tokens, num_beams, temperature, seed, prompt),
-            force=force,
-            frame=frame,
-            show_paths=show_paths,
-            further=further,
-        )
         try:
-            with writer:
-                if stream or (
-                    stream is None and _streams(format, output, len(found.sources), num_beams) and not grounded
-                ):
-                    _stream(writer, found.sources, results, show_paths=show_paths, quiet=quiet)
-                else:
-                    _write(writer, found.sources, results, batch_size, show_paths=show_paths, quiet=quiet)
+            with ReportWriter(options, study) as writer:
+                write = _stream if stream else _write
+                write(writer, found.sources, results, show_paths=options.show_paths, quiet=quiet)
         except KeyboardInterrupt:
             with uninterrupted():
                 results.finish()
@@ -156,23 +120,6 @@ def _named(paths: list[str] | None, with_example: bool) -> list[str | Path]:
     return named
 
 
-def _check(
-    format: opt.Format,
-    output: Path | None,
-    overwrite: bool,
-    stream: bool | None,
-    num_beams: int | None,
-    temperature: float,
-) -> None:
-    """Refuse options that contradict each other before anything is loaded."""
-    if stream and (format is not opt.Format.text or output is not None or (num_beams or 1) > 1):
-        raise typer.BadParameter("only text on standard output, without beams, is streamed", param_hint="--stream")
-    if temperature > 0 and (num_beams or 1) > 1:
-        raise typer.BadParameter("beam search does not sample", param_hint="--temperature")
-    if overwrite and output is None:
-        raise typer.BadParameter("there is no --output to replace", param_hint="--overwrite")
-
-
 def _check_documents(format: opt.Format, output: Path | None, identifiers: bool) -> None:
     documents = format in (opt.Format.sr, opt.Format.fhir)
     if documents and output is None:
@@ -181,18 +128,17 @@ def _check_documents(format: opt.Format, output: Path | None, identifiers: bool)
         raise typer.BadParameter("only sr and fhir documents carry identifiers", param_hint="--identifiers")
 
 
-def _check_further(
-    further: Further, format: opt.Format, output: Path | None, overwrite: bool, stream: bool | None
+def _check_study(
+    study: StudyInputs, format: opt.Format, output: Path | None, overwrite: bool, stream: bool | None
 ) -> None:
-    """Refuse what would mix up reports: files that are continued know an image, not what else a report is made from."""
-    if stream and further.study.grounded:
+    """Refuse to continue files of reports with study inputs: reports in them are identified by their image alone."""
+    if stream and study.grounded:
         raise typer.BadParameter("text with boxes is not streamed", param_hint="--stream")
-    if not further.study.used or output is None or overwrite or format in (opt.Format.text, opt.Format.json):
+    used = study.study.used
+    if not used or output is None or overwrite or format in (opt.Format.text, opt.Format.json):
         return
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise typer.BadParameter(
-            f"what is there is not continued with --{further.study.used[0]}", param_hint="--output"
-        )
+        raise typer.BadParameter(f"what is there is not continued with --{used[0]}", param_hint="--output")
 
 
 def _is_one_file(named: str | Path) -> bool:
@@ -202,18 +148,11 @@ def _is_one_file(named: str | Path) -> bool:
         return True
 
 
-def _streams(format: opt.Format, output: Path | None, inputs: int, num_beams: int | None) -> bool:
-    plain = format is opt.Format.text and output is None and inputs == 1 and (num_beams or 1) == 1
-    return plain and sys.stdout.isatty()
-
-
-def _write(
-    writer: ReportWriter, sources: list[Source], results: Results, batch_size: int, *, show_paths: bool, quiet: bool
-) -> None:
+def _write(writer: ReportWriter, sources: list[Source], results: Results, *, show_paths: bool, quiet: bool) -> None:
     total, failed = len(sources), 0
     left = results.left(writer, sources)
     with _Progress(total, total - len(left), off=quiet or total == 1 or results.on_terminal) as progress:
-        for outcome in writer.write(left, batch_size=batch_size):
+        for outcome in writer.write(left):
             failed += not results.take(outcome, total=total, show_paths=show_paths)
             progress.step()
     results.finish()

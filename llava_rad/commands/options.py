@@ -1,12 +1,27 @@
-"""Options that several commands share."""
+"""Options that several commands share, and command-line options made of the fields of a dataclass.
+
+A command takes ``options: Annotated[GenerationOptions, Fields("model", "device")]`` under the decorator
+:func:`expand`; each field named becomes an option of the command, with name, default, range, panel and help text of the
+dataclass.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.models import OptionInfo
+
+from llava_rad.generation.options import CommandLine, GenerationOptions
+from llava_rad.generation.study import read_text
 
 
 class Format(StrEnum):
@@ -26,133 +41,127 @@ class Plain(StrEnum):
     json = "json"
 
 
-class DType(StrEnum):
-    """Floating-point type of the weights."""
+class Fields:
+    """Annotation of a command's parameter: the fields of its dataclass that become options; all if none is named."""
 
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+    def __init__(self, *names: str) -> None:
+        self.names = names
 
 
-class Precision(StrEnum):
-    """How a report model's weights are kept."""
+def expand(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace every parameter that is annotated with :class:`Fields` by one command-line option for each field.
 
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    eight = "8bit"
-    four = "4bit"
+    The command is called with the dataclass, made of the options' values.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, tuple[type, list[str]]] = {}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        annotation = hints[parameter.name]
+        fields = next((one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, Fields)), None)
+        if fields is None:
+            parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        kind = annotation.__origin__
+        made = list(_parameters(kind, fields.names))
+        groups[parameter.name] = (kind, [one.name for one in made])
+        parameters += made
+
+    @functools.wraps(command)
+    def called(**given: Any) -> Any:
+        for name, (kind, fields) in groups.items():
+            values = {field: _value(kind, field, given.pop(field)) for field in fields}
+            given[name] = kind(**values)
+        return command(**given)
+
+    del called.__wrapped__  # type: ignore[attr-defined] # typer is to see the new signature only
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    return called
 
 
-_MODEL, _INPUT, _DECODING, _OUTPUT = "Model", "Input", "Decoding", "Output"
+def _parameters(kind: type, names: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    """The parameters of a command that stand for fields of a dataclass."""
+    fields = {field.name: field for field in dataclasses.fields(kind) if "cli" in field.metadata}
+    hints = get_type_hints(kind)
+    for name in names or tuple(fields):
+        shown: CommandLine = fields[name].metadata["cli"]
+        type_ = hints[name] if shown.kind is None else shown.kind | None
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=fields[name].default,
+            annotation=Annotated[type_, option(name, kind)],
+        )
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Checkpoint: a folder, or a hub repository owner/name. Default: the embedded demonstration model.",
-        metavar="DIR-OR-HUB-ID",
-        show_default=False,
-        rich_help_panel=_MODEL,
-    ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="Branch, tag or commit of a hub repository.", show_default=False, rich_help_panel=_MODEL),
-]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Never ask the hub (as HF_HUB_OFFLINE=1).", rich_help_panel=_MODEL)
-]
-Device = Annotated[
-    str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)
-]
-Type = Annotated[
-    Precision,
-    typer.Option(
-        "--dtype",
-        help="auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16; 8bit, 4bit: the language model's "
-        "layers in so few bits (needs bitsandbytes).",
-        metavar="TYPE",
-        rich_help_panel=_MODEL,
-    ),
-]
-Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.", rich_help_panel=_MODEL)]
 
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        help="Read images that are refused as no frontal chest radiograph (lateral, other body part, for processing).",
-        rich_help_panel=_INPUT,
-    ),
-]
-Frame = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Frame of a multi-frame file, counted from 1.", show_default=False, rich_help_panel=_INPUT
-    ),
-]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders too.", rich_help_panel=_INPUT)]
+def _value(kind: type, name: str, value: Any) -> Any:
+    """The value of a field: that of its option, or the content of the file that the option names."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    if field.metadata["cli"].file and value is not None:
+        return read_text(value)
+    return value
 
-_STUDY = "Study (of models whose prompt has a place for it)"
-Lateral = Annotated[
-    Path | None,
-    typer.Option(help="Lateral image of the same study.", metavar="FILE", show_default=False, rich_help_panel=_STUDY),
-]
-Prior = Annotated[
-    Path | None,
-    typer.Option(help="Frontal image of an earlier study.", metavar="FILE", show_default=False, rich_help_panel=_STUDY),
-]
-PriorReport = Annotated[
-    Path | None,
-    typer.Option(
-        help="Text file with the earlier study's findings.", metavar="FILE", show_default=False, rich_help_panel=_STUDY
-    ),
-]
-Indication = Annotated[
-    str | None, typer.Option(help="Why the images were taken.", show_default=False, rich_help_panel=_STUDY)
-]
-Technique = Annotated[str | None, typer.Option(help="How they were taken.", show_default=False, rich_help_panel=_STUDY)]
-Comparison = Annotated[
-    str | None, typer.Option(help="What they are compared with.", show_default=False, rich_help_panel=_STUDY)
-]
-Grounded = Annotated[
-    bool,
-    typer.Option(
-        "--grounded", help="Ask for boxes: in json and jsonl each finding has its own.", rich_help_panel=_STUDY
-    ),
-]
 
-Tokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-new-tokens",
-        min=1,
-        help="Longest report. Default: the checkpoint's own, 150.",
-        show_default=False,
-        rich_help_panel=_DECODING,
-    ),
-]
-Beams = Annotated[
-    int | None,
-    typer.Option(
-        "--num-beams",
-        min=1,
-        help="Beam search. Default: the checkpoint's own, 1 (greedy).",
-        show_default=False,
-        rich_help_panel=_DECODING,
-    ),
-]
-Temperature = Annotated[
-    float, typer.Option(min=0.0, help="0 takes the likeliest token, above 0 samples.", rich_help_panel=_DECODING)
-]
-Seed = Annotated[int, typer.Option(help="Of the sampling.", rich_help_panel=_DECODING)]
-Prompt = Annotated[
-    str | None,
-    typer.Option(help="Instruction in place of the checkpoint's own.", show_default=False, rich_help_panel=_DECODING),
-]
+def option(name: str, kind: type = GenerationOptions) -> OptionInfo:
+    """Make the command-line option of one field of a dataclass; its type and default are the caller's."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    shown: CommandLine = field.metadata["cli"]
+    made: OptionInfo = typer.Option(
+        f"--{name.replace('_', '-')}",
+        help=_documentation(kind)[name],
+        min=shown.minimum,
+        metavar=shown.metavar,
+        show_default=field.default is not None,
+        rich_help_panel=shown.panel,
+        callback=_go_offline if name == "offline" else None,
+    )
+    return made
 
+
+def _go_offline(offline: bool) -> bool:
+    """Tell the libraries that ask the hub on their own account."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return offline
+
+
+@functools.cache
+def _documentation(kind: type) -> dict[str, str]:
+    """Name -> text of every field of a dataclass and of those it inherits from."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        found |= attributes(inspect.cleandoc(one.__doc__ or ""))
+    return found
+
+
+def attributes(docstring: str) -> dict[str, str]:
+    """Name -> text of the section ``Attributes:`` of a docstring."""
+    _, _, section = docstring.partition("Attributes:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        start = re.match(r" {4}([a-z_0-9, ]+): (.*)", line)
+        if start and not line.startswith(" " * 5):
+            name = start[1]
+            found |= dict.fromkeys(name.split(", "), start[2])
+        elif line.startswith(" " * 8) and name:
+            found |= {one: f"{found[one]} {line.strip()}" for one in name.split(", ")}
+        elif line.strip():
+            break
+    return {one: text.replace("``", "`") for one, text in found.items()}
+
+
+# Single options of commands that write no reports: their texts are those of GenerationOptions.
+Offline = Annotated[bool, option("offline")]
+Device = Annotated[str, option("device")]
+Force = Annotated[bool, option("force")]
+Frame = Annotated[int | None, option("frame")]
+ShowPaths = Annotated[bool, option("show_paths")]
+Revision = Annotated[str | None, option("revision")]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Look into subfolders too.", rich_help_panel="Input")
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -161,29 +170,21 @@ Output = Annotated[
         help="File for the results; an existing one is kept unless --overwrite. A JSONL file is continued: the same "
         "command again writes what is missing. For sr and fhir: a folder, which is continued, too.",
         show_default=False,
-        rich_help_panel=_OUTPUT,
+        rich_help_panel="Output",
     ),
 ]
 Identifiers = Annotated[
     bool,
     typer.Option(
         "--identifiers",
-        help="sr and fhir: carry the file's identifiers of patient, study and image. Without, documents name no "
+        help="sr and fhir: carry the file's identifiers of patient, study and image. Without it, documents name no "
         "patient and belong to no study of an archive.",
-        rich_help_panel=_OUTPUT,
+        rich_help_panel="Output",
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an existing output file.", rich_help_panel=_OUTPUT)
-]
-ShowPaths = Annotated[
-    bool,
-    typer.Option(
-        "--show-paths",
-        help="Name inputs by path in results and messages. File names may identify a patient.",
-        rich_help_panel=_OUTPUT,
-    ),
+    bool, typer.Option("--overwrite", help="Replace an existing output file.", rich_help_panel="Output")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress and no summary, errors only.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--quiet", "-q", help="Show no progress and no summary, errors only.", rich_help_panel="Output")
 ]

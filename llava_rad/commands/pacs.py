@@ -11,6 +11,7 @@ import typer
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
+from llava_rad.generation.options import GenerationOptions
 
 EPILOG = "\n\n".join(
     (
@@ -98,9 +99,11 @@ def push(
 
 
 @app.command("watch", epilog=EPILOG)
+@opt.expand
 def watch(
     url: Url,
     output: Folder,
+    *,
     store: Annotated[
         bool,
         typer.Option(
@@ -112,22 +115,17 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
     date: Date = None,
     modality: Modalities = "CR,DX",
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = False,
-    device: opt.Device = "auto",
-    dtype: opt.Type = opt.Precision.auto,
-    max_new_tokens: opt.Tokens = None,
+    options: Annotated[
+        GenerationOptions, opt.Fields("model", "revision", "offline", "device", "dtype", "max_new_tokens")
+    ],
 ) -> None:
     """Write drafts for new chest radiographs as they come in."""
-    from llava_rad.generation.report_writer import Decoding, ReportWriter
+    from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.pacs import jobs
     from llava_rad.pacs.client import Pacs, PacsError
 
     pacs, folder = Pacs(url), _made(output)
-    with ReportWriter(
-        model, revision=revision, device=device, dtype=dtype.value, offline=offline, decoding=Decoding(max_new_tokens)
-    ) as writer:
+    with ReportWriter(options) as writer:
         while True:
             try:
                 count = jobs.watch_once(

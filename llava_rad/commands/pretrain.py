@@ -63,7 +63,7 @@ def command(
     quiet: runs.Quiet = False,
 ) -> None:
     """Pre-train an image encoder on chest radiographs, without labels (DINOv2's method, RAD-DINO's recipe)."""
-    runs.heed(processes=processes, validate=validate, offline=offline)
+    runs.heed(processes=processes, validate=validate)
     from encoder.pretraining.loading import dump, load_config  # pydantic
 
     run = load_config(config, overrides or [])

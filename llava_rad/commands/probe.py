@@ -13,6 +13,7 @@ import typer
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
+from llava_rad.generation.options import DType
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +55,8 @@ Cache = Annotated[
         help="Folder for vectors that were computed. Default: in the results folder.", metavar="DIR", show_default=False
     ),
 ]
-DType = Annotated[
-    opt.DType, typer.Option(help="In which the encoder computes vectors: float32 as the paper, bfloat16 for speed.")
+DTypeOption = Annotated[
+    DType, typer.Option(help="In which the encoder computes vectors: float32 as the paper, bfloat16 for speed.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images of the encoder at a time.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results with other settings.")]
@@ -85,7 +86,7 @@ def linear(
     cache: Cache = None,
     batch_size: BatchSize = 32,
     device: opt.Device = "auto",
-    dtype: DType = opt.DType.float32,
+    dtype: DTypeOption = "float32",
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -105,7 +106,7 @@ def linear(
     named = dataset or _dataset(rows)
     settings = {
         "probe": "linear", "protocol": protocol, "config": asdict(config), "labels": list(split.labels),
-        "dataset": named, "images": _digest(rows), "recipe": recipe, "dtype": dtype.value,
+        "dataset": named, "images": _digest(rows), "recipe": recipe, "dtype": dtype,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
@@ -135,7 +136,7 @@ def demographics(
     cache: Cache = None,
     batch_size: BatchSize = 32,
     device: opt.Device = "auto",
-    dtype: DType = opt.DType.float32,
+    dtype: DTypeOption = "float32",
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -152,7 +153,7 @@ def demographics(
     rows = rows if all_images else probing.without_findings(rows)
     settings = {
         "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
-        "images": _digest(rows), "recipe": recipe, "dtype": dtype.value,
+        "images": _digest(rows), "recipe": recipe, "dtype": dtype,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
@@ -366,12 +367,12 @@ def _device(name: str) -> str:
     return str(choose_device(name))
 
 
-def _dtype(name: opt.DType, device: str) -> torch.dtype:
+def _dtype(name: DType, device: str) -> torch.dtype:
     import torch
 
     from llava_rad.generation.engine import choose_dtype
 
-    return choose_dtype(name.value, torch.device(device))
+    return choose_dtype(name, torch.device(device))
 
 
 def _names(text: str) -> list[str]:

@@ -32,16 +32,14 @@ Restart = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]
 
 
-def heed(*, processes: int | None, validate: bool, offline: bool) -> None:
-    """Check options that depend on one another, and switch the hub off where that is asked for.
+def heed(*, processes: int | None, validate: bool) -> None:
+    """Check options that depend on one another.
 
     Raises:
         typer.BadParameter: a number of processes without ``--validate``.
     """
     if processes is not None and not validate:
         raise typer.BadParameter("only --validate takes a number; torchrun starts processes", param_hint="--processes")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def expected(processes: int | None) -> int:

@@ -11,6 +11,7 @@ import typer
 
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
+from llava_rad.generation.options import GenerationOptions
 
 GROUP = "llava_rad.review"
 """Entry points by which an installed review application is found: nothing here imports a package above."""
@@ -47,7 +48,9 @@ users = typer.Typer(
 )
 
 
+@opt.expand
 def command(
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     data_dir: DataDir = None,
@@ -73,12 +76,10 @@ def command(
     example: Annotated[
         bool, typer.Option("--example/--no-example", help="Begin an empty worklist with the example radiograph.")
     ] = True,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    offline: opt.Offline = False,
-    device: opt.Device = "auto",
-    dtype: opt.Type = opt.Precision.auto,
-    max_new_tokens: opt.Tokens = None,
+    options: Annotated[
+        GenerationOptions,
+        opt.Fields("model", "revision", "offline", "device", "dtype", "max_new_tokens", "show_paths"),
+    ],
     identifiers: Annotated[
         bool,
         typer.Option(
@@ -86,25 +87,16 @@ def command(
             help="Keep the identifiers of patient and study of DICOM files, for structured reports and FHIR bundles.",
         ),
     ] = False,
-    show_paths: opt.ShowPaths = False,
 ) -> None:
     """Review drafts in the browser: image beside text, every sentence decided, then signed."""
     if worklist is not None and auth_file is not None:
         raise typer.BadParameter("goes to the one local user: leave --auth-file out", param_hint="--worklist")
     if worklist is not None and not worklist.exists():
         raise typer.BadParameter("there is no such folder or file", param_hint="--worklist")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    from llava_rad.generation.report_writer import Decoding
-
-    chosen: dict[str, Any] = {
-        "model": model, "revision": revision, "offline": offline, "device": device, "dtype": dtype.value,
-        "decoding": Decoding(max_new_tokens),
-    }  # fmt: skip
     server = _application("server")
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
-        names=tuple(name or ()), https=https, model=chosen, keep_names=show_paths,
+        names=tuple(name or ()), https=https, options=options, keep_names=options.show_paths,
         identifiers=identifiers, example=example,
     )  # fmt: skip
     server.run(settings, worklist=worklist)

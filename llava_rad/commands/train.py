@@ -66,7 +66,7 @@ def command(
     quiet: runs.Quiet = False,
 ) -> None:
     """Train projector and language model on image-report pairs, the encoder frozen (the paper's report generator)."""
-    runs.heed(processes=processes, validate=validate, offline=offline)
+    runs.heed(processes=processes, validate=validate)
     from llava_rad.training.loading import dump, load_config  # pydantic
 
     run = load_config(config, overrides or [])

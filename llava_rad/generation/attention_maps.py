@@ -9,7 +9,8 @@ import torch
 
 from encoder.backbones.dinov2 import VisionTransformer
 from encoder.errors import ConfigError, LlavaRadError
-from llava_rad.generation.decoding import GenerationSettings, prepare
+from llava_rad.generation.decoding import prepare
+from llava_rad.generation.options import Decoding
 from llava_rad.model.prompt import encode_text
 from llava_rad.model.templates import FRONTAL_ONLY, Study
 
@@ -69,7 +70,7 @@ def attention_by_sentence(
         raise LlavaRadError("there is no text to show evidence for")
     pieces = [torch.tensor(encode_text(engine.tokens.tokenizer, sentence)) for sentence in sentences]
     said = torch.cat(pieces).to(engine.device)
-    settings = GenerationSettings(max_new_tokens=len(said), prompt=prompt, study=study)
+    settings = Decoding(max_new_tokens=len(said), prompt=prompt, study=study)
     embeds, *_ = prepare(engine, [image, *others], settings)
     start, patches = _image_span(engine, prompt, study)
     words = torch.nn.functional.embedding(said, engine.llama.embedding)[None]

@@ -10,34 +10,11 @@ import torch
 
 from encoder.errors import LlavaRadError
 from llava_rad.generation.engine import Engine
-from llava_rad.model.templates import FRONTAL_ONLY, Study
+from llava_rad.generation.options import Decoding
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How a report is decoded.
-
-    Attributes:
-        max_new_tokens: longest answer (paper E.3.3: 150).
-        num_beams: 1 is greedy; more is beam search, by transformers.
-        temperature: 0 takes the likeliest token; above 0 samples, with ``seed``, each image on its own.
-        seed: of the sampling; without effect at temperature 0.
-        prompt: instruction in place of the checkpoint's own.
-        compile: decode greedily on CUDA by a compiled step; without effect elsewhere.
-        study: what each report is written from besides a frontal image.
-    """
-
-    max_new_tokens: int = 150
-    num_beams: int = 1
-    temperature: float = 0.0
-    seed: int = 0
-    prompt: str | None = None
-    compile: bool = False
-    study: Study = FRONTAL_ONLY
 
 
 @dataclass(frozen=True)
@@ -57,25 +34,23 @@ class Draft:
     unfamiliar: bool = False
 
 
-def generate(
-    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings | None = None
-) -> list[Draft]:
+def generate(engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding | None = None) -> list[Draft]:
     """Write a report for each image, as one batch.
 
     Args:
         engine: the model.
         images: [S, S] uint8 each, prepared by ``engine.recipe``; where ``settings.study`` has more images than the
             frontal one, those of the first report, of the second and so on: frontal, lateral, prior.
-        settings: decoding; the checkpoint's defaults where None.
+        settings: decoding; the checkpoint's defaults if None.
 
     Raises:
         LlavaRadError: prompt, image and answer do not fit the language model's context.
     """
     if not images:
         return []
-    settings = settings or GenerationSettings(**engine.config.generation.model_dump())
+    settings = settings or Decoding()
     embeds, mask, unfamiliar = prepare(engine, images, settings)
-    if settings.num_beams > 1:
+    if settings.beams(engine.config) > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
         rows = [[] for _ in range(len(embeds))]
@@ -89,7 +64,7 @@ def generate(
 def stream(
     engine: Engine,
     image: npt.NDArray[np.uint8],
-    settings: GenerationSettings | None = None,
+    settings: Decoding | None = None,
     others: Sequence[npt.NDArray[np.uint8]] = (),
 ) -> Generator[str, None, Draft]:
     """Write one report piece by piece; joined they are the text of the draft that is returned.
@@ -97,14 +72,14 @@ def stream(
     Args:
         engine: the model.
         image: [S, S] uint8, prepared by ``engine.recipe``.
-        settings: decoding; the checkpoint's defaults where None.
+        settings: decoding; the checkpoint's defaults if None.
         others: the further images of ``settings.study``: lateral, prior.
 
     Raises:
         LlavaRadError: as ``generate``, or beams are asked for.
     """
-    settings = settings or GenerationSettings(**engine.config.generation.model_dump())
-    if settings.num_beams > 1:
+    settings = settings or Decoding()
+    if settings.beams(engine.config) > 1:
         raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
     embeds, mask, (unfamiliar,) = prepare(engine, [image, *others], settings)
     row: list[int] = []
@@ -123,7 +98,7 @@ def stream(
 
 
 def prepare(
-    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings
+    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
     """The prompts of images, the image in place, as ``Engine.embed`` returns them; and which are unfamiliar.
 
@@ -138,11 +113,11 @@ def prepare(
     each = settings.study.images
     patches = engine.see(np.stack(images))
     embeds, mask = engine.embed(patches, [prompt] * (len(images) // each))
-    length, longest = embeds.shape[1], engine.llama.longest
+    length, longest, new = embeds.shape[1], engine.llama.longest, settings.longest(engine.config)
     what = "prompt and image" if each == 1 else "prompt and images"
-    if length + settings.max_new_tokens > longest:
+    if length + new > longest:
         raise LlavaRadError(
-            f"{what} ({length} tokens) and {settings.max_new_tokens} new tokens exceed the model's {longest}",
+            f"{what} ({length} tokens) and {new} new tokens exceed the model's {longest}",
             hint="lower --max-new-tokens or shorten --prompt",
         )
     return embeds, mask, engine.unfamiliar(patches[::each])
@@ -157,23 +132,22 @@ def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Dr
 
 
 @torch.inference_mode()
-def _decode(
-    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
-) -> Iterator[list[int]]:
+def _decode(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding) -> Iterator[list[int]]:
     """Yield the next token of every row until all have ended; a row that has ended goes on with the end token.
 
     A row that has ended leaves the batch: the last one takes its place.
     """
     llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
-    cache = llama.cache(batch, length + settings.max_new_tokens)
+    longest = settings.longest(engine.config)
+    cache = llama.cache(batch, length + longest)
     suppressed = list(engine.tokens.suppressed)
     generators = None
     if settings.temperature > 0:
         generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
     rows, ended = list(range(batch)), [False] * batch
     start = 0
-    for _ in range(settings.max_new_tokens):
+    for _ in range(longest):
         logits = llama(embeds, cache, start, mask)
         start += embeds.shape[1]
         if suppressed:
@@ -204,22 +178,22 @@ def _without_gaps(left: Sequence[int]) -> list[int]:
     return [at if at in kept else moved.pop() for at in range(len(left))]
 
 
-def _by_graph(engine: Engine, embeds: torch.Tensor, settings: GenerationSettings) -> bool:
+def _by_graph(engine: Engine, embeds: torch.Tensor, settings: Decoding) -> bool:
     if not settings.compile or settings.temperature > 0 or engine.device.type != "cuda":
         return False
     if engine.llama.bits == 8:  # how many inputs are kept apart is known at run time only
         return False
     batch, length, _ = embeds.shape
-    return engine.compiled.fits(batch, length + settings.max_new_tokens)
+    return engine.compiled.fits(batch, length + settings.longest(engine.config))
 
 
 @torch.inference_mode()
 def _decode_compiled(
-    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding
 ) -> Iterator[list[int]]:
     """As ``_decode``, greedily; no row leaves the batch."""
     eos, ended = engine.tokens.ids.eos, [False] * len(embeds)
-    for tokens in engine.compiled(embeds, mask, settings.max_new_tokens):
+    for tokens in engine.compiled(embeds, mask, settings.longest(engine.config)):
         said = [eos if over else token for over, token in zip(ended, tokens.tolist(), strict=True)]
         yield said
         ended = [token == eos for token in said]
@@ -235,15 +209,15 @@ def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch
 
 
 def _beam_search(
-    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: GenerationSettings
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding
 ) -> list[list[int]]:
     attention = torch.ones(embeds.shape[:2], dtype=torch.long, device=engine.device) if mask is None else mask.long()
     with torch.inference_mode():
         rows: torch.Tensor = engine.language_model().generate(
             inputs_embeds=embeds,
             attention_mask=attention,
-            num_beams=settings.num_beams,
-            max_new_tokens=settings.max_new_tokens,
+            num_beams=settings.beams(engine.config),
+            max_new_tokens=settings.longest(engine.config),
             suppress_tokens=list(engine.tokens.suppressed) or None,
         )
     eos = engine.tokens.ids.eos

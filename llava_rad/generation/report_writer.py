@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.reader.sandbox import Reader
+from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import Source
-from llava_rad.generation.study import Further, prepare
+from llava_rad.generation.study import StudyInputs, prepare
 from llava_rad.model.checkpoint import locate
 from llava_rad.model.config import LlavaRadConfig
-from llava_rad.model.templates import FRONTAL_ONLY, Study
+from llava_rad.model.templates import Study
 from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
 from llava_rad.outputs.report import Report, clean
 from llava_rad.outputs.text import cleaned
@@ -26,7 +27,7 @@ from llava_rad.outputs.text import cleaned
 if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
     from encoder.reader.radiograph import PreparedImage
-    from llava_rad.generation.decoding import Draft, GenerationSettings
+    from llava_rad.generation.decoding import Draft
     from llava_rad.generation.engine import Engine
 
 
@@ -45,46 +46,9 @@ class Failure:
     sha256: str | None
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How reports are decoded; None takes the checkpoint's default.
-
-    Attributes:
-        max_new_tokens: longest report.
-        num_beams: 1 is greedy.
-        temperature: 0 takes the likeliest token; above 0 samples.
-        seed: of the sampling.
-        prompt: instruction in place of the checkpoint's own.
-        study: what each report is written from besides a frontal image.
-    """
-
-    max_new_tokens: int | None = None
-    num_beams: int | None = None
-    temperature: float = 0.0
-    seed: int = 0
-    prompt: str | None = None
-    study: Study = FRONTAL_ONLY
-
-    def settings(self, config: LlavaRadConfig) -> GenerationSettings:
-        """The same with the checkpoint's defaults filled in."""
-        from llava_rad.generation.decoding import GenerationSettings
-
-        usual = config.generation.max_new_tokens
-        if self.study.grounded:  # MAIRA-2's model card: 300 tokens, 450 with boxes
-            usual += usual // 2
-        return GenerationSettings(
-            max_new_tokens=self.max_new_tokens or usual,
-            num_beams=self.num_beams or config.generation.num_beams,
-            temperature=self.temperature,
-            seed=self.seed,
-            prompt=self.prompt,
-            study=self.study,
-        )
-
-
 Outcome = Report | Failure
 Others = Sequence[tuple[str, "PreparedImage"]]
-"""Further images and what they are, as ``Further.images`` has them."""
+"""Further images and what they are, as ``StudyInputs.images`` has them."""
 _Item = tuple[Source, "PreparedImage | ReadError"]
 
 
@@ -95,38 +59,15 @@ class ReportWriter:
     the model loaded.
 
     Args:
-        model: checkpoint folder or hub repository; None is the embedded default.
-        revision: branch, tag or commit of a repository.
-        device: ``"auto"`` or a torch device.
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"8bit"`` or ``"4bit"``.
-        offline: never ask the hub.
-        decoding: how reports are decoded.
-        force: read images that would be refused as no frontal chest radiograph.
-        frame: which frame of a multi-frame file, from 1.
-        show_paths: name the input's path in reports. File names may identify a patient.
-        further: inputs beside the frontal image; they belong to every image that is written about.
+        options: model, reading, decoding and output; its ``study`` is that of ``inputs``.
+        inputs: optional study inputs; they belong to every image that is written about.
     """
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        *,
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        offline: bool = False,
-        decoding: Decoding | None = None,
-        force: bool = False,
-        frame: int | None = None,
-        show_paths: bool = False,
-        further: Further | None = None,
-    ) -> None:
+    def __init__(self, options: GenerationOptions | None = None, inputs: StudyInputs | None = None) -> None:
         self._reader = Reader()
-        self._model, self._revision, self._device, self._dtype = model, revision, device, dtype
-        self._further = further or Further()
-        self._offline, self._decoding = offline, replace(decoding or Decoding(), study=self._further.study)
+        self._inputs = inputs or StudyInputs()
+        self._options = replace(options or GenerationOptions(), study=self._inputs.study)
         self._others: list[tuple[str, PreparedImage]] = []
-        self._force, self._frame, self._show_paths = force, frame, show_paths
         self._stopped = threading.Event()
         self._folder: Path | None = None
         self._engine: Engine | None = None
@@ -147,7 +88,7 @@ class ReportWriter:
     @property
     def frame(self) -> int:
         """The frame that is read, from 1."""
-        return self._frame or 1
+        return self._options.frame or 1
 
     def engine(self) -> Engine:
         """The model, loaded on first use.
@@ -160,10 +101,10 @@ class ReportWriter:
 
             self._engine = Engine.from_pretrained(
                 self._located(),
-                revision=self._revision,
-                device=self._device,
-                dtype=self._dtype,
-                offline=self._offline,
+                revision=self._options.revision,
+                device=self._options.device,
+                dtype=self._options.dtype,
+                offline=self._options.offline,
             )
         return self._engine
 
@@ -188,7 +129,7 @@ class ReportWriter:
                 rest.append(source)
         return rest
 
-    def write(self, sources: Sequence[Source], *, batch_size: int = 4) -> Iterator[Outcome]:
+    def write(self, sources: Sequence[Source]) -> Iterator[Outcome]:
         """Yield a report or a failure for each source, in order.
 
         Raises:
@@ -196,6 +137,7 @@ class ReportWriter:
             LlavaRadError: nothing can be written with these settings.
         """
         window: list[_Item] = []
+        batch_size = self._options.batch_size
         for item in self._prepared(sources, ahead=2 * batch_size):
             window.append(item)
             images = sum(not isinstance(image, ReadError) for _, image in window)
@@ -257,16 +199,15 @@ class ReportWriter:
         settings = self._settings(study)
         return compose(self.engine(), settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
 
-    def _settings(self, study: Study | None = None) -> GenerationSettings:
-        decoding = self._decoding if study is None else replace(self._decoding, study=study)
-        return decoding.settings(self.engine().config)
+    def _settings(self, study: Study | None = None) -> GenerationOptions:
+        return self._options if study is None else replace(self._options, study=study)
 
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
         """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
         items: queue.Queue[_Item | BaseException | None] = queue.Queue(max(ahead, 1))
         folder = self._located()
-        if self._further.study.used:  # what has no place is refused before the model is loaded
-            _ = LlavaRadConfig.load(folder).conversation.with_study(self._further.study).text
+        if self._options.study.used:  # inputs that the prompt does not take are refused before the model is loaded
+            _ = LlavaRadConfig.load(folder).conversation.with_study(self._options.study).text
 
         def put(item: _Item | BaseException | None) -> None:
             while not self._stopped.is_set():
@@ -278,8 +219,8 @@ class ReportWriter:
             try:
                 recipe = LlavaRadConfig.load(folder).preprocessing
                 self._others = [
-                    (name, prepare(name, source, partial(self._read, recipe), force=self._force))
-                    for name, source in self._further.images
+                    (name, prepare(name, source, partial(self._read, recipe), force=self._options.force))
+                    for name, source in self._inputs.images
                 ]
                 for source in sources:
                     if self._stopped.is_set():
@@ -301,7 +242,7 @@ class ReportWriter:
 
     def _prepare(self, source: Source, recipe: Recipe) -> PreparedImage | ReadError:
         try:
-            return self._reader.prepare(source.content(), recipe, force=self._force, frame=self._frame)
+            return self._reader.prepare(source.content(), recipe, force=self._options.force, frame=self._options.frame)
         except ReadError as error:
             return error
 
@@ -335,12 +276,12 @@ class ReportWriter:
 
     def _located(self) -> Path:
         if self._folder is None:
-            self._folder = locate(self._model, revision=self._revision, offline=self._offline)
+            self._folder = locate(self._options.model, revision=self._options.revision, offline=self._options.offline)
         return self._folder
 
     def _path(self, source: Source) -> str | None:
         """The input's path, where it may be named."""
-        return str(source.path) if self._show_paths and source.path is not None else None
+        return str(source.path) if self._options.show_paths and source.path is not None else None
 
 
 class _Kept:

@@ -1,14 +1,16 @@
-"""What a user gives beside the frontal image: further images, the earlier report, what the referrer wrote."""
+"""Optional study inputs: lateral view, prior image, prior report, indication, technique, comparison; and boxes."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from encoder.errors import ConfigError, ReadError
+from llava_rad.generation.options import option
 from llava_rad.generation.sources import Source
-from llava_rad.model.templates import FRONTAL_ONLY, Study
+from llava_rad.model.templates import TEXTS, Study
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,67 +21,62 @@ Image = TypeVar("Image", "PreparedImage", "Radiograph")
 
 MAX_TEXT = 1 << 16
 _BY_FORCE = "read by force: "
+_PANEL = "Study (of models whose prompt has a place for it)"
 
 
 @dataclass(frozen=True)
-class Further:
-    """Inputs beside the frontal image.
+class StudyInputs:
+    """Inputs of a report besides its frontal image; nothing is read yet.
 
     Attributes:
-        study: what they are.
-        lateral: the lateral image.
-        prior: the frontal image of an earlier study.
+        lateral: Lateral image of the same study.
+        prior: Frontal image of an earlier study.
+        prior_report: Text file with the earlier study's findings.
+        indication: Reason for which the images were taken.
+        technique: Technique by which they were taken.
+        comparison: Studies that they are compared with.
+        grounded: Ask for boxes: in json and jsonl each finding has its own.
+
+    In Python an image is a path or the file's bytes, and ``prior_report`` is the text itself. Texts lose surrounding
+    white space; an empty one counts as none.
+
+    Raises:
+        ConfigError: if a text is longer than 64 KiB.
     """
 
-    study: Study = FRONTAL_ONLY
-    lateral: Source | None = None
-    prior: Source | None = None
+    lateral: str | Path | bytes | None = option(None, _PANEL, kind=Path, metavar="FILE")
+    prior: str | Path | bytes | None = option(None, _PANEL, kind=Path, metavar="FILE")
+    prior_report: str | None = option(None, _PANEL, kind=Path, metavar="FILE", file=True)
+    indication: str | None = option(None, _PANEL)
+    technique: str | None = option(None, _PANEL)
+    comparison: str | None = option(None, _PANEL)
+    grounded: bool = option(False, _PANEL)
+
+    def __post_init__(self) -> None:
+        for name in TEXTS:
+            text: str | None = getattr(self, name)
+            if text is not None and len(text) > MAX_TEXT:
+                raise ConfigError(f"the {name.replace('_', ' ')} holds more than {MAX_TEXT >> 10} KiB")
+            object.__setattr__(self, name, (text or "").strip() or None)
+
+    @property
+    def study(self) -> Study:
+        """The inputs as a prompt takes them: images by their presence, texts by their words."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Study(**given | {"lateral": self.lateral is not None, "prior": self.prior is not None})
 
     @property
     def images(self) -> tuple[tuple[str, Source], ...]:
-        """The further images and what they are, in the order in which a prompt has them."""
+        """Name and source of the lateral and the prior image, in the order in which a prompt has them."""
         named = (("lateral", self.lateral), ("prior", self.prior))
-        return tuple((name, source) for name, source in named if source is not None)
-
-
-def gather(
-    *,
-    lateral: str | Path | bytes | None = None,
-    prior: str | Path | bytes | None = None,
-    prior_report: str | None = None,
-    indication: str | None = None,
-    technique: str | None = None,
-    comparison: str | None = None,
-    grounded: bool = False,
-) -> Further:
-    """Put the inputs together; nothing is read. Texts of white space count as none.
-
-    Raises:
-        ConfigError: a text is longer than 64 KiB.
-    """
-
-    def text(name: str, value: str | None) -> str | None:
-        if value is not None and len(value) > MAX_TEXT:
-            raise ConfigError(f"the {name} holds more than {MAX_TEXT >> 10} KiB")
-        return (value or "").strip() or None
-
-    study = Study(
-        lateral=lateral is not None,
-        prior=prior is not None,
-        prior_report=text("prior report", prior_report),
-        indication=text("indication", indication),
-        technique=text("technique", technique),
-        comparison=text("comparison", comparison),
-        grounded=grounded,
-    )
-    return Further(study, _source(lateral), _source(prior))
+        return tuple((name, _source(given)) for name, given in named if given is not None)
 
 
 def read_text(path: Path) -> str:
-    """A report from a file.
+    """Read the text of a prior report from a file.
 
     Raises:
-        ReadError: it cannot be read, is no text, or is longer than 64 KiB. The message names no file.
+        ReadError: if it cannot be read, is no UTF-8 text, or is longer than 64 KiB. The message names no file.
     """
     try:
         with path.open("rb") as file:
@@ -92,16 +89,16 @@ def read_text(path: Path) -> str:
 
 
 def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *, force: bool) -> Image:
-    """Read a further image; a lateral one may be lateral.
+    """Read a lateral or a prior image. A lateral one is not refused for being lateral.
 
     Args:
-        name: what it is.
-        source: where it is.
-        read: reads it, forced or not.
-        force: read what would be refused for what it shows.
+        name: ``"lateral"`` or ``"prior"``.
+        source: the image's source.
+        read: reads a source; its second argument forces images that would be refused.
+        force: read images that would be refused for what they show.
 
     Raises:
-        ReadError: it is refused.
+        ReadError: if the image is refused.
     """
     try:
         try:
@@ -119,7 +116,5 @@ def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *,
         raise ReadError(error.reason, f"the {name} image: {error}", forcible=error.forcible, hint=error.hint) from None
 
 
-def _source(given: str | Path | bytes | None) -> Source | None:
-    if given is None:
-        return None
+def _source(given: str | Path | bytes) -> Source:
     return Source(1, data=given) if isinstance(given, bytes) else Source(1, path=Path(given))

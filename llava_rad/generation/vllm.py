@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
 from llava_rad.generation import vllm_worker
-from llava_rad.generation.decoding import Draft, GenerationSettings, draft, prepare
+from llava_rad.generation.decoding import Draft, draft, prepare
+from llava_rad.generation.options import Decoding
 from llava_rad.model.checkpoint import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ class VllmWriter:
         """How images are prepared for this model."""
         return self._engine.recipe
 
-    def generate(
-        self, images: Sequence[npt.NDArray[np.uint8]], settings: GenerationSettings | None = None
-    ) -> list[Draft]:
+    def generate(self, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding | None = None) -> list[Draft]:
         """Write a report for each image.
 
         Args:
@@ -89,8 +88,8 @@ class VllmWriter:
 
         if not images:
             return []
-        settings = settings or GenerationSettings(**self._engine.config.generation.model_dump())
-        if settings.num_beams > 1 or settings.temperature > 0:
+        settings = settings or Decoding()
+        if settings.beams(self._engine.config) > 1 or settings.temperature > 0:
             raise LlavaRadError("vLLM is asked for greedy reports only", hint="use one beam and temperature 0")
         embeds, _, unfamiliar = prepare(self._engine, images, settings)
         tokens = self._engine.tokens
@@ -98,7 +97,7 @@ class VllmWriter:
             "do": "write",
             "dtype": _name(self._engine),
             "shapes": [list(row.shape) for row in embeds],
-            "max_new_tokens": settings.max_new_tokens,
+            "max_new_tokens": settings.longest(self._engine.config),
             "eos": tokens.ids.eos,
             "suppressed": list(tokens.suppressed),
         }

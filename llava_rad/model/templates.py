@@ -52,11 +52,12 @@ class Study:
     @property
     def texts(self) -> dict[str, str]:
         """The texts that are there."""
-        found = {name: getattr(self, name) for name in ("prior_report", "indication", "technique", "comparison")}
+        found = {name: getattr(self, name) for name in TEXTS}
         return {name.replace("_", " "): text for name, text in found.items() if text}
 
 
 FRONTAL_ONLY: Final = Study()
+TEXTS: Final = ("prior_report", "indication", "technique", "comparison")
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ UNFAMILIAR = "the image is unlike those that the model was trained on: do not re
 
 if TYPE_CHECKING:
     from encoder.reader.radiograph import PreparedImage
-    from llava_rad.generation.decoding import GenerationSettings
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.options import Decoding
 
 
 def compose(
     engine: Engine,
-    settings: GenerationSettings,
+    settings: Decoding,
     image: PreparedImage,
     text: str,
     *,
@@ -54,7 +54,7 @@ def compose(
     if unfamiliar:
         warnings.append(UNFAMILIAR)
     if not complete:
-        warnings.append(f"the report was cut off after {settings.max_new_tokens} tokens")
+        warnings.append(f"the report was cut off after {settings.longest(engine.config)} tokens")
     if not text:
         warnings.append("the model wrote nothing")
     if settings.study.used:
@@ -101,11 +101,11 @@ def recipe_facts(engine: Engine) -> RecipeFacts:
     return RecipeFacts(name=engine.recipe.name, version=engine.recipe.version)
 
 
-def generation_facts(engine: Engine, settings: GenerationSettings) -> GenerationFacts:
+def generation_facts(engine: Engine, settings: Decoding) -> GenerationFacts:
     """How a report states the settings, the checkpoint's own prompt filled in."""
     return GenerationFacts(
-        max_new_tokens=settings.max_new_tokens,
-        num_beams=settings.num_beams,
+        max_new_tokens=settings.longest(engine.config),
+        num_beams=settings.beams(engine.config),
         temperature=settings.temperature,
         seed=settings.seed,
         prompt=engine.config.conversation.with_instruction(settings.prompt).instruction,

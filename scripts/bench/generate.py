@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from encoder.preprocessing import Recipe
-    from llava_rad.generation.decoding import GenerationSettings
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.options import Decoding
 
 BATCHES = (1, 4, 16)
 IMAGES = 16
@@ -58,7 +58,7 @@ def crops_of_the_example(recipe: Recipe, count: int) -> list[npt.NDArray[np.uint
     return crops
 
 
-def peer(source: str | None, settings: GenerationSettings, dtype: str = "float32") -> Run:
+def peer(source: str | None, settings: Decoding, dtype: str = "float32") -> Run:
     """Transformers' own classes and loop over the same checkpoint."""
     import numpy as np
     import torch
@@ -85,10 +85,11 @@ def throughput(source: str | None, repeats: int, max_new_tokens: int) -> dict[st
     """Seconds per report of ours and of the peer at each batch size; minimum and median over ``repeats``."""
     import torch
 
-    from llava_rad.generation.decoding import GenerationSettings, generate
+    from llava_rad.generation.decoding import generate
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.options import Decoding
 
-    settings = GenerationSettings(max_new_tokens=max_new_tokens)
+    settings = Decoding(max_new_tokens=max_new_tokens)
     engine = Engine.from_pretrained(source, device="cpu", dtype="float32")
     images, plain = images_for(engine), peer(source, settings)
 

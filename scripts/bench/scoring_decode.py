@@ -97,15 +97,16 @@ def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]
     import torch
 
     from llava_rad.generation.compiled import CompiledDecoder, as_graph
-    from llava_rad.generation.decoding import GenerationSettings, _decode, _decode_compiled
+    from llava_rad.generation.decoding import _decode, _decode_compiled
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.options import Decoding
 
     def engine(**more: object) -> Engine:
         tokens = SimpleNamespace(ids=SimpleNamespace(eos=-1), suppressed=())
         return cast(Engine, SimpleNamespace(llama=llama, tokens=tokens, device=llama.device, **more))
 
     def ours(embeds: torch.Tensor, steps: int) -> list[list[int]]:
-        return _columns(_decode(engine(), embeds, None, GenerationSettings(max_new_tokens=steps)))
+        return _columns(_decode(engine(), embeds, None, Decoding(max_new_tokens=steps)))
 
     def graph() -> Write:
         record = as_graph if llama.device.type == "cuda" else lambda step: step
@@ -114,7 +115,7 @@ def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]
         def write(embeds: torch.Tensor, steps: int) -> list[list[int]]:
             if steps == 1:  # the prompt alone, which is not compiled
                 return ours(embeds, steps)
-            return _columns(_decode_compiled(whole, embeds, None, GenerationSettings(max_new_tokens=steps)))
+            return _columns(_decode_compiled(whole, embeds, None, Decoding(max_new_tokens=steps)))
 
         return write
 

@@ -26,7 +26,8 @@ from encoder.reader.sandbox import Reader
 from llava_rad import api
 from llava_rad.generation.attention_maps import attention_by_sentence
 from llava_rad.generation.engine import Engine
-from llava_rad.generation.report_writer import Decoding, ReportWriter
+from llava_rad.generation.options import GenerationOptions
+from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import example
 from llava_rad.outputs.report import sentences
 from tests.llava_rad import small_files, tiny_model
@@ -63,7 +64,7 @@ def new_study(store: Store, owner: str = "ann") -> str:
 def at_work(
     store: Store, model: Path | None, images: Callable[[dict[str, Any], Recipe], PreparedImage] = prepared, **more: Any
 ) -> Iterator[Drafting]:
-    worker = Drafting(store, images, model=model, device="cpu", **more)
+    worker = Drafting(store, images, GenerationOptions(model=model, device="cpu", **more))
     try:
         yield worker
     finally:
@@ -223,7 +224,7 @@ def test_a_draft_that_is_taken_from_the_queue_meanwhile_is_in_one_state_or_the_o
 
 def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: Path) -> None:
     study = new_study(store)
-    with at_work(store, tiny, decoding=Decoding(max_new_tokens=5, prompt="Describe.")) as worker:
+    with at_work(store, tiny, max_new_tokens=5, prompt="Describe.") as worker:
         worker.queue("ann", study)
         report = ended(store, study)["draft"]["report"]
         found = worker.evidence("ann", study, sentence="s1")["values"]

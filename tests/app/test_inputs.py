@@ -18,7 +18,7 @@ from app.routes import Services
 from app.server import Settings, services
 from encoder.errors import ReadError
 from llava_rad.conversion.convert import convert
-from llava_rad.generation.report_writer import Decoding
+from llava_rad.generation.options import GenerationOptions
 from llava_rad.model.templates import TEMPLATES
 from tests.app.test_store import act
 from tests.llava_rad import small_files, tiny_model
@@ -53,8 +53,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @contextmanager
 def at_work(folder: Path, model: Path, tokens: int = 8) -> Iterator[Services]:
-    chosen = {"model": model, "device": "cpu", "decoding": Decoding(tokens)}
-    with services(Settings(data=folder / "data", model=chosen, example=False)) as parts:
+    options = GenerationOptions(model=model, device="cpu", max_new_tokens=tokens)
+    with services(Settings(data=folder / "data", options=options, example=False)) as parts:
         yield parts
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.write_reference import DOCUMENT, attributes, main, reference
+from llava_rad.commands.options import attributes
+from scripts.write_reference import DOCUMENT, main, reference
 from tests.test_documents import cli_options
 
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE
 from llava_rad.conversion.convert import convert
-from llava_rad.generation.decoding import GenerationSettings, generate
+from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
+from llava_rad.generation.options import Decoding
 from llava_rad.model.checkpoint import load_checked
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.model.templates import Study
@@ -116,7 +117,7 @@ def test_maira_2_writes_reports_from_one_to_three_images(maira: tuple[Path, Path
     engine = Engine.from_pretrained(maira[1])
     texts = []
     for study in (Study(), Study(prior=True), Study(lateral=True, prior=True)):
-        settings = GenerationSettings(max_new_tokens=6, study=study)
+        settings = Decoding(max_new_tokens=6, study=study)
         twice = [*IMAGES[: study.images], *IMAGES[: study.images]]
         drafts = generate(engine, twice, settings)
         assert len(drafts) == 2 and drafts[0] == drafts[1]
@@ -132,9 +133,9 @@ def test_transformers_reads_the_language_model_and_says_the_same(maira: tuple[Pa
     language = LlamaForCausalLM.from_pretrained(maira[1] / "language_model", dtype=torch.float32)
     embeds, _ = engine.embed(engine.see(np.stack(IMAGES)), [engine.config.conversation.with_study(study)])
     rows = language.generate(inputs_embeds=embeds, max_new_tokens=6, do_sample=False, suppress_tokens=[32204])
-    (draft,) = generate(engine, IMAGES, GenerationSettings(max_new_tokens=6, study=study))
+    (draft,) = generate(engine, IMAGES, Decoding(max_new_tokens=6, study=study))
     assert list(draft.ids) == rows[0].tolist()
-    (beams,) = generate(engine, IMAGES, GenerationSettings(max_new_tokens=6, num_beams=3, study=study))
+    (beams,) = generate(engine, IMAGES, Decoding(max_new_tokens=6, num_beams=3, study=study))
     expected = language.generate(inputs_embeds=embeds, max_new_tokens=6, num_beams=3, suppress_tokens=[32204])
     assert list(beams.ids) == expected[0].tolist()
 

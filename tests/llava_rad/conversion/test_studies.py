@@ -15,8 +15,9 @@ import llava_rad
 from encoder.errors import ConfigError
 from llava_rad.conversion.convert import convert
 from llava_rad.generation.attention_maps import _image_span, attention_by_sentence
-from llava_rad.generation.decoding import Draft, GenerationSettings, prepare
+from llava_rad.generation.decoding import Draft, prepare
 from llava_rad.generation.engine import Engine
+from llava_rad.generation.options import Decoding
 from llava_rad.model.templates import Study
 from llava_rad.outputs.document import Document
 from llava_rad.outputs.report import from_data, json_schema
@@ -136,7 +137,7 @@ def test_maps_are_of_the_frontal_image(maira: Path) -> None:
     found = attention_by_sentence(engine, images[0], said, study=study, others=images[1:])
     assert found.shape == (2, 4, 4)
     # the tokens whose attention is shown are those of the frontal image, which comes first
-    embeds, *_ = prepare(engine, list(images), GenerationSettings(max_new_tokens=1, study=study))
+    embeds, *_ = prepare(engine, list(images), Decoding(max_new_tokens=1, study=study))
     start, number = _image_span(engine, None, study)
     with torch.inference_mode():
         torch.testing.assert_close(embeds[0, start : start + number], engine.projector(engine.see(images[:1]))[0])

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from llava_rad.generation.compiled import CompiledDecoder, as_graph
-from llava_rad.generation.decoding import GenerationSettings, _decode, _decode_compiled, generate
+from llava_rad.generation.decoding import _decode, _decode_compiled, generate
 from llava_rad.generation.engine import Engine
+from llava_rad.generation.options import Decoding
 from tests.llava_rad import tiny_model
 
-SETTINGS = GenerationSettings(max_new_tokens=tiny_model.MAX_NEW_TOKENS, compile=True)
+SETTINGS = Decoding(max_new_tokens=tiny_model.MAX_NEW_TOKENS, compile=True)
 
 
 @pytest.fixture(scope="module")

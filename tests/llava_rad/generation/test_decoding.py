@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from encoder.errors import LlavaRadError
-from llava_rad.generation.decoding import GenerationSettings, generate, stream
+from llava_rad.generation.decoding import generate, stream
 from llava_rad.generation.engine import Engine, choose_device, choose_dtype
+from llava_rad.generation.options import Decoding
 from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad import tiny_model
 
@@ -73,7 +74,7 @@ def test_batch_size_changes_nothing(batch: int, engine: Engine, images: list[np.
 
 def test_left_padded_prompts_equal_single_runs(engine: Engine, model: LlavaRad, images: list[np.ndarray]) -> None:
     prompts = ["The heart?", "Is there a pleural effusion or a pneumothorax in this image?", "Lungs"]
-    settings = [GenerationSettings(max_new_tokens=tiny_model.MAX_NEW_TOKENS, prompt=prompt) for prompt in prompts]
+    settings = [Decoding(max_new_tokens=tiny_model.MAX_NEW_TOKENS, prompt=prompt) for prompt in prompts]
     single = [list(generate(engine, [image], s)[0].ids) for image, s in zip(images[:3], settings, strict=True)]
     assert by_transformers(model, images[:3], prompts) == single
     from llava_rad.generation.decoding import _decode, draft
@@ -119,7 +120,7 @@ def test_stream_is_the_same_text(engine: Engine, images: list[np.ndarray]) -> No
 
 
 def test_beam_search_equals_transformers(engine: Engine, model: LlavaRad, images: list[np.ndarray]) -> None:
-    settings = GenerationSettings(max_new_tokens=12, num_beams=3)
+    settings = Decoding(max_new_tokens=12, num_beams=3)
     found = [list(draft.ids) for draft in generate(engine, images[:4], settings)]
     assert found == by_transformers(model, images[:4], num_beams=3, max_new_tokens=12)
     with pytest.raises(LlavaRadError, match="streamed"):
@@ -127,13 +128,13 @@ def test_beam_search_equals_transformers(engine: Engine, model: LlavaRad, images
 
 
 def test_sampling_is_seeded_and_does_not_depend_on_the_batch(engine: Engine, images: list[np.ndarray]) -> None:
-    settings = GenerationSettings(max_new_tokens=16, temperature=1.0, seed=3)
+    settings = Decoding(max_new_tokens=16, temperature=1.0, seed=3)
     whole = generate(engine, images[:5], settings)
     assert whole == generate(engine, images[:5], settings)
     assert whole == [generate(engine, [image], settings)[0] for image in images[:5]]
-    other = generate(engine, images[:5], GenerationSettings(max_new_tokens=16, temperature=1.0, seed=4))
+    other = generate(engine, images[:5], Decoding(max_new_tokens=16, temperature=1.0, seed=4))
     assert whole != other
-    assert whole != generate(engine, images[:5], GenerationSettings(max_new_tokens=16))
+    assert whole != generate(engine, images[:5], Decoding(max_new_tokens=16))
 
 
 def test_an_image_token_of_the_vocabulary_is_never_generated(checkpoint: Path, images: list[np.ndarray]) -> None:
@@ -154,23 +155,23 @@ def test_an_image_token_of_the_vocabulary_is_never_generated(checkpoint: Path, i
     object.__setattr__(engine.tokens, "tokenizer", Tokenizer.from_str(json.dumps(data)))
     assert engine.tokens.suppressed == (likeliest,)
     for settings in (
-        GenerationSettings(max_new_tokens=24),
-        GenerationSettings(max_new_tokens=24, temperature=2.0),
-        GenerationSettings(max_new_tokens=12, num_beams=2),
+        Decoding(max_new_tokens=24),
+        Decoding(max_new_tokens=24, temperature=2.0),
+        Decoding(max_new_tokens=12, num_beams=2),
     ):
         drafts = generate(engine, images[:6], settings)
         assert all(likeliest not in draft.ids and "<image>" not in draft.text for draft in drafts)
 
 
 def test_complete_says_whether_the_report_was_cut(engine: Engine, images: list[np.ndarray]) -> None:
-    drafts = generate(engine, images, GenerationSettings(max_new_tokens=2))
+    drafts = generate(engine, images, Decoding(max_new_tokens=2))
     assert all(len(draft.ids) <= 2 for draft in drafts)
     assert any(not draft.complete for draft in drafts)
 
 
 def test_context_overflow_is_refused(engine: Engine, images: list[np.ndarray]) -> None:
     with pytest.raises(LlavaRadError, match="exceed the model's 512"):
-        generate(engine, images[:1], GenerationSettings(max_new_tokens=500))
+        generate(engine, images[:1], Decoding(max_new_tokens=500))
 
 
 def test_no_images_no_reports(engine: Engine) -> None:

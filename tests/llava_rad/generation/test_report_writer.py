@@ -13,6 +13,7 @@ import pytest
 import llava_rad
 from encoder.errors import ModelError, ReadError
 from llava_rad import Failure, Report, ReportWriter
+from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import expand
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
@@ -44,7 +45,7 @@ def test_command_line_python_stream_and_every_batch_size_agree(run: Run, tiny: P
         assert [report.to_json() for report in llava_rad.generate(twenty, tiny, batch_size=batch_size)] == single
     printed = json.loads(run("generate", *twenty, "--model", tiny, "-f", "json", "--batch-size", "8").out)
     assert printed == [json.loads(text) for text in single]
-    with ReportWriter(tiny) as writer:
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
         for source, text in zip(expand(twenty).sources, single, strict=True):
             *pieces, report = writer.stream(source)
             assert isinstance(report, Report)
@@ -67,8 +68,8 @@ def test_bytes_are_read_like_the_file(tiny: Path, twenty: list[Path]) -> None:
 def test_writer_keeps_order_and_goes_on_after_failures(tiny: Path, chest: list[Path], lateral: Path) -> None:
     named: list[Path | bytes] = [lateral, chest[0], b"", chest[1], Path("missing"), lateral]
     for batch_size in (1, 2, 9):
-        with ReportWriter(tiny) as writer:
-            outcomes = list(writer.write(expand(named).sources, batch_size=batch_size))
+        with ReportWriter(GenerationOptions(model=tiny, batch_size=batch_size)) as writer:
+            outcomes = list(writer.write(expand(named).sources))
         kinds = [outcome.error.reason if isinstance(outcome, Failure) else "report" for outcome in outcomes]
         assert kinds == ["lateral", "report", "empty", "report", "missing", "lateral"]
         shas = [outcome.sha256 if isinstance(outcome, Failure) else outcome.input.sha256 for outcome in outcomes]

@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from encoder.errors import LlavaRadError
-from llava_rad.generation.decoding import GenerationSettings, generate
+from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
+from llava_rad.generation.options import Decoding
 from llava_rad.generation.vllm import VllmWriter
 from llava_rad.generation.vllm_worker import receive, send
 from tests.llava_rad import tiny_model
 
-SETTINGS = GenerationSettings(max_new_tokens=tiny_model.MAX_NEW_TOKENS)
+SETTINGS = Decoding(max_new_tokens=tiny_model.MAX_NEW_TOKENS)
 STANDINS = Path(__file__).parents[1] / "standins"
 
 
@@ -72,13 +73,13 @@ def test_the_same_reports_by_way_of_the_worker(checkpoint, engine, images) -> No
     with VllmWriter(engine, checkpoint, sys.executable) as writer:
         assert writer.version == "stand-in" and writer.recipe == engine.recipe
         assert writer.generate(images, SETTINGS) == generate(engine, images, SETTINGS)
-        short = GenerationSettings(max_new_tokens=3, prompt="The heart?")
+        short = Decoding(max_new_tokens=3, prompt="The heart?")
         assert writer.generate(images[:2], short) == generate(engine, images[:2], short)
         assert writer.generate([]) == []
         with pytest.raises(LlavaRadError, match="greedy"):
-            writer.generate(images, GenerationSettings(num_beams=2))
+            writer.generate(images, Decoding(num_beams=2))
         with pytest.raises(LlavaRadError, match="exceed the model's 512"):
-            writer.generate(images, GenerationSettings(max_new_tokens=500))
+            writer.generate(images, Decoding(max_new_tokens=500))
 
 
 @pytest.mark.usefixtures("standin")

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES, Recipe
-from llava_rad.generation.decoding import GenerationSettings, generate
+from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
+from llava_rad.generation.options import Decoding
 from llava_rad.model.assemble import assemble
 from llava_rad.model.checkpoint import load_checked
 from llava_rad.model.llava_rad import LlavaRad
@@ -21,7 +22,7 @@ from llava_rad.model.prompt import encode_text
 from tests.llava_rad.model.test_checkpoint import Evil
 from tests.llava_rad.published import rad_dino_folder, vicuna_folder
 
-SETTINGS = GenerationSettings(max_new_tokens=12)
+SETTINGS = Decoding(max_new_tokens=12)
 
 
 @pytest.fixture(scope="module", autouse=True)

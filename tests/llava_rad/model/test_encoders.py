@@ -11,8 +11,9 @@ import torch
 from encoder.backbones.loading import load_encoder
 from encoder.errors import ModelError
 from encoder.preprocessing import clip, mrm
-from llava_rad.generation.decoding import GenerationSettings, generate
+from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
+from llava_rad.generation.options import Decoding
 from llava_rad.model.assemble import assemble
 from llava_rad.model.checkpoint import load_checked
 from llava_rad.model.llava_rad import LlavaRad
@@ -80,7 +81,7 @@ def test_from_published_files_to_a_report(
         torch.testing.assert_close(also, embeds, rtol=1e-5, atol=1e-5)
         assert mask is None
         rows = whole.language_model.generate(inputs_embeds=also, max_new_tokens=6, do_sample=False)
-    found = [list(draft.ids) for draft in generate(engine, list(images), GenerationSettings(max_new_tokens=6))]
+    found = [list(draft.ids) for draft in generate(engine, list(images), Decoding(max_new_tokens=6))]
     assert found == [row[: row.index(2)] if 2 in row else row for row in rows.tolist()]
 
 

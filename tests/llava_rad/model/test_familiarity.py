@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from encoder.errors import ModelError
+from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.model.checkpoint import FAMILIARITY
 from llava_rad.model.familiarity import Familiarity
@@ -97,6 +98,6 @@ def test_a_text_that_was_not_written_to_its_end_is_warned_of_as_well(
     from encoder.reader.sandbox import Reader
 
     for name, warned in (("strange", True), ("familiar", False)):
-        with ReportWriter(checkpoints[name], offline=True) as writer, Reader() as reader:
+        with ReportWriter(GenerationOptions(model=checkpoints[name], offline=True)) as writer, Reader() as reader:
             image = reader.prepare(small_files.picture(tmp_path / "image.png"), writer.engine().recipe)
             assert (UNFAMILIAR in writer.report(image, "The heart is").warnings) is warned

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import Source
 from llava_rad.pacs.client import PASSWORD, USER, Pacs, PacsError
@@ -56,7 +57,7 @@ def test_fifty_studies_in_and_fifty_reports_back(archive: Archive, tmp_path: Pat
     folder = tmp_path / "out"
     folder.mkdir()
     pacs = Pacs(archive.url)
-    with ReportWriter(tiny) as writer:
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
         first = watch_once(pacs, folder, writer, store=True, tell=said.append)
         assert (first.new, first.refused) == (50, 1)
         assert len(said) == 1 and "1.2.3" not in said[0] and "P-50" not in said[0]
@@ -146,7 +147,7 @@ def test_the_draft_is_the_one_that_generate_writes(archive: Archive, tmp_path: P
     archive.store(content)
     folder = tmp_path / "out"
     folder.mkdir()
-    with ReportWriter(tiny) as writer:
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
         watch_once(Pacs(archive.url), folder, writer)
         (expected,) = writer.write([Source(1, data=content)])
     (path,) = folder.glob("*.json")
@@ -189,7 +190,7 @@ def test_a_watcher_goes_on_when_the_archive_comes_back(archive: Archive, tmp_pat
     pacs, folder = Pacs(archive.url), tmp_path / "out"
     folder.mkdir()
     archive.kill()
-    with ReportWriter(tiny) as writer:
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
         with pytest.raises(PacsError, match="cannot be reached"):
             watch_once(pacs, folder, writer, store=True)
         archive.start()

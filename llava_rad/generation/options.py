@@ -1,0 +1,138 @@
+"""Options of report generation: the one list behind the command line, the Python interface and the review application.
+
+Names, defaults, ranges and explanations are stated here and nowhere else; ``llava_rad.commands.options`` turns the
+fields into command-line options. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from encoder.errors import ConfigError
+from llava_rad.model.templates import FRONTAL_ONLY, Study
+
+if TYPE_CHECKING:
+    from llava_rad.model.config import LlavaRadConfig
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Presentation of a field on the command line, and the range that it is held to everywhere.
+
+    Attributes:
+        panel: heading of the help text under which the option stands.
+        minimum: lowest number allowed.
+        choices: texts allowed.
+        kind: type of the argument, if it is not the field's own.
+        metavar: placeholder of the argument in the help text.
+        file: the option names a text file; its content is the value.
+    """
+
+    panel: str
+    minimum: float | None = None
+    choices: tuple[str, ...] = ()
+    kind: type | None = None
+    metavar: str | None = None
+    file: bool = False
+
+
+def option(default: Any, panel: str, **presentation: Any) -> Any:
+    """Declare a field of a dataclass of options; see :class:`CommandLine` for ``presentation``."""
+    return dataclasses.field(default=default, metadata={"cli": CommandLine(panel, **presentation)})
+
+
+def check_ranges(options: Any) -> None:
+    """Check every field of a dataclass of options against its range.
+
+    Raises:
+        ConfigError: if a value is below its minimum or not among its choices.
+    """
+    for field in dataclasses.fields(options):
+        shown: CommandLine | None = field.metadata.get("cli")
+        value = getattr(options, field.name)
+        if shown is None or value is None:
+            continue
+        if shown.minimum is not None and not value >= shown.minimum:
+            raise ConfigError(f"{field.name} must be at least {shown.minimum:g}, not {value}")
+        if shown.choices and value not in shown.choices:
+            raise ConfigError(f"there is no {field.name} {value!r}", hint=f"choose one of {', '.join(shown.choices)}")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Options of decoding: how tokens are chosen.
+
+    Attributes:
+        max_new_tokens: Longest report in tokens. Default: the checkpoint's own, 150.
+        num_beams: Number of beams of a beam search. Default: the checkpoint's own, 1 (greedy).
+        temperature: 0 takes the likeliest token, above 0 samples.
+        seed: Seed of the sampling; each image is sampled on its own.
+        prompt: Instruction in place of the checkpoint's own.
+        compile: Decode greedily on CUDA by a compiled step; ignored elsewhere.
+        study: Images and texts that each report is written from besides a frontal image.
+
+    Raises:
+        ConfigError: if a value is out of its range, or a beam search is to sample.
+    """
+
+    max_new_tokens: int | None = option(None, "Decoding", minimum=1)
+    num_beams: int | None = option(None, "Decoding", minimum=1)
+    temperature: float = option(0.0, "Decoding", minimum=0.0)
+    seed: int = option(0, "Decoding")
+    prompt: str | None = option(None, "Decoding")
+    compile: bool = False
+    study: Study = FRONTAL_ONLY
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.temperature > 0 and (self.num_beams or 1) > 1:
+            raise ConfigError("beam search does not sample", hint="use one beam, or temperature 0")
+
+    def longest(self, config: LlavaRadConfig) -> int:
+        """Longest report in tokens: ``max_new_tokens``, or the checkpoint's default.
+
+        The default grows by half if boxes are asked for, as in MAIRA-2's model card (300 tokens, 450 with boxes).
+        """
+        usual = config.generation.max_new_tokens
+        return self.max_new_tokens or (usual + usual // 2 if self.study.grounded else usual)
+
+    def beams(self, config: LlavaRadConfig) -> int:
+        """Number of beams: ``num_beams``, or the checkpoint's default."""
+        return self.num_beams or config.generation.num_beams
+
+
+@dataclass(frozen=True)
+class GenerationOptions(Decoding):
+    """All options of report generation: model, reading of the images, decoding and output.
+
+    Attributes:
+        model: Checkpoint: a folder, or a hub repository owner/name. Default: the embedded demonstration model.
+        revision: Branch, tag or commit of a hub repository.
+        offline: Never ask the hub (as HF_HUB_OFFLINE=1).
+        device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps.
+        dtype: auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16; 8bit, 4bit: the language model's
+            layers in so few bits (needs bitsandbytes).
+        batch_size: Images at a time.
+        force: Read images that are refused as no frontal chest radiograph (lateral, other body part, for processing).
+        frame: Frame of a multi-frame file, counted from 1.
+        show_paths: Name inputs by path in results and messages. File names may identify a patient.
+
+    Raises:
+        ConfigError: if a value is out of its range, or a beam search is to sample.
+    """
+
+    model: str | Path | None = option(None, "Model", kind=str, metavar="DIR-OR-HUB-ID")
+    revision: str | None = option(None, "Model")
+    offline: bool = option(False, "Model")
+    device: str = option("auto", "Model")
+    dtype: Precision = option("auto", "Model", choices=get_args(Precision), metavar="TYPE")
+    batch_size: int = option(4, "Model", minimum=1)
+    force: bool = option(False, "Input")
+    frame: int | None = option(None, "Input", minimum=1)
+    show_paths: bool = option(False, "Output")
