@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.exports import ai_generated, csv_row, document, last_signed
 from encoder.reader.identity import Identity
-from llava_rad.outputs.document import uid_of
-from llava_rad.outputs.labels import FINDINGS, labels_of
+from llava_rad.outputs.document import FINDINGS, labels_of, uid_of
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from app.rows import NotFound
 from app.security import error
 from app.uploads import MAX_ZIP_BYTES, TooLarge
 from encoder.errors import LlavaRadError, ReadError
+from llava_rad.outputs.formats import OutputFormat, document_formats
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
     Where they differ the reviewer has changed what the report says, which the page marks. So it does where the draft
     was written from other inputs than there are now.
     """
-    from llava_rad.outputs.labels import labels_of
+    from llava_rad.outputs.document import labels_of
 
     before, now = labels_of(review.drafted_text(state)), labels_of(review.text_of(state))
     labels = [{"finding": finding, "draft": before[finding], "present": now[finding]} for finding in now]
@@ -151,6 +152,7 @@ def _add_studies(calls: APIRouter, services: Services) -> None:
             "keep_names": services.keep_names,
             "notice": NOTICE,
             "model": services.drafting.status(),
+            "exports": downloads(),
         }
 
     @calls.get("/studies")
@@ -266,22 +268,9 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
         found = exports.report_json(store.state(who, study), version)
         return JSONResponse(found, headers=_attachment(f"report-{study[:12]}.json"))
 
-    @calls.get("/studies/{study}/{kind}.dcm")
-    def structured_report(study: str, kind: str, who: User, version: int | None = None) -> Response:
-        from llava_rad.outputs.sr import to_sr
-
-        if kind not in ("report", "labels"):
-            raise NotFound("there is no such document")
-        found = getattr(to_sr(exports.document(store.state(who, study), version)), kind)
-        return Response(found, media_type="application/dicom", headers=_attachment(f"{kind}-{study[:12]}.dcm"))
-
-    @calls.get("/studies/{study}/report.fhir.json")
-    def bundle(study: str, who: User, version: int | None = None) -> Response:
-        from llava_rad.outputs.fhir import to_fhir
-
-        found = to_fhir(exports.document(store.state(who, study), version))
-        headers = _attachment(f"report-{study[:12]}.fhir.json")
-        return JSONResponse(found, headers=headers, media_type="application/fhir+json")
+    for format in document_formats():
+        for number, name in enumerate(format.downloads):
+            _add_download(calls, store, format, number, name)
 
     @calls.get("/export.jsonl")
     def lines(who: User) -> StreamingResponse:
@@ -311,9 +300,24 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
     @calls.get("/statistics")
     def statistics(who: User) -> dict[str, Any]:
         from app.statistics import summary
-        from llava_rad.outputs.labels import labels_of
+        from llava_rad.outputs.document import labels_of
 
         return summary(store, who, labels_of)
+
+
+def downloads() -> list[dict[str, str]]:
+    """Formats of documents that the page offers, each by its first file."""
+    return [{"name": row.name, "title": row.title, "file": row.downloads[0]} for row in document_formats()]
+
+
+def _add_download(calls: APIRouter, store: Store, format: OutputFormat, number: int, name: str) -> None:
+    """One file of a registered format of documents."""
+
+    @calls.get(f"/studies/{{study}}/{name}")
+    def download(study: str, who: User, version: int | None = None) -> Response:
+        content = format.load()().files(exports.document(store.state(who, study), version))[number]
+        stem, _, ending = name.partition(".")
+        return Response(content, media_type=format.media_type, headers=_attachment(f"{stem}-{study[:12]}.{ending}"))
 
 
 def _add_batches(calls: APIRouter, services: Services) -> None:

@@ -35,7 +35,6 @@ FORMATS = (
     ("report", "JSON, schema `llava-rad.report/1`", "../llava_rad/outputs/report-1.schema.json"),
     ("manifest of images", "CSV, first line `# llava-rad.manifest/1 root=FOLDER`", "../encoder/datasets/manifest.py"),
     ("image-report pairs", "JSONL", "reports.md"),
-    ("documents for hospitals", "DICOM structured reports, FHIR R4 bundles", "archive.md"),
     ("review store", "SQLite", "../app/schema.sql"),
     ("scores", "JSON, with a signature that names every choice", "metrics.md"),
 )
@@ -48,6 +47,7 @@ SHARED = 3
 def reference() -> str:
     """The whole document."""
     from encoder.pretraining.config import PretrainingConfig
+    from llava_rad.outputs.formats import document_formats
     from llava_rad.training.config import TrainingConfig
 
     parts = [HEAD, "## Commands\n", *_commands()]
@@ -56,7 +56,9 @@ def reference() -> str:
         source = Path(inspect.getfile(config)).relative_to(ROOT)
         parts.append(KEYS.format(source=source))
         parts.append("\n".join(["| key | default | meaning |", "|---|---|---|", *_keys(config)]) + "\n")
-    rows = [f"| {what} | {form} | [{Path(link).name}]({link}) |" for what, form, link in FORMATS]
+    exports = "; ".join(f"`{row.name}`: {row.title}" for row in document_formats())
+    formats = (*FORMATS, ("documents for hospitals", exports, "archive.md"))
+    rows = [f"| {what} | {form} | [{Path(link).name}]({link}) |" for what, form, link in formats]
     parts += ["## File formats\n", "\n".join(["| content | form | description |", "|---|---|---|", *rows]) + "\n"]
     return "\n".join(parts)
 

@@ -23,8 +23,7 @@ export function mount(root) {
   const reopen = button("reopen", "Reopen", "Begin a new version; the signed one is kept", () => session.act({ action: "reopen" }));
   const text = h("a", { id: "export-text", class: "lr-button", download: "" }, "Text");
   const json = h("a", { id: "export-json", class: "lr-button", download: "" }, "JSON");
-  const sr = h("a", { id: "export-sr", class: "lr-button", download: "", title: "DICOM structured report" }, "SR");
-  const fhir = h("a", { id: "export-fhir", class: "lr-button", download: "", title: "FHIR R4 bundle" }, "FHIR");
+  const documents = h("span", { id: "export-documents", class: "lr-line" });
   const left = h("span", { id: "left", role: "status" });
   const signed = h("div", { id: "signed" });
   const labels = h("table", { id: "labels" });
@@ -35,7 +34,7 @@ export function mount(root) {
     fields.element,
     h("div", { class: "lr-line" }, write, asked, stop, progress, outdated), stream, list,
     h("div", { class: "lr-line" }, add, undo, h("span", { class: "lr-space" }), left),
-    h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json, sr, fhir),
+    h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json, documents),
     signed,
     h("section", { "aria-labelledby": "labels-title" },
       h("div", { class: "lr-line" }, h("h3", { id: "labels-title" }, "Findings that the text names"), h("label", { for: "all-labels" }, all, " all 14")), labels),
@@ -318,12 +317,15 @@ export function mount(root) {
     restore.hidden = study?.status !== "discarded";
     reopen.hidden = study?.status !== "signed";
     text.hidden = json.hidden = !study?.sentences.length;
-    sr.hidden = fhir.hidden = !study?.draft?.report;
+    if (!documents.children.length) {
+      documents.append(...(session.me?.exports ?? []).map(({ name, title, file }) =>
+        h("a", { id: `export-${name}`, class: "lr-button", download: "", title, "data-file": file }, name.toUpperCase())));
+    }
+    documents.hidden = !study?.draft?.report;
     if (study) {
       text.href = `/api/studies/${study.id}/report.txt`;
       json.href = `/api/studies/${study.id}/report.json`;
-      sr.href = `/api/studies/${study.id}/report.dcm`;
-      fhir.href = `/api/studies/${study.id}/report.fhir.json`;
+      for (const link of documents.children) link.href = `/api/studies/${study.id}/${link.dataset.file}`;
     }
     signed.replaceChildren(...(study?.signed ?? []).toReversed().map((one) =>
       h("section", { class: "lr-signed" }, h("h3", {}, `Signed, version ${one.version}`), h("p", {}, one.text), h("p", { class: "lr-quiet" }, `by ${one.by}, ${new Date(one.at).toLocaleString()}`))));

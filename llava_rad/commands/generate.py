@@ -15,6 +15,7 @@ from llava_rad.commands.console import note, uninterrupted
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import Source, example, expand
 from llava_rad.generation.study import StudyInputs
+from llava_rad.outputs.formats import FORMATS, document_formats
 
 if TYPE_CHECKING:
     from llava_rad.commands.results import Results
@@ -41,16 +42,6 @@ Stream = Annotated[
         rich_help_panel="Output",
     ),
 ]
-Form = Annotated[
-    opt.Format,
-    typer.Option(
-        "--format",
-        "-f",
-        help="json: one object for one named file, else an array. jsonl: one object per line. sr: two DICOM structured "
-        "reports each, fhir: an R4 bundle each, in the folder --output.",
-        rich_help_panel="Output",
-    ),
-]
 
 
 @opt.expand
@@ -61,7 +52,7 @@ def command(
     recursive: opt.Recursive = False,
     study: Annotated[StudyInputs, opt.Fields()],
     options: Annotated[GenerationOptions, opt.Fields()],
-    format: Form = opt.Format.text,
+    format: opt.Format = "text",
     output: opt.Output = None,
     overwrite: opt.Overwrite = False,
     identifiers: opt.Identifiers = False,
@@ -74,7 +65,7 @@ def command(
     """
     named = _named(paths, example)
     beams = options.num_beams or 1
-    if stream and (format is not opt.Format.text or output is not None or beams > 1):
+    if stream and (format != "text" or output is not None or beams > 1):
         raise typer.BadParameter("only text on standard output, without beams, is streamed", param_hint="--stream")
     if overwrite and output is None:
         raise typer.BadParameter("there is no --output to replace", param_hint="--overwrite")
@@ -95,7 +86,7 @@ def command(
         raise typer.BadParameter("it belongs to one image, several are named", param_hint=f"--{used[0]}")
     inputs = [source.path for source in found.sources if source.path is not None]
     if stream is None:
-        plain = format is opt.Format.text and output is None and len(found.sources) == 1 and beams == 1
+        plain = format == "text" and output is None and len(found.sources) == 1 and beams == 1
         stream = plain and sys.stdout.isatty() and not study.grounded
     with open_results(
         format, output, several=several, overwrite=overwrite, inputs=inputs, identifiers=identifiers
@@ -120,22 +111,21 @@ def _named(paths: list[str] | None, with_example: bool) -> list[str | Path]:
     return named
 
 
-def _check_documents(format: opt.Format, output: Path | None, identifiers: bool) -> None:
-    documents = format in (opt.Format.sr, opt.Format.fhir)
-    if documents and output is None:
-        raise typer.BadParameter(f"{format.value} documents go into a folder", param_hint="--output")
-    if identifiers and not documents:
-        raise typer.BadParameter("only sr and fhir documents carry identifiers", param_hint="--identifiers")
+def _check_documents(format: str, output: Path | None, identifiers: bool) -> None:
+    documents = [row.name for row in document_formats()]
+    if format in documents and output is None:
+        raise typer.BadParameter(f"{format} documents go into a folder", param_hint="--output")
+    if identifiers and format not in documents:
+        names = " and ".join(documents)
+        raise typer.BadParameter(f"only {names} documents carry identifiers", param_hint="--identifiers")
 
 
-def _check_study(
-    study: StudyInputs, format: opt.Format, output: Path | None, overwrite: bool, stream: bool | None
-) -> None:
+def _check_study(study: StudyInputs, format: str, output: Path | None, overwrite: bool, stream: bool | None) -> None:
     """Refuse to continue files of reports with study inputs: reports in them are identified by their image alone."""
     if stream and study.grounded:
         raise typer.BadParameter("text with boxes is not streamed", param_hint="--stream")
     used = study.study.used
-    if not used or output is None or overwrite or format in (opt.Format.text, opt.Format.json):
+    if not used or output is None or overwrite or not FORMATS[format].resumable:
         return
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise typer.BadParameter(f"what is there is not continued with --{used[0]}", param_hint="--output")
@@ -160,6 +150,9 @@ def _write(writer: ReportWriter, sources: list[Source], results: Results, *, sho
 
 
 def _stream(writer: ReportWriter, sources: list[Source], results: Results, *, show_paths: bool, quiet: bool) -> None:
+    from llava_rad.commands.results import Printed
+
+    assert isinstance(results, Printed)  # other destinations are refused above
     failed = 0
     for source in sources:
         for piece in writer.stream(source):

@@ -15,23 +15,14 @@ import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.models import OptionInfo
 
 from llava_rad.generation.options import CommandLine, GenerationOptions
 from llava_rad.generation.study import read_text
-
-
-class Format(StrEnum):
-    """Form of the reports."""
-
-    text = "text"
-    json = "json"
-    jsonl = "jsonl"
-    sr = "sr"
-    fhir = "fhir"
+from llava_rad.outputs.formats import FORMATS, document_formats
 
 
 class Plain(StrEnum):
@@ -162,13 +153,29 @@ Revision = Annotated[str | None, option("revision")]
 Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="Look into subfolders too.", rich_help_panel="Input")
 ]
+_DOCUMENTS = " and ".join(row.name for row in document_formats())
+if TYPE_CHECKING:
+    _FormatName = str
+else:
+    _FormatName = Literal[tuple(FORMATS)]  # typer takes the choices from the type
+
+Format = Annotated[
+    _FormatName,
+    typer.Option(
+        "--format",
+        "-f",
+        help="; ".join(f"{row.name}: {row.help}" for row in FORMATS.values())
+        + f". {_DOCUMENTS} documents go into the folder --output.",
+        rich_help_panel="Output",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
         help="File for the results; an existing one is kept unless --overwrite. A JSONL file is continued: the same "
-        "command again writes what is missing. For sr and fhir: a folder, which is continued, too.",
+        f"command again writes what is missing. For {_DOCUMENTS}: a folder, which is continued, too.",
         show_default=False,
         rich_help_panel="Output",
     ),
@@ -177,7 +184,7 @@ Identifiers = Annotated[
     bool,
     typer.Option(
         "--identifiers",
-        help="sr and fhir: carry the file's identifiers of patient, study and image. Without it, documents name no "
+        help=f"{_DOCUMENTS}: carry the file's identifiers of patient, study and image. Without it, documents name no "
         "patient and belong to no study of an archive.",
         rich_help_panel="Output",
     ),

@@ -12,6 +12,7 @@ from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 from llava_rad.generation.options import GenerationOptions
+from llava_rad.outputs.formats import archive_formats
 
 EPILOG = "\n\n".join(
     (
@@ -21,6 +22,7 @@ EPILOG = "\n\n".join(
         "twice. AI-generated drafts, research use only, not for clinical use.",
     )
 )
+_FORMATS = " or ".join(row.name for row in archive_formats())
 app = typer.Typer(
     help="Images out of an archive that speaks DICOMweb, drafts into it.",
     epilog=EPILOG,
@@ -64,7 +66,8 @@ def pull(
 @app.command("push", epilog=EPILOG)
 def push(
     files: Annotated[
-        list[Path], typer.Argument(help="DICOM files, such as 'generate -f sr' writes.", metavar="FILE...")
+        list[Path],
+        typer.Argument(help=f"DICOM files, such as 'generate -f {_FORMATS}' writes.", metavar="FILE..."),
     ],
     url: Annotated[
         str | None,
@@ -108,7 +111,9 @@ def watch(
         bool,
         typer.Option(
             "--store",
-            help="Store drafts beside their images, as structured reports with patient and study identifiers.",
+            help="Store drafts beside their images, with patient and study identifiers, as: "
+            + ", ".join(row.title for row in archive_formats())
+            + ".",
         ),
     ] = False,
     every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 60.0,

@@ -1,10 +1,11 @@
-"""Where reports go: printed as they come, collected into one file, or appended to a log that a later run continues."""
+"""Destinations of generated reports: standard output, one file, a log that a later run continues, or a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,43 +13,39 @@ from typing import TYPE_CHECKING
 
 from encoder.errors import ReadError
 from llava_rad.commands.console import name_of, show_error, uninterrupted
-from llava_rad.commands.options import Format
 from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
 from llava_rad.generation.sources import Source
 from llava_rad.outputs.files import OutputError, ReportLog, check_output, write_whole
-from llava_rad.outputs.report import Report
-from llava_rad.outputs.text import SEPARATOR, footer, header
+from llava_rad.outputs.formats import FORMATS, DocumentWriter, OutputFormat, StreamWriter, TextWriter
+from llava_rad.outputs.report import Report, footer
 
 if TYPE_CHECKING:
     from encoder.reader.sandbox import Reader
-    from llava_rad.outputs.document import Document
 
 
-class Results:
-    """Reports to standard output; ``several`` makes JSON an array."""
+class Results(ABC):
+    """Destination of the reports of one run; a context manager.
+
+    Attributes:
+        written: number of reports so far.
+    """
 
     how_to_go_on = ""
+    on_terminal = False
+    """Results and progress share the screen."""
 
-    def __init__(self, format: Format, *, several: bool) -> None:
-        self._format, self._several = format, several
-        self._collected: list[Report] = []
-        self._streaming: Source | None = None
+    def __init__(self) -> None:
         self.written = 0
 
-    @property
-    def on_terminal(self) -> bool:
-        """Whether results and progress would share the screen."""
-        return sys.stdout.isatty()
-
     def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
-        """The sources that are still to be done."""
+        """Return the sources that have no report here yet."""
         return list(sources)
 
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
-        """Put a report where it goes, or a failure on standard error; False for a failure.
+        """Write a report, or describe a failure on standard error; return False for a failure.
 
         Raises:
-            ReadError: the only input failed.
+            ReadError: if the only input failed.
         """
         if isinstance(outcome, Failure):
             if total == 1:
@@ -57,27 +54,17 @@ class Results:
             show_error(outcome.error, of=f"{name}: ")
             return False
         with uninterrupted():
-            if self._streaming is not None:
-                self._print(footer(outcome))
-                self._streaming = None
-            else:
-                self._report(outcome)
+            self._report(outcome)
             self.written += 1
         return True
 
-    def take_piece(self, source: Source, piece: str, *, demonstration: bool) -> None:
-        """Print a piece of a report that is being written."""
-        if self._streaming is not source:
-            self._streaming = source
-            self._print(self._separator() + header(demonstration=demonstration))
-        self._print(piece)
+    @abstractmethod
+    def _report(self, report: Report) -> None: ...
 
-    def finish(self) -> None:
-        """Bring out what was collected."""
-        if self._format is Format.json and (self._several or self._collected):
-            self._print(self._json())
+    def finish(self) -> None:  # noqa: B027
+        """Write what waits for the last report."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release files."""
 
     def __enter__(self) -> Results:
@@ -86,54 +73,68 @@ class Results:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+
+class Printed(Results):
+    """Reports on standard output, and the pieces of one that is still being generated."""
+
+    def __init__(self, writer: StreamWriter) -> None:
+        super().__init__()
+        self._writer = writer
+        self._streaming: Source | None = None
+
+    @property
+    def on_terminal(self) -> bool:  # type: ignore[override]
+        return sys.stdout.isatty()
+
+    def take_piece(self, source: Source, piece: str, *, demonstration: bool) -> None:
+        """Print a piece of a report that is being generated."""
+        assert isinstance(self._writer, TextWriter)
+        if self._streaming is not source:
+            self._streaming = source
+            self._put(self._writer.start(demonstration=demonstration))
+        self._put(piece)
+
     def _report(self, report: Report) -> None:
-        if self._format is Format.text:
-            self._print(self._separator() + report.to_text())
-        elif self._format is Format.jsonl:
-            self._print(report.to_json(indent=None) + "\n")
+        if self._streaming is not None:
+            self._put(footer(report))
+            self._streaming = None
         else:
-            self._collected.append(report)
+            self._put(self._writer.add(report))
 
-    def _separator(self) -> str:
-        return f"\n{SEPARATOR}\n\n" if self.written else ""
+    def finish(self) -> None:
+        self._put(self._writer.end())
 
-    def _json(self) -> str:
-        if not self._several:
-            return self._collected[0].to_json() + "\n"
-        return "[" + ",\n".join(report.to_json() for report in self._collected) + "]\n"
-
-    def _print(self, text: str) -> None:
+    def _put(self, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
 
-class _File(Results):
-    """Text or JSON in one file, written at the end (or at an interrupt) in one step."""
-
-    def __init__(self, format: Format, path: Path, *, several: bool, overwrite: bool, inputs: Iterable[Path]) -> None:
-        check_output(path, inputs=inputs, overwrite=overwrite)
-        super().__init__(format, several=several)
-        self._path, self._overwrite, self._parts = path, overwrite, list[str]()
+class _File(Printed):
+    """One file, written in one step at the end or at an interrupt."""
 
     on_terminal = False
 
-    def _print(self, text: str) -> None:
+    def __init__(self, writer: StreamWriter, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
+        check_output(path, inputs=inputs, overwrite=overwrite)
+        super().__init__(writer)
+        self._path, self._overwrite, self._parts = path, overwrite, list[str]()
+
+    def _put(self, text: str) -> None:
         self._parts.append(text)
 
     def finish(self) -> None:
         super().finish()
-        if self._parts:
-            write_whole(self._path, "".join(self._parts).encode(), overwrite=self._overwrite)
+        if content := "".join(self._parts):
+            write_whole(self._path, content.encode(), overwrite=self._overwrite)
 
 
 class _Log(Results):
     """JSONL in a file that a later run continues."""
 
     how_to_go_on = "; the same command again goes on"
-    on_terminal = False
 
     def __init__(self, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
-        super().__init__(Format.jsonl, several=True)
+        super().__init__()
         self._log = ReportLog(path, overwrite=overwrite, inputs=inputs)
 
     def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
@@ -149,20 +150,21 @@ class _Log(Results):
 
 
 class _Folder(Results):
-    """Documents of hospital formats: files of a folder; those of the same image and settings are kept.
+    """Documents as files of a folder; those of the same image and settings are kept.
 
-    Their names hold the beginning of the image's SHA-256, and of another that stands for model, recipe, decoding, frame
-    and whether identifiers are carried: what was made otherwise is not taken for done.
+    A file name holds the first digits of the image's SHA-256, and of a second SHA-256 over model, recipe, decoding
+    options, frame and ``identifiers``: a document made with other settings has another name.
     """
 
     how_to_go_on = "; the same command again goes on"
-    on_terminal = False
 
-    def __init__(self, format: Format, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
-        super().__init__(format, several=True)
+    def __init__(self, format: OutputFormat, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
+        super().__init__()
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise OutputError("the output is not a folder", hint=f"{format.value} documents go into one")
+            raise OutputError("the output is not a folder", hint=f"{format.name} documents go into one")
         folder.mkdir(exist_ok=True)
+        self._writer: DocumentWriter = format.load()()
+        self._endings = format.endings
         self._folder, self._overwrite, self._identifiers = folder, overwrite, identifiers
         self._sources: dict[str, Source] = {}
         self._reader: Reader | None = None
@@ -200,21 +202,11 @@ class _Folder(Results):
             self._reader = self._reader or Reader()
             identity = self._reader.identity(self._sources[report.input.sha256].content())
         document = Document.of(report, datetime.now().astimezone(), identity=identity)
-        for path, content in zip(self._paths(report.input.sha256), self._contents(document), strict=True):
+        for path, content in zip(self._paths(report.input.sha256), self._writer.files(document), strict=True):
             write_whole(path, content, overwrite=True)
 
     def _paths(self, sha256: str) -> list[Path]:
-        kinds = ["report.dcm", "labels.dcm"] if self._format is Format.sr else ["fhir.json"]
-        return [self._folder / f"{sha256[:16]}-{self._made[:8]}.{kind}" for kind in kinds]
-
-    def _contents(self, document: Document) -> Sequence[bytes]:
-        if self._format is Format.sr:
-            from llava_rad.outputs.sr import to_sr
-
-            return to_sr(document)
-        from llava_rad.outputs.fhir import to_fhir
-
-        return [(json.dumps(to_fhir(document), ensure_ascii=False, indent=2) + "\n").encode()]
+        return [self._folder / f"{sha256[:16]}-{self._made[:8]}.{ending}" for ending in self._endings]
 
     def close(self) -> None:
         if self._reader is not None:
@@ -222,7 +214,7 @@ class _Folder(Results):
 
 
 def open_results(
-    format: Format,
+    name: str,
     output: Path | None,
     *,
     several: bool,
@@ -230,15 +222,26 @@ def open_results(
     inputs: Iterable[Path],
     identifiers: bool = False,
 ) -> Results:
-    """Where reports of this form go.
+    """Open the destination of reports.
+
+    Args:
+        name: of the format, a key of :data:`llava_rad.outputs.formats.FORMATS`.
+        output: file or, for formats of documents, folder; None or ``-`` is standard output.
+        several: as for :class:`llava_rad.outputs.formats.StreamWriter`.
+        overwrite: an existing file may be replaced.
+        inputs: files that are being read, which are never replaced.
+        identifiers: documents carry the identifiers of patient, study and image.
 
     Raises:
-        OutputError: the output file would harm something that is there.
+        OutputError: if the output would replace or follow something that it must not.
     """
-    if output is not None and format in (Format.sr, Format.fhir):
+    format = FORMATS[name]
+    if format.endings:
+        assert output is not None
         return _Folder(format, output, overwrite=overwrite, identifiers=identifiers)
+    writer: type[StreamWriter] = format.load()
     if output is None or str(output) == "-":
-        return Results(format, several=several)
-    if format is Format.jsonl:
+        return Printed(writer(several=several))
+    if format.resumable:
         return _Log(output, overwrite=overwrite, inputs=inputs)
-    return _File(format, output, several=several, overwrite=overwrite, inputs=inputs)
+    return _File(writer(several=several), output, overwrite=overwrite, inputs=inputs)

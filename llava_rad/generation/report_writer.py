@@ -21,8 +21,7 @@ from llava_rad.model.checkpoint import locate
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.templates import Study
 from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
-from llava_rad.outputs.report import Report, clean
-from llava_rad.outputs.text import cleaned
+from llava_rad.outputs.report import Report, clean, cleaned
 
 if TYPE_CHECKING:
     from encoder.preprocessing import Recipe

@@ -8,12 +8,28 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from encoder.reader.identity import Identity
-from llava_rad.outputs.labels import labels_of
+from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
+from metrics.rules.labeler import label
 
 if TYPE_CHECKING:
     from llava_rad.outputs.report import Report
 
 _COMPUTED_RADIOGRAPHY: Final = "1.2.840.10008.5.1.4.1.1.1"
+
+FINDINGS: Final = CLASSES
+"""The fourteen CheXpert findings."""
+_SAID: Final = {BLANK: "not mentioned", POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain"}
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """Label a text with the labeler of phrases ``rules`` (not CheXbert).
+
+    Returns:
+        "positive", "negative", "uncertain" or "not mentioned" for each of the fourteen findings. An empty text mentions
+        none, not even "No Finding", which the labeler gives to a report that names no finding.
+    """
+    codes = label(text) if text.strip() else [BLANK] * len(FINDINGS)
+    return {finding: _SAID[code] for finding, code in zip(FINDINGS, codes, strict=True)}
 
 
 @dataclass(frozen=True)

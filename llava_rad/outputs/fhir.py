@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import uuid
+from collections.abc import Sequence
 from typing import Any, Final
 
 from llava_rad.outputs.document import Document
+from llava_rad.outputs.formats import DocumentWriter
 from llava_rad.outputs.report import NOTICE
 
 SHA256_SYSTEM: Final = "https://llava-rad.invalid/input-sha256"
@@ -38,6 +41,13 @@ def to_fhir(document: Document) -> dict[str, Any]:
         "timestamp": _instant(document),
         "entry": [{"fullUrl": f"urn:uuid:{part['id']}", "resource": part} for part in parts],
     }
+
+
+class BundleWriter(DocumentWriter):
+    """Files of the format ``fhir``."""
+
+    def files(self, document: Document) -> Sequence[bytes]:
+        return [(json.dumps(to_fhir(document), ensure_ascii=False, indent=2) + "\n").encode()]
 
 
 def _diagnostic_report(document: Document) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -116,10 +117,8 @@ class Report(_Part):
         return self.model_dump_json(indent=indent)
 
     def to_text(self) -> str:
-        """The report as plain text."""
-        from llava_rad.outputs.text import to_text
-
-        return to_text(self)
+        """The report as plain text, ending in a line feed."""
+        return header(demonstration=self.model.demonstration) + self.report.text + footer(self)
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Report:
@@ -177,9 +176,46 @@ def json_schema(*, grounded: bool = False) -> dict[str, Any]:
     return (GroundedReport if grounded else Report).model_json_schema(mode="serialization")
 
 
+def header(*, demonstration: bool) -> str:
+    """The text form up to the findings: the notice, and the title of the section."""
+    lines = [NOTICE, *([DEMONSTRATION_NOTICE] if demonstration else []), "", "FINDINGS:", ""]
+    return "\n".join(lines)
+
+
+def footer(report: Report) -> str:
+    """The text form after the findings: warnings, input and model."""
+    warnings = ["WARNINGS:", *(f"- {warning}" for warning in report.warnings), ""] if report.warnings else []
+    made_from, model = report.input, report.model
+    recipe = f"{made_from.recipe.name} version {made_from.recipe.version}"
+    lines = [
+        "",
+        "",
+        *warnings,
+        f"Input: {made_from.path + ', ' if made_from.path is not None else ''}sha256 {made_from.sha256}",
+        f"Read as: {made_from.format}, view {made_from.view}, recipe {recipe}",
+        f"Model: {model.id}{f', revision {model.revision}' if model.revision else ''}, sha256 {model.sha256}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def clean(text: str) -> str:
     """Drop control characters other than line feeds: a model's text must not steer a terminal."""
     return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf"})
+
+
+def cleaned(pieces: Iterable[str]) -> Iterator[str]:
+    """Pass pieces of generated text on so that, joined, they equal ``clean(whole).strip()``."""
+    held, begun = "", False
+    for piece in pieces:
+        text = held + clean(piece)
+        text = text if begun else text.lstrip()
+        # white space at the end is held back: it may be the last there is
+        visible = text.rstrip()
+        held = text[len(visible) :]
+        if visible:
+            begun = True
+            yield visible
 
 
 def sentences(text: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from encoder.errors import LlavaRadError
 from llava_rad.outputs.document import Document, uid_of
+from llava_rad.outputs.formats import DocumentWriter
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ def to_sr(document: Document) -> StructuredReports:
     except ImportError:
         raise LlavaRadError("structured reports need highdicom", hint="pip install 'llava-rad[sr]'") from None
     return StructuredReports(_file(_report(document), document), _file(_labels(document), document))
+
+
+class StructuredReportWriter(DocumentWriter):
+    """Files of the format ``sr``."""
+
+    def files(self, document: Document) -> StructuredReports:
+        return to_sr(document)
 
 
 def _report(document: Document) -> Dataset:

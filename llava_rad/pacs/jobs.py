@@ -15,6 +15,7 @@ from llava_rad.generation.report_writer import Failure
 from llava_rad.generation.sources import Source
 from llava_rad.outputs.document import Document
 from llava_rad.outputs.files import write_whole
+from llava_rad.outputs.formats import archive_formats
 from llava_rad.pacs.client import MODALITIES, Instance, Pacs
 from llava_rad.pacs.processed import Journal, name_of
 
@@ -112,6 +113,5 @@ def watch_once(
 
 
 def _documents(report: Report, identity: Identity) -> Sequence[bytes]:
-    from llava_rad.outputs.sr import to_sr
-
-    return to_sr(Document.of(report, datetime.now().astimezone(), identity=identity))
+    document = Document.of(report, datetime.now().astimezone(), identity=identity)
+    return [content for row in archive_formats() for content in row.load()().files(document)]

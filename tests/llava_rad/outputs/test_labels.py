@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from llava_rad.outputs.labels import FINDINGS, labels_of
+from llava_rad.outputs.document import FINDINGS, labels_of
 
 
 def test_each_finding_is_said_denied_doubted_or_not_mentioned() -> None:
@@ -28,5 +28,5 @@ def test_a_normal_report_has_no_finding_but_an_empty_one_says_nothing() -> None:
 
 
 def test_labels_need_no_torch() -> None:
-    code = "import sys, llava_rad.outputs.labels as l; l.labels_of('Edema.'); sys.exit('torch' in sys.modules)"
+    code = "import sys, llava_rad.outputs.document as l; l.labels_of('Edema.'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

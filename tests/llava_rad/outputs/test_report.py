@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_rad.outputs import report
-from llava_rad.outputs.report import clean, sentences
-from llava_rad.outputs.text import cleaned
+from llava_rad.outputs.report import clean, cleaned, sentences
 
 
 @pytest.mark.parametrize(
