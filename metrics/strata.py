@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metrics.errors import InputError
-from metrics.pairs import UNKNOWN
 
 if TYPE_CHECKING:
     from metrics.bootstrap import Bootstrap, Interval
     from metrics.scores import Scores
 
+UNKNOWN = "unknown"
+"""The group of reports of which nothing is known."""
 NOT_ESTIMABLE = "not estimable"
 
 

@@ -12,13 +12,29 @@ from metrics.annotators import Annotator, Given, Report
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.cache import Cache
 from metrics.errors import InputError, MetricError
-from metrics.pairs import Pairs
 from metrics.settings import BLEU, ROUGE, Settings, checked_metrics
 from metrics.strata import Strata, by_group
 from metrics.texts import R2GEN_TOKENS, r2gen_clean
 
 if TYPE_CHECKING:
     from metrics.scores import Scores
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N predictions beside N references.
+
+    Attributes:
+        ids: in the order of the references.
+        candidates: generated texts.
+        references: texts.
+        strata: values of each report by column name.
+    """
+
+    ids: list[str]
+    candidates: list[str]
+    references: list[str]
+    strata: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions,
 from llava_rad.benchmark.run import Run
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
+from llava_rad.benchmark.tables import Table, join, read_table
 from llava_rad.benchmark.writing import Images
 from llava_rad.model.checkpoint import sha256
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.outputs.files import write_whole
 from metrics import tables
 from metrics.cache import Cache
-from metrics.pairs import Table, join, read_table
 
 if TYPE_CHECKING:
     import numpy as np

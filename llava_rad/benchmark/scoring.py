@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llava_rad.benchmark.task import Task
 from metrics.bootstrap import Bootstrap, Interval
-from metrics.pairs import Pairs
 from metrics.settings import Settings
-from metrics.suite import Evaluation, evaluate
+from metrics.suite import Evaluation, Pairs, evaluate
 
 if TYPE_CHECKING:
     from metrics.annotators import Report

@@ -101,13 +101,13 @@ def command(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Score generated reports against references, with confidence intervals."""
+    from llava_rad.benchmark.tables import join, read_rows, read_table
     from llava_rad.outputs.files import check_output, write_whole
     from metrics import tables
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
-    from metrics.pairs import Pairs, join, read_table
     from metrics.settings import Settings, checked_metrics
-    from metrics.suite import evaluate
+    from metrics.suite import Pairs, evaluate
 
     chosen = checked_metrics([name.strip() for name in metrics.split(",") if name.strip()])
     inputs = [predictions, references, *(compare or ())]
@@ -132,7 +132,7 @@ def command(
         if file is not None:
             from metrics.annotations import read
 
-            for kind, values in read(file, first.ids, id_field=id_field or "id").items():
+            for kind, values in read(read_rows(file), first.ids, name=file.name, id_field=id_field or "id").items():
                 given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
     settings = Settings(

@@ -24,11 +24,10 @@ from metrics.bleu import bleu_4
 from metrics.bootstrap import Bootstrap
 from metrics.cache import Cache
 from metrics.f1 import label_f1
-from metrics.pairs import Pairs
 from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
 from metrics.settings import Settings
-from metrics.suite import evaluate
+from metrics.suite import Pairs, evaluate
 from scripts.random_models import reports, write_bert, write_chexbert, write_radgraph
 
 Sides = dict[str, Callable[[], Any]]

@@ -8,7 +8,6 @@ import pytest
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.errors import InputError
 from metrics.f1 import label_f1
-from metrics.pairs import group_of
 from metrics.scores import mean_scores
 from metrics.strata import by_group
 
@@ -44,21 +43,7 @@ def test_a_group_without_a_positive_label_is_not_estimable() -> None:
     assert found["f1/Fracture"].worst is None
 
 
-@pytest.mark.parametrize(
-    ("age", "band"),
-    [
-        (19, "<20"), ("19.9", "<20"), (20, "20-40"), ("039Y", "20-40"), (40, "40-60"), (60.0, "60-80"), (79, "60-80"),
-        (80, ">=80"), ("101", ">=80"), ("006M", "<20"), (None, "unknown"), ("", "unknown"), ("nan", "unknown"),
-        ("old", "unknown"),
-    ],
-)  # fmt: skip
-def test_ages_become_bands(age: object, band: str) -> None:
-    assert group_of("age", age) == band
-    assert group_of("patient.age", age) == band
-
-
 def test_what_is_unknown_is_a_group_of_its_own() -> None:
-    assert [group_of("sex", value) for value in ("F", " M ", None, "")] == ["F", "M", "unknown", "unknown"]
     found = by_group(mean_scores({"x": np.arange(4.0)}, "given"), ["unknown", ">=80", "20-40", "<20"], Bootstrap(5))
     assert list(found["x"].groups) == ["<20", "20-40", ">=80", "unknown"]
     with pytest.raises(InputError, match="3 groups for 4 reports"):

@@ -12,11 +12,12 @@ from scripts.plant_faults import PACKAGES, Fault, PlantError, locate, planted, r
 from tests.source_tree import ROOT
 
 
-def test_ten_faults_a_package_are_found_exactly_once() -> None:
+def test_at_least_ten_faults_a_package_are_found_exactly_once() -> None:
     faults = table()
-    assert Counter(fault.package for fault in faults) == dict.fromkeys(PACKAGES, 10)
+    counts = Counter(fault.package for fault in faults)
+    assert all(counts[package] >= 10 for package in PACKAGES)
     places = locate(faults, ROOT)
-    assert len(places) == len({fault.name for fault in faults}) == 40
+    assert len(places) == len({fault.name for fault in faults}) == len(faults)
     for fault in faults:
         path, place = places[fault.name]
         faulty = planted(fault, place)

@@ -10,11 +10,13 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from metrics.errors import InputError
+from metrics.strata import UNKNOWN
+from metrics.suite import Pairs
 
 Row = Mapping[str, Any]
 Side = Literal["prediction", "reference"]
@@ -26,7 +28,6 @@ TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
     "prediction": ("report.text", "prediction", "candidate", "generated", "findings", "report", "text"),
     "reference": ("reference", "findings", "report", "text"),
 }
-UNKNOWN = "unknown"
 _LISTED = 10
 _LIMIT = 2 << 30
 
@@ -46,23 +47,6 @@ class Table:
     rows: dict[str, Row]
     id_field: str
     text_field: str
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """N predictions beside N references.
-
-    Attributes:
-        ids: in the order of the references.
-        candidates: generated texts.
-        references: texts.
-        strata: values of each report by column name.
-    """
-
-    ids: list[str]
-    candidates: list[str]
-    references: list[str]
-    strata: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llava_rad.benchmark.tables import group_of, join, read_table
 from metrics.errors import InputError
-from metrics.pairs import join, read_table
 
 
 def jsonl(path: Path, *rows: object) -> Path:
@@ -96,3 +96,20 @@ def test_joined_in_the_references_order_with_groups_from_either_side(tmp_path: P
     assert pairs.strata == {"sex": ["F", "unknown"], "age": ["20-40", "unknown"], "input.view": ["PA", "AP"]}
     with pytest.raises(InputError, match="neither table has a column ethnicity"):
         join(read_table(predictions, "prediction"), read_table(references, "reference"), ["ethnicity"])
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        (19, "<20"), ("19.9", "<20"), (20, "20-40"), ("039Y", "20-40"), (40, "40-60"), (60.0, "60-80"), (79, "60-80"),
+        (80, ">=80"), ("101", ">=80"), ("006M", "<20"), (None, "unknown"), ("", "unknown"), ("nan", "unknown"),
+        ("old", "unknown"),
+    ],
+)  # fmt: skip
+def test_ages_become_bands(age: object, band: str) -> None:
+    assert group_of("age", age) == band
+    assert group_of("patient.age", age) == band
+
+
+def test_a_value_of_nothing_is_the_unknown_group() -> None:
+    assert [group_of("sex", value) for value in ("F", " M ", None, "")] == ["F", "M", "unknown", "unknown"]
