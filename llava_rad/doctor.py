@@ -67,7 +67,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
     """
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
-        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader),
+        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(),
         *(_guarded("model", lambda: _model(model)) if model is not None else ()),
     ]  # fmt: skip
     return Diagnosis(ok=all(check.status != "missing" for check in checks), checks=checks)
@@ -180,7 +180,8 @@ def _cache() -> Iterator[Check]:
 
 
 def _embedded_model() -> Iterator[Check]:
-    from llava_rad.model.checkpoint import load_checked, locate, sha256
+    from encoder.files import sha256_of
+    from llava_rad.model.checkpoint import load_checked, locate
 
     try:
         folder = locate(None)
@@ -188,26 +189,34 @@ def _embedded_model() -> Iterator[Check]:
     except LlavaRadError as error:
         yield Check(name="embedded model", status="missing", detail=str(error), fix=_reinstall())
         return
-    digest = sha256(folder / "config.json")
+    digest = sha256_of(folder / "config.json")
     yield Check(name="embedded model", status="ok", detail=f"{name}, every file as its SHA-256 says, {digest[:12]}")
+
+
+def _published_models() -> Iterator[Check]:
+    """Published report models that can be named by their repository, and whether they are converted already."""
+    from llava_rad.conversion.published import MODELS, converted_folder
+
+    for kind, model in MODELS.items():
+        converted = (converted_folder(model) / "config.json").is_file()
+        detail = f"{model.repository}, {'converted' if converted else 'converted on first use'}"
+        yield Check(name=f"published {kind}", status="ok", detail=detail)
 
 
 def _model(source: str) -> Iterator[Check]:
     """Memory that a checkpoint takes, beside what each device has. Nothing is fetched or converted."""
     import torch
 
-    from llava_rad.conversion.cached import folder_of
-    from llava_rad.conversion.published import of_repository
-    from llava_rad.model.checkpoint import locate
+    from llava_rad.conversion.published import converted_folder, of_repository, open_checkpoint
     from llava_rad.model.memory import memory_of_machine, need_of
 
     published = of_repository(source)
-    if published is not None and not (folder_of(published, None) / "config.json").is_file():
+    if published is not None and not (converted_folder(published) / "config.json").is_file():
         fix = f"llava-rad convert --from {published.kind} {source} DEST"
         yield Check(name="model", status="missing", detail=f"{source} is not converted yet", fix=fix)
         return
     try:
-        need = need_of(locate(source, offline=True))
+        need = need_of(open_checkpoint(source, offline=True))
     except LlavaRadError as error:
         fix = error.hint or "name the folder of a checkpoint, see docs/checkpoint-format.md"
         yield Check(name="model", status="missing", detail=str(error), fix=fix)

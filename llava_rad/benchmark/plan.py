@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encoder.files import sha256_of
 from llava_rad.benchmark.folder import Folder, slugs
 from llava_rad.benchmark.reference_points import NEAREST, POINTS
 from llava_rad.benchmark.task import Case, Task, sample
-from llava_rad.model.checkpoint import locate, sha256
+from llava_rad.conversion.published import open_checkpoint
 from metrics.bootstrap import Bootstrap
 from metrics.settings import Settings
 
@@ -91,7 +92,7 @@ class Plan:
     def located(self) -> dict[str, Path]:
         """Folders of the models."""
         offline = self.options.offline
-        return {name: locate(source, offline=offline) for name, source in self.options.models.items()}
+        return {name: open_checkpoint(source, offline=offline) for name, source in self.options.models.items()}
 
     @property
     def bank(self) -> list[Case]:
@@ -137,14 +138,14 @@ class Plan:
     def systems(self) -> dict[str, dict[str, Any]]:
         """What must be equal for the predictions of a system to be gone on with."""
         models = {
-            self.slugs[name]: {"sha256": sha256(folder / "config.json")} | self.protocol()
+            self.slugs[name]: {"sha256": sha256_of(folder / "config.json")} | self.protocol()
             for name, folder in self.located.items()
         }
         return models | {
-            self.slugs[name]: {"sha256": sha256(file), "engine": "file"}
+            self.slugs[name]: {"sha256": sha256_of(file), "engine": "file"}
             for name, file in self.options.predictions.items()
         }
 
 
 def _digest(cases: Sequence[Case]) -> str:
-    return hashlib.sha256("\n".join(case.id for case in cases).encode()).hexdigest()[:16]
+    return hashlib.sha256_of("\n".join(case.id for case in cases).encode()).hexdigest()[:16]

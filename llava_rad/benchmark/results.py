@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder.errors import ReadError
+from encoder.files import sha256_of
 from llava_rad.benchmark import reference_points as points
 from llava_rad.benchmark.features import read_features
 from llava_rad.benchmark.folder import slugs
@@ -24,7 +25,6 @@ from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
 from llava_rad.benchmark.tables import Table, join, read_table
 from llava_rad.benchmark.writing import Images
-from llava_rad.model.checkpoint import sha256
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.outputs.files import write_whole
 from metrics import tables
@@ -74,7 +74,7 @@ def _merged(plan: Plan, name: str, made: Made) -> list[str]:
     config = LlavaRadConfig.load(plan.located[name])
     made.models[name] = {
         "id": config.name,
-        "sha256": sha256(plan.located[name] / "config.json"),
+        "sha256": sha256_of(plan.located[name] / "config.json"),
         "demonstration": config.demonstration,
         "recipe": config.preprocessing.name,
         "image_tokens": config.image_tokens,
@@ -93,7 +93,7 @@ def _given(plan: Plan, name: str, file: Path, made: Made) -> list[str]:
     joined = join(read_table(file, "prediction"), references)
     predictions = [Prediction(key, text) for key, text in zip(plan.ids, joined.candidates, strict=True)]
     write_predictions(predictions, plan.folder.predictions(plan.slugs[name]))
-    made.models[name] = {"id": name, "predictions_sha256": sha256(file)}
+    made.models[name] = {"id": name, "predictions_sha256": sha256_of(file)}
     return joined.candidates
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,25 +9,20 @@ import typer
 
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
-from llava_rad.conversion.published import model_named
-
-
-class Kind(StrEnum):
-    """Models that are converted."""
-
-    maira_2 = "maira-2"
-    llava_rad = "llava-rad"
-    llava = "llava-1.5"
+from llava_rad.conversion.published import MODELS, convert
 
 
 def command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or a hub repository owner/name.")],
     target: Annotated[Path, typer.Argument(metavar="DEST", help="Folder of the new checkpoint.")],
-    kind: Annotated[Kind, typer.Option("--from", help="Which model SOURCE is.", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Option("--from", help=f"The model that SOURCE is: {', '.join(MODELS)}.", metavar="MODEL"),
+    ],
     base: Annotated[
         str | None,
         typer.Option(
-            help="Base model of an adapter (llava-rad). Default: the one that the adapter names.",
+            help="Base model of an adapter. Default: the one that the adapter names.",
             metavar="DIR-OR-HUB-ID",
             show_default=False,
         ),
@@ -44,11 +38,11 @@ def command(
     The weights are read and written one file at a time and keep their type. An interrupted conversion leaves no
     checkpoint behind; the same command again starts anew.
     """
-    model = model_named(kind.value)
-    if base is not None and kind is not Kind.llava_rad:
-        raise typer.BadParameter("only llava-rad is an adapter of a base model", param_hint="--base")
+    if kind not in MODELS:
+        raise typer.BadParameter(f"choose one of {', '.join(MODELS)}", param_hint="--from")
+    model = MODELS[kind]
+    if base is not None and not model.adapter:
+        raise typer.BadParameter(f"{kind} is no adapter of a base model", param_hint="--base")
     note(f"{model.repository} is under its publisher's licence: {model.licence} ({model.page})")
-    from llava_rad.conversion.convert import convert  # torch
-
-    convert(kind.value, source, target, base=base, revision=revision, offline=offline, force=overwrite)
+    convert(kind, source, target, base=base, revision=revision, offline=offline, force=overwrite)
     note(f"the checkpoint is in {target}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import tokens_of_patches
+from encoder.backbones.base import first_line, refuse_incomplete, tokens_of_patches
 from encoder.backbones.loading import load_vision
 from encoder.backbones.outputs import FeatureKind
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import Recipe
-from llava_rad.conversion.language_model import write_language_model
 from llava_rad.conversion.weights import Stored, read_all
+from llava_rad.model.assemble import read_tokens
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
-from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, PromptConfig
+from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, PromptConfig, TokenIds
+from llava_rad.model.llava_rad import greedy
 from llava_rad.model.projector import Projector
 from llava_rad.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
+
+SHARD = 2 * 10**9
+"""Bytes of a file of weights at most, except for longer tensors: so much is in memory at once."""
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,6 @@ def write_parts(
 
 
 def _refuse_full_disk(target: Path, needed: int) -> None:
-    import shutil
-
     parent = next(path for path in target.absolute().parents if path.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -148,3 +156,120 @@ def check_preprocessor(folder: Path, recipe: Recipe, what: str) -> None:
         theirs = said.get(key, ours)
         if len(theirs) != 3 or any(abs(a - b) > 1e-3 for a, b in zip(ours, theirs, strict=True)):
             raise ModelError(f"preprocessor_config.json of {what} says {key} {theirs}, the recipe {recipe.name} {ours}")
+
+
+def llama_config(text: Mapping[str, Any], what: str) -> LlamaConfig:
+    """transformers' configuration of a Llama from the JSON that a publisher gives, what it leaves out filled in.
+
+    Raises:
+        ModelError: it describes another model.
+    """
+    from transformers import LlamaConfig
+
+    if text.get("model_type", "llama") != "llama":
+        raise ModelError(f"the language model of {what} is a {text['model_type']!r} model, not 'llama'")
+    left_out = ("model_type", "architectures", "_name_or_path", "dtype", "torch_dtype", "transformers_version")
+    try:
+        config = LlamaConfig(**{key: value for key, value in text.items() if key not in left_out})
+    except Exception as error:  # transformers checks values with exceptions of several libraries
+        raise ModelError(f"the language model's configuration of {what} is not valid: {first_line(error)}") from error
+    config.architectures = ["LlamaForCausalLM"]
+    config.tie_word_embeddings = False
+    return config
+
+
+def write_language_model(
+    folder: Path,
+    config: LlamaConfig,
+    tensors: Mapping[str, Stored],
+    tokens: Tokens,
+    what: str,
+) -> None:
+    """Write ``config.json``, the weights and the tokenizer of a ``LlamaForCausalLM`` folder, each tensor in its type.
+
+    Args:
+        folder: to be made.
+        config: of the model.
+        tensors: under transformers' names (``model.…``, ``lm_head.weight``).
+        tokens: its tokenizer.
+        what: what errors call the source.
+
+    Raises:
+        ModelError: a tensor is missing, left over or of another shape.
+    """
+    from safetensors.torch import save_file
+
+    shapes = shapes_of(config)
+    refuse_incomplete(
+        {
+            "missing_keys": sorted(shapes.keys() - tensors.keys()),
+            "unexpected_keys": sorted(tensors.keys() - shapes.keys()),
+            "mismatched_keys": sorted(k for k in shapes.keys() & tensors.keys() if shapes[k] != tensors[k].shape),
+        },
+        what,
+    )
+    folder.mkdir()
+    config.dtype = tensors["model.embed_tokens.weight"].dtype
+    config.save_pretrained(folder)
+    greedy(tokens.ids).save_pretrained(folder)
+    tokens.save(folder)
+    groups = _in_shards({name: tensors[name] for name in shapes})
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(groups, 1):
+        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
+        part = {name: tensors[name].read().contiguous() for name in names}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        del part
+        weight_map |= dict.fromkeys(names, file)
+    if len(groups) > 1:
+        total = sum(tensors[name].bytes for name in shapes)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def shapes_of(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a Llama's tensors, without memory."""
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _in_shards(tensors: Mapping[str, Stored]) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.bytes > SHARD:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += tensor.bytes
+    return groups
+
+
+def tokens_of(folder: Path, text: Mapping[str, Any], pad: int | None, vocabulary: int, what: str) -> Tokens:
+    """Read a tokenizer whose folder is not a language model's.
+
+    Args:
+        folder: with ``tokenizer.json`` or ``tokenizer.model``.
+        text: configuration of the language model, for the ids of its special tokens.
+        pad: id of the padding where the whole model's configuration has one.
+        vocabulary: rows of the embedding.
+        what: what errors call the source.
+
+    Raises:
+        ModelError: it cannot be read, or has tokens without an embedding.
+    """
+    # by way of a folder of its own: transformers looks into config.json, which may name a model with remote code
+    with tempfile.TemporaryDirectory(prefix="llava-rad-tokenizer-") as own:
+        for name in _TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, Path(own) / name)
+        (Path(own) / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
+        ids = {"eos_token_id": text["eos_token_id"], "bos_token_id": text["bos_token_id"], "pad_token_id": pad}
+        tokens = read_tokens(Path(own), ids, what)
+    if tokens.tokenizer.get_vocab_size() > vocabulary:
+        raise ModelError(f"the tokenizer of {what} has more tokens than the model has embeddings")
+    pad = pad if pad is not None and 0 <= pad < vocabulary else 0
+    return Tokens(tokens.tokenizer, TokenIds(bos=tokens.ids.bos, eos=tokens.ids.eos, pad=pad))

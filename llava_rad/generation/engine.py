@@ -12,11 +12,13 @@ import torch
 from encoder.backbones.base import Vision, image_tokens
 from encoder.backbones.loading import load_vision
 from encoder.errors import LlavaRadError, ModelError
+from encoder.files import sha256_of
 from encoder.preprocessing import Recipe
+from llava_rad.conversion.published import open_checkpoint
 from llava_rad.generation.compiled import CompiledDecoder
 from llava_rad.generation.llama import Llama
 from llava_rad.generation.quantized import BITS
-from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, sha256
+from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.familiarity import Familiarity
 from llava_rad.model.llava_rad import greedy, join, load_language_model
@@ -103,7 +105,7 @@ class Engine:
         place = choose_device(device)
         bits = BITS.get(dtype)
         kind = choose_dtype("auto" if bits else dtype, place)
-        folder = locate(source, revision=revision, offline=offline)
+        folder = open_checkpoint(source, revision=revision, offline=offline)
         config = load_checked(folder)
         size = config.preprocessing.size
         vision = load_vision(folder / ENCODER, size=size, device=place, dtype=kind, features=config.features)
@@ -115,7 +117,7 @@ class Engine:
             llama = Llama.load(language_model, device=place, dtype=kind, bits=bits)
         tokens = Tokens.load(language_model, config.tokens)
         known = Familiarity.load(folder / FAMILIARITY, vision.width, place)
-        digest = sha256(folder / "config.json")
+        digest = sha256_of(folder / "config.json")
         return cls(config, vision, projector, llama, tokens, familiarity=known, sha256=digest, revision=revision)
 
     @torch.inference_mode()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.reader.sandbox import Reader
+from llava_rad.conversion.published import open_checkpoint
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import Source
 from llava_rad.generation.study import StudyInputs, prepare
-from llava_rad.model.checkpoint import locate
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.templates import Study
 from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
@@ -275,7 +275,9 @@ class ReportWriter:
 
     def _located(self) -> Path:
         if self._folder is None:
-            self._folder = locate(self._options.model, revision=self._options.revision, offline=self._options.offline)
+            self._folder = open_checkpoint(
+                self._options.model, revision=self._options.revision, offline=self._options.offline
+            )
         return self._folder
 
     def _path(self, source: Source) -> str | None:

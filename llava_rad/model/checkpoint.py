@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from encoder.errors import LlavaRadError, ModelError
+from encoder.files import sha256_of, writing_folder
 from encoder.hub import fetch
-from llava_rad.conversion.published import of_repository
 from llava_rad.model.config import LlavaRadConfig
 
 DEMO = Path(__file__).parents[1] / "demo"
@@ -22,17 +19,15 @@ FAMILIARITY = "familiarity.safetensors"
 """Of a checkpoint that knows which images it was trained on; see ``llava_rad.model.familiarity``."""
 _PATTERNS = ("config.json", "README.md", PROJECTOR, FAMILIARITY, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
 _UNHASHED = {"config.json", "README.md"}
-_CHUNK = 1 << 22
 
 
 def locate(source: str | Path | None, *, revision: str | None = None, offline: bool = False) -> Path:
-    """The local folder of a checkpoint: None is the embedded default, else a folder or hub repository.
+    """Find the local folder of a checkpoint: None is the embedded default, else a folder or hub repository.
 
-    A repository with a published report model of another form is converted into the cache, once; what is done, and
-    under which licence the weights are, is logged as a warning.
+    ``llava_rad.conversion.published.open_checkpoint`` also takes published report models of other forms.
 
     Raises:
-        ModelError: it cannot be found.
+        ModelError: if it cannot be found.
     """
     if source is None:
         if not (DEMO / "config.json").is_file():
@@ -40,11 +35,6 @@ def locate(source: str | Path | None, *, revision: str | None = None, offline: b
                 "this installation has no embedded model", hint="name one with --model DIR-OR-HUB-ID, or install again"
             )
         return DEMO
-    model = of_repository(source)
-    if model is not None and not Path(source).is_dir():
-        from llava_rad.conversion.cached import converted  # torch
-
-        return converted(model, revision=revision, offline=offline)
     return fetch(source, revision=revision, offline=offline, patterns=_PATTERNS)
 
 
@@ -65,7 +55,7 @@ def load_checked(folder: Path) -> LlavaRadConfig:
         if needed not in listed:
             raise ModelError(f"the checkpoint's config.json does not list {needed}")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for name, digest in zip(config.files, pool.map(lambda n: sha256(folder / n), config.files), strict=True):
+        for name, digest in zip(config.files, pool.map(lambda n: _sha256(folder / n), config.files), strict=True):
             if digest != config.files[name]:
                 raise ModelError(
                     f"the checkpoint's file {name} is damaged: its SHA-256 is not the one in config.json",
@@ -80,20 +70,11 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    digest = hashlib.sha256()
+def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise ModelError(f"the checkpoint's file {path.name} cannot be read ({type(error).__name__})") from error
-    return digest.hexdigest()
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:
@@ -108,23 +89,14 @@ def refuse_existing(target: Path, *, force: bool = False) -> None:
 
 @contextmanager
 def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside ``target``; on success hash its files into ``config.json`` and rename it.
+    """Give an empty folder beside ``target``; when the block ends, hash its files into ``config.json`` and rename it.
 
     Raises:
-        LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
+        LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set.
     """
     refuse_existing(target, force=force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with writing_folder(target) as folder:
         yield folder
-        files = {name: sha256(folder / name) for name in list_files(folder) if name not in _UNHASHED}
+        files = {name: sha256_of(folder / name) for name in list_files(folder) if name not in _UNHASHED}
         full = config.model_copy(update={"files": files})
         (folder / "config.json").write_text(full.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        for path in [folder, *folder.rglob("*")]:  # temporary folders and safetensors files are private to their owner
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if target.exists():
-            shutil.rmtree(target)
-        folder.replace(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -17,8 +17,9 @@ from encoder.backbones.loading import load_encoder as load_any
 from encoder.backbones.loading import load_stored
 from encoder.errors import ConfigError
 from encoder.preprocessing import recipe_named
+from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.assemble import assemble, make_projector
-from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked, locate
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked
 from llava_rad.model.config import LlavaRadConfig, TokenIds
 from llava_rad.model.llava_rad import LlavaRad, greedy, load_llama
 from llava_rad.model.projector import Projector
@@ -48,7 +49,7 @@ def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, 
         LlavaRadError: the folder cannot be written, or there is no such recipe.
     """
     if config.model.checkpoint is not None:
-        source = locate(config.model.checkpoint, offline=offline)
+        source = open_checkpoint(config.model.checkpoint, offline=offline)
         if not (source / LANGUAGE_MODEL / "adapter_config.json").is_file():
             load_checked(source)
             return source

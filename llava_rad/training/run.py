@@ -28,13 +28,14 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from encoder.errors import LlavaRadError
+from encoder.files import sha256_of
 from encoder.runs.checkpoints import replace_file
 from encoder.runs.curves import plot
 from encoder.runs.distributed import keep_freed_memory
 from encoder.runs.folder import CURVES, refuse_another
 from encoder.runs.metrics_log import METRICS, Journal
 from encoder.runs.progress import progress_bar, stop_signals
-from llava_rad.model.checkpoint import ENCODER, sha256
+from llava_rad.model.checkpoint import ENCODER
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
 from llava_rad.training.callbacks import SAMPLES, Watcher
@@ -214,7 +215,7 @@ class _Run:
             return keep_features(
                 pixels,
                 self.encoder,
-                sha256(self.initial / ENCODER / "model.safetensors"),
+                sha256_of(self.initial / ENCODER / "model.safetensors"),
                 recipe,
                 device=self.arguments.device,
                 advance=bar.update,

@@ -13,7 +13,8 @@ from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
 from encoder.pretraining.validation import Report, flop, gigabytes, gpu_memory, look_at_files
-from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, locate
+from llava_rad.conversion.published import open_checkpoint
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
@@ -96,7 +97,7 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
 
     model = config.model
     if model.checkpoint is not None:
-        folder = locate(model.checkpoint, offline=offline)
+        folder = open_checkpoint(model.checkpoint, offline=offline)
         settings = LlavaRadConfig.load(folder)
         words = _json(folder / LANGUAGE_MODEL / "config.json")
         tokens = read_tokens(folder / LANGUAGE_MODEL, words)

@@ -17,7 +17,7 @@ from app.review import ReviewError
 from app.routes import Services
 from app.server import Settings, services
 from encoder.errors import ReadError
-from llava_rad.conversion.convert import convert
+from llava_rad.conversion.published import convert
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.model.templates import TEMPLATES
 from tests.app.test_store import act

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from llava_rad.conversion.convert import convert
+from llava_rad.conversion.published import convert
 from scripts.soak.serving import Served, served
 from tests.app.browser.test_review_page import drafted, painted, state_of, upload
 from tests.app.browser.viewer_page import READ, base64_pixels

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from encoder.errors import ModelError
-from llava_rad.conversion import convert as conversion
-from llava_rad.model.checkpoint import load_checked, locate
+from llava_rad.conversion import llava
+from llava_rad.conversion import published as registry
+from llava_rad.conversion.published import open_checkpoint
+from llava_rad.model.checkpoint import load_checked
 from tests.llava_rad.conftest import Run, finished, spawn
 from tests.llava_rad.conversion import replicas
 
@@ -33,7 +35,7 @@ def hub(published: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(str(source))
         return published
 
-    monkeypatch.setattr(conversion, "fetch", fetch)
+    monkeypatch.setattr(registry, "fetch", fetch)
     return asked
 
 
@@ -49,7 +51,7 @@ def test_once_and_with_its_licence(
     assert run(*arguments).out == first.out
     assert hub == ["microsoft/maira-2"] and not caplog.records
     assert load_checked(cache / "microsoft--maira-2").name == "microsoft/maira-2"
-    assert locate("microsoft/maira-2", revision="abc") != locate("microsoft/maira-2")
+    assert open_checkpoint("microsoft/maira-2", revision="abc") != open_checkpoint("microsoft/maira-2")
 
 
 def test_what_a_kill_left_is_cleared_away(hub: list[str], cache: Path) -> None:
@@ -57,7 +59,7 @@ def test_what_a_kill_left_is_cleared_away(hub: list[str], cache: Path) -> None:
     half.mkdir(parents=True)
     (half / "projector.safetensors").write_bytes(b"half")
     (cache / "microsoft--maira-2").mkdir()  # without a config.json it is no checkpoint
-    load_checked(locate("microsoft/maira-2"))
+    load_checked(open_checkpoint("microsoft/maira-2"))
     assert not half.exists()
 
 
@@ -65,11 +67,11 @@ def test_a_failure_leaves_nothing_and_the_next_try_goes_on(
     hub: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(conversion.hugging_face, "maira_2", lambda *_: (_ for _ in ()).throw(ModelError("broken")))
+        broken.setattr(llava, "maira_2", lambda *_: (_ for _ in ()).throw(ModelError("broken")))
         with pytest.raises(ModelError, match="broken"):
-            locate("microsoft/maira-2")
+            open_checkpoint("microsoft/maira-2")
     assert [path.name for path in cache.iterdir()] == ["microsoft--maira-2.lock"]
-    load_checked(locate("microsoft/maira-2"))
+    load_checked(open_checkpoint("microsoft/maira-2"))
 
 
 def test_offline_without_the_weights_ends_with_5(run: Run, chest: list[Path], cache: Path) -> None:
@@ -86,4 +88,4 @@ def test_the_licence_is_shown_on_standard_error(chest: list[Path], cache: Path) 
 def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "microsoft" / "maira-2").mkdir(parents=True)
-    assert locate("microsoft/maira-2") == Path("microsoft/maira-2")
+    assert open_checkpoint("microsoft/maira-2") == Path("microsoft/maira-2")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE
-from llava_rad.conversion.convert import convert
+from llava_rad.conversion.published import convert
 from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding

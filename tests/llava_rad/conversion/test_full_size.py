@@ -6,10 +6,9 @@ import torch
 
 from encoder.backbones import clip, timm_vit
 from encoder.backbones.dinov2 import VisionTransformer
-from llava_rad.conversion import hugging_face
-from llava_rad.conversion.language_model import _in_shards, llama_config, shapes_of
-from llava_rad.conversion.low_rank import merged
-from llava_rad.conversion.parts import projector_names
+from llava_rad.conversion import llava
+from llava_rad.conversion.lora import merged
+from llava_rad.conversion.parts import _in_shards, llama_config, projector_names, shapes_of
 from llava_rad.conversion.weights import Stored
 from llava_rad.generation.llama import Llama
 from llava_rad.model.prompt import Prompt
@@ -63,7 +62,7 @@ def test_maira_2() -> None:
         published |= {f"multi_modal_projector.layers.{number}.weight": shape}
         published |= {f"multi_modal_projector.layers.{number}.bias": (4096,)}
     assert len(published) == 291 + 223 + 8 == 522
-    parts = hugging_face._split(stored(published), "it")
+    parts = llava._split(stored(published), "it")
     config = llama_config(MAIRA_2, "it")
     assert shapes_in(parts["language model"]) == shapes_of(config) == with_rows(32207)
     layered = {name.removeprefix("layers."): t for name, t in parts["projector"].items()}
@@ -84,7 +83,7 @@ def test_maira_2() -> None:
 
 
 def test_maira_2s_shards_stay_small() -> None:
-    groups = _in_shards(stored(with_rows(32207)), 2 * 10**9)
+    groups = _in_shards(stored(with_rows(32207)))
     sizes = stored(with_rows(32207))
     assert sum(map(len, groups)) == 291
     assert max(sum(sizes[name].bytes for name in group) for group in groups) <= 2 * 10**9
@@ -135,7 +134,7 @@ def test_llava() -> None:
     ours = {name.removeprefix(clip.PREFIX): tuple(tensor.shape) for name, tensor in network.items()}
     assert {name: shape for name, shape in ours.items() if name != "embeddings.position_ids"} == tower
     for published in (older, newer):
-        parts = hugging_face._split(stored(published), "it")
+        parts = llava._split(stored(published), "it")
         assert shapes_in(parts["language model"]) == shapes_of(llama_config({**VICUNA, "vocab_size": 32064}, "it"))
         assert shapes_in(parts["projector"]) == bridge
         assert {name.removeprefix(clip.PREFIX) for name in parts["vision tower"]} == tower.keys()

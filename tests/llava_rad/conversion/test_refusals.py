@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from encoder.errors import LlavaRadError, ModelError
-from llava_rad.conversion import language_model
-from llava_rad.conversion.convert import convert
-from llava_rad.conversion.tokenizer import turn_of
+from llava_rad.conversion import parts
+from llava_rad.conversion.llava import turn_of
+from llava_rad.conversion.published import convert
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.llama import Llama
 from llava_rad.model.templates import MAIRA_2_SYSTEM
@@ -168,7 +168,7 @@ def test_an_existing_target_is_kept(published: dict[str, Path], tmp_path: Path) 
 def test_large_models_are_written_in_shards(
     published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language_model.write_language_model, "__kwdefaults__", {"shard": 20_000})
+    monkeypatch.setattr(parts, "SHARD", 20_000)
     convert("llava-rad", published["llava-rad"], tmp_path / "out")
     files = sorted((tmp_path / "out" / "language_model").glob("*.safetensors"))
     assert len(files) > 3 and files[0].name == f"model-00001-of-{len(files):05d}.safetensors"

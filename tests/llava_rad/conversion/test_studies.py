@@ -13,7 +13,7 @@ import torch
 
 import llava_rad
 from encoder.errors import ConfigError
-from llava_rad.conversion.convert import convert
+from llava_rad.conversion.published import convert
 from llava_rad.generation.attention_maps import _image_span, attention_by_sentence
 from llava_rad.generation.decoding import Draft, prepare
 from llava_rad.generation.engine import Engine

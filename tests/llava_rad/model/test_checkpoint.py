@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from encoder.errors import LlavaRadError, ModelError
+from encoder.files import sha256_of
 from llava_rad.generation.engine import Engine
-from llava_rad.model.checkpoint import load_checked, locate, sha256
+from llava_rad.model.checkpoint import load_checked, locate
 from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad import tiny_model
 
@@ -39,7 +40,7 @@ def rehash(folder: Path) -> None:
     """What someone who means harm would do too: make the list of hashes fit the changed files."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md",)]
     names = {
-        path.relative_to(folder).as_posix(): sha256(path)
+        path.relative_to(folder).as_posix(): sha256_of(path)
         for path in files
         if path.parent != folder or path.suffix == ".safetensors"
     }

@@ -20,9 +20,7 @@ from encoder.backbones import weight_files as files
 from encoder.backbones.outputs import PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
 from encoder.preprocessing import llava_rad as llava_rad_recipe
-from llava_rad.conversion.language_model import llama_config
-from llava_rad.conversion.parts import Parts, projector_names
-from llava_rad.conversion.tokenizer import tokens_of
+from llava_rad.conversion.parts import Parts, llama_config, projector_names, tokens_of
 from llava_rad.conversion.weights import Stored, read_folder, read_pickle, read_safetensors
 from llava_rad.model.assemble import fetch_language_model
 from llava_rad.model.config import PromptConfig

@@ -7,22 +7,23 @@ its ``LlavaForConditionalGeneration``), and ``microsoft/maira-2`` (``modeling_ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from encoder.backbones import clip
 from encoder.backbones import weight_files as files
+from encoder.backbones.base import first_line
 from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
 from encoder.preprocessing import clip as clip_recipe
 from encoder.preprocessing import maira_2 as maira_2_recipe
-from llava_rad.conversion.language_model import llama_config
-from llava_rad.conversion.parts import Parts, check_preprocessor, projector_names
-from llava_rad.conversion.tokenizer import kept_in_text, tokens_of, turn_of
+from llava_rad.conversion.parts import Parts, check_preprocessor, llama_config, projector_names, tokens_of
 from llava_rad.conversion.weights import Stored, read_folder
 from llava_rad.model.config import PromptConfig
 from llava_rad.model.templates import IMAGE, MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, TEMPLATES
+from llava_rad.model.tokenizer import Tokens
 from llava_rad.outputs.grounding import TAGS
 
 _LANGUAGE_MODEL, _TOWER, _PROJECTOR = "language model", "vision tower", "projector"
@@ -36,6 +37,7 @@ _PREFIXES = {
     "model.vision_tower.": (_TOWER, ""),
     "model.multi_modal_projector.": (_PROJECTOR, ""),
 }
+_PROBE = "\u241f probe \u241f"
 _POSITIONS = "vision_model.embeddings.position_ids"  # in older files; no weight
 
 
@@ -168,3 +170,74 @@ def _split(tensors: Mapping[str, Stored], what: str) -> dict[str, dict[str, Stor
 def _pad(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     found = config.get("pad_token_id", text.get("pad_token_id"))
     return found if isinstance(found, int) else None
+
+
+def kept_in_text(tokens: Tokens, names: Collection[str], what: str) -> Tokens:
+    """The same tokenizer, in which tokens of a model's answers are no special ones: decoding would leave those out.
+
+    Raises:
+        ModelError: one of them is missing.
+    """
+    from tokenizers import Tokenizer
+
+    missing = sorted(name for name in names if tokens.tokenizer.token_to_id(name) is None)
+    if missing:
+        raise ModelError(f"the tokenizer of {what} lacks {len(missing)} tokens of boxes, first {missing[0]}")
+    data = json.loads(tokens.tokenizer.to_str())
+    for token in data["added_tokens"]:
+        if token["content"] in names:
+            token["special"] = False
+    return Tokens(Tokenizer.from_str(json.dumps(data)), tokens.ids)
+
+
+def turn_of(folder: Path, system: str, what: str) -> str | None:
+    """What a folder's chat template puts around a user's words, ``{}``, after the system text; None if it has none.
+
+    The template is rendered by transformers in Jinja's sandbox.
+
+    Raises:
+        ModelError: it cannot be rendered, or begins with another text.
+    """
+    template = _chat_template(folder, what)
+    if template is None:
+        return None
+    try:
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=_empty(), bos_token="<s>", eos_token="</s>")
+        words = [{"type": "text", "text": _PROBE, "index": None}]
+        text = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": words}],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        )
+    except Exception as error:  # Jinja raises types of its own
+        raise ModelError(f"the chat template of {what} cannot be used: {first_line(error)}") from error
+    head, found, tail = text.removeprefix("<s>").partition(_PROBE)
+    if not found or not head.startswith(system) or "{" in head + tail or IMAGE in head + tail:
+        raise ModelError(f"the chat template of {what} is not the one that its prompts are known with")
+    return f"{head.removeprefix(system)}{{}}{tail}"
+
+
+def _chat_template(folder: Path, what: str) -> str | None:
+    """The template in ``chat_template.jinja``, ``chat_template.json`` or ``tokenizer_config.json``."""
+    try:
+        if (folder / "chat_template.jinja").is_file():
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        for name in ("chat_template.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+                if isinstance(found, str):
+                    return found
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"the chat template of {what} cannot be read ({type(error).__name__})") from error
+    return None
+
+
+def _empty() -> Any:
+    from tokenizers import Tokenizer, models
+
+    return Tokenizer(models.BPE())
