@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, view_of
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import CHEXPERT, labels_of, view_of
 
 
 def read(root: Path) -> Iterator[Row]:
     """The DICOM files where they are there, else the PNG files."""
     table = find(root, "master_spreadsheet_update.csv", "master_spreadsheet.csv", of="BRAX")
     column = "DicomPath" if (root / "Anonymized_DICOMs").is_dir() else "PngPath"
-    rows = rows_of(table, column, "PatientID", "AccessionNumber", "ViewPosition", of="BRAX")
+    rows = read_csv(table, column, "PatientID", "AccessionNumber", "ViewPosition", of="BRAX")
     for number, row in enumerate(rows, 1):
         yield Row(
             root / row[column],

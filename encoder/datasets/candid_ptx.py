@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import from_runs
-from encoder.datasets.mask_files import MaskFiles, naming
-from encoder.datasets.tables import find, rows_of
+from encoder.datasets.masks import MaskFiles, naming
+from encoder.datasets.tables import find, read_csv
 
 if TYPE_CHECKING:
     from encoder.datasets.mask_decoding import Mask
@@ -72,7 +72,7 @@ def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
 def _images(table: Path) -> dict[str, _Image]:
     images: dict[str, _Image] = {}
     columns = ("SOPInstanceUID", "StudyInstanceUID", "filename", "EncodedPixels", "Report")
-    for number, row in enumerate(rows_of(table, *columns, of=OF), 1):
+    for number, row in enumerate(read_csv(table, *columns, of=OF), 1):
         subject = row["filename"].split("_")[0]
         image = images.setdefault(
             row["SOPInstanceUID"], _Image(number, subject, row["StudyInstanceUID"], row["Report"].strip())
@@ -84,7 +84,7 @@ def _images(table: Path) -> dict[str, _Image]:
 
 def _runs(table: Path) -> dict[str, list[str]]:
     runs: dict[str, list[str]] = {}
-    for row in rows_of(table, "anon_SOPUID", "mask_rle", of=OF):
+    for row in read_csv(table, "anon_SOPUID", "mask_rle", of=OF):
         if row["mask_rle"].strip() != "-1":
             runs.setdefault(row["anon_SOPUID"], []).append(row["mask_rle"].strip())
     return runs

@@ -3,6 +3,10 @@
 ``Data_Entry_2017_v2020.csv`` (or ``Data_Entry_2017.csv``): ``Image Index``, ``Finding Labels`` (joined by ``|``),
 ``Patient ID``, ``View Position``, perhaps ``Patient Age`` and ``Patient Gender``. The archives unpack to ``images/`` or
 to ``images_001/images/`` ...; the official patient-wise split stands in ``train_val_list.txt`` and ``test_list.txt``.
+
+A prepared sample: images of 518 pixels and ``labels.csv`` with ``image``, ``nih_image_index``, ``patient_id``, ``age``,
+``sex``, ``view``, ``split`` and the 15 labels; a column ``sampling`` becomes an attribute: only images with "random"
+tell how frequent a finding is. Both are called chestxray14 in manifests: subjects and images are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import attributes_of, find, rows_of, view_of
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import attributes_of, labels_of, split_of, view_of
 from encoder.errors import LlavaRadError
 
 LABELS = (
@@ -26,7 +31,7 @@ def read(root: Path) -> Iterator[Row]:
     table = find(root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", of=of)
     places = {path.name: path for path in sorted((*root.glob("images/*"), *root.glob("images_*/images/*")))}
     train, test = _names(root / "train_val_list.txt"), _names(root / "test_list.txt")
-    rows = rows_of(table, "Image Index", "Finding Labels", "Patient ID", "View Position", of=of)
+    rows = read_csv(table, "Image Index", "Finding Labels", "Patient ID", "View Position", of=of)
     for number, row in enumerate(rows, 1):
         name, found = row["Image Index"], row["Finding Labels"].split("|")
         yield Row(
@@ -39,6 +44,24 @@ def read(root: Path) -> Iterator[Row]:
             labels={label: float(label in found) for label in LABELS},
             number=number,
             attributes=attributes_of(row.get("Patient Gender", ""), row.get("Patient Age", "")),
+        )
+
+
+def read_sample(root: Path) -> Iterator[Row]:
+    """The table's rows with its splits, which are by patient."""
+    of = "the sample of ChestX-ray14"
+    columns = ("image", "nih_image_index", "patient_id", "age", "sex", "view", "split", *LABELS)
+    for number, row in enumerate(read_csv(find(root, "labels.csv", of=of), *columns, of=of), 1):
+        yield Row(
+            root / row["image"],
+            dataset="chestxray14",
+            subject=row["patient_id"],
+            image=row["nih_image_index"],
+            view=view_of(row["view"]),
+            split=split_of(row["split"]),
+            labels=labels_of(row, LABELS),
+            number=number,
+            attributes=attributes_of(row["sex"], row["age"], sampling=row.get("sampling", "")),
         )
 
 

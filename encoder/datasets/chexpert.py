@@ -11,15 +11,16 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoder.datasets.manifest import Row, View
-from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, split_of, view_of
+from encoder.datasets.manifest import Row
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import CHEXPERT, View, labels_of, split_of, view_of
 from encoder.errors import LlavaRadError
 
 
 def read(root: Path) -> Iterator[Row]:
     """train.csv, then valid.csv."""
     tables = [find(root, name, of="CheXpert") for name in ("train.csv", "valid.csv")]
-    rows = (rows_of(table, "Path", "Frontal/Lateral", "AP/PA", of="CheXpert") for table in tables)
+    rows = (read_csv(table, "Path", "Frontal/Lateral", "AP/PA", of="CheXpert") for table in tables)
     for number, row in enumerate(itertools.chain.from_iterable(rows), 1):
         parts = Path(row["Path"]).parts[-4:]
         if len(parts) < 4:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.mask_files import MaskFiles, naming
-from encoder.datasets.tables import attributes_of, find, rows_of, view_of
+from encoder.datasets.masks import MaskFiles, naming
+from encoder.datasets.tables import find, read_csv
 from encoder.datasets.tuberculosis import both_sides
+from encoder.datasets.values import attributes_of, view_of
 
 LABELS = ("COVID-19", "Pneumonia", "No Finding")
 _UNKNOWN = {"", "todo", "unknown"}
@@ -26,7 +27,7 @@ def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
     """The X-rays of the table with the masks ``lungs`` and, where a line parts them, ``left lung``, ``right lung``."""
     of = "covid-chestxray"
     columns = ("patientid", "sex", "age", "finding", "view", "modality")
-    for number, row in enumerate(rows_of(find(root, "metadata.csv", of=of), *columns, of=of), 1):
+    for number, row in enumerate(read_csv(find(root, "metadata.csv", of=of), *columns, of=of), 1):
         if row["modality"] != "X-ray":
             continue
         path = root / (row.get("image") or f"{row.get('folder') or 'images'}/{row.get('filename', '')}")

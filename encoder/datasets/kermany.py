@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import rows_of, split_of
+from encoder.datasets.tables import read_csv
+from encoder.datasets.values import split_of
 from encoder.errors import LlavaRadError
 
 LABELS = {"normal": "Normal", "bacteria": "Bacterial pneumonia", "virus": "Viral pneumonia"}
@@ -25,7 +26,7 @@ def read(root: Path) -> Iterator[Row]:
     table = root / "labels.csv"
     if table.is_file():
         columns = ("image", "patient_id", "subtype", "split")
-        rows = list(enumerate(rows_of(table, *columns, of="Kermany"), 1))
+        rows = list(enumerate(read_csv(table, *columns, of="Kermany"), 1))
         there = {Path(row["image"]).stem for _, row in rows}
         for number, row in rows:
             if row.get("duplicate_of") and Path(row["duplicate_of"]).stem in there:

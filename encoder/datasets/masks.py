@@ -1,19 +1,30 @@
-"""Masks of structures: from a picture file to pixels, and through a recipe beside the image they belong to."""
+"""Masks of structures: reading picture files, preparing them as their image is, and the files of drawn masks."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.errors import LlavaRadError
+from encoder.errors import LlavaRadError, ReadError
+from encoder.files import reported, write
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy as np
     import numpy.typing as npt
 
+    from encoder.datasets.mask_decoding import Mask
     from encoder.preprocessing import Recipe
     from encoder.reader.sandbox import Reader
+
+Draw = Callable[[tuple[int, int]], "Mask | None"]
+"""A mask [H, W] of an image of size (H, W); None where there is none."""
 
 
 def read_mask(path: Path, size: tuple[int, int], *, reader: Reader | None = None) -> npt.NDArray[np.bool_]:
@@ -75,6 +86,103 @@ def prepare_mask(mask: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.
     resized = _take(mask, _nearest(target[0], height), _nearest(target[1], width))
     prepared: npt.NDArray[np.bool_] = recipe.crop(resized.view(np.uint8)) != 0
     return prepared
+
+
+class MaskFiles:
+    """Where drawn masks go: ``FOLDER/STRUCTURE/IMAGE.png``, 1 bit.
+
+    Args:
+        folder: made when the first mask is written. None: none is drawn, and rows come without those masks.
+        redraw: replace masks that are there; else they are kept, so that an interrupted run is taken up.
+    """
+
+    def __init__(self, folder: Path | None = None, *, redraw: bool = False) -> None:
+        self._folder = None if folder is None else Path(os.path.normpath(folder.absolute()))
+        self._redraw = redraw
+        self._reader: Reader | None = None
+
+    def __enter__(self) -> MaskFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def draw(self, path: Path, image: str, structures: Mapping[str, Draw]) -> dict[str, Path]:
+        """Draw the masks of one image. Empty ones are not written.
+
+        Args:
+            path: the image's file; where it is absent nothing is drawn.
+            image: its name within the data set.
+            structures: name -> how to draw it.
+
+        Returns:
+            name -> file, of the masks that there are.
+
+        Raises:
+            LlavaRadError: the image cannot be read, its name is no file name, or drawing fails.
+        """
+        if self._folder is None or not structures or not path.is_file():
+            return {}
+        if re.fullmatch(r"\w[\w.-]*", image) is None:
+            raise LlavaRadError("the image's name cannot be the name of a mask file")
+        files: dict[str, Path] = {}
+        size: tuple[int, int] | None = None
+        for name, draw in structures.items():
+            file = self._folder / name.replace(" ", "-") / f"{image}.png"
+            if self._redraw or not file.is_file():
+                size = size or self.size(path)
+                mask = draw(size)
+                if mask is None or not mask.any():
+                    continue
+                _save(mask, file)
+            files[name] = file
+        return files
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """(H, W) of an image, upright.
+
+        Raises:
+            LlavaRadError: it cannot be read.
+        """
+        try:
+            height, width = self._read().read(path, force=True).pixels.shape
+        except ReadError as error:
+            raise LlavaRadError(f"the image cannot be read: {error}", hint="without the file it is left out") from None
+        return int(height), int(width)
+
+    def read(self, path: Path, size: tuple[int, int]) -> Mask:
+        """Read a mask file of the data set with :func:`read_mask`."""
+        return read_mask(path, size, reader=self._read())
+
+    def _read(self) -> Reader:
+        if self._reader is None:
+            from encoder.reader.sandbox import Reader
+
+            self._reader = Reader()
+        return self._reader
+
+
+@contextlib.contextmanager
+def naming(of: str, number: int) -> Iterator[None]:
+    """Put the data set and the number of the row before the message of an error."""
+    try:
+        yield
+    except LlavaRadError as error:
+        raise LlavaRadError(f"{of}: row {number} of its table: {error}", hint=error.hint) from None
+
+
+def _save(mask: Mask, file: Path) -> None:
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.fromarray(mask).save(png, format="PNG")
+    with reported("the mask"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, png.getvalue())
 
 
 def _nearest(count: int, length: int) -> npt.NDArray[np.intp]:

@@ -12,7 +12,8 @@ from datetime import date
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import CHEXPERT, find, labels_of, rows_of, split_of, view_of
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import CHEXPERT, labels_of, split_of, view_of
 
 METADATA = ("mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.1.0-metadata.csv")
 
@@ -37,7 +38,7 @@ def study_dates(root: Path) -> dict[str, date]:
     """Image -> day of its study (shifted as all of the patient's dates in MIMIC-IV), where the table states one."""
     dates = {}
     table = find(root, *METADATA, of="MIMIC-CXR")
-    for row in rows_of(table, "dicom_id", "StudyDate", of="MIMIC-CXR"):
+    for row in read_csv(table, "dicom_id", "StudyDate", of="MIMIC-CXR"):
         try:
             dates[row["dicom_id"]] = date.fromisoformat(row["StudyDate"].strip())
         except ValueError:
@@ -50,12 +51,12 @@ def _read(root: Path, of: str, dataset: str, suffix: str) -> Iterator[Row]:
         find(root, *(f"mimic-cxr-{version}-{table}.csv" for version in ("2.0.0", "2.1.0")), of=of)
         for table in ("metadata", "split", "chexpert")
     )
-    split = {row["dicom_id"]: split_of(row["split"]) for row in rows_of(splits, "dicom_id", "split", of=of)}
+    split = {row["dicom_id"]: split_of(row["split"]) for row in read_csv(splits, "dicom_id", "split", of=of)}
     labels: dict[str, Mapping[str, float | None]] = {
-        row["study_id"]: labels_of(row, CHEXPERT) for row in rows_of(chexpert, "study_id", *CHEXPERT, of=of)
+        row["study_id"]: labels_of(row, CHEXPERT) for row in read_csv(chexpert, "study_id", *CHEXPERT, of=of)
     }
     unknown: Mapping[str, float | None] = dict.fromkeys(CHEXPERT)
-    rows = rows_of(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of)
+    rows = read_csv(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of)
     for number, row in enumerate(rows, 1):
         subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
         yield Row(

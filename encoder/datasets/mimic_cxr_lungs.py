@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from encoder.datasets import mimic_cxr, mimic_iv
 from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import Box, from_boxes, sides
-from encoder.datasets.mask_files import Draw, MaskFiles, naming
+from encoder.datasets.masks import Draw, MaskFiles, naming
 from encoder.datasets.tables import project
 from encoder.errors import LlavaRadError
 

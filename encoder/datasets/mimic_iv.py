@@ -18,15 +18,10 @@ from pathlib import Path
 
 from encoder.datasets import mimic_cxr
 from encoder.datasets.manifest import Row
-from encoder.datasets.mask_files import MaskFiles
-from encoder.datasets.tables import find, project, rows_of
+from encoder.datasets.tables import find, project, read_csv
+from encoder.datasets.values import ethnicity_of
 
 OF = "MIMIC-IV"
-ETHNICITIES = {
-    "WHITE": "white", "ASIAN": "asian", "BLACK": "black/african american", "HISPANIC": "hispanic/latino",
-    "AMERICAN INDIAN": "american indian/alaska native", "OTHER": "other", "PORTUGUESE": "other",
-    "SOUTH AMERICAN": "other", "NATIVE HAWAIIAN": "other", "MULTIPLE RACE": "other",
-}  # fmt: skip
 _MEASURES = {"Weight (Lbs)": ("weight", 0.45359237, 20, 350), "BMI (kg/m2)": ("bmi", 1.0, 8, 120)}
 
 
@@ -38,7 +33,7 @@ class _Person:
     measures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
-def read_no_finding(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
+def read_no_finding(root: Path) -> Iterator[Row]:
     """Frontal images whose report says "no finding" and whose patient is known: the paper's 60,100 (E.3.4)."""
     cxr = project(root, ("mimic-cxr-jpg", "mimic-cxr"), mimic_cxr.METADATA, of="MIMIC-CXR")
     suitable = (r for r in mimic_cxr.read(cxr) if r.view in ("PA", "AP") and r.labels["No Finding"] == 1.0)
@@ -65,11 +60,6 @@ def linked(rows: Collection[Row], dates: Mapping[str, date], root: Path) -> list
     return done
 
 
-def ethnicity(race: str) -> str:
-    """One of the paper's six groups, or "" for what says nothing."""
-    return next((group for start, group in ETHNICITIES.items() if race.strip().upper().startswith(start)), "")
-
-
 def _at(person: _Person, day: date | None) -> dict[str, str]:
     age = None if day is None or person.age is None else person.age + day.year
     found = {"sex": person.sex, "age": str(age) if age is not None and 0 <= age <= 120 else ""}
@@ -83,16 +73,16 @@ def _at(person: _Person, day: date | None) -> dict[str, str]:
 def _people(hosp: Path, wanted: Collection[str]) -> dict[str, _Person]:
     people: dict[str, _Person] = {}
     columns = ("subject_id", "gender", "anchor_age", "anchor_year")
-    for row in rows_of(find(hosp, "patients.csv", of=OF), *columns, of=OF):
+    for row in read_csv(find(hosp, "patients.csv", of=OF), *columns, of=OF):
         if row["subject_id"] in wanted:
             person = people[row["subject_id"]] = _Person(row["gender"] if row["gender"] in ("F", "M") else "")
             if row["anchor_age"].isdecimal() and row["anchor_year"].isdecimal():
                 person.age = int(row["anchor_age"]) - int(row["anchor_year"])
-    for row in rows_of(find(hosp, "admissions.csv", of=OF), "subject_id", "race", of=OF):
-        if row["subject_id"] in people and ethnicity(row["race"]):
-            people[row["subject_id"]].groups[ethnicity(row["race"])] += 1
+    for row in read_csv(find(hosp, "admissions.csv", of=OF), "subject_id", "race", of=OF):
+        if row["subject_id"] in people and (group := ethnicity_of(row["race"])):
+            people[row["subject_id"]].groups[group] += 1
     columns = ("subject_id", "chartdate", "result_name", "result_value")
-    for row in rows_of(find(hosp, "omr.csv", of=OF), *columns, of=OF):
+    for row in read_csv(find(hosp, "omr.csv", of=OF), *columns, of=OF):
         if row["subject_id"] in people and row["result_name"] in _MEASURES:
             name, unit, low, high = _MEASURES[row["result_name"]]
             try:

@@ -3,16 +3,26 @@
 ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv``: ``ImageID``, ``ImageDir``, ``StudyID``, ``PatientID``,
 ``Projection`` (PA, L, AP, AP_horizontal, COSTAL, EXCLUDE, UNK), ``Labels`` (a list as Python writes it). The archives
 0.zip ... 54.zip unpack to ``ImageDir/ImageID``; files that lie in the root itself are found too.
+
+The lateral subset (paper, C.3): three findings that lateral views show well, with as many negatives. For each finding
+the positive images are all lateral ones with that label; as many negatives are drawn from the lateral images with none
+of the three findings, for each finding on its own, so that an image may serve several of them. The other labels are
+unknown: C.3 says that not all labels are present for each image. Images whose labels say nothing about absence
+("unchanged", "exclude", "suboptimal study", none at all) are not drawn. The split is 80/10/10 by subject.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, rows_of, view_of
+from encoder.datasets.masks import MaskFiles
+from encoder.datasets.splits import drawn
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import view_of
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 # The frequent ones of the radiologists' and the network's labels, with those of the paper's lateral probe (E.3.1).
@@ -21,6 +31,8 @@ LABELS = (
     "interstitial pattern", "infiltrates", "costophrenic angle blunting", "air trapping", "alveolar pattern",
     "laminar atelectasis", "vertebral degenerative changes", "nodule", "pacemaker",
 )  # fmt: skip
+FINDINGS = ("vertebral degenerative changes", "pleural effusion", "costophrenic angle blunting")
+_SILENT = {"unchanged", "exclude", "suboptimal study"}
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
@@ -34,7 +46,7 @@ def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
     table = find(root, TABLE, of="PadChest")
     columns = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Labels")
     folders: dict[str, Path] = {}
-    for number, row in enumerate(rows_of(table, *columns, of="PadChest"), 1):
+    for number, row in enumerate(read_csv(table, *columns, of="PadChest"), 1):
         name, folder = row["ImageID"], row["ImageDir"]
         if folder not in folders:
             folders[folder] = root / folder if (root / folder).is_dir() else root
@@ -50,3 +62,22 @@ def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
             number=number,
         )
         yield image, found
+
+
+def read_lateral(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
+    """Rows in the table's order; the seed draws the negatives. The data set is called padchest: subjects are the same.
+
+    Where there are fewer negatives than positives, all are taken.
+    """
+    lateral = [(row, found) for row, found in labelled(root) if row.view == "lateral" and found]
+    pool = [row for row, found in lateral if not found & (_SILENT | set(FINDINGS))]
+    labels: dict[int, dict[str, float | None]] = {}
+    for finding in FINDINGS:
+        positive = [row for row, found in lateral if finding in found]
+        negative = sorted(pool, key=lambda row: drawn(str(seed), finding, row.image))[: len(positive)]
+        for value, rows in ((1.0, positive), (0.0, negative)):
+            for row in rows:
+                labels.setdefault(row.number, dict.fromkeys(FINDINGS))[finding] = value
+    for row, _ in lateral:
+        if row.number in labels:
+            yield replace(row, labels=labels[row.number])

@@ -14,10 +14,18 @@ A shard is there from the moment its .json is, so a build that was killed goes o
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
+import io
+import itertools
 import json
 import os
-from collections.abc import Sequence
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +33,23 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.pixel_shards import Builder, Progress, damaged, locked, read_json, sha256_of, shard_file, too_many
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import ConfigError, LlavaRadError, ReadError
+from encoder.files import TEMPORARY, locked, reported, sha256_of, write, writing
 from encoder.preprocessing import Recipe, rad_dino
+from encoder.reader.sandbox import Reader, open_source
 
 FORMAT = "llava-rad.pixels/1"
 SHARD_BYTES = 256 << 20
 _PROBES = 16  # source files that are compared with an existing cache
+# One entry for each image: its row (from 0), where its pixels are, and the SHA-256 of the file it came from.
+INDEX = np.dtype(
+    [("row", "<i8"), ("shard", "<i4"), ("height", "<i4"), ("width", "<i4"), ("offset", "<i8"), ("sha256", "u1", 32)]
+)
+Progress = Callable[[int, int], None]
+# Reasons that may lie with the machine (a folder not mounted, a disk or processor too busy) rather than with the file.
+_PASSING = {"missing", "unreadable", "timeout", "crashed", "memory"}
+_Pixels = npt.NDArray[np.uint8]
+_Read = tuple[_Pixels | str, str]  # pixels or the reason why there are none, and the file's SHA-256
 
 
 class Cache:
@@ -60,7 +78,7 @@ class Cache:
         Raises:
             LlavaRadError: there is none, or it is damaged.
         """
-        facts = read_json(folder / "cache.json")
+        facts = _read_json(folder / "cache.json")
         if facts is None or not (folder / "index.npy").is_file():
             raise LlavaRadError("there is no whole pixel cache in the folder", hint="pre-training builds it")
         _check_format(facts)
@@ -97,12 +115,12 @@ class Cache:
         pixels = self._shards.get(shard)
         if pixels is None:
             try:
-                pixels = np.memmap(shard_file(self.folder, shard, "bin"), np.uint8, "r")
+                pixels = np.memmap(_shard_file(self.folder, shard, "bin"), np.uint8, "r")
             except (OSError, ValueError):
-                raise damaged() from None
+                raise _damaged() from None
             self._shards[shard] = pixels = pixels.view(np.ndarray)
         if offset + height * width > len(pixels):
-            raise damaged()
+            raise _damaged()
         return pixels[offset : offset + height * width].reshape(height, width)
 
     def sha256(self, i: int) -> str:
@@ -116,14 +134,13 @@ class Cache:
             LlavaRadError: a shard is damaged.
         """
         for shard in np.unique(self._index["shard"]).tolist():
-            facts = read_json(shard_file(self.folder, shard, "json"))
+            facts = _read_json(_shard_file(self.folder, shard, "json"))
             try:
-                with shard_file(self.folder, shard, "bin").open("rb") as file:
-                    whole = facts is not None and hashlib.file_digest(file, "sha256").hexdigest() == facts["sha256"]
+                whole = facts is not None and sha256_of(_shard_file(self.folder, shard, "bin")) == facts["sha256"]
             except OSError:
                 whole = False
             if not whole:
-                raise damaged()
+                raise _damaged()
 
 
 def build(
@@ -165,19 +182,165 @@ def build(
         "rows_per_shard": max(1, SHARD_BYTES * 4 // (5 * size * size)),
     }
     allowed = int(max_unreadable * len(rows))
-    try:
+    with reported("the pixel cache"):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            _check_same(read_json(folder / "cache.json"), facts)
+        with locked(folder / ".lock", busy="another process is building the pixel cache in data.cache"):
+            _check_same(_read_json(folder / "cache.json"), facts)
             if not (folder / "index.npy").is_file():
-                Builder(rows, folder, facts, allowed).run(max(1, workers), progress)
-    except OSError as error:
-        raise LlavaRadError(f"the pixel cache cannot be written ({os.strerror(error.errno or 0)})") from None
+                _Builder(rows, folder, facts, allowed).run(max(1, workers), progress)
     cache = Cache.open(folder)
     _check_contents(cache, rows)
     if cache.unreadable > allowed:
-        raise too_many(cache.unreadable, len(rows), allowed)
+        raise _too_many(cache.unreadable, len(rows), allowed)
     return cache
+
+
+class _Builder:
+    """One run over the shards that are missing; see :func:`encoder.datasets.pixel_cache.build`."""
+
+    def __init__(self, rows: Sequence[Row], folder: Path, facts: dict[str, Any], allowed: int) -> None:
+        self._rows, self._folder, self._facts, self._allowed = rows, folder, facts, allowed
+        self._size, self._step = int(facts["size"]), int(facts["rows_per_shard"])
+        self._recipe = Recipe.from_dict(facts["recipe"])
+        self._local = threading.local()
+        self._readers: list[Reader] = []
+        self._done = 0
+        self._unreadable: dict[int, tuple[str, str]] = {}
+
+    def run(self, workers: int, progress: Progress | None) -> None:
+        for stale in self._folder.glob(f".*{TEMPORARY}"):
+            stale.unlink()
+        write(self._folder / "cache.json", _json(self._facts))
+        shards = range(-(-len(self._rows) // self._step))
+        missing = [shard for shard in shards if not self._is_there(shard)]
+        self._check_disk(len(missing))
+        todo = (row for shard in missing for row in self._rows_of(shard))
+        results = self._read_all(todo, workers)
+        try:
+            for shard in missing:
+                self._write_shard(shard, results, progress)
+        finally:
+            results.close()
+            self._write_unreadable()
+        self._write_index(shards)
+
+    def _rows_of(self, shard: int) -> range:
+        return range(shard * self._step, min((shard + 1) * self._step, len(self._rows)))
+
+    def _is_there(self, shard: int) -> bool:
+        """Whether a shard was written by an earlier run. One with images that may be readable now is made again."""
+        facts = _read_json(_shard_file(self._folder, shard, "json"))
+        if facts is None or any(reason in _PASSING for _, _, reason in facts["unreadable"]):
+            return False
+        with contextlib.suppress(OSError):
+            if _shard_file(self._folder, shard, "bin").stat().st_size == facts["bytes"]:
+                self._unreadable |= {row: (sha256, reason) for row, sha256, reason in facts["unreadable"]}
+                self._done += len(self._rows_of(shard))
+                return True
+        return False
+
+    def _check_disk(self, shards: int) -> None:
+        needed = min(shards * self._step, len(self._rows)) * self._size**2  # at the least: squares
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise LlavaRadError(
+                f"the pixel cache needs at least {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free",
+                hint="data.cache names another folder",
+            )
+
+    def _read_all(self, todo: Iterable[int], workers: int) -> Generator[tuple[int, _Pixels | str, str], None, None]:
+        """Read rows, some at a time; results come in order, so that the bytes do not depend on ``workers``."""
+        rows = iter(todo)
+        waiting: deque[tuple[int, Future[_Read]]] = deque()
+        # Threads: each only talks to the process that decodes for it.
+        with ThreadPoolExecutor(workers, "decode") as pool:
+            try:
+                for row in itertools.islice(rows, 4 * workers):
+                    waiting.append((row, pool.submit(self._read, row)))
+                while waiting:
+                    row, future = waiting.popleft()
+                    pixels, sha256 = future.result()
+                    for following in itertools.islice(rows, 1):
+                        waiting.append((following, pool.submit(self._read, following)))
+                    yield row, pixels, sha256
+            finally:
+                pool.shutdown(cancel_futures=True)
+                for reader in self._readers:
+                    reader.close()
+
+    def _read(self, row: int) -> _Read:
+        """The pixels, or the reason why there are none; and the file's SHA-256."""
+        reader = getattr(self._local, "reader", None)
+        if reader is None:
+            self._local.reader = reader = Reader(timeout_s=60.0)
+            self._readers.append(reader)
+        path = self._rows[row].path
+        try:
+            try:
+                image = reader.prepare(path, self._recipe, crop=False)
+            except ReadError as error:
+                # The view is judged after modality and body part, so nothing else is forced with it.
+                if error.reason != "lateral":
+                    raise
+                image = reader.prepare(path, self._recipe, crop=False, force=True)
+            if min(image.pixels.shape) != self._size:
+                raise ReadError("crashed", "the decoding process gave an image of another size")
+            return image.pixels, image.sha256
+        except ReadError as error:
+            return error.reason, _source_sha256(path)
+
+    def _write_shard(
+        self,
+        shard: int,
+        results: Iterator[tuple[int, _Pixels | str, str]],
+        progress: Progress | None,
+    ) -> None:
+        images: list[tuple[int, int, int, int, str]] = []
+        unreadable: list[tuple[int, str, str]] = []
+        digest, offset = hashlib.sha256(), 0
+        with writing(_shard_file(self._folder, shard, "bin")) as file:
+            for row, pixels, sha256 in itertools.islice(results, len(self._rows_of(shard))):
+                if isinstance(pixels, str):
+                    self._unreadable[row] = (sha256, pixels)
+                    unreadable.append((row, sha256, pixels))
+                    if len(self._unreadable) > self._allowed:
+                        raise _too_many(len(self._unreadable), len(self._rows), self._allowed, self._done + 1)
+                else:
+                    file.write(pixels.data)
+                    digest.update(pixels.data)
+                    images.append((row, *pixels.shape, offset, sha256))
+                    offset += pixels.nbytes
+                self._done += 1
+                if progress is not None:
+                    progress(self._done, len(self._rows))
+        facts = {"bytes": offset, "sha256": digest.hexdigest(), "images": images, "unreadable": unreadable}
+        write(_shard_file(self._folder, shard, "json"), _json(facts))
+
+    def _write_index(self, shards: Iterable[int]) -> None:
+        tables = []
+        for shard in shards:
+            facts = _read_json(_shard_file(self._folder, shard, "json"))
+            if facts is None:
+                raise _damaged()
+            table = np.zeros(len(facts["images"]), INDEX)
+            if len(table):
+                rows, heights, widths, offsets, digests = zip(*facts["images"], strict=True)
+                table["row"], table["height"], table["width"], table["offset"] = rows, heights, widths, offsets
+                table["sha256"] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)
+            table["shard"] = shard
+            tables.append(table)
+        buffer = io.BytesIO()
+        np.save(buffer, np.concatenate(tables), allow_pickle=False)
+        write(self._folder / "index.npy", buffer.getvalue())
+
+    def _write_unreadable(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("dataset", "row", "sha256", "reason"))
+        for position, (sha256, reason) in sorted(self._unreadable.items()):
+            row = self._rows[position]
+            writer.writerow((row.dataset, row.number or position + 1, sha256, reason))
+        write(self._folder / "unreadable.csv", text.getvalue().encode())
 
 
 def _identity(rows: Sequence[Row]) -> str:
@@ -212,7 +375,7 @@ def _check_same(there: dict[str, Any] | None, facts: dict[str, Any]) -> None:
 def _check_contents(cache: Cache, rows: Sequence[Row]) -> None:
     """Compare a few source files with the cache: the same names may stand for other pictures. Missing ones pass."""
     for i in np.unique(np.linspace(0, len(cache) - 1, _PROBES).astype(int)) if len(cache) else ():
-        if sha256_of(rows[int(cache.rows[i])].path) not in ("", cache.sha256(int(i))):
+        if _source_sha256(rows[int(cache.rows[i])].path) not in ("", cache.sha256(int(i))):
             raise ConfigError(
                 "the pixel cache in data.cache was made of files that have changed since",
                 hint="remove the folder, or name another one with data.cache=FOLDER",
@@ -222,3 +385,48 @@ def _check_contents(cache: Cache, rows: Sequence[Row]) -> None:
 def _check_format(facts: dict[str, Any]) -> None:
     if facts.get("format") != FORMAT:
         raise LlavaRadError("the folder's cache.json is not that of a pixel cache of this version")
+
+
+def _too_many(unreadable: int, total: int, allowed: int, seen: int | None = None) -> LlavaRadError:
+    which = f"of the first {seen} of {total}" if seen is not None and seen < total else f"of {total}"
+    return LlavaRadError(
+        f"{unreadable} {which} images cannot be read, {allowed} may be",
+        hint="unreadable.csv in the cache folder lists them; data.max_unreadable sets the limit",
+    )
+
+
+def _damaged() -> LlavaRadError:
+    return LlavaRadError("a shard of the pixel cache is damaged", hint="remove the cache's folder to build it again")
+
+
+def _shard_file(folder: Path, number: int, suffix: str) -> Path:
+    return folder / f"shard-{number:05d}.{suffix}"
+
+
+def _source_sha256(path: Path) -> str:
+    """SHA-256 of an image file, or "" where it cannot be read."""
+    try:
+        return sha256_of(open_source(path))
+    except (ReadError, OSError):
+        return ""
+
+
+def _json(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no such file.
+
+    Raises:
+        LlavaRadError: it is damaged.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise _damaged()
+    return data

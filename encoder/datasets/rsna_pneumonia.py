@@ -14,8 +14,8 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import Box, from_boxes
-from encoder.datasets.mask_files import Draw, MaskFiles, naming
-from encoder.datasets.tables import find, rows_of
+from encoder.datasets.masks import Draw, MaskFiles, naming
+from encoder.datasets.tables import find, read_csv
 from encoder.errors import LlavaRadError
 
 OF = "RSNA Pneumonia"
@@ -30,12 +30,12 @@ def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
         find(root, "stage_2_detailed_class_info.csv", of=OF),
     )
     columns = ("patientId", "x", "y", "width", "height", "Target")
-    for number, row in enumerate(rows_of(labels, *columns, of=OF), 1):
+    for number, row in enumerate(read_csv(labels, *columns, of=OF), 1):
         _, found = images.setdefault(row["patientId"], (number, []))
         if row["Target"].strip() == "1":
             with naming(OF, number):
                 found.append(_box(row))
-    kinds = {row["patientId"]: row["class"] for row in rows_of(classes, "patientId", "class", of=OF)}
+    kinds = {row["patientId"]: row["class"] for row in read_csv(classes, "patientId", "class", of=OF)}
     for image, (number, found) in images.items():
         path = root / "stage_2_train_images" / f"{image}.dcm"
         draw: dict[str, Draw] = {"pneumonia": partial(from_boxes, found)} if found else {}

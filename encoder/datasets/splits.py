@@ -1,13 +1,16 @@
-"""Train, validation and test by subject, for data sets that make no splits of their own."""
+"""Which images are used for what: splits by subject, validation drawn anew, and selections to train on."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from encoder.datasets.manifest import Row, disjoint
+from encoder.datasets.manifest import Row
+from encoder.datasets.values import FRONTAL
 from encoder.errors import LlavaRadError
 
 Shares = tuple[float, float, float]
@@ -38,7 +41,7 @@ def split_by_subject(rows: Sequence[Row], shares: Shares, seed: int = 0) -> list
         by_dataset.setdefault(row.dataset, {})[_unit(row)] = None
     split: dict[tuple[str, str, str], str] = {}
     for dataset, units in by_dataset.items():
-        order = sorted(units, key=lambda unit: _place(dataset, unit, seed))
+        order = sorted(units, key=lambda unit: drawn("split", str(seed), dataset, *unit))
         train = round(shares[0] * len(order))
         val = train + round(shares[1] * len(order))
         for place, unit in enumerate(order):
@@ -61,10 +64,136 @@ def shares_of(text: str) -> Shares:
     return train, val, test
 
 
+def redraw_validation(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """Draw the validation split anew from the training and validation splits; every other row stays as it is.
+
+    Subjects come in an order that depends on the seed and on nothing but their own id, and are taken whole until
+    validation is as near to its share as whole subjects allow. A row without subject counts as a subject of its own.
+
+    Args:
+        rows: those of the splits ``train`` and ``val`` are drawn from.
+        share: of the validation images among these, above 0 and below 1.
+        seed: of the order.
+    """
+    units: dict[tuple[str, str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.split in ("train", "val"):
+            name = "" if row.subject else row.image or str(row.path)
+            units.setdefault((row.dataset, row.subject, name), []).append(number)
+    wanted = round(share * sum(map(len, units.values())))
+    val: set[int] = set()
+    for unit in sorted(units, key=lambda unit: drawn(str(seed), *unit)):
+        over = len(val) + len(units[unit]) - wanted
+        if over > 0 and over >= wanted - len(val):
+            break
+        val.update(units[unit])
+    return [
+        replace(row, split="val" if number in val else "train") if row.split in ("train", "val") else row
+        for number, row in enumerate(rows)
+    ]
+
+
+def disjoint(rows: Iterable[Row]) -> None:
+    """Assert that no subject stands in two splits.
+
+    Raises:
+        LlavaRadError: some do; the message names two rows of the first of them.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    shared: dict[tuple[str, str], tuple[int, int]] = {}
+    for row in rows:
+        key = (row.dataset, row.subject)
+        if row.subject and first.setdefault(key, row).split != row.split:
+            shared.setdefault(key, (first[key].number, row.number))
+    if shared:
+        one, other = next(iter(shared.values()))
+        raise LlavaRadError(
+            f"subjects that stand in more than one split: {len(shared)}; the first of them in rows {one} and {other}",
+            hint="evaluation on patients that were trained on is worth nothing: split by subject",
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows to train on, in their order, and how many were left out for which reason (each counted once)."""
+
+    rows: list[Row]
+    dropped: dict[str, int]
+
+
+def select(
+    rows: Sequence[Row],
+    *,
+    views: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    exclude: Sequence[Row] = (),
+    subset: float | None = None,
+    seed: int = 0,
+) -> Selection:
+    """Choose the images to train on.
+
+    Args:
+        rows: of one or several manifests; a file that stands there twice is taken once.
+        views: ``"frontal"`` (PA and AP too), ``"lateral"``; None keeps all, unknown ones included.
+        splits: None keeps all.
+        exclude: rows of the evaluation sets. Whoever is a subject there is left out with all images, within the same
+            data set; an image there is left out by its name in the data set and by its path, subject known or not.
+        subset: above 1 the number of images, else their share (1.0 keeps all). Subjects are drawn whole, except the
+            last one where the number demands it. Smaller subsets with the same seed are contained in larger ones, and
+            images added later leave the order of the others as it is.
+        seed: of the subset.
+
+    Raises:
+        LlavaRadError: the subset is larger than what there is, or not a whole number.
+    """
+    wanted = None if views is None else {view for name in views for view in (FRONTAL if name == "frontal" else (name,))}
+    subjects = {(row.dataset, row.subject) for row in exclude if row.subject}
+    images = {(row.dataset, row.image) for row in exclude if row.image}
+    paths = {row.path for row in exclude}
+    kept: list[Row] = []
+    seen: set[Path] = set()
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        if row.path in seen:
+            dropped["duplicate"] += 1
+        elif wanted is not None and row.view not in wanted:
+            dropped["view"] += 1
+        elif splits is not None and row.split not in splits:
+            dropped["split"] += 1
+        elif row.subject and (row.dataset, row.subject) in subjects:
+            dropped["excluded subject"] += 1
+        elif (row.image and (row.dataset, row.image) in images) or row.path in paths:
+            dropped["excluded image"] += 1
+        else:
+            kept.append(row)
+        seen.add(row.path)
+    if subset is not None:
+        number = _subset_size(subset, len(kept))
+        order = sorted(range(len(kept)), key=lambda i: _place(kept[i], seed))
+        dropped["subset"] = len(kept) - number
+        kept = [kept[i] for i in sorted(order[:number])]
+    return Selection(kept, {reason: number for reason, number in dropped.items() if number})
+
+
+def drawn(*parts: str) -> bytes:
+    """Give a place in a random order that depends on these words alone: seed, data set, name."""
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
 def _unit(row: Row) -> tuple[str, str]:
     return ("subject", row.subject) if row.subject else ("image", row.image or str(row.path))
 
 
-def _place(dataset: str, unit: tuple[str, str], seed: int) -> bytes:
-    text = "\0".join(("split", str(seed), dataset, *unit))
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+def _place(row: Row, seed: int) -> tuple[bytes, str, str]:
+    """Where an image stands in the fixed order that subsets are cut from: its subject's hash, then the image."""
+    return drawn(str(seed), row.dataset, *_unit(row)), row.image, str(row.path)
+
+
+def _subset_size(subset: float, available: int) -> int:
+    if subset <= 1:
+        return max(1, round(subset * available)) if available else 0
+    if subset != int(subset):
+        raise LlavaRadError("a subset is a whole number of images, or a share of at most 1.0")
+    if subset > available:
+        raise LlavaRadError(f"a subset of {int(subset)} images is wanted, but there are {available}")
+    return int(subset)

@@ -1,43 +1,33 @@
-"""What the adapters share: reading a data set's own tables, and its words for views, splits and labels."""
+"""Tables of data sets: finding them, and the one reader of CSV, JSON lines and JSON."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from encoder.datasets.manifest import View
 from encoder.errors import LlavaRadError
 
-_VIEWS: dict[str, View] = {
-    "PA": "PA", "AP": "AP", "FRONTAL": "frontal", "LATERAL": "lateral", "L": "lateral", "LL": "lateral",
-    "RL": "lateral", "LAT": "lateral", "AP_HORIZONTAL": "AP", "AP SUPINE": "AP", "AP ERECT": "AP", "AP AXIAL": "AP",
-    # decubitus: a frontal beam, the patient lies on a side
-    "AP LLD": "AP", "AP RLD": "AP", "PA LLD": "PA", "PA RLD": "PA", "LLD": "frontal", "RLD": "frontal",
-    "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP",
-}  # fmt: skip
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
-# The 14 observations of the CheXpert labeler, which CheXpert, MIMIC-CXR-JPG and BRAX share.
-CHEXPERT = (
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
-    "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
-    "Support Devices",
-)  # fmt: skip
-_LABELS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": None}
+LIMIT = 2 << 30
+"""Largest table in characters, after unpacking."""
+_LONGEST_CELL = 1 << 24
 
 
 def find(root: Path, *names: str, of: str) -> Path:
-    """The first of a data set's files that is there, also with ``.gz`` at its end.
+    """Find the first of a data set's files that exists, also with ``.gz`` at its end.
 
     Args:
         root: folder of the data set.
         names: in order of preference.
-        of: what the data set is called.
+        of: name of the data set, for the error message.
 
     Raises:
-        LlavaRadError: none is there.
+        LlavaRadError: if none exists.
     """
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
@@ -47,16 +37,16 @@ def find(root: Path, *names: str, of: str) -> Path:
 
 
 def project(root: Path, names: Sequence[str], markers: Sequence[str], *, of: str) -> Path:
-    """The folder of one of several data sets that lie side by side, as PhysioNet's downloads do.
+    """Find the folder of one of several data sets that lie side by side, as PhysioNet's downloads do.
 
     Args:
-        root: has ``NAME`` or ``NAME/VERSION`` in it (the highest version is taken), or is the data set itself.
+        root: contains ``NAME`` or ``NAME/VERSION`` (the highest version is taken), or is the data set itself.
         names: in order of preference.
         markers: files or folders of which the data set has one, also with ``.gz``; empty: any folder of that name.
-        of: what is to be read.
+        of: name of the data set, for the error message.
 
     Raises:
-        LlavaRadError: none is there.
+        LlavaRadError: if none exists.
     """
     for name in names:
         versions = sorted((root / name).glob("[0-9]*"), reverse=True) if (root / name).is_dir() else []
@@ -73,55 +63,96 @@ def _has(folder: Path, markers: Sequence[str]) -> bool:
     return any((folder / f"{marker}{suffix}").exists() for marker in markers for suffix in ("", ".gz"))
 
 
-def rows_of(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
-    """The rows of a CSV table, plain or gzip.
+def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV table, plain or gzip; blank lines are skipped.
 
     Args:
-        path: the table.
-        columns: that must be there.
-        of: what the data set is called.
+        path: table with a header, commas and UTF-8.
+        columns: required columns.
+        of: name of the table or data set, for error messages; they hold no cell of the table.
 
     Raises:
-        LlavaRadError: a column is missing, a row is too short or too long, or the file is no such table.
+        LlavaRadError: if the file cannot be read or is not UTF-8 or CSV, a column is missing, or a row has another
+            number of cells than the header.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
+    cells_of_rows = csv_cells(lines(path, of=of), of=of)
+    header = next(cells_of_rows, [])
+    if missing := [column for column in columns if column not in header]:
+        other = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), "")
+        hint = "its columns are divided by semicolons or tabs: save it with commas" if other else None
+        raise LlavaRadError(f"{of}: its table has no column '{missing[0]}'", hint=hint)
+    for number, cells in enumerate(cells_of_rows, 1):
+        if len(cells) != len(header):
+            raise LlavaRadError(f"{of}: row {number} has {len(cells)} of {len(header)} cells")
+        yield dict(zip(header, cells, strict=True))
+
+
+def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table in CSV, JSON lines or JSON (one list of objects).
+
+    Args:
+        path: its suffix names the format: ``.csv``, ``.json``, else JSON lines; ``.gz`` may follow.
+        of: name of the table, for error messages; they hold no value of the table.
+
+    Raises:
+        LlavaRadError: as :func:`read_csv`, or if a row is not a JSON object.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = (suffixes[:-1] if suffixes[-1:] == [".gz"] else suffixes)[-1:]
+    if kind == [".csv"]:
+        yield from read_csv(path, of=of)
+    elif kind == [".json"]:
+        rows = _parsed("".join(lines(path, of=of)), of)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise LlavaRadError(f"{of}: it is not a list of JSON objects")
+        yield from rows
+    else:
+        for number, line in enumerate(lines(path, of=of), 1):
+            if line.strip():
+                row = _parsed(line, f"{of}: line {number}")
+                if not isinstance(row, dict):
+                    raise LlavaRadError(f"{of}: line {number} is not a JSON object")
+                yield row
+
+
+def csv_cells(text: Iterable[str], *, of: str) -> Iterator[list[str]]:
+    """Yield the cells of each row of CSV text; blank lines are skipped.
+
+    Raises:
+        LlavaRadError: if the text is not CSV.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise LlavaRadError(f"{of}: its table has no column '{missing[0]}'")
-            for number, cells in enumerate(reader, 1):
-                if len(cells) != len(header):
-                    raise LlavaRadError(f"{of}: row {number} of its table has {len(cells)} of {len(header)} cells")
-                yield dict(zip(header, cells, strict=True))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error):
-        raise LlavaRadError(f"{of}: its table cannot be read as CSV in UTF-8") from None
+        yield from filter(None, csv.reader(text, strict=True))
+    except csv.Error as error:
+        raise LlavaRadError(f"{of}: its table cannot be read as CSV ({error})") from None
 
 
-def view_of(text: str) -> View:
-    """A view by the words that data sets use; unknown for others (oblique, lordotic, none)."""
-    return _VIEWS.get(text.strip().upper(), "unknown")
+def lines(path: Path, *, of: str) -> Iterator[str]:
+    """Yield the lines of a text file in UTF-8, plain or gzip, with their ends.
+
+    Raises:
+        LlavaRadError: if the file cannot be read, is not UTF-8, or is longer than ``LIMIT`` characters.
+    """
+    left = LIMIT
+    try:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(
+            path, "rt", encoding="utf-8-sig", newline=""
+        ) as file:
+            while line := file.readline(left + 1):
+                left -= len(line)
+                if left < 0:
+                    raise LlavaRadError(f"{of}: its table is larger than {LIMIT >> 30} GiB")
+                yield line
+    except UnicodeDecodeError:
+        raise LlavaRadError(f"{of}: its table cannot be read as text in UTF-8") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "damaged"
+        raise LlavaRadError(f"{of}: its table cannot be read ({reason})") from None
 
 
-def split_of(text: str) -> str:
-    """train, val or test by the words that data sets use; "" for others."""
-    return _SPLITS.get(text.strip().lower(), "")
-
-
-def attributes_of(sex: str = "", age: str = "", **more: str) -> dict[str, str]:
-    """Attributes of a row from a table's words: "Female", "m", "057Y", "54.0"; what cannot be read is left out."""
-    years = re.fullmatch(r"0*(\d{1,3})(?:\.\d+)?\s*[Yy]?", age.strip())
-    found = {"sex": sex.strip()[:1].upper(), "age": years[1] if years else ""}
-    return {name: value for name, value in (found | more).items() if value and (name != "sex" or value in ("F", "M"))}
-
-
-def is_label(text: str) -> bool:
-    """Whether a cell may hold a label: 1, 0, -1 or nothing."""
-    return text.strip() in _LABELS
-
-
-def labels_of(cells: Mapping[str, str], names: tuple[str, ...]) -> dict[str, float | None]:
-    """The labels in some columns; what is not 1, 0 or -1 is unknown."""
-    return {name: _LABELS.get(cells.get(name, "").strip()) for name in names}
+def _parsed(text: str, of: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise LlavaRadError(f"{of} is not JSON") from None

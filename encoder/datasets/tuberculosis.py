@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import sides
-from encoder.datasets.mask_files import MaskFiles, naming
-from encoder.datasets.tables import attributes_of, rows_of, split_of
+from encoder.datasets.masks import MaskFiles, naming
+from encoder.datasets.tables import read_csv
+from encoder.datasets.values import attributes_of, split_of
 from encoder.errors import LlavaRadError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _read(root: Path, masks: MaskFiles, site: str) -> Iterator[Row]:
 
 def _prepared(root: Path, site: str) -> Iterator[tuple[Row, list[Path]]]:
     columns = ("image", "patient_id", "source", "label", "split", "lung_mask")
-    for number, row in enumerate(rows_of(root / "labels.csv", *columns, of=site.capitalize()), 1):
+    for number, row in enumerate(read_csv(root / "labels.csv", *columns, of=site.capitalize()), 1):
         if row["source"] == site:
             path = root / row["image"]
             yield (

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, rows_of
+from encoder.datasets.tables import find, read_csv
 from encoder.errors import LlavaRadError
 
 LABELS = (
@@ -49,7 +49,7 @@ def read(root: Path) -> Iterator[Row]:
 def _votes(table: Path) -> dict[str, tuple[int, list[int]]]:
     """Image -> number of its readers, and how many of them gave each label."""
     votes: dict[str, tuple[int, list[int]]] = {}
-    for number, row in enumerate(rows_of(table, "image_id", *LABELS[:-2], LABELS[-1], of="VinDr-CXR"), 1):
+    for number, row in enumerate(read_csv(table, "image_id", *LABELS[:-2], LABELS[-1], of="VinDr-CXR"), 1):
         cells = [row.get(label, row.get(label.removesuffix("s"), "")).strip() for label in LABELS]
         if not set(cells) <= _VALUES.keys():
             raise LlavaRadError(f"VinDr-CXR: row {number} of its table has a label that is neither 0 nor 1")

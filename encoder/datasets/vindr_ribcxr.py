@@ -16,7 +16,7 @@ from typing import Any
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import from_outline
-from encoder.datasets.mask_files import Draw, MaskFiles, naming
+from encoder.datasets.masks import Draw, MaskFiles, naming
 from encoder.datasets.tables import find
 from encoder.errors import LlavaRadError
 

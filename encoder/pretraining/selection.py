@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from encoder.datasets.manifest import Row, Selection, disjoint, read_manifest, select
+from encoder.datasets.manifest import Row, read_manifest
+from encoder.datasets.splits import Selection, disjoint, select
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining.config import PretrainingConfig
 
@@ -70,7 +71,7 @@ def probe_rows(config: PretrainingConfig) -> list[Row]:
 
 
 def _folder(folder: str) -> list[Row]:
-    from encoder.datasets import DATASETS
+    from encoder.datasets.registry import DATASETS
 
     try:
         rows, _ = DATASETS["folder"].rows(Path(folder).expanduser())

@@ -136,7 +136,7 @@ def _table(rows: Sequence[Row], *, by_data_set: bool) -> list[str]:
     """Counts by data set beside the paper's."""
     if not by_data_set:
         return []
-    from encoder.datasets import published_for
+    from encoder.datasets.registry import published_for
 
     lines = [f"  {'data set':<16}{'images':>10}{'subjects':>10}{'lateral':>10}   paper, table D.1"]
     for dataset, by_view in sorted(counts(rows).items()):

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row
+from encoder.datasets.values import ethnicity_of, sex_of
 from encoder.errors import LlavaRadError
 
 BINS: Final = {
@@ -28,16 +29,6 @@ BINS: Final = {
 for the last edge, since the paper's last bin is above it."""
 VARIABLES: Final = ("sex", "age", "weight", "bmi", "ethnicity")
 FOLDS: Final = 5
-ETHNICITIES: Final = (
-    ("white", "white"),
-    ("asian", "asian"),
-    ("black", "black/african american"),
-    ("hispanic", "hispanic/latino"),
-    ("latino", "hispanic/latino"),
-    ("american indian", "american indian/alaska native"),
-)
-"""What a value begins with or holds, and the paper's six groups; anything else that is known is ``other``."""
-_NOT_KNOWN = ("", "unknown", "unable to obtain", "patient declined to answer", "nan", "none")
 
 
 @dataclass(frozen=True)
@@ -68,13 +59,8 @@ def class_of(variable: str, value: str) -> str | None:
         LlavaRadError: there is no such variable.
     """
     text = value.strip().lower()
-    if variable == "sex":
-        return {"m": "M", "f": "F", "male": "M", "female": "F"}.get(text)
-    if variable == "ethnicity":
-        if text in _NOT_KNOWN:
-            return None
-        found = next((name for start, name in ETHNICITIES if text.startswith(start)), None)
-        return found or next((name for part, name in ETHNICITIES if part in text), "other")
+    if variable in ("sex", "ethnicity"):
+        return (sex_of(text) if variable == "sex" else ethnicity_of(text)) or None
     if variable not in BINS:
         raise LlavaRadError(f"there is no variable {variable!r}", hint=f"choose from {', '.join(VARIABLES)}")
     try:

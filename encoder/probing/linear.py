@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from encoder.datasets.manifest import Row, disjoint
+from encoder.datasets.manifest import Row
+from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
 from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
 from encoder.pretraining.probes import auroc, average_precision

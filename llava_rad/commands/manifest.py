@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from encoder.datasets import DATASETS, Adapter
-from encoder.datasets.manifest import Row, counts, disjoint, write_manifest
-from encoder.datasets.mask_files import MaskFiles
-from encoder.datasets.splits import Shares, shares_of
+from encoder.datasets.manifest import Row, counts, write_manifest
+from encoder.datasets.masks import MaskFiles
+from encoder.datasets.registry import DATASETS, DataSet
+from encoder.datasets.splits import Shares, disjoint, shares_of
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
@@ -122,7 +122,7 @@ def _shares(text: str) -> Shares:
         raise typer.BadParameter(str(error), param_hint="--split") from None
 
 
-def summarise(adapter: Adapter, rows: list[Row], missing: int) -> Summary:
+def summarise(adapter: DataSet, rows: list[Row], missing: int) -> Summary:
     """Count rows of one data set."""
     (by_view,) = counts(rows).values()
     total = by_view.pop("all")

@@ -342,7 +342,8 @@ def _encoders(
 
 
 def _rows(files: list[Path]) -> list[Row]:
-    from encoder.datasets.manifest import disjoint, read_manifest
+    from encoder.datasets.manifest import read_manifest
+    from encoder.datasets.splits import disjoint
 
     rows = [row for file in files for row in read_manifest(file)]
     disjoint(rows)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from encoder.datasets.manifest import disjoint
+from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
 from llava_rad.reports import iu_xray, mimic_cxr
 from llava_rad.reports.extraction import Found, Places, Progress, in_threads, no_progress, there

@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, rows_of
+from encoder.datasets.tables import find, read_csv
 from encoder.errors import LlavaRadError
 from llava_rad.reports.extraction import Found, Places, Progress, in_threads
 from llava_rad.reports.pairs import Pair, collapse
@@ -42,7 +42,7 @@ def read(places: Places, progress: Progress) -> Found:
     listed, projections = _projections(places)
     table, folder = _where(places)
     if table is not None:
-        findings = {row["uid"]: collapse(row["findings"]) for row in rows_of(table, "uid", "findings", of=_OF)}
+        findings = {row["uid"]: collapse(row["findings"]) for row in read_csv(table, "uid", "findings", of=_OF)}
         images = [(key, _uid(key)) for key in projections]
         source = "a table of reports"
     else:
@@ -79,7 +79,7 @@ def _projections(places: Places) -> tuple[Path, dict[str, str]]:
             f"{_OF}: there is no indiana_projections.csv in the folder, which says what is frontal",
             hint="it belongs to the release on Kaggle; --tables names its folder (Open-i's headers are not reliable)",
         ) from None
-    rows = rows_of(table, "filename", "projection", of=_OF)
+    rows = read_csv(table, "filename", "projection", of=_OF)
     return table, {
         _key(row["filename"], number): row["projection"].strip().lower() for number, row in enumerate(rows, 1)
     }

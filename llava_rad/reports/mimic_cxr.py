@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, rows_of, split_of, view_of
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import split_of, view_of
 from encoder.errors import LlavaRadError
 from llava_rad.reports.extraction import Found, Places, Progress, in_threads, there
 from llava_rad.reports.pairs import Pair, collapse
@@ -38,10 +39,10 @@ def read_jpeg(places: Places, progress: Progress) -> Found:
 
 def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
     metadata, splits = _tables(places, of)
-    split = {row["dicom_id"]: split_of(row["split"]) for row in rows_of(splits, "dicom_id", "split", of=of)}
+    split = {row["dicom_id"]: split_of(row["split"]) for row in read_csv(splits, "dicom_id", "split", of=of)}
     rows: list[Row] = []
     total = 0
-    for total, row in enumerate(rows_of(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of), 1):
+    for total, row in enumerate(read_csv(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of), 1):
         if row["ViewPosition"] not in ("AP", "PA"):
             continue
         subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
@@ -108,7 +109,7 @@ def _source(places: Places, rows: list[Row], of: str) -> Path:
 
 def _sectioned(table: Path, of: str) -> dict[str, str]:
     """Findings by study, "" where the table has none."""
-    rows = rows_of(table, "study", "findings", of=f"{of}: {_SECTIONED}")
+    rows = read_csv(table, "study", "findings", of=f"{of}: {_SECTIONED}")
     return {row["study"].removeprefix("s"): collapse(row["findings"]) for row in rows}
 
 

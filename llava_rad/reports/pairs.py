@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder.datasets.manifest import SPLITS, VIEWS, Row, View
-from encoder.datasets.tables import split_of, view_of
+from encoder.datasets.manifest import Row
+from encoder.datasets.values import SPLITS, VIEWS, View, split_of, view_of
 from encoder.errors import LlavaRadError
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from encoder.datasets import pixel_cache as pixel_cache
-from encoder.datasets.pixel_shards import Progress
+from encoder.datasets.pixel_cache import Progress
 from encoder.errors import ConfigError
 from encoder.preprocessing import Recipe
 from llava_rad.model.config import LlavaRadConfig
@@ -77,7 +77,7 @@ def select_pairs(data: DataConfig) -> Selected:
     Raises:
         ConfigError: no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
     """
-    from encoder.datasets.manifest import disjoint
+    from encoder.datasets.splits import disjoint
     from encoder.errors import LlavaRadError
 
     if not data.pairs:

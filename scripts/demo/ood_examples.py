@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.datasets.manifest import FRONTAL, Row, read_manifest
+from encoder.datasets.manifest import Row, read_manifest
+from encoder.datasets.values import FRONTAL
 from encoder.preprocessing import Recipe
 from scripts.demo.features import read_image
 

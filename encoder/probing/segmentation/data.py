@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.datasets.manifest import Row, disjoint
+from encoder.datasets.manifest import Row
 from encoder.datasets.masks import prepare_mask, read_mask
 from encoder.datasets.splits import SEGMENTATION as SHARES
-from encoder.datasets.splits import split_by_subject
+from encoder.datasets.splits import disjoint, split_by_subject
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from encoder.reader.sandbox import Reader

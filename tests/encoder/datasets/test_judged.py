@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoder.datasets import DATASETS
-from encoder.datasets.manifest import Row, disjoint
-from encoder.datasets.mask_files import MaskFiles
-from encoder.datasets.masks import read_mask
+from encoder.datasets.manifest import Row
+from encoder.datasets.masks import MaskFiles, read_mask
+from encoder.datasets.registry import DATASETS
+from encoder.datasets.splits import disjoint
 from encoder.datasets.vindr_cxr import LABELS
 from encoder.errors import LlavaRadError
 from encoder.reader.sandbox import Reader

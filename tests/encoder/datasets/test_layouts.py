@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from encoder.datasets import DATASETS, published_for
-from encoder.datasets.manifest import Count, Row, disjoint
+from encoder.datasets.manifest import Count, Row
+from encoder.datasets.registry import DATASETS, published_for
+from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
 from scripts.make_phantom import make_dataset
 
@@ -195,7 +196,7 @@ def test_a_table_without_its_column_or_cut_short(tmp_path: Path) -> None:
     with pytest.raises(LlavaRadError, match="no column 'image'"):
         DATASETS["table"].rows(tmp_path)
     (tmp_path / "labels.csv").write_text("image,view\n1.png,PA\n2.png\n")
-    with pytest.raises(LlavaRadError, match="row 2 of its table has 1 of 2 cells"):
+    with pytest.raises(LlavaRadError, match="row 2 has 1 of 2 cells"):
         DATASETS["table"].rows(tmp_path)
     (tmp_path / "labels.csv").unlink()
     (tmp_path / "labels.csv.gz").write_bytes(gzip.compress(b"image\n1.png\n" * 1000)[:20])

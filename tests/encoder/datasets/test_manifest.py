@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from encoder.datasets.manifest import Count, Row, counts, disjoint, read_manifest, select, write_manifest
+from encoder.datasets.manifest import Count, Row, counts, read_manifest, write_manifest
+from encoder.datasets.splits import disjoint, select
 from encoder.errors import LlavaRadError
 
 

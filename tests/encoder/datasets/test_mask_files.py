@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoder.datasets.mask_files import MaskFiles, naming
+from encoder.datasets.masks import MaskFiles, naming
 from encoder.errors import LlavaRadError
 
 

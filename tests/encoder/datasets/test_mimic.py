@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoder.datasets import DATASETS
-from encoder.datasets.manifest import Row, disjoint
-from encoder.datasets.mask_files import MaskFiles
-from encoder.datasets.masks import read_mask
+from encoder.datasets.manifest import Row
+from encoder.datasets.masks import MaskFiles, read_mask
 from encoder.datasets.mimic_cxr_lungs import ZONES
-from encoder.datasets.mimic_iv import ethnicity, linked
+from encoder.datasets.mimic_iv import linked
+from encoder.datasets.registry import DATASETS
+from encoder.datasets.splits import disjoint
+from encoder.datasets.values import ethnicity_of
 from encoder.errors import LlavaRadError
 from encoder.reader.sandbox import Reader
 from scripts.make_phantom import make_dataset
@@ -194,7 +195,7 @@ def test_no_finding_subset(world: Path, tmp_path: Path) -> None:
         assert row.attributes["sex"] == patient["sex"]
         assert abs(float(row.attributes["weight"]) - patient["weight"]) < 0.1, "kg, not pounds"
         assert row.attributes["bmi"] == str(patient["bmi"])
-        assert row.attributes.get("ethnicity", "") == ethnicity(patient["ethnicity"])
+        assert row.attributes.get("ethnicity", "") == ethnicity_of(patient["ethnicity"])
 
 
 def _table(path: Path) -> list[str]:
@@ -246,7 +247,7 @@ def test_ethnicities_are_those_of_the_paper() -> None:
         "MULTIPLE RACE/ETHNICITY": "other",
         "NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER": "other", "UNABLE TO OBTAIN": "", "UNKNOWN": "", "": "",
     }  # fmt: skip
-    assert {race: ethnicity(race) for race in groups} == groups
+    assert {race: ethnicity_of(race) for race in groups} == groups
 
 
 def test_a_missing_table_is_named(hospital: Path) -> None:

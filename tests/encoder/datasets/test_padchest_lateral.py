@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from encoder.datasets import DATASETS
-from encoder.datasets.manifest import Row, disjoint
-from encoder.datasets.padchest_lateral import FINDINGS
+from encoder.datasets.manifest import Row
+from encoder.datasets.padchest import FINDINGS
+from encoder.datasets.registry import DATASETS
+from encoder.datasets.splits import disjoint
 from scripts.make_phantom import make_dataset
 
 VDC, PE, CAB = FINDINGS

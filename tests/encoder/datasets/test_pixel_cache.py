@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 
 from encoder.datasets import pixel_cache as module
-from encoder.datasets import pixel_shards as shards
 from encoder.datasets.manifest import Row
 from encoder.datasets.pixel_cache import Cache, build
 from encoder.errors import ConfigError, LlavaRadError
@@ -53,11 +52,13 @@ def make(rows: list[Row], folder: Path, **options: object) -> Cache:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir() if path.name != ".lock"
+    }
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_a_second_run_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows = pictures(tmp_path / "in", 5)
     make(rows, tmp_path / "cache")
     before = stamps(tmp_path / "cache")
-    monkeypatch.setattr(shards, "Reader", None)
+    monkeypatch.setattr(module, "Reader", None)
     assert len(make(rows, tmp_path / "cache")) == 5
     assert stamps(tmp_path / "cache") == before
 
@@ -195,7 +196,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "in", 12)
     (tmp_path / "rows.pickle").write_bytes(pickle.dumps(rows))
     code = (
-        "import pickle, sys, time; from pathlib import Path; from encoder.pretraining import cache\n"
+        "import pickle, sys, time; from pathlib import Path; from encoder.datasets import pixel_cache as cache\n"
         f"cache.SHARD_BYTES = 2 * {SIZE} * {SIZE} * 5 // 4 + 8\n"
         "rows = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
         f"cache.build(rows, Path(sys.argv[2]), size={SIZE}, workers=2, progress=lambda *_: time.sleep(0.1))\n"
@@ -300,7 +301,7 @@ def test_one_build_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
     with pytest.raises(LlavaRadError, match=r"needs at least 0\.0 GB"):
         make(pictures(tmp_path / "in", 2), tmp_path / "cache")
 
@@ -311,7 +312,7 @@ def test_no_images_at_all(tmp_path: Path) -> None:
 
 
 def test_real_radiographs_are_prepared_as_for_inference(shared_dir: Path, tmp_path: Path, reader: Reader) -> None:
-    from encoder.datasets import DATASETS
+    from encoder.datasets.registry import DATASETS
     from encoder.preprocessing import RECIPES
 
     rows = [Row(dicom_files.sample_file(name), image=name) for name in ("RG1_UNCI.dcm", "RG1_J2KI.dcm")]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.datasets import DATASETS
-from encoder.datasets.manifest import Count, Row, counts, disjoint, read_manifest, write_manifest
-from encoder.datasets.mask_files import MaskFiles
-from encoder.datasets.masks import read_mask
+from encoder.datasets.manifest import Count, Row, counts, read_manifest, write_manifest
+from encoder.datasets.masks import MaskFiles, read_mask
+from encoder.datasets.registry import DATASETS
+from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from encoder.datasets import DATASETS
 from encoder.datasets.manifest import read_manifest
+from encoder.datasets.registry import DATASETS
 from tests.llava_rad.conftest import Run
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder.datasets.manifest import disjoint
+from encoder.datasets.splits import disjoint
 from llava_rad.reports import mimic_cxr
 from llava_rad.reports.catalogue import DATASETS
 from llava_rad.reports.pairs import read_pairs

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from encoder.datasets import DATASETS
-from encoder.datasets.manifest import Count, Row, counts, disjoint, read_manifest, write_manifest
+from encoder.datasets.manifest import Count, Row, counts, read_manifest, write_manifest
+from encoder.datasets.registry import DATASETS
+from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
 from tests.encoder.dicom_files import chest
 

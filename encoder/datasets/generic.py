@@ -1,4 +1,7 @@
-"""Any folder with a table of its images: ``labels.csv`` or ``metadata.csv`` (or the table itself, by name).
+"""Images without a layout of their own: a folder of them, or a folder with a table of them.
+
+A folder: the DICOM, PNG, JPEG, TIFF and WebP files in it and below it; nothing is known about them.
+A table: ``labels.csv`` or ``metadata.csv`` (or the table itself, by name).
 
 Columns: ``image`` (path below the folder); where they are there, ``patient_id`` (or ``patientid``, ``subject_id``),
 ``study_id``, ``view`` and ``split``. A column ``label`` of words gives one label for each word. Any other column that
@@ -7,13 +10,16 @@ holds 0, 1, -1 and empty cells only, and a 0 or 1 somewhere, is a label of its o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, is_label, labels_of, rows_of, split_of, view_of
+from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import is_label, labels_of, split_of, view_of
 from encoder.errors import LlavaRadError
 
+_SUFFIXES = {".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 _SUBJECT = ("patient_id", "patientid", "subject_id", "subject")
 _STUDY = ("study_id", "study")
 _NO_LABELS = {
@@ -22,7 +28,25 @@ _NO_LABELS = {
 }  # fmt: skip
 
 
-def read(root: Path) -> Iterator[Row]:
+def read_folder(root: Path) -> Iterator[Row]:
+    """The images in the order of their paths; files without suffix count if they begin as DICOM files do.
+
+    Hidden files, DICOMDIR and symbolic links to folders are passed over.
+
+    Raises:
+        LlavaRadError: there is no such folder, or no image in it.
+    """
+    root = root.absolute()
+    if not root.is_dir():
+        raise LlavaRadError("the folder of images does not exist")
+    number = 0
+    for number, path in enumerate(_images(root), 1):
+        yield Row(path, dataset=root.name, image=path.relative_to(root).as_posix(), number=number)
+    if not number:
+        raise LlavaRadError("there is no DICOM, PNG, JPEG, TIFF or WebP file in the folder")
+
+
+def read_table(root: Path) -> Iterator[Row]:
     """The rows of the table in their order.
 
     Raises:
@@ -30,7 +54,7 @@ def read(root: Path) -> Iterator[Row]:
     """
     of = "the table of images"
     file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of)
-    folder, rows = file.parent.absolute(), list(rows_of(file, "image", of=of))
+    folder, rows = file.parent.absolute(), list(read_csv(file, "image", of=of))
     if not rows:
         raise LlavaRadError(f"{of} is empty")
     columns = _label_columns(rows)
@@ -53,6 +77,25 @@ def read(root: Path) -> Iterator[Row]:
             labels=labels,
             number=number,
         )
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            if not name.startswith(".") and (path.suffix.lower() in _SUFFIXES or _is_dicom(path)):
+                yield path
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _first(row: dict[str, str], columns: Sequence[str]) -> str:
