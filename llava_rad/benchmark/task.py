@@ -12,9 +12,8 @@ from typing import Any
 from encoder.errors import LlavaRadError
 from llava_rad.benchmark.published import REPORTS, TABLE
 from llava_rad.benchmark.tables import group_of, lookup, read_rows, read_table
-from llava_rad.reports.catalogue import DATASETS, places
-from llava_rad.reports.extraction import Progress, no_progress
 from llava_rad.reports.pairs import Pair
+from llava_rad.reports.registry import DATASETS, Progress, no_progress, places
 from metrics.errors import MetricError
 from metrics.strata import UNKNOWN
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -12,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from encoder.errors import LlavaRadError
+from encoder.files import sha256_of
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from llava_rad.reports.catalogue import DATASETS, PairSet, places
-from llava_rad.reports.extraction import Found, in_threads
 from llava_rad.reports.pairs import Pair, write_pairs
+from llava_rad.reports.registry import DATASETS, Found, PairSet, in_threads, places
 from llava_rad.reports.sections import names_views_only
 
 EPILOG = "\n\n".join(
@@ -190,7 +189,6 @@ def summarise(adapter: PairSet, found: Found, written: int) -> Summary:
 
 def _sha256(pair: Pair) -> str:
     try:
-        with pair.row.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(pair.row.path)
     except OSError:
         raise LlavaRadError(f"the image of row {pair.row.number} cannot be read") from None

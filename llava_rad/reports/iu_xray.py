@@ -21,11 +21,10 @@ from xml.etree import ElementTree
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
 from encoder.errors import LlavaRadError
-from llava_rad.reports.extraction import Found, Places, Progress, in_threads
 from llava_rad.reports.pairs import Pair, collapse
+from llava_rad.reports.registry import WITH_FINDINGS, Found, Places, Progress, in_threads
 from llava_rad.reports.sections import names_views_only
 
-WITH_FINDINGS = "Findings section in it"
 _OF = "IU-Xray"
 _WHOLE = ((3_851, 7_466), (3_955, 7_466))  # reports (Kaggle's, Open-i's) and rows of indiana_projections.csv
 _KEY = re.compile(r"\d+_IM-\d+(?:-\d+)+")

@@ -10,15 +10,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encoder.datasets.manifest import Row
+from encoder.datasets.tables import read_records
 from encoder.datasets.values import SPLITS, VIEWS, View, split_of, view_of
 from encoder.errors import LlavaRadError
+from encoder.files import reported, writing
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
 _NAMES = {
@@ -61,7 +62,9 @@ def read_pairs(file: Path) -> list[Pair]:
         LlavaRadError: it does not exist, is no such table, or a row lacks its image or text or has an id that came
             before; rows are named by number, never by what they hold.
     """
-    rows = _csv(file) if file.suffix.lower() == ".csv" else _jsonl(file)
+    if not file.exists():
+        raise LlavaRadError("the table of pairs does not exist", hint="llava-rad reports writes one")
+    rows = read_records(file, of="the table of pairs")
     home = Path(os.path.normpath(file.parent.absolute()))
     pairs: list[Pair] = []
     places: dict[str, int] = {}
@@ -94,28 +97,18 @@ def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
     """
     home = os.path.normpath(file.parent.absolute())
     inside = f"{home}{os.sep}"
-    temporary = file.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            with temporary.open("x", encoding="utf-8", newline="") as stream:
-                table = csv.writer(stream, lineterminator="\n") if file.suffix.lower() == ".csv" else None
-                if table:
-                    table.writerow(FIELDS)
-                for pair in pairs:
-                    row = pair.row
-                    image = str(row.path).removeprefix(inside).replace(os.sep, "/")
-                    cells = (pair.id, image, pair.findings, row.dataset, row.subject, row.study, row.view, row.split)
-                    if table:
-                        table.writerow(cells)
-                    else:
-                        stream.write(json.dumps(dict(zip(FIELDS, cells, strict=True)), ensure_ascii=False) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise LlavaRadError(f"the table of pairs cannot be written ({os.strerror(error.errno or 0)})") from None
+    with reported("the table of pairs"), writing(file, "w") as stream:
+        table = csv.writer(stream, lineterminator="\n") if file.suffix.lower() == ".csv" else None
+        if table:
+            table.writerow(FIELDS)
+        for pair in pairs:
+            row = pair.row
+            image = str(row.path).removeprefix(inside).replace(os.sep, "/")
+            cells = (pair.id, image, pair.findings, row.dataset, row.subject, row.study, row.view, row.split)
+            if table:
+                table.writerow(cells)
+            else:
+                stream.write(json.dumps(dict(zip(FIELDS, cells, strict=True)), ensure_ascii=False) + "\n")
 
 
 def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
@@ -156,43 +149,6 @@ def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
         ),
         collapse(text("findings")),
     )
-
-
-def _csv(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with _opened(file) as stream:
-            reader = csv.reader(stream)
-            header = next(reader, [])
-            for number, cells in enumerate((cells for cells in reader if cells), 1):  # less empty lines
-                if len(cells) != len(header):
-                    raise LlavaRadError(f"row {number} of the table of pairs has {len(cells)} of {len(header)} cells")
-                yield dict(zip(header, cells, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise LlavaRadError("the table of pairs cannot be read as CSV in UTF-8") from None
-
-
-def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with _opened(file) as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                try:
-                    cells = json.loads(line)
-                except ValueError:
-                    cells = None
-                if not isinstance(cells, dict):
-                    raise LlavaRadError(f"line {number} of the table of pairs is no JSON object")
-                yield cells
-    except (OSError, UnicodeDecodeError):
-        raise LlavaRadError("the table of pairs cannot be read as JSON lines in UTF-8") from None
-
-
-def _opened(file: Path) -> Any:
-    try:
-        return file.open(encoding="utf-8-sig", newline="")
-    except FileNotFoundError:
-        raise LlavaRadError("the table of pairs does not exist", hint="llava-rad reports writes one") from None
 
 
 def _listed(found: list[Any]) -> str:

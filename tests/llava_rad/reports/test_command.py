@@ -11,8 +11,8 @@ import pytest
 
 from encoder.datasets.splits import disjoint
 from llava_rad.reports import mimic_cxr
-from llava_rad.reports.catalogue import DATASETS
 from llava_rad.reports.pairs import read_pairs
+from llava_rad.reports.registry import DATASETS
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.reports.small_mimic import Image, make, put
 

@@ -16,8 +16,7 @@ import pytest
 
 from encoder.errors import LlavaRadError
 from llava_rad.reports import iu_xray
-from llava_rad.reports.catalogue import DATASETS, places
-from llava_rad.reports.extraction import Found, no_progress
+from llava_rad.reports.registry import DATASETS, Found, no_progress, places
 from tests.llava_rad.conftest import Run
 
 XML = (

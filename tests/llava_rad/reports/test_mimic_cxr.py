@@ -14,9 +14,8 @@ import pytest
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from llava_rad.reports import mimic_cxr
-from llava_rad.reports.catalogue import DATASETS, places
-from llava_rad.reports.extraction import Found
 from llava_rad.reports.pairs import Pair
+from llava_rad.reports.registry import DATASETS, Found, places
 from tests.llava_rad.reports.small_mimic import Image, make
 
 REPORT = " FINAL REPORT\n FINDINGS:  {}\n \n IMPRESSION:  None.\n"

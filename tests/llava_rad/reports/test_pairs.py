@@ -120,7 +120,7 @@ def test_findings_come_before_other_texts(tmp_path: Path) -> None:
         ("t.csv", f"image,text\n{CANARY},x\nb, \nc,\n", "2 rows of the table of pairs have no text: 2, 3"),
         ("t.csv", f"image,note\n{CANARY},x\n", "row 1 of the table of pairs has no field with the report"),
         ("t.csv", f"picture,text\n{CANARY},x\n", "row 1 of the table of pairs names no image"),
-        ("t.csv", f"image,text\n{CANARY},x,y\n", "row 1 of the table of pairs has 3 of 2 cells"),
+        ("t.csv", f"image,text\n{CANARY},x,y\n", "the table of pairs: row 1 has 3 of 2 cells"),
         (
             "t.csv",
             f"image,text,split\n{CANARY},x,dev\n",
@@ -129,8 +129,8 @@ def test_findings_come_before_other_texts(tmp_path: Path) -> None:
         ("t.csv", "image,text\n", "the table of pairs is empty"),
         ("t.csv", "", "the table of pairs is empty"),
         ("t.jsonl", "", "the table of pairs is empty"),
-        ("t.jsonl", f'{{"image": "a", "text": "x"}}\n{{"{CANARY}\n', "line 2 of the table of pairs is no JSON object"),
-        ("t.jsonl", f'["{CANARY}"]\n', "line 1 of the table of pairs is no JSON object"),
+        ("t.jsonl", f'{{"image": "a", "text": "x"}}\n{{"{CANARY}\n', "the table of pairs: line 2 is not JSON"),
+        ("t.jsonl", f'["{CANARY}"]\n', "the table of pairs: line 1 is not a JSON object"),
         ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "row 1 of the table of pairs: text is no text"),
         ("t.jsonl", f'{{"image": ["{CANARY}"], "text": "x"}}\n', "row 1 of the table of pairs: image is no text"),
         (
@@ -163,7 +163,7 @@ def test_no_such_table_and_no_text_file(tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.jsonl")
     for name in ("t.csv", "t.jsonl"):
         (tmp_path / name).write_bytes(b"image,text\n\xff\xfe,x\n")
-        with pytest.raises(LlavaRadError, match="cannot be read as"):
+        with pytest.raises(LlavaRadError, match="cannot be read as text in UTF-8"):
             read_pairs(tmp_path / name)
 
 

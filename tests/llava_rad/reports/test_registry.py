@@ -1,4 +1,4 @@
-"""Work in threads keeps its order and counts all of it."""
+"""The work that readers share keeps its order and counts all of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_rad.reports.extraction import in_threads, there
+from llava_rad.reports.registry import in_threads, there
 
 
 @pytest.mark.parametrize("number", [0, 1, 256, 1000])

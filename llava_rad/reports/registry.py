@@ -1,20 +1,97 @@
-"""The data sets of image-report pairs whose layouts are known, with the paper's numbers."""
+"""The registry of data sets of image-report pairs, and the parts that their readers share.
+
+To add a data set, write its module in this folder and add a row to :data:`DATASETS`: ``llava-rad reports`` and the
+reference list what is registered here. Modules are named, not imported.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
-from encoder.datasets.splits import disjoint
+from encoder.datasets.splits import disjoint, redraw_validation
 from encoder.errors import LlavaRadError
-from llava_rad.reports import iu_xray, mimic_cxr
-from llava_rad.reports.extraction import Found, Places, Progress, in_threads, no_progress, there
 from llava_rad.reports.pairs import Pair, read_pairs
-from llava_rad.reports.splits import redraw_validation
 
 TABLES = ("pairs.jsonl", "pairs.csv")
+WITH_FINDINGS = "Findings section in it"
+"""Filter that leaves the images whose report has a Findings section."""
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Called with what is being done and how much of it there is; gives a function to call with how much was done now."""
+In = TypeVar("In")
+Out = TypeVar("Out")
+_THREADS = 16  # they wait for the disk, or for a file server
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the parts of a data set lie.
+
+    Attributes:
+        root: its top folder, absolute.
+        reports: folder or table of the reports; None: beside the images.
+        tables: folder of the tables of images; None: the top folder.
+    """
+
+    root: Path
+    reports: Path | None = None
+    tables: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pairs of a data set, and how they came to be these.
+
+    Attributes:
+        pairs: in the order of the table of images.
+        steps: images that are left after each filter, in the order of the filters.
+        missing: images that were left out because their file is not there.
+        source: where the texts come from, in a few words.
+        files: tables and folders that were read.
+        whole: the tables are those of the complete public data set, whose numbers are known.
+    """
+
+    pairs: list[Pair]
+    steps: dict[str, int]
+    missing: int
+    source: str
+    files: tuple[Path, ...]
+    whole: bool = False
+
+
+def no_progress(what: str, total: int) -> Callable[[int], None]:
+    """Shows nothing."""
+    return lambda done: None
+
+
+def in_threads(work: Callable[[In], Out], items: Sequence[In], advance: Callable[[int], None]) -> list[Out]:
+    """What a function that waits for the disk gives for each item, in their order."""
+
+    def several(start: int) -> list[Out]:
+        return [work(item) for item in items[start : start + _CHUNK]]
+
+    def counted(parts: Iterable[list[Out]]) -> Iterator[list[Out]]:
+        for part in parts:
+            advance(len(part))
+            yield part
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(chain.from_iterable(counted(pool.map(several, range(0, len(items), _CHUNK)))))
+
+
+def there(path: Path) -> bool:
+    """Whether a file is there."""
+    try:
+        return path.is_file()
+    except OSError:  # e.g. a folder on the way that may not be entered
+        return False
 
 
 @dataclass(frozen=True)
@@ -24,7 +101,8 @@ class PairSet:
     Attributes:
         name: on the command line.
         title: what it is, in a few words.
-        read: finds its pairs; raises LlavaRadError naming what it misses.
+        reader: ``"module:function"`` of a function from :class:`Places` and :data:`Progress` to :class:`Found`, which
+            raises LlavaRadError if a part is missing. The module is in this package unless its name has a dot.
         published: pairs of each split in the paper (2.2.1, E.3.3).
         exact: splits whose published number the complete data set must give.
         after: numbers that the complete data set must have at a step of the filters.
@@ -33,7 +111,7 @@ class PairSet:
 
     name: str
     title: str
-    read: Callable[[Places, Progress], Found]
+    reader: str
     published: dict[str, int] = field(default_factory=dict)
     exact: tuple[str, ...] = ()
     after: dict[str, int] = field(default_factory=dict)
@@ -55,7 +133,9 @@ class PairSet:
         """
         if not places.root.exists():
             raise LlavaRadError(f"{self.title}: the folder does not exist")
-        found = self.read(places, progress)
+        module, _, name = self.reader.partition(":")
+        read = getattr(import_module(module if "." in module else f"{__package__}.{module}"), name)
+        found: Found = read(places, progress)
         if not found.pairs:
             last = next((name for name, left in found.steps.items() if not left), "in the table of images")
             raise LlavaRadError(
@@ -66,9 +146,9 @@ class PairSet:
         share = self.val_share if val_share is None else val_share
         if not share:
             return found
-        pairs = redraw_validation(found.pairs, share, seed)
-        disjoint(pair.row for pair in pairs)
-        return replace(found, pairs=pairs)
+        rows = redraw_validation([pair.row for pair in found.pairs], share, seed)
+        disjoint(rows)
+        return replace(found, pairs=[replace(pair, row=row) for pair, row in zip(found.pairs, rows, strict=True)])
 
     def fault(self, found: Found) -> str | None:
         """What is wrong with the numbers of a complete data set, or None; nothing is known of an incomplete one."""
@@ -107,17 +187,17 @@ _SHARE = _MIMIC["val"] / (_MIMIC["train"] + _MIMIC["val"])
 DATASETS: dict[str, PairSet] = {
     one.name: one
     for one in (
-        PairSet("mimic-cxr", "MIMIC-CXR (DICOM)", mimic_cxr.read_dicom, _MIMIC, ("test",), val_share=_SHARE),
-        PairSet("mimic-cxr-jpg", "MIMIC-CXR-JPG", mimic_cxr.read_jpeg, _MIMIC, ("test",), val_share=_SHARE),
+        PairSet("mimic-cxr", "MIMIC-CXR (DICOM)", "mimic_cxr:read_dicom", _MIMIC, ("test",), val_share=_SHARE),
+        PairSet("mimic-cxr-jpg", "MIMIC-CXR-JPG", "mimic_cxr:read_jpeg", _MIMIC, ("test",), val_share=_SHARE),
         PairSet(
             "iu-xray",
             "IU-Xray (Kaggle, Open-i)",
-            iu_xray.read,
+            "iu_xray:read",
             {"test": 3_306},
             ("test",),
-            {iu_xray.WITH_FINDINGS: 3_307},
+            {WITH_FINDINGS: 3_307},
         ),
-        PairSet("table", "any CSV or JSONL file of images and texts", read_table),
+        PairSet("table", "any CSV or JSONL file of images and texts", "registry:read_table"),
     )
 }
 
