@@ -14,10 +14,8 @@ import typer
 
 from encoder.errors import LlavaRadError
 from llava_rad.commands import (
-    assemble,
     benchmark,
-    convert,
-    doctor,
+    checkpoint,
     evaluate,
     generate,
     inspect,
@@ -52,10 +50,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("generate", epilog=EPILOG)(generate.command)
-app.command("inspect", epilog=EPILOG)(inspect.command)
-app.command("doctor")(doctor.command)
-app.command("assemble")(assemble.command)
-app.command("convert")(convert.command)
+app.command("inspect", epilog=EPILOG)(inspect.inspect)
+app.command("doctor")(inspect.doctor)
+app.command("assemble")(checkpoint.assemble)
+app.command("convert")(checkpoint.convert)
 app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
 app.command("reports", epilog=reports.EPILOG)(reports.command)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)

@@ -1,4 +1,4 @@
-"""``llava-rad inspect``: what the reader saw of an image."""
+"""``llava-rad inspect`` and ``llava-rad doctor``: commands that report on an image or on this installation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RecipeName = Annotated[
 ]
 
 
-def command(
+def inspect(
     file: File = None,
     example: Annotated[
         bool, typer.Option("--example", help="A real chest radiograph from the package pydicom-data.")
@@ -79,6 +79,27 @@ def command(
         write_whole(save_image, _png(image), overwrite=overwrite)
     if seen.refused is not None:
         raise typer.Exit(4)
+
+
+def doctor(
+    format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Form of the answer.")] = opt.Plain.text,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Say how much memory this checkpoint takes, and whether it is there.",
+            metavar="DIR-OR-HUB-ID",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show versions, decoders, device, cache and embedded model, and what to do about what is missing (exit code 1)."""
+    from llava_rad.doctor import diagnose
+
+    diagnosis = diagnose(model)
+    text = diagnosis.model_dump_json(indent=2) + "\n" if format is opt.Plain.json else diagnosis.to_text()
+    sys.stdout.write(text)
+    if not diagnosis.ok:
+        raise typer.Exit(1)
 
 
 def _look(

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llava_rad.generation.kv_cache import Cache
-from llava_rad.generation.llama import Llama
+from llava_rad.generation.llama import Cache, Llama
 
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

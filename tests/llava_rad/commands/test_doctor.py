@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from encoder.reader.decoders import TRANSFER_SYNTAXES
 from llava_rad import doctor
-from llava_rad.model import memory
 from tests.llava_rad.conftest import Run
 
 
@@ -80,14 +79,14 @@ def test_memory_of_a_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert found["model"].detail.startswith(f"{numbers:,} parameters: ")
     assert found["memory"].status == "ok"
     # two layers of keys and values of 32 numbers, for 16 image tokens, 512 of texts and 24 of an answer
-    need = memory.need_of(tiny)
+    need = doctor.need_of(tiny)
     assert (need.parameters, need.cached) == (numbers, 2 * 2 * 32 * (16 + 512 + 24))
     assert (need.bytes("bfloat16"), need.bytes("float32")) == (
         2 * (numbers + need.cached), 4 * (numbers + need.cached),
     )  # fmt: skip
     assert f": {4 * (numbers + need.cached) / 2**20:.1f} MiB in float32, " in found["model"].detail
     assert doctor._size(14 * 2**30) == "14.0 GiB"
-    monkeypatch.setattr(memory, "memory_of_machine", lambda: 1000)
+    monkeypatch.setattr(doctor, "memory_of_machine", lambda: 1000)
     assert {check.name: check for check in doctor._model(str(tiny))}["memory"].status == "warning"
 
 

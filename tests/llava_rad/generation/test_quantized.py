@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from llava_rad.doctor import need_of
 from llava_rad.generation.compiled import CompiledDecoder
 from llava_rad.generation.llama import Llama
 from llava_rad.generation.quantized import BITS, QuantizedLinear, _bitsandbytes
-from llava_rad.model.memory import need_of
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
 
