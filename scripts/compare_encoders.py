@@ -85,7 +85,7 @@ def predict(
     """Log-odds [judge, L] by penalised logistic regression; the penalty by cross-validation on the fitted patients."""
     import torch
 
-    from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
+    from encoder.pretraining.probes import choose_c, logistic_regression, standardise
 
     inside, outside = (torch.from_numpy(vectors[list(part)]).double() for part in (fit, judge))
     known = torch.from_numpy(~np.isnan(truth[list(fit)])).double()
@@ -104,7 +104,7 @@ def likelihood(labels: npt.NDArray[np.bool_], odds: Floats) -> float:
 
 def out_of_fold(vectors: npt.NDArray[np.float32], truth: Floats, patients: list[str], score: Score) -> Judged:
     """Every image judged by a fit on the four folds that it, and its patient, are not in."""
-    from encoder.pretraining.logistic import folds
+    from encoder.pretraining.probes import folds
 
     turn, said = folds(patients), np.empty_like(truth)
     for fold in np.unique(turn):

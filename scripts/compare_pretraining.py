@@ -24,9 +24,8 @@ import torch
 
 from encoder.datasets.manifest import read_manifest
 from encoder.errors import LlavaRadError
-from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.initialisation import load_backbone
-from encoder.pretraining.loading import load_config
 from encoder.pretraining.probes import Predictions, Probe, auroc, average_precision
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs.curves import plot

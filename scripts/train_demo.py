@@ -30,7 +30,7 @@ if __package__ in (None, ""):  # run as a file: the project's root holds the pac
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.probing.vectors import identity
-from llava_rad.training import tokenizer
+from llava_rad.training.initial import train_tokenizer
 from scripts.demo import evaluate, features, grammar, nih, ood_examples, pretraining
 from scripts.demo.card import draw_cases, write_card
 
@@ -236,7 +236,7 @@ def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
         ]
     # The line break is left to the byte pieces, as in Llama's own tokenizer.
     texts += [f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")] * 50
-    return Tokens(tokenizer.train(texts), TokenIds())
+    return Tokens(train_tokenizer(texts), TokenIds())
 
 
 def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int = 16) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from encoder.runs.config import Configurations
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -323,3 +325,7 @@ class PretrainingConfig(_Strict):
         if self.probe.select == "probe" and self.probe.manifest is None:
             raise ValueError("probe.select = probe needs probe.manifest")
         return self
+
+
+_CONFIGURATIONS = Configurations(PretrainingConfig, "encoder.pretraining")
+load_config, shipped = _CONFIGURATIONS.load, _CONFIGURATIONS.shipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from encoder.pretraining.config import OptimizationConfig
+from encoder.errors import ConfigError
+from encoder.pretraining.config import OptimizationConfig, PretrainingConfig
 
 if TYPE_CHECKING:
-    from encoder.pretraining.schedules import Values
     from encoder.pretraining.student_teacher import Network
 
 
@@ -89,3 +90,110 @@ def clip_gradients(student: Network, limit: float) -> dict[str, torch.Tensor]:
         name: torch.nn.utils.clip_grad_norm_(part.parameters(), limit or float("inf"), foreach=True)
         for name, part in student.named_children()
     }
+
+
+LR_REFERENCE_BATCH = 1024
+"""Batch size at which the square-root rule leaves ``base_lr`` as it is [DINOv2]."""
+
+
+def linear(step: int, start: float, end: float, steps: int) -> float:
+    """From ``start`` at step 0 in a straight line to ``end`` at step ``steps``, and ``end`` from there on."""
+    if step >= steps:
+        return end
+    return start + (end - start) * (max(step, 0) / steps)
+
+
+def cosine(step: int, start: float, end: float, first: int, last: int) -> float:
+    """``start`` up to step ``first``, half a cosine wave, and exactly ``end`` from step ``last`` on."""
+    if step >= last:
+        return end
+    if step <= first:
+        return start
+    return end + (start - end) * (1 + math.cos(math.pi * (step - first) / (last - first))) / 2
+
+
+def cosine_with_warmup(step: int, peak: float, end: float, warmup: int, steps: int) -> float:
+    """Linear from 0 to ``peak`` over ``warmup`` steps, then a cosine to ``end`` at the last step, ``steps - 1``."""
+    if step < min(warmup, steps - 1):
+        return linear(step, 0.0, peak, warmup)
+    return cosine(step, peak, end, warmup, steps - 1)
+
+
+def constant_then(step: int, constant: float, steps: int, then: float) -> float:
+    """``constant`` for the first ``steps`` steps, ``then`` after them."""
+    return constant if step < steps else then
+
+
+def peak_lr(config: OptimizationConfig) -> float:
+    """The learning rate at the end of the warm-up: 7.906e-4 for the paper's 1e-3 and 640 images (square-root rule)."""
+    if config.lr_rule == "constant":
+        return config.base_lr
+    return config.base_lr * math.sqrt(config.batch_size / LR_REFERENCE_BATCH)
+
+
+def total_steps(config: OptimizationConfig, images: int) -> int:
+    """Optimiser steps of a run on so many images: ``steps``, or what ``passes`` over them take, rounded up."""
+    if config.passes is None:
+        return config.steps
+    return max(1, math.ceil(config.passes * images / config.batch_size))
+
+
+@dataclass(frozen=True)
+class Values:
+    """What holds at one step.
+
+    Attributes:
+        lr: of the heads, but for their prototypes; parameter groups multiply it by factors of their own.
+        last_layer_lr: of the prototypes: 0 for the first ``freeze_last_layer_steps``.
+        backbone_lr: of the backbone: 0 for the first ``freeze_backbone_steps``.
+        weight_decay: of those parameters that have one.
+        momentum: of the teacher's moving average, teacher = momentum x teacher + (1 - momentum) x student.
+        teacher_temperature: of the teacher's softmax.
+    """
+
+    lr: float
+    last_layer_lr: float
+    backbone_lr: float
+    weight_decay: float
+    momentum: float
+    teacher_temperature: float
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """All schedules of a run of ``steps`` steps."""
+
+    config: PretrainingConfig
+    steps: int
+
+    @classmethod
+    def from_config(cls, config: PretrainingConfig, steps: int | None = None) -> Schedules:
+        """The schedules of a run.
+
+        Args:
+            config: the run.
+            steps: its length, where ``optimization.passes`` decides it (see `total_steps`); default: as configured.
+
+        Raises:
+            ConfigError: the run is shorter than the warm-up of its learning rate.
+        """
+        steps = config.optimization.steps if steps is None else steps
+        if config.optimization.warmup_steps > steps:
+            raise ConfigError(
+                f"optimization.warmup_steps = {config.optimization.warmup_steps} is more than the run's {steps} steps"
+            )
+        return cls(config, steps)
+
+    def at(self, step: int) -> Values:
+        """The values of one step, counted from 0; past the last step its values hold on."""
+        optimization, loss = self.config.optimization, self.config.loss
+        last = self.steps - 1
+        lr = cosine_with_warmup(step, peak_lr(optimization), optimization.min_lr, optimization.warmup_steps, self.steps)
+        return Values(
+            lr=lr,
+            last_layer_lr=constant_then(step, 0.0, optimization.freeze_last_layer_steps, lr),
+            backbone_lr=constant_then(step, 0.0, self.config.init.freeze_backbone_steps, lr),
+            weight_decay=cosine(step, *optimization.weight_decay, 0, last),
+            momentum=cosine(step, *optimization.teacher_momentum, 0, last),
+            teacher_temperature=linear(step, *loss.teacher_temperature, loss.teacher_temperature_steps),
+        )

@@ -9,7 +9,7 @@ patient in one fold, chooses one penalty for all labels. The neighbours vote as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,6 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.splits import disjoint
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import rad_dino
-from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 Floats = npt.NDArray[np.float64]
@@ -220,3 +219,176 @@ def _votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> 
     asked = known == 1
     top, places = cosines[:, asked].topk(min(NEIGHBOURS, int(asked.sum())), dim=1)
     return (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[asked][places]).sum(1)
+
+
+Score = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.float64]], float]
+
+GRID = tuple(10.0**power for power in range(-5, 3))
+"""Values of C to choose from, for standardised features."""
+FOLDS = 5
+UNDECIDED = 1e-2
+"""C where there are too few subjects or positives to choose one."""
+
+
+def logistic_regression(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    known: torch.Tensor,
+    cs: Sequence[float],
+    *,
+    tolerance: float = 1e-9,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """L2-regularised logistic regression of L labels for each of C penalties, by Newton's method in float64.
+
+    Minimises ``sum of log losses + |w|^2 / (2 c)`` with the intercept free, as scikit-learn's
+    ``LogisticRegression(C=c)`` does. Newton's steps of all labels and penalties are found together by conjugate
+    gradients. One eigendecomposition of the features' Gram matrix serves all of them: in its basis their Hessians are
+    nearly diagonal.
+
+    Args:
+        features: float64 [N, D], centred.
+        labels: float64 [N, L] of 0 and 1.
+        known: float64 [N, L], 1 where a label is known; labels that are not weigh nothing. Each column needs both
+            classes, or no known label at all, which gives zeros.
+        cs: C numbers.
+        tolerance: norm of the gradient at the end, relative to the one at the start, both preconditioned.
+
+    Returns:
+        Weights [D, L, C] and intercepts [L, C].
+    """
+    rows, width, columns = len(features), features.shape[1], labels.shape[1] * len(cs)
+    spectrum, basis = torch.linalg.eigh(features.t() @ features)
+    inputs = torch.cat([features @ basis, features.new_ones(rows, 1)], dim=1)
+    curvature = torch.cat([spectrum.clamp_min(0), spectrum.new_tensor([float(rows)])])[:, None]
+    penalty = torch.cat([(1 / features.new_tensor(cs)).expand(width, -1), features.new_zeros(1, len(cs))])
+    penalty = penalty.repeat(1, labels.shape[1])
+    labels, known = labels.repeat_interleave(len(cs), 1), known.repeat_interleave(len(cs), 1)
+
+    weights = features.new_zeros(width + 1, columns)
+    first = torch.full((columns,), torch.inf, dtype=features.dtype)
+    active = torch.arange(columns)
+    for _ in range(100):
+        w, y, k, p = weights[:, active], labels[:, active], known[:, active], penalty[:, active]
+        scores = inputs @ w
+        chances = torch.sigmoid(scores)
+        gradient = inputs.t() @ (k * (chances - y)) + p * w
+        bend = k * chances * (1 - chances)
+        scale = (curvature * bend.mean(0) + p).clamp_min(1e-12)
+        size = (gradient.square() / scale).sum(0)
+        first[active] = torch.where(first[active].isinf(), size, first[active])
+        going = size > tolerance**2 * first[active]
+        if not bool(going.any()):
+            break
+        active, w, y, k, p = active[going], w[:, going], y[:, going], k[:, going], p[:, going]
+        scores, gradient, bend, scale = scores[:, going], gradient[:, going], bend[:, going], scale[:, going]
+        accuracy = (size[going] / first[active]).clamp_max(0.01)  # quadratic convergence
+        step = _newton_step(inputs, gradient, bend, p, scale, accuracy)
+        weights[:, active] = w + _length(inputs, w, step, scores, gradient, y, k, p) * step
+    weights = weights.view(width + 1, -1, len(cs))
+    return torch.tensordot(basis, weights[:-1], dims=1), weights[-1]
+
+
+def _newton_step(
+    inputs: torch.Tensor,
+    gradient: torch.Tensor,
+    bend: torch.Tensor,
+    penalty: torch.Tensor,
+    scale: torch.Tensor,
+    accuracy: torch.Tensor,
+) -> torch.Tensor:
+    """``-Hessian^-1 gradient`` of each column, by conjugate gradients preconditioned with the diagonal ``scale``.
+
+    ``accuracy`` [columns] is the squared norm of the rest at the end, relative to the gradient's.
+    """
+    step, rest = torch.zeros_like(gradient), -gradient
+    direction = rest / scale
+    size = (rest * direction).sum(0)
+    goal = accuracy * size
+    for _ in range(200):
+        image = inputs.t() @ (bend * (inputs @ direction)) + penalty * direction
+        length = size / (direction * image).sum(0).clamp_min(1e-300)
+        step += length * direction
+        rest -= length * image
+        scaled = rest / scale
+        new = (rest * scaled).sum(0)
+        if bool((new <= goal).all()):
+            break
+        direction = scaled + new / size.clamp_min(1e-300) * direction
+        size = new
+    return step
+
+
+def _length(
+    inputs: torch.Tensor,
+    weights: torch.Tensor,
+    step: torch.Tensor,
+    scores: torch.Tensor,
+    gradient: torch.Tensor,
+    labels: torch.Tensor,
+    known: torch.Tensor,
+    penalty: torch.Tensor,
+) -> torch.Tensor:
+    """How far along its step each column goes: 1, halved until the loss falls as it should (Armijo)."""
+
+    def loss(at: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return (known * (functional.softplus(at) - labels * at)).sum(0) + (penalty * w.square()).sum(0) / 2
+
+    before, slope, moved = loss(scores, weights), (gradient * step).sum(0), inputs @ step
+    length = torch.ones_like(before)
+    for _ in range(40):
+        bad = loss(scores + length * moved, weights + length * step) > before * (1 + 1e-12) + 1e-4 * length * slope
+        if not bool(bad.any()):
+            break
+        length = torch.where(bad, length / 2, length)
+    return length
+
+
+def standardise(fit: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """All of them [N, D] with ``fit``'s mean taken away and divided by its standard deviation."""
+    mean, std = fit.mean(0), fit.std(0, correction=0).clamp_min(1e-6)
+    return tuple((features - mean) / std for features in (fit, *others))
+
+
+def folds(groups: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """The fold of each row, always the same for the same groups: a group is in one fold, each fold has as many."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    turn = np.random.default_rng(0).permutation(len(numbers)) % FOLDS
+    return turn[[numbers[group] for group in groups]]
+
+
+def choose_c(
+    features: torch.Tensor, labels: torch.Tensor, known: torch.Tensor, groups: Sequence[Hashable], score: Score
+) -> float:
+    """C of ``GRID`` with the best mean score over labels and folds of grouped cross-validation.
+
+    Args:
+        features: float64 [N, D].
+        labels, known: float64 [N, L], as for ``logistic_regression``.
+        groups: [N]; those of one group are never on both sides.
+        score: of [n] labels and [n] log-odds, the higher the better. A label is left out of a fold where it has not
+            both classes on both sides.
+
+    Returns:
+        The smallest of the best; ``UNDECIDED`` where no label can be scored in any fold.
+    """
+    fold = torch.from_numpy(folds(groups))
+    found: list[list[float]] = []
+    for number in range(FOLDS):
+        held, fit = fold == number, fold != number
+        usable = _both(labels[held], known[held]) & _both(labels[fit], known[fit])
+        if not bool(usable.any()):
+            continue
+        inside, outside = standardise(features[fit], features[held])
+        weights, bias = logistic_regression(inside, labels[fit][:, usable], known[fit][:, usable], GRID, tolerance=1e-3)
+        odds = torch.tensordot(outside, weights, dims=1) + bias
+        for column, label in enumerate(usable.nonzero()[:, 0].tolist()):
+            seen = known[held][:, label] == 1
+            truth = labels[held][seen, label].numpy() == 1
+            found.append([score(truth, odds[seen, column, i].numpy()) for i in range(len(GRID))])
+    return GRID[int(np.argmax(np.mean(found, axis=0)))] if found else UNDECIDED
+
+
+def _both(labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Of each column [L], whether both classes are among its known labels."""
+    positives = (labels * known).sum(0)
+    return (positives > 0) & (positives < known.sum(0))

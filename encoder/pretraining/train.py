@@ -1,6 +1,17 @@
 """The training run: from a configuration to an exported encoder, on one process or many, stopped and resumed at will.
 
-What it leaves behind is in ``run_folder``. Nothing random is kept between steps: crops, masks and dropped paths follow
+::
+
+    RUN/
+      config.yaml        the resolved configuration
+      initialisation.txt source of the first weights
+      cache/             decoded images, unless data.cache names another folder
+      checkpoints/       see ``encoder.runs.checkpoints``
+      metrics.jsonl      one line for each logged step; tensorboard/ next to it where TensorBoard is installed
+      curves.png         the same as curves, where Matplotlib is installed
+      export/            the teacher, in the form of microsoft/rad-dino
+
+Nothing random is kept between steps: crops, masks and dropped paths follow
 from the seed and the step, so that a run which goes on from a checkpoint is the run that was never stopped, bit for bit
 on one process.
 """
@@ -10,38 +21,42 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
 
-from encoder.datasets import pixel_cache as pixel_cache
+from encoder import files
+from encoder.datasets import pixel_cache
 from encoder.datasets.manifest import counts
-from encoder.errors import LlavaRadError
-from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.data import Batch, Images, batches
-from encoder.pretraining.initialisation import load_backbone, load_heads
+from encoder.errors import LlavaRadError, ModelError
+from encoder.pretraining.config import PretrainingConfig, load_config
+from encoder.pretraining.data import Batch, Images, batches, probe_rows, training_rows
+from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbone, load_heads
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
-from encoder.pretraining.optimization import clip_gradients, make_optimizer, set_rates
+from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
 from encoder.pretraining.randomness import Purpose, generator
-from encoder.pretraining.schedules import Schedules, Values, total_steps
-from encoder.pretraining.selection import probe_rows, training_rows
-from encoder.pretraining.state import gather, restore
 from encoder.pretraining.student_teacher import Losses, StudentTeacher
 from encoder.pretraining.validation import check_sizes
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs import distributed as processes
-from encoder.runs import folder as run_folder
-from encoder.runs.checkpoints import Checkpoints, replace_file
+from encoder.runs.checkpoints import Checkpoints
 from encoder.runs.curves import plot
-from encoder.runs.metrics_log import Journal
+from encoder.runs.distributed import like, whole
+from encoder.runs.folder import CURVES, MayChange, prepare
+from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from encoder.pretraining.probes import Probe
+
+
+_MAY_CHANGE: MayChange = {"engine": None, "data": {"workers", "cache"}, "optimization": {"accumulation"}}
+"""Settings that do not change what is learned beyond rounding."""
 
 
 def run(
@@ -65,7 +80,7 @@ def run(
         LlavaRadError: too many images are unreadable, or the loss is no longer finite.
         KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
     """
-    accelerator = processes.start(config.engine)
+    accelerator = processes.start(bf16=config.engine.precision == "bf16")
     try:
         return _Run(config, output, accelerator, offline=offline, progress=progress, restart=restart).train()
     finally:
@@ -92,9 +107,17 @@ class _Run:
         self.datasets = {
             name: (both["all"].subjects, both["all"].images) for name, both in counts(selection.rows).items()
         }
-        self.checkpoints = Checkpoints(output / "checkpoints", config.engine.keep_checkpoints)
+        self.checkpoints = Checkpoints(output / CHECKPOINTS, config.engine.keep_checkpoints)
         if self.main:
-            run_folder.prepare(output, config, self.checkpoints, restart=restart)
+            prepare(
+                output,
+                config,
+                load=load_config,
+                begun=lambda: self.checkpoints.latest() is not None,
+                may_change=_MAY_CHANGE,
+                results=(CHECKPOINTS, EXPORT),
+                restart=restart,
+            )
         with accelerator.main_process_first():
             self.images: Images = self._cache(selection.rows)
         self.steps = total_steps(config.optimization, len(self.images))
@@ -134,7 +157,7 @@ class _Run:
             self.model.student.dino_head.load_state_dict(head)
         self.model.start_teacher()
         if self.main:
-            replace_file(self.output / "initialisation.txt", "".join(f"{line}\n" for line in report.lines()).encode())
+            files.write(self.output / "initialisation.txt", "".join(f"{line}\n" for line in report.lines()))
         for line in report.lines():
             self._note(line)
         self.model.student.backbone.activation_checkpointing = config.engine.activation_checkpointing
@@ -143,7 +166,9 @@ class _Run:
                 for block in list(network.backbone.blocks)[:-1]:  # the last one's shapes change with every batch
                     block.compile()
         self.model.train()
-        self.wrapped = processes.spread(self.model, self.accelerator, config.engine)
+        blocks = [block for network in (self.model.student, self.model.teacher) for block in network.backbone.blocks]
+        shards = blocks if config.engine.sharding == "fsdp" else None
+        self.wrapped = processes.spread(self.model, self.accelerator, shards)
         self.optimizer = make_optimizer(self.model.student, config.optimization)
         self.start = 0
         newest = self.checkpoints.latest()
@@ -159,7 +184,7 @@ class _Run:
     def train(self) -> Path:
         """The loop."""
         config = self.config
-        self.journal = Journal(self.output, step=self.start) if self.main else None
+        self.metrics = MetricsLog(self.output, step=self.start) if self.main else None
         self.monitor = CollapseMonitor(config.head.prototypes, dino_weight=config.loss.dino)
         self.probe = self._probe()
         stream = batches(self.images, config, step=self.start, rank=self.rank, world=self.world)
@@ -197,10 +222,10 @@ class _Run:
                 if stopping and done < self.steps:
                     raise KeyboardInterrupt
         stream.close()  # type: ignore[attr-defined]
-        if self.journal is not None:
-            self.journal.close()
+        if self.metrics is not None:
+            self.metrics.close()
             if importlib.util.find_spec("matplotlib"):
-                plot([self.output], self.output / run_folder.CURVES)
+                plot([self.output], self.output / CURVES)
         return self._export()
 
     def _backward(self, batch: Batch, step: int, turn: int, values: Values) -> Losses:
@@ -242,8 +267,8 @@ class _Run:
         warnings = self.monitor.update(step, numbers)
         for warning in warnings:
             self._note(f"warning: {warning}")
-        if self.journal is not None:
-            self.journal.write(step, numbers, warnings)
+        if self.metrics is not None:
+            self.metrics.write(step, numbers, warnings)
         bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['lr']:.1e}", wait=f"{numbers['data_wait']:.0%}")
 
     def _probe(self) -> Probe | None:
@@ -270,8 +295,8 @@ class _Run:
 
         result = probe.run(encode)
         scores = result.scores()
-        if self.journal is not None:
-            self.journal.write(step, {f"probe_{name}": value for name, value in scores.items()})
+        if self.metrics is not None:
+            self.metrics.write(step, {f"probe_{name}": value for name, value in scores.items()})
         self._note(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         score = scores["linear_auprc"]
         if self.config.probe.select == "probe" and step and (self.best is None or score > self.best[1]):
@@ -290,10 +315,9 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> Path:
-        folder = self.output / run_folder.EXPORT
+        folder = self.output / EXPORT
         if self.main:
-            from encoder.pretraining.card import describe
-            from encoder.pretraining.export import export
+            from encoder.pretraining.export import describe, export
 
             step = self.best[0] if self.best and self.config.probe.select == "probe" else self.steps
             groups, _ = self.checkpoints.load(self.checkpoints.folder / f"step-{step:08d}")
@@ -321,3 +345,57 @@ class _Run:
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+Groups = dict[str, dict[str, torch.Tensor]]
+
+
+def gather(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> Groups:
+    """Student, teacher, centres and optimiser state, on the CPU. With sharding every process must call this."""
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.student.named_parameters()}
+    moments = {
+        f"{names[parameter]}/{key}": whole(value).cpu()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    return {
+        "student": {name: whole(tensor).cpu() for name, tensor in model.student.state_dict().items()},
+        "teacher": {name: whole(tensor).cpu() for name, tensor in model.teacher.state_dict().items()},
+        "centres": {"dino": whole(model.dino_centre.centre).cpu(), "ibot": whole(model.ibot_centre.centre).cpu()},
+        "optimizer": moments,
+    }
+
+
+def restore(
+    model: StudentTeacher, optimizer: torch.optim.Optimizer, groups: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """Put back what ``gather`` returned, onto any number of processes.
+
+    Raises:
+        ModelError: the tensors are not those of this model.
+    """
+    for network, group in ((model.student, "student"), (model.teacher, "teacher")):
+        _fill(dict(network.state_dict()), groups[group], group)
+    _fill({"dino": model.dino_centre.centre, "ibot": model.ibot_centre.centre}, groups["centres"], "centres")
+    moments: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in groups["optimizer"].items():
+        parameter_name, _, key = name.rpartition("/")
+        moments.setdefault(parameter_name, {})[key] = tensor
+    for name, parameter in model.student.named_parameters():
+        for key, tensor in moments.pop(name, {}).items():
+            value = tensor.to(parameter.device) if tensor.ndim == 0 else like(parameter, tensor)
+            optimizer.state[parameter][key] = value.clone()
+    if moments:
+        raise ModelError(f"the checkpoint's optimiser state has a parameter too many: {min(moments)}")
+
+
+@torch.no_grad()
+def _fill(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    if odd := sorted(set(targets) ^ set(tensors)):
+        raise ModelError(f"the checkpoint's {what} has {len(odd)} tensors missing or left over, first {odd[0]}")
+    for name, target in targets.items():
+        if target.shape != tensors[name].shape:
+            raise ModelError(
+                f"the checkpoint's {what} {name} is {tuple(tensors[name].shape)}, not {tuple(target.shape)}"
+            )
+        target.copy_(like(target, tensors[name]))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from encoder.datasets.manifest import Row, counts
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.data import probe_rows, training_rows
 from encoder.pretraining.estimate import Estimate, estimate
-from encoder.pretraining.schedules import Schedules, peak_lr, total_steps
-from encoder.pretraining.selection import probe_rows, training_rows
+from encoder.pretraining.optimization import Schedules, peak_lr, total_steps
 
 SMALL_BATCH = 64
 """Below so many images a step the method is known to stay flat or to collapse."""

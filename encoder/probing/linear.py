@@ -20,8 +20,7 @@ from torch.nn import functional
 from encoder.datasets.manifest import Row
 from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
-from encoder.pretraining.logistic import choose_c, logistic_regression, standardise
-from encoder.pretraining.probes import auroc, average_precision
+from encoder.pretraining.probes import auroc, average_precision, choose_c, logistic_regression, standardise
 
 Floats = npt.NDArray[np.float64]
 Vectors = Callable[[int, npt.NDArray[np.intp]], torch.Tensor]

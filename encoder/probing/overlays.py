@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from encoder.backbones.attention_maps import grey, png, sheet
 from encoder.errors import LlavaRadError
-from encoder.runs.checkpoints import replace_file
+from encoder.files import write
 
 TRUTH, PREDICTION, BOTH = (0, 205, 0), (235, 30, 30), (240, 220, 0)
 Bools = npt.NDArray[np.bool_]
@@ -87,6 +87,6 @@ def write_png(picture: Picture, file: Path) -> None:
         LlavaRadError: the disk refuses.
     """
     try:
-        replace_file(file, png(picture))
+        write(file, png(picture))
     except OSError as error:
         raise LlavaRadError(f"the picture could not be written: {error.strerror or type(error).__name__}") from error

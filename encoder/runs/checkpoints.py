@@ -1,6 +1,6 @@
-"""Checkpoints that a crash cannot damage: a folder for each step, complete or not there.
+"""Checkpoints that a crash cannot damage: a folder for each step, complete or absent.
 
-On disk::
+``Checkpoints`` holds flat dictionaries of tensors, written by one process::
 
     checkpoints/
       step-00001000/
@@ -11,17 +11,22 @@ On disk::
       step-00002000/
       step-00003000.tmp/        being written, or left over from a crash: never read, removed by the next save
 
-A checkpoint is written to its temporary folder, every file and the folder reach the disk (fsync), and one rename makes
-it visible; what is older goes only after that. So a run killed at any moment finds the newest checkpoint that was
-finished. One process writes; any number may read.
+``TrainerCheckpoints`` holds what transformers' Trainer and DeepSpeed write, each process its own part::
+
+    checkpoints/
+      checkpoint-100/           complete: renamed after every process had written its part
+        llava-rad.json          number of processes, and how the model is spread over them
+      checkpoint-200/
+      .partial/                 being written, or left over from a crash: never read, removed by the next save
+
+A checkpoint is written to a temporary folder, every file and the folder reach the disk (fsync), and one rename makes
+it visible; older ones are removed only after that. A run killed at any moment finds the newest finished checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -30,12 +35,15 @@ from typing import Any
 
 import torch
 
-from encoder.errors import LlavaRadError, ModelError
+from encoder.errors import ConfigError, LlavaRadError, ModelError
+from encoder.files import publish_folder, sha256_of, write
 
 _FORMAT = 1
 _INDEX = "checkpoint.json"
 _STATE = "state.json"
 _FOLDER = re.compile(r"step-(\d{8,})(\.old)?")
+_TRAINER_FOLDER = re.compile(r"checkpoint-(\d+)")
+_TRAINER_FACTS = "llava-rad.json"
 _GROUP = re.compile(r"[A-Za-z0-9][\w-]*")
 
 Tensors = Mapping[str, Mapping[str, torch.Tensor]]
@@ -89,14 +97,11 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             _write(temporary, step, tensors, state)
-            _publish(temporary, final)
+            publish_folder(temporary, final)
         except (OSError, SafetensorError) as error:  # the latter is what safetensors raises on a full disk
             shutil.rmtree(temporary, ignore_errors=True)
             reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-            raise LlavaRadError(
-                f"the checkpoint of step {step} could not be written: {reason}",
-                hint="the checkpoints before it are intact; the same command goes on from the newest",
-            ) from error
+            raise not_written(f"the checkpoint of step {step} could not be written: {reason}") from error
         self.ignored.pop(final.name, None)
         self._retire(protect)
         return final
@@ -132,7 +137,7 @@ class Checkpoints:
         try:
             files = _index(folder)
             for name, entry in files.items():
-                if _sha256(folder / name) != entry["sha256"]:
+                if sha256_of(folder / name) != entry["sha256"]:
                     raise _Unusable(f"{name} has changed since it was written")
             tensors = {Path(name).stem: load_file(folder / name) for name in files if name != _STATE}
             state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
@@ -183,6 +188,78 @@ class Checkpoints:
                 self.ignored.pop(path.name, None)
 
 
+class TrainerCheckpoints:
+    """The checkpoints of one run that several processes write together.
+
+    Args:
+        folder: parent folder of all checkpoints.
+        keep: number of newest checkpoints to keep.
+        facts: number of processes and way of spreading; a checkpoint with other facts cannot be resumed.
+    """
+
+    def __init__(self, folder: Path, keep: int, facts: dict[str, Any]) -> None:
+        self.folder, self.keep, self.facts = folder, keep, facts
+
+    @property
+    def partial(self) -> Path:
+        """Folder in which a checkpoint is written."""
+        return self.folder / ".partial"
+
+    def all(self) -> list[Path]:
+        """The complete checkpoints, oldest first."""
+        found = [(_TRAINER_FOLDER.fullmatch(path.name), path) for path in self.folder.glob("checkpoint-*")]
+        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, or None.
+
+        Raises:
+            ConfigError: if another number of processes wrote it, or the model was spread in another way.
+            LlavaRadError: if it is damaged.
+        """
+        if not (found := self.all()):
+            return None
+        try:
+            facts = json.loads((found[-1] / _TRAINER_FACTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise LlavaRadError(
+                f"{found[-1].name} in the run folder is damaged",
+                hint="remove its folder to go on from the checkpoint before it, or begin anew with --restart",
+            ) from None
+        for name, value in self.facts.items():
+            if facts.get(name) != value:
+                raise ConfigError(
+                    f"{found[-1].name} was written with {name} = {facts.get(name)}, this run has {value}",
+                    hint="go on as before, or begin anew with --restart",
+                )
+        return found[-1]
+
+    def clear(self) -> None:
+        """Remove an unfinished checkpoint."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def publish(self, name: str) -> None:
+        """Put a checkpoint that every process has written in place, and remove those that are no longer kept.
+
+        Raises:
+            LlavaRadError: if the disk refuses.
+        """
+        written = self.partial / name
+        try:
+            write(written / _TRAINER_FACTS, json.dumps(self.facts) + "\n")
+            publish_folder(written, self.folder / name)
+        except OSError as error:
+            raise not_written(f"{name} could not be written: {error.strerror or type(error).__name__}") from error
+        for old in self.all()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        self.clear()
+
+
+def not_written(message: str) -> LlavaRadError:
+    """Make the error of a checkpoint that could not be written; its hint tells how to continue."""
+    return LlavaRadError(message, hint="the checkpoints before it are intact; the same command goes on from the newest")
+
+
 class _Unusable(Exception):
     """Why a folder is no usable checkpoint."""
 
@@ -193,17 +270,6 @@ def step_of(folder: Path) -> int:
     if match is None:
         raise ValueError("not a checkpoint's folder")
     return int(match[1])
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves either the old content or the new: temporary name, fsync, rename, fsync."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
 
 
 def _write(folder: Path, step: int, tensors: Tensors, state: Mapping[str, Any]) -> None:
@@ -217,10 +283,9 @@ def _write(folder: Path, step: int, tensors: Tensors, state: Mapping[str, Any]) 
     (folder / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     files = {}
     for path in sorted(folder.iterdir()):
-        _sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     index = {"format": _FORMAT, "step": step, "files": files}
-    replace_file(folder / _INDEX, json.dumps(index, indent=1).encode())
+    write(folder / _INDEX, json.dumps(index, indent=1))
 
 
 def _detached(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -232,19 +297,6 @@ def _detached(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
     return result
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    """Rename into place. A folder cannot be renamed onto another, so one of the same step steps aside first."""
-    old = final.with_name(final.name + ".old")
-    if final.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        final.rename(old)
-    temporary.rename(final)
-    _sync(final.parent)
-    if old.exists():
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:
@@ -284,17 +336,3 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
         if path.stat().st_size != size:
             raise _Unusable(f"{name} has {path.stat().st_size} bytes instead of {size}")
     return files
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from encoder.errors import ConfigError, LlavaRadError
-from encoder.runs.checkpoints import replace_file
-from encoder.runs.metrics_log import read
+import yaml
+
+from encoder.errors import LlavaRadError
+from encoder.files import write
+from encoder.runs.folder import CONFIG
+from encoder.runs.metrics_log import read_metrics
 
 PANELS = (
     ("loss", "total loss"),
@@ -51,7 +54,7 @@ def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, 
             "curves need matplotlib, which is not installed", hint='pip install "llava-rad[plot]"'
         ) from None
     names = _names(run_folders)
-    runs = [read(folder) for folder in run_folders]
+    runs = [read_metrics(folder) for folder in run_folders]
     levels = sorted({level for folder in run_folders if (level := _ln_k(folder)) is not None})
     series = [{name: _curve(lines, name) for name, _ in panels} for lines in runs]
     drawn = [(name, title) for name, title in panels if any(any(one[name][1]) for one in series)]
@@ -89,7 +92,7 @@ def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, 
     data = io.BytesIO()
     figure.savefig(data, format="png")
     try:
-        replace_file(output, data.getvalue())
+        write(output, data.getvalue())
     except OSError as error:
         raise LlavaRadError(f"the curves could not be written: {error.strerror or type(error).__name__}") from error
 
@@ -112,9 +115,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _ln_k(folder: Path) -> float | None:
-    from encoder.pretraining.loading import load_config
-
     try:
-        return math.log(load_config(str(folder / "config.yaml")).head.prototypes)
-    except ConfigError:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        return math.log(config["head"]["prototypes"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from encoder.pretraining.config import EngineConfig
-
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from encoder.pretraining.student_teacher import StudentTeacher
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _PATIENCE = timedelta(hours=12)
@@ -34,37 +30,40 @@ def keep_freed_memory() -> None:
         glibc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def start(config: EngineConfig) -> Accelerator:
+def start(*, bf16: bool) -> Accelerator:
     """Join the processes that torchrun or ``accelerate launch`` has started; alone where there are none."""
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     keep_freed_memory()
     return Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
 
-def spread(model: StudentTeacher, accelerator: Accelerator, config: EngineConfig) -> nn.Module:
-    """Put the model on the device and make its gradients those of all processes together.
+def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[nn.Module] | None) -> nn.Module:
+    """Move the model to the device and make its gradients those of all processes together.
 
-    With ``sharding: fsdp`` each process keeps a part of every parameter (torch's FSDP2): make the optimiser afterwards.
+    Args:
+        model: complete on every process.
+        accelerator: of this process.
+        shards: modules to gather one at a time: each process keeps a part of every parameter (torch's FSDP2), and the
+            optimiser must be made afterwards. None keeps the parameters whole (DDP).
 
     Returns:
-        What to call in place of ``model``; ``model`` itself can still be looked at.
+        The module to call in place of ``model``, whose attributes stay accessible.
     """
     model.to(accelerator.device)
-    if config.sharding == "none":
+    if shards is None:
         wrapped: nn.Module = accelerator.prepare_model(model)
         return wrapped
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for network in (model.student, model.teacher):
-        for block in network.backbone.blocks:
-            fully_shard(block, mesh=mesh)
+    for module in shards:
+        fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
 

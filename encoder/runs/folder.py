@@ -1,80 +1,66 @@
-"""The folder of a run: is the run in it this one?
-
-::
-
-    RUN/
-      config.yaml        the resolved configuration
-      initialisation.txt what the first weights were
-      cache/             decoded images, unless data.cache says where
-      checkpoints/       see ``checkpoints``
-      metrics.jsonl      one line for each logged step; tensorboard/ beside it where TensorBoard is installed
-      curves.png         the same as curves, where Matplotlib is installed
-      export/            the teacher, in the form of microsoft/rad-dino
-"""
+"""The folder of a run: created, cleared for a new start, or checked to hold the run that is to be resumed."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.loading import dump, load_config
-from encoder.runs.checkpoints import Checkpoints, replace_file
+from encoder.files import write
+from encoder.runs.config import dump
 from encoder.runs.metrics_log import METRICS
 
-CURVES = "curves.png"
-EXPORT = "export"
-_MAY_CHANGE: dict[str, Collection[str] | None] = {
-    "engine": None,
-    "data": {"workers", "cache"},
-    "optimization": {"accumulation"},
-}
-"""What a resumed run may set anew: nothing of it changes what is learned beyond rounding."""
+CONFIG, CURVES = "config.yaml", "curves.png"
+
+MayChange = Mapping[str, Collection[str] | None]
+"""Section of a configuration -> keys that a resumed run may change; None for all keys of the section."""
 
 
-def prepare(folder: Path, config: PretrainingConfig, checkpoints: Checkpoints, *, restart: bool) -> None:
-    """Make the folder, or look whether the run in it has the same configuration, and write the configuration down.
+def prepare(
+    folder: Path,
+    config: BaseModel,
+    *,
+    load: Callable[[str], BaseModel],
+    begun: Callable[[], bool],
+    may_change: MayChange,
+    results: Collection[str],
+    restart: bool,
+) -> None:
+    """Create the folder, or check that the run in it has the same configuration; then write ``config.yaml``.
 
     Args:
         folder: the run folder.
-        config: the run.
-        checkpoints: the folder's.
-        restart: throw away what an earlier run has left, but for the cache.
+        config: configuration of the run.
+        load: reads a configuration file of this kind of run.
+        begun: returns whether the folder holds a checkpoint.
+        may_change: parts of the configuration that a resumed run may change.
+        results: names of files and folders that a run writes, ``metrics.jsonl``, ``curves.png`` and ``tensorboard``
+            excepted; the pixel cache is no result.
+        restart: remove the results of an earlier run.
 
     Raises:
-        ConfigError: the folder holds a run of another configuration.
-        LlavaRadError: the folder cannot be written.
+        ConfigError: if the folder holds a run with another configuration.
+        LlavaRadError: if the folder cannot be written.
     """
-    known = folder / "config.yaml"
+    known = folder / CONFIG
     try:
         if restart:
-            for name in ("checkpoints", EXPORT, "tensorboard"):
+            for name in (*results, METRICS, CURVES, "tensorboard"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in (METRICS, CURVES):
-                (folder / name).unlink(missing_ok=True)
-        elif known.is_file() and checkpoints.latest() is not None:
-            refuse_another(load_config(str(known)), config, _MAY_CHANGE)
+                if (folder / name).exists():
+                    (folder / name).unlink()
+        elif known.is_file() and begun():
+            _refuse_another(load(str(known)), config, may_change)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(known, dump(config).encode())
+        write(known, dump(config))
     except OSError as error:
         raise LlavaRadError(f"the run folder cannot be written: {error.strerror or type(error).__name__}") from error
 
 
-def refuse_another(before: BaseModel, now: BaseModel, may_change: Mapping[str, Collection[str] | None]) -> None:
-    """Refuse to go on with a run whose configuration was another.
-
-    Args:
-        before: the configuration in the run folder.
-        now: the one asked for.
-        may_change: section -> keys that may differ; None for all of the section.
-
-    Raises:
-        ConfigError: they differ elsewhere.
-    """
+def _refuse_another(before: BaseModel, now: BaseModel, may_change: MayChange) -> None:
     old, new = before.model_dump(), now.model_dump()
     for section, value in new.items():
         free = may_change.get(section, ())

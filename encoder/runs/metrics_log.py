@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from encoder.errors import LlavaRadError
-from encoder.runs.checkpoints import replace_file
+from encoder.files import write
 
 METRICS = "metrics.jsonl"
 
 
-class Journal:
+class MetricsLog:
     """Appends to ``metrics.jsonl`` in the run folder.
 
     Args:
@@ -30,7 +30,7 @@ class Journal:
         try:
             if path.is_file():
                 kept = [line for line in path.read_bytes().splitlines() if step and _step(line) <= step]
-                replace_file(path, b"".join(line + b"\n" for line in kept))
+                write(path, b"".join(line + b"\n" for line in kept))
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise _unwritten(error) from error
@@ -67,7 +67,7 @@ class Journal:
             self._board.close()
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run folder's ``metrics.jsonl``, without one that is still being written.
 
     Raises:

@@ -64,7 +64,8 @@ def command(
 ) -> None:
     """Pre-train an image encoder on chest radiographs, without labels (DINOv2's method, RAD-DINO's recipe)."""
     runs.heed(processes=processes, validate=validate)
-    from encoder.pretraining.loading import dump, load_config  # pydantic
+    from encoder.pretraining.config import load_config
+    from encoder.runs.config import dump  # pydantic
 
     run = load_config(config, overrides or [])
     if show:

@@ -67,7 +67,8 @@ def command(
 ) -> None:
     """Train projector and language model on image-report pairs, the encoder frozen (the paper's report generator)."""
     runs.heed(processes=processes, validate=validate)
-    from llava_rad.training.loading import dump, load_config  # pydantic
+    from encoder.runs.config import dump  # pydantic
+    from llava_rad.training.config import load_config
 
     run = load_config(config, overrides or [])
     if show:

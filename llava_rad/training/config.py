@@ -7,9 +7,13 @@ Sources: [paper] = Pérez-García et al. 2024 (RAD-DINO), sections 2.2 and E.3.3
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from encoder.errors import ConfigError
+from encoder.runs.config import Configurations
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -199,3 +203,37 @@ class TrainingConfig(_Strict):
         if self.lora and not self.lora.merge and (self.model.language_model is None or self.model.checkpoint):
             raise ValueError("lora.merge = false needs a base that others can load: model.language_model")
         return self
+
+
+def accumulation(config: TrainingConfig, processes: int) -> int:
+    """Micro-batches of one step on each process.
+
+    Raises:
+        ConfigError: the batch cannot be divided so.
+    """
+    run = config.optimization
+    if run.batch_size % (run.micro_batch_size * processes):
+        raise ConfigError(
+            f"optimization.batch_size = {run.batch_size} is no multiple of {run.micro_batch_size} samples on "
+            f"{processes} processes",
+            hint="change optimization.micro_batch_size, or the number of processes",
+        )
+    return run.batch_size // (run.micro_batch_size * processes)
+
+
+def total_steps(config: TrainingConfig, samples: int, processes: int) -> int:
+    """Optimiser steps of a run, counted as transformers' Trainer does: the last batch of an epoch may be smaller."""
+    run = config.optimization
+    if run.steps is not None:
+        return run.steps
+    batches = ceil(ceil(samples / run.micro_batch_size) / processes)
+    return ceil(run.epochs * ceil(batches / accumulation(config, processes)))
+
+
+def warmup_steps(config: TrainingConfig, steps: int) -> int:
+    """Steps until the peak of the learning rate."""
+    return ceil(config.optimization.warmup * steps)
+
+
+_CONFIGURATIONS = Configurations(TrainingConfig, "llava_rad.training")
+load_config, shipped = _CONFIGURATIONS.load, _CONFIGURATIONS.shipped

@@ -6,7 +6,7 @@ the way of spreading.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,10 @@ from llava_rad.model.llava_rad import LlavaRad, greedy, load_llama
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.tokenizer import Tokens
-from llava_rad.training import tokenizer
-from llava_rad.training.config import ScratchConfig, TrainingConfig
+from llava_rad.training.config import LoraConfig, ScratchConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import LlamaConfig, PreTrainedModel
 
 
@@ -131,7 +131,7 @@ def make_tokens(scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt) ->
         raise ConfigError("a language model from scratch learns its tokens from training reports, and there are none")
     # the line break is left to the byte pieces, as in Llama's own tokenizer
     around = f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")
-    learnt = tokenizer.train([*texts, *[around] * 50], vocab_size=scratch.vocabulary)
+    learnt = train_tokenizer([*texts, *[around] * 50], vocab_size=scratch.vocabulary)
     return Tokens(learnt, TokenIds())
 
 
@@ -162,3 +162,95 @@ def _llama(scratch: ScratchConfig, tokens: Tokens, longest: int, seed: int) -> P
     torch.random.set_rng_state(state)
     language_model.generation_config = greedy(tokens.ids)
     return language_model
+
+
+_LINEAR = r".*\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+"""Every linear layer of the decoder blocks, as LLaVA-1.5's ``find_all_linear_names`` takes them; not the head."""
+
+
+def with_adapters(
+    language_model: PreTrainedModel, config: LoraConfig, seed: int, *, float32: bool = True
+) -> PreTrainedModel:
+    """Freeze a language model and put adapters on its linear layers.
+
+    Args:
+        language_model: ``LlamaForCausalLM``.
+        config: rank, scale, dropout.
+        seed: of the adapters' random half.
+        float32: keep adapters in float32 beside a language model in bfloat16. DeepSpeed takes one type only, and its
+            optimiser has a copy in float32.
+    """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    language_model.requires_grad_(False)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    adapted = get_peft_model(
+        language_model,
+        PeftLoraConfig(
+            r=config.r,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=_LINEAR,
+            bias="none",
+            task_type="CAUSAL_LM",
+        ),
+        autocast_adapter_dtype=float32,
+    )
+    torch.random.set_rng_state(state)
+    return adapted
+
+
+SPECIAL = ("<unk>", "<s>", "</s>")
+_SPACE = "\u2581"
+_ALPHABET = [chr(code) for code in range(33, 127)]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 800) -> Tokenizer:
+    """Learns the pieces.
+
+    Args:
+        texts: What the language model will read and write.
+        vocab_size: Upper bound of the number of pieces, special ones and bytes included.
+
+    Returns:
+        A tokenizer that adds `<s>` in front, as Llama's does.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)]
+    learner = Tokenizer(models.BPE())
+    # A full stop of its own: else "effusion." and "effusion and" would be rival words where only the finding is to
+    # be decided.
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Punctuation("isolated")]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL) - len(bytes_),
+        initial_alphabet=[*_ALPHABET, _SPACE],
+        special_tokens=[],
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+
+    pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *bytes_, *(piece for piece, _ in pieces)])}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, _merges(learner), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL])
+    return tokenizer
+
+
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    import json
+
+    return [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]

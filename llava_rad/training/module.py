@@ -16,8 +16,7 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.preprocessing import Recipe
 from llava_rad.model.projector import Projector
 from llava_rad.model.tokenizer import Tokens
-from llava_rad.training.features import as_tensor
-from llava_rad.training.samples import IGNORED, Prompted
+from llava_rad.training.data import IGNORED, Prompted, as_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sys
 from os import environ
 from pathlib import Path
@@ -29,27 +28,21 @@ from transformers.utils import logging as transformers_logging
 
 from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
-from encoder.runs.checkpoints import replace_file
+from encoder.runs.checkpoints import TrainerCheckpoints
 from encoder.runs.curves import plot
 from encoder.runs.distributed import keep_freed_memory
-from encoder.runs.folder import CURVES, refuse_another
-from encoder.runs.metrics_log import METRICS, Journal
+from encoder.runs.folder import CURVES, MayChange, prepare
+from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
 from llava_rad.model.checkpoint import ENCODER
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
-from llava_rad.training.callbacks import SAMPLES, Watcher
-from llava_rad.training.checkpoints import Checkpoints
-from llava_rad.training.config import TrainingConfig
+from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
+from llava_rad.training.data import Pixels, Prompted, keep_features, open_cache, select_pairs, tokenise
 from llava_rad.training.export import export
-from llava_rad.training.features import keep_features
-from llava_rad.training.initial import load_encoder, load_trainable, make_initial
-from llava_rad.training.loading import dump, load_config
-from llava_rad.training.lora import with_adapters
+from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
 from llava_rad.training.module import ReportLoss
-from llava_rad.training.plan import accumulation, total_steps, warmup_steps
-from llava_rad.training.samples import Pixels, Prompted, open_cache, select_pairs, tokenise
-from llava_rad.training.trainer import ReportTrainer
+from llava_rad.training.trainer import SAMPLES, ReportTrainer, Watcher
 
 MODEL, INITIAL, CHECKPOINTS = "model", "initial", "checkpoints"
 PANELS = (
@@ -63,12 +56,12 @@ PANELS = (
     ("sample_rules_micro_f1", "label micro-F1 of samples (rules)"),
     ("sample_distinct", "distinct reports of samples"),
 )
-_MAY_CHANGE: dict[str, set[str] | None] = {
+_MAY_CHANGE: MayChange = {
     "engine": {"tf32", "activation_checkpointing", "liger", "log_every", "checkpoint_every", "keep_checkpoints"},
     "data": {"workers", "cache", "keep_features"},
     "evaluation": None,
 }
-"""What a resumed run may set anew: nothing of it changes what is learned beyond rounding."""
+"""Settings that do not change what is learned beyond rounding."""
 
 
 def run(
@@ -111,7 +104,7 @@ class _Run:
         self.world = int(environ.get("WORLD_SIZE", "1"))
         self.accumulation = accumulation(config, self.world)
         facts = {"processes": self.world, "engine.deepspeed": config.engine.deepspeed}
-        self.checkpoints = Checkpoints(output / CHECKPOINTS, config.engine.keep_checkpoints, facts)
+        self.checkpoints = TrainerCheckpoints(output / CHECKPOINTS, config.engine.keep_checkpoints, facts)
         self.selected = select_pairs(config.data)
         self.arguments = self._arguments(settings)
         self.main = self.arguments.process_index == 0
@@ -119,7 +112,15 @@ class _Run:
         if settings is not None:
             deepspeed_config.join_processes()
         if self.main:
-            self._prepare_folder(restart)
+            prepare(
+                output,
+                config,
+                load=load_config,
+                begun=lambda: bool(self.checkpoints.all()),
+                may_change=_MAY_CHANGE,
+                results=(CHECKPOINTS, INITIAL, MODEL, SAMPLES),
+                restart=restart,
+            )
         with deepspeed_config.whole_weights(self.arguments):
             self._load_whole()
         self._load_trainable()
@@ -170,23 +171,6 @@ class _Run:
             seed=config.seed,
             **when,
         )
-
-    def _prepare_folder(self, restart: bool) -> None:
-        known = self.output / "config.yaml"
-        try:
-            if restart:
-                for name in (CHECKPOINTS, INITIAL, MODEL, "tensorboard"):
-                    shutil.rmtree(self.output / name, ignore_errors=True)
-                for name in (METRICS, SAMPLES, CURVES):
-                    (self.output / name).unlink(missing_ok=True)
-            elif known.is_file() and self.checkpoints.all():
-                refuse_another(load_config(str(known)), self.config, _MAY_CHANGE)
-            self.output.mkdir(parents=True, exist_ok=True)
-            replace_file(known, dump(self.config).encode())
-        except OSError as error:
-            raise LlavaRadError(
-                f"the run folder cannot be written: {error.strerror or type(error).__name__}"
-            ) from error
 
     def _load_whole(self) -> None:
         """What every process has whole: the first checkpoint on disk, the encoder, the images."""
@@ -253,12 +237,12 @@ class _Run:
         start = int(newest.name.rpartition("-")[2]) if newest else 0
         steps = total_steps(self.config, len(self.samples["train"]), self.arguments.world_size)
         self.arguments.warmup_steps = warmup_steps(self.config, steps)
-        journal = Journal(self.output, step=start) if self.main else None
+        metrics = MetricsLog(self.output, step=start) if self.main else None
         if newest is not None:
             self._note(f"going on from step {start:,}")
         with stop_signals() as stop, progress_bar(steps, self.config.name, self.progress, start) as bar:
             samples = self.output / SAMPLES if self.main else None
-            watcher = Watcher(journal, samples, bar, stop, notes=self.progress)
+            watcher = Watcher(metrics, samples, bar, stop, notes=self.progress)
             trainer = ReportTrainer(
                 self.model,
                 self.arguments,
@@ -275,8 +259,8 @@ class _Run:
                 trainer._load_from_checkpoint(str(newest))
             if watcher.stopped:
                 raise KeyboardInterrupt
-        if journal is not None:
-            journal.close()
+        if metrics is not None:
+            metrics.close()
             if importlib.util.find_spec("matplotlib"):
                 plot([self.output], self.output / CURVES, PANELS)
         return self._export(trainer, steps)

@@ -18,11 +18,10 @@ from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
-from llava_rad.training.config import TrainingConfig
+from llava_rad.training.config import TrainingConfig, accumulation, total_steps, warmup_steps
+from llava_rad.training.data import Prompted, Samples, select_pairs, tokenise
 from llava_rad.training.deepspeed_config import read_deepspeed
 from llava_rad.training.estimate import SHARE_OF_RATE, Estimate, Sizes, estimate, matrix_rate
-from llava_rad.training.plan import accumulation, total_steps, warmup_steps
-from llava_rad.training.samples import Prompted, Samples, select_pairs, tokenise
 
 _PAPER = {"train": 146_909, "val": 7_250}
 

@@ -19,8 +19,7 @@ from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.data import Batch
 from encoder.pretraining.estimate import estimate
 from encoder.pretraining.masking import batch_masks
-from encoder.pretraining.optimization import clip_gradients, make_optimizer, set_rates
-from encoder.pretraining.schedules import Schedules
+from encoder.pretraining.optimization import Schedules, clip_gradients, make_optimizer, set_rates
 from encoder.pretraining.student_teacher import Losses, StudentTeacher
 from encoder.pretraining.vit import MEAN, STD
 from encoder.runs.distributed import keep_freed_memory

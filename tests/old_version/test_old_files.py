@@ -120,8 +120,7 @@ def same_weights(file: Path, other: Path) -> None:
 
 
 def test_the_checkpoints_of_runs_are_found(old: Path) -> None:
-    from encoder.runs.checkpoints import Checkpoints
-    from llava_rad.training.checkpoints import Checkpoints as TrainingCheckpoints
+    from encoder.runs.checkpoints import Checkpoints, TrainerCheckpoints
 
     kept = Checkpoints(old / "pretraining" / "checkpoints", keep=3)
     newest = kept.latest()
@@ -129,7 +128,7 @@ def test_the_checkpoints_of_runs_are_found(old: Path) -> None:
     groups, state = kept.load(newest)
     assert state["step"] == 2 and {"student", "teacher", "optimizer", "centres"} == groups.keys()
     facts = {"processes": 1, "engine.deepspeed": "none"}
-    trained = TrainingCheckpoints(old / "training" / "checkpoints", 3, facts).latest()
+    trained = TrainerCheckpoints(old / "training" / "checkpoints", 3, facts).latest()
     assert trained is not None and trained.name == "checkpoint-2"
 
 

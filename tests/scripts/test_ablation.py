@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from encoder.datasets.manifest import write_manifest
-from encoder.pretraining.loading import load_config
+from encoder.pretraining.config import load_config
 from scripts.ablation import ABLATIONS, main, variants
 from tests.encoder.pretraining.test_probes import manifest_rows
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_rad.model.prompt import Prompt, encode_answer
-from llava_rad.training.tokenizer import train
+from llava_rad.training.initial import train_tokenizer
 from scripts.demo import grammar
 from scripts.demo.evaluate import ROW_NAMES, as_row, label_text
 from scripts.demo.nih import LABELS
@@ -120,7 +120,7 @@ def test_tokenizer_is_of_llamas_form(texts: list[str], tmp_path: Path) -> None:
     from llava_rad.model.config import TokenIds
     from llava_rad.model.tokenizer import Tokens
 
-    tokenizer = train(texts)
+    tokenizer = train_tokenizer(texts)
     assert [tokenizer.token_to_id(t) for t in ("<unk>", "<s>", "</s>", "<0x00>", "<0xFF>")] == [0, 1, 2, 3, 258]
     assert 300 < tokenizer.get_vocab_size() <= 800
     assert tokenizer.encode("The heart").ids[0] == 1
@@ -136,5 +136,5 @@ def test_tokenizer_is_of_llamas_form(texts: list[str], tmp_path: Path) -> None:
 
 
 def test_tokenizer_keeps_findings_apart_from_punctuation(texts: list[str]) -> None:
-    tokens = train(texts).encode("There is pleural effusion.").tokens
+    tokens = train_tokenizer(texts).encode("There is pleural effusion.").tokens
     assert tokens[-2:] == ["▁effusion", "."]

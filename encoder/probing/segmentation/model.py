@@ -13,13 +13,13 @@ import torch
 
 from encoder.backbones.base import FrozenEncoder
 from encoder.errors import ConfigError, LlavaRadError, ModelError
+from encoder.files import write
 from encoder.preprocessing import Recipe
 from encoder.probing.heads import Head, build_head, trainable
 from encoder.probing.heads.blocks import to_size
 from encoder.probing.segmentation.config import SegmentationConfig
 from encoder.probing.segmentation.inputs import Inputs
 from encoder.probing.vectors import identity
-from encoder.runs.checkpoints import replace_file
 
 _JSON, _WEIGHTS = "segmenter.json", "head.safetensors"
 _FORMAT = 1
@@ -76,8 +76,8 @@ class Segmenter:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
-            replace_file(folder / _JSON, json.dumps(data, indent=1).encode())
+            write(folder / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
+            write(folder / _JSON, json.dumps(data, indent=1).encode())
         except (OSError, SafetensorError) as error:
             raise LlavaRadError(f"the segmentation head could not be written ({type(error).__name__})") from error
 

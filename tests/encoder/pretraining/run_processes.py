@@ -23,7 +23,7 @@ def _train(config: str, run: str, overrides: Sequence[str], stop_after: int, env
     import torch
 
     from encoder.pretraining import train as engine
-    from encoder.pretraining.loading import load_config
+    from encoder.pretraining.config import load_config
 
     torch.set_num_threads(1)
     if stop_after:

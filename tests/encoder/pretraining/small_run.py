@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.loading import load_config
+from encoder.pretraining.config import PretrainingConfig, load_config
 
 
 def write_images(folder: Path, count: int = 12, size: int = 64) -> Path:

@@ -18,9 +18,8 @@ import torch
 from torch.utils.data import _utils, dataloader
 
 from encoder.errors import ConfigError, LlavaRadError, ReadError
-from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.data import Batch, Images, batches, images_per_process
-from encoder.pretraining.loading import load_config
 from encoder.pretraining.randomness import Purpose, generator
 
 IMAGES = 10

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.estimate import backbone_parameters, estimate, head_parameters, masked_patches
 from encoder.pretraining.heads import Head
-from encoder.pretraining.loading import load_config
 from encoder.pretraining.vit import Crops, VisionTransformer
 
 PAPER = load_config("rad-dino")

@@ -16,9 +16,8 @@ from encoder.backbones.dinov2 import VisionTransformer as InferenceTransformer
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.pretraining import export as export_module
-from encoder.pretraining.card import as_markdown, describe
 from encoder.pretraining.config import HeadConfig, InitConfig, ModelConfig, PretrainingConfig, ProbeConfig
-from encoder.pretraining.export import export
+from encoder.pretraining.export import as_markdown, describe, export
 from encoder.pretraining.heads import Head
 from encoder.pretraining.initialisation import load_backbone, load_heads
 from encoder.pretraining.vit import VisionTransformer as TrainedTransformer

@@ -18,10 +18,20 @@ from sklearn.preprocessing import StandardScaler
 
 from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.pretraining import logistic, probes
+from encoder.pretraining import probes
 from encoder.pretraining import train as engine
-from encoder.pretraining.logistic import FOLDS, GRID, UNDECIDED, choose_c, folds, logistic_regression
-from encoder.pretraining.probes import Probe, ProbeResult, auroc, average_precision
+from encoder.pretraining.probes import (
+    FOLDS,
+    GRID,
+    UNDECIDED,
+    Probe,
+    ProbeResult,
+    auroc,
+    average_precision,
+    choose_c,
+    folds,
+    logistic_regression,
+)
 from encoder.runs.checkpoints import Checkpoints
 from tests.encoder.pretraining.small_run import small_config, write_images
 
@@ -193,7 +203,7 @@ def test_predictions_and_scores_equal_scikit_learns(
     probe: Probe, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert probe.labels == ("effusion", "nodule") and probe.left_out == ("rare",)
-    monkeypatch.setattr(logistic, "GRID", (0.05,))
+    monkeypatch.setattr(probes, "GRID", (0.05,))
     monkeypatch.setattr(probes, "NEIGHBOURS", 5)
     truth = table(rows, probe.labels)
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from lightly.utils.scheduler import cosine_schedule
 
 from encoder.errors import ConfigError
 from encoder.pretraining.config import InitConfig, OptimizationConfig, PretrainingConfig
-from encoder.pretraining.schedules import Schedules, constant_then, cosine_with_warmup, linear, peak_lr, total_steps
+from encoder.pretraining.optimization import Schedules, constant_then, cosine_with_warmup, linear, peak_lr, total_steps
 
 PAPER = PretrainingConfig()
 

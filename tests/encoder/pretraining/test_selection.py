@@ -9,7 +9,7 @@ import pytest
 from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError
 from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.selection import probe_rows, training_rows
+from encoder.pretraining.data import probe_rows, training_rows
 
 
 def row(folder: Path, image: str, **values: object) -> Row:

@@ -11,8 +11,7 @@ import torch
 
 from encoder.pretraining.config import ModelConfig, PretrainingConfig
 from encoder.pretraining.data import Batch, batches
-from encoder.pretraining.optimization import clip_gradients, make_optimizer, rates, set_rates
-from encoder.pretraining.schedules import Values
+from encoder.pretraining.optimization import Values, clip_gradients, make_optimizer, rates, set_rates
 from encoder.pretraining.student_teacher import StudentTeacher
 from encoder.pretraining.vit import Crops, VisionTransformer
 from tests.encoder.pretraining.small_run import small_config

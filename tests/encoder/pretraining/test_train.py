@@ -12,8 +12,8 @@ import torch
 
 from encoder.errors import ConfigError
 from encoder.pretraining import train as engine
-from encoder.pretraining.loading import dump
 from encoder.runs.checkpoints import Checkpoints
+from encoder.runs.config import dump
 from tests.encoder.pretraining.run_processes import finish, newest, start
 from tests.encoder.pretraining.small_run import small_config, write_images
 

@@ -8,7 +8,7 @@ import pytest
 
 from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
-from encoder.pretraining.loading import load_config
+from encoder.pretraining.config import load_config
 from encoder.pretraining.validation import Report, check_sizes, validate
 
 

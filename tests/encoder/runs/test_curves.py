@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from encoder.errors import LlavaRadError
-from encoder.pretraining.loading import dump, load_config
+from encoder.pretraining.config import load_config
+from encoder.runs.config import dump
 from encoder.runs.curves import plot
 
 pytest.importorskip("matplotlib")

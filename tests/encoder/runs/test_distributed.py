@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from encoder.pretraining.loading import dump
+from encoder.runs.config import dump
 from tests.conftest import ROOT
 from tests.encoder.pretraining.run_processes import finish, newest, start, start_two
 from tests.encoder.pretraining.small_run import small_config, write_images

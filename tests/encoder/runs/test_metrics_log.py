@@ -1,4 +1,4 @@
-"""The journal: what a killed run leaves, TensorBoard's own reader, numbers that are none."""
+"""The log: what a killed run leaves, TensorBoard's own reader, numbers that are none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from encoder.errors import LlavaRadError
 from encoder.pretraining import train as engine
-from encoder.runs.metrics_log import Journal, read
+from encoder.runs.metrics_log import MetricsLog, read_metrics
 from tests.conftest import ROOT
 from tests.encoder.pretraining.small_run import small_config, write_images
 
@@ -54,31 +54,31 @@ def next_second() -> None:
 
 
 def test_lines_are_on_the_disk_at_once_and_tensorboard_has_the_same(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, step=0)
-    journal.write(0, {"probe_linear_auprc": 0.25})
+    log = MetricsLog(tmp_path, step=0)
+    log.write(0, {"probe_linear_auprc": 0.25})
     for step in (10, 20):
-        journal.write(step, {"loss": 1 / step, "lr": 1e-7 * step})
+        log.write(step, {"loss": 1 / step, "lr": 1e-7 * step})
         assert lines_of(tmp_path)[-1] == {"step": step, "loss": 1 / step, "lr": 1e-7 * step}
     assert_events_are_the_lines(tmp_path)  # before it is closed
-    journal.close()
+    log.close()
     assert_events_are_the_lines(tmp_path)
 
 
 def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, step=0)
+    log = MetricsLog(tmp_path, step=0)
     for step in range(6):
-        journal.write(step, {"loss": float(step)})
-        journal.write(step, {"probe_linear_auprc": step / 10})
-    journal.close()
+        log.write(step, {"loss": float(step)})
+        log.write(step, {"probe_linear_auprc": step / 10})
+    log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
     next_second()
-    journal = Journal(tmp_path, step=3)
+    log = MetricsLog(tmp_path, step=3)
     assert [(line["step"], "loss" in line) for line in lines_of(tmp_path)] == [
         (step, first) for step in range(4) for first in (True, False)
     ]
-    journal.write(4, {"loss": 40.0})
-    journal.close()
+    log.write(4, {"loss": 40.0})
+    log.close()
     assert [line["loss"] for line in lines_of(tmp_path) if "loss" in line] == [0, 1, 2, 3, 40]
     assert_events_are_the_lines(tmp_path)
 
@@ -87,9 +87,9 @@ def test_a_run_that_begins_anew_keeps_nothing(tmp_path: Path) -> None:
     """Killed before its first checkpoint, it probes step 0 a second time."""
     for value in (0.1, 0.2):
         next_second()
-        journal = Journal(tmp_path, step=0)
-        journal.write(0, {"probe_linear_auprc": value})
-        journal.close()
+        log = MetricsLog(tmp_path, step=0)
+        log.write(0, {"probe_linear_auprc": value})
+        log.close()
     assert lines_of(tmp_path) == [{"step": 0, "probe_linear_auprc": 0.2}]
     assert_events_are_the_lines(tmp_path)
 
@@ -111,60 +111,60 @@ def test_a_run_that_begins_anew_keeps_nothing(tmp_path: Path) -> None:
 def test_a_damaged_end_is_cut_and_what_follows_stands_on_its_own_line(tmp_path: Path, end: bytes) -> None:
     whole = b'{"step": 1, "loss": 0.5}\n'
     (tmp_path / "metrics.jsonl").write_bytes(whole + end)
-    assert read(tmp_path) == [{"step": 1, "loss": 0.5}]
-    journal = Journal(tmp_path, step=1)
-    journal.write(2, {"loss": 0.25})
-    journal.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}]
+    log = MetricsLog(tmp_path, step=1)
+    log.write(2, {"loss": 0.25})
+    log.close()
     assert lines_of(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 
 
 def test_a_last_line_that_lacks_its_newline_only_is_kept(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 0.5}')
-    journal = Journal(tmp_path, step=1)
-    journal.write(2, {"loss": 0.25})
-    journal.close()
+    log = MetricsLog(tmp_path, step=1)
+    log.write(2, {"loss": 0.25})
+    log.close()
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
 
 
 def test_numbers_that_are_none_and_warnings(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, step=0)
-    journal.write(1, {"norm": float("inf"), "loss": float("nan")}, ["constant collapse: Ä"])
-    journal.close()
+    log = MetricsLog(tmp_path, step=0)
+    log.write(1, {"norm": float("inf"), "loss": float("nan")}, ["constant collapse: Ä"])
+    log.close()
     assert lines_of(tmp_path) == [{"step": 1, "norm": None, "loss": None, "warnings": ["constant collapse: Ä"]}]
 
 
 def test_tensorboard_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    journal = Journal(tmp_path, step=0)
-    journal.write(1, {"loss": 1.0})
-    journal.close()
+    log = MetricsLog(tmp_path, step=0)
+    log.write(1, {"loss": 1.0})
+    log.close()
     assert lines_of(tmp_path) == [{"step": 1, "loss": 1.0}] and not (tmp_path / "tensorboard").exists()
 
 
 def test_a_disk_that_refuses_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(LlavaRadError, match=r"^metrics\.jsonl could not be written: No such file or directory$"):
-        Journal(tmp_path / "none", step=0)
-    journal = Journal(tmp_path, step=0)
-    journal._file.close()
-    journal._file = Path("/dev/full").open("w")  # noqa: SIM115
+        MetricsLog(tmp_path / "none", step=0)
+    log = MetricsLog(tmp_path, step=0)
+    log._file.close()
+    log._file = Path("/dev/full").open("w")  # noqa: SIM115
     with pytest.raises(LlavaRadError, match=r"^metrics\.jsonl could not be written: No space left on device$"):
-        journal.write(1, {"loss": 1.0})
+        log.write(1, {"loss": 1.0})
     with contextlib.suppress(OSError):
-        journal.close()
+        log.close()
 
 
-def test_reading_a_folder_without_a_journal(tmp_path: Path) -> None:
+def test_reading_a_folder_without_a_log(tmp_path: Path) -> None:
     with pytest.raises(LlavaRadError, match=r"has no metrics\.jsonl"):
-        read(tmp_path)
+        read_metrics(tmp_path)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from encoder.runs.metrics_log import Journal
-journal = Journal(Path(sys.argv[1]), step=0)
+from encoder.runs.metrics_log import MetricsLog
+log = MetricsLog(Path(sys.argv[1]), step=0)
 for step in range(1, 8):
-    journal.write(step, {"loss": step / 8})
+    log.write(step, {"loss": step / 8})
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -175,14 +175,14 @@ def test_sigkill_loses_no_line_and_no_event(tmp_path: Path) -> None:
     assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, 8))
     assert_events_are_the_lines(tmp_path)
     next_second()
-    journal = Journal(tmp_path, step=5)
-    journal.write(6, {"loss": 100.0})
-    journal.close()
+    log = MetricsLog(tmp_path, step=5)
+    log.write(6, {"loss": 100.0})
+    log.close()
     assert [line["loss"] for line in lines_of(tmp_path)] == [1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 100.0]
     assert_events_are_the_lines(tmp_path)
 
 
-def test_an_interrupted_runs_journal_is_the_unbroken_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_runs_log_is_the_unbroken_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real run that fails in its fourth step, after a checkpoint of the second."""
     images = write_images(tmp_path / "images")
     config = small_config(images)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from encoder.datasets.manifest import Row, write_manifest
-from encoder.pretraining.loading import load_config
+from encoder.pretraining.config import load_config
 from llava_rad.cli import main
 from tests.source_tree import ROOT
 

@@ -6,8 +6,8 @@ import pytest
 
 from encoder.backbones.registry import ENCODERS
 from encoder.errors import ConfigError
-from llava_rad.training.loading import dump, load_config, shipped
-from llava_rad.training.plan import accumulation, total_steps, warmup_steps
+from encoder.runs.config import dump
+from llava_rad.training.config import accumulation, load_config, shipped, total_steps, warmup_steps
 
 
 def test_what_ships() -> None:

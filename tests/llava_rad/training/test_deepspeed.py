@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from encoder.errors import ConfigError
-from llava_rad.training.config import DEEPSPEED, TrainingConfig
+from llava_rad.training.config import DEEPSPEED, TrainingConfig, load_config
 from llava_rad.training.deepspeed_config import offloads, read_deepspeed, stage
-from llava_rad.training.loading import load_config
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import runs, small_pairs
 

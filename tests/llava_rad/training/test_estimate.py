@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llava_rad.training.config import load_config
 from llava_rad.training.estimate import Sizes, adapter_parameters, encoder_parameters, estimate, llama_parameters
-from llava_rad.training.loading import load_config
 
 VICUNA = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -26,7 +26,7 @@ def test_parameters_equal_those_of_the_models(changes: dict[str, int]) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from llava_rad.training.config import LoraConfig
-    from llava_rad.training.lora import with_adapters
+    from llava_rad.training.initial import with_adapters
 
     values = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 100,

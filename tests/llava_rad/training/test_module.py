@@ -13,9 +13,9 @@ from torch.nn import functional
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.model.prompt import encode_answer
 from llava_rad.training.config import LoraConfig
-from llava_rad.training.lora import with_adapters
+from llava_rad.training.data import IGNORED, Prompted
+from llava_rad.training.initial import with_adapters
 from llava_rad.training.module import ReportLoss
-from llava_rad.training.samples import IGNORED, Prompted
 from tests.llava_rad.training.small_pairs import REPORTS
 
 Made = tuple[ReportLoss, LlavaRad]

@@ -17,9 +17,8 @@ from llava_rad.model.config import LlavaRadConfig, TokenIds
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair
-from llava_rad.training import tokenizer
 from llava_rad.training.config import DataConfig
-from llava_rad.training.samples import (
+from llava_rad.training.data import (
     IGNORED,
     LengthGrouped,
     Pixels,
@@ -30,6 +29,7 @@ from llava_rad.training.samples import (
     select_pairs,
     tokenise,
 )
+from llava_rad.training.initial import train_tokenizer
 from tests.llava_rad.training import small_pairs
 
 TEXTS = (
@@ -45,7 +45,7 @@ def tokens() -> Tokens:
     from tokenizers import AddedToken
 
     prompt = Prompt()
-    learnt = tokenizer.train([*small_pairs.REPORTS, prompt.before_image, prompt.after_image] * 20, 600)
+    learnt = train_tokenizer([*small_pairs.REPORTS, prompt.before_image, prompt.after_image] * 20, 600)
     learnt.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
     return Tokens(learnt, TokenIds())
 

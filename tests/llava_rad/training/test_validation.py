@@ -35,9 +35,9 @@ def test_published_parts_are_sized_by_their_configuration_files_alone(run: Run, 
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({**config, "bos_token_id": 1, "eos_token_id": 2}))
-    from llava_rad.training.tokenizer import train
+    from llava_rad.training.initial import train_tokenizer
 
-    train([*small_pairs.REPORTS] * 5, 600).save(str(tmp_path / "vicuna" / "tokenizer.json"))
+    train_tokenizer([*small_pairs.REPORTS] * 5, 600).save(str(tmp_path / "vicuna" / "tokenizer.json"))
     (tmp_path / "vicuna" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     done = run(
         "train", "--config", "paper", "--validate", "--processes", "4", f"data.pairs=[{pairs}]",

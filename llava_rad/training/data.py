@@ -6,8 +6,12 @@ with the end token, and ``IGNORED`` after them in a batch. Nothing is cut: what 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.backbones.base import FrozenEncoder, image_tokens
 from encoder.datasets import pixel_cache as pixel_cache
 from encoder.datasets.pixel_cache import Progress
-from encoder.errors import ConfigError
+from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import Recipe
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import encode_answer
@@ -268,3 +273,87 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         full = len(order) // self.batch
         sequence = [batches[i] for i in dice.permutation(full)] + batches[full:]
         return iter(np.concatenate(sequence).tolist())
+
+
+_BATCH = 16
+_TYPES: dict[torch.dtype, Any] = {torch.float32: np.dtype("<f4"), torch.bfloat16: np.dtype("<u2")}
+"""bfloat16, which NumPy does not know, is kept as its bits."""
+
+
+class Features:
+    """Patch features [N, D] of each image of a pixel cache, memory-mapped, in the encoder's own type."""
+
+    field = "features"
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._array: npt.NDArray[np.generic] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_file": self._file, "_array": None}
+
+    def __getitem__(self, number: int) -> npt.NDArray[np.generic]:
+        if self._array is None:
+            self._array = np.load(self._file, mmap_mode="r", allow_pickle=False)
+        return np.array(self._array[number])
+
+
+def as_tensor(features: torch.Tensor) -> torch.Tensor:
+    """Features as they were kept, as the numbers that they are."""
+    return features.view(torch.bfloat16) if features.dtype == torch.uint16 else features
+
+
+def keep_features(
+    pixels: Pixels,
+    encoder: FrozenEncoder,
+    weights: str,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    advance: Callable[[int], None],
+) -> Features:
+    """Compute the features of all images, or find them beside the pixel cache.
+
+    Args:
+        pixels: the images.
+        encoder: on ``device``.
+        weights: SHA-256 of the encoder's weights.
+        recipe: of the images.
+        device: where to compute.
+        advance: called with the number of images just done.
+
+    Raises:
+        LlavaRadError: the disk is too small or refuses.
+    """
+    dtype = encoder.dtype
+    parts = ["llava-rad.features/1", pixels.cache.fingerprint, weights, recipe.to_dict(), str(dtype)]
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    file = pixels.cache.folder / f"features-{name}.npy"
+    if file.is_file():
+        return Features(file)
+    shape = (len(pixels), image_tokens(encoder, recipe.size), encoder.width)
+    needed, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise LlavaRadError(
+            f"the features need {needed / 1e9:.1f} GB, the disk of the pixel cache has {free / 1e9:.1f} GB free",
+            hint="data.keep_features=false computes them in every epoch",
+        )
+    temporary = file.with_name(f".{file.name}-{secrets.token_hex(8)}.tmp")
+    try:
+        array = np.lib.format.open_memmap(temporary, "w+", _TYPES[dtype], shape)
+        for start in range(0, len(pixels), _BATCH):
+            images = np.stack([pixels[i] for i in range(start, min(start + _BATCH, len(pixels)))])
+            found = encoder(recipe.normalise(images).to(device)).patches.cpu()
+            bits = found.view(torch.uint16) if dtype == torch.bfloat16 else found
+            array[start : start + len(images)] = bits.numpy()
+            advance(len(images))
+        array.flush()
+        del array
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        raise LlavaRadError(f"the features cannot be written ({os.strerror(error.errno or 0)})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Features(file)
