@@ -11,12 +11,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from app.database import Database
 from encoder.errors import ConfigError, LlavaRadError
-from llava_rad.outputs.files import OutputError, write_whole
+from encoder.files import write
 
 SESSION_S: Final = 12 * 3600.0
 """After the last use."""
@@ -66,7 +67,7 @@ class Accounts:
 
     def __init__(self, path: Path, sessions: Path, *, now: Callable[[], float] = time.time) -> None:
         self._path, self._now = path, now
-        self._base = Database(sessions, _SCHEMA)
+        self._database = Database(sessions, _SCHEMA)
         self._lock = threading.Lock()
         self._tries: dict[tuple[str, str], _Tries] = {}
         self._read_at: tuple[int, int, int] | None = None
@@ -103,28 +104,28 @@ class Accounts:
             self._tries.pop(mine, None)
             self._tries.pop(theirs, None)
         token = secrets.token_urlsafe(32)
-        with self._base.write() as base:
-            base.execute("DELETE FROM sessions WHERE used < ?", (self._now() - SESSION_S,))
-            base.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, kept, self._now()))
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM sessions WHERE used < ?", (self._now() - SESSION_S,))
+            connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, kept, self._now()))
         return token
 
     def user_of(self, token: str | None) -> str | None:
         """The name behind a token, while its session lasts and its user has the same password."""
         if not token:
             return None
-        row = self._base.read().execute("SELECT * FROM sessions WHERE token = ?", (_digest(token),)).fetchone()
+        row = self._database.read().execute("SELECT * FROM sessions WHERE token = ?", (_digest(token),)).fetchone()
         if row is None or row["used"] < self._now() - SESSION_S or self._known().get(row["name"]) != row["hash"]:
             return None
         if self._now() - row["used"] > 60:
-            with self._base.write() as base:
-                base.execute("UPDATE sessions SET used = ? WHERE token = ?", (self._now(), row["token"]))
+            with self._database.write() as connection:
+                connection.execute("UPDATE sessions SET used = ? WHERE token = ?", (self._now(), row["token"]))
         name: str = row["name"]
         return name
 
     def logout(self, token: str) -> None:
         """End a session."""
-        with self._base.write() as base:
-            base.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
 
     def _count(self, key: tuple[str, str]) -> None:
         if len(self._tries) > _REMEMBERED:
@@ -192,12 +193,22 @@ def remove_user(path: Path, name: str) -> None:
     _write(path, users)
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if an address is reachable from this machine only, where no accounts are needed."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _write(path: Path, users: dict[str, str]) -> None:
     lines = ["# LLaVA-Rad review: NAME:HASH, written by 'llava-rad user'", *(f"{n}:{h}" for n, h in users.items())]
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError("the auth file cannot be written: it is a symbolic link, or no regular file")
     try:
-        write_whole(path, ("\n".join(lines) + "\n").encode(), overwrite=True, mode=0o600)
-    except OutputError as error:
-        raise ConfigError(f"the auth file cannot be written: {error}") from None
+        write(path, "\n".join(lines) + "\n", permissions=0o600)
+    except OSError as error:
+        raise ConfigError(f"the auth file cannot be written: {error.strerror}") from None
 
 
 def _hash(password: str) -> str:

@@ -1,68 +1,101 @@
-"""The one worker that has the model: it writes waiting drafts, one after the other, whoever is looking or not."""
+"""Drafting: one thread owns the model and writes the waiting drafts, one at a time, from image and study inputs."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Final
 
-from app import inputs
-from app.review import ReviewError
+from app.review import FIELDS, ReviewError
+from app.store import CONTEXT_IMAGES
 from encoder.errors import LlavaRadError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from app.rows import Job
+    from app.jobs import Job
     from app.store import Store
     from encoder.preprocessing import Recipe
     from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.engine import Engine
     from llava_rad.generation.options import GenerationOptions
     from llava_rad.generation.report_writer import ReportWriter
+    from llava_rad.model.templates import Study
 
     Pixels = npt.NDArray[np.uint8]
     Images = Callable[[dict[str, Any], Recipe], PreparedImage]
 
-SAVED_EVERY_S = 0.5
+SAVED_EVERY_S: Final = 0.5
+STOPPED: Final = "the draft was stopped before its end"
 _IDLE_S = 5.0
-STOPPED = "the draft was stopped before its end"
+
+
+def inputs_of(state: dict[str, Any], places: Collection[str]) -> dict[str, Any]:
+    """Return a study's inputs that the model's prompt has a place for: SHA-256 of images, texts of fields.
+
+    The prior report is used only together with the prior image.
+
+    Args:
+        state: of the study, from the store.
+        places: names of inputs that the prompt takes (``llava_rad.model.templates.Template.places``).
+    """
+    images = {name: state[name]["sha256"] for name in CONTEXT_IMAGES if name in places and state[name]}
+    texts = {name: text for name, text in state["fields"].items() if name in FIELDS and text}
+    if "prior" not in images:
+        texts.pop("prior_report", None)
+    return images | {name: text for name, text in texts.items() if name.replace("_", "-") in places}
+
+
+def study_of(inputs: dict[str, Any]) -> Study:
+    """Return the inputs in the form that prompts take; the key ``grounded`` requests boxes."""
+    from llava_rad.model.templates import Study
+
+    return Study(**(inputs | {name: name in inputs for name in CONTEXT_IMAGES}))
+
+
+def outdated(state: dict[str, Any], places: Collection[str]) -> bool:
+    """Return True if a study's inputs have changed since its draft was written.
+
+    False for drafts of earlier versions, which do not record their inputs.
+    """
+    inputs = (state["draft"] or {}).get("inputs")
+    if inputs is None or not state["sentences"]:
+        return False
+    return {name: value for name, value in inputs.items() if name != "grounded"} != inputs_of(state, places)
 
 
 class Drafting:
-    """Writes drafts in a thread of its own.
-
-    The model is loaded there, too: the page is served meanwhile.
+    """Writes drafts in its own thread, which also loads the model.
 
     Args:
-        store: where jobs wait and drafts go.
-        images: the image of a study's state, or one beside it, as a recipe prepares it.
-        options: model and decoding of the drafts.
+        store: studies and the queue of drafts.
+        images: returns the image of a study's state, or of one of its context images, preprocessed by a recipe.
+        options: model and decoding of the drafts; None uses the embedded model and its defaults.
     """
 
     def __init__(self, store: Store, images: Images, options: GenerationOptions | None = None) -> None:
         self._store, self._images, self._options = store, images, options
         self._wake, self._closed, self._loaded = threading.Event(), threading.Event(), threading.Event()
-        self._one_map = threading.Lock()  # at a time, beside the draft that is being written
+        self._map_lock = threading.Lock()  # one map at a time, next to the draft that is being written
         self._now: dict[str, str] = {}  # study -> text of the draft that is being written
         self._stopping: set[int] = set()
         self._writer: ReportWriter | None = None
         self._failed: str | None = None
-        store.requeue_running()
+        store.jobs.requeue_running()
         self._thread = threading.Thread(target=self._work, name="drafting", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End after the token that is being written; the draft is taken up again at the next start."""
+        """Stop after the current token; the interrupted draft is written again after the next start."""
         self._closed.set()
         self._wake.set()
         self._thread.join(timeout=10)
 
     def status(self) -> dict[str, Any]:
-        """``state`` (loading, ready or failed), which model it is, and what it ``takes`` besides an image."""
+        """Return ``state`` (loading, ready or failed), the model's id and hash, and the inputs that it ``takes``."""
         if self._failed is not None:
             return {"state": "failed", "error": self._failed}
         if not self._loaded.is_set():
@@ -70,97 +103,98 @@ class Drafting:
         return {"state": "ready", **_facts(self._engine()), "takes": sorted(self._places())}
 
     def outdated(self, state: dict[str, Any]) -> bool:
-        """Whether a study's draft was written from other inputs than a new one would be, as far as is known."""
+        """Return True if a study's inputs have changed since its draft; False while the model is loading."""
         ready = self._loaded.is_set() and self._failed is None
-        return ready and inputs.outdated(state, self._places())
+        return ready and outdated(state, self._places())
 
     def queue(
         self, owner: str, study: str, *, replace: bool = False, batch: str | None = None, grounded: bool = False
     ) -> None:
-        """Ask for a draft; see ``Store.queue``.
+        """Request a draft; see :meth:`app.jobs.Jobs.add`.
 
         Raises:
-            ModelError: the model could not be loaded.
+            ModelError: if the model could not be loaded.
         """
         if self._failed is not None:
             raise ModelError(self._failed)
-        self._store.queue(owner, study, replace=replace, batch=batch, grounded=grounded)
+        self._store.jobs.add(owner, study, replace=replace, batch=batch, grounded=grounded)
         self._wake.set()
 
     def stop(self, owner: str, study: str) -> None:
-        """End a draft within a token, or take it out of the queue; what is written stays.
+        """Stop a draft after its current token, or remove it from the queue; written text is kept.
 
         Raises:
-            NotFound: there is no such study.
+            NotFound: if the study does not exist.
         """
-        running = self._store.stop(owner, study)
+        running = self._store.jobs.stop(owner, study)
         if running is None:
             return
         self._stopping.add(running.id)
-        end = time.monotonic() + 2.0  # the answer shows the draft stopped
+        end = time.monotonic() + 2.0  # so that the caller's answer shows the stopped draft
         while study in self._now and time.monotonic() < end:
             time.sleep(0.01)
 
     def now(self, owner: str, study: str) -> dict[str, Any] | None:
-        """State, place in the queue and text of a study's draft at this moment.
+        """Return the current ``state``, ``position`` in the queue and ``text`` of a study's draft.
 
         Raises:
-            NotFound: there is no such study.
+            NotFound: if the study does not exist.
         """
-        found = self._store.draft(owner, study)
+        found = self._store.jobs.draft(owner, study)
         if found is not None and found["state"] == "running":
             found["text"] = self._now.get(study, found["text"])
         return found
 
     def evidence(self, owner: str, study: str, *, sentence: str | None, encoder: bool = False) -> dict[str, Any]:
-        """Where the model looked while it wrote a sentence of the draft, or where the encoder looked.
+        """Compute the attention map of a sentence of the draft, or of the encoder.
 
         Args:
-            owner: whose study.
+            owner: of the study.
             study: its id.
             sentence: id of a sentence that the model wrote.
-            encoder: the encoder's map instead.
+            encoder: compute the encoder's map instead.
 
         Returns:
-            ``side``, ``values`` (0 to 1, row by row), ``box`` (shares of the image that they cover) and ``note``.
+            ``side``, ``values`` (0 to 1, row by row), ``box`` (left, top, width and height of the map as shares of
+            the image's sides) and ``note``.
 
         Raises:
-            NotFound: there is no such study.
-            ReviewError: there is no such sentence, or another model wrote it.
-            LlavaRadError: there is no map.
+            NotFound: if the study does not exist.
+            ReviewError: if the sentence does not exist, or another model or other images produced it.
+            LlavaRadError: if no map can be computed.
         """
-        from llava_rad.generation import attention_maps as evidence
+        from llava_rad.generation import attention_maps
 
         state = self._store.state(owner, study)
         drafted = [one for one in state["sentences"] if one["draft"] is not None]
-        places = {one["id"]: at for at, one in enumerate(drafted)}
-        if not encoder and sentence not in places:
+        numbers = {one["id"]: at for at, one in enumerate(drafted)}
+        if not encoder and sentence not in numbers:
             raise ReviewError("there is no draft of that sentence")
         engine = self._engine()
         model = (state["draft"] or {}).get("model")
         if not encoder and model is not None and model["sha256"] != engine.sha256:
             raise ReviewError("another model wrote this draft: where it looked is not known")
-        image, given = self._images(state, engine.recipe), (state["draft"] or {}).get("inputs") or {}
+        image, inputs = self._images(state, engine.recipe), (state["draft"] or {}).get("inputs") or {}
         others: list[Pixels] = []
         if not encoder:
-            if given.get("grounded"):
+            if inputs.get("grounded"):
                 raise ReviewError("there is no map of a draft with boxes: they say where")
-            if any((state[name] or {}).get("sha256") != given[name] for name in inputs.IMAGES if name in given):
+            if any((state[name] or {}).get("sha256") != inputs[name] for name in CONTEXT_IMAGES if name in inputs):
                 raise ReviewError(
                     "an image that this draft was written from is gone: where the model looked is not known"
                 )
-            others = [image.pixels for _, image in self._beside(state, given)]
-        with self._one_map:
+            others = [image.pixels for _, image in self._context(state, inputs)]
+        with self._map_lock:
             if encoder:
-                found, note = evidence.encoder_attention(engine, image.pixels), evidence.ENCODER_NOTE
+                found, note = attention_maps.encoder_attention(engine, image.pixels), attention_maps.ENCODER_NOTE
             else:
                 assert sentence is not None
                 texts = [one["draft"] for one in drafted]
-                maps = evidence.attention_by_sentence(
-                    engine, image.pixels, texts, prompt=self._prompt(), study=inputs.study_of(given), others=others
+                maps = attention_maps.attention_by_sentence(
+                    engine, image.pixels, texts, prompt=self._prompt(), study=study_of(inputs), others=others
                 )
-                found, note = maps[places[sentence]], evidence.SENTENCE_NOTE
-        box = evidence.box(engine.recipe, state["image"]["height"], state["image"]["width"])
+                found, note = maps[numbers[sentence]], attention_maps.SENTENCE_NOTE
+        box = attention_maps.box(engine.recipe, state["image"]["height"], state["image"]["width"])
         return {"side": len(found), "values": found.round(3).ravel().tolist(), "box": box, "note": note}
 
     def _engine(self) -> Engine:
@@ -171,18 +205,18 @@ class Drafting:
         return self._writer.engine()
 
     def _places(self) -> frozenset[str]:
-        """What the model's prompt has a place for."""
+        """Return the names of the inputs that the model's prompt takes."""
         from llava_rad.model.templates import TEMPLATES
 
         return TEMPLATES[self._engine().config.conversation.template].places
 
-    def _beside(self, state: dict[str, Any], given: dict[str, Any]) -> list[tuple[str, PreparedImage]]:
-        """The further images among the inputs, and what they are."""
+    def _context(self, state: dict[str, Any], inputs: dict[str, Any]) -> list[tuple[str, PreparedImage]]:
+        """Return names and images of the context images among the inputs."""
         recipe = self._engine().recipe
-        return [(name, self._images(state[name], recipe)) for name in inputs.IMAGES if name in given]
+        return [(name, self._images(state[name], recipe)) for name in CONTEXT_IMAGES if name in inputs]
 
     def _prompt(self) -> str | None:
-        """The instruction in place of the checkpoint's own."""
+        """Return the instruction that replaces the checkpoint's own, if any."""
         return None if self._options is None else self._options.prompt
 
     def _work(self) -> None:
@@ -190,7 +224,7 @@ class Drafting:
             from llava_rad.generation.report_writer import ReportWriter
 
             self._writer = ReportWriter(self._options)
-            self._writer.close()  # its decoding process: images come prepared
+            self._writer.close()  # ends its process for reading images: they are already prepared
             self._writer.engine()
         except Exception as error:
             self._failed = _one_line(error)
@@ -198,24 +232,24 @@ class Drafting:
         while not self._closed.is_set():
             try:
                 self._next()
-            except Exception:  # the store cannot be written: its disk is full, say
+            except Exception:  # the store cannot be written, for example because the disk is full
                 self._closed.wait(_IDLE_S)
                 with contextlib.suppress(Exception):
-                    self._store.requeue_running()
+                    self._store.jobs.requeue_running()
 
     def _next(self) -> None:
-        """Write the draft whose turn it is, or wait for one."""
+        """Write the next draft of the queue, or wait for one."""
         self._wake.clear()
-        job = self._store.next_job()
+        job = self._store.jobs.next()
         if job is None:
             self._wake.wait(_IDLE_S)
         elif self._failed is not None:
-            self._store.finish(job, "failed", error=self._failed)
+            self._store.jobs.finish(job, "failed", error=self._failed)
         else:
             self._write(job)
 
     def _write(self, job: Job) -> None:
-        """One draft, from the study's image to its sentences in the store."""
+        """Write one draft and put its sentences into the study."""
         from llava_rad.outputs.grounding import parse
 
         assert self._writer is not None
@@ -223,11 +257,11 @@ class Drafting:
         self._now[job.study] = ""
         try:
             study = self._store.state(job.owner, job.study)
-            given = inputs.given(study, self._places()) | ({"grounded": True} if job.grounded else {})
-            image, others = self._images(study, self._engine().recipe), self._beside(study, given)
-            asked = inputs.study_of(given)
+            inputs = inputs_of(study, self._places()) | ({"grounded": True} if job.grounded else {})
+            image, others = self._images(study, self._engine().recipe), self._context(study, inputs)
+            prompted = study_of(inputs)
             saved = time.monotonic()
-            for piece in self._writer.stream_image(image, study=asked, others=others):
+            for piece in self._writer.stream_image(image, study=prompted, others=others):
                 if not isinstance(piece, str):
                     report = piece
                     break
@@ -239,20 +273,20 @@ class Drafting:
                     state = "stopped"
                     break
                 if time.monotonic() - saved > SAVED_EVERY_S:
-                    self._store.progress(job, self._now[job.study])
+                    self._store.jobs.progress(job, self._now[job.study])
                     saved = time.monotonic()
             if report is None:
-                report = self._writer.report(image, text, study=asked, others=others)
+                report = self._writer.report(image, text, study=prompted, others=others)
                 report = report.model_copy(update={"warnings": [*report.warnings, STOPPED]})
             kept = report.model_dump(mode="json")
             findings = [one for one in kept["report"]["findings"] if one["text"]]
-            self._store.finish(
+            self._store.jobs.finish(
                 job, state, text=report.text, sentences=[one["text"] for one in findings],
                 boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._engine()),
-                inputs=given,
+                inputs=inputs,
             )  # fmt: skip
         except Exception as error:
-            self._store.finish(job, "failed", text=self._now[job.study], error=_one_line(error))
+            self._store.jobs.finish(job, "failed", text=self._now[job.study], error=_one_line(error))
         finally:
             self._stopping.discard(job.id)
             self._now.pop(job.study, None)
@@ -266,7 +300,7 @@ def _facts(engine: Engine) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
-    """An error as people may see it: one that is not ours may quote what identifies a patient."""
+    """Return an error's message for users; messages of foreign errors are withheld, they may identify a patient."""
     if isinstance(error, LlavaRadError):
         return f"{error} ({error.hint})" if error.hint else str(error)
     return f"unexpected {type(error).__name__}"

@@ -1,25 +1,40 @@
-"""Reviews that leave the application: text and JSON of one study, JSONL and CSV of all. All carry the notice."""
+"""Export of reviews: text, JSON and hospital formats of one study; JSONL, CSV and a research set of all.
+
+Every export carries the notice of ``llava_rad.outputs.report.NOTICE``.
+"""
 
 from __future__ import annotations
 
 import csv as tables
 import io
 import json
+import zipfile
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app import review
 from encoder.reader.identity import Identity
 from llava_rad.outputs.compose import software_version
+from llava_rad.outputs.document import FINDINGS, labels_of, uid_of
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from app.images import ImageFolder
     from app.store import Store
     from llava_rad.outputs.document import Document
 
+    Pixels = npt.NDArray[np.uint16]
+
 SCHEMA: Final = "llava-rad.review/1"
 NOT_SIGNED: Final = "NOT SIGNED: a draft under review."
+SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+"""SOP class of the DICOM images of a research set."""
 COLUMNS: Final = (
     "study", "name", "status", "version", "sha256", "view", "model", "reviewer", "signed_at", "seconds", "sentence",
     "state", "draft", "text", "notice",
@@ -30,10 +45,10 @@ State = dict[str, Any]
 
 
 def report_text(state: State, version: int | None = None) -> str:
-    """A study's report as plain text: the signed one of a version, or what there is, marked as not signed.
+    """Format a study's report as plain text: a signed version, or the current text marked as not signed.
 
     Raises:
-        ReviewError: there is no such version, or no text.
+        ReviewError: if the version does not exist or has no text.
     """
     signed = _signed(state, version)
     shown = signed["document"] if signed else state
@@ -51,10 +66,10 @@ def report_text(state: State, version: int | None = None) -> str:
 
 
 def report_json(state: State, version: int | None = None) -> dict[str, Any]:
-    """A study's review as data.
+    """Return a study's review as JSON data.
 
     Raises:
-        ReviewError: there is no such version.
+        ReviewError: if the version does not exist.
     """
     signed = _signed(state, version)
     shown = signed["document"] if signed else state
@@ -75,10 +90,10 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
 
 
 def document(state: State, version: int | None = None) -> Document:
-    """A study's report for hospital formats: the signed one of a version, or the model's draft.
+    """Return a study's report for DICOM and FHIR: a signed version, or the model's draft.
 
     Raises:
-        ReviewError: there is no such version, or no draft to say which model wrote it.
+        ReviewError: if the version does not exist, or no draft records the model.
     """
     from llava_rad.outputs.document import Document, Signature
     from llava_rad.outputs.report import from_data
@@ -103,7 +118,7 @@ def document(state: State, version: int | None = None) -> Document:
 
 
 def jsonl(store: Store, owner: str) -> Iterator[str]:
-    """All of an owner's studies, one JSON object a line, with every event and every signed version."""
+    """Yield the owner's studies, one JSON object per line, with all events and signed versions."""
     for study in store.studies(owner):
         state = store.state(owner, study)
         record = report_json(state)
@@ -113,7 +128,7 @@ def jsonl(store: Store, owner: str) -> Iterator[str]:
 
 
 def csv(store: Store, owner: str) -> Iterator[str]:
-    """All of an owner's studies as a table, one row a sentence of the last signed version, or of the present text."""
+    """Yield the owner's studies as a table, one row per sentence of the last signed version or the current text."""
     yield csv_row(COLUMNS)
     for study in store.studies(owner):
         state = store.state(owner, study)
@@ -129,7 +144,7 @@ def csv(store: Store, owner: str) -> Iterator[str]:
 
 
 def ai_generated(shown: dict[str, Any]) -> bool:
-    """Whether a machine wrote any of the sentences, or what they were made of."""
+    """Return True if a model drafted any of the sentences."""
     return any(one["draft"] is not None for one in shown["sentences"])
 
 
@@ -141,13 +156,13 @@ def _writer(shown: dict[str, Any]) -> str:
 
 
 def last_signed(state: State) -> dict[str, Any] | None:
-    """The last signed version, while the study is signed."""
+    """Return the last signed version, or None if the study is not currently signed."""
     found: dict[str, Any] | None = state["signed"][-1] if state["status"] == "signed" else None
     return found
 
 
 def _signed(state: State, version: int | None) -> dict[str, Any] | None:
-    """The signed version that is meant; without a number the last one, while the study is signed."""
+    """Return a signed version; without a number, see :func:`last_signed`."""
     if version is None:
         return last_signed(state)
     for one in state["signed"]:
@@ -158,12 +173,97 @@ def _signed(state: State, version: int | None) -> dict[str, Any] | None:
 
 
 def csv_row(cells: tuple[str, ...] | list[Any]) -> str:
-    """A line of a table, harmless in a spreadsheet."""
+    """Format a CSV line without cells that a spreadsheet would run as formulas."""
     line = io.StringIO()
     tables.writer(line).writerow([_harmless(cell) for cell in cells])
     return line.getvalue()
 
 
 def _harmless(cell: Any) -> Any:
-    """A cell that a spreadsheet would take for a formula begins with an apostrophe (OWASP: CSV injection)."""
+    """Prefix cells that a spreadsheet would take for a formula with an apostrophe (OWASP, CSV injection)."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, dicom: bool = False) -> int:
+    """Write the owner's signed studies to a zip file: images, reports and labels.
+
+    The application keeps pixels, not files, so images are written anew, as 16-bit PNG files or as DICOM objects
+    without any attribute of the original (more than the Basic Profile of DICOM PS3.15 annex E asks for). File names,
+    study names and reviewers are left out; text that a reviewer typed is included as it is.
+
+    Args:
+        store: studies and signed reports.
+        images: pixels of the studies.
+        owner: of the studies.
+        path: of the zip file.
+        dicom: write DICOM images, and a structured report for each that a model drafted.
+
+    Returns:
+        Number of studies written.
+    """
+    reports, labels = [], [csv_row(("image", *FINDINGS))]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for study in store.studies(owner):
+            state = store.state(owner, study)
+            signed = last_signed(state)
+            if signed is None:
+                continue
+            pixels = images.pixels(state["image"])
+            name = f"images/{study}.{'dcm' if dicom else 'png'}"
+            archive.writestr(name, _dicom(pixels, study) if dicom else _png(pixels))
+            if dicom and (signed["document"]["draft"] or {}).get("report"):
+                archive.writestr(f"reports/{study}.dcm", _structured_report(state, study))
+            shown = signed["document"]
+            record = {
+                "image": name, "text": signed["text"], "fields": shown["fields"], "sentences": shown["sentences"],
+                "model": signed["model"], "facts": state["facts"], "notice": NOTICE,
+                "ai_generated": ai_generated(shown),
+            }  # fmt: skip
+            reports.append(json.dumps(record, ensure_ascii=False) + "\n")
+            labels.append(csv_row([name, *labels_of(signed["text"]).values()]))
+        archive.writestr("reports.jsonl", "".join(reports))
+        archive.writestr("labels.csv", "".join(labels))
+        archive.writestr("README.txt", f"{NOTICE}\n{len(reports)} reports signed by a person, images without header.\n")
+    return len(reports)
+
+
+def pseudonym(study: str) -> Identity:
+    """Return pseudonymous identifiers for a study of the research set."""
+    whole, series, image = (uid_of("research set", level, study) for level in ("study", "series", "image"))
+    return Identity(whole, series, image, SECONDARY_CAPTURE, {"PatientID": study[:16]})
+
+
+def _png(pixels: Pixels) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _dicom(pixels: Pixels, study: str) -> bytes:
+    from highdicom.sc import SCImage
+    from highdicom.sr import CodedConcept
+
+    identity = pseudonym(study)
+    made = SCImage(
+        pixels, "MONOCHROME2", 16, "PATIENT", identity.study_uid, identity.series_uid, 1, identity.instance_uid, 1,
+        "LLaVA-Rad", patient_id=identity.attributes["PatientID"], patient_orientation=("L", "F"),
+    )  # fmt: skip
+    made.PatientIdentityRemoved = "YES"
+    made.DeidentificationMethod = "Made anew from pixels: no attribute of the original"
+    made.DeidentificationMethodCodeSequence = [
+        CodedConcept("113100", "DCM", "Basic Application Confidentiality Profile")
+    ]
+    stream = io.BytesIO()
+    made.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def _structured_report(state: dict[str, Any], study: str) -> bytes:
+    from llava_rad.outputs.sr import to_sr
+
+    found = document(state)
+    assert found.signature is not None
+    nobody = replace(found.signature, reviewer="reviewer", at=datetime.fromtimestamp(0, UTC))
+    return to_sr(replace(found, identity=pseudonym(study), signature=nobody)).report

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
-from llava_rad.outputs.files import write_whole
+from encoder.files import reported, write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,8 @@ class ImageFolder:
         return PreparedImage(square, facts, tuple(state["warnings"]), state["sha256"])
 
     def _write(self, name: str, content: bytes) -> None:
-        write_whole(self._root / name, content, mode=0o600)
+        with reported("the image"):
+            write(self._root / name, content, overwrite=False, permissions=0o600)
 
 
 def presets(image: Radiograph) -> list[dict[str, Any]]:

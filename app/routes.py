@@ -15,10 +15,10 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from starlette.background import BackgroundTask
 
 from app import exports, review
-from app.inputs import IMAGES
+from app.database import NotFound
 from app.review import ReviewError, StaleError
-from app.rows import NotFound
 from app.security import error
+from app.store import CONTEXT_IMAGES
 from app.uploads import MAX_ZIP_BYTES, TooLarge
 from encoder.errors import LlavaRadError, ReadError
 from llava_rad.outputs.formats import OutputFormat, document_formats
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from app.drafting import Drafting
     from app.images import ImageFolder
-    from app.store import Beside, Store
+    from app.store import ContextImage, Store
     from app.uploads import Uploads
 
 MAX_BODY = 1 << 20
@@ -66,7 +66,7 @@ def user(request: Request) -> str:
 User = Annotated[str, Depends(user)]
 
 
-def add_refusals(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Every error that a user can act on becomes a status and one line."""
 
     def said(status: Callable[[LlavaRadError], int]) -> Callable[[Request, Exception], Response]:
@@ -123,8 +123,8 @@ def router(services: Services) -> APIRouter:
     """All calls."""
     calls = APIRouter(prefix="/api")
     _add_studies(calls, services)
-    for which in IMAGES:
-        _add_beside(calls, services, which)
+    for kind in CONTEXT_IMAGES:
+        _add_context(calls, services, kind)
     _add_drafts(calls, services)
     _add_reading(calls, services)
     _add_batches(calls, services)
@@ -185,26 +185,26 @@ def _add_studies(calls: APIRouter, services: Services) -> None:
         if type(revision) is not int:
             raise ReviewError("the action does not say which revision of the study it was made on")
         try:
-            return shown(store.act(who, study, revision, body, who=who), services)
+            return shown(store.act(who, study, revision, body, user=who), services)
         except StaleError as stale:
             return error(409, str(stale), state=shown(store.state(who, study), services))
 
 
-def _add_beside(calls: APIRouter, services: Services, which: Beside) -> None:
-    """An image beside the study's own comes and goes."""
+def _add_context(calls: APIRouter, services: Services, kind: ContextImage) -> None:
+    """Routes that add and remove a study's lateral or prior image."""
     store, uploads = services.store, services.uploads
 
-    @calls.post(f"/studies/{{study}}/{which}")
+    @calls.post(f"/studies/{{study}}/{kind}")
     async def add(request: Request, study: str, who: User) -> dict[str, Any]:
         await asyncio.to_thread(store.state, who, study)  # before anything is read
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
-            await asyncio.to_thread(uploads.beside, who, study, which, path, force=_force(request))
+            await asyncio.to_thread(uploads.context_image, who, study, kind, path, force=_force(request))
         return shown(await asyncio.to_thread(store.state, who, study), services)
 
-    @calls.delete(f"/studies/{{study}}/{which}")
+    @calls.delete(f"/studies/{{study}}/{kind}")
     def remove(study: str, who: User) -> dict[str, Any]:
-        store.set_beside(who, study, which, None)
+        store.set_context(who, study, kind, None)
         return shown(store.state(who, study), services)
 
 
@@ -253,7 +253,7 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
     @calls.get("/studies/{study}/image/{image}")
     def pixels(study: str, image: str, who: User) -> FileResponse:
         state = store.state(who, study)
-        for kept in (state["image"], *((state[which] or {}).get("image") for which in IMAGES)):
+        for kept in (state["image"], *((state[kind] or {}).get("image") for kind in CONTEXT_IMAGES)):
             if kept is not None and kept["id"] == image:
                 return FileResponse(images.file(kept), media_type="application/octet-stream")
         raise NotFound("there is no such image")
@@ -280,11 +280,9 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
 
     @calls.get("/export.zip")
     def research_set(who: User, dicom: bool = False) -> FileResponse:
-        from app import research
-
         path = services.uploads.path()
         try:
-            research.research_set(store, images, who, path, dicom=dicom)
+            exports.research_set(store, images, who, path, dicom=dicom)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -325,7 +323,7 @@ def _add_batches(calls: APIRouter, services: Services) -> None:
 
     @calls.get("/batches")
     def batches(who: User) -> list[dict[str, Any]]:
-        return store.batch_progress(who)
+        return store.jobs.batches(who)
 
     @calls.post("/batches", status_code=201)
     async def begin(request: Request, who: User) -> dict[str, Any]:
@@ -333,7 +331,7 @@ def _add_batches(calls: APIRouter, services: Services) -> None:
             total = (await _json(request)).get("total")
             if type(total) is not int or not 0 < total <= 10_000:
                 raise ReviewError("a batch has 1 to 10,000 files")
-            return {"batch": await asyncio.to_thread(store.create_batch, who, total)}
+            return {"batch": await asyncio.to_thread(store.jobs.create_batch, who, total)}
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file, MAX_ZIP_BYTES)
             return {"batch": await asyncio.to_thread(uploads.unpack, who, path)}

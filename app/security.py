@@ -1,32 +1,40 @@
-"""What stands before every page and call: who asks, from where, and what the browser may do with the answer."""
+"""Access control: a guard in front of all routes, security headers, login and logout."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse
+
+from app.accounts import LoginRefused, is_loopback
+from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from app.accounts import Accounts
+
 COOKIE = "llava_rad_session"
 CALL_HEADER = "x-llava-rad"
-"""Our pages send it with every change. A page of another origin cannot without the browser asking first."""
+"""Header of every change that our pages make; pages of another origin cannot send it without a CORS preflight."""
 OPEN = ("/health", "/login", "/ui/login.css", "/favicon.ico")
-"""What can be seen without having logged in."""
+"""Paths that need no login."""
 GRADIO = (
     "/assets/", "/static/", "/svelte/", "/theme.css", "/config", "/gradio_api/heartbeat/", "/gradio_api/info",
     "/manifest.json", "/favicon.ico",
 )  # fmt: skip
-"""What the page needs of Gradio. The rest (uploads, files of its cache, calls, proxies) is shut."""
+"""Paths of Gradio that the page needs; all others (uploads, cached files, calls, proxies) are blocked."""
 OURS = ("/api/", "/health", "/login", "/logout", "/ui/")
 SAFE = {"GET", "HEAD"}
 HEADERS = {
-    # Gradio's page has scripts in line and makes functions of text; nothing may come from, or go to, another host
+    # Gradio's page needs inline scripts and eval; nothing is loaded from or sent to another host
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
@@ -38,28 +46,41 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=(), interest-cohort=()",
 }
 
+MAX_FORM = 8 << 10
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>LLaVA-Rad review: log in</title><link rel="stylesheet" href="/ui/login.css"></head>
+<body><main><h1>LLaVA-Rad review</h1><p class="notice">{notice}</p>
+<form method="post" action="/login">
+<label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" autocomplete="current-password" required>
+<p role="alert" class="refusal">{refusal}</p><button type="submit">Log in</button></form>{warning}</main></body></html>
+"""
+_UNENCRYPTED = "<p class='warning'>This connection is not encrypted: the password can be read on the way.</p>"
+
 
 class Guard:
-    """ASGI middleware before everything else.
+    """ASGI middleware in front of the application.
 
-    It refuses hosts that the server was not started for (DNS rebinding), changes from other origins, routes of Gradio
-    that the page does not need, and whoever has not logged in; the others find ``request.state.user``.
+    It refuses unknown host names (DNS rebinding), changes from other origins, Gradio's routes that the page does not
+    need, and requests without a login. Accepted requests carry the user's name in ``request.state.user``.
 
     Args:
-        app: what is guarded.
-        hosts: names that browsers may call the server by; empty allows all.
-        user_of: the name behind a session's token, or None.
+        app: application to protect.
+        hosts: accepted host names; empty accepts all.
+        user_of: returns the user of a session token, or None.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: set[str], user_of: Callable[[str | None], str | None]) -> None:
         self._app, self._hosts, self._user_of = app, hosts, user_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Guard one request."""
+        """Check one request, pass it on or refuse it, and add the security headers to the response."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # there are no web sockets here
+        if scope["type"] != "http":  # no web sockets are served
             return
         path: str = scope["path"]
 
@@ -99,12 +120,12 @@ class Guard:
 
 
 def error(status: int, message: str, **more: object) -> JSONResponse:
-    """A refusal in the form that all of our calls have."""
+    """Return an error response in the format of all routes: ``{"error": MESSAGE, ...}``."""
     return JSONResponse({"error": message, **more}, status)
 
 
 def token_of(headers: Headers) -> str | None:
-    """The session's token that a request carries."""
+    """Return a request's session token."""
     try:
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
@@ -113,7 +134,56 @@ def token_of(headers: Headers) -> str | None:
 
 
 def name_of(host: str) -> str:
-    """The host's name without its port, as a Host header states it."""
+    """Return the host name of a Host header, without the port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
+
+
+def login_router(accounts: Accounts, *, https: bool) -> APIRouter:
+    """Create the routes ``/login`` and ``/logout``.
+
+    Args:
+        accounts: of the users.
+        https: send the session cookie over HTTPS only.
+    """
+    pages = APIRouter()
+
+    def form(request: Request, refusal: str = "", status: int = 200, wait: int | None = None) -> HTMLResponse:
+        plain = not https and not is_loopback(request.client.host if request.client else "")
+        shown = _PAGE.format(notice=NOTICE, refusal=escape(refusal), warning=_UNENCRYPTED if plain else "")
+        return HTMLResponse(shown, status, headers={} if wait is None else {"retry-after": str(wait)})
+
+    @pages.get("/login")
+    def ask(request: Request) -> HTMLResponse:
+        return form(request)
+
+    @pages.post("/login", response_model=None)
+    async def take(request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                return form(request, "The form is too large.", 413)
+        fields = parse_qs(body.decode("utf-8", "replace"))
+        name, password = (fields.get(key, [""])[0] for key in ("name", "password"))
+        client = request.client.host if request.client else ""
+        try:
+            token = await asyncio.to_thread(accounts.login, name, password, client)
+        except LoginRefused as refused:
+            wait = refused.retry_after
+            return form(request, str(refused), 429 if wait else 401, None if not wait else round(wait))
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=https, path="/")
+        return answer
+
+    @pages.post("/logout")
+    def leave(request: Request) -> RedirectResponse:
+        token = token_of(request.headers)
+        if token is not None:
+            accounts.logout(token)
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(COOKIE, path="/")
+        return answer
+
+    return pages

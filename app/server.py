@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.accounts import is_loopback
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import locked
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -64,19 +64,11 @@ class Settings:
         """
         if self.auth_file is not None and not self.auth_file.is_file():
             raise ConfigError("there is no such auth file", hint="llava-rad user add NAME --auth-file FILE makes one")
-        if self.auth_file is None and not loopback(self.host):
+        if self.auth_file is None and not is_loopback(self.host):
             raise ConfigError(
                 "without accounts the application is served to this machine alone",
                 hint="--host 127.0.0.1, or --auth-file FILE",
             )
-
-
-def loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
@@ -116,12 +108,11 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     from fastapi import FastAPI, Request
     from fastapi.staticfiles import StaticFiles
 
-    from app import login, page
-    from app import routes as calls
-    from app.security import Guard, error
+    from app import page, routes
+    from app.security import Guard, error, login_router
 
     served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
-    calls.add_refusals(served)
+    routes.add_error_handlers(served)
 
     @served.get("/health")
     def health() -> dict[str, str]:
@@ -129,9 +120,9 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
 
         return {"status": "ok", "version": software_version()}
 
-    served.include_router(calls.router(services))
+    served.include_router(routes.router(services))
     if accounts is not None:
-        served.include_router(login.router(accounts, https=settings.https))
+        served.include_router(login_router(accounts, https=settings.https))
     served.mount("/ui", StaticFiles(directory=STATIC))
     served.add_exception_handler(500, lambda request, raised: error(500, "something went wrong on the server"))
 
@@ -144,7 +135,9 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
         enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, css_paths=[STATIC / "review.css"],
         theme=page.theme(), allowed_paths=[], blocked_paths=[str(settings.data)],
     )  # fmt: skip
-    hosts = {settings.host, *settings.names} | ({"127.0.0.1", "localhost", "::1"} if loopback(settings.host) else set())
+    hosts = {settings.host, *settings.names} | (
+        {"127.0.0.1", "localhost", "::1"} if is_loopback(settings.host) else set()
+    )
     anywhere = settings.host in ("0.0.0.0", "::") and not settings.names
     return Guard(
         served, hosts=set() if anywhere else {name.lower() for name in hosts},
@@ -206,19 +199,13 @@ def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a data folder: two servers on one store would write each draft twice."""
+    """Lock a data folder: two servers on one store would write every draft twice."""
+    busy = "another review application is using the data folder: stop it, or take another --data-dir"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
     except OSError as error:
         raise LlavaRadError(f"the data folder cannot be used: {error.strerror}", hint="--data-dir DIR") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LlavaRadError(
-                "another review application is using the data folder", hint="stop it, or take another --data-dir"
-            ) from None
+    with locked(folder / "lock", busy=busy):
         yield
 
 

@@ -19,7 +19,7 @@ from llava_rad.generation.study import prepare
 
 if TYPE_CHECKING:
     from app.images import ImageFolder
-    from app.store import Beside, Store
+    from app.store import ContextImage, Store
     from encoder.reader.radiograph import Radiograph
     from encoder.reader.sandbox import Reader
 
@@ -124,14 +124,14 @@ class Uploads:
         except ReadError:  # a picture file has none
             return {}
 
-    def beside(self, owner: str, study: str, which: Beside, path: Path, *, force: bool = False) -> None:
-        """Put a lateral or an earlier image beside a study's own.
+    def context_image(self, owner: str, study: str, kind: ContextImage, path: Path, *, force: bool = False) -> None:
+        """Add a lateral or prior image to a study.
 
         Raises:
             ReadError: the file is refused.
         """
         image: Radiograph = prepare(
-            which, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
+            kind, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
         )
         kept: dict[str, Any] = {
             "image": self._images.keep(image),
@@ -139,18 +139,18 @@ class Uploads:
             "warnings": list(image.warnings),
             "sha256": image.sha256,
         }
-        self._store.set_beside(owner, study, which, kept)
+        self._store.set_context(owner, study, kind, kept)
 
     def of_batch(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
         """As ``study``, for one file of a batch: a refusal is written down, not raised."""
         try:
             study = self.study(owner, path, file_name=file_name)
         except ReadError as error:
-            self._store.batch_failed(
+            self._store.jobs.batch_failed(
                 owner, batch, number=number, sha256=Source(number, path).sha256(), reason=str(error)
             )
             return
-        self._store.batch_read(owner, batch)
+        self._store.jobs.batch_read(owner, batch)
         self._written(owner, study, batch)
 
     def unpack(self, owner: str, archive: Path) -> str:
@@ -163,7 +163,7 @@ class Uploads:
             ReadError: it is no zip file, or holds too much or nothing.
         """
         names = _entries(archive)
-        batch = self._store.create_batch(owner, len(names))
+        batch = self._store.jobs.create_batch(owner, len(names))
         # the file's own name goes with the request that brought it: this descriptor keeps the bytes
         held = archive.open("rb")
         threading.Thread(target=self._unpack, args=(owner, batch, held, names), name="unpack", daemon=True).start()
@@ -183,7 +183,7 @@ class Uploads:
         paths = [source.path for source in expand([folder], recursive=True).sources if source.path is not None]
         if not paths or not folder.is_dir():
             raise ReadError("missing", "there is no image in the folder")
-        batch = self._store.create_batch(owner, len(paths))
+        batch = self._store.jobs.create_batch(owner, len(paths))
 
         def read() -> None:
             for number, path in enumerate(paths, 1):
@@ -205,7 +205,7 @@ class Uploads:
                     except (LlavaRadError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
                         # RuntimeError: encrypted; NotImplementedError: a compression that Python has not
                         reason = "the file cannot be taken out of the archive, or is too large"
-                        self._store.batch_failed(owner, batch, number=number, sha256=None, reason=reason)
+                        self._store.jobs.batch_failed(owner, batch, number=number, sha256=None, reason=reason)
                         continue
                     self.of_batch(owner, batch, number, path, file_name=Path(name).stem)
 

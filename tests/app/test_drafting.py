@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from app import drafting, rows
+from app import drafting, jobs
+from app.database import NotFound
 from app.drafting import STOPPED, Drafting
 from app.images import ImageFolder
 from app.review import ReviewError
-from app.rows import NotFound
 from app.store import Store
 from encoder.errors import LlavaRadError, ModelError, ReadError
 from encoder.preprocessing import Recipe
@@ -82,7 +82,7 @@ def until(reached: Callable[[], Any], timeout_s: float = 60) -> Any:
 
 def ended(store: Store, study: str, owner: str = "ann") -> dict[str, Any]:
     """The study once its draft is neither waiting nor being written."""
-    until(lambda: store.draft(owner, study)["state"] not in ("queued", "running"))  # type: ignore[index]
+    until(lambda: store.jobs.draft(owner, study)["state"] not in ("queued", "running"))  # type: ignore[index]
     return store.state(owner, study)
 
 
@@ -147,7 +147,7 @@ def test_the_text_grows_piece_by_piece_and_is_kept_meanwhile(
         for _ in range(3):
             gate.let(1)
             seen.append(until(lambda: len(text := worker.now("ann", study)["text"]) > len(seen[-1]) and text))  # type: ignore[index]
-        kept = store.draft("ann", study)
+        kept = store.jobs.draft("ann", study)
         gate.let(1000)
         whole = ended(store, study)["draft"]["text"]
     assert all(later.startswith(sooner) for sooner, later in zip(seen, [*seen[1:], whole], strict=True))
@@ -179,7 +179,7 @@ def test_a_draft_that_waits_is_stopped_before_a_word(store: Store, tiny: Path, g
     with at_work(store, tiny) as worker:
         for study in (first, second):
             worker.queue("ann", study)
-        until(lambda: store.draft("ann", first)["state"] == "running")  # type: ignore[index]
+        until(lambda: store.jobs.draft("ann", first)["state"] == "running")  # type: ignore[index]
         assert worker.now("ann", second) == {"state": "queued", "position": 1, "text": ""}
         worker.stop("ann", second)
         gate.let(1000)
@@ -199,7 +199,7 @@ def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(
         until(lambda: worker.now("ann", study)["text"])  # type: ignore[index]
         worker._closed.set()
         gate.let(1)
-    assert store.draft("ann", study)["state"] == "running"  # type: ignore[index]
+    assert store.jobs.draft("ann", study)["state"] == "running"  # type: ignore[index]
     gate.let(1000)
     with at_work(store, tiny):
         assert ended(store, study)["draft"]["state"] == "done"
@@ -208,18 +208,18 @@ def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(
 def test_a_draft_that_is_taken_from_the_queue_meanwhile_is_in_one_state_or_the_other(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, waiting_jobs = new_study(store), rows.waiting_jobs
-    store.queue("ann", study)
+    study, waiting_jobs = new_study(store), jobs.waiting_jobs
+    store.jobs.add("ann", study)
 
-    def taken_before(base: sqlite3.Connection) -> list[rows.Job]:
-        monkeypatch.setattr(rows, "waiting_jobs", waiting_jobs)
+    def taken_before(connection: sqlite3.Connection) -> list[jobs.Job]:
+        monkeypatch.setattr(jobs, "waiting_jobs", waiting_jobs)
         with ThreadPoolExecutor(1) as other:
-            other.submit(store.next_job).result()
-        return waiting_jobs(base)
+            other.submit(store.jobs.next).result()
+        return waiting_jobs(connection)
 
-    monkeypatch.setattr(rows, "waiting_jobs", taken_before)
-    assert store.draft("ann", study) == {"state": "queued", "position": 1, "text": ""}
-    assert store.draft("ann", study) == {"state": "running", "position": 0, "text": ""}
+    monkeypatch.setattr(jobs, "waiting_jobs", taken_before)
+    assert store.jobs.draft("ann", study) == {"state": "queued", "position": 1, "text": ""}
+    assert store.jobs.draft("ann", study) == {"state": "running", "position": 0, "text": ""}
 
 
 def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: Path) -> None:
@@ -266,7 +266,7 @@ def test_what_fails_says_why_in_one_line_and_the_next_draft_is_written(
 
 def test_without_a_model_drafts_fail_and_none_is_taken(store: Store, tmp_path: Path) -> None:
     waiting = new_study(store)
-    store.queue("ann", waiting)
+    store.jobs.add("ann", waiting)
     with at_work(store, tmp_path / "nothing", offline=True) as worker:
         status = until(lambda: worker.status() if worker.status()["state"] != "loading" else None)
         draft = ended(store, waiting)["draft"]
@@ -285,11 +285,11 @@ def test_the_page_is_told_which_model_is_ready(store: Store, tiny: Path) -> None
     assert len(status["sha256"]) == 64
 
 
-@pytest.mark.parametrize("call", ["next_job", "finish"])
+@pytest.mark.parametrize("call", ["next", "finish"])
 def test_a_store_that_cannot_be_written_for_a_while_loses_no_draft(
     store: Store, tiny: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    works, failures = getattr(store, call), [0]
+    works, failures = getattr(store.jobs, call), [0]
 
     def fails_at_first(*arguments: Any, **more: Any) -> Any:
         failures[0] += 1
@@ -297,7 +297,7 @@ def test_a_store_that_cannot_be_written_for_a_while_loses_no_draft(
             raise sqlite3.OperationalError("database or disk is full")
         return works(*arguments, **more)
 
-    monkeypatch.setattr(store, call, fails_at_first)
+    monkeypatch.setattr(store.jobs, call, fails_at_first)
     study = new_study(store)
     with at_work(store, tiny) as worker:
         worker.queue("ann", study)
@@ -315,9 +315,9 @@ def test_a_map_does_not_wait_for_the_drafts_that_are_being_written(store: Store,
             pass
         worker.queue("ann", busy)
         worker.queue("ann", waiting)
-        until(lambda: store.draft("ann", busy)["state"] == "running")  # type: ignore[index]
+        until(lambda: store.jobs.draft("ann", busy)["state"] == "running")  # type: ignore[index]
         found = worker.evidence("ann", done, sentence="s1")
-        assert store.draft("ann", waiting)["state"] == "queued"  # type: ignore[index]
+        assert store.jobs.draft("ann", waiting)["state"] == "queued"  # type: ignore[index]
         gate.let(1000)
         ended(store, waiting)
     assert (found["side"], len(found["values"]), found["box"]) == (4, 16, (0, 0, 1, 1))
@@ -328,7 +328,9 @@ def test_maps_are_of_ones_own_sentences_that_this_model_wrote(store: Store, tiny
     with at_work(store, tiny) as worker:
         worker.queue("ann", study)
         state = ended(store, study)
-        added = store.act("ann", study, state["revision"], {"action": "add", "text": "Mine.", "after": None}, who="ann")
+        added = store.act(
+            "ann", study, state["revision"], {"action": "add", "text": "Mine.", "after": None}, user="ann"
+        )
         mine = added["sentences"][-1]["id"]
         for sentence in (mine, "s99", None):
             with pytest.raises(ReviewError, match="no draft of that sentence"):

@@ -52,10 +52,10 @@ def test_a_signed_version_is_exported_as_it_was_signed(store: Store) -> None:
     assert before[1]["draft"] == {"a": 1}
     act(store, study, "reopen")
     act(store, study, "field", field="indication", text="Trauma.")
-    store.queue("ann", study, replace=True)
-    job = store.next_job()
+    store.jobs.add("ann", study, replace=True)
+    job = store.jobs.next()
     assert job is not None
-    store.finish(job, "done", text="B.", sentences=["B."], report={"b": 2}, model=MODEL | {"id": "other"})
+    store.jobs.finish(job, "done", text="B.", sentences=["B."], report={"b": 2}, model=MODEL | {"id": "other"})
     act(store, study, "reject", sentence="s1")
     state = act(store, study, "add", text="Own.", after=None)
     assert exports.report_text(state, 1) == before[0]
@@ -68,8 +68,8 @@ def test_a_signed_version_is_exported_as_it_was_signed(store: Store) -> None:
 
 def test_who_wrote_the_draft_is_said_although_another_was_stopped(store: Store) -> None:
     study = drafted(store, "One.")
-    store.queue("ann", study)
-    store.stop("ann", study)
+    store.jobs.add("ann", study)
+    store.jobs.stop("ann", study)
     assert "Draft by: small" in exports.report_text(store.state("ann", study))
     own = study_of(store)
     assert "Without a draft" in exports.report_text(act(store, own, "add", text="Mine.", after=None))

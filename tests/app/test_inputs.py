@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 import llava_rad
-from app import exports, inputs
+from app import exports
+from app.drafting import inputs_of
 from app.review import ReviewError
 from app.routes import Services
 from app.server import Settings, services
+from app.store import CONTEXT_IMAGES
 from encoder.errors import ReadError
 from llava_rad.conversion.published import convert
 from llava_rad.generation.options import GenerationOptions
@@ -61,7 +63,7 @@ def at_work(folder: Path, model: Path, tokens: int = 8) -> Iterator[Services]:
 def drafted(parts: Services, study: str, *, grounded: bool = False) -> dict[str, Any]:
     parts.drafting.queue("ann", study, replace=True, grounded=grounded)
     end = time.monotonic() + 60
-    while parts.store.draft("ann", study)["state"] in ("queued", "running"):  # type: ignore[index]
+    while parts.store.jobs.draft("ann", study)["state"] in ("queued", "running"):  # type: ignore[index]
         assert time.monotonic() < end
         time.sleep(0.01)
     return parts.store.state("ann", study)
@@ -70,8 +72,8 @@ def drafted(parts: Services, study: str, *, grounded: bool = False) -> dict[str,
 def filled(parts: Services, files: dict[str, Path], *fields: str) -> str:
     """A study with both further images and these fields."""
     study = parts.uploads.study("ann", files["frontal"])
-    for which in inputs.IMAGES:
-        parts.uploads.beside("ann", study, which, files[which])
+    for which in CONTEXT_IMAGES:
+        parts.uploads.context_image("ann", study, which, files[which])
     for name in fields:
         act(parts.store, study, "field", field=name, text=TEXTS[name])
     return study
@@ -91,7 +93,7 @@ def test_the_draft_is_what_generate_writes_of_the_same_inputs(
         state = drafted(parts, study, grounded=grounded)
         assert state["draft"]["report"] == expected.model_dump(mode="json")
         assert state["draft"]["text"] == expected.text != plain.text
-        assert set(state["draft"]["inputs"]) == {*TEXTS, *inputs.IMAGES, *(["grounded"] if grounded else [])}
+        assert set(state["draft"]["inputs"]) == {*TEXTS, *CONTEXT_IMAGES, *(["grounded"] if grounded else [])}
         alone = drafted(parts, parts.uploads.study("ann", files["frontal"]))
         assert alone["draft"]["report"] == plain.model_dump(mode="json") and alone["draft"]["inputs"] == {}
 
@@ -108,8 +110,8 @@ def test_each_input_reaches_the_model_and_a_change_of_one_is_seen(
             state = drafted(parts, study)
             assert not parts.drafting.outdated(state)
             texts.append(state["draft"]["text"])
-        for which in inputs.IMAGES:
-            store.set_beside("ann", study, which, None)
+        for which in CONTEXT_IMAGES:
+            store.set_context("ann", study, which, None)
             assert parts.drafting.outdated(store.state("ann", study))
             texts.append(drafted(parts, study)["draft"]["text"])
         assert len(set(texts)) == len(texts) == 7
@@ -152,8 +154,8 @@ def test_a_lateral_is_taken_as_one_alone(maira: Path, files: dict[str, Path], tm
     with at_work(tmp_path, maira) as parts:
         study = parts.uploads.study("ann", files["frontal"])
         with pytest.raises(ReadError, match="the prior image: "):
-            parts.uploads.beside("ann", study, "prior", files["lateral"])
-        parts.uploads.beside("ann", study, "lateral", files["lateral"])
+            parts.uploads.context_image("ann", study, "prior", files["lateral"])
+        parts.uploads.context_image("ann", study, "lateral", files["lateral"])
         state = parts.store.state("ann", study)
         assert (state["lateral"]["facts"]["view"], state["prior"]) == ("lateral", None)
         assert [one["action"] for one in parts.store.events("ann", study)] == ["open", "lateral"]
@@ -168,7 +170,7 @@ def test_where_the_model_looked_is_asked_of_the_inputs_of_the_draft(
         found = parts.drafting.evidence("ann", study, sentence="s1")
         act(parts.store, study, "field", field="indication", text="")  # the draft was written with it
         assert parts.drafting.evidence("ann", study, sentence="s1") == found and found["side"] == 4
-        parts.store.set_beside("ann", study, "lateral", None)
+        parts.store.set_context("ann", study, "lateral", None)
         with pytest.raises(ReviewError, match="is gone"):
             parts.drafting.evidence("ann", study, sentence="s1")
         assert parts.drafting.evidence("ann", study, sentence=None, encoder=True)["side"] == 4
@@ -228,14 +230,14 @@ def test_the_report_that_was_signed_about_a_prior_image_becomes_the_prior_report
         for owner, text in (("ann", "Clear lungs."), ("bob", "Bob's.")):
             earlier = parts.uploads.study(owner, files["prior"])
             revision = store.state(owner, earlier)["revision"]
-            store.act(owner, earlier, revision, {"action": "add", "text": text}, who=owner)
-            store.act(owner, earlier, revision + 1, {"action": "sign"}, who=owner)
+            store.act(owner, earlier, revision, {"action": "add", "text": text}, user=owner)
+            store.act(owner, earlier, revision + 1, {"action": "sign"}, user=owner)
         study = parts.uploads.study("ann", files["frontal"])
-        parts.uploads.beside("ann", study, "prior", files["prior"])
+        parts.uploads.context_image("ann", study, "prior", files["prior"])
         assert store.state("ann", study)["fields"]["prior_report"] == "Clear lungs."
         assert act(store, study, "undo")["fields"]["prior_report"] == ""
         act(store, study, "field", field="prior_report", text="Typed.")
-        parts.uploads.beside("ann", study, "prior", files["prior"])
+        parts.uploads.context_image("ann", study, "prior", files["prior"])
         assert store.state("ann", study)["fields"]["prior_report"] == "Typed.", "what is typed stays"
 
 
@@ -244,10 +246,10 @@ def test_inputs_are_those_that_have_a_place() -> None:
         "lateral": {"sha256": "a"}, "prior": None, "draft": None, "sentences": [],
         "fields": {"indication": "Cough.", "technique": "", "comparison": "Old.", "prior_report": "Clear."},
     }  # fmt: skip
-    assert inputs.given(state, TEMPLATES["maira-2"].places) == {
+    assert inputs_of(state, TEMPLATES["maira-2"].places) == {
         "lateral": "a", "indication": "Cough.", "comparison": "Old.",
     }  # fmt: skip
-    assert inputs.given(state, TEMPLATES["llava-rad"].places) == {"indication": "Cough."}
-    assert inputs.given(state, TEMPLATES["llava-1.5"].places) == {}
+    assert inputs_of(state, TEMPLATES["llava-rad"].places) == {"indication": "Cough."}
+    assert inputs_of(state, TEMPLATES["llava-1.5"].places) == {}
     state["prior"] = {"sha256": "b"}
-    assert inputs.given(state, TEMPLATES["maira-2"].places)["prior_report"] == "Clear."
+    assert inputs_of(state, TEMPLATES["maira-2"].places)["prior_report"] == "Clear."

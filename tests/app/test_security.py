@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from app.accounts import add_user
-from app.server import Settings, loopback
+from app.accounts import add_user, is_loopback
+from app.server import Settings
 from encoder.errors import ConfigError
 from llava_rad.generation.sources import example
 from scripts.soak.serving import Client, Served, picture, served
@@ -48,7 +48,7 @@ def logged_in(shared: Served, name: str) -> Client:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
 def test_a_public_address_needs_accounts(host: str, tmp_path: Path) -> None:
-    assert not loopback(host)
+    assert not is_loopback(host)
     with pytest.raises(ConfigError, match="this machine alone"):
         Settings(host=host, data=tmp_path).check()
     (tmp_path / "users").write_text("")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from app.inputs import outdated
+from app.database import NotFound
+from app.drafting import outdated
 from app.review import ReviewError, StaleError
-from app.rows import NotFound
 from app.store import Store
 from encoder.errors import LlavaRadError
 from llava_rad.model.templates import TEMPLATES
@@ -64,16 +64,16 @@ def study_of(store: Store, owner: str = "ann", sha256: str = "c" * 64) -> str:
 
 def drafted(store: Store, *texts: str, owner: str = "ann") -> str:
     study = study_of(store, owner)
-    store.queue(owner, study)
-    job = store.next_job()
+    store.jobs.add(owner, study)
+    job = store.jobs.next()
     assert job is not None and job.study == study
-    store.finish(job, "done", text=" ".join(texts), sentences=texts, report={"a": 1}, model=MODEL)
+    store.jobs.finish(job, "done", text=" ".join(texts), sentences=texts, report={"a": 1}, model=MODEL)
     return study
 
 
 def act(store: Store, study: str, action: str, **more: Any) -> dict[str, Any]:
     state = store.state("ann", study)
-    return store.act("ann", study, state["revision"], {"action": action, **more}, who="ann")
+    return store.act("ann", study, state["revision"], {"action": action, **more}, user="ann")
 
 
 def test_a_new_study_is_pending_and_called_by_its_number(store: Store) -> None:
@@ -119,8 +119,8 @@ def test_a_store_of_an_earlier_version_opens(tmp_path: Path) -> None:
     assert not outdated(state, TEMPLATES["maira-2"].places), "nobody knows what it was written from"
     assert act(old, study, "field", field="technique", text="PA.")["fields"]["technique"] == "PA."
     assert act(old, study, "undo")["fields"]["technique"] == ""
-    old.set_beside("ann", study, "lateral", {"sha256": "e" * 64})
-    old.set_beside("ann", study, "prior", {"sha256": "f" * 64})
+    old.set_context("ann", study, "lateral", {"sha256": "e" * 64})
+    old.set_context("ann", study, "prior", {"sha256": "f" * 64})
     act(old, study, "accept", sentence="s1")
     signed = act(old, study, "sign")
     assert signed["lateral"] == {"sha256": "e" * 64} and signed["signed"][0]["document"]["draft"]["inputs"] is None
@@ -171,11 +171,11 @@ def test_a_new_draft_begins_a_new_chain_of_steps(store: Store) -> None:
     study = drafted(store, "One.")
     act(store, study, "accept", sentence="s1")
     with pytest.raises(ReviewError, match="would replace them"):
-        store.queue("ann", study)
-    store.queue("ann", study, replace=True)
-    job = store.next_job()
+        store.jobs.add("ann", study)
+    store.jobs.add("ann", study, replace=True)
+    job = store.jobs.next()
     assert job is not None
-    store.finish(job, "done", text="New.", sentences=["New."], model=MODEL)
+    store.jobs.finish(job, "done", text="New.", sentences=["New."], model=MODEL)
     state = store.state("ann", study)
     assert [one["text"] for one in state["sentences"]] == ["New."] and not state["can_undo"]
 
@@ -189,7 +189,7 @@ def test_the_second_of_two_steps_on_one_revision_is_refused(store: Store) -> Non
     def step(sentence: str) -> None:
         barrier.wait()
         try:
-            store.act("ann", study, revision, {"action": "accept", "sentence": sentence}, who="ann")
+            store.act("ann", study, revision, {"action": "accept", "sentence": sentence}, user="ann")
             outcomes.append("done")
         except StaleError:
             outcomes.append("stale")
@@ -217,49 +217,49 @@ def test_events_and_signed_reports_cannot_be_changed(store: Store, tmp_path: Pat
 
 def test_nobody_has_anything_of_anothers(store: Store) -> None:
     study = drafted(store, "One.")
-    batch = store.create_batch("ann", 1)
+    batch = store.jobs.create_batch("ann", 1)
     for forbidden in (
         lambda: store.state("bob", study),
-        lambda: store.act("bob", study, 2, {"action": "sign"}, who="bob"),
-        lambda: store.set_beside("bob", study, "prior", None),
-        lambda: store.queue("bob", study),
-        lambda: store.stop("bob", study),
-        lambda: store.draft("bob", study),
+        lambda: store.act("bob", study, 2, {"action": "sign"}, user="bob"),
+        lambda: store.set_context("bob", study, "prior", None),
+        lambda: store.jobs.add("bob", study),
+        lambda: store.jobs.stop("bob", study),
+        lambda: store.jobs.draft("bob", study),
         lambda: store.events("bob", study),
-        lambda: store.batch_read("bob", batch),
-        lambda: store.batch_failed("bob", batch, number=1, sha256=None, reason=""),
+        lambda: store.jobs.batch_read("bob", batch),
+        lambda: store.jobs.batch_failed("bob", batch, number=1, sha256=None, reason=""),
     ):
         with pytest.raises(NotFound):
             forbidden()
     assert store.worklist("bob") == {"studies": [], "counts": {}}
-    assert store.studies("bob") == [] and store.signed("bob") == [] and store.batch_progress("bob") == []
+    assert store.studies("bob") == [] and store.signed("bob") == [] and store.jobs.batches("bob") == []
 
 
 def test_users_take_turns_and_people_come_before_their_own_batches(store: Store) -> None:
-    batch = store.create_batch("ann", 3)
+    batch = store.jobs.create_batch("ann", 3)
     for _ in range(3):
-        store.queue("ann", study_of(store), batch=batch)
+        store.jobs.add("ann", study_of(store), batch=batch)
     mine = study_of(store)
-    store.queue("ann", mine)
+    store.jobs.add("ann", mine)
     others = [study_of(store, "bob") for _ in range(2)]
     for study in others:
-        store.queue("bob", study)
+        store.jobs.add("bob", study)
     places = [store.state("bob", study)["draft"]["position"] for study in others]
     taken = []
-    while (job := store.next_job()) is not None:
+    while (job := store.jobs.next()) is not None:
         taken.append((job.owner, job.batch is not None))
-        store.finish(job, "done", text="x.", sentences=["x."])
+        store.jobs.finish(job, "done", text="x.", sentences=["x."])
     assert taken == [("ann", False), ("bob", False), ("ann", True), ("bob", False), ("ann", True), ("ann", True)]
     assert places == [2, 4]
 
 
 def test_a_draft_that_comes_too_late_changes_nothing(store: Store) -> None:
     study = study_of(store)
-    store.queue("ann", study)
-    job = store.next_job()
+    store.jobs.add("ann", study)
+    job = store.jobs.next()
     assert job is not None
     act(store, study, "discard")
-    assert not store.finish(job, "done", text="Late.", sentences=["Late."])
+    assert not store.jobs.finish(job, "done", text="Late.", sentences=["Late."])
     state = store.state("ann", study)
     assert state["status"] == "discarded" and state["sentences"] == []
     assert act(store, study, "restore")["status"] == "pending"
@@ -268,41 +268,41 @@ def test_a_draft_that_comes_too_late_changes_nothing(store: Store) -> None:
 def test_nothing_is_signed_while_a_draft_is_being_written(store: Store) -> None:
     study = study_of(store)
     act(store, study, "add", text="Mine.", after=None)
-    store.queue("ann", study, replace=True)
+    store.jobs.add("ann", study, replace=True)
     with pytest.raises(ReviewError, match="being written"):
         act(store, study, "sign")
-    assert store.stop("ann", study) is None
+    assert store.jobs.stop("ann", study) is None
     assert act(store, study, "sign")["status"] == "signed"
 
 
 def test_no_decision_is_lost_to_a_draft_that_comes_in(store: Store) -> None:
     study = drafted(store, "One.", "Two.")
     act(store, study, "field", field="indication", text="Cough.")
-    store.queue("ann", study)
+    store.jobs.add("ann", study)
     for running in (False, True):
-        job = store.next_job() if running else None
+        job = store.jobs.next() if running else None
         for action in ({"action": "accept", "sentence": "s1"}, {"action": "add", "text": "Mine.", "after": None}):
             with pytest.raises(ReviewError, match="being written"):
                 act(store, study, **action)
     assert act(store, study, "undo")["fields"]["indication"] == "", "fields are no draft's"
     act(store, study, "field", field="comparison", text="None.")
     assert job is not None
-    store.finish(job, "done", text="New.", sentences=["New."], model=MODEL)
+    store.jobs.finish(job, "done", text="New.", sentences=["New."], model=MODEL)
     state = act(store, study, "accept", sentence="s1")
     assert (state["sentences"][0]["state"], state["fields"]["comparison"]) == ("accepted", "None.")
 
 
 def test_a_job_without_sentences_leaves_the_draft_its_model(store: Store) -> None:
     study = drafted(store, "One.")
-    store.queue("ann", study)
-    store.stop("ann", study)
+    store.jobs.add("ann", study)
+    store.jobs.stop("ann", study)
     draft = store.state("ann", study)["draft"]
     assert (draft["state"], draft["model"], draft["report"]) == ("stopped", MODEL, {"a": 1})
-    store.queue("ann", study)
-    job = store.next_job()
+    store.jobs.add("ann", study)
+    job = store.jobs.next()
     assert job is not None
     act(store, study, "discard")
-    store.finish(job, "done", text="Late.", sentences=["Late."], report={"a": 2}, model=MODEL | {"id": "other"})
+    store.jobs.finish(job, "done", text="Late.", sentences=["Late."], report={"a": 2}, model=MODEL | {"id": "other"})
     state = act(store, study, "restore")
     assert (state["sentences"][0]["text"], state["draft"]["model"]["id"]) == ("One.", "small")
 
@@ -317,35 +317,35 @@ def test_seconds_that_are_no_time_count_as_none_or_as_the_most(store: Store) -> 
 
 def test_jobs_that_a_crash_interrupted_wait_again(store: Store, tmp_path: Path) -> None:
     study = study_of(store)
-    store.queue("ann", study)
-    job = store.next_job()
+    store.jobs.add("ann", study)
+    job = store.jobs.next()
     assert job is not None
-    store.progress(job, "half a se")
+    store.jobs.progress(job, "half a se")
     again = Store(tmp_path / "reviews.sqlite")
     assert again.state("ann", study)["draft"]["text"] == "half a se"
-    assert again.requeue_running() == 1
+    assert again.jobs.requeue_running() == 1
     assert again.state("ann", study)["draft"] | {"text": ""} == again.state("ann", study)["draft"]
-    assert again.next_job() == job
+    assert again.jobs.next() == job
 
 
 def test_a_job_that_a_crash_interrupted_waits_for_its_owners_turn(store: Store) -> None:
     others = study_of(store, "bob")
-    store.queue("ann", study_of(store))
-    job = store.next_job()
-    store.queue("bob", others)
-    store.queue("ann", study_of(store))
-    store.requeue_running()
-    bobs = store.next_job()
+    store.jobs.add("ann", study_of(store))
+    job = store.jobs.next()
+    store.jobs.add("bob", others)
+    store.jobs.add("ann", study_of(store))
+    store.jobs.requeue_running()
+    bobs = store.jobs.next()
     assert job is not None and bobs is not None
-    assert (bobs.study, store.next_job()) == (others, job)
+    assert (bobs.study, store.jobs.next()) == (others, job)
 
 
 def test_asking_twice_is_asking_once(store: Store) -> None:
     study = study_of(store)
-    assert store.queue("ann", study) == store.queue("ann", study)
-    job = store.next_job()
-    assert job is not None and store.next_job() is None
-    assert store.queue("ann", study) == job
+    assert store.jobs.add("ann", study) == store.jobs.add("ann", study)
+    job = store.jobs.next()
+    assert job is not None and store.jobs.next() is None
+    assert store.jobs.add("ann", study) == job
 
 
 def test_the_worklist_is_filtered_searched_and_counted(store: Store) -> None:
@@ -375,18 +375,18 @@ def test_the_worklist_is_filtered_searched_and_counted(store: Store) -> None:
 
 
 def test_a_batch_counts_what_became_of_its_files(store: Store) -> None:
-    batch = store.create_batch("ann", 4)
+    batch = store.jobs.create_batch("ann", 4)
     for _ in range(3):
-        store.batch_read("ann", batch)
-        store.queue("ann", study_of(store), batch=batch)
-    store.batch_failed("ann", batch, number=3, sha256="e" * 64, reason="no image")
-    job = store.next_job()
+        store.jobs.batch_read("ann", batch)
+        store.jobs.add("ann", study_of(store), batch=batch)
+    store.jobs.batch_failed("ann", batch, number=3, sha256="e" * 64, reason="no image")
+    job = store.jobs.next()
     assert job is not None
-    store.finish(job, "done", text="x.", sentences=["x."])
-    job = store.next_job()
+    store.jobs.finish(job, "done", text="x.", sentences=["x."])
+    job = store.jobs.next()
     assert job is not None
-    store.finish(job, "failed", error="no memory")
-    (found,) = store.batch_progress("ann")
+    store.jobs.finish(job, "failed", error="no memory")
+    (found,) = store.jobs.batches("ann")
     assert (found["total"], found["read"], found["drafted"], found["waiting"]) == (4, 3, 1, 1)
     assert found["failed"] == [{"number": 3, "sha256": "e" * 64, "reason": "no image"}]
 

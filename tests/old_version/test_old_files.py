@@ -270,10 +270,10 @@ def test_reviews_go_on(old: Path, expected: dict[str, Any]) -> None:
     state = store.state("ann", by_status["draft"])
     for sentence in [one["id"] for one in state["sentences"] if one["state"] == "undecided"]:
         step = {"action": "accept", "sentence": sentence}
-        state = store.act("ann", state["id"], state["revision"], step, who="ann")
-    state = store.act("ann", state["id"], state["revision"], {"action": "sign"}, who="ann")
+        state = store.act("ann", state["id"], state["revision"], step, user="ann")
+    state = store.act("ann", state["id"], state["revision"], {"action": "sign"}, user="ann")
     assert state["signed"][0]["text"] == "Lungs are clear. No fracture. No pneumothorax is seen."
-    job = store.next_job()
+    job = store.jobs.next()
     assert job is not None and job.study == by_status["pending"]
 
 

@@ -1,0 +1,287 @@
+"""Queue of drafts to be written, and batches of uploaded files, in the database of the store.
+
+Every method of :class:`Jobs` is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app import database, review
+from app.database import Database, NotFound
+from app.review import ReviewError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Draft to be written.
+
+    Attributes:
+        id: of the job.
+        study: id of the study that the draft is for.
+        owner: of the study.
+        batch: id of the batch that the study was uploaded in, or None.
+        grounded: write bounding boxes for the sentences.
+    """
+
+    id: int
+    study: str
+    owner: str
+    batch: str | None
+    grounded: bool = False
+
+
+class Jobs:
+    """Drafts and batches of all users.
+
+    Args:
+        file: database of the store.
+    """
+
+    def __init__(self, file: Database) -> None:
+        self._database = file
+
+    def add(
+        self, owner: str, study: str, *, replace: bool = False, batch: str | None = None, grounded: bool = False
+    ) -> Job:
+        """Request a draft; a job that is already waiting or running is returned instead.
+
+        Args:
+            owner: of the study.
+            study: its id.
+            replace: allow the draft to replace sentences that a reviewer has decided.
+            batch: id of the batch that the study was uploaded in.
+            grounded: request bounding boxes for the sentences.
+
+        Raises:
+            NotFound: if the study does not exist.
+            ReviewError: if it is signed or discarded, or has decided sentences and ``replace`` is false.
+        """
+        with self._database.write() as connection:
+            row = database.study_row(connection, owner, study)
+            database.require_open(row)
+            if review.decided(json.loads(row["document"])) and not replace:
+                raise ReviewError("sentences of this study are decided already: a new draft would replace them")
+            waiting = connection.execute(
+                "SELECT * FROM jobs WHERE study = ? AND state IN ('queued', 'running')", (study,)
+            ).fetchone()
+            if waiting is not None:
+                return _job(waiting)
+            made = connection.execute(
+                "INSERT INTO jobs (study, owner, batch, state, inputs) VALUES (?, ?, ?, 'queued', ?) RETURNING *",
+                (study, owner, batch, database.dump({"grounded": True}) if grounded else None),
+            ).fetchone()
+            return _job(made)
+
+    def next(self) -> Job | None:
+        """Mark the first waiting job as running and return it; None if no job is waiting.
+
+        Users take turns; a user's single requests come before their batches.
+        """
+        with self._database.write() as connection:
+            order = waiting_jobs(connection)
+            if not order:
+                return None
+            chosen = order[0]
+            connection.execute("UPDATE jobs SET state = 'running' WHERE id = ?", (chosen.id,))
+            connection.execute(
+                "INSERT INTO turns VALUES (?, (SELECT coalesce(max(last), 0) + 1 FROM turns)) "
+                "ON CONFLICT (owner) DO UPDATE SET last = excluded.last",
+                (chosen.owner,),
+            )
+            return chosen
+
+    def progress(self, job: Job, text: str) -> None:
+        """Save the text that has been written so far."""
+        with self._database.write() as connection:
+            connection.execute("UPDATE jobs SET text = ? WHERE id = ? AND state = 'running'", (text, job.id))
+
+    def finish(
+        self, job: Job, state: str, *, text: str = "", sentences: Sequence[str] = (),
+        boxes: Sequence[Sequence[Mapping[str, float]]] = (), report: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None, error: str | None = None,
+    ) -> bool:  # fmt: skip
+        """End a running job and, in the same transaction, put its sentences into the study.
+
+        Args:
+            job: returned by :meth:`next`.
+            state: ``done``, ``stopped`` or ``failed``.
+            text: of the draft.
+            sentences: of the draft; if empty, the study keeps its sentences.
+            boxes: of each sentence: ``x_min``, ``y_min``, ``x_max``, ``y_max`` as shares of the image's sides.
+            report: the report in the format of ``llava-rad generate``.
+            model: id and SHA-256 of the model.
+            inputs: study inputs that the draft was written from, besides the image.
+            error: reason of a failure, on one line.
+
+        Returns:
+            True if the study took the draft; False if it has been signed or discarded in the meantime.
+        """
+        with self._database.write() as connection:
+            ended = connection.execute(
+                "UPDATE jobs SET state = ?, text = ?, error = ? WHERE id = ? AND state = 'running'",
+                (state, text, error, job.id),
+            ).rowcount
+            row = connection.execute("SELECT * FROM studies WHERE id = ?", (job.study,)).fetchone()
+            if not ended or row is None or row["status"] not in database.OPEN:
+                return False
+            if sentences:
+                connection.execute(
+                    "UPDATE jobs SET report = ?, model = ?, inputs = ? WHERE id = ?",
+                    (*(None if part is None else database.dump(part) for part in (report, model, inputs)), job.id),
+                )
+                before = json.loads(row["document"])
+                document = review.drafted(before, sentences, boxes)
+                database.set_document(connection, row, document, status="draft")
+                database.add_event(
+                    connection, job.study, row["version"], job.owner, "drafted", before=before["sentences"],
+                    after=document["sentences"], model=database.model_name(model),
+                )  # fmt: skip
+            database.next_revision(connection, job.study)
+            return True
+
+    def stop(self, owner: str, study: str) -> Job | None:
+        """Remove a study's waiting job from the queue.
+
+        Returns:
+            The study's job if it is already running; the caller has to stop its writer.
+
+        Raises:
+            NotFound: if the study does not exist.
+        """
+        with self._database.write() as connection:
+            database.study_row(connection, owner, study)
+            cancel_waiting(connection, study)
+            running = connection.execute(
+                "SELECT * FROM jobs WHERE study = ? AND state = 'running'", (study,)
+            ).fetchone()
+            return None if running is None else _job(running)
+
+    def draft(self, owner: str, study: str) -> dict[str, Any] | None:
+        """Return ``state``, ``position`` in the queue and ``text`` of the study's last job; None if it has none.
+
+        Raises:
+            NotFound: if the study does not exist.
+        """
+        with self._database.snapshot() as connection:
+            database.study_row(connection, owner, study)
+            found = last_draft(connection, study)
+        return None if found is None else {key: found[key] for key in ("state", "position", "text")}
+
+    def requeue_running(self) -> int:
+        """Put jobs that a crash interrupted back into the queue; returns their number."""
+        with self._database.write() as connection:
+            return connection.execute("UPDATE jobs SET state = 'queued', text = '' WHERE state = 'running'").rowcount
+
+    def create_batch(self, owner: str, total: int) -> str:
+        """Create a batch of ``total`` files and return its id."""
+        batch = secrets.token_hex(16)
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, ?, 0)", (batch, owner, database.timestamp(), total)
+            )
+        return batch
+
+    def batch_read(self, owner: str, batch: str) -> None:
+        """Count a file of a batch that has become a study.
+
+        Raises:
+            NotFound: if the batch does not exist.
+        """
+        with self._database.write() as connection:
+            _require_batch(connection, owner, batch)
+            connection.execute("UPDATE batches SET read = read + 1 WHERE id = ?", (batch,))
+
+    def batch_failed(self, owner: str, batch: str, *, number: int, sha256: str | None, reason: str) -> None:
+        """Record a file of a batch that was refused.
+
+        Raises:
+            NotFound: if the batch does not exist.
+        """
+        with self._database.write() as connection:
+            _require_batch(connection, owner, batch)
+            connection.execute("INSERT INTO refused VALUES (?, ?, ?, ?)", (batch, number, sha256, reason))
+
+    def batches(self, owner: str) -> list[dict[str, Any]]:
+        """Return the progress of the owner's last 20 batches, newest first."""
+        connection, found = self._database.read(), []
+        rows = connection.execute("SELECT * FROM batches WHERE owner = ? ORDER BY rowid DESC LIMIT 20", (owner,))
+        for row in rows.fetchall():
+            failed = connection.execute("SELECT number, sha256, reason FROM refused WHERE batch = ?", (row["id"],))
+            states = connection.execute("SELECT state, count(*) FROM jobs WHERE batch = ? GROUP BY state", (row["id"],))
+            counts: dict[str, int] = dict(map(tuple, states.fetchall()))
+            waiting = counts.get("queued", 0) + counts.get("running", 0)
+            found.append({
+                "id": row["id"], "created": row["created"], "total": row["total"], "read": row["read"],
+                "failed": [dict(one) for one in failed], "drafted": counts.get("done", 0), "waiting": waiting,
+            })  # fmt: skip
+        return found
+
+
+# Inside the caller's transaction
+
+
+def waiting_jobs(connection: sqlite3.Connection) -> list[Job]:
+    """Return the waiting jobs in the order in which :meth:`Jobs.next` will take them."""
+    rows = connection.execute(
+        "SELECT jobs.*, coalesce(last, 0) AS last FROM jobs LEFT JOIN turns USING (owner) WHERE state = 'queued' "
+        "ORDER BY last, owner, batch IS NOT NULL, jobs.id"
+    ).fetchall()
+    waiting: dict[str, list[Job]] = {}
+    for row in rows:
+        waiting.setdefault(row["owner"], []).append(_job(row))
+    order: list[Job] = []
+    while waiting:
+        for owner in list(waiting):
+            order.append(waiting[owner].pop(0))
+            if not waiting[owner]:
+                del waiting[owner]
+    return order
+
+
+def last_draft(connection: sqlite3.Connection, study: str) -> dict[str, Any] | None:
+    """Return a study's last job, with model, report and inputs of the last job that produced sentences."""
+    row = connection.execute("SELECT * FROM jobs WHERE study = ? ORDER BY id DESC LIMIT 1", (study,)).fetchone()
+    if row is None:
+        return None
+    position = 0
+    if row["state"] == "queued":
+        position = 1 + next(at for at, job in enumerate(waiting_jobs(connection)) if job.id == row["id"])
+    wrote = connection.execute(
+        "SELECT model, report, inputs FROM jobs WHERE study = ? AND model IS NOT NULL ORDER BY id DESC LIMIT 1",
+        (study,),
+    ).fetchone()
+    return {
+        "state": row["state"], "position": position, "text": row["text"], "error": row["error"],
+        **{key: json.loads(wrote[key]) if wrote and wrote[key] else None for key in ("model", "report", "inputs")},
+    }  # fmt: skip
+
+
+def require_no_draft(connection: sqlite3.Connection, study: str) -> None:
+    """Check that no draft of a study is waiting or being written.
+
+    Raises:
+        ReviewError: if there is one.
+    """
+    query = "SELECT 1 FROM jobs WHERE study = ? AND state IN ('queued', 'running')"
+    if connection.execute(query, (study,)).fetchone():
+        raise ReviewError("a draft of this study is being written: wait for it, or stop it")
+
+
+def cancel_waiting(connection: sqlite3.Connection, study: str) -> None:
+    """Remove a study's waiting job from the queue."""
+    connection.execute("UPDATE jobs SET state = 'stopped' WHERE study = ? AND state = 'queued'", (study,))
+
+
+def _require_batch(connection: sqlite3.Connection, owner: str, batch: str) -> None:
+    if connection.execute("SELECT 1 FROM batches WHERE id = ? AND owner = ?", (batch, owner)).fetchone() is None:
+        raise NotFound("there is no such batch")
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(row["id"], row["study"], row["owner"], row["batch"], "grounded" in json.loads(row["inputs"] or "{}"))
