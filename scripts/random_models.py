@@ -1,6 +1,6 @@
-"""Synthetic reports, and random weights in the very form of the published files: what benchmarks and tests score with.
+"""Synthetic reports, and random weights in the form of the published files, for benchmarks and tests of the metrics.
 
-Random weights say nothing about reports. They show that two programs compute the same from the same file, and how fast.
+Random weights give no meaningful scores. They show that two programs compute the same from the same file, and how fast.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _EXTRA = "the a an of and or in is no not with within was were seen are has may 
 
 
 def reports(count: int, *, words: int = 50, seed: int = 0) -> list[str]:
-    """Reports of about so many words, no two alike."""
-    dice = random.Random(seed)
+    """Reports of about ``words`` words, all different."""
+    rng = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        length = dice.randint(words // 2, words * 3 // 2)
+        length = rng.randint(words // 2, words * 3 // 2)
         sentences: list[str] = []
         while sum(len(sentence.split()) for sentence in sentences) < length:
-            frame = dice.choice(_FRAMES)
+            frame = rng.choice(_FRAMES)
             text = frame.format(
-                size=dice.choice(_SIZES),
-                side=dice.choice(_SIDES),
-                finding=dice.choice(_FINDINGS),
-                other=dice.choice(_FINDINGS),
-                number=dice.randint(1, 9),
+                size=rng.choice(_SIZES),
+                side=rng.choice(_SIDES),
+                finding=rng.choice(_FINDINGS),
+                other=rng.choice(_FINDINGS),
+                number=rng.randint(1, 9),
             )
             sentences.append(text[0].upper() + text[1:])
         found[" ".join(sentences)] = None
@@ -282,3 +282,48 @@ def _balance(folder: Path, bert: Path, state: dict[str, Any], ner: str, relation
         wanted = (0.4 if name == ner else 3) * count / len(scores)
         best = (scores - mean).max(dim=1).values.sort().values
         state[f"{name}.bias"] = -mean - best[int((1 - min(wanted, 0.9)) * len(best))]
+
+
+class F1CheXbert:
+    """The package ``f1chexbert`` 0.0.2, with local weights and under transformers 5.
+
+    Args:
+        weights: a file named ``chexbert.pth``.
+        bert: folder with ``vocab.txt`` and ``config.json``.
+    """
+
+    def __init__(self, weights: Path, bert: Path) -> None:
+        import contextlib
+        import io
+        from unittest import mock
+
+        import f1chexbert.f1chexbert as package
+        import torch
+        from transformers import BertConfig, BertTokenizer
+
+        tokenizer = BertTokenizer.from_pretrained(bert)
+
+        def encode_plus(tokens: list[str]) -> dict[str, list[int]]:
+            """Do as the method of transformers 4 did with a list of tokens."""
+            ids = tokenizer.convert_tokens_to_ids(tokens)
+            return {"input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]}
+
+        tokenizer.encode_plus = encode_plus
+        config = BertConfig.from_json_file(bert / "config.json")
+        with (
+            mock.patch.object(package, "CACHE_DIR", str(weights.parent)),
+            mock.patch.object(package.BertTokenizer, "from_pretrained", lambda name: tokenizer),
+            mock.patch.object(package.AutoConfig, "from_pretrained", lambda name: config),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            self._labeler: Any = package.F1CheXbert(device=torch.device("cpu"))
+
+    def label(self, texts: list[str]) -> list[list[int]]:
+        """Codes of :mod:`metrics.labels`, one report at a time, as the package does it."""
+        import torch
+
+        from metrics.labels import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+
+        codes = {"": BLANK, 1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
+        with torch.inference_mode():
+            return [[codes[value] for value in self._labeler.get_label(text, mode="classification")] for text in texts]

@@ -1,23 +1,22 @@
-"""Reports per second against transformers on the same parts, and the cold start of the command line.
+"""Time reports against transformers on the same parts, and the cold start of the command line.
 
     python -m scripts.bench.generate [--model DIR-OR-HUB-ID] [--json FILE]
 
 The peer is the plain way: ``Dinov2Model``, the projector, ``LlamaForCausalLM.generate``, image after image. It is also
-timed over the same batches. Runs alternate, both give the same tokens in float32 or the script says so and exits 1.
+timed over the same batches. Sides take turns; exits 1 unless all give the same tokens in float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from scripts.bench.harness import Report, equal_rows, median, parser, ratio, seconds, time_calls
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,16 +26,13 @@ if TYPE_CHECKING:
     from llava_rad.generation.engine import Engine
     from llava_rad.generation.options import Decoding
 
+    Images = Sequence[npt.NDArray[np.uint8]]
+
 BATCHES = (1, 4, 16)
 IMAGES = 16
 
-
-Run = Callable[[list[Any]], list[list[int]]]
-
-
-def images_for(engine: Engine, count: int = IMAGES) -> list[npt.NDArray[np.uint8]]:
-    """Different crops of the real radiograph RG1, prepared by the model's recipe."""
-    return crops_of_the_example(engine.recipe, count)
+Rows = list[list[int]]
+Run = Callable[[Any], Rows]
 
 
 def crops_of_the_example(recipe: Recipe, count: int) -> list[npt.NDArray[np.uint8]]:
@@ -58,6 +54,18 @@ def crops_of_the_example(recipe: Recipe, count: int) -> list[npt.NDArray[np.uint
     return crops
 
 
+def in_batches(run: Run, images: Images, size: int) -> Callable[[], Rows]:
+    """A call that writes the token ids of all images, batch after batch."""
+    return lambda: [row for at in range(0, len(images), size) for row in run(images[at : at + size])]
+
+
+def ours(engine: Engine, settings: Decoding) -> Run:
+    """Our generation."""
+    from llava_rad.generation.decoding import generate
+
+    return lambda images: [list(draft.ids) for draft in generate(engine, images, settings)]
+
+
 def peer(source: str | None, settings: Decoding, dtype: str = "float32") -> Run:
     """Transformers' own classes and loop over the same checkpoint."""
     import numpy as np
@@ -71,9 +79,9 @@ def peer(source: str | None, settings: Decoding, dtype: str = "float32") -> Run:
     chunks = model.config.conversation.encode(model.tokens.tokenizer, ids.bos)
 
     @torch.inference_mode()
-    def run(images: list[npt.NDArray[np.uint8]]) -> list[list[int]]:
+    def run(images: Images) -> Rows:
         embeds, mask = model.embed(recipe.normalise(np.stack(images)), [chunks] * len(images))
-        rows: list[list[int]] = model.language_model.generate(
+        rows: Rows = model.language_model.generate(
             inputs_embeds=embeds, attention_mask=mask, max_new_tokens=settings.max_new_tokens, do_sample=False
         ).tolist()
         return [row[: row.index(ids.eos)] if ids.eos in row else row for row in rows]
@@ -81,108 +89,66 @@ def peer(source: str | None, settings: Decoding, dtype: str = "float32") -> Run:
     return run
 
 
-def throughput(source: str | None, repeats: int, max_new_tokens: int) -> dict[str, Any]:
-    """Seconds per report of ours and of the peer at each batch size; minimum and median over ``repeats``."""
-    import torch
-
-    from llava_rad.generation.decoding import generate
+def throughput(report: Report, options: argparse.Namespace) -> bool:
+    """Time ours and the peer at each batch size; true if all give the same tokens."""
     from llava_rad.generation.engine import Engine
     from llava_rad.generation.options import Decoding
 
-    settings = Decoding(max_new_tokens=max_new_tokens)
-    engine = Engine.from_pretrained(source, device="cpu", dtype="float32")
-    images, plain = images_for(engine), peer(source, settings)
-
-    def batched(run: Run, batch: int) -> list[list[int]]:
-        return [row for at in range(0, IMAGES, batch) for row in run(images[at : at + batch])]
-
-    def ours(part: list[npt.NDArray[np.uint8]]) -> list[list[int]]:
-        return [list(draft.ids) for draft in generate(engine, part, settings)]
-
-    runs: dict[str, tuple[Run, int]] = {f"ours, batch {batch}": (ours, batch) for batch in BATCHES}
-    runs |= {f"transformers, batch {batch}": (plain, batch) for batch in BATCHES}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    tokens: dict[str, list[list[int]]] = {}
-    for repeat in range(repeats + 1):
-        for name, (run, batch) in runs.items():
-            start = time.perf_counter()
-            tokens[name] = batched(run, batch)
-            if repeat:  # the first round warms up
-                seconds[name].append((time.perf_counter() - start) / IMAGES)
-    reference = tokens["transformers, batch 1"]
-    loop = statistics.median(seconds["transformers, batch 1"])
-    return {
-        "model": engine.model_id,
-        "threads": torch.get_num_threads(),
-        "mean_tokens": statistics.mean(len(row) for row in reference),
-        "different_reports": len({tuple(row) for row in reference}),
-        "rows": [
-            {
-                "name": name,
-                "seconds_min": min(times),
-                "seconds_median": statistics.median(times),
-                "reports_per_second": 1 / statistics.median(times),
-                "times_the_loop": loop / statistics.median(times),
-                "identical_reports": sum(a == b for a, b in zip(tokens[name], reference, strict=True)),
-            }
-            for name, times in seconds.items()
-        ],
-    }
+    settings = Decoding(max_new_tokens=options.max_new_tokens)
+    engine = Engine.from_pretrained(options.model, device="cpu", dtype="float32")
+    count = 4 if options.quick else IMAGES
+    images = crops_of_the_example(engine.recipe, count)
+    runs = {"ours": ours(engine, settings), "transformers": peer(options.model, settings)}
+    calls = {f"{name}, batch {b}": in_batches(run, images, b) for name, run in runs.items() for b in BATCHES}
+    tokens = {name: call() for name, call in calls.items()}  # also warms up
+    reference = tokens[plain := "transformers, batch 1"]
+    lengths = statistics.mean(map(len, reference))
+    report.say(
+        f"\nmodel {engine.model_id!r}: {len(set(map(tuple, reference)))} different reports, {lengths:.1f} tokens"
+    )
+    columns = {"s, minimum": ".3f", "s": ".3f", "reports/s": ".2f", "x plain loop": "", "identical": "d"}
+    report.table("throughput", columns, f"seconds per report, {count} images")
+    times = time_calls(calls, options.rounds, warmup=0)
+    for name, costs in times.items():
+        each = median(costs) / count
+        speed = {"x plain loop": ratio(seconds(times[plain]), seconds(costs)), "rounds": costs}
+        row = {"s, minimum": min(seconds(costs)) / count, "s": each, "reports/s": 1 / each}
+        report.row(name, row | speed | {"identical": equal_rows(tokens[name], reference)})
+    return all(rows == reference for rows in tokens.values())
 
 
-def cold_start(repeats: int, model: str | None) -> dict[str, Any]:
-    """Wall seconds of the command in a fresh process against those of ``import torch, transformers``."""
+def cold_start(report: Report, options: argparse.Namespace) -> None:
+    """Time the command in a fresh process against ``import torch, transformers``."""
     command = [sys.executable, "-c", "from llava_rad.cli import main; main()", "generate", "--example", "--offline"]
     commands = {
-        "llava-rad generate --example": [*command, *(["--model", model] if model else [])],
+        "llava-rad generate --example": [*command, *(["--model", options.model] if options.model else [])],
         "import torch, transformers": [sys.executable, "-c", "import torch, transformers"],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for repeat in range(repeats + 1):
-        for name, argv in commands.items():
-            start = time.perf_counter()
-            subprocess.run(argv, check=True, capture_output=True)
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    ours, imports = (statistics.median(times) for times in seconds.values())
-    return {name: {"min": min(t), "median": statistics.median(t)} for name, t in seconds.items()} | {
-        "ratio_of_medians": ours / imports,
-        "ratio_of_minima": min(seconds["llava-rad generate --example"]) / min(seconds["import torch, transformers"]),
-    }
+    calls = {name: partial(subprocess.run, line, check=True, capture_output=True) for name, line in commands.items()}
+    times = {name: seconds(costs) for name, costs in time_calls(calls, options.rounds).items()}
+    report.table("cold_start", {"minimum": ".2f", "median": ".2f", "x imports": ""}, "cold start, seconds")
+    imports = times["import torch, transformers"]
+    for name, each in times.items():
+        row = {"minimum": min(each), "median": statistics.median(each), "x imports": ratio(each, imports)}
+        report.row(name, row)
 
 
 def main() -> int:
-    """Print both tables; exit 1 where tokens differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None, help="checkpoint; default: the embedded one")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--max-new-tokens", type=int, default=150)
-    parser.add_argument("--json", type=Path, default=None)
-    arguments = parser.parse_args()
+    """Print both tables; exit code 1 where tokens differ."""
+    made = parser(__doc__, rounds=5, quick="4 images, one round")
+    made.add_argument("--model", default=None, help="checkpoint; default: the embedded one")
+    made.add_argument("--max-new-tokens", type=int, default=150)
+    options = made.parse_args()
+    options.rounds = 1 if options.quick else options.rounds
 
     from transformers.utils.logging import disable_progress_bar
 
-    start = cold_start(arguments.repeats, arguments.model)
+    report = Report(options)
+    cold_start(report, options)
     disable_progress_bar()
-    result = throughput(arguments.model, arguments.repeats, arguments.max_new_tokens)
-    print(f"{platform.processor() or platform.machine()}, {result['threads']} threads, model {result['model']!r}")
-    print(
-        f"{IMAGES} images, {result['different_reports']} different reports, {result['mean_tokens']:.1f} tokens each\n"
-    )
-    print(f"{'':24} {'s/report min':>13} {'median':>8} {'reports/s':>10} {'x plain loop':>13} {'identical':>10}")
-    for row in result["rows"]:
-        print(
-            f"{row['name']:24} {row['seconds_min']:13.3f} {row['seconds_median']:8.3f} "
-            f"{row['reports_per_second']:10.2f} "
-            f"{row['times_the_loop']:13.2f} {row['identical_reports']:>7}/{IMAGES}"
-        )
-    print("\ncold start, seconds (minimum, median)")
-    for name in ("llava-rad generate --example", "import torch, transformers"):
-        print(f"{name:32} {start[name]['min']:6.2f} {start[name]['median']:6.2f}")
-    print(f"{'ratio':32} {start['ratio_of_minima']:6.2f} {start['ratio_of_medians']:6.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"throughput": result, "cold_start": start}, indent=2) + "\n")
-    return 0 if all(row["identical_reports"] == IMAGES for row in result["rows"]) else 1
+    same = throughput(report, options)
+    report.close()
+    return int(not same)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""How fast are the metrics? Against the packages that others use, on the same reports and weights, in turns.
+"""Time the metrics against the packages that others use, on the same reports and weights, in turns.
 
-    python -m scripts.bench.metrics
+    python -m scripts.bench.metrics [--only chexbert rouge]
 
-Weights are random, in the published forms and (but for --tiny) of the published sizes. Every comparison first asserts
+Weights are random, in the published forms and (but for --quick) of the published sizes. Every comparison first requires
 that both sides give the same result. Quote the ratios, not the times.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
+from unittest import mock
 
 from metrics.bleu import bleu_4
 from metrics.bootstrap import Bootstrap
@@ -28,212 +27,190 @@ from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
 from metrics.settings import Settings
 from metrics.suite import Pairs, evaluate
-from scripts.random_models import reports, write_bert, write_chexbert, write_radgraph
+from scripts.bench.harness import Report, equal_rows, median, parser, ratio, require, seconds, time_calls
+from scripts.random_models import F1CheXbert, reports, write_bert, write_chexbert, write_radgraph
 
-Sides = dict[str, Callable[[], Any]]
-
-
-def in_turns(sides: Sides, rounds: int) -> dict[str, float]:
-    """Median seconds of each side; in every round each runs once."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, run in sides.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - begin)
-    return {name: median(values) for name, values in times.items()}
+COLUMNS = {"s": ".3f", "CPU s": ".3f", "ours / this": "", "aim": "5s", "result": ""}
 
 
-def chexbert(folder: Path, bert: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Labels of reports: ours in float32 and bfloat16, and the package's loop."""
-    import numpy as np
+class Bench:
+    """All comparisons.
 
-    from metrics.chexbert import CheXbert
-    from scripts.bench.peers import F1CheXbert
+    Args:
+        report: takes the rows.
+        folder: temporary.
+        rounds: of each comparison.
+        tiny: small models and few reports.
+    """
 
-    weights = write_chexbert(folder / "chexbert.pth", bert)
-    texts = reports(count)
-    ours, half = CheXbert(weights, vocabulary=bert), CheXbert(weights, vocabulary=bert, precision="bfloat16")
-    peer = F1CheXbert(weights, bert)
-    expected = np.array(peer.label(texts))
-    differ = int((ours.label(texts) != expected).sum())
-    assert differ == 0, f"{differ} labels differ"
-    agreement = float((half.label(texts) == expected).mean())
-    times = in_turns(
-        {"f1chexbert": lambda: peer.label(texts), "ours": lambda: ours.label(texts), "bf16": lambda: half.label(texts)},
-        rounds,
-    )
-    return {
-        "reports": count,
-        "seconds": times,
-        "ratio float32 (aim 0.75)": times["ours"] / times["f1chexbert"],
-        "ratio bfloat16 (aim 0.35)": times["bf16"] / times["f1chexbert"],
-        "labels that differ, float32": differ,
-        "labels that agree, bfloat16": agreement,
-    }
+    def __init__(self, report: Report, folder: Path, rounds: int, tiny: bool) -> None:
+        self.report, self.folder, self.rounds = report, folder, rounds
+        self.few, self.many = (12, 60) if tiny else (100, 3306)
+        size = {"size": 32, "layers": 2, "heads": 2} if tiny else {"size": 768, "layers": 12, "heads": 12}
+        self.bert = write_bert(folder / "bert", vocabulary=None if tiny else 30522, **size)
+
+    def _time(self, name: str, calls: Mapping[str, Callable[[], Any]], ours: str, aim: str, result: str) -> None:
+        """Time the sides; ``aim`` is that of ours over each of the others."""
+        times = time_calls(calls, self.rounds, warmup=0)
+        for side, costs in times.items():
+            row: dict[str, Any] = {"s": median(costs), "CPU s": median(costs, "cpu_s"), "rounds": costs}
+            if side == ours:
+                row["result"] = result
+            elif ours:
+                row |= {"ours / this": ratio(seconds(times[ours]), seconds(costs)), "aim": aim}
+            self.report.row(f"{name}: {side}", row)
+
+    def _weights(self) -> Path:
+        return write_chexbert(self.folder / "chexbert.pth", self.bert)
+
+    def _archive(self) -> Path:
+        return write_radgraph(self.folder / "radgraph.tar.gz", self.bert)
+
+    def chexbert(self) -> None:
+        """Labels of reports: ours in float32 and bfloat16, and the package's loop."""
+        import numpy as np
+
+        from metrics.chexbert import CheXbert
+
+        weights, texts = self._weights(), reports(2 * self.few)
+        ours = CheXbert(weights, vocabulary=self.bert)
+        half = CheXbert(weights, vocabulary=self.bert, precision="bfloat16")
+        peer = F1CheXbert(weights, self.bert)
+        expected = np.array(peer.label(texts))
+        differ = int((ours.label(texts) != expected).sum())
+        require(differ == 0, f"{differ} labels differ")
+        agree = float((half.label(texts) == expected).mean())
+        package = {"f1chexbert": lambda: peer.label(texts)}
+        for name, model, aim, result in (
+            ("float32", ours, "0.75", "all labels equal"), ("bfloat16", half, "0.35", f"{agree:.2%} of labels equal"),
+        ):  # fmt: skip
+            self._time(f"CheXbert, {name}", package | {"ours": partial(model.label, texts)}, "ours", aim, result)
+
+    def radgraph(self) -> None:
+        """Annotations of reports: ours, and the package's."""
+        from metrics.radgraph.model import RadGraphModel
+        from metrics.radgraph.package import PackageRadGraph
+
+        archive, texts = self._archive(), reports(self.few)
+        ours = RadGraphModel.load(archive, tokenizer=self.bert)
+        peer = PackageRadGraph(archive, tokenizer=self.bert)
+        found, expected = ours.annotate(texts), peer.annotate(texts)
+        differ = len(found) - equal_rows(found, expected)
+        require(differ == 0, f"{differ} annotations differ")
+        density = sum(len(one["entities"]) for one in found) / sum(len(one["text"].split()) for one in found)
+        calls = {"radgraph": lambda: peer.annotate(texts), "ours": lambda: ours.annotate(texts)}
+        self._time("RadGraph", calls, "ours", "0.5", f"all equal, {density:.2f} entities a word")
+
+    def rouge(self) -> None:
+        """ROUGE-L of pairs: ours, and rouge_score's."""
+        from rouge_score.rouge_scorer import RougeScorer
+
+        candidates, references = reports(self.many, seed=1), reports(self.many, seed=2)
+        scorer = RougeScorer(["rougeL"])
+
+        def peer() -> list[float]:
+            pairs = zip(candidates, references, strict=True)
+            return [scorer.score(reference, candidate)["rougeL"].fmeasure for candidate, reference in pairs]
+
+        require(rouge_l(candidates, references).per_sample["rouge_l"].tolist() == peer(), "ROUGE-L differs")
+        calls = {"rouge_score": peer, "ours": lambda: rouge_l(candidates, references)}
+        self._time("ROUGE-L", calls, "ours", "0.2", "all equal")
+
+    def bootstrap(self) -> None:
+        """500 resamples of the paper's four metrics, drawing included, counting of n-grams not."""
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        candidates, references = reports(self.many, seed=1), reports(self.many, seed=2)
+        labels = rng.choice(4, (2, self.many, 14), p=[0.6, 0.2, 0.15, 0.05])
+        scores = [
+            rouge_l(candidates, references), bleu_4(candidates, references), label_f1(labels[0], labels[1]),
+            mean_scores({"rg_er": rng.random(self.many)}, "random"),
+        ]  # fmt: skip
+
+        def draw() -> None:
+            drawn = Bootstrap()
+            weights = drawn.weights(self.many)
+            for one in scores:
+                drawn.intervals(one, weights)
+
+        self._time("bootstrap", {"ours (aim 0.5 CPU s)": draw}, "", "", "")
+
+    def cache(self) -> None:
+        """Model forwards of a second evaluation: other predictions against the same references."""
+        from metrics import chexbert
+        from metrics.radgraph import model as radgraph_model
+
+        count = self.few // 4
+        references = reports(count, seed=4)
+        settings = Settings(
+            metrics=("rg_er", "chexbert"), chexbert=self._weights(), bert_vocab=self.bert, radgraph=self._archive(),
+            radgraph_tokenizer=self.bert,
+        )  # fmt: skip
+        forwarded: list[str] = []
+
+        def watch(run: Any) -> Any:
+            def portion(self: Any, texts: list[str], batch_size: int) -> Any:
+                forwarded.extend(texts)
+                return run(self, texts, batch_size)
+
+            return portion
+
+        classes = (chexbert.CheXbert, radgraph_model.RadGraphModel)
+        first, second = (mock.patch.object(cls, "_portion", watch(cls._portion)) for cls in classes)
+        with first, second:
+            for run, seed in (("first", 5), ("second", 6), ("second again", 6)):
+                forwarded.clear()
+                cache = Cache(self.folder / "cache.sqlite")
+                pairs = Pairs([str(number) for number in range(count)], reports(count, seed=seed), references)
+                evaluate({"model": pairs}, settings, cache=cache)
+                cache.close()
+                known = sum(text in references for text in forwarded)
+                require(run == "first" or known == 0, "references are computed again")
+                forwards = f"forwards: {known} + {len(forwarded) - known}"
+                self.report.row(f"cache: {run}", {"result": forwards})
+
+    def start(self) -> None:
+        """From the shell to the end of a small evaluation without models; it must import nothing heavy."""
+        rows = [{"id": number, "text": text} for number, text in enumerate(reports(20))]
+        files = [self.folder / name for name in ("a.jsonl", "b.jsonl")]
+        for file in files:
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arguments = ["evaluate", *map(str, files), "--metrics", "rouge_l,bleu_4"]
+        code = (
+            "import sys\nfrom llava_rad.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+            "heavy = {'torch', 'transformers', 'evaluate', 'datasets', 'nltk'}\n"
+            "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+        heavy = done.stderr.splitlines()[-1].split()
+        require(heavy == [], f"heavy modules are imported: {heavy}")
+        command = [str(Path(sys.executable).with_name("llava-rad")), *arguments]
+        call = partial(subprocess.run, command, check=True, capture_output=True)
+        self._time("start", {"llava-rad evaluate (aim 1 s)": call}, "", "", "")
 
 
-def radgraph(folder: Path, bert: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Annotations of reports: ours, and the package's."""
-    from metrics.radgraph.model import RadGraphModel
-    from metrics.radgraph.package import PackageRadGraph
-
-    archive = write_radgraph(folder / "radgraph.tar.gz", bert)
-    texts = reports(count)
-    ours, peer = RadGraphModel.load(archive, tokenizer=bert), PackageRadGraph(archive, tokenizer=bert)
-    found, expected = ours.annotate(texts), peer.annotate(texts)
-    differ = sum(one != other for one, other in zip(found, expected, strict=True))
-    assert differ == 0, f"{differ} annotations differ"
-    words = sum(len(one["text"].split()) for one in found)
-    times = in_turns({"radgraph": lambda: peer.annotate(texts), "ours": lambda: ours.annotate(texts)}, rounds)
-    return {
-        "reports": count,
-        "seconds": times,
-        "ratio (aim 0.5)": times["ours"] / times["radgraph"],
-        "annotations that differ": differ,
-        "entities per word": sum(len(one["entities"]) for one in found) / words,
-    }
-
-
-def rouge(count: int, rounds: int) -> dict[str, Any]:
-    """ROUGE-L of pairs: ours, and rouge_score's."""
-    import numpy as np
-    from rouge_score.rouge_scorer import RougeScorer
-
-    candidates, references = reports(count, seed=1), reports(count, seed=2)
-    scorer = RougeScorer(["rougeL"])
-
-    def peer() -> list[float]:
-        pairs = zip(candidates, references, strict=True)
-        return [scorer.score(reference, candidate)["rougeL"].fmeasure for candidate, reference in pairs]
-
-    difference = float(np.abs(rouge_l(candidates, references).per_sample["rouge_l"] - peer()).max())
-    assert difference == 0
-    times = in_turns({"rouge_score": peer, "ours": lambda: rouge_l(candidates, references)}, rounds)
-    return {
-        "pairs": count,
-        "seconds": times,
-        "times as fast (aim 5)": times["rouge_score"] / times["ours"],
-        "largest difference": difference,
-    }
-
-
-def bootstrap(count: int, rounds: int) -> dict[str, Any]:
-    """500 resamples of the paper's four metrics, drawing included, counting of n-grams not."""
-    import numpy as np
-
-    dice = np.random.default_rng(0)
-    candidates, references = reports(count, seed=1), reports(count, seed=2)
-    labels = dice.choice(4, (2, count, 14), p=[0.6, 0.2, 0.15, 0.05])
-    scores = [
-        rouge_l(candidates, references),
-        bleu_4(candidates, references),
-        label_f1(labels[0], labels[1]),
-        mean_scores({"rg_er": dice.random(count)}, "random"),
-    ]
-    cpu = []
-    for _ in range(rounds):
-        begin = time.process_time()
-        draw = Bootstrap()
-        weights = draw.weights(count)
-        for one in scores:
-            draw.intervals(one, weights)
-        cpu.append(time.process_time() - begin)
-    return {"reports": count, "samples": 500, "CPU seconds (aim 0.5)": median(cpu)}
-
-
-def second_time(folder: Path, bert: Path, count: int) -> dict[str, Any]:
-    """Model forwards of two evaluations: other predictions against the same references."""
-    from unittest import mock
-
-    from metrics import chexbert
-    from metrics.radgraph import model as radgraph_model
-
-    weights, archive = folder / "chexbert.pth", folder / "radgraph.tar.gz"
-    weights = weights if weights.is_file() else write_chexbert(weights, bert)
-    archive = archive if archive.is_file() else write_radgraph(archive, bert)
-    references = reports(count, seed=4)
-    settings = Settings(
-        metrics=("rg_er", "chexbert"), chexbert=weights, bert_vocab=bert, radgraph=archive, radgraph_tokenizer=bert
-    )
-    forwarded: list[str] = []
-    label, annotate = chexbert.CheXbert._portion, radgraph_model.RadGraphModel._portion
-
-    def watch(run: Any) -> Any:
-        def portion(self: Any, texts: list[str], batch_size: int) -> Any:
-            forwarded.extend(texts)
-            return run(self, texts, batch_size)
-
-        return portion
-
-    numbers = {}
-    with (
-        mock.patch.object(chexbert.CheXbert, "_portion", watch(label)),
-        mock.patch.object(radgraph_model.RadGraphModel, "_portion", watch(annotate)),
-    ):
-        for run, seed in (("first", 5), ("second", 6), ("second again", 6)):
-            forwarded.clear()
-            cache = Cache(folder / "cache.sqlite")
-            pairs = Pairs([str(number) for number in range(count)], reports(count, seed=seed), references)
-            evaluate({"model": pairs}, settings, cache=cache)
-            cache.close()
-            there = set(references)
-            numbers[f"{run}: forwards of references"] = sum(text in there for text in forwarded)
-            numbers[f"{run}: forwards of predictions"] = sum(text not in there for text in forwarded)
-    assert numbers["second: forwards of references"] == 0
-    return {"reports": count, "models": 2, **numbers}
-
-
-def start(folder: Path, rounds: int) -> dict[str, Any]:
-    """From the shell to the end of a small evaluation without models, and what it imported."""
-    rows = [{"id": number, "text": text} for number, text in enumerate(reports(20))]
-    for name in ("a.jsonl", "b.jsonl"):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["evaluate", str(folder / "a.jsonl"), str(folder / "b.jsonl"), "--metrics", "rouge_l,bleu_4"]
-    command = [str(Path(sys.executable).with_name("llava-rad")), *arguments]
-    times = in_turns({"llava-rad": lambda: subprocess.run(command, check=True, capture_output=True)}, rounds)
-    code = (
-        "import sys\nfrom llava_rad.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
-        "print(*sorted({'torch', 'transformers', 'evaluate', 'datasets', 'nltk'} & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    heavy = done.stderr.splitlines()[-1].split()
-    assert heavy == [], heavy
-    return {"seconds (aim 1)": times["llava-rad"], "heavy modules imported": heavy}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Run and print; returns what was printed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", help="chexbert radgraph rouge bootstrap cache start")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="small models and few reports: does it run?")
-    options = parser.parse_args(arguments)
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run and print; returns the rows."""
+    names = ("chexbert", "radgraph", "rouge", "bootstrap", "cache", "start")
+    made = parser(__doc__, rounds=3, quick="small models and few reports")
+    made.add_argument("--only", nargs="*", choices=names, default=names)
+    options = made.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     import transformers
 
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(2)
-    few, many = (12, 60) if options.tiny else (100, 3306)
-    size = {"size": 32, "layers": 2, "heads": 2} if options.tiny else {"size": 768, "layers": 12, "heads": 12}
-    results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as top:
-        folder = Path(top)
-        bert = write_bert(folder / "bert", vocabulary=None if options.tiny else 30522, **size)
-        parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "chexbert": lambda: chexbert(folder, bert, 2 * few, options.rounds),
-            "radgraph": lambda: radgraph(folder, bert, few, options.rounds),
-            "rouge": lambda: rouge(many, options.rounds),
-            "bootstrap": lambda: bootstrap(many, options.rounds),
-            "cache": lambda: second_time(folder, bert, few // 4),
-            "start": lambda: start(folder, options.rounds),
-        }
-        for name, run in parts.items():
-            if not options.only or name in options.only:
-                results[name] = run()
-                print(json.dumps({name: results[name]}, indent=2), flush=True)
-    return results
+    report = Report(options)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(report, Path(folder), options.rounds, options.quick)
+        report.table("metrics", COLUMNS)
+        for name in options.only:
+            getattr(bench, name)()
+    report.close()
+    rows: dict[str, Any] = report.data["metrics"]
+    return rows
 
 
 if __name__ == "__main__":

@@ -24,31 +24,22 @@ from encoder.pretraining.student_teacher import Losses, StudentTeacher
 from encoder.pretraining.vit import MEAN, STD
 from encoder.runs.distributed import keep_freed_memory
 from scripts.bench.pretraining import Case
-from scripts.bench.worker import Answer, measured, peak_bytes, serve
+from scripts.bench.worker import Answer, measured, memory, peak_bytes, serve
 
 
 def settings(case: Case) -> PretrainingConfig:
     """The case as a configuration of ours."""
     crops = {key: getattr(case, key) for key in ("global_size", "local_size", "local_crops")}
+    model = {"hidden_size": case.width, "num_hidden_layers": case.layers, "num_attention_heads": case.heads}
+    head = {"prototypes": case.prototypes, "hidden_size": case.head_hidden, "bottleneck": case.bottleneck}
     return PretrainingConfig.model_validate(
         {
-            "model": {
-                "hidden_size": case.width,
-                "num_hidden_layers": case.layers,
-                "num_attention_heads": case.heads,
-                "image_size": case.image_size,
-            },
-            "crops": crops,
-            "head": {
-                "prototypes": case.prototypes,
-                "hidden_size": case.head_hidden,
-                "bottleneck": case.bottleneck,
-            },
+            "model": model | {"image_size": case.image_size}, "crops": crops, "head": head,
             "loss": {"teacher_temperature": (case.teacher_temperature,) * 2},
             "optimization": {"batch_size": case.batch, "drop_path": case.drop_path},
             "engine": {"precision": case.precision},
         }
-    )
+    )  # fmt: skip
 
 
 def prepare(case: Case, folder: Path) -> None:
@@ -78,16 +69,11 @@ def prepare(case: Case, folder: Path) -> None:
         noise = torch.rand(views * case.batch, size, size)
         return ((0.8 * smooth + 0.2 * noise) * 255).byte().view(views, case.batch, size, size)
 
+    side = case.global_size // config.model.patch_size
     masks = batch_masks(
-        seed=0,
-        batch=0,
-        first=0,
-        images=case.batch,
-        part=slice(None),
-        side=case.global_size // config.model.patch_size,
-        probability=config.masking.probability,
-        ratio=config.masking.ratio,
-    )
+        seed=0, batch=0, first=0, images=case.batch, part=slice(None), side=side,
+        probability=config.masking.probability, ratio=config.masking.ratio,
+    )  # fmt: skip
     inputs = {"global": images(2, case.global_size), "local": images(case.local_crops, case.local_size)}
     inputs |= {"masks": torch.from_numpy(masks), "normalisation": torch.tensor([MEAN, STD], dtype=torch.float64)}
     save_file(inputs, folder / "inputs.safetensors")
@@ -143,17 +129,10 @@ class Ours:
         self.model.update_teacher(values.momentum)
         self.done += 1
 
-    def _train(self) -> None:
+    def train(self) -> None:
+        """One step."""
         self._forward().total.backward()
         self._update()
-
-    def step(self) -> dict[str, Any]:
-        """One training step, measured."""
-        return dict(measured(self._train, self.device))
-
-    def memory(self) -> dict[str, Any]:
-        """Peak bytes, and those of Python and its libraries alone."""
-        return {"peak": peak_bytes(self.device), "base": self.base if self.device == "cpu" else 0}
 
     def split(self) -> dict[str, Any]:
         """Seconds of the parts of one step: CPU seconds, or on a GPU wall seconds."""
@@ -205,12 +184,13 @@ class Ours:
         card = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
         costs = estimate(self.config)
         flops = {"all": costs.tera_flops, "run": costs.tera_flops_run}
-        return {"name": "ours", "torch": torch.__version__, "device": card, "tera_flops": flops}
+        return {"name": "ours", "torch": torch.__version__, "device": card, "tera_flops": flops, "splits": True}
 
 
 def _answers() -> dict[str, Answer]:
     ours = Ours(json.loads(sys.argv[1]))
-    return {"step": ours.step, "memory": ours.memory, "split": ours.split, "check": ours.check, "about": ours.about}
+    steps = {"step": lambda: measured(ours.train, ours.device), "memory": lambda: memory(ours.device, ours.base)}
+    return {**steps, "split": ours.split, "check": ours.check, "about": ours.about}
 
 
 if __name__ == "__main__":

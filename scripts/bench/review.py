@@ -1,19 +1,17 @@
-"""How fast does the review application feel? First paint, frames while dragging, first token, in a real browser.
+"""Time the review application in a real browser: first paint, frames while dragging, first words.
 
     python -m scripts.bench.review [--rounds 5] [--side 2000]
 
 Starts ``llava-rad serve`` and Debian's chromium (software rendering, 1,440 x 1,000). First paint: from handing over a
 16-bit PNG file to its pixels being on the canvas, with upload, decoding in the limited process and the way back.
-Frames: time of each repaint of the canvas while the window is dragged. First token: from asking for a draft to the
-first words on the page, beside the first piece of ``ReportWriter.stream_image`` in this process on the same prepared
+Frames: time of each repaint of the canvas while the window is dragged. First words: from asking for a draft to the
+first words on the page, against the first piece of ``ReportWriter.stream_image`` in this process on the same prepared
 image and model, in turns; the texts must be equal, else the script exits 1. Medians over rounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import shutil
 import statistics
 import sys
@@ -21,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -29,6 +27,8 @@ from PIL import Image
 from encoder.reader.sandbox import Reader
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import example
+from scripts.bench.harness import Report, parser, ratio, require, seconds, take_turns
+from scripts.bench.worker import Cost
 from scripts.soak.serving import served
 
 if TYPE_CHECKING:
@@ -94,72 +94,71 @@ def first_words(page: Page) -> tuple[float, str]:
     return seconds, " ".join(page.locator("#sentences .lr-text").all_text_contents())
 
 
-def measure(rounds: int, side: int) -> dict[str, Any]:
-    """All numbers.
+def run(report: Report, rounds: int, side: int) -> None:
+    """Measure and print.
 
     Raises:
-        SystemExit: chromium is missing, or page and command write different texts.
+        SystemExit: if chromium is missing, or page and process write different texts.
     """
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
-    if chromium is None:
-        raise SystemExit("chromium is not installed (Debian: apt-get install chromium)")
-    with ReportWriter() as writer, Reader() as reader:
+    require(chromium is not None, "chromium is not installed (Debian: apt-get install chromium)")
+    with (
+        ReportWriter() as writer, Reader() as reader, tempfile.TemporaryDirectory() as folder,
+        served(Path(folder), "--no-example") as running, sync_playwright() as started,
+    ):  # fmt: skip
         image = reader.prepare(example(), writer.engine().recipe)
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        page.goto(running.url)
+        page.wait_for_selector("#write")
         paints: list[float] = []
         repaints: list[float] = []
-        there: list[float] = []
-        here: list[float] = []
-        with (
-            tempfile.TemporaryDirectory() as folder, served(Path(folder), "--no-example") as running,
-            sync_playwright() as started,
-        ):  # fmt: skip
-            browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
-            page.goto(running.url)
-            page.wait_for_selector("#write")
-            for round_ in range(rounds + 1):  # the first warms up
-                image_file = Path(folder) / f"{round_}.png"
-                image_file.write_bytes(square(side, round_))
-                paints.append(first_paint(page, image_file))
-                repaints += frames(page)
-            page.set_input_files("#file", str(example()))
-            page.wait_for_selector("#sentences li")
-            for _ in range(rounds + 1):
-                seconds, shown = first_words(page)
-                there.append(seconds)
-                start = time.perf_counter()
-                pieces = writer.stream_image(image)
-                written = str(next(pieces))
-                here.append(time.perf_counter() - start)
-                written += "".join(piece for piece in pieces if isinstance(piece, str))
-                if shown != written:
-                    raise SystemExit("the page and the command write different texts")
-            browser.close()
-    return {
-        "first paint, s": statistics.median(paints[1:]),
-        "first paint, longest, s": max(paints[1:]),
-        "window frame, ms": statistics.median(repaints),
-        "window frame, 95th percentile, ms": sorted(repaints)[int(0.95 * len(repaints))],
-        "first words on the page, s": statistics.median(there[1:]),
-        "first piece in process, s": statistics.median(here[1:]),
-    }
+        for number in range(rounds + 1):  # the first warms up
+            file = Path(folder) / f"{number}.png"
+            file.write_bytes(square(side, number))
+            paints.append(first_paint(page, file))
+            repaints += frames(page)
+        page.set_input_files("#file", str(example()))
+        page.wait_for_selector("#sentences li")
+        texts = {}
+
+        def there() -> Cost:
+            taken, texts["page"] = first_words(page)
+            return {"wall_s": taken}
+
+        def here() -> Cost:
+            start = time.perf_counter()
+            pieces = writer.stream_image(image)
+            first = str(next(pieces))
+            taken = time.perf_counter() - start
+            texts["process"] = first + "".join(piece for piece in pieces if isinstance(piece, str))
+            return {"wall_s": taken}
+
+        words = take_turns({"page": there, "process": here}, rounds)
+        browser.close()
+    require(texts["page"] == texts["process"], "the page and the command write different texts")
+    report.table("review", {"median": ".4f", "95 %": ".4f", "longest": ".4f"}, f"{rounds} rounds")
+    there_s, here_s = seconds(words["page"]), seconds(words["process"])
+    times = {"first paint, s": paints[1:], "window frame, ms": repaints}
+    times |= {"first words on the page, s": there_s, "first piece in process, s": here_s}
+    for name, each in times.items():
+        row = {"median": statistics.median(each), "95 %": sorted(each)[int(0.95 * len(each))], "longest": max(each)}
+        report.row(name, row)
+    found = ratio(there_s, here_s)
+    report.data["page_over_process"] = found
+    report.say(f"page over process: {found}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=2000)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    found = measure(options.rounds, options.side)
-    for name, value in found.items():
-        print(f"{name:36} {value:.3f}")
-    print(f"{'page over process':36} {found['first words on the page, s'] / found['first piece in process, s']:.2f} x")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    made = parser(__doc__, rounds=5, quick="one round")
+    made.add_argument("--side", type=int, default=2000)
+    options = made.parse_args(arguments)
+    report = Report(options)
+    run(report, 1 if options.quick else options.rounds, options.side)
+    report.close()
     return 0
 
 

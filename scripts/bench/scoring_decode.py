@@ -1,4 +1,4 @@
-"""A language model of Vicuna-7B's shape with random weights: decoding against the card's bandwidth, batches, the peer.
+"""Time decoding by a language model of Vicuna-7B's shape with random weights, against the card's bandwidth and a peer.
 
 Prompts are random embeddings, as many as 1369 image tokens and 40 of text; every answer is 100 tokens, without an end
 token. Ours runs one kernel after the other and as a CUDA graph; the peer is ``LlamaForCausalLM.generate`` on the same
@@ -8,14 +8,14 @@ weights. On a CPU nothing is compiled.
 from __future__ import annotations
 
 import gc
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+
+from scripts.bench.harness import Report, median, time_calls
+from scripts.bench.worker import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from llava_rad.generation.llama import Llama
 
+COLUMNS = {"prompt s": ".3f", "tokens/s": ".0f", "of bound": ".2f", "reports/s": ".2f", "equal tokens": ".4f"}
+COLUMNS["error"] = ""
 Write = Callable[["torch.Tensor", int], list[list[int]]]
 
 
@@ -44,17 +46,11 @@ class Shape:
     def config(self) -> dict[str, Any]:
         """``config.json`` of the language model."""
         return {
-            "model_type": "llama",
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.width,
-            "intermediate_size": self.inner,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.heads,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
+            "model_type": "llama", "vocab_size": self.vocabulary, "hidden_size": self.width,
+            "intermediate_size": self.inner, "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
             "tie_word_embeddings": False,
-        }
+        }  # fmt: skip
 
 
 SEVEN_B = Shape()
@@ -93,7 +89,7 @@ def transformers_form(llama: Llama) -> PreTrainedModel:
 
 
 def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]:
-    """What makes what writes ``steps`` tokens after prompts: anew for every batch size, since a graph has one shape."""
+    """Makers of calls that write tokens after prompts; made anew for every batch size, since a graph has one shape."""
     import torch
 
     from llava_rad.generation.compiled import CompiledDecoder, as_graph
@@ -134,34 +130,17 @@ def _columns(steps: Any) -> list[list[int]]:
     return [list(row) for row in zip(*steps, strict=True)]
 
 
-def seconds(run: Callable[[], object], device: str, rounds: int) -> float:
-    """Median wall seconds of a call, the device's work included."""
-    import torch
-
-    found = []
-    for _ in range(rounds):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
-
-
 def bandwidth(size: int, device: str, rounds: int) -> float:
     """Bytes per second, read and written, of copying within the device's memory."""
     import torch
 
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    target.copy_(source)
-    return 2 * size / seconds(lambda: target.copy_(source), device, rounds)
+    return 2 * size / median(time_calls({"copy": lambda: target.copy_(source)}, rounds, device=device)["copy"])
 
 
-def run(device: str, *, tiny: bool, rounds: int, batches: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Time decoding at batch 1 and whole answers in batches."""
+def run(report: Report, device: str, *, tiny: bool, rounds: int, batches: tuple[int, ...] | None = None) -> None:
+    """Time decoding at batch 1 and whole answers in batches, and print the rows."""
     import torch
 
     shape = TINY if tiny else SEVEN_B
@@ -171,74 +150,44 @@ def run(device: str, *, tiny: bool, rounds: int, batches: tuple[int, ...] | None
     llama = build(shape, device)
     peer = transformers_form(llama)
     read = sum(tensor.nbytes for name, tensor in llama.tensors().items() if name != "model.embed_tokens.weight")
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "shape": asdict(shape),
-        "copy_bytes_per_second": rate,
-        "weight_bytes_per_token": read,
-        "roofline_tokens_per_second": rate / read,
-        "batches": {},
-    }
+    facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "shape": shape}
+    report.data |= facts | {"copy_bytes_per_second": rate, "weight_bytes_per_token": read}
+    report.say(
+        f"{facts['device']}: copies {rate / 1e9:.0f} GB/s; {read / 1e9:.2f} GB of weights a step: at most "
+        f"{rate / read:.0f} tokens/s at batch 1"
+    )
+    report.table("batches", COLUMNS)
     for batch in (1, *shape.batches):
         generator = torch.Generator(device).manual_seed(batch)
         embeds = torch.empty(batch, shape.prompt, shape.width, dtype=torch.bfloat16, device=device)
         embeds.normal_(0, 0.02, generator=generator)
-        rows, found = dict[str, list[list[int]]](), dict[str, Any]()
+        rows: dict[str, list[list[int]]] = {}
         for name, make in sides(llama, peer).items():
+            label = f"batch {batch}, {name}"
             try:
                 rows[name], first, whole = _timed(make(), embeds, shape.answer, rounds)
             except torch.OutOfMemoryError:
-                found[name] = {"error": "out of memory"}
+                report.row(label, OUT_OF_MEMORY)
                 continue
             finally:  # the next one needs the graph's cache
                 torch._dynamo.reset()
                 gc.collect()
                 torch.cuda.empty_cache()
-            print(f"batch {batch}, {name}: first token {first:.3f} s, all {whole:.3f} s", file=sys.stderr, flush=True)
             speed = batch * (shape.answer - 1) / (whole - first)
-            found[name] = {
-                "prompt_seconds": first,
-                "reports_per_second": batch / whole,
-                "decode_tokens_per_second": speed,
-                "share_of_roofline": speed / batch * read / rate,
-                "equal_tokens": _equal(rows[name], rows["ours"]) if "ours" in rows else None,
-            }
-        result["batches"][str(batch)] = found
-    return result
+            equal = _equal(rows[name], rows["ours"]) if "ours" in rows else None
+            row = {"prompt s": first, "tokens/s": speed, "of bound": speed / batch * read / rate}
+            report.row(label, row | {"reports/s": batch / whole, "equal tokens": equal})
 
 
 def _timed(write: Write, embeds: torch.Tensor, steps: int, rounds: int) -> tuple[list[list[int]], float, float]:
     """The tokens, the seconds of the first of them, and the seconds of all."""
     rows = write(embeds, steps)  # also warms up, and compiles
-    write(embeds, 1)
+    calls = {"first": partial(write, embeds, 1), "all": partial(write, embeds, steps)}
     device = embeds.device.type
-    return (
-        rows,
-        seconds(partial(write, embeds, 1), device, rounds),
-        seconds(partial(write, embeds, steps), device, rounds),
-    )
+    times = {name: median(time_calls({name: call}, rounds, device=device)[name]) for name, call in calls.items()}
+    return rows, times["first"], times["all"]
 
 
 def _equal(rows: list[list[int]], others: list[list[int]]) -> float:
     pairs = [pair for row, other in zip(rows, others, strict=True) for pair in zip(row, other, strict=True)]
     return sum(a == b for a, b in pairs) / len(pairs)
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print what was found."""
-    print(
-        f"{result['device']}: copies {result['copy_bytes_per_second'] / 1e9:.0f} GB/s; "
-        f"{result['weight_bytes_per_token'] / 1e9:.2f} GB of weights a step: at most "
-        f"{result['roofline_tokens_per_second']:.0f} tokens/s at batch 1\n"
-    )
-    print(f"{'':30} {'prompt s':>9} {'tokens/s':>9} {'of bound':>9} {'reports/s':>10} {'equal tokens':>13}")
-    for batch, found in result["batches"].items():
-        for name, side in found.items():
-            label = f"batch {batch}, {name}"
-            if "error" in side:
-                print(f"{label:30} {side['error']}")
-                continue
-            print(
-                f"{label:30} {side['prompt_seconds']:9.3f} {side['decode_tokens_per_second']:9.0f} "
-                f"{side['share_of_roofline']:9.2f} {side['reports_per_second']:10.2f} {side['equal_tokens']!s:>13.4}"
-            )

@@ -1,8 +1,8 @@
 """Our half of ``scripts.bench.training``: ``llava_rad.training.run.run`` itself, as ``llava-rad train`` calls it.
 
-Nothing of it is replaced but the watcher, by one that also waits for its turn. ``prepare`` writes what both halves
-start from: a checkpoint with random weights, a table of synthetic pairs with its pixel cache, and the same samples in
-the order in which our run takes them.
+Only the watcher is replaced, by one that also waits for its turn. ``prepare`` writes the inputs of both halves: a
+checkpoint with random weights, a table of synthetic pairs with its pixel cache, and the same samples in the order of
+our run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llava_rad.training.estimate import Sizes, estimate
 from llava_rad.training.initial import llama_config, make_tokens
 from llava_rad.training.trainer import Watcher
 from scripts.bench.training import Case
-from scripts.bench.training_turns import Turning, Turns, serve_turns
+from scripts.bench.training_turns import Turning, Turns
 from scripts.random_models import reports
 
 MODEL, TABLE, SAMPLES, PROMPT = "model", "pairs.jsonl", "samples.npz", "prompt.json"
@@ -47,31 +47,16 @@ _WORDS = 80
 
 def settings(case: Case, folder: Path) -> TrainingConfig:
     """The case as a configuration of ours. Rates and clipping are the paper's; every step is logged."""
+    optimization = {"steps": case.rounds + 1, "batch_size": case.batch, "micro_batch_size": case.batch, "warmup": 0}
+    data = {"pairs": [str(folder / TABLE)], "cache": str(folder / "cache"), "workers": 0, "keep_features": False}
+    engine = {"precision": case.precision, "activation_checkpointing": case.checkpointing, "log_every": 1}
     return TrainingConfig.model_validate(
         {
-            "model": {"checkpoint": str(folder / MODEL)},
-            "lora": {} if case.lora else None,
-            "data": {
-                "pairs": [str(folder / TABLE)],
-                "cache": str(folder / "cache"),
-                "workers": 0,
-                "keep_features": False,
-            },
-            "optimization": {
-                "steps": case.rounds + 1,
-                "batch_size": case.batch,
-                "micro_batch_size": case.batch,
-                "warmup": 0,
-            },
-            "engine": {
-                "precision": case.precision,
-                "activation_checkpointing": case.checkpointing,
-                "deepspeed": case.deepspeed,
-                "log_every": 1,
-            },
+            "model": {"checkpoint": str(folder / MODEL)}, "lora": {} if case.lora else None, "data": data,
+            "optimization": optimization, "engine": engine | {"deepspeed": case.deepspeed},
             "evaluation": {"max_pairs": 0, "samples": 0},
         }
-    )
+    )  # fmt: skip
 
 
 def prepare(case: Case, folder: Path, seed: int = 0) -> None:
@@ -101,20 +86,14 @@ def _write_model(case: Case, folder: Path, texts: list[str], seed: int) -> None:
     torch.manual_seed(seed)
     recipe = recipe_named(f"rad-dino-{case.image_size}")
     vision = Dinov2Config(
-        hidden_size=case.encoder_width,
-        num_hidden_layers=case.encoder_layers,
-        num_attention_heads=case.encoder_heads,
-        patch_size=14,
-        image_size=case.image_size,
-    )
+        hidden_size=case.encoder_width, num_hidden_layers=case.encoder_layers, patch_size=14,
+        num_attention_heads=case.encoder_heads, image_size=case.image_size,
+    )  # fmt: skip
     config = LlavaRadConfig(name="bench", image_tokens=(case.image_size // 14) ** 2, recipe=recipe.to_dict())
     scratch = ScratchConfig(
-        hidden_size=case.width,
-        num_hidden_layers=case.layers,
-        num_attention_heads=case.heads,
-        intermediate_size=case.inner,
-        vocabulary=min(case.vocabulary - 1, 4000),
-    )
+        hidden_size=case.width, num_hidden_layers=case.layers, num_attention_heads=case.heads,
+        intermediate_size=case.inner, vocabulary=min(case.vocabulary - 1, 4000),
+    )  # fmt: skip
     tokens = make_tokens(scratch, texts, config.conversation)
     llama = llama_config(scratch, tokens, 2048)
     llama.vocab_size = case.vocabulary
@@ -131,14 +110,14 @@ def _write_model(case: Case, folder: Path, texts: list[str], seed: int) -> None:
 
 
 def _write_pairs(case: Case, folder: Path, texts: list[str]) -> None:
-    dice, pairs = np.random.default_rng(0), []
+    rng, pairs = np.random.default_rng(0), []
     side = max(case.image_size, 64)  # the reader refuses smaller images
     (folder / "images").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path = folder / "images" / f"{number}.png"
-        coarse = Image.fromarray(dice.integers(0, 256, (9, 9)).astype(np.uint8))
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9)).astype(np.uint8))
         smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), np.int16)
-        noise = dice.integers(-20, 21, smooth.shape)
+        noise = rng.integers(-20, 21, smooth.shape)
         Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)).save(path, compress_level=1)
         pairs.append(Pair(Row(path, "bench", f"s{number}", f"t{number}", f"i{number}", "PA", "train"), text))
     write_pairs(pairs, folder / TABLE)
@@ -153,14 +132,14 @@ class Ours:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.case, self.folder, self.device = Case(**order["case"]), Path(order["folder"]), order["device"]
-        self.turns = Turns(self.device)
+        self.turns = Turns(self.device, self.about)
 
     def loop(self) -> None:
-        """The whole run; its folder is removed at the end."""
+        """Run; the run folder is removed at the end."""
         turns = self.turns
 
         class Timed(Turning, Watcher):
-            """The run's own watcher, in turns."""
+            """The watcher of the run, in turns."""
 
             def __init__(self, *arguments: Any, **words: Any) -> None:
                 super().__init__(*arguments, **words)
@@ -170,14 +149,12 @@ class Ours:
             alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
             os.environ |= alone | {"MASTER_PORT": "29513"}
         config = settings(self.case, self.folder)
-        with (
-            tempfile.TemporaryDirectory(dir=self.folder) as output,
-            mock.patch.object(training, "Watcher", Timed),
-        ):
+        folder = tempfile.TemporaryDirectory(dir=self.folder)
+        with folder as output, mock.patch.object(training, "Watcher", Timed):
             training.run(config, Path(output), offline=True, progress=False)
 
     def about(self) -> dict[str, Any]:
-        """Version, hardware, tokens of a sample, and its 1e12 FLOPs: with and without what is computed twice."""
+        """Version, hardware, tokens of a sample, and its 1e12 FLOPs: of the model, and with activations recomputed."""
         parts = (self.folder / MODEL / part / "config.json" for part in (ENCODER, LANGUAGE_MODEL))
         encoder, language_model = (json.loads(part.read_text()) for part in parts)
         with np.load(self.folder / SAMPLES) as samples:
@@ -202,7 +179,7 @@ def _main() -> None:
         prepare(Case(**order["case"]), Path(order["folder"]))
         return
     ours = Ours(order)
-    serve_turns(ours.turns, ours.loop, ours.about)
+    ours.turns.run(ours.loop)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 As a careful user sets it up: frozen vision tower, SDPA attention, no key-value cache, samples of similar length in a
 batch, labels on the answer alone, pixels normalised as its processor does it, activation checkpointing for the decoder
 blocks alone: the Trainer's own switch would make gradients flow through the frozen tower too. Decoding and resizing are
-left out. One thing is changed, without which it would compute something else: the features are taken after the
-encoder's final LayerNorm, where transformers' own take those before it.
+left out. One thing is changed so that both compute the same: the features are taken after the encoder's final
+LayerNorm; transformers takes those before it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
-from scripts.bench.training_turns import Turning, Turns, serve_turns
+from scripts.bench.training_turns import Turning, Turns
 
 
 class Peer:
     """Model, samples and Trainer.
 
     Args:
-        order: ``case``, ``device`` and ``folder``; ``before_norm`` for transformers' own features, to see that the
-            comparison notices.
+        order: ``case``, ``device`` and ``folder``; ``before_norm`` for transformers' own features, which the
+            comparison must notice.
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.case, self.folder = order["case"], Path(order["folder"])
         self.before_norm = order.get("before_norm", False)
-        self.turns = Turns(order["device"])
+        self.turns = Turns(order["device"], self.about)
         self.prompt = json.loads((self.folder / "prompt.json").read_text())
         self.image_token = self.case["vocabulary"] - 1  # no piece of the tokenizer
         recipe = json.loads((self.folder / "model" / "config.json").read_text())["recipe"]
@@ -91,7 +91,7 @@ class Peer:
             ]
 
     def collate(self, batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """What a processor and a collator give: padded on the right."""
+        """Inputs as a processor and a collator give them, padded on the right."""
         prompt = [*self.prompt["before"], *[self.image_token] * self.prompt["image"], *self.prompt["after"]]
         longest = max(len(sample["answer"]) for sample in batch)
         ids = torch.zeros(len(batch), len(prompt) + longest, dtype=torch.long)
@@ -118,28 +118,14 @@ class Peer:
         samples = self.samples()
         with tempfile.TemporaryDirectory(dir=self.folder) as output:
             arguments = TrainingArguments(
-                output_dir=output,
-                per_device_train_batch_size=case["batch"],
-                max_steps=len(samples) // case["batch"],
-                learning_rate=2e-5,
-                lr_scheduler_type="cosine",
-                bf16=case["precision"] == "bf16",
-                activation_checkpointing=case["everywhere"],
-                train_sampling_strategy="sequential",
-                remove_unused_columns=False,
-                save_strategy="no",
-                logging_strategy="steps",
-                logging_steps=1,
-                report_to="none",
-                disable_tqdm=True,
-                use_cpu=self.turns.device == "cpu",
-            )
+                output_dir=output, per_device_train_batch_size=case["batch"], max_steps=len(samples) // case["batch"],
+                learning_rate=2e-5, lr_scheduler_type="cosine", bf16=case["precision"] == "bf16",
+                activation_checkpointing=case["everywhere"], train_sampling_strategy="sequential",
+                remove_unused_columns=False, save_strategy="no", logging_strategy="steps", logging_steps=1,
+                report_to="none", disable_tqdm=True, use_cpu=self.turns.device == "cpu",
+            )  # fmt: skip
             trainer = Trainer(
-                model=self.model(),
-                args=arguments,
-                data_collator=self.collate,
-                train_dataset=samples,
-                callbacks=[run],
+                model=self.model(), args=arguments, data_collator=self.collate, train_dataset=samples, callbacks=[run]
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
@@ -153,7 +139,7 @@ class Peer:
 
 def _main() -> None:
     peer = Peer(json.loads(sys.argv[1]))
-    serve_turns(peer.turns, peer.loop, peer.about)
+    peer.turns.run(peer.loop)
 
 
 if __name__ == "__main__":

@@ -1,110 +1,70 @@
-"""A training loop that waits before every step until it is asked for one: both halves of ``scripts.bench.training``."""
+"""Both halves of ``scripts.bench.training``: a training loop that waits before every step until one is asked for."""
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-import traceback
 from collections.abc import Callable
-from queue import Queue
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from scripts.bench.worker import Answer, measured, peak_bytes, serve
-
-_LOGGED = ("loss", "grad_norm")
+from scripts.bench.worker import OUT_OF_MEMORY, Answer, Cost, Pipe, clocks, memory, peak_bytes, since
 
 
 class Turns:
-    """Hands single steps of a loop in the main thread to whoever asks in another one.
+    """Answers the parent's commands between the steps of a loop.
 
     Args:
         device: ``cpu`` or ``cuda``.
+        about: answer to the command of that name.
     """
 
-    def __init__(self, device: str) -> None:
-        self.device, self.base = device, peak_bytes("cpu")
-        self._asked: Queue[bool] = Queue()
-        self._done: Queue[dict[str, Any]] = Queue()
+    def __init__(self, device: str, about: Answer) -> None:
+        self.device, self.base, self.pipe = device, peak_bytes("cpu"), Pipe()
+        self._about, self._start = about, Cost()
 
     def wait(self) -> None:
-        """In the loop: until the next step is asked for.
+        """Wait until the next step is asked for, and start the clocks.
 
         Raises:
-            SystemExit: none will be.
+            SystemExit: if the parent has closed its end.
         """
-        if not self._asked.get():
-            raise SystemExit
+        for command in self.pipe.commands():
+            if command == "step":
+                self._start = clocks(self.device)
+                return
+            self.pipe.reply(self._about() if command == "about" else memory(self.device, self.base))
+        raise SystemExit
 
-    def finish(self, answer: dict[str, Any]) -> None:
-        """In the loop: a step is done, or what else became of it."""
-        self._done.put(answer)
-
-    def end(self) -> None:
-        """No further step will be asked for."""
-        self._asked.put(False)
-
-    def step(self) -> dict[str, Any]:
-        """One step: its costs, its loss and gradient norm; all of it, from fetching the samples to logging."""
-        answer: dict[str, Any] = {}
-
-        def turn() -> None:
-            self._asked.put(True)
-            answer.update(self._done.get())
-
-        costs = measured(turn, self.device)
-        return answer | costs
-
-    def memory(self) -> dict[str, Any]:
-        """Peak bytes, and those of Python and its libraries alone."""
-        return {"peak": peak_bytes(self.device), "base": self.base if self.device == "cpu" else 0}
+    def finish(self, result: dict[str, Any]) -> None:
+        """Answer with the costs and the result of a step."""
+        self.pipe.reply(result | since(self._start, self.device))
 
     def run(self, loop: Callable[[], object]) -> None:
-        """Run the loop here until it is ended; a device that is too small is an answer."""
+        """Run the loop until it ends; memory that runs out is the answer to every further step."""
         try:
             loop()
         except torch.OutOfMemoryError:
-            self.finish({"error": "out of memory"})
-            while self._asked.get():
-                self.finish({"error": "out of memory"})
+            while True:
+                self.finish(OUT_OF_MEMORY)
+                self.wait()
 
 
 class Turning(TrainerCallback):  # type: ignore[misc]
-    """Makes a Trainer that logs every step take turns. Goes before another callback in a class's bases, or alone."""
+    """Callback of a Trainer that logs every step: waits before each. May precede another callback as a base class."""
 
     turns: Turns
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **words: Any) -> Any:
-        """Everything before the first step is no step's cost."""
+        """Wait, so that the set-up is not part of the first step."""
         control = super().on_train_begin(args, state, control, **words)
         self.turns.wait()
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **words: Any) -> Any:
-        """The last that happens in a step."""
+        """Answer and wait; logging is the end of a step."""
         control = super().on_log(args, state, control, logs=logs, **words)
         if logs is not None and "loss" in logs:
-            self.turns.finish({name: float(logs[name]) for name in _LOGGED})
+            self.turns.finish({name: float(logs[name]) for name in ("loss", "grad_norm")})
             self.turns.wait()
         return control
-
-
-def serve_turns(turns: Turns, loop: Callable[[], object], about: Answer) -> None:
-    """Answer the parent in a thread, and run the loop in the main thread: allocators treat the main thread apart."""
-
-    def answer() -> None:
-        serve(lambda: {"step": turns.step, "memory": turns.memory, "about": about})
-        turns.end()
-
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    try:
-        turns.run(loop)
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # the thread waits for the parent's next word
-    thread.join()

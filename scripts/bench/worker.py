@@ -1,7 +1,6 @@
-"""Processes that answer commands over their pipes, one JSON object a line, so that two tools can take turns.
+"""Processes that answer commands over their pipes, one JSON object a line, so that two implementations can take turns.
 
-Both sides of a comparison run `serve` and `measured`, whatever their interpreter: this file needs nothing but Python,
-and torch where a worker has it.
+Both sides run `serve`, whatever their interpreter is: this file needs nothing but Python, and torch on a GPU.
 """
 
 from __future__ import annotations
@@ -11,12 +10,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+OUT_OF_MEMORY = {"error": "out of memory"}
 Answer = Callable[[], dict[str, Any]]
+Cost = dict[str, Any]
+"""Seconds: ``wall_s``, ``cpu_s`` of this process, and ``kernel_s``, the kernel's part of the latter."""
 
 
 class Worker:
@@ -24,27 +26,25 @@ class Worker:
 
     Args:
         python: interpreter.
-        module: a module with `main`, whose arguments are ``argv``.
+        module: run with ``python -m``.
+        argv: its arguments.
         threads: for OpenMP and torch.
     """
 
     def __init__(self, python: str, module: str, argv: Sequence[str], threads: int) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment |= {"LIGHTLY_TRAIN_EVENTS_DISABLED": "1", "PYTHONWARNINGS": "ignore"}
+        command = [python, "-m", module, *argv]
         self.name = module
         self.process = subprocess.Popen(
-            [python, "-m", module, *argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment | {"LIGHTLY_TRAIN_EVENTS_DISABLED": "1", "PYTHONWARNINGS": "ignore"},
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
         )
 
     def ask(self, command: str) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
         Raises:
-            SystemExit: the process died; its own words are on stderr.
+            SystemExit: if the process has ended; its traceback is on standard error.
         """
         assert self.process.stdin and self.process.stdout
         try:
@@ -58,7 +58,10 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def close(self) -> None:
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the process by closing its input."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
@@ -69,60 +72,73 @@ class Worker:
             self.process.kill()
             self.process.wait()
 
-    def __enter__(self) -> Worker:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class Pipe:
+    """The child's end: commands from standard input; standard output of libraries goes to standard error."""
+
+    def __init__(self) -> None:
+        self._replies = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def commands(self) -> Iterator[str]:
+        """Commands until the parent closes its end."""
+        for line in sys.stdin:
+            yield json.loads(line)
+
+    def reply(self, answer: Mapping[str, Any]) -> None:
+        """Answer the last command."""
+        self._replies.write(json.dumps(answer) + "\n")
+        self._replies.flush()
 
 
 def serve(make: Callable[[], Mapping[str, Answer]]) -> None:
-    """The child's end: make the answers, and answer until the input ends. What libraries print goes to stderr.
+    """Answer the parent's commands until it closes its end.
 
-    A GPU that is too small is an answer, ``{"error": "out of memory"}``; every other exception ends the process.
+    A GPU that is too small is an answer, ``OUT_OF_MEMORY``; every other exception ends the process.
     """
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    pipe = Pipe()
     answers = make()
-    for line in sys.stdin:
+    for command in pipe.commands():
         try:
-            answer = answers[json.loads(line)]()
+            pipe.reply(answers[command]())
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":
                 raise
-            answer = {"error": "out of memory"}
-        replies.write(json.dumps(answer) + "\n")
-        replies.flush()
+            pipe.reply(OUT_OF_MEMORY)
 
 
-def measured(step: Callable[[], object], device: str) -> dict[str, float]:
-    """CPU seconds of this process, those of them in the kernel, and wall seconds of one call.
+def clocks(device: str) -> Cost:
+    """CPU seconds of this process, the kernel's part of them, and wall seconds, once a GPU has finished its work."""
+    if device == "cuda":
+        import torch
 
-    On a GPU the call's end is waited for. The kernel's share is mostly memory that is handed out anew.
-    """
-    import torch
+        torch.cuda.synchronize()
+    return {"kernel_s": os.times().system, "cpu_s": time.process_time(), "wall_s": time.perf_counter()}
 
-    def finish() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    finish()
-    kernel, cpu, wall = os.times().system, time.process_time(), time.perf_counter()
-    step()
-    finish()
-    return {
-        "cpu_s": time.process_time() - cpu,
-        "kernel_s": os.times().system - kernel,
-        "wall_s": time.perf_counter() - wall,
-    }
+def since(start: Cost, device: str) -> Cost:
+    """Seconds since ``start``, which `clocks` gave. The kernel's part is mostly memory that is handed out anew."""
+    return {name: end - start[name] for name, end in clocks(device).items()}
+
+
+def measured(call: Callable[[], object], device: str = "cpu") -> Cost:
+    """Seconds of one call."""
+    start = clocks(device)
+    call()
+    return since(start, device)
+
+
+def memory(device: str, base: int) -> dict[str, int]:
+    """Peak bytes, and those of Python and its libraries alone, which count for the resident set only."""
+    return {"peak": peak_bytes(device), "base": base if device == "cpu" else 0}
 
 
 def peak_bytes(device: str) -> int:
     """Most memory so far: of the GPU's allocator, or this process's resident set."""
-    import torch
-
     if device == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated()
-    # not getrusage's ru_maxrss: a process begins with that of the one that started it
+    # not getrusage's ru_maxrss: a process begins with that of its parent
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -12,8 +12,7 @@ import torch
 from metrics.chexbert import CheXbert, load_labeler
 from metrics.errors import WeightsError
 from metrics.labels import CLASSES, refuse_constant
-from scripts.bench.peers import F1CheXbert
-from scripts.random_models import reports, write_bert, write_chexbert
+from scripts.random_models import F1CheXbert, reports, write_bert, write_chexbert
 
 ODD = [
     "",

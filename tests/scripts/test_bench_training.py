@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from scripts.bench import training
+from scripts.bench import steps, training
+from scripts.bench.harness import Report
 from scripts.bench.training import CASES, Case, arguments, chosen
 from scripts.bench.worker import Worker
 
@@ -43,18 +45,17 @@ def test_sizes_are_those_of_the_issue() -> None:
 def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert training.main(["--tiny", "--case", "bf16-checkpointing", "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    check, (result,) = report["check"], report["cases"]
-    assert len(check["differences"]) == 2 * training.CHECKED_STEPS
-    assert max(check["differences"].values()) < 1e-5
-    assert len({check["ours"][f"loss, step {step}"] for step in (1, 2, 3)}) == 3  # not one batch three times
-    for name in ("ours", "peer"):
-        assert len(result[name]["steps"]) == 2
-        assert result[name]["peak_bytes"] > result[name]["base_bytes"] > 0
-    tokens = 2 * result["about_ours"]["tokens_per_sample"]
-    assert result["ours"]["tokens_per_s"] == pytest.approx(tokens / result["ours"]["seconds"])
-    assert result["tokens_per_s"]["value"] == pytest.approx(result["peer"]["seconds"] / result["ours"]["seconds"])
-    training.show(result)
-    assert "tokens/CPU s" in capsys.readouterr().out
+    check = report["check: float32, 2 samples a step"]
+    assert len(check) == 2 * training.CHECKED_STEPS
+    assert max(row["difference"] for row in check.values()) < 1e-5
+    assert len({check[f"loss, step {step}"]["ours"] for step in (1, 2, 3)}) == 3  # not one batch three times
+    ours, peer = report["bf16-checkpointing"].values()
+    for side in (ours, peer):
+        assert len(side["steps"]) == 2
+        assert side["peak MB"] > side["libraries MB"] > 0
+    assert ours["per s"] == pytest.approx(2 * ours["about"]["tokens_per_sample"] / ours["s"])
+    ratios = report["ratios"]["bf16-checkpointing: ours / peer"]
+    assert ratios["speed"]["value"] == pytest.approx(peer["s"] / ours["s"])
 
 
 def test_features_before_the_norm_are_a_failure(
@@ -63,15 +64,16 @@ def test_features_before_the_norm_are_a_failure(
     def spoiled(python: str, module: str, argv: Sequence[str], threads: int) -> Worker:
         return Worker(python, module, [json.dumps(json.loads(argv[0]) | {"before_norm": True})], threads)
 
-    monkeypatch.setattr(training, "Worker", spoiled)
+    monkeypatch.setattr(steps, "Worker", spoiled)
     assert training.main(["--tiny", "--case", "fp32"]) == 1
     out = capsys.readouterr().out
-    assert "<- differs" in out and "tokens/CPU s" not in out  # nothing is timed
+    assert "<- differs" in out and "per s" not in out  # nothing is timed
 
 
-def test_a_loss_that_is_no_number_is_a_failure() -> None:
-    assert training.wrong({"differences": {"loss, step 1": float("nan")}})
-    assert not training.wrong({"differences": {"loss, step 1": 0.0}})
+@pytest.mark.parametrize(("loss", "same"), [(1.0, True), (float("nan"), False)])
+def test_a_loss_that_is_no_number_is_a_failure(loss: float, same: bool) -> None:
+    report = Report(arguments([]))
+    assert steps.check(report, "", {"ours": {"loss, step 1": loss}, "peer": {"loss, step 1": 1.0}}) is same
 
 
 class _Card:
@@ -96,18 +98,18 @@ class _Card:
 
 
 def test_a_gpu_is_filled_until_it_is_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def starter(*_: object) -> Callable[..., _Card]:
-        return _Card
+    @contextmanager
+    def starter(*_: object) -> Iterator[Callable[..., _Card]]:
+        yield _Card
 
-    monkeypatch.setattr(training, "starter", starter)
-    result = training.run_cuda(replace(CASES["cuda"][0], steps=3), None)
-    assert result["largest_batch"] == 2 and list(result["batches"]) == ["1", "2"]
-    assert result["batches"]["2"] == {
-        "seconds": 0.5,
-        "tokens_per_s": 6000.0,
-        "peak_bytes": 2 * 10**10,
-        "share_of_peak_model": pytest.approx(240 / 989),
-        "share_of_peak_run": pytest.approx(320 / 989),
-    }
-    training.show(result)
+    monkeypatch.setattr(steps, "starter", starter)
+    report = Report(arguments([]))
+    assert training.run_cuda(report, replace(CASES["cuda"][0], steps=3), {"threads": 1}, None) == 2
+    rows = report.data["7b-lora"]
+    assert list(rows) == ["1 samples", "2 samples"]
+    del rows["2 samples"]["about"]
+    assert rows["2 samples"] == {
+        "s": 0.5, "tokens/s": 6000.0, "peak GB": 20.0, "model FLOPs": pytest.approx(240 / 989),
+        "run FLOPs": pytest.approx(320 / 989),
+    }  # fmt: skip
     assert "largest micro-batch 2" in capsys.readouterr().out

@@ -150,10 +150,10 @@ def test_a_real_vllm(tmp_path: Path) -> None:
     if not python:
         pytest.skip("LLAVA_RAD_VLLM_PYTHON names no interpreter with vLLM")
     from llava_rad.model.checkpoint import locate
-    from scripts.bench.generate import images_for
+    from scripts.bench.generate import crops_of_the_example
 
     engine = Engine.from_pretrained(None, device="cpu", dtype="float32")
-    images = images_for(engine)[:6]
+    images = crops_of_the_example(engine.recipe, 16)[:6]
     with VllmWriter(engine, locate(None), python) as writer:
         found = writer.generate(images)
     assert found == generate(engine, images)
