@@ -1,10 +1,10 @@
-"""The paper's ablations of pre-training (B.1 to B.3, C.1, table 3): a sweep of runs, then one table and one plot.
+"""Run the paper's ablations of pre-training (B.1 to B.3, C.1, table 3): a sweep of runs, then one table and one plot.
 
     python scripts/ablation.py initialisation --config rad-dino --probe vindr.csv --output OUT 'data.manifests=[a.csv]'
     python scripts/ablation.py size --launcher 'torchrun --nproc-per-node 8 --no-python' ...   # a process for each GPU
 
-Each variant is `llava-rad pretrain` with a few changes, then all of them go into one `llava-rad probe linear`. Every
-step goes on where it stopped, so the same command again does. Overrides at the end hold for all variants.
+Each variant is `llava-rad pretrain` with a few changes; one `llava-rad probe linear` compares them. Every step resumes
+where it stopped, so repeat the same command after an interruption. Overrides at the end apply to all variants.
 
 ablations:
   initialisation   the start as configured, random weights, and the start itself unadapted (B.2)
@@ -35,8 +35,8 @@ class Variant:
     """One row of the sweep.
 
     Attributes:
-        name: in the table.
-        overrides: of the configuration; None is not trained: the start itself.
+        name: label in the table.
+        overrides: changes to the configuration; None is the untrained start.
         recipe: preprocessing of its probe; None is that of the command.
     """
 
@@ -46,7 +46,7 @@ class Variant:
 
 
 def variants(ablation: str, sizes: list[int], shares: list[float]) -> list[Variant]:
-    """The rows of an ablation, the reference first."""
+    """Rows of an ablation, the reference first."""
     if ablation == "initialisation":
         return [Variant("continued", ()), Variant("random-start", ("init.source=random",)), Variant("unadapted", None)]
     if ablation == "objective":
@@ -67,10 +67,10 @@ def variants(ablation: str, sizes: list[int], shares: list[float]) -> list[Varia
 
 
 def run(*arguments: str | Path, launcher: str = "") -> None:
-    """Run ``llava-rad``, by a launcher where there is one; what it prints is shown.
+    """Run ``llava-rad``, by a launcher if one is given; its output is shown.
 
     Raises:
-        SystemExit: it fails, with its exit code.
+        SystemExit: if it fails, with its exit code.
     """
     ours = [sys.executable, "-c", "from llava_rad.cli import main; main()"]
     done = subprocess.run([*shlex.split(launcher), *ours, *map(str, arguments)])
@@ -79,19 +79,25 @@ def run(*arguments: str | Path, launcher: str = "") -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, train what is missing, probe; returns the exit code."""
+    """Train missing variants and probe all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ablation", choices=ABLATIONS)
-    parser.add_argument("--config", default="rad-dino", help="configuration of llava-rad pretrain that is varied")
+    parser.add_argument("--config", default="rad-dino", help="configuration of llava-rad pretrain to vary")
     parser.add_argument("--probe", type=Path, required=True, help="manifest with labels, splits train and test or val")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and results")
-    parser.add_argument("--start", default="rad-dino", help="what 'unadapted' is: an encoder as for llava-rad probe")
+    parser.add_argument(
+        "--start", default="rad-dino", help="encoder of the variant 'unadapted', as for llava-rad probe"
+    )
     parser.add_argument("--protocol", default="logistic", help="of llava-rad probe linear (default: logistic)")
     parser.add_argument("--recipe", help="preprocessing of the probe (default: the encoder's own)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 336, 448, 518], help="of resolution")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="of size")
-    parser.add_argument("--launcher", default="", help="what starts the training, as 'torchrun --nproc-per-node 8 ...'")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration, for all")
+    parser.add_argument(
+        "--launcher", default="", help="command that launches the training, such as 'torchrun --nproc-per-node 8 ...'"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration of all variants"
+    )
     options = parser.parse_intermixed_args(arguments)
     rows = variants(options.ablation, options.sizes, options.shares)
     if any(size % PATCH for size in options.sizes):
@@ -119,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def together(folder: Path, rows: list[Variant]) -> str:
-    """Macro scores of variants that were probed apart, as a table; also written with a plot beside the others."""
+    """Table of macro scores of variants that were probed separately; also writes it with a plot into ``folder``."""
     import json
 
     from llava_rad.probes.folder import ProbeFolder, ProbeTable, bars

@@ -1,13 +1,13 @@
-"""What pre-training changed: the probes of several runs before and after, with intervals, and their curves in one plot.
+"""Compare the probes of pre-training runs before and after training, with intervals, and plot their curves.
 
     python -m scripts.compare_pretraining RUN... [--manifest LABELLED.csv] [--plot curves.png] [--draws 1000]
 
-RUN is an output folder of ``llava-rad pretrain`` with its export. Runs that started alike share one line "before".
-Printed is a table in Markdown: macro averages of the frozen probes (see ``encoder/pretraining/probes.py``) on the split
-``val`` of the labelled manifest (the first run's own ``probe.manifest`` unless another is named), each with its 95 %
-interval, and the change from before with its own. Intervals are percentiles over bootstrap samples of patients; before
-and after are compared on the same samples. They say how much chance there is in the choice of patients, not in the
-training: for that, compare seeds.
+RUN is an output folder of ``llava-rad pretrain`` with its export. Runs with the same start share one line "before".
+Prints a table in Markdown: macro averages of the frozen probes (see ``encoder/pretraining/probes.py``) on the split
+``val`` of the labelled manifest (by default the first run's ``probe.manifest``), each with its 95 % interval, and the
+change from before with its own. Intervals are percentiles over bootstrap samples of patients; before and after are
+compared on the same samples. They measure the variation by choice of patients, not by training: for that, compare
+seeds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """One network's scores.
+    """Score of one network.
 
     Attributes:
         points: [3], in the order of ``SCORES``, on all patients.
@@ -48,27 +48,27 @@ class Judged:
     samples: Floats
 
 
-def scores(said: Predictions, images: npt.NDArray[np.int64]) -> Floats:
-    """The macro averages on some images; a label without positives or negatives among them is left out."""
+def scores(predicted: Predictions, images: npt.NDArray[np.int64]) -> Floats:
+    """Macro averages on some images; a label without positives or negatives among them is left out."""
     found = []
-    for column in range(len(said.labels)):
-        chosen = images[~np.isnan(said.truth[images, column])]
-        truth = said.truth[chosen, column] == 1
+    for column in range(len(predicted.labels)):
+        chosen = images[~np.isnan(predicted.truth[images, column])]
+        truth = predicted.truth[chosen, column] == 1
         if 0 < truth.sum() < len(truth):
-            linear, near = said.linear[chosen, column], said.knn[chosen, column]
+            linear, near = predicted.linear[chosen, column], predicted.knn[chosen, column]
             found.append((average_precision(truth, linear), auroc(truth, linear), auroc(truth, near)))
     return np.asarray(found).mean(axis=0) if found else np.full(len(SCORES), np.nan)
 
 
-def judge(said: Predictions, draws: int) -> Judged:
-    """Scores on all patients and on bootstrap samples of them, which are the same for every network."""
-    patients = [f"{row.dataset}/{row.subject or f'row {place}'}" for place, row in enumerate(said.rows)]
-    samples = [scores(said, images) for images in bootstrap(patients, draws)]
-    return Judged(scores(said, np.arange(len(said.rows))), np.stack(samples))
+def judge(predicted: Predictions, draws: int) -> Judged:
+    """Score on all patients and on bootstrap samples of them; the samples are the same for every network."""
+    patients = [f"{row.dataset}/{row.subject or f'row {place}'}" for place, row in enumerate(predicted.rows)]
+    samples = [scores(predicted, images) for images in bootstrap(patients, draws)]
+    return Judged(scores(predicted, np.arange(len(predicted.rows))), np.stack(samples))
 
 
 def backbone(config: PretrainingConfig, source: str | None = None) -> VisionTransformer:
-    """The network that a run started from, or that of another ``source`` at the run's size."""
+    """Network at the start of a run, or that of another ``source`` at the run's size."""
     if source is not None:
         config = config.model_copy(update={"init": config.init.model_copy(update={"source": source})})
     torch.manual_seed(config.seed)
@@ -80,7 +80,7 @@ def backbone(config: PretrainingConfig, source: str | None = None) -> VisionTran
 
 
 def table(before: dict[str, Judged], after: dict[str, tuple[str, Judged]]) -> list[str]:
-    """Markdown lines. ``after``: run -> (name of its beginning, scores)."""
+    """Lines of Markdown. ``after``: run -> (name of its start, scores)."""
     lines = ["| | " + " | ".join(SCORES) + " |", "|---" * (1 + len(SCORES)) + "|"]
     for name, start in before.items():
         cells = [
@@ -98,16 +98,16 @@ def table(before: dict[str, Judged], after: dict[str, tuple[str, Judged]]) -> li
 
 
 def ends(samples: Floats) -> tuple[Floats, Floats]:
-    """The 2.5 % and 97.5 % points of each column."""
+    """2.5 % and 97.5 % points of each column."""
     low, high = np.nanpercentile(samples, (2.5, 97.5), axis=0)
     return low, high
 
 
 def compare(runs: Sequence[Path], manifest: str | None, draws: int) -> list[str]:
-    """The table's lines, and one about the images.
+    """Lines of the table, and one about the images.
 
     Raises:
-        LlavaRadError: a run is not finished, no manifest is named, or it cannot be probed.
+        LlavaRadError: if a run is not finished, no manifest is named, or it cannot be probed.
     """
     configs = {}
     for run in runs:
@@ -136,12 +136,12 @@ def compare(runs: Sequence[Path], manifest: str | None, draws: int) -> list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 after an error."""
+    """Print the table; the exit code is 1 after an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--manifest", help="labelled images with the splits train and val")
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap samples [1000]")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw all runs' curves")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also plot the curves of all runs")
     options = parser.parse_args(argv)
     try:
         print("\n".join(compare(options.runs, options.manifest, options.draws)))

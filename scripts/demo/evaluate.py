@@ -43,14 +43,14 @@ _PHRASES: dict[str, str] = {
 }
 _FINDINGS = {label: re.compile(pattern) for label, pattern in _PHRASES.items()}
 
-_DENIAL_BEFORE = re.compile(
+_NEGATION_BEFORE = re.compile(
     r"\b(?:no|not|without|neither|nor|never|free of|free from|clear of|absence of|negative for|lack of|rather than)\b"
 )
-_DENIAL_AFTER = re.compile(
+_NEGATION_AFTER = re.compile(
     r"^[\w ,]{0,40}?(?:\b(?:is|are|was|were|has|have|been)\s+(?:absent|excluded|resolved|cleared|not\b|ruled out)"
     r"|: (?:none|absent|no)\b)"
 )
-# A denial does not reach past these words: "no effusion but consolidation", "no mass, there is atelectasis".
+# The scope of a negation ends at these words: "no effusion but consolidation", "no mass, there is atelectasis".
 _BREAK = re.compile(
     r"\b(?:but|however|although|though|there (?:is|are)|which|apart from|except|other than)\b|;"
     r"|:(?! (?:none|absent|no)\b)"
@@ -60,44 +60,44 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def label_text(text: str) -> frozenset[str]:
-    """The findings that a paragraph affirms.
+    """Find the labels that a paragraph affirms.
 
     Args:
         text: Findings in English prose.
 
     Returns:
-        A subset of `LABELS`; empty where the text affirms none of them ("No Finding").
+        A subset of `LABELS`; empty if the text affirms none of them ("No Finding").
     """
     found: set[str] = set()
     for sentence in _SENTENCE.split(text.lower()):
         for label, phrase in _FINDINGS.items():
-            if label not in found and any(not _is_denied(sentence, match) for match in phrase.finditer(sentence)):
+            if label not in found and any(not _is_negated(sentence, match) for match in phrase.finditer(sentence)):
                 found.add(label)
     return frozenset(found)
 
 
-def _is_denied(sentence: str, match: re.Match[str]) -> bool:
-    """Whether the mention stands in the scope of a denial."""
-    # "heart ... not ... enlarged": the denial can stand within the phrase itself.
-    if _DENIAL_BEFORE.search(match[0]):
+def _is_negated(sentence: str, match: re.Match[str]) -> bool:
+    """True if the mention is in the scope of a negation."""
+    # "heart ... not ... enlarged": the negation may be inside the phrase.
+    if _NEGATION_BEFORE.search(match[0]):
         return True
     before = sentence[: match.start()]
     breaks = [m.end() for m in _BREAK.finditer(before)] + [m.end() for m in _WITH.finditer(before)]
     clause = before[max(breaks, default=0) :]
-    if _DENIAL_BEFORE.search(clause):
+    if _NEGATION_BEFORE.search(clause):
         return True
     after = sentence[match.end() :]
     stop = re.search(r"\bbut\b|;|\bwith\b", after)
-    return _DENIAL_AFTER.match(after[: stop.start()] if stop else after) is not None
+    return _NEGATION_AFTER.match(after[: stop.start()] if stop else after) is not None
 
 
 def as_row(labels: frozenset[str]) -> list[int]:
-    """0/1 in the order of `LABELS`, then `No Finding` (1 where nothing else is)."""
+    """0/1 in the order of `LABELS`, then `No Finding` (1 if no other is)."""
     return [int(label in labels) for label in LABELS] + [int(not labels)]
 
 
 ROW_NAMES = (*LABELS, NO_FINDING)
-"""What the columns of `as_row` stand for."""
+"""Columns of `as_row`."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class Scores:
     """Agreement of reports with NIH labels.
 
     Attributes:
-        images: how many reports were scored.
-        macro_f1: mean of the 14 findings' F1; a finding that is never rightly named counts 0.
+        images: number of scored reports.
+        macro_f1: mean of the 14 findings' F1; a finding that is never predicted correctly counts 0.
         micro_f1: F1 over all image-finding pairs.
         no_finding_f1: F1 of "none of the 14".
         per_class: finding -> precision, recall, F1, positives in the labels, positives in the reports.
-        distinct_reports: different texts divided by texts.
+        distinct_reports: number of different texts divided by that of texts.
     """
 
     images: int
@@ -127,29 +127,28 @@ class Scores:
 
 
 def score(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> Scores:
-    """Scores reports.
+    """Score reports.
 
     Args:
         reports: One text per image.
         truth: The findings of the same images.
     """
-    said = [label_text(report) for report in reports]
-    return _score_labels(said, truth, len(set(reports)) / max(1, len(reports)))
+    predicted = [label_text(report) for report in reports]
+    return _score_labels(predicted, truth, len(set(reports)) / max(1, len(reports)))
 
 
-def _score_labels(said: Sequence[frozenset[str]], truth: Sequence[frozenset[str]], distinct: float) -> Scores:
+def _score_labels(predicted: Sequence[frozenset[str]], truth: Sequence[frozenset[str]], distinct: float) -> Scores:
     per_class: dict[str, dict[str, float]] = {}
     total = np.zeros(3, int)
     for label in LABELS:
-        counts = (
-            np.array([_counts(label in a, label in b) for a, b in zip(said, truth, strict=True)]).reshape(-1, 3).sum(0)
-        )
+        each = [_counts(label in a, label in b) for a, b in zip(predicted, truth, strict=True)]
+        counts = np.array(each).reshape(-1, 3).sum(0)
         total += counts
         per_class[label] = _prf(*counts)
-    empty = np.array([_counts(not a, not b) for a, b in zip(said, truth, strict=True)]).reshape(-1, 3).sum(0)
+    empty = np.array([_counts(not a, not b) for a, b in zip(predicted, truth, strict=True)]).reshape(-1, 3).sum(0)
     per_class[NO_FINDING] = _prf(*empty)
     return Scores(
-        images=len(said),
+        images=len(predicted),
         macro_f1=float(np.mean([per_class[label]["f1"] for label in LABELS])),
         micro_f1=_prf(*total)["f1"],
         no_finding_f1=per_class[NO_FINDING]["f1"],
@@ -158,34 +157,34 @@ def _score_labels(said: Sequence[frozenset[str]], truth: Sequence[frozenset[str]
     )
 
 
-def _counts(said: bool, true: bool) -> tuple[int, int, int]:
-    return int(said and true), int(said), int(true)
+def _counts(predicted: bool, true: bool) -> tuple[int, int, int]:
+    return int(predicted and true), int(predicted), int(true)
 
 
-def _prf(hits: int, said: int, true: int) -> dict[str, float]:
+def _prf(hits: int, predicted: int, true: int) -> dict[str, float]:
     return {
-        "precision": float(hits / said) if said else 0.0,
+        "precision": float(hits / predicted) if predicted else 0.0,
         "recall": float(hits / true) if true else 0.0,
-        "f1": float(2 * hits / (said + true)) if said + true else 0.0,
+        "f1": float(2 * hits / (predicted + true)) if predicted + true else 0.0,
         "positives": int(true),
-        "reported": int(said),
+        "reported": int(predicted),
     }
 
 
 def always_normal(images: int) -> list[str]:
-    """The same normal paragraph for every image."""
+    """Baseline: the same normal paragraph for every image."""
     return [grammar.text_of(grammar.write((), {}, np.random.default_rng(0), author=0))] * images
 
 
 def prior_sampled(images: int, train: Sequence[Case], seed: int) -> list[str]:
-    """Paragraphs of a random training image's labels: prevalence and co-occurrence known, the image not seen."""
+    """Baseline: paragraphs of a random training image's labels, with their prevalence and co-occurrence."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(train), size=images)
     return [grammar.text_of(grammar.write(train[i].labels, {}, rng)) for i in drawn]
 
 
 def baselines(train: Sequence[Case], truth: Sequence[frozenset[str]], draws: int = 100) -> dict[str, dict[str, Any]]:
-    """Both baselines on the same images; the sampled one as mean and 2.5th and 97.5th percentile over `draws` seeds."""
+    """Score both baselines; the sampled one as mean and 2.5th and 97.5th percentile over `draws` seeds."""
     sampled = [score(prior_sampled(len(truth), train, seed), truth) for seed in range(draws)]
     summary: dict[str, Any] = {}
     for name in ("macro_f1", "micro_f1", "no_finding_f1", "distinct_reports"):
@@ -199,7 +198,7 @@ def baselines(train: Sequence[Case], truth: Sequence[frozenset[str]], draws: int
 
 
 def nearest_neighbour(train: Sequence[Case], known: torch.Tensor, images: torch.Tensor) -> list[str]:
-    """Paragraphs of the labels of the training image that looks most alike: cosine of the centred mean patch vectors.
+    """Baseline: labels of the nearest training image, by the cosine of centred mean patch vectors.
 
     Args:
         train: N cases.
@@ -221,7 +220,7 @@ def intervals(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> dict[s
 
 
 def with_interval(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> dict[str, Any]:
-    """Scores, and under ``NAME_95`` the intervals."""
+    """Score with intervals, which are under ``NAME_95``."""
     return score(reports, truth).to_dict() | {f"{k}_95": list(v) for k, v in intervals(reports, truth).items()}
 
 
@@ -230,11 +229,11 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of one of the scores over resampled images."""
     rng = np.random.default_rng(3)
-    said = [label_text(report) for report in reports]
+    predicted = [label_text(report) for report in reports]
     values = []
     for _ in range(draws):
-        chosen = rng.integers(len(said), size=len(said))
-        values.append(getattr(_score_labels([said[i] for i in chosen], [truth[i] for i in chosen], 0.0), name))
+        chosen = rng.integers(len(predicted), size=len(predicted))
+        values.append(getattr(_score_labels([predicted[i] for i in chosen], [truth[i] for i in chosen], 0.0), name))
     low, high = np.percentile(values, [2.5, 97.5])
     return round(float(low), 4), round(float(high), 4)
 

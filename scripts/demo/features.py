@@ -1,4 +1,4 @@
-"""Patch features of the frozen encoder, computed once: each image plain, training images in augmented views as well."""
+"""Patch features of the frozen encoder, computed once: each image plain, training images also in augmented views."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 
 
 def read_image(path: Path) -> Pixels:
-    """An 8-bit grayscale file as [H, W] uint8."""
+    """Read a file as 8-bit grey [H, W] uint8."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -29,9 +29,9 @@ def read_image(path: Path) -> Pixels:
 
 
 def augment(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """A slightly different exposure and framing of the same patient.
+    """Vary exposure and framing slightly.
 
-    Never flipped left to right: the text may name a side. Rotated by at most 4 degrees, cropped to 86-100 % of the side
+    Never flips left to right: the text may name a side. Rotated by at most 4 degrees, cropped to 86-100 % of the side
     (shifted at random), then gamma 0.45-1.45 (a raw DICOM image scaled from minimum to maximum is brighter than NIH's
     files), contrast and brightness, and in some images a black border, as collimators leave.
 
@@ -100,14 +100,14 @@ def encode(
 
 
 def save(file: Path, encoder: str, fit: torch.Tensor, held_out: torch.Tensor) -> None:
-    """Keeps features for another try at training; `encoder` is the SHA-256 of the weights that they are from."""
+    """Save features for further training runs; `encoder` is the SHA-256 of the encoder's weights."""
     from safetensors.torch import save_file
 
     save_file({"fit": fit.contiguous(), "held_out": held_out.contiguous()}, file, {"encoder": encoder})
 
 
 def load(file: Path, encoder: str, fit: tuple[int, int], held_out: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reads what `save` wrote.
+    """Read a file of `save`.
 
     Args:
         file: The file.
@@ -116,7 +116,7 @@ def load(file: Path, encoder: str, fit: tuple[int, int], held_out: int) -> tuple
         held_out: Expected number of held-out images.
 
     Raises:
-        ModelError: the file was made by another encoder, for other data or another number of views.
+        ModelError: if the file was made by another encoder, for other data or another number of views.
     """
     from safetensors import safe_open
 

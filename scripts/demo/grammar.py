@@ -1,13 +1,13 @@
-"""Findings paragraphs written from NIH labels: varied wording, nothing said that the labels do not say.
+"""Write findings paragraphs from NIH labels: varied wording, no statement beyond the labels.
 
 Rules of the grammar:
 
-* A paragraph walks through the chest in one fixed order, so the place where a finding is decided is always the same.
+* A paragraph follows one fixed order of the chest, so the position that decides a finding is always the same.
 * Each paragraph has one author. An author is recognised by the first words and keeps to one construction per
   sentence, so every later choice of the language model is about the image, not about wording. Within `[a|b]` wording
-  is free; such groups stand only behind the words that settle the finding.
+  is free; such groups only follow the words that decide the finding.
 * Side only where known (NIH boxes). No size, number, certainty, device, view, sex or age: NIH labels have none of
-  them. A label does not tell one nodule from many, so the text says "at least one".
+  them. A label does not distinguish one nodule from several, so the text says "at least one".
 * Findings that reports usually deny are denied when absent; pleural thickening, emphysema, fibrosis and hernia are
   then left out.
 """
@@ -43,12 +43,12 @@ class Slot:
     """One sentence about findings that are named or denied together.
 
     Attributes:
-        lead: the words before anything is decided.
-        none: how the sentence goes on when all of `items` are absent.
-        some: how it goes on when any is present; the items follow.
+        lead: words before the decision.
+        none: continuation when all of `items` are absent.
+        some: continuation when any is present; the items follow.
         items: label -> its noun phrase, in the order of mention.
-        end: what follows the items.
-        missing: label -> how to deny it where its companions are present; labels without an entry go unmentioned.
+        end: words after the items.
+        missing: label -> its negation where another item is present; labels without an entry are not mentioned.
     """
 
     lead: str
@@ -59,7 +59,7 @@ class Slot:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, present: Iterable[str], sides: Mapping[str, str]) -> list[Piece]:
-        """The sentence as pieces, with `[a|b]` choices not yet made."""
+        """Pieces of the sentence, with `[a|b]` choices not yet made."""
         wanted = set(present)
         named = [label for label in self.items if label in wanted]
         if not named:
@@ -74,7 +74,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Author:
-    """One way of writing: the sentences of every paragraph, and those added only for findings seldom denied."""
+    """One style: sentences of every paragraph, and those for findings that reports seldom deny."""
 
     slots: tuple[Slot, ...]
     extra: Mapping[str, str]
@@ -161,10 +161,10 @@ AUTHORS: tuple[Author, ...] = (
 def write(
     present: Iterable[str], sides: Mapping[str, str], rng: np.random.Generator, author: int | None = None
 ) -> list[Piece]:
-    """Writes one findings paragraph.
+    """Write one findings paragraph.
 
     Args:
-        present: NIH labels that hold; none for "No Finding".
+        present: NIH labels; none for "No Finding".
         sides: label -> `left`, `right` or `bilateral`, only where known.
         rng: Source of the wording.
         author: Index into `AUTHORS`; any if None.
@@ -186,5 +186,5 @@ def write(
 
 
 def text_of(pieces: Iterable[Piece]) -> str:
-    """The paragraph as one string."""
+    """Join the pieces."""
     return "".join(piece.text for piece in pieces)

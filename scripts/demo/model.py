@@ -1,4 +1,4 @@
-"""The demonstration model while it is trained: its size, its parts, its greedy reports."""
+"""The demonstration model in training: settings, modules, greedy generation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the demonstration model is trained.
+    """Settings of the training of the demonstration model.
 
     Attributes:
         width: hidden size of the language model.
@@ -31,7 +31,7 @@ class TrainingConfig:
         inner: width of its MLPs.
         text_steps: steps of the language model alone, without images.
         label_epochs: passes with the projector alone, under a multi-label loss on the mean of its tokens. Cheap, and
-            the language model then meets tokens that already tell findings apart.
+            its tokens then already separate findings when the language model starts.
         epochs: passes over the training images, each in another view with other wording.
         batch_size: images per step.
         learning_rate: peak, after a linear warm-up over a twentieth of the steps; then cosine to a fiftieth.
@@ -42,12 +42,12 @@ class TrainingConfig:
         rarity: a label of prevalence p counts ((1 - p) / p) ** rarity where the text affirms it (at most
             `most_weight`).
         most_weight: upper bound of that.
-        average: decay per step of the running average of the weights; the average is what is scored and kept.
+        average: decay per step of the running average of the weights, which is scored and kept.
         auxiliary: weight of the multi-label losses on the mean of the projected tokens and at the last token of the
             prompt (their layers are not kept).
         evaluate_every: epochs between scores on the held-out images.
         patience: scores without a new best before training stops.
-        seed: of everything random.
+        seed: of all random choices.
     """
 
     width: int = 192
@@ -72,14 +72,14 @@ class TrainingConfig:
     seed: int = 0
 
     def tiny(self) -> TrainingConfig:
-        """Seconds instead of minutes: for tests of the path, not of the result."""
+        """Settings for a run of seconds that tests the path."""
         small = replace(self, width=32, layers=2, heads=2, inner=64, text_steps=3)
         return replace(small, label_epochs=1, epochs=2, evaluate_every=1)
 
 
 @dataclass
 class Model:
-    """What is trained, and the two layers that help only while training."""
+    """The trained modules, and two auxiliary layers that are dropped after training."""
 
     projector: Projector
     language_model: LlamaForCausalLM
@@ -114,7 +114,7 @@ class Model:
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """Everything with parameters."""
+        """All modules with parameters."""
         return self.projector, self.language_model, self.of_tokens, self.of_prompt
 
     def parameters(self) -> list[nn.Parameter]:
@@ -122,7 +122,7 @@ class Model:
         return [parameter for module in self.modules for parameter in module.parameters()]
 
     def exchange(self, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Puts other weights in place and returns a copy of those that were there."""
+        """Set other weights and return a copy of the previous ones."""
         before = [parameter.detach().clone() for parameter in self.parameters()]
         with torch.no_grad():
             for parameter, weight in zip(self.parameters(), weights, strict=True):
@@ -130,16 +130,16 @@ class Model:
         return before
 
     def train(self, mode: bool) -> None:
-        """Training or evaluation mode for all parts."""
+        """Set training or evaluation mode of all parts."""
         for module in self.modules:
             module.train(mode)
 
     def state(self) -> list[dict[str, torch.Tensor]]:
-        """A copy of all weights."""
+        """Copy all weights."""
         return [copy.deepcopy(module.state_dict()) for module in self.modules]
 
     def restore(self, state: list[dict[str, torch.Tensor]]) -> None:
-        """Puts a copy back."""
+        """Load a copy of the weights."""
         for module, weights in zip(self.modules, state, strict=True):
             module.load_state_dict(weights)
 

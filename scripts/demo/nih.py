@@ -1,4 +1,4 @@
-"""The NIH ChestX-ray14 subset on disk: images, labels, the few boxes that tell the side, patient-disjoint splits."""
+"""Read the NIH ChestX-ray14 subset: images, labels, sides from the few boxes, patient-disjoint splits."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _BOX_SPAN = 1024.0
 
 @dataclass(frozen=True)
 class Case:
-    """One image with what is known of it.
+    """One image with its labels.
 
     Attributes:
         path: the image file.
         patient: NIH's patient number, used for splitting only.
         labels: the findings present; empty means "No Finding".
-        sides: the patient's side of a finding, only where an NIH box shows it.
+        sides: the patient's side of a finding, only where an NIH box gives it.
     """
 
     path: Path
@@ -55,14 +55,14 @@ class Case:
 
 
 def read_cases(folder: Path, split: str) -> list[Case]:
-    """The cases of one split (`train` or `val`), in the order of the table.
+    """Read the cases of one split (`train` or `val`), in the order of the table.
 
     Args:
         folder: The folder with `labels.csv`, `images/` and, if there are any boxes, `bboxes_1024px.csv`.
         split: Value of the table's column `split`.
 
     Raises:
-        ModelError: the table is missing or has no such split.
+        ModelError: if the table is missing or has no such split.
     """
     table = folder / "labels.csv"
     if not table.is_file():
@@ -101,14 +101,14 @@ def _read_sides(table: Path) -> dict[str, dict[str, Side]]:
 
 
 def box_side(spans: Sequence[tuple[float, float]]) -> Side | None:
-    """The patient's side(s) that boxes lie on; the patient's left is on the right of the image.
+    """Patient's side of some boxes; the patient's left is on the right of the image.
 
     Args:
         spans: (x from, x to) of each box in 1024-px coordinates. A box that reaches more than a tenth of the image
-            width across the middle tells no side.
+            width across the middle has no side.
 
     Returns:
-        None as soon as one box tells none.
+        None if any box has no side.
     """
     middle, slack = _BOX_SPAN / 2, _BOX_SPAN / 10
     found: set[Side] = set()
@@ -125,7 +125,7 @@ def box_side(spans: Sequence[tuple[float, float]]) -> Side | None:
 
 
 def hold_out(cases: Sequence[Case], share: float = 0.15, salt: str = "demo") -> tuple[list[Case], list[Case]]:
-    """Splits by patient: the part to fit on and the held-out part that decides when to stop.
+    """Split by patient into a part to fit on and a held-out part for early stopping.
 
     A patient's side of the split depends on the patient's number alone, so it is the same on every machine.
     """

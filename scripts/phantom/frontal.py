@@ -1,4 +1,4 @@
-"""A frontal image in the making: the attenuation of a body without findings.
+"""Build a frontal image: the attenuation of a body without findings.
 
 The picture is a sum of path lengths, as a radiograph is: soft tissue minus air plus bone. Findings change the air map
 and add densities (lesions.py); `attenuation` puts everything together.
@@ -19,7 +19,7 @@ from .patient import Patient, generator
 
 @dataclass(frozen=True)
 class Region:
-    """Where one finding lies: its mask's bounding box in pixels (x_min, y_min, x_max, y_max)."""
+    """Bounding box of a finding's mask in pixels (x_min, y_min, x_max, y_max)."""
 
     finding: Finding
     box: tuple[int, int, int, int]
@@ -27,11 +27,11 @@ class Region:
 
 @dataclass
 class Scene:
-    """A frontal image in the making.
+    """State of a frontal image while it is drawn.
 
     Attributes:
-        air: how much air lies in the path, [H, W] 0..1.
-        vessels: density of vessels, [H, W]; seen only through air.
+        air: share of air in the path, [H, W] 0..1.
+        vessels: density of vessels, [H, W]; visible only in air.
         added: density that findings and devices add.
         structures: name -> mask.
         regions: one per finding that has been drawn.
@@ -50,7 +50,7 @@ class Scene:
     regions: list[Region] = field(default_factory=list)
 
     def mark(self, name: str, mask: Mask, finding: Finding | None = None) -> None:
-        """Adds a mask to a structure and notes the finding's place."""
+        """Add a mask to a structure and record the region of the finding."""
         known = self.structures.get(name)
         self.structures[name] = mask if known is None else known | mask
         box = box_of(mask)
@@ -94,13 +94,13 @@ def _branch(
     level: int,
 ) -> None:
     length = rng.uniform(1.8, 3.0) * (1.0 if level else 1.25)
-    bend = angle + rng.normal(0, 0.18)
+    direction = angle + rng.normal(0, 0.18)
     middle = (at[0] + sign * math.cos(angle) * length / 2, at[1] + math.sin(angle) * length / 2)
-    tip = (middle[0] + sign * math.cos(bend) * length / 2, middle[1] + math.sin(bend) * length / 2)
+    tip = (middle[0] + sign * math.cos(direction) * length / 2, middle[1] + math.sin(direction) * length / 2)
     curves.append((np.array((at, middle, tip)), width, min(1.0, 0.25 + 0.9 * width)))
     if level < 4 and width > 0.08:
         for turn in (rng.uniform(0.15, 0.5), -rng.uniform(0.15, 0.5)):
-            _branch(curves, rng, tip, bend + turn, sign, width * rng.uniform(0.58, 0.72), level + 1)
+            _branch(curves, rng, tip, direction + turn, sign, width * rng.uniform(0.58, 0.72), level + 1)
 
 
 def bones(scene: Scene, broken: dict[str, int], *, portable: bool) -> Array:
@@ -180,7 +180,7 @@ def _fracture(scene: Scene, side: str, centre: Curve) -> list[Curve]:
 
 
 def attenuation(scene: Scene, skeleton: Array, *, portable: bool) -> Array:
-    """Everything together: attenuation [H, W], about 0 (air beside the body) to 1 (metal apart)."""
+    """Combine all parts: attenuation [H, W], about 0 (air around the body) to 1 (densest tissue, without metal)."""
     canvas, thorax, patient = scene.canvas, scene.thorax, scene.patient
     body = canvas.soft([(thorax.body, 1.0)], 0.10)
     thick = canvas.soft([(thorax.body, 1.0)], 3.0)

@@ -1,4 +1,4 @@
-"""The lateral chest, patient facing image left: coarser than the frontal one, but enough for what laterals show."""
+"""Draw the lateral chest, patient facing image left; coarser than the frontal one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Outlines:
 
 @dataclass
 class _Side:
-    """A lateral image in the making; see frontal.Scene."""
+    """State of a lateral image while it is drawn; see frontal.Scene."""
 
     canvas: Canvas
     outlines: _Outlines
@@ -132,7 +132,7 @@ def paint_lateral(
     total = solid * (0.52 + 0.22 * thick + 0.10 * below + 0.002 * (patient.bmi - 25)) - 0.50 * side.air * (1 - shade)
     total += 0.08 * canvas.soft([(arms, 1.0)], 0.5) + 0.05 * canvas.soft([(aorta, 1.0)], 0.3)
     total += 0.08 * canvas.soft([(ellipse(1.2, 14.2, 1.7, 2.2), 1.0)], 0.5)
-    # vertebrae stand out against lung, hardly against the abdomen
+    # vertebrae contrast with lung, hardly with the abdomen
     bone = 0.035 + 0.085 * np.clip(1.2 * side.air, 0, 1)
     total += bone * canvas.soft([(c, 1.0) for c in column], 0.14)
     total += 0.16 * canvas.soft([(c, 1.0) for c in corners], 0.08) + 0.035 * lungs * canvas.lines(ribs, 0.12)

@@ -43,7 +43,7 @@ def _cloud(scene: Scene, at: tuple[float, float], rx: float, ry: float, sharp: f
 
 
 def _fill(scene: Scene, amount: Array) -> None:
-    """Replaces air by tissue."""
+    """Replace air by tissue."""
     scene.air *= 1 - amount
     scene.vessels *= 1 - 0.85 * amount
 
@@ -234,7 +234,7 @@ def thickening(scene: Scene, finding: Finding) -> None:
 
 
 def rib_fracture(scene: Scene, finding: Finding) -> None:
-    """Drawn with the bones; here only its place is noted."""
+    """Record the region; the bones are drawn with the fracture."""
     mask = scene.structures["fracture"] & (np.sign(scene.x) == SIDES[finding.side])
     scene.mark("fracture", mask, finding)
 
@@ -330,7 +330,7 @@ DEVICE_PAINTERS: Mapping[str, Callable[[Scene, Finding], None]] = {
 
 
 def marker(scene: Scene) -> None:
-    """The lead letter L beside the patient's left shoulder."""
+    """The lead letter L next to the patient's left shoulder."""
     x, y = 15.2, 1.4
     bar = np.array([(x, y), (x + 0.35, y), (x + 0.35, y + 1.45), (x + 1.1, y + 1.45), (x + 1.1, y + 1.8), (x, y + 1.8)])
     scene.added += 0.75 * scene.canvas.soft([(bar, 1.0)], 0.03)

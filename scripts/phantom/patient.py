@@ -1,6 +1,6 @@
 """Invented people: sex, age, ethnicity, height and weight, and how their bodies differ on a radiograph.
 
-Sex, age, height and weight shape the picture (breasts, aorta, spine, size, soft tissue) so that a probe can find them.
+Sex, age, height and weight shape the image (breasts, aorta, spine, size, soft tissue) so that a probe can find them.
 Ethnicity does not: it is drawn independently of every pixel, which makes it the negative control.
 """
 
@@ -25,13 +25,13 @@ _ETHNICITY_SHARE = (0.55, 0.16, 0.08, 0.06, 0.05, 0.06, 0.04)
 
 
 def generator(*key: object) -> np.random.Generator:
-    """A random generator that depends on the key and nothing else (not on Python's hash seed or on call order)."""
+    """Random generator that depends on the key alone, not on Python's hash seed or the order of calls."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def hexadecimal(length: int, *key: object) -> str:
-    """`length` hexadecimal digits that depend on the key and nothing else."""
+    """`length` hexadecimal digits that depend on the key alone."""
     return hashlib.sha512("\x1f".join(str(part) for part in key).encode()).hexdigest()[:length]
 
 
@@ -62,7 +62,7 @@ class Patient:
 
 
 def sample_patient(*key: object) -> Patient:
-    """The person that belongs to a key."""
+    """Invent the person of a key."""
     rng = generator("patient", *key)
     sex = "M" if rng.random() < 0.5 else "F"
     age = int(np.clip(rng.normal(58, 19), 18, 95))

@@ -1,4 +1,4 @@
-"""One synthetic chest radiograph with everything that is known about it."""
+"""Draw one synthetic chest radiograph with its ground truth."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Phantom:
         pixels: uint16 [H, W], 12 bits, brighter = denser; the patient's left on image right, in a lateral view the
             front on image left.
         view: PA, AP or LATERAL.
-        patient: who it shows.
-        findings: what was drawn.
-        report: text and CheXpert labels; they state the findings.
+        patient: person in the image.
+        findings: the drawn findings.
+        report: text and CheXpert labels of the findings.
         masks: bool [H, W] by name: left_lung, right_lung, heart, ribs and, where present, effusion, pneumothorax,
             chest_tube, device, airspace, nodule, atelectasis, edema, fibrosis, pleural_thickening, fracture.
         regions: bounding boxes by finding.
@@ -78,15 +78,15 @@ def phantom_radiograph(
     report: Report | None = None,
     square: bool = True,
 ) -> Phantom:
-    """Draws one radiograph.
+    """Draw one radiograph.
 
     Args:
         seed: any value whose str() is stable; the same seed gives the same bytes.
-        findings: what to draw; drawn by chance when None.
+        findings: to draw; sampled when None.
         size: rows (and columns), or (rows, columns).
         view: PA, AP or LATERAL.
         patient: invented from the seed when None.
-        report: the text of the study when several images share one; written here when None.
+        report: of the study, if several images share one; written when None.
         square: False takes fewer columns than rows for a narrow patient, as detectors held upright do.
 
     Returns:
@@ -94,9 +94,9 @@ def phantom_radiograph(
         so that two calls with different findings differ by the findings.
     """
     rng = generator("image", seed, view)
-    who = patient or sample_patient(seed)
-    what = sample_findings(generator("findings", seed)) if findings is None else findings
-    text = report or write_report(generator("report", seed), what)
+    person = patient or sample_patient(seed)
+    present = sample_findings(generator("findings", seed)) if findings is None else findings
+    text = report or write_report(generator("report", seed), present)
     if isinstance(size, int):
         size = (size, size if square or view == "AP" else round(size * float(rng.uniform(0.88, 1.0))))
     marked = bool(rng.random() < 0.6)
@@ -108,15 +108,17 @@ def phantom_radiograph(
         (float(rng.normal(0, 0.5)), float(rng.normal(0.6, 0.5))),
     )
     if view == "LATERAL":
-        density, masks, regions = paint_lateral(canvas, who, what, rng)
+        density, masks, regions = paint_lateral(canvas, person, present, rng)
         ribs: dict[str, Curve] = {}
     else:
-        density, masks, regions, ribs = _paint_frontal(canvas, who, what, rng, portable=view == "AP", marked=marked)
+        density, masks, regions, ribs = _paint_frontal(
+            canvas, person, present, rng, portable=view == "AP", marked=marked
+        )
     return Phantom(
         _expose(density, canvas, generator("exposure", seed, view), grainy=view == "AP"),
         view,
-        who,
-        what,
+        person,
+        present,
         text,
         masks,
         tuple(regions),

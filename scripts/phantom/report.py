@@ -1,4 +1,4 @@
-"""A small grammar of chest radiograph reports: varied wording, negatives, doubt; every sentence carries its labels."""
+"""Write chest radiograph reports by a small grammar: varied wording, negations, uncertainty, labels per sentence."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _restore(text: str) -> str:
 
 
 class _Writer:
-    """Collects sentences and the labels that they state; a stated or uncertain label is never overwritten by a 0."""
+    """Collect sentences and the labels that they state; a stated or uncertain label is never overwritten by a 0."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
@@ -138,10 +138,10 @@ class _Writer:
 
 
 def write_report(rng: np.random.Generator, findings: tuple[Finding, ...]) -> Report:
-    """Writes the report of a study.
+    """Write the report of a study.
 
-    Nothing is asserted that is not drawn; doubt ("may represent") is expressed about causes and about the smallest
-    effusions only. The labels follow the CheXpert convention (1, 0, -1, not mentioned) and hold for the whole report.
+    Only drawn findings are asserted; uncertainty ("may represent") is limited to causes and the smallest effusions.
+    The labels follow the CheXpert convention (1, 0, -1, not mentioned) and apply to the whole report.
     """
     w = _Writer()
     kinds = {f.kind for f in findings}

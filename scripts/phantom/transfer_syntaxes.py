@@ -1,4 +1,4 @@
-"""One image in every transfer syntax of the reader: for the benchmark and for the reader's tests."""
+"""Write one image in every transfer syntax that the reader supports, for benchmarks and tests."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Long runs against the real review application: many people, sudden ends, many reports; each prints its counts."""
+"""Long runs against the real review application: many users, kills, many reports. Each prints counts."""

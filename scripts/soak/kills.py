@@ -1,10 +1,10 @@
-"""The machine stops in the middle of a save: is everything there that was acknowledged?
+"""Kill the application while it saves, and count acknowledged decisions that are lost.
 
     python -m scripts.soak.kills [--rounds 40] [--writers 2]
 
 In each round ``llava-rad serve`` is started on the same data folder, writers save decisions as fast as they can, and
-the process is killed (SIGKILL) after a random time. Then the store is read: every acknowledged decision must be in the
-events, and SQLite's check must find nothing. Prints counts; exits 1 if one is lost.
+the process is killed (SIGKILL) after a random time. Then every acknowledged decision must be among the events of the
+store, and SQLite's check must find no error. Prints counts; exits 1 if a decision is lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOCAL = "local"
 
 
 def save_until_killed(client: Client, state: dict[str, Any], writer: str, acknowledged: list[str]) -> None:
-    """Save fields of one study until the server is gone; a text is noted once it is acknowledged."""
+    """Save fields of one study until the server is gone; append acknowledged texts to ``acknowledged``."""
     for number in range(100_000):
         text = f"{writer} {number}"
         try:
@@ -43,7 +43,7 @@ def save_until_killed(client: Client, state: dict[str, Any], writer: str, acknow
 
 
 def kill_once(running: Served, round_: int, writers: int, seconds: float) -> list[tuple[str, list[str]]]:
-    """Let writers write, kill the server, and say what each study was acknowledged."""
+    """Run the writers, kill the server; returns study and acknowledged texts of each writer."""
     jobs = []
     for number in range(writers):
         client = running.client()
@@ -63,7 +63,7 @@ def kill_once(running: Served, round_: int, writers: int, seconds: float) -> lis
 
 
 def count(rounds: int, writers: int, seed: int = 0) -> dict[str, int]:
-    """Run it; counts of kills, acknowledged and lost decisions, and faults of the file."""
+    """Run all rounds; counts of kills, acknowledged and lost decisions, and faults of the file."""
     draw = random.Random(seed)
     total = lost = faults = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""Many reports in one process: does it grow, does it leave files open or behind?
+"""Draft many reports in one process, and measure growth of memory, open files and files left behind.
 
     python -m scripts.soak.reports [--reports 500] [--warm-up 50]
 
 Uploads an image, has its draft written and a map of evidence made, again and again, and reads the server's resident
 memory and open files from /proc. The growth is that from the median of the tenth of the reports after the warm-up to
-the median of the last tenth. Exits 1 where it is 5 % or more, where open files grow, or where an upload is left.
+the median of the last tenth. Exits 1 if it is 5 % or more, if open files grow, or if an upload is left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def resident(process: int) -> int:
 
 
 def measure(reports: int, warm_up: int) -> dict[str, float]:
-    """Run it; memory at both ends, its growth, and open files and files left behind."""
+    """Run; memory at both ends, its growth, open files and files left behind."""
     memory: list[int] = []
     files: list[int] = []
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), "--no-example") as running:

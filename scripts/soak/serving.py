@@ -1,4 +1,4 @@
-"""The real application in a process of its own, and plain HTTP to it."""
+"""Run the real application in a process of its own, and call it by plain HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COOKIE = "llava_rad_session"
 
 @dataclass
 class Answer:
-    """What the server said."""
+    """Response of the server."""
 
     status: int
     headers: dict[str, str]
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """One user's calls: cookie kept, the header of our page sent."""
+    """HTTP client of one user: keeps the cookie, sends the header of the page."""
 
     host: str
     port: int
@@ -62,7 +62,7 @@ class Client:
         return answer
 
     def study(self, image: bytes) -> dict[str, Any]:
-        """Upload an image; the study's state."""
+        """Upload an image; returns the state of the study."""
         answer = self.call("POST", "/api/studies", image)
         assert answer.status == 201, answer.body
         state: dict[str, Any] = answer.json()
@@ -73,12 +73,12 @@ class Client:
         return self.call("POST", f"/api/studies/{state['id']}/actions", body)
 
     def drafted(self, study: str, timeout_s: float = 120) -> dict[str, Any]:
-        """Have the draft written and wait for it."""
+        """Request a draft and wait for it."""
         assert self.call("POST", f"/api/studies/{study}/draft", {}).status == 200
         return self.ended(study, timeout_s)
 
     def ended(self, study: str, timeout_s: float = 120) -> dict[str, Any]:
-        """Wait until the study's draft is written, stopped or failed."""
+        """Wait until the draft is written, stopped or failed."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             state: dict[str, Any] = self.call("GET", f"/api/studies/{study}").json()
@@ -105,14 +105,14 @@ class Served:
         return Client("127.0.0.1", self.port)
 
     def kill(self) -> None:
-        """SIGKILL, as a machine that stops."""
+        """Kill the process (SIGKILL), as a power failure does."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 @contextmanager
 def served(folder: Path, *options: str, wait_s: float = 120) -> Iterator[Served]:
-    """``llava-rad serve`` on a free port, until the end of the context."""
+    """Run ``llava-rad serve`` on a free port until the end of the context."""
     log = folder / "server.log"
     command = [
         sys.executable, "-c", "from llava_rad.cli import main; main()", "serve", "--port", "0",
@@ -154,7 +154,7 @@ def served(folder: Path, *options: str, wait_s: float = 120) -> Iterator[Served]
 
 
 def picture(seed: int, side: int = 128) -> bytes:
-    """A small PNG file that no other seed has."""
+    """A small PNG file, different for every seed."""
     import io
 
     import numpy as np

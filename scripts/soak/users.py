@@ -1,4 +1,4 @@
-"""Many people at once: does anyone lose a decision, or see another's?
+"""Review with many users at once, and count lost, mixed up and exposed reviews.
 
     python -m scripts.soak.users [--users 50] [--at-once 16]
 
@@ -27,13 +27,13 @@ DECISIONS = 5
 
 @dataclass(frozen=True)
 class Work:
-    """What one person did.
+    """Work of one user.
 
     Attributes:
         client: logged in.
-        study: their own.
-        text: that they signed.
-        seconds: that each decision took to be acknowledged.
+        study: id of the user's study.
+        text: the signed text.
+        seconds: until each decision was acknowledged.
     """
 
     client: Client
@@ -43,7 +43,7 @@ class Work:
 
 
 def review(running: Served, number: int) -> Work:
-    """One person's work, from the login to the signature."""
+    """Review as one user, from login to signature."""
     client = running.client()
     assert client.login(f"user{number}", f"password {number}").status == 303
     state = client.drafted(client.study(picture(number))["id"], timeout_s=900)
@@ -63,7 +63,7 @@ def review(running: Served, number: int) -> Work:
 
 
 def count(users: int, at_once: int) -> dict[str, float]:
-    """Run it; counts of what was signed, lost, mixed up and seen by others, and seconds a decision."""
+    """Run; counts of signed, lost, mixed up and exposed reviews, and seconds a decision."""
     with tempfile.TemporaryDirectory() as folder:
         auth = Path(folder) / "users"
         for number in range(users):

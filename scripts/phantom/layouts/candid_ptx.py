@@ -33,7 +33,7 @@ def encode_runs(mask: Mask) -> str:
 
 
 def write(request: Request) -> None:
-    """Writes candid-ptx/."""
+    """Write candid-ptx/."""
     root = request.out / "candid-ptx"
     reports: list[list[Any]] = []
     tubes: list[list[Any]] = []

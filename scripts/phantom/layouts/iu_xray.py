@@ -132,7 +132,7 @@ def _xml(uid: int, study: Study, texts: dict[str, str], images: list[str]) -> st
 
 
 def write(request: Request) -> None:
-    """Writes iu-xray/ (Kaggle) and open-i/ (XML and PNG)."""
+    """Write iu-xray/ (Kaggle) and open-i/ (XML and PNG)."""
     kaggle, openi = request.out / "iu-xray", request.out / "open-i"
     reports: list[list[Any]] = []
     projections: list[list[Any]] = []

@@ -142,7 +142,7 @@ def _images(study: Study, request: Request) -> Iterator[tuple[str, Phantom]]:
 
 
 def write(request: Request) -> None:
-    """Writes mimic-cxr/, mimic-cxr-jpg/ and mimiciv/."""
+    """Write mimic-cxr/, mimic-cxr-jpg/ and mimiciv/."""
     cxr, jpg = request.out / "mimic-cxr", request.out / "mimic-cxr-jpg"
     records: list[list[Any]] = []
     listed: list[list[Any]] = []

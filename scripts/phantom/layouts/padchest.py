@@ -151,7 +151,7 @@ def _header(study: Study, phantom: Phantom, projection: str) -> dict[str, Any]:
 
 
 def write(request: Request) -> None:
-    """Writes padchest/."""
+    """Write padchest/."""
     root = request.out / "padchest"
     rows: list[list[Any]] = []
     choices: Views = ((("PA", "LATERAL"), 0.72), (("PA",), 0.1), (("AP",), 0.1), (("LATERAL",), 0.08))

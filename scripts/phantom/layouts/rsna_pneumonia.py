@@ -22,7 +22,7 @@ PREVALENCE = {"consolidation": 0.30, "opacity": 0.25, "tuberculosis": 0.0}
 
 
 def write(request: Request) -> None:
-    """Writes rsna-pneumonia/."""
+    """Write rsna-pneumonia/."""
     root = request.out / "rsna-pneumonia"
     labels: list[list[Any]] = []
     classes: list[list[Any]] = []

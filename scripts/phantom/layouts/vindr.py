@@ -145,7 +145,7 @@ def _write_image(request: Request, folder: str, study: Study, name: str) -> Phan
 
 
 def write_cxr(request: Request) -> None:
-    """Writes vindr-cxr/."""
+    """Write vindr-cxr/."""
     root = request.out / "vindr-cxr" / "annotations"
     boxes: dict[str, list[list[Any]]] = {"train": [], "test": []}
     labels: dict[str, list[list[Any]]] = {"train": [], "test": []}
@@ -179,7 +179,7 @@ RIBS = tuple(f"{side}{number}" for side in "RL" for number in range(1, 11))
 
 
 def write_ribcxr(request: Request) -> None:
-    """Writes vindr-ribcxr/."""
+    """Write vindr-ribcxr/."""
     root = request.out / "vindr-ribcxr"
     tables: dict[str, dict[str, dict[str, Any]]] = {
         s: {"img": {}, **{rib: {} for rib in RIBS}} for s in ("train", "val")
