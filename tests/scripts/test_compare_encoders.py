@@ -18,16 +18,16 @@ PATIENTS = [f"p{number // 2}" for number in range(120)]
 def judged(seed: int = 0) -> Judged:
     rng = np.random.default_rng(seed)
     truth = (rng.random((120, 3)) < 0.3).astype(float)
-    said = truth + rng.normal(size=truth.shape)
+    predicted = truth + rng.normal(size=truth.shape)
     truth[::7, 1] = np.nan
-    return Judged(truth, said, PATIENTS)
+    return Judged(truth, predicted, PATIENTS)
 
 
 def test_macro_scores_are_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     one = judged()
     columns = [
-        (one.truth[:, c][known], one.said[:, c][known]) for c in range(3) for known in [~np.isnan(one.truth[:, c])]
+        (one.truth[:, c][known], one.predicted[:, c][known]) for c in range(3) for known in [~np.isnan(one.truth[:, c])]
     ]
     roc, precision = macro(one, np.arange(120))
     assert roc == pytest.approx(np.mean([metrics.roc_auc_score(*pair) for pair in columns]))
