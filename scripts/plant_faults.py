@@ -1,16 +1,16 @@
-"""Plant faults in the code, one at a time, and see which of them the tests of their own package catch.
+"""Plant faults in the code, one at a time, and report the ones that the tests of their package catch.
 
     python -m scripts.plant_faults [--package P] [--only NAME ...] [--root DIR] [--jobs N] [-o results.json]
     python -m scripts.plant_faults --list | --check
 
 The faults are in ``plant_faults.yaml``. Each is planted in a git worktree of its own, of the commit that is checked
-out in ``--root``; what is not committed plays no part, and nothing of it is changed. The fast tests of the package
-run there, those most related to the changed module first, until one fails. Run by itself, that test must fail with the
-fault and pass without it, in turn, each time: on a busy machine tests fail for want of time. One that does not is left
-out, and the others go on.
+out in ``--root``; uncommitted changes are neither used nor touched. The fast tests of the package run there, those
+most related to the changed module first, until one fails. Run by itself, that test must fail with the fault and pass
+without it, in turn, each time, since tests of a busy machine may time out. Otherwise it is left out, and the other
+tests run.
 
-With ``-o`` each outcome is written as it comes, and a second run with the same file judges what is left. An hour on
-two cores. Exit code 0 if all were judged, 1 if not, 2 if a snippet is not found exactly once.
+With ``-o`` each outcome is written as it comes, and a second run with the same file judges the remaining faults. Takes
+an hour on two cores. Exit code 0 if all were judged, 1 if not, 2 if a snippet is not found exactly once.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("encoder", "llava_rad", "metrics", "app")
 TIMEOUT_S = 5400.0
 REPEATS = 2
-"""Runs of a failing test by itself with the fault, and as many without."""
+"""Number of runs of a failing test by itself with the fault, and of those without."""
 LEFT_OUT = 10
-"""Tests that may fail for other reasons than the fault before it counts as not judged."""
+"""Number of tests that may fail for other reasons before a fault counts as not judged."""
 CAUGHT, AT_IMPORT, MISSED, NOT_JUDGED = "caught", "caught at import", "missed", "not judged"
 
 
 class PlantError(Exception):
-    """A fault that cannot be planted, or a checkout that cannot be judged."""
+    """Raised for a fault that cannot be planted, or a checkout that cannot be judged."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Fault:
 
     @property
     def digest(self) -> str:
-        """Stands for the change: an outcome of another one does not count."""
+        """Hash of the change; outcomes of another change do not count."""
         return hashlib.sha256(f"{self.find}\0{self.replace}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one fault: the verdict, the first failing test, tests that failed for other reasons, seconds."""
+    """Outcome of one fault: verdict, first failing test, tests that failed for other reasons, seconds."""
 
     name: str
     package: str
@@ -86,10 +86,13 @@ def table() -> list[Fault]:
 
 
 def locate(faults: Sequence[Fault], root: Path) -> dict[str, tuple[Path, re.Match[str]]]:
-    """The place of each fault in a checkout's files by its name, whatever the snippet's indentation and line breaks.
+    """Find each fault in the files of a checkout, ignoring indentation and line breaks of the snippet.
+
+    Returns:
+        Name -> file and match.
 
     Raises:
-        PlantError: one has no place, or more than one.
+        PlantError: if a snippet is not found exactly once.
     """
     found, wrong = {}, []
     for package in dict.fromkeys(fault.package for fault in faults):
@@ -103,12 +106,12 @@ def locate(faults: Sequence[Fault], root: Path) -> dict[str, tuple[Path, re.Matc
             else:
                 wrong.append(f"{fault.name} ({len(places)} times)")
     if wrong:
-        raise PlantError(f"snippets that do not stand exactly once in their package: {', '.join(wrong)}")
+        raise PlantError(f"snippets that are not found exactly once in their package: {', '.join(wrong)}")
     return found
 
 
 def planted(fault: Fault, place: re.Match[str]) -> str:
-    """The file's text with the fault in it, indented like the line where the snippet begins."""
+    """Text of the file with the fault, indented like the line of the snippet."""
     text = place.string
     line = text[text.rfind("\n", 0, place.start()) + 1 :]
     indent = line[: len(line) - len(line.lstrip(" "))]
@@ -138,11 +141,11 @@ def fast(root: Path) -> str:
     """The Makefile's expression for the fast tests.
 
     Raises:
-        PlantError: it has none.
+        PlantError: if it has none.
     """
     found = re.search(r"^FAST := (.+)$", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        raise PlantError("the Makefile does not say which tests are fast (FAST := ...)")
+        raise PlantError("the Makefile does not define the fast tests (FAST := ...)")
     return found[1]
 
 
@@ -173,7 +176,7 @@ class Bench:
 
     @contextlib.contextmanager
     def checkout(self, name: str) -> Iterator[Path]:
-        """A worktree, gone afterwards."""
+        """A temporary worktree."""
         tree = self._folder / name
         self._git("worktree", "add", "--quiet", "--detach", str(tree), self.commit)
         try:
@@ -182,7 +185,7 @@ class Bench:
             self._git("worktree", "remove", "--force", str(tree))
 
     def stop(self) -> None:
-        """End all tests that are running; none begins afterwards."""
+        """Kill all running tests and start no others."""
         self._stopped.set()
         for process in list(self._running):
             with contextlib.suppress(ProcessLookupError):
@@ -220,7 +223,7 @@ class Bench:
 
 
 def _caused(bench: Bench, tree: Path, change: tuple[Path, str, str], tests: Sequence[str]) -> bool:
-    """Whether tests fail with a fault (file, text with it, text without) and pass without it, each time."""
+    """True if tests fail with a fault (file, text with it, text without) and pass without it, each time."""
     path, faulty, sound = change
     for _ in range(REPEATS):
         path.write_text(faulty, encoding="utf-8")
@@ -261,10 +264,10 @@ def judge(fault: Fault, bench: Bench) -> Outcome:
 
 
 def read_results(file: Path, commit: str) -> list[Outcome]:
-    """The outcomes that a file holds.
+    """Read the outcomes in a file.
 
     Raises:
-        PlantError: they are of another commit.
+        PlantError: if they belong to another commit.
     """
     if not file.exists():
         return []
@@ -283,7 +286,7 @@ def write_results(file: Path, commit: str, outcomes: Iterable[Outcome]) -> None:
 
 
 def shown(outcomes: Sequence[Outcome]) -> str:
-    """The table, with a line for each package below it."""
+    """Table of outcomes, followed by a line for each package."""
     rows = [("package", "fault", "kind", "verdict", "first failing test", "seconds")]
     rows += [(one.package, one.name, one.kind, one.verdict, one.test, f"{one.seconds:.0f}") for one in outcomes]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -296,11 +299,11 @@ def shown(outcomes: Sequence[Outcome]) -> str:
 
 
 def judge_all(faults: Sequence[Fault], root: Path, jobs: int, output: Path | None) -> list[Outcome]:
-    """Judge faults, but for those that ``output`` tells of.
+    """Judge the faults that ``output`` does not contain yet.
 
     Raises:
-        PlantError: one cannot be planted, or git refuses.
-        KeyboardInterrupt: interrupted; everything temporary is gone.
+        PlantError: if one cannot be planted, or git fails.
+        KeyboardInterrupt: if interrupted; temporary files are removed.
     """
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
         bench = Bench(root, Path(folder))

@@ -41,11 +41,11 @@ FORMATS = (
 """Content, form and description of each format."""
 TABLE = "| argument or option | default | meaning |\n|---|---|---|"
 SHARED = 3
-"""Options with the same text in at least so many commands are listed once."""
+"""Number of commands from which on an option with the same text is listed once."""
 
 
 def reference() -> str:
-    """The whole document."""
+    """Text of the whole document."""
     from encoder.pretraining.config import PretrainingConfig
     from llava_rad.outputs.formats import document_formats
     from llava_rad.training.config import TrainingConfig
@@ -113,7 +113,7 @@ def _keys(config: Any) -> Iterator[str]:
 
 
 def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, str]]:
-    """Dotted key of a configuration -> its default and what it means."""
+    """Dotted key of a configuration -> (default, meaning)."""
     from pydantic import BaseModel
 
     from llava_rad.commands.options import attributes
@@ -150,7 +150,7 @@ def _cell(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 where ``--check`` finds a difference."""
+    """Write or compare the document; the exit code is 1 where ``--check`` finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     options = parser.parse_args(argv)
