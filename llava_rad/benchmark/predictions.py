@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from encoder.errors import LlavaRadError
+from encoder.files import LineFile, reported
 from llava_rad.outputs.files import write_whole
 from llava_rad.outputs.report import NOTICE
 
@@ -72,7 +73,7 @@ class Shards:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._own = folder / f"shard-{rank:05}-of-{size:05}.jsonl"
-        self._handle: int | None = None
+        self._file: LineFile | None = None
 
     def done(self) -> set[str]:
         """Ids that any process of this or an earlier run has written."""
@@ -85,36 +86,16 @@ class Shards:
             LlavaRadError: the disk refuses, or another process writes to the same file.
         """
         data = "".join(prediction.line() for prediction in predictions).encode()
-        try:
-            if self._handle is None:
-                self._handle = self._opened()
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._handle, view) :]
-            os.fsync(self._handle)
-        except OSError as error:
-            raise LlavaRadError(f"predictions cannot be written ({os.strerror(error.errno or 0)})") from None
-
-    def _opened(self) -> int:
-        handle = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LlavaRadError("another run is writing to the same results folder") from None
-        content = self._own.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        os.ftruncate(handle, whole)
-        os.lseek(handle, whole, os.SEEK_SET)
-        return handle
+        with reported("predictions"):
+            if self._file is None:
+                self._file = LineFile(self._own, busy="another run is writing to the same results folder")
+            self._file.append(data)
 
     def close(self) -> None:
         """Release this process's file."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def merge(self, ids: Sequence[str], target: Path, *, notice: str = NOTICE) -> None:
         """Write all predictions into one file in the order of ``ids``, and remove the shards.

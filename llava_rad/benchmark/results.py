@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 from encoder.errors import ReadError
 from encoder.files import sha256_of
 from llava_rad.benchmark import reference_points as points
-from llava_rad.benchmark.features import read_features
 from llava_rad.benchmark.folder import slugs
-from llava_rad.benchmark.page import page
-from llava_rad.benchmark.plan import Plan
-from llava_rad.benchmark.plots import CLASSES, REPORTS, SCORES, plots
+from llava_rad.benchmark.page import CLASSES, REPORTS, SCORES, page, plots
 from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_predictions
-from llava_rad.benchmark.run import Run
+from llava_rad.benchmark.run import BenchmarkRun, Plan
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
 from llava_rad.benchmark.tables import Table, join, read_table
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 _FIGURES = {SCORES: "scores", CLASSES: "classes", REPORTS: "reports"}
 
 
-def results(run: Run, images: Images | None, say: Callable[[str], None]) -> Summary:
+def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]) -> Summary:
     """Score everything and write the results.
 
     Args:
@@ -115,7 +112,7 @@ def _points(plan: Plan, models: dict[str, list[str]], made: Made, say: Callable[
         elif point == points.RANDOM:
             found[point] = points.random(task.cases, bank, seed)
         elif plan.neighbours_of is not None:
-            vectors = [read_features(cases, folder) for folder, cases in plan.vectors()]
+            vectors = [points.read_features(cases, folder) for folder, cases in plan.vectors()]
             found[point] = points.nearest(task.cases, vectors[0], plan.searched, vectors[-1])
             about += f", {len(plan.searched):,} of them searched" if len(plan.searched) < len(bank) else ""
             about += f"; encoder of {plan.neighbours_of}"
@@ -129,7 +126,7 @@ def _points(plan: Plan, models: dict[str, list[str]], made: Made, say: Callable[
     return found
 
 
-def _write(run: Run, summary: Summary, texts: dict[str, list[str]], images: Images | None) -> None:
+def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], images: Images | None) -> None:
     plan, folder = run.plan, run.plan.folder.path
     recipe = next((LlavaRadConfig.load(model).preprocessing for model in plan.located.values()), None)
 
@@ -167,7 +164,7 @@ def _references(plan: Plan) -> str:
     return "".join(lines)
 
 
-def _environment(run: Run) -> dict[str, Any]:
+def _environment(run: BenchmarkRun) -> dict[str, Any]:
     """The command, versions, the machine."""
     from importlib.metadata import version
 

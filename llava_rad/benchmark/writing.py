@@ -1,18 +1,23 @@
-"""One process's share of a model's reports: fixed batches, images prepared ahead, every batch flushed to the disk."""
+"""One process's share of a model's reports: protocols, processes, prepared images, batches flushed to the disk."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import typing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypedDict
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.reader.sandbox import Reader
 from llava_rad.benchmark.predictions import Prediction, Shards
-from llava_rad.benchmark.processes import Processes
 from llava_rad.benchmark.task import Case
+from llava_rad.generation.options import Decoding
 from llava_rad.outputs.report import clean
 
 if TYPE_CHECKING:
@@ -21,19 +26,176 @@ if TYPE_CHECKING:
 
     from encoder.preprocessing import Recipe
     from llava_rad.generation.decoding import Draft
+    from llava_rad.generation.engine import Engine
+    from llava_rad.generation.vllm import VllmWriter
 
     Image = npt.NDArray[np.uint8]
 
 _AHEAD = 3  # batches
+_PATIENCE = timedelta(hours=48)
+"""How long processes wait for one another: shards take as long as the slowest machine needs."""
 
 
-class Writer(Protocol):
+@dataclass(frozen=True)
+class Protocol:
+    """One way of writing the reports of a test set. Both are greedy.
+
+    Attributes:
+        name: as on the command line.
+        dtype: for ``Engine.from_pretrained``.
+        batch_size: images written together.
+        max_new_tokens: longest answer.
+        num_beams: 1 is greedy.
+        compile: on CUDA, decode by a compiled step; without effect elsewhere.
+    """
+
+    name: str
+    dtype: str
+    batch_size: int
+    max_new_tokens: int
+    num_beams: int
+    compile: bool
+
+    @property
+    def settings(self) -> Decoding:
+        """The decoding, for ``llava_rad.generation.decoding.generate``."""
+        return Decoding(self.max_new_tokens, self.num_beams, compile=self.compile)
+
+
+PAPER = Protocol("paper", "float32", batch_size=1, max_new_tokens=150, num_beams=1, compile=False)
+"""Section E.3.3: float32, batch 1, at most 150 tokens. The strategy is not stated; greedy is assumed."""
+
+FAST = Protocol("fast", "bfloat16", batch_size=32, max_new_tokens=150, num_beams=1, compile=True)
+"""The same limits in bfloat16 and in batches: some reports differ from the paper protocol's."""
+
+PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, FAST)}
+
+
+class Precision(TypedDict):
+    """torch's switches that let float32 products run in a shorter type."""
+
+    float32_matmul_precision: str
+    cuda_matmul_allow_tf32: bool
+    cudnn_allow_tf32: bool
+
+
+@contextmanager
+def exact() -> Iterator[Precision]:
+    """Products of float32 numbers in float32: no TF32 and no bfloat16 in their place. Restores what was set.
+
+    Yields:
+        the switches in force, for the record of a result's environment.
+    """
+    import torch
+
+    before = _precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield _precision()
+    finally:
+        torch.set_float32_matmul_precision(before["float32_matmul_precision"])
+        torch.backends.cudnn.allow_tf32 = before["cudnn_allow_tf32"]
+
+
+def _precision() -> Precision:
+    import torch
+
+    return Precision(
+        float32_matmul_precision=torch.get_float32_matmul_precision(),
+        cuda_matmul_allow_tf32=torch.backends.cuda.matmul.allow_tf32,
+        cudnn_allow_tf32=torch.backends.cudnn.allow_tf32,
+    )
+
+
+@dataclass
+class Processes:
+    """This process among those of its run; a context manager. No data goes between them but by the results folder.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+        local: rank on this machine: the number of its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """What the launcher says (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``); alone where there is none.
+
+        Raises:
+            LlavaRadError: the variables contradict each other.
+        """
+        try:
+            found = cls(
+                *(int(os.environ.get(*name)) for name in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+            )
+        except ValueError:
+            raise LlavaRadError("RANK, WORLD_SIZE and LOCAL_RANK of the launcher are not numbers") from None
+        if not 0 <= found.rank < found.size or found.local < 0:
+            raise LlavaRadError(f"the launcher says this is process {found.rank} of {found.size}")
+        return found
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that merges, scores and prints."""
+        return self.rank == 0
+
+    def __enter__(self) -> Processes:
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.init_process_group("gloo", timeout=_PATIENCE)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.size > 1 and kind is None:  # after an error the others are not waited for: the launcher ends them
+            from torch import distributed
+
+            distributed.destroy_process_group()
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.barrier()
+
+    def device(self, name: str) -> str:
+        """``auto`` or ``cuda`` as this process's own GPU, where there are some; any other name as it is."""
+        if self.size > 1 and name in ("auto", "cuda"):
+            import torch
+
+            if count := torch.cuda.device_count():
+                return f"cuda:{self.local % count}"
+        return name
+
+
+class Writer(typing.Protocol):
     """What writes reports: a model in this process, or behind another engine."""
 
     recipe: Recipe
 
     def __call__(self, images: Sequence[Image]) -> list[Draft]:
         """A draft for each prepared image."""
+
+
+class EngineWriter:
+    """A model in this process, or its language model in vLLM's, by a protocol."""
+
+    def __init__(self, model: Engine | VllmWriter, protocol: Protocol) -> None:
+        self.recipe, self._model, self._protocol = model.recipe, model, protocol
+
+    def __call__(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Draft]:
+        from llava_rad.generation.decoding import generate
+        from llava_rad.generation.engine import Engine
+
+        if isinstance(self._model, Engine):
+            return generate(self._model, images, self._protocol.settings)
+        return self._model.generate(images, self._protocol.settings)
 
 
 class Images:

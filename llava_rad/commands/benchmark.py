@@ -148,12 +148,10 @@ def command(
         raise typer.BadParameter(
             f"there is no {odd[0]!r}; choose from {', '.join(POINTS)}", param_hint="--reference-points"
         )
-    from llava_rad.benchmark.plan import Options, Plan
-    from llava_rad.benchmark.processes import Processes
-    from llava_rad.benchmark.protocols import PROTOCOLS
     from llava_rad.benchmark.results import results
-    from llava_rad.benchmark.run import Run
+    from llava_rad.benchmark.run import BenchmarkRun, Options, Plan
     from llava_rad.benchmark.task import load
+    from llava_rad.benchmark.writing import PROTOCOLS, Processes
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
     from metrics.settings import Settings, checked_metrics
@@ -205,7 +203,7 @@ def command(
             dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
             strata=_names(strata), groups=groups or (), progress=progress,
         )  # fmt: skip
-        run = Run(Plan(task, options), processes, progress)
+        run = BenchmarkRun(Plan(task, options), processes, progress)
         try:
             with run.written() as images:
                 if not processes.first:

@@ -89,7 +89,7 @@ def push(
         if not path.is_file():
             raise typer.BadParameter("there is no such file", param_hint="FILE")
     if to is not None:
-        from llava_rad.pacs.dimse import send
+        from llava_rad.pacs.client import send
 
         send(files, to)
     else:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import io
 import json
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
+from encoder.files import LineFile, write
 
 if TYPE_CHECKING:
     from llava_rad.outputs.report import Report
@@ -70,24 +70,8 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool = False, mode: int =
         OutputError: see :func:`check_output`; or the disk refuses.
     """
     check_output(path, overwrite=overwrite)
-    temporary = path.with_name(f".llava-rad-{secrets.token_hex(8)}.tmp")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                temporary.replace(path)
-            else:
-                _link(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-    except OSError as error:
-        raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
-    _sync_folder(path.parent)
+    with _refused():
+        write(path, data, overwrite=overwrite, permissions=mode)
 
 
 class ReportLog:
@@ -102,47 +86,17 @@ class ReportLog:
 
     def __init__(self, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         check_output(path, inputs=inputs, overwrite=overwrite, resumable=True)
-        self._path = path
-        self._new = not path.exists()
-        self._written = 0
+        self._records: list[dict[str, Any]] = []
+        with _refused():
+            self._file = LineFile(path, busy="another process is writing to the output")
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
-        try:
-            self._lock()
-            self._records, self._end = ([], 0) if overwrite else self._read()
+            if overwrite:
+                self._file.clear()
+            else:
+                self._records = _reports(path.read_bytes())
         except BaseException:
-            os.close(self._handle)
+            self._file.close()
             raise
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError("another process is writing to the output") from None
-
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """The reports that are there and the length of the file without a half-written last line."""
-        records, end = [], 0
-        with os.fdopen(os.dup(self._handle), "rb") as file:
-            file.seek(0)
-            for line in file:
-                whole = line.endswith(b"\n")
-                if not (line.startswith(_FIRST_KEY) or (not whole and _FIRST_KEY.startswith(line))):
-                    raise _not_ours()
-                if not whole:
-                    break
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    raise _not_ours() from None
-                end += len(line)
-        return records, end
 
     @property
     def holds_reports(self) -> bool:
@@ -174,24 +128,12 @@ class ReportLog:
     def append(self, reports: Iterable[Report]) -> None:
         """Add reports and wait until they are on the disk."""
         data = "".join(report.to_json(indent=None) + "\n" for report in reports).encode()
-        try:
-            if not self._written:
-                os.ftruncate(self._handle, self._end)
-            os.lseek(self._handle, self._end + self._written, os.SEEK_SET)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._handle, view) :]
-            os.fsync(self._handle)
-        except OSError as error:
-            raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
-        self._written += len(data)
+        with _refused():
+            self._file.append(data)
 
     def close(self) -> None:
         """Release the file; one that this run made and wrote nothing to is removed."""
-        if self._new and not self._written:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-        os.close(self._handle)
+        self._file.close()
 
     def __enter__(self) -> ReportLog:
         return self
@@ -215,14 +157,31 @@ def _not_ours() -> OutputError:
     )
 
 
-def _link(temporary: Path, path: Path) -> None:
-    """Give a file its name; unlike a rename this fails if someone made a file of that name meanwhile."""
+def _reports(content: bytes) -> list[dict[str, Any]]:
+    """The reports of a log, without a half-written last line."""
+    records = []
+    for line in io.BytesIO(content):
+        whole = line.endswith(b"\n")
+        if not (line.startswith(_FIRST_KEY) or (not whole and _FIRST_KEY.startswith(line))):
+            raise _not_ours()
+        if not whole:
+            break
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise _not_ours() from None
+    return records
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Turn errors of the file system, and of a file that is open elsewhere, into ``OutputError``."""
     try:
-        os.link(temporary, path)
+        yield
     except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
-            raise
-        temporary.replace(path)  # a file system without hard links
+        raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
+    except LlavaRadError as error:
+        raise OutputError(str(error)) from None
 
 
 def _same(path: Path, other: Path) -> bool:
@@ -230,18 +189,3 @@ def _same(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except (OSError, ValueError):
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; file systems that cannot are left alone."""
-    with contextlib.suppress(OSError), _opened(folder) as handle:
-        os.fsync(handle)
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""DICOMweb (DICOM PS3.18): what is there (QIDO-RS), one image as bytes (WADO-RS), and storing (STOW-RS).
+"""Clients of archives: DICOMweb (DICOM PS3.18: QIDO-RS, WADO-RS, STOW-RS), and C-STORE where that is not spoken.
 
 Searches go through dicomweb-client. Images and documents pass as bytes: the library would decode what a server sends in
 this process, and here untrusted files are decoded in the limited one alone.
@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import LlavaRadError
@@ -28,6 +29,9 @@ BACKOFF_S: Final = 0.3
 """Before the second retry; each later one waits twice as long."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _PAGE = 200
+CALLING: Final = "LLAVARAD"
+"""Application entity title of this client."""
+_ADDRESS = re.compile(r"([^@\s\\]{1,16})@([^@:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 
 
 class PacsError(LlavaRadError):
@@ -173,6 +177,52 @@ class Pacs:
 
     def _answered(self) -> _Answered:
         return _Answered()
+
+
+def send(files: Sequence[Path], to: str) -> None:
+    """Send DICOM files.
+
+    Args:
+        files: what is sent.
+        to: ``AET@HOST:PORT``.
+
+    Raises:
+        PacsError: the address is of another form, the archive is not reached or refuses a file, or pynetdicom is not
+            installed.
+    """
+    found = _ADDRESS.fullmatch(to)
+    if found is None:
+        raise PacsError("the address is not of the form AET@HOST:PORT", hint="--to ARCHIVE@127.0.0.1:4242")
+    try:
+        import pydicom
+        from pynetdicom import AE
+    except ImportError:
+        raise PacsError("C-STORE needs pynetdicom", hint="pip install 'llava-rad[pacs]'") from None
+    name, host, port = found.groups()
+    entity = AE(ae_title=CALLING)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
+    kinds = set()
+    for path in files:
+        try:
+            meta = pydicom.filereader.read_file_meta_info(path)
+            kinds.add((meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID))
+        except Exception:
+            raise PacsError("one of the files is not DICOM with file meta information") from None
+    for kind, syntax in sorted(kinds)[:128]:
+        entity.add_requested_context(kind, syntax)
+    association = entity.associate(host.strip("[]"), int(port), ae_title=name)
+    if not association.is_established:
+        raise PacsError("the archive cannot be reached, or does not know us", hint=f"we call ourselves {CALLING}")
+    try:
+        for number, path in enumerate(files, 1):
+            try:
+                status = association.send_c_store(path).get("Status")
+            except (ValueError, RuntimeError, AttributeError):
+                status = None
+            if status is None or status & 0xF000 not in (0x0000, 0xB000):
+                raise PacsError(f"the archive refuses file {number} of {len(files)}")
+    finally:
+        association.release()
 
 
 class _Answered:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,14 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.errors import ReadError
+from encoder.errors import LlavaRadError, ReadError
 from llava_rad.generation.report_writer import Failure
 from llava_rad.generation.sources import Source
 from llava_rad.outputs.document import Document
 from llava_rad.outputs.files import write_whole
 from llava_rad.outputs.formats import archive_formats
 from llava_rad.pacs.client import MODALITIES, Instance, Pacs
-from llava_rad.pacs.processed import Journal, name_of
 
 if TYPE_CHECKING:
     from encoder.reader.identity import Identity
@@ -73,7 +74,7 @@ def watch_once(
 
     Args:
         pacs: the archive.
-        folder: for reports, journal and nothing else.
+        folder: for reports and the file of processed images, nothing else.
         writer: the model.
         date: of studies, see ``Pacs.studies``.
         modalities: of images.
@@ -86,17 +87,19 @@ def watch_once(
     from encoder.reader.sandbox import Reader
 
     count = Count()
-    journal = Journal(folder / "watch.sqlite", json.dumps(writer.settings() | {"store": store}, sort_keys=True))
-    with closing(journal), Reader() as reader:
+    processed = ProcessedImages(
+        folder / "watch.sqlite", json.dumps(writer.settings() | {"store": store}, sort_keys=True)
+    )
+    with closing(processed), Reader() as reader:
         for instance in wanted(pacs, studies=(), date=date, modalities=modalities):
-            if journal.outcome(instance.instance):
+            if processed.outcome(instance.instance):
                 count.known += 1
                 continue
             content = pacs.image(instance)
             (outcome,) = writer.write([Source(1, data=content)])
             if isinstance(outcome, Failure):
                 tell(f"image {name_of(instance.instance)[:12]}: {outcome.error}")
-                journal.done(instance.instance, f"refused: {outcome.error.reason}")
+                processed.done(instance.instance, f"refused: {outcome.error.reason}")
                 count.refused += 1
                 continue
             write_whole(
@@ -107,7 +110,7 @@ def watch_once(
                     pacs.store(_documents(outcome, reader.identity(content)))
                 except ReadError as error:
                     tell(f"image {name_of(instance.instance)[:12]}: {error}")
-            journal.done(instance.instance, "written")
+            processed.done(instance.instance, "written")
             count.new += 1
     return count
 
@@ -115,3 +118,53 @@ def watch_once(
 def _documents(report: Report, identity: Identity) -> Sequence[bytes]:
     document = Document.of(report, datetime.now().astimezone(), identity=identity)
     return [content for row in archive_formats() for content in row.load()().files(document)]
+
+
+class ProcessedImages:
+    """Images that are done.
+
+    They are known by the SHA-256 of their identifier, under the settings that they were done with: another model begins
+    anew.
+
+    Args:
+        path: of the file.
+        settings: text that stands for what is done.
+
+    Raises:
+        LlavaRadError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self._settings = hashlib.sha256(settings.encode()).hexdigest()
+        try:
+            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS done "
+                "(image TEXT, settings TEXT, outcome TEXT, PRIMARY KEY (image, settings))"
+            )
+        except sqlite3.Error as error:
+            raise LlavaRadError(f"the journal of the folder cannot be used ({type(error).__name__})") from None
+
+    def outcome(self, instance: str) -> str | None:
+        """What became of an image, or None while it is not done."""
+        found = self._connection.execute(
+            "SELECT outcome FROM done WHERE image = ? AND settings = ?", (name_of(instance), self._settings)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    def done(self, instance: str, outcome: str) -> None:
+        """Write down that an image is done; on disk when this returns."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (name_of(instance), self._settings, outcome)
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def name_of(instance: str) -> str:
+    """How files and the table call an image: nothing that an archive could be asked for."""
+    return hashlib.sha256(instance.encode()).hexdigest()[:32]

@@ -3,7 +3,7 @@
     python -m scripts.bench.scoring [--model DIR-OR-HUB-ID] [--rounds N] [--json FILE]
     python -m scripts.bench.scoring --device cuda --seven-b
 
-The first: prepared images in memory, protocols of ``llava_rad.benchmark.protocols``, plain ``generate`` of
+The first: prepared images in memory, protocols of ``llava_rad.benchmark.writing``, plain ``generate`` of
 transformers at the same types and batch sizes, in turns; reports/s, ratios with 95 % bootstrap intervals over rounds,
 and the number of reports that differ from the paper protocol's. Exits 1 where ours and transformers' differ in float32
 or the fast protocol does not repeat itself.
@@ -24,7 +24,7 @@ from scripts.bench.harness import Report, equal_rows, median, parser, ratio, sec
 
 def sides(source: str | None, count: int) -> dict[str, Callable[[], Rows]]:
     """Calls that write the token ids of the same images: both protocols, and transformers' counterpart of each."""
-    from llava_rad.benchmark.protocols import PROTOCOLS
+    from llava_rad.benchmark.writing import PROTOCOLS
     from llava_rad.generation.engine import Engine
 
     found: dict[str, Callable[[], Rows]] = {}
@@ -42,7 +42,7 @@ def compare(report: Report, options: argparse.Namespace) -> bool:
     """Time all sides in turns; ratios are of wall seconds, and of CPU seconds, which other work disturbs less."""
     import torch
 
-    from llava_rad.benchmark.protocols import FAST, PAPER, exact
+    from llava_rad.benchmark.writing import FAST, PAPER, exact
 
     count, rounds = (2, 1) if options.quick else (options.images, options.rounds)
     with exact() as precision:

@@ -8,7 +8,7 @@ import pytest
 
 from encoder.errors import LlavaRadError
 from llava_rad.benchmark.folder import Folder, slugs
-from llava_rad.benchmark.processes import Processes
+from llava_rad.benchmark.writing import Processes
 
 
 def test_slugs_are_file_names_and_all_different() -> None:

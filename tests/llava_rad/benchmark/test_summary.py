@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava_rad.benchmark.page import page
-from llava_rad.benchmark.plots import plots
+from llava_rad.benchmark.page import page, plots
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Made, Summary
 from llava_rad.benchmark.task import Case, Task

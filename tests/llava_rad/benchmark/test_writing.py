@@ -12,9 +12,8 @@ import pytest
 
 from encoder.preprocessing import Recipe
 from llava_rad.benchmark.predictions import Prediction, Shards
-from llava_rad.benchmark.processes import Processes
 from llava_rad.benchmark.task import Case
-from llava_rad.benchmark.writing import Images, batches_of, write_share
+from llava_rad.benchmark.writing import Images, Processes, batches_of, write_share
 from tests.llava_rad.tiny_model import RECIPE
 
 DONE: set[str] = set()

@@ -125,7 +125,7 @@ def test_storing_twice_is_storing_once_and_no_dicom_is_refused(archive: Archive,
 
 
 def test_old_archives_get_files_by_c_store(archive: Archive, tmp_path: Path) -> None:
-    from llava_rad.pacs.dimse import send
+    from llava_rad.pacs.client import send
 
     paths = [tmp_path / f"{number}.dcm" for number in range(3)]
     for number in range(len(paths)):
