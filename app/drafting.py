@@ -261,7 +261,7 @@ class Drafting:
             image, others = self._images(study, self._engine().recipe), self._context(study, inputs)
             prompted = study_of(inputs)
             saved = time.monotonic()
-            for piece in self._writer.stream_image(image, study=prompted, others=others):
+            for piece in self._writer.stream_image(image, study=prompted, context=others):
                 if not isinstance(piece, str):
                     report = piece
                     break
@@ -276,7 +276,7 @@ class Drafting:
                     self._store.jobs.progress(job, self._now[job.study])
                     saved = time.monotonic()
             if report is None:
-                report = self._writer.report(image, text, study=prompted, others=others)
+                report = self._writer.report(image, text, study=prompted, context=others)
                 report = report.model_copy(update={"warnings": [*report.warnings, STOPPED]})
             kept = report.model_dump(mode="json")
             findings = [one for one in kept["report"]["findings"] if one["text"]]

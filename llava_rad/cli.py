@@ -1,4 +1,4 @@
-"""The command line ``llava-rad``: commands, and from errors to exit codes."""
+"""Command line ``llava-rad``: its commands, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -85,10 +85,13 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; always ends in SystemExit, without arguments in the end of the process.
+    """Run the command line. It ends in ``SystemExit``; without ``arguments`` it ends the process.
 
     Args:
-        arguments: in place of ``sys.argv[1:]``.
+        arguments: arguments in place of ``sys.argv[1:]``.
+
+    Raises:
+        SystemExit: always.
     """
     try:
         _run(arguments)
@@ -101,8 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _leave(code: int) -> NoReturn:
     """End the process without Python's finalisation.
 
-    A thread that is in PyTorch by then (decoding, drafting, Gloo letting go of tensors) would abort the process,
-    "terminate called without an active exception", and exit code 134 would stand for work that is done.
+    A thread that is still in PyTorch (reading, drafting, Gloo releasing tensors) would abort the process ("terminate
+    called without an active exception") with exit code 134 after the work is done.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -117,7 +120,7 @@ def _leave(code: int) -> NoReturn:
 def _run(arguments: list[str] | None) -> None:
     if not debugging():
         warnings.simplefilter("ignore")
-    logging.getLogger("DeepSpeed").addFilter(_not_on_stdout)
+    logging.getLogger("DeepSpeed").addFilter(_redirect_log)
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
@@ -131,32 +134,33 @@ def _run(arguments: list[str] | None) -> None:
         note("interrupted")
         sys.exit(130)
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one that comes while a class is made
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one raised while a class is created
             note("interrupted")
             sys.exit(130)
         if debugging():
             raise
-        # the message of an unforeseen error may quote a header, so only its kind and place are shown
-        note(f"error: unexpected {type(error).__name__} in {_place(error)}")
-        sys.stderr.write(f"  hint: {DEBUG}=1 shows the traceback, which may quote what identifies a patient\n")
+        # the message of an unexpected error may quote a header, so only its type and line are shown
+        note(f"error: unexpected {type(error).__name__} in {_line_of(error)}")
+        sys.stderr.write(f"  hint: {DEBUG}=1 shows the traceback, which may identify a patient\n")
         sys.exit(1)
 
 
-def _not_on_stdout(record: logging.LogRecord) -> bool:
-    """Send to stderr what DeepSpeed would log on standard output, where only results go.
+def _redirect_log(record: logging.LogRecord) -> bool:
+    """Redirect DeepSpeed's log to standard error: it would appear among the results on standard output.
 
-    Any command that saves weights may import it, if it is installed; on a machine without a GPU it then says so.
+    Any command that saves weights imports DeepSpeed if it is installed; without a GPU it logs a message, which is
+    dropped.
     """
     if record.levelno >= logging.WARNING and "Setting accelerator to CPU" not in record.getMessage():
         note(record.getMessage())
     return False
 
 
-def _place(error: BaseException) -> str:
-    """Module and line where an error arose."""
+def _line_of(error: BaseException) -> str:
+    """Module and line in which an error was raised."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     if traceback is None:
-        return "an unknown place"
+        return "an unknown module"
     return f"{traceback.tb_frame.f_globals.get('__name__', '?')}, line {traceback.tb_lineno}"

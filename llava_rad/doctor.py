@@ -1,4 +1,4 @@
-"""Is this installation whole? Every check says what it found and, where something is missing, what mends it."""
+"""Checks of the installation and, for a checkpoint, of memory: each has a result and, if it failed, a fix."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from pydantic import BaseModel, ConfigDict, Field
 from encoder.errors import LlavaRadError, ModelError
 
 Status = Literal["ok", "warning", "missing"]
-# Needed at run time; the versions are checked by pip at installation.
+# Needed at run time; pip checks the versions at installation.
 PACKAGES = (
     "llava-rad", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "pillow", "pydicom",
     "pydicom-data", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg", "pydantic", "typer",
 )  # fmt: skip
-# What must not be installed beside this project: package -> why.
+# Packages that must not be installed in this environment, and the reason.
 UNWANTED = {
-    "python-gdcm": "it crashes on damaged files, and pydicom uses it as soon as it is there",
+    "python-gdcm": "it crashes on damaged files, and pydicom uses it if it is installed",
     "pylibjpeg-libjpeg": "it is under the GPL-3",
 }
 
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _OF_LAYERS = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-"""Bytes of a weight of the language model's layers; in 4 bits each 64 of them have a scale
-(llava_rad.generation.quantized)."""
+"""Bytes of a weight of the language model's layers; 64 weights of 4 bits share a scale."""
 _TEXTS = 512
-"""Tokens of the texts of a prompt: LLaVA's has 57, MAIRA-2's with boxes and without fields some 200."""
+"""Tokens of a prompt's texts: 57 in LLaVA's, some 200 in MAIRA-2's with boxes and without fields."""
 
 
 class Check(BaseModel):
-    """One finding; ``fix`` is a command or an advice where the status is not ok."""
+    """Result of one check; ``fix`` is a command or advice if the status is not ok."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +49,7 @@ class Check(BaseModel):
 
 
 class Diagnosis(BaseModel):
-    """All findings, schema ``llava-rad.doctor/1``."""
+    """Results of all checks, schema ``llava-rad.doctor/1``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
@@ -59,7 +58,7 @@ class Diagnosis(BaseModel):
     checks: list[Check]
 
     def to_text(self) -> str:
-        """One line per check, what to do below it."""
+        """Format one line per check, and its fix below it."""
         width = max(len(check.name) for check in self.checks)
         lines = []
         for check in self.checks:
@@ -73,7 +72,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
     """Run every check.
 
     Args:
-        model: a checkpoint, to say whether its memory is there.
+        model: checkpoint whose memory is estimated and compared with that of each device.
     """
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
@@ -84,7 +83,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """A broken package must not keep the other checks from being made."""
+    """Run a check; a broken package fails it and does not stop the others."""
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -121,7 +120,7 @@ def _unwanted() -> Iterator[Check]:
 
 
 def _decoders() -> Iterator[Check]:
-    """One line per transfer syntax: which package decodes it, and whether that can be imported."""
+    """Check for each transfer syntax that the package that decodes it can be imported."""
     try:
         from encoder.reader import decoders
     except ImportError as error:
@@ -136,17 +135,17 @@ def _decoders() -> Iterator[Check]:
         (decoders.HTJ2K, "openjpeg", "pylibjpeg-openjpeg", None),
     ]
     for syntaxes, module, package, codec in groups:
-        here = find_spec(module) is not None
-        if here and codec is not None:
+        found = find_spec(module) is not None
+        if found and codec is not None:
             import imagecodecs
 
-            here = bool(getattr(imagecodecs, codec).available)
+            found = bool(getattr(imagecodecs, codec).available)
         for uid, name in syntaxes.items():
             yield Check(
                 name=f"decoder .{uid.removeprefix('1.2.840.10008.1.')}",
-                status="ok" if here else "missing",
-                detail=f"{name}: {package}" if here else f"{name} cannot be read",
-                fix=None if here else f"pip install {package}",
+                status="ok" if found else "missing",
+                detail=f"{name}: {package}" if found else f"{name} cannot be read",
+                fix=None if found else f"pip install {package}",
             )
 
 
@@ -168,14 +167,14 @@ def _device() -> Iterator[Check]:
 
 
 def _cache() -> Iterator[Check]:
-    """Where hub models are kept; a token is never shown."""
+    """Show the hub's cache folder and access; a token is never shown."""
     home = os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE") or "~/.cache/huggingface"
     folder = Path(home).expanduser()
     parent = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
     writable = os.access(parent, os.W_OK)
     statistics = os.statvfs(parent)
     free = f"{statistics.f_bavail * statistics.f_frsize / 2**30:.0f} GiB free"
-    state = ("" if folder.is_dir() else ", not made yet") + ("" if writable else ", not writable")
+    state = ("" if folder.is_dir() else ", not created yet") + ("" if writable else ", not writable")
     yield Check(
         name="hub cache",
         status="ok" if writable else "warning",
@@ -214,7 +213,7 @@ def _published_models() -> Iterator[Check]:
 
 
 def _model(source: str) -> Iterator[Check]:
-    """Memory that a checkpoint takes, beside what each device has. Nothing is fetched or converted."""
+    """Compare the memory that a checkpoint takes with that of each device. Nothing is fetched or converted."""
     import torch
 
     from llava_rad.conversion.published import converted_folder, of_repository, open_checkpoint
@@ -235,28 +234,28 @@ def _model(source: str) -> Iterator[Check]:
     yield Check(
         name="model", status="ok", detail=f"{need.parameters:,} parameters{base}: {sizes}, one report at a time"
     )
-    places = {"memory": (memory_of_machine(), "float32")}
+    devices = {"memory": (memory_of_machine(), "float32")}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        places[f"memory cuda:{index}"] = (torch.cuda.get_device_properties(index).total_memory, "bfloat16")
-    for name, (there, dtype) in places.items():
-        if there is None:
+        devices[f"memory cuda:{index}"] = (torch.cuda.get_device_properties(index).total_memory, "bfloat16")
+    for name, (available, dtype) in devices.items():
+        if available is None:
             continue
-        enough = need.bytes(dtype) < there
+        enough = need.bytes(dtype) < available
         yield Check(
             name=name,
             status="ok" if enough else "warning",
-            detail=f"{there / 2**30:.1f} GiB, {'enough' if enough else 'too little'} for {dtype}",
+            detail=f"{available / 2**30:.1f} GiB, {'enough' if enough else 'too little'} for {dtype}",
             fix=None if enough else "use another device, or --dtype bfloat16, 8bit or 4bit",
         )
 
 
 def _size(number: int) -> str:
-    """Bytes in words: small models are told apart too."""
+    """Format bytes as GiB, or as MiB below one GiB."""
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
 
 
 def _reader() -> Iterator[Check]:
-    """Read the example in the limited child process, as generate does."""
+    """Read the example image in the sandboxed process, as generate does."""
     import time
 
     from encoder.preprocessing import RECIPES
@@ -283,31 +282,31 @@ def _reader() -> Iterator[Check]:
 
 @dataclass(frozen=True)
 class Need:
-    """What a checkpoint takes to write one report at a time.
+    """Memory that a checkpoint takes to write one report at a time; no weight is read.
 
     Attributes:
-        parameters: numbers in the encoder, the projector and the language model.
-        rounded: those of them that 8 and 4 bits are for.
+        parameters: parameters of the encoder, the projector and the language model.
+        quantisable: parameters that ``8bit`` and ``4bit`` quantise.
         cached: numbers in the key-value cache of the longest prompt with one image, and its answer.
-        whole: False where the language model is an adapter, whose base is not counted.
+        whole: False if the language model is an adapter, whose base is not counted.
     """
 
     parameters: int
-    rounded: int
+    quantisable: int
     cached: int
     whole: bool
 
     def bytes(self, dtype: str) -> int:
-        """Memory of weights and cache in a floating-point type, or in few bits and the rest in bfloat16."""
+        """Bytes of weights and cache in a type; with ``8bit`` and ``4bit`` the rest is in bfloat16."""
         each = _BYTES.get(dtype, 2.0)
-        return round((self.parameters + self.cached) * each + self.rounded * (_OF_LAYERS.get(dtype, each) - each))
+        return round((self.parameters + self.cached) * each + self.quantisable * (_OF_LAYERS.get(dtype, each) - each))
 
 
 def need_of(folder: Path) -> Need:
-    """Sizes of a checkpoint folder.
+    """Compute the memory of a checkpoint folder from the headers of its files.
 
     Raises:
-        ModelError: it is none, or a file of it is damaged.
+        ModelError: if it is no checkpoint, or a file of it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -315,21 +314,21 @@ def need_of(folder: Path) -> Need:
     from llava_rad.model.config import LlavaRadConfig
 
     config = LlavaRadConfig.load(folder)
-    parameters = rounded = 0
+    parameters = quantisable = 0
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             file: Any = safe_open(path, framework="numpy")
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            for name in file.keys():  # noqa: SIM118 (not a dictionary)
                 size = 1
                 for length in file.get_slice(name).get_shape():
                     size *= int(length)
                 parameters += size
-                rounded += size if name.endswith("_proj.weight") and path.parent.name == LANGUAGE_MODEL else 0
+                quantisable += size if name.endswith("_proj.weight") and path.parent.name == LANGUAGE_MODEL else 0
         except (OSError, SafetensorError) as error:
             raise ModelError(f"the checkpoint's file {path.name} cannot be read ({type(error).__name__})") from error
     whole = not (folder / LANGUAGE_MODEL / "adapter_config.json").is_file()
     if not whole:
-        return Need(parameters, rounded, 0, whole=False)
+        return Need(parameters, quantisable, 0, whole=False)
     try:
         llama = json.loads((folder / LANGUAGE_MODEL / "config.json").read_text(encoding="utf-8"))
         heads = int(llama["num_attention_heads"])
@@ -338,11 +337,11 @@ def need_of(folder: Path) -> Need:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the language model's config.json cannot be read ({type(error).__name__})") from error
     cached = each * (config.image_tokens + _TEXTS + config.generation.max_new_tokens)
-    return Need(parameters, rounded, cached, whole=True)
+    return Need(parameters, quantisable, cached, whole=True)
 
 
 def memory_of_machine() -> int | None:
-    """Bytes of main memory, or None where the system does not say."""
+    """Bytes of main memory, or None if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

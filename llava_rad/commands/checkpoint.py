@@ -17,7 +17,7 @@ def assemble(
     encoder: Annotated[
         str,
         typer.Option(
-            help="RAD-DINO or another encoder of the paper: its name (docs/encoders.md), a folder, a hub repository or "
+            help="Encoder, such as RAD-DINO: its name (docs/encoders.md), a folder, a hub repository or "
             "a file of weights.",
             metavar="NAME-DIR-OR-HUB-ID",
             show_default=False,
@@ -26,19 +26,19 @@ def assemble(
     language_model: Annotated[
         str,
         typer.Option(
-            help="Vicuna-7B or another LlamaForCausalLM, or a PEFT adapter: a folder or a hub repository.",
+            help="Language model, such as Vicuna-7B, or a PEFT adapter: a folder or a hub repository.",
             metavar="DIR-OR-HUB-ID",
             show_default=False,
         ),
     ],
     projector: Annotated[
         Path | None,
-        typer.Option(help="projector.safetensors. Default: random weights, to be trained.", show_default=False),
+        typer.Option(help="File projector.safetensors. Default: random weights, to be trained.", show_default=False),
     ] = None,
     encoder_kind: Annotated[
         str | None,
         typer.Option(
-            help="Which encoder it is, where its files do not say: a name, such as chexzero.",
+            help="Name of the encoder, such as chexzero, if its files do not tell.",
             metavar="NAME",
             show_default=False,
         ),
@@ -46,14 +46,14 @@ def assemble(
     recipe: Annotated[
         str | None, typer.Option(help="Preprocessing recipe. Default: the encoder's own.", show_default=False)
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What reports call the model.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in reports.", show_default=False)] = None,
     encoder_revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub repository.", show_default=False)
     ] = None,
     language_model_revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub repository.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of a random projector.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of a random projector.")] = 0,
     offline: opt.Offline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees on standard error. Results go to standard output and nowhere else."""
+"""Messages on standard error: notes, errors, progress. Standard output is reserved for results."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ DEBUG = "LLAVA_RAD_DEBUG"
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted. They may quote what a file's header says."""
+    """Tell whether tracebacks are requested. They may quote a file's header."""
     return os.environ.get(DEBUG, "") not in {"", "0"}
 
 
 def note(message: str) -> None:
-    """One line on standard error."""
+    """Write one line to standard error."""
     sys.stderr.write(f"llava-rad: {message}\n")
     sys.stderr.flush()
 
 
 def show_error(error: LlavaRadError | MetricError, *, of: str = "") -> None:
-    """The one-line error and, below it, what to do."""
+    """Write an error in one line and, below it, its hint."""
     note(f"error: {of}{error}")
     if error.hint:
         sys.stderr.write(f"  hint: {error.hint}\n")
 
 
 def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool) -> str:
-    """How messages call an input: by position and SHA-256; by its path only where asked for."""
-    called = f"input {source.number} of {total}"
+    """Name an input in messages by position and SHA-256, by its path only with ``--show-paths``."""
+    name = f"input {source.number} of {total}"
     if show_paths and source.path is not None:
-        return f"{called} ({source.path})"
-    return f"{called} (sha256 {sha256[:12]})" if sha256 else called
+        return f"{name} ({source.path})"
+    return f"{name} (sha256 {sha256[:12]})" if sha256 else name
 
 
 def bar(what: str, total: int) -> Callable[[int], None]:
-    """A progress bar on standard error, where that is a terminal; the result is told the number of steps done."""
+    """Show a progress bar on standard error, if that is a terminal; call the result with the number of steps done."""
     if not sys.stderr.isatty():
         return lambda done: None
     from tqdm import tqdm
@@ -62,7 +62,7 @@ def bar(what: str, total: int) -> Callable[[int], None]:
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """What libraries and their child processes write to standard output goes to standard error."""
+    """Redirect to standard error whatever libraries and their child processes write to standard output."""
     sys.stdout.flush()
     before = os.dup(1)
     os.dup2(2, 1)
@@ -76,7 +76,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put an interrupt (Ctrl-C) off until the end of a short piece of work that must not be left half done."""
+    """Defer an interrupt (Ctrl-C) to the end of a short block that must not be left half done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""``llava-rad generate``: findings for one image or many."""
+"""``llava-rad generate``: write the findings of one or many images."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ Paths = Annotated[
 ]
 Example = Annotated[
     bool,
-    typer.Option("--example", help="A real chest radiograph from the package pydicom-data.", rich_help_panel="Input"),
+    typer.Option(
+        "--example", help="Read a real chest radiograph from the package pydicom-data.", rich_help_panel="Input"
+    ),
 ]
 Stream = Annotated[
     bool | None,
     typer.Option(
         "--stream/--no-stream",
-        help="Print the text while it is written. Default: for one image on a terminal.",
+        help="Print the text while it is written. Default: only for one image on a terminal.",
         show_default=False,
         rich_help_panel="Output",
     ),
@@ -61,7 +63,8 @@ def command(
 ) -> None:
     """Write the findings of frontal chest radiographs.
 
-    Of several inputs those that can be read are written and the others are named on standard error (exit code 3).
+    If some of several inputs cannot be read, the others are written and the refused ones are named on standard error
+    (exit code 3).
     """
     named = _named(paths, example)
     beams = options.num_beams or 1
@@ -72,12 +75,12 @@ def command(
     _check_documents(format, output, identifiers)
     _check_study(study, format, output, overwrite, stream)
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
-    if found.passed_over and not quiet:
-        note(f"files passed over as no images: {found.passed_over}")
+    if found.skipped and not quiet:
+        note(f"files skipped as no images: {found.skipped}")
     if not found.sources:
         raise ReadError("missing", "there is no image in what was named", hint="--recursive looks into subfolders")
 
-    from llava_rad.commands.results import open_results  # pydantic
+    from llava_rad.commands.results import open_results
     from llava_rad.generation.report_writer import ReportWriter
 
     several = len(named) > 1 or not _is_one_file(named[0])
@@ -98,7 +101,7 @@ def command(
         except KeyboardInterrupt:
             with uninterrupted():
                 results.finish()
-            note(f"interrupted: {results.written} reports written{results.how_to_go_on}")
+            note(f"interrupted: {results.written} reports written{results.how_to_continue}")
             raise typer.Exit(130) from None
 
 
@@ -163,16 +166,16 @@ def _stream(writer: ReportWriter, sources: list[Source], results: Results, *, sh
     _sum_up(results.written, 0, failed, len(sources), quiet=quiet)
 
 
-def _sum_up(written: int, before: int, failed: int, total: int, *, quiet: bool) -> None:
+def _sum_up(written: int, existing: int, failed: int, total: int, *, quiet: bool) -> None:
     if total > 1 and not quiet:
-        done_before = f", {before} were there already" if before else ""
-        note(f"{written} of {total} reports written{done_before}{f', {failed} inputs failed' if failed else ''}")
+        kept = f", {existing} were there already" if existing else ""
+        note(f"{written} of {total} reports written{kept}{f', {failed} inputs failed' if failed else ''}")
     if failed:
         raise typer.Exit(3)
 
 
 class _Progress:
-    """A bar on standard error, where that is a terminal and the results are not shown on it."""
+    """Progress bar on standard error, if that is a terminal and does not show the results."""
 
     def __init__(self, total: int, done: int, *, off: bool) -> None:
         self._bar = None

@@ -25,7 +25,7 @@ Picture = Annotated[
     Path | None,
     typer.Option(
         "--save-image",
-        help="Save the picture that the model gets as PNG. Burned-in text stays in it.",
+        help="Save the image that the model gets as PNG. It still contains burned-in text.",
         metavar="PNG",
         show_default=False,
     ),
@@ -43,7 +43,7 @@ RecipeName = Annotated[
 def inspect(
     file: File = None,
     example: Annotated[
-        bool, typer.Option("--example", help="A real chest radiograph from the package pydicom-data.")
+        bool, typer.Option("--example", help="Read a real chest radiograph from the package pydicom-data.")
     ] = False,
     force: opt.Force = False,
     frame: opt.Frame = None,
@@ -53,9 +53,9 @@ def inspect(
     format: Annotated[opt.Plain, typer.Option("--format", "-f")] = opt.Plain.text,
     show_paths: opt.ShowPaths = False,
 ) -> None:
-    """Show what the reader saw of one image: view, polarity, orientation, recipe, warnings. No identifiers.
+    """Show view, polarity, orientation, recipe and warnings of one image; no identifiers.
 
-    An image that generate would refuse is shown with the reason where it can be read at all, and ends with exit code 4.
+    An image that generate refuses is shown with the reason, if it can be read at all; the exit code is then 4.
     """
     if example == (file is not None):
         raise typer.BadParameter("name one image, or --example", param_hint="FILE")
@@ -63,21 +63,19 @@ def inspect(
     assert named is not None
     sources = expand([named], stdin=sys.stdin.buffer).sources
     if len(sources) != 1:
-        raise ReadError(
-            "missing", f"what was named holds {len(sources)} images", hint="inspect shows one file at a time"
-        )
+        raise ReadError("missing", f"{len(sources)} images are named", hint="inspect shows one file at a time")
     (source,) = sources
     if save_image is not None:
         from llava_rad.outputs.files import check_output
 
         check_output(save_image, inputs=[source.path] if source.path else [], overwrite=overwrite)
-    seen, image = _look(source, _recipe(recipe), force=force, frame=frame, show_paths=show_paths)
-    sys.stdout.write(seen.to_json() + "\n" if format is opt.Plain.json else seen.to_text())
+    inspection, image = _look(source, _recipe(recipe), force=force, frame=frame, show_paths=show_paths)
+    sys.stdout.write(inspection.to_json() + "\n" if format is opt.Plain.json else inspection.to_text())
     if save_image is not None:
         from llava_rad.outputs.files import write_whole
 
         write_whole(save_image, _png(image), overwrite=overwrite)
-    if seen.refused is not None:
+    if inspection.refused is not None:
         raise typer.Exit(4)
 
 
@@ -86,13 +84,13 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Say how much memory this checkpoint takes, and whether it is there.",
+            help="Checkpoint whose memory is estimated and compared with that of each device.",
             metavar="DIR-OR-HUB-ID",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Show versions, decoders, device, cache and embedded model, and what to do about what is missing (exit code 1)."""
+    """Check versions, decoders, devices, cache and models, and tell how to fix what is missing (exit code 1)."""
     from llava_rad.doctor import diagnose
 
     diagnosis = diagnose(model)
@@ -105,7 +103,7 @@ def doctor(
 def _look(
     source: Source, recipe: Recipe, *, force: bool, frame: int | None, show_paths: bool
 ) -> tuple[Inspection, PreparedImage]:
-    """Read the image, with force if it must be, so that a person sees what was wrong with it."""
+    """Read the image, by force if it is refused, so that the reason can be seen."""
     from encoder.reader.sandbox import Reader
     from llava_rad.outputs.inspection import Inspection, Refusal
     from llava_rad.outputs.report import InputFacts, RecipeFacts
@@ -119,7 +117,7 @@ def _look(
                 raise
             refused = Refusal(reason=error.reason, message=str(error))
             image = reader.prepare(source.content(), recipe, force=True, frame=frame)
-    made_from = InputFacts(
+    facts = InputFacts(
         sha256=image.sha256,
         path=str(source.path) if show_paths and source.path is not None else None,
         format=image.facts.format,
@@ -127,11 +125,11 @@ def _look(
         recipe=RecipeFacts(name=recipe.name, version=recipe.version),
         facts=image.facts,
     )
-    return Inspection(input=made_from, refused=refused, warnings=list(image.warnings)), image
+    return Inspection(input=facts, refused=refused, warnings=list(image.warnings)), image
 
 
 def _recipe(name: str | None) -> Recipe:
-    """A recipe by name; None is the embedded model's, or RAD-DINO's own where no model is embedded."""
+    """Look up a recipe; None is that of the embedded model, or RAD-DINO's if no model is embedded."""
     from encoder.preprocessing import RECIPES
 
     if name is None:

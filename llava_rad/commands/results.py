@@ -30,7 +30,7 @@ class Results(ABC):
         written: number of reports so far.
     """
 
-    how_to_go_on = ""
+    how_to_continue = ""
     on_terminal = False
     """Results and progress share the screen."""
 
@@ -129,9 +129,9 @@ class _File(Printed):
 
 
 class _Log(Results):
-    """JSONL in a file that a later run continues."""
+    """JSONL file that a later run continues."""
 
-    how_to_go_on = "; the same command again goes on"
+    how_to_continue = "; the same command again goes on"
 
     def __init__(self, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class _Folder(Results):
     options, frame and ``identifiers``: a document made with other settings has another name.
     """
 
-    how_to_go_on = "; the same command again goes on"
+    how_to_continue = "; the same command again goes on"
 
     def __init__(self, format: OutputFormat, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class _Folder(Results):
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
         try:
             return super().take(outcome, total=total, show_paths=show_paths)
-        except ReadError as error:  # a file that has no identifiers to carry
+        except ReadError as error:  # the file has no identifiers
             if isinstance(outcome, Failure) or total == 1:
                 raise
             source = self._sources[outcome.input.sha256]

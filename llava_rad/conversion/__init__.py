@@ -1,1 +1,1 @@
-"""Published report models in this project's checkpoint directory."""
+"""Conversion of published report models to checkpoint directories."""

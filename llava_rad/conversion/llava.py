@@ -1,8 +1,9 @@
-"""LLaVA-1.5 and MAIRA-2 in the form that transformers' LLaVA has: one table of tensors for all three parts.
+"""Converters of LLaVA-1.5 and MAIRA-2, which are published in the form of transformers' LLaVA.
 
-Names of tensors: ``llava-hf/llava-1.5-7b-hf`` (both namings that transformers has used, as in the ``key_mapping`` of
-its ``LlavaForConditionalGeneration``), and ``microsoft/maira-2`` (``modeling_maira2.py``: a ``Dinov2Backbone`` with
-``apply_layernorm``, whose one feature map is the last layer's after the LayerNorm, and a projector ``layers``).
+One table of tensors holds all three parts. Names of tensors: ``llava-hf/llava-1.5-7b-hf`` (both namings of
+transformers, as in the ``key_mapping`` of ``LlavaForConditionalGeneration``), and ``microsoft/maira-2``
+(``modeling_maira2.py``: a ``Dinov2Backbone`` with ``apply_layernorm``, whose one feature map is the last layer's after
+the LayerNorm, and a projector ``layers``).
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ _POSITIONS = "vision_model.embeddings.position_ids"  # in older files; no weight
 
 
 def llava(folder: Path, what: str) -> Parts:
-    """LLaVA-1.5: CLIP's last layer but one, a projector of two layers, the prompt of the paper's template.
+    """Read LLaVA-1.5: CLIP's last layer but one, a projector of two layers, the paper's prompt.
+
+    Args:
+        folder: folder of the published files.
+        what: name of the model in error messages.
 
     Raises:
-        ModelError: a file is missing or damaged, or describes another model.
+        ModelError: if a file is missing or damaged, or describes another model.
     """
     config, vision, text = _configs(folder, what, "llava", "clip_vision_model", {"vision_feature_layer": -2})
     parts = _split(read_folder(folder, "model", what), what)
@@ -71,10 +76,14 @@ def llava(folder: Path, what: str) -> Parts:
 
 
 def maira_2(folder: Path, what: str) -> Parts:
-    """MAIRA-2: DINOv2 after its LayerNorm, a projector of four layers, its own prompt with up to three images.
+    """Read MAIRA-2: DINOv2 after its LayerNorm, a projector of four layers, its own prompt with up to three images.
+
+    Args:
+        folder: folder of the published files.
+        what: name of the model in error messages.
 
     Raises:
-        ModelError: a file is missing or damaged, or describes another model.
+        ModelError: if a file is missing or damaged, or describes another model.
     """
     config, vision, text = _configs(folder, what, "maira2", "dinov2", {"vision_feature_layer": -1})
     if not vision.get("apply_layernorm", True) or vision.get("reshape_hidden_states", False):
@@ -87,7 +96,7 @@ def maira_2(folder: Path, what: str) -> Parts:
     image = config.get("image_token_index", config.get("image_token_id"))
     if image is None or tokens.tokenizer.token_to_id(IMAGE) != image:
         raise ModelError(f"config.json of {what} says that {IMAGE} is token {image}, its tokenizer says otherwise")
-    tokens = kept_in_text(tokens, TAGS, what)
+    tokens = unmark_special(tokens, TAGS, what)
     layers = {name.removeprefix("layers."): tensor for name, tensor in parts[_PROJECTOR].items()}
     projector = projector_names(layers, what)
     if len(projector) != 2 * int(config.get("projector_n_layers", 4)):
@@ -124,7 +133,10 @@ _Family = Literal["clip_vision_model", "dinov2"]
 def _configs(
     folder: Path, what: str, kind: str, tower: _Family, expected: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """``config.json``, and in it those of the vision tower and the language model, with what they leave out."""
+    """Read ``config.json``, and in it the configurations of the vision tower and the language model.
+
+    transformers' defaults fill in the tower's missing values; values other than ``expected`` are refused.
+    """
     from transformers import CLIPVisionConfig, Dinov2Config
 
     config = files.read_json(folder / files.CONFIG, what)
@@ -145,22 +157,22 @@ def _configs(
 
 
 def _split(tensors: Mapping[str, Stored], what: str) -> dict[str, dict[str, Stored]]:
-    """Tensors of the three parts under the names that the parts have alone.
+    """Divide the tensors among the three parts, under the names that each part uses on its own.
 
     Raises:
-        ModelError: a tensor belongs to none, or a part has none.
+        ModelError: if a tensor belongs to no part, or a part has none.
     """
     parts: dict[str, dict[str, Stored]] = {_LANGUAGE_MODEL: {}, _TOWER: {}, _PROJECTOR: {}}
-    odd = []
+    unexpected = []
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
         if prefix is None:
-            odd.append(name)
+            unexpected.append(name)
         else:
             part, new = _PREFIXES[prefix]
             parts[part][new + name.removeprefix(prefix)] = tensor
-    if odd:
-        raise ModelError(f"{what}: {len(odd)} unexpected keys, first {min(odd)}")
+    if unexpected:
+        raise ModelError(f"{what}: {len(unexpected)} unexpected keys, first {min(unexpected)}")
     for part, found in parts.items():
         if not found:
             raise ModelError(f"{what} has no tensors of a {part}")
@@ -172,11 +184,11 @@ def _pad(config: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def kept_in_text(tokens: Tokens, names: Collection[str], what: str) -> Tokens:
-    """The same tokenizer, in which tokens of a model's answers are no special ones: decoding would leave those out.
+def unmark_special(tokens: Tokens, names: Collection[str], what: str) -> Tokens:
+    """Make tokens of a model's answers ordinary ones: decoding leaves special tokens out.
 
     Raises:
-        ModelError: one of them is missing.
+        ModelError: if one of them is missing.
     """
     from tokenizers import Tokenizer
 
@@ -191,12 +203,15 @@ def kept_in_text(tokens: Tokens, names: Collection[str], what: str) -> Tokens:
 
 
 def turn_of(folder: Path, system: str, what: str) -> str | None:
-    """What a folder's chat template puts around a user's words, ``{}``, after the system text; None if it has none.
+    """Render a folder's chat template, and return the text around the user's words, ``{}``, after the system text.
 
-    The template is rendered by transformers in Jinja's sandbox.
+    transformers renders the template in Jinja's sandbox.
+
+    Returns:
+        The text, or None if the folder has no chat template.
 
     Raises:
-        ModelError: it cannot be rendered, or begins with another text.
+        ModelError: if it cannot be rendered, or begins with another system text.
     """
     template = _chat_template(folder, what)
     if template is None:
@@ -223,7 +238,7 @@ def turn_of(folder: Path, system: str, what: str) -> str | None:
 
 
 def _chat_template(folder: Path, what: str) -> str | None:
-    """The template in ``chat_template.jinja``, ``chat_template.json`` or ``tokenizer_config.json``."""
+    """Read the template from ``chat_template.jinja``, ``chat_template.json`` or ``tokenizer_config.json``."""
     try:
         if (folder / "chat_template.jinja").is_file():
             return (folder / "chat_template.jinja").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""LLaVA-Rad as it is published: a LoRA adapter of Vicuna-7B, a projector beside it, and an image tower of open_clip's.
+"""Converter of LLaVA-Rad, which is published as a LoRA adapter of Vicuna-7B, a projector and an open_clip image tower.
 
 Public sources of names and numbers: microsoft/LLaVA-Rad ``llava/model/builder.py`` (prefixes of
 ``non_lora_trainables.bin``) and ``open_clip_encoder.py`` (blocks' outputs without the final norm, the last but one,
@@ -27,46 +27,46 @@ from llava_rad.model.config import PromptConfig
 
 _PROJECTOR = re.compile(r"(?:base_model\.)?(?:model\.)*mm_projector\.(\d+\.(?:weight|bias))")
 _LOW_RANK = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
-_PLAIN: dict[str, Any] = {
+_EXPECTED_ADAPTER: dict[str, Any] = {
     "peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False,
     "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {},
 }  # fmt: skip
 
-_WHOLE: dict[str, Any] = {
+_EXPECTED: dict[str, Any] = {
     "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu",
     "mm_use_im_start_end": False,
 }  # fmt: skip
 
 
 def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offline: bool = False) -> Parts:
-    """LLaVA-Rad: adapter and base added up tensor by tensor when they are written.
+    """Read LLaVA-Rad; adapter and base are added tensor by tensor when they are written.
 
     Args:
-        folder: of the published files.
-        what: what errors call it.
-        base: the base model; None takes the one that the adapter names.
+        folder: folder of the published files.
+        what: name of the model in error messages.
+        base: base model; None takes the one that the adapter names.
         offline: never ask the hub.
 
     Raises:
-        ModelError: a file is missing or damaged, or describes another model.
+        ModelError: if a file is missing or damaged, or describes another model.
     """
     adapter = files.read_json(folder / "adapter_config.json", what)
-    for key, value in _PLAIN.items():
+    for key, value in _EXPECTED_ADAPTER.items():
         if (adapter.get(key) or value) != value:
             raise ModelError(f"adapter_config.json of {what} says {key} = {adapter[key]!r}; only {value!r} is read")
     if (folder / files.CONFIG).is_file():
         described = files.read_json(folder / files.CONFIG, what)
-        for key, value in _WHOLE.items():
+        for key, value in _EXPECTED.items():
             if described.get(key, value) != value:
                 raise ModelError(f"config.json of {what} says {key} = {described[key]!r}; only {value!r} is read")
     named = base or adapter.get("base_model_name_or_path")
     if not named:
         raise ModelError(f"adapter_config.json of {what} names no base model", hint="name it with --base")
-    under = fetch_language_model(named, adapter.get("revision") if base is None else None, offline=offline)
+    base_folder = fetch_language_model(named, adapter.get("revision") if base is None else None, offline=offline)
     of_base = f"the base model {named}"
-    config = files.read_json(under / files.CONFIG, of_base)
+    config = files.read_json(base_folder / files.CONFIG, of_base)
     llama = llama_config(config, of_base)
-    tensors = read_folder(under, "model", of_base, pickled="pytorch_model")
+    tensors = read_folder(base_folder, "model", of_base, pickled="pytorch_model")
     pairs = read_folder(folder, "adapter_model", what, pickled="adapter_model")
     projector = read_pickle(folder / "non_lora_trainables.bin", what)
     tower, encoder_config, patch, size = _tower(folder, what)
@@ -76,10 +76,10 @@ def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offlin
         encoder=tower,
         features=PENULTIMATE,
         patch_size=patch,
-        projector=projector_names(_named(projector, what), what),
+        projector=projector_names(_projector(projector, what), what),
         llama=llama,
         language_model=merged(tensors, pairs, int(adapter["r"]), float(adapter["lora_alpha"]), what),
-        tokens=tokens_of(under, llama.to_dict(), config.get("pad_token_id"), llama.vocab_size, of_base),
+        tokens=tokens_of(base_folder, llama.to_dict(), config.get("pad_token_id"), llama.vocab_size, of_base),
         recipe=recipe,
         prompt=PromptConfig(template="llava-rad"),
     )
@@ -88,17 +88,17 @@ def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offlin
 def merged(
     base: Mapping[str, Stored], adapter: Mapping[str, Stored], rank: int, alpha: float, what: str
 ) -> dict[str, Stored]:
-    """Tensors of a base with ``alpha / rank * B @ A`` added in float32 (Hu et al. 2021), in the base's types.
+    """Add ``alpha / rank * B @ A`` to the tensors of a base, in float32 (Hu et al. 2021); the base's types are kept.
 
     Args:
-        base: under the names of ``LlamaForCausalLM``.
-        adapter: under PEFT's names, pairs of ``lora_A`` [rank, in] and ``lora_B`` [out, rank].
-        rank: of the adapter.
+        base: tensors under the names of ``LlamaForCausalLM``.
+        adapter: tensors under PEFT's names, pairs of ``lora_A`` [rank, in] and ``lora_B`` [out, rank].
+        rank: rank of the adapter.
         alpha: ``lora_alpha`` of the adapter.
-        what: what errors call the adapter.
+        what: name of the model in error messages.
 
     Raises:
-        ModelError: a tensor of the adapter has no partner, no base, or another shape.
+        ModelError: if a tensor of the adapter has no partner, no base, or another shape.
     """
     found: dict[str, dict[str, Stored]] = {}
     for name, tensor in adapter.items():
@@ -106,29 +106,29 @@ def merged(
         if match is None:
             raise ModelError(f"the adapter of {what} has an unexpected tensor {name}")
         found.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
-    out = dict(base)
+    result = dict(base)
     for name, pair in found.items():
         if name not in base or pair.keys() != {"A", "B"}:
             raise ModelError(f"the adapter of {what} has no whole pair for {name}, or its base no such tensor")
         rows, columns = base[name].shape
         if (pair["A"].shape, pair["B"].shape) != ((rank, columns), (rows, rank)):
             raise ModelError(f"the adapter's tensors for {name} do not have the shapes of a rank of {rank}")
-        out[name] = _sum(base[name], pair["A"], pair["B"], alpha / rank)
+        result[name] = _sum(base[name], pair["A"], pair["B"], alpha / rank)
     if not found:
         raise ModelError(f"the adapter of {what} holds no tensors")
-    return out
+    return result
 
 
 def _sum(base: Stored, down: Stored, up: Stored, scale: float) -> Stored:
     def read() -> torch.Tensor:
-        whole = base.read().float()
-        whole.addmm_(up.read().float(), down.read().float(), alpha=scale)
-        return whole.to(base.dtype)
+        weight = base.read().float()
+        weight.addmm_(up.read().float(), down.read().float(), alpha=scale)
+        return weight.to(base.dtype)
 
     return Stored(base.shape, base.dtype, read)
 
 
-def _named(tensors: Mapping[str, Stored], what: str) -> dict[str, Stored]:
+def _projector(tensors: Mapping[str, Stored], what: str) -> dict[str, Stored]:
     found = {}
     for name, tensor in tensors.items():
         match = _PROJECTOR.fullmatch(name)
@@ -139,7 +139,7 @@ def _named(tensors: Mapping[str, Stored], what: str) -> dict[str, Stored]:
 
 
 def _tower(folder: Path, what: str) -> tuple[dict[str, Stored], dict[str, Any], int, int]:
-    """Tensors and configuration of the image tower, its patch size and its image size."""
+    """Find the image tower: its tensors, configuration, patch size and image size in pixels."""
     paths = sorted(path for path in (*folder.glob("*.pt"), folder / "open_clip_model.safetensors") if path.is_file())
     if len(paths) != 1:
         raise ModelError(
@@ -147,9 +147,10 @@ def _tower(folder: Path, what: str) -> tuple[dict[str, Stored], dict[str, Any], 
         )
     read = read_safetensors if paths[0].suffix == ".safetensors" else read_pickle
     tensors = {name.removeprefix("module."): tensor for name, tensor in read(paths[0], what).items()}
-    odd = sorted(n for n in tensors if not n.startswith((timm_vit.BIOMEDCLIP_TRUNK, *timm_vit.BIOMEDCLIP_LEFT_OUT)))
-    if odd:
-        raise ModelError(f"the image tower of {what}: {len(odd)} unexpected keys, first {odd[0]}")
+    known = (timm_vit.BIOMEDCLIP_TRUNK, *timm_vit.BIOMEDCLIP_LEFT_OUT)
+    unexpected = sorted(name for name in tensors if not name.startswith(known))
+    if unexpected:
+        raise ModelError(f"the image tower of {what}: {len(unexpected)} unexpected keys, first {unexpected[0]}")
     prefix = timm_vit.BIOMEDCLIP_TRUNK
     trunk = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     stem, positions = trunk.get("patch_embed.proj.weight"), trunk.get("pos_embed")
@@ -160,5 +161,5 @@ def _tower(folder: Path, what: str) -> tuple[dict[str, Stored], dict[str, Any], 
     depth = len({name.split(".")[1] for name in trunk if name.startswith("blocks.")})
     config = timm_vit.describe(stem.shape[0], depth, patch, size, "token")
     if "blocks.0.ls1.gamma" in trunk:
-        config["model_args"]["init_values"] = 1e-5  # LayerScale; the value itself is only where training begins
+        config["model_args"]["init_values"] = 1e-5  # LayerScale; the value only initialises training
     return trunk, config, patch, size

@@ -1,4 +1,7 @@
-"""What a conversion hands over: the parts of a checkpoint, found and described, none of the large ones read yet."""
+"""Parts of a published model, as converters return them, and the checkpoint directory written from them.
+
+Tensors are read one at a time while they are written, so that models larger than the memory can be converted.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +41,19 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Parts:
-    """A published model, taken apart.
+    """Parts of a published model.
 
     Attributes:
-        encoder_config: ``config.json`` of the image encoder in the form that checkpoints hold.
-        encoder: its tensors.
-        features: which output of it is projected.
-        patch_size: of it, in pixels.
-        projector: ``linear_1.weight`` and so on.
+        encoder_config: ``config.json`` of the image encoder in the form of checkpoints.
+        encoder: tensors of the image encoder.
+        features: output of the image encoder that is projected.
+        patch_size: patch size of the image encoder, in pixels.
+        projector: tensors of the projector: ``linear_1.weight`` and so on.
         llama: configuration of the language model.
-        language_model: its tensors.
-        tokens: its tokenizer.
-        recipe: how images are prepared.
-        prompt: the conversation.
+        language_model: tensors of the language model.
+        tokens: tokenizer of the language model.
+        recipe: preprocessing recipe of the images.
+        prompt: conversation around the image.
     """
 
     encoder_config: Mapping[str, Any]
@@ -66,7 +69,7 @@ class Parts:
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors on disk."""
+        """Size of all tensors on disk, in bytes."""
         return sum(
             tensor.bytes for part in (self.encoder, self.projector, self.language_model) for tensor in part.values()
         )
@@ -75,11 +78,22 @@ class Parts:
 def write_parts(
     parts: Parts, target: Path, what: str, *, name: str, max_new_tokens: int, force: bool = False
 ) -> LlavaRadConfig:
-    """Write the checkpoint directory: to a temporary folder beside it, which is renamed when it is whole.
+    """Write the checkpoint directory in one step (temporary folder, then rename).
+
+    Args:
+        parts: the model.
+        target: folder to write.
+        what: name of the model in error messages.
+        name: name of the model in reports.
+        max_new_tokens: default of the longest report.
+        force: replace ``target``.
+
+    Returns:
+        The config that was written (without the file hashes).
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape, or the parts do not fit together.
-        LlavaRadError: ``target`` exists, or the disk has no room for it.
+        ModelError: if a tensor is missing, left over or of another shape, or the parts do not fit together.
+        LlavaRadError: if ``target`` exists, or the disk has no room for it.
     """
     from safetensors.torch import save_file
 
@@ -95,7 +109,7 @@ def write_parts(
     )
     with writing(target, config, force=force) as folder:
         files.write(folder / ENCODER, parts.encoder_config, read_all(parts.encoder))
-        # the fast form takes every tensor exactly once, so nothing is missing and nothing left over
+        # loading for inference takes every tensor exactly once, so none is missing and none left over
         size = parts.recipe.size
         vision = load_vision(folder / ENCODER, size=size, device="cpu", dtype=torch.float32, features=parts.features)
         save_file({name: tensor.read().contiguous() for name, tensor in parts.projector.items()}, folder / PROJECTOR)
@@ -121,10 +135,15 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 
 
 def projector_names(tensors: Mapping[str, Stored], what: str, step: int = 2) -> dict[str, Stored]:
-    """``0.weight``, ``2.weight`` … of an ``nn.Sequential`` with an activation after each layer as ``linear_1`` ….
+    """Rename ``0.weight``, ``2.weight`` … of an ``nn.Sequential`` with activations between layers to ``linear_1`` ….
+
+    Args:
+        tensors: tensors under the names of the ``nn.Sequential``.
+        what: name of the model in error messages.
+        step: distance of two layers' numbers.
 
     Raises:
-        ModelError: a name is none of these.
+        ModelError: if a name is none of these.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -138,31 +157,31 @@ def projector_names(tensors: Mapping[str, Stored], what: str, step: int = 2) -> 
 
 
 def check_preprocessor(folder: Path, recipe: Recipe, what: str) -> None:
-    """Refuse a ``preprocessor_config.json`` that asks for other numbers than the recipe.
+    """Compare ``preprocessor_config.json``, if there is one, with the recipe.
 
     Raises:
-        ModelError: it does.
+        ModelError: if size, mean or standard deviation differ.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return
-    said = files.read_json(path, what)
-    crop = said.get("crop_size")
+    config = files.read_json(path, what)
+    crop = config.get("crop_size")
     size = crop.get("height") if isinstance(crop, dict) else crop
     if size is not None and size != recipe.size:
         raise ModelError(f"preprocessor_config.json of {what} says {size} pixels, its vision tower {recipe.size}")
     for key, level in (("image_mean", recipe.mean), ("image_std", recipe.std)):
         ours = list(level) if isinstance(level, tuple) else [level] * 3
-        theirs = said.get(key, ours)
+        theirs = config.get(key, ours)
         if len(theirs) != 3 or any(abs(a - b) > 1e-3 for a, b in zip(ours, theirs, strict=True)):
             raise ModelError(f"preprocessor_config.json of {what} says {key} {theirs}, the recipe {recipe.name} {ours}")
 
 
 def llama_config(text: Mapping[str, Any], what: str) -> LlamaConfig:
-    """transformers' configuration of a Llama from the JSON that a publisher gives, what it leaves out filled in.
+    """Make transformers' configuration of a Llama from published JSON; transformers' defaults fill in missing values.
 
     Raises:
-        ModelError: it describes another model.
+        ModelError: if it describes another model.
     """
     from transformers import LlamaConfig
 
@@ -188,14 +207,14 @@ def write_language_model(
     """Write ``config.json``, the weights and the tokenizer of a ``LlamaForCausalLM`` folder, each tensor in its type.
 
     Args:
-        folder: to be made.
-        config: of the model.
-        tensors: under transformers' names (``model.…``, ``lm_head.weight``).
-        tokens: its tokenizer.
-        what: what errors call the source.
+        folder: folder to make.
+        config: configuration of the model.
+        tensors: tensors under transformers' names (``model.…``, ``lm_head.weight``).
+        tokens: tokenizer of the model.
+        what: name of the model in error messages.
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape.
+        ModelError: if a tensor is missing, left over or of another shape.
     """
     from safetensors.torch import save_file
 
@@ -228,7 +247,7 @@ def write_language_model(
 
 
 def shapes_of(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Llama's tensors, without memory."""
+    """Names and shapes of a Llama's tensors, computed on the meta device."""
     from transformers import LlamaForCausalLM
 
     with torch.device("meta"):
@@ -249,19 +268,19 @@ def _in_shards(tensors: Mapping[str, Stored]) -> list[list[str]]:
 
 
 def tokens_of(folder: Path, text: Mapping[str, Any], pad: int | None, vocabulary: int, what: str) -> Tokens:
-    """Read a tokenizer whose folder is not a language model's.
+    """Read a tokenizer from a folder that is not a language model's.
 
     Args:
-        folder: with ``tokenizer.json`` or ``tokenizer.model``.
+        folder: folder with ``tokenizer.json`` or ``tokenizer.model``.
         text: configuration of the language model, for the ids of its special tokens.
-        pad: id of the padding where the whole model's configuration has one.
-        vocabulary: rows of the embedding.
-        what: what errors call the source.
+        pad: id of the padding token in the whole model's configuration, or None.
+        vocabulary: number of rows of the embedding.
+        what: name of the model in error messages.
 
     Raises:
-        ModelError: it cannot be read, or has tokens without an embedding.
+        ModelError: if it cannot be read, or has tokens without an embedding.
     """
-    # by way of a folder of its own: transformers looks into config.json, which may name a model with remote code
+    # in a folder of its own: transformers reads config.json, which may name a model with remote code
     with tempfile.TemporaryDirectory(prefix="llava-rad-tokenizer-") as own:
         for name in _TOKENIZER_FILES:
             if (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""Published weights read one tensor at a time, so that models larger than the memory can be converted."""
+"""Published weights, read one tensor at a time so that models larger than the memory can be converted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encoder.backbones.base import first_line
 from encoder.errors import ModelError
 
 INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
-"""End of the names of buffers that files of older transformers hold; they follow from the configuration."""
+"""Suffix of buffers in files of older transformers; they follow from the configuration."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Stored:
     """A tensor on disk.
 
     Attributes:
-        shape: its shape.
-        dtype: its type.
-        read: reads it.
+        shape: shape of the tensor.
+        dtype: type of the tensor.
+        read: function that reads it.
     """
 
     shape: tuple[int, ...]
@@ -33,21 +33,21 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        """Its size on disk."""
+        """Size on disk."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 def read_folder(folder: Path, stem: str, what: str, *, pickled: str | None = None) -> dict[str, Stored]:
-    """The tensors of ``stem.safetensors`` or of the shards that ``stem.safetensors.index.json`` names.
+    """Open the tensors of ``stem.safetensors`` or of the shards that ``stem.safetensors.index.json`` names.
 
     Args:
-        folder: where they are.
-        stem: such as ``"model"``.
-        what: what errors call the source.
-        pickled: stem of ``.bin`` files, which are read where there are no safetensors.
+        folder: folder of the files.
+        stem: beginning of their names, such as ``"model"``.
+        what: name of the model in error messages.
+        pickled: beginning of the names of ``.bin`` files, which are read if there are no safetensors.
 
     Raises:
-        ModelError: a file is missing or damaged, the index names one elsewhere, or a tensor is there twice.
+        ModelError: if a file is missing or damaged, the index names one elsewhere, or a tensor occurs twice.
     """
     for name, suffix in ((stem, "safetensors"), *(((pickled, "bin"),) if pickled else ())):
         index = folder / f"{name}.{suffix}.index.json"
@@ -78,10 +78,10 @@ def _weight_map(index: Path, what: str) -> dict[str, str]:
 
 
 def read_safetensors(path: Path, what: str) -> dict[str, Stored]:
-    """The tensors of one safetensors file, none of them read yet.
+    """Open the tensors of one safetensors file; none is read yet.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ModelError: if it is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -112,13 +112,13 @@ def _reader(file: Any, name: str) -> Callable[[], torch.Tensor]:
 
 
 def read_pickle(path: Path, what: str) -> dict[str, Stored]:
-    """The tensors of a ``.bin`` or ``.pt`` file, mapped from disk; those under ``state_dict`` where there is one.
+    """Open the tensors of a ``.bin`` or ``.pt`` file, or of its ``state_dict``, mapped from disk.
 
-    Only tensors, plain containers and NumPy's numbers (which training scripts keep beside them) are read: code in the
+    Only tensors, plain containers and NumPy's numbers (which training scripts store with them) are read; code in the
     file never runs.
 
     Raises:
-        ModelError: it is missing, damaged, or holds anything else.
+        ModelError: if it is missing, damaged, or holds anything else.
     """
     import numpy as np
 
@@ -130,7 +130,7 @@ def read_pickle(path: Path, what: str) -> dict[str, Stored]:
     try:
         with torch.serialization.safe_globals(numbers):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # unpickling raises types of its own, some of which only pickle exports
+    except Exception as error:  # unpickling raises errors of many types, some of which only pickle exports
         raise ModelError(
             f"{path.name} of {what} cannot be read: it is damaged, or holds more than tensors ({type(error).__name__})"
         ) from error
@@ -142,5 +142,5 @@ def read_pickle(path: Path, what: str) -> dict[str, Stored]:
 
 
 def read_all(tensors: Mapping[str, Stored]) -> dict[str, torch.Tensor]:
-    """Small tables of tensors, in memory."""
+    """Read a small table of tensors into memory."""
     return {name: tensor.read() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Where a model looked: maps over the patches of an image, for people to judge by. None of them proves a finding."""
+"""Attention maps over the patches of an image, of the language model and of the encoder. They prove no finding."""
 
 from __future__ import annotations
 
@@ -31,51 +31,50 @@ ENCODER_NOTE: Final = (
     "Where the encoder looked: attention of its summary token to patches of the image. It is not proof of a finding."
 )
 _CUT: Final = 0.02
-"""Share of the patches that are shown as equally high. Attention has sinks: single patches in the black corners of the
-example image have six times their even share of the encoder's, and over the whole range nothing else would be seen."""
+"""Share of the highest patches, which are all shown as 1. Attention has sinks: single patches in the black corners of
+the example image have six times their even share of the encoder's, and would hide everything else."""
 _NOTHING: Final = 1e-6
-"""A share of attention that is rounding: a patch's even share of 37 x 37 is 7e-4."""
+"""Shares of attention below this are rounding errors: a patch's even share of 37 x 37 is 7e-4."""
 
 
 def attention_by_sentence(
     engine: Engine, image: npt.NDArray[np.uint8], sentences: Sequence[str], *, prompt: str | None = None,
     study: Study = FRONTAL_ONLY, others: Sequence[npt.NDArray[np.uint8]] = (),
 ) -> Map:  # fmt: skip
-    """The language model's attention to the image while it says each sentence of a report.
+    """Compute the language model's attention to the image while it writes each sentence of a report.
 
-    One pass over prompt, image and text. A sentence's map is the mean over its tokens and all heads of the last third
-    of the layers: early layers look the same way whatever is said, at the patches that come last (on the example image
-    the maps of two sentences correlate by 0.98 and more in the first layer, by 0.2 to 0.6 in the last). Of each patch
-    what the sentences have in common, their mean, is taken away: corners and single patches draw attention all the time
-    (Darcet et al. 2024 for encoders, Xiao et al. 2024 for language models) and would pass for evidence. The only
-    sentence of a report keeps them, and what draws attention in one sentence alone cannot be told from evidence.
+    One pass over prompt, image and text is made. A sentence's map is the mean over its tokens and all heads of the last
+    third of the layers: early layers attend to the last patches whatever the sentence (on the example image the maps of
+    two sentences correlate by 0.98 and more in the first layer, by 0.2 to 0.6 in the last). The mean of all sentences
+    is subtracted: corners and single patches always draw attention (Darcet et al. 2024 for encoders, Xiao et al. 2024
+    for language models) and would pass for evidence. The map of a report's only sentence still contains them.
 
     Args:
         engine: the model.
-        image: [S, S], prepared by its recipe.
-        sentences: a report; not necessarily one that this model wrote.
+        image: [S, S], prepared by the model's recipe.
+        sentences: the report; another model may have written it.
         prompt: instruction in place of the checkpoint's own.
-        study: what the report was written from besides; boxes are no part of its sentences.
-        others: its further images. The maps are of the frontal one.
+        study: study inputs of the report; boxes are not part of the sentences.
+        others: lateral and prior image of the study. The maps are of the frontal one.
 
     Returns:
-        A map for each sentence, [number, side, side], from 0 to 1; nothing but 0 where it has nothing of its own.
+        A map for each sentence, [number, side, side], from 0 to 1; all 0 if it does not exceed the mean anywhere.
 
     Raises:
-        LlavaRadError: there is no sentence, or they do not fit the model's context.
+        LlavaRadError: if there is no sentence, or they do not fit the model's context.
     """
     import numpy as np
 
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise LlavaRadError("there is no text to show evidence for")
     pieces = [torch.tensor(encode_text(engine.tokens.tokenizer, sentence)) for sentence in sentences]
-    said = torch.cat(pieces).to(engine.device)
-    settings = Decoding(max_new_tokens=len(said), prompt=prompt, study=study)
+    tokens = torch.cat(pieces).to(engine.device)
+    settings = Decoding(max_new_tokens=len(tokens), prompt=prompt, study=study)
     embeds, *_ = prepare(engine, [image, *others], settings)
     start, patches = _image_span(engine, prompt, study)
-    words = torch.nn.functional.embedding(said, engine.llama.embedding)[None]
-    # the position before a token is the one that chooses it
-    rows = slice(embeds.shape[1] - 1, embeds.shape[1] - 1 + len(said))
+    words = torch.nn.functional.embedding(tokens, engine.llama.embedding)[None]
+    # a token is chosen by the position before it
+    rows = slice(embeds.shape[1] - 1, embeds.shape[1] - 1 + len(tokens))
     attention = engine.llama.attention(torch.cat([embeds, words.to(embeds.dtype)], dim=1), rows)
     layers = [layer[:, :, start : start + patches].mean(0) for layer in attention]
     late = torch.stack(layers[-max(1, len(layers) // 3) :]).mean(0)
@@ -89,10 +88,17 @@ def attention_by_sentence(
 
 
 def encoder_attention(engine: Engine, image: npt.NDArray[np.uint8]) -> Map:
-    """Attention of the encoder's CLS token in its last layer, mean of the heads, [side, side] from 0 to 1.
+    """Compute the attention of the encoder's CLS token in its last layer, mean of the heads.
+
+    Args:
+        engine: the model.
+        image: [S, S], prepared by the model's recipe.
+
+    Returns:
+        [side, side], from 0 to 1.
 
     Raises:
-        ConfigError: the encoder is not of DINOv2's form.
+        ConfigError: if the encoder is not a DINOv2.
     """
     import numpy as np
 
@@ -105,8 +111,14 @@ def encoder_attention(engine: Engine, image: npt.NDArray[np.uint8]) -> Map:
 
 
 def box(recipe: Recipe, height: int, width: int) -> tuple[float, float, float, float]:
-    """What the recipe's square shows of an image: left, top, width, height as shares of the image's own."""
-    if recipe.pad_to is not None:  # the longest side fits, bars make it a square
+    """Compute the part of an image inside the recipe's square: left, top, width, height as shares of the image.
+
+    Args:
+        recipe: preprocessing recipe.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+    """
+    if recipe.pad_to is not None:  # the longest side fits, bars fill the square
         longest = max(height, width)
         return (width - longest) / 2 / width, (height - longest) / 2 / height, longest / width, longest / height
     shown = min(height, width) * recipe.size / recipe.side
@@ -115,13 +127,13 @@ def box(recipe: Recipe, height: int, width: int) -> tuple[float, float, float, f
 
 def _image_span(engine: Engine, prompt: str | None, study: Study) -> tuple[int, int]:
     """First position and number of the frontal image's tokens."""
-    said = engine.config.conversation.with_instruction(prompt).with_study(study)
-    before, *_ = said.pieces(engine.tokens.tokenizer, engine.tokens.ids.bos)
+    conversation = engine.config.conversation.with_instruction(prompt).with_study(study)
+    before, *_ = conversation.pieces(engine.tokens.tokenizer, engine.tokens.ids.bos)
     return len(before), engine.config.image_tokens
 
 
 def _to_one(maps: torch.Tensor) -> torch.Tensor:
-    """Each map [..., N] from 0 to 1; its highest values are cut to one height."""
+    """Scale each map [..., N] to 0 to 1; the highest values are clipped."""
     maps = maps.float()
     top = maps.quantile(1 - _CUT, dim=-1, keepdim=True)
     return (maps / top.clamp(min=_NOTHING)).clamp(0, 1)

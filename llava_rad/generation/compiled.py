@@ -1,7 +1,7 @@
 """Greedy decoding on CUDA in steps of one shape, compiled once and replayed as a CUDA graph.
 
-A step of a language model at a small batch is hundreds of short kernels: launching them one by one from Python takes
-longer than they do. On a CPU compiling does not pay, see docs/benchmarks.md.
+At a small batch a step consists of hundreds of short kernels, and launching them from Python takes longer than running
+them. On a CPU compilation is no gain, see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def as_graph(step: Step) -> Any:
-    """torch.compile with CUDA graphs, for one shape."""
+    """Compile a step with CUDA graphs, for one shape."""
     return torch.compile(step, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
 
 class CompiledDecoder:
-    """Decodes batches of the shape of its first one: every other shape would be compiled anew.
+    """Decoder for batches of the shape of the first one; any other shape would have to be compiled again.
 
     Args:
-        llama: the language model.
+        llama: language model.
         suppressed: ids that are never generated.
-        record: makes a compiled function of a function.
+        record: function that compiles a step.
     """
 
     def __init__(self, llama: Llama, suppressed: Sequence[int], record: Callable[[Step], Any] = as_graph) -> None:
@@ -40,51 +40,52 @@ class CompiledDecoder:
         self.compiled = True
 
     def fits(self, batch: int, length: int) -> bool:
-        """Whether this many rows of this length, prompt and answer, are of the shape that it decodes."""
+        """Compare a number of rows and their length (prompt and answer) with the compiled shape."""
         return self._cache is None or (self._cache.keys.shape[1], self._cache.keys.shape[3]) == (batch, length)
 
     def __call__(self, embeds: torch.Tensor, mask: torch.Tensor | None, steps: int) -> Iterator[torch.Tensor]:
         """Yield the likeliest next token of every row, [B], ``steps`` times.
 
         Args:
-            embeds: [B, L, D], the prompts.
-            mask: [B, L] bool, False on (left) padding; None where there is none.
-            steps: L + steps is the length that fits.
+            embeds: [B, L, D], embeddings of the prompts.
+            mask: [B, L] bool, False on (left) padding; None without padding.
+            steps: number of tokens; L + steps is the compiled length.
         """
         batch, length, _ = embeds.shape
         cache = self._fixed(batch, length + steps)
         tokens = self._choose(self._llama(embeds, cache, 0, mask))
         yield tokens
-        where = torch.tensor([length], device=tokens.device)
-        positions = where.expand(batch, 1) if mask is None else mask.sum(1, keepdim=True)
+        index = torch.tensor([length], device=tokens.device)
+        positions = index.expand(batch, 1) if mask is None else mask.sum(1, keepdim=True)
         for _ in range(steps - 1):
-            tokens = self._try(tokens, where, positions)
+            tokens = self._try(tokens, index, positions)
             yield tokens
-            where, positions = where + 1, positions + 1
+            index, positions = index + 1, positions + 1
 
     def _fixed(self, batch: int, length: int) -> Cache:
-        """The cache, made once: a graph writes to where it wrote when it was recorded."""
+        """The cache, allocated once: a graph writes to the addresses at which it was recorded."""
         if self._cache is None:
             self._cache = self._llama.cache(batch, length)
             for tensor in (*self._cache, *self._llama.weights(), self._suppressed):
                 torch._dynamo.mark_static_address(tensor)
         for part in self._cache:
-            part.zero_()  # masked entries are multiplied by zero, and zero times what is not a number is none
+            part.zero_()  # masked entries are multiplied by zero, and 0 * NaN is NaN
         return self._cache
 
-    def _try(self, *words: torch.Tensor) -> torch.Tensor:
+    def _try(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Run the compiled step; if it fails, warn and use the plain one from then on."""
         if self.compiled:
             try:
-                return self._step(*words).clone()  # the graph's own memory is written again by the next step
-            except Exception as error:  # each part of the compiler has errors of its own
+                return self._step(*inputs).clone()  # the next step overwrites the graph's memory
+            except Exception as error:  # the parts of the compiler raise errors of many types
                 warnings.warn(f"decoding is not compiled: {_reason(error)}", stacklevel=2)
                 self.compiled = False
-        return self._next(*words)
+        return self._next(*inputs)
 
-    def _next(self, tokens: torch.Tensor, where: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _next(self, tokens: torch.Tensor, index: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         assert self._cache is not None
         embeds = functional.embedding(tokens, self._llama.embedding)[:, None]
-        return self._choose(self._llama.step(embeds, self._cache, where, positions))
+        return self._choose(self._llama.step(embeds, self._cache, index, positions))
 
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.index_fill(1, self._suppressed, -torch.inf).argmax(-1)

@@ -1,4 +1,4 @@
-"""From prepared images to findings: greedy decoding by default, one batch or one stream."""
+"""Decoding of reports from prepared images: greedy by default, as one batch or one stream."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Draft:
 
     Attributes:
         text: the findings.
-        ids: the token ids, without the end token.
-        complete: False where ``max_new_tokens`` cut it off.
-        unfamiliar: the image is unlike those that the model was trained on (``llava_rad.model.familiarity``).
+        ids: token ids, without the end token.
+        complete: False if ``max_new_tokens`` cut the report off.
+        unfamiliar: the image is unlike the training images (``llava_rad.model.familiarity``).
     """
 
     text: str
@@ -39,12 +39,12 @@ def generate(engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: 
 
     Args:
         engine: the model.
-        images: [S, S] uint8 each, prepared by ``engine.recipe``; where ``settings.study`` has more images than the
-            frontal one, those of the first report, of the second and so on: frontal, lateral, prior.
+        images: [S, S] uint8 each, prepared by ``engine.recipe``; if ``settings.study`` has several images, those of
+            the first report, then those of the second and so on, each in the order frontal, lateral, prior.
         settings: decoding; the checkpoint's defaults if None.
 
     Raises:
-        LlavaRadError: prompt, image and answer do not fit the language model's context.
+        LlavaRadError: if prompt, image and answer do not fit the language model's context.
     """
     if not images:
         return []
@@ -58,7 +58,7 @@ def generate(engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: 
         for tokens in decode(engine, embeds, mask, settings):
             for row, token in zip(rows, tokens, strict=True):
                 row.append(token)
-    return [draft(engine, row, unfamiliar=strange) for row, strange in zip(rows, unfamiliar, strict=True)]
+    return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
 
 
 def stream(
@@ -67,16 +67,16 @@ def stream(
     settings: Decoding | None = None,
     others: Sequence[npt.NDArray[np.uint8]] = (),
 ) -> Generator[str, None, Draft]:
-    """Write one report piece by piece; joined they are the text of the draft that is returned.
+    """Write one report piece by piece; the pieces joined are the text of the draft that is returned.
 
     Args:
         engine: the model.
         image: [S, S] uint8, prepared by ``engine.recipe``.
         settings: decoding; the checkpoint's defaults if None.
-        others: the further images of ``settings.study``: lateral, prior.
+        others: lateral and prior image of ``settings.study``.
 
     Raises:
-        LlavaRadError: as ``generate``, or beams are asked for.
+        LlavaRadError: as ``generate``, or if a beam search is requested.
     """
     settings = settings or Decoding()
     if settings.beams(engine.config) > 1:
@@ -87,7 +87,7 @@ def stream(
     for (token,) in _decode(engine, embeds, mask, settings):
         row.append(token)
         text = draft(engine, row).text
-        # an unfinished multi-byte character decodes to U+FFFD until its last byte is there
+        # an incomplete multi-byte character decodes to U+FFFD
         if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
             yield text[len(shown) :]
             shown = text
@@ -100,18 +100,24 @@ def stream(
 def prepare(
     engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
-    """The prompts of images, the image in place, as ``Engine.embed`` returns them; and which are unfamiliar.
+    """Embed the prompts with their images, and tell which frontal images are unfamiliar.
 
-    Images are as for ``generate``; of a study with several, the frontal one counts as familiar or not.
+    Args:
+        engine: the model.
+        images: as for ``generate``.
+        settings: instruction, study inputs and longest answer.
+
+    Returns:
+        Embeddings and mask as ``Engine.embed`` returns them, and one flag per report.
 
     Raises:
-        LlavaRadError: prompt, image and answer do not fit the language model's context.
+        LlavaRadError: if prompt, image and answer do not fit the language model's context.
     """
     import numpy as np
 
     prompt = engine.config.conversation.with_instruction(settings.prompt).with_study(settings.study)
     each = settings.study.images
-    patches = engine.see(np.stack(images))
+    patches = engine.encode_images(np.stack(images))
     embeds, mask = engine.embed(patches, [prompt] * (len(images) // each))
     length, longest, new = embeds.shape[1], engine.llama.longest, settings.longest(engine.config)
     what = "prompt and image" if each == 1 else "prompt and images"
@@ -124,7 +130,7 @@ def prepare(
 
 
 def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Draft:
-    """The report that generated ids say, up to the end token."""
+    """Make a draft of generated ids, up to the end token."""
     eos = engine.tokens.ids.eos
     complete = eos in row
     ids = tuple(row[: row.index(eos)] if complete else row)
@@ -133,9 +139,9 @@ def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Dr
 
 @torch.inference_mode()
 def _decode(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding) -> Iterator[list[int]]:
-    """Yield the next token of every row until all have ended; a row that has ended goes on with the end token.
+    """Yield the next token of every row until all have ended; a finished row repeats the end token.
 
-    A row that has ended leaves the batch: the last one takes its place.
+    A finished row leaves the batch, and the last row takes its place.
     """
     llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
@@ -153,11 +159,11 @@ def _decode(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, set
         if suppressed:
             logits[:, suppressed] = -torch.inf
         tokens = logits.argmax(-1) if generators is None else _sample(logits, settings.temperature, generators)
-        said = [eos] * batch
+        step = [eos] * batch
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if not ended[row]:
-                said[row], ended[row] = token, token == eos
-        yield said
+                step[row], ended[row] = token, token == eos
+        yield step
         left = [at for at, row in enumerate(rows) if not ended[row]]
         if not left:
             return
@@ -173,7 +179,7 @@ def _decode(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, set
 
 
 def _without_gaps(left: Sequence[int]) -> list[int]:
-    """The numbers in ``left``, as many as possible of them at their own place and the last ones in the gaps."""
+    """Order the numbers in ``left`` so that as many as possible keep their place and the last ones fill the gaps."""
     kept, moved = set(left[:]), list(left)
     return [at if at in kept else moved.pop() for at in range(len(left))]
 
@@ -181,7 +187,7 @@ def _without_gaps(left: Sequence[int]) -> list[int]:
 def _by_graph(engine: Engine, embeds: torch.Tensor, settings: Decoding) -> bool:
     if not settings.compile or settings.temperature > 0 or engine.device.type != "cuda":
         return False
-    if engine.llama.bits == 8:  # how many inputs are kept apart is known at run time only
+    if engine.llama.bits == 8:  # the number of outliers is only known at run time
         return False
     batch, length, _ = embeds.shape
     return engine.compiled.fits(batch, length + settings.longest(engine.config))
@@ -191,20 +197,20 @@ def _by_graph(engine: Engine, embeds: torch.Tensor, settings: Decoding) -> bool:
 def _decode_compiled(
     engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding
 ) -> Iterator[list[int]]:
-    """As ``_decode``, greedily; no row leaves the batch."""
+    """Decode greedily as ``_decode`` does; no row leaves the batch."""
     eos, ended = engine.tokens.ids.eos, [False] * len(embeds)
     for tokens in engine.compiled(embeds, mask, settings.longest(engine.config)):
-        said = [eos if over else token for over, token in zip(ended, tokens.tolist(), strict=True)]
-        yield said
-        ended = [token == eos for token in said]
+        step = [eos if over else token for over, token in zip(ended, tokens.tolist(), strict=True)]
+        yield step
+        ended = [token == eos for token in step]
         if all(ended):
             return
 
 
 def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """One draw per row, each with its own generator, so that a report does not depend on its batch."""
-    probabilities = (logits / temperature).softmax(-1).cpu()
-    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
+    """Draw one token per row, each with its own generator, so that a report does not depend on its batch."""
+    probs = (logits / temperature).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=rng) for row, rng in zip(probs, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint ready to write reports: the parts of ``LlavaRad`` in their inference form, without transformers."""
+"""A checkpoint loaded for inference: the parts of ``LlavaRad`` in their fast form, without transformers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Engine:
     """Encoder, projector and language model of one checkpoint on one device; use ``from_pretrained``.
 
     Attributes:
-        config: what the checkpoint says of itself.
-        model_id: its name.
-        revision: the revision asked for, or None.
-        sha256: of its ``config.json``, which holds the SHA-256 of every other file.
-        device: where it computes.
-        dtype: in which type.
+        config: ``config.json`` of the checkpoint.
+        model_id: name of the checkpoint.
+        revision: requested revision, or None.
+        sha256: SHA-256 of ``config.json``, which holds the SHA-256 of every other file.
+        device: device of the computation.
+        dtype: type of the computation.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class Engine:
         self.familiarity = familiarity
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
         self.device, self.dtype = llama.device, llama.dtype
-        self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens  # no dropout
+        self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens
 
     @property
     def precision(self) -> str:
-        """The type that it computes in, and in how few bits the language model's layers are kept if they are."""
+        """Type of the computation, and the number of bits of the language model's layers if they are quantised."""
         name = str(self.dtype).removeprefix("torch.")
         return f"{name}, {self.llama.bits}-bit weights" if self.llama.bits else name
 
     @property
     def recipe(self) -> Recipe:
-        """How images are prepared for this model."""
+        """Preprocessing recipe of this model's images."""
         return self.config.preprocessing
 
     @classmethod
@@ -88,57 +88,60 @@ class Engine:
         dtype: str = "auto",
         offline: bool = False,
     ) -> Engine:
-        """Load a checkpoint directory (None: the embedded default) after checking the SHA-256 of every file.
+        """Load a checkpoint (None: the embedded default) after checking the SHA-256 of every file.
 
         Args:
-            source: a folder or hub repository in the directory format.
+            source: checkpoint folder or hub repository, or the repository of a published report model.
             revision: branch, tag or commit of a repository.
-            device: ``"auto"`` (CUDA where there is one, else the CPU) or a torch device.
-            dtype: ``"auto"`` (bfloat16 on CUDA, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``; with
-                ``"8bit"`` and ``"4bit"`` the language model's layers are kept in so few bits, the rest as with auto.
+            device: ``"auto"`` (CUDA if available, else the CPU) or a torch device.
+            dtype: ``"auto"`` (bfloat16 on CUDA, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``;
+                ``"8bit"`` and ``"4bit"`` quantise the language model's layers, the rest is as with auto.
             offline: never ask the hub.
 
         Raises:
-            ModelError: missing, damaged, or not of a form that is read.
-            LlavaRadError: no such device or type.
+            ModelError: if it is missing, damaged, or of an unknown form.
+            LlavaRadError: if there is no such device or type.
         """
-        place = choose_device(device)
-        bits = BITS.get(dtype)
-        kind = choose_dtype("auto" if bits else dtype, place)
+        target, bits = choose_device(device), BITS.get(dtype)
+        kind = choose_dtype("auto" if bits else dtype, target)
         folder = open_checkpoint(source, revision=revision, offline=offline)
         config = load_checked(folder)
         size = config.preprocessing.size
-        vision = load_vision(folder / ENCODER, size=size, device=place, dtype=kind, features=config.features)
-        projector = Projector.load(folder / PROJECTOR).to(device=place, dtype=kind)
+        vision = load_vision(folder / ENCODER, size=size, device=target, dtype=kind, features=config.features)
+        projector = Projector.load(folder / PROJECTOR).to(device=target, dtype=kind)
         language_model = folder / LANGUAGE_MODEL
         if (language_model / "adapter_config.json").is_file():
-            llama = _merge_adapter(language_model, place, kind, bits, offline=offline)
+            llama = _merge_adapter(language_model, target, kind, bits, offline=offline)
         else:
-            llama = Llama.load(language_model, device=place, dtype=kind, bits=bits)
+            llama = Llama.load(language_model, device=target, dtype=kind, bits=bits)
         tokens = Tokens.load(language_model, config.tokens)
-        known = Familiarity.load(folder / FAMILIARITY, vision.width, place)
+        known = Familiarity.load(folder / FAMILIARITY, vision.width, target)
         digest = sha256_of(folder / "config.json")
         return cls(config, vision, projector, llama, tokens, familiarity=known, sha256=digest, revision=revision)
 
     @torch.inference_mode()
-    def see(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Patch features [B, N, D] of images [B, S, S] uint8, prepared by the recipe."""
+    def encode_images(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Compute the patch features [B, N, D] of images [B, S, S] uint8, prepared by the recipe."""
         return self.vision(self.recipe.normalise(images).to(self.device)).patches
 
     def unfamiliar(self, patches: torch.Tensor) -> list[bool]:
-        """Which images, of those with these patch features, are unlike the training images; none if that is unknown."""
+        """Tell which images, given their patch features [B, N, D], are unlike the training images.
+
+        All are familiar if the checkpoint does not describe its training images.
+        """
         return [False] * len(patches) if self.familiarity is None else self.familiarity.unfamiliar(patches)
 
     @torch.inference_mode()
     def embed(self, patches: torch.Tensor, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Prompts with their images in place, as word embeddings, padded on the left.
+        """Embed prompts with their images in place, padded on the left.
 
         Args:
-            patches: [I, N, D], as ``see`` gives them: the images of the first prompt, of the second and so on.
-            prompts: B of them.
+            patches: [I, N, D], as ``encode_images`` returns them: the images of the first prompt, then those of the
+                second and so on.
+            prompts: B prompts.
 
         Returns:
-            inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask where nothing is padded.
+            inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask if nothing is padded.
         """
         projected = self.projector(patches)
         chunks = {prompt: prompt.pieces(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
@@ -149,11 +152,11 @@ class Engine:
 
     @cached_property
     def compiled(self) -> CompiledDecoder:
-        """Greedy decoding by a compiled step; compiled when it is first used."""
+        """Greedy decoder with a compiled step, compiled on first use."""
         return CompiledDecoder(self.llama, self.tokens.suppressed)
 
     def language_model(self) -> PreTrainedModel:
-        """The language model as transformers' ``LlamaForCausalLM``, sharing the weights: for beam search."""
+        """Make transformers' ``LlamaForCausalLM`` on the same weights, for beam search."""
         from transformers import LlamaConfig, LlamaForCausalLM
 
         config = LlamaConfig(**{key: value for key, value in self.llama.config.items() if key != "dtype"})
@@ -162,14 +165,14 @@ class Engine:
         model.load_state_dict(self.llama.tensors(), assign=True)
         model.model.rotary_emb = type(model.model.rotary_emb)(config).to(self.device)
         model.generation_config = greedy(self.tokens.ids)
-        return model.eval()  # torch's evaluation mode: no dropout
+        return model.eval()
 
 
 def choose_device(name: str) -> torch.device:
-    """``"auto"`` or a torch device name as a device that exists.
+    """Return the device of a name, ``"auto"`` or a torch device.
 
     Raises:
-        LlavaRadError: torch does not know the name or has no such device.
+        LlavaRadError: if there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -182,10 +185,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``"auto"`` or the name of a floating-point type as that type.
+    """Return the floating-point type of a name or of ``"auto"``.
 
     Raises:
-        LlavaRadError: no such type.
+        LlavaRadError: if there is no such type.
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -195,6 +198,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _merge_adapter(folder: Path, device: torch.device, dtype: torch.dtype, bits: int | None, *, offline: bool) -> Llama:
-    """A LoRA adapter merged into its base, in float32, where the sum is most exact."""
+    """Merge a LoRA adapter into its base, in float32 for accuracy."""
     merged = load_language_model(folder, dtype=torch.float32, offline=offline).merge_and_unload()
     return Llama(merged.config.to_dict(), merged.state_dict(), device=device, dtype=dtype, bits=bits)

@@ -1,9 +1,8 @@
-"""Llama for inference over a static key-value cache, from the files of ``LlamaForCausalLM`` and with its results.
+"""Llama for inference over a static key-value cache, read from a ``LlamaForCausalLM`` folder.
 
-Importing and driving transformers' own class costs more than the arithmetic of a small model; this needs torch alone,
-joins the query-key-value and the gate-up products, computes the last layer for the last position alone and looks up no
-masks when there is no padding.
-``LlamaForCausalLM.generate`` is the reference that the tests hold it to.
+Importing and driving transformers' class costs more than the arithmetic of a small model (docs/benchmarks.md). This one
+needs torch alone, joins the query-key-value and the gate-up products, computes the last layer for the last position
+only and uses no mask without padding. Tests compare it with ``LlamaForCausalLM.generate``.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ class _Layer(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, [layers, B, kv heads, length, head size] each, allocated once."""
+    """Key-value cache: [layers, B, kv heads, length, head size] each, allocated once."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
     def rows(self, chosen: slice) -> Cache:
-        """The rows of a slice, as views."""
+        """Return the rows of a slice, as views."""
         return Cache(self.keys[:, chosen], self.values[:, chosen])
 
     def move(self, order: Sequence[int]) -> None:
-        """Put row ``order[n]`` in place of row n."""
+        """Replace row n by row ``order[n]``."""
         for at, row in enumerate(order):
             if at != row:
                 self.keys[:, at] = self.keys[:, row]
@@ -65,16 +64,16 @@ class Llama:
     """A Llama language model that reads embeddings and writes logits.
 
     Args:
-        config: contents of its ``config.json``.
-        tensors: its weights under the published key names; each is used exactly once.
-        device: where to compute.
-        dtype: in which type.
-        bits: the products of the layers keep their weights in 8 or 4 bits; None in ``dtype``. The embeddings, norms
-            and the head are kept whole, as transformers does.
+        config: contents of ``config.json``.
+        tensors: weights under the published key names; each is used exactly once.
+        device: device of the computation.
+        dtype: type of the computation.
+        bits: 8 or 4 quantises the linear layers; None keeps them in ``dtype``. Embeddings, norms and head are never
+            quantised, as in transformers.
 
     Raises:
-        ModelError: a variant that is not read, or a tensor is missing, left over or of another shape.
-        LlavaRadError: weights cannot be kept in so few bits here.
+        ModelError: if the variant is not supported, or a tensor is missing, left over or of another shape.
+        LlavaRadError: if weights cannot be quantised here.
     """
 
     def __init__(
@@ -160,13 +159,13 @@ class Llama:
         """Read ``config.json`` and the safetensors file or shards of a ``LlamaForCausalLM`` folder.
 
         Raises:
-            ModelError: a file is missing or damaged, or does not fit.
+            ModelError: if a file is missing or damaged, or does not fit.
         """
         config, tensors = read_llama(folder)
         return cls(config, tensors, device=device, dtype=dtype, bits=bits)
 
     def weights(self) -> Iterator[torch.Tensor]:
-        """The tensors that every step reads."""
+        """Yield the tensors that every step reads."""
         yield from (self.embedding, self._norm, self._head.weight, self._cos, self._sin)
         for layer in self._layers:
             for part in layer:
@@ -176,10 +175,10 @@ class Llama:
                     yield part.weight if isinstance(part, Linear) else part
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The weights under their published names, as views of those in use where ``Linear`` keeps them so.
+        """Return the weights under their published names, as views of those in use if ``Linear`` keeps them so.
 
         Raises:
-            LlavaRadError: they are kept in few bits.
+            LlavaRadError: if they are quantised.
         """
         queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
         named = {
@@ -205,7 +204,7 @@ class Llama:
         return named
 
     def cache(self, batch: int, length: int) -> Cache:
-        """An empty cache for ``length`` tokens, prompt and answer together."""
+        """Allocate a cache for ``length`` tokens, prompt and answer together."""
         shape = (len(self._layers), batch, self.kv_heads, length, self.head_size)
         return Cache(
             torch.empty(shape, device=self.device, dtype=self.dtype),
@@ -215,16 +214,19 @@ class Llama:
     def __call__(
         self, embeds: torch.Tensor, cache: Cache, start: int, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits of the last position.
+        """Compute the logits of the last position.
 
         Args:
-            embeds: [B, L, D], the next L tokens.
-            cache: filled up to ``start``; filled up to ``start + L`` on return.
+            embeds: [B, L, D], embeddings of the next L tokens.
+            cache: filled up to ``start``, and up to ``start + L`` on return.
             start: number of tokens before these.
-            mask: [B, start + L] bool, False on (left) padding; None where there is none.
+            mask: [B, start + L] bool, False on (left) padding; None without padding.
 
         Returns:
             [B, V], float32.
+
+        Raises:
+            ValueError: if several tokens without a mask follow a filled cache.
         """
         batch, length, _ = embeds.shape
         together = max(1, TOGETHER // length)
@@ -235,60 +237,63 @@ class Llama:
         causal = mask is None and length > 1
         if causal and start:
             raise ValueError("several tokens after a filled cache need a mask")
-        where, attention = slice(start, end), None
-        positions: slice | torch.Tensor = where
+        index, attention = slice(start, end), None
+        positions: slice | torch.Tensor = index
         if mask is not None:
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
             attention = _attention(mask, length)
         filled = Cache(*(part[:, :, :, :end] for part in cache))
-        return self._run(embeds, filled, where, positions, attention, causal=causal)
+        return self._run(embeds, filled, index, positions, attention, causal=causal)
 
     @torch.inference_mode()
     def attention(self, embeds: torch.Tensor, rows: slice) -> Iterator[torch.Tensor]:
-        """What some positions of a text attend to: ``softmax(q k / sqrt(d))``, layer by layer.
+        """Compute the attention of some positions of a text, ``softmax(q k / sqrt(d))``, layer by layer.
 
         Args:
-            embeds: [1, L, D], the whole text without padding.
-            rows: the R positions whose attention is wanted; that of the others is never held.
+            embeds: [1, L, D], embeddings of the whole text, without padding.
+            rows: the R positions whose attention is computed.
 
         Yields:
-            [heads, R, L] float32 of each layer; each row sums to 1. All layers of a large model would fill gigabytes.
+            [heads, R, L] float32 of each layer; each row sums to 1. All layers of a large model would take gigabytes.
         """
         length = embeds.shape[1]
         cache = self.cache(1, length)
         angles = self._cos[:length].unsqueeze(-2), self._sin[:length].unsqueeze(-2)
         later = torch.ones(length, length, dtype=torch.bool, device=self.device).triu(1)[rows]
         hidden = embeds
-        for index, layer in enumerate(self._layers):
-            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, index, slice(0, length), angles)
+        for number, layer in enumerate(self._layers):
+            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, number, slice(0, length), angles)
             grouped = self.heads != self.kv_heads
             mixed = functional.scaled_dot_product_attention(
-                query, cache.keys[index], cache.values[index], is_causal=True, enable_gqa=grouped
+                query, cache.keys[number], cache.values[number], is_causal=True, enable_gqa=grouped
             )
-            key = cache.keys[index].repeat_interleave(self.heads // self.kv_heads, dim=1)
+            key = cache.keys[number].repeat_interleave(self.heads // self.kv_heads, dim=1)
             products = query[0, :, rows].float() @ key[0].float().transpose(-1, -2) / self.head_size**0.5
             yield products.masked_fill(later, -torch.inf).softmax(-1)
             hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
             hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
 
-    def step(self, embeds: torch.Tensor, cache: Cache, where: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """As a call for one more token, in shapes that stay the same from step to step.
+    def step(self, embeds: torch.Tensor, cache: Cache, index: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of one more token, with shapes that do not change from step to step.
 
         Args:
-            embeds: [B, 1, D].
-            cache: the whole of it; what is not filled is masked.
-            where: [1], the number of tokens before this one, padding too.
-            positions: [B, 1], the same without the padding that stands on the left.
+            embeds: [B, 1, D], embedding of the token.
+            cache: the whole cache; entries that are not filled are masked.
+            index: [1], number of tokens before this one, with padding.
+            positions: [B, 1], number of tokens before this one, without the padding on the left.
+
+        Returns:
+            [B, V], float32.
         """
         columns = torch.arange(cache.keys.shape[3], device=self.device)
-        seen = (columns <= where) & (columns >= where - positions)
-        return self._run(embeds, cache, where, positions, seen[:, None, None], causal=False)
+        seen = (columns <= index) & (columns >= index - positions)
+        return self._run(embeds, cache, index, positions, seen[:, None, None], causal=False)
 
     def _run(
         self,
         embeds: torch.Tensor,
         cache: Cache,
-        where: slice | torch.Tensor,
+        index: slice | torch.Tensor,
         positions: slice | torch.Tensor,
         attention: torch.Tensor | None,
         *,
@@ -296,15 +301,15 @@ class Llama:
     ) -> torch.Tensor:
         cos, sin = self._cos[positions].unsqueeze(-2), self._sin[positions].unsqueeze(-2)
         hidden = embeds
-        for index, layer in enumerate(self._layers):
-            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, index, where, (cos, sin))
-            if index == len(self._layers) - 1:  # of which the last position alone is needed
+        for number, layer in enumerate(self._layers):
+            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, number, index, (cos, sin))
+            if number == len(self._layers) - 1:  # only the last position is needed
                 query, hidden, causal = query[:, :, -1:], hidden[:, -1:], False
                 attention = None if attention is None else attention[:, :, -1:]
             mixed = functional.scaled_dot_product_attention(
                 query,
-                cache.keys[index],
-                cache.values[index],
+                cache.keys[number],
+                cache.values[number],
                 attn_mask=attention,
                 is_causal=causal,
                 enable_gqa=self.heads != self.kv_heads,
@@ -318,16 +323,16 @@ class Llama:
         inputs: torch.Tensor,
         layer: _Layer,
         cache: Cache,
-        index: int,
-        where: slice | torch.Tensor,
+        number: int,
+        index: slice | torch.Tensor,
         angles: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """Put a layer's keys and values into the cache; its queries, [B, heads, L, head size]."""
+        """Write a layer's keys and values into the cache; return its queries, [B, heads, L, head size]."""
         parts = layer.qkv(inputs).unflatten(-1, (-1, self.head_size))
         rotated = self.heads + self.kv_heads
         turned = _rotate(parts[:, :, :rotated], *angles).transpose(1, 2)
-        cache.keys[index][:, :, where] = turned[:, self.heads :]
-        cache.values[index][:, :, where] = parts[:, :, rotated:].transpose(1, 2)
+        cache.keys[number][:, :, index] = turned[:, self.heads :]
+        cache.values[number][:, :, index] = parts[:, :, rotated:].transpose(1, 2)
         return turned[:, : self.heads]
 
     def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -340,12 +345,12 @@ class Llama:
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-    """Rotary parameters of a configuration, and by how much positions are stretched: 1, or linear scaling's factor.
+    """Rotary parameters of a configuration, and the factor of linear scaling (1 without scaling).
 
-    MAIRA-2 has linear scaling by 1.5, so that three images fit (Bannur et al. 2024, arXiv 2406.04449).
+    MAIRA-2 scales by 1.5, so that three images fit (Bannur et al. 2024, arXiv 2406.04449).
 
     Raises:
-        ModelError: another scaling.
+        ModelError: if it has another kind of scaling.
     """
     rope = dict(config.get("rope_parameters") or {})
     kind = rope.get("rope_type", "default")
@@ -362,13 +367,13 @@ def _gated(inputs: torch.Tensor, layer: _Layer) -> torch.Tensor:
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of [B, L, heads, head size]."""
+    """Apply rotary position embedding to [B, L, heads, head size]."""
     first, second = states.chunk(2, -1)
     return (states * cos).add_(torch.cat([-second, first], -1).mul_(sin))
 
 
 def _attention(mask: torch.Tensor, length: int) -> torch.Tensor:
-    """[B, 1, length, total] bool: causal, no padding, but every query sees itself so that no row is empty."""
+    """Make the mask [B, 1, length, total]: causal, without padding, but every query sees itself: no row is empty."""
     total = mask.shape[1]
     rows = torch.arange(total - length, total, device=mask.device)[:, None]
     columns = torch.arange(total, device=mask.device)[None]
@@ -376,10 +381,10 @@ def _attention(mask: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def read_llama(folder: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
-    """Contents of ``config.json``, and the tensors of the safetensors file or shards by name.
+    """Read ``config.json``, and open the tensors of the safetensors file or shards.
 
     Raises:
-        ModelError: a file is missing or damaged; also while a tensor is read.
+        ModelError: if a file is missing or damaged; also when a tensor is read.
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -395,7 +400,7 @@ def read_llama(folder: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]
 
 
 class StoredTensors(Mapping[str, torch.Tensor]):
-    """Tensors of safetensors files, read one at a time: seven billion weights are in memory once, not twice."""
+    """Tensors of safetensors files, read one at a time, so that seven billion weights are in memory once, not twice."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths: dict[str, Path] = {}
@@ -406,7 +411,7 @@ class StoredTensors(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         with _opened(self._paths[name]) as file:
             tensor: torch.Tensor = file.get_tensor(name)
-            return tensor.clone()  # the file's pages are given back
+            return tensor.clone()  # the file's pages are released
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)

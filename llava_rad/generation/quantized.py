@@ -1,7 +1,7 @@
-"""Linear layers whose weights are kept in 8 or 4 bits, by bitsandbytes: LLM.int8() and NF4.
+"""Linear layers with weights of 8 or 4 bits, by bitsandbytes: LLM.int8() and NF4.
 
-Numbers as transformers sets them: 8 bits row by row, inputs above 6 apart in 16 bits (Dettmers et al. 2022, arXiv
-2208.07339); 4 bits in blocks of 64 (Dettmers et al. 2023, arXiv 2305.14314), scales in float32.
+The settings are transformers': 8 bits with a scale per row, inputs above 6 multiplied in 16 bits (Dettmers et al. 2022,
+arXiv 2208.07339); 4 bits in blocks of 64 (Dettmers et al. 2023, arXiv 2305.14314), scales in float32.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 from encoder.errors import LlavaRadError
 
 BITS = {"8bit": 8, "4bit": 4}
-"""Names of the types and how many bits a weight has in them."""
+"""Bits of a weight, by the name of the type."""
 OUTLIER = 6.0
 BLOCK = 64
 
 
 class QuantizedLinear:
-    """``x @ weight.T`` with a rounded weight.
+    """Linear layer ``x @ weight.T`` with a quantised weight.
 
     Args:
-        weight: [out, in], on the device of the products and in the type of their results.
+        weight: [out, in], on the device of the computation and in the type of its results.
         bits: 8 or 4.
 
     Raises:
-        LlavaRadError: bitsandbytes is not installed, or has nothing for this device.
+        LlavaRadError: if bitsandbytes is not installed, or does not support this device.
     """
 
     def __init__(self, weight: Tensor, bits: int) -> None:
@@ -50,24 +50,24 @@ class QuantizedLinear:
                     columns, rows, bias=False, compute_dtype=weight.dtype, device="meta", **kind
                 )
                 whole = package.nn.Params4bit(weight, requires_grad=False, blocksize=BLOCK, module=layer, **kind)
-                layer.weight = whole.to(weight.device)  # this rounds
-                # the layout for AVX-512 exists for such sizes only; others are multiplied by bitsandbytes' plain way
+                layer.weight = whole.to(weight.device)  # quantises
+                # the layout for AVX-512 exists for these sizes only; bitsandbytes has a plain kernel for others
                 layer.support_avx512bf16_for_cpu &= rows % 32 == 0 and columns % BLOCK == 0
         except (RuntimeError, NotImplementedError, AttributeError) as error:
             raise LlavaRadError(
                 f"bitsandbytes cannot keep weights in {bits} bits on {weight.device.type} ({type(error).__name__})",
                 hint="use another --dtype, or --device cpu",
             ) from error
-        self._layer = layer.eval()  # in training mode bitsandbytes does not lay 4-bit weights out for AVX-512
+        self._layer = layer.eval()  # training mode would keep 4-bit weights out of the AVX-512 layout
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
+        """Map [..., in] to [..., out]."""
         result: Tensor = self._layer(inputs)
         return result.to(inputs.dtype)
 
     @property
     def weight(self) -> Tensor:
-        """Never given: the whole weight is gone.
+        """Not available: the unquantised weight is gone.
 
         Raises:
             LlavaRadError: always.
@@ -75,16 +75,16 @@ class QuantizedLinear:
         raise LlavaRadError("beam search needs the model's whole weights", hint="use --num-beams 1, or another --dtype")
 
     def tensors(self) -> Iterator[Tensor]:
-        """What every product reads."""
+        """Yield the tensors that every product reads."""
         weight = self._layer.weight
         yield weight
-        if hasattr(weight, "quant_state"):  # 4 bits; steps in 8 bits are never compiled, which is what this is for
+        if hasattr(weight, "quant_state"):  # 4 bits; 8-bit steps are never compiled
             yield weight.quant_state.absmax
 
 
 @cache
 def _bitsandbytes() -> Any:
-    """The package, kept from fetching code: where ``kernels`` is installed it loads a CPU kernel from the hub."""
+    """Import bitsandbytes without the package ``kernels``, by which it would load a CPU kernel from the hub."""
     before = sys.modules.get("kernels")
     sys.modules["kernels"] = None  # type: ignore[assignment]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""From sources to reports: decoding beside the loading of the model, batches, failures kept apart."""
+"""Reports from sources: images are read while the model is loaded, written in batches, and failures are kept apart."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """An input that no report was written for.
+    """An input without a report.
 
     Attributes:
         source: the input.
-        error: why; its text names neither the file nor what its header says.
-        sha256: of the input's bytes, or None where they cannot be read.
+        error: reason; its text quotes neither the file's name nor its header.
+        sha256: SHA-256 of the input's bytes, or None if they cannot be read.
     """
 
     source: Source
@@ -46,16 +46,16 @@ class Failure:
 
 
 Outcome = Report | Failure
-Others = Sequence[tuple[str, "PreparedImage"]]
-"""Further images and what they are, as ``StudyInputs.images`` has them."""
+Context = Sequence[tuple[str, "PreparedImage"]]
+"""Name and pixels of the lateral and the prior image, in the order of ``StudyInputs.images``."""
 _Item = tuple[Source, "PreparedImage | ReadError"]
 
 
 class ReportWriter:
-    """Writes reports with one model; a context manager.
+    """Writer of reports with one model; a context manager.
 
-    The decoding process starts at once; ``write`` and ``stream`` decode the first inputs while torch is imported and
-    the model loaded.
+    The process that reads images starts at once; ``write`` and ``stream`` read the first inputs while torch is imported
+    and the model is loaded.
 
     Args:
         options: model, reading, decoding and output; its ``study`` is that of ``inputs``.
@@ -66,7 +66,7 @@ class ReportWriter:
         self._reader = Reader()
         self._inputs = inputs or StudyInputs()
         self._options = replace(options or GenerationOptions(), study=self._inputs.study)
-        self._others: list[tuple[str, PreparedImage]] = []
+        self._context: list[tuple[str, PreparedImage]] = []
         self._stopped = threading.Event()
         self._folder: Path | None = None
         self._engine: Engine | None = None
@@ -78,7 +78,7 @@ class ReportWriter:
         self.close()
 
     def close(self) -> None:
-        """Stop decoding, without waiting for an image that takes long."""
+        """Stop reading images, without waiting for one that takes long."""
         self._stopped.set()
         closing = threading.Thread(target=self._reader.close, name="close", daemon=True)
         closing.start()
@@ -86,17 +86,17 @@ class ReportWriter:
 
     @property
     def frame(self) -> int:
-        """The frame that is read, from 1."""
+        """Number of the frame that is read, from 1."""
         return self._options.frame or 1
 
     def engine(self) -> Engine:
-        """The model, loaded on first use.
+        """Return the model, loaded on first use.
 
         Raises:
-            ModelError: missing or damaged.
+            ModelError: if it is missing or damaged.
         """
         if self._engine is None:
-            from llava_rad.generation.engine import Engine  # torch
+            from llava_rad.generation.engine import Engine
 
             self._engine = Engine.from_pretrained(
                 self._located(),
@@ -108,7 +108,7 @@ class ReportWriter:
         return self._engine
 
     def settings(self) -> dict[str, Any]:
-        """Model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
+        """Return model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
         engine = self.engine()
         return {
             "model": engine.sha256,
@@ -117,7 +117,7 @@ class ReportWriter:
         }
 
     def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:
-        """The sources but those that reports exist for already (by SHA-256 and frame)."""
+        """Leave out sources that already have a report, identified by SHA-256 and frame."""
         left = Counter(done)
         rest = []
         for source in sources:
@@ -132,22 +132,22 @@ class ReportWriter:
         """Yield a report or a failure for each source, in order.
 
         Raises:
-            ModelError: the model is missing or damaged.
-            LlavaRadError: nothing can be written with these settings.
+            ModelError: if the model is missing or damaged.
+            LlavaRadError: if nothing can be written with these options.
         """
         window: list[_Item] = []
         batch_size = self._options.batch_size
         for item in self._prepared(sources, ahead=2 * batch_size):
             window.append(item)
             images = sum(not isinstance(image, ReadError) for _, image in window)
-            # failures wait for the images before them only, so that the order stays; and not for ever
+            # a failure waits only for the images before it, to keep the order; the window bounds the wait
             if images in (0, batch_size) or len(window) == 8 * batch_size:
                 yield from self._write_batch(window)
                 window = []
         yield from self._write_batch(window)
 
     def stream(self, source: Source) -> Iterator[str | Outcome]:
-        """Yield the findings of one source piece by piece, then the whole report; or a failure alone."""
+        """Yield the findings of one source piece by piece, then the whole report; or only a failure."""
         ((_, image),) = self._prepared([source], ahead=1)
         if isinstance(image, ReadError):
             yield Failure(source, image, source.sha256())
@@ -155,46 +155,50 @@ class ReportWriter:
         yield from self.stream_image(image, path=self._path(source))
 
     def stream_image(
-        self, image: PreparedImage, *, path: str | None = None, study: Study | None = None, others: Others | None = None
+        self,
+        image: PreparedImage,
+        *,
+        path: str | None = None,
+        study: Study | None = None,
+        context: Context | None = None,
     ) -> Iterator[str | Report]:
-        """Yield the findings of an image that the model's recipe has prepared piece by piece, then the whole report.
+        """Yield the findings of a prepared image piece by piece, then the whole report.
 
         Args:
-            image: the frontal one.
-            path: name of the input, where the user asked for it.
-            study: what the report is written from besides, in place of the writer's own; the pieces of a grounded one
-                hold the tags of its boxes.
-            others: its further images.
+            image: frontal image, prepared by the model's recipe.
+            path: name of the input, if the user wants it in the report.
+            study: study inputs in place of the writer's own; the pieces of a grounded report hold the tags of boxes.
+            context: lateral and prior image of the study.
         """
         from llava_rad.generation.decoding import stream
 
         engine = self.engine()
-        further = [other.pixels for _, other in (self._others if others is None else others)]
-        pieces = _Kept(stream(engine, image.pixels, self._settings(study), further))
+        others = [other.pixels for _, other in (self._context if context is None else context)]
+        pieces = _Pieces(stream(engine, image.pixels, self._settings(study), others))
         text = ""
         for piece in cleaned(pieces):
             text += piece
             yield piece
         draft = pieces.draft
         yield self._report(
-            image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path, study=study, others=others
+            image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path, study=study, context=context
         )
 
     def report(
-        self, image: PreparedImage, text: str, *, study: Study | None = None, others: Others | None = None
+        self, image: PreparedImage, text: str, *, study: Study | None = None, context: Context | None = None
     ) -> Report:
-        """The report of a text about an image that was not written to its end here; see ``stream_image``."""
+        """Make the report of a text that ``stream_image`` did not write to its end."""
         engine = self.engine()
-        (unfamiliar,) = engine.unfamiliar(engine.see(image.pixels[None]))
-        return self._report(image, text, complete=True, unfamiliar=unfamiliar, study=study, others=others)
+        (unfamiliar,) = engine.unfamiliar(engine.encode_images(image.pixels[None]))
+        return self._report(image, text, complete=True, unfamiliar=unfamiliar, study=study, context=context)
 
     def _report(
         self, image: PreparedImage, text: str, *, complete: bool, unfamiliar: bool, path: str | None = None,
-        study: Study | None = None, others: Others | None = None,
+        study: Study | None = None, context: Context | None = None,
     ) -> Report:  # fmt: skip
-        others = self._others if others is None else others
-        said = (f"{name} image: {warning}" for name, other in others for warning in other.warnings)
-        image = replace(image, warnings=(*image.warnings, *said))
+        context = self._context if context is None else context
+        warnings = (f"{name} image: {warning}" for name, other in context for warning in other.warnings)
+        image = replace(image, warnings=(*image.warnings, *warnings))
         settings = self._settings(study)
         return compose(self.engine(), settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
 
@@ -202,7 +206,7 @@ class ReportWriter:
         return self._options if study is None else replace(self._options, study=study)
 
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
-        """Decode in a thread, some images ahead of the model, which is loaded meanwhile in this thread."""
+        """Read images in a thread, ``ahead`` of the model, which is loaded in this thread meanwhile."""
         items: queue.Queue[_Item | BaseException | None] = queue.Queue(max(ahead, 1))
         folder = self._located()
         if self._options.study.used:  # inputs that the prompt does not take are refused before the model is loaded
@@ -217,7 +221,7 @@ class ReportWriter:
         def decode() -> None:
             try:
                 recipe = LlavaRadConfig.load(folder).preprocessing
-                self._others = [
+                self._context = [
                     (name, prepare(name, source, partial(self._read, recipe), force=self._options.force))
                     for name, source in self._inputs.images
                 ]
@@ -265,7 +269,7 @@ class ReportWriter:
 
         engine = self.engine()
         try:
-            pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._others))]
+            pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._context))]
             return generate(engine, pixels, self._settings())
         except torch.OutOfMemoryError:
             raise LlavaRadError(
@@ -281,12 +285,12 @@ class ReportWriter:
         return self._folder
 
     def _path(self, source: Source) -> str | None:
-        """The input's path, where it may be named."""
+        """The input's path, if the options show paths."""
         return str(source.path) if self._options.show_paths and source.path is not None else None
 
 
-class _Kept:
-    """Pieces of a stream and, after the last of them, the draft: the value that the generator returns."""
+class _Pieces:
+    """Iterator over the pieces of a stream that keeps the draft, which the generator returns after the last piece."""
 
     draft: Draft
 

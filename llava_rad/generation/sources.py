@@ -1,4 +1,4 @@
-"""From what a user names (files, folders, patterns, standard input) to a list of sources; nothing is decoded here."""
+"""Sources of images: files, folders, patterns and standard input are expanded to a list; no image is decoded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from encoder.errors import LlavaRadError, ReadError
+from encoder.files import sha256_of
 
 MAX_BYTES = 256 << 20
 _SUFFIXES = {".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
@@ -19,12 +20,12 @@ _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to read: a file, or bytes that came through standard input or the Python API.
+    """One input: a file, or bytes from standard input or the Python interface.
 
     Attributes:
         number: position among the inputs of this run, from 1.
-        path: the file, or None.
-        data: the bytes, or None.
+        path: path of the file, or None.
+        data: bytes of the file, or None.
     """
 
     number: int
@@ -32,45 +33,53 @@ class Source:
     data: bytes | None = field(default=None, repr=False)
 
     def content(self) -> Path | bytes:
-        """What the reader takes."""
+        """Return the argument of the reader: path or bytes."""
         return self.path if self.data is None else self.data  # type: ignore[return-value]
 
     def sha256(self) -> str | None:
-        """SHA-256 of the bytes, or None where they cannot be read."""
+        """Compute the SHA-256 of the bytes; None if they cannot be read."""
         if self.data is not None:
             return hashlib.sha256(self.data).hexdigest()
         from encoder.reader.sandbox import open_source  # NumPy
 
         try:
-            with open(open_source(self.content()), "rb") as file:  # noqa: PTH123 (a descriptor, no path)
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            handle = open_source(self.content())
+            try:
+                return sha256_of(handle)
+            finally:
+                os.close(handle)
         except (ReadError, OSError):
             return None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The sources in the order of the arguments, and how many files of folders were passed over as no images."""
+    """Sources in the order of the arguments, and the number of files in folders that are no images."""
 
     sources: list[Source]
-    passed_over: int = 0
+    skipped: int = 0
 
 
 def expand(
     arguments: Iterable[str | Path | bytes], *, recursive: bool = False, stdin: BinaryIO | None = None
 ) -> Inputs:
-    """Turn arguments into sources.
+    """Expand arguments to sources.
 
-    A file stands for itself, whatever its suffix. A folder stands for the images in it, sorted by name (with
-    ``recursive``, in its subfolders too): files with an image's suffix or first bytes. Hidden files, DICOMDIR, and
-    symbolic links that lead out of the folder are passed over. A pattern that is no file's name is expanded here, so
-    that it may be quoted. ``"-"`` is standard input, ``bytes`` are the file itself.
+    A file is taken whatever its suffix. Of a folder (with ``recursive``, of its subfolders too) the images are taken,
+    sorted by name: files with an image's suffix or first bytes. Hidden files, DICOMDIR, and symbolic links that lead
+    out of the folder are skipped. A pattern that is no file's name is expanded, so that it may be quoted. ``"-"`` is
+    standard input, ``bytes`` are the content of a file.
+
+    Args:
+        arguments: paths, patterns, ``"-"`` or bytes.
+        recursive: look into subfolders.
+        stdin: standard input; None takes ``"-"`` as a path.
 
     Raises:
-        LlavaRadError: standard input is named twice, or holds too much.
+        LlavaRadError: if standard input is named twice, or holds too much.
     """
     found: list[Path | bytes] = []
-    passed_over, stdin_read = 0, False
+    skipped, stdin_read = 0, False
     for argument in arguments:
         if isinstance(argument, bytes):
             found.append(argument)
@@ -84,7 +93,7 @@ def expand(
             if _is_dir(path):
                 images, others = _folder(path, recursive)
                 found += images
-                passed_over += others
+                skipped += others
             elif not _exists(path) and glob.has_magic(str(argument)) and "\0" not in str(argument):
                 found += _pattern(str(argument), recursive) or [path]
             else:
@@ -92,14 +101,14 @@ def expand(
     sources = [
         Source(n, data=item) if isinstance(item, bytes) else Source(n, path=item) for n, item in enumerate(found, 1)
     ]
-    return Inputs(sources, passed_over)
+    return Inputs(sources, skipped)
 
 
 def example() -> Path:
-    """The real chest radiograph (CR, PA, MONOCHROME1) of the PyPI package pydicom-data; nothing is imported or fetched.
+    """Find the chest radiograph (CR, PA, MONOCHROME1) of the PyPI package pydicom-data; nothing is imported or fetched.
 
     Raises:
-        LlavaRadError: the package is not installed.
+        LlavaRadError: if the package is not installed.
     """
     from importlib.util import find_spec
 
@@ -133,7 +142,7 @@ def _exists(path: Path) -> bool:
 
 
 def _pattern(pattern: str, recursive: bool) -> list[Path | bytes]:
-    """The files that a shell pattern names, sorted; Path.glob takes no absolute patterns."""
+    """List the files of a shell pattern, sorted; Path.glob takes no absolute patterns."""
     try:
         expanded = str(Path(pattern).expanduser())
     except RuntimeError:  # no such user
@@ -143,7 +152,7 @@ def _pattern(pattern: str, recursive: bool) -> list[Path | bytes]:
 
 
 def _folder(folder: Path, recursive: bool) -> tuple[list[Path | bytes], int]:
-    """The images of a folder and the number of its other files."""
+    """List the images of a folder, and count its other files."""
     root = folder.resolve()
     images: list[Path | bytes] = []
     others = 0
@@ -166,7 +175,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """By suffix, else by the first bytes: DICOM files often have no suffix. A DICOMDIR only lists other files."""
+    """Recognise images by suffix, else by the first bytes: DICOM files often have no suffix."""
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     if path.suffix.lower() in _SUFFIXES:

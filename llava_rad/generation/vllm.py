@@ -1,7 +1,7 @@
 """Reports by vLLM: encoder and projector run here, the language model in a process of another interpreter.
 
-vLLM pins a torch and a transformers of its own, so it never shares an environment with this package. What goes to it
-are prompts as embeddings, the image in place; what comes back are token ids. See docs/vllm.md.
+vLLM pins its own versions of torch and transformers, so it needs another environment. It receives prompts as
+embeddings, with the images in place, and returns token ids. See docs/vllm.md.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _SECONDS = 10.0
 
 
 class VllmWriter:
-    """Writes reports as ``llava_rad.generation.decoding.generate`` does, greedily; a context manager.
+    """Greedy writer of reports, like ``llava_rad.generation.decoding.generate``; a context manager.
 
     Args:
-        engine: the model; its own language model only looks up words here.
-        folder: the model's checkpoint folder.
-        python: the interpreter of an environment with vLLM.
-        memory: share of the GPU that vLLM may take, beside what ``engine`` holds.
+        engine: the model; its own language model only embeds the prompts.
+        folder: checkpoint folder of the model.
+        python: interpreter of an environment with vLLM.
+        memory: share of the GPU's memory that vLLM may take, in addition to that of ``engine``.
 
     Raises:
-        LlavaRadError: no such interpreter, no vLLM in it, or it cannot load the model.
+        LlavaRadError: if there is no such interpreter, no vLLM in it, or vLLM cannot load the model.
     """
 
     def __init__(self, engine: Engine, folder: str | Path, python: str | Path, *, memory: float = 0.7) -> None:
@@ -71,7 +71,7 @@ class VllmWriter:
 
     @property
     def recipe(self) -> Recipe:
-        """How images are prepared for this model."""
+        """Preprocessing recipe of this model's images."""
         return self._engine.recipe
 
     def generate(self, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding | None = None) -> list[Draft]:
@@ -79,10 +79,10 @@ class VllmWriter:
 
         Args:
             images: [S, S] uint8 each, prepared by ``recipe``.
-            settings: greedy decoding; the checkpoint's defaults where None.
+            settings: greedy decoding; the checkpoint's defaults if None.
 
         Raises:
-            LlavaRadError: beams or sampling are asked for, a prompt is too long, or the worker fails.
+            LlavaRadError: if beams or sampling are requested, a prompt is too long, or the worker fails.
         """
         import torch
 
@@ -142,7 +142,7 @@ class VllmWriter:
         return answer
 
     def _last_words(self) -> str:
-        """How the process ended, and the last line that it wrote."""
+        """Exit code of the process and the last line of its log, for a message."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_SECONDS)
         self._log.seek(0)

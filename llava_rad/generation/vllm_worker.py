@@ -1,13 +1,13 @@
-"""The other side of ``llava_rad.generation.vllm``: vLLM in an interpreter of its own. Run as a file, never imported.
+"""Worker of ``llava_rad.generation.vllm``: runs vLLM in its own interpreter, as a file.
 
-It needs torch and vLLM alone and speaks over its standard input and output. A message is eight bytes of length, a JSON
+It needs torch and vLLM only and communicates over standard input and output. A message is eight bytes of length, a JSON
 object of that length, and the raw bytes of the tensors that the object announces. vLLM's own output goes to stderr.
 
     {"do": "load", "folder": str, "dtype": str, "longest": int, "memory": float}  ->  {"vllm": version}
     {"do": "write", "dtype": str, "shapes": [[L, D], ...], "max_new_tokens": int, "eos": int, "suppressed": [int, ...]}
         + the prompts' embeddings, one after the other  ->  {"ids": [[int, ...], ...]}
 
-Anything else that happens is answered with {"error": str}.
+Errors are answered with {"error": str}.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def receive(stream: IO[bytes]) -> Message | None:
     """Read one message's object; None at the end of the stream.
 
     Raises:
-        EOFError: the stream ends within a message.
+        EOFError: if the stream ends within a message.
     """
     first = stream.read(_LENGTH.size)
     if not first:
@@ -49,10 +49,10 @@ def receive(stream: IO[bytes]) -> Message | None:
 
 
 def exactly(stream: IO[bytes], size: int) -> bytearray:
-    """Read this many bytes.
+    """Read ``size`` bytes.
 
     Raises:
-        EOFError: there are fewer.
+        EOFError: if there are fewer.
     """
     data = bytearray(size)
     view, at = memoryview(data), 0
@@ -81,13 +81,13 @@ class Worker:
             gpu_memory_utilization=message["memory"],
             enable_prompt_embeds=True,
             skip_tokenizer_init=True,
-            generation_config="vllm",  # not the folder's: all settings come with the message
+            generation_config="vllm",  # ignore the folder's: the message holds all settings
             seed=0,
         )
         return {"vllm": str(self._vllm.__version__)}
 
     def write(self, message: Message, stream: IO[bytes]) -> Message:
-        """Greedy answers to prompts that are given as embeddings."""
+        """Answer prompts, given as embeddings, by greedy decoding."""
         import torch
 
         dtype: torch.dtype = getattr(torch, message["dtype"])
@@ -106,12 +106,12 @@ class Worker:
         return {"ids": [list(answer.outputs[0].token_ids) for answer in found]}
 
     def answer(self, message: Message, stream: IO[bytes]) -> Message:
-        """What is sent back."""
+        """Handle a message, and return the reply."""
         try:
             return self.load(message) if message["do"] == "load" else self.write(message, stream)
         except ModuleNotFoundError as error:
             return {"error": f"it has no module {error.name}", "missing": error.name}
-        except Exception as error:  # vLLM, torch and CUDA each have errors of their own
+        except Exception as error:  # vLLM, torch and CUDA raise errors of many types
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             return {"error": ": ".join([type(error).__name__, *lines[:1]])}
 
@@ -119,8 +119,8 @@ class Worker:
 def main() -> None:
     """Answer messages until there are no more."""
     here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [entry for entry in sys.path if entry != here]  # its modules are not meant to be found by vLLM
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process, which ends as a whole
+    sys.path[:] = [entry for entry in sys.path if entry != here]  # vLLM must not import modules of this folder
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a single process, which can be ended as a whole
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

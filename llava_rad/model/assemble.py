@@ -1,4 +1,4 @@
-"""Putting a checkpoint together from published parts: an image encoder and a Vicuna (Llama) folder."""
+"""Assembly of a checkpoint from published parts: an image encoder and a Vicuna (Llama) folder."""
 
 from __future__ import annotations
 
@@ -42,21 +42,20 @@ def assemble(
     offline: bool = False,
     force: bool = False,
 ) -> LlavaRadConfig:
-    """Write a checkpoint directory from an encoder, a language model and, where there is one, a trained projector.
+    """Write a checkpoint directory from an encoder, a language model and, if given, a trained projector.
 
     Args:
-        encoder: a name of ``encoder.backbones.registry.ENCODERS``, or a folder, repository or weights file of such
-        an encoder.
-        language_model: folder or repository like ``lmsys/vicuna-7b-v1.5`` (safetensors or .bin), or
-            a PEFT adapter folder that names its base.
-        out: the directory to write.
-        encoder_kind: which of ``ENCODERS`` it is, where its files do not say.
+        encoder: name in ``encoder.backbones.registry.ENCODERS``, or a folder, repository or weights file.
+        language_model: folder or repository like ``lmsys/vicuna-7b-v1.5`` (safetensors or .bin), or a PEFT adapter
+            folder that names its base.
+        out: directory to write.
+        encoder_kind: name in ``ENCODERS``, if the encoder's files do not tell.
         recipe: name of a preprocessing recipe; None is the encoder's own.
-        projector: safetensors file with ``linear_1`` and ``linear_2``; None starts one at random, to be trained.
-        name: what the model is called in reports.
+        projector: safetensors file with ``linear_1`` and ``linear_2``; None makes a random one, to be trained.
+        name: name of the model in reports.
         encoder_revision: branch, tag or commit of the encoder's repository.
-        language_model_revision: the same for the language model's.
-        seed: of a random projector.
+        language_model_revision: branch, tag or commit of the language model's repository.
+        seed: seed of a random projector.
         offline: never ask the hub.
         force: replace ``out``.
 
@@ -64,8 +63,8 @@ def assemble(
         The config that was written (without the file hashes).
 
     Raises:
-        ModelError: a part is missing, damaged, or the parts do not fit together.
-        LlavaRadError: ``out`` exists, or there is no such recipe or kind.
+        ModelError: if a part is missing or damaged, or the parts do not fit together.
+        LlavaRadError: if ``out`` exists, or there is no such recipe or kind.
     """
     if recipe is not None:
         recipe_named(recipe)
@@ -89,10 +88,10 @@ def assemble(
 
 
 def fetch_language_model(source: str | Path, revision: str | None, *, offline: bool) -> Path:
-    """The local folder of a language model, with its .bin files where it has no safetensors.
+    """Find the local folder of a language model, with its .bin files if it has no safetensors.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: if it cannot be found or downloaded.
     """
     folder = fetch(source, revision=revision, offline=offline, patterns=_PARTS)
     if any(folder.glob("*.safetensors")):
@@ -114,7 +113,7 @@ def _language_model(folder: Path, name: str, *, offline: bool) -> tuple[PreTrain
 
 
 def _tokens(folder: Path, name: str, model: PreTrainedModel) -> Tokens:
-    """The tokenizer of a folder, small enough for the model."""
+    """Read a folder's tokenizer, and refuse one with more tokens than the model has embeddings."""
     tokens = read_tokens(folder, model.config.to_dict(), name)
     if tokens.tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
         raise ModelError(f"the tokenizer of {name} has more tokens than the model has embeddings")
@@ -122,15 +121,15 @@ def _tokens(folder: Path, name: str, model: PreTrainedModel) -> Tokens:
 
 
 def read_tokens(folder: Path, config: Mapping[str, Any], name: str | None = None) -> Tokens:
-    """The fast tokenizer of a folder with ``tokenizer.json``, or made of its ``tokenizer.model``.
+    """Read the fast tokenizer of a language model's folder: ``tokenizer.json``, or made of ``tokenizer.model``.
 
     Args:
-        folder: of a language model.
+        folder: folder of the language model.
         config: contents of its ``config.json``.
-        name: what errors call it; None for the folder's name.
+        name: name of the model in error messages; None is the folder's name.
 
     Raises:
-        ModelError: there is neither file, or it cannot be read.
+        ModelError: if there is neither file, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -148,10 +147,10 @@ def read_tokens(folder: Path, config: Mapping[str, Any], name: str | None = None
 
 
 def make_projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:
-    """A projector from a safetensors file, or with random weights from ``seed`` for None.
+    """Read a projector from a safetensors file, or make one with random weights from ``seed`` if it is None.
 
     Raises:
-        ModelError: the file is damaged or does not fit.
+        ModelError: if the file is damaged or does not fit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

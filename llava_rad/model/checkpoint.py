@@ -1,4 +1,4 @@
-"""The checkpoint directory on disk: finding it, checking every file's SHA-256, writing it in one step."""
+"""Checkpoint directories on disk: find one, check the SHA-256 of every file, write one in one step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llava_rad.model.config import LlavaRadConfig
 DEMO = Path(__file__).parents[1] / "demo"
 ENCODER, PROJECTOR, LANGUAGE_MODEL = "encoder", "projector.safetensors", "language_model"
 FAMILIARITY = "familiarity.safetensors"
-"""Of a checkpoint that knows which images it was trained on; see ``llava_rad.model.familiarity``."""
+"""Optional file that describes the training images; see ``llava_rad.model.familiarity``."""
 _PATTERNS = ("config.json", "README.md", PROJECTOR, FAMILIARITY, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
 _UNHASHED = {"config.json", "README.md"}
 
@@ -39,10 +39,10 @@ def locate(source: str | Path | None, *, revision: str | None = None, offline: b
 
 
 def load_checked(folder: Path) -> LlavaRadConfig:
-    """Read the config and check every file that it lists; nothing that it does not list may lie beside them.
+    """Read the config and check every file that it lists; files that it does not list are refused.
 
     Raises:
-        ModelError: a file is missing, altered or not listed.
+        ModelError: if a file is missing, altered or not listed.
     """
     config = LlavaRadConfig.load(folder)
     present = {name for name in list_files(folder) if name not in _UNHASHED}
@@ -65,7 +65,7 @@ def load_checked(folder: Path) -> LlavaRadConfig:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Relative paths of all files below a folder, hidden ones (download metadata) left out, sorted."""
+    """List the relative paths of all files below a folder, sorted, without hidden ones (download metadata)."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
@@ -78,10 +78,10 @@ def _sha256(path: Path) -> str:
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:
-    """Refuse to write where something is.
+    """Refuse to write over a file or a folder that is not empty.
 
     Raises:
-        LlavaRadError: ``target`` exists, holds something, and ``force`` is not set.
+        LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
         raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: ``config.json`` of the directory format, read strictly."""
+"""``config.json`` of a checkpoint directory, read strictly: unknown keys and missing recipes are refused."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ class _Strict(BaseModel):
 
 
 class PromptConfig(_Strict):
-    """The conversation around the image; see ``llava_rad.model.prompt``.
+    """Conversation around the image; see ``llava_rad.model.prompt.Prompt`` for the fields.
 
-    ``chunks = "separate"``: the text before the image, the text after it and the answer are tokenised each on its own,
-    as LLaVA-1.5 does; ``"whole"``: at once, ``<image>`` being a token, as transformers' processors do.
-    ``template`` and ``turn`` are left out of the file where they are LLaVA-1.5's.
+    ``template`` and ``turn`` are left out of the file if they are LLaVA-1.5's.
     """
 
     system: str = SYSTEM
@@ -50,7 +48,7 @@ class PromptConfig(_Strict):
 
 
 class TokenIds(_Strict):
-    """Ids of the special tokens (those of Llama-2 and Vicuna by default); ``pad`` is never attended to."""
+    """Ids of the special tokens, by default those of Llama-2 and Vicuna; ``pad`` is never attended to."""
 
     bos: int = 1
     eos: int = 2
@@ -58,7 +56,7 @@ class TokenIds(_Strict):
 
 
 class GenerationDefaults(_Strict):
-    """Decoding defaults; greedy unless beams are asked for (paper E.3.3: at most 150 tokens)."""
+    """Defaults of decoding: greedy, at most 150 tokens (paper, section E.3.3)."""
 
     max_new_tokens: int = Field(default=150, ge=1)
     num_beams: int = Field(default=1, ge=1)
@@ -69,15 +67,15 @@ class LlavaRadConfig(_Strict):
 
     Attributes:
         format: version of the directory format.
-        name: what the model is called in reports.
+        name: name of the model in reports.
         demonstration: True marks every output as coming from a demonstration model.
-        features: which output of the encoder is projected: the one that its family has, said aloud.
-        image_tokens: number of patch features that stand for one image, (recipe.size / patch size) squared.
-        prompt: the conversation.
+        features: output of the encoder that is projected; it must be the one of the encoder's family.
+        image_tokens: number of patch features per image, (recipe.size / patch size) squared.
+        prompt: conversation around the image.
         tokens: ids of the special tokens.
-        recipe: the preprocessing recipe; a checkpoint without one is refused.
-        generation: decoding defaults.
-        files: SHA-256 of every file of the checkpoint but this one and ``README.md``, by relative path.
+        recipe: preprocessing recipe; a checkpoint without one is refused.
+        generation: defaults of decoding.
+        files: SHA-256 of every file of the checkpoint except this one and ``README.md``, by relative path.
     """
 
     format: Literal["llava-rad/1"] = FORMAT
@@ -107,12 +105,12 @@ class LlavaRadConfig(_Strict):
 
     @property
     def preprocessing(self) -> Recipe:
-        """The recipe as an object."""
+        """Preprocessing recipe as an object."""
         return Recipe.from_dict(self.recipe)
 
     @property
     def conversation(self) -> Prompt:
-        """The prompt as an object."""
+        """Prompt as an object."""
         prompt = self.prompt
         return Prompt(prompt.system, prompt.instruction, prompt.template, prompt.turn, prompt.chunks)
 
@@ -121,7 +119,7 @@ class LlavaRadConfig(_Strict):
         """Read ``config.json`` of a checkpoint.
 
         Raises:
-            ModelError: it is missing, not valid, of another format, or names no preprocessing recipe.
+            ModelError: if it is missing, not valid, of another format, or names no preprocessing recipe.
         """
         path = folder / "config.json"
         try:

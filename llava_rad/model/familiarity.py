@@ -1,9 +1,9 @@
-"""Is an image like those that a model was trained on? A distance in the encoder's features, and the limit to warn at.
+"""Detection of images unlike the training images: a distance in the encoder's features, and a limit for warnings.
 
-The features of one image are the mean and the standard deviation of its patch vectors. Their Mahalanobis distance to
-the training images (Lee et al. 2018) says how unusual they are together; the covariance of the standardised features is
-shrunk (Ledoit and Wolf 2004), since there are hardly more images than features. A large distance says that the model
-has seen nothing of the kind, not what is wrong; a small one does not say that the report is right.
+The features of an image are the mean and the standard deviation of its patch vectors. Their Mahalanobis distance to the
+training images (Lee et al. 2018) measures how unusual they are together. The covariance of the standardised features is
+shrunk (Ledoit and Wolf 2004), because there are hardly more images than features. A large distance means that the model
+was trained on nothing similar; a small one does not mean that the report is right.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from encoder.errors import ModelError
 
 
 class Familiarity:
-    """The distance of images to a model's training images.
+    """Distance of images to a model's training images.
 
     Args:
-        centre: [F], the mean of the training images' features.
-        whitening: [F, F]; features times it have unit covariance.
-        limit: distances above it are warned of.
+        centre: [F], mean of the training images' features.
+        whitening: [F, F], matrix that gives the features unit covariance.
+        limit: distance above which an image counts as unfamiliar.
     """
 
     def __init__(self, centre: torch.Tensor, whitening: torch.Tensor, limit: float) -> None:
@@ -29,23 +29,23 @@ class Familiarity:
 
     @staticmethod
     def describe(patches: torch.Tensor) -> torch.Tensor:
-        """[B, N, D] patch vectors as the features [B, 2 D] of the images: mean and standard deviation."""
+        """Reduce patch vectors [B, N, D] to the images' features [B, 2 D]: mean and standard deviation."""
         patches = patches.float()
         return torch.cat([patches.mean(1), patches.std(1, correction=0)], dim=1)
 
     @classmethod
     def fit(cls, features: torch.Tensor, held_out: torch.Tensor, false_alarms: float = 0.02) -> Familiarity:
-        """Learn what is familiar. Needs scikit-learn (the extra ``probe``).
+        """Fit centre, whitening and limit. Needs scikit-learn (the extra ``probe``).
 
         Args:
-            features: [n, F], training images.
-            held_out: [m, F], images of the same kind, of other patients: they set the limit.
-            false_alarms: share of them that may lie beyond it.
+            features: [n, F], features of training images.
+            held_out: [m, F], features of images of the same kind, of other patients; they set the limit.
+            false_alarms: share of the held-out images above the limit.
         """
         from sklearn.covariance import LedoitWolf
 
         features = features.double()
-        # shrinking takes all features to one variance, so that those that vary least would hardly count
+        # shrinking pulls all features towards one variance: without scaling, those that vary least would hardly count
         centre, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
         shrunk = LedoitWolf(assume_centered=True).fit(((features - centre) / spread).numpy())
         values, vectors = torch.linalg.eigh(torch.from_numpy(shrunk.covariance_))
@@ -54,12 +54,12 @@ class Familiarity:
         return known
 
     def distance(self, features: torch.Tensor) -> torch.Tensor:
-        """[B] distances of features [B, F] of ``describe``."""
+        """Distances [B] of features [B, F], as ``describe`` returns them."""
         distances: torch.Tensor = ((features.float() - self.centre) @ self.whitening).norm(dim=1)
         return distances
 
     def unfamiliar(self, patches: torch.Tensor) -> list[bool]:
-        """Whether each of the images with patch vectors [B, N, D] is to be warned of."""
+        """Compare the distance of each image, given its patch vectors [B, N, D], with the limit."""
         return [distance > self.limit for distance in self.distance(self.describe(patches).to(self.centre)).tolist()]
 
     def save(self, file: Path) -> None:
@@ -71,15 +71,15 @@ class Familiarity:
 
     @classmethod
     def load(cls, file: Path, width: int, device: torch.device | str = "cpu") -> Familiarity | None:
-        """What ``save`` wrote, or None where a checkpoint has no such file.
+        """Read the file that ``save`` wrote; None if it does not exist.
 
         Args:
-            file: of the checkpoint.
-            width: D, of the encoder.
-            device: where to compute.
+            file: path in the checkpoint.
+            width: width D of the encoder's patch vectors.
+            device: device of the computation.
 
         Raises:
-            ModelError: it is damaged or for another encoder.
+            ModelError: if it is damaged or for another encoder.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file

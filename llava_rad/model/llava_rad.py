@@ -1,7 +1,6 @@
-"""LlavaRad: encoder, projector, language model. A composition of three standard parts, each an artefact of its own.
+"""LlavaRad: a composition of an image encoder, a projector and a language model, each loadable on its own.
 
-This is the form for training, for adapters and for beam search; ``llava_rad.generation.engine`` runs the same
-directory faster.
+This form serves training and adapters; ``llava_rad.generation.engine`` runs the same directory faster.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ class LlavaRad(nn.Module):
     """A frozen encoder, a projector and a causal language model that reads ``inputs_embeds``.
 
     Args:
-        encoder: the frozen image encoder.
-        projector: encoder width -> language model width.
+        encoder: frozen image encoder.
+        projector: map from the encoder's width to the language model's.
         language_model: ``LlamaForCausalLM``, or a PEFT model around one.
-        tokens: the tokenizer with its special ids.
+        tokens: tokenizer with its special ids.
         config: recipe, prompt and defaults.
-        familiarity: which images it was trained on; None where that is not known.
+        familiarity: description of the training images; None if unknown.
 
     Raises:
-        ModelError: the parts do not fit together.
+        ModelError: if the parts do not fit together.
     """
 
     def __init__(
@@ -74,12 +73,12 @@ class LlavaRad(nn.Module):
     def embed(
         self, pixel_values: torch.Tensor, prompts: Sequence[Sequence[Sequence[int]]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Word embeddings of prompts with their images in place, padded on the left.
+        """Embed prompts with their images in place, padded on the left.
 
         Args:
-            pixel_values: [I, 3, S, S], normalised by the recipe; I is B where each prompt has one image.
-            prompts: the token ids before, between and after the images of each (``Prompt.pieces``, or ``encode`` of
-                those with one image, and an answer if any).
+            pixel_values: [I, 3, S, S], normalised by the recipe; I is B if each prompt has one image.
+            prompts: for each of B prompts the token ids before, between and after its images (``Prompt.pieces``),
+                the last followed by the answer if there is one.
 
         Returns:
             inputs_embeds [B, L, D] and attention_mask [B, L] (int64; 0 on padding).
@@ -100,7 +99,7 @@ class LlavaRad(nn.Module):
         """Load a checkpoint directory (None: the embedded default); every file's SHA-256 is checked first.
 
         Raises:
-            ModelError: missing, damaged, of another format, or with a tensor too few or too many.
+            ModelError: if it is missing, damaged, of another format, or has a tensor too few or too many.
         """
         folder = locate(source, revision=revision, offline=offline)
         config = load_checked(folder)
@@ -119,13 +118,13 @@ class LlavaRad(nn.Module):
         card: str | None = None,
         encoder_dtype: torch.dtype | None = None,
     ) -> None:
-        """Write the directory format in one step (temporary folder, then rename).
+        """Write a checkpoint directory in one step (temporary folder, then rename).
 
         Args:
-            folder: where to; must be empty or absent unless ``force``.
-            force: replace what is there.
+            folder: target; must be empty or absent unless ``force``.
+            force: replace an existing folder.
             card: text of ``README.md``, the model card.
-            encoder_dtype: store the encoder in this type (float16 halves its size); None keeps its own.
+            encoder_dtype: type in which the encoder is stored (float16 halves its size); None keeps its own.
         """
         from safetensors.torch import save_file
 
@@ -155,15 +154,18 @@ def join(
     prompts: Sequence[Sequence[Sequence[int]]],
     look_up: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put projected images [I, N, D] between the embeddings of their prompts' ids, padding with zeros on the left.
+    """Put projected images between the embeddings of their prompts' ids, padded with zeros on the left.
 
     Args:
-        images: those of the first prompt, of the second and so on.
-        prompts: for each the ids before, between and after its images.
-        look_up: from ids to embeddings.
+        images: [I, N, D], those of the first prompt, then those of the second and so on.
+        prompts: for each of B prompts the ids before, between and after its images.
+        look_up: function from ids to embeddings.
 
     Returns:
         inputs_embeds [B, L, D] and attention_mask [B, L] (int64).
+
+    Raises:
+        ValueError: if the number of images is not that of the prompts.
     """
     device = images.device
     if sum(len(pieces) - 1 for pieces in prompts) != len(images):
@@ -189,7 +191,7 @@ def load_language_model(folder: Path, *, dtype: torch.dtype | str, offline: bool
     """Load a ``LlamaForCausalLM`` folder, or a PEFT adapter folder that names its base.
 
     Raises:
-        ModelError: missing, not safetensors, not a Llama, or with missing or unexpected tensors.
+        ModelError: if it is missing, not safetensors, not a Llama, or has missing or unexpected tensors.
     """
     if (folder / "adapter_config.json").is_file():
         return _load_adapter(folder, dtype=dtype, offline=offline)
@@ -197,7 +199,17 @@ def load_language_model(folder: Path, *, dtype: torch.dtype | str, offline: bool
 
 
 def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safetensors: bool = True) -> PreTrainedModel:
-    """Load a Llama folder, refuse missing and unexpected tensors, and make its generation config plain greedy."""
+    """Load a Llama folder, refuse missing and unexpected tensors, and replace its generation config by greedy decoding.
+
+    Args:
+        folder: folder of the model.
+        what: name of the model in error messages.
+        dtype: type of the weights, or ``"auto"``.
+        use_safetensors: refuse .bin files.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
     from transformers import AutoConfig, LlamaForCausalLM
 
     if not (folder / "config.json").is_file():
@@ -226,14 +238,14 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
 
 
 def greedy(ids: TokenIds) -> GenerationConfig:
-    """transformers' generation config for plain greedy decoding."""
+    """Make transformers' generation config of plain greedy decoding."""
     from transformers import GenerationConfig
 
     return GenerationConfig(bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, do_sample=False)
 
 
 def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
     from encoder.hub import fetch
@@ -255,8 +267,6 @@ def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> P
     )
     model = PeftModel.from_pretrained(base, str(folder))
     stored = set(load_file(folder / "adapter_model.safetensors"))
-    from peft import get_peft_model_state_dict
-
     expected = set(get_peft_model_state_dict(model))
     if stored != expected:
         odd = sorted(stored ^ expected)

@@ -1,4 +1,4 @@
-"""The bridge from image features to word embeddings: linear, GELU, linear (LLaVA-1.5's ``mlp2x_gelu``), or longer."""
+"""Projector from image features to word embeddings: linear, GELU, linear (LLaVA-1.5's ``mlp2x_gelu``), or longer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from encoder.errors import ModelError
 
 
 class Projector(nn.Module):
-    """MLP with biases and GELU between its layers, PyTorch's default initialisation as in LLaVA-1.5.
+    """MLP with biases and GELU between its layers, initialised by PyTorch's defaults as in LLaVA-1.5.
 
     Args:
         in_features: width of the encoder's features (768 for RAD-DINO).
@@ -27,7 +27,7 @@ class Projector(nn.Module):
             self.add_module(f"linear_{number}", nn.Linear(in_features if number == 1 else out_features, out_features))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[B, N, in_features] -> [B, N, out_features], in the projector's own dtype."""
+        """Map [B, N, in_features] to [B, N, out_features], in the projector's own dtype."""
         projected = features.to(next(self.parameters()).dtype)
         for number, layer in enumerate(self.children()):
             projected = layer(nn.functional.gelu(projected) if number else projected)
@@ -35,10 +35,10 @@ class Projector(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> Projector:
-        """Read a safetensors file with ``linear_1``, ``linear_2`` and so on; how many is read off the file.
+        """Read a safetensors file with ``linear_1``, ``linear_2`` and so on; the file determines their number.
 
         Raises:
-            ModelError: it is damaged, or a tensor is missing, left over or of another shape.
+            ModelError: if it is damaged, or a tensor is missing, left over or of another shape.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file

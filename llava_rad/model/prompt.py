@@ -1,9 +1,9 @@
-"""The exact text around the images: LLaVA-1.5's Vicuna conversation with the paper's instruction, or another template.
+"""Prompts: the exact text around the images, and its token ids. Training and generation share this module.
 
-The system text is FastChat's ``vicuna_v1.1``. The text before the image, the text after it and the answer are
-tokenised as chunks of their own, as LLaVA-1.5 does; each chunk therefore begins with the sentencepiece word mark.
-Models of transformers' form, MAIRA-2 among them, tokenise the text as a whole instead, ``<image>`` being a token of it.
-Training and generation both come through here. ``llava_rad.model.templates`` has the words.
+The default is LLaVA-1.5's Vicuna conversation (FastChat's ``vicuna_v1.1``) with the paper's instruction; other texts
+are in ``llava_rad.model.templates``. LLaVA-1.5 tokenises the text before the image, the text after it and the answer
+separately, so that each begins with the sentencepiece word mark. transformers' processors, MAIRA-2's among them,
+tokenise the text as a whole, in which ``<image>`` is a token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from encoder.errors import ConfigError, ModelError
-from llava_rad.model.templates import FRONTAL_ONLY, IMAGE, TEMPLATES, Study, TemplateName
+from llava_rad.model.templates import FRONTAL_ONLY, IMAGE, TEMPLATES, TEXTS, Study, TemplateName
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,15 +27,15 @@ Chunks = Literal["separate", "whole"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """System text and instruction; the image stands between ``before_image`` and ``after_image``.
+    """System text, instruction and study inputs of one conversation.
 
     Attributes:
-        system: before the user's turn.
-        instruction: what is asked.
-        template: name of the words around both.
-        turn: in place of the template's own, see ``Template.turn``.
-        chunks: whether the texts between images are tokenised each on its own or as a whole.
-        study: what is there besides the frontal image.
+        system: text before the user's turn.
+        instruction: request to the model.
+        template: name of the template that arranges them.
+        turn: text around the user's turn in place of the template's own, see ``Template.turn``.
+        chunks: ``"separate"`` tokenises each text between images on its own, ``"whole"`` all of them at once.
+        study: inputs besides the frontal image.
     """
 
     system: str = SYSTEM
@@ -52,37 +52,37 @@ class Prompt:
 
     @property
     def after_image(self) -> str:
-        """Text after the last image; LLaVA's has no trailing space, since the answer brings its own word mark."""
+        """Text after the last image; LLaVA's ends without a space, because the answer begins with a word mark."""
         return self.text.rpartition(IMAGE)[2]
 
     @property
     def text(self) -> str:
-        """The whole prompt with ``<image>`` where the image tokens go.
+        """Whole prompt with ``<image>`` in place of the image tokens.
 
         Raises:
-            ConfigError: the template has no place for something that the study has.
+            ConfigError: if the template does not take one of the study's inputs.
         """
         return TEMPLATES[self.template].text(self.system, self.instruction, self.study, self.turn)
 
     def with_instruction(self, instruction: str | None) -> Prompt:
-        """The same conversation with another instruction, or this one for None."""
+        """Return the same conversation with another instruction; None keeps the present one."""
         return self if instruction is None else replace(self, instruction=instruction)
 
     def with_study(self, study: Study) -> Prompt:
-        """The same conversation about a study with more than a frontal image."""
+        """Return the same conversation with other study inputs."""
         return replace(self, study=study)
 
     def encode(self, tokenizer: Tokenizer, bos: int) -> tuple[list[int], list[int]]:
-        """Token ids before the image (one ``bos`` first) and after it, of a prompt with one image."""
+        """Tokenise a prompt with one image: ids before it, with one ``bos`` first, and after it."""
         before, after = self.pieces(tokenizer, bos)
         return before, after
 
     def pieces(self, tokenizer: Tokenizer, bos: int) -> list[list[int]]:
-        """Token ids before (one ``bos`` first), between and after the images: one list more than there are images.
+        """Tokenise the texts before, between and after the images: one list more than images, one ``bos`` first.
 
         Raises:
-            ConfigError: a text of the study holds a token of the model, or has no place in the template.
-            ModelError: the tokenizer has no ``<image>`` where the text is tokenised as a whole.
+            ConfigError: if a text of the study holds a token of the model, or the template does not take it.
+            ModelError: if the text is tokenised as a whole and the tokenizer has no ``<image>``.
         """
         texts = self._texts()
         if self.chunks == "separate":
@@ -92,20 +92,13 @@ class Prompt:
         return [[bos, *pieces[0]], *pieces[1:]]
 
     def _texts(self) -> list[str]:
-        """Texts between the images. A literal ``<image>`` in a text of the study stands for none."""
-        hidden = "\ufdd0"  # a character that no text has: Unicode sets it apart for programs' own use
+        """Texts between the images. A literal ``<image>`` in a text of the study or the instruction is plain text."""
+        hidden = "\ufdd0"  # a Unicode noncharacter, which no text holds
 
         def hide(text: str | None) -> str | None:
             return text and text.replace(IMAGE, hidden)
 
-        said = self.study
-        study = replace(
-            said,
-            prior_report=hide(said.prior_report),
-            indication=hide(said.indication),
-            technique=hide(said.technique),
-            comparison=hide(said.comparison),
-        )
+        study = replace(self.study, **{name: hide(getattr(self.study, name)) for name in TEXTS})
         instruction = self.instruction.replace(IMAGE, hidden)
         text = replace(self, study=study, instruction=instruction).text
         return [piece.replace(hidden, IMAGE) for piece in text.split(IMAGE)]
@@ -135,11 +128,11 @@ def _encode_whole(tokenizer: Tokenizer, texts: list[str], study: Study) -> list[
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of plain text: no BOS or EOS is added, and a literal ``</s>`` or ``<image>`` stays ordinary text."""
+    """Tokenise plain text: no BOS or EOS is added, and a literal ``</s>`` or ``<image>`` stays ordinary text."""
     tokenizer.encode_special_tokens = True
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def encode_answer(tokenizer: Tokenizer, findings: str, eos: int) -> list[int]:
-    """Token ids of a report as the language model is to say it, ``eos`` last: the supervised span of a sample."""
+    """Tokenise a report as an answer, ``eos`` last: the supervised span of a training sample."""
     return [*encode_text(tokenizer, findings.strip()), eos]

@@ -1,7 +1,7 @@
-"""Prompt templates as named data: what stands between the images of a prompt, and which inputs have a place in it.
+"""Prompt templates as named data: the words around the images of a prompt, and the study inputs that it takes.
 
-The words are facts about published models, which were trained on exactly these; each template names where they are
-public. A checkpoint's ``config.json`` says which template is its own.
+Published models were trained on exactly these words; each template names their public source. A checkpoint's
+``config.json`` names its template.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from encoder.errors import ConfigError
 
 TemplateName = Literal["llava-1.5", "llava-rad", "maira-2"]
 IMAGE: Final = "<image>"
-"""Stands for an image in a template's text."""
+"""Place of an image in a template's text."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a report is written from besides the frontal image.
+    """Inputs of a prompt besides the frontal image.
 
     Attributes:
-        lateral: there is a lateral image, second after the frontal one.
-        prior: there is a frontal image of an earlier study, last.
+        lateral: the second image is a lateral one.
+        prior: the last image is a frontal one of an earlier study.
         prior_report: findings of the earlier study.
-        indication: why the images were taken.
-        technique: how.
-        comparison: what they are compared with.
-        grounded: boxes are asked for.
+        indication: reason for the examination.
+        technique: technique of the examination.
+        comparison: earlier examinations for comparison.
+        grounded: the answer is to give boxes.
     """
 
     lateral: bool = False
@@ -41,17 +41,17 @@ class Study:
 
     @property
     def images(self) -> int:
-        """How many images the prompt has."""
+        """Number of images of the prompt."""
         return 1 + self.lateral + self.prior
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The inputs that are there, as the command line calls them."""
+        """Names of the inputs given, as the command line spells them."""
         return tuple(name.replace("_", "-") for name in self.__dataclass_fields__ if getattr(self, name))
 
     @property
     def texts(self) -> dict[str, str]:
-        """The texts that are there."""
+        """Texts given, by name."""
         found = {name: getattr(self, name) for name in TEXTS}
         return {name.replace("_", " "): text for name, text in found.items() if text}
 
@@ -62,13 +62,13 @@ TEXTS: Final = ("prior_report", "indication", "technique", "comparison")
 
 @dataclass(frozen=True)
 class Template:
-    """One way of asking.
+    """Wording of a prompt.
 
     Attributes:
-        name: as a checkpoint calls it.
-        places: the inputs beside the frontal image that have a place, as ``Study.used`` calls them.
-        turn: what stands around the user's words, which are ``{}``, after the system text.
-        words: the user's words of an instruction and a study, each image as ``<image>``.
+        name: name in a checkpoint's ``config.json``.
+        places: study inputs that it takes, as ``Study.used`` spells them.
+        turn: text around the user's words, ``{}``, after the system text.
+        words: function from an instruction and a study to the user's words, each image as ``<image>``.
     """
 
     name: TemplateName
@@ -77,10 +77,16 @@ class Template:
     words: Callable[[str, Study], str]
 
     def text(self, system: str, instruction: str, study: Study, turn: str | None = None) -> str:
-        """The whole prompt, each image as ``<image>``; ``turn`` in place of the template's own.
+        """Compose the whole prompt, each image as ``<image>``.
+
+        Args:
+            system: text before the user's turn.
+            instruction: request to the model.
+            study: inputs besides the frontal image.
+            turn: text around the user's words in place of the template's own.
 
         Raises:
-            ConfigError: the study has something that has no place here.
+            ConfigError: if the template does not take one of the study's inputs.
         """
         for used in study.used:
             if used not in self.places:
@@ -95,7 +101,7 @@ class Template:
 
     @property
     def takes(self) -> str:
-        """The options that it takes."""
+        """Command-line options that it takes, for messages."""
         return ", ".join(f"--{place}" for place in sorted(self.places))
 
 
@@ -145,10 +151,9 @@ TEMPLATES: dict[str, Template] = {
         # microsoft/LLaVA-Rad: llava/utils.py (data_loader_mimic_reason_findings), scripts/eval.sh (conv_mode v1);
         # copies in pradyunramesh/LLaVA-Rad and SeanCheng1996/LLaVA-Rad-main
         Template("llava-rad", frozenset({"indication"}), " USER: {} ASSISTANT:", _llava_rad),
-        # The user's words: microsoft/maira-2, processing_maira2.py, as mirrored in johannes2moll/maira_rrg; of these no
-        # second public copy was found. Around them: chat_template.json of
-        # optimum-intel-internal-testing/tiny-random-maira2. A second account of them has two spaces where this has
-        # one, so conversion takes what the weights' own chat template says.
+        # The user's words: microsoft/maira-2, processing_maira2.py, as mirrored in johannes2moll/maira_rrg; no second
+        # public copy was found. The turn: chat_template.json of optimum-intel-internal-testing/tiny-random-maira2;
+        # another account has two spaces in place of one, so conversion uses the chat template of the weights.
         Template(
             "maira-2",
             frozenset({"lateral", "prior", "prior-report", "indication", "technique", "comparison", "grounded"}),

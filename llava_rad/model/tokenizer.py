@@ -1,4 +1,4 @@
-"""The language model's tokenizer, by the ``tokenizers`` library alone: loading transformers would take seconds."""
+"""Tokenizer of the language model, read by the ``tokenizers`` library alone: importing transformers takes seconds."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Tokens:
 
     @property
     def suppressed(self) -> tuple[int, ...]:
-        """Ids that are never generated: ``<image>`` where the vocabulary has it."""
+        """Ids that are never generated: ``<image>``, if the vocabulary has it."""
         image = self.tokenizer.token_to_id("<image>")
         return () if image is None else (image,)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens left out."""
+        """Decode generated ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     @classmethod
@@ -38,7 +38,7 @@ class Tokens:
         """Read ``tokenizer.json`` of a language-model folder.
 
         Raises:
-            ModelError: the file is missing or not valid.
+            ModelError: if the file is missing or not valid.
         """
         from tokenizers import Tokenizer
 
@@ -51,7 +51,7 @@ class Tokens:
             raise ModelError(f"the language model's tokenizer.json cannot be read ({type(error).__name__})") from error
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json``, and the ``tokenizer_config.json`` by which transformers reads it too."""
+        """Write ``tokenizer.json``, and ``tokenizer_config.json`` for transformers."""
         self.tokenizer.encode_special_tokens = False
         self.tokenizer.save(str(folder / "tokenizer.json"))
         config = {

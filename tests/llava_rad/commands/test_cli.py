@@ -112,7 +112,7 @@ def test_folder_and_recursive(run: Run, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "study" / "notes.txt").write_text("no image")
     flat = run("generate", "study", "--model", tiny, "-f", "jsonl")
     assert shas(flat) == [sha256sum(top)]
-    assert "files passed over as no images: 1" in flat.err
+    assert "files skipped as no images: 1" in flat.err
     both = run("generate", "study", "--recursive", "--model", tiny, "-f", "jsonl")
     assert shas(both) == [sha256sum(top), sha256sum(deep)]
 

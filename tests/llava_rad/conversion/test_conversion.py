@@ -27,7 +27,7 @@ def logits(folder: Path, study: Study, images: list[np.ndarray]) -> torch.Tensor
     """What a converted checkpoint says next, [vocabulary]."""
     engine = Engine.from_pretrained(folder, dtype="float32")
     prompt = engine.config.conversation.with_study(study)
-    embeds, mask = engine.embed(engine.see(np.stack(images)), [prompt])
+    embeds, mask = engine.embed(engine.encode_images(np.stack(images)), [prompt])
     assert mask is None
     with torch.inference_mode():
         return engine.llama(embeds, engine.llama.cache(1, embeds.shape[1]), 0)[0]
@@ -131,7 +131,7 @@ def test_transformers_reads_the_language_model_and_says_the_same(maira: tuple[Pa
 
     engine, study = Engine.from_pretrained(maira[1], dtype="float32"), Study(lateral=True, prior=True)
     language = LlamaForCausalLM.from_pretrained(maira[1] / "language_model", dtype=torch.float32)
-    embeds, _ = engine.embed(engine.see(np.stack(IMAGES)), [engine.config.conversation.with_study(study)])
+    embeds, _ = engine.embed(engine.encode_images(np.stack(IMAGES)), [engine.config.conversation.with_study(study)])
     rows = language.generate(inputs_embeds=embeds, max_new_tokens=6, do_sample=False, suppress_tokens=[32204])
     (draft,) = generate(engine, IMAGES, Decoding(max_new_tokens=6, study=study))
     assert list(draft.ids) == rows[0].tolist()

@@ -140,7 +140,9 @@ def test_maps_are_of_the_frontal_image(maira: Path) -> None:
     embeds, *_ = prepare(engine, list(images), Decoding(max_new_tokens=1, study=study))
     start, number = _image_span(engine, None, study)
     with torch.inference_mode():
-        torch.testing.assert_close(embeds[0, start : start + number], engine.projector(engine.see(images[:1]))[0])
+        torch.testing.assert_close(
+            embeds[0, start : start + number], engine.projector(engine.encode_images(images[:1]))[0]
+        )
     alone = attention_by_sentence(engine, images[0], said)
     assert not np.allclose(found, alone, atol=0.05)
 

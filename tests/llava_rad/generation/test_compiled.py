@@ -39,7 +39,7 @@ def engine_with(checkpoint: Path, record: Callable[[Any], Any]) -> Engine:
 def prompts(engine: Engine, images: list[np.ndarray], *, padded: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     words = ["The heart?", "Is there a pleural effusion in this image?", "Lungs"] if padded else [None] * 3
     prompts = [engine.config.conversation.with_instruction(word) for word in words]
-    return engine.embed(engine.see(np.stack(images)), prompts)
+    return engine.embed(engine.encode_images(np.stack(images)), prompts)
 
 
 @pytest.mark.parametrize("padded", [False, True])

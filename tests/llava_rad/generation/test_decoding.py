@@ -80,7 +80,7 @@ def test_left_padded_prompts_equal_single_runs(engine: Engine, model: LlavaRad, 
     from llava_rad.generation.decoding import _decode, draft
 
     conversation = [engine.config.conversation.with_instruction(prompt) for prompt in prompts]
-    embeds, mask = engine.embed(engine.see(np.stack(images[:3])), conversation)
+    embeds, mask = engine.embed(engine.encode_images(np.stack(images[:3])), conversation)
     assert mask is not None and not bool(mask[0, 0]) and bool(mask[1].all())
     steps = list(_decode(engine, embeds, mask, settings[0]))
     rows = [[step[index] for step in steps] for index in range(3)]
@@ -92,7 +92,7 @@ def test_engine_embeds_as_the_composition_does(engine: Engine, model: LlavaRad, 
     ids = prompt.encode(model.tokens.tokenizer, 1)
     with torch.inference_mode():
         expected, expected_mask = model.embed(model.config.preprocessing.normalise(np.stack(images[:2])), [ids, ids])
-    found, mask = engine.embed(engine.see(np.stack(images[:2])), [prompt, prompt])
+    found, mask = engine.embed(engine.encode_images(np.stack(images[:2])), [prompt, prompt])
     assert mask is None and bool(expected_mask.all())
     assert found.shape[1] == len(ids[0]) + 16 + len(ids[1])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -129,7 +129,7 @@ def test_no_code_is_fetched() -> None:
 def test_memory_in_few_bits(tiny: Path) -> None:
     need = need_of(tiny)
     # two layers of 4 x 32 x 32 + 3 x 32 x 64 weights
-    assert need.rounded == 20_480
+    assert need.quantisable == 20_480
     whole = need.bytes("bfloat16")
     assert need.bytes("8bit") == whole - 20_480
     assert need.bytes("4bit") == whole - 20_480 * 2 + 20_480 // 2 + 20_480 // 64 * 4

@@ -53,7 +53,7 @@ def test_ours_equals_transformers_on_the_language_models_folder(checkpoint, engi
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(checkpoint / "language_model").eval()
-    embeds, mask = engine.embed(engine.see(np.stack(images)), [engine.config.conversation] * len(images))
+    embeds, mask = engine.embed(engine.encode_images(np.stack(images)), [engine.config.conversation] * len(images))
     assert mask is None
     with torch.inference_mode():
         rows = model.generate(

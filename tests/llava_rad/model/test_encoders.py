@@ -73,7 +73,7 @@ def test_from_published_files_to_a_report(
     assert patches.shape[1] == tokens
     with torch.inference_mode():
         prompt = config.conversation
-        embeds, mask = engine.embed(engine.see(images), [prompt] * 2)
+        embeds, mask = engine.embed(engine.encode_images(images), [prompt] * 2)
         before, after = prompt.encode(engine.tokens.tokenizer, 1)
         expected = whole.projector(patches)
         torch.testing.assert_close(embeds[:, len(before) : -len(after)], expected, rtol=1e-5, atol=1e-5)
