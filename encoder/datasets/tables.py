@@ -80,7 +80,7 @@ def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
     if missing := [column for column in columns if column not in header]:
         other = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), "")
         hint = "its columns are divided by semicolons or tabs: save it with commas" if other else None
-        raise LlavaRadError(f"{of}: its table has no column '{missing[0]}'", hint=hint)
+        raise LlavaRadError(f"{of}: the table has no column '{missing[0]}'", hint=hint)
     for number, cells in enumerate(cells_of_rows, 1):
         if len(cells) != len(header):
             raise LlavaRadError(f"{of}: row {number} has {len(cells)} of {len(header)} cells")
@@ -125,7 +125,7 @@ def csv_cells(text: Iterable[str], *, of: str) -> Iterator[list[str]]:
     try:
         yield from filter(None, csv.reader(text, strict=True))
     except csv.Error as error:
-        raise LlavaRadError(f"{of}: its table cannot be read as CSV ({error})") from None
+        raise LlavaRadError(f"{of}: the table is not CSV ({error})") from None
 
 
 def lines(path: Path, *, of: str) -> Iterator[str]:
@@ -142,13 +142,13 @@ def lines(path: Path, *, of: str) -> Iterator[str]:
             while line := file.readline(left + 1):
                 left -= len(line)
                 if left < 0:
-                    raise LlavaRadError(f"{of}: its table is larger than {LIMIT >> 30} GiB")
+                    raise LlavaRadError(f"{of}: the table is larger than {LIMIT >> 30} GiB")
                 yield line
     except UnicodeDecodeError:
-        raise LlavaRadError(f"{of}: its table cannot be read as text in UTF-8") from None
+        raise LlavaRadError(f"{of}: the table is not text in UTF-8") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "damaged"
-        raise LlavaRadError(f"{of}: its table cannot be read ({reason})") from None
+        raise LlavaRadError(f"{of}: the table cannot be read ({reason})") from None
 
 
 def _parsed(text: str, of: str) -> Any:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from encoder.datasets.tables import read_records
+from encoder.errors import LlavaRadError
 from metrics.errors import InputError
 from metrics.strata import UNKNOWN
 from metrics.suite import Pairs
@@ -29,7 +26,6 @@ TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
     "reference": ("reference", "findings", "report", "text"),
 }
 _LISTED = 10
-_LIMIT = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -50,58 +46,20 @@ class Table:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a JSONL, JSON (one list of objects) or CSV file, told apart by the name's end; ``.gz`` may follow it.
+    """Read the rows of a JSONL, JSON (one list of objects) or CSV file, told by its suffix; ``.gz`` may follow it.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: if it cannot be read or has no rows.
     """
-    packed = path.suffix.lower() == ".gz"
-    kind = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
-    if kind not in {".jsonl", ".json", ".csv"}:
+    if re.search(r"\.(jsonl|json|csv)(\.gz)?$", path.name.lower()) is None:
         raise InputError(f"{path.name}: not a .jsonl, .json or .csv file")
     try:
-        if path.stat().st_size > _LIMIT:
-            raise InputError(f"{path.name}: larger than {_LIMIT >> 30} GiB")
-        text = _unpacked(path) if packed else path.read_text(encoding="utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or "damaged"
-        raise InputError(f"{path.name} cannot be read ({reason})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name} is not UTF-8 text") from error
-    if kind == ".csv":
-        csv.field_size_limit(1 << 24)
-        try:
-            rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        except csv.Error as error:
-            raise InputError(f"{path.name} is not a CSV table: {error}") from error
-    elif kind == ".json":
-        rows = _parsed(text, path.name)
-    else:
-        rows = [
-            _parsed(line, f"{path.name}, line {number}")
-            for number, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        ]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path.name}: every row must be an object")
+        rows: list[Row] = list(read_records(path, of=path.name))
+    except LlavaRadError as error:
+        raise InputError(str(error)) from error
     if not rows:
         raise InputError(f"{path.name} has no rows")
     return rows
-
-
-def _unpacked(path: Path) -> str:
-    with gzip.open(path) as file:
-        data = file.read(_LIMIT + 1)
-    if len(data) > _LIMIT:
-        raise InputError(f"{path.name}: larger than {_LIMIT >> 30} GiB")
-    return data.decode("utf-8-sig")
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON") from error
 
 
 def read_table(path: Path, side: Side, *, id_field: str | None = None, text_field: str | None = None) -> Table:

@@ -48,12 +48,12 @@ def test_fields_can_be_named(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.txt", "x", r"a\.txt: not a \.jsonl, \.json or \.csv file"),
-        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id"', r"a\.jsonl, line 2 is not JSON"),
-        ("a.jsonl", "[1]\n", "every row must be an object"),
+        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id"', r"a\.jsonl: line 2 is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.jsonl", "\n", "has no rows"),
-        ("a.json", '{"id": 1}', "every row must be an object"),
+        ("a.json", '{"id": 1}', "not a list of JSON objects"),
         ("a.csv", "id,text\n", "has no rows"),
-        ("a.csv", 'id,text\n1,"a', "is not a CSV table"),
+        ("a.csv", 'id,text\n1,"a', "the table is not CSV"),
         ("a.jsonl", '{"text": "a"}\n', "has no field input.sha256, id"),
         ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": null, "text": "b"}\n', "row 2: no id"),
         ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": 2}\n{"id": 3, "text": 5}\n', "no text in text for 2 ids: 2, 3"),
@@ -67,7 +67,7 @@ def test_what_is_refused(tmp_path: Path, name: str, content: str, message: str) 
     with pytest.raises(InputError, match="cannot be read"):
         read_table(tmp_path / f"none-{name.replace('txt', 'csv')}", "reference")
     (tmp_path / "latin.csv").write_bytes(b"id,text\n1,\xe9\n")
-    with pytest.raises(InputError, match="not UTF-8"):
+    with pytest.raises(InputError, match="not text in UTF-8"):
         read_table(tmp_path / "latin.csv", "reference")
 
 
