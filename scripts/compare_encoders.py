@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from encoder.backbones.base import FrozenEncoder
     from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
-    from encoder.probing.segmentation import SegmentationSet
+    from encoder.probing.segmentation.data import SegmentationSet
 
 Floats = npt.NDArray[np.float64]
 Score = Callable[[npt.NDArray[np.bool_], Floats], float]
@@ -180,7 +180,9 @@ def lung_dice(
     encoder: FrozenEncoder, recipe: Recipe, sets: Sequence[SegmentationSet], draws: int, seed: int = 0
 ) -> Answer:
     """Dice of a linear head (learning rate 5e-3, 40 epochs, features computed once) on the third set."""
-    from encoder.probing.segmentation import SegmentationConfig, evaluate, keep_inputs, train_segmentation
+    from encoder.probing.segmentation.evaluate import evaluate
+    from encoder.probing.segmentation.model import SegmentationConfig, keep_inputs
+    from encoder.probing.segmentation.train import train_segmentation
 
     train, val, test = sets
     config = SegmentationConfig(epochs=40, learning_rate=5e-3, augmentation=None, seed=seed)
@@ -229,7 +231,7 @@ def compare(
     from encoder.backbones.loading import load_encoder
     from encoder.datasets.manifest import read_manifest
     from encoder.preprocessing import RECIPES
-    from encoder.probing.segmentation import by_split, read_segmentation_set
+    from encoder.probing.segmentation.data import by_split, read_segmentation_set
     from encoder.probing.vectors import vectors
 
     recipe, rows = RECIPES[recipe_name], read_manifest(labelled)

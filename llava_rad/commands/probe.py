@@ -229,9 +229,9 @@ def segment(
     """Segmentation: a head on frozen features, Dice of each structure."""
     from encoder.preprocessing import recipe_named
     from encoder.probing.heads import HEADS
-    from encoder.probing.segmentation.config import SegmentationConfig
+    from encoder.probing.published import TARGETS
     from encoder.probing.segmentation.data import by_split, read_segmentation_set
-    from encoder.probing.segmentation.published import TARGETS
+    from encoder.probing.segmentation.model import SegmentationConfig
     from llava_rad.probes import segmentation as probes
     from llava_rad.probes.folder import ProbeFolder, bars
 

@@ -56,7 +56,7 @@ def probe(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress
     import torch
 
     from encoder.probing import linear
-    from encoder.probing.augmented import AugmentedVectors
+    from encoder.probing.linear import AugmentedVectors
     from encoder.probing.vectors import vectors
 
     split = work.split

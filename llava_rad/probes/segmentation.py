@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder.probing.segmentation.published import DICE, WORST_GROUP
+from encoder.probing.published import DICE, WORST_GROUP
 from llava_rad.probes.folder import ProbeTable
 
 if TYPE_CHECKING:
     from encoder.backbones.base import FrozenEncoder
     from encoder.preprocessing import Recipe
-    from encoder.probing.segmentation.config import SegmentationConfig
     from encoder.probing.segmentation.data import SegmentationSet
+    from encoder.probing.segmentation.model import SegmentationConfig
 
 Progress = Callable[[str, int], Callable[[int], None]]
 
@@ -57,11 +57,9 @@ def probe(
         device: where to compute.
         progress: from what is done and how many steps it has to what is told of steps done.
     """
-    from encoder.probing.overlays import overlay_sheet, write_png
-    from encoder.probing.segmentation.evaluate import evaluate
-    from encoder.probing.segmentation.few_shot import few_shot as curve
-    from encoder.probing.segmentation.inputs import keep_inputs
-    from encoder.probing.segmentation.model import predict
+    from encoder.probing.segmentation.evaluate import evaluate, overlay_sheet, write_png
+    from encoder.probing.segmentation.evaluate import few_shot as curve
+    from encoder.probing.segmentation.model import keep_inputs, predict
     from encoder.probing.segmentation.train import head_layers, train_segmentation
 
     kept = None

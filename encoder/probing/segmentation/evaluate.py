@@ -1,24 +1,126 @@
-"""Dice of a segmentation head on test images: by structure, over structures, by group of patients."""
+"""Evaluation of a segmentation head: Dice by structure and by group of patients, few-shot curves, overlays.
+
+Edge cases, with the reason:
+
+- both empty: no value (NaN). Nothing was there to be found, so the image says nothing about overlap.
+- truth empty, prediction not: 0 by the formula, but no part of a mean: the paper's means are "across the cases in the
+  dataset with masks" (table 3). Such images are counted as false alarms.
+- prediction empty, truth not: 0, and part of the mean.
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.backbones.attention_maps import grey, png, sheet
 from encoder.backbones.base import FrozenEncoder
-from encoder.probing.dice import DiceScore, GroupScores, dice
+from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import write
+from encoder.preprocessing import Recipe
 from encoder.probing.segmentation.data import SegmentationSet
-from encoder.probing.segmentation.inputs import Inputs
-from encoder.probing.segmentation.model import Segmenter, check_encoder, masks_of
+from encoder.probing.segmentation.model import (
+    Inputs,
+    SegmentationConfig,
+    Segmenter,
+    check_encoder,
+    keep_inputs,
+    masks_of,
+    place_of,
+)
+from encoder.probing.segmentation.train import head_layers, train_segmentation
 
 CHUNK = 64
 """Images whose masks are unpacked at a time."""
+NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+TRUTH, PREDICTION, BOTH = (0, 205, 0), (235, 30, 30), (240, 220, 0)
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Picture = npt.NDArray[np.uint8]
+
+
+def dice(prediction: Bools, truth: Bools) -> Floats:
+    """``2 |A and B| / (|A| + |B|)`` of masks [..., H, W]; NaN where both are empty.
+
+    Returns:
+        [...], between 0 and 1.
+    """
+    both = (prediction & truth).sum((-2, -1), dtype=np.int64)
+    total = prediction.sum((-2, -1), dtype=np.int64) + truth.sum((-2, -1), dtype=np.int64)
+    scores: Floats = np.where(total > 0, 2 * both / np.maximum(total, 1), np.nan)
+    return scores
+
+
+@dataclass(frozen=True)
+class DiceScore:
+    """Dice over images.
+
+    Attributes:
+        mean: over ``images``; NaN where there are none.
+        sd: standard deviation over them (n - 1 in the denominator); NaN below two.
+        images: those whose truth has the structure.
+    """
+
+    mean: float
+    sd: float
+    images: int
+
+    @classmethod
+    def of(cls, values: Floats) -> DiceScore:
+        """Of values [N], NaN left out."""
+        known = values[~np.isnan(values)]
+        mean = float(known.mean()) if len(known) else math.nan
+        return cls(mean, float(known.std(ddof=1)) if len(known) > 1 else math.nan, len(known))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: None in place of NaN."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Dice by group of patients (paper C.6.1: the average, and the worst group).
+
+    Attributes:
+        groups: name -> score over that group's images; images of unknown group ("") are left out.
+        mean: mean over all images that have a group, as in the paper's "avg".
+        worst: name of the group with the lowest mean; "" where no group has a value.
+    """
+
+    groups: dict[str, DiceScore]
+    mean: float
+    worst: str
+
+    @classmethod
+    def of(cls, values: Floats, groups: Sequence[str]) -> GroupScores:
+        """Of values [N] and each image's group."""
+        names = np.array(groups, dtype=object)
+        scores = {name: DiceScore.of(values[names == name]) for name in sorted({*groups} - {""})}
+        judged = {name: score for name, score in scores.items() if score.images}
+        worst = min(judged, key=lambda name: (judged[name].mean, name)) if judged else ""
+        return cls(scores, DiceScore.of(values[names != ""]).mean, worst)
+
+    @property
+    def worst_mean(self) -> float:
+        """The worst group's mean; NaN where there is none."""
+        return self.groups[self.worst].mean if self.worst else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "mean": None if math.isnan(self.mean) else self.mean,
+            "worst_group": self.worst or None,
+            "worst_mean": None if not self.worst else self.worst_mean,
+            "groups": {name: score.to_dict() for name, score in self.groups.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -114,3 +216,160 @@ def evaluate(
         epoch=segmenter.epoch,
         values=values,
     )
+
+
+@dataclass(frozen=True)
+class FewShotPoint:
+    """One run of the curve.
+
+    Attributes:
+        images: that were trained on.
+        seed: which images, and the run's own seed.
+        dice: over the test images, of each image's mean over structures.
+        structures: name -> Dice.
+    """
+
+    images: int
+    seed: int
+    dice: DiceScore
+    structures: dict[str, DiceScore]
+
+    @classmethod
+    def of(cls, images: int, seed: int, result: SegmentationResult) -> FewShotPoint:
+        """From what a run came to."""
+        return cls(images, seed, result.together, result.structures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        by_name = {name: score.to_dict() for name, score in self.structures.items()}
+        return asdict(self) | {"dice": self.dice.to_dict(), "structures": by_name}
+
+
+def few_shot(
+    train: SegmentationSet,
+    val: SegmentationSet,
+    test: SegmentationSet,
+    encoder: FrozenEncoder | None,
+    recipe: Recipe,
+    structures: Sequence[str],
+    config: SegmentationConfig,
+    *,
+    numbers: Sequence[int] = NUMBERS,
+    seeds: Sequence[int] = (0, 1, 2),
+    progress: Callable[[FewShotPoint], None] = lambda point: None,
+    device: torch.device | str | None = None,
+    inputs: Sequence[Inputs] | None = None,
+) -> list[FewShotPoint]:
+    """Train on n images and judge, for each n and seed; the last point has all images.
+
+    For one seed, fewer images are contained in more. All validation images choose the epoch, whatever n is: the paper
+    says no more than that the number of training images varies. With ``config.least_steps`` a run on few images has
+    as many steps as one on many (100 epochs of one image are 100 steps otherwise). Without augmentation features are
+    computed once for all runs.
+
+    Args:
+        train, val, test: images of different subjects.
+        encoder, recipe, structures, config, device: as for ``train_segmentation``; the seed is replaced.
+        numbers: of training images; those that are too large are left out.
+        seeds: one run for each.
+        progress: told of each run.
+        inputs: activations of the three sets that were computed before, see ``keep_inputs``; nothing is augmented then.
+
+    Raises:
+        ConfigError: a number is below 1.
+        LlavaRadError: as ``train_segmentation``.
+    """
+    if any(number < 1 for number in numbers):
+        raise ConfigError("the few-shot curve begins at one training image")
+    place, kept = place_of(encoder, device), inputs
+    if kept is None and config.augmentation is None:
+        images_of = [one.images for one in (train, val, test)]
+        kept = keep_inputs(images_of, encoder, recipe, head_layers(config), place, gib=config.cache_gib)
+    points = []
+    for images in sorted({number for number in numbers if number < len(train)} | {len(train)}):
+        for seed in seeds:
+            chosen = np.random.default_rng((seed, len(train))).permutation(len(train))[:images]
+            part = None if kept is None else (kept[0].subset(chosen), kept[1])
+            segmenter = train_segmentation(
+                train.subset(chosen), val, encoder, recipe, structures, replace(config, seed=seed), inputs=part,
+                device=place,
+            )  # fmt: skip
+            result = evaluate(segmenter, encoder, test, device=place, inputs=None if kept is None else kept[2])
+            points.append(FewShotPoint.of(images, seed, result))
+            progress(points[-1])
+    return points
+
+
+def overlay(
+    image: npt.NDArray[np.uint8],
+    truth: Bools | None,
+    prediction: Bools | None,
+    *,
+    style: Literal["fill", "outline"] = "fill",
+    strength: float = 0.4,
+) -> Picture:
+    """Truth and prediction of one structure over the grey image.
+
+    Args:
+        image: [S, S] uint8.
+        truth: [S, S]; None draws none.
+        prediction: [S, S]; None draws none.
+        style: areas, or only their edges.
+        strength: opacity of areas; edges are opaque.
+
+    Returns:
+        [S, S, 3].
+
+    Raises:
+        LlavaRadError: sizes differ.
+    """
+    nothing = np.zeros(image.shape, np.bool_)
+    masks = [nothing if mask is None else mask for mask in (truth, prediction)]
+    if any(mask.shape != image.shape for mask in masks):
+        raise LlavaRadError("masks are of their image's size")
+    if style == "outline":
+        masks, strength = [edge(mask, max(1, round(len(image) / 250))) for mask in masks], 1.0
+    there, drawn = masks
+    picture = grey(image).astype(np.float64)
+    for area, colour in ((there & ~drawn, TRUTH), (drawn & ~there, PREDICTION), (there & drawn, BOTH)):
+        picture[area] += strength * (np.array(colour) - picture[area])
+    return np.rint(picture).astype(np.uint8)
+
+
+def edge(mask: Bools, width: int = 1) -> Bools:
+    """The mask's pixels that lie within ``width`` of its outside; the image's border is no outside."""
+    inner = mask
+    for _ in range(width):
+        framed = np.pad(inner, 1, mode="edge")
+        inner = inner & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
+    return mask & ~inner
+
+
+def overlay_sheet(
+    images: npt.NDArray[np.uint8], truths: Bools, predictions: Bools, *, style: Literal["fill", "outline"] = "fill"
+) -> Picture:
+    """Images as rows; in each row the image itself and one overlay for each structure.
+
+    Args:
+        images: [N, S, S] uint8.
+        truths: [N, K, S, S].
+        predictions: [N, K, S, S].
+        style: as for ``overlay``.
+    """
+    pictures = []
+    for image, truth, prediction in zip(images, truths, predictions, strict=True):
+        pictures.append(grey(image))
+        pictures += [overlay(image, *pair, style=style) for pair in zip(truth, prediction, strict=True)]
+    return sheet(pictures, 1 + truths.shape[1])
+
+
+def write_png(picture: Picture, file: Path) -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        LlavaRadError: the disk refuses.
+    """
+    try:
+        write(file, png(picture))
+    except OSError as error:
+        raise LlavaRadError(f"the picture could not be written: {error.strerror or type(error).__name__}") from error

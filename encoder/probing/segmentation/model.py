@@ -1,11 +1,12 @@
-"""A trained segmentation head: what is kept of it on disk, and what it says of images."""
+"""A segmentation head: its configuration, its inputs, its files, and the masks that it predicts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,196 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.files import write
 from encoder.preprocessing import Recipe
-from encoder.probing.heads import Head, build_head, trainable
-from encoder.probing.heads.blocks import to_size
-from encoder.probing.segmentation.config import SegmentationConfig
-from encoder.probing.segmentation.inputs import Inputs
-from encoder.probing.vectors import identity
+from encoder.probing.heads import HEADS, Head, build_head, to_size, trainable
+from encoder.probing.segmentation.data import SegmentationAugmentation, tensor
+from encoder.probing.vectors import activations, as_maps, identity
 
 _JSON, _WEIGHTS = "segmenter.json", "head.safetensors"
 _FORMAT = 1
+CHUNK = 16
+"""Images that go through the encoder at a time."""
+
+Numbers = Sequence[int] | npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """How a segmentation head is trained on a frozen encoder; the defaults are the paper's (E.3.2).
+
+    The image's size is the preprocessing recipe's: 518 pixels in the paper.
+
+    Attributes:
+        head: ``linear``, ``vitdet``, ``upernet``, or ``unet``, which is trained end to end without an encoder.
+        channels: of the head's layers; None for the paper's number of parameters.
+        epochs: over the training images.
+        batch_size: images of a step.
+        learning_rate: of Adam at the start; a cosine takes it to 0, step by step.
+        augmentation: None leaves images as they are: a frozen encoder's features are computed once then.
+        dice_weight: of the soft Dice loss, beside 1 for binary cross-entropy. The paper names no loss.
+        least_steps: an epoch has at least so many steps: few images are gone through repeatedly. 1 in the paper, as
+            far as it says; the few-shot curve wants more.
+        seed: of initial weights, order and augmentation.
+        cache_gib: features of images that stay as they are are kept in memory (as float16) up to this size; beyond it
+            they are computed in every epoch.
+        precision: of the head's products; losses and weights stay float32. UPerNet takes 0.4 of the time in bf16 on a
+            CPU with AMX. The encoder computes in its own type: ``encoder.to(torch.bfloat16)``.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    head: str = "linear"
+    channels: int | None = None
+    epochs: int = 100
+    batch_size: int = 80
+    learning_rate: float = 5e-4
+    augmentation: SegmentationAugmentation | None = field(default_factory=SegmentationAugmentation)
+    dice_weight: float = 1.0
+    least_steps: int = 1
+    seed: int = 0
+    cache_gib: float = 8.0
+    precision: Literal["float32", "bf16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ConfigError(f"there is no segmentation head {self.head!r}", hint=f"choose one of {', '.join(HEADS)}")
+        for name in ("epochs", "batch_size", "least_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"segmentation: {name} is at least 1")
+        if not self.learning_rate > 0:
+            raise ConfigError("segmentation: learning_rate is above 0")
+        if self.dice_weight < 0 or self.cache_gib < 0 or self.seed < 0:
+            raise ConfigError("segmentation: dice_weight, cache_gib and seed are not negative")
+        if self.precision not in ("float32", "bf16"):
+            raise ConfigError("segmentation: precision is float32 or bf16")
+        if self.channels is not None and self.channels < 1:
+            raise ConfigError("segmentation: channels is at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SegmentationConfig:
+        """Rebuild from ``to_dict``, also after JSON.
+
+        Raises:
+            ConfigError: a key is unknown, or a value out of range.
+        """
+        values = dict(data)
+        odd = sorted(set(values) - {one.name for one in fields(cls)})
+        if odd:
+            raise ConfigError(f"segmentation: the key {odd[0]!r} is unknown")
+        change = values.get("augmentation")
+        if isinstance(change, Mapping):
+            pairs: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in change.items()
+            }
+            odd = sorted(set(pairs) - {one.name for one in fields(SegmentationAugmentation)})
+            if odd:
+                raise ConfigError(f"segmentation: the key augmentation.{odd[0]} is unknown")
+            values["augmentation"] = SegmentationAugmentation(**pairs)
+        return cls(**values)
+
+
+class Inputs:
+    """The inputs of a head for N images.
+
+    Args:
+        encoder: frozen, on the device where it is to compute; None for a head that takes pixels.
+        recipe: of the images.
+        layers: how many activations the head takes; 0 for pixels.
+        device: where the inputs are wanted.
+    """
+
+    def __init__(self, encoder: FrozenEncoder | None, recipe: Recipe, layers: int, device: torch.device | str) -> None:
+        self._encoder, self._recipe, self._layers, self._device = encoder, recipe, layers, device
+        self._kept: list[torch.Tensor] | None = None
+
+    def of(self, images: torch.Tensor | npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        """Maps [B, D, s, s] of images [B, S, S] uint8, or [[B, 3, S, S]] normalised pixels."""
+        if not self._layers:
+            return [self._recipe.normalise(images).to(self._device)]
+        return [as_maps(patches) for patches in self._encoded(images)]
+
+    def keep(self, images: npt.NDArray[np.uint8], gib: float) -> bool:
+        """Compute the activations of all images once, if they fit into so many GiB as float16.
+
+        Args:
+            images: [N, S, S]; ``kept`` counts them from 0.
+            gib: limit.
+
+        Returns:
+            Whether they are kept now.
+        """
+        if not self._layers or not len(images):
+            return False
+        first = self._encoded(images[:1])
+        if len(images) * sum(one.numel() for one in first) * 2 > gib * (1 << 30):
+            return False
+        stores = [torch.empty((len(images), *one.shape[1:]), dtype=torch.float16) for one in first]
+        for start in range(0, len(images), CHUNK):
+            for store, found in zip(stores, self._encoded(images[start : start + CHUNK]), strict=True):
+                store[start : start + CHUNK] = found
+        self._kept = stores
+        return True
+
+    def subset(self, numbers: Numbers) -> Inputs:
+        """The same for some of the images that are kept, counted anew."""
+        part = Inputs(self._encoder, self._recipe, self._layers, self._device)
+        if self._kept is not None:
+            places = torch.as_tensor(np.asarray(numbers))
+            part._kept = [store[places] for store in self._kept]
+        return part
+
+    def kept(self, numbers: Numbers) -> list[torch.Tensor] | None:
+        """Maps of the images with these numbers, if they are kept."""
+        if self._kept is None:
+            return None
+        places = torch.as_tensor(np.asarray(numbers))
+        return [as_maps(store[places].to(self._device).float()) for store in self._kept]
+
+    @torch.no_grad()
+    def _encoded(self, images: torch.Tensor | npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        assert self._encoder is not None
+        parts = []
+        for start in range(0, len(images), CHUNK):
+            chunk = images[start : start + CHUNK]
+            pixels = self._recipe.normalise(chunk if isinstance(chunk, torch.Tensor) else tensor(chunk))
+            parts.append([one.float() for one in activations(self._encoder, pixels.to(self._device), self._layers)])
+        return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def keep_inputs(
+    sets: Sequence[npt.NDArray[np.uint8]],
+    encoder: FrozenEncoder | None,
+    recipe: Recipe,
+    layers: int,
+    device: torch.device | str,
+    *,
+    gib: float,
+) -> list[Inputs] | None:
+    """Activations of several sets of images, computed once for many runs on them.
+
+    Args:
+        sets: [N, S, S] uint8 each.
+        encoder: frozen, on the device.
+        recipe: of the images.
+        layers: 4 serve every head (the linear one takes the last), 1 the linear one alone.
+        device: where inputs are wanted.
+        gib: limit of all together, as float16.
+
+    Returns:
+        One for each set; None where they do not fit, or for a head that takes pixels.
+    """
+    total = max(1, sum(len(images) for images in sets))
+    found = []
+    for images in sets:
+        inputs = Inputs(encoder, recipe, layers, device)
+        if not inputs.keep(images, gib * len(images) / total):
+            return None
+        found.append(inputs)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from encoder.backbones.base import RadDino
 from encoder.backbones.clip import Clip
 from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import ConfigError
-from encoder.probing.activations import activations, as_maps
+from encoder.probing.vectors import activations, as_maps
 from tests.encoder.dinov2_models import dinov2, random_, timm_vit
 from tests.encoder.probing.toy import Patches
 

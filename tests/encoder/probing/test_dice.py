@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from encoder.probing.dice import DiceScore, GroupScores, dice
+from encoder.probing.segmentation.evaluate import DiceScore, GroupScores, dice
 
 NAN = math.nan
 

@@ -111,7 +111,7 @@ def test_val_is_judged_where_there_is_no_test() -> None:
 
 
 def test_augmentation_depends_on_its_seed_only_and_leaves_torchs_generator() -> None:
-    from encoder.probing.augmented import augment, transform
+    from encoder.probing.linear import augment, transform
 
     image = (np.arange(56 * 56).reshape(56, 56) % 251).astype(np.uint8)
     apply = transform(56)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from encoder.errors import LlavaRadError
-from encoder.probing.overlays import BOTH, PREDICTION, TRUTH, edge, overlay, overlay_sheet, write_png
+from encoder.probing.segmentation.evaluate import BOTH, PREDICTION, TRUTH, edge, overlay, overlay_sheet, write_png
 
 
 def square(left: int, right: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import nn
 
 from encoder.backbones.base import Features, FrozenEncoder
 from encoder.preprocessing import Recipe
-from encoder.probing.segmentation import SegmentationSet
+from encoder.probing.segmentation.data import SegmentationSet
 
 SIZE, PATCH = 64, 4
 RECIPE = Recipe("toy", 1, SIZE, "minmax-then-resize", 0.5, 0.25, "these tests")

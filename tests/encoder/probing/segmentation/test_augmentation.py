@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.probing.augmentation import SegmentationAugmentation, augmented, has_side, may_flip
+from encoder.probing.segmentation.data import SegmentationAugmentation, augmented, has_side, may_flip
 from tests.encoder.probing.toy import discs
 
 OFF = SegmentationAugmentation(flip=0, affine=0, elastic=0, jitter=0, gamma_chance=0)

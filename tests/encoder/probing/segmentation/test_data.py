@@ -11,7 +11,7 @@ from PIL import Image
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import rad_dino
-from encoder.probing.segmentation import SegmentationSet, by_split, read_segmentation_set
+from encoder.probing.segmentation.data import SegmentationSet, by_split, read_segmentation_set
 
 
 def test_masks_come_back_as_they_went_in() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from encoder.probing.heads import HEADS
-from encoder.probing.segmentation.published import DICE, PARAMETERS, TARGETS, WORST_GROUP
+from encoder.probing.published import DICE, PARAMETERS, TARGETS, WORST_GROUP
 
 
 def test_every_row_is_whole_and_of_a_head_that_there_is() -> None:

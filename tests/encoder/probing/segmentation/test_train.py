@@ -12,22 +12,12 @@ import pytest
 import torch
 
 from encoder.errors import ConfigError, LlavaRadError, ModelError
-from encoder.probing.activations import as_maps
-from encoder.probing.augmentation import SegmentationAugmentation
 from encoder.probing.heads import build_head
-from encoder.probing.segmentation import (
-    Epoch,
-    SegmentationConfig,
-    SegmentationSet,
-    Segmenter,
-    evaluate,
-    few_shot,
-    keep_inputs,
-    predict,
-    probabilities,
-    train_segmentation,
-)
-from encoder.probing.segmentation.loss import loss_of, loss_sums
+from encoder.probing.segmentation.data import SegmentationAugmentation, SegmentationSet
+from encoder.probing.segmentation.evaluate import evaluate, few_shot
+from encoder.probing.segmentation.model import SegmentationConfig, Segmenter, keep_inputs, predict, probabilities
+from encoder.probing.segmentation.train import Epoch, loss_of, loss_sums, train_segmentation
+from encoder.probing.vectors import as_maps
 from tests.encoder.probing.toy import RECIPE, SIZE, STRUCTURES, Patches, discs
 
 QUICK = SegmentationConfig(epochs=12, batch_size=8, learning_rate=0.02, augmentation=None)
