@@ -128,8 +128,7 @@ def together(folder: Path, rows: list[Variant]) -> str:
     """Table of macro scores of variants that were probed separately; also writes it with a plot into ``folder``."""
     import json
 
-    from llava_rad.probes.folder import ProbeFolder, ProbeTable, bars
-    from llava_rad.probes.linear import heights
+    from llava_rad.probes.folder import ProbeFolder, ProbeTable, bars, linear_bars
 
     found = {
         row.name: json.loads((folder / str(row.recipe) / "encoders" / f"{row.name}.json").read_bytes()) for row in rows
@@ -138,7 +137,7 @@ def together(folder: Path, rows: list[Variant]) -> str:
     for name, one in found.items():
         cells.append([name, *(f"{100 * sum(one['macro'][k]) / len(one['macro'][k]):.1f}" for k in ("auprc", "auroc"))])
     table = ProbeTable("Ablation of the resolution", cells)
-    ProbeFolder(folder, {}).finish(table, bars(heights(found), axis="AUROC x 100"))
+    ProbeFolder(folder, {}).finish(table, bars(linear_bars(found), axis="AUROC x 100"))
     return table.text()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from encoder.backbones.base import FrozenEncoder
-    from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
     from llava_rad.probes.folder import ProbeFolder, ProbeTable
 
@@ -91,33 +89,34 @@ def linear(
     overwrite: Overwrite = False,
 ) -> None:
     """Linear probe: one linear layer on the frozen image vector; AUPRC and AUROC of each label."""
-    from llava_rad.probes import linear as probes
-    from llava_rad.probes.folder import ProbeFolder, bars
+    from llava_rad.probes import probing
+    from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, linear_bars, linear_table
 
-    if protocol not in probes.PROTOCOLS:
-        raise typer.BadParameter(f"choose one of {', '.join(probes.PROTOCOLS)}", param_hint="--protocol")
+    if protocol not in PROTOCOLS:
+        raise typer.BadParameter(f"choose one of {', '.join(PROTOCOLS)}", param_hint="--protocol")
     from encoder.probing.linear import LinearConfig, Split
 
-    rows = _rows(data)
+    rows = probing.read_rows(data)
     split = Split.of(rows, _names(labels))
     config = LinearConfig(
         epochs=epochs, learning_rate=learning_rate, seeds=tuple(range(seeds)), augment=protocol == "paper"
     )
-    named = dataset or _dataset(rows)
+    named = dataset or probing.dataset_of(rows)
     settings = {
         "probe": "linear", "protocol": protocol, "config": asdict(config), "labels": list(split.labels),
-        "dataset": named, "images": _digest(rows), "recipe": recipe, "dtype": dtype,
+        "dataset": named, "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
     place = _device(device)
-    work = probes.Work(split, protocol, config, cache or output / "vectors", batch_size, place, _dtype(dtype, place))  # type: ignore[arg-type]
+    source = probing.Vectors(cache or output / "vectors", batch_size, place, _dtype(dtype, place))
+    work = probing.Work(split, protocol, config, source)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
-    for name, model, way, weights in _encoders(encoder, recipe, offline=offline):
+    for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
-        found[name] = known or folder.keep(name, weights, probes.facts(probes.probe(model, way, work, bar)))
-    result = probes.table(found, split, protocol, named)
-    _finish(folder, result, bars(probes.heights(found), axis="AUROC x 100"))
+        found[name] = known or folder.keep(name, weights, probing.linear_facts(probing.linear(model, way, work, bar)))
+    result = linear_table(found, split, protocol, named)
+    _finish(folder, result, bars(linear_bars(found), axis="AUROC x 100"))
 
 
 @app.command("demographics", epilog=EPILOG)
@@ -141,38 +140,33 @@ def demographics(
     overwrite: Overwrite = False,
 ) -> None:
     """Demographics: logistic regression on the image vector, five folds by subject, accuracy."""
-    from encoder.probing import demographics as probing
-    from encoder.probing.vectors import vectors
-    from llava_rad.probes import demographics as probes
-    from llava_rad.probes.folder import ProbeFolder, bars
+    from encoder.probing.demographics import VARIABLES, without_findings
+    from llava_rad.probes import probing
+    from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table
 
     wanted = _names(variables)
-    if odd := [name for name in wanted if name not in probing.VARIABLES] or not wanted:
-        raise typer.BadParameter(f"choose from {', '.join(probing.VARIABLES)}, not {odd}", param_hint="--variables")
-    rows = _rows(data)
-    rows = rows if all_images else probing.without_findings(rows)
+    if odd := [name for name in wanted if name not in VARIABLES] or not wanted:
+        raise typer.BadParameter(f"choose from {', '.join(VARIABLES)}, not {odd}", param_hint="--variables")
+    rows = probing.read_rows(data)
+    rows = rows if all_images else without_findings(rows)
     settings = {
         "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
-        "images": _digest(rows), "recipe": recipe, "dtype": dtype,
+        "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
     place = _device(device)
     kind = _dtype(dtype, place)
     found: dict[str, Any] = {}
-    for name, model, way, weights in _encoders(encoder, recipe, offline=offline):
+    for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
         if known is None:
-            told = bar("vectors", len(rows))
-            all_of_them = vectors(
-                model, rows, way, cache=cache or output / "vectors", batch_size=batch_size, device=place,
-                dtype=kind, progress=told,
-            )  # fmt: skip
-            results = {one: asdict(probing.demographics(rows, all_of_them, one, seed=seed)) for one in wanted}
+            source = probing.Vectors(cache or output / "vectors", batch_size, place, kind)
+            results = probing.demographics(model, rows, way, source, wanted, seed, bar)
             known = folder.keep(name, weights, {"variables": results})
         found[name] = known
-    result = probes.table(found, all_images=all_images)
-    _finish(folder, result, bars(probes.heights(found), axis="accuracy x 100"))
+    result = demographics_table(found, all_images=all_images)
+    _finish(folder, result, bars(demographics_bars(found), axis="accuracy x 100"))
 
 
 @app.command("segment", epilog=EPILOG)
@@ -232,8 +226,8 @@ def segment(
     from encoder.probing.published import TARGETS
     from encoder.probing.segmentation.data import by_split, read_segmentation_set
     from encoder.probing.segmentation.model import SegmentationConfig
-    from llava_rad.probes import segmentation as probes
-    from llava_rad.probes.folder import ProbeFolder, bars
+    from llava_rad.probes import probing
+    from llava_rad.probes.folder import ProbeFolder, bars, segmentation_bars, segmentation_table
 
     heads = head or ["linear"]
     if odd := [name for name in heads if name not in HEADS]:
@@ -243,7 +237,7 @@ def segment(
     if not encoder and set(heads) != {"unet"}:
         raise typer.BadParameter("a head other than unet needs an encoder", param_hint="--encoder")
     numbers = _numbers(few_shot)
-    rows = _rows(data)
+    rows = probing.read_rows(data)
     parts = by_split(rows, seed=seed)
     wanted = _names(structures) or sorted({name for row in rows for name in row.masks})
     for name in _names(strata):
@@ -257,17 +251,18 @@ def segment(
     configs = {name: replace(base, head=name) for name in heads}
     settings = {
         "probe": "segment", "config": base.to_dict() | {"head": None}, "structures": wanted,
-        "absent": absent, "strata": _names(strata), "few_shot": numbers, "images": _digest(rows), "recipe": recipe,
+        "absent": absent, "strata": _names(strata), "few_shot": numbers, "images": probing.digest_of(rows),
+        "recipe": recipe,
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
     place, found = _device(device), dict[str, Any]()
-    read: dict[str, probes.Sets] = {}
+    read: dict[str, probing.Sets] = {}
 
-    def sets(way: Recipe) -> probes.Sets:
+    def sets(way: Recipe) -> probing.Sets:
         if way.name not in read:
             read.clear()  # one recipe's images at a time
-            read[way.name] = probes.Sets(
+            read[way.name] = probing.Sets(
                 *(
                     read_segmentation_set(
                         part,
@@ -287,22 +282,22 @@ def segment(
         if kept is None:
             kept = folder.keep(
                 called, weights,
-                probes.probe(
+                probing.segmentation(
                     sets(way), model, way, wanted, configs[which], folder=folder.work(called, weights), device=place,
                     attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
                 ),
             )  # fmt: skip
         found[called] = kept
 
-    for name, model, way, weights in _encoders(encoder or [], recipe, offline=offline):
+    for name, model, way, weights in probing.load_encoders(encoder or [], recipe, offline=offline):
         for which in heads:
             if which != "unet":
                 judged(name, which, model, way, weights)
     if "unet" in heads:
         judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
     sizes = tuple(map(len, parts))
-    result = probes.table(found, sizes, target)
-    _finish(folder, result, bars(probes.heights(found), axis="Dice x 100"))
+    result = segmentation_table(found, sizes, target)
+    _finish(folder, result, bars(segmentation_bars(found), axis="Dice x 100"))
 
 
 def _finish(folder: ProbeFolder, table: ProbeTable, figure: bytes | None) -> None:
@@ -319,47 +314,6 @@ def _numbers(text: str) -> list[int]:
     if any(number < 1 for number in numbers):
         raise typer.BadParameter("numbers of images, with commas between", param_hint="--few-shot")
     return numbers
-
-
-def _encoders(
-    named: list[str], recipe: str | None, *, offline: bool
-) -> Iterator[tuple[str, FrozenEncoder, Recipe, str]]:
-    """Name, encoder, recipe and identity of the weights, one after the other."""
-    from encoder.backbones.loading import load_encoder
-    from encoder.preprocessing import recipe_named
-    from encoder.probing.vectors import identity
-
-    seen: set[str] = set()
-    for argument in named:
-        name, equals, source = argument.partition("=")
-        if not equals or "/" in name:
-            name, source = (argument if "/" not in argument else Path(argument).name), argument
-        if name in seen:
-            raise LlavaRadError(f"two encoders are called {name!r}", hint="name them: --encoder NAME=ENCODER")
-        seen.add(name)
-        model = load_encoder(source, offline=offline)
-        yield name, model, recipe_named(recipe or model.recipe), identity(model) + (recipe or model.recipe)
-
-
-def _rows(files: list[Path]) -> list[Row]:
-    from encoder.datasets.manifest import read_manifest
-    from encoder.datasets.splits import disjoint
-
-    rows = [row for file in files for row in read_manifest(file)]
-    disjoint(rows)
-    return rows
-
-
-def _dataset(rows: list[Row]) -> str:
-    names = {row.dataset for row in rows}
-    return names.pop() if len(names) == 1 else ""
-
-
-def _digest(rows: list[Row]) -> str:
-    import hashlib
-
-    lines = (f"{row.dataset}/{row.image or row.path.name}/{row.split}/{dict(row.labels)}" for row in rows)
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _device(name: str) -> str:

@@ -7,15 +7,26 @@ import os
 import platform
 import re
 import shutil
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns, column
 from llava_rad.outputs.files import OutputError, write_whole
 from metrics.tables import Cells, aligned, latex, markdown
 
+if TYPE_CHECKING:
+    from encoder.probing.linear import Split
+
+PROTOCOLS: Final = {
+    "paper": "AdamW, lr 5e-5, 100 epochs, batch 96, augmented images, 5 seeds (paper, E.3.1)",
+    "cached": "the same on vectors that are computed once, without augmentation",
+    "logistic": "penalised logistic regression on standardised vectors, penalty by cross-validation",
+}
+MACRO: Final = "macro"
 NOTICE: Final = "What features of image encoders are worth. Research use only. Not for clinical use."
 
 
@@ -140,6 +151,172 @@ def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) 
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
+
+
+def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol: str, dataset: str) -> ProbeTable:
+    """Mean (standard deviation) of AUPRC and AUROC for each label and encoder.
+
+    Args:
+        found: encoder -> what :func:`~llava_rad.probes.probing.linear` gave.
+        split: what was judged.
+        protocol: of :data:`PROTOCOLS`.
+        dataset: whose published numbers stand beside.
+    """
+    published = column(dataset)
+    head = ["label", "positives", *(f"{name} {what}" for name in found for what in ("AUPRC", "AUROC"))]
+    cells = [[*head, *(["paper: RAD-DINO AUPRC"] if published else [])]]
+    first = next(iter(found.values()))
+    for label in (*split.labels, MACRO):
+        numbers = [
+            _mean_sd(one["macro"][what] if label == MACRO else one[what][label])
+            for one in found.values()
+            for what in ("auprc", "auroc")
+        ]
+        positives = "" if label == MACRO else f"{first['positives'][label]:,}"
+        cells.append([label, positives, *numbers, *([_paper(published, label)] if published else [])])
+    notes = [
+        f"{len(split.train):,} training images, {len(split.judged):,} judged ({split.judged_on}). x 100, "
+        "mean (standard deviation over seeds).",
+        f"Protocol {protocol}: {PROTOCOLS[protocol]}.",
+    ]
+    if split.left_out:
+        notes.append(
+            f"Left out, since they are not both present and absent on both sides: {', '.join(split.left_out)}."
+        )
+    return ProbeTable(f"Linear probe: {dataset or 'manifest'}", cells, tuple(notes))
+
+
+def linear_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """AUROC of each label and encoder for the plot."""
+    return {
+        name: {label: _moments(values) for label, values in {**one["auroc"], MACRO: one["macro"]["auroc"]}.items()}
+        for name, one in found.items()
+    }
+
+
+def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bool) -> ProbeTable:
+    """Accuracy as mean (standard deviation over folds) for each variable and encoder.
+
+    Args:
+        found: encoder -> {"variables": {variable -> facts of a DemographicsResult}}.
+        all_images: whether images with findings were taken, too.
+    """
+    cells = [["variable", "images", "subjects", "most frequent class", *found, "paper: RAD-DINO", "paper: BiomedCLIP"]]
+    first = next(iter(found.values()))["variables"]
+    for variable, one in first.items():
+        numbers = [_mean_sd(other["variables"][variable]["accuracy"]) for other in found.values()]
+        papers = [
+            f"{row[variable].mean:.1f} ({row[variable].sd:.1f})"
+            for row in (ACCURACY["RAD-DINO"], ACCURACY["BiomedCLIP"])
+        ]
+        counts = [f"{one['images']:,}", f"{one['subjects']:,}"]
+        cells.append([variable, *counts, _mean_sd(one["most_frequent"]), *numbers, *papers])
+    which = "all images" if all_images else "images without findings"
+    notes = (
+        f"Accuracy x 100 on {which}, mean (standard deviation) of 5 folds that divide no subject; scikit-learn's "
+        "LogisticRegression, at most 100 iterations (paper, E.3.4).",
+        "The paper's numbers are of 60.1 thousand MIMIC-CXR images without findings.",
+    )
+    return ProbeTable("Demographics from image vectors", cells, notes)
+
+
+def demographics_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Accuracy of each variable and encoder for the plot."""
+    return {
+        name: {
+            variable: (100 * statistics.mean(result["accuracy"]), 100 * statistics.stdev(result["accuracy"]))
+            for variable, result in one["variables"].items()
+        }
+        for name, one in found.items()
+    }
+
+
+def segmentation_table(
+    found: Mapping[str, Mapping[str, Any]], sizes: tuple[int, ...], target: str | None
+) -> ProbeTable:
+    """Dice as mean (standard deviation) over images for each structure, head and encoder.
+
+    Args:
+        found: "encoder, head" -> what :func:`~llava_rad.probes.probing.segmentation` gave.
+        sizes: training, validation and test images.
+        target: structure of the paper's table 3 (``lungs``, ...) whose numbers stand beside, or None.
+    """
+    cells = [["", "n", *found]]
+    first = next(iter(found.values()))
+    for structure in first["structures"]:
+        scores = [one["structures"][structure] for one in found.values()]
+        cells.append([structure, f"{scores[0]['images']:,}", *map(_dice_sd, scores)])
+    cells.append(
+        [
+            "mean of each image",
+            f"{first['together']['images']:,}",
+            *(_dice_sd(one["together"]) for one in found.values()),
+        ]
+    )
+    for attribute, groups in first["groups"].items():
+        for name in groups["groups"]:
+            scores = [one["groups"][attribute]["groups"][name] for one in found.values()]
+            cells.append([f"{attribute} {name}", f"{scores[0]['images']:,}", *map(_dice_sd, scores)])
+        worst = [one["groups"][attribute]["worst_group"] for one in found.values()]
+        cells.append([f"worst {attribute}", "", *(name or "" for name in worst)])
+    cells.append(["trainable parameters", "", *(f"{one['parameters']:,}" for one in found.values())])
+    for row in first.get("few_shot", ()):
+        if row["seed"] == first["few_shot"][0]["seed"]:
+            cells.append(
+                [f"{row['images']:,} training images", "", *(_few_shot(one, row["images"]) for one in found.values())]
+            )
+    notes = [
+        f"Dice x 100, mean (standard deviation) over test images that have the structure; {sizes[0]:,} training, "
+        f"{sizes[1]:,} validation and {sizes[2]:,} test images of different subjects.",
+    ]
+    if first.get("few_shot"):
+        notes.append("Few-shot rows: mean of each image's mean, lowest to highest of three draws.")
+    if target is not None:
+        notes.append(f"Paper (table 3), {target}: {_paper_dice(target)}.")
+    return ProbeTable("Segmentation on frozen features", cells, tuple(notes))
+
+
+def segmentation_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Dice of each structure, head and encoder for the plot."""
+    return {
+        name: {structure: (100 * score["mean"], 100 * score["sd"]) for structure, score in one["structures"].items()}
+        for name, one in found.items()
+    }
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float]:
+    return 100 * statistics.mean(values), 100 * (statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+def _mean_sd(values: Sequence[float]) -> str:
+    mean, sd = _moments(values)
+    return f"{mean:.1f} ({sd:.1f})" if len(values) > 1 else f"{mean:.1f}"
+
+
+def _paper(published: Columns, label: str) -> str:
+    value = next((value for name, value in published.items() if name.lower() == label.lower()), None)
+    if value is None:
+        return ""
+    return f"{value.mean:.1f}" + ("" if value.sd is None else f" ({value.sd:.1f})")
+
+
+def _paper_dice(target: str) -> str:
+    rows = [
+        f"{name} {head} {values[target].mean:.1f} ({values[target].sd:.1f})" for (name, head), values in DICE.items()
+    ]
+    worst = WORST_GROUP["RAD-DINO"].get(target)
+    return "; ".join(rows) + (f"; RAD-DINO linear, worst group by ethnicity {worst[1]:.1f}" if worst else "")
+
+
+def _dice_sd(score: Mapping[str, Any]) -> str:
+    if score["mean"] is None:
+        return "none"
+    return f"{100 * score['mean']:.1f}" + ("" if score["sd"] is None else f" ({100 * score['sd']:.1f})")
+
+
+def _few_shot(one: Mapping[str, Any], images: int) -> str:
+    means = [100 * row["dice"]["mean"] for row in one["few_shot"] if row["images"] == images]
+    return f"{sum(means) / len(means):.1f} ({min(means):.1f} to {max(means):.1f})"
 
 
 def _make(folder: Path) -> None:

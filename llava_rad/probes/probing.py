@@ -1,0 +1,233 @@
+"""Probes of frozen encoders on a manifest: what the subcommands of ``llava-rad probe`` run for each encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from encoder.errors import LlavaRadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from encoder.backbones.base import FrozenEncoder
+    from encoder.datasets.manifest import Row
+    from encoder.preprocessing import Recipe
+    from encoder.probing.linear import LinearConfig, LinearResult, Split
+    from encoder.probing.segmentation.data import SegmentationSet
+    from encoder.probing.segmentation.model import SegmentationConfig
+
+Protocol = Literal["paper", "cached", "logistic"]
+Progress = Callable[[str, int], Callable[[int], None]]
+
+
+def load_encoders(
+    named: list[str], recipe: str | None, *, offline: bool
+) -> Iterator[tuple[str, FrozenEncoder, Recipe, str]]:
+    """Name, encoder, recipe and identity of the weights, one after the other."""
+    from encoder.backbones.loading import load_encoder
+    from encoder.preprocessing import recipe_named
+    from encoder.probing.vectors import identity
+
+    seen: set[str] = set()
+    for argument in named:
+        name, equals, source = argument.partition("=")
+        if not equals or "/" in name:
+            name, source = (argument if "/" not in argument else Path(argument).name), argument
+        if name in seen:
+            raise LlavaRadError(f"two encoders are called {name!r}", hint="name them: --encoder NAME=ENCODER")
+        seen.add(name)
+        model = load_encoder(source, offline=offline)
+        yield name, model, recipe_named(recipe or model.recipe), identity(model) + (recipe or model.recipe)
+
+
+def read_rows(files: list[Path]) -> list[Row]:
+    from encoder.datasets.manifest import read_manifest
+    from encoder.datasets.splits import disjoint
+
+    rows = [row for file in files for row in read_manifest(file)]
+    disjoint(rows)
+    return rows
+
+
+def dataset_of(rows: list[Row]) -> str:
+    names = {row.dataset for row in rows}
+    return names.pop() if len(names) == 1 else ""
+
+
+def digest_of(rows: list[Row]) -> str:
+    lines = (f"{row.dataset}/{row.image or row.path.name}/{row.split}/{dict(row.labels)}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Computation of image vectors.
+
+    Attributes:
+        cache: folder for vectors and prepared images.
+        batch_size: images of the encoder at a time.
+        device: of the encoder.
+        dtype: of the encoder.
+    """
+
+    cache: Path
+    batch_size: int
+    device: str
+    dtype: torch.dtype
+
+    def __call__(
+        self, encoder: FrozenEncoder, rows: Sequence[Row], recipe: Recipe, progress: Callable[[int], None]
+    ) -> npt.NDArray[np.float32]:
+        """Compute the vectors [N, D] of N images, or take them from the cache."""
+        from encoder.probing.vectors import vectors
+
+        return vectors(
+            encoder, rows, recipe, cache=self.cache, batch_size=self.batch_size, device=self.device, dtype=self.dtype,
+            progress=progress,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """A linear probe on one split.
+
+    Attributes:
+        split: images and labels.
+        protocol: of the fit.
+        config: of the training.
+        vectors: of the images.
+    """
+
+    split: Split
+    protocol: Protocol
+    config: LinearConfig
+    vectors: Vectors
+
+
+def linear(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress) -> LinearResult:
+    """Fit and judge the linear probe of one encoder."""
+    import torch
+
+    from encoder.probing.linear import AugmentedVectors, logistic, train
+
+    split = work.split
+
+    def fixed(rows: Sequence[Row], what: str) -> npt.NDArray[np.float32]:
+        return work.vectors(encoder, rows, recipe, progress(f"vectors ({what})", len(rows)))
+
+    judged = fixed(split.judged, split.judged_on)
+    if work.protocol == "logistic":
+        return logistic(split, fixed(split.train, "train"), judged)
+    epochs = progress("epochs", work.config.epochs * len(work.config.seeds))
+    if work.protocol == "cached":
+        images = torch.from_numpy(fixed(split.train, "train"))
+        return train(split, lambda epoch, batch: images[batch], judged, work.config, progress=epochs)
+    told = progress("images (train)", len(split.train))
+    source = AugmentedVectors(
+        encoder, split.train, recipe, work.vectors.cache, device=work.vectors.device, progress=told
+    )
+    return train(split, source, judged, work.config, progress=epochs)
+
+
+def linear_facts(result: LinearResult) -> dict[str, Any]:
+    """What is kept of a result: no log-odds, which belong to single images."""
+    content = {name: value for name, value in asdict(result).items() if name != "odds"}
+    return content | {"macro": {name: result.macro(name) for name in ("auprc", "auroc")}}
+
+
+def demographics(
+    encoder: FrozenEncoder,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    vectors: Vectors,
+    variables: Sequence[str],
+    seed: int,
+    progress: Progress,
+) -> dict[str, dict[str, Any]]:
+    """Predict attributes of the patients; variable -> facts of its DemographicsResult."""
+    from encoder.probing.demographics import demographics as accuracy
+
+    found = vectors(encoder, rows, recipe, progress("vectors", len(rows)))
+    return {one: asdict(accuracy(rows, found, one, seed=seed)) for one in variables}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Images and masks of different subjects, prepared by one recipe."""
+
+    train: SegmentationSet
+    val: SegmentationSet
+    test: SegmentationSet
+
+
+def segmentation(
+    sets: Sets,
+    encoder: FrozenEncoder | None,
+    recipe: Recipe,
+    structures: Sequence[str],
+    config: SegmentationConfig,
+    *,
+    folder: Path,
+    attributes: Sequence[str],
+    few_shot: Sequence[int],
+    overlays: int,
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train one head on one encoder and judge it.
+
+    Args:
+        sets: images.
+        encoder: frozen; None for the U-Net.
+        recipe: of the images.
+        structures: which masks.
+        config: how.
+        folder: checkpoints, the head and overlays go there.
+        attributes: of patients, to group by.
+        few_shot: numbers of training images of the few-shot curve; none where empty.
+        overlays: test images that are drawn.
+        device: where to compute.
+        progress: from what is done and how many steps it has to what is told of steps done.
+    """
+    from encoder.probing.segmentation.evaluate import evaluate, overlay_sheet, write_png
+    from encoder.probing.segmentation.evaluate import few_shot as curve
+    from encoder.probing.segmentation.model import keep_inputs, predict
+    from encoder.probing.segmentation.train import head_layers, train_segmentation
+
+    kept = None
+    if encoder is not None and config.augmentation is None:  # then one pass of the encoder serves everything below
+        parts = [part.images for part in (sets.train, sets.val, sets.test)]
+        kept = keep_inputs(parts, encoder.to(device), recipe, head_layers(config), device, gib=config.cache_gib)
+    epochs = progress(f"epochs ({config.head})", config.epochs)
+    segmenter = train_segmentation(
+        sets.train, sets.val, encoder, recipe, structures, config, lambda epoch: epochs(1),
+        folder=folder, device=device, inputs=None if kept is None else (kept[0], kept[1]),
+    )  # fmt: skip
+    judged = None if kept is None else kept[2]
+    found = evaluate(segmenter, encoder, sets.test, attributes=attributes, device=device, inputs=judged).to_dict()
+    if overlays:
+        import numpy as np
+
+        chosen = np.arange(min(overlays, len(sets.test)))
+        masks = predict(
+            segmenter,
+            encoder,
+            sets.test.images[chosen],
+            device=device,
+            inputs=None if judged is None else judged.subset(chosen),
+        )
+        write_png(overlay_sheet(sets.test.images[chosen], sets.test.masks(chosen), masks), folder / "overlays.png")
+    if few_shot:
+        told = progress("few-shot runs", 3 * (1 + sum(number < len(sets.train) for number in few_shot)))
+        points = curve(
+            sets.train, sets.val, sets.test, encoder, recipe, structures, config, numbers=few_shot, device=device,
+            progress=lambda point: told(1), inputs=kept,
+        )  # fmt: skip
+        found["few_shot"] = [point.to_dict() for point in points]
+    return found
