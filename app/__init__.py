@@ -1,1 +1,1 @@
-"""The review application."""
+"""Review application: radiologists check, edit and sign drafted reports in the browser."""

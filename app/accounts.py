@@ -1,4 +1,4 @@
-"""Who may log in: a file of names and scrypt hashes, sessions that end, and a brake on guessing."""
+"""User accounts: a file of names and scrypt hashes, sessions that expire, and limits on login attempts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import write
 
 SESSION_S: Final = 12 * 3600.0
-"""After the last use."""
+"""Lifetime of a session after its last use."""
 FREE_TRIES: Final = {"name": 5, "client": 20}
-"""Failures before the first wait. Many people may share a client's address; nobody shares a name."""
+"""Failed attempts before the first wait; more for an address than for a name, since many people may share one."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 900.0
 MIN_PASSWORD: Final = 8
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_N, _R, _P = 1 << 15, 8, 1  # OWASP's parameters for scrypt: 32 MiB, about 0.1 s
+_N, _R, _P = 1 << 15, 8, 1  # scrypt parameters recommended by OWASP: 32 MiB, about 0.1 s
 _REMEMBERED = 10_000
 
 _SCHEMA = """
@@ -37,10 +37,10 @@ CREATE TABLE IF NOT EXISTS sessions (
 
 
 class LoginRefused(LlavaRadError):
-    """A login that failed. The message is the same whatever was wrong.
+    """The login failed; the message does not tell whether the name or the password was wrong.
 
     Attributes:
-        retry_after: seconds to wait before the next try, or 0.
+        retry_after: seconds until the next attempt is accepted, or 0.
     """
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
@@ -54,15 +54,15 @@ class _Tries(NamedTuple):
 
 
 class Accounts:
-    """The people of one auth file.
+    """Users of one auth file and their sessions.
 
     Args:
-        path: the auth file; read again when it changes.
-        sessions: SQLite file of open sessions.
-        now: the time in seconds.
+        path: of the auth file; it is read again when it changes.
+        sessions: path of the SQLite file of open sessions.
+        now: returns the current time in seconds.
 
     Raises:
-        ConfigError: the auth file cannot be read.
+        ConfigError: if the auth file cannot be read.
     """
 
     def __init__(self, path: Path, sessions: Path, *, now: Callable[[], float] = time.time) -> None:
@@ -75,25 +75,25 @@ class Accounts:
         self._known()
 
     def login(self, name: str, password: str, client: str) -> str:
-        """Open a session.
+        """Check name and password and open a session.
 
         Args:
-            name: as it was typed.
-            password: as it was typed.
-            client: address that the try comes from.
+            name: of the user.
+            password: of the user.
+            client: network address of the attempt.
 
         Returns:
             The session's token.
 
         Raises:
-            LoginRefused: name or password is wrong, or there were too many tries.
+            LoginRefused: if name or password is wrong, or after too many failed attempts.
         """
         mine, theirs = ("name", name), ("client", client)
         with self._lock:
             wait = max(self._tries.get(key, _Tries(0, 0.0)).not_before for key in (mine, theirs)) - self._now()
             if wait > 0:
-                raise LoginRefused("Too many tries. Wait before the next one.", wait)
-            self._count(mine)  # before the hash is computed: tries at the same time are not free
+                raise LoginRefused("Too many attempts. Wait before the next one.", wait)
+            self._count(mine)  # before hashing, so that simultaneous attempts count too
         kept = self._known().get(name)
         right = _matches(password, kept or _NOBODY) and kept is not None
         if not right or kept is None:
@@ -110,7 +110,7 @@ class Accounts:
         return token
 
     def user_of(self, token: str | None) -> str | None:
-        """The name behind a token, while its session lasts and its user has the same password."""
+        """Return the user of a session token; None if the session has expired or the user's password has changed."""
         if not token:
             return None
         row = self._database.read().execute("SELECT * FROM sessions WHERE token = ?", (_digest(token),)).fetchone()
@@ -123,7 +123,7 @@ class Accounts:
         return name
 
     def logout(self, token: str) -> None:
-        """End a session."""
+        """Close a session."""
         with self._database.write() as connection:
             connection.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
 
@@ -148,10 +148,10 @@ class Accounts:
 
 
 def read_users(path: Path) -> dict[str, str]:
-    """Names and hashes of an auth file.
+    """Read names and password hashes of an auth file.
 
     Raises:
-        ConfigError: it cannot be read, or a line is not of its form; its number is named.
+        ConfigError: if the file cannot be read or a line is malformed; the message gives the line's number.
     """
     found: dict[str, str] = {}
     try:
@@ -169,10 +169,10 @@ def read_users(path: Path) -> dict[str, str]:
 
 
 def add_user(path: Path, name: str, password: str) -> None:
-    """Add a user to an auth file, or give one a new password.
+    """Add a user to an auth file, or change a user's password.
 
     Raises:
-        ConfigError: the name or the password will not do.
+        ConfigError: if name or password is not allowed, or the file cannot be written.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError("a name has 1 to 64 letters, digits or . _ @ -")
@@ -182,10 +182,10 @@ def add_user(path: Path, name: str, password: str) -> None:
 
 
 def remove_user(path: Path, name: str) -> None:
-    """Take a user out of an auth file.
+    """Remove a user from an auth file.
 
     Raises:
-        ConfigError: there is no such user or file.
+        ConfigError: if the file has no such user, or cannot be written.
     """
     users = read_users(path) if path.exists() else {}
     if users.pop(name, None) is None:
@@ -243,7 +243,7 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
-# compared with when there is no such user, so that the answer takes as long
+# compared for unknown users, so that the response takes as long
 _NOBODY: Final = "$".join(
     ["scrypt", str(_N), str(_R), str(_P), base64.b64encode(bytes(16)).decode(), base64.b64encode(bytes(32)).decode()]
 )

@@ -173,15 +173,15 @@ class Drafting:
         engine = self._engine()
         model = (state["draft"] or {}).get("model")
         if not encoder and model is not None and model["sha256"] != engine.sha256:
-            raise ReviewError("another model wrote this draft: where it looked is not known")
+            raise ReviewError("another model wrote this draft: its attention map is not available")
         image, inputs = self._images(state, engine.recipe), (state["draft"] or {}).get("inputs") or {}
         others: list[Pixels] = []
         if not encoder:
             if inputs.get("grounded"):
-                raise ReviewError("there is no map of a draft with boxes: they say where")
+                raise ReviewError("a draft with boxes has no attention map")
             if any((state[name] or {}).get("sha256") != inputs[name] for name in CONTEXT_IMAGES if name in inputs):
                 raise ReviewError(
-                    "an image that this draft was written from is gone: where the model looked is not known"
+                    "an image that this draft was written from is gone: its attention map is not available"
                 )
             others = [image.pixels for _, image in self._context(state, inputs)]
         with self._map_lock:

@@ -102,7 +102,7 @@ def document(state: State, version: int | None = None) -> Document:
     shown = signed["document"] if signed else state
     kept = (shown["draft"] or {}).get("report")
     if kept is None:
-        raise review.ReviewError("hospital formats say which model wrote the draft, and this study has none")
+        raise review.ReviewError("hospital formats name the model that wrote the draft, and this study has no draft")
     signature = None
     if signed is not None:
         at = datetime.fromisoformat(signed["at"])
@@ -265,5 +265,5 @@ def _structured_report(state: dict[str, Any], study: str) -> bytes:
 
     found = document(state)
     assert found.signature is not None
-    nobody = replace(found.signature, reviewer="reviewer", at=datetime.fromtimestamp(0, UTC))
-    return to_sr(replace(found, identity=pseudonym(study), signature=nobody)).report
+    anonymous = replace(found.signature, reviewer="reviewer", at=datetime.fromtimestamp(0, UTC))
+    return to_sr(replace(found, identity=pseudonym(study), signature=anonymous)).report

@@ -1,7 +1,7 @@
-"""Images of the review application on disk: pixels as the reader gave them, never the file that they came in.
+"""Pixels of the studies on disk; uploaded files themselves are never kept.
 
-A kept image is two files of raw numbers, named by a random id. What the viewer needs besides (size, ways to show the
-values) is a description that goes into the store.
+An image is a file of 16-bit values, and a bit mask if parts of it are padding, both named by a random id. Its size and
+its window presets go into the store.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LEVELS = 1 << 16
 
 
 class ImageFolder:
-    """Pixels of the studies.
+    """Folder of the studies' pixels.
 
     Args:
-        root: a folder that nobody else reads; made with mode 0700.
+        root: the folder, created with mode 0700 if missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,7 +39,10 @@ class ImageFolder:
         """Write an image's pixels.
 
         Returns:
-            The description: ``id``, ``width``, ``height``, ``presets`` and ``padded``.
+            Description for the store: ``id``, ``width``, ``height``, ``presets`` (see :func:`presets`) and ``padded``.
+
+        Raises:
+            LlavaRadError: if the disk refuses.
         """
         import numpy as np
 
@@ -53,10 +56,10 @@ class ImageFolder:
         return {"id": name, "width": width, "height": height, "presets": presets(image), "padded": padded}
 
     def file(self, description: dict[str, Any]) -> Path:
-        """The file of little-endian uint16 values, row by row.
+        """Return the path of an image's file: little-endian uint16 values, row by row.
 
         Raises:
-            LlavaRadError: it is not there any more.
+            LlavaRadError: if the file is missing.
         """
         path = self._root / f"{description['id']}.u16"
         if not path.is_file():
@@ -64,21 +67,21 @@ class ImageFolder:
         return path
 
     def pixels(self, description: dict[str, Any]) -> npt.NDArray[np.uint16]:
-        """An image's pixels, [height, width].
+        """Read an image's pixels, uint16 [height, width].
 
         Raises:
-            LlavaRadError: they are not there any more.
+            LlavaRadError: if the file is missing.
         """
         import numpy as np
 
         return np.fromfile(self.file(description), "<u2").reshape(description["height"], description["width"])
 
     def prepared(self, state: dict[str, Any], recipe: Recipe) -> PreparedImage:
-        """A study's image as the model sees it: what ``encoder.reader.sandbox.Reader.prepare`` gives for its file.
+        """Preprocess a study's image as ``encoder.reader.sandbox.Reader.prepare`` does with the file.
 
         Args:
-            state: of the study, from the store; for the image beside it, what it has as ``prior`` or ``lateral``.
-            recipe: of the model.
+            state: of the study, from the store, or its entry ``prior`` or ``lateral``.
+            recipe: preprocessing of the model.
         """
         import numpy as np
 
@@ -100,10 +103,10 @@ class ImageFolder:
 
 
 def presets(image: Radiograph) -> list[dict[str, Any]]:
-    """Ways to show an image's values, the file's own windows first: the first is the default.
+    """Return the window presets of an image: the file's windows first, then two automatic ones.
 
-    ``linear`` and ``sigmoid`` have centre and width in pixel values, in which brighter is denser; ``table`` has a
-    brightness for each pixel value, base64 of bytes.
+    Each has ``label``, ``kind``, ``center`` and ``width`` in pixel values (higher values are denser and brighter).
+    Kind ``table`` also has ``table``: the brightness of every pixel value, as base64 of bytes.
     """
     found = [_preset(image, number, window) for number, window in enumerate(image.windows)]
     low, high = image.percentiles(0.005, 0.995)
@@ -124,7 +127,7 @@ def _preset(image: Radiograph, number: int, window: Window) -> dict[str, Any]:
 
 
 def _table(image: Radiograph, number: int) -> str:
-    """The window's brightness of every pixel value there can be."""
+    """Return the brightness of all 65,536 pixel values under a window, as base64 of bytes."""
     import numpy as np
 
     levels = np.arange(LEVELS, dtype=np.float64) * image.scale + image.offset

@@ -1,4 +1,4 @@
-"""The page: Gradio's tabs, and in them the parts that ``app/static`` draws. All that is shown comes from our calls."""
+"""Gradio page of the review application: tabs whose content ``app/static`` draws from the HTTP routes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TITLE = "LLaVA-Rad review"
 
 
 def build() -> gr.Blocks:
-    """The page without its data."""
+    """Build the page, without data."""
     import gradio as gr
 
     page: gr.Blocks
@@ -31,7 +31,7 @@ def build() -> gr.Blocks:
 
 
 def theme() -> gr.Theme:
-    """Gradio's plain theme with fonts that every machine has: nothing is fetched."""
+    """Return Gradio's base theme with system fonts, so that no font is downloaded."""
     import gradio as gr
 
     plain: gr.Theme = gr.themes.Base(
@@ -44,7 +44,7 @@ def theme() -> gr.Theme:
 
 
 def _part(name: str) -> None:
-    """An element that the module of that name fills."""
+    """Add an element that the JavaScript module of that name fills."""
     import gradio as gr
 
     gr.HTML(

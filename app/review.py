@@ -1,8 +1,8 @@
-"""The rules of a review: what may be done to a report, and how it is undone. No storage, no time, no people here.
+"""Rules of a review: steps that change a report, and their reversal. Pure functions of documents.
 
-A document is what a reviewer works on: ``{"sentences": [...], "fields": {...}}``. A sentence has an ``id``, the
-``draft`` that a model wrote (None where the reviewer added it), its present ``text`` and a ``state``; where the model
-said in which places of the image it is seen, also the draft's ``boxes``.
+A document is ``{"sentences": [...], "fields": {...}}``. A sentence has an ``id``, the model's ``draft`` (None if the
+reviewer added the sentence), its current ``text``, a ``state`` of :data:`STATES` and, if the model located the draft
+in the image, ``boxes``.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Sentence = dict[str, Any]
 
 
 class ReviewError(LlavaRadError):
-    """A step that the state of the review does not allow."""
+    """The step is not allowed in the current state of the review."""
 
 
 class StaleError(LlavaRadError):
-    """A step that was made on an older revision of the study than there is now."""
+    """The step was made on an earlier revision of the study than the current one."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change of a document, with what it takes to undo it.
+    """Change of a document, with the information to undo it.
 
     Attributes:
         document: after the change.
-        sentence: id of the sentence that changed, or None.
-        before: ``{"at": index, "sentence": ... or None}`` or ``{"field": name, "text": ...}``.
+        sentence: id of the changed sentence, or None.
+        before: ``{"at": index, "sentence": SENTENCE or None}`` or ``{"field": name, "text": text}`` before the change.
         after: the same after the change.
     """
 
@@ -49,17 +49,17 @@ class Step:
 
 
 def empty() -> Document:
-    """A document without sentences."""
+    """Return a document without sentences."""
     return {"sentences": [], "fields": dict.fromkeys(FIELDS, "")}
 
 
 def whole(document: Document) -> Document:
-    """The document with every field: those that an earlier version kept lack the newer ones."""
+    """Add the fields that documents of earlier versions lack."""
     return document | {"fields": dict.fromkeys(FIELDS, "") | document["fields"]}
 
 
 def drafted(document: Document, texts: Sequence[str], boxes: Sequence[Sequence[Mapping[str, float]]] = ()) -> Document:
-    """The document with a new draft's sentences, and the boxes of each, in place of what it had."""
+    """Replace a document's sentences by those of a new draft, with the boxes of each."""
     sentences: list[Sentence] = [
         {"id": f"s{number}", "draft": text, "text": text, "state": "undecided"} for number, text in enumerate(texts, 1)
     ]
@@ -70,30 +70,30 @@ def drafted(document: Document, texts: Sequence[str], boxes: Sequence[Sequence[M
 
 
 def undecided(document: Document) -> int:
-    """How many sentences wait for a decision."""
+    """Count the undecided sentences."""
     return sum(one["state"] == "undecided" for one in document["sentences"])
 
 
 def decided(document: Document) -> bool:
-    """Whether a person has done anything to the sentences."""
+    """Return True if a reviewer has changed or decided any sentence."""
     return any(one["state"] != "undecided" for one in document["sentences"])
 
 
 def text_of(document: Document) -> str:
-    """The report as it stands: every sentence that is not rejected, in order."""
+    """Return the current report: all sentences that are not rejected, in order."""
     return " ".join(one["text"] for one in document["sentences"] if one["state"] != "rejected")
 
 
 def drafted_text(document: Document) -> str:
-    """What a model wrote of the report, whatever became of it."""
+    """Return the report as the model drafted it."""
     return " ".join(one["draft"] for one in document["sentences"] if one["draft"] is not None)
 
 
 def signable(document: Document) -> str:
-    """The text of a report that may be signed: the decided sentences alone.
+    """Return the text of a report that is ready to be signed.
 
     Raises:
-        ReviewError: a sentence is undecided, or nothing would be left.
+        ReviewError: if a sentence is undecided, or none is left.
     """
     left = undecided(document)
     if left:
@@ -105,14 +105,15 @@ def signable(document: Document) -> str:
 
 
 def apply(document: Document, action: Mapping[str, Any]) -> Step:
-    """Make one step.
+    """Perform one step.
 
     Args:
-        document: left as it is.
-        action: ``action`` and what it takes: ``sentence``, ``text``, ``after``, ``field``.
+        document: not modified.
+        action: ``action`` (accept, reject, undecide, edit, add, remove or field) with its arguments: ``sentence``,
+            ``text``, ``after`` (id of the sentence before a new one), ``field``.
 
     Raises:
-        ReviewError: there is no such action or sentence, or it cannot be done.
+        ReviewError: if the action or the sentence does not exist, or the step is not allowed.
     """
     make = _STEPS.get(str(action.get("action")))
     if make is None:
@@ -121,11 +122,11 @@ def apply(document: Document, action: Mapping[str, Any]) -> Step:
 
 
 def undo(document: Document, step: Mapping[str, Any]) -> Step:
-    """Take a step back.
+    """Reverse a step.
 
     Args:
-        document: left as it is.
-        step: ``before`` and ``after`` of that step, which must be the last one that was not undone.
+        document: not modified.
+        step: ``before`` and ``after`` of the last step that has not been undone.
     """
     changed, before, after = copy.deepcopy(document), step["before"], step["after"]
     if "field" in before:
@@ -151,13 +152,13 @@ def _find(document: Document, action: Mapping[str, Any]) -> tuple[int, Sentence]
 
 
 def _text(action: Mapping[str, Any], *, blank: bool = False) -> str:
-    """The text of an action, on one line where it is a sentence's, without control characters."""
+    """Return an action's text without control characters; sentences on one line, fields (``blank``) also empty."""
     from llava_rad.outputs.report import clean
 
     text = action.get("text")
     if not isinstance(text, str):
         raise ReviewError("the action has no text")
-    # tabs and returns part words: they become white space that ``clean`` leaves
+    # tabs and carriage returns separate words: replace them by white space before ``clean`` removes them
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ") if blank else " ".join(text.split())
     text = clean(text).strip()
     if not text and not blank:
@@ -178,7 +179,7 @@ def _decide(state: str) -> Callable[[Document, Mapping[str, Any]], Step]:
     def step(document: Document, action: Mapping[str, Any]) -> Step:
         at, old = _find(document, action)
         if old["draft"] is None:
-            raise ReviewError("a sentence that you added is edited or removed")
+            raise ReviewError("a sentence that you added can only be edited or removed")
         return _become(document, at, state, old["draft"])
 
     return step
@@ -205,7 +206,7 @@ def _add(document: Document, action: Mapping[str, Any]) -> Step:
 def _remove(document: Document, action: Mapping[str, Any]) -> Step:
     at, old = _find(document, action)
     if old["draft"] is not None:
-        raise ReviewError("a sentence of the draft is rejected, not removed")
+        raise ReviewError("a sentence of the draft can be rejected, but not removed")
     del document["sentences"][at]
     return Step(document, old["id"], {"at": at, "sentence": old}, {"at": at, "sentence": None})
 

@@ -1,4 +1,4 @@
-"""The calls that the page makes, under ``/api``: JSON in, JSON out, every study its owner's alone."""
+"""HTTP routes of the review application under ``/api``: JSON requests and responses, limited to the user's studies."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _TICK_S, _HEARTBEAT_S = 0.04, 10.0
 
 @dataclass(frozen=True)
 class Services:
-    """What the calls work on.
+    """Components that the routes use.
 
     Attributes:
-        store: studies, events, signed reports.
-        images: their pixels.
-        uploads: what makes studies.
-        drafting: what writes drafts.
-        named_users: people log in; otherwise everyone is one local user.
-        keep_names: files' names are kept.
+        store: studies, events and signed reports.
+        images: pixels of the studies.
+        uploads: creates studies from images.
+        drafting: writes drafts.
+        named_users: users log in; otherwise there is one local user.
+        keep_names: studies are named after their files.
     """
 
     store: Store
@@ -58,7 +58,7 @@ class Services:
 
 
 def user(request: Request) -> str:
-    """Who asks; the guard has seen to it that somebody does."""
+    """Return the user's name, which the guard has put into the request."""
     name: str = request.state.user
     return name
 
@@ -67,9 +67,9 @@ User = Annotated[str, Depends(user)]
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error that a user can act on becomes a status and one line."""
+    """Turn errors that users can act on into a status and a one-line message."""
 
-    def said(status: Callable[[LlavaRadError], int]) -> Callable[[Request, Exception], Response]:
+    def handler(status: Callable[[LlavaRadError], int]) -> Callable[[Request, Exception], Response]:
         def answer(request: Request, raised: Exception) -> Response:
             assert isinstance(raised, LlavaRadError)
             more = {"hint": raised.hint} if raised.hint else {}
@@ -79,11 +79,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
         return answer
 
-    app.add_exception_handler(NotFound, said(lambda raised: 404))
-    app.add_exception_handler(ReviewError, said(lambda raised: 422))
-    app.add_exception_handler(ReadError, said(lambda raised: 415))
-    app.add_exception_handler(TooLarge, said(lambda raised: 413))
-    app.add_exception_handler(LlavaRadError, said(lambda raised: 503))
+    app.add_exception_handler(NotFound, handler(lambda raised: 404))
+    app.add_exception_handler(ReviewError, handler(lambda raised: 422))
+    app.add_exception_handler(ReadError, handler(lambda raised: 415))
+    app.add_exception_handler(TooLarge, handler(lambda raised: 413))
+    app.add_exception_handler(LlavaRadError, handler(lambda raised: 503))
 
 
 async def _json(request: Request) -> dict[str, Any]:
@@ -105,10 +105,9 @@ Body = Annotated[dict[str, Any], Depends(_json)]
 
 
 def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
-    """A study as the page gets it: with the findings that its draft and its present text name.
+    """Add to a study's state the labels of its draft and its current text, and whether its draft is outdated.
 
-    Where they differ the reviewer has changed what the report says, which the page marks. So it does where the draft
-    was written from other inputs than there are now.
+    The page marks findings whose labels differ, and drafts whose inputs have changed.
     """
     from llava_rad.outputs.document import labels_of
 
@@ -120,19 +119,19 @@ def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
 
 
 def router(services: Services) -> APIRouter:
-    """All calls."""
-    calls = APIRouter(prefix="/api")
-    _add_studies(calls, services)
+    """Create all routes."""
+    api = APIRouter(prefix="/api")
+    _add_studies(api, services)
     for kind in CONTEXT_IMAGES:
-        _add_context(calls, services, kind)
-    _add_drafts(calls, services)
-    _add_reading(calls, services)
-    _add_batches(calls, services)
-    return calls
+        _add_context(api, services, kind)
+    _add_drafts(api, services)
+    _add_reading(api, services)
+    _add_batches(api, services)
+    return api
 
 
 def _name(request: Request) -> str | None:
-    """The file's name that the page sent, where names are kept at all."""
+    """Return the file name that the page sent, without folders and ending."""
     sent = unquote(request.headers.get("x-file-name", ""))
     return Path(sent.replace("\\", "/")).stem[:100] or None
 
@@ -141,13 +140,13 @@ def _force(request: Request) -> bool:
     return request.query_params.get("force") == "true"
 
 
-def _add_studies(calls: APIRouter, services: Services) -> None:
+def _add_studies(api: APIRouter, services: Services) -> None:
     store, uploads = services.store, services.uploads
 
-    @calls.get("/me")
-    def me(who: User) -> dict[str, Any]:
+    @api.get("/me")
+    def me(user: User) -> dict[str, Any]:
         return {
-            "user": who,
+            "user": user,
             "named_users": services.named_users,
             "keep_names": services.keep_names,
             "notice": NOTICE,
@@ -155,80 +154,80 @@ def _add_studies(calls: APIRouter, services: Services) -> None:
             "exports": downloads(),
         }
 
-    @calls.get("/studies")
+    @api.get("/studies")
     def worklist(
-        who: User, status: str | None = None, search: str = "", limit: int = 100, offset: int = 0
+        user: User, status: str | None = None, search: str = "", limit: int = 100, offset: int = 0
     ) -> dict[str, Any]:
         return store.worklist(
-            who, status=status or None, search=search[:200], limit=min(max(limit, 1), 500), offset=max(offset, 0)
+            user, status=status or None, search=search[:200], limit=min(max(limit, 1), 500), offset=max(offset, 0)
         )
 
-    @calls.post("/studies", status_code=201)
-    async def upload(request: Request, who: User) -> dict[str, Any]:
+    @api.post("/studies", status_code=201)
+    async def upload(request: Request, user: User) -> dict[str, Any]:
         batch, number = request.query_params.get("batch"), request.query_params.get("number", "0")
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
             if batch:
-                place = int(number) if number.isdecimal() else 0
-                await asyncio.to_thread(uploads.of_batch, who, batch, place, path, file_name=_name(request))
+                position = int(number) if number.isdecimal() else 0
+                await asyncio.to_thread(uploads.of_batch, user, batch, position, path, file_name=_name(request))
                 return {"batch": batch}
-            study = await asyncio.to_thread(uploads.study, who, path, file_name=_name(request), force=_force(request))
-        return shown(await asyncio.to_thread(store.state, who, study), services)
+            study = await asyncio.to_thread(uploads.study, user, path, file_name=_name(request), force=_force(request))
+        return shown(await asyncio.to_thread(store.state, user, study), services)
 
-    @calls.get("/studies/{study}")
-    def state(study: str, who: User) -> dict[str, Any]:
-        return shown(store.state(who, study), services)
+    @api.get("/studies/{study}")
+    def state(study: str, user: User) -> dict[str, Any]:
+        return shown(store.state(user, study), services)
 
-    @calls.post("/studies/{study}/actions", response_model=None)
-    def act(study: str, who: User, body: Body) -> dict[str, Any] | JSONResponse:
+    @api.post("/studies/{study}/actions", response_model=None)
+    def act(study: str, user: User, body: Body) -> dict[str, Any] | JSONResponse:
         revision = body.pop("revision", None)
         if type(revision) is not int:
-            raise ReviewError("the action does not say which revision of the study it was made on")
+            raise ReviewError("the action lacks the revision of the study that it was made on")
         try:
-            return shown(store.act(who, study, revision, body, user=who), services)
+            return shown(store.act(user, study, revision, body, user=user), services)
         except StaleError as stale:
-            return error(409, str(stale), state=shown(store.state(who, study), services))
+            return error(409, str(stale), state=shown(store.state(user, study), services))
 
 
-def _add_context(calls: APIRouter, services: Services, kind: ContextImage) -> None:
+def _add_context(api: APIRouter, services: Services, kind: ContextImage) -> None:
     """Routes that add and remove a study's lateral or prior image."""
     store, uploads = services.store, services.uploads
 
-    @calls.post(f"/studies/{{study}}/{kind}")
-    async def add(request: Request, study: str, who: User) -> dict[str, Any]:
-        await asyncio.to_thread(store.state, who, study)  # before anything is read
+    @api.post(f"/studies/{{study}}/{kind}")
+    async def add(request: Request, study: str, user: User) -> dict[str, Any]:
+        await asyncio.to_thread(store.state, user, study)  # refuse unknown studies before reading the upload
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
-            await asyncio.to_thread(uploads.context_image, who, study, kind, path, force=_force(request))
-        return shown(await asyncio.to_thread(store.state, who, study), services)
+            await asyncio.to_thread(uploads.context_image, user, study, kind, path, force=_force(request))
+        return shown(await asyncio.to_thread(store.state, user, study), services)
 
-    @calls.delete(f"/studies/{{study}}/{kind}")
-    def remove(study: str, who: User) -> dict[str, Any]:
-        store.set_context(who, study, kind, None)
-        return shown(store.state(who, study), services)
+    @api.delete(f"/studies/{{study}}/{kind}")
+    def remove(study: str, user: User) -> dict[str, Any]:
+        store.set_context(user, study, kind, None)
+        return shown(store.state(user, study), services)
 
 
-def _add_drafts(calls: APIRouter, services: Services) -> None:
+def _add_drafts(api: APIRouter, services: Services) -> None:
     store, drafting = services.store, services.drafting
 
-    @calls.post("/studies/{study}/draft")
-    def write(study: str, who: User, body: Body) -> dict[str, Any]:
-        drafting.queue(who, study, replace=body.get("replace") is True, grounded=body.get("grounded") is True)
-        return shown(store.state(who, study), services)
+    @api.post("/studies/{study}/draft")
+    def write(study: str, user: User, body: Body) -> dict[str, Any]:
+        drafting.queue(user, study, replace=body.get("replace") is True, grounded=body.get("grounded") is True)
+        return shown(store.state(user, study), services)
 
-    @calls.post("/studies/{study}/stop")
-    def stop(study: str, who: User) -> dict[str, Any]:
-        drafting.stop(who, study)
-        return shown(store.state(who, study), services)
+    @api.post("/studies/{study}/stop")
+    def stop(study: str, user: User) -> dict[str, Any]:
+        drafting.stop(user, study)
+        return shown(store.state(user, study), services)
 
-    @calls.get("/studies/{study}/draft")
-    async def follow(request: Request, study: str, who: User) -> StreamingResponse:
-        await asyncio.to_thread(store.state, who, study)
+    @api.get("/studies/{study}/draft")
+    async def follow(request: Request, study: str, user: User) -> StreamingResponse:
+        await asyncio.to_thread(store.state, user, study)
 
         async def pieces() -> AsyncIterator[str]:
             last, silent = None, 0.0
             while not await request.is_disconnected():
-                now = await asyncio.to_thread(drafting.now, who, study)
+                now = await asyncio.to_thread(drafting.now, user, study)
                 if now != last:
                     last, silent = now, 0.0
                     yield f"data: {json.dumps(now)}\n\n"
@@ -242,47 +241,47 @@ def _add_drafts(calls: APIRouter, services: Services) -> None:
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
-    @calls.get("/studies/{study}/evidence")
-    def evidence(study: str, who: User, sentence: str = "", of: str = "sentence") -> dict[str, Any]:
-        return drafting.evidence(who, study, sentence=sentence or None, encoder=of == "encoder")
+    @api.get("/studies/{study}/evidence")
+    def evidence(study: str, user: User, sentence: str = "", of: str = "sentence") -> dict[str, Any]:
+        return drafting.evidence(user, study, sentence=sentence or None, encoder=of == "encoder")
 
 
-def _add_reading(calls: APIRouter, services: Services) -> None:
+def _add_reading(api: APIRouter, services: Services) -> None:
     store, images = services.store, services.images
 
-    @calls.get("/studies/{study}/image/{image}")
-    def pixels(study: str, image: str, who: User) -> FileResponse:
-        state = store.state(who, study)
+    @api.get("/studies/{study}/image/{image}")
+    def pixels(study: str, image: str, user: User) -> FileResponse:
+        state = store.state(user, study)
         for kept in (state["image"], *((state[kind] or {}).get("image") for kind in CONTEXT_IMAGES)):
             if kept is not None and kept["id"] == image:
                 return FileResponse(images.file(kept), media_type="application/octet-stream")
         raise NotFound("there is no such image")
 
-    @calls.get("/studies/{study}/report.txt")
-    def text(study: str, who: User, version: int | None = None) -> PlainTextResponse:
-        found = exports.report_text(store.state(who, study), version)
+    @api.get("/studies/{study}/report.txt")
+    def text(study: str, user: User, version: int | None = None) -> PlainTextResponse:
+        found = exports.report_text(store.state(user, study), version)
         return PlainTextResponse(found, headers=_attachment(f"report-{study[:12]}.txt"))
 
-    @calls.get("/studies/{study}/report.json")
-    def record(study: str, who: User, version: int | None = None) -> Response:
-        found = exports.report_json(store.state(who, study), version)
+    @api.get("/studies/{study}/report.json")
+    def record(study: str, user: User, version: int | None = None) -> Response:
+        found = exports.report_json(store.state(user, study), version)
         return JSONResponse(found, headers=_attachment(f"report-{study[:12]}.json"))
 
     for format in document_formats():
         for number, name in enumerate(format.downloads):
-            _add_download(calls, store, format, number, name)
+            _add_download(api, store, format, number, name)
 
-    @calls.get("/export.jsonl")
-    def lines(who: User) -> StreamingResponse:
+    @api.get("/export.jsonl")
+    def lines(user: User) -> StreamingResponse:
         return StreamingResponse(
-            exports.jsonl(store, who), media_type="application/jsonl", headers=_attachment("reviews.jsonl")
+            exports.jsonl(store, user), media_type="application/jsonl", headers=_attachment("reviews.jsonl")
         )
 
-    @calls.get("/export.zip")
-    def research_set(who: User, dicom: bool = False) -> FileResponse:
+    @api.get("/export.zip")
+    def research_set(user: User, dicom: bool = False) -> FileResponse:
         path = services.uploads.path()
         try:
-            exports.research_set(store, images, who, path, dicom=dicom)
+            exports.research_set(store, images, user, path, dicom=dicom)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -291,50 +290,50 @@ def _add_reading(calls: APIRouter, services: Services) -> None:
             background=BackgroundTask(path.unlink, missing_ok=True),
         )  # fmt: skip
 
-    @calls.get("/export.csv")
-    def table(who: User) -> StreamingResponse:
-        return StreamingResponse(exports.csv(store, who), media_type="text/csv", headers=_attachment("reviews.csv"))
+    @api.get("/export.csv")
+    def table(user: User) -> StreamingResponse:
+        return StreamingResponse(exports.csv(store, user), media_type="text/csv", headers=_attachment("reviews.csv"))
 
-    @calls.get("/statistics")
-    def statistics(who: User) -> dict[str, Any]:
+    @api.get("/statistics")
+    def statistics(user: User) -> dict[str, Any]:
         from app.statistics import summary
         from llava_rad.outputs.document import labels_of
 
-        return summary(store, who, labels_of)
+        return summary(store, user, labels_of)
 
 
 def downloads() -> list[dict[str, str]]:
-    """Formats of documents that the page offers, each by its first file."""
+    """List the document formats that the page offers, each by its first file."""
     return [{"name": row.name, "title": row.title, "file": row.downloads[0]} for row in document_formats()]
 
 
-def _add_download(calls: APIRouter, store: Store, format: OutputFormat, number: int, name: str) -> None:
-    """One file of a registered format of documents."""
+def _add_download(api: APIRouter, store: Store, format: OutputFormat, number: int, name: str) -> None:
+    """Add the route of one file of a registered document format."""
 
-    @calls.get(f"/studies/{{study}}/{name}")
-    def download(study: str, who: User, version: int | None = None) -> Response:
-        content = format.load()().files(exports.document(store.state(who, study), version))[number]
+    @api.get(f"/studies/{{study}}/{name}")
+    def download(study: str, user: User, version: int | None = None) -> Response:
+        content = format.load()().files(exports.document(store.state(user, study), version))[number]
         stem, _, ending = name.partition(".")
         return Response(content, media_type=format.media_type, headers=_attachment(f"{stem}-{study[:12]}.{ending}"))
 
 
-def _add_batches(calls: APIRouter, services: Services) -> None:
+def _add_batches(api: APIRouter, services: Services) -> None:
     store, uploads = services.store, services.uploads
 
-    @calls.get("/batches")
-    def batches(who: User) -> list[dict[str, Any]]:
-        return store.jobs.batches(who)
+    @api.get("/batches")
+    def batches(user: User) -> list[dict[str, Any]]:
+        return store.jobs.batches(user)
 
-    @calls.post("/batches", status_code=201)
-    async def begin(request: Request, who: User) -> dict[str, Any]:
+    @api.post("/batches", status_code=201)
+    async def begin(request: Request, user: User) -> dict[str, Any]:
         if request.headers.get("content-type", "").startswith("application/json"):
             total = (await _json(request)).get("total")
             if type(total) is not int or not 0 < total <= 10_000:
                 raise ReviewError("a batch has 1 to 10,000 files")
-            return {"batch": await asyncio.to_thread(store.jobs.create_batch, who, total)}
+            return {"batch": await asyncio.to_thread(store.jobs.create_batch, user, total)}
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file, MAX_ZIP_BYTES)
-            return {"batch": await asyncio.to_thread(uploads.unpack, who, path)}
+            return {"batch": await asyncio.to_thread(uploads.unpack, user, path)}
 
 
 def _attachment(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
--- Studies hold what is now; events hold everything that was done, and are never changed.
+-- Studies hold the current state; events are an append-only log of all steps.
 CREATE TABLE IF NOT EXISTS studies (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
@@ -14,7 +14,7 @@ CREATE TABLE IF NOT EXISTS studies (
     image TEXT NOT NULL,
     prior TEXT,
     document TEXT NOT NULL,
-    words TEXT NOT NULL, -- what is searched, in lower case
+    words TEXT NOT NULL, -- search text, lower case
     lateral TEXT
 );
 CREATE INDEX IF NOT EXISTS studies_of_owner ON studies (owner, changed DESC);
@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     model TEXT,
     report TEXT,
     error TEXT,
-    inputs TEXT -- besides the image: what is asked for while it waits, what it was written from when it is done
+    inputs TEXT -- besides the image: options while waiting, inputs of the draft when done
 );
 CREATE INDEX IF NOT EXISTS jobs_of_study ON jobs (study, id);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('queued', 'running');

@@ -105,7 +105,7 @@ class Guard:
     def _refusal(self, method: str, path: str, headers: Headers, user: str | None) -> ASGIApp | None:
         host = headers.get("host", "")
         if self._hosts and name_of(host) not in self._hosts:
-            return error(421, "this server does not go by that name")
+            return error(421, "this server does not accept that host name")
         if not (path == "/" or path.startswith(OURS) or path.startswith(GRADIO)):
             return error(404, "there is no such page")
         if method not in SAFE:

@@ -1,4 +1,4 @@
-"""The review application as one server: our calls, our files, and Gradio's page, behind one guard."""
+"""Server of the review application: HTTP routes, static files and the Gradio page behind one guard."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from llava_rad.generation.options import GenerationOptions
 
 LOCAL_USER = "local"
-"""Everybody, where nobody logs in: the server then answers to this machine alone."""
+"""Name of the only user if there are no accounts; the server then accepts connections from this machine only."""
 STATIC = Path(__file__).parent / "static"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the application is served.
+    """Settings of the server.
 
     Attributes:
         host: address to listen on.
-        port: 0 takes a free one.
-        data: folder of the store; made with mode 0700.
-        auth_file: who may log in; needed for any address but this machine's own.
-        names: host names that browsers may call the server by, beside the address.
-        https: a proxy on this machine speaks HTTPS: the session's cookie is sent over nothing else, and the proxy says
-            which address a login comes from (X-Forwarded-For).
-        options: model and decoding of the drafts; None takes the embedded model and its defaults.
-        keep_names: call studies by their files' names, which may identify a patient.
-        identifiers: keep the identifiers of patient and study, for structured reports and FHIR.
-        example: put the example radiograph into an empty worklist.
+        port: to listen on; 0 selects a free one.
+        data: folder of studies and reviews, created with mode 0700 if missing.
+        auth_file: user accounts; required for every address that other machines can reach.
+        names: host names by which browsers may address the server, in addition to ``host``.
+        https: a proxy on this machine serves HTTPS: the session cookie is sent over HTTPS only, and client addresses
+            are taken from X-Forwarded-For.
+        options: model and decoding of the drafts; None uses the embedded model and its defaults.
+        keep_names: name studies after their files; file names may identify a patient.
+        identifiers: keep patient and study identifiers, for structured reports and FHIR.
+        example: add the example radiograph to an empty worklist.
     """
 
     host: str = "127.0.0.1"
@@ -57,26 +57,26 @@ class Settings:
     example: bool = True
 
     def check(self) -> None:
-        """Refuse to be reachable from other machines without accounts.
+        """Check that other machines can reach the server only if there are accounts.
 
         Raises:
-            ConfigError: that, or an auth file that is not there.
+            ConfigError: if they could without accounts, or the auth file is missing.
         """
         if self.auth_file is not None and not self.auth_file.is_file():
             raise ConfigError("there is no such auth file", hint="llava-rad user add NAME --auth-file FILE makes one")
         if self.auth_file is None and not is_loopback(self.host):
             raise ConfigError(
-                "without accounts the application is served to this machine alone",
+                "without accounts the application is served to this machine only",
                 hint="--host 127.0.0.1, or --auth-file FILE",
             )
 
 
 @contextmanager
 def services(settings: Settings) -> Iterator[Services]:
-    """Open the store and start what reads images and writes drafts; all end with the context.
+    """Open the store and start reader and drafting; all stop when the block ends.
 
     Raises:
-        LlavaRadError: the data folder is in use by another server, or cannot be written.
+        LlavaRadError: if another server uses the data folder, or it cannot be written.
     """
     from app.drafting import Drafting
     from app.images import ImageFolder
@@ -102,8 +102,8 @@ def services(settings: Settings) -> Iterator[Services]:
 
 
 def application(settings: Settings, services: Services, accounts: Accounts | None) -> ASGIApp:
-    """The whole application, guarded."""
-    _shut_gradio_in(settings.data / "gradio")
+    """Build the ASGI application: routes, login, static files and page behind the guard."""
+    _confine_gradio(settings.data / "gradio")
     import gradio
     from fastapi import FastAPI, Request
     from fastapi.staticfiles import StaticFiles
@@ -138,9 +138,9 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     hosts = {settings.host, *settings.names} | (
         {"127.0.0.1", "localhost", "::1"} if is_loopback(settings.host) else set()
     )
-    anywhere = settings.host in ("0.0.0.0", "::") and not settings.names
+    any_host = settings.host in ("0.0.0.0", "::") and not settings.names
     return Guard(
-        served, hosts=set() if anywhere else {name.lower() for name in hosts},
+        served, hosts=set() if any_host else {name.lower() for name in hosts},
         user_of=accounts.user_of if accounts is not None else lambda token: LOCAL_USER,
     )  # fmt: skip
 
@@ -149,11 +149,11 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
     """Serve until interrupted.
 
     Args:
-        settings: how.
-        worklist: folder or zip file of images, read into the local user's worklist at the start.
+        settings: of the server.
+        worklist: folder or zip file of images to read into the local user's worklist at the start.
 
     Raises:
-        LlavaRadError: the port or the data folder is in use, a library is missing, or a setting does not fit.
+        LlavaRadError: if the port or the data folder is in use, a library is missing, or a setting is invalid.
     """
     settings.check()
     try:
@@ -200,7 +200,7 @@ def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock a data folder: two servers on one store would write every draft twice."""
-    busy = "another review application is using the data folder: stop it, or take another --data-dir"
+    busy = "another review application is using the data folder: stop it, or use another --data-dir"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -222,8 +222,8 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _shut_gradio_in(folder: Path) -> None:
-    """No telemetry, nothing fetched from outside, and an empty folder of its own, from which it may serve files."""
+def _confine_gradio(folder: Path) -> None:
+    """Disable Gradio's telemetry and downloads, and give it an empty folder of its own to serve files from."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",

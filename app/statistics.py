@@ -1,4 +1,4 @@
-"""How drafts fare in review: what becomes of their sentences, how far texts move, how long it takes."""
+"""Statistics of reviews: decisions on drafted sentences, edit distance, label changes and working time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ _MOST_LABELS = 10
 
 
 def summary(store: Store, owner: str, labels_of: Labeler) -> dict[str, Any]:
-    """An owner's statistics.
-
-    Reports that were signed again count once, with their last version.
+    """Summarise an owner's signed reports; a report that was signed several times counts with its last version.
 
     Args:
-        store: the reviews.
-        owner: whose.
-        labels_of: which findings a text names, and how.
+        store: studies and signed reports.
+        owner: of the studies.
+        labels_of: returns the label of each finding for a text.
     """
     last = {one["study"]: one for one in store.signed(owner)}
     reports = list(last.values())
@@ -45,9 +43,10 @@ def summary(store: Store, owner: str, labels_of: Labeler) -> dict[str, Any]:
 
 
 def edit_distance(report: Signed) -> float:
-    """How far a signed report is from its draft, 0 (the same) to 1: characters changed over those of the longer text.
+    """Return the edit distance between draft and signed report, 0 (equal) to 1.
 
-    Sentence by sentence: Levenshtein's distance of an edited one, all characters of a rejected or an added one.
+    It is the sum of the sentences' Levenshtein distances (a rejected or added sentence counts with all its
+    characters), divided by the length of the longer text.
     """
     sentences = report["document"]["sentences"]
     changed = sum(
@@ -59,25 +58,25 @@ def edit_distance(report: Signed) -> float:
 
 
 def levenshtein(before: str, after: str) -> int:
-    """The fewest characters to insert, delete or exchange."""
+    """Return the least number of characters to insert, delete or substitute."""
     start, shorter = 0, min(len(before), len(after))
     while start < shorter and before[start] == after[start]:
         start += 1
     end = 0
     while end < shorter - start and before[-1 - end] == after[-1 - end]:
         end += 1
-    # most edits change a few words: what both begin and end with costs nothing
+    # most edits change a few words: skip the common beginning and end
     before, after = before[start : len(before) - end], after[start : len(after) - end]
     row = list(range(len(after) + 1))
     for number, one in enumerate(before, 1):
         above, row[0] = row[0], number
-        for place, other in enumerate(after, 1):
-            above, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, above + (one != other))
+        for at, other in enumerate(after, 1):
+            above, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, above + (one != other))
     return row[-1]
 
 
 def label_changes(reports: Iterable[Signed], labels_of: Labeler) -> list[dict[str, Any]]:
-    """Findings that the signed text states otherwise than the draft, the most frequent first."""
+    """Count the findings whose label differs between draft and signed text, most frequent first."""
     found: Counter[tuple[str, str, str]] = Counter()
     for one in reports:
         before, after = labels_of(review.drafted_text(one["document"])), labels_of(one["text"])

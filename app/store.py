@@ -300,7 +300,7 @@ def _restore(connection: sqlite3.Connection, row: sqlite3.Row, user: str, second
 
 def _reopen(connection: sqlite3.Connection, row: sqlite3.Row, user: str, seconds: float) -> None:
     if row["status"] != "signed":
-        raise ReviewError("only a signed report is reopened")
+        raise ReviewError("only a signed report can be reopened")
     connection.execute("UPDATE studies SET version = version + 1 WHERE id = ?", (row["id"],))
     _set_status(connection, row, "draft", "reopen", user, seconds, version=row["version"] + 1)
 

@@ -1,4 +1,4 @@
-"""Images that come in: one at a time, from a zip file, or from a folder on the server; each becomes a study."""
+"""Uploads: single images, zip files and folders on the server; each image becomes a study."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _CHUNK = 1 << 20
 
 
 class TooLarge(LlavaRadError):
-    """An upload that holds more than is taken."""
+    """The upload or request is larger than its limit."""
 
 
 class Uploads:
-    """Reads what comes in and makes studies of it.
+    """Reads uploaded images and creates studies.
 
     Args:
         incoming: folder for files that are being read; emptied at the start.
-        store: where studies go.
-        images: where their pixels go.
-        reader: decodes in a limited process.
-        written: told after a study of a batch has come in, so that it is drafted.
-        keep_names: call studies by their files' names, which may identify a patient.
-        identifiers: keep what ties images to patient and study, for documents that go back to an archive.
+        store: receives the studies.
+        images: receives their pixels.
+        reader: decodes image files in a sandboxed process.
+        on_study: called with owner, study and batch after a file of a batch has become a study.
+        keep_names: name studies after their files; file names may identify a patient.
+        identifiers: keep patient and study identifiers, for DICOM and FHIR documents.
     """
 
     def __init__(
@@ -51,25 +51,25 @@ class Uploads:
         store: Store,
         images: ImageFolder,
         reader: Reader,
-        written: Callable[[str, str, str], object],
+        on_study: Callable[[str, str, str], object],
         *,
         keep_names: bool = False,
         identifiers: bool = False,
     ) -> None:
         self._incoming, self._store, self._images, self._reader = incoming, store, images, reader
-        self._written, self._keep_names, self._identifiers = written, keep_names, identifiers
+        self._on_study, self._keep_names, self._identifiers = on_study, keep_names, identifiers
         self._closed = threading.Event()
         incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in incoming.iterdir():
             left.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let batches end after the image that they are at."""
+        """Stop reading batches after their current image."""
         self._closed.set()
 
     @contextlib.contextmanager
     def file(self) -> Iterator[tuple[IO[bytes], Path]]:
-        """A file of its own for one upload, and its path; gone afterwards."""
+        """Open a temporary file for one upload; yields the file and its path, removed at the end of the block."""
         number, name = tempfile.mkstemp(dir=self._incoming)
         try:
             with os.fdopen(number, "w+b") as file:
@@ -78,14 +78,14 @@ class Uploads:
             Path(name).unlink(missing_ok=True)
 
     def path(self) -> Path:
-        """A name for a file that goes out, in the folder that is emptied at the start."""
+        """Return a new path for an outgoing file, in the folder that is emptied at the start."""
         return self._incoming / f"out-{secrets.token_hex(16)}"
 
     async def receive(self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES) -> None:
         """Write an upload to a file.
 
         Raises:
-            TooLarge: it holds more than ``limit`` bytes.
+            TooLarge: if it is longer than ``limit`` bytes.
         """
         size = 0
         async for chunk in chunks:
@@ -98,13 +98,20 @@ class Uploads:
     def study(
         self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False
     ) -> str:
-        """Make a study of an image file, called by ``name``, or by its file's where those are kept.
+        """Create a study from an image file.
+
+        Args:
+            owner: of the study.
+            path: of the image file.
+            file_name: uploaded name of the file, used as the study's name if names are kept.
+            name: of the study, instead.
+            force: accept images that are not frontal chest radiographs.
 
         Returns:
-            Its id.
+            The study's id.
 
         Raises:
-            ReadError: the file is refused.
+            ReadError: if the file is refused.
         """
         image = self._reader.read(path, force=force)
         return self._store.create(
@@ -121,14 +128,16 @@ class Uploads:
             return {}
         try:
             return {"identity": self._reader.identity(path).to_dict()}
-        except ReadError:  # a picture file has none
+        except ReadError:  # not a DICOM file
             return {}
 
     def context_image(self, owner: str, study: str, kind: ContextImage, path: Path, *, force: bool = False) -> None:
         """Add a lateral or prior image to a study.
 
         Raises:
-            ReadError: the file is refused.
+            ReadError: if the file is refused.
+            NotFound: if the study does not exist.
+            ReviewError: if it is signed or discarded.
         """
         image: Radiograph = prepare(
             kind, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
@@ -142,7 +151,7 @@ class Uploads:
         self._store.set_context(owner, study, kind, kept)
 
     def of_batch(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
-        """As ``study``, for one file of a batch: a refusal is written down, not raised."""
+        """Create a study from a file of a batch; a refused file is recorded in the batch instead of raised."""
         try:
             study = self.study(owner, path, file_name=file_name)
         except ReadError as error:
@@ -151,32 +160,32 @@ class Uploads:
             )
             return
         self._store.jobs.batch_read(owner, batch)
-        self._written(owner, study, batch)
+        self._on_study(owner, study, batch)
 
     def unpack(self, owner: str, archive: Path) -> str:
-        """Begin to read a zip file's images in the background.
+        """Start reading the images of a zip file in the background.
 
         Returns:
             The batch's id.
 
         Raises:
-            ReadError: it is no zip file, or holds too much or nothing.
+            ReadError: if the file is no zip file, is empty, or exceeds ``MAX_FILES`` or ``MAX_UNPACKED``.
         """
         names = _entries(archive)
         batch = self._store.jobs.create_batch(owner, len(names))
-        # the file's own name goes with the request that brought it: this descriptor keeps the bytes
+        # the request removes the file when it ends: the open descriptor keeps its content
         held = archive.open("rb")
         threading.Thread(target=self._unpack, args=(owner, batch, held, names), name="unpack", daemon=True).start()
         return batch
 
     def folder(self, owner: str, folder: Path) -> str:
-        """Begin to read a folder's images in the background, with its subfolders.
+        """Start reading the images of a folder and its subfolders in the background.
 
         Returns:
             The batch's id.
 
         Raises:
-            ReadError: there are none.
+            ReadError: if it has none.
         """
         from llava_rad.generation.sources import expand
 
@@ -203,7 +212,7 @@ class Uploads:
                     try:
                         _copy(archive, name, file)
                     except (LlavaRadError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
-                        # RuntimeError: encrypted; NotImplementedError: a compression that Python has not
+                        # RuntimeError: encrypted; NotImplementedError: unsupported compression
                         reason = "the file cannot be taken out of the archive, or is too large"
                         self._store.jobs.batch_failed(owner, batch, number=number, sha256=None, reason=reason)
                         continue
@@ -219,7 +228,7 @@ def _entries(archive: Path) -> list[str]:
                 and "__MACOSX" not in entry.filename and Path(entry.filename).name.upper() != "DICOMDIR"
             ]  # fmt: skip
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise ReadError("corrupt", "this is no zip file that can be read") from None
+        raise ReadError("corrupt", "the file is not a readable zip file") from None
     if not found:
         raise ReadError("missing", "there is no file in the archive")
     # zipfile reads no more of an entry than its stated size
@@ -230,7 +239,7 @@ def _entries(archive: Path) -> list[str]:
 
 
 def _copy(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> None:
-    """One entry into a file, no more than an image may have whatever the archive says of its size."""
+    """Unpack one entry, up to ``MAX_FILE_BYTES`` whatever size the archive states."""
     size = 0
     with archive.open(name) as entry:
         while chunk := entry.read(_CHUNK):

@@ -1,10 +1,10 @@
-// What is typed about a study: saved as it is typed, and given to the model where its prompt has a place for it.
+// Text fields of a study: saved while typing, and passed to the model if its prompt takes them.
 import { h, session } from "./session.js";
 
 const NAMES = { indication: "Indication", technique: "Technique", comparison: "Comparison", prior_report: "Prior report" };
-export const PAUSE_MS = 1500; // of typing, before what was typed is saved
+export const PAUSE_MS = 1500; // pause in typing after which the text is saved
 
-/** Whether the served model's prompt has a place for something. */
+/** Return true if the model's prompt takes an input. */
 export function takes(name) {
   return session.me?.model.takes?.includes(name.replace("_", "-")) ?? false;
 }
@@ -17,7 +17,7 @@ export function createFields(editable) {
   function show() {
     for (const one of fields) one.show();
     if (session.me?.model.state !== "ready") note.textContent = "";
-    else if (!session.me.model.takes.length) note.textContent = "Kept with the review; the model is given the image alone.";
+    else if (!session.me.model.takes.length) note.textContent = "Kept with the review; the model uses only the image.";
     else {
       const images = [takes("lateral") && "lateral", takes("prior") && (takes("prior_report") ? "prior with its report" : "prior")].filter(Boolean);
       const texts = Object.entries(NAMES).filter(([name]) => name !== "prior_report" && takes(name)).map(([, title]) => title.toLowerCase());

@@ -1,6 +1,6 @@
-// The arithmetic of showing 16-bit pixels, without a page: levels of detail, and from values to brightness.
+// Display of 16-bit pixels, independent of the page: levels of detail, and the mapping from values to brightness.
 
-/** Halved copies of an image, each pixel the mean of four, until both sides fit into 512. */
+/** Return an image and its repeatedly halved copies (means of 2 x 2 pixels), until both sides are at most 512. */
 export function pyramid(values, width, height) {
   const levels = [{ values, width, height }];
   while (Math.max(width, height) > 512) {
@@ -22,9 +22,9 @@ export function pyramid(values, width, height) {
 }
 
 /**
- * Brightness of all 65,536 values as RGBA words (little-endian), for one window.
- * linear: a ramp of `width` values around `center`; sigmoid: DICOM PS3.3 C.11.2.1.3.1; table: the file's own curve, its
- * values moved and stretched by as much as center and width differ from the preset's.
+ * Return the brightness of all 65,536 values under a window, as RGBA words (little-endian).
+ * linear: a ramp of `width` values around `center`; sigmoid: DICOM PS3.3 C.11.2.1.3.1; table: the file's own curve,
+ * shifted and stretched by the difference between center and width and those of the preset.
  */
 export function brightness({ kind, center, width, table, own }, inverted) {
   const words = new Uint32Array(65536);
@@ -41,14 +41,14 @@ export function brightness({ kind, center, width, table, own }, inverted) {
   return words;
 }
 
-/** The coarsest level that still has a pixel for each pixel of the screen. `scale`: screen pixels a full-size pixel. */
+/** Return the coarsest level with at least one pixel per screen pixel. `scale`: screen pixels per full-size pixel. */
 export function levelFor(levels, scale) {
   let chosen = 0;
   while (chosen + 1 < levels.length && (levels[0].width / levels[chosen + 1].width) * scale <= 1) chosen += 1;
   return chosen;
 }
 
-/** Fit an image of width x height into a box: scale and top left corner. */
+/** Fit an image of width x height into a box; returns scale and top left corner. */
 export function fit(width, height, boxWidth, boxHeight) {
   const scale = Math.min(boxWidth / width, boxHeight / height);
   return { scale, x: (boxWidth - width * scale) / 2, y: (boxHeight - height * scale) / 2 };

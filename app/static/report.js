@@ -1,26 +1,26 @@
-// The draft and its review: every sentence is accepted, edited or rejected by a person before the report can be signed.
+// Draft and review: a reviewer accepts, edits or rejects every sentence before the report can be signed.
 import { words } from "./boxes.js";
 import { PAUSE_MS, createFields, takes } from "./fields.js";
 import { h, session } from "./session.js";
 
-const SAID = { undecided: "to decide", accepted: "accepted", edited: "edited", rejected: "rejected", added: "added" };
+const STATES = { undecided: "to decide", accepted: "accepted", edited: "edited", rejected: "rejected", added: "added" };
 
 export function mount(root) {
   const fields = createFields(editable);
   const write = button("write", "Write draft", "Have the model write a draft", () => session.write(decided() > 0, takes("grounded") && grounded.checked));
   const grounded = h("input", { type: "checkbox", id: "grounded" });
-  const asked = h("label", { for: "grounded", title: "The model says where in the image it sees what it writes; not proof" }, grounded, " with boxes");
+  const asked = h("label", { for: "grounded", title: "The model marks its findings in the image; not proof" }, grounded, " with boxes");
   const outdated = h("span", { id: "outdated", class: "lr-chip lr-attention", role: "status" });
-  const stop = button("stop", "Stop", "Stop writing; what is written stays", () => session.stop());
+  const stop = button("stop", "Stop", "Stop writing; the text so far is kept", () => session.stop());
   const progress = h("span", { id: "progress", role: "status" });
   const stream = h("p", { id: "stream", "aria-label": "Draft being written" });
   const list = h("ol", { id: "sentences", "aria-label": "Sentences of the report" });
   const add = button("add", "Add sentence", "Add a sentence after the selected one (n)", () => compose());
   const undo = button("undo", "Undo", "Undo the last step (Ctrl+Z)", () => session.act({ action: "undo" }));
   const sign = button("sign", "Sign", "Sign the report (Ctrl+Enter); every sentence must be decided", () => signNow());
-  const discard = button("discard", "Discard", "Set this study aside without a report", () => session.act({ action: "discard" }));
-  const restore = button("restore", "Restore", "Take this study up again", () => session.act({ action: "restore" }));
-  const reopen = button("reopen", "Reopen", "Begin a new version; the signed one is kept", () => session.act({ action: "reopen" }));
+  const discard = button("discard", "Discard", "Close this study without a report", () => session.act({ action: "discard" }));
+  const restore = button("restore", "Restore", "Continue this study", () => session.act({ action: "restore" }));
+  const reopen = button("reopen", "Reopen", "Start a new version; the signed one is kept", () => session.act({ action: "reopen" }));
   const text = h("a", { id: "export-text", class: "lr-button", download: "" }, "Text");
   const json = h("a", { id: "export-json", class: "lr-button", download: "" }, "JSON");
   const documents = h("span", { id: "export-documents", class: "lr-line" });
@@ -37,10 +37,10 @@ export function mount(root) {
     h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json, documents),
     signed,
     h("section", { "aria-labelledby": "labels-title" },
-      h("div", { class: "lr-line" }, h("h3", { id: "labels-title" }, "Findings that the text names"), h("label", { for: "all-labels" }, all, " all 14")), labels),
+      h("div", { class: "lr-line" }, h("h3", { id: "labels-title" }, "Findings in the report"), h("label", { for: "all-labels" }, all, " all 14")), labels),
     keys);
 
-  const rows = new Map(); // sentence id → row
+  const rows = new Map(); // sentence id -> row
   let selected = null;
   let composing = null; // the row of a sentence that is being added
 
@@ -56,7 +56,7 @@ export function mount(root) {
     return session.study && ["pending", "draft"].includes(session.study.status);
   }
 
-  /** Whether sentences can be decided: not while a draft is on its way, which would take them along. */
+  /** Return true if sentences can be decided: not while a draft is being written, which would replace them. */
   function deciding() {
     return editable() && !["queued", "running"].includes(session.study.draft?.state);
   }
@@ -67,7 +67,7 @@ export function mount(root) {
       this.text = h("span", { class: "lr-text", ondblclick: () => this.edit() });
       this.was = h("del", { class: "lr-was" });
       this.state = h("span", { class: "lr-state" });
-      this.boxes = h("span", { class: "lr-boxes", title: "Where the model says that it is seen, drawn over the image; not proof" });
+      this.boxes = h("span", { class: "lr-boxes", title: "Boxes in which the model located this sentence; not proof" });
       this.accept = this.tool("accept", "Accept", "a", () => this.decide("accept"));
       this.change = this.tool("edit", "Edit", "e", () => this.edit());
       this.reject = this.tool("reject", "Reject", "x", () => this.decide("reject"));
@@ -91,7 +91,7 @@ export function mount(root) {
       this.text.textContent = one.text;
       this.was.textContent = one.state === "edited" && one.draft !== null ? one.draft : "";
       this.was.hidden = !this.was.textContent;
-      this.state.textContent = SAID[one.state];
+      this.state.textContent = STATES[one.state];
       this.boxes.textContent = words(one);
       this.element.className = `lr-sentence lr-is-${one.state}`;
       const can = deciding();
@@ -120,7 +120,7 @@ export function mount(root) {
       this.area.focus();
     }
 
-    /** Whether there was something to save. */
+    /** Save a changed text; returns false if there is nothing to save. */
     save(value) {
       const text = value.trim().replace(/\s+/g, " ");
       if (!text || text === this.sent) return false;
@@ -137,7 +137,7 @@ export function mount(root) {
     }
   }
 
-  /** A text box that saves after a pause, with Enter and when it is left; Esc takes back what it has saved. */
+  /** Create a text box that saves after a pause, on Enter and on blur; Esc undoes what it has saved. */
   function editor(value, save, close) {
     let timer = null;
     let over = false;
@@ -190,7 +190,7 @@ export function mount(root) {
       (rows.get(selected)?.element ?? add).focus();
     };
     let made = false;
-    // saved once, when it is left: a half-typed sentence is not part of the report yet
+    // saved once, on blur: an unfinished sentence is not yet part of the report
     const area = h("textarea", {
       class: "lr-editor", id: "new-sentence", rows: 2, maxLength: 4000, "aria-label": "New sentence",
       onblur: () => finish(true),
@@ -223,7 +223,7 @@ export function mount(root) {
     }
   }
 
-  /** Select another sentence; after a decision the next one that is still undecided. */
+  /** Select another sentence; after a decision, the next undecided one. */
   function move(step, undecided = false) {
     const order = session.study?.sentences.map((one) => one.id) ?? [];
     let at = order.indexOf(selected);
@@ -262,7 +262,7 @@ export function mount(root) {
         row = new Row(one);
         rows.set(one.id, row);
       } else row.update(one);
-      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${[SAID[one.state], words(one)].filter(Boolean).join(", ")}: ${one.text}`);
+      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${[STATES[one.state], words(one)].filter(Boolean).join(", ")}: ${one.text}`);
       const before = last ? last.nextElementSibling : list.firstElementChild;
       if (before !== row.element) {
         if (last) last.after(row.element);
@@ -294,7 +294,7 @@ export function mount(root) {
     const busy = state === "queued" || state === "running";
     fields.show();
     asked.hidden = !takes("grounded");
-    outdated.textContent = study?.outdated && can && !busy ? "written before fields or images changed" : "";
+    outdated.textContent = study?.outdated && can && !busy ? "fields or images have changed since this draft" : "";
     write.disabled = !can || busy;
     write.textContent = study?.sentences.length ? "Write again" : "Write draft";
     write.classList.toggle("lr-primary", can && !study.sentences.length && !busy);

@@ -1,5 +1,5 @@
-// What the page shows, and the calls that change it. The server holds the truth; this is the one copy of it in the page.
-// Every answer belongs to the study that was open when it was asked for: one that comes too late is dropped.
+// State of the page and the requests that change it. The server's state is authoritative; this is the page's only copy.
+// A response belongs to the study that was open when it was requested: late responses are dropped.
 
 export class CallError extends Error {
   constructor(status, body) {
@@ -33,8 +33,8 @@ const IDLE_MS = 60_000;
 class Session extends EventTarget {
   study = null; // state of the open study
   me = null; // user, model, notice
-  evidence = null; // {sentence, of, map} that is shown
-  selected = null; // id of the sentence that is being decided
+  evidence = null; // {sentence, map} on display
+  selected = null; // id of the selected sentence
   #epoch = 0;
   #actions = Promise.resolve();
   #stream = null;
@@ -52,7 +52,7 @@ class Session extends EventTarget {
     });
   }
 
-  /** Time with the page in use, in seconds, since it was last asked for; pauses count for a minute at most. */
+  /** Return the working time since the last call, in seconds; a pause counts for at most one minute. */
   #seconds() {
     this.#tick();
     const seconds = this.#active / 1000;
@@ -83,7 +83,7 @@ class Session extends EventTarget {
     await this.refreshMe();
     const wanted = location.hash.slice(1);
     const list = wanted ? null : await call("GET", "/api/studies?limit=50");
-    if (epoch !== this.#epoch) return null; // an image was opened meanwhile
+    if (epoch !== this.#epoch) return null; // an image has been opened in the meantime
     if (wanted) return this.open(wanted);
     const next = list.studies.find((one) => one.status === "pending" || one.status === "draft") || list.studies[0];
     return next ? this.open(next.id) : this.#show(null);
@@ -95,7 +95,7 @@ class Session extends EventTarget {
     if (this.me.model.state === "loading") setTimeout(() => this.refreshMe().catch(() => {}), 1000);
   }
 
-  /** Empty the screen before anything new is asked for: what is old must not stand beside what is new. */
+  /** Clear the page before a new study is requested: old and new content must never be shown together. */
   clear() {
     this.#epoch += 1;
     this.#stream?.close();
@@ -141,7 +141,7 @@ class Session extends EventTarget {
     }
   }
 
-  /** Open an image file as a new study and have its draft written. */
+  /** Open an image file as a new study and request its draft. */
   async upload(file, { force = false } = {}) {
     const epoch = this.clear();
     this.say("Reading the image …", "busy");
@@ -151,9 +151,9 @@ class Session extends EventTarget {
       this.#show(state);
       this.say("");
       this.#tell("worklist");
-      await this.#painted(); // the image comes first: the model would take the processor from it
+      await this.#painted(); // show the image first: the model would slow its display down
       if (epoch !== this.#epoch) return;
-      const queued = await this.#insist(epoch, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
+      const queued = await this.#retry(epoch, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
       if (epoch !== this.#epoch) return;
       this.#show(queued);
       this.say("");
@@ -164,8 +164,8 @@ class Session extends EventTarget {
     }
   }
 
-  /** Ask until the server is reached: for what must not be lost while the line is cut. */
-  async #insist(epoch, ask) {
+  /** Repeat a request until the server can be reached, so that nothing is lost while the connection is down. */
+  async #retry(epoch, ask) {
     for (;;) {
       try {
         return await ask();
@@ -192,7 +192,7 @@ class Session extends EventTarget {
     return this.me?.keep_names ? { "x-file-name": encodeURIComponent(file.name) } : {};
   }
 
-  /** A call about the open study, whose answer is its new state. */
+  /** Send a request about the open study and show the new state that it returns. */
   async #change(method, path, options) {
     const { id } = this.study ?? {};
     const epoch = this.#epoch;
@@ -205,7 +205,7 @@ class Session extends EventTarget {
       if (epoch !== this.#epoch) return null;
       if (error.status === 409 && error.body.state) {
         this.#show(error.body.state);
-        this.say("This study was changed elsewhere. Your last change was not made: look at it again.", "error");
+        this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it.", "error");
       } else {
         this.fail(error);
       }
@@ -213,18 +213,18 @@ class Session extends EventTarget {
     }
   }
 
-  /** Put a lateral or prior image beside the study's own. */
-  addBeside(which, file) {
+  /** Add a lateral or prior image to the study. */
+  addContext(which, file) {
     return this.#change("POST", which, { body: file });
   }
 
-  removeBeside(which) {
+  removeContext(which) {
     return this.#change("DELETE", which);
   }
 
   async write(replace = false, grounded = false) {
     const epoch = this.#epoch;
-    await this.#actions; // what was typed last is saved first
+    await this.#actions; // save the last edits first
     if (epoch !== this.#epoch) return;
     await this.#change("POST", "draft", { json: { replace, grounded } });
     this.#tell("worklist");
@@ -234,7 +234,7 @@ class Session extends EventTarget {
     return this.#change("POST", "stop", { json: {} });
   }
 
-  /** One step of the review. Steps are sent one after the other, each on the revision that the last one made. */
+  /** Send a step of the review. Steps are sent one at a time, each on the revision that the previous one returned. */
   act(action, options = {}) {
     const epoch = this.#epoch;
     const seconds = this.#seconds();
@@ -255,7 +255,7 @@ class Session extends EventTarget {
     const stream = new EventSource(`/api/studies/${id}/draft`);
     stream.study = id;
     this.#stream = stream;
-    const over = () => {
+    const close = () => {
       stream.close();
       if (this.#stream === stream) this.#stream = null;
     };
@@ -266,10 +266,10 @@ class Session extends EventTarget {
         this.#tell("draft", now);
         return;
       }
-      over();
+      close();
       const epoch = this.#epoch;
       try {
-        const state = await this.#insist(epoch, () => call("GET", `/api/studies/${id}`));
+        const state = await this.#retry(epoch, () => call("GET", `/api/studies/${id}`));
         if (epoch !== this.#epoch) return;
         this.#show(state);
         this.#tell("worklist");
@@ -277,7 +277,7 @@ class Session extends EventTarget {
         if (epoch === this.#epoch) this.fail(error);
       }
     };
-    // a lost connection is taken up again by the browser; the draft goes on on the server meanwhile
+    // the browser reconnects by itself, and the server continues writing the draft
     stream.onerror = () => {
       if (stream.readyState === EventSource.CLOSED && this.#stream === stream) {
         this.#stream = null;
@@ -289,7 +289,7 @@ class Session extends EventTarget {
     };
   }
 
-  /** Ask for the map of a sentence, or of the encoder (sentence null); asking for the shown one hides it. */
+  /** Show the attention map of a sentence, or of the encoder (sentence null); hide it if it is on display. */
   async toggleEvidence(sentence) {
     const shown = this.evidence;
     if (shown && shown.sentence === sentence) return this.showEvidence(null);
@@ -311,7 +311,7 @@ export function sentence(text) {
   return text ? text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".") : "";
 }
 
-/** An element with properties, listeners (on…) and children; text is always text. */
+/** Create an element with properties, listeners (on…) and children; strings become text, never HTML. */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

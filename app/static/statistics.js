@@ -1,4 +1,4 @@
-// How the drafts fare: accepted, edited, rejected; how far the texts moved; how long it took. Plain bars, drawn here.
+// Statistics of reviews: decisions on drafted sentences, edit distance, label changes and working time.
 import { call, h, session } from "./session.js";
 
 const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(0)} %`);

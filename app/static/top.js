@@ -1,4 +1,4 @@
-// The bar above everything: what the page is, which model writes, who reviews, and what just happened.
+// Bar at the top: title, notice, model, reviewer and messages.
 import { call, h, selectTab, session } from "./session.js";
 
 export function mount(root) {
@@ -52,10 +52,10 @@ export function mount(root) {
       }
     });
   }
-  // a page that the browser kept and shows again may be that of somebody who has logged out
+  // a page restored from the browser's cache may belong to a user who has logged out
   addEventListener("pageshow", (event) => event.persisted && location.reload());
   session.start().catch((error) => session.fail(error));
-  // a page that was away for long may show a study that others have changed, or a session that has ended
+  // after a long absence the study may have changed elsewhere, or the session may have expired
   document.addEventListener("visibilitychange", async () => {
     if (document.visibilityState !== "visible" || !session.study) return;
     const known = session.study;

@@ -1,11 +1,11 @@
-// A viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, invert, 1:1, a map over the image.
-// Each frame works on the visible pixels of the level of detail that the screen needs, never on the whole image.
+// Viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, inversion, 1:1, maps and boxes.
+// Each frame processes only the visible pixels, at the level of detail that the screen needs.
 import { paintBoxes } from "./boxes.js";
 import { drawHeat, paintHeat } from "./heat.js";
 import { brightness, fit, levelFor, pyramid } from "./pixels.js";
 
 const ZOOM_STEP = 1.15;
-const LARGEST = 40; // screen pixels an image pixel
+const MAX_SCALE = 40; // screen pixels per image pixel
 
 export function createViewer(root, { label }) {
   return new Viewer(root, label);
@@ -16,13 +16,13 @@ function make(tag, className, properties = {}) {
 }
 
 class Viewer {
-  #image = null; // description of what is shown or being loaded
+  #image = null; // description of the image that is shown or being loaded
   #levels = null;
   #loading = null; // AbortController
   #window = null; // {kind, center, width, table, own}
   #words = null;
   #inverted = false;
-  #view = { scale: 1, x: 0, y: 0 }; // device pixels an image pixel, and where the image's corner lies
+  #view = { scale: 1, x: 0, y: 0 }; // device pixels per image pixel, and position of the image's corner
   #fitted = true;
   #map = null;
   #mapShown = true;
@@ -44,7 +44,7 @@ class Viewer {
     this.canvas.setAttribute("role", "img");
     this.context = this.canvas.getContext("2d", { alpha: false });
     this.hud = make("div", "lr-hud");
-    this.said = make("div", "lr-said");
+    this.message = make("div", "lr-message");
     this.tools = make("div", "lr-toolbar");
     this.tools.setAttribute("role", "toolbar");
     this.tools.setAttribute("aria-label", `${label}: view`);
@@ -65,7 +65,7 @@ class Viewer {
     this.boxesButton = this.#tool("Boxes", "Show or hide the boxes (b)", () => this.#toggleBoxes());
     this.tools.append(this.strength);
     const stage = make("div", "lr-stage");
-    stage.append(this.canvas, this.hud, this.said);
+    stage.append(this.canvas, this.hud, this.message);
     root.replaceChildren(this.tools, stage);
     this.stage = stage;
     this.#listen();
@@ -73,12 +73,12 @@ class Viewer {
     this.clear();
   }
 
-  /** Show an image, or nothing. What was there goes at once; a load that comes too late is dropped. */
+  /** Show an image, or nothing. The old image is removed at once; a load that finishes too late is dropped. */
   async show(image) {
     this.clear();
     if (!image) return;
     this.#image = image;
-    this.said.textContent = "Loading …";
+    this.message.textContent = "Loading …";
     const loading = new AbortController();
     this.#loading = loading;
     this.#publish();
@@ -92,11 +92,11 @@ class Viewer {
     } catch (error) {
       if (this.#loading !== loading) return;
       this.#loading = null;
-      this.said.textContent = "The image could not be loaded.";
+      this.message.textContent = "The image could not be loaded.";
       this.#publish();
       return;
     }
-    this.said.textContent = "";
+    this.message.textContent = "";
     this.presets.replaceChildren(...image.presets.map((preset, number) => make("option", "", { value: String(number), textContent: `${number + 1} ${preset.label}` })));
     this.canvas.setAttribute("aria-label", `${this.label}: ${image.description ?? image.id}`);
     this.tools.classList.remove("lr-off");
@@ -110,7 +110,7 @@ class Viewer {
     this.#boxes = [];
     this.#inverted = false;
     this.#fitted = true;
-    this.said.textContent = "";
+    this.message.textContent = "";
     this.hud.textContent = "";
     this.presets.replaceChildren();
     this.tools.classList.add("lr-off");
@@ -119,7 +119,7 @@ class Viewer {
     this.#paint();
   }
 
-  /** Lay a map {side, values, box} over the image, or take it away. */
+  /** Show a map {side, values, box} over the image; null removes it. */
   overlay(map) {
     this.#map = map;
     this.#mapShown = true;
@@ -128,14 +128,14 @@ class Viewer {
     this.#draw();
   }
 
-  /** Draw boxes {x_min, y_min, x_max, y_max, selected}, shares of the image's sides, over the image. */
+  /** Show boxes {x_min, y_min, x_max, y_max, selected}, in shares of the image's sides, over the image. */
   boxes(boxes) {
     this.#boxes = boxes;
     this.#showMapTools();
     this.#draw();
   }
 
-  /** Move another viewer along with this one, and this one with it. */
+  /** Link zoom, position and window with another viewer; null ends the link. */
   link(other) {
     const before = this.#partner;
     if (before && before !== other) before.#partner = null;
@@ -154,7 +154,7 @@ class Viewer {
     this.#fit();
   }
 
-  /** A new image takes zoom and window from the partner's image, where there is one. */
+  /** Take zoom and window over from the linked viewer after a new image was loaded. */
   #join() {
     const partner = this.#partner;
     this.#partner = null;
@@ -217,7 +217,7 @@ class Viewer {
     this.#draw();
   }
 
-  /** Change the window by shares of its first width. */
+  /** Change the window by shares of the preset's width. */
   #shift(width, center) {
     if (!this.#window) return;
     const { own } = this.#window;
@@ -244,11 +244,11 @@ class Viewer {
     this.#zoom(1 / this.#view.scale);
   }
 
-  /** Zoom by a factor around a point of the canvas; its middle where none is given. */
+  /** Zoom by a factor around a point of the canvas, by default its centre. */
   #zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
     if (!this.#levels) return;
     const least = fit(this.#image.width, this.#image.height, this.canvas.width, this.canvas.height).scale / 4;
-    const scale = Math.min(Math.max(this.#view.scale * factor, Math.min(least, 1)), LARGEST);
+    const scale = Math.min(Math.max(this.#view.scale * factor, Math.min(least, 1)), MAX_SCALE);
     const real = scale / this.#view.scale;
     this.#view = { scale, x: x - (x - this.#view.x) * real, y: y - (y - this.#view.y) * real };
     this.#fitted = false;
@@ -264,7 +264,7 @@ class Viewer {
     this.#lead();
   }
 
-  /** The partner shows the same part: its zoom over its own fit, and its middle in shares of its image. */
+  /** Show the same part in the linked viewer: equal zoom relative to the fit, equal centre relative to the image. */
   #lead() {
     const other = this.#partner;
     if (!other?.#levels || !this.#levels) return;
@@ -277,7 +277,7 @@ class Viewer {
     other.#draw();
   }
 
-  /** The partner's window moves by the same shares of its own width. */
+  /** Change the linked viewer's window by the same shares of its preset's width. */
   #leadWindow() {
     const other = this.#partner;
     if (!other?.#window || !this.#window) return;
@@ -326,7 +326,7 @@ class Viewer {
     const { context, canvas } = this;
     const { scale, x, y } = this.#view;
     const level = this.#levels[levelFor(this.#levels, scale)];
-    const across = this.#image.width / level.width; // image pixels a pixel of the level
+    const across = this.#image.width / level.width; // image pixels per pixel of the level
     const down = this.#image.height / level.height;
     const left = Math.max(0, Math.floor(-x / scale / across));
     const top = Math.max(0, Math.floor(-y / scale / down));

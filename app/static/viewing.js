@@ -1,4 +1,4 @@
-// The image, a lateral or a prior one beside it, and what the reader has to say about them.
+// The image, next to it a lateral or prior image, and the warnings about them.
 import { boxesOf } from "./boxes.js";
 import { takes } from "./fields.js";
 import { h, sentence, session } from "./session.js";
@@ -14,7 +14,7 @@ export function mount(root) {
   const pair = h("div", { class: "lr-pair" }, current, sides.lateral.stage, sides.prior.stage);
   const link = h("input", { type: "checkbox", id: "linked", checked: true, onchange: () => relink() });
   const linked = h("label", { for: "linked" }, link, " linked");
-  const swap = h("button", { id: "swap", class: "lr-button", onclick: () => show(beside() === "prior" ? "lateral" : "prior") });
+  const swap = h("button", { id: "swap", class: "lr-button", onclick: () => show(context() === "prior" ? "lateral" : "prior") });
   const looked = h("button", {
     id: "encoder-map", class: "lr-button", title: "Attention of the encoder's summary token; not proof of a finding", "aria-pressed": "false",
     onclick: () => session.toggleEvidence(null),
@@ -26,25 +26,25 @@ export function mount(root) {
 
   const viewer = createViewer(current, { label: "Radiograph" });
   for (const one of Object.values(sides)) one.viewer = createViewer(one.stage, { label: `${one.title} radiograph` });
-  let wanted = "prior"; // which of two images stands beside
+  let wanted = "prior"; // preferred context image
 
-  /** An image that may stand beside the current one, with what adds and removes it. */
+  /** Create viewer and buttons of a context image. */
   function side(which, title) {
     const file = h("input", {
       type: "file", id: `${which}-file`, class: "lr-hidden-input", tabIndex: -1, "aria-label": `${title} image file`,
       onchange: () => {
         wanted = which;
-        if (file.files.length) session.addBeside(which, file.files[0]);
+        if (file.files.length) session.addContext(which, file.files[0]);
         file.value = "";
       },
     });
     const add = h("button", { id: `add-${which}`, class: "lr-button", onclick: () => file.click() }, `Add ${which} …`);
-    const remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeBeside(which) }, `Remove ${which}`);
+    const remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeContext(which) }, `Remove ${which}`);
     return { title, file, add, remove, stage: h("div", { id: `${which}-viewer` }), shown: null };
   }
 
-  /** Which image stands beside the current one, if any. */
-  function beside() {
+  /** Return the name of the context image on display, or null. */
+  function context() {
     const there = ["prior", "lateral"].filter((which) => session.study?.[which]);
     return there.includes(wanted) ? wanted : there[0] ?? null;
   }
@@ -52,12 +52,12 @@ export function mount(root) {
   function show(which) {
     wanted = which;
     draw();
-    // after the viewer has got its size
+    // after the viewer has been laid out
     requestAnimationFrame(() => requestAnimationFrame(relink));
   }
 
   function relink() {
-    viewer.link(link.checked && beside() === "prior" ? sides.prior.viewer : null);
+    viewer.link(link.checked && context() === "prior" ? sides.prior.viewer : null);
   }
 
   function description(study, part) {
@@ -73,12 +73,12 @@ export function mount(root) {
   function facts(part, lateral) {
     const { view, view_source: from, inverted, mirrored, rotated, burned_in_annotation: burned } = part.facts;
     const known = lateral ? view === "lateral" : view !== "unknown" && from !== "none";
-    const said = [[`View: ${view}${from === "none" ? " (not stated)" : ""}`, known]];
-    if (inverted) said.push(["Stored inverted", true]);
-    if (mirrored) said.push(["Left and right were exchanged", false]);
-    if (rotated) said.push([`Turned by ${rotated}°`, false]);
-    if (burned === "yes") said.push(["Burned-in text: may show identity", false]);
-    return said;
+    const texts = [[`View: ${view}${from === "none" ? " (not stated)" : ""}`, known]];
+    if (inverted) texts.push(["Stored inverted", true]);
+    if (mirrored) texts.push(["Left and right were exchanged", false]);
+    if (rotated) texts.push([`Turned by ${rotated}°`, false]);
+    if (burned === "yes") texts.push(["Burned-in text: may show identity", false]);
+    return texts;
   }
 
   function strip() {
@@ -88,7 +88,7 @@ export function mount(root) {
     for (const [part, prefix] of [[study, ""], [study.lateral, "Lateral: "], [study.prior, "Prior: "]]) {
       if (!part) continue;
       const lateral = part === study.lateral;
-      // that a lateral image is no frontal one is no warning here
+      // a lateral context image needs no warning that it is not frontal
       const texts = [...new Set(part.warnings)].filter((text) => !lateral || !text.startsWith("read by force: the image is a lateral"));
       for (const [fact, plain] of facts(part, lateral)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
       for (const text of texts) warnings.append(h("li", { class: "lr-chip lr-attention" }, prefix + sentence(text)));
@@ -102,7 +102,7 @@ export function mount(root) {
     status.textContent = study ? `${study.status}${study.version > 1 ? `, version ${study.version}` : ""}` : "";
     status.className = `lr-status lr-${study?.status ?? "none"}`;
     strip();
-    const seen = beside();
+    const seen = context();
     looked.hidden = !study;
     linked.hidden = seen !== "prior";
     swap.hidden = !study?.lateral || !study.prior;

@@ -1,4 +1,4 @@
-// All studies of this reviewer: to open, to search, to fill from a folder or a zip file, to export.
+// Worklist: open, search and export studies, upload images, folders and zip files.
 import { call, h, selectTab, session } from "./session.js";
 
 const STATUSES = ["pending", "draft", "signed", "discarded"];

@@ -114,7 +114,7 @@ def test_the_brake_waits_longer_with_every_failure(accounts: Accounts, clock: Cl
     assert [failed(accounts, "ann", f"client {n}")[1] for n in range(5)] == [0] * 5
     for wait in (30, 60, 120, 240, 480, 900, 900):
         said, left = failed(accounts, "ann", "elsewhere", "correct horse")
-        assert "Too many tries" in said and left == wait, "the right password does not help"
+        assert "Too many attempts" in said and left == wait, "the right password does not help"
         clock.seconds += wait
         assert failed(accounts, "ann", f"client after {wait}")[1] == 0
     clock.seconds += 900

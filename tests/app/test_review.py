@@ -63,9 +63,9 @@ def test_own_sentences_are_edited_or_removed() -> None:
     assert states(do(found, "edit", sentence="s2", text="Still mine."))[1] == ("Still mine.", "added")
     assert states(do(found, "remove", sentence="s2")) == [("One.", "undecided")]
     for action in ("accept", "reject", "undecide"):
-        with pytest.raises(ReviewError, match="edited or removed"):
+        with pytest.raises(ReviewError, match="only be edited or removed"):
             do(found, action, sentence="s2")
-    with pytest.raises(ReviewError, match="rejected, not removed"):
+    with pytest.raises(ReviewError, match="rejected, but not removed"):
         do(found, "remove", sentence="s1")
 
 

@@ -49,7 +49,7 @@ def logged_in(shared: Served, name: str) -> Client:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
 def test_a_public_address_needs_accounts(host: str, tmp_path: Path) -> None:
     assert not is_loopback(host)
-    with pytest.raises(ConfigError, match="this machine alone"):
+    with pytest.raises(ConfigError, match="this machine only"):
         Settings(host=host, data=tmp_path).check()
     (tmp_path / "users").write_text("")
     Settings(host=host, data=tmp_path, auth_file=tmp_path / "users").check()

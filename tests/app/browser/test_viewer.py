@@ -129,12 +129,12 @@ def test_an_image_that_comes_too_late_is_not_painted(viewer: Viewed, images: Ima
     if not aborted:  # the answer is on its way through the browser when the viewer gives it up
         viewer.page.evaluate("() => { const real = fetch; window.fetch = url => real(url); }")
     viewer.start(slow)
-    assert viewer.text("lr-said").startswith("Loading")
+    assert viewer.text("lr-message").startswith("Loading")
     viewer.show(quick)
     images.held["slow"].set()
     viewer.page.wait_for_timeout(300)
     assert viewer.state()["painted"] == "quick" and (viewer.greys() == 100).all()
-    assert viewer.text("lr-said") == ""
+    assert viewer.text("lr-message") == ""
 
 
 def test_nothing_is_left_of_the_last_image_while_the_next_one_loads(viewer: Viewed, images: Images) -> None:
@@ -160,11 +160,13 @@ def test_a_failure_is_said_on_black(viewer: Viewed, images: Images, fault: str) 
     else:
         images.pixels["short"] = images.pixels["short"][:-1]
     viewer.start(bad)
-    viewer.page.wait_for_function("document.querySelector('#one .lr-said').textContent.includes('could not be loaded')")
+    viewer.page.wait_for_function(
+        "document.querySelector('#one .lr-message').textContent.includes('could not be loaded')"
+    )
     state = viewer.state()
     assert state["error"] and state["painted"] is None and (viewer.greys() == 0).all()
     viewer.show(images.add("good again", flat(65535)))
-    assert not viewer.state()["error"] and viewer.text("lr-said") == ""
+    assert not viewer.state()["error"] and viewer.text("lr-message") == ""
 
 
 def test_the_value_under_the_cursor_is_the_files(viewer: Viewed, images: Images) -> None:
