@@ -37,7 +37,7 @@ from scripts.demo.card import draw_cases, write_card
 if TYPE_CHECKING:
     import torch
 
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
     from llava_rad.model.tokenizer import Tokens
 
 NAME = "llava-rad-demo"
@@ -254,7 +254,7 @@ def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int =
 
 
 def _loaded(source: str) -> RadDino:
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
     from encoder.backbones.loading import load_encoder
 
     found = load_encoder(source, offline=True)
@@ -268,7 +268,7 @@ def _tiny_encoder(seed: int) -> RadDino:
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
 
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 518, "patch_size": 14}

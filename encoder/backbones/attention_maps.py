@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from encoder.backbones.base import FrozenEncoder, RadDino
+from encoder.backbones.base import FrozenEncoder
+from encoder.backbones.dinov2 import RadDino
 from encoder.errors import ConfigError, LlavaRadError
 
 if TYPE_CHECKING:

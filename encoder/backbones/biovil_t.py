@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import Features, FrozenEncoder
-from encoder.backbones.outputs import GRID
+from encoder.backbones.base import GRID, EncoderFamily, Features, Fetch, FrozenEncoder
+from encoder.backbones.registry import PublishedEncoder
 from encoder.errors import ModelError
 
 FILE = "biovil_t_image_model_proj_size_128.pt"
@@ -89,16 +89,6 @@ class BioVilT(FrozenEncoder):
         state = {_published(name): tensor for name, tensor in self.model.state_dict().items()}
         files.write(folder, self.config | {files.RECIPE: self.recipe}, state)
 
-    @classmethod
-    def stored(cls, folder: Path, what: str) -> BioVilT:
-        """Load what ``save_pretrained`` wrote.
-
-        Raises:
-            ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
-        """
-        config = files.read_json(folder / files.CONFIG, what)
-        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what)
-
 
 def describe(layers: list[int], joined: int | None) -> dict[str, Any]:
     """The ``config.json`` of a stored encoder."""
@@ -157,3 +147,37 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], what: 
 def _published(name: str) -> str:
     part, _, rest = name.partition(".")
     return {"resnet": RESNET + rest, "join": JOIN + rest, "missing": MISSING}[part]
+
+
+class _BioVilTFamily(EncoderFamily):
+    """BioViL-T with its joined grid, or the grid of its ResNet alone."""
+
+    stored_type = "biovil_t"
+    model_types = {"biovil_t": "biovil-t"}  # noqa: RUF012 (read only)
+    marker_files = {FILE: "biovil-t"}  # noqa: RUF012
+    tensor_names = {MISSING: "biovil-t"}  # noqa: RUF012
+
+    def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
+        """ResNet-50, with the grid narrowed to 256 channels unless it is ``biovil-t-resnet``."""
+        return describe([3, 4, 6, 3], 256 if entry.name == "biovil-t" else None)
+
+    def stored(self, folder: Path, what: str) -> FrozenEncoder:
+        """Load a folder written by :meth:`BioVilT.save_pretrained`."""
+        config = files.read_json(folder / files.CONFIG, what)
+        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what)
+
+    def on_meta(self, config: Mapping[str, Any], recipe: str = "") -> FrozenEncoder:
+        """Build the network of a stored configuration."""
+        return BioVilT(architecture(config), recipe or str(config.get(files.RECIPE) or "biovil-t"), config)
+
+    def published(self, entry: PublishedEncoder, fetch: Fetch, what: str) -> FrozenEncoder:
+        """Load the file of hi-ml."""
+        path = fetch(FILE) / FILE
+        return self.from_file(entry.name, path, files.read_pickle(path, what), what)
+
+    def from_file(self, name: str, path: Path, tensors: Mapping[str, torch.Tensor], what: str) -> FrozenEncoder:
+        """Load the tensors of hi-ml's file."""
+        return published(tensors, what, joined=name == "biovil-t")
+
+
+FAMILY = _BioVilTFamily()

@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import Features, FrozenEncoder, first_line, refuse_incomplete
-from encoder.backbones.outputs import LAST_LAYER, PENULTIMATE, STORED_KEY, FeatureKind
+from encoder.backbones.base import (
+    LAST_LAYER,
+    PENULTIMATE,
+    STORED_KEY,
+    EncoderFamily,
+    FeatureKind,
+    Features,
+    Fetch,
+    FrozenEncoder,
+    first_line,
+    refuse_incomplete,
+)
+from encoder.backbones.registry import PublishedEncoder
 from encoder.errors import ModelError
 
 if TYPE_CHECKING:
@@ -80,16 +91,6 @@ class Clip(FrozenEncoder):
         }
         state = {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in self.model.state_dict().items()}
         files.write(folder, config, state)
-
-    @classmethod
-    def stored(cls, folder: Path, what: str) -> Clip:
-        """Load what ``save_pretrained`` wrote.
-
-        Raises:
-            ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
-        """
-        config = files.read_json(folder / files.CONFIG, what)
-        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what)
 
 
 def published(folder: Path, what: str) -> Clip:
@@ -217,3 +218,64 @@ def _hugging_face(visual: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.T
         else:
             found.append((PREFIX + name, tensor))
     return found
+
+
+class _ClipFamily(EncoderFamily):
+    """CLIP in Hugging Face's format, and CheXzero in OpenAI's."""
+
+    model_types = {  # noqa: RUF012 (read only)
+        "clip": "clip-vit-large-patch14",
+        "clip_vision_model": "clip-vit-large-patch14",
+    }
+    tensor_names = {"visual.positional_embedding": "chexzero"}  # noqa: RUF012
+
+    _SHAPES = {  # noqa: RUF012 (width, layers, patch size, image size)
+        "clip-vit-large-patch14": (1024, 24, 14, 224),
+        "clip-vit-large-patch14-336": (1024, 24, 14, 336),
+        "chexzero": (768, 12, 32, 224),
+    }
+
+    def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
+        """``CLIPVisionConfig`` of the repository (Radford et al. 2021; Tiu et al. 2022)."""
+        width, layers, patch, image_size = self._SHAPES[entry.name]
+        return {
+            "model_type": "clip_vision_model",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": width // HEAD_WIDTH,
+            "patch_size": patch,
+            "image_size": image_size,
+            "hidden_act": "quick_gelu",
+        }
+
+    def stored(self, folder: Path, what: str) -> FrozenEncoder:
+        """Load a ``CLIPVisionModel`` folder written by :meth:`Clip.save_pretrained`."""
+        config = files.read_json(folder / files.CONFIG, what)
+        if config.get("model_type") != "clip_vision_model":
+            raise ModelError(f"{what} is a {config.get('model_type')!r} model, not 'clip_vision_model'")
+        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what)
+
+    def on_meta(self, config: Mapping[str, Any], recipe: str = "") -> FrozenEncoder:
+        """Build the vision tower of a CLIP configuration."""
+        if config.get("model_type") == "clip":
+            config = config.get("vision_config") or {}
+        network = architecture(config)
+        return Clip(network, recipe or str(config.get(files.RECIPE) or f"clip-{network.config.image_size}"))
+
+    def published(self, entry: PublishedEncoder, fetch: Fetch, what: str) -> FrozenEncoder:
+        """Load a folder like ``openai/clip-vit-large-patch14``, or the single file of CheXzero."""
+        if entry.name == "chexzero":
+            path = files.single_pickle(fetch(), what)
+            return self.from_file(entry.name, path, files.read_pickle(path, what), what)
+        folder = fetch(files.WEIGHTS)
+        if not (folder / files.WEIGHTS).is_file():
+            folder = fetch("pytorch_model.bin")
+        return published(folder, what)
+
+    def from_file(self, name: str, path: Path, tensors: Mapping[str, torch.Tensor], what: str) -> FrozenEncoder:
+        """Load CheXzero."""
+        return openai(tensors, what, "chexzero") if name == "chexzero" else super().from_file(name, path, tensors, what)
+
+
+FAMILY = _ClipFamily()

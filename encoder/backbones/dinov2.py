@@ -1,25 +1,133 @@
-"""DINOv2's vision transformer for inference, from the same files as ``Dinov2Model`` and with the same results.
+"""DINOv2 and RAD-DINO: ``RadDino`` wraps transformers' ``Dinov2Model``; ``VisionTransformer`` is our inference code.
 
-Importing transformers' modelling code takes longer than encoding an image on two cores; this module needs torch alone.
-It also joins the query, key and value products and folds LayerScale into the weights.
-``encoder.backbones.base.RadDino``
-is the reference that the tests hold it to.
+``VisionTransformer`` reads the same files and gives the same results. It needs torch only: importing transformers'
+modelling code takes longer than encoding an image on two cores. It joins the query, key and value products and folds
+LayerScale into the weights; ``scripts.bench.generate`` and ``scripts.bench.probing`` measure the gain.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from encoder.backbones.base import Features
+from encoder.backbones.base import (
+    RECIPE_KEY,
+    EncoderFamily,
+    Features,
+    Fetch,
+    FrozenEncoder,
+    Sizes,
+    first_line,
+    refuse_incomplete,
+)
 from encoder.backbones.linear import TOGETHER, Linear
+from encoder.backbones.registry import RAD_DINO, PublishedEncoder
 from encoder.errors import ModelError
+from encoder.hub import fetch
+
+if TYPE_CHECKING:
+    from transformers import Dinov2Model
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+class RadDino(FrozenEncoder):
+    """A frozen ``Dinov2Model``.
+
+    Both outputs are taken after the final LayerNorm, as in Microsoft's ``rad-dino`` package and in MAIRA-2;
+    ``hidden_states[-1]``, which transformers' LLaVA uses, is before it.
+    """
+
+    def __init__(self, model: Dinov2Model, recipe: str = "rad-dino") -> None:
+        super().__init__(model, recipe)
+
+    @property
+    def width(self) -> int:
+        """Length D of a feature vector."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.config.patch_size)
+
+    def forward(self, pixel_values: torch.Tensor) -> Features:
+        """Return the features of [B, 3, S, S] normalised images; S is a multiple of the patch size."""
+        with torch.no_grad():
+            hidden = self.model(pixel_values.to(self.model.dtype)).last_hidden_state
+        return Features(hidden[:, 0], hidden[:, 1:])
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = RAD_DINO, *, revision: str | None = None, offline: bool = False
+    ) -> RadDino:
+        """Load a folder or hub repository in the format of ``microsoft/rad-dino`` (old and new key names).
+
+        For the run folder of a pre-training, its export is loaded.
+
+        Raises:
+            ModelError: if it is not found, not a DINOv2 model without registers, or a tensor is missing or unexpected.
+        """
+        patterns = ("config.json", "model.safetensors", "preprocessor_config.json")
+        return cls.load(fetch(source, revision=revision, offline=offline, patterns=patterns), f"the encoder {source}")
+
+    @classmethod
+    def load(cls, folder: Path, what: str) -> RadDino:
+        """Load a local folder, or the export in a run folder; ``what`` names it in errors.
+
+        Raises:
+            ModelError: as for :meth:`from_pretrained`.
+        """
+        from transformers import Dinov2Config, Dinov2Model
+        from transformers.utils import logging
+
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
+        if (folder / "export" / "config.json").is_file():
+            folder = folder / "export"
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise ModelError(f"{what} has no file {name}")
+        try:
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            if kind != "dinov2":
+                raise ModelError(f"{what} is a {kind!r} model, not 'dinov2'")
+            config = Dinov2Config.from_pretrained(folder)
+            model, report = Dinov2Model.from_pretrained(
+                folder, config=config, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
+        refuse_incomplete(report, what)
+        return cls(model, cls.own_recipe(folder))
+
+    @staticmethod
+    def own_recipe(folder: Path) -> str:
+        """Return the recipe named in a folder's files; else DINOv2's if they state ImageNet's mean, else RAD-DINO's."""
+        for name in ("config.json", "preprocessor_config.json"):
+            try:
+                found = json.loads((folder / name).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(found, dict) and isinstance(found.get(RECIPE_KEY), str):
+                return str(found[RECIPE_KEY])
+            if isinstance(found, dict) and found.get("image_mean") == list(IMAGENET_MEAN):
+                return "dinov2-518"
+        return "rad-dino"
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` with the published (legacy) key names."""
+        if self.recipe != "rad-dino":
+            setattr(self.model.config, RECIPE_KEY, self.recipe)
+        self.model.save_pretrained(folder)
+
 
 _EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}
 
@@ -199,3 +307,28 @@ def _interpolate(position: torch.Tensor, side: int) -> torch.Tensor:
     grid = position[:, 1:].reshape(1, native, native, width).permute(0, 3, 1, 2)
     grid = functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
     return torch.cat([position[:, :1], grid.permute(0, 2, 3, 1).reshape(1, side * side, width)], dim=1)
+
+
+class _Dinov2Family(EncoderFamily):
+    """RAD-DINO, DINOv2 and encoders pre-trained here."""
+
+    model_types = {"dinov2": "rad-dino"}  # noqa: RUF012 (read only)
+
+    def stored(self, folder: Path, what: str) -> FrozenEncoder:
+        """Load a ``Dinov2Model`` folder."""
+        return RadDino.load(folder, what)
+
+    def sizes(self, folder: Path, config: Mapping[str, Any], recipe: str) -> Sizes:
+        """Read the sizes from ``config.json``."""
+        return Sizes(recipe or RadDino.own_recipe(folder), int(config["patch_size"]), config)
+
+    def published(self, entry: PublishedEncoder, fetch: Fetch, what: str) -> FrozenEncoder:
+        """Load a folder in the format of ``microsoft/rad-dino``."""
+        folder = fetch("config.json", "model.safetensors", "preprocessor_config.json")
+        encoder = RadDino.load(folder, what)
+        if entry.name != "rad-dino":
+            encoder.recipe = entry.recipe
+        return encoder
+
+
+FAMILY = _Dinov2Family()

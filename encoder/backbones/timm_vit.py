@@ -15,14 +15,23 @@ from torch import nn
 from torch.nn import functional
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import Features, FrozenEncoder
-from encoder.backbones.outputs import AFTER_NORM, PENULTIMATE, FeatureKind
+from encoder.backbones.base import (
+    AFTER_NORM,
+    PENULTIMATE,
+    EncoderFamily,
+    FeatureKind,
+    Features,
+    Fetch,
+    FrozenEncoder,
+)
+from encoder.backbones.registry import PublishedEncoder
 from encoder.errors import ModelError
 
 ARCHITECTURE = "vit_base_patch16_224"
 HEAD_WIDTH = 64
 """Of ViT-B, 12 heads in a width of 768."""
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 BIOMEDCLIP_TRUNK = "visual.trunk."
 # the text tower (PubMedBERT) and the joint space
 BIOMEDCLIP_LEFT_OUT = ("text.", "visual.head.", "logit_scale")
@@ -81,19 +90,6 @@ class TimmVit(FrozenEncoder):
     def save_pretrained(self, folder: Path) -> None:
         """Write a folder that timm (``local-dir:``) and transformers' ``TimmWrapperModel`` read."""
         files.write(folder, self.config | {files.RECIPE: self.recipe}, self.model.state_dict())
-
-    @classmethod
-    def stored(cls, folder: Path, what: str) -> TimmVit:
-        """Load what ``save_pretrained`` wrote.
-
-        Raises:
-            ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
-        """
-        config = files.read_json(folder / files.CONFIG, what)
-        recipe = config.pop(files.RECIPE, None)
-        if not isinstance(recipe, str):
-            raise ModelError(f"config.json of {what} does not name its preprocessing ({files.RECIPE})")
-        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what, recipe)
 
 
 def at_size(position: torch.Tensor, side: int) -> torch.Tensor:
@@ -205,3 +201,48 @@ def _of(tensors: Mapping[str, torch.Tensor], what: str, pool: str, recipe: str) 
     size = patch * round((positions.shape[1] - 1) ** 0.5)
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     return build(describe(int(stem.shape[0]), depth, patch, size, pool), tensors, what, recipe)
+
+
+class _TimmFamily(EncoderFamily):
+    """BiomedCLIP and MRM."""
+
+    stored_type = "timm_wrapper"
+    model_types = {"timm_wrapper": "biomedclip"}  # noqa: RUF012 (read only)
+    marker_files = {OPEN_CLIP_CONFIG: "biomedclip"}  # noqa: RUF012
+    tensor_names = {f"{BIOMEDCLIP_TRUNK}pos_embed": "biomedclip", "bert_mlp.weight": "mrm"}  # noqa: RUF012
+
+    def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
+        """ViT-B/16 at 224 px with the pooling of the publication."""
+        return describe(768, 12, 16, 224, "avg" if entry.name == "mrm" else "token")
+
+    def stored(self, folder: Path, what: str) -> FrozenEncoder:
+        """Load a folder written by :meth:`TimmVit.save_pretrained`."""
+        config = files.read_json(folder / files.CONFIG, what)
+        recipe = config.pop(files.RECIPE, None)
+        if not isinstance(recipe, str):
+            raise ModelError(f"config.json of {what} does not name its preprocessing ({files.RECIPE})")
+        return build(config, files.read_safetensors(folder / files.WEIGHTS, what), what, recipe)
+
+    def on_meta(self, config: Mapping[str, Any], recipe: str = "") -> FrozenEncoder:
+        """Build the network of a stored configuration."""
+        return TimmVit(architecture(config), recipe or str(config.get(files.RECIPE) or ""), config)
+
+    def published(self, entry: PublishedEncoder, fetch: Fetch, what: str) -> FrozenEncoder:
+        """Load BiomedCLIP's repository in open_clip's format, or the single file of MRM."""
+        if entry.name == "mrm":
+            path = files.single_pickle(fetch(), what)
+            return self.from_file(entry.name, path, files.read_pickle(path, what), what)
+        for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+            path = fetch(OPEN_CLIP_CONFIG, name) / name
+            if path.is_file():
+                return self.from_file(entry.name, path, files.read_tensors(path, what), what)
+        raise ModelError(f"{what} has neither open_clip_model.safetensors nor open_clip_pytorch_model.bin")
+
+    def from_file(self, name: str, path: Path, tensors: Mapping[str, torch.Tensor], what: str) -> FrozenEncoder:
+        """Load MRM, or BiomedCLIP with the ``open_clip_config.json`` in the same folder."""
+        if name == "mrm":
+            return mrm(tensors, what)
+        return biomedclip(tensors, files.read_json(path.parent / OPEN_CLIP_CONFIG, what), what)
+
+
+FAMILY = _TimmFamily()

@@ -1,4 +1,4 @@
-"""Weights as their authors publish them, and as checkpoints hold them. Nothing that a file holds goes unnoticed."""
+"""Weight files in published and stored formats, read strictly: missing, unexpected and misshapen tensors are errors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoder.backbones.base import RECIPE_KEY, first_line, refuse_incomplete
-from encoder.backbones.outputs import STORED_KEY, FeatureKind
+from encoder.backbones.base import RECIPE_KEY, STORED_KEY, FeatureKind, first_line, refuse_incomplete
 from encoder.errors import ModelError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PICKLES = (".pt", ".pth", ".bin")
 RECIPE = RECIPE_KEY
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object.
 
     Raises:
-        ModelError: it is missing or no JSON object.
+        ModelError: if the file is missing or holds no JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -37,28 +37,28 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def stated(features: FeatureKind, usual: FeatureKind) -> dict[str, str]:
-    """What a stored encoder's ``config.json`` says of its output: nothing where it is its family's own."""
+    """Return the entry of a stored ``config.json`` for the feature kind; empty for the family's default."""
     return {} if features == usual else {STORED_KEY: features}
 
 
 def features_of(config: Mapping[str, Any], known: Sequence[FeatureKind], what: str) -> FeatureKind:
-    """Which output a stored encoder gives: the first of ``known`` unless its ``config.json`` says another.
+    """Return the feature kind of a stored ``config.json``; the default is the first of ``known``.
 
     Raises:
-        ModelError: it says one that its family does not give.
+        ModelError: if the family does not provide the stated kind.
     """
-    said = config.get(STORED_KEY, known[0])
+    stored = config.get(STORED_KEY, known[0])
     for features in known:
-        if features == said:
+        if features == stored:
             return features
-    raise ModelError(f"config.json of {what} says {STORED_KEY} {said!r}, which its kind does not give")
+    raise ModelError(f"config.json of {what} says {STORED_KEY} {stored!r}, which its kind does not give")
 
 
 def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ModelError: if it is missing or damaged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -72,13 +72,13 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
 
 
 def read_pickle(path: Path, what: str) -> dict[str, torch.Tensor]:
-    """The tensors of a published ``.pt``, ``.pth`` or ``.bin`` file; those under ``model`` where there is such a key.
+    """Read the tensors of a published ``.pt``, ``.pth`` or ``.bin`` file, or those under its key ``model``.
 
-    Only tensors and plain containers are read, and ``argparse.Namespace``, in which MAE's descendants keep the options
-    of a run: code in the file never runs.
+    Only tensors, plain containers and ``argparse.Namespace`` (options of runs of MAE and its descendants) are
+    unpickled; code in the file never runs.
 
     Raises:
-        ModelError: it is missing, damaged, or holds anything else.
+        ModelError: if it is missing, damaged, or holds anything else.
     """
     if not path.is_file():
         raise ModelError(f"{what} has no file {path.name}")
@@ -94,13 +94,34 @@ def read_pickle(path: Path, what: str) -> dict[str, torch.Tensor]:
     return found
 
 
+def read_tensors(path: Path, what: str) -> dict[str, torch.Tensor]:
+    """Read a weights file by its suffix.
+
+    Raises:
+        ModelError: if it is missing or damaged.
+    """
+    return (read_pickle if path.suffix in PICKLES else read_safetensors)(path, what)
+
+
+def single_pickle(folder: Path, what: str) -> Path:
+    """Return the only ``.pt``, ``.pth`` or ``.bin`` file of a folder.
+
+    Raises:
+        ModelError: if there is none or more than one.
+    """
+    found = [path for path in folder.iterdir() if path.suffix in PICKLES]
+    if len(found) != 1:
+        raise ModelError(f"{what} holds {len(found)} weights files, not one", hint="give the file: --encoder FILE")
+    return found[0]
+
+
 def select(
     tensors: Mapping[str, torch.Tensor], prefixes: Collection[str], left_out: Collection[str], what: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors whose names start with one of ``prefixes``, after those that start with one of ``left_out``.
+    """Drop tensors whose names start with one of ``left_out`` and return those that start with one of ``prefixes``.
 
     Raises:
-        ModelError: a tensor belongs to neither.
+        ModelError: if a tensor belongs to neither.
     """
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(left_out))}
     odd = sorted(name for name in rest if not name.startswith(tuple(prefixes)))
@@ -110,10 +131,10 @@ def select(
 
 
 def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Make ``tensors`` the parameters and buffers of a module that was built on the meta device.
+    """Assign ``tensors`` to the parameters and buffers of a module that was built on the meta device.
 
     Raises:
-        ModelError: one is missing, left over or of another shape.
+        ModelError: if one is missing, unexpected or misshapen.
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     refuse_incomplete(

@@ -79,7 +79,7 @@ def _write(
 ) -> None:
     from transformers import Dinov2Config
 
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
 
     official = _on_cpu(backbone)
     shape = config.model_dump(exclude={"layerscale_value"})  # of random initialisation only
@@ -184,7 +184,7 @@ cls, patches = tokens[:, 0], tokens[:, 1:]
 ```
 
 `image` is an 8-bit picture whose darkest and brightest pixels are 0 and 255. The processor cuts the values of 16-bit
-pictures off without a word: scale them first. `encoder.backbones.base.RadDino.from_pretrained(FOLDER)` gives the same
+pictures off without a word: scale them first. `encoder.backbones.dinov2.RadDino.from_pretrained(FOLDER)` gives the same
 features.
 
 | file | contents |

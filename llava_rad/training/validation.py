@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from encoder.backbones.base import tokens_of_patches
-from encoder.backbones.sizes import sizes, stored_sizes
+from encoder.backbones.loading import sizes, stored_sizes
 from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbones.base import RadDino
+from encoder.backbones.dinov2 import RadDino
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import rad_dino

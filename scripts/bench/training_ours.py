@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encoder.backbones.base import RadDino
+from encoder.backbones.dinov2 import RadDino
 from encoder.datasets.manifest import Row
 from encoder.preprocessing import recipe_named
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL

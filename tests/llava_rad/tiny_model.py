@@ -26,7 +26,7 @@ def make(folder: Path, *, seed: int = 0, demonstration: bool = True) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
     from llava_rad.model.config import GenerationDefaults, LlavaRadConfig
     from llava_rad.model.llava_rad import LlavaRad
     from llava_rad.model.projector import Projector

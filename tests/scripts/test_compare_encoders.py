@@ -97,7 +97,7 @@ def test_whole_way(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
 
     for name, layers in (("a", 1), ("b", 2)):
         torch.manual_seed(0)

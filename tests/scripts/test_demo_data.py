@@ -80,7 +80,7 @@ def test_features_of_views(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from transformers import Dinov2Config, Dinov2Model
 
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
 
     torch.manual_seed(0)
     tiny = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=14)

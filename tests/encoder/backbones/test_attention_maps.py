@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from encoder.backbones import attention_maps as maps
-from encoder.backbones.base import FrozenEncoder, RadDino
+from encoder.backbones.base import FrozenEncoder
+from encoder.backbones.dinov2 import RadDino
 from encoder.errors import ConfigError, LlavaRadError
 from tests.encoder.dinov2_models import dinov2
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoder.backbones.base import RadDino
-from encoder.backbones.dinov2 import VisionTransformer
+from encoder.backbones.dinov2 import RadDino, VisionTransformer
 from encoder.backbones.weight_names import to_official
 from encoder.errors import ModelError
 from tests.encoder.dinov2_models import dinov2, published_names

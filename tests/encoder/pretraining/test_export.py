@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from encoder.backbones.base import RadDino
+from encoder.backbones.dinov2 import RadDino
 from encoder.backbones.dinov2 import VisionTransformer as InferenceTransformer
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES

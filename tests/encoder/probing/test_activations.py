@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encoder.backbones.base import RadDino
 from encoder.backbones.clip import Clip
+from encoder.backbones.dinov2 import RadDino
 from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import ConfigError
 from encoder.probing.vectors import activations, as_maps

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder.backbones.base import RadDino
+from encoder.backbones.dinov2 import RadDino
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import rad_dino

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from encoder.backbones import attention_maps as maps
-from encoder.backbones.base import RadDino
-from encoder.backbones.dinov2 import VisionTransformer
+from encoder.backbones.dinov2 import RadDino, VisionTransformer
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import recipe_named
 from encoder.reader.sandbox import Reader

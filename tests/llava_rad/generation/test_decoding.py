@@ -99,7 +99,8 @@ def test_engine_embeds_as_the_composition_does(engine: Engine, model: LlavaRad, 
 
 
 def test_cls_never_reaches_the_language_model(model: LlavaRad, images: list[np.ndarray], monkeypatch) -> None:
-    from encoder.backbones.base import Features, RadDino
+    from encoder.backbones.base import Features
+    from encoder.backbones.dinov2 import RadDino
 
     pixels = model.config.preprocessing.normalise(np.stack(images[:1]))
     ids = model.config.conversation.encode(model.tokens.tokenizer, 1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encoder.backbones.base import RadDino
-from encoder.backbones.dinov2 import VisionTransformer
+from encoder.backbones.dinov2 import RadDino, VisionTransformer
 from encoder.preprocessing import RECIPES
 from llava_rad.generation.llama import Llama
 from llava_rad.model.config import LlavaRadConfig, TokenIds

@@ -178,7 +178,7 @@ def test_features_that_do_not_fit_are_computed_anew_with_the_same_result() -> No
 
 
 def test_a_head_of_four_activations_learns_too() -> None:
-    from encoder.backbones.base import RadDino
+    from encoder.backbones.dinov2 import RadDino
     from encoder.preprocessing import Recipe
     from tests.encoder.dinov2_models import dinov2
 
