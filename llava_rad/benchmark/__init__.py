@@ -1,1 +1,1 @@
-"""The benchmark: reports of one or more models on a data set, scored beside reference points and the paper's table."""
+"""Benchmark: reports of models on a data set, scored together with reference points and the paper's results."""

@@ -1,4 +1,4 @@
-"""The results folder: what is in it, and whether a run may go on in it."""
+"""Results folder of a benchmark: its files, and the checks before a run continues in it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ SCHEMA: Final = "llava-rad.benchmark-run/1"
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a benchmark's files are. ``predictions/`` and ``run.json`` are what a later run goes on from."""
+    """Paths of a benchmark's files. A later run continues from ``predictions/`` and ``run.json``."""
 
     path: Path
 
     @property
     def run(self) -> Path:
-        """What the predictions are of: data set, and settings of each system."""
+        """Record of the data set, and of the settings of each system."""
         return self.path / RUN
 
     def predictions(self, slug: str) -> Path:
-        """The merged predictions of a system."""
+        """Merged predictions of a system."""
         return self.path / "predictions" / f"{slug}.jsonl"
 
     def shards(self, slug: str) -> Path:
-        """Its predictions while they are made."""
+        """Folder of a system's predictions until they are merged."""
         return self.path / "predictions" / "shards" / slug
 
     def reference_point(self, slug: str) -> Path:
@@ -43,16 +43,16 @@ class Folder:
         return self.path / "reference_points" / f"{slug}.jsonl"
 
     def features(self, slug: str) -> Path:
-        """Image vectors by a model's encoder."""
+        """Folder of the image vectors of a model's encoder."""
         return self.path / "features" / slug
 
     def open(self, task: dict[str, Any], systems: dict[str, dict[str, Any]], *, overwrite: bool) -> None:
-        """Make the folder, or make sure that what is in it is of the same task and settings.
+        """Create the folder, or check that its results have the same task and settings.
 
-        Systems may be added to what is there.
+        Systems that the folder does not hold yet are added.
 
         Raises:
-            OutputError: the folder holds something else, or results of other data or settings.
+            OutputError: if the folder holds other files, or results on other data or with other settings.
         """
         before = self._before(overwrite=overwrite)
         known: dict[str, Any] = before["systems"] if before else {}
@@ -92,10 +92,10 @@ class Folder:
         return None
 
     def shared(self, task: dict[str, Any]) -> None:
-        """Make sure that this process sees what the first one wrote.
+        """Check that this process sees the file that the first process wrote.
 
         Raises:
-            LlavaRadError: it does not: the processes have folders of their own.
+            LlavaRadError: if the processes do not share the folder or the data.
         """
         try:
             if json.loads(self.run.read_bytes())["task"] == task:
@@ -108,7 +108,7 @@ class Folder:
         )
 
     def forget(self, slug: str) -> None:
-        """Remove shards that a merged file has made useless."""
+        """Remove the shards of a system whose predictions are merged."""
         shutil.rmtree(self.shards(slug), ignore_errors=True)
         for folder in (self.shards(slug).parent, self.path / "predictions" / "shards"):
             with contextlib.suppress(OSError):  # not empty yet
@@ -116,7 +116,7 @@ class Folder:
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
-    """File names for systems: letters, digits, dots and dashes of their names, each once."""
+    """Return a unique file name for each system, of the letters, digits, dots and dashes of its name."""
     found: dict[str, str] = {}
     for name in names:
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80] or "system"

@@ -1,4 +1,4 @@
-"""The results as one HTML file that asks for nothing outside itself: tables, plots, worst and best cases."""
+"""Results page: one self-contained HTML file with tables, SVG plots, and the worst and best cases."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def page(
     environment: Mapping[str, Any],
     thumbnail: Thumbnail,
 ) -> str:
-    """Write the page.
+    """Return the page as HTML.
 
     Args:
-        summary: the tables.
-        texts: of the models, N each.
-        drawings: SVG files by heading; None where they could not be drawn.
+        summary: results.
+        texts: N texts of each model.
+        drawings: SVG files by heading, of :func:`plots`; None if matplotlib is missing.
         environment: versions, machine, command.
-        thumbnail: from a case's number to its [S, S] uint8 image, or None.
+        thumbnail: returns the [S, S] uint8 image of a case by its number, or None.
     """
     notes = "".join(f"<li>{escape(note)}</li>" for note in [*summary.notes(), *summary.weak()])
     parts = [
@@ -112,7 +112,7 @@ def _plots(drawings: Mapping[str, bytes] | None) -> list[str]:
 
 
 def _cases(summary: Summary, texts: Mapping[str, Sequence[str]], thumbnail: Thumbnail) -> list[str]:
-    """For each model its worst and best reports by RG_ER, or by ROUGE-L where that was not computed."""
+    """Return the worst and best reports of each model by RG_ER, or by ROUGE-L if RG_ER was not computed."""
     parts = []
     for model in summary.scored.evaluation.models:
         if model.name not in summary.scored.models:
@@ -154,7 +154,7 @@ def _png(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def plots(summary: Summary) -> dict[str, bytes] | None:
-    """SVG files by heading; None where matplotlib is not installed."""
+    """Draw SVG files, by heading; None if matplotlib is not installed."""
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -180,7 +180,7 @@ def plots(summary: Summary) -> dict[str, bytes] | None:
 
 
 def _scores(figure: Figure, summary: Summary) -> bool:
-    """A panel for each score: median and interval of each system, the paper's RAD-DINO as a band."""
+    """Draw one panel per score: median and interval of each system, and the paper's RAD-DINO as a band."""
     models = summary.scored.evaluation.models
     columns = [name for name in summary.columns if name in models[0].intervals]
     if not columns:
@@ -209,7 +209,7 @@ def _scores(figure: Figure, summary: Summary) -> bool:
 
 
 def _classes(figure: Figure, summary: Summary) -> bool:
-    """F1 of each class of the models, by CheXbert where it was computed, else by the labeler of phrases."""
+    """Draw the F1 of each class and model by CheXbert, or by the labeler ``rules`` if CheXbert was not computed."""
     models = [one for one in summary.scored.evaluation.models if one.name in summary.scored.models]
     labelers = {"chexbert": "CheXbert", "rules": "labeler rules, not CheXbert"}
     names: list[str] = []
@@ -243,7 +243,7 @@ def _classes(figure: Figure, summary: Summary) -> bool:
 
 
 def _reports(figure: Figure, summary: Summary) -> bool:
-    """How the values of single reports are spread, for each model."""
+    """Draw histograms of the scores of single reports."""
     models = [one for one in summary.scored.evaluation.models if one.name in summary.scored.models]
     names = [name for name in ("rouge_l", "rg_er") if any(name in one.per_sample for one in models[0].scores.values())]
     if not names:

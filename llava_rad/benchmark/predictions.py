@@ -1,4 +1,4 @@
-"""Predictions on disk: shards that each process appends to, resumed after a kill at any point, merged by id."""
+"""Predictions on disk: one shard per process, continued after a kill, and merged by id."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TAKEN: Final = "A report about another patient, taken as a reference point. Rese
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The text for one case.
+    """Predicted text of one case.
 
     Attributes:
         id: of the case.
-        text: "" where there is none.
-        complete: False where the longest length cut the text off.
-        error: why the image could not be read (the reader's reason), or None.
+        text: "" if the image could not be read.
+        complete: False if the text reached the maximal length.
+        error: reason of the reader if the image could not be read, else None.
     """
 
     id: str
@@ -36,17 +36,17 @@ class Prediction:
     error: str | None = None
 
     def line(self, notice: str = NOTICE) -> str:
-        """As a line of JSON: the same bytes for the same prediction."""
+        """Return one line of JSON; equal predictions give equal bytes."""
         content: dict[str, Any] = {"schema": SCHEMA, "notice": notice, "id": self.id, "prediction": self.text}
         content |= {"complete": self.complete, "error": self.error}
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
     def of_line(cls, line: str) -> Prediction:
-        """The inverse of :meth:`line`.
+        """Parse a line that :meth:`line` wrote.
 
         Raises:
-            ValueError: it is no such line.
+            ValueError: if it is not a prediction.
         """
         content = json.loads(line)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -58,13 +58,13 @@ class Prediction:
 
 
 class Shards:
-    """The predictions of one model while they are made: a folder with a file for each process.
+    """Predictions of one model until they are merged: a folder with one file per process.
 
-    Lines are appended and flushed to the disk batch by batch. A half-written last line (the machine went down, the
-    process was killed) is passed over, and cut off before its own process writes again.
+    Lines are appended batch by batch and are on the disk when ``append`` returns. A half-written last line, left by a
+    kill or crash, is ignored, and removed when its process appends again.
 
     Args:
-        folder: made where absent.
+        folder: created if missing.
         rank: of this process.
         size: number of processes.
     """
@@ -76,14 +76,14 @@ class Shards:
         self._file: LineFile | None = None
 
     def done(self) -> set[str]:
-        """Ids that any process of this or an earlier run has written."""
+        """Return the ids that any process of this or an earlier run has written."""
         return {prediction.id for file in self._files() for prediction in _read(file)}
 
     def append(self, predictions: Sequence[Prediction]) -> None:
-        """Add predictions to this process's file and wait until they are on the disk.
+        """Append predictions to this process's file and wait until they are on the disk.
 
         Raises:
-            LlavaRadError: the disk refuses, or another process writes to the same file.
+            LlavaRadError: if they cannot be written, or another process has the file open.
         """
         data = "".join(prediction.line() for prediction in predictions).encode()
         with reported("predictions"):
@@ -101,7 +101,7 @@ class Shards:
         """Write all predictions into one file in the order of ``ids``, and remove the shards.
 
         Raises:
-            LlavaRadError: an id is missing, comes twice, or is none of these.
+            LlavaRadError: if an id is missing, unknown or comes twice.
         """
         found: dict[str, Prediction] = {}
         for file in self._files():
@@ -126,15 +126,15 @@ class Shards:
 
 
 def write_predictions(predictions: Sequence[Prediction], target: Path, *, notice: str = NOTICE) -> None:
-    """Write a file of predictions in one step."""
+    """Write a file of predictions atomically."""
     write_whole(target, "".join(prediction.line(notice) for prediction in predictions).encode(), overwrite=True)
 
 
 def read_predictions(file: Path, ids: Sequence[str]) -> list[Prediction]:
-    """The predictions of a merged file.
+    """Read a merged file.
 
     Raises:
-        LlavaRadError: they are not those of ``ids``, in this order.
+        LlavaRadError: if its ids are not ``ids``, in this order.
     """
     found = list(_read(file))
     if [prediction.id for prediction in found] != list(ids):
@@ -143,7 +143,7 @@ def read_predictions(file: Path, ids: Sequence[str]) -> list[Prediction]:
 
 
 def _read(file: Path) -> Iterator[Prediction]:
-    """The whole lines of a file."""
+    """Yield the predictions of the complete lines of a file."""
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, 1):

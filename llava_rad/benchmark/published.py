@@ -1,4 +1,4 @@
-"""What the paper reports for report generation: table 2, and appendix C.6.2 for groups of patients."""
+"""Results of the paper for report generation: table 2, and appendix C.6.2 for groups of patients."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Value(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One encoder of table 2, with the same projector and Vicuna-7B v1.5 behind it.
+    """One encoder of table 2, followed by the same kind of projector and Vicuna-7B v1.5.
 
     Attributes:
-        encoder: its name in the paper.
-        tokens: image tokens, as the paper has them (BiomedCLIP's ViT-B/16 has 196 at 224 pixels).
-        rouge_l: and so on: scores by the names that :mod:`metrics` gives them.
+        encoder: name in the paper.
+        tokens: image tokens, as printed in the paper (BiomedCLIP's ViT-B/16 has 196 at 224 pixels).
+        rouge_l, bleu_4, rg_er, chexbert_macro_f1_14: scores, named as in :mod:`metrics`.
     """
 
     encoder: str
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 SCORES: Final = ("rouge_l", "bleu_4", "rg_er", "chexbert_macro_f1_14")
 SOURCE: Final = "Pérez-García et al. 2025, table 2"
 REPORTS: Final = {"mimic-cxr": 2_461, "iu-xray": 3_306}
-"""Reports behind the numbers."""
+"""Number of scored reports."""
 
 
 def _row(encoder: str, tokens: int, *numbers: float) -> Row:

@@ -1,8 +1,8 @@
-"""Reports that no model wrote: what they score is what a metric gives for nothing.
+"""Reference points: scores of reports that were not written for the image, as a lower bound for models.
 
-Most frequent report, random report, report of the nearest neighbour, and a model's own reports dealt to other patients.
-A metric that does not tell a model from these says little about it. Reports come from the training split where there
-is one; otherwise from the other patients of the scored split itself, which is said beside the numbers.
+Most frequent report, random report, report of the nearest neighbour, and a model's own reports assigned to other
+patients. A metric that does not distinguish a model from these says little about it. Reports come from the training
+split if there is one, otherwise from other patients of the scored split; the results state which.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ DESCRIPTIONS: Final = {
 }
 _ROWS = 512  # of similarities at a time
 CHUNK = 32
-"""Images in a file, and in a batch of the encoder."""
+"""Images per file of vectors, and per batch of the encoder."""
 
 
 def most_frequent(cases: Sequence[Case], bank: Sequence[Case]) -> list[str]:
-    """For each case the report that most patients but its own have; of equally frequent ones the first in the bank."""
+    """Return for each case the most frequent report of other patients; ties: the first in the bank."""
     counts = Counter(case.reference for case in bank)
-    ranked = sorted(counts, key=counts.__getitem__, reverse=True)  # stable: first come, first
+    ranked = sorted(counts, key=counts.__getitem__, reverse=True)  # stable sort: ties keep the order of the bank
     own: dict[str, Counter[str]] = {}
     for case in bank:
         own.setdefault(case.patient, Counter())[case.reference] += 1
@@ -64,7 +64,7 @@ def most_frequent(cases: Sequence[Case], bank: Sequence[Case]) -> list[str]:
 
 
 def random(cases: Sequence[Case], bank: Sequence[Case], seed: int) -> list[str]:
-    """For each case the report of another patient; which one depends on the seed and the case's id only."""
+    """Return for each case a report of another patient, which depends on the seed and the case's id only."""
     texts = []
     for case in cases:
         digest = hashlib.sha256(f"{seed}/{case.id}".encode()).digest()
@@ -75,11 +75,13 @@ def random(cases: Sequence[Case], bank: Sequence[Case], seed: int) -> list[str]:
 
 
 def nearest(cases: Sequence[Case], features: Floats, bank: Sequence[Case], bank_features: Floats) -> list[str]:
-    """For each case the report of another patient's image with the largest cosine similarity; of equal ones the first.
+    """Return for each case the report of another patient's image with the largest cosine similarity; ties: the first.
 
     Args:
-        features: [N, D] of the cases; a row of NaN (the image could not be read) gives an empty text.
-        bank_features: [M, D] of the bank; rows of NaN are passed over.
+        cases: N cases.
+        features: [N, D] of the cases; a row of NaN (unreadable image) gives an empty text.
+        bank: M cases.
+        bank_features: [M, D] of the bank; rows of NaN are ignored.
     """
     import numpy as np
 
@@ -105,25 +107,25 @@ def nearest(cases: Sequence[Case], features: Floats, bank: Sequence[Case], bank_
 
 
 def shuffled(cases: Sequence[Case], texts: Sequence[str], seed: int) -> list[str]:
-    """A model's reports, each dealt to a case of another patient: what they score without looking at the image.
+    """Assign each of a model's reports to a case of another patient; the score shows the worth of looking at images.
 
-    The same reports are used once each, where there are enough patients for it.
+    Every report is used once; it goes to another patient if no patient has more than half of the cases.
     """
     order = sorted(range(len(cases)), key=lambda row: hashlib.sha256(f"{seed}/{cases[row].id}".encode()).digest())
-    # by patient, in random order of patients; a rotation by the largest group gives everyone another patient's
+    # cases grouped by patient, in random order: a rotation by the largest group gives everyone another patient's
     groups: dict[str, list[int]] = {}
     for row in order:
         groups.setdefault(cases[row].patient, []).append(row)
     line = [row for rows in groups.values() for row in rows]
     step = max(map(len, groups.values()))
     dealt = [""] * len(cases)
-    for place, row in enumerate(line):
-        dealt[row] = texts[line[(place + step) % len(line)]]
+    for position, row in enumerate(line):
+        dealt[row] = texts[line[(position + step) % len(line)]]
     return dealt
 
 
 def chunks(cases: Sequence[Case], folder: Path) -> list[tuple[Path, Sequence[Case]]]:
-    """The files and what belongs into them."""
+    """Return the files of image vectors with the cases of each."""
     starts = range(0, len(cases), CHUNK)
     return [(folder / f"{number:06}.npy", cases[start : start + CHUNK]) for number, start in enumerate(starts)]
 
@@ -136,10 +138,15 @@ def write_features(
     images: Images,
     advance: Callable[[int], None] = lambda number: None,
 ) -> None:
-    """Write this process's share of the files that are not there.
+    """Compute and write this process's share of the missing files of image vectors.
 
     Args:
-        engine: called once, if anything is missing.
+        engine: loads the model; called once, if a file is missing.
+        cases: with images.
+        folder: of the files.
+        processes: of the run.
+        images: prepares the images.
+        advance: receives numbers of completed cases.
     """
     import numpy as np
     import torch
@@ -167,10 +174,10 @@ def write_features(
 
 
 def read_features(cases: Sequence[Case], folder: Path) -> Floats:
-    """[N, D] vectors of the cases; a row of NaN where the image could not be read.
+    """Read the vectors [N, D] of the cases; a row of NaN stands for an unreadable image.
 
     Raises:
-        LlavaRadError: a file is missing or damaged.
+        LlavaRadError: if a file is missing, damaged or of other images.
     """
     import numpy as np
 

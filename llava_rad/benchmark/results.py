@@ -1,4 +1,4 @@
-"""From merged predictions to the files of the results folder: the first process's last part."""
+"""Scoring of the merged predictions, and the files of the results folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llava_rad.benchmark.page import CLASSES, REPORTS, SCORES, page, plots
 from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_predictions
 from llava_rad.benchmark.run import BenchmarkRun, Plan
 from llava_rad.benchmark.scoring import Agreement, score
-from llava_rad.benchmark.summary import Made, Summary
+from llava_rad.benchmark.summary import Origin, Summary
 from llava_rad.benchmark.tables import Table, join, read_table
 from llava_rad.benchmark.writing import Images
 from llava_rad.model.config import LlavaRadConfig
@@ -35,15 +35,15 @@ _FIGURES = {SCORES: "scores", CLASSES: "classes", REPORTS: "reports"}
 
 
 def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]) -> Summary:
-    """Score everything and write the results.
+    """Score all systems and write the results folder.
 
     Args:
-        run: what has been written.
-        images: what prepares images for the page.
-        say: lines for a person.
+        run: with complete predictions.
+        images: prepares the thumbnails of the page; None without images.
+        say: receives messages.
     """
     plan = run.plan
-    options, made = plan.options, Made(protocol=plan.protocol() if plan.options.models else None)
+    options, made = plan.options, Origin(protocol=plan.protocol() if plan.options.models else None)
     texts = {name: _merged(plan, name, made) for name in options.models}
     texts |= {name: _given(plan, name, file, made) for name, file in options.predictions.items()}
     others = _points(plan, texts, made, say)
@@ -62,8 +62,8 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
     return summary
 
 
-def _merged(plan: Plan, name: str, made: Made) -> list[str]:
-    """The texts of a model, and what is to be said of them."""
+def _merged(plan: Plan, name: str, made: Origin) -> list[str]:
+    """Read the texts of a model and record their origin."""
     found = read_predictions(plan.folder.predictions(plan.slugs[name]), plan.ids)
     if errors := Counter(one.error for one in found if one.error is not None):
         made.unreadable[name] = errors.total()
@@ -84,8 +84,8 @@ def _merged(plan: Plan, name: str, made: Made) -> list[str]:
     return [one.text for one in found]
 
 
-def _given(plan: Plan, name: str, file: Path, made: Made) -> list[str]:
-    """Texts that others wrote, joined by id."""
+def _given(plan: Plan, name: str, file: Path, made: Origin) -> list[str]:
+    """Read a file of texts, join it by id and record its origin."""
     references = Table(dict(zip(plan.ids, plan.task.references, strict=True)), {}, "id", "reference")
     joined = join(read_table(file, "prediction"), references)
     predictions = [Prediction(key, text) for key, text in zip(plan.ids, joined.candidates, strict=True)]
@@ -94,8 +94,8 @@ def _given(plan: Plan, name: str, file: Path, made: Made) -> list[str]:
     return joined.candidates
 
 
-def _points(plan: Plan, models: dict[str, list[str]], made: Made, say: Callable[[str], None]) -> dict[str, list[str]]:
-    """Texts of the reference points, written to files too."""
+def _points(plan: Plan, models: dict[str, list[str]], made: Origin, say: Callable[[str], None]) -> dict[str, list[str]]:
+    """Build the texts of the reference points, and write them to files."""
     task, seed, bank = plan.task, plan.options.seed, plan.bank
     found: dict[str, list[str]] = {}
     taken_from = f"the training split ({len(bank):,} images)" if task.bank else "other patients of the scored split"
@@ -165,7 +165,7 @@ def _references(plan: Plan) -> str:
 
 
 def _environment(run: BenchmarkRun) -> dict[str, Any]:
-    """The command, versions, the machine."""
+    """Collect command, versions, machine and durations."""
     from importlib.metadata import version
 
     packages = ("llava-rad", "torch", "transformers", "numpy", "pydicom", "pillow")

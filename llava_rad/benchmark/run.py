@@ -1,4 +1,4 @@
-"""A benchmark from data and models to its results folder, by one process or by many."""
+"""Run of a benchmark: its options, the files to write, and the part of this process."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ Progress = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Options:
-    """What to do.
+    """Options of a benchmark.
 
     Attributes:
-        output: the results folder.
-        models: checkpoint folders or hub repositories by the names that tables call them; None is the embedded one.
-        predictions: files of texts that are scored as they are, by name.
-        protocol: how models write.
-        paper: the protocol that ``protocol`` is compared with.
-        agreement: reports of the sample for that.
-        points: reference points, of :data:`llava_rad.benchmark.reference_POINTS`.
-        bank_limit: of the training split so many random images are looked at for neighbours.
+        output: results folder.
+        models: checkpoint folders or hub repositories by name in the tables; None is the embedded checkpoint.
+        predictions: files of texts to score, by name in the tables.
+        protocol: decoding of the models.
+        paper: protocol that ``protocol`` is compared with.
+        settings: of the metrics.
+        agreement: number of reports compared with ``paper``.
+        points: reference points, of :data:`llava_rad.benchmark.reference_points.POINTS`.
+        bank_limit: number of random training images among which neighbours are searched.
         device: of the models.
         offline: never ask the hub.
-        vllm: the interpreter of another environment, whose vLLM writes.
+        vllm: Python interpreter of an environment with vLLM, which then decodes.
         seed: of samples and reference points.
-        overwrite: replace what the folder holds.
-        settings: metrics.
-        bootstrap: how to resample.
-        cache: file of annotations, or None.
+        overwrite: replace the content of the folder.
+        bootstrap: resampling of the scores.
+        cache: file of cached annotations, or None.
     """
 
     output: Path
@@ -82,10 +82,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A task with options: names, files and settings of all that is written.
+    """A task with options, and the names, files and settings that follow from them.
 
     Raises:
-        ModelError: a model cannot be found (when it is first asked for).
+        ModelError: if a model cannot be found (on the first access).
     """
 
     task: Task
@@ -93,12 +93,12 @@ class Plan:
 
     @property
     def folder(self) -> Folder:
-        """The results folder."""
+        """Results folder."""
         return Folder(self.options.output)
 
     @cached_property
     def ids(self) -> list[str]:
-        """Of the N cases."""
+        """Ids of the N cases."""
         return [case.id for case in self.task.cases]
 
     @cached_property
@@ -114,23 +114,23 @@ class Plan:
 
     @property
     def bank(self) -> list[Case]:
-        """Where reference points take reports from."""
+        """Cases whose reports the reference points use."""
         return self.task.bank or self.task.cases
 
     @cached_property
     def searched(self) -> list[Case]:
-        """The images among which neighbours are looked for."""
+        """Cases among which neighbours are searched."""
         if not self.task.bank or len(self.bank) <= self.options.bank_limit:
             return self.bank
         return sample(self.bank, self.options.bank_limit, self.options.seed)
 
     @property
     def neighbours_of(self) -> str | None:
-        """The model whose encoder finds neighbours, where there is one and they are wanted."""
+        """Name of the model whose encoder finds neighbours, or None."""
         return next(iter(self.options.models), None) if NEAREST in self.options.points else None
 
     def vectors(self) -> list[tuple[Path, list[Case]]]:
-        """Folders of image vectors with their images: the cases, then the training images if there are any."""
+        """Return the folders of image vectors with their cases: those of the split, then the training cases."""
         if self.neighbours_of is None:
             return []
         home = self.folder.features(self.slugs[self.neighbours_of])
@@ -139,22 +139,22 @@ class Plan:
 
     @cached_property
     def compared(self) -> list[Case]:
-        """The sample that the paper's protocol writes too; none where it is the protocol."""
+        """Sample that the paper's protocol writes too; empty if it is the protocol of the run."""
         options = self.options
         if options.protocol.name == options.paper.name or not options.agreement:
             return []
         return sample(self.task.cases, options.agreement, options.seed)
 
     def sample_slug(self, name: str) -> str:
-        """Where the paper's protocol writes a model's sample."""
+        """Return the file name of a model's sample by the paper's protocol."""
         return f"samples/{self.slugs[name]}-{len(self.compared)}-{self.options.seed}"
 
     def protocol(self) -> dict[str, Any]:
-        """How models write."""
+        """Return the decoding options of the models."""
         return asdict(self.options.protocol) | {"engine": "vllm" if self.options.vllm else "llava-rad"}
 
     def systems(self) -> dict[str, dict[str, Any]]:
-        """What must be equal for the predictions of a system to be gone on with."""
+        """Return the settings of each system, which must be unchanged for its predictions to be continued."""
         models = {
             self.slugs[name]: {"sha256": sha256_of(folder / "config.json")} | self.protocol()
             for name, folder in self.located.items()
@@ -169,13 +169,13 @@ class BenchmarkRun:
     """This process's part of a benchmark: it writes its share of all reports; the first process merges them.
 
     Args:
-        plan: what to do.
-        processes: this one among those of the run.
-        progress: from what is being done and how many steps it has to what is told of steps done.
+        plan: task and options.
+        processes: of the run.
+        progress: takes a name and a number of steps, returns a function that counts completed steps.
 
     Attributes:
-        seconds: by what was done.
-        precision: torch's switches while models wrote.
+        seconds: duration by activity.
+        precision: torch's switches during decoding.
     """
 
     def __init__(self, plan: Plan, processes: Processes, progress: Progress) -> None:
@@ -185,13 +185,13 @@ class BenchmarkRun:
 
     @contextmanager
     def written(self) -> Iterator[Images | None]:
-        """Write all that is missing; within, all predictions are there (in the first process: merged).
+        """Write all missing predictions; inside the block they are complete (and merged, in the first process).
 
         Yields:
-            what prepares images, for the page; None where there are none.
+            The preparation of images, for the page; None if no model is run.
 
         Raises:
-            LlavaRadError: and its kinds: data, models or the folder do not allow it.
+            LlavaRadError: if the data, the models or the results folder do not allow the run.
         """
         plan = self.plan
         if plan.options.models and not plan.task.has_images:
@@ -212,7 +212,7 @@ class BenchmarkRun:
             yield images
 
     def _model(self, name: str, images: Images) -> None:
-        """All that one model writes, and its encoder's vectors where they are wanted."""
+        """Write the reports of one model, and its encoder's image vectors if they are needed."""
         plan, protocol = self.plan, self.plan.options.protocol
         engine = cache(lambda: self._engine(name, protocol))
         with ExitStack() as stack:
@@ -247,13 +247,13 @@ class BenchmarkRun:
         protocol: Protocol,
         images: Images,
     ) -> None:
-        """Write this process's share, wait for the others, merge."""
+        """Write this process's share, wait for the other processes, merge."""
         folder, processes = self.plan.folder, self.processes
         merged = folder.predictions(slug)
-        if not merged.is_file():  # the same for all: it comes into being between two waits
+        if not merged.is_file():  # the same in all processes: it is only written between two barriers
             shards = Shards(folder.shards(slug), processes.rank, processes.size)
             done = shards.done()
-            processes.wait()  # nobody writes before everybody has read what is done
+            processes.wait()  # no process writes before all have read the completed ids
             share = sum(len(batch) for batch in batches_of(cases, protocol.batch_size, processes))
             with self.timed(f"writing: {name}"):
                 self.seconds[f"reports written: {name}"] = write_share(
@@ -285,20 +285,20 @@ class BenchmarkRun:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds of a block to what its name has."""
+        """Add the duration of the block to ``seconds[name]``."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _readers() -> int:
-    """Decoding processes: half of the cores that this process has."""
+    """Return the number of image decoding processes: half of this process's cores."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
     return max(1, min(8, (os.cpu_count() or 1) // (2 * local)))
 
 
 def _free() -> None:
-    """Give memory of a model that is done with back before the next one is loaded."""
+    """Free the memory of a released model before the next one is loaded."""
     import torch
 
     gc.collect()

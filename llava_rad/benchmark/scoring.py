@@ -1,4 +1,4 @@
-"""From texts to the numbers of a benchmark: scores, verdicts between models, how many different reports there are."""
+"""Scores of a benchmark: metrics with intervals, paired comparisons of systems, diversity of the reports."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Verdict = Literal["first", "second", "no difference shown"]
 FEW = 0.1
-"""Below this share of different reports a model says much the same of every image."""
+"""Share of different reports below which the results warn that a model repeats itself."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two systems on the same resamples of the same reports.
+    """Paired comparison of two systems on the same resamples.
 
     Attributes:
         first: name.
@@ -37,7 +37,7 @@ class Compared:
     differences: dict[str, Interval]
 
     def verdict(self, score: str) -> Verdict:
-        """Who is better: a 95 % interval of the difference without 0 in it decides."""
+        """Return the better system: the 95 % interval of the difference must exclude 0."""
         interval = self.differences[score]
         if interval.low is not None and interval.low > 0:
             return "first"
@@ -48,11 +48,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Diversity:
-    """How many different reports a system wrote.
+    """Diversity of a system's reports.
 
     Attributes:
         distinct: number of different texts.
-        share: of all texts.
+        share: number of different texts divided by the number of texts.
         words: mean number of words.
         empty: texts without a word.
     """
@@ -64,7 +64,7 @@ class Diversity:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Diversity:
-        """Count texts."""
+        """Count different texts and words."""
         distinct = len(set(texts))
         words = sum(len(text.split()) for text in texts) / len(texts)
         return cls(distinct, distinct / len(texts), words, sum(not text.strip() for text in texts))
@@ -72,11 +72,11 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many reports of a protocol are not those of the paper's, on a random sample.
+    """Agreement of a protocol's reports with those of the paper's protocol, on a random sample.
 
     Attributes:
-        sample: reports compared.
-        different: how many of them differ in at least one character.
+        sample: number of reports compared.
+        different: number of reports that differ in at least one character.
     """
 
     sample: int
@@ -92,11 +92,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Scored:
-    """All numbers.
+    """Scores of all systems.
 
     Attributes:
         evaluation: scores with intervals, strata and values of each report.
-        compared: every two of the models, then every model with its reference points.
+        compared: all pairs of models, then every model with every reference point.
         diversity: by system; ``references`` are the references themselves.
         models: names of the systems that are models; the others are reference points.
     """
@@ -121,7 +121,7 @@ def score(
     """Score the texts of models and of reference points, N each in the order of the task's cases.
 
     Raises:
-        InputError: an unknown metric.
+        InputError: if a metric is unknown.
     """
     ids, references = [case.id for case in task.cases], task.references
     systems = {name: Pairs(ids, list(texts), references, task.strata) for name, texts in {**models, **points}.items()}
@@ -143,5 +143,5 @@ def score(
 
 
 def as_json(interval: Interval) -> dict[str, Any]:
-    """A score's or difference's numbers."""
+    """Return an interval as JSON data."""
     return {"point": interval.point, "median": interval.median, "low": interval.low, "high": interval.high}

@@ -1,4 +1,4 @@
-"""The tables of a benchmark, and what a reader of them should know: one content for every form."""
+"""Tables and notes of a benchmark, with one content for text, Markdown, LaTeX and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metrics.tables import HEADLINES, NOTICE, Cells, aligned, headline_names, la
 
 SCHEMA: Final = "llava-rad.benchmark/1"
 _MAIN: Final = ("rouge_l", "bleu_4", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
-"""What scores of the main table begin with: variants too; the rest stands in summary.json."""
+"""Name prefixes of the main table's scores; summary.json holds all scores."""
 _MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
 
 
@@ -24,10 +24,10 @@ class Section:
     """One table.
 
     Attributes:
-        heading: what it shows.
+        heading: title.
         cells: rows of texts; the first is the head.
-        note: a sentence below it.
-        brief: whether it is printed, too.
+        note: text below the table.
+        brief: the table is also printed on the terminal.
     """
 
     heading: str
@@ -37,17 +37,17 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Made:
-    """How the texts were made.
+class Origin:
+    """Origin of the texts.
 
     Attributes:
-        protocol: name, type, batch size and the like of the models' decoding; None where no model wrote.
+        protocol: decoding options of the models; None if no model generated texts.
         models: facts of each model by its name (id, SHA-256, encoder).
-        points: what each reference point is, by its name.
-        own: the model that a reference point belongs to, by its name: a model's shuffled reports.
+        points: description of each reference point by its name.
+        own: model of each reference point that is made of a model's reports.
         agreement: of each model's fast protocol with the paper's.
-        unreadable: images by model that could not be read, and were scored as empty reports.
-        errors: the reasons of these by model, with their number.
+        unreadable: number of unreadable images by model, which are scored as empty reports.
+        errors: number of unreadable images by model and reason.
     """
 
     protocol: dict[str, Any] | None = None
@@ -61,21 +61,21 @@ class Made:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the forms of a benchmark's result are made of."""
+    """Results of a benchmark."""
 
     task: Task
     scored: Scored
-    made: Made
+    made: Origin
 
     @property
     def heading(self) -> str:
-        """What was scored."""
+        """Data set, split and number of reports."""
         split = f", split {self.task.split}" if self.task.split else ""
         return f"{self.task.name}{split}: {len(self.task.cases):,} reports"
 
     @property
     def columns(self) -> list[str]:
-        """The scores of the main table; the paper's come first, computed or not."""
+        """Scores of the main table: the paper's first, computed or not."""
         computed = self.scored.evaluation.models[0].intervals
         chosen = [name for name in SCORES if name in computed or name in self._absent]
         rest = [name for name in headline_names(computed) if name.startswith((*_MAIN, "rg_er_lower"))]
@@ -83,17 +83,17 @@ class Summary:
 
     @property
     def _absent(self) -> dict[str, str]:
-        """Scores that could not be computed, with the reason."""
+        """Reasons of scores that could not be computed, by score."""
         return {HEADLINES.get(name, name): why.reason for name, why in self.scored.evaluation.not_computed.items()}
 
     def sections(self) -> list[Section]:
-        """All tables."""
+        """Return all tables."""
         found = [self._main(), *self._verdicts(), self._points(), self._diversity(), self._agreement()]
         found += [*self._classes(), *self._strata(), self._published()]
         return [section for section in found if len(section.cells) > 1]
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers should know."""
+        """Return warnings for readers of the numbers."""
         task, scored, made = self.task, self.scored, self.made
         notes = []
         if task.published and len(task.cases) != REPORTS[task.published]:
@@ -122,7 +122,7 @@ class Summary:
         return notes
 
     def weak(self) -> list[str]:
-        """Scores by which a model is not shown to be better than a reference point, a sentence for each model."""
+        """Return sentences that name the scores by which a model does not beat a reference point."""
         found = []
         for model in self.scored.models:
             behind: dict[str, list[str]] = {}
@@ -134,7 +134,7 @@ class Summary:
         return found
 
     def to_text(self) -> str:
-        """What is printed."""
+        """Return the brief tables and the notes as plain text."""
         parts = [NOTICE, f"{self.heading}. {self.caption}"]
         for section in self.sections():
             if section.brief:
@@ -144,7 +144,7 @@ class Summary:
         return "\n\n".join(parts) + "\n"
 
     def to_markdown(self) -> str:
-        """All tables as GitHub shows them."""
+        """Return all tables as GitHub Markdown."""
         parts = [f"# Benchmark: {self.heading}", f"*{NOTICE}*", self.caption]
         parts += ["\n".join(f"- {note}" for note in self.notes())] if self.notes() else []
         for section in self.sections():
@@ -153,7 +153,7 @@ class Summary:
         return "\n\n".join(parts) + "\n"
 
     def to_latex(self) -> str:
-        """All tables for LaTeX with booktabs."""
+        """Return all tables as LaTeX with booktabs."""
         parts = [f"% {NOTICE}\n% {self.heading}. {self.caption}"]
         parts += ["\n".join(f"% {note}" for note in self.notes())] if self.notes() else []
         for section in self.sections():
@@ -163,10 +163,10 @@ class Summary:
         return "\n\n".join(parts) + "\n"
 
     def to_json(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """Everything for programs.
+        """Return all results as JSON data.
 
         Args:
-            scores: of ``metrics.tables.to_json``.
+            scores: parsed result of ``metrics.tables.to_json``.
         """
         task, scored, made = self.task, self.scored, self.made
         published = TABLE_2[task.published] if task.published else ()
@@ -207,7 +207,7 @@ class Summary:
         }
 
     def signatures(self) -> list[str]:
-        """Every choice that the numbers depend on."""
+        """Return one line per choice on which the numbers depend: protocol, metrics, bootstrap."""
         evaluation = self.scored.evaluation
         chosen = " ".join(f"{key}:{value}" for key, value in (self.made.protocol or {}).items())
         return [
@@ -218,7 +218,7 @@ class Summary:
 
     @property
     def caption(self) -> str:
-        """How scores are given, and how the reports were written."""
+        """Unit of the scores, and protocol of the reports."""
         bootstrap = self.scored.evaluation.bootstrap
         way = f" Reports by protocol {self.made.protocol['name']}." if self.made.protocol else ""
         return f"Scores x 100: median [95 % interval] of {bootstrap.samples} bootstrap samples.{way}"
@@ -241,7 +241,7 @@ class Summary:
         return "not computed" if name in self._absent else _numbers(model.intervals[name])
 
     def _verdicts(self) -> list[Section]:
-        """Model against model."""
+        """Return one table per pair of models."""
         found = []
         for one in self.scored.compared:
             if one.second not in self.scored.models:
@@ -256,7 +256,7 @@ class Summary:
         return found
 
     def _with_points(self, model: str) -> list[Compared]:
-        """A model's comparisons with the reference points, but for other models' shuffled reports."""
+        """Return a model's comparisons with the reference points, without those of other models' reports."""
         return [
             one
             for one in self.scored.compared
@@ -275,8 +275,8 @@ class Summary:
                     for name in columns
                 ]
                 cells.append([model, one.second, *verdicts])
-        what = "\n".join(f"{name}: {text}." for name, text in self.made.points.items())
-        return Section("Model minus reference point", cells, what, brief=True)
+        note = "\n".join(f"{name}: {text}." for name, text in self.made.points.items())
+        return Section("Model minus reference point", cells, note, brief=True)
 
     def _diversity(self) -> Section:
         cells = [["", "different reports", "share", "words per report", "empty"]]
@@ -310,7 +310,7 @@ class Summary:
         return [self._by(column, models) for column in self.task.strata]
 
     def _by(self, column: str, models: Sequence[Model]) -> Section:
-        """Mean, groups, worst group and gap (appendix C.6)."""
+        """Return mean, groups, worst group and gap by one column (appendix C.6)."""
         cells = [["score", column, "n", *(model.name for model in models)]]
         for name in self.columns:
             tables = [model.strata[column].get(name) for model in models]

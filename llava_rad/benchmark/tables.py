@@ -18,8 +18,8 @@ from metrics.suite import Pairs
 Row = Mapping[str, Any]
 Side = Literal["prediction", "reference"]
 
-# Tried in this order where no field is named; a dot goes into a nested object. The first of each is what
-# `llava-rad generate -f jsonl` writes.
+# Tried in this order if no field is named; a dot goes into a nested object. The first of each is written by
+# `llava-rad generate -f jsonl`.
 ID_FIELDS = ("input.sha256", "id", "study_id", "dicom_id", "image_id", "uid")
 TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
     "prediction": ("report.text", "prediction", "candidate", "generated", "findings", "report", "text"),
@@ -35,8 +35,8 @@ class Table:
     Attributes:
         texts: id -> text.
         rows: id -> the whole row.
-        id_field: where the ids were found.
-        text_field: where the texts were found.
+        id_field: name of the id field.
+        text_field: name of the text field.
     """
 
     texts: dict[str, str]
@@ -63,16 +63,16 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_table(path: Path, side: Side, *, id_field: str | None = None, text_field: str | None = None) -> Table:
-    """Read one side.
+    """Read the table of predictions or of references.
 
     Args:
         path: see :func:`read_rows`.
-        side: which names to look for where none is given.
-        id_field: where the ids are; a dot goes into a nested object.
-        text_field: where the texts are.
+        side: selects the field names that are tried if none is given.
+        id_field: name of the id field; a dot goes into a nested object.
+        text_field: name of the text field.
 
     Raises:
-        InputError: no such field, a row without id or text, or an id that comes twice.
+        InputError: if there is no such field, a row has no id or text, or an id comes twice.
     """
     rows = read_rows(path)
     id_field = _field(rows, id_field, ID_FIELDS, path, "--id-field")
@@ -101,7 +101,7 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> P
         strata: columns that group the reports; looked up in the references, then in the predictions.
 
     Raises:
-        InputError: an id is on one side only, or a column is on neither.
+        InputError: if an id is in one table only, or a column in neither.
     """
     missing = [key for key in references.texts if key not in predictions.texts]
     extra = [key for key in predictions.texts if key not in references.texts]
@@ -126,7 +126,7 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> P
 
 
 def group_of(column: str, value: Any) -> str:
-    """The name of a report's group. Ages become the paper's bands (appendix C.6); nothing known is "unknown"."""
+    """Return the group of a value: ages in the paper's bands (appendix C.6), missing values as "unknown"."""
     text = "" if value is None else str(value).strip()
     if not text or text.lower() in {"nan", "none", "null", "na", "n/a"}:
         return UNKNOWN
@@ -142,7 +142,7 @@ def group_of(column: str, value: Any) -> str:
 
 
 def lookup(row: Row, name: str) -> Any:
-    """A field's value, None where there is none. A name with dots may be a path into nested objects."""
+    """Return the value of a field or None; dots in a name go into nested objects."""
     if name in row:
         return row[name]
     value: Any = row
@@ -154,7 +154,7 @@ def lookup(row: Row, name: str) -> Any:
 
 
 def listed(ids: Sequence[str]) -> str:
-    """The first ids, and how many more there are."""
+    """Return the first ids, and the number of the others, for a message."""
     shown = ", ".join(key[:80] for key in ids[:_LISTED])
     return f"{shown} and {len(ids) - _LISTED} more" if len(ids) > _LISTED else shown
 

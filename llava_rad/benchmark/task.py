@@ -1,4 +1,4 @@
-"""What a benchmark is about: the images of a split, their reference reports, groups of patients."""
+"""Data of a benchmark: the images of a split, their reference reports, groups of patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYS = {
     "study": ("study_id", "study"),
     "subject": ("subject_id", "subject", "patient_id"),
 }
-"""What a table of groups may be keyed by, the most exact first."""
+"""Key columns of a table of groups, the most specific first."""
 _OWN = ("view", "dataset", "subject", "study")
 
 
@@ -34,9 +34,9 @@ class Case:
     Attributes:
         id: unique within the data set.
         reference: the Findings section.
-        image: the file; None where only texts are scored.
-        subject: the patient, "" where unknown.
-        study: "" where unknown.
+        image: path; None if only texts are scored.
+        subject: id of the patient, "" if unknown.
+        study: id of the study, "" if unknown.
         view: projection.
         dataset: name.
     """
@@ -51,23 +51,23 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """What tells patients apart: the subject, else the study, else the image."""
+        """Id that distinguishes patients: the subject, else the study, else the image."""
         return self.subject or self.study or self.id
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set's split, ready to be scored.
+    """One split of a data set.
 
     Attributes:
         name: of the data set.
-        split: "" is all of it.
+        split: "" is the whole data set.
         cases: N cases in the order of the table.
-        bank: cases of the training split, which reference points take their reports from; may be empty.
+        bank: cases of the training split, the source of the reference points' reports; may be empty.
         strata: groups of the N cases by column.
-        steps: images left after each filter of the reader.
-        missing: images left out because their file is not there.
-        sampled_from: number of cases that these were drawn from; None where they are all.
+        steps: number of images after each filter of the reader.
+        missing: number of images without a file, which are left out.
+        sampled_from: number of cases of which these are a random sample; None if there is no sampling.
     """
 
     name: str
@@ -81,22 +81,22 @@ class Task:
 
     @property
     def published(self) -> str | None:
-        """The data set's name in the paper's table."""
+        """Name of the data set in the paper's table, or None."""
         name = "mimic-cxr" if self.name == "mimic-cxr-jpg" else self.name
         return name if name in REPORTS else None
 
     @property
     def has_images(self) -> bool:
-        """Whether there is an image for every case."""
+        """True if every case has an image."""
         return all(case.image is not None for case in self.cases)
 
     @property
     def references(self) -> list[str]:
-        """The N reference reports."""
+        """N reference reports."""
         return [case.reference for case in self.cases]
 
     def facts(self) -> dict[str, Any]:
-        """What must be equal for two runs to stand in one folder."""
+        """Return the data that identify the task; runs in one folder share them."""
         digest = hashlib.sha256()
         for case in self.cases:
             for text in (case.id, case.reference):
@@ -122,20 +122,21 @@ def load(
     Args:
         dataset: one of ``llava_rad.benchmark.published.NAMES``; ``csv`` is any table of reports (CSV or JSON lines),
             with or without images.
-        data: its folder, or the table.
-        reports: where the reports lie, if elsewhere.
-        tables: where the tables of images lie, if elsewhere.
-        split: which one is scored; a table without splits is taken whole.
-        limit: score a random sample of this many.
+        data: folder of the data set, or the table.
+        reports: path of the reports, if not in ``data``.
+        tables: path of the tables of images, if not in ``data``.
+        split: to score; a table without splits is scored as a whole.
+        limit: size of a random sample to score.
         seed: of the sample.
         strata: columns to group by: of the table, of ``groups``, or ``view``.
         groups: tables keyed by id, study_id or subject_id that have these columns. Of several rows of one key the
             most frequent value counts.
-        progress: told what is being done.
+        progress: receives steps and their number.
 
     Raises:
-        LlavaRadError: nothing to score, an unknown column, or the numbers of a complete data set are not the paper's.
-        InputError: a table cannot be read.
+        LlavaRadError: if there is nothing to score, a column is unknown, or a complete data set differs from the
+            paper's numbers.
+        InputError: if a table cannot be read.
     """
     if dataset == TABLE and not _names_images(data):
         cases, bank = _texts(data), []
@@ -168,7 +169,7 @@ def load(
 
 
 def sample(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
-    """A random part of the cases in their order, the same for the same seed whatever else there is."""
+    """Draw a random sample in the order of the cases; a case's rank depends on the seed and its id only."""
     ranked = sorted(cases, key=lambda case: hashlib.sha256(f"{seed}/{case.id}".encode()).digest())
     chosen = {case.id for case in ranked[:number]}
     return [case for case in cases if case.id in chosen]
@@ -180,7 +181,7 @@ def _case(pair: Pair) -> Case:
 
 
 def _names_images(table: Path) -> bool:
-    """Whether a table has a column of images; a folder's table has, by its definition."""
+    """Return True for a folder, and for a table with a column of images."""
     if not table.exists():
         raise LlavaRadError("there is no such table or folder of data")
     return table.is_dir() or any(row.get(name) for row in read_rows(table)[:1] for name in _IMAGE_FIELDS)
@@ -199,7 +200,7 @@ def _texts(table: Path) -> list[Case]:
 
 
 def _groups(column: str, cases: Sequence[Case], tables: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The group of each case by the first table that has the column, or by what the data set itself says."""
+    """Return the group of each case from the first table that has the column, or from the data set itself."""
     for rows in tables:
         if not any(lookup(row, column) is not None for row in rows):
             continue

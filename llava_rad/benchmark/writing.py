@@ -1,4 +1,4 @@
-"""One process's share of a model's reports: protocols, processes, prepared images, batches flushed to the disk."""
+"""Writing of a model's reports by one of several processes: protocols, prepared images, resumable batches."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 _AHEAD = 3  # batches
 _PATIENCE = timedelta(hours=48)
-"""How long processes wait for one another: shards take as long as the slowest machine needs."""
+"""Timeout of the barriers: the slowest machine may need hours for its share."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of writing the reports of a test set. Both are greedy.
+    """Decoding options for a test set.
 
     Attributes:
-        name: as on the command line.
-        dtype: for ``Engine.from_pretrained``.
-        batch_size: images written together.
-        max_new_tokens: longest answer.
+        name: on the command line.
+        dtype: of the weights.
+        batch_size: images per batch.
+        max_new_tokens: longest report.
         num_beams: 1 is greedy.
-        compile: on CUDA, decode by a compiled step; without effect elsewhere.
+        compile: decode by a compiled step on CUDA; ignored elsewhere.
     """
 
     name: str
@@ -58,21 +58,21 @@ class Protocol:
 
     @property
     def settings(self) -> Decoding:
-        """The decoding, for ``llava_rad.generation.decoding.generate``."""
+        """Options for ``llava_rad.generation.decoding.generate``."""
         return Decoding(self.max_new_tokens, self.num_beams, compile=self.compile)
 
 
 PAPER = Protocol("paper", "float32", batch_size=1, max_new_tokens=150, num_beams=1, compile=False)
-"""Section E.3.3: float32, batch 1, at most 150 tokens. The strategy is not stated; greedy is assumed."""
+"""Section E.3.3: float32, batch 1, at most 150 tokens. The strategy is not stated; greedy decoding is assumed."""
 
 FAST = Protocol("fast", "bfloat16", batch_size=32, max_new_tokens=150, num_beams=1, compile=True)
-"""The same limits in bfloat16 and in batches: some reports differ from the paper protocol's."""
+"""The same limits in bfloat16 and in batches: some reports differ from those of the paper's protocol."""
 
 PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, FAST)}
 
 
 class Precision(TypedDict):
-    """torch's switches that let float32 products run in a shorter type."""
+    """torch's switches that allow lower precision in float32 products."""
 
     float32_matmul_precision: str
     cuda_matmul_allow_tf32: bool
@@ -81,10 +81,10 @@ class Precision(TypedDict):
 
 @contextmanager
 def exact() -> Iterator[Precision]:
-    """Products of float32 numbers in float32: no TF32 and no bfloat16 in their place. Restores what was set.
+    """Disable TF32 and bfloat16 in float32 products; restore the previous switches at the end.
 
     Yields:
-        the switches in force, for the record of a result's environment.
+        The switches in force, for the record of the environment.
     """
     import torch
 
@@ -110,12 +110,14 @@ def _precision() -> Precision:
 
 @dataclass
 class Processes:
-    """This process among those of its run; a context manager. No data goes between them but by the results folder.
+    """This process and the number of processes of the run; a context manager.
+
+    Processes exchange data through the results folder only.
 
     Attributes:
         rank: of this process, from 0.
-        size: how many there are.
-        local: rank on this machine: the number of its GPU.
+        size: number of processes.
+        local: rank on this machine, which selects the GPU.
     """
 
     rank: int = 0
@@ -124,10 +126,10 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """What the launcher says (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``); alone where there is none.
+        """Read ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK`` of torchrun or Accelerate; one process without them.
 
         Raises:
-            LlavaRadError: the variables contradict each other.
+            LlavaRadError: if the variables are not numbers or contradict each other.
         """
         try:
             found = cls(
@@ -141,7 +143,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that merges, scores and prints."""
+        """True for the process that merges, scores and prints."""
         return self.rank == 0
 
     def __enter__(self) -> Processes:
@@ -152,20 +154,20 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.size > 1 and kind is None:  # after an error the others are not waited for: the launcher ends them
+        if self.size > 1 and kind is None:  # after an error the launcher ends the other processes
             from torch import distributed
 
             distributed.destroy_process_group()
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             from torch import distributed
 
             distributed.barrier()
 
     def device(self, name: str) -> str:
-        """``auto`` or ``cuda`` as this process's own GPU, where there are some; any other name as it is."""
+        """Return this process's GPU for ``auto`` and ``cuda``, if there is one; any other name unchanged."""
         if self.size > 1 and name in ("auto", "cuda"):
             import torch
 
@@ -175,16 +177,16 @@ class Processes:
 
 
 class Writer(typing.Protocol):
-    """What writes reports: a model in this process, or behind another engine."""
+    """Interface of a model that generates reports."""
 
     recipe: Recipe
 
     def __call__(self, images: Sequence[Image]) -> list[Draft]:
-        """A draft for each prepared image."""
+        """Return a draft for each prepared image [S, S] uint8."""
 
 
 class EngineWriter:
-    """A model in this process, or its language model in vLLM's, by a protocol."""
+    """A model in this process, or with its language model in a process of vLLM, under a protocol."""
 
     def __init__(self, model: Engine | VllmWriter, protocol: Protocol) -> None:
         self.recipe, self._model, self._protocol = model.recipe, model, protocol
@@ -199,12 +201,12 @@ class EngineWriter:
 
 
 class Images:
-    """Images prepared by a recipe in limited child processes, some batches ahead of the model.
+    """Preparation of images by a recipe in sandboxed child processes, some batches ahead of the model.
 
-    Views are not judged: the data set says which images are frontal.
+    Lateral views are not refused: the data set selects the frontal images.
 
     Args:
-        readers: child processes that decode side by side.
+        readers: number of child processes.
     """
 
     def __init__(self, readers: int) -> None:
@@ -215,7 +217,7 @@ class Images:
     def batches(
         self, batches: Sequence[Sequence[Case]], recipe: Recipe
     ) -> Iterator[list[tuple[Case, Image | ReadError]]]:
-        """Yield each batch with its images, or with why one cannot be read."""
+        """Yield each batch with its images, or with the error of an unreadable one."""
         waiting: deque[list[tuple[Case, Future[Image | ReadError]]]] = deque()
         left = iter(batches)
         try:
@@ -233,7 +235,7 @@ class Images:
                     future.cancel()
 
     def one(self, case: Case, recipe: Recipe) -> Image | ReadError:
-        """One image."""
+        """Prepare one image."""
         return self._pool.submit(self._prepare, case, recipe).result()
 
     def _prepare(self, case: Case, recipe: Recipe) -> Image | ReadError:
@@ -247,7 +249,7 @@ class Images:
             self._free.append(reader)
 
     def close(self) -> None:
-        """End the child processes."""
+        """Stop the child processes."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for reader in self._readers:
             reader.close()
@@ -260,8 +262,9 @@ class Images:
 
 
 def batches_of(cases: Sequence[Case], size: int, processes: Processes) -> list[Sequence[Case]]:
-    """This process's batches. A batch is always the same images, however many processes there are: in bfloat16 a
-    report may depend on what stands beside it.
+    """Return this process's batches.
+
+    A batch holds the same images for any number of processes: in bfloat16 a report may depend on the rest of its batch.
     """
     every = [cases[at : at + size] for at in range(0, len(cases), size)]
     return every[processes.rank :: processes.size]
@@ -278,20 +281,25 @@ def write_share(
     done: set[str],
     advance: Callable[[int], None] = lambda number: None,
 ) -> int:
-    """Write what is missing of this process's batches.
+    """Generate and append the missing predictions of this process's batches.
 
-    A batch of which some predictions are there already is written anew as a whole, so that its texts stay the same.
+    A batch with some missing predictions is generated as a whole, so that its texts stay the same.
 
     Args:
-        writer: called once, if anything is missing: it loads the model.
-        done: ids of the predictions that are there.
-        advance: called with the number of cases that are done.
+        writer: loads the model; called once, if a prediction is missing.
+        cases: of all processes.
+        shards: of this process.
+        batch_size: images per batch.
+        processes: of the run.
+        images: prepares the images.
+        done: ids of existing predictions.
+        advance: receives numbers of completed cases.
 
     Returns:
-        How many predictions were written.
+        Number of predictions appended.
 
     Raises:
-        LlavaRadError: memory is short, or the disk refuses.
+        LlavaRadError: if the device's memory is too small, or the file cannot be written.
     """
     mine = batches_of(cases, batch_size, processes)
     missing = [batch for batch in mine if any(case.id not in done for case in batch)]

@@ -1,4 +1,4 @@
-"""``llava-rad benchmark``: reports of models on a data set, scored beside reference points and the paper's table."""
+"""``llava-rad benchmark``: reports of models on a data set, scored with reference points and the paper's results."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ EPILOG = "\n\n".join(
         f"DATASET: {', '.join(NAMES)} (csv: any CSV or JSON lines with reports, with or without images).",
         "REFERENCE POINTS: " + "; ".join(f"{name} ({text})" for name, text in DESCRIPTIONS.items()) + ".",
         f"METRICS: {', '.join(METRICS)}; 'paper' is {', '.join(PAPER)}.",
-        "The same command again goes on where it stopped, after a kill as well. Under torchrun or 'accelerate launch' "
-        "each process writes its share into the same results folder.",
+        "The same command continues an interrupted or killed run. Under torchrun or 'accelerate launch' each process "
+        "writes its share into the same results folder.",
         "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 some images are not there or could not be read (they count as "
         "empty reports); 5 a model or a metric's weights are missing (--skip-missing accepts the latter); 130 "
         "interrupted.",
-        "The results folder holds reports and images of the data set: it is as confidential as that. summary.* hold "
-        "numbers only.",
+        "The results folder holds reports and images of the data set and is as confidential as the data set. summary.* "
+        "hold numbers only.",
     )
 )
 _DATA, _REPORTS, _OUTPUT = "Data", "Reports", "Output"
 
 
 def command(
-    dataset: Annotated[str, typer.Option(help="Which data set; see below.", metavar="DATASET", rich_help_panel=_DATA)],
+    dataset: Annotated[str, typer.Option(help="Data set; see below.", metavar="DATASET", rich_help_panel=_DATA)],
     data: Annotated[
         Path,
-        typer.Option(help="Its top folder; for csv the table.", metavar="PATH", rich_help_panel=_DATA),
+        typer.Option(help="Top folder of the data set; for csv the table.", metavar="PATH", rich_help_panel=_DATA),
     ],
     output: Annotated[
         Path,
@@ -51,7 +51,7 @@ def command(
         list[str] | None,
         typer.Option(
             help="Checkpoint, repeatable: a folder or a hub repository, or NAME=one of these. Default: the embedded "
-            "demonstration model, where no --predictions are given.",
+            "demonstration model, if no --predictions are given.",
             metavar="[NAME=]DIR-OR-HUB-ID",
             show_default=False,
             rich_help_panel=_REPORTS,
@@ -60,7 +60,7 @@ def command(
     predictions: Annotated[
         list[str] | None,
         metric.path(
-            "Reports that are scored as they are, repeatable: .jsonl, .json or .csv with the data set's ids.",
+            "File of reports to score, repeatable: .jsonl, .json or .csv with the data set's ids.",
             panel=_REPORTS,
             metavar="[NAME=]FILE",
         ),
@@ -72,10 +72,10 @@ def command(
         Path | None,
         metric.path("Folder of the tables of images, as for 'llava-rad reports'.", panel=_DATA, metavar="FOLDER"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split is scored.", rich_help_panel=_DATA)] = "test",
+    split: Annotated[str, typer.Option(help="Split to score.", rich_help_panel=_DATA)] = "test",
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Score a random sample of this many.", show_default=False, rich_help_panel=_DATA),
+        typer.Option(min=1, help="Size of a random sample to score.", show_default=False, rich_help_panel=_DATA),
     ] = None,
     strata: metric.Strata = "",
     groups: Annotated[
@@ -87,30 +87,36 @@ def command(
     protocol: Annotated[
         str,
         typer.Option(
-            help="paper: float32, greedy, at most 150 tokens, one image at a time. fast: bfloat16 in batches; says how "
-            "many reports of a sample differ.",
+            help="paper: float32, greedy, at most 150 tokens, one image at a time. fast: bfloat16 in batches; compares "
+            "a sample with the paper protocol.",
             metavar="paper|fast",
             rich_help_panel=_REPORTS,
         ),
     ] = "paper",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the fast protocol.", show_default=False, rich_help_panel=_REPORTS),
+        typer.Option(min=1, help="Batch size of the fast protocol.", show_default=False, rich_help_panel=_REPORTS),
     ] = None,
     agreement_sample: Annotated[
-        int, typer.Option(min=0, help="Reports of the fast protocol to compare.", rich_help_panel=_REPORTS)
+        int, typer.Option(min=0, help="Number of reports of the fast protocol to compare.", rich_help_panel=_REPORTS)
     ] = 50,
     reference_points: Annotated[
-        str, typer.Option(help="Names with commas between; see below. 'none': none.", rich_help_panel=_REPORTS)
+        str, typer.Option(help="Names separated by commas, or none; see below.", rich_help_panel=_REPORTS)
     ] = ",".join(POINTS),
     neighbours: Annotated[
         int,
-        typer.Option(min=1, help="Random training images to look for neighbours in.", rich_help_panel=_REPORTS),
+        typer.Option(
+            min=1,
+            help="Number of random training images among which neighbours are searched.",
+            rich_help_panel=_REPORTS,
+        ),
     ] = 10_000,
     vllm_python: Annotated[
         Path | None,
         metric.path(
-            "Interpreter of another environment whose vLLM writes (docs/vllm.md).", panel=_REPORTS, metavar="PYTHON"
+            "Python interpreter of an environment with vLLM, which then decodes (docs/vllm.md).",
+            panel=_REPORTS,
+            metavar="PYTHON",
         ),
     ] = None,
     device: opt.Device = "auto",
@@ -118,7 +124,7 @@ def command(
     metrics: metric.Metrics = "paper,rules",
     uncertain: metric.Uncertainty = metric.Uncertain.negative,
     bootstrap: metric.Bootstrap = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, of samples and of reference points.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, of samples and of reference points.")] = 42,
     chexbert: metric.CheXbert = None,
     bert_vocab: metric.BertVocab = None,
     radgraph: metric.RadGraph = None,
@@ -133,7 +139,7 @@ def command(
     clean: metric.CleanTexts = metric.Clean.none,
     skip_missing: metric.SkipMissing = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what the results folder holds.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--overwrite", help="Replace the content of the results folder.", rich_help_panel=_OUTPUT)
     ] = False,
 ) -> None:
     """Write and score the reports of a test set, as in the paper's table 2."""
@@ -227,7 +233,7 @@ def _names(text: str) -> list[str]:
 
 
 def _named(arguments: list[str], option: str) -> list[tuple[str, str]]:
-    """``NAME=VALUE`` or a value, which is then called by its last part; names are told apart by numbers."""
+    """Split ``NAME=VALUE``; without a name the last part of the value is used, with a number if it is taken."""
     found: dict[str, str] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -240,7 +246,7 @@ def _named(arguments: list[str], option: str) -> list[tuple[str, str]]:
             called, number = f"{name} ({number})", number + 1
         found[called] = value
     if any(not name or not value for name, value in found.items()):
-        raise LlavaRadError(f"{option}: there is a name or a value missing")
+        raise LlavaRadError(f"{option}: a name or a value is missing")
     return list(found.items())
 
 

@@ -1,4 +1,4 @@
-"""``llava-rad pacs``: images out of an archive, drafts into it."""
+"""``llava-rad pacs``: fetch images from an archive, store drafts in it."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ from llava_rad.outputs.formats import archive_formats
 EPILOG = "\n\n".join(
     (
         "Authentication: LLAVA_RAD_PACS_TOKEN, or LLAVA_RAD_PACS_USER and LLAVA_RAD_PACS_PASSWORD, or ~/.netrc. "
-        "REQUESTS_CA_BUNDLE names the certificates of an authority of your own.",
-        "Every command may be stopped or killed, and goes on when it is given again; nothing is fetched or stored "
+        "REQUESTS_CA_BUNDLE names the certificates of your own authority.",
+        "Every command may be stopped or killed and continues when it is repeated; nothing is fetched or stored "
         "twice. AI-generated drafts, research use only, not for clinical use.",
     )
 )
 _FORMATS = " or ".join(row.name for row in archive_formats())
 app = typer.Typer(
-    help="Images out of an archive that speaks DICOMweb, drafts into it.",
+    help="Fetch images from a DICOMweb archive, store drafts in it.",
     epilog=EPILOG,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Url = Annotated[
-    str, typer.Option(help="Of the DICOMweb service.", metavar="URL", envvar="LLAVA_RAD_PACS_URL", show_default=False)
+    str,
+    typer.Option(
+        help="Address of the DICOMweb service.", metavar="URL", envvar="LLAVA_RAD_PACS_URL", show_default=False
+    ),
 ]
 Date = Annotated[
     str | None,
     typer.Option(
-        help="Studies of a day or a range, as DICOM writes them: 20261126, 20261101-, 20261101-20261130.",
+        help="Day or range of studies in DICOM notation: 20261126, 20261101-, 20261101-20261130.",
         metavar="DATE",
         show_default=False,
     ),
 ]
-Modalities = Annotated[str, typer.Option(help="Of the images, with commas between.", metavar="CODES")]
-Folder = Annotated[Path, typer.Option("--output", "-o", help="Made where it is not there.", metavar="DIR")]
+Modalities = Annotated[str, typer.Option(help="Modalities of the images, separated by commas.", metavar="CODES")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder; created if missing.", metavar="DIR")]
 
 
 @app.command("pull", epilog=EPILOG)
@@ -72,13 +75,15 @@ def push(
     url: Annotated[
         str | None,
         typer.Option(
-            help="DICOMweb service to store to.", metavar="URL", envvar="LLAVA_RAD_PACS_URL", show_default=False
+            help="Address of the DICOMweb service.", metavar="URL", envvar="LLAVA_RAD_PACS_URL", show_default=False
         ),
     ] = None,
     to: Annotated[
         str | None,
         typer.Option(
-            help="Old archives: C-STORE to this application entity.", metavar="AET@HOST:PORT", show_default=False
+            help="Application entity of an archive without DICOMweb, for C-STORE.",
+            metavar="AET@HOST:PORT",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -116,15 +121,15 @@ def watch(
             + ".",
         ),
     ] = False,
-    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 60.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two searches.")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="Search once, then exit.")] = False,
     date: Date = None,
     modality: Modalities = "CR,DX",
     options: Annotated[
         GenerationOptions, opt.Fields("model", "revision", "offline", "device", "dtype", "max_new_tokens")
     ],
 ) -> None:
-    """Write drafts for new chest radiographs as they come in."""
+    """Write drafts for chest radiographs that are new in the archive."""
     from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.pacs import jobs
     from llava_rad.pacs.client import Pacs, PacsError
@@ -139,7 +144,7 @@ def watch(
             except PacsError as error:
                 if once:
                     raise
-                note(f"{error}; next look in {every:g} s")
+                note(f"{error}; next search in {every:g} s")
             else:
                 if count.new or count.refused or once:
                     note(f"{count.new} drafts written, {count.refused} images refused, {count.known} known")
@@ -161,5 +166,5 @@ def _made(folder: Path) -> Path:
 def _codes(text: str) -> tuple[str, ...]:
     found = tuple(code.strip().upper() for code in text.split(",") if code.strip())
     if not found or not all(code.isalnum() and len(code) <= 16 for code in found):
-        raise typer.BadParameter("modality codes with commas between", param_hint="--modality")
+        raise typer.BadParameter("modality codes must be separated by commas", param_hint="--modality")
     return found

@@ -1,4 +1,4 @@
-"""``llava-rad serve`` and ``llava-rad user``: the review application, which lies above this package."""
+"""``llava-rad serve`` and ``llava-rad user``: the review application, found through entry points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llava_rad.commands import options as opt
 from llava_rad.generation.options import GenerationOptions
 
 GROUP = "llava_rad.review"
-"""Entry points by which an installed review application is found: nothing here imports a package above."""
+"""Entry point group of the review application: this package does not import it."""
 
 DataDir = Annotated[
     Path | None,
@@ -28,21 +28,21 @@ DataDir = Annotated[
 AuthFile = Annotated[
     Path | None,
     typer.Option(
-        help="Who may log in; 'llava-rad user' writes it. Without, the page is served to this machine alone.",
+        help="Users who may log in; 'llava-rad user' writes the file. Without it, only this machine is served.",
         metavar="FILE",
         show_default=False,
     ),
 ]
 EPILOG = "\n\n".join(
     (
-        "Everything that a reviewer does is kept in the data folder: pixels, drafts, decisions, signed reports. The "
-        "image files themselves, their names and their headers are not, unless --show-paths keeps the names.",
-        "For other machines, put a proxy that speaks HTTPS in front (--https) and name the host that browsers use "
+        "The data folder holds pixels, drafts, decisions and signed reports. Image files and headers are not kept, "
+        "file names only with --show-paths.",
+        "For access from other machines, run an HTTPS proxy (--https) and name the host that browsers use "
         "(--name). AI-generated drafts, research use only, not for clinical use.",
     )
 )
 users = typer.Typer(
-    help="Who may log in to the review application.",
+    help="Users of the review application.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -52,7 +52,7 @@ users = typer.Typer(
 def command(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free one.")] = 7860,
     data_dir: DataDir = None,
     auth_file: AuthFile = None,
     name: Annotated[
@@ -62,19 +62,20 @@ def command(
     https: Annotated[
         bool,
         typer.Option(
-            "--https", help="A proxy on this machine speaks HTTPS: secure cookies, and its word for who asks."
+            "--https",
+            help="An HTTPS proxy runs on this machine: use secure cookies and its header for client addresses.",
         ),
     ] = False,
     worklist: Annotated[
         Path | None,
         typer.Option(
-            help="Folder or zip file of images that is read into the worklist and drafted (without --auth-file).",
+            help="Folder or zip file of images to add to the worklist and draft (without --auth-file).",
             metavar="PATH",
             show_default=False,
         ),
     ] = None,
     example: Annotated[
-        bool, typer.Option("--example/--no-example", help="Begin an empty worklist with the example radiograph.")
+        bool, typer.Option("--example/--no-example", help="Add the example radiograph to an empty worklist.")
     ] = True,
     options: Annotated[
         GenerationOptions,
@@ -88,7 +89,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Review drafts in the browser: image beside text, every sentence decided, then signed."""
+    """Review drafts in the browser: decide on every sentence, then sign the report."""
     if worklist is not None and auth_file is not None:
         raise typer.BadParameter("goes to the one local user: leave --auth-file out", param_hint="--worklist")
     if worklist is not None and not worklist.exists():
@@ -105,9 +106,9 @@ def command(
 @users.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="Letters, digits and . _ @ -")],
-    auth_file: Annotated[Path, typer.Option(help="Made where there is none.", metavar="FILE", show_default=False)],
+    auth_file: Annotated[Path, typer.Option(help="Created if missing.", metavar="FILE", show_default=False)],
 ) -> None:
-    """Add a user, or give one a new password; it is asked for, or read from standard input."""
+    """Add a user or change a password, which is prompted for or read from standard input."""
     if sys.stdin.isatty():
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
@@ -117,17 +118,17 @@ def add(
 
 @users.command("remove")
 def remove(
-    name: Annotated[str, typer.Argument(help="As it was added.")],
+    name: Annotated[str, typer.Argument(help="Name of the user.")],
     auth_file: Annotated[Path, typer.Option(metavar="FILE", show_default=False)],
 ) -> None:
-    """Remove a user; open sessions end."""
+    """Remove a user and end open sessions."""
     _application("accounts").remove_user(auth_file, name)
 
 
 def default_folder() -> Path:
-    """Where a person's studies are kept."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "llava-rad" / "review"
+    """Return the default data folder."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "llava-rad" / "review"
 
 
 def _application(part: str) -> Any:

@@ -1,1 +1,1 @@
-"""What leaves the project: one report in its forms (JSON, text), and files that are never left half written."""
+"""Output of reports: schema, text, JSON, DICOM structured reports, FHIR bundles, and the files that hold them."""

@@ -1,4 +1,4 @@
-"""From an engine, a prepared image and a text to the report that says where it comes from."""
+"""Assembly of a report from a generated text, the prepared image and the model."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def compose(
     unfamiliar: bool = False,
     path: str | None = None,
 ) -> Report:
-    """Make the report of one image.
+    """Build the report of one image.
 
     Args:
-        engine: the model that wrote the text.
-        settings: with which settings.
-        image: what it saw.
-        text: the findings, cleaned; with their boxes where ``settings.study`` asks for them.
-        complete: False where the longest length cut the text off; the report then warns of it.
-        unfamiliar: the image is unlike those that the model was trained on; the report then warns of it.
-        path: name of the input, where the user asked for it.
+        engine: the model that generated the text.
+        settings: of the decoding.
+        image: prepared for the model.
+        text: cleaned findings, with boxes if ``settings.study.grounded``.
+        complete: False if the text reached the maximal length; adds a warning.
+        unfamiliar: the image is unlike the training images of the model; adds a warning.
+        path: of the input, if the user asked for it.
     """
     warnings = list(image.warnings)
     if unfamiliar:
@@ -97,12 +97,12 @@ def _box(box: Box) -> BoxFacts:
 
 
 def recipe_facts(engine: Engine) -> RecipeFacts:
-    """How a report names the engine's preprocessing recipe."""
+    """Return the facts of the engine's preprocessing recipe."""
     return RecipeFacts(name=engine.recipe.name, version=engine.recipe.version)
 
 
 def generation_facts(engine: Engine, settings: Decoding) -> GenerationFacts:
-    """How a report states the settings, the checkpoint's own prompt filled in."""
+    """Return the settings of a report, with the checkpoint's prompt if none is given."""
     return GenerationFacts(
         max_new_tokens=settings.longest(engine.config),
         num_beams=settings.beams(engine.config),
@@ -114,7 +114,7 @@ def generation_facts(engine: Engine, settings: Decoding) -> GenerationFacts:
 
 
 def software_version() -> str:
-    """The version of the installed package."""
+    """Return the version of the installed package."""
     from importlib.metadata import version
 
     return version("llava-rad")

@@ -1,4 +1,4 @@
-"""What every hospital format says of a report: sentences, findings, who wrote it, who signed it, of which image."""
+"""A report prepared for hospital formats: sentences, named findings, model, signature, and identity of the image."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def labels_of(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Signature:
-    """A person's approval.
+    """Approval by a person.
 
     Attributes:
-        reviewer: who signed.
-        at: when, with time zone.
-        sentences: the report as it was signed.
+        reviewer: name of the person.
+        at: time of signing, with time zone.
+        sentences: of the signed report.
         version: of the signed report, from 1.
     """
 
@@ -51,13 +51,13 @@ class Signature:
 
 @dataclass(frozen=True)
 class Document:
-    """One report on its way into an archive.
+    """One report for an archive.
 
     Attributes:
         report: the draft, with model, input and warnings.
-        identity: of image, study and patient; made of the input's SHA-256 alone where they are not to be known.
-        signature: None for a draft that nobody has approved.
-        at: when the document is made, with time zone.
+        identity: of image, study and patient; :func:`anonymous` if identifiers are not carried.
+        signature: None for a draft.
+        at: creation time of the document, with time zone.
     """
 
     report: Report
@@ -69,35 +69,35 @@ class Document:
     def of(
         cls, report: Report, at: datetime, *, identity: Identity | None = None, signature: Signature | None = None
     ) -> Document:
-        """Without an identity the document names no patient, and a study that no archive has."""
+        """Build a document; without an identity it names no patient and belongs to no study of an archive."""
         return cls(report, identity or anonymous(report.input.sha256), signature, at)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What the report says."""
+        """Sentences of the signed report, or of the draft."""
         if self.signature is not None:
             return self.signature.sentences
         return tuple(finding.text for finding in self.report.report.findings if finding.text)
 
     @property
     def findings(self) -> dict[str, str]:
-        """The CheXpert findings that it names: positive, negative or uncertain."""
+        """CheXpert findings that the sentences mention: positive, negative or uncertain."""
         named = labels_of(" ".join(self.sentences))
         return {finding: said for finding, said in named.items() if said != "not mentioned"}
 
     @property
     def made(self) -> datetime:
-        """When it was signed, or made."""
+        """Time of signing; of creation for a draft."""
         return self.signature.at if self.signature else self.at
 
     @property
     def model_name(self) -> str:
-        """The model with its revision."""
+        """Model id, with ``@revision`` if there is one."""
         model = self.report.model
         return f"{model.id}@{model.revision}" if model.revision else model.id
 
     def uid(self, kind: str) -> str:
-        """A unique identifier that the same document of the same image always has: storing it twice stores one."""
+        """Derive a UID from image, model and version: a document stored twice has the same UID and is stored once."""
         version = self.signature.version if self.signature else 0
         made_from, model = self.report.input, self.report.model
         frame = str(made_from.facts.frame)
@@ -105,14 +105,14 @@ class Document:
 
 
 def anonymous(sha256: str) -> Identity:
-    """An identity that tells nothing but that two documents are of the same file."""
+    """Derive an identity from a file's SHA-256: equal for documents of the same file, and without patient data."""
     study, series, image = (uid_of(level, sha256) for level in ("study", "series", "image"))
     return Identity(study, series, image, _COMPUTED_RADIOGRAPHY)
 
 
 def uid_of(*parts: str) -> str:
-    """A UUID-derived UID (DICOM PS3.5 B.2) that is always the same for the same parts."""
+    """Derive a UID (DICOM PS3.5 B.2, UUID version 8) from texts; equal texts give equal UIDs."""
     digest = bytearray(hashlib.sha256("\0".join(parts).encode()).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x80  # version 8: made by rules of one's own (RFC 9562)
+    digest[6] = digest[6] & 0x0F | 0x80  # version 8: custom (RFC 9562)
     digest[8] = digest[8] & 0x3F | 0x80
     return f"2.25.{int.from_bytes(digest)}"

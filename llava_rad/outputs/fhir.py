@@ -26,7 +26,7 @@ _SAID: Final = {
 
 
 def to_fhir(document: Document) -> dict[str, Any]:
-    """The bundle, JSON-ready; the same document gives the same bundle."""
+    """Build the bundle as JSON data; equal documents give equal bundles."""
     report = _diagnostic_report(document)
     observations = [_observation(document, finding, said) for finding, said in document.findings.items()]
     report["result"] = [{"reference": _reference(document, f"Observation {finding}")} for finding in document.findings]

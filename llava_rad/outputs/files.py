@@ -1,4 +1,4 @@
-"""Files that are never left half written: whole ones by temporary name and rename, report logs line by line."""
+"""Output files of the commands: checks before anything is replaced, atomic writes, and logs that are continued."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Key = tuple[str, int]
 
 
 class OutputError(LlavaRadError):
-    """An output file that is not written, so that nothing of the user's is lost."""
+    """The output is refused or cannot be written; existing files stay as they are."""
 
     exit_code = 2
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False, resumable: bool = False) -> None:
-    """Refuse an output path before any work is done for it.
+    """Check an output path before any work is done.
 
     Args:
-        path: where results are to go.
-        inputs: files that are being read; they are never written over.
+        path: of the output file.
+        inputs: files that are being read, which must not be replaced.
         overwrite: an existing regular file may be replaced.
-        resumable: an existing regular file may be added to (its contents are judged by :class:`ReportLog`).
+        resumable: an existing regular file may be appended to (:class:`ReportLog` checks its content).
 
     Raises:
-        OutputError: a link, a device, a folder, an input, an existing file, or a missing parent folder.
+        OutputError: if the path is a link, a device, a folder, an input or an existing file, or has no parent folder.
     """
     if "\0" in str(path):
         raise OutputError("the output's name has a NUL character in it")
@@ -58,16 +58,16 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
 
 
 def write_whole(path: Path, data: bytes, *, overwrite: bool = False, mode: int = 0o666) -> None:
-    """Write a file under a temporary name in the same folder, flush it to the disk, then rename it.
+    """Check an output path and write the file atomically.
 
     Args:
         path: of the file.
         data: its content.
         overwrite: an existing regular file may be replaced.
-        mode: who may read it, before the umask.
+        mode: permissions, before the umask.
 
     Raises:
-        OutputError: see :func:`check_output`; or the disk refuses.
+        OutputError: see :func:`check_output`; or if the file cannot be written.
     """
     check_output(path, overwrite=overwrite)
     with _refused():
@@ -77,11 +77,12 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool = False, mode: int =
 class ReportLog:
     """A JSONL file of reports that a later run of the same command continues.
 
-    Every line is one report; lines are appended and flushed to the disk, and a half-written last line (the machine
-    went down) is cut off. While it is open no other process can write to it.
+    Every appended line is one report and is on the disk when ``append`` returns. A half-written last line, left by a
+    crash, is removed. While the log is open no other process can open it.
 
     Raises:
-        OutputError: see :func:`check_output`; the file holds anything else than reports; another process has it open.
+        OutputError: see :func:`check_output`; or if the file holds anything but reports, or another process has it
+            open.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
@@ -100,17 +101,17 @@ class ReportLog:
 
     @property
     def holds_reports(self) -> bool:
-        """Whether there is anything to continue."""
+        """True if the file held reports when it was opened."""
         return bool(self._records)
 
     def done(self, settings: dict[str, Any]) -> Counter[Key]:
-        """The inputs (SHA-256, frame) that need not be done again, with their number.
+        """Count the reports of each input, identified by SHA-256 and frame.
 
         Args:
-            settings: what :func:`settings_of` gives for this run.
+            settings: of this run, as :func:`settings_of` returns them.
 
         Raises:
-            OutputError: some reports are of another model or of other settings.
+            OutputError: if a report was made by another model or with other settings.
         """
         keys: Counter[Key] = Counter()
         for record in self._records:
@@ -126,13 +127,13 @@ class ReportLog:
         return keys
 
     def append(self, reports: Iterable[Report]) -> None:
-        """Add reports and wait until they are on the disk."""
+        """Append reports and wait until they are on the disk."""
         data = "".join(report.to_json(indent=None) + "\n" for report in reports).encode()
         with _refused():
             self._file.append(data)
 
     def close(self) -> None:
-        """Release the file; one that this run made and wrote nothing to is removed."""
+        """Release the file; one that this run created and left empty is removed."""
         self._file.close()
 
     def __enter__(self) -> ReportLog:
@@ -143,7 +144,7 @@ class ReportLog:
 
 
 def settings_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two reports to stand in one file: model, recipe, generation settings."""
+    """Return model, recipe and generation settings, which all reports of one file share."""
     return {
         "model": record["model"]["sha256"],
         "recipe": record["input"]["recipe"],
@@ -158,7 +159,7 @@ def _not_ours() -> OutputError:
 
 
 def _reports(content: bytes) -> list[dict[str, Any]]:
-    """The reports of a log, without a half-written last line."""
+    """Parse the complete lines of a log."""
     records = []
     for line in io.BytesIO(content):
         whole = line.endswith(b"\n")
@@ -175,7 +176,7 @@ def _reports(content: bytes) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
-    """Turn errors of the file system, and of a file that is open elsewhere, into ``OutputError``."""
+    """Raise ``OutputError`` for errors of the file system, and for a file that another process has open."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Registry of the forms in which a report leaves the project, and the writers of the text formats.
+"""Registry of output formats, and the writers of the text formats.
 
 One row describes a format to the command line, the review page, the archive commands and the reference; its writer
 is named as a string, so that this module imports nothing heavy. To add a format, write a class that derives from

@@ -1,7 +1,7 @@
-"""From MAIRA-2's grounded text to phrases with boxes on the image.
+"""Parsing of MAIRA-2's grounded text into phrases with boxes, and their position on the image.
 
-A grounded report is a row of ``<obj>phrase<box><x10><y20><x30><y40></box></obj>``: left, top, right and bottom as one
-of 100 bins each, of the square that the model saw; a phrase has no, one or several boxes. A bin stands for its middle
+A grounded report is a sequence of ``<obj>phrase<box><x10><y20><x30><y40></box></obj>``: left, top, right and bottom,
+each one of 100 bins of the model's square input; a phrase has any number of boxes. A bin stands for its centre
 (microsoft/maira-2: model card, and processing_maira2.py as mirrored in johannes2moll/maira_rrg).
 """
 
@@ -19,7 +19,7 @@ BINS: Final = 100
 TAGS: Final = frozenset(
     {"<obj>", "</obj>", "<box>", "</box>", *(f"<{axis}{number}>" for axis in "xy" for number in range(BINS))}
 )
-"""The tokens that a grounded report is written with."""
+"""Special tokens of grounded reports."""
 MALFORMED: Final = "some boxes of the model were malformed and are left out"
 NOT_SQUARE: Final = "the boxes are left out: the image's pixels are not square"
 _TAG = re.compile(r"</?(?:obj|box)>|<[xy]\d+>")
@@ -29,7 +29,7 @@ _BOX = re.compile(r"\s*<box>\s*<x(\d{1,3})>\s*<y(\d{1,3})>\s*<x(\d{1,3})>\s*<y(\
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle, as shares of an image's width (x) and height (y) from its upper left corner."""
+    """Rectangle in fractions of an image's width (x) and height (y), from its upper left corner."""
 
     x_min: float
     y_min: float
@@ -39,7 +39,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Phrase:
-    """One finding and where it is seen: nowhere, if it has no box."""
+    """One finding with its boxes; there may be none."""
 
     text: str
     boxes: tuple[Box, ...] = ()
@@ -47,11 +47,11 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Grounded:
-    """A grounded report, its boxes as shares of what the text speaks of.
+    """A grounded report.
 
     Attributes:
         phrases: in order.
-        malformed: something was no box, or no phrase; the words are kept.
+        malformed: a box or phrase could not be parsed; its words are kept.
     """
 
     phrases: tuple[Phrase, ...]
@@ -64,10 +64,10 @@ class Grounded:
 
 
 def parse(text: str) -> Grounded:
-    """Read a grounded report. Words are never lost: what is malformed costs its boxes alone.
+    """Parse a grounded report. Malformed parts lose their boxes, never their words.
 
     Returns:
-        phrases with boxes as shares of the square that the model saw.
+        Phrases with boxes in fractions of the model's square input.
     """
     phrases: list[Phrase] = []
     malformed, end = False, 0
@@ -80,7 +80,7 @@ def parse(text: str) -> Grounded:
 
 
 def _plain(text: str, phrases: list[Phrase]) -> bool:
-    """Words outside of a phrase; True where there are tags among them."""
+    """Append the words outside a phrase; return True if there are tags among them."""
     words = " ".join(_TAG.sub(" ", text).split())
     if words:
         phrases.append(Phrase(words))
@@ -96,7 +96,7 @@ def _phrase(inner: str, phrases: list[Phrase]) -> bool:
     while at < len(rest):
         match = _BOX.match(rest, at)
         if match is None:
-            # the words behind a broken box belong to the phrase all the same
+            # words after a malformed box still belong to the phrase
             words, boxes, malformed = f"{words} {_TAG.sub(' ', rest[at:])}", [], True
             break
         corners = [int(number) for number in match.groups()]
@@ -112,16 +112,16 @@ def _phrase(inner: str, phrases: list[Phrase]) -> bool:
 
 
 def on_image(box: Box, recipe: Recipe, height: int, width: int) -> Box:
-    """A box of the recipe's square as shares of the upright image that the square was cut from.
+    """Convert a box of the model's square input to fractions of the upright image.
 
     Args:
-        box: as ``parse`` gives it.
-        recipe: which scaled the shortest side and cut the centre.
+        box: as ``parse`` returns it.
+        recipe: scales the shortest side and crops the centre.
         height: of the upright image in pixels.
-        width: the same.
+        width: of the upright image in pixels.
 
     Raises:
-        ValueError: the recipe pads instead of cutting.
+        ValueError: if the recipe pads instead of cropping.
     """
     if recipe.pad_to is not None:
         raise ValueError("the recipe pads")
@@ -140,7 +140,7 @@ def on_image(box: Box, recipe: Recipe, height: int, width: int) -> Box:
 
 
 def placed(grounded: Grounded, recipe: Recipe, facts: ImageFacts) -> tuple[Grounded, list[str]]:
-    """A grounded report with its boxes on the upright image, and warnings about those that are left out."""
+    """Convert the boxes of a grounded report to the upright image; return also warnings about omitted boxes."""
     warnings = [MALFORMED] if grounded.malformed else []
     height, width = (facts.columns, facts.rows) if facts.rotated % 180 else (facts.rows, facts.columns)
     if facts.resampled or recipe.pad_to is not None:

@@ -1,4 +1,4 @@
-"""What the reader saw of one image, as data and as text; allow-listed facts only."""
+"""Result of ``llava-rad inspect``: the allow-listed facts of one image, as data and as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llava_rad.outputs.report import InputFacts
 
 
 class Refusal(BaseModel):
-    """Why no report would be written without ``--force``."""
+    """The reason for which ``generate`` refuses the image without ``--force``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,11 +30,11 @@ class Inspection(BaseModel):
     warnings: list[str]
 
     def to_json(self) -> str:
-        """As JSON."""
+        """Return the inspection as JSON."""
         return self.model_dump_json(indent=2)
 
     def to_text(self) -> str:
-        """As lines of ``name: value``."""
+        """Return the inspection as lines of ``name: value``."""
         facts, recipe = self.input.facts, self.input.recipe
         rows = {
             "input": self.input.path,

@@ -1,7 +1,7 @@
-"""The report as data: a versioned schema that says by itself that a machine wrote it, which model, and from what.
+"""The report: a versioned schema that states the model, the input and that a machine wrote it; its text form.
 
-A report holds no file name, no time and no header value but the allow-listed image facts: the input is known by the
-SHA-256 of its bytes, and the same input, model and settings give the same bytes again.
+A report holds no file name, no time, and of the header only the allow-listed image facts. The input is identified by
+the SHA-256 of its bytes; the same input, model and settings give the same bytes again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTICE: Literal["AI-generated draft. Research use only. Not for clinical use."] 
 )
 DEMONSTRATION_NOTICE = "Written by a demonstration model, whose findings are not reliable."
 
-# A full stop ends a sentence where a space and something that can begin one follow, but not after an abbreviation.
+# A full stop ends a sentence if a space and a possible first character follow, but not after an abbreviation.
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n+\s*")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|ca|e\.g|i\.e|fig|cf|[a-z])\.$", re.IGNORECASE)
 
@@ -41,14 +41,14 @@ class Finding(_Part):
 
 
 class ReportBody(_Part):
-    """The report: the whole text as generated, and its sentences."""
+    """Findings of a report: the whole text as generated, and its sentences."""
 
     text: str
     findings: list[Finding]
 
 
 class ModelFacts(_Part):
-    """Which model wrote the report; ``sha256`` is that of its config.json, which holds the hash of every other file."""
+    """The model; ``sha256`` is that of its config.json, which holds the SHA-256 of every other file."""
 
     id: str
     revision: str | None
@@ -64,7 +64,7 @@ class RecipeFacts(_Part):
 
 
 class InputFacts(_Part):
-    """What the report was written from; ``path`` is null unless the user asked for it."""
+    """The input image; ``path`` is null unless the user asked for it."""
 
     sha256: Sha256
     path: str | None = None
@@ -75,7 +75,7 @@ class InputFacts(_Part):
 
 
 class GenerationFacts(_Part):
-    """Everything besides model and input that the text depends on."""
+    """Settings that the text depends on, besides model and input."""
 
     max_new_tokens: int
     num_beams: int
@@ -86,7 +86,7 @@ class GenerationFacts(_Part):
 
 
 class SoftwareFacts(_Part):
-    """What ran the model."""
+    """The software that ran the model."""
 
     name: Literal["llava-rad"] = "llava-rad"
     version: str
@@ -113,25 +113,25 @@ class Report(_Part):
         return self.report.text
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The report as JSON; ``indent=None`` gives one line, as in a JSONL file."""
+        """Return the report as JSON; ``indent=None`` gives one line, as in a JSONL file."""
         return self.model_dump_json(indent=indent)
 
     def to_text(self) -> str:
-        """The report as plain text, ending in a line feed."""
+        """Return the report as plain text, ending in a line feed."""
         return header(demonstration=self.model.demonstration) + self.report.text + footer(self)
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Report:
-        """Read a report back.
+        """Parse a report.
 
         Raises:
-            pydantic.ValidationError: it is not a report of this schema.
+            pydantic.ValidationError: if the data are not a report of this schema.
         """
         return cls.model_validate_json(data)
 
 
 class BoxFacts(_Part):
-    """A rectangle, as shares of the upright image's width (x) and height (y) from its upper left corner."""
+    """Rectangle in fractions of the upright image's width (x) and height (y), from its upper left corner."""
 
     x_min: float = Field(ge=0, le=1)
     y_min: float = Field(ge=0, le=1)
@@ -140,50 +140,50 @@ class BoxFacts(_Part):
 
 
 class GroundedFinding(Finding):
-    """One phrase of a grounded report, and where in the image it is seen: nowhere where the list is empty."""
+    """One phrase of a grounded report with its boxes in the image; the list may be empty."""
 
     boxes: list[BoxFacts]
 
 
 class GroundedBody(ReportBody):
-    """The report: the text without its boxes, and its phrases."""
+    """Findings of a grounded report: the text without its boxes, and its phrases."""
 
     findings: list[GroundedFinding]  # type: ignore[assignment]
 
 
 class GroundedReport(Report):
-    """One findings report with boxes, schema ``llava-rad.report/2``: that of ``Report`` with ``boxes`` in a finding."""
+    """One findings report with boxes, schema ``llava-rad.report/2``: as ``Report``, with ``boxes`` in each finding."""
 
     schema_id: Literal["llava-rad.report/2"] = Field(default=GROUNDED_SCHEMA, alias="schema")  # type: ignore[assignment]
     report: GroundedBody
 
 
 def from_data(data: dict[str, Any]) -> Report:
-    """A report of either schema from what ``model_dump`` gave.
+    """Build a report of either schema from the result of ``model_dump``.
 
     Raises:
-        pydantic.ValidationError: it is none.
+        pydantic.ValidationError: if the data are not a report.
     """
     return (GroundedReport if data.get("schema") == GROUNDED_SCHEMA else Report).model_validate(data)
 
 
 def json_schema(*, grounded: bool = False) -> dict[str, Any]:
-    """The JSON Schema of a report; ``report-1.schema.json`` beside this file is its published form.
+    """Return the JSON Schema of a report, which is published as ``report-1.schema.json`` in this folder.
 
     Args:
-        grounded: that of a report with boxes, ``report-2.schema.json``.
+        grounded: the schema of a report with boxes, ``report-2.schema.json``.
     """
     return (GroundedReport if grounded else Report).model_json_schema(mode="serialization")
 
 
 def header(*, demonstration: bool) -> str:
-    """The text form up to the findings: the notice, and the title of the section."""
+    """Return the text form up to the findings: notice and section title."""
     lines = [NOTICE, *([DEMONSTRATION_NOTICE] if demonstration else []), "", "FINDINGS:", ""]
     return "\n".join(lines)
 
 
 def footer(report: Report) -> str:
-    """The text form after the findings: warnings, input and model."""
+    """Return the text form after the findings: warnings, input and model."""
     warnings = ["WARNINGS:", *(f"- {warning}" for warning in report.warnings), ""] if report.warnings else []
     made_from, model = report.input, report.model
     recipe = f"{made_from.recipe.name} version {made_from.recipe.version}"
@@ -200,17 +200,17 @@ def footer(report: Report) -> str:
 
 
 def clean(text: str) -> str:
-    """Drop control characters other than line feeds: a model's text must not steer a terminal."""
+    """Remove control characters other than line feeds, so that a model's text cannot control a terminal."""
     return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf"})
 
 
 def cleaned(pieces: Iterable[str]) -> Iterator[str]:
-    """Pass pieces of generated text on so that, joined, they equal ``clean(whole).strip()``."""
+    """Clean a stream of text: the joined result equals ``clean("".join(pieces)).strip()``."""
     held, begun = "", False
     for piece in pieces:
         text = held + clean(piece)
         text = text if begun else text.lstrip()
-        # white space at the end is held back: it may be the last there is
+        # trailing white space waits for the next piece: the whole text may end here
         visible = text.rstrip()
         held = text[len(visible) :]
         if visible:
@@ -219,7 +219,7 @@ def cleaned(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """Split a findings paragraph into sentences; every character but the white space between them is kept."""
+    """Split a findings paragraph into sentences, keeping every character but the white space between them."""
     parts: list[str] = []
     start = 0
     for match in _BOUNDARY.finditer(text):

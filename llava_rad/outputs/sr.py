@@ -1,7 +1,7 @@
-"""DICOM structured reports: an Enhanced SR with the findings, and one by TID 1500 with a table of what they name.
+"""DICOM structured reports: an Enhanced SR with the findings, and a TID 1500 report with the findings they name.
 
 A draft is PARTIAL, UNVERIFIED and PRELIMINARY; a signed report COMPLETE, VERIFIED and FINAL, with its reviewer as
-verifying observer. Both say that a device wrote them, which model that was, and carry the notice.
+verifying observer. Both name the model as device observer, and carry the notice.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 MANUFACTURER: Final = "LLaVA-Rad"
 SCHEME: Final = "99LLAVARAD"
-"""Of the fourteen CheXpert findings, which no standard scheme has as such."""
+"""Coding scheme of the fourteen CheXpert findings, which no standard scheme has as such."""
 SERIES_NUMBER: Final = 9701
 
 
 class StructuredReports(NamedTuple):
-    """The two objects of a report, each a whole DICOM file."""
+    """The two objects of a report as DICOM files."""
 
     report: bytes
     labels: bytes
 
 
 def to_sr(document: Document) -> StructuredReports:
-    """Both objects; the same document gives the same bytes.
+    """Write both objects; equal documents give equal bytes.
 
     Raises:
-        LlavaRadError: highdicom is not installed.
+        LlavaRadError: if highdicom is not installed.
     """
     try:
         import highdicom  # noqa: F401
@@ -173,7 +173,7 @@ def _common(document: Document, kind: str, number: int) -> dict[str, Any]:
 
 
 def _person(document: Document) -> str:
-    """The reviewer as a DICOM person name; a trailing caret says that there is one component alone."""
+    """Return the reviewer as a DICOM person name; a trailing caret marks a name of one component."""
     assert document.signature is not None
     name = "".join(letter for letter in document.signature.reviewer if letter.isprintable() and letter not in "\\=")[
         :64
@@ -182,7 +182,7 @@ def _person(document: Document) -> str:
 
 
 def _evidence(document: Document) -> Dataset:
-    """The image as far as its identity is to be known: what highdicom copies patient and study from."""
+    """Build the data set from which highdicom copies patient, study and reference to the image."""
     from pydicom.dataset import Dataset
 
     from encoder.reader.identity import PATIENT, STUDY
@@ -198,7 +198,7 @@ def _evidence(document: Document) -> Dataset:
 
 
 def _file(found: Dataset, document: Document) -> bytes:
-    """The object as a file, with the document's own time in place of this moment's."""
+    """Save an object as a file, with the document's time instead of the current time."""
     signature, made = document.signature, document.made
     found.SeriesDescription = "AI-generated draft, research use only" if signature is None else "AI draft, reviewed"
     found.PreliminaryFlag = "FINAL" if signature else "PRELIMINARY"
@@ -210,14 +210,14 @@ def _file(found: Dataset, document: Document) -> bytes:
     found.TimezoneOffsetFromUTC = f"{made:%z}"
     for observer in found.get("VerifyingObserverSequence", ()):
         observer.VerificationDateTime = f"{made:%Y%m%d%H%M%S}"
-    _settle(found, made)
+    _set_nested_times(found, made)
     stream = io.BytesIO()
     found.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
-def _settle(found: Dataset, made: datetime) -> None:
-    """Times that highdicom took of the clock, further down in the object."""
+def _set_nested_times(found: Dataset, made: datetime) -> None:
+    """Replace the current time, which highdicom writes into nested items."""
     for element in found.iterall():
         if element.keyword in ("ObservationDateTime", "ContributionDateTime", "ParticipationDateTime"):
             element.value = f"{made:%Y%m%d%H%M%S}"

@@ -1,1 +1,1 @@
-"""Studies in and reports out of an archive that speaks DICOMweb."""
+"""Exchange with archives: images in, reports out."""

@@ -1,7 +1,7 @@
-"""Clients of archives: DICOMweb (DICOM PS3.18: QIDO-RS, WADO-RS, STOW-RS), and C-STORE where that is not spoken.
+"""Clients of archives: DICOMweb (DICOM PS3.18: QIDO-RS, WADO-RS, STOW-RS), and C-STORE for archives without it.
 
-Searches go through dicomweb-client. Images and documents pass as bytes: the library would decode what a server sends in
-this process, and here untrusted files are decoded in the limited one alone.
+Searches use dicomweb-client. Images and documents are transferred as bytes: the library would decode them in this
+process, and untrusted files are only decoded in the sandbox.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODALITIES: Final = ("CR", "DX")
 TIMEOUT_S: Final = (10.0, 120.0)
 RETRIES: Final = 5
 BACKOFF_S: Final = 0.3
-"""Before the second retry; each later one waits twice as long."""
+"""Delay before the second retry; doubled for each later one."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _PAGE = 200
 CALLING: Final = "LLAVARAD"
@@ -35,12 +35,12 @@ _ADDRESS = re.compile(r"([^@\s\\]{1,16})@([^@:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})"
 
 
 class PacsError(LlavaRadError):
-    """The archive cannot be used as asked; no message names a study or a patient."""
+    """A request to the archive failed; no message names a study or a patient."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """An image in the archive, by its unique identifiers."""
+    """UIDs of one image in the archive."""
 
     study: str
     series: str
@@ -48,16 +48,16 @@ class Instance:
 
 
 class Pacs:
-    """One archive.
+    """DICOMweb client of one archive.
 
-    Authentication comes from the environment (a bearer token, or name and password) or from ``~/.netrc``; certificates
-    of an own authority from ``REQUESTS_CA_BUNDLE``. Requests that fail on the way are tried again, ever later.
+    Credentials come from the environment (a bearer token, or name and password) or from ``~/.netrc``, certificates of
+    a private authority from ``REQUESTS_CA_BUNDLE``. Failed requests are repeated with growing delays.
 
     Args:
         url: of the DICOMweb service, e.g. ``https://pacs.example/dicom-web``.
 
     Raises:
-        PacsError: the URL is none of HTTP, or dicomweb-client is not installed.
+        PacsError: if the URL is not http or https, or dicomweb-client is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -78,14 +78,14 @@ class Pacs:
         self._session.close()
 
     def studies(self, *, date: str | None = None, modalities: Sequence[str] = MODALITIES) -> Iterator[str]:
-        """Study Instance UIDs of studies with such images, each once.
+        """Yield the Study Instance UID of each study with images of these modalities, once.
 
         Args:
-            date: a day or a range as DICOM writes them: ``20261126``, ``20261101-``.
+            date: day or range in DICOM notation: ``20261126``, ``20261101-``.
             modalities: e.g. CR, DX.
 
         Raises:
-            PacsError: the archive does not answer as it should.
+            PacsError: if the request fails.
         """
         seen: set[str] = set()
         for modality in modalities:
@@ -97,10 +97,10 @@ class Pacs:
                     yield study
 
     def images(self, study: str, modalities: Sequence[str] = MODALITIES) -> list[Instance]:
-        """A study's images of these modalities, ordered by their identifiers.
+        """Return a study's images of these modalities, ordered by their UIDs.
 
         Raises:
-            PacsError: the archive does not answer as it should.
+            PacsError: if a request fails.
         """
         found = []
         for series in self._pages("series", {}, study=study):
@@ -112,10 +112,10 @@ class Pacs:
         return sorted(set(found), key=lambda one: (one.series, one.instance))
 
     def image(self, instance: Instance) -> bytes:
-        """One image, as the file that was stored.
+        """Return one image as the DICOM file that was stored.
 
         Raises:
-            PacsError: the archive does not answer as it should.
+            PacsError: if the request fails, or the image is larger than ``MAX_FILE_BYTES``.
         """
         path = f"studies/{instance.study}/series/{instance.series}/instances/{instance.instance}"
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -132,10 +132,10 @@ class Pacs:
         return _only_part(body, answer.headers.get("content-type", ""))
 
     def store(self, files: Sequence[bytes]) -> None:
-        """Store DICOM files; storing what is there already is no error.
+        """Store DICOM files; duplicates are accepted.
 
         Raises:
-            PacsError: the archive refuses one.
+            PacsError: if the archive refuses a file.
         """
         boundary = secrets.token_hex(16)
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -150,7 +150,7 @@ class Pacs:
             found = answer.json()
         result = found[0] if isinstance(found, list) and found else found
         refused = result.get("00081198", {}).get("Value", []) if isinstance(result, dict) else []
-        # PS3.18 table I.2-2: 0111H is a duplicate, which is what was wanted
+        # PS3.18 table I.2-2: 0111H is a duplicate
         reasons = [one.get("00081197", {}).get("Value", [0])[0] for one in refused]
         if any(reason != 0x0111 for reason in reasons) or (answer.status_code == 409 and not reasons):
             raise PacsError(f"the archive refuses {len(reasons) or len(files)} of {len(files)} documents")
@@ -180,15 +180,15 @@ class Pacs:
 
 
 def send(files: Sequence[Path], to: str) -> None:
-    """Send DICOM files.
+    """Send DICOM files by C-STORE.
 
     Args:
-        files: what is sent.
-        to: ``AET@HOST:PORT``.
+        files: paths.
+        to: ``AET@HOST:PORT`` of the archive.
 
     Raises:
-        PacsError: the address is of another form, the archive is not reached or refuses a file, or pynetdicom is not
-            installed.
+        PacsError: if the address has another form, the archive cannot be reached or refuses a file, or pynetdicom is
+            not installed.
     """
     found = _ADDRESS.fullmatch(to)
     if found is None:
@@ -226,13 +226,13 @@ def send(files: Sequence[Path], to: str) -> None:
 
 
 class _Answered:
-    """Turns what goes wrong between here and the archive into one line each."""
+    """Turns errors of a request into ``PacsError`` with a message of one line."""
 
     def __enter__(self) -> _Answered:
         return self
 
     def check(self, answer: requests.Response, accept: Sequence[int] = ()) -> None:
-        """Refuse an answer that is no success."""
+        """Raise for a status that is not a success."""
         if answer.status_code not in accept:
             answer.raise_for_status()
 
@@ -268,7 +268,7 @@ def _session(session: requests.Session) -> requests.Session:
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
-    # storing is safe to repeat: a document always has the same identifier
+    # storing may be repeated: a document always has the same UID
     again = Retry(
         total=RETRIES, backoff_factor=BACKOFF_S, status_forcelist=(429, 502, 503, 504), allowed_methods={"GET", "POST"}
     )
@@ -276,14 +276,14 @@ def _session(session: requests.Session) -> requests.Session:
         session.mount(scheme, HTTPAdapter(max_retries=again))
     if token := os.environ.get(TOKEN):
         session.headers["Authorization"] = f"Bearer {token}"
-        session.trust_env = False  # else a line of ~/.netrc would take the token's place
+        session.trust_env = False  # ~/.netrc would replace the token
     elif os.environ.get(USER):
         session.auth = (os.environ[USER], os.environ.get(PASSWORD, ""))
     return session
 
 
 def _value(found: dict[str, Any], tag: str, *, uid: bool = True) -> str:
-    """An attribute of a search's result, checked: it becomes part of an address."""
+    """Return an attribute of a search result, checked because it becomes part of a URL."""
     values = found.get(tag, {}).get("Value", [])
     value = values[0] if values else None
     if not isinstance(value, str) or (uid and (len(value) > 64 or not _UID.fullmatch(value))):
@@ -292,7 +292,7 @@ def _value(found: dict[str, Any], tag: str, *, uid: bool = True) -> str:
 
 
 def _only_part(body: bytes, content_type: str) -> bytes:
-    """The one part of a multipart/related answer; an answer without parts is the file itself."""
+    """Return the first part of a multipart/related answer; an answer without parts is the file itself."""
     found = re.search(r'boundary="?([^";,]+)"?', content_type)
     if "multipart" not in content_type or found is None:
         return body

@@ -1,4 +1,4 @@
-"""Pulling images, and watching for new ones: each step may be killed and is done again, none leaves anything twice."""
+"""Fetching images, and drafts for new images; every step may be killed and repeated without duplicates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Count:
-    """What became of images."""
+    """Numbers of new, already processed and refused images."""
 
     new: int = 0
     known: int = 0
@@ -38,7 +38,7 @@ class Count:
 
 
 def wanted(pacs: Pacs, *, studies: Sequence[str], date: str | None, modalities: Sequence[str]) -> Iterator[Instance]:
-    """The images of the named studies, or of all that a search finds."""
+    """Yield the images of the named studies, or of all studies that a search finds."""
     for study in studies or pacs.studies(date=date, modalities=modalities):
         yield from pacs.images(study, modalities)
 
@@ -47,15 +47,15 @@ def pull(
     pacs: Pacs, folder: Path, *, studies: Sequence[str] = (), date: str | None = None,
     modalities: Sequence[str] = MODALITIES,
 ) -> Count:  # fmt: skip
-    """Fetch images into a folder; those that are there are not fetched again.
+    """Fetch images into a folder, except those that it holds.
 
     Raises:
-        PacsError: the archive does not answer as it should; what has come stays.
+        PacsError: if a request fails; fetched images stay.
     """
     count = Count()
     for instance in wanted(pacs, studies=studies, date=date, modalities=modalities):
         path = folder / f"{name_of(instance.instance)}.dcm"
-        if path.exists():  # files are never half there
+        if path.exists():  # files are written atomically
             count.known += 1
             continue
         write_whole(path, pacs.image(instance), overwrite=True)
@@ -67,22 +67,22 @@ def watch_once(
     pacs: Pacs, folder: Path, writer: ReportWriter, *, date: str | None = None, modalities: Sequence[str] = MODALITIES,
     store: bool = False, tell: Tell = lambda text: None,
 ) -> Count:  # fmt: skip
-    """Write drafts for the images that have none yet, and store them as structured reports where asked for.
+    """Write drafts for images without one, and optionally store them in the archive.
 
-    A report is in the folder and, with ``store``, in the archive before its image counts as done. Structured reports
-    have identifiers that follow from image and model, so that a second storing is none.
+    An image is recorded as processed once its report is in the folder and, with ``store``, in the archive. The UIDs of
+    stored documents are derived from image and model, so that a repeated upload is a duplicate of the first.
 
     Args:
         pacs: the archive.
-        folder: for reports and the file of processed images, nothing else.
-        writer: the model.
+        folder: of the reports and of the record of processed images.
+        writer: generates the reports.
         date: of studies, see ``Pacs.studies``.
         modalities: of images.
-        store: also store structured reports beside the images; they carry the identifiers of patient and study.
-        tell: told of refusals, one line each.
+        store: store documents of all DICOM output formats, with the identifiers of patient and study.
+        tell: receives one line per refused image.
 
     Raises:
-        PacsError: the archive does not answer as it should; what is done stays done.
+        PacsError: if a request fails; processed images stay processed.
     """
     from encoder.reader.sandbox import Reader
 
@@ -121,17 +121,17 @@ def _documents(report: Report, identity: Identity) -> Sequence[bytes]:
 
 
 class ProcessedImages:
-    """Images that are done.
+    """Record of processed images, an SQLite file.
 
-    They are known by the SHA-256 of their identifier, under the settings that they were done with: another model begins
-    anew.
+    An image is identified by the SHA-256 of its SOP Instance UID, together with the settings: another model processes
+    all images again.
 
     Args:
         path: of the file.
-        settings: text that stands for what is done.
+        settings: text that identifies model and options.
 
     Raises:
-        LlavaRadError: the file cannot be used.
+        LlavaRadError: if the file cannot be used.
     """
 
     def __init__(self, path: Path, settings: str) -> None:
@@ -148,14 +148,14 @@ class ProcessedImages:
             raise LlavaRadError(f"the journal of the folder cannot be used ({type(error).__name__})") from None
 
     def outcome(self, instance: str) -> str | None:
-        """What became of an image, or None while it is not done."""
+        """Return the outcome of an image, or None if it is not processed yet."""
         found = self._connection.execute(
             "SELECT outcome FROM done WHERE image = ? AND settings = ?", (name_of(instance), self._settings)
         ).fetchone()
         return None if found is None else str(found[0])
 
     def done(self, instance: str, outcome: str) -> None:
-        """Write down that an image is done; on disk when this returns."""
+        """Record that an image is processed; the record is on the disk when this returns."""
         self._connection.execute(
             "INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (name_of(instance), self._settings, outcome)
         )
@@ -166,5 +166,5 @@ class ProcessedImages:
 
 
 def name_of(instance: str) -> str:
-    """How files and the table call an image: nothing that an archive could be asked for."""
+    """Return the name of an image in files and table, which does not reveal its UID."""
     return hashlib.sha256(instance.encode()).hexdigest()[:32]

@@ -12,7 +12,7 @@ import pytest
 
 from llava_rad.benchmark.page import page, plots
 from llava_rad.benchmark.scoring import Agreement, score
-from llava_rad.benchmark.summary import Made, Summary
+from llava_rad.benchmark.summary import Origin, Summary
 from llava_rad.benchmark.task import Case, Task
 from metrics.bootstrap import Bootstrap
 from metrics.settings import Settings
@@ -29,14 +29,14 @@ def task(name: str = "csv", reports: int = 30) -> Task:
 def summary(
     found: Task,
     texts: list[str] | None = None,
-    made: Made | None = None,
+    made: Origin | None = None,
     metrics: tuple[str, ...] = ("rouge_l", "rules"),
 ) -> Summary:
     models = {"A": found.references, "B_1%": texts or ["The heart is normal."] * len(found.cases)}
     scored = score(
         found, models, {"random": list(reversed(found.references))}, Settings(metrics=metrics), Bootstrap(50, 1)
     )
-    return Summary(found, scored, made or Made(points={"random": "the report of another patient"}))
+    return Summary(found, scored, made or Origin(points={"random": "the report of another patient"}))
 
 
 def test_the_papers_row_stands_beside_with_its_number_of_reports() -> None:
@@ -87,13 +87,13 @@ def test_groups_with_worst_gap_and_the_papers() -> None:
 
 
 def test_agreement_is_a_table() -> None:
-    made = Made(protocol={"name": "fast"}, agreement={"A": Agreement(64, 3)})
+    made = Origin(protocol={"name": "fast"}, agreement={"A": Agreement(64, 3)})
     text = summary(task(), made=made).to_text()
     assert re.search(r"A +64 +3 +4\.7 % +\[1\.6, 12\.9\]", text)
 
 
 def test_unreadable_images_and_samples_are_said() -> None:
-    made = Made(unreadable={"A": 2}, errors={"A": {"truncated": 2}})
+    made = Origin(unreadable={"A": 2}, errors={"A": {"truncated": 2}})
     notes = " ".join(summary(replace(task(), sampled_from=900, missing=3), made=made).notes())
     assert "2 images could not be read and count as empty reports (truncated: 2)" in notes
     assert "random sample of 30 of 900" in notes and "3 images of the data set are not there" in notes
@@ -132,7 +132,7 @@ class Tags(HTMLParser):
 def test_the_page_shows_texts_as_they_are_and_no_markup_of_theirs() -> None:
     found = task()
     found.cases[3] = Case(EVIL, EVIL, subject="p3")
-    made = summary(found, [EVIL] * 30, Made(models={"A": {}}, points={EVIL: EVIL}))
+    made = summary(found, [EVIL] * 30, Origin(models={"A": {}}, points={EVIL: EVIL}))
     pixels = np.zeros((56, 56), np.uint8)
     text = page(made, {"A": found.references, "B_1%": [EVIL] * 30}, {}, {"command": [EVIL]}, lambda row: pixels)
     tags = Tags(text)
