@@ -150,5 +150,5 @@ def test_of_several_rows_the_most_frequent_value_counts_as_in_mimic_ivs_admissio
 def test_a_damaged_packed_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "g.csv.gz").write_bytes(b"\x1f\x8b damaged")
     file = table(tmp_path / "t.jsonl", [{"id": "1", "findings": "A."}])
-    with pytest.raises(MetricError, match=r"g\.csv\.gz cannot be read"):
+    with pytest.raises(MetricError, match=r"g\.csv\.gz.*cannot be read"):
         load("csv", file, strata=["sex"], groups=[tmp_path / "g.csv.gz"])
