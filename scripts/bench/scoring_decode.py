@@ -99,7 +99,9 @@ def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]
 
     def engine(**more: object) -> Engine:
         tokens = SimpleNamespace(ids=SimpleNamespace(eos=-1), suppressed=())
-        return cast(Engine, SimpleNamespace(llama=llama, tokens=tokens, device=llama.device, **more))
+        config = SimpleNamespace(generation=SimpleNamespace(max_new_tokens=1, num_beams=1))
+        parts = {"llama": llama, "tokens": tokens, "config": config, "device": llama.device}
+        return cast(Engine, SimpleNamespace(**parts, **more))
 
     def ours(embeds: torch.Tensor, steps: int) -> list[list[int]]:
         return _columns(_decode(engine(), embeds, None, Decoding(max_new_tokens=steps)))
