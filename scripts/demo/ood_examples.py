@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 MOST = 200
 """Largest number of images of a kind."""
+DRAWN = 50
+"""Number of phantoms, and of noise images."""
 
 
 def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str, list[Pixels]]]:
@@ -46,7 +48,7 @@ def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str,
         yield kind("COVID set, lateral", [row for row in rows["covid"] if row.view == "lateral"])
     if "kermany" in rows:
         yield kind("Kermany (children of 1 to 5 years)", [row for row in rows["kermany"] if row.split == "val"])
-    yield "drawn phantoms", [recipe.apply(pixels, from_dicom=False) for pixels in _phantoms(50)]
+    yield "drawn phantoms", [recipe.apply(pixels, from_dicom=False) for pixels in _phantoms(DRAWN)]
     turned = [row for row in rows["nih"] if row.split == "val"]
     yield "NIH val upside down", [recipe.apply(read_image(row.path)[::-1], from_dicom=False) for row in turned]
     yield (
@@ -56,7 +58,7 @@ def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str,
     hand = _hand(recipe)
     yield "a hand (RG3 of pydicom-data)", [hand]
     rng = np.random.default_rng(0)
-    yield "noise", [rng.integers(0, 256, (recipe.size, recipe.size), dtype=np.uint8) for _ in range(50)]
+    yield "noise", [rng.integers(0, 256, (recipe.size, recipe.size), dtype=np.uint8) for _ in range(DRAWN)]
 
 
 def warned(

@@ -1,4 +1,4 @@
-"""Reading what scripts/make_phantom.py wrote, without its own code."""
+"""Read files of scripts/make_phantom.py without its own code."""
 
 from __future__ import annotations
 

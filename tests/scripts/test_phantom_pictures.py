@@ -1,11 +1,10 @@
-"""Phantom radiographs and their reports: findings lie on their side, labels say what was drawn and what is said."""
+"""Phantom radiographs and their reports: findings lie on their side, labels agree with drawing and text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from scripts.phantom import CHEXPERT, Finding, Phantom, phantom_radiograph
 from scripts.phantom.findings import sample_findings
 from scripts.phantom.patient import generator
-from scripts.phantom.report import write_report
+from scripts.phantom.report import Report, write_report
 from tests.scripts.phantom_files import truth
 
 
@@ -22,6 +21,11 @@ def centre(mask: NDArray[np.bool_]) -> float:
     """Horizontal position of a mask, -1 (image left) to 1 (image right)."""
     where: NDArray[np.intp] = np.flatnonzero(mask.any(axis=0))
     return float(where.mean()) / int(mask.shape[1]) * 2 - 1
+
+
+@cache
+def healthy() -> Phantom:
+    return phantom_radiograph(0, (), 160)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -40,20 +44,18 @@ def centre(mask: NDArray[np.bool_]) -> float:
     ],
 )
 def test_a_finding_lies_on_its_side_and_is_seen(side: str, kind: str, zone: str, mask: str, brighter: bool) -> None:
-    for seed in range(2):
-        healthy = phantom_radiograph(seed, (), 160)
-        ill = phantom_radiograph(seed, (Finding(kind, side, zone, 0.5),), 160)
-        area = ill.mask(mask)
-        assert (centre(area) > 0) == (side == "left")  # the patient's left is image right
-        change = ill.pixels.astype(float)[area].mean() - healthy.pixels.astype(float)[area].mean()
-        assert change > 40 if brighter else change < -40
-        x0, y0, x1, y1 = ill.regions[0].box
-        rows, columns = np.nonzero(area)
-        assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max(), rows.max())
-        other = "right" if side == "left" else "left"
-        text = ill.report.findings.lower()
-        assert side in text
-        assert other not in re.sub(r"right (internal|ventricle)", "", text)
+    ill = phantom_radiograph(0, (Finding(kind, side, zone, 0.5),), 160)
+    area = ill.mask(mask)
+    assert (centre(area) > 0) == (side == "left")  # the patient's left is image right
+    change = ill.pixels.astype(float)[area].mean() - healthy().pixels.astype(float)[area].mean()
+    assert change > 40 if brighter else change < -40
+    x0, y0, x1, y1 = ill.regions[0].box
+    rows, columns = np.nonzero(area)
+    assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max(), rows.max())
+    other = "right" if side == "left" else "left"
+    text = ill.report.findings.lower()
+    assert side in text
+    assert other not in re.sub(r"right (internal|ventricle)", "", text)
 
 
 def test_cardiothoracic_ratio_follows_the_finding() -> None:
@@ -62,7 +64,7 @@ def test_cardiothoracic_ratio_follows_the_finding() -> None:
         heart, chest = np.flatnonzero(phantom.mask("heart").any(axis=0)), np.flatnonzero(lungs.any(axis=0))
         return float(np.ptp(heart) / np.ptp(chest))
 
-    for seed in range(5):
+    for seed in range(2):
         assert ratio(phantom_radiograph(seed, (), 128)) < 0.5
         assert ratio(phantom_radiograph(seed, (Finding("cardiomegaly", size=0.1),), 128)) > 0.54
 
@@ -90,7 +92,7 @@ CLAIMS = {
 
 
 def reading(text: str, pattern: str) -> int | None:
-    """A reader of its own: the strongest statement of the sentences that mention the pattern."""
+    """Independent reader: the strongest statement of the sentences that mention the pattern."""
     found = []
     for sentence in re.split(r"(?<=\.) ", text):
         if re.search(pattern, sentence, re.IGNORECASE):
@@ -103,15 +105,16 @@ def reading(text: str, pattern: str) -> int | None:
     return 1 if 1 in found else -1 if -1 in found else 0 if found else None
 
 
-def cases(number: int) -> Iterator[tuple[tuple[Finding, ...], Any]]:
-    for seed in range(number):
-        findings = sample_findings(generator("findings", seed))
-        yield findings, write_report(generator("report", seed), findings)
+@cache
+def cases() -> list[tuple[tuple[Finding, ...], Report]]:
+    """Findings and reports of 400 studies."""
+    drawn = [sample_findings(generator("findings", seed)) for seed in range(400)]
+    return [(findings, write_report(generator("report", seed), findings)) for seed, findings in enumerate(drawn)]
 
 
 def test_labels_are_what_the_text_says() -> None:
     stated: dict[str, set[int | None]] = {name: set() for name in CLAIMS}
-    for _, report in cases(400):
+    for _, report in cases():
         for name, pattern in CLAIMS.items():
             assert reading(report.findings, pattern) == report.labels.get(name), (name, report.findings)
             stated[name].add(report.labels.get(name))
@@ -120,7 +123,7 @@ def test_labels_are_what_the_text_says() -> None:
 
 
 def test_labels_are_what_was_drawn() -> None:
-    for findings, report in cases(400):
+    for findings, report in cases():
         assert set(report.labels) <= set(CHEXPERT)
         drawn = {finding.label for finding in findings} - {None}
         positive = {name for name, value in report.labels.items() if value != 0} - {"No Finding", "Pneumonia"}
@@ -133,7 +136,7 @@ def test_labels_are_what_was_drawn() -> None:
 
 
 def test_reports_vary() -> None:
-    assert len({report.findings for _, report in cases(300)}) > 150
+    assert len({report.findings for _, report in cases()}) > 200
 
 
 def test_a_study_has_one_report_for_all_its_images(data: Path) -> None:
