@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -45,7 +45,7 @@ def cls_attention(encoder: FrozenEncoder, pixel_values: torch.Tensor) -> torch.T
     """
     if not isinstance(encoder, RadDino):
         raise ConfigError(f"attention maps are of DINOv2-style encoders; this one is a {type(encoder).__name__}")
-    block = encoder.model.encoder.layer[-1]
+    block: Any = encoder.taps().blocks[-1]
     kept: list[torch.Tensor] = []
     hook = block.norm1.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:

@@ -83,6 +83,18 @@ def tokens_of_patches(size: int, patch_size: int) -> int:
     return side * side
 
 
+class Taps(NamedTuple):
+    """Modules of a vision transformer whose outputs are the encoder's intermediate activations.
+
+    Attributes:
+        blocks: transformer blocks in order; each returns [B, T, D] with the patches last, or a tuple that starts so.
+        norm: LayerNorm that the encoder applies to its last patches; None if it applies none.
+    """
+
+    blocks: nn.ModuleList | nn.Sequential
+    norm: nn.Module | None
+
+
 class FrozenEncoder(nn.Module):
     """An image encoder that is never trained.
 
@@ -126,6 +138,10 @@ class FrozenEncoder(nn.Module):
         """Return the features of [B, 3, S, S] normalised images; S is a multiple of the patch size."""
         raise NotImplementedError
 
+    def taps(self) -> Taps | None:
+        """Return the transformer blocks and the final LayerNorm of the patches; None if the network has no blocks."""
+        return None
+
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` as checkpoints store them."""
         raise NotImplementedError
@@ -147,10 +163,12 @@ class Sizes(NamedTuple):
 
 def sizes_of(encoder: FrozenEncoder) -> Sizes:
     """Return the sizes of an encoder, with weights or on the meta device."""
-    network = encoder.model
-    layers = len(getattr(network, "blocks", ())) or getattr(getattr(network, "config", None), "num_hidden_layers", 0)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    config = {"hidden_size": encoder.width, "num_hidden_layers": int(layers), "parameters": parameters}
+    taps = encoder.taps()
+    config = {
+        "hidden_size": encoder.width,
+        "num_hidden_layers": len(taps.blocks) if taps is not None else 0,
+        "parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),
+    }
     return Sizes(encoder.recipe, encoder.patch_size, config)
 
 

@@ -24,6 +24,7 @@ from encoder.backbones.base import (
     Features,
     Fetch,
     FrozenEncoder,
+    Taps,
     first_line,
     refuse_incomplete,
 )
@@ -80,6 +81,11 @@ class Clip(FrozenEncoder):
             )
         tokens = found.hidden_states[-2] if self.features == PENULTIMATE else found.last_hidden_state
         return Features(found.pooler_output, tokens[:, 1:])
+
+    def taps(self) -> Taps:
+        """Return the layers of ``CLIPVisionModel``; no LayerNorm follows the patches."""
+        network = getattr(self.model, "vision_model", self.model)  # nested in some versions of transformers
+        return Taps(network.encoder.layers, None)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a ``CLIPVisionModel`` folder with the published names, which every version of transformers reads."""

@@ -24,6 +24,7 @@ from encoder.backbones.base import (
     Fetch,
     FrozenEncoder,
     Sizes,
+    Taps,
     first_line,
     refuse_incomplete,
 )
@@ -63,6 +64,10 @@ class RadDino(FrozenEncoder):
         with torch.no_grad():
             hidden = self.model(pixel_values.to(self.model.dtype)).last_hidden_state
         return Features(hidden[:, 0], hidden[:, 1:])
+
+    def taps(self) -> Taps:
+        """Return the layers of ``Dinov2Model`` and its final LayerNorm."""
+        return Taps(self.model.encoder.layer, self.model.layernorm)
 
     @classmethod
     def from_pretrained(

@@ -23,6 +23,7 @@ from encoder.backbones.base import (
     Features,
     Fetch,
     FrozenEncoder,
+    Taps,
 )
 from encoder.backbones.registry import PublishedEncoder
 from encoder.errors import ModelError
@@ -86,6 +87,10 @@ class TimmVit(FrozenEncoder):
             tokens = model.norm(model.blocks[-1](tokens))
         patches = (before if self.features == PENULTIMATE else tokens)[:, 1:]
         return Features(patches.mean(1) if self.config["global_pool"] == "avg" else tokens[:, 0], patches)
+
+    def taps(self) -> Taps:
+        """Return timm's blocks and the final LayerNorm."""
+        return Taps(self.model.blocks, self.model.norm)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a folder that timm (``local-dir:``) and transformers' ``TimmWrapperModel`` read."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from encoder.backbones.base import FrozenEncoder, Vision
 from encoder.backbones.loading import in_fastest_form
@@ -23,14 +21,6 @@ from encoder.reader.sandbox import Reader
 Progress = Callable[[int], None]
 CHUNK = 64
 """Images that are read, encoded and kept together."""
-
-# where an encoder's network keeps its blocks, and the LayerNorm that its patches come from (None: they come without)
-_TOWERS: tuple[tuple[str, str | None], ...] = (
-    ("encoder.layer", "layernorm"),  # Dinov2Model
-    ("blocks", "norm"),  # timm's VisionTransformer
-    ("vision_model.encoder.layers", None),  # CLIPVisionModel
-    ("encoder.layers", None),
-)
 
 
 def identity(encoder: FrozenEncoder) -> str:
@@ -146,7 +136,13 @@ def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int =
     """
     if count == 1:
         return [encoder(pixel_values).patches]
-    blocks, norm = _tower(encoder)
+    taps = encoder.taps()
+    if taps is None:
+        raise ConfigError(
+            f"{type(encoder).__name__} has no transformer blocks, so no activations between them",
+            hint="its patches can be probed with the linear head",
+        )
+    blocks, norm = taps
     if len(blocks) < count:
         raise ConfigError(f"the encoder has {len(blocks)} blocks; {count} activations are wanted")
     wanted = [len(blocks) * (number + 1) // count - 1 for number in range(count)]
@@ -219,18 +215,4 @@ class _Kept:
 def _unusable(error: Exception) -> LlavaRadError:
     return LlavaRadError(
         f"the file of image vectors cannot be used ({type(error).__name__})", hint="remove it, or name another folder"
-    )
-
-
-def _tower(encoder: FrozenEncoder) -> tuple[nn.ModuleList | nn.Sequential, nn.Module | None]:
-    for path, norm in _TOWERS:
-        try:
-            blocks = attrgetter(path)(encoder.model)
-        except AttributeError:
-            continue
-        if isinstance(blocks, nn.ModuleList | nn.Sequential):
-            return blocks, None if norm is None else getattr(encoder.model, norm)
-    raise ConfigError(
-        f"{type(encoder).__name__} has no transformer blocks, so no activations between them",
-        hint="its patches can be probed with the linear head",
     )
