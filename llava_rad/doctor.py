@@ -76,7 +76,8 @@ def diagnose(model: str | None = None) -> Diagnosis:
     """
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
-        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(), *_data_sets(),
+        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(),
+        *_encoders(), *_data_sets(),
         *(_guarded("model", lambda: _model(model)) if model is not None else ()),
     ]  # fmt: skip
     return Diagnosis(ok=all(check.status != "missing" for check in checks), checks=checks)
@@ -210,6 +211,15 @@ def _published_models() -> Iterator[Check]:
         converted = (converted_folder(model) / "config.json").is_file()
         detail = f"{model.repository}, {'converted' if converted else 'converted on first use'}"
         yield Check(name=f"published {kind}", status="ok", detail=detail)
+
+
+def _encoders() -> Iterator[Check]:
+    """Encoders that can be named, by family."""
+    from encoder.backbones.registry import ENCODERS, FAMILIES
+
+    for family in FAMILIES:
+        names = ", ".join(entry.name for entry in ENCODERS.values() if entry.family == family)
+        yield Check(name=f"encoders {family}", status="ok", detail=names)
 
 
 def _data_sets() -> Iterator[Check]:

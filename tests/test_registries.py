@@ -34,6 +34,55 @@ print(json.dumps([help, reference(), downloads(), [row.name for row in archive_f
     assert archive == ["sr", "hl7"]
 
 
+def test_a_registered_encoder_family_appears_in_help_doctor_reference_and_errors() -> None:
+    code = """
+import json
+import sys
+from types import ModuleType
+from typer.testing import CliRunner
+from encoder.backbones import registry
+
+registry.FAMILIES["convnext"] = "elsewhere_convnext"
+registry.ENCODERS["ward-net"] = registry.PublishedEncoder(
+    "ward-net", "convnext", "elsewhere/ward-net", "rad-dino", 1369, 768, "CLS", "MIT", "this test"
+)
+from encoder.backbones.base import EncoderFamily
+from encoder.backbones.loading import sizes
+from encoder.errors import LlavaRadError
+
+class Family(EncoderFamily):
+    model_types = {"ward_net": "ward-net"}
+    def config(self, entry):
+        return {"model_type": "ward_net"}
+    def sizes(self, folder, config, recipe):
+        return config["model_type"], recipe
+    def stored(self, folder, what): ...
+    def published(self, entry, fetch, what): ...
+
+sys.modules["elsewhere_convnext"] = ModuleType("elsewhere_convnext")
+sys.modules["elsewhere_convnext"].FAMILY = Family()
+from llava_rad.cli import app
+from llava_rad.doctor import _encoders
+from scripts.write_reference import reference
+
+help = " ".join(CliRunner().invoke(app, ["assemble", "--help"], env={"COLUMNS": "200"}).output.split())
+doctor = " ".join(f"{check.name}: {check.detail}" for check in _encoders())
+try:
+    registry.encoder_named("vgg")
+except LlavaRadError as error:
+    hint = error.hint
+print(json.dumps([help, doctor, reference(), hint, sizes("elsewhere/ward-net", offline=True)]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TERM": "dumb"}
+    )
+    assert done.returncode == 0, done.stderr
+    help, doctor, reference, hint, sizes = json.loads(done.stdout)
+    assert "ward-net" in help and "encoders convnext: ward-net" in doctor
+    assert "ward-net" in reference and "ward-net" in hint
+    assert sizes == ["ward_net", "rad-dino"], "the family is asked, without a network"
+
+
 def test_a_registered_data_set_appears_in_help_doctor_and_reference() -> None:
     code = """
 import json

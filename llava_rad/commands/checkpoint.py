@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from encoder.backbones.registry import ENCODERS
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 from llava_rad.conversion import published
@@ -38,7 +39,7 @@ def assemble(
     encoder_kind: Annotated[
         str | None,
         typer.Option(
-            help="Name of the encoder, such as chexzero, if its files do not tell.",
+            help=f"Name of the encoder, if its files do not tell: {', '.join(ENCODERS)}.",
             metavar="NAME",
             show_default=False,
         ),
