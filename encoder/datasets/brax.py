@@ -15,7 +15,7 @@ from encoder.datasets.values import CHEXPERT, labels_of, view_of
 
 
 def read(root: Path) -> Iterator[Row]:
-    """The DICOM files where they are there, else the PNG files."""
+    """Yield the DICOM files if they exist, else the PNG files."""
     table = find(root, "master_spreadsheet_update.csv", "master_spreadsheet.csv", of="BRAX")
     column = "DicomPath" if (root / "Anonymized_DICOMs").is_dir() else "PngPath"
     rows = read_csv(table, column, "PatientID", "AccessionNumber", "ViewPosition", of="BRAX")

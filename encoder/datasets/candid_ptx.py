@@ -2,9 +2,8 @@
 
 ``Pneumothorax_reports.csv``: ``SOPInstanceUID`` (the file's name in ``dataset/``), ``StudyInstanceUID``, ``filename``
 (``P00012_...``: the patient), ``EncodedPixels`` (-1 for none; an image has a row for each pneumothorax), ``Report``.
-``chest_tube.csv`` and ``acute_rib_fracture.csv``: ``anon_SOPUID``, ``mask_rle``; images that are not there have none.
-How run lengths count: :func:`encoder.datasets.mask_decoding.from_runs`. Images that stand under two patients are
-left out.
+``chest_tube.csv`` and ``acute_rib_fracture.csv``: ``anon_SOPUID``, ``mask_rle``; images not listed there have none.
+Run lengths: :func:`encoder.datasets.mask_decoding.from_runs`. Images listed under two patients are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _Image:
 
 
 def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """One row for each image of the reports' table, in its order. The attribute ``report`` is the report's text."""
+    """Yield one row for each image of the reports' table, in its order; the attribute ``report`` is its text."""
     images = _images(find(root, "Pneumothorax_reports.csv", of=OF))
     tubes, fractures = (_runs(find(root, f"{name}.csv", of=OF)) for name in ("chest_tube", "acute_rib_fracture"))
     folder = next((root / name for name in _FOLDERS if (root / name).is_dir()), root / _FOLDERS[0])

@@ -2,11 +2,11 @@
 
 ``Data_Entry_2017_v2020.csv`` (or ``Data_Entry_2017.csv``): ``Image Index``, ``Finding Labels`` (joined by ``|``),
 ``Patient ID``, ``View Position``, perhaps ``Patient Age`` and ``Patient Gender``. The archives unpack to ``images/`` or
-to ``images_001/images/`` ...; the official patient-wise split stands in ``train_val_list.txt`` and ``test_list.txt``.
+to ``images_001/images/`` ...; the official patient-wise split is in ``train_val_list.txt`` and ``test_list.txt``.
 
 A prepared sample: images of 518 pixels and ``labels.csv`` with ``image``, ``nih_image_index``, ``patient_id``, ``age``,
 ``sex``, ``view``, ``split`` and the 15 labels; a column ``sampling`` becomes an attribute: only images with "random"
-tell how frequent a finding is. Both are called chestxray14 in manifests: subjects and images are the same.
+show how frequent a finding is. Both are called chestxray14 in manifests: subjects and images are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LABELS = (
 
 
 def read(root: Path) -> Iterator[Row]:
-    """The table's rows; without the two lists there are no splits."""
+    """Yield the table's rows; without the two lists they have no splits."""
     of = "ChestX-ray14"
     table = find(root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", of=of)
     places = {path.name: path for path in sorted((*root.glob("images/*"), *root.glob("images_*/images/*")))}
@@ -48,7 +48,7 @@ def read(root: Path) -> Iterator[Row]:
 
 
 def read_sample(root: Path) -> Iterator[Row]:
-    """The table's rows with its splits, which are by patient."""
+    """Yield the rows of the prepared sample with its splits, which are by patient."""
     of = "the sample of ChestX-ray14"
     columns = ("image", "nih_image_index", "patient_id", "age", "sex", "view", "split", *LABELS)
     for number, row in enumerate(read_csv(find(root, "labels.csv", of=of), *columns, of=of), 1):

@@ -1,8 +1,8 @@
 """CheXpert 1.0 (Stanford), full size or small: JPEG, 14 labels, train.csv and valid.csv.
 
 Paths in the tables are like ``CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg``; the first part is the
-archive's own folder, which here is the root. ``Frontal/Lateral`` says the view, ``AP/PA`` more of frontal ones (16 of
-them say LL there).
+archive's own folder, which here is the root. ``Frontal/Lateral`` gives the view, ``AP/PA`` the direction of frontal
+ones (16 of them have LL there).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from encoder.errors import LlavaRadError
 
 
 def read(root: Path) -> Iterator[Row]:
-    """train.csv, then valid.csv."""
+    """Yield the rows of train.csv, then of valid.csv."""
     tables = [find(root, name, of="CheXpert") for name in ("train.csv", "valid.csv")]
     rows = (read_csv(table, "Path", "Frontal/Lateral", "AP/PA", of="CheXpert") for table in tables)
     for number, row in enumerate(itertools.chain.from_iterable(rows), 1):

@@ -24,7 +24,7 @@ _NO_PNEUMONIA = {"no finding", "tuberculosis", "ards"}
 
 
 def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """The X-rays of the table with the masks ``lungs`` and, where a line parts them, ``left lung``, ``right lung``."""
+    """Yield the X-rays with the masks ``lungs`` and, where a line separates them, ``left lung`` and ``right lung``."""
     of = "covid-chestxray"
     columns = ("patientid", "sex", "age", "finding", "view", "modality")
     for number, row in enumerate(read_csv(find(root, "metadata.csv", of=of), *columns, of=of), 1):

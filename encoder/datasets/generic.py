@@ -1,11 +1,11 @@
-"""Images without a layout of their own: a folder of them, or a folder with a table of them.
+"""Images without a published layout: any folder of images, or a folder with a table of its images.
 
-A folder: the DICOM, PNG, JPEG, TIFF and WebP files in it and below it; nothing is known about them.
-A table: ``labels.csv`` or ``metadata.csv`` (or the table itself, by name).
+Folder: the DICOM, PNG, JPEG, TIFF and WebP files in it and below it, without labels.
 
-Columns: ``image`` (path below the folder); where they are there, ``patient_id`` (or ``patientid``, ``subject_id``),
-``study_id``, ``view`` and ``split``. A column ``label`` of words gives one label for each word. Any other column that
-holds 0, 1, -1 and empty cells only, and a 0 or 1 somewhere, is a label of its own.
+Table: ``labels.csv``, ``metadata.csv``, or another CSV file by its path. Required column: ``image`` (path below the
+folder). Optional: ``patient_id`` (or ``patientid``, ``subject_id``), ``study_id``, ``view`` and ``split``. A column
+``label`` of words gives one label for each word. Any other column that holds 0, 1, -1 and empty cells only, and a 0 or
+1 somewhere, is a label of its own.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NO_LABELS = {
 
 
 def read_folder(root: Path) -> Iterator[Row]:
-    """The images in the order of their paths; files without suffix count if they begin as DICOM files do.
+    """Yield the images in the order of their paths; files without suffix count if they begin like DICOM files.
 
-    Hidden files, DICOMDIR and symbolic links to folders are passed over.
+    Hidden files, DICOMDIR and symbolic links to folders are skipped.
 
     Raises:
-        LlavaRadError: there is no such folder, or no image in it.
+        LlavaRadError: if there is no such folder, or no image in it.
     """
     root = root.absolute()
     if not root.is_dir():
@@ -47,10 +47,10 @@ def read_folder(root: Path) -> Iterator[Row]:
 
 
 def read_table(root: Path) -> Iterator[Row]:
-    """The rows of the table in their order.
+    """Yield the rows of the table in their order.
 
     Raises:
-        LlavaRadError: there is no table, it has no column ``image``, or it is empty.
+        LlavaRadError: if there is no table, it has no column ``image``, or it is empty.
     """
     of = "the table of images"
     file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of)

@@ -1,7 +1,7 @@
 """Kermany et al. 2018 (Mendeley Data 10.17632/rscbjbr9sj): radiographs of children, normal, bacterial, viral.
 
 Original: ``train/NORMAL/IM-0115-0001.jpeg``, ``train/PNEUMONIA/person1_bacteria_1.jpeg``, ``test/...``, also below
-``chest_xray/``; the file name tells patient and cause, the folder the split (not everywhere disjoint: ``--split``
+``chest_xray/``; the file name holds patient and cause, the folder is the split (not disjoint everywhere: ``--split``
 makes another). Prepared: ``labels.csv`` with ``image``, ``patient_id``, ``subtype``, ``split`` and ``duplicate_of``;
 rows that are exact duplicates of another row are left out.
 """
@@ -22,7 +22,7 @@ _NAME = re.compile(r"(?P<person>person\d+)_(?P<cause>bacteria|virus)_.*|(?P<norm
 
 
 def read(root: Path) -> Iterator[Row]:
-    """The table's rows where there is one, else the files of the original folders."""
+    """Yield the rows of ``labels.csv`` if it exists, else the files of the original folders."""
     table = root / "labels.csv"
     if table.is_file():
         columns = ("image", "patient_id", "subtype", "split")

@@ -1,4 +1,4 @@
-"""The one table format for images, between public data sets and everything that trains or evaluates on them.
+"""Manifests: the table format for images that every training and evaluation reads.
 
 A manifest is a CSV file (UTF-8). Its first line ``# llava-rad.manifest/1 root=FOLDER`` names the folder that the column
 ``path`` is relative to, itself relative to the manifest's folder; without such a line that is the manifest's folder.
@@ -36,18 +36,19 @@ class Row:
     """One image.
 
     Attributes:
-        path: of the file, absolute.
-        dataset: e.g. ``"padchest"``; subjects and images are told apart within one data set only.
-        subject: the patient; "" where unknown.
-        study: "" where unknown.
-        image: the image within its data set.
+        path: absolute path of the file.
+        dataset: name, e.g. ``"padchest"``; subjects and images are unique within one data set only.
+        subject: id of the patient; "" if unknown.
+        study: id of the study; "" if unknown.
+        image: id of the image within its data set.
         view: projection.
-        split: ``"train"``, ``"val"``, ``"test"`` or "" where the data set makes no splits.
+        split: ``"train"``, ``"val"``, ``"test"``, or "" if the data set makes no splits.
         labels: 1 present, 0 absent, -1 uncertain, None unknown. Rows share equal mappings.
-        number: row of its manifest, from 1: messages name images by it, since names may identify a patient.
-        masks: structure -> picture file of the image's pixel size or aspect, non-zero inside; see
-        ``encoder.datasets.masks``.
-        attributes: of the patient at the time, as text: sex ("F", "M"), age (years), weight (kg), bmi, ethnicity.
+        number: row of its manifest, from 1; messages use it, since file names may identify a patient.
+        masks: structure -> picture file of the image's pixel size or aspect ratio, non-zero inside; see
+            :mod:`encoder.datasets.masks`.
+        attributes: of the patient at the time of the image, as text: sex ("F", "M"), age (years), weight (kg), bmi,
+            ethnicity.
     """
 
     path: Path
@@ -74,7 +75,7 @@ def read_manifest(file: Path) -> list[Row]:
     """Read a manifest.
 
     Raises:
-        LlavaRadError: there is no such file, or it is not a manifest; the message names the row.
+        LlavaRadError: if there is no such file, or it is not a manifest; the message names the row.
     """
     if not file.exists():
         raise LlavaRadError("the manifest does not exist", hint="llava-rad manifest writes one")
@@ -89,16 +90,16 @@ def read_manifest(file: Path) -> list[Row]:
 
 
 def write_manifest(rows: Iterable[Row], file: Path, *, root: Path | None = None) -> None:
-    """Write a manifest in one step: it is there whole or not at all.
+    """Write a manifest atomically.
 
     Args:
-        rows: in the order in which they are to stand.
+        rows: in the order of the file.
         file: replaced if it exists.
-        root: folder that paths are written relative to; default: the manifest's own. It is stored relative to the
-            manifest's folder if it lies inside that, so that both can be moved together, else as an absolute path.
+        root: folder that paths are relative to; default: the manifest's own. It is stored relative to the manifest's
+            folder if it is inside that, so that both can be moved together, else as an absolute path.
 
     Raises:
-        LlavaRadError: the disk refuses.
+        LlavaRadError: if the file cannot be written.
     """
     rows = list(rows)
     home = _absolute(file.parent)
@@ -121,7 +122,7 @@ def write_manifest(rows: Iterable[Row], file: Path, *, root: Path | None = None)
 
 
 def counts(rows: Iterable[Row]) -> dict[str, dict[str, Count]]:
-    """Images and subjects of each data set: under ``"all"``, and under each view that occurs."""
+    """Count images and subjects of each data set, for all views (``"all"``) and for each view that occurs."""
     images: dict[str, Counter[str]] = {}
     subjects: dict[tuple[str, str], set[str]] = {}
     for row in rows:
@@ -182,7 +183,7 @@ def _file(path: str, top: str) -> Path:
 
 
 def _mask_cell(path: Path | None, top: Path, home: Path) -> str:
-    """Relative to the root if it lies there, or if root and mask both lie in the manifest's folder; else absolute."""
+    """Write a path relative to the root if it is inside, or if both are inside the manifest's folder; else absolute."""
     if path is None:
         return ""
     if path.is_relative_to(top) or (path.is_relative_to(home) and top.is_relative_to(home)):
@@ -191,7 +192,7 @@ def _mask_cell(path: Path | None, top: Path, home: Path) -> str:
 
 
 def _names(mappings: Iterable[Mapping[str, object]]) -> list[str]:
-    """The keys of all mappings, in order; rows share mappings, so each is looked at once."""
+    """Collect the sorted keys of all mappings; rows share mappings, so each is read once."""
     return sorted({name for mapping in {id(one): one for one in mappings}.values() for name in mapping})
 
 
@@ -209,5 +210,5 @@ def _check_columns(header: Sequence[str]) -> None:
 
 
 def _absolute(path: Path) -> Path:
-    """Absolute and without ``..``, but symbolic links stay: data sets are often reached through them."""
+    """Make a path absolute and remove ``..``; symbolic links stay, since data sets are often reached through them."""
     return Path(os.path.normpath(path.absolute()))

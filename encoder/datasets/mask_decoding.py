@@ -1,4 +1,4 @@
-"""Masks from what data sets publish in their place: run lengths, outlines, boxes, both lungs in one."""
+"""Decoders of published annotations into masks: run lengths, outlines, boxes, and one mask of both lungs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels from the top left corner of the image."""
 _TILTS = tuple(math.tan(math.radians(degrees)) for degrees in range(-14, 15, 2))
-_CUT = 0.1  # share of their height over which the line between two lungs may meet them
+_CUT = 0.1  # largest share of the lungs' height over which the line between them may cross them
 
 
 def from_runs(text: str, size: tuple[int, int]) -> Mask:
-    """Run lengths as in the SIIM-ACR pneumothorax challenge and CANDID-PTX.
+    """Decode run lengths as in the SIIM-ACR pneumothorax challenge and CANDID-PTX.
 
     ``"start length start length ..."``: pixels are counted down the columns, from the leftmost; the first start counts
     from 0 and each later one from the end of the run before. ``"-1"`` is an empty mask.
@@ -32,7 +32,7 @@ def from_runs(text: str, size: tuple[int, int]) -> Mask:
         size: (H, W) of the image.
 
     Raises:
-        LlavaRadError: they are no run lengths, or go beyond the image.
+        LlavaRadError: if the text holds no run lengths, or they exceed the image.
     """
     import numpy as np
 
@@ -52,10 +52,10 @@ def from_runs(text: str, size: tuple[int, int]) -> Mask:
 
 
 def from_outline(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
-    """The inside of a closed polygon of (x, y) in pixels, its edge included; outside of the image nothing is drawn.
+    """Fill a closed polygon of (x, y) in pixels, its edge included; parts outside of the image are cut off.
 
     Raises:
-        LlavaRadError: fewer than three points, or one that is no place near the image.
+        LlavaRadError: if there are fewer than three points, or one is far from the image.
     """
     import numpy as np
     from PIL import Image, ImageDraw
@@ -70,10 +70,10 @@ def from_outline(points: Sequence[tuple[float, float]], size: tuple[int, int]) -
 
 
 def from_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> Mask:
-    """The union of boxes: pixels whose centre lies inside.
+    """Fill the union of boxes: the pixels whose centre is inside one of them.
 
     Raises:
-        LlavaRadError: a box has no area.
+        LlavaRadError: if a box has no area.
     """
     import numpy as np
 
@@ -89,13 +89,13 @@ def from_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> Mask:
 
 
 def sides(lungs: Mask) -> tuple[Mask, Mask] | None:
-    """The patient's left and right lung from one mask of both, on an upright frontal image: left is at image right.
+    """Separate the patient's left and right lung in one mask of an upright frontal image; left is at image right.
 
-    They are parted by the steep line (at most 14 degrees from the vertical) between their centres that meets the fewest
+    The separating line is at most 14 degrees from the vertical, lies between the lungs' centres and crosses the fewest
     pixels of the mask, in the middle of the widest such gap.
 
     Returns:
-        (left, right), or None where no line parts them: it would meet them over more than a tenth of their height,
+        (left, right), or None if no line separates them: it would cross them over more than a tenth of their height,
         or leave less than a twentieth of the mask on one side.
     """
     import numpy as np

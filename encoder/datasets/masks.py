@@ -1,4 +1,4 @@
-"""Masks of structures: reading picture files, preparing them as their image is, and the files of drawn masks."""
+"""Masks of structures: reading them, preparing them like their image, and writing drawn ones."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def read_mask(path: Path, size: tuple[int, int], *, reader: Reader | None = None
     """Read a mask in the limited process that reads images (:mod:`encoder.reader.sandbox`).
 
     Args:
-        path: a PNG or another picture file of at least 64 pixels a side; what is not 0 is inside.
-        size: (H, W) of the upright image that it belongs to. The file may be of another size with the same aspect,
-            to one pixel of the coarser of both; nearest neighbours then.
-        reader: one for many masks: each costs a fork then, not the start of a process.
+        path: PNG or another picture file of at least 64 pixels a side; pixels other than 0 are inside.
+        size: (H, W) of the upright image that it belongs to. The file may have another size of the same aspect ratio,
+            to one pixel of the coarser of both; it is resized by nearest neighbours then.
+        reader: shared by many masks: each costs a fork then, not the start of a process.
 
     Returns:
         [H, W], True inside.
 
     Raises:
-        ReadError: the file is missing, damaged, in colour, or too large.
-        LlavaRadError: it has another aspect than the image.
+        ReadError: if the file is missing, damaged, in colour, or too large.
+        LlavaRadError: if its aspect ratio is not the image's.
     """
     from encoder.reader.sandbox import Reader
 
@@ -56,14 +56,14 @@ def read_mask(path: Path, size: tuple[int, int], *, reader: Reader | None = None
 
 
 def prepare_mask(mask: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.bool_]:
-    """Take a mask where a recipe takes its image: the same resizing, bars and crop, by nearest neighbours.
+    """Resize, pad and crop a mask as a recipe does its image, by nearest neighbours.
 
     Args:
         mask: [H, W], of the upright image.
-        recipe: whose ``apply`` makes the image.
+        recipe: preprocessing of the image.
 
     Returns:
-        [S, S], S the recipe's size: element (i, j) lies where pixel (i, j) of the prepared image lies.
+        [S, S], S the recipe's size; element (i, j) belongs to pixel (i, j) of the prepared image.
     """
     import numpy as np
 
@@ -89,11 +89,11 @@ def prepare_mask(mask: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.
 
 
 class MaskFiles:
-    """Where drawn masks go: ``FOLDER/STRUCTURE/IMAGE.png``, 1 bit.
+    """Destination of drawn masks: ``FOLDER/STRUCTURE/IMAGE.png``, 1 bit.
 
     Args:
-        folder: made when the first mask is written. None: none is drawn, and rows come without those masks.
-        redraw: replace masks that are there; else they are kept, so that an interrupted run is taken up.
+        folder: created when the first mask is written. None: no mask is drawn, and rows lack those masks.
+        redraw: replace existing masks; otherwise they are kept, so that an interrupted run can be resumed.
     """
 
     def __init__(self, folder: Path | None = None, *, redraw: bool = False) -> None:
@@ -112,18 +112,18 @@ class MaskFiles:
             self._reader = None
 
     def draw(self, path: Path, image: str, structures: Mapping[str, Draw]) -> dict[str, Path]:
-        """Draw the masks of one image. Empty ones are not written.
+        """Draw the masks of one image; empty ones are not written.
 
         Args:
-            path: the image's file; where it is absent nothing is drawn.
+            path: the image's file; if it is missing, nothing is drawn.
             image: its name within the data set.
-            structures: name -> how to draw it.
+            structures: name -> function that draws it.
 
         Returns:
-            name -> file, of the masks that there are.
+            name -> file of each mask that is not empty.
 
         Raises:
-            LlavaRadError: the image cannot be read, its name is no file name, or drawing fails.
+            LlavaRadError: if the image cannot be read, its name is not a file name, or drawing fails.
         """
         if self._folder is None or not structures or not path.is_file():
             return {}
@@ -143,10 +143,10 @@ class MaskFiles:
         return files
 
     def size(self, path: Path) -> tuple[int, int]:
-        """(H, W) of an image, upright.
+        """Read the size (H, W) of an upright image.
 
         Raises:
-            LlavaRadError: it cannot be read.
+            LlavaRadError: if it cannot be read.
         """
         try:
             height, width = self._read().read(path, force=True).pixels.shape
@@ -168,7 +168,7 @@ class MaskFiles:
 
 @contextlib.contextmanager
 def naming(of: str, number: int) -> Iterator[None]:
-    """Put the data set and the number of the row before the message of an error."""
+    """Prefix the message of an error with the data set and the number of the row."""
     try:
         yield
     except LlavaRadError as error:
@@ -186,7 +186,7 @@ def _save(mask: Mask, file: Path) -> None:
 
 
 def _nearest(count: int, length: int) -> npt.NDArray[np.intp]:
-    """In which of ``length`` pixels the centre of each of ``count`` equal parts lies."""
+    """Index of the pixel, of ``length``, that holds the centre of each of ``count`` equal parts."""
     import numpy as np
 
     return (2 * np.arange(count, dtype=np.intp) + 1) * length // (2 * count)

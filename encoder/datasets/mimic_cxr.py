@@ -19,23 +19,23 @@ METADATA = ("mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.1.0-metadata.csv")
 
 
 def read_dicom(root: Path) -> Iterator[Row]:
-    """MIMIC-CXR: .dcm files."""
+    """Yield the images of MIMIC-CXR: .dcm files."""
     return _read(root, "MIMIC-CXR", "mimic-cxr", ".dcm")
 
 
 def read_jpeg(root: Path) -> Iterator[Row]:
-    """MIMIC-CXR-JPG: .jpg files. The data set is called mimic-cxr too: subjects are the same."""
+    """Yield the images of MIMIC-CXR-JPG: .jpg files. Its rows are called mimic-cxr too: subjects are the same."""
     return _read(root, "MIMIC-CXR-JPG", "mimic-cxr", ".jpg")
 
 
 def read(root: Path) -> Iterator[Row]:
-    """Whichever of both has an image file for the first row."""
+    """Yield the rows of the release that has an image file for the first row."""
     first = next(read_jpeg(root), None)
     return read_jpeg(root) if first is None or first.path.is_file() else read_dicom(root)
 
 
 def study_dates(root: Path) -> dict[str, date]:
-    """Image -> day of its study (shifted as all of the patient's dates in MIMIC-IV), where the table states one."""
+    """Map images to the day of their study, if known; it is shifted as all dates of the patient in MIMIC-IV."""
     dates = {}
     table = find(root, *METADATA, of="MIMIC-CXR")
     for row in read_csv(table, "dicom_id", "StudyDate", of="MIMIC-CXR"):

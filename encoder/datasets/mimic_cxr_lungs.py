@@ -35,7 +35,7 @@ _REST = re.compile(r"rest|background|outside|non.?lung|without|heart", re.IGNORE
 
 
 def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """The images that have lung masks, split anew; masks ``left lung``, ``right lung``, ``left upper lung zone`` ..."""
+    """Yield the images that have lung masks; masks ``left lung``, ``right lung``, ``left upper lung zone`` etc."""
     cxr = project(root, ("mimic-cxr-jpg", "mimic-cxr"), mimic_cxr.METADATA, of=OF)
     lungs = _lungs(project(root, ("lung-segment-mimic-cxr",), (), of=OF))
     graphs = project(root, ("chest-imagenome",), ("silver_dataset/scene_graph",), of=OF) / "silver_dataset/scene_graph"
@@ -67,7 +67,7 @@ class _Halves:
             both = [self._masks.read(file, size) for file in self._files]
             parted = sides(both[0] | both[-1])
             if parted is None:
-                raise LlavaRadError("the mask does not show two lungs that a line parts")
+                raise LlavaRadError("the mask does not show two lungs that a line separates")
             self._halves = {"left": parted[0], "right": parted[1]}
         return self._halves[side]
 
@@ -76,7 +76,7 @@ class _Halves:
 
 
 def _lungs(folder: Path) -> dict[str, list[Path]]:
-    """Image -> its file of both lungs, or its two files."""
+    """Map images to their file of both lungs, or to their two files."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.png")):
         name = _ID.search(path.name)
@@ -94,7 +94,7 @@ def _lungs(folder: Path) -> dict[str, list[Path]]:
 
 
 def _boxes(folder: Path, image: str) -> Mapping[str, Box]:
-    """Zone -> box; empty where the data set has no graph of the image."""
+    """Map zones to boxes; empty if the data set has no graph of the image."""
     file = folder / f"{image}_SceneGraph.json"
     file = file if file.is_file() else folder / "scene_graph" / file.name
     if not file.is_file():

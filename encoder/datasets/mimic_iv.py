@@ -1,11 +1,10 @@
-"""MIMIC-IV's patients behind MIMIC-CXR's images: sex, age, weight, body mass index, ethnicity at the time of the study.
+"""Attributes from MIMIC-IV for MIMIC-CXR images: sex, age, weight, body-mass index, ethnicity at the time of the study.
 
 Tables of ``hosp/``, plain or gzip. ``patients`` (``subject_id``, ``gender``, ``anchor_age``, ``anchor_year``): both
 data sets shift a patient's dates alike, so the age is anchor_age + year of the study - anchor_year (anchor_age 91
 stands for all above 89). ``omr`` (``subject_id``, ``chartdate``, ``result_name``, ``result_value``): of the weights
 ("Weight (Lbs)", to kg) and of "BMI (kg/m2)" the one nearest to the study's day. ``admissions`` (``subject_id``,
-``race``): the group that most admissions state, in the six of the paper (C.6). What is not known, or out of all bounds,
-is left out.
+``race``): the group of most admissions, one of the paper's six (C.6). Unknown and implausible values are left out.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ _MEASURES = {"Weight (Lbs)": ("weight", 0.45359237, 20, 350), "BMI (kg/m2)": ("b
 @dataclass
 class _Person:
     sex: str = ""
-    age: int | None = None  # at the beginning of year 0
+    age: int | None = None  # in the year 0
     groups: Counter[str] = field(default_factory=Counter)
     measures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 def read_no_finding(root: Path) -> Iterator[Row]:
-    """Frontal images whose report says "no finding" and whose patient is known: the paper's 60,100 (E.3.4)."""
+    """Yield frontal images labelled "No Finding" of known patients: the paper's 60,100 (E.3.4)."""
     cxr = project(root, ("mimic-cxr-jpg", "mimic-cxr"), mimic_cxr.METADATA, of="MIMIC-CXR")
     suitable = (r for r in mimic_cxr.read(cxr) if r.view in ("PA", "AP") and r.labels["No Finding"] == 1.0)
     return (row for row in linked(list(suitable), mimic_cxr.study_dates(cxr), root) if row.attributes)
 
 
 def linked(rows: Collection[Row], dates: Mapping[str, date], root: Path) -> list[Row]:
-    """The rows with their patients' attributes; those of unknown patients as they are.
+    """Add their patients' attributes to rows; rows of unknown patients stay as they are.
 
     Args:
         rows: of MIMIC-CXR.
@@ -49,7 +48,7 @@ def linked(rows: Collection[Row], dates: Mapping[str, date], root: Path) -> list
         root: the folder of MIMIC-IV, or one with ``mimiciv`` or ``mimiciv/VERSION`` in it.
 
     Raises:
-        LlavaRadError: a table is missing or damaged.
+        LlavaRadError: if a table is missing or damaged.
     """
     hosp = project(root, ("mimiciv",), ("hosp/patients.csv",), of=OF) / "hosp"
     people = _people(hosp, {row.subject for row in rows})

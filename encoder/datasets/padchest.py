@@ -2,13 +2,13 @@
 
 ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv``: ``ImageID``, ``ImageDir``, ``StudyID``, ``PatientID``,
 ``Projection`` (PA, L, AP, AP_horizontal, COSTAL, EXCLUDE, UNK), ``Labels`` (a list as Python writes it). The archives
-0.zip ... 54.zip unpack to ``ImageDir/ImageID``; files that lie in the root itself are found too.
+0.zip ... 54.zip unpack to ``ImageDir/ImageID``; files in the root itself are found too.
 
-The lateral subset (paper, C.3): three findings that lateral views show well, with as many negatives. For each finding
-the positive images are all lateral ones with that label; as many negatives are drawn from the lateral images with none
-of the three findings, for each finding on its own, so that an image may serve several of them. The other labels are
-unknown: C.3 says that not all labels are present for each image. Images whose labels say nothing about absence
-("unchanged", "exclude", "suboptimal study", none at all) are not drawn. The split is 80/10/10 by subject.
+The lateral subset (paper, C.3): three findings that lateral views show well, with as many negatives. Positives of a
+finding are all lateral images with that label; its negatives are drawn from the lateral images with none of the three
+findings, independently of the others, so that an image may serve several of them. The other labels are unknown: C.3
+says that not all labels are present for each image. Images whose labels say nothing about absence ("unchanged",
+"exclude", "suboptimal study", none at all) are not drawn. The split is 80/10/10 by subject.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
 def read(root: Path) -> Iterator[Row]:
-    """The table's rows; PadChest makes no splits."""
+    """Yield the table's rows; PadChest makes no splits."""
     return (row for row, _ in labelled(root))
 
 
 def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
-    """The table's rows, each with all its labels; none where the report was not labelled."""
+    """Yield the table's rows, each with all its labels; none if the report was not labelled."""
     table = find(root, TABLE, of="PadChest")
     columns = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Labels")
     folders: dict[str, Path] = {}
@@ -65,9 +65,9 @@ def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
 
 
 def read_lateral(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """Rows in the table's order; the seed draws the negatives. The data set is called padchest: subjects are the same.
+    """Yield the lateral subset in the table's order; its rows are called padchest: subjects are the same.
 
-    Where there are fewer negatives than positives, all are taken.
+    The seed draws the negatives; if there are fewer than positives, all are taken.
     """
     lateral = [(row, found) for row, found in labelled(root) if row.view == "lateral" and found]
     pool = [row for row, found in lateral if not found & (_SILENT | set(FINDINGS))]

@@ -1,15 +1,15 @@
-"""The pixel cache: every image decoded once, resized to the training resolution, and kept as raw 8-bit pixels.
+"""The pixel cache: every image decoded once, resized to the training resolution, and stored as raw 8-bit pixels.
 
 A folder::
 
-    cache.json            format, side, recipe, number of rows, what the rows are
+    cache.json            format, side, recipe, number of rows, SHA-256 of the list of rows
     shard-00000.bin       pixels of some hundred images, one after the other
-    shard-00000.json      which rows they are, their shapes, SHA-256 of the source files and of the .bin
+    shard-00000.json      their rows and shapes, SHA-256 of the source files and of the .bin
     ...
-    index.npy             all shards' tables in one, written last: the cache is whole
+    index.npy             tables of all shards, written last: the cache is complete
     unreadable.csv        rows that could not be read: data set, row of its manifest, SHA-256, reason
 
-A shard is there from the moment its .json is, so a build that was killed goes on with the next shard.
+A shard exists as soon as its .json does, so a killed build resumes with the next shard.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ from encoder.reader.sandbox import Reader, open_source
 FORMAT = "llava-rad.pixels/1"
 SHARD_BYTES = 256 << 20
 _PROBES = 16  # source files that are compared with an existing cache
-# One entry for each image: its row (from 0), where its pixels are, and the SHA-256 of the file it came from.
+# One entry for each image: its row (from 0), the position of its pixels, and the SHA-256 of its source file.
 INDEX = np.dtype(
     [("row", "<i8"), ("shard", "<i4"), ("height", "<i4"), ("width", "<i4"), ("offset", "<i8"), ("sha256", "u1", 32)]
 )
 Progress = Callable[[int, int], None]
-# Reasons that may lie with the machine (a folder not mounted, a disk or processor too busy) rather than with the file.
+# Reasons that may be the machine's (a folder not mounted, an overloaded disk or processor) rather than the file's.
 _PASSING = {"missing", "unreadable", "timeout", "crashed", "memory"}
 _Pixels = npt.NDArray[np.uint8]
-_Read = tuple[_Pixels | str, str]  # pixels or the reason why there are none, and the file's SHA-256
+_Read = tuple[_Pixels | str, str]  # pixels, or the reason for their absence; the file's SHA-256
 
 
 class Cache:
-    """Images as RAD-DINO is trained on them: the shorter side ``size`` pixels, the whole picture, minimum..maximum to
-    0..255, brighter means denser. Pixels are memory-mapped: processes share them. May be pickled.
+    """Images prepared for pre-training: whole picture, shorter side ``size`` pixels, minimum..maximum mapped to 0..255,
+    brighter means denser. Pixels are memory-mapped, so that processes share them. Can be pickled.
 
     Attributes:
-        folder: where it is.
+        folder: of the cache.
         size: shorter side of every image in pixels.
-        rows: [N] int64, for each image its position (from 0) in the rows that the cache was built of; unreadable ones
-            are missing.
-        unreadable: how many of the rows could not be read.
-        fingerprint: SHA-256 of the side, the recipe and the source files' contents in order: equal fingerprints mean
+        rows: [N] int64, position (from 0) of each image in the rows that the cache was built from; unreadable ones are
+            missing.
+        unreadable: number of rows that could not be read.
+        fingerprint: SHA-256 of the side, the recipe and the source files' contents in order; equal fingerprints mean
             equal pixels.
     """
 
@@ -73,14 +73,14 @@ class Cache:
 
     @classmethod
     def open(cls, folder: Path) -> Cache:
-        """Open a cache that is whole.
+        """Open a complete cache.
 
         Raises:
-            LlavaRadError: there is none, or it is damaged.
+            LlavaRadError: if there is none, or it is damaged.
         """
         facts = _read_json(folder / "cache.json")
         if facts is None or not (folder / "index.npy").is_file():
-            raise LlavaRadError("there is no whole pixel cache in the folder", hint="pre-training builds it")
+            raise LlavaRadError("there is no complete pixel cache in the folder", hint="pre-training builds it")
         _check_format(facts)
         try:
             index = np.load(folder / "index.npy", mmap_mode="r", allow_pickle=False)
@@ -101,15 +101,15 @@ class Cache:
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
-        """Positions of the images in the list of rows."""
+        """Positions of the images in the list of rows, [N]."""
         return np.asarray(self._index["row"], np.int64)
 
     def image(self, i: int) -> npt.NDArray[np.uint8]:
         """Pixels of one image: [h, w] uint8, read-only.
 
         Raises:
-            IndexError: there is no such image.
-            LlavaRadError: its shard is missing or cut short.
+            IndexError: if there is no such image.
+            LlavaRadError: if its shard is missing or cut short.
         """
         _, shard, height, width, offset, _ = self._index[i].item()
         pixels = self._shards.get(shard)
@@ -124,14 +124,14 @@ class Cache:
         return pixels[offset : offset + height * width].reshape(height, width)
 
     def sha256(self, i: int) -> str:
-        """SHA-256 of the file that image i came from, hexadecimal."""
+        """SHA-256 of the source file of image i, hexadecimal."""
         return bytes(self._index["sha256"][i]).hex()
 
     def verify(self) -> None:
         """Read all pixels and compare them with the SHA-256 that each shard was written with.
 
         Raises:
-            LlavaRadError: a shard is damaged.
+            LlavaRadError: if a shard is damaged.
         """
         for shard in np.unique(self._index["shard"]).tolist():
             facts = _read_json(_shard_file(self.folder, shard, "json"))
@@ -153,22 +153,22 @@ def build(
     max_unreadable: float = 0.01,
     progress: Progress | None = None,
 ) -> Cache:
-    """Build a cache, go on with one that was interrupted, or open one that is whole.
+    """Build a cache, resume an interrupted build, or open a complete cache.
 
     Frontal and lateral views are taken; other body parts, other modalities and raw detector data count as unreadable.
 
     Args:
         rows: the images; the cache holds them in this order.
-        folder: made if needed; about ``1.2 * size * size`` bytes for each image.
+        folder: created if missing; takes about ``1.2 * size * size`` bytes for each image.
         size: shorter side in pixels.
-        workers: images that are decoded at the same time, each in a process of its own.
-        recipe: how they are prepared, all but the centre crop; None is RAD-DINO's at ``size``.
+        workers: images decoded at the same time, each in a process of its own.
+        recipe: preprocessing, without its centre crop; None is RAD-DINO's at ``size``.
         max_unreadable: largest share of images that may be unreadable.
-        progress: called with the number of images done and of all, for each image.
+        progress: called after each image with the number of completed and of all images.
 
     Raises:
-        ConfigError: the folder holds a cache of other images or of another size.
-        LlavaRadError: too many images are unreadable, there is no image, the disk is full or refuses.
+        ConfigError: if the folder holds a cache of other images or of another size.
+        LlavaRadError: if too many images are unreadable, there is no image, or the cache cannot be written.
     """
     if not rows:
         raise LlavaRadError("there is no image to train on")
@@ -196,7 +196,7 @@ def build(
 
 
 class _Builder:
-    """One run over the shards that are missing; see :func:`encoder.datasets.pixel_cache.build`."""
+    """Writes the missing shards of a cache; see :func:`build`."""
 
     def __init__(self, rows: Sequence[Row], folder: Path, facts: dict[str, Any], allowed: int) -> None:
         self._rows, self._folder, self._facts, self._allowed = rows, folder, facts, allowed
@@ -228,7 +228,7 @@ class _Builder:
         return range(shard * self._step, min((shard + 1) * self._step, len(self._rows)))
 
     def _is_there(self, shard: int) -> bool:
-        """Whether a shard was written by an earlier run. One with images that may be readable now is made again."""
+        """Tell whether an earlier run wrote a shard; one with images that may be readable now is written again."""
         facts = _read_json(_shard_file(self._folder, shard, "json"))
         if facts is None or any(reason in _PASSING for _, _, reason in facts["unreadable"]):
             return False
@@ -240,7 +240,7 @@ class _Builder:
         return False
 
     def _check_disk(self, shards: int) -> None:
-        needed = min(shards * self._step, len(self._rows)) * self._size**2  # at the least: squares
+        needed = min(shards * self._step, len(self._rows)) * self._size**2  # lower bound: square images
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise LlavaRadError(
@@ -249,10 +249,10 @@ class _Builder:
             )
 
     def _read_all(self, todo: Iterable[int], workers: int) -> Generator[tuple[int, _Pixels | str, str], None, None]:
-        """Read rows, some at a time; results come in order, so that the bytes do not depend on ``workers``."""
+        """Read rows concurrently; results come in order, so that the bytes do not depend on ``workers``."""
         rows = iter(todo)
         waiting: deque[tuple[int, Future[_Read]]] = deque()
-        # Threads: each only talks to the process that decodes for it.
+        # Threads suffice: each waits for the process that decodes for it.
         with ThreadPoolExecutor(workers, "decode") as pool:
             try:
                 for row in itertools.islice(rows, 4 * workers):
@@ -269,7 +269,7 @@ class _Builder:
                     reader.close()
 
     def _read(self, row: int) -> _Read:
-        """The pixels, or the reason why there are none; and the file's SHA-256."""
+        """Read the pixels of a row, or the reason for their absence, and the file's SHA-256."""
         reader = getattr(self._local, "reader", None)
         if reader is None:
             self._local.reader = reader = Reader(timeout_s=60.0)
@@ -344,9 +344,9 @@ class _Builder:
 
 
 def _identity(rows: Sequence[Row]) -> str:
-    """What the rows are: names of the images, and their paths below the folder that they share."""
+    """Hash the rows: names of the images, and their paths below their common folder."""
     paths = [str(row.path) for row in rows]
-    # what the first and the last path in order share, all share
+    # the common folder of the first and the last path in order is that of all
     top = os.path.commonpath([str(Path(path).parent) for path in (min(paths), max(paths))])
     digest = hashlib.sha256()
     for row, path in zip(rows, paths, strict=True):
@@ -373,7 +373,7 @@ def _check_same(there: dict[str, Any] | None, facts: dict[str, Any]) -> None:
 
 
 def _check_contents(cache: Cache, rows: Sequence[Row]) -> None:
-    """Compare a few source files with the cache: the same names may stand for other pictures. Missing ones pass."""
+    """Compare a few source files with the cache, since names may refer to other pictures; missing files are ignored."""
     for i in np.unique(np.linspace(0, len(cache) - 1, _PROBES).astype(int)) if len(cache) else ():
         if _source_sha256(rows[int(cache.rows[i])].path) not in ("", cache.sha256(int(i))):
             raise ConfigError(
@@ -404,7 +404,7 @@ def _shard_file(folder: Path, number: int, suffix: str) -> Path:
 
 
 def _source_sha256(path: Path) -> str:
-    """SHA-256 of an image file, or "" where it cannot be read."""
+    """Hash an image file; "" if it cannot be read."""
     try:
         return sha256_of(open_source(path))
     except (ReadError, OSError):
@@ -416,10 +416,10 @@ def _json(data: dict[str, Any]) -> bytes:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file.
+    """Read a JSON object; None if there is no such file.
 
     Raises:
-        LlavaRadError: it is damaged.
+        LlavaRadError: if it is damaged.
     """
     try:
         data = json.loads(path.read_bytes())

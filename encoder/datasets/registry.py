@@ -49,7 +49,7 @@ class DataSet:
         title: a few words about it.
         reader: ``"module:function"`` of a function from the data set's folder to its rows, which raises LlavaRadError
             if a file is missing. The module is in this package unless its name has a dot.
-        draws: the function draws masks or draws by chance: it takes ``(folder, MaskFiles, seed)``.
+        draws: the function also takes a MaskFiles and a seed: it draws masks, or images at random.
         published: the paper's numbers, or None.
         shares: of the subjects in train, val and test, where the data set itself makes no splits; None makes none.
     """
@@ -69,7 +69,7 @@ class DataSet:
         Args:
             root: the data set's top folder.
             masks: destination of masks that the data set has in another form; None draws none.
-            seed: of everything that is drawn by chance, and of the split.
+            seed: of random draws and of the split.
             shares: makes a new split by subject, whatever the data set has.
 
         Raises:

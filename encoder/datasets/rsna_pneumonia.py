@@ -3,7 +3,7 @@
 ``stage_2_train_labels.csv`` (``patientId``, ``x``, ``y``, ``width``, ``height``, ``Target``) has a row for each box, or
 one row without a box; ``stage_2_detailed_class_info.csv`` one of three classes. ``stage_2_train_images/ID.dcm``. The
 3,000 test images were published without labels and are not read. The images are NIH ChestX-ray14's under new names:
-what was pre-trained on ChestX-ray14 has seen these patients.
+an encoder pre-trained on ChestX-ray14 has seen these patients.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
 
 
 def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """One row for each labelled image; the mask ``pneumonia`` is the union of its boxes."""
+    """Yield one row for each labelled image; the mask ``pneumonia`` is the union of its boxes."""
     images: dict[str, tuple[int, list[Box]]] = {}
     labels, classes = (
         find(root, "stage_2_train_labels.csv", of=OF),

@@ -1,4 +1,4 @@
-"""Which images are used for what: splits by subject, validation drawn anew, and selections to train on."""
+"""Splits by subject, redrawn validation splits, and selections of images to train on."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _NAMES = ("train", "val", "test")
 
 
 def split_by_subject(rows: Sequence[Row], shares: Shares, seed: int = 0) -> list[Row]:
-    """The same rows in the same order, each subject in one split; a row without a subject is a subject of its own.
+    """Split rows by subject and keep their order; a row without a subject counts as a subject of its own.
 
     Subjects are ordered by a hash of their name and the seed, so neither the order of the rows nor a label matters.
 
     Args:
-        rows: of one or several data sets, each split for itself.
+        rows: of one or several data sets; each is split separately.
         shares: of the subjects, together 1.
         seed: another one gives another split.
 
     Raises:
-        LlavaRadError: the shares are not shares.
+        LlavaRadError: if the shares are not between 0 and 1 or do not add up to 1.
     """
     if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise LlavaRadError("the shares of train, validation and test are numbers that add up to 1")
@@ -52,10 +52,10 @@ def split_by_subject(rows: Sequence[Row], shares: Shares, seed: int = 0) -> list
 
 
 def shares_of(text: str) -> Shares:
-    """``"70/15/15"`` as shares.
+    """Parse shares such as ``"70/15/15"``.
 
     Raises:
-        LlavaRadError: it is of another form, or does not add up to 100.
+        LlavaRadError: if the text has another form, or does not add up to 100.
     """
     numbers = re.fullmatch(r"(\d{1,3})/(\d{1,3})/(\d{1,3})", text.strip())
     if numbers is None or sum(map(int, numbers.groups())) != 100:
@@ -65,13 +65,13 @@ def shares_of(text: str) -> Shares:
 
 
 def redraw_validation(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
-    """Draw the validation split anew from the training and validation splits; every other row stays as it is.
+    """Redraw the validation split from the rows of training and validation; other rows stay as they are.
 
-    Subjects come in an order that depends on the seed and on nothing but their own id, and are taken whole until
-    validation is as near to its share as whole subjects allow. A row without subject counts as a subject of its own.
+    The order of subjects depends on the seed and on their ids alone. Whole subjects are taken until validation is as
+    near to its share as they allow. A row without a subject counts as a subject of its own.
 
     Args:
-        rows: those of the splits ``train`` and ``val`` are drawn from.
+        rows: of all splits; those of ``train`` and ``val`` are redrawn.
         share: of the validation images among these, above 0 and below 1.
         seed: of the order.
     """
@@ -94,10 +94,10 @@ def redraw_validation(rows: Sequence[Row], share: float, seed: int) -> list[Row]
 
 
 def disjoint(rows: Iterable[Row]) -> None:
-    """Assert that no subject stands in two splits.
+    """Check that no subject is in two splits.
 
     Raises:
-        LlavaRadError: some do; the message names two rows of the first of them.
+        LlavaRadError: if a subject is; the message names two rows of the first of them.
     """
     first: dict[tuple[str, str], Row] = {}
     shared: dict[tuple[str, str], tuple[int, int]] = {}
@@ -108,14 +108,14 @@ def disjoint(rows: Iterable[Row]) -> None:
     if shared:
         one, other = next(iter(shared.values()))
         raise LlavaRadError(
-            f"subjects that stand in more than one split: {len(shared)}; the first of them in rows {one} and {other}",
-            hint="evaluation on patients that were trained on is worth nothing: split by subject",
+            f"subjects in more than one split: {len(shared)}; the first of them in rows {one} and {other}",
+            hint="results on patients seen in training are not valid: split by subject",
         )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows to train on, in their order, and how many were left out for which reason (each counted once)."""
+    """Rows to train on, in their order, and the number of dropped rows by reason (each counted once)."""
 
     rows: list[Row]
     dropped: dict[str, int]
@@ -133,18 +133,18 @@ def select(
     """Choose the images to train on.
 
     Args:
-        rows: of one or several manifests; a file that stands there twice is taken once.
+        rows: of one or several manifests; a file listed twice is taken once.
         views: ``"frontal"`` (PA and AP too), ``"lateral"``; None keeps all, unknown ones included.
         splits: None keeps all.
-        exclude: rows of the evaluation sets. Whoever is a subject there is left out with all images, within the same
-            data set; an image there is left out by its name in the data set and by its path, subject known or not.
-        subset: above 1 the number of images, else their share (1.0 keeps all). Subjects are drawn whole, except the
-            last one where the number demands it. Smaller subsets with the same seed are contained in larger ones, and
-            images added later leave the order of the others as it is.
+        exclude: rows of the evaluation sets. Their subjects are dropped with all images of the same data set; their
+            images are dropped by name within the data set and by path, even if the subject is unknown.
+        subset: number of images if above 1, else their share (1.0 keeps all). Subjects are drawn whole, except the
+            last one if the number requires it. Smaller subsets are contained in larger ones of the same seed, and
+            images added later do not change the order of the others.
         seed: of the subset.
 
     Raises:
-        LlavaRadError: the subset is larger than what there is, or not a whole number.
+        LlavaRadError: if the subset is larger than the selection, or not a whole number.
     """
     wanted = None if views is None else {view for name in views for view in (FRONTAL if name == "frontal" else (name,))}
     subjects = {(row.dataset, row.subject) for row in exclude if row.subject}
@@ -176,7 +176,7 @@ def select(
 
 
 def drawn(*parts: str) -> bytes:
-    """Give a place in a random order that depends on these words alone: seed, data set, name."""
+    """Hash words such as seed, data set and name into a sort key: the place in a random order."""
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
@@ -185,7 +185,7 @@ def _unit(row: Row) -> tuple[str, str]:
 
 
 def _place(row: Row, seed: int) -> tuple[bytes, str, str]:
-    """Where an image stands in the fixed order that subsets are cut from: its subject's hash, then the image."""
+    """Sort key of the order that subsets are cut from: the subject's hash, then the image."""
     return drawn(str(seed), row.dataset, *_unit(row)), row.image, str(row.path)
 
 

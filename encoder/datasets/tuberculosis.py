@@ -5,8 +5,8 @@ age), masks ``mask/*_mask.png`` (Shenzhen, Stirenko et al. 2018) and ``ManualMas
 (Montgomery); also below ``ChinaSet_AllFiles`` and ``MontgomerySet``. Prepared: ``labels.csv`` of both sites with
 ``image``, ``patient_id``, ``source``, ``label``, ``split``, ``lung_mask``.
 
-A file with both lungs is the mask ``lungs``; ``left lung`` and ``right lung`` (the patient's, by where they lie on the
-image, whatever a folder is called) are drawn where a line parts them. The prepared images are squashed to squares:
+A file with both lungs is the mask ``lungs``; ``left lung`` and ``right lung`` (the patient's, by their position on the
+image, whatever a folder is called) are drawn if a line separates them. The prepared images are squashed to squares:
 ``est_aspect_w_over_h`` becomes the attribute ``aspect``.
 """
 
@@ -34,12 +34,12 @@ _AGE = re.compile(r"\b(\d{1,3})\s*(?:y|yr|yrs|years?)\b", re.IGNORECASE)
 
 
 def read_shenzhen(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """Shenzhen No. 3 People's Hospital: 662 images."""
+    """Yield the 662 images of Shenzhen No. 3 People's Hospital."""
     return _read(root, masks, "shenzhen")
 
 
 def read_montgomery(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """Montgomery County: 138 images."""
+    """Yield the 138 images of Montgomery County."""
     return _read(root, masks, "montgomery")
 
 

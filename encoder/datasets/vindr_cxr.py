@@ -1,9 +1,9 @@
 """VinDr-CXR 1.0.0 (PhysioNet): 15,000 training and 3,000 test images, DICOM, posteroanterior, 28 labels.
 
 ``train/IMAGE.dicom``, ``test/IMAGE.dicom``; ``annotations/image_labels_train.csv`` (``image_id``, ``rad_id``, a column
-for each label) has one row for each of the three radiologists that read an image, ``image_labels_test.csv`` one row
-with the consensus of five, where the column ``Other diseases`` is called ``Other disease``. No patients are named: the
-paper counts as many subjects as images, and so do we. Files converted to PNG or JPEG are found too.
+for each label) has one row for each of the three radiologists who read an image, ``image_labels_test.csv`` one row
+with the consensus of five, where the column ``Other diseases`` is called ``Other disease``. Patients are unknown: as in
+the paper, each image counts as a subject. Files converted to PNG or JPEG are found too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
 
 
 def read(root: Path) -> Iterator[Row]:
-    """The images of both parts. A training image has a label where more than half of its readers gave it."""
+    """Yield the images of both parts. A training image has a label if more than half of its readers gave it."""
     number = 0
     for split in ("train", "test"):
         votes = _votes(find(root, f"annotations/image_labels_{split}.csv", of="VinDr-CXR"))
@@ -47,7 +47,7 @@ def read(root: Path) -> Iterator[Row]:
 
 
 def _votes(table: Path) -> dict[str, tuple[int, list[int]]]:
-    """Image -> number of its readers, and how many of them gave each label."""
+    """Map images to the number of their readers, and the number of these that gave each label."""
     votes: dict[str, tuple[int, list[int]]] = {}
     for number, row in enumerate(read_csv(table, "image_id", *LABELS[:-2], LABELS[-1], of="VinDr-CXR"), 1):
         cells = [row.get(label, row.get(label.removesuffix("s"), "")).strip() for label in LABELS]

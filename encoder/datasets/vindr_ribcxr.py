@@ -1,8 +1,8 @@
 """VinDr-RibCXR 1.0.0: 245 radiographs with the outlines of twenty ribs, R1 to R10 and L1 to L10.
 
 ``Annotations/train/Vindr_RibCXR_train_mask.json``: ``{"img": {"0": "data/train/img/VinDr_RibCXR_train_000.png", ...},
-"R1": {"0": [{"x": 1.5, "y": 2.0}, ...], ...}, ...}``, and the same for ``val``. The official parts are 196 images to
-train on and 49 that are called val; as in the paper (E.3.2) these are the test. One image is one subject. R is the
+"R1": {"0": [{"x": 1.5, "y": 2.0}, ...], ...}, ...}``, and the same for ``val``. The official parts are 196 training
+images and 49 called val, which are the test images as in the paper (E.3.2). One image is one subject. R is the
 patient's right.
 """
 
@@ -25,7 +25,7 @@ OF = "VinDr-RibCXR"
 
 
 def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
-    """The images of both parts; every rib that is outlined is a mask of its own."""
+    """Yield the images of both parts; every outlined rib is a mask of its own."""
     number = 0
     for part, split in (("train", "train"), ("val", "test")):
         names = (f"Annotations/{part}/Vindr_RibCXR_{part}_mask.json", f"Vindr_RibCXR_{part}_mask.json")

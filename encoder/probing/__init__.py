@@ -1,1 +1,1 @@
-"""What the features of a frozen encoder are worth: classification, segmentation, demographics."""
+"""Probes of frozen encoders: classification, segmentation, demographics."""

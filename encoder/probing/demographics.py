@@ -1,4 +1,4 @@
-"""What an encoder's image vector says of the patient: sex, age, weight, body-mass index, ethnicity.
+"""Prediction of sex, age, weight, body-mass index and ethnicity from an encoder's image vectors.
 
 The paper (3.6, E.3.4, C.6): scikit-learn's ``LogisticRegression`` at its defaults, at most 100 iterations, on the
 vectors of images without findings; five-fold cross-validation, accuracy as mean (standard deviation). Continuous
@@ -25,8 +25,8 @@ BINS: Final = {
     "weight": (50.0, 65.0, 80.0, 95.0),
     "bmi": (18.5, 25.0, 30.0, 35.0),
 }
-"""Edges of table E.1: years, kilograms, kilograms per square metre. A value on an edge belongs to the upper bin, but
-for the last edge, since the paper's last bin is above it."""
+"""Edges of table E.1: years, kilograms, kilograms per square metre. A value on an edge belongs to the upper bin,
+except the last edge, since the paper's last bin is above it."""
 VARIABLES: Final = ("sex", "age", "weight", "bmi", "ethnicity")
 FOLDS: Final = 5
 
@@ -37,11 +37,11 @@ class DemographicsResult:
 
     Attributes:
         variable: of :data:`VARIABLES`.
-        accuracy: of each fold.
-        most_frequent: accuracy of always saying the most frequent class of the training folds, of each fold.
-        classes: images of each class.
-        images: with a known value.
-        subjects: among these.
+        accuracy: for each fold.
+        most_frequent: accuracy of always predicting the most frequent class of the training folds, for each fold.
+        classes: number of images of each class.
+        images: number with a known value.
+        subjects: number among these.
     """
 
     variable: str
@@ -53,10 +53,10 @@ class DemographicsResult:
 
 
 def class_of(variable: str, value: str) -> str | None:
-    """The class of a patient's value, None where it is not known.
+    """Map a patient's value to its class; None if it is unknown.
 
     Raises:
-        LlavaRadError: there is no such variable.
+        LlavaRadError: if there is no such variable.
     """
     text = value.strip().lower()
     if variable in ("sex", "ethnicity"):
@@ -79,10 +79,10 @@ def class_of(variable: str, value: str) -> str | None:
 
 
 def without_findings(rows: Sequence[Row], label: str = "No Finding") -> list[Row]:
-    """The images that the paper takes: those whose label says that there is no finding.
+    """Select the images that the paper takes: those labelled as without findings.
 
     Raises:
-        LlavaRadError: no image has the label.
+        LlavaRadError: if no image has the label.
     """
     kept = [row for row in rows if row.labels.get(label) == 1]
     if not kept:
@@ -93,7 +93,7 @@ def without_findings(rows: Sequence[Row], label: str = "No Finding") -> list[Row
 def demographics(
     rows: Sequence[Row], vectors: npt.NDArray[np.float32], variable: str, *, seed: int = 0
 ) -> DemographicsResult:
-    """Cross-validated accuracy of a variable.
+    """Compute the cross-validated accuracy of a variable.
 
     Args:
         rows: N images; the variable is one of their attributes.
@@ -102,7 +102,7 @@ def demographics(
         seed: of the folds.
 
     Raises:
-        LlavaRadError: too few subjects or classes, or scikit-learn is not installed.
+        LlavaRadError: if there are too few subjects or classes, or scikit-learn is not installed.
     """
     try:
         from sklearn.linear_model import LogisticRegression

@@ -26,7 +26,7 @@ UPERNET_CHANNELS = 512
 POOLED = (1, 2, 3, 6)
 """Sides of the pooled maps (Zhao et al. 2017)."""
 STRIDE = 32
-"""Of EfficientNet's coarsest map."""
+"""Stride of EfficientNet's coarsest map."""
 LEVELS = 5
 
 
@@ -34,28 +34,28 @@ class Head(nn.Module):
     """A decoder.
 
     Attributes:
-        layers: how many of the encoder's activations it takes; 0 for one that takes the normalised pixels.
+        layers: number of the encoder's activations that it takes; 0 if it takes the normalised pixels.
     """
 
     layers: ClassVar[int]
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits [B, K, h, w] from ``layers`` maps [B, D, s, s] (shallowest first), or from [[B, 3, S, S]]."""
+        """Compute logits [B, K, h, w] from ``layers`` maps [B, D, s, s] (shallowest first), or from [[B, 3, S, S]]."""
         raise NotImplementedError
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
-    """Group normalisation, of at most 32 groups and at least 16 channels in each where there are as many.
+    """Build group normalisation of at most 32 groups with at least 16 channels each, if there are that many.
 
     Published decoders have batch normalisation here, with as many parameters. It cannot be trained on a single image,
-    which the few-shot curve asks for, and its results depend on who else is in the batch.
+    as the few-shot curve requires, and its results depend on the other images of the batch.
     """
     most = max(1, min(32, channels // 16))
     return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Convolution that keeps the size, without bias; normalisation; ReLU."""
+    """Build a convolution without bias that keeps the size, followed by normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
         normalisation(outputs),
@@ -64,19 +64,19 @@ def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 def doubling(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    """Transposed convolution to twice the size, 2 x 2 with stride 2."""
+    """Build a transposed convolution to twice the size, 2 x 2 with stride 2."""
     return nn.ConvTranspose2d(inputs, outputs, 2, 2)
 
 
 def to_size(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """[B, C, h, w] at another size, bilinearly (corners are not aligned)."""
+    """Resize maps [B, C, h, w] bilinearly (corners are not aligned)."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def merged(levels: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All levels at the size of the first, side by side as channels."""
+    """Resize all levels to the first one's size and concatenate their channels."""
     size = levels[0].shape[-2:]
     return torch.cat([to_size(level, size) for level in levels], dim=1)
 
@@ -84,8 +84,8 @@ def merged(levels: Sequence[torch.Tensor]) -> torch.Tensor:
 class LinearHead(Head):
     """One 1 x 1 convolution on the last activations: D + 1 trainable parameters per structure, 769 for ViT-B.
 
-    DINOv2's own head has a batch normalisation before it; the paper's number of parameters leaves no room for one.
-    Structures share no parameter: trained together, each is trained as if alone, but for the epoch that is chosen.
+    DINOv2's own head has batch normalisation before it; the paper's number of parameters excludes that. Structures
+    share no parameters: trained together, each is trained as if alone, except for the choice of the epoch.
     """
 
     layers: ClassVar[int] = 1
@@ -116,9 +116,9 @@ class ViTDet(Head):
     2 x 2 for the coarsest level, then for each level 1 x 1 and 3 x 3 convolutions with LayerNorm. As the paper's table
     has it ("4 x 768 features"), each level starts from an activation of its own; ViTDet itself has the last one only.
 
-    ViTDet feeds a detector; how the paper goes from four levels to a mask is not said. Here as in UPerNet: levels side
-    by side, one 3 x 3 convolution, a 1 x 1 classifier. With ``VITDET_CHANNELS`` that is 24.8 M parameters for ViT-B
-    (exactly 24,801,877 for one structure). The total is the paper's; where the parameters sit is our reading.
+    ViTDet feeds a detector; the paper does not say how four levels become a mask. Here as in UPerNet: concatenated
+    levels, one 3 x 3 convolution, a 1 x 1 classifier. With ``VITDET_CHANNELS`` that is 24.8 M parameters for ViT-B
+    (exactly 24,801,877 for one structure). The total is the paper's; their distribution is our reading.
 
     Args:
         width: D.
@@ -165,7 +165,7 @@ class ViTDet(Head):
 class UPerNet(Head):
     """UPerNet on a plain vision transformer, as BEiT (Bao et al. 2021) has it.
 
-    Four activations are brought to 4, 2, 1 and 1/2 times the patch grid's size by transposed convolutions that keep
+    Four activations are resized to 4, 2, 1 and 1/2 times the patch grid's size by transposed convolutions that keep
     the width, the coarsest is pooled at four sizes, a feature pyramid runs from coarse to fine, all levels are merged.
     With ``UPERNET_CHANNELS`` that is 39.3 M trainable parameters for ViT-B (exactly 39,338,241 for one
     structure), as in the paper's table 3: rescaling 7.1 M, pyramid pooling 14.6 M, feature pyramid 8.3 M, merging
@@ -216,7 +216,7 @@ class UNet(Head):
 
     The paper's network has 45.9 M parameters and names neither library nor decoder. This library's has 43.8 M (exactly
     43,825,193 for one structure; 1.3 M of them in a layer that segmentation does not use), MONAI's FlexibleUNet 45.5 M:
-    neither is within the rounding, and widening the decoder until it fits would only look alike.
+    neither is within the rounding, and a decoder widened until it fits would only seem equal.
 
     The weights are random. The paper does not say whether its own started from ImageNet; nothing is downloaded here.
 
@@ -226,7 +226,7 @@ class UNet(Head):
         channels: of the decoder's coarsest level, halved at each finer one; None for the library's 256.
 
     Raises:
-        ConfigError: segmentation-models-pytorch is not installed, or the channels cannot be halved.
+        ConfigError: if segmentation-models-pytorch is not installed, or the channels cannot be halved.
     """
 
     layers: ClassVar[int] = 0
@@ -251,7 +251,7 @@ class UNet(Head):
         )
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits [B, K, S, S] from [[B, 3, S, S]]; an S that is no multiple of 32 is filled up and cut again."""
+        """Logits [B, K, S, S] from [[B, 3, S, S]]; an S that is not a multiple of 32 is padded and cropped again."""
         (pixels,) = maps
         height, width = pixels.shape[-2:]
         filled = functional.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE))
@@ -269,16 +269,16 @@ HEADS: dict[str, Callable[[int, int, int | None], Head]] = {
 
 
 def build_head(name: str, width: int, structures: int, channels: int | None = None) -> Head:
-    """A head with random weights, drawn from torch's global generator.
+    """Build a head with random weights from torch's global generator.
 
     Args:
         name: one of ``HEADS``.
         width: D, of the encoder's features; not used by ``unet``.
         structures: K.
-        channels: of the head's own layers; None for the paper's number of parameters.
+        channels: of the head's layers; None for the paper's number of parameters.
 
     Raises:
-        ConfigError: there is no such head, or it has no channels to choose.
+        ConfigError: if there is no such head, or its channels cannot be chosen.
     """
     if name not in HEADS:
         raise ConfigError(f"there is no segmentation head {name!r}", hint=f"choose one of {', '.join(HEADS)}")
@@ -286,5 +286,5 @@ def build_head(name: str, width: int, structures: int, channels: int | None = No
 
 
 def trainable(module: nn.Module) -> int:
-    """Number of trainable parameters, as in the paper's table 3."""
+    """Count trainable parameters, as in the paper's table 3."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,10 +1,12 @@
-"""The linear probe: one linear layer on a frozen encoder's image vector, for labels that do not exclude one another.
+"""The linear probe: one linear layer on a frozen encoder's image vector, for labels that may occur together.
 
 The paper (E.3.1): AdamW, learning rate 5e-5, cosine schedule, batch 96, 100 epochs, the last epoch is judged;
-augmented images, five runs with different seeds, mean and standard deviation of AUPRC. Where it is silent we take:
-weight decay 0.01 (AdamW's default), binary cross-entropy averaged over known labels, vectors as they come from the
-encoder, PyTorch's default initialisation. With ``augment=False`` the vectors are computed once, which is a hundred
-times faster and the usual compromise; ``logistic`` is the penalised fit that this training approaches, without seeds.
+augmented images, five runs with different seeds, mean and standard deviation of AUPRC. Where it is silent we use
+weight decay 0.01 (AdamW's default), binary cross-entropy averaged over known labels, unscaled vectors and
+PyTorch's default initialisation. With ``augment=False`` the vectors are computed once, which is a
+hundred times faster and the usual compromise; ``logistic`` is the penalised fit that this training approaches, without
+seeds. The paper names the kinds of augmentation: horizontal flip, cropping, affine transform, colour jitter, Gaussian
+noise; their strengths are ours.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from encoder.reader.sandbox import Reader
 
 Floats = npt.NDArray[np.float64]
 Vectors = Callable[[int, npt.NDArray[np.intp]], torch.Tensor]
-"""From an epoch and the numbers of training images to their vectors [B, D]."""
+"""Function from an epoch and the numbers of B training images to their vectors [B, D]."""
 CROP, DEGREES, SHIFT, ZOOM, SHEAR = (0.8, 1.0), 10.0, 0.05, (0.9, 1.1), 5.0
-"""Share of the area that a crop keeps; degrees; share of a side; factor; degrees."""
+"""Share of the area that a crop keeps; rotation in degrees; shift as share of a side; scale; shear in degrees."""
 BRIGHTNESS, CONTRAST, NOISE = 0.2, 0.2, 0.02
 """Largest relative changes; standard deviation of the noise, of grey values between 0 and 1."""
 
@@ -45,11 +47,11 @@ class LinearConfig:
 
     Attributes:
         epochs: over the training images.
-        batch_size: images of a step.
-        learning_rate: of AdamW at the start; a cosine takes it to 0, step by step.
-        weight_decay: of AdamW; the paper does not say.
-        seeds: one run for each: initial weights and order of the images.
-        augment: whether images are augmented anew in every epoch.
+        batch_size: images per step.
+        learning_rate: of AdamW at the start; it decays to 0 by a cosine, step by step.
+        weight_decay: of AdamW; not stated in the paper.
+        seeds: one run for each; they set initial weights and order of the images.
+        augment: augment the images anew in every epoch.
     """
 
     epochs: int = 100
@@ -62,14 +64,14 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images to train on and to judge.
+    """Labelled images for training and evaluation.
 
     Attributes:
         train: T images.
-        judged: J images of other subjects.
-        labels: names of the L labels, which have both classes on both sides.
-        left_out: names of those that have not.
-        judged_on: the split that is judged, ``test`` or ``val``.
+        judged: J evaluation images of other subjects.
+        labels: names of the L labels that have both classes in both parts.
+        left_out: names of the other labels.
+        judged_on: split of the evaluation images, ``test`` or ``val``.
     """
 
     train: tuple[Row, ...]
@@ -80,14 +82,14 @@ class Split:
 
     @classmethod
     def of(cls, rows: Sequence[Row], labels: Sequence[str] = ()) -> Split:
-        """Training and test images of a manifest; ``val`` is judged where there is no ``test``.
+        """Select training and test images of a manifest; ``val`` replaces a missing ``test``.
 
         Args:
-            rows: with splits and labels: 1 and 0 count, others are unknown.
-            labels: which ones; empty for all.
+            rows: with splits and labels; 1 and 0 count, others are unknown.
+            labels: names; empty for all.
 
         Raises:
-            LlavaRadError: a split is missing, a subject is in two of them, or no label can be judged.
+            LlavaRadError: if a split is missing, a subject is in two of them, or no label can be evaluated.
         """
         disjoint(rows)
         name = next((name for name in ("test", "val") if any(row.split == name for row in rows)), "")
@@ -106,21 +108,21 @@ class Split:
         return cls(train, judged, tuple(usable), left_out, name)
 
     def truth(self, rows: Sequence[Row]) -> Floats:
-        """[N, L] of 1, 0 and NaN for unknown."""
+        """Return labels [N, L]: 1, 0, or NaN if unknown."""
         return np.array([[_value(row, label) for label in self.labels] for row in rows], np.float64)
 
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Scores of one linear probe on the judged images.
+    """Scores of one linear probe on the evaluation images.
 
     Attributes:
-        auprc: average precision of each label, one value for each seed (or a single one).
-        auroc: area under the ROC curve, the same.
-        positives: judged images with each label.
-        judged: images.
-        trained: images.
-        c: inverse strength of the penalty, for the logistic fit.
+        auprc: average precision of each label, one value per seed (or a single one).
+        auroc: area under the ROC curve, likewise.
+        positives: evaluation images with each label.
+        judged: number of evaluation images.
+        trained: number of training images.
+        c: inverse strength of the penalty of the logistic fit.
     """
 
     auprc: dict[str, list[float]]
@@ -133,7 +135,7 @@ class LinearResult:
     """Log-odds [J, L] of each seed."""
 
     def macro(self, name: str) -> list[float]:
-        """Mean over labels of ``auprc`` or ``auroc``, for each seed."""
+        """Average ``auprc`` or ``auroc`` over labels, for each seed."""
         return [float(np.mean(values)) for values in zip(*getattr(self, name).values(), strict=True)]
 
 
@@ -145,14 +147,14 @@ def train(
     *,
     progress: Callable[[int], None] = lambda steps: None,
 ) -> LinearResult:
-    """Train one probe for each seed and judge the last epoch.
+    """Train one probe per seed and evaluate the last epoch.
 
     Args:
-        split: T training and J judged images.
-        vectors: of training images; called in every step, so that they may be augmented ones.
-        judged: [J, D] vectors of the judged images, not augmented.
-        config: how.
-        progress: told the number of epochs that are done.
+        split: T training and J evaluation images.
+        vectors: of training images; called in every step, so that they may be augmented.
+        judged: [J, D] vectors of the evaluation images, not augmented.
+        config: of the training.
+        progress: called with the number of completed epochs.
     """
     truth = torch.tensor(split.truth(split.train))
     known, target = ~truth.isnan(), truth.nan_to_num(0.0)
@@ -167,8 +169,8 @@ def train(
         for epoch in range(config.epochs):
             order = torch.randperm(len(truth), generator=generator)
             for batch in order.split(config.batch_size):
-                said = functional.linear(vectors(epoch, batch.numpy()), *layer)
-                losses = functional.binary_cross_entropy_with_logits(said, target[batch].float(), reduction="none")
+                logits = functional.linear(vectors(epoch, batch.numpy()), *layer)
+                losses = functional.binary_cross_entropy_with_logits(logits, target[batch].float(), reduction="none")
                 loss = losses[known[batch]].mean() if bool(known[batch].any()) else losses.sum() * 0
                 optimizer.zero_grad()
                 loss.backward()
@@ -181,10 +183,10 @@ def train(
 
 
 def logistic(split: Split, vectors: npt.NDArray[np.float32], judged: npt.NDArray[np.float32]) -> LinearResult:
-    """Penalised logistic regression on standardised vectors; the penalty by cross-validation on the training subjects.
+    """Fit penalised logistic regression on standardised vectors; cross-validation by subject chooses the penalty.
 
     Args:
-        split: T training and J judged images.
+        split: T training and J evaluation images.
         vectors: [T, D].
         judged: [J, D].
     """
@@ -199,7 +201,7 @@ def logistic(split: Split, vectors: npt.NDArray[np.float32], judged: npt.NDArray
 
 
 def judge(split: Split, odds: Sequence[Floats], *, c: float | None = None) -> LinearResult:
-    """Score log-odds [J, L] of each seed; unknown labels are passed over."""
+    """Score log-odds [J, L] of each seed; unknown labels are ignored."""
     truth = split.truth(split.judged)
     auprc: dict[str, list[float]] = {}
     area: dict[str, list[float]] = {}
@@ -214,7 +216,7 @@ def judge(split: Split, odds: Sequence[Floats], *, c: float | None = None) -> Li
 
 
 def transform(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """From [1, S, S] grey values between 0 and 1 to augmented ones, drawn from torch's global generator."""
+    """Build the augmentation of grey values [1, S, S] in 0..1; it draws from torch's global generator."""
     from torchvision.transforms import v2
 
     steps: Any = v2.Compose(
@@ -230,7 +232,7 @@ def transform(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def augment(image: npt.NDArray[np.uint8], apply: Callable[[torch.Tensor], torch.Tensor], seed: int) -> torch.Tensor:
-    """[S, S] uint8, augmented the same way for the same seed; torch's own generator is left as it was."""
+    """Augment an image [S, S] uint8 in the same way for the same seed; torch's own generator is left unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         changed = apply(torch.from_numpy(image).float()[None] / 255)
@@ -238,19 +240,19 @@ def augment(image: npt.NDArray[np.uint8], apply: Callable[[torch.Tensor], torch.
 
 
 class AugmentedVectors:
-    """Vectors of augmented training images: what :func:`encoder.probing.linear.train` asks for in every step.
+    """Vectors of augmented training images, computed in every step; a ``vectors`` argument of :func:`train`.
 
     Args:
         encoder: frozen.
         rows: T training images.
-        recipe: how they are prepared before they are augmented.
+        recipe: preprocessing before the augmentation.
         cache: folder for the prepared images.
-        seed: of the augmentation, with epoch and image.
-        device: where to compute.
-        progress: told the number of images that were prepared.
+        seed: of the augmentation, together with epoch and image.
+        device: of the encoder.
+        progress: called with the number of prepared images.
 
     Raises:
-        LlavaRadError: an image cannot be read, or the cache cannot be used.
+        LlavaRadError: if an image cannot be read, or the cache cannot be used.
     """
 
     def __init__(
@@ -269,7 +271,7 @@ class AugmentedVectors:
         self._images = _kept(rows, recipe, cache, progress)
 
     def __call__(self, epoch: int, numbers: npt.NDArray[np.intp]) -> torch.Tensor:
-        """[B, D] of the images with these numbers."""
+        """Return the vectors [B, D] of the images with these numbers."""
         images = [
             augment(self._images[number], self._apply, hash((self._seed, epoch, int(number))) % (1 << 62))
             for number in numbers
@@ -280,7 +282,7 @@ class AugmentedVectors:
 
 
 def _layer(width: int, labels: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """Weight and bias as ``nn.Linear`` starts them, from a generator of their own."""
+    """Initialise weight and bias like ``nn.Linear``, from a generator of their own."""
     bound = width**-0.5
     shapes = ((labels, width), (labels,))
     return [((torch.rand(shape, generator=generator) * 2 - 1) * bound).requires_grad_() for shape in shapes]
@@ -296,7 +298,7 @@ def _both(rows: Sequence[Row], label: str) -> bool:
 
 
 def _kept(rows: Sequence[Row], recipe: Recipe, cache: Path, progress: Progress) -> npt.NDArray[np.uint8]:
-    """[T, S, S] in a file that is mapped into memory: a data set need not fit there."""
+    """Prepare the images [T, S, S] in a memory-mapped file: a data set need not fit into memory."""
     file = cache / f"{hashlib.sha256(f'{recipe}{row_key(rows)}'.encode()).hexdigest()[:32]}.pixels.npy"
     try:
         if not file.is_file():

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 
 class Value(NamedTuple):
-    """Mean and standard deviation, times 100; the latter is None where the paper gives none."""
+    """Mean and standard deviation, times 100; the latter is None if the paper gives none."""
 
     mean: float
     sd: float | None = None
@@ -55,7 +55,7 @@ AUPRC: Final[dict[str, dict[str, Columns]]] = {
         },
     },
 }
-"""By data set and encoder. BiomedCLIP's row is there for the shape of the gap."""
+"""AUPRC of linear probes by data set and encoder."""
 
 ACCURACY: Final[dict[str, Columns]] = {
     "BioViL-T": {
@@ -104,7 +104,7 @@ DICE: Final[dict[tuple[str, str], Columns]] = {
 """By encoder and decoder: mean and standard deviation over the test images with masks, table 3."""
 
 PARAMETERS: Final[dict[str, float]] = {"linear": 769, "vitdet": 24.8e6, "upernet": 39.3e6, "unet": 45.9e6}
-"""Trainable ones, of one structure and ViT-B; the last for EfficientNet-B6."""
+"""Trainable parameters of each head for one structure and ViT-B; the last for EfficientNet-B6."""
 
 WORST_GROUP: Final[dict[str, dict[str, tuple[float, float]]]] = {
     "BioViL-T": {"lungs": (83.2, 81.4), "lung zones": (69.4, 66.2)},
@@ -115,5 +115,5 @@ WORST_GROUP: Final[dict[str, dict[str, tuple[float, float]]]] = {
 
 
 def column(dataset: str, encoder: str = "RAD-DINO") -> Columns:
-    """The paper's AUPRC of a data set; empty where it has none."""
+    """Return the paper's AUPRC of a data set; empty if it has none."""
     return AUPRC.get(dataset, {}).get(encoder, {})

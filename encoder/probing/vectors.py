@@ -20,11 +20,11 @@ from encoder.reader.sandbox import Reader
 
 Progress = Callable[[int], None]
 CHUNK = 64
-"""Images that are read, encoded and kept together."""
+"""Images that are read, encoded and stored together."""
 
 
 def identity(encoder: FrozenEncoder) -> str:
-    """SHA-256 over names and values of an encoder's weights."""
+    """Hash names and values of an encoder's weights (SHA-256)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -33,10 +33,10 @@ def identity(encoder: FrozenEncoder) -> str:
 
 
 def prepared(rows: Sequence[Row], recipe: Recipe, reader: Reader) -> npt.NDArray[np.uint8]:
-    """[N, S, S] images.
+    """Read and prepare images, [N, S, S] uint8.
 
     Raises:
-        LlavaRadError: an image cannot be read; it is named by its row.
+        LlavaRadError: if an image cannot be read; the message names its row.
     """
     images = []
     for row in rows:
@@ -58,21 +58,21 @@ def vectors(
     dtype: torch.dtype = torch.float32,
     progress: Progress = lambda number: None,
 ) -> npt.NDArray[np.float32]:
-    """The image vectors (``Features.cls``: the CLS token, or what the encoder has in its place), [N, D].
+    """Compute the image vectors [N, D] (``Features.cls``: the CLS token or its equivalent).
 
     Args:
-        encoder: frozen; computed in its fastest form.
+        encoder: frozen; runs in its fastest form.
         rows: N images.
-        recipe: how they are prepared.
-        cache: folder for what has been computed: a file for each encoder and recipe, in which images are known by path,
-            size and time, so that nothing else is taken for them.
-        batch_size: images at a time.
-        device: where to compute.
-        dtype: in which type; bfloat16 changes the third digit.
-        progress: told the number of images that are done.
+        recipe: preprocessing.
+        cache: folder of computed vectors: a file for each encoder and recipe, in which images are identified by path,
+            size and modification time.
+        batch_size: images per batch.
+        device: of the encoder.
+        dtype: of the encoder; bfloat16 changes the third digit.
+        progress: called with the number of completed images.
 
     Raises:
-        LlavaRadError: an image cannot be read, or the cache cannot be used.
+        LlavaRadError: if an image cannot be read, or the cache cannot be used.
     """
     keys = [row_key([row]) for row in rows]
     what = f"{identity(encoder)}{recipe}{'' if dtype == torch.float32 else dtype}" if cache else ""
@@ -99,14 +99,14 @@ def vectors(
 def encode(
     encoder: Vision, images: npt.NDArray[np.uint8], recipe: Recipe, batch_size: int, device: torch.device | str
 ) -> npt.NDArray[np.float32]:
-    """The vectors of prepared images [N, S, S] in batches, [N, D]."""
+    """Compute the vectors [N, D] of prepared images [N, S, S] in batches."""
     batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
     found = [encoder(recipe.normalise(batch).to(device)).cls.float().cpu().numpy() for batch in batches]
     return np.concatenate(found)
 
 
 def row_key(rows: Sequence[Row]) -> str:
-    """What tells these images from others and from themselves after a change: paths, sizes, times."""
+    """Hash paths, sizes and modification times of image files."""
     digest = hashlib.sha256()
     for row in rows:
         try:
@@ -118,21 +118,21 @@ def row_key(rows: Sequence[Row]) -> str:
 
 
 def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int = 4) -> list[torch.Tensor]:
-    """Patch vectors after ``count`` evenly spaced blocks, the last of them the encoder's own ``patches``.
+    """Compute patch vectors after ``count`` evenly spaced blocks; the last are the encoder's own ``patches``.
 
-    Blocks 3, 6, 9 and 12 of ViT-B's twelve. Where an encoder's patches come after its final LayerNorm, all go through
-    it, as in DINOv2's ``get_intermediate_layers(norm=True)``; the paper (table 3, "4 x 768 features") does not say.
+    For ViT-B these are blocks 3, 6, 9 and 12. If an encoder's patches pass its final LayerNorm, all activations do, as
+    in DINOv2's ``get_intermediate_layers(norm=True)``; the paper (table 3, "4 x 768 features") does not say.
 
     Args:
         encoder: frozen.
         pixel_values: [B, 3, S, S] normalised images.
-        count: how many; 1 works with every encoder.
+        count: number of activations; 1 works with every encoder.
 
     Returns:
         Tensors [B, N, D], shallowest first.
 
     Raises:
-        ConfigError: more than one is wanted of an encoder that has no transformer blocks, or fewer than ``count``.
+        ConfigError: if ``count`` is above 1 and the encoder has no transformer blocks, or fewer than ``count``.
     """
     if count == 1:
         return [encoder(pixel_values).patches]
@@ -144,7 +144,7 @@ def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int =
         )
     blocks, norm = taps
     if len(blocks) < count:
-        raise ConfigError(f"the encoder has {len(blocks)} blocks; {count} activations are wanted")
+        raise ConfigError(f"the encoder has {len(blocks)} blocks; {count} activations were requested")
     wanted = [len(blocks) * (number + 1) // count - 1 for number in range(count)]
     kept: dict[int, torch.Tensor] = {}
 
@@ -169,19 +169,19 @@ def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int =
 
 
 def as_maps(patches: torch.Tensor) -> torch.Tensor:
-    """[B, N, D] patch vectors as maps [B, D, s, s] with s = sqrt(N).
+    """Arrange patch vectors [B, N, D] as maps [B, D, s, s] with s = sqrt(N).
 
     Raises:
-        ConfigError: N is no square.
+        ConfigError: if N is not a square.
     """
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
-        raise ConfigError(f"{patches.shape[1]} patches make no square")
+        raise ConfigError(f"{patches.shape[1]} patches do not form a square")
     return patches.transpose(1, 2).reshape(len(patches), -1, side, side)
 
 
 class _Kept:
-    """Vectors on disk."""
+    """Vectors in an SQLite file."""
 
     def __init__(self, folder: Path, name: str) -> None:
         try:

@@ -156,7 +156,7 @@ def by_content(pairs: list[Pair]) -> list[Pair]:
     """The pairs with the SHA-256 of their image files as ids; of files with the same bytes the first stays.
 
     Raises:
-        LlavaRadError: an image cannot be read.
+        LlavaRadError: if an image cannot be read.
     """
     digests = in_threads(_sha256, pairs, bar("SHA-256", len(pairs)))
     first: dict[str, Pair] = {}

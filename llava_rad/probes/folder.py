@@ -59,7 +59,7 @@ class ProbeFolder:
         """Make the folder, or make sure that it is of the same settings.
 
         Raises:
-            OutputError: it holds something else.
+            OutputError: if it holds something else.
         """
         run = self.path / "run.json"
         if self.path.exists() and (self.path.is_symlink() or not self.path.is_dir()):

@@ -2,12 +2,12 @@
 
 Two layouts. Kaggle: ``indiana_reports.csv`` and ``indiana_projections.csv`` with
 ``images/images_normalized/1_IM-0001-4001.dcm.png``. Open-i: ``ecgen-radiology/*.xml`` with
-``CXR1_1_IM-0001-4001.png`` or ``1_IM-0001-4001.dcm`` in any folder. What is frontal stands in
-``indiana_projections.csv`` alone: Open-i's XML does not say it, and its DICOM headers say PA for 1,282 images which
-Rad-ReStruct, in whose reports they are, does not list as frontal.
+``CXR1_1_IM-0001-4001.png`` or ``1_IM-0001-4001.dcm`` in any folder. The frontal
+images are those of ``indiana_projections.csv``: Open-i's XML does not name them, and its DICOM headers say PA for 1,282
+images that Rad-ReStruct does not list as frontal.
 
-The paper's 3,306 images are the 3,307 frontal ones of reports with Findings, less the one of report 202, whose
-Findings are "AP and lateral view of the chest.".
+The paper's 3,306 images are the 3,307 frontal images of reports with Findings, minus that of report 202, whose Findings
+are "AP and lateral view of the chest.".
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from llava_rad.reports.sections import names_views_only
 _OF = "IU-Xray"
 _WHOLE = ((3_851, 7_466), (3_955, 7_466))  # reports (Kaggle's, Open-i's) and rows of indiana_projections.csv
 _KEY = re.compile(r"\d+_IM-\d+(?:-\d+)+")
-_SUFFIXES = {".dcm": 0, ".png": 1, ".jpg": 2, ".jpeg": 2}  # the image as it was taken first
+_SUFFIXES = {".dcm": 0, ".png": 1, ".jpg": 2, ".jpeg": 2}  # preferred first: the original image
 _LARGEST_XML = 1 << 20
 
 
 def read(places: Places, progress: Progress) -> Found:
-    """The pairs of either layout.
+    """Find the pairs of either layout.
 
     Raises:
-        LlavaRadError: a table or the reports are missing, or a report is no XML without document type.
+        LlavaRadError: if a table or the reports are missing, or a report is not XML or declares a document type.
     """
     listed, projections = _projections(places)
-    table, folder = _where(places)
+    table, folder = _reports(places)
     if table is not None:
         findings = {row["uid"]: collapse(row["findings"]) for row in read_csv(table, "uid", "findings", of=_OF)}
         images = [(key, _uid(key)) for key in projections]
@@ -70,12 +70,12 @@ def read(places: Places, progress: Progress) -> Found:
 
 
 def _projections(places: Places) -> tuple[Path, dict[str, str]]:
-    """The table of projections, and the projection (``"frontal"``, ``"lateral"``) of each image in it."""
+    """Read the table of projections: its path, and image -> ``"frontal"`` or ``"lateral"``."""
     try:
         table = find(places.tables or places.root, "indiana_projections.csv", of=_OF)
     except LlavaRadError:
         raise LlavaRadError(
-            f"{_OF}: there is no indiana_projections.csv in the folder, which says what is frontal",
+            f"{_OF}: there is no indiana_projections.csv in the folder, which lists the frontal images",
             hint="it belongs to the release on Kaggle; --tables names its folder (Open-i's headers are not reliable)",
         ) from None
     rows = read_csv(table, "filename", "projection", of=_OF)
@@ -84,8 +84,8 @@ def _projections(places: Places) -> tuple[Path, dict[str, str]]:
     }
 
 
-def _where(places: Places) -> tuple[Path | None, Path]:
-    """The table of reports, or None and the folder of XML files."""
+def _reports(places: Places) -> tuple[Path | None, Path]:
+    """Find the table of reports, or None and the folder of XML files."""
     given = places.reports
     if given is not None and given.is_file():
         return given, given.parent
@@ -104,7 +104,7 @@ def _where(places: Places) -> tuple[Path | None, Path]:
 
 
 def _open_i(folder: Path, progress: Progress) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Findings by report number, and the images (their name, report number) in the order of the reports."""
+    """Read Findings by report number, and the images (name, report number) in the order of the reports."""
     files = sorted(folder.glob("*.xml"), key=lambda file: (len(file.name), file.name))
     findings: dict[str, str] = {}
     images: list[tuple[str, str]] = []
@@ -118,11 +118,11 @@ def _open_i(folder: Path, progress: Progress) -> tuple[dict[str, str], list[tupl
 
 
 def _report(file: Path) -> tuple[str, str, list[str]]:
-    """Number, Findings and image names of an XML report."""
+    """Read number, Findings and image names of an XML report."""
     try:
         with file.open("rb") as stream:
             data = stream.read(_LARGEST_XML + 1)
-        # Text, so that what is searched is what is parsed. Without a document type there are no entities to expand.
+        # Decoded first, so that the searched text is the parsed text. Without a document type no entities are expanded.
         text = data.decode("utf-8-sig")
         if len(data) > _LARGEST_XML or re.search("<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
             raise LlavaRadError(f"{_OF}: an XML file is larger than a report can be, or declares a document type")
@@ -140,7 +140,7 @@ def _report(file: Path) -> tuple[str, str, list[str]]:
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """The image files below a folder by what they are called in both layouts."""
+    """Map image keys, which both layouts share, to the files below a folder."""
     found: dict[str, tuple[int, Path]] = {}
     for file in _walk(root):
         rank, match = _SUFFIXES.get(file.suffix.lower()), _KEY.search(file.name)
@@ -150,7 +150,7 @@ def _files(root: Path) -> dict[str, Path]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Files below a folder, in linked folders too: images often lie on another disk. No folder is entered twice."""
+    """Yield the files below a folder and in linked folders: images are often on another disk. Each is entered once."""
     seen: set[Path] = set()
     for parent, folders, names in os.walk(root, followlinks=True):
         place = Path(parent).resolve()
@@ -162,7 +162,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _key(name: str, number: int) -> str:
-    """``1_IM-0001-4001``, of ``1_IM-0001-4001.dcm.png`` and of ``CXR1_1_IM-0001-4001``."""
+    """Extract ``1_IM-0001-4001`` from ``1_IM-0001-4001.dcm.png`` and from ``CXR1_1_IM-0001-4001``."""
     match = _KEY.search(name)
     if match is None:
         raise LlavaRadError(f"{_OF}: row {number} of its images has a name of another form")

@@ -28,12 +28,12 @@ _PROBED = 256
 
 
 def read_dicom(places: Places, progress: Progress) -> Found:
-    """MIMIC-CXR: .dcm files. The tables of images are those of MIMIC-CXR-JPG."""
+    """Find the pairs of MIMIC-CXR: .dcm files; the tables of images are those of MIMIC-CXR-JPG."""
     return _read(places, progress, "MIMIC-CXR", ".dcm")
 
 
 def read_jpeg(places: Places, progress: Progress) -> Found:
-    """MIMIC-CXR-JPG: .jpg files. The reports are those of MIMIC-CXR."""
+    """Find the pairs of MIMIC-CXR-JPG: .jpg files; the reports are those of MIMIC-CXR."""
     return _read(places, progress, "MIMIC-CXR-JPG", ".jpg")
 
 
@@ -52,7 +52,7 @@ def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
         view = view_of(row["ViewPosition"])
         rows.append(Row(path, "mimic-cxr", subject, study, image, view, split.get(image, ""), number=total))
     steps = {"in the table of images": total, "frontal (AP or PA)": len(rows)}
-    # before the images, so that a missing source is said at once
+    # before the images, so that a missing source is reported at once
     source = _source(places, rows, of)
     present = in_threads(lambda row: there(row.path), rows, progress("images", len(rows)))
     missing = len(rows) - sum(present)
@@ -70,7 +70,7 @@ def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
 
 
 def _tables(places: Places, of: str) -> tuple[Path, Path]:
-    """The tables of images and splits: in the folder that is named, else beside the images or in MIMIC-CXR-JPG."""
+    """Find the tables of images and splits: in the given folder, else beside the images or in MIMIC-CXR-JPG."""
     folders = [places.tables] if places.tables else [places.root, places.root.parent / "mimic-cxr-jpg"]
     names = [[f"mimic-cxr-{version}-{table}.csv" for version in _VERSIONS] for table in ("metadata", "split")]
     for folder in folders:
@@ -86,13 +86,13 @@ def _tables(places: Places, of: str) -> tuple[Path, Path]:
 
 
 def _source(places: Places, rows: list[Row], of: str) -> Path:
-    """The table of sections or the folder of the report files: what is named, else what lies by the images."""
+    """Find the table of sections or the folder of report files: the given one, else one near the images."""
     given, root = places.reports, places.root
     if given is not None and given.is_file():
         return given
-    beside = [root, root / "reports", root / "mimic-cxr-reports", places.tables, root.parent / "mimic-cxr"]
-    probes = rows[:: max(1, len(rows) // _PROBED)]  # of all folders: downloads may be partial
-    for folder in [given] if given is not None else beside:
+    nearby = [root, root / "reports", root / "mimic-cxr-reports", places.tables, root.parent / "mimic-cxr"]
+    probes = rows[:: max(1, len(rows) // _PROBED)]  # from all folders: downloads may be partial
+    for folder in [given] if given is not None else nearby:
         if folder is None:
             continue
         for table in (folder / _SECTIONED, folder / f"{_SECTIONED}.gz"):
@@ -108,13 +108,13 @@ def _source(places: Places, rows: list[Row], of: str) -> Path:
 
 
 def _sectioned(table: Path, of: str) -> dict[str, str]:
-    """Findings by study, "" where the table has none."""
+    """Read Findings by study; "" if the table has none."""
     rows = read_csv(table, "study", "findings", of=f"{of}: {_SECTIONED}")
     return {row["study"].removeprefix("s"): collapse(row["findings"]) for row in rows}
 
 
 def _from_files(files: Path, rows: Iterable[Row], progress: Progress, of: str) -> dict[str, str]:
-    """Findings by study, of the studies whose report is there and is not one of those treated by hand."""
+    """Read Findings by study, of studies whose report exists and is not one of those sectioned by hand."""
     studies = list({row.study: row for row in rows if row.study not in HAND_MADE}.values())
     texts = in_threads(lambda row: _findings(_report(files, row), of), studies, progress("reports", len(studies)))
     return {row.study: text for row, text in zip(studies, texts, strict=True) if text is not None}

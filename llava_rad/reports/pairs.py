@@ -1,8 +1,8 @@
-"""The table of image-report pairs: what readers of data sets write, and what training and benchmarks read.
+"""The table of image-report pairs, which readers of data sets write and training and benchmarks read.
 
-JSON lines or CSV in UTF-8, one image each: ``id``, ``image`` (path, relative to the table's folder where it lies in
-it), ``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``. Any other table of images and texts is read
-as well: names that are usual for these fields are known, further fields are passed over.
+JSON lines or CSV in UTF-8, one image each: ``id``, ``image`` (path, relative to the table's folder if it is inside),
+``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``. Other tables of images and texts are read too:
+the usual names of these fields are known, other fields are ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAMES = {
     "subject": ("subject", "subject_id", "patient_id"),
     "study": ("study", "study_id"),
 }
-"""What a field may be called, the first that is there counts."""
+"""Names of a field; the first that exists is taken."""
 _LISTED = 5
 
 
@@ -38,7 +38,7 @@ class Pair:
 
     Attributes:
         row: the image, as in a manifest.
-        findings: white space collapsed; case, punctuation, ``___`` and ``XXXX`` as they are.
+        findings: text with white space collapsed; case, punctuation, ``___`` and ``XXXX`` are unchanged.
     """
 
     row: Row
@@ -51,16 +51,16 @@ class Pair:
 
 
 def collapse(text: str) -> str:
-    """A text with single spaces in place of white space; nothing else of it is changed."""
+    """Replace each run of white space by a single space."""
     return " ".join(text.split())
 
 
 def read_pairs(file: Path) -> list[Pair]:
-    """Read a table of pairs, by its suffix as CSV or JSON lines.
+    """Read a table of pairs, as CSV or JSON lines by its suffix.
 
     Raises:
-        LlavaRadError: it does not exist, is no such table, or a row lacks its image or text or has an id that came
-            before; rows are named by number, never by what they hold.
+        LlavaRadError: if it does not exist, is not such a table, or a row lacks its image or text or repeats an id;
+            messages name rows by number and quote none of their content.
     """
     if not file.exists():
         raise LlavaRadError("the table of pairs does not exist", hint="llava-rad reports writes one")
@@ -83,17 +83,17 @@ def read_pairs(file: Path) -> list[Pair]:
         raise LlavaRadError(f"{len(empty)} rows of the table of pairs have no text: {_listed(empty)}")
     if twice:
         raise LlavaRadError(
-            f"{len(twice)} ids stand in the table of pairs more than once: rows "
+            f"{len(twice)} ids occur in the table of pairs more than once: rows "
             + _listed([f"{first} and {second}" for first, second in twice])
         )
     return pairs
 
 
 def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
-    """Write a table in one step, by its suffix as CSV or JSON lines: it is there whole or not at all.
+    """Write a table of pairs atomically, as CSV or JSON lines by its suffix.
 
     Raises:
-        LlavaRadError: the disk refuses.
+        LlavaRadError: if the file cannot be written.
     """
     home = os.path.normpath(file.parent.absolute())
     inside = f"{home}{os.sep}"
@@ -117,7 +117,7 @@ def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
         name = next((name for name in _NAMES.get(field, (field,)) if name in cells), field)
         value = cells.get(name)
         if value is not None and not isinstance(value, str | int):
-            raise LlavaRadError(f"row {number} of the table of pairs: {name} is no text")
+            raise LlavaRadError(f"row {number} of the table of pairs: {name} is not text")
         return "" if value is None else str(value)
 
     image = text("image")

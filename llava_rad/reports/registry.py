@@ -1,4 +1,4 @@
-"""The registry of data sets of image-report pairs, and the parts that their readers share.
+"""The registry of data sets of image-report pairs, and the code that their readers share.
 
 To add a data set, write its module in this folder and add a row to :data:`DATASETS`: ``llava-rad reports`` and the
 reference list what is registered here. Modules are named, not imported.
@@ -23,20 +23,20 @@ TABLES = ("pairs.jsonl", "pairs.csv")
 WITH_FINDINGS = "Findings section in it"
 """Filter that leaves the images whose report has a Findings section."""
 Progress = Callable[[str, int], Callable[[int], None]]
-"""Called with what is being done and how much of it there is; gives a function to call with how much was done now."""
+"""Function from a task's name and total to a function that is called with each completed amount."""
 In = TypeVar("In")
 Out = TypeVar("Out")
-_THREADS = 16  # they wait for the disk, or for a file server
+_THREADS = 16  # threads wait for a disk or a file server
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the parts of a data set lie.
+    """Locations of the parts of a data set.
 
     Attributes:
         root: its top folder, absolute.
-        reports: folder or table of the reports; None: beside the images.
+        reports: folder or table of the reports; None: near the images.
         tables: folder of the tables of images; None: the top folder.
     """
 
@@ -47,13 +47,13 @@ class Places:
 
 @dataclass(frozen=True)
 class Found:
-    """The pairs of a data set, and how they came to be these.
+    """The pairs of a data set, and their number after each filter.
 
     Attributes:
         pairs: in the order of the table of images.
-        steps: images that are left after each filter, in the order of the filters.
-        missing: images that were left out because their file is not there.
-        source: where the texts come from, in a few words.
+        steps: remaining images by filter, in the order of the filters.
+        missing: images dropped because their file does not exist.
+        source: a few words on the origin of the texts.
         files: tables and folders that were read.
         whole: the tables are those of the complete public data set, whose numbers are known.
     """
@@ -67,12 +67,12 @@ class Found:
 
 
 def no_progress(what: str, total: int) -> Callable[[int], None]:
-    """Shows nothing."""
+    """Show no progress."""
     return lambda done: None
 
 
 def in_threads(work: Callable[[In], Out], items: Sequence[In], advance: Callable[[int], None]) -> list[Out]:
-    """What a function that waits for the disk gives for each item, in their order."""
+    """Map a function that waits for the disk over items in threads, and keep their order."""
 
     def several(start: int) -> list[Out]:
         return [work(item) for item in items[start : start + _CHUNK]]
@@ -87,10 +87,10 @@ def in_threads(work: Callable[[In], Out], items: Sequence[In], advance: Callable
 
 
 def there(path: Path) -> bool:
-    """Whether a file is there."""
+    """Tell whether a file exists."""
     try:
         return path.is_file()
-    except OSError:  # e.g. a folder on the way that may not be entered
+    except OSError:  # e.g. a parent folder that may not be entered
         return False
 
 
@@ -100,13 +100,13 @@ class PairSet:
 
     Attributes:
         name: on the command line.
-        title: what it is, in a few words.
+        title: a few words about it.
         reader: ``"module:function"`` of a function from :class:`Places` and :data:`Progress` to :class:`Found`, which
             raises LlavaRadError if a part is missing. The module is in this package unless its name has a dot.
         published: pairs of each split in the paper (2.2.1, E.3.3).
-        exact: splits whose published number the complete data set must give.
-        after: numbers that the complete data set must have at a step of the filters.
-        val_share: share of the validation pairs that is drawn by subject; 0 leaves the splits as they are.
+        exact: splits whose published number the complete data set must have.
+        after: number of images that the complete data set must have after a filter.
+        val_share: share of validation pairs that are drawn by subject; 0 leaves the splits as they are.
     """
 
     name: str
@@ -120,16 +120,16 @@ class PairSet:
     def find(
         self, places: Places, *, val_share: float | None = None, seed: int = 0, progress: Progress = no_progress
     ) -> Found:
-        """The pairs with their splits.
+        """Find the pairs and their splits.
 
         Args:
-            places: of the data set's parts.
-            val_share: in place of the data set's own; 0 leaves the splits as they are.
+            places: locations of the data set's parts.
+            val_share: replaces the data set's own; 0 leaves the splits as they are.
             seed: of the validation split.
-            progress: told what is being done.
+            progress: shows the progress of each task.
 
         Raises:
-            LlavaRadError: a part is missing, no pair is left, or a subject stands in two splits.
+            LlavaRadError: if a part is missing, no pair is left, or a subject is in two splits.
         """
         if not places.root.exists():
             raise LlavaRadError(f"{self.title}: the folder does not exist")
@@ -140,7 +140,7 @@ class PairSet:
             last = next((name for name, left in found.steps.items() if not left), "in the table of images")
             raise LlavaRadError(
                 f"{self.title}: no pair is left after the filter '{last}'",
-                hint="name the data set's top folder; --reports and --tables name what lies elsewhere",
+                hint="name the data set's top folder; --reports and --tables name parts that are elsewhere",
             )
         disjoint(pair.row for pair in found.pairs)
         share = self.val_share if val_share is None else val_share
@@ -151,17 +151,17 @@ class PairSet:
         return replace(found, pairs=[replace(pair, row=row) for pair, row in zip(found.pairs, rows, strict=True)])
 
     def fault(self, found: Found) -> str | None:
-        """What is wrong with the numbers of a complete data set, or None; nothing is known of an incomplete one."""
+        """Describe the first wrong number of a complete data set; None if there is none or it is incomplete."""
         if not found.whole or found.missing:
             return None
         by_split = counts(found.pairs)
         wanted = [(f"pairs of the split {name}", by_split.get(name, 0), self.published[name]) for name in self.exact]
         wanted += [(f"images after '{name}'", found.steps[name], number) for name, number in self.after.items()]
-        return next((f"{is_:,} {what} where there must be {must:,}" for what, is_, must in wanted if is_ != must), None)
+        return next((f"{is_:,} {what} instead of {must:,}" for what, is_, must in wanted if is_ != must), None)
 
 
 def counts(pairs: list[Pair]) -> dict[str, int]:
-    """Pairs of each split."""
+    """Count the pairs of each split."""
     number: dict[str, int] = {}
     for pair in pairs:
         number[pair.row.split] = number.get(pair.row.split, 0) + 1
@@ -169,7 +169,7 @@ def counts(pairs: list[Pair]) -> dict[str, int]:
 
 
 def read_table(places: Places, progress: Progress) -> Found:
-    """Any table of images and texts, as :func:`llava_rad.reports.pairs.read_pairs` takes them."""
+    """Find the pairs in a table that :func:`llava_rad.reports.pairs.read_pairs` reads."""
     root = places.root
     file = next((root / name for name in TABLES if there(root / name)), None) if root.is_dir() else root
     if file is None:
@@ -203,7 +203,7 @@ DATASETS: dict[str, PairSet] = {
 
 
 def places(root: Path, reports: Path | None = None, tables: Path | None = None) -> Places:
-    """Absolute places without ``..``; symbolic links stay, since data sets are often reached through them."""
+    """Make locations absolute and remove ``..``; symbolic links stay: data sets are often reached through them."""
 
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.normpath(path.absolute()))

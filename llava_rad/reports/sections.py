@@ -1,4 +1,4 @@
-"""From a report to its sections, by the rules of MIT-LCP/mimic-cxr.
+"""Sections of a report, by the rules of MIT-LCP/mimic-cxr.
 
 The rules are those of ``txt/section_parser.py`` and ``txt/create_section_files.py``
 (https://github.com/MIT-LCP/mimic-cxr, MIT licence), which make ``mimic_cxr_sectioned.csv``; the code is our own.
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
 _PARAGRAPH = "\n \n"
-# The names that sections get, and the headings that stand for them as a whole. Some are typing errors of single
-# reports; "ndication" goes to impression in the original too.
+# Section names and the headings that map to them as a whole. Some are typing errors of single reports; "ndication"
+# maps to impression in the original too.
 _HEADINGS = {
     "impression": (
         "impression", "conclusion", "findings and impression", "findings/impression", "findings/ impression",
@@ -38,15 +38,15 @@ _HEADINGS = {
     "addendum": ("addendum",), "date": ("date",), "comment": ("comment",),
 }  # fmt: skip
 _NAMES = {heading: name for name, headings in _HEADINGS.items() for heading in headings}
-# Any other heading has the first of these names that it contains.
+# Any other heading gets the first of these names that it contains.
 _CONTAINED = ("impression", "findings", "history", "comparison", "addendum")
-# Any further heading that describes the study as a whole opens its findings.
+# Any other heading that describes the study as a whole begins its findings.
 _STUDY = re.compile(
     "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view|pa view"
     "|ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs"
 )
-# Studies that section_parser.py treats by hand (wrong headings; text by position; nothing in the report). They leave
-# create_section_files.py before its row is written, so that mimic_cxr_sectioned.csv has none of them.
+# Studies that section_parser.py treats by hand (wrong headings; text by position; nothing in the report).
+# create_section_files.py skips them, so that mimic_cxr_sectioned.csv has none of them.
 HAND_MADE = frozenset({
     "50913680", "59363654", "59279892", "59768032", "57936451", "50058765", "53356173", "53202765", "50808053",
     "51966317", "50743547", "56451190", "59067458", "59215320", "55124749", "54365831", "59087630", "58157373",
@@ -58,18 +58,18 @@ HAND_MADE = frozenset({
 
 
 class Section(NamedTuple):
-    """A section: its normalised name, and its text as it stands in the report."""
+    """A section: its normalised name, and its unchanged text."""
 
     name: str
     text: str
 
 
 def split_sections(report: str) -> list[Section]:
-    """The sections of a report in their order.
+    """Split a report into its sections, in order.
 
-    A heading is a line's beginning: one space, capital letters, a colon and white space. What stands before the first
-    one is the ``preamble``; a report without headings is one section ``full report``. Sections ``impression`` and
-    ``findings`` without text are left out: they are titles ("CHEST, PA LATERAL:"), or one of several. Where neither
+    A heading is the beginning of a line: one space, capital letters, a colon and white space. Text before the first
+    heading is the ``preamble``; a report without headings is one section ``full report``. Sections ``impression`` and
+    ``findings`` without text are dropped: they are titles ("CHEST, PA LATERAL:"), or one of several. If neither
     remains, the last section's further paragraphs are a section ``last_paragraph``.
 
     Args:
@@ -88,7 +88,7 @@ def split_sections(report: str) -> list[Section]:
 
 
 def name_of(heading: str) -> str:
-    """The normalised name of a heading; an unknown one in lower case."""
+    """Normalise the name of a heading; an unknown heading is returned in lower case."""
     heading = heading.lower().strip()
     if heading in _NAMES:
         return _NAMES[heading]
@@ -97,12 +97,12 @@ def name_of(heading: str) -> str:
 
 
 def last_section(sections: Sequence[Section], name: str) -> str:
-    """The text of the last section of a name, without white space around it; "" where there is none."""
+    """Return the stripped text of the last section of a name; "" if there is none."""
     return next((one.text.strip() for one in reversed(sections) if one.name == name), "")
 
 
 def findings_of(report: str) -> str:
-    """The Findings section of a report, as in ``mimic_cxr_sectioned.csv``; "" where there is none."""
+    """Return the Findings section of a report, as in ``mimic_cxr_sectioned.csv``; "" if there is none."""
     return last_section(split_sections(report), "findings")
 
 
@@ -121,10 +121,10 @@ _FILLING = frozenset({
 
 
 def names_views_only(findings: str) -> bool:
-    """Whether a text only names the views that were taken, as "AP and lateral view of the chest." does.
+    """Tell whether a text only names the views that were taken, e.g. "AP and lateral view of the chest.".
 
-    It does where every word is one of those that such lines consist of, and one of them names a projection or a
-    picture. Such a text says nothing of the patient, so that a report cannot be measured against it.
+    It does if every word is one that such lines consist of, and at least one names a projection or a picture. Such a
+    text says nothing about the patient, so that no report can be compared with it.
     """
     words = set(re.findall("[a-z]+", findings.lower()))
     return words <= _NAMING | _FILLING and not words.isdisjoint(_NAMING)

@@ -38,7 +38,7 @@ class SegmentationSet:
         structures: K names.
         images: [N, S, S] uint8, as a recipe leaves them.
         packed: [N, K, bytes] uint8, ``numpy.packbits`` of each mask.
-        known: [N, K], False where there is no mask to learn from or to judge by.
+        known: [N, K], False where no mask is available for training or evaluation.
         attributes: N mappings, of the patients (``Row.attributes``).
     """
 
@@ -58,10 +58,10 @@ class SegmentationSet:
         known: Bools | None = None,
         attributes: Sequence[Mapping[str, str]] | None = None,
     ) -> SegmentationSet:
-        """From images [N, S, S] and masks [N, K, S, S].
+        """Pack images [N, S, S] and masks [N, K, S, S].
 
         Raises:
-            LlavaRadError: the shapes do not fit together.
+            LlavaRadError: if the shapes do not fit together.
         """
         number, kinds = len(images), len(structures)
         known = np.ones((number, kinds), np.bool_) if known is None else known
@@ -70,7 +70,7 @@ class SegmentationSet:
         if not square or masks.shape != (number, kinds, *images.shape[1:]):
             raise LlavaRadError(f"masks of shape {masks.shape} do not fit images of shape {images.shape}")
         if known.shape != (number, kinds) or len(people) != number:
-            raise LlavaRadError("one entry for each image is wanted")
+            raise LlavaRadError("one entry per image is required")
         packed = np.packbits(masks.reshape(number, kinds, -1), axis=-1)
         return cls(tuple(structures), images, packed, known, people)
 
@@ -83,20 +83,20 @@ class SegmentationSet:
         return int(self.images.shape[1])
 
     def masks(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> Bools:
-        """[B, K, S, S] of the images with these numbers."""
+        """Unpack the masks [B, K, S, S] of the images with these numbers."""
         bits = np.unpackbits(self.packed[numbers], axis=-1, count=self.size**2)
         return bits.reshape(*bits.shape[:2], self.size, self.size).view(np.bool_)
 
     def subset(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> SegmentationSet:
-        """The images with these numbers, in this order."""
+        """Select the images with these numbers, in this order."""
         people = tuple(self.attributes[number] for number in numbers)
         return SegmentationSet(self.structures, self.images[numbers], self.packed[numbers], self.known[numbers], people)
 
     def select(self, structures: Sequence[str]) -> SegmentationSet:
-        """The same images with some of the structures, in this order.
+        """Select some of the structures, in this order.
 
         Raises:
-            LlavaRadError: one is missing, or stands there twice.
+            LlavaRadError: if one is missing or repeated.
         """
         if tuple(structures) == self.structures:
             return self
@@ -106,14 +106,14 @@ class SegmentationSet:
                     f"there are no masks of {name!r}", hint=f"there are masks of {', '.join(self.structures)}"
                 )
         if len(set(structures)) < len(structures) or not structures:
-            raise LlavaRadError("each structure is named once, and at least one is")
+            raise LlavaRadError("name at least one structure, and each once")
         places = [self.structures.index(name) for name in structures]
         return SegmentationSet(
             tuple(structures), self.images, self.packed[:, places], self.known[:, places], self.attributes
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over images and masks: whether a resumed run sees the same ones."""
+        """Hash images and masks (SHA-256), to compare those of a resumed run."""
         digest = hashlib.sha256("\0".join(self.structures).encode())
         for array in (self.images, self.packed, self.known):
             digest.update(str(array.shape).encode())
@@ -133,14 +133,14 @@ def read_segmentation_set(
 
     Args:
         rows: N, with ``masks``.
-        recipe: how images are prepared; masks go the same way.
+        recipe: preprocessing of images and masks.
         structures: K names.
-        missing: what a row without a mask of a structure says: nothing, or (CANDID-PTX, where most images have neither
-            pneumothorax nor tube) that the structure is not there.
-        progress: told the number of images that were read.
+        missing: meaning of a row without a mask of a structure: unknown, or (CANDID-PTX, where most images have neither
+            pneumothorax nor tube) that the structure is absent.
+        progress: called with the number of images read.
 
     Raises:
-        LlavaRadError: no row has a mask of a structure, or a file cannot be read; it is named by its row.
+        LlavaRadError: if no row has a mask of a structure, or a file cannot be read; the message names its row.
     """
     for name in structures:
         if not any(name in row.masks for row in rows):
@@ -154,7 +154,7 @@ def read_segmentation_set(
     with Reader() as reader:
         for place, row in enumerate(rows):
             try:
-                image = reader.read(row.path, force=True)  # whole: masks are of its size
+                image = reader.read(row.path, force=True)  # not resized: masks have its size
                 from_dicom = image.facts.format == "dicom"
                 images[place] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
                 wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]
@@ -169,17 +169,17 @@ def read_segmentation_set(
 
 
 def by_split(rows: Sequence[Row], *, seed: int = 0) -> tuple[list[Row], list[Row], list[Row]]:
-    """Training, validation and test images of a manifest.
+    """Select training, validation and test images of a manifest.
 
-    A data set whose own split has no validation images (VinDr-RibCXR: 196 train, 49 test) gives the share of its
-    training subjects that the paper gives elsewhere, 15 of 85.
+    If a data set's own split has no validation images (VinDr-RibCXR: 196 train, 49 test), they are drawn from its
+    training subjects with the paper's share elsewhere, 15 of 85.
 
     Args:
-        rows: with splits; those without one are passed over.
-        seed: of the subjects that validate where there are none.
+        rows: with splits; those without one are ignored.
+        seed: of the drawn validation subjects.
 
     Raises:
-        LlavaRadError: a subject stands in two splits, or there are no images to train on, to choose by or to judge.
+        LlavaRadError: if a subject is in two splits, or a split has no images.
     """
     disjoint([row for row in rows if row.split])
     train, val, test = ([row for row in rows if row.split == name] for name in ("train", "val", "test"))
@@ -196,29 +196,29 @@ def by_split(rows: Sequence[Row], *, seed: int = 0) -> tuple[list[Row], list[Row
 
 
 def tensor(array: npt.NDArray[np.uint8] | Bools) -> torch.Tensor:
-    """The same numbers as a tensor, also of a file that is mapped read-only."""
+    """Copy an array, which may be a read-only memory map, to a tensor."""
     return torch.from_numpy(np.array(array))
 
 
 @dataclass(frozen=True)
 class SegmentationAugmentation:
-    """How strongly training images are changed.
+    """Strengths of the augmentation.
 
     Attributes:
-        flip: chance of a horizontal flip; none where a structure has a side.
-        affine: chance of an affine transform.
+        flip: probability of a horizontal flip; 0 if a structure has a side.
+        affine: probability of an affine transform.
         degrees: largest rotation.
         shift: largest shift, as a share of the side.
         zoom: range of the scale.
         shear: largest shear in degrees.
-        elastic: chance of an elastic transform.
-        elastic_points: control points a side.
+        elastic: probability of an elastic transform.
+        elastic_points: control points per side.
         elastic_sigma: standard deviation of their displacement, as a share of the side.
-        jitter: chance of a change in brightness and contrast.
+        jitter: probability of a change in brightness and contrast.
         brightness: largest relative change.
         contrast: largest relative change.
-        gamma_chance: chance of a gamma adjustment.
-        gamma: range of the exponent, even on a logarithmic scale.
+        gamma_chance: probability of a gamma adjustment.
+        gamma: range of the exponent, uniform on a logarithmic scale.
     """
 
     flip: float = 0.5
@@ -238,7 +238,7 @@ class SegmentationAugmentation:
 
 
 def has_side(structure: str) -> bool:
-    """Whether a structure's name says that a mirror image would be another one.
+    """Tell whether a structure's name has a side, so that its mirror image is another structure.
 
     ``left_lung``, ``Right lower zone``, ``lung zones`` and VinDr-RibCXR's ``L3`` do; ``lungs``, ``chest tubes`` do not.
     """
@@ -246,7 +246,7 @@ def has_side(structure: str) -> bool:
 
 
 def may_flip(structures: Iterable[str]) -> bool:
-    """Whether images may be flipped when these structures are learnt."""
+    """Tell whether images with these structures may be flipped."""
     return not any(has_side(structure) for structure in structures)
 
 
@@ -258,18 +258,18 @@ def augmented(
     *,
     flip: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Change each image, and each of its masks in the same way.
+    """Augment each image, and each of its masks in the same way.
 
     Args:
         images: [B, S, S] uint8.
         masks: [B, K, S, S] bool.
-        generators: B, one for each image: its numbers depend on nothing else.
-        config: how strongly.
-        flip: whether flips are allowed, see ``may_flip``.
+        generators: B, one per image.
+        config: strengths.
+        flip: allow flips, see ``may_flip``.
 
     Returns:
-        Images and masks as they came. Pixels from beyond the border are black and outside of every structure; a mask is
-        true where more than half of it arrives.
+        Images and masks of the same shapes and types. Pixels from beyond the border are black and outside of every
+        structure; interpolated masks are thresholded at one half.
     """
     grey, inside = images.float() / 255, masks.float()
     for place, rng in enumerate(generators):
@@ -288,7 +288,7 @@ def augmented(
 
 
 def _grid(side: int, rng: np.random.Generator, config: SegmentationAugmentation) -> torch.Tensor | None:
-    """[1, S, S, 2]: where each pixel comes from, in -1..1 from edge to edge; None for a picture that stays."""
+    """Draw the sampling grid [1, S, S, 2], in -1..1 from edge to edge; None for an unchanged image."""
     moved, bent = rng.random() < config.affine, rng.random() < config.elastic
     angle, shear = np.radians(rng.uniform(-1, 1, 2) * (config.degrees, config.shear))
     shift, zoom = rng.uniform(-1, 1, 2) * config.shift * 2, rng.uniform(*config.zoom)
@@ -309,7 +309,7 @@ def _grid(side: int, rng: np.random.Generator, config: SegmentationAugmentation)
 
 
 def _graded(image: torch.Tensor, rng: np.random.Generator, config: SegmentationAugmentation) -> torch.Tensor:
-    """Brightness, contrast and gamma of grey values 0..1."""
+    """Change brightness, contrast and gamma of grey values 0..1."""
     jittered, curved = rng.random() < config.jitter, rng.random() < config.gamma_chance
     brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (config.brightness, config.contrast)
     exponent = math.exp(rng.uniform(math.log(config.gamma[0]), math.log(config.gamma[1])))

@@ -1,9 +1,9 @@
 """Evaluation of a segmentation head: Dice by structure and by group of patients, few-shot curves, overlays.
 
-Edge cases, with the reason:
+Edge cases of Dice:
 
-- both empty: no value (NaN). Nothing was there to be found, so the image says nothing about overlap.
-- truth empty, prediction not: 0 by the formula, but no part of a mean: the paper's means are "across the cases in the
+- both empty: no value (NaN), since overlap is undefined.
+- truth empty, prediction not: 0 by the formula, but not part of a mean: the paper's means are "across the cases in the
   dataset with masks" (table 3). Such images are counted as false alarms.
 - prediction empty, truth not: 0, and part of the mean.
 """
@@ -32,9 +32,9 @@ from encoder.probing.segmentation.model import (
     SegmentationConfig,
     Segmenter,
     check_encoder,
+    device_of,
     keep_inputs,
     masks_of,
-    place_of,
 )
 from encoder.probing.segmentation.train import head_layers, train_segmentation
 
@@ -48,7 +48,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 def dice(prediction: Bools, truth: Bools) -> Floats:
-    """``2 |A and B| / (|A| + |B|)`` of masks [..., H, W]; NaN where both are empty.
+    """Compute ``2 |A and B| / (|A| + |B|)`` of masks [..., H, W]; NaN if both are empty.
 
     Returns:
         [...], between 0 and 1.
@@ -64,9 +64,9 @@ class DiceScore:
     """Dice over images.
 
     Attributes:
-        mean: over ``images``; NaN where there are none.
+        mean: over ``images``; NaN if there are none.
         sd: standard deviation over them (n - 1 in the denominator); NaN below two.
-        images: those whose truth has the structure.
+        images: number of images whose truth has the structure.
     """
 
     mean: float
@@ -75,13 +75,13 @@ class DiceScore:
 
     @classmethod
     def of(cls, values: Floats) -> DiceScore:
-        """Of values [N], NaN left out."""
+        """Summarise values [N] without NaN."""
         known = values[~np.isnan(values)]
         mean = float(known.mean()) if len(known) else math.nan
         return cls(mean, float(known.std(ddof=1)) if len(known) > 1 else math.nan, len(known))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: None in place of NaN."""
+        """JSON-ready data; None replaces NaN."""
         return {key: None if value != value else value for key, value in asdict(self).items()}
 
 
@@ -90,9 +90,9 @@ class GroupScores:
     """Dice by group of patients (paper C.6.1: the average, and the worst group).
 
     Attributes:
-        groups: name -> score over that group's images; images of unknown group ("") are left out.
+        groups: name -> score over that group's images; images of unknown group ("") are ignored.
         mean: mean over all images that have a group, as in the paper's "avg".
-        worst: name of the group with the lowest mean; "" where no group has a value.
+        worst: name of the group with the lowest mean; "" if no group has a value.
     """
 
     groups: dict[str, DiceScore]
@@ -101,7 +101,7 @@ class GroupScores:
 
     @classmethod
     def of(cls, values: Floats, groups: Sequence[str]) -> GroupScores:
-        """Of values [N] and each image's group."""
+        """Summarise values [N] by each image's group."""
         names = np.array(groups, dtype=object)
         scores = {name: DiceScore.of(values[names == name]) for name in sorted({*groups} - {""})}
         judged = {name: score for name, score in scores.items() if score.images}
@@ -110,11 +110,11 @@ class GroupScores:
 
     @property
     def worst_mean(self) -> float:
-        """The worst group's mean; NaN where there is none."""
+        """Mean of the worst group; NaN if there is none."""
         return self.groups[self.worst].mean if self.worst else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready data."""
         return {
             "mean": None if math.isnan(self.mean) else self.mean,
             "worst_group": self.worst or None,
@@ -125,19 +125,19 @@ class GroupScores:
 
 @dataclass(frozen=True)
 class SegmentationResult:
-    """How well structures were found.
+    """Dice of a segmentation head on test images.
 
     Attributes:
         structures: name -> Dice over the images whose truth has the structure.
-        together: Dice over images of each image's mean over its structures ("lungs" and "lung zones" in the paper are
+        together: Dice over images of each image's mean over its structures (the paper's "lungs" and "lung zones" are
             such means over left and right, and over six zones).
-        groups: attribute of the patient -> scores by group, of that mean.
-        empty: name -> images that are known not to have the structure.
-        false_alarms: name -> how many of those a mask was drawn in.
+        groups: attribute of the patient -> scores of that mean by group.
+        empty: name -> number of images known not to have the structure.
+        false_alarms: name -> number of these with a predicted mask.
         head: name of the head.
-        parameters: trainable ones.
-        epoch: that was chosen.
-        values: [N, K] Dice of each image; NaN where its truth is unknown or empty.
+        parameters: number of trainable parameters.
+        epoch: the chosen one.
+        values: [N, K] Dice of each image; NaN if its truth is unknown or empty.
     """
 
     structures: dict[str, DiceScore]
@@ -151,7 +151,7 @@ class SegmentationResult:
     values: npt.NDArray[np.float64] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the single images."""
+        """JSON-ready data without the values of single images."""
         return {
             "structures": {name: score.to_dict() for name, score in self.structures.items()},
             "together": self.together.to_dict(),
@@ -174,16 +174,16 @@ def evaluate(
     device: torch.device | str | None = None,
     inputs: Inputs | None = None,
 ) -> SegmentationResult:
-    """Judge a head on images of subjects that it was not trained on.
+    """Evaluate a head on images of other subjects than those of its training.
 
     Args:
-        segmenter: which head.
-        encoder: the one that it was trained on; None for a head without encoder.
+        segmenter: trained head.
+        encoder: the one of its training; None for a head without encoder.
         data: N images with masks of the segmenter's structures.
-        attributes: of the patients, to group by: ``ethnicity``, ``sex``. Patients without it are in no group.
-        batch_size: images at a time.
+        attributes: of the patients, to group by, e.g. ``ethnicity``; patients without the attribute are in no group.
+        batch_size: images per batch.
         device: as for ``predict``.
-        inputs: activations of these images, where they are kept.
+        inputs: kept activations of these images.
 
     Raises:
         LlavaRadError: as ``predict``, or masks of a structure are missing.
@@ -223,8 +223,8 @@ class FewShotPoint:
     """One run of the curve.
 
     Attributes:
-        images: that were trained on.
-        seed: which images, and the run's own seed.
+        images: number of training images.
+        seed: of the choice of images, and of the run.
         dice: over the test images, of each image's mean over structures.
         structures: name -> Dice.
     """
@@ -236,11 +236,11 @@ class FewShotPoint:
 
     @classmethod
     def of(cls, images: int, seed: int, result: SegmentationResult) -> FewShotPoint:
-        """From what a run came to."""
+        """Take the scores of a run's result."""
         return cls(images, seed, result.together, result.structures)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready data."""
         by_name = {name: score.to_dict() for name, score in self.structures.items()}
         return asdict(self) | {"dice": self.dice.to_dict(), "structures": by_name}
 
@@ -260,28 +260,28 @@ def few_shot(
     device: torch.device | str | None = None,
     inputs: Sequence[Inputs] | None = None,
 ) -> list[FewShotPoint]:
-    """Train on n images and judge, for each n and seed; the last point has all images.
+    """Train on n images and evaluate, for each n and seed (paper C.2, figure C.2); the last point has all images.
 
-    For one seed, fewer images are contained in more. All validation images choose the epoch, whatever n is: the paper
-    says no more than that the number of training images varies. With ``config.least_steps`` a run on few images has
-    as many steps as one on many (100 epochs of one image are 100 steps otherwise). Without augmentation features are
-    computed once for all runs.
+    For one seed, smaller sets are contained in larger ones. All validation images choose the epoch, whatever n is: the
+    paper only says that the number of training images varies. ``config.least_steps`` gives runs on few images as many
+    steps as runs on many (otherwise 100 epochs of one image are 100 steps). Without augmentation features are computed
+    once for all runs.
 
     Args:
         train, val, test: images of different subjects.
         encoder, recipe, structures, config, device: as for ``train_segmentation``; the seed is replaced.
-        numbers: of training images; those that are too large are left out.
-        seeds: one run for each.
-        progress: told of each run.
-        inputs: activations of the three sets that were computed before, see ``keep_inputs``; nothing is augmented then.
+        numbers: of training images; too large ones are ignored.
+        seeds: one run per seed.
+        progress: called after each run.
+        inputs: precomputed activations of the three sets, see ``keep_inputs``; nothing is augmented then.
 
     Raises:
-        ConfigError: a number is below 1.
+        ConfigError: if a number is below 1.
         LlavaRadError: as ``train_segmentation``.
     """
     if any(number < 1 for number in numbers):
-        raise ConfigError("the few-shot curve begins at one training image")
-    place, kept = place_of(encoder, device), inputs
+        raise ConfigError("the few-shot curve starts at one training image")
+    place, kept = device_of(encoder, device), inputs
     if kept is None and config.augmentation is None:
         images_of = [one.images for one in (train, val, test)]
         kept = keep_inputs(images_of, encoder, recipe, head_layers(config), place, gib=config.cache_gib)
@@ -308,25 +308,25 @@ def overlay(
     style: Literal["fill", "outline"] = "fill",
     strength: float = 0.4,
 ) -> Picture:
-    """Truth and prediction of one structure over the grey image.
+    """Draw truth (green), prediction (red) and their overlap (yellow) of one structure over the grey image.
 
     Args:
         image: [S, S] uint8.
         truth: [S, S]; None draws none.
         prediction: [S, S]; None draws none.
-        style: areas, or only their edges.
+        style: filled areas, or their edges.
         strength: opacity of areas; edges are opaque.
 
     Returns:
         [S, S, 3].
 
     Raises:
-        LlavaRadError: sizes differ.
+        LlavaRadError: if the sizes differ.
     """
     nothing = np.zeros(image.shape, np.bool_)
     masks = [nothing if mask is None else mask for mask in (truth, prediction)]
     if any(mask.shape != image.shape for mask in masks):
-        raise LlavaRadError("masks are of their image's size")
+        raise LlavaRadError("masks need the size of their image")
     if style == "outline":
         masks, strength = [edge(mask, max(1, round(len(image) / 250))) for mask in masks], 1.0
     there, drawn = masks
@@ -337,7 +337,7 @@ def overlay(
 
 
 def edge(mask: Bools, width: int = 1) -> Bools:
-    """The mask's pixels that lie within ``width`` of its outside; the image's border is no outside."""
+    """Select the mask's pixels within ``width`` of its outside; the image's border does not count as outside."""
     inner = mask
     for _ in range(width):
         framed = np.pad(inner, 1, mode="edge")
@@ -348,7 +348,7 @@ def edge(mask: Bools, width: int = 1) -> Bools:
 def overlay_sheet(
     images: npt.NDArray[np.uint8], truths: Bools, predictions: Bools, *, style: Literal["fill", "outline"] = "fill"
 ) -> Picture:
-    """Images as rows; in each row the image itself and one overlay for each structure.
+    """Arrange images as rows: the image itself and one overlay for each structure.
 
     Args:
         images: [N, S, S] uint8.
@@ -364,10 +364,10 @@ def overlay_sheet(
 
 
 def write_png(picture: Picture, file: Path) -> None:
-    """Write a picture, whole or not at all.
+    """Write a picture atomically.
 
     Raises:
-        LlavaRadError: the disk refuses.
+        LlavaRadError: if the file cannot be written.
     """
     try:
         write(file, png(picture))

@@ -23,35 +23,35 @@ from encoder.probing.vectors import activations, as_maps, identity
 _JSON, _WEIGHTS = "segmenter.json", "head.safetensors"
 _FORMAT = 1
 CHUNK = 16
-"""Images that go through the encoder at a time."""
+"""Images per pass of the encoder."""
 
 Numbers = Sequence[int] | npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """How a segmentation head is trained on a frozen encoder; the defaults are the paper's (E.3.2).
+    """Configuration of a segmentation probe; the defaults are the paper's (E.3.2).
 
-    The image's size is the preprocessing recipe's: 518 pixels in the paper.
+    The image size is that of the preprocessing recipe: 518 pixels in the paper.
 
     Attributes:
         head: ``linear``, ``vitdet``, ``upernet``, or ``unet``, which is trained end to end without an encoder.
         channels: of the head's layers; None for the paper's number of parameters.
         epochs: over the training images.
-        batch_size: images of a step.
-        learning_rate: of Adam at the start; a cosine takes it to 0, step by step.
-        augmentation: None leaves images as they are: a frozen encoder's features are computed once then.
-        dice_weight: of the soft Dice loss, beside 1 for binary cross-entropy. The paper names no loss.
-        least_steps: an epoch has at least so many steps: few images are gone through repeatedly. 1 in the paper, as
-            far as it says; the few-shot curve wants more.
+        batch_size: images per step.
+        learning_rate: of Adam at the start; it decays to 0 by a cosine, step by step.
+        augmentation: None leaves images unchanged, so that a frozen encoder's features are computed once.
+        dice_weight: of the soft Dice loss, relative to 1 for binary cross-entropy. The paper names no loss.
+        least_steps: smallest number of steps of an epoch; few images are repeated. 1 in the paper, as far as it says;
+            the few-shot curve needs more.
         seed: of initial weights, order and augmentation.
-        cache_gib: features of images that stay as they are are kept in memory (as float16) up to this size; beyond it
-            they are computed in every epoch.
+        cache_gib: features of unchanged images are kept in memory (as float16) up to this size; larger ones are
+            computed in every epoch.
         precision: of the head's products; losses and weights stay float32. UPerNet takes 0.4 of the time in bf16 on a
-            CPU with AMX. The encoder computes in its own type: ``encoder.to(torch.bfloat16)``.
+            CPU with AMX. The encoder keeps its own type: ``encoder.to(torch.bfloat16)``.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: if a value is out of range.
     """
 
     head: str = "linear"
@@ -90,7 +90,7 @@ class SegmentationConfig:
         """Rebuild from ``to_dict``, also after JSON.
 
         Raises:
-            ConfigError: a key is unknown, or a value out of range.
+            ConfigError: if a key is unknown, or a value out of range.
         """
         values = dict(data)
         odd = sorted(set(values) - {one.name for one in fields(cls)})
@@ -112,10 +112,10 @@ class Inputs:
     """The inputs of a head for N images.
 
     Args:
-        encoder: frozen, on the device where it is to compute; None for a head that takes pixels.
+        encoder: frozen, on its device; None for a head that takes pixels.
         recipe: of the images.
-        layers: how many activations the head takes; 0 for pixels.
-        device: where the inputs are wanted.
+        layers: number of activations that the head takes; 0 for pixels.
+        device: of the inputs.
     """
 
     def __init__(self, encoder: FrozenEncoder | None, recipe: Recipe, layers: int, device: torch.device | str) -> None:
@@ -123,20 +123,20 @@ class Inputs:
         self._kept: list[torch.Tensor] | None = None
 
     def of(self, images: torch.Tensor | npt.NDArray[np.uint8]) -> list[torch.Tensor]:
-        """Maps [B, D, s, s] of images [B, S, S] uint8, or [[B, 3, S, S]] normalised pixels."""
+        """Compute maps [B, D, s, s] of images [B, S, S] uint8, or normalised pixels [[B, 3, S, S]]."""
         if not self._layers:
             return [self._recipe.normalise(images).to(self._device)]
         return [as_maps(patches) for patches in self._encoded(images)]
 
     def keep(self, images: npt.NDArray[np.uint8], gib: float) -> bool:
-        """Compute the activations of all images once, if they fit into so many GiB as float16.
+        """Compute the activations of all images once, if they fit into ``gib`` as float16.
 
         Args:
             images: [N, S, S]; ``kept`` counts them from 0.
-            gib: limit.
+            gib: limit in GiB.
 
         Returns:
-            Whether they are kept now.
+            True if they are kept.
         """
         if not self._layers or not len(images):
             return False
@@ -151,7 +151,7 @@ class Inputs:
         return True
 
     def subset(self, numbers: Numbers) -> Inputs:
-        """The same for some of the images that are kept, counted anew."""
+        """Select some of the kept images, counted anew."""
         part = Inputs(self._encoder, self._recipe, self._layers, self._device)
         if self._kept is not None:
             places = torch.as_tensor(np.asarray(numbers))
@@ -159,7 +159,7 @@ class Inputs:
         return part
 
     def kept(self, numbers: Numbers) -> list[torch.Tensor] | None:
-        """Maps of the images with these numbers, if they are kept."""
+        """Return the maps of the images with these numbers; None if they are not kept."""
         if self._kept is None:
             return None
         places = torch.as_tensor(np.asarray(numbers))
@@ -185,18 +185,18 @@ def keep_inputs(
     *,
     gib: float,
 ) -> list[Inputs] | None:
-    """Activations of several sets of images, computed once for many runs on them.
+    """Compute the activations of several sets of images once, for many runs on them.
 
     Args:
         sets: [N, S, S] uint8 each.
         encoder: frozen, on the device.
         recipe: of the images.
         layers: 4 serve every head (the linear one takes the last), 1 the linear one alone.
-        device: where inputs are wanted.
-        gib: limit of all together, as float16.
+        device: of the inputs.
+        gib: limit of all sets together, in GiB as float16.
 
     Returns:
-        One for each set; None where they do not fit, or for a head that takes pixels.
+        One per set; None if they do not fit, or for a head that takes pixels.
     """
     total = max(1, sum(len(images) for images in sets))
     found = []
@@ -210,13 +210,13 @@ def keep_inputs(
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A head of the epoch with the lowest validation loss.
+    """A trained head, of the epoch with the lowest validation loss.
 
     Attributes:
         head: in evaluation mode.
-        config: how it was trained.
+        config: of its training.
         recipe: of the images.
-        structures: names of the K masks it draws.
+        structures: names of the K masks.
         width: D, of the encoder's features; 0 for a head without encoder.
         encoder: SHA-256 of the encoder's weights; "" for a head without encoder.
         epoch: counted from 1.
@@ -238,10 +238,10 @@ class Segmenter:
         return trainable(self.head)
 
     def save(self, folder: Path) -> None:
-        """Write ``segmenter.json`` and ``head.safetensors``; the folder is made.
+        """Write ``segmenter.json`` and ``head.safetensors``; the folder is created.
 
         Raises:
-            LlavaRadError: the disk refuses.
+            LlavaRadError: if the files cannot be written.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save
@@ -266,10 +266,10 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path) -> Segmenter:
-        """Read what ``save`` wrote.
+        """Load the files of :meth:`save`.
 
         Raises:
-            ModelError: a file is missing or damaged, or they do not fit together.
+            ModelError: if a file is missing or damaged, or they do not fit together.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -285,7 +285,7 @@ class Segmenter:
                 head = build_head(config.head, width, len(structures), config.channels)
             head.load_state_dict(tensors, assign=True)
             return cls(
-                head.eval(),  # no dropout
+                head.eval(),
                 config,
                 Recipe.from_dict(data["recipe"]),
                 structures,
@@ -309,27 +309,27 @@ def probabilities(
     device: torch.device | str | None = None,
     inputs: Inputs | None = None,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """How sure the head is of each pixel, batch by batch.
+    """Compute the probability of each pixel, batch by batch.
 
     Args:
-        segmenter: which head.
-        encoder: the one that it was trained on; None for a head without encoder.
-        images: [N, S, S] uint8, as the segmenter's recipe leaves them.
-        batch_size: images at a time.
-        device: where to compute; default: where the encoder is, else the CPU.
-        inputs: activations of these images, where they are kept.
+        segmenter: trained head.
+        encoder: the one of its training; None for a head without encoder.
+        images: [N, S, S] uint8, prepared by the segmenter's recipe.
+        batch_size: images per batch.
+        device: of the head; default: the encoder's, else the CPU.
+        inputs: kept activations of these images.
 
     Yields:
         [B, K, S, S], 0 to 1.
 
     Raises:
-        LlavaRadError: another encoder, or images of another size.
+        LlavaRadError: if the encoder is another one, or the images have another size.
     """
     check_encoder(segmenter, encoder)
-    yield from _chances(segmenter, encoder, images, batch_size, device, inputs)
+    yield from _probabilities(segmenter, encoder, images, batch_size, device, inputs)
 
 
-def _chances(
+def _probabilities(
     segmenter: Segmenter,
     encoder: FrozenEncoder | None,
     images: npt.NDArray[np.uint8],
@@ -342,7 +342,7 @@ def _chances(
             f"images of shape {images.shape[1:]} are no {segmenter.recipe.size} pixel squares",
             hint=f"prepare them with the segmenter's recipe {segmenter.recipe.name!r}",
         )
-    place = place_of(encoder, device)
+    place = device_of(encoder, device)
     source = inputs or Inputs(encoder, segmenter.recipe, segmenter.head.layers, place)
     head = segmenter.head.to(place)
     with torch.no_grad():
@@ -362,9 +362,9 @@ def predict(
     device: torch.device | str | None = None,
     inputs: Inputs | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Masks [N, K, S, S]: pixels that are inside with a probability of at least one half.
+    """Predict masks [N, K, S, S]: pixels with a probability of at least one half.
 
-    Arguments and errors as for ``probabilities``.
+    Arguments and errors as for :func:`probabilities`.
     """
     check_encoder(segmenter, encoder)
     return masks_of(segmenter, encoder, images, batch_size=batch_size, device=device, inputs=inputs)
@@ -379,21 +379,21 @@ def masks_of(
     device: torch.device | str | None,
     inputs: Inputs | None,
 ) -> npt.NDArray[np.bool_]:
-    """``predict`` for an encoder that was checked: that takes a second for a large one."""
-    parts = [chances >= 0.5 for chances in _chances(segmenter, encoder, images, batch_size, device, inputs)]
+    """Predict masks without the check of the encoder, which takes a second for a large one."""
+    parts = [probs >= 0.5 for probs in _probabilities(segmenter, encoder, images, batch_size, device, inputs)]
     shape = (0, len(segmenter.structures), segmenter.recipe.size, segmenter.recipe.size)
     return np.concatenate(parts) if parts else np.zeros(shape, np.bool_)
 
 
 def run_head(head: Head, maps: Sequence[torch.Tensor], config: SegmentationConfig, place: torch.device) -> torch.Tensor:
-    """The head's logits in float32, computed in the configured precision."""
+    """Compute the head's logits in the configured precision and return them as float32."""
     with torch.autocast(place.type, torch.bfloat16, enabled=config.precision == "bf16"):
         logits: torch.Tensor = head(maps)
     return logits.float()
 
 
-def place_of(encoder: FrozenEncoder | None, device: torch.device | str | None) -> torch.device:
-    """Where to compute; an encoder is moved there."""
+def device_of(encoder: FrozenEncoder | None, device: torch.device | str | None) -> torch.device:
+    """Choose the device and move the encoder there."""
     if device is not None:
         if encoder is not None:
             encoder.to(device)
@@ -402,10 +402,10 @@ def place_of(encoder: FrozenEncoder | None, device: torch.device | str | None) -
 
 
 def check_encoder(segmenter: Segmenter, encoder: FrozenEncoder | None) -> None:
-    """Refuse an encoder that a segmenter was not trained on.
+    """Check that the encoder is that of the segmenter's training.
 
     Raises:
-        LlavaRadError: it has other weights.
+        LlavaRadError: if it has other weights.
     """
     if ("" if encoder is None else identity(encoder)) != segmenter.encoder:
         raise LlavaRadError("the segmentation head was trained on another encoder")

@@ -1,8 +1,10 @@
 """Training of a segmentation head on a frozen encoder (paper, E.3.2), and of the U-Net that it is compared with.
 
-The paper names no loss. Lung zones lie inside lungs and tubes cross ribs, so each structure is a yes or no of its own.
-Cross-entropy alone gives little weight to thin structures; soft Dice (Milletari et al. 2016) is what is judged, and is
-added as in nnU-Net (Isensee et al. 2021). Dice is taken over all pixels of a batch together: an image without the
+The paper names no loss. Lung zones lie inside lungs and tubes cross ribs, so each structure is a binary decision of
+its own.
+Cross-entropy alone gives little weight to thin structures; soft Dice (Milletari et al. 2016), close to the evaluated
+score, is added as in nnU-Net (Isensee et al. 2021). Dice is taken over all pixels of a batch together: an image
+without the
 structure, as most of CANDID-PTX are, has no Dice of its own.
 """
 
@@ -29,22 +31,22 @@ from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import Recipe
 from encoder.probing.heads import Head, build_head, to_size
 from encoder.probing.segmentation.data import SegmentationSet, augmented, may_flip, tensor
-from encoder.probing.segmentation.model import Inputs, SegmentationConfig, Segmenter, place_of, run_head
+from encoder.probing.segmentation.model import Inputs, SegmentationConfig, Segmenter, device_of, run_head
 from encoder.probing.vectors import identity
 from encoder.runs.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to.
+    """Result of an epoch.
 
     Attributes:
         epoch: counted from 1.
         train_loss: mean over its steps.
         val_loss: over all validation images together.
         learning_rate: of its last step.
-        seconds: that it took.
-        best: whether its validation loss is the lowest so far.
+        seconds: duration.
+        best: its validation loss is the lowest so far.
     """
 
     epoch: int
@@ -68,26 +70,26 @@ def train_segmentation(
     device: torch.device | str | None = None,
     inputs: tuple[Inputs, Inputs] | None = None,
 ) -> Segmenter:
-    """Train one head for all structures; the epoch with the lowest validation loss counts.
+    """Train one head for all structures and return the epoch with the lowest validation loss.
 
-    Adam, cosine to 0 step by step. Same seed, same machine, same numbers, also when a run stops and goes on: order and
-    augmentation depend on seed, epoch and image alone.
+    The optimizer is Adam; its learning rate decays to 0 by a cosine, step by step. Runs with the same seed on the same
+    machine are equal, resumed ones too: order and augmentation depend on seed, epoch and image alone.
 
     Args:
-        train: images to learn from.
-        val: images of other subjects, to choose the epoch by; never augmented.
+        train: training images.
+        val: images of other subjects, which choose the epoch; never augmented.
         encoder: frozen; None for the U-Net.
-        recipe: that the images were prepared with.
-        structures: which masks to learn.
-        config: how.
-        progress: told of each epoch.
-        folder: keeps a checkpoint of each epoch; the same call goes on from there. The segmenter is saved in it.
-        device: where to compute; default: where the encoder is, else the CPU.
-        inputs: activations of training and validation images that were computed before; then nothing is augmented.
+        recipe: preprocessing of the images.
+        structures: names of the masks to learn.
+        config: of the training.
+        progress: called after each epoch.
+        folder: receives a checkpoint of each epoch and the segmenter; the same call resumes from it.
+        device: of the head; default: the encoder's, else the CPU.
+        inputs: precomputed activations of training and validation images; nothing is augmented then.
 
     Raises:
-        ConfigError: head and encoder do not go together, or the folder holds another run.
-        LlavaRadError: sizes do not fit, there are no images, the loss is not finite, or the disk refuses.
+        ConfigError: if head and encoder do not match, or the folder holds another run.
+        LlavaRadError: if sizes do not match, there are no images, the loss is not finite, or a file cannot be written.
     """
     train, val = train.select(structures), val.select(structures)
     if (encoder is None) != (config.head == "unet"):
@@ -95,7 +97,7 @@ def train_segmentation(
     for data in (train, val):
         if not len(data) or data.size != recipe.size:
             raise LlavaRadError(f"segmentation needs images of {recipe.size} pixels to train on and to choose by")
-    place = place_of(encoder, device)
+    place = device_of(encoder, device)
     run = _Run(train, val, encoder, recipe, config, place, inputs)
     run.resume(folder)
     if run.epoch < config.epochs:
@@ -111,31 +113,31 @@ def train_segmentation(
 
 
 def loss_sums(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """What the loss is made of, to be added over batches.
+    """Compute the terms of the loss, which are summed over batches.
 
     Args:
-        logits: [B, K, h, w], brought to the masks' size here.
+        logits: [B, K, h, w]; resized to the masks here.
         masks: [B, K, S, S] bool.
-        known: [B, K] bool; what is not known weighs nothing.
+        known: [B, K] bool; unknown masks have no weight.
 
     Returns:
-        [4, K]: sum over images of the mean cross-entropy (nats); number of images; chances summed over the truth;
-        chances and truth summed.
+        [4, K]: sum over images of the mean cross-entropy (nats); number of images; sum of probabilities over the truth;
+        sum of probabilities and truth.
     """
     logits, truth = to_size(logits, masks.shape[-2:]), masks.to(logits.dtype)
     weight = known.to(logits.dtype)
     entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
-    chances = torch.sigmoid(logits)
-    both, total = (chances * truth).sum((2, 3)), chances.sum((2, 3)) + truth.sum((2, 3))
+    probs = torch.sigmoid(logits)
+    both, total = (probs * truth).sum((2, 3)), probs.sum((2, 3)) + truth.sum((2, 3))
     return torch.stack([(weight * one).sum(0) for one in (entropy, torch.ones_like(entropy), both, total)])
 
 
 def loss_of(sums: torch.Tensor, dice_weight: float) -> torch.Tensor:
-    """The loss: its mean over the structures that are known anywhere.
+    """Compute the loss: the mean over all structures with a known mask.
 
     Args:
         sums: [4, K] of ``loss_sums``, of one batch or of many.
-        dice_weight: of soft Dice, ``1 - (2 both + 1) / (total + 1)`` with one pixel against division by zero.
+        dice_weight: of soft Dice, ``1 - (2 both + 1) / (total + 1)``; the added pixel avoids division by zero.
     """
     entropy, images, both, total = sums
     dice = 1 - (2 * both + 1) / (total + 1)
@@ -146,13 +148,13 @@ def loss_of(sums: torch.Tensor, dice_weight: float) -> torch.Tensor:
 
 
 def head_layers(config: SegmentationConfig) -> int:
-    """How many activations the configured head takes."""
+    """Number of activations that the configured head takes."""
     with torch.device("meta"):
         return build_head(config.head, 64, 1, config.channels).layers
 
 
 class _Run:
-    """A run between two epochs."""
+    """State of a run between two epochs."""
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class _Run:
         place: torch.device,
         inputs: tuple[Inputs, Inputs] | None,
     ) -> None:
-        self.data, self.val, self.config, self.recipe, self.place = train, val, config, recipe, place
+        self.data, self.val, self.config, self.recipe, self.device = train, val, config, recipe, place
         self.width, self.encoder = (0, "") if encoder is None else (encoder.width, identity(encoder))
         with _seeded(config.seed, place):
             self.head: Head = build_head(config.head, self.width, len(train.structures), config.channels)
@@ -180,7 +182,7 @@ class _Run:
         self.inputs, self.val_inputs = inputs or fresh
 
     def encode(self) -> None:
-        """Compute the activations of images that stay as they are, where they fit."""
+        """Compute the activations of unchanged images once, if they fit into memory."""
         if self.given:
             return
         limit = self.config.cache_gib
@@ -198,7 +200,7 @@ class _Run:
         started, total, config = time.perf_counter(), 0.0, self.config
         steps = self.passes * self._steps_of_a_pass
         self.head.train()
-        with _seeded((config.seed << 20) + self.epoch + 1, self.place):
+        with _seeded((config.seed << 20) + self.epoch + 1, self.device):
             for step, (numbers, visit) in enumerate(self._order()):
                 share = (self.epoch * steps + step) / (config.epochs * steps)
                 rate = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
@@ -215,7 +217,7 @@ class _Run:
         return Epoch(self.epoch, total / steps, loss, rate, time.perf_counter() - started, best)
 
     def _order(self) -> Iterator[tuple[npt.NDArray[np.intp], int]]:
-        """The images of each step, and how often they have been seen in this epoch."""
+        """Yield the images of each step, and the number of earlier passes over them in this epoch."""
         rng, size = np.random.default_rng((self.config.seed, self.epoch)), self.config.batch_size
         for visit in range(self.passes):
             order = rng.permutation(len(self.data))
@@ -232,7 +234,9 @@ class _Run:
                 generators = [np.random.default_rng((*place, int(number))) for number in numbers]
                 images, masks = augmented(images, masks, generators, self.changes, flip=may_flip(self.data.structures))
             maps = self.inputs.of(images)
-        sums = loss_sums(run_head(self.head, maps, self.config, self.place), masks.to(self.place), known.to(self.place))
+        sums = loss_sums(
+            run_head(self.head, maps, self.config, self.device), masks.to(self.device), known.to(self.device)
+        )
         loss = loss_of(sums, self.config.dice_weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -241,7 +245,7 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        self.head.eval()  # torch's evaluation mode: no dropout
+        self.head.eval()
         sums = torch.zeros(4, len(self.val.structures), dtype=torch.float64)
         for start in range(0, len(self.val), self.config.batch_size):
             numbers = np.arange(start, min(start + self.config.batch_size, len(self.val)))
@@ -249,7 +253,7 @@ class _Run:
             masks, known = tensor(self.val.masks(numbers)), tensor(self.val.known[numbers])
             sums += (
                 loss_sums(
-                    run_head(self.head, maps, self.config, self.place), masks.to(self.place), known.to(self.place)
+                    run_head(self.head, maps, self.config, self.device), masks.to(self.device), known.to(self.device)
                 )
                 .double()
                 .cpu()
@@ -257,7 +261,7 @@ class _Run:
         return float(loss_of(sums, self.config.dice_weight))
 
     def resume(self, folder: Path | None) -> None:
-        """Go on from a folder's newest checkpoint, if it has one, and keep checkpoints there."""
+        """Resume from a folder's newest checkpoint, if it has one, and save checkpoints there."""
         if folder is None:
             return
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=1)
@@ -272,7 +276,7 @@ class _Run:
             )
         self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
         self.head.load_state_dict(tensors["head"])
-        self.best = {name: one.to(self.place) for name, one in tensors["best"].items()}
+        self.best = {name: one.to(self.device) for name, one in tensors["best"].items()}
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for name, one in tensors["optimizer"].items():
             number, _, key = name.partition(".")
@@ -280,7 +284,7 @@ class _Run:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
 
     def save(self) -> None:
-        """Keep this epoch's checkpoint."""
+        """Save this epoch's checkpoint."""
         if self.checkpoints is None:
             return
         slots = {
@@ -300,18 +304,18 @@ class _Run:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def segmenter(self) -> Segmenter:
-        """The best epoch's head."""
+        """Return the head of the best epoch."""
         head = copy.deepcopy(self.head)
         head.load_state_dict(self.best)
         return Segmenter(
-            head.eval(),  # no dropout
+            head.eval(),
             self.config, self.recipe, self.data.structures, self.width, self.encoder, self.best_epoch, self.best_loss,
         )  # fmt: skip
 
 
 @contextmanager
 def _seeded(seed: int, place: torch.device) -> Iterator[None]:
-    """Seed torch's own generators (initial weights, dropout) for a while."""
+    """Seed torch's global generators (initial weights, dropout) within the block."""
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed % (1 << 63))
         yield

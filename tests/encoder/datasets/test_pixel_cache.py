@@ -211,7 +211,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert list(broken.glob(".*.tmp")), "it was killed while it wrote"
-    with pytest.raises(LlavaRadError, match="no whole pixel cache"):
+    with pytest.raises(LlavaRadError, match="no complete pixel cache"):
         Cache.open(broken)
     before = stamps(broken)
     subprocess.run([*command, str(broken)], check=True)

@@ -96,5 +96,5 @@ def test_probes_need_labels_both_splits_and_disjoint_subjects(tmp_path: Path) ->
         probes(train)
     with pytest.raises(ConfigError, match="no labelled images"):
         probes(row(tmp_path, "a1"), row(tmp_path, "b1", split="val"))
-    with pytest.raises(ConfigError, match=r"probe\.manifest: subjects that stand in more than one split"):
+    with pytest.raises(ConfigError, match=r"probe\.manifest: subjects in more than one split"):
         probes(train, val, row(tmp_path, "a2", split="val"))

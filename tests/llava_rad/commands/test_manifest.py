@@ -93,7 +93,7 @@ def test_a_patient_in_two_splits_is_a_warning(run: Run, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,patient_id,split\n1.png,JANE,train\n2.png,JANE,val\n")
     done = run("manifest", "table", tmp_path, "-o", tmp_path / "m.csv")
     assert done.code == 0
-    assert "warning: subjects that stand in more than one split: 1;" in done.err
+    assert "warning: subjects in more than one split: 1;" in done.err
     assert "JANE" not in done.err
     assert "splits: train 1, val 1" in done.out
 

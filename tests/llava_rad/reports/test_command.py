@@ -115,7 +115,7 @@ def test_a_complete_data_set_with_other_numbers_ends_with_1(
     done = run("reports", "mimic-cxr-jpg", mimic, "-o", tmp_path / "t.jsonl")
     assert done.code == 1
     assert done.err == (
-        "llava-rad: error: MIMIC-CXR-JPG is complete, but there are 1 pairs of the split test where there must be "
+        "llava-rad: error: MIMIC-CXR-JPG is complete, but there are 1 pairs of the split test instead of "
         "2,461\n"
     )
     assert "texts: report files" in done.out
@@ -171,14 +171,14 @@ def test_a_patient_in_two_splits_is_an_error(run: Run, tmp_path: Path) -> None:
     root = make(tmp_path / "m", images, {image.study: TEXT for image in images})
     done = run("reports", "mimic-cxr-jpg", root, "-o", tmp_path / "t.jsonl")
     assert done.code == 1
-    assert "subjects that stand in more than one split: 1; the first of them in rows 1 and 2" in done.err
+    assert "subjects in more than one split: 1; the first of them in rows 1 and 2" in done.err
     assert "1111" not in done.err
     for name in ("a", "b"):
         put(tmp_path / f"{name}.png", b"x")
     (tmp_path / "mine.csv").write_text("image,text,subject,split\na.png,Clear.,1,train\nb.png,Clear.,1,val\n")
     done = run("reports", "table", tmp_path / "mine.csv", "-o", tmp_path / "t.jsonl")
     assert done.code == 1
-    assert "subjects that stand in more than one split" in done.err
+    assert "subjects in more than one split" in done.err
     assert not (tmp_path / "t.jsonl").exists()
 
 

@@ -198,7 +198,7 @@ def test_a_huge_report_is_refused(tmp_path: Path) -> None:
 
 def test_a_subject_in_two_splits_is_an_error(tmp_path: Path) -> None:
     images = [ONE, ONE._replace(name="a-2", split="test")]
-    with pytest.raises(LlavaRadError, match=r"subjects that stand in more than one split: 1; .* in rows 1 and 2"):
+    with pytest.raises(LlavaRadError, match=r"subjects in more than one split: 1; .* in rows 1 and 2"):
         find(make(tmp_path, images, {ONE.study: REPORT.format("Clear.")}))
 
 
@@ -225,7 +225,7 @@ def test_the_complete_data_set_must_have_the_papers_test_split() -> None:
     mimic = DATASETS["mimic-cxr"]
     assert mimic.fault(found) is None
     one_less = replace(found, pairs=found.pairs[:-1])
-    assert mimic.fault(one_less) == "2,460 pairs of the split test where there must be 2,461"
+    assert mimic.fault(one_less) == "2,460 pairs of the split test instead of 2,461"
     assert mimic.fault(replace(one_less, whole=False)) is None
     assert mimic.fault(replace(one_less, missing=1)) is None, "files that are not there are said otherwise"
 

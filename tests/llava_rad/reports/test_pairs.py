@@ -131,8 +131,8 @@ def test_findings_come_before_other_texts(tmp_path: Path) -> None:
         ("t.jsonl", "", "the table of pairs is empty"),
         ("t.jsonl", f'{{"image": "a", "text": "x"}}\n{{"{CANARY}\n', "the table of pairs: line 2 is not JSON"),
         ("t.jsonl", f'["{CANARY}"]\n', "the table of pairs: line 1 is not a JSON object"),
-        ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "row 1 of the table of pairs: text is no text"),
-        ("t.jsonl", f'{{"image": ["{CANARY}"], "text": "x"}}\n', "row 1 of the table of pairs: image is no text"),
+        ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "row 1 of the table of pairs: text is not text"),
+        ("t.jsonl", f'{{"image": ["{CANARY}"], "text": "x"}}\n', "row 1 of the table of pairs: image is not text"),
         (
             "t.jsonl",
             f'{{"image": "a", "text": "x"}}\n{{"image": "b", "note": "{CANARY}"}}\n',
@@ -141,7 +141,7 @@ def test_findings_come_before_other_texts(tmp_path: Path) -> None:
         (
             "t.csv",
             f"id,image,text\n{CANARY},a,x\nj,b,x\n{CANARY},c,x\nj,d,x\n",
-            "2 ids stand in the table of pairs more than once: rows 1 and 3, 2 and 4",
+            "2 ids occur in the table of pairs more than once: rows 1 and 3, 2 and 4",
         ),
     ],
 )
