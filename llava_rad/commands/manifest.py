@@ -1,4 +1,4 @@
-"""``llava-rad manifest``: from a data set's own layout to the table that pre-training reads."""
+"""``llava-rad manifest``: write the manifest of a public data set."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ EPILOG = "\n\n".join(
     (
         "DATASET is one of: " + "; ".join(f"{adapter.name} ({adapter.title})" for adapter in DATASETS.values()) + ".",
         "Images of the table that are not in the folder are left out and counted (exit code 3).",
-        "Masks that a data set has as run lengths, outlines or boxes are drawn as PNG files into a folder beside the "
-        "manifest, called as it is with -masks at the end; those that are there already are kept, unless --overwrite.",
+        "Masks that a data set publishes as run lengths, outlines or boxes are written as PNG files to a folder beside "
+        "the manifest, named like it with -masks at the end; existing ones are kept, unless --overwrite.",
         "A manifest holds file names and patient ids of the data set: it is as confidential as they are.",
     )
 )
@@ -32,16 +32,16 @@ EPILOG = "\n\n".join(
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written, beside what the paper had.
+    """Counts of a manifest and of the paper.
 
     Attributes:
-        images: written.
-        subjects: known ones among them.
-        missing: images of the table that are not in the folder.
+        images: number written.
+        subjects: number of known subjects.
+        missing: number of images of the table that are not in the folder.
         views: images and subjects by view.
-        splits: images by split; "" is none.
-        masks: images that have one, by structure.
-        published: the paper's table D.1 and the same count here, or None.
+        splits: images by split; "" for none.
+        masks: images with a mask, by structure.
+        published: the paper's table D.1 and the same count of these images, or None.
     """
 
     images: int
@@ -53,7 +53,7 @@ class Summary:
     published: dict[str, Any] | None
 
     def to_text(self) -> str:
-        """Lines for a person."""
+        """Format the counts as text."""
         lines = [f"{'view':<12}{'images':>10}{'subjects':>10}"]
         total = {"all": {"images": self.images, "subjects": self.subjects}}
         for view, count in (total | self.views).items():
@@ -75,7 +75,7 @@ class Summary:
 
 
 def command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Which data set; see below.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the data set; see below.")],
     root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The manifest, a CSV file.", metavar="CSV", show_default=False)
@@ -84,15 +84,15 @@ def command(
         str | None,
         typer.Option(
             "--split",
-            help="Split by subject in these percentages (train/val/test), in place of the data set's own or usual one.",
+            help="Split by subject in these percentages (train/val/test), replacing the data set's own or usual split.",
             metavar="70/15/15",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the split, and of negatives that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the split and of drawn negatives.")] = 0,
     overwrite: opt.Overwrite = False,
-    format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Form of the counts.")] = opt.Plain.text,
+    format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Format of the counts.")] = opt.Plain.text,
 ) -> None:
-    """Write the table of a data set's images and print its counts beside the paper's."""
+    """Write the manifest of a data set's images; print its counts and the paper's."""
     from llava_rad.outputs.files import check_output
 
     adapter = DATASETS.get(dataset)

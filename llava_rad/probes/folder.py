@@ -1,4 +1,4 @@
-"""The results folder of a probe: one file for each encoder as it is done, tables and a plot of all of them."""
+"""The results folder of a probe: one file per completed encoder, and tables and a plot of all encoders."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ PROTOCOLS: Final = {
     "logistic": "penalised logistic regression on standardised vectors, penalty by cross-validation",
 }
 MACRO: Final = "macro"
-NOTICE: Final = "What features of image encoders are worth. Research use only. Not for clinical use."
+NOTICE: Final = "Probes of image encoders' features. Research use only. Not for clinical use."
 
 
 @dataclass(frozen=True)
 class ProbeTable:
-    """A table with what is to be said below it."""
+    """A table with a heading and notes."""
 
     heading: str
     cells: Cells
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """In columns of spaces."""
+        """Format the table in columns of spaces."""
         return "\n".join([self.heading, aligned(self.cells), *self.notes]) + "\n"
 
 
 @dataclass(frozen=True)
 class ProbeFolder:
-    """Where results go. The same command again computes only what is not there.
+    """The results folder. The same command again computes only missing results.
 
     Attributes:
         path: of the folder.
-        settings: what the numbers depend on, but for the encoder.
+        settings: everything that the numbers depend on, except the encoder.
     """
 
     path: Path
     settings: Mapping[str, Any]
 
     def open(self, *, overwrite: bool) -> None:
-        """Make the folder, or make sure that it is of the same settings.
+        """Create the folder, or check that it has the same settings.
 
         Raises:
             OutputError: if it holds something else.
@@ -80,7 +80,7 @@ class ProbeFolder:
         self._write("run.json", _json(self.settings))
 
     def known(self, encoder: str, identity: str) -> dict[str, Any] | None:
-        """What was found for an encoder, where it is of the same weights."""
+        """Read the result of an encoder; None if there is none for the same weights."""
         try:
             found: dict[str, Any] = json.loads((self.path / "encoders" / f"{_slug(encoder)}.json").read_bytes())
         except (OSError, ValueError):
@@ -88,13 +88,13 @@ class ProbeFolder:
         return found if (found.get("encoder"), found.get("weights")) == (encoder, identity) else None
 
     def keep(self, encoder: str, identity: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Write what was found for an encoder."""
+        """Write the result of an encoder."""
         content = {"notice": NOTICE, "encoder": encoder, "weights": identity, **found}
         self._write(f"encoders/{_slug(encoder)}.json", _json(content))
         return content
 
     def work(self, encoder: str, identity: str) -> Path:
-        """Where the training of an encoder's head keeps its checkpoints and pictures."""
+        """Create the folder for checkpoints and pictures of an encoder's head."""
         folder = self.path / "work" / f"{_slug(encoder)}-{identity[:8]}"
         _make(folder)
         return folder
@@ -116,11 +116,11 @@ class ProbeFolder:
 
 
 def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) -> bytes | None:
-    """A plot as SVG: for each row of bars its encoders' mean and standard deviation; None without matplotlib.
+    """Plot mean and standard deviation of each row and encoder as bars, in SVG; None without matplotlib.
 
     Args:
         values: encoder -> row -> (mean, standard deviation), times 100.
-        axis: what is plotted.
+        axis: label of the axis.
     """
     try:
         import matplotlib
@@ -154,13 +154,13 @@ def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) 
 
 
 def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol: str, dataset: str) -> ProbeTable:
-    """Mean (standard deviation) of AUPRC and AUROC for each label and encoder.
+    """Tabulate mean (standard deviation) of AUPRC and AUROC for each label and encoder.
 
     Args:
-        found: encoder -> what :func:`~llava_rad.probes.probing.linear` gave.
-        split: what was judged.
+        found: encoder -> facts of :func:`~llava_rad.probes.probing.linear`.
+        split: of the images.
         protocol: of :data:`PROTOCOLS`.
-        dataset: whose published numbers stand beside.
+        dataset: whose published numbers are shown.
     """
     published = column(dataset)
     head = ["label", "positives", *(f"{name} {what}" for name in found for what in ("AUPRC", "AUROC"))]
@@ -175,7 +175,7 @@ def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol:
         positives = "" if label == MACRO else f"{first['positives'][label]:,}"
         cells.append([label, positives, *numbers, *([_paper(published, label)] if published else [])])
     notes = [
-        f"{len(split.train):,} training images, {len(split.judged):,} judged ({split.judged_on}). x 100, "
+        f"{len(split.train):,} training images, {len(split.judged):,} evaluated ({split.judged_on}). x 100, "
         "mean (standard deviation over seeds).",
         f"Protocol {protocol}: {PROTOCOLS[protocol]}.",
     ]
@@ -187,7 +187,7 @@ def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol:
 
 
 def linear_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """AUROC of each label and encoder for the plot."""
+    """AUROC of each label and encoder, for :func:`bars`."""
     return {
         name: {label: _moments(values) for label, values in {**one["auroc"], MACRO: one["macro"]["auroc"]}.items()}
         for name, one in found.items()
@@ -195,11 +195,11 @@ def linear_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, t
 
 
 def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bool) -> ProbeTable:
-    """Accuracy as mean (standard deviation over folds) for each variable and encoder.
+    """Tabulate accuracy as mean (standard deviation over folds) for each variable and encoder.
 
     Args:
         found: encoder -> {"variables": {variable -> facts of a DemographicsResult}}.
-        all_images: whether images with findings were taken, too.
+        all_images: images with findings are included.
     """
     cells = [["variable", "images", "subjects", "most frequent class", *found, "paper: RAD-DINO", "paper: BiomedCLIP"]]
     first = next(iter(found.values()))["variables"]
@@ -221,7 +221,7 @@ def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bo
 
 
 def demographics_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Accuracy of each variable and encoder for the plot."""
+    """Accuracy of each variable and encoder, for :func:`bars`."""
     return {
         name: {
             variable: (100 * statistics.mean(result["accuracy"]), 100 * statistics.stdev(result["accuracy"]))
@@ -234,12 +234,12 @@ def demographics_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
 def segmentation_table(
     found: Mapping[str, Mapping[str, Any]], sizes: tuple[int, ...], target: str | None
 ) -> ProbeTable:
-    """Dice as mean (standard deviation) over images for each structure, head and encoder.
+    """Tabulate Dice as mean (standard deviation) over images for each structure, head and encoder.
 
     Args:
-        found: "encoder, head" -> what :func:`~llava_rad.probes.probing.segmentation` gave.
+        found: "encoder, head" -> facts of :func:`~llava_rad.probes.probing.segmentation`.
         sizes: training, validation and test images.
-        target: structure of the paper's table 3 (``lungs``, ...) whose numbers stand beside, or None.
+        target: structure of the paper's table 3 (``lungs``, ...) whose numbers are shown, or None.
     """
     cells = [["", "n", *found]]
     first = next(iter(found.values()))
@@ -277,7 +277,7 @@ def segmentation_table(
 
 
 def segmentation_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Dice of each structure, head and encoder for the plot."""
+    """Dice of each structure, head and encoder, for :func:`bars`."""
     return {
         name: {structure: (100 * score["mean"], 100 * score["sd"]) for structure, score in one["structures"].items()}
         for name, one in found.items()

@@ -1,4 +1,4 @@
-"""Probes of frozen encoders on a manifest: what the subcommands of ``llava-rad probe`` run for each encoder."""
+"""Probes of frozen encoders on a manifest, which the subcommands of ``llava-rad probe`` run for each encoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Progress = Callable[[str, int], Callable[[int], None]]
 def load_encoders(
     named: list[str], recipe: str | None, *, offline: bool
 ) -> Iterator[tuple[str, FrozenEncoder, Recipe, str]]:
-    """Name, encoder, recipe and identity of the weights, one after the other."""
+    """Load encoders one after the other; yield name, encoder, recipe and identity of its weights."""
     from encoder.backbones.loading import load_encoder
     from encoder.preprocessing import recipe_named
     from encoder.probing.vectors import identity
@@ -111,7 +111,7 @@ class Work:
 
 
 def linear(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress) -> LinearResult:
-    """Fit and judge the linear probe of one encoder."""
+    """Fit and evaluate the linear probe of one encoder."""
     import torch
 
     from encoder.probing.linear import AugmentedVectors, logistic, train
@@ -136,7 +136,7 @@ def linear(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progres
 
 
 def linear_facts(result: LinearResult) -> dict[str, Any]:
-    """What is kept of a result: no log-odds, which belong to single images."""
+    """Reduce a result to the values that are written; log-odds of single images are dropped."""
     content = {name: value for name, value in asdict(result).items() if name != "odds"}
     return content | {"macro": {name: result.macro(name) for name in ("auprc", "auroc")}}
 
@@ -180,20 +180,20 @@ def segmentation(
     device: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train one head on one encoder and judge it.
+    """Train one head on one encoder and evaluate it.
 
     Args:
         sets: images.
         encoder: frozen; None for the U-Net.
         recipe: of the images.
-        structures: which masks.
-        config: how.
-        folder: checkpoints, the head and overlays go there.
+        structures: names of masks.
+        config: of the training.
+        folder: for checkpoints, the head and overlays.
         attributes: of patients, to group by.
-        few_shot: numbers of training images of the few-shot curve; none where empty.
-        overlays: test images that are drawn.
-        device: where to compute.
-        progress: from what is done and how many steps it has to what is told of steps done.
+        few_shot: numbers of training images of the few-shot curve; empty for none.
+        overlays: number of test images that are drawn.
+        device: of encoder and head.
+        progress: function from a task's name and number of steps to a function that is called with completed steps.
     """
     from encoder.probing.segmentation.evaluate import evaluate, overlay_sheet, write_png
     from encoder.probing.segmentation.evaluate import few_shot as curve
