@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.pixels import (
+from encoder.resampling import (
     Margin,
     Resampling,
     centre_crop,
@@ -52,7 +52,7 @@ class Recipe:
         source: where the numbers come from.
         resize_to: what the shortest side is resized to where that is not ``size``.
         resampling: Pillow's filter.
-        margin: where the centre lies when the margins are not whole pixels, see ``encoder.pixels.centre_crop``.
+        margin: where the centre lies when the margins are not whole pixels, see ``encoder.resampling.centre_crop``.
         pad_to: in place of resizing the shortest side: the longest side to so many pixels (Pillow's Lanczos), black
             bars to a square, then bicubic to ``size`` without antialiasing, as CheXzero does.
     """

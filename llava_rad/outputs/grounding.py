@@ -125,7 +125,7 @@ def on_image(box: Box, recipe: Recipe, height: int, width: int) -> Box:
     """
     if recipe.pad_to is not None:
         raise ValueError("the recipe pads")
-    long = int(recipe.side * max(height, width) / min(height, width))  # as encoder.pixels.resize rounds
+    long = int(recipe.side * max(height, width) / min(height, width))  # as encoder.resampling.resize rounds
     scaled = {"x": recipe.side if width <= height else long, "y": long if width <= height else recipe.side}
 
     def undo(share: float, length: int) -> float:

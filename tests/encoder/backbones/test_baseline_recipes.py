@@ -13,8 +13,8 @@ from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.pixels import centre_crop, interpolate
 from encoder.preprocessing import RECIPES, Recipe, clip, dinov2, mrm, recipe_named
+from encoder.resampling import centre_crop, interpolate
 
 OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

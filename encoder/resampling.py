@@ -1,4 +1,4 @@
-"""The arithmetic of preprocessing: resampling, cropping, grey levels. NumPy and Pillow, each imported when needed."""
+"""Resampling, cropping and grey-level scaling of one-channel images. NumPy and Pillow are imported on first use."""
 
 from __future__ import annotations
 
