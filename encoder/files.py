@@ -27,13 +27,19 @@ def sha256_of(path: str | Path | int) -> str:
     """SHA-256 of a file's content, in hexadecimal.
 
     Args:
-        path: of the file, or an open descriptor (its position is left at the end).
+        path: of the file, or an open descriptor, which is read from the start without moving its position.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: if it cannot be read.
     """
-    with open(path, "rb", closefd=not isinstance(path, int)) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if not isinstance(path, int):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, position = hashlib.sha256(), 0
+    while block := os.pread(path, 1 << 20, position):
+        digest.update(block)
+        position += len(block)
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import mmap
 import os
@@ -29,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.errors import ReadError
+from encoder.files import sha256_of
 from encoder.reader.identity import Identity
 from encoder.reader.radiograph import ImageFacts, PreparedImage, Radiograph, Window
 
@@ -173,7 +173,7 @@ class Reader:
                 with contextlib.suppress(TimeoutError, ConnectionError):
                     if ours.recv(1):  # a worker has begun
                         started = time.monotonic()
-                        digest = _sha256(file)  # while the child decodes
+                        digest = sha256_of(file)  # while the child decodes; not mapped, because the file may be cut meanwhile
                         return *self._receive(ours, started), digest
             self._stop()
         raise ReadError("crashed", "the decoding process does not start", hint="llava-rad doctor")
@@ -302,15 +302,6 @@ def _check_size(size: int) -> None:
         raise ReadError("empty", "the file is empty")
     if size > MAX_FILE_BYTES:
         raise ReadError("too_large", f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
-
-
-def _sha256(descriptor: int) -> str:
-    """Read, not mapped: a file that another process cuts short meanwhile must not kill this one."""
-    digest, position = hashlib.sha256(), 0
-    while block := os.pread(descriptor, 1 << 20, position):
-        digest.update(block)
-        position += len(block)
-    return digest.hexdigest()
 
 
 def _receive_exactly(channel: socket.socket, count: int) -> bytearray:

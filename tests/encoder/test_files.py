@@ -20,7 +20,8 @@ def test_sha256_is_hashlibs(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
     handle = os.open(tmp_path / "a", os.O_RDONLY)
-    assert sha256_of(handle) == sha256_of(tmp_path / "a")
+    os.lseek(handle, 5, os.SEEK_SET)
+    assert sha256_of(handle) == sha256_of(tmp_path / "a") and os.lseek(handle, 0, os.SEEK_CUR) == 5
     os.close(handle)  # still open
 
 
