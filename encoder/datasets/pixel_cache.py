@@ -406,7 +406,11 @@ def _shard_file(folder: Path, number: int, suffix: str) -> Path:
 def _source_sha256(path: Path) -> str:
     """Hash an image file; "" if it cannot be read."""
     try:
-        return sha256_of(open_source(path))
+        handle = open_source(path)
+        try:
+            return sha256_of(handle)
+        finally:
+            os.close(handle)
     except (ReadError, OSError):
         return ""
 
