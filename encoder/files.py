@@ -33,7 +33,7 @@ def sha256_of(path: str | Path | int) -> str:
         OSError: if it cannot be read.
     """
     if not isinstance(path, int):
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest, position = hashlib.sha256(), 0
     while block := os.pread(path, 1 << 20, position):

@@ -79,7 +79,7 @@ def read_dicom(
     frames, index = _frame_index(header, frame)
     photometric = _photometric(header)
     shape = _frame_shape(header, photometric, file)
-    quarter, mirror, orientation = rules.turns(header, admission, lateral=view == "lateral")
+    quarter, mirror, orientation = geometry.turns(header, admission, lateral=view == "lateral")
     ratio = geometry.aspect(header, admission)
     stored = grey_channel(stored_values(file, shape, frames, index), photometric, file, admission)
     greys = _greys(header, shape, photometric, admission)

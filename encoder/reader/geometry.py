@@ -17,6 +17,54 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64 << 20
 MIN_SIDE = 64
+# PatientOrientation (row direction, column direction) -> (clockwise quarter turns, then mirror left-right) so that rows
+# run to the patient's left and columns to the feet.
+TURNS = {
+    ("L", "F"): (0, False), ("R", "F"): (0, True), ("R", "H"): (2, False), ("L", "H"): (2, True),
+    ("F", "R"): (1, False), ("H", "L"): (3, False), ("F", "L"): (1, True), ("H", "R"): (3, True),
+}  # fmt: skip
+
+
+def turns(header: Header, admission: Admission, *, lateral: bool) -> tuple[int, bool, str | None]:
+    """How the image must be turned (row 19).
+
+    Args:
+        header: the file's.
+        admission: collects warnings.
+        lateral: the image is a (forced) lateral view, which is left as it lies.
+
+    Returns:
+        Clockwise quarter turns, whether left and right are then exchanged, and the orientation as stored.
+    """
+    stated = header.codes("PatientOrientation")
+    flipped = (
+        header.code("FieldOfViewHorizontalFlip") == "YES" or (header.number("FieldOfViewRotation") or 0) % 360 != 0
+    )
+    if len(stated) != 2 or any(not word or len(word) > 3 or set(word) - set("LRAPFH") for word in stated):
+        if stated:
+            admission.warn("the patient orientation is not readable: left and right are not checked")
+        elif flipped:
+            admission.warn(
+                "the detector image was flipped or rotated without stated orientation: left and right are not checked"
+            )
+        else:
+            admission.warn("the patient orientation is not stated: left and right are not checked")
+        return 0, False, None
+    name = "\\".join(stated)
+    if lateral:
+        return 0, False, name
+    key = (stated[0][0], stated[1][0])
+    if key not in TURNS:
+        admission.refuse("orientation", "the stated patient orientation is not that of a frontal radiograph")
+        return 0, False, name
+    quarter, mirror = TURNS[key]
+    if quarter:
+        admission.warn(
+            f"the image was rotated {90 * quarter} degrees clockwise to stand upright, by its patient orientation"
+        )
+    if mirror:
+        admission.warn("the image was mirrored: its patient orientation has left and right exchanged")
+    return quarter, mirror, name
 
 
 def turn(image: npt.NDArray[Any], quarter: int, mirror: bool) -> npt.NDArray[Any]:

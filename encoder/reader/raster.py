@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.errors import ReadError
-from encoder.reader.geometry import MAX_PIXELS, MIN_SIDE
+from encoder.reader.geometry import MAX_PIXELS, MIN_SIDE, turn
 from encoder.reader.radiograph import ImageFacts, Radiograph, Window
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
     bits = 16 if image.mode.startswith("I") else 8
     quarter, mirror = EXIF_TURNS.get(orientation if isinstance(orientation, int) else 1, (0, False))
     rows, columns = pixels.shape
-    pixels = np.rot90(pixels, -quarter) if quarter else pixels
-    pixels = np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels, dtype=np.uint16)
+    pixels = turn(pixels, quarter, mirror)
     if quarter or mirror:
         warnings.append("the picture was turned as its EXIF orientation says")
     facts = ImageFacts(

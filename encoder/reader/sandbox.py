@@ -173,7 +173,9 @@ class Reader:
                 with contextlib.suppress(TimeoutError, ConnectionError):
                     if ours.recv(1):  # a worker has begun
                         started = time.monotonic()
-                        digest = sha256_of(file)  # while the child decodes; not mapped, because the file may be cut meanwhile
+                        digest = sha256_of(
+                            file
+                        )  # while the child decodes; not mapped, because the file may be cut meanwhile
                         return *self._receive(ours, started), digest
             self._stop()
         raise ReadError("crashed", "the decoding process does not start", hint="llava-rad doctor")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ LABELS = {
 MAX_WINDOWS = 16
 
 
-class LookupTable:
+class LookupTable(NamedTuple):
     """One item of a modality or VOI LUT sequence.
 
     Attributes:
@@ -33,10 +33,9 @@ class LookupTable:
         maximum: 2^bits - 1.
     """
 
-    def __init__(self, values: npt.NDArray[np.uint16], first: int, maximum: int) -> None:
-        self.values = values
-        self.first = first
-        self.maximum = maximum
+    values: npt.NDArray[np.uint16]
+    first: int
+    maximum: int
 
 
 def lookup_table(item: Header, *, signed: bool) -> LookupTable | None:
