@@ -29,7 +29,7 @@ from llava_rad.commands import (
     train,
 )
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
-from metrics.errors import MetricError
+from metrics.base import MetricError
 
 EPILOG = "\n\n".join(
     (

@@ -77,7 +77,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
         *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(),
-        *_encoders(), *_data_sets(),
+        *_encoders(), *_data_sets(), *_guarded("metrics", _metrics),
         *(_guarded("model", lambda: _model(model)) if model is not None else ()),
     ]  # fmt: skip
     return Diagnosis(ok=all(check.status != "missing" for check in checks), checks=checks)
@@ -229,6 +229,21 @@ def _data_sets() -> Iterator[Check]:
 
     yield Check(name="data sets of images", status="ok", detail=", ".join(images.DATASETS))
     yield Check(name="data sets of reports", status="ok", detail=", ".join(pairs.DATASETS))
+
+
+def _metrics() -> Iterator[Check]:
+    """Registered metrics, and whether the hub cache has the weights that they need."""
+    from metrics.registry import METRICS, load
+
+    for name in METRICS:
+        metric = load(name)
+        missing = [file for file in metric.weights if not file.cached]
+        yield Check(
+            name=f"metric {name}",
+            status="warning" if missing else "ok",
+            detail=f"{missing[0].what}: not in the hub cache" if missing else metric.summary,
+            fix=missing[0].cure if missing else None,
+        )
 
 
 def _model(source: str) -> Iterator[Check]:

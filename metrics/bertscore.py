@@ -1,8 +1,8 @@
-"""BERTScore (Zhang et al. 2020) by the package ``bert_score``, made to do under transformers 5 what it did before.
+"""BERTScore (Zhang et al. 2020) by the package ``bert_score``, with the same results under transformers 5 as before.
 
-Three repairs: RoBERTa's tokenizers get their prefix space when they are loaded, for the option is ignored later on
-(without it the first word is another token and all scores change); texts are cut at what the model can take; a pair
-with an empty text scores 0 in place of an error.
+Three repairs: RoBERTa's tokenizers get their prefix space when they are loaded, because the option is ignored later
+(without it the first word is another token and all scores change); texts are cut at the longest input of the model; a
+pair with an empty text scores 0 instead of raising an error.
 """
 
 from __future__ import annotations
@@ -12,38 +12,95 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from metrics.errors import InputError, MetricError, WeightsError
+from metrics.base import (
+    HubFile,
+    InputError,
+    Metric,
+    MetricError,
+    WeightsError,
+    checked_pairs,
+    option,
+    sha256_of,
+)
 from metrics.scores import Scores, mean_scores
-from metrics.texts import checked_pairs
-from metrics.weights import sha256_of
 
 if TYPE_CHECKING:
+    from metrics.base import Settings
     from metrics.scores import Floats
 
-MODEL = "FacebookAI/roberta-large"  # the package's choice for English
+MODEL = "FacebookAI/roberta-large"
+"""The package's choice for English."""
+WEIGHTS = HubFile(MODEL, "model.safetensors", "BERTScore's model", "--bertscore-model DIR with --bertscore-layers N")
 _OLD_NAMES = {"FacebookAI/roberta-large": "roberta-large", "google-bert/bert-base-uncased": "bert-base-uncased"}
 _FILES = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
 _PREFIX_SPACE = {"roberta", "gpt2", "longformer", "bart", "camembert", "xlm-roberta"}
 
 
+@dataclass(frozen=True)
+class BERTScoreOptions:
+    """Options of BERTScore.
+
+    Attributes:
+        bertscore_model: Folder or hub repository of BERTScore's model.
+        bertscore_layers: Layer whose output BERTScore compares.
+        bertscore_baseline: Table LAYER, P, R, F to rescale BERTScore with.
+    """
+
+    bertscore_model: str | None = option(None, metavar="DIR-OR-HUB-ID")
+    bertscore_layers: int | None = option(None, minimum=1)
+    bertscore_baseline: Path | None = option(None, metavar="FILE")
+
+
+class BERTScoreF1(Metric):
+    """BERTScore as a registered metric."""
+
+    summary = "BERTScore precision, recall and F1, means over reports"
+    citation = "Zhang, T. et al. BERTScore: Evaluating text generation with BERT. 2020."
+    options: ClassVar = (BERTScoreOptions,)
+    weights: ClassVar = (WEIGHTS,)
+    titles: ClassVar = {
+        "bertscore_precision": "BERTScore precision",
+        "bertscore_recall": "BERTScore recall",
+        "bertscore_f1": "BERTScore F1",
+    }
+    headline = "bertscore_f1"
+    leading = ("bertscore_f1", "bertscore_precision", "bertscore_recall")
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        super().__init__(name, settings)
+        own = settings.of(BERTScoreOptions)
+        self._scorer = BERTScore(
+            own.bertscore_model or MODEL,
+            layers=own.bertscore_layers,
+            baseline=own.bertscore_baseline,
+            device=settings.device,
+            allow_download=settings.allow_download,
+        )
+
+    def scores(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
+        """Score N pairs; see :meth:`BERTScore.score`."""
+        return self._scorer.score(candidates, references)
+
+
 class BERTScore:
-    """The model of the score.
+    """The model of BERTScore.
 
     Args:
-        model: a local folder (config, tokenizer, safetensors), or a hub repository.
-        layers: which layer's output is compared; the package's choice for repositories it knows.
-        baseline: table with the columns LAYER, P, R, F of a baseline to rescale with; it is not guessed.
-        device: of torch.
+        model: local folder (config, tokenizer, safetensors), or hub repository.
+        layers: layer whose output is compared; by default the package's choice for repositories that it knows.
+        baseline: table with the columns LAYER, P, R, F of a baseline to rescale with; by default none.
+        device: device of the model.
         batch_size: sentences at a time.
-        allow_download: whether the hub may be asked.
+        allow_download: fetch a model that is not in the hub cache.
 
     Raises:
-        WeightsError: the model cannot be had.
-        InputError: the number of layers must be given, or the baseline has no such layer.
-        MetricError: the package is not installed.
+        WeightsError: if the model cannot be loaded.
+        InputError: if the number of layers must be given, or the baseline has no such layer.
+        MetricError: if the package is not installed.
     """
 
     def __init__(
@@ -83,7 +140,7 @@ class BERTScore:
                 hint="expected: config.json, model.safetensors and the tokenizer's files",
             ) from error
         _keep_layers(self._model, layers)
-        # position 0 and 1 of RoBERTa are not for text
+        # positions 0 and 1 of RoBERTa are not for text
         room = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in _PREFIX_SPACE else 0)
         self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, room)
         self._model.to(device).eval()
@@ -96,13 +153,13 @@ class BERTScore:
         self.signature = f"bertscore|model:{shown}|layers:{layers}|idf:no|{rescaled}|weights:{parts}"
 
     def score(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
-        """BERTScore of N pairs: precision, recall and F1, means over reports.
+        """Score N pairs: precision, recall and F1, means over reports.
 
         Returns:
             ``bertscore_precision``, ``bertscore_recall``, ``bertscore_f1``. A pair with a blank text scores 0.
 
         Raises:
-            InputError: see :func:`metrics.texts.checked_pairs`.
+            InputError: see :func:`metrics.base.checked_pairs`.
         """
         import numpy as np
         from bert_score.utils import bert_cos_score_idf
@@ -117,7 +174,7 @@ class BERTScore:
         if rows:
             weights: defaultdict[int, float] = defaultdict(lambda: 1.0)
             weights[self._tokenizer.sep_token_id] = weights[self._tokenizer.cls_token_id] = 0.0
-            with contextlib.redirect_stdout(sys.stderr):  # where the package prints what it is doing
+            with contextlib.redirect_stdout(sys.stderr):  # the package prints its progress on standard output
                 found = bert_cos_score_idf(
                     self._model,
                     [references[row] for row in rows],
@@ -145,7 +202,7 @@ def _folder(name: str, allow_download: bool) -> Path:
         try:
             offline = not allow_download or constants.HF_HUB_OFFLINE
             return Path(snapshot_download(repository, allow_patterns=list(_FILES), local_files_only=offline))
-        except Exception as error:  # the hub's errors, and those of a name that is none
+        except Exception as error:  # the hub's errors, and those of a malformed name
             reason = error
     why = f"the hub did not give it ({type(reason).__name__})" if allow_download else "downloading is off"
     raise WeightsError(
@@ -156,7 +213,7 @@ def _folder(name: str, allow_download: bool) -> Path:
 
 
 def _keep_layers(model: Any, layers: int) -> None:
-    """Drop the layers above the one that is compared."""
+    """Remove the layers above the one that is compared."""
     from torch import nn
 
     for holder in (getattr(model, "encoder", None), getattr(model, "transformer", None)):
@@ -175,7 +232,7 @@ def _baseline(path: Path, layers: int) -> Floats:
     import numpy as np
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()  # those of the package are named .tsv and have commas
+        lines = path.read_text(encoding="utf-8").splitlines()  # the package's own are named .tsv and have commas
         table = csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ",")
         rows = {int(row["LAYER"]): [float(row[name]) for name in ("P", "R", "F")] for row in table}
         if not rows:

@@ -1,18 +1,19 @@
-"""BLEU-4 (Papineni et al. 2002): of the whole corpus, never the mean of sentences.
+"""Corpus BLEU-4 (Papineni et al. 2002), which is not the mean of sentence BLEU.
 
-Ten integers of each pair are enough for the score of any set of pairs: two lengths, matches and numbers of n-grams for
-n = 1 to 4. The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, as long as no count
-is zero, that of the ``evaluate`` library.
+Ten integers of each pair determine the score of any set of pairs: two lengths, and matches and numbers of n-grams for
+n = 1 to 4. The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, where no count is
+zero, that of the ``evaluate`` library.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
+from metrics.base import Metric, checked_pairs
 from metrics.scores import Scores
-from metrics.texts import checked_pairs, tokens_13a
 
 if TYPE_CHECKING:
     from metrics.scores import Floats
@@ -20,23 +21,33 @@ if TYPE_CHECKING:
 Variant = Literal["bleu_4", "bleu_4_lower", "bleu_4_nosmooth", "bleu_4_coco"]
 _ORDER = 4
 
+# mteval-v13a.pl, as sacrebleu's "13a" has it (Post 2018): every symbol apart; stops and commas apart unless between
+# digits; a dash apart after a digit.
+_13A = (
+    (re.compile(r"([\{-\~\[-\` -\&\(-\+\:-\@\/])"), r" \1 "),
+    (re.compile(r"([^0-9])([\.,])"), r"\1 \2 "),
+    (re.compile(r"([\.,])([^0-9])"), r" \1 \2"),
+    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
+)
+_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
+
 
 def bleu_4(candidates: Sequence[str], references: Sequence[str], *, variant: Variant = "bleu_4") -> Scores:
-    """BLEU-4 of N pairs.
+    """Score N pairs by corpus BLEU-4.
 
     Args:
         candidates: N generated texts.
         references: N texts.
         variant: ``bleu_4``; ``bleu_4_lower``, the same on lower-cased text; ``bleu_4_nosmooth``, the ``evaluate``
-            library's: 0 where an n-gram count is 0; ``bleu_4_coco``, that of COCO caption evaluation: whitespace
-            tokens, case kept, tiny constants in place of zero counts.
+            library's: 0 if an n-gram count is 0; ``bleu_4_coco``, that of COCO caption evaluation: whitespace
+            tokens, case kept, tiny constants instead of zero counts.
 
     Returns:
-        One score, named as the variant. The values of each report are sentence BLEU with effective order; their
-        mean is not the score.
+        One score, named like the variant. The values of single reports are sentence BLEU with effective order;
+        their mean is not the score.
 
     Raises:
-        InputError: see :func:`metrics.texts.checked_pairs`.
+        InputError: see :func:`metrics.base.checked_pairs`.
     """
     import numpy as np
 
@@ -68,6 +79,18 @@ def bleu_4(candidates: Sequence[str], references: Sequence[str], *, variant: Var
     )
 
 
+def tokens_13a(text: str) -> list[str]:
+    """Return the tokens of mteval-v13a, as sacrebleu and the ``evaluate`` library use them for BLEU; case is kept."""
+    text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    if "&" in text:
+        for entity, character in _ENTITIES:
+            text = text.replace(entity, character)
+    text = f" {text} "
+    for pattern, replacement in _13A:
+        text = pattern.sub(replacement, text)
+    return text.split()
+
+
 def _ngrams(tokens: list[str]) -> list[Counter[tuple[str, ...]]]:
     counts: list[Counter[tuple[str, ...]]] = []
     for order in range(1, _ORDER + 1):
@@ -77,7 +100,7 @@ def _ngrams(tokens: list[str]) -> list[Counter[tuple[str, ...]]]:
 
 
 def _parts(sums: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Lengths of candidates and references ``[...]``, matches and totals ``[..., 4]``."""
+    """Split sums into lengths of candidates and references ``[...]``, matches and totals ``[..., 4]``."""
     return sums[..., 0], sums[..., 1], sums[..., 2 : 2 + _ORDER], sums[..., 2 + _ORDER :]
 
 
@@ -91,7 +114,7 @@ def _brevity(length: Floats, reference: Floats) -> Floats:
 
 
 def _smoothed(sums: Floats, *, effective_order: bool = False) -> Floats:
-    """Exponential smoothing: the k-th order without a match counts 1 / 2^k matches (Chen & Cherry 2014, method 3)."""
+    """BLEU with exponential smoothing (Chen & Cherry 2014, method 3): the k-th order without a match has 1 / 2^k."""
     import numpy as np
 
     length, reference, matches, totals = _parts(sums)
@@ -134,3 +157,20 @@ _VARIANTS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats
     "bleu_4_nosmooth": (_unsmoothed, _unsmoothed, "tokens:13a|case:mixed|smoothing:none"),
     "bleu_4_coco": (_coco, _coco, "tokens:whitespace|case:mixed|smoothing:tiny"),
 }
+
+
+class Bleu4(Metric):
+    """BLEU-4 as a registered metric; the name of the row is the variant."""
+
+    summary = "corpus BLEU-4"
+    citation = "Papineni, K. et al. BLEU: a method for automatic evaluation of machine translation. 2002."
+    titles: ClassVar = {
+        "bleu_4": "BLEU-4",
+        "bleu_4_lower": "BLEU-4 (lower case)",
+        "bleu_4_nosmooth": "BLEU-4 (not smoothed)",
+        "bleu_4_coco": "BLEU-4 (COCO)",
+    }
+
+    def scores(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
+        """Score N pairs; see :func:`bleu_4`."""
+        return bleu_4(candidates, references, variant=cast(Variant, self.name))

@@ -1,4 +1,4 @@
-"""Confidence intervals: 500 seeded resamples of the reports, the same ones for every metric and every model.
+"""Confidence intervals by 500 seeded resamples of the reports, the same for every metric and every model.
 
 The paper gives "median and 95% confidence intervals from 500 bootstrap samples" (table 2). For BLEU and macro-F1 the
 median is not the score itself, so both are given.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metrics.errors import InputError
+from metrics.base import InputError
 
 if TYPE_CHECKING:
     from metrics.scores import Floats, Scores
@@ -19,11 +19,11 @@ SAMPLES, SEED = 500, 42
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with what the resamples say about it.
+    """A score with its bootstrap interval.
 
     Attributes:
-        point: the score of the reports themselves; None where it is not defined.
-        median: of the resamples.
+        point: score of the reports themselves; None if it is not defined.
+        median: median of the resamples.
         low: 2.5th percentile of the resamples.
         high: 97.5th percentile.
     """
@@ -36,11 +36,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How to resample.
+    """Settings of the bootstrap.
 
     Attributes:
-        samples: how many resamples, each as large as the set itself.
-        seed: of ``numpy.random.default_rng``.
+        samples: number of resamples, each as large as the set itself.
+        seed: seed of ``numpy.random.default_rng``.
     """
 
     samples: int = SAMPLES
@@ -48,39 +48,40 @@ class Bootstrap:
 
     @property
     def signature(self) -> str:
-        """Every choice in one line."""
+        """All choices in one line."""
         return f"bootstrap|samples:{self.samples}|seed:{self.seed}|interval:percentile-95"
 
     def weights(self, reports: int) -> Floats:
-        """How often each report stands in each resample: ``[samples, reports]``.
+        """Draw the number of times that each report is in each resample: ``[samples, reports]``.
 
-        Row by row the draws are ``default_rng(seed).choice(reports, reports, replace=True)``.
+        Row by row the draws equal ``default_rng(seed).choice(reports, reports, replace=True)``.
         """
         import numpy as np
 
         if self.samples < 1 or reports < 1:
             raise InputError("a bootstrap needs at least one sample and one report")
-        generator = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.seed)
         weights = np.empty((self.samples, reports))
         for row in weights:
-            row[:] = np.bincount(generator.integers(0, reports, reports), minlength=reports)
+            row[:] = np.bincount(rng.integers(0, reports, reports), minlength=reports)
         return weights
 
     def intervals(self, scores: Scores, weights: Floats | None = None) -> dict[str, Interval]:
-        """Point, median and 95 % interval of every score.
+        """Return point, median and 95 % interval of every score.
 
         Args:
-            weights: what :meth:`weights` gives, to draw once for many metrics.
+            scores: scores of N reports.
+            weights: result of :meth:`weights`, to draw once for many metrics.
         """
         weights = self.weights(len(scores)) if weights is None else weights
         draws = _draws(scores, weights)
         return {name: _interval(value, draws[name]) for name, value in scores.point().items()}
 
     def differences(self, first: Scores, second: Scores, weights: Floats | None = None) -> dict[str, Interval]:
-        """First minus second, on the same resamples of the same reports.
+        """Return the intervals of first minus second, on the same resamples of the same reports.
 
         Raises:
-            InputError: the two are not of the same reports or of the same metric.
+            InputError: if the two are not of the same reports or of the same metric.
         """
         if len(first) != len(second) or first.signature != second.signature:
             raise InputError("only the same metric on the same reports can be compared")

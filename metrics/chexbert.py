@@ -1,33 +1,29 @@
-"""CheXbert (Smit et al. 2020): a BERT that labels a report with the fourteen observations.
+"""CheXbert (Smit et al. 2020): a BERT that labels a report with the fourteen observations, and the F1 of its labels.
 
-The published file ``chexbert.pth`` is for academic, non-commercial use and may not be passed on, so it is read from
-where the user has it. Architecture and text preparation are those of https://github.com/stanfordmlgroup/CheXbert.
+The published file ``chexbert.pth`` is for academic, non-commercial use and may not be redistributed, so the user names
+its path. Architecture and text preparation are those of https://github.com/stanfordmlgroup/CheXbert.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import nn
-
-from metrics.errors import WeightsError
-from metrics.labels import CLASSES, refuse_constant
-from metrics.onednn import with_onednn
-from metrics.texts import checked_texts
-from metrics.weights import SCORERS, HubFile, sha256_of
+from metrics.annotations import Row, annotate, refuse_constant
+from metrics.base import HubFile, InputError, Precision, WeightsError, checked_texts, option, sha256_of
+from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN, LabelF1, LabelOptions
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
-
-Precision = Literal["float32", "bfloat16"]
+    from torch import nn
 
 WEIGHTS = HubFile(
-    SCORERS,
+    "StanfordAIMI/RRG_scorers",
     "chexbert.pth",
     "CheXbert weights",
     "--chexbert FILE",
@@ -40,39 +36,91 @@ _MAX_TOKENS = 512
 _UNKNOWN_SHARE = 0.2
 
 
-class _Labeler(nn.Module):
-    """BERT and fourteen heads on [CLS]; parameter names are those of the published file."""
+# Tables of CheXbert and CheXpert write labels so.
+_CODES = {"": BLANK, "nan": BLANK, "1": POSITIVE, "1.0": POSITIVE, "0": NEGATIVE, "0.0": NEGATIVE}
+_CODES |= {"-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
-    def __init__(self, config: Any) -> None:
-        from transformers import BertModel
 
-        super().__init__()
-        self.bert = BertModel(config)
-        sizes = [4] * (len(CLASSES) - 1) + [2]  # "No Finding" is blank or positive
-        self.linear_heads = nn.ModuleList(nn.Linear(config.hidden_size, size) for size in sizes)
+@dataclass(frozen=True)
+class CheXbertOptions:
+    """Files of CheXbert.
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Codes ``[B, 14]`` of tokens ``[B, T]``."""
-        first = self.bert(tokens, attention_mask=mask).last_hidden_state[:, 0]
-        return torch.stack([head(first).argmax(dim=1) for head in self.linear_heads], dim=1)
+    Attributes:
+        chexbert: CheXbert's weights, chexbert.pth.
+        bert_vocab: Vocabulary of bert-base-uncased: vocab.txt or its folder.
+    """
+
+    chexbert: Path | None = option(None, metavar="FILE")
+    bert_vocab: Path | None = option(None, metavar="DIR")
+
+
+class CheXbertF1(LabelF1):
+    """F1 of CheXbert's labels as a registered metric."""
+
+    kind = "chexbert"
+    labeler = "CheXbert"
+    summary = "macro and micro F1 of CheXbert's labels; uncertain counts as negative"
+    citation = "Smit, A. et al. CheXbert: Combining automatic labelers and expert annotations. 2020."
+    options: ClassVar = (LabelOptions, CheXbertOptions)
+    weights: ClassVar = (WEIGHTS, VOCABULARY)
+    headline = "chexbert_macro_f1_14"
+
+    def load(self) -> CheXbert:
+        """Find the weights; they are read when the first text is labelled.
+
+        Raises:
+            WeightsError: if a file is missing.
+        """
+        settings, files = self.settings, self.settings.of(CheXbertOptions)
+        return CheXbert(
+            files.chexbert,
+            vocabulary=files.bert_vocab,
+            device=settings.device,
+            precision=settings.precision,
+            allow_download=settings.allow_download,
+        )
+
+    @classmethod
+    def from_row(cls, row: Row, where: str) -> list[int] | None:
+        """Return the codes in a row of a file: a list under ``chexbert``, or a column for each observation.
+
+        Raises:
+            InputError: if the labels are malformed.
+        """
+        value = row.get("chexbert")
+        if value is None and all(name in row for name in CLASSES):
+            try:
+                return [_CODES[str("" if row[name] is None else row[name]).strip().lower()] for name in CLASSES]
+            except KeyError:
+                raise InputError(f"{where}: labels must be 1, 0, -1 or empty") from None
+        if value is not None and (
+            not isinstance(value, list)
+            or len(value) != len(CLASSES)
+            or not all(isinstance(code, int) and BLANK <= code <= UNCERTAIN for code in value)
+        ):
+            raise InputError(f"{where}: chexbert must be {len(CLASSES)} codes from 0 to 3")
+        return value
 
 
 class CheXbert:
-    """The labeler.
+    """CheXbert's labeler.
 
     Args:
-        weights: ``chexbert.pth``, or the folder it is in; None looks in the hub cache.
-        vocabulary: ``vocab.txt`` of bert-base-uncased, or the folder it is in (with ``config.json``, its sizes are
-            taken from there); None looks in the hub cache.
-        device: of torch.
+        weights: ``chexbert.pth``, or its folder; None looks in the hub cache.
+        vocabulary: ``vocab.txt`` of bert-base-uncased, or its folder (a ``config.json`` in it gives the sizes of the
+            model); None looks in the hub cache.
+        device: device of the model.
         precision: bfloat16 is about four times as fast on a CPU and can change labels that are nearly a tie.
-        allow_download: whether the hub may be asked.
+        allow_download: fetch files that are not in the hub cache.
 
     Raises:
-        WeightsError: a file is missing, damaged, or not of this model.
-    """
+        WeightsError: if a file is missing, damaged, or not of this model.
 
-    name = "chexbert"
+    Attributes:
+        weights_id: id of weights, vocabulary and precision.
+        forwards: number of reports that went through the model so far.
+        warnings: remarks for a reader of the labels.
+    """
 
     def __init__(
         self,
@@ -83,42 +131,43 @@ class CheXbert:
         precision: Precision = "float32",
         allow_download: bool = False,
     ) -> None:
+        import torch
         from tokenizers import BertWordPieceTokenizer
 
         self._file = WEIGHTS.find(weights, allow_download=allow_download)
         vocab = VOCABULARY.find(vocabulary, allow_download=allow_download)
-        self.weights_id = f"{sha256_of(self._file)[:16]}-{sha256_of(vocab)[:8]}-{precision}"
+        self.weights_id = f"chexbert:{sha256_of(self._file)[:16]}-{sha256_of(vocab)[:8]}-{precision}"
         self._tokenizer = BertWordPieceTokenizer(str(vocab), lowercase=True)
         self._tokenizer.enable_truncation(_MAX_TOKENS)
         self._config = vocab.with_name("config.json")
         self._device, self._precision = torch.device(device), precision
-        self._model: _Labeler | None = None
+        self._model: nn.Module | None = None
         self.forwards = 0
         self.warnings: list[str] = []
 
     def label(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.int8]:
-        """Codes of :mod:`metrics.labels` for N texts: ``[N, 14]``.
+        """Return the codes of :mod:`metrics.labels` for N texts: ``[N, 14]``.
 
         Raises:
-            WeightsError: 20 or more different texts all get the same codes.
-            InputError: not a list of strings.
+            WeightsError: if 20 or more different texts all get the same codes.
+            InputError: if ``texts`` is not a list of strings.
         """
         import numpy as np
 
         texts = checked_texts(texts)
-        different = list(dict.fromkeys(texts))
-        rows = [row for portion in self.portions(different, batch_size=batch_size) for row in portion]
-        refuse_constant(different, rows, "CheXbert")
-        known = dict(zip(different, rows, strict=True))
-        return np.array([known[text] for text in texts], dtype=np.int8)
+        rows = annotate(texts, lambda some: self.portions(some, batch_size=batch_size))
+        refuse_constant(texts, rows, "CheXbert")
+        return np.array(rows, dtype=np.int8)
 
     def portions(self, texts: Sequence[str], *, batch_size: int = 8) -> Iterator[list[list[int]]]:
-        """The same in the order given, as it comes: long lists are labelled in portions of sixteen batches."""
+        """Yield the codes of texts in their order, in portions of sixteen batches."""
         for start in range(0, len(texts), 16 * batch_size):
             yield self._portion(texts[start : start + 16 * batch_size], batch_size)
 
     def _portion(self, texts: Sequence[str], batch_size: int) -> list[list[int]]:
-        """Batches of similar length waste little on padding; on a CPU large ones are slower than batches of 8."""
+        """Label in batches of similar length, which need little padding. On a CPU larger batches than 8 are slower."""
+        import torch
+
         encoded = [self._encode(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
         codes: list[list[int]] = [[] for _ in texts]
@@ -132,7 +181,7 @@ class CheXbert:
                 tokens[row, : len(encoded[index])] = torch.tensor(encoded[index])
                 mask[row, : len(encoded[index])] = 1
             with torch.inference_mode():
-                found = model(tokens.to(self._device), mask.to(self._device)).tolist()
+                found = _codes(model, tokens.to(self._device), mask.to(self._device)).tolist()
             self.forwards += len(some)
             for index, row_codes in zip(some, found, strict=True):
                 codes[index] = row_codes
@@ -146,24 +195,49 @@ class CheXbert:
         ids: list[int] = encoding.ids
         return ids
 
-    def _loaded(self) -> _Labeler:
+    def _loaded(self) -> nn.Module:
         if self._model is None:
+            import torch
+
+            from metrics.onednn import with_onednn
+
             model = load_labeler(self._file, self._config if self._config.is_file() else None)
             dtype = torch.bfloat16 if self._precision == "bfloat16" else torch.float32
             self._model = with_onednn(model.to(device=self._device, dtype=dtype).eval())
         return self._model
 
 
-def load_labeler(path: Path, config: Path | None = None) -> _Labeler:
-    """Read a file of CheXbert's form: with or without ``module.`` before its names and ``position_ids`` among them.
+def _build(config: Any) -> nn.Module:
+    """Build BERT and fourteen heads on [CLS]; parameter names are those of the published file."""
+    from torch import nn
+    from transformers import BertModel
+
+    sizes = [4] * (len(CLASSES) - 1) + [2]  # "No Finding" is blank or positive
+    model = nn.Module()
+    model.bert = BertModel(config)
+    model.linear_heads = nn.ModuleList(nn.Linear(config.hidden_size, size) for size in sizes)
+    return model
+
+
+def _codes(model: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the codes ``[B, 14]`` of tokens ``[B, T]``."""
+    import torch
+
+    first = model.bert(tokens, attention_mask=mask).last_hidden_state[:, 0]
+    return torch.stack([head(first).argmax(dim=1) for head in model.linear_heads], dim=1)
+
+
+def load_labeler(path: Path, config: Path | None = None) -> nn.Module:
+    """Load CheXbert from a file, with or without ``module.`` before its names and ``position_ids`` among them.
 
     Args:
-        path: a torch file of the state, or with the state under ``model_state_dict``.
-        config: of another BERT than bert-base-uncased.
+        path: torch file of the state, or with the state under ``model_state_dict``.
+        config: configuration of another BERT than bert-base-uncased.
 
     Raises:
-        WeightsError: not such a file.
+        WeightsError: if the file is damaged or not of this model.
     """
+    import torch
     from transformers import BertConfig
 
     layout = "a torch file with 'model_state_dict': bert.* and linear_heads.0 to linear_heads.13"
@@ -177,7 +251,7 @@ def load_labeler(path: Path, config: Path | None = None) -> _Labeler:
         ) from error
     state = {name: value for name, value in state.items() if not name.endswith(".position_ids")}
     with torch.device("meta"):
-        model = _Labeler(BertConfig.from_json_file(config) if config else BertConfig())
+        model: Any = _build(BertConfig.from_json_file(config) if config else BertConfig())
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(state.keys() - wanted.keys())
@@ -194,7 +268,7 @@ def load_labeler(path: Path, config: Path | None = None) -> _Labeler:
                 hint="a config.json beside vocab.txt must be that of the same BERT",
             )
     model.load_state_dict(state, assign=True)
-    # buffers that are not in the file were made without storage
+    # buffers that are not in the file have no storage yet
     model.bert.embeddings.position_ids = torch.arange(model.bert.config.max_position_embeddings).unsqueeze(0)
     model.bert.embeddings.token_type_ids = torch.zeros_like(model.bert.embeddings.position_ids)
     return model

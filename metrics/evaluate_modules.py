@@ -1,11 +1,12 @@
-"""The metrics as ``evaluate.Metric``s: made and computed without any hub, also by ``evaluate.combine``.
+"""Registered metrics as modules of the ``evaluate`` library, without the hub; ``evaluate.combine`` takes them too.
 
-``evaluate.load`` would fetch code from the hub, and its ROUGE gives the median of unseeded resamples; these give what
-:mod:`metrics` gives. Texts stay in memory: unlike the library's own default, nothing is written to its cache folder.
+``evaluate.load`` would fetch code from the hub, and its ROUGE gives the median of unseeded resamples; :func:`load` here
+gives the scores of :mod:`metrics`. Texts stay in memory: unlike the library's default, nothing is written to its cache.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,40 +14,36 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import evaluate
 
-from metrics.bleu import bleu_4
-from metrics.f1 import label_f1
-from metrics.radgraph.rewards import radgraph_f1
-from metrics.rouge import rouge_l
+from metrics import registry
+from metrics.base import Metric, Settings
+from metrics.labels import label_f1
 
 if TYPE_CHECKING:
-    from metrics.bertscore import BERTScore
-    from metrics.chexbert import CheXbert
-    from metrics.radgraph.model import RadGraphModel
     from metrics.scores import Scores
 
 _TEXT = datasets.Value("string")
 _LABELS = datasets.Sequence(datasets.Value("int64"))
 
 
-class ReportMetric(evaluate.Metric):  # type: ignore[misc]
+class _Module(evaluate.Metric):  # type: ignore[misc]
     """A metric of N predictions and N references.
 
     ``compute(predictions=..., references=..., per_sample=True)`` adds the value of each report as a list under
-    ``<name>_per_sample``; ``signature`` holds the choices that the numbers depend on, after a computation.
+    ``<name>_per_sample``. After a computation ``signature`` holds the choices that the numbers depend on.
     """
 
     feature: Any = _TEXT
-    description = ""
-    citation = ""
+    summary = ""
+    citation_text = ""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"keep_in_memory": True, **options})
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True)
         self.signature: str | None = None
 
     def _info(self) -> Any:
         return evaluate.MetricInfo(
-            description=self.description,
-            citation=self.citation,
+            description=self.summary,
+            citation=self.citation_text,
             inputs_description="predictions and references: lists of the same length",
             features=datasets.Features({"predictions": self.feature, "references": self.feature}),
         )
@@ -65,126 +62,45 @@ class ReportMetric(evaluate.Metric):  # type: ignore[misc]
         return result
 
 
-class RougeL(ReportMetric):
-    """ROUGE-L; options as :func:`metrics.rouge.rouge_l`."""
+class ReportMetric(_Module):
+    """A registered metric of texts; see :func:`load`."""
 
-    description = "ROUGE-L F-measure, mean over reports"
-    citation = "Lin, C.-Y. ROUGE: A package for automatic evaluation of summaries. 2004."
+    def __init__(self, name: str, settings: Settings) -> None:
+        kind = registry.load(name)
+        self.summary, self.citation_text = kind.summary, kind.citation
+        super().__init__()
+        self._row, self._settings = name, settings
 
-    def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        return rouge_l(predictions, references, **options)
-
-
-class Bleu4(ReportMetric):
-    """BLEU-4 of the corpus; options as :func:`metrics.bleu.bleu_4`."""
-
-    description = "corpus BLEU-4, between 0 and 1"
-    citation = "Papineni, K. et al. BLEU: a method for automatic evaluation of machine translation. 2002."
+    @cached_property
+    def metric(self) -> Metric:
+        """The metric; its model is loaded at the first computation."""
+        return registry.load(self._row)(self._row, self._settings)
 
     def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        return bleu_4(predictions, references, **options)
+        return self.metric.scores(predictions, references)
 
 
-class LabelF1(ReportMetric):
-    """F1 of labels that are there already; options as :func:`metrics.f1.label_f1`."""
+class LabelF1(_Module):
+    """F1 of labels that are given as rows of 14 codes; options of ``compute`` as of :func:`metrics.labels.label_f1`."""
 
     feature = _LABELS
-    description = "macro and micro F1 of the 14 CheXpert observations"
-    citation = "Smit, A. et al. CheXbert. 2020."
+    summary = "macro and micro F1 of the 14 CheXpert observations"
 
     def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
         return label_f1(predictions, references, **options)
 
 
-class CheXbertF1(ReportMetric):
-    """F1 of CheXbert's labels.
+def load(name: str, **options: Any) -> ReportMetric:
+    """Return a registered metric as an ``evaluate.Metric``.
 
     Args:
-        model: arguments of :class:`metrics.chexbert.CheXbert`; read at the first computation.
-        options: of ``evaluate.Metric``.
+        name: name of the metric, as of ``--metrics``.
+        options: fields of :class:`metrics.base.Settings` and of the metric's own options, as of the command line.
+
+    Raises:
+        InputError: if there is no such metric or option.
     """
-
-    description = "macro and micro F1 of CheXbert's labels; uncertain counts as negative"
-    citation = "Smit, A. et al. CheXbert. 2020."
-
-    def __init__(self, *, model: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._model = model or {}
-
-    @cached_property
-    def labeler(self) -> CheXbert:
-        """The model."""
-        from metrics.chexbert import CheXbert
-
-        return CheXbert(**self._model)
-
-    def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        labels = self.labeler.label([*predictions, *references])
-        options = {"prefix": "chexbert_", "labeler": f"chexbert:{self.labeler.weights_id}", **options}
-        return label_f1(labels[: len(predictions)], labels[len(predictions) :], **options)
-
-
-class RulesF1(ReportMetric):
-    """F1 of the labels of our own rules, which are not CheXbert's."""
-
-    description = "macro and micro F1 of the labels of phrase rules"
-
-    def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        from metrics.rules import labeler as rules
-
-        options = {"prefix": "rules_", "labeler": rules.weights_id(), **options}
-        return label_f1(rules.label_all(predictions), rules.label_all(references), **options)
-
-
-class RadGraphF1(ReportMetric):
-    """RG_ER and the other RadGraph levels.
-
-    Args:
-        model: arguments of :meth:`metrics.radgraph.model.RadGraphModel.load`; read at the first computation.
-        options: of ``evaluate.Metric``.
-    """
-
-    description = "RadGraph F1: rg_e, rg_er, rg_er_bar"
-    citation = "Delbrouck, J.-B. et al. Improving the factual correctness of radiology report generation. 2022."
-
-    def __init__(self, *, model: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._model = model or {}
-
-    @cached_property
-    def annotator(self) -> RadGraphModel:
-        """The model."""
-        from metrics.radgraph.model import RadGraphModel
-
-        return RadGraphModel.load(**self._model)
-
-    def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        graphs = self.annotator.annotate([*predictions, *references])
-        options = {"model": self.annotator.weights_id, **options}
-        return radgraph_f1(graphs[: len(predictions)], graphs[len(predictions) :], **options)
-
-
-class BERTScoreF1(ReportMetric):
-    """BERTScore.
-
-    Args:
-        model: arguments of :class:`metrics.bertscore.BERTScore`; read at the first computation.
-        options: of ``evaluate.Metric``.
-    """
-
-    description = "BERTScore precision, recall and F1, means over reports"
-    citation = "Zhang, T. et al. BERTScore: Evaluating text generation with BERT. 2020."
-
-    def __init__(self, *, model: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._model = model or {}
-
-    @cached_property
-    def scorer(self) -> BERTScore:
-        """The model."""
-        from metrics.bertscore import BERTScore
-
-        return BERTScore(**self._model)
-
-    def _scores(self, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> Scores:
-        return self.scorer.score(predictions, references)
+    common = {one.name for one in dataclasses.fields(Settings)} & options.keys()
+    own = {key: value for key, value in options.items() if key not in common}
+    registry.check_options(own)
+    return ReportMetric(name, Settings((name,), options=own, **{key: options[key] for key in common}))

@@ -1,4 +1,4 @@
-"""One figure of an evaluation: scores, classes, groups, each with its 95 % interval."""
+"""Figure of an evaluation: scores of metrics, classes and groups with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metrics.base import MetricError
 from metrics.bootstrap import Interval
-from metrics.errors import MetricError
+from metrics.registry import labelers, title
 from metrics.suite import Evaluation
-from metrics.tables import title
 
 _BAR = 0.28  # inches of height
 
 
 def figure(result: Evaluation, kind: str) -> bytes:
-    """Draw the evaluation.
+    """Draw an evaluation.
 
     Args:
+        result: the evaluation.
         kind: ``png``, ``svg`` or ``pdf``.
 
+    Returns:
+        Content of the file.
+
     Raises:
-        MetricError: matplotlib is not installed.
+        MetricError: if matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,7 +52,7 @@ Rows = Mapping[str, Interval]
 
 
 def _panels(result: Evaluation) -> list[tuple[str, Mapping[str, Rows]]]:
-    """Headings, each with the rows of every model."""
+    """Return the headings of the panels, each with the rows of every model."""
     names = [name for name in result.models[0].intervals if "/" not in name]
     panels: list[tuple[str, Mapping[str, Rows]]] = [
         (
@@ -56,7 +60,7 @@ def _panels(result: Evaluation) -> list[tuple[str, Mapping[str, Rows]]]:
             {one.name: {title(n): one.intervals[n] for n in names} for one in result.models},
         )
     ]
-    for labeler, words in (("chexbert", "CheXbert"), ("rules", "rules (not CheXbert)")):
+    for labeler, words in labelers().items():
         classes = [name for name in result.models[0].intervals if name.startswith(f"{labeler}_f1") and "/" in name]
         if classes:
             rows = {
@@ -81,14 +85,12 @@ def _bars(axes: Any, heading: str, groups: Mapping[str, Rows]) -> None:
     labels: Sequence[str] = list(next(iter(groups.values())))
     height = 0.8 / len(groups)
     for offset, (name, rows) in enumerate(groups.items()):
-        for place, label in enumerate(labels):
-            interval, y = rows[label], place + (offset - (len(groups) - 1) / 2) * height
+        for row, label in enumerate(labels):
+            interval, y = rows[label], row + (offset - (len(groups) - 1) / 2) * height
             if interval.point is None:
                 axes.text(0.5, y, "not estimable", va="center", fontsize=7, color="0.4")
                 continue
-            axes.barh(
-                y, 100 * interval.point, height, color=f"C{offset}", alpha=0.75, label=name if place == 0 else None
-            )
+            axes.barh(y, 100 * interval.point, height, color=f"C{offset}", alpha=0.75, label=name if row == 0 else None)
             if interval.low is not None and interval.high is not None:
                 axes.plot([100 * interval.low, 100 * interval.high], [y, y], color="0.15", lw=1.2)
     axes.set_yticks(range(len(labels)), labels)

@@ -1,4 +1,4 @@
-"""What every metric returns: scores, the values of each report, and the sums from which any resample is scored."""
+"""Result of every metric: scores, values of single reports, and sums from which any resample can be scored."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def _nothing(sums: Floats) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of N reports by one metric. All are fractions between 0 and 1; tables print them times 100.
+    """Scores of N reports by one metric: fractions between 0 and 1, which tables print times 100.
 
     Attributes:
-        statistics: ``[N, S]``; a score of a set of reports depends on the sums of its rows only. This is what makes
-            a bootstrap cheap: a resample is a weighted sum.
-        of_sums: from sums ``[..., S]`` and numbers of reports ``[...]`` to scores by name, ``[...]`` each. NaN where
-            a score is not defined.
-        per_sample: values of each report by name, ``[N]`` each.
-        signature: every choice that the numbers depend on, in one line.
-        positives: from sums ``[S]`` to the number of positive reference labels behind a score, for scores that
-            depend on labels.
+        statistics: ``[N, S]``; a score of a set of reports depends only on the sums of its rows, so that a resample
+            of the bootstrap is a weighted sum.
+        of_sums: function from sums ``[..., S]`` and numbers of reports ``[...]`` to scores by name, ``[...]`` each;
+            NaN if a score is not defined.
+        per_sample: values of single reports by name, ``[N]`` each.
+        signature: all choices that the numbers depend on, in one line.
+        positives: function from sums ``[S]`` to the number of positive reference labels behind a score, for scores
+            that depend on labels.
     """
 
     statistics: Floats
@@ -42,7 +42,7 @@ class Scores:
         return len(self.statistics)
 
     def point(self) -> dict[str, float]:
-        """The scores of all reports, by name."""
+        """Return the scores of all reports, by name."""
         import numpy as np
 
         scores = self.of_sums(self.statistics.sum(axis=0), np.asarray(float(len(self))))
@@ -52,7 +52,7 @@ class Scores:
         return self.point()[name]
 
     def subset(self, rows: NDArray[np.intp]) -> Scores:
-        """The same metric on some of the reports."""
+        """Return the scores of some of the reports."""
         return Scores(
             self.statistics[rows],
             self.of_sums,
@@ -63,10 +63,11 @@ class Scores:
 
 
 def mean_scores(values: Mapping[str, Floats], signature: str) -> Scores:
-    """Scores that are means over reports.
+    """Return scores that are means over reports.
 
     Args:
-        values: ``[N]`` by name.
+        values: values of single reports by name, ``[N]`` each.
+        signature: all choices that the numbers depend on.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Scores by group of patients or images: overall, each group with its own interval, the worst, and the gap to it."""
+"""Scores by group of patients or images: average, groups with their own intervals, worst group, and gap."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metrics.errors import InputError
+from metrics.base import InputError
 
 if TYPE_CHECKING:
     from metrics.bootstrap import Bootstrap, Interval
     from metrics.scores import Scores
 
 UNKNOWN = "unknown"
-"""The group of reports of which nothing is known."""
+"""Name of the group of reports without a value."""
 NOT_ESTIMABLE = "not estimable"
 
 
@@ -22,9 +22,9 @@ class Group:
     """One group's score.
 
     Attributes:
-        n: reports in it.
-        score: None where nothing can be said. The interval's ends are None where there is one report only.
-        note: why something is None.
+        n: number of reports.
+        score: interval of the score; None if it cannot be estimated. Its ends are None for a single report.
+        note: reason for a value that is None.
     """
 
     n: int
@@ -37,8 +37,8 @@ class Strata:
     """A score by group.
 
     Attributes:
-        average: of all reports together, as the paper's "avg" (appendix C.6), not the mean of the groups.
-        groups: by name.
+        average: score of all reports, the paper's "avg" (appendix C.6), not the mean of the groups.
+        groups: results by name of the group.
         worst: name of the group with the lowest score, or None.
         gap: average minus the worst group's score, or None.
     """
@@ -50,14 +50,15 @@ class Strata:
 
 
 def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dict[str, Strata]:
-    """Every score by group; each group is resampled by itself.
+    """Return every score by group; each group is resampled by itself.
 
     Args:
-        scores: of N reports.
-        groups: the N reports' groups.
+        scores: scores of N reports.
+        groups: group of each report.
+        bootstrap: settings of the intervals.
 
     Raises:
-        InputError: another number of groups than of reports.
+        InputError: if there are not as many groups as reports.
     """
     import numpy as np
 
@@ -65,7 +66,7 @@ def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dic
         raise InputError(f"{len(groups)} groups for {len(scores)} reports")
     tables: dict[str, dict[str, Group]] = {}
     names = np.array(groups, dtype=object)
-    for group in sorted(set(groups), key=_place):
+    for group in sorted(set(groups), key=_order):
         part = scores.subset(np.flatnonzero(names == group))
         positives = part.positives(part.statistics.sum(axis=0))
         for name, interval in bootstrap.intervals(part).items():
@@ -74,8 +75,8 @@ def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dic
     return {name: _strata(points[name], table) for name, table in tables.items()}
 
 
-def _place(group: str) -> tuple[bool, bool, str]:
-    """Bands of age in their order, what is unknown last."""
+def _order(group: str) -> tuple[bool, bool, str]:
+    """Sort key of groups: bands of age in their order, unknown last."""
     return group == UNKNOWN, not group.startswith("<"), group
 
 

@@ -1,34 +1,39 @@
-"""Many metrics on the same reports: models loaded once, each text annotated once, every score with its interval."""
+"""Evaluation of reports by several metrics: models are loaded once, texts annotated once, scores have intervals."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from metrics import annotators
-from metrics.annotators import Annotator, Given, Report
+from metrics import registry
+from metrics.annotations import AnnotatedMetric, Given, Report
+from metrics.base import InputError, Metric, MetricError, Settings
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.cache import Cache
-from metrics.errors import InputError, MetricError
-from metrics.settings import BLEU, ROUGE, Settings, checked_metrics
 from metrics.strata import Strata, by_group
-from metrics.texts import R2GEN_TOKENS, r2gen_clean
 
 if TYPE_CHECKING:
     from metrics.scores import Scores
 
+R2GEN_TOKENS = 60
+"""Length to which papers on IU X-ray cut their references."""
+_LIST_NUMBER = re.compile(r"(?:^|(?<=\s))\d\.\s")
+_QUOTES = re.compile(r"[\"/\\']")
+_PUNCTUATION = re.compile(r"[.,?;*!%^&_+():\-\[\]{}]")
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """N predictions beside N references.
+    """N predictions with N references.
 
     Attributes:
-        ids: in the order of the references.
-        candidates: generated texts.
-        references: texts.
-        strata: values of each report by column name.
+        ids: ids of the reports, in the order of the references.
+        candidates: N generated texts.
+        references: N reference texts.
+        strata: group of each report, by column name.
     """
 
     ids: list[str]
@@ -39,7 +44,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class NotComputed:
-    """Why a metric has no value, and what to do about it."""
+    """A metric without a value.
+
+    Attributes:
+        reason: why it could not be computed.
+        cure: advice on what to do, or None.
+    """
 
     reason: str
     cure: str | None
@@ -47,10 +57,10 @@ class NotComputed:
 
 @dataclass(frozen=True)
 class Model:
-    """What was found of one set of predictions.
+    """Results of one set of predictions.
 
     Attributes:
-        name: what tables call it.
+        name: name in tables.
         scores: by metric.
         intervals: by score.
         strata: by column, then by score.
@@ -63,7 +73,7 @@ class Model:
 
     @property
     def positives(self) -> dict[str, int]:
-        """Positive reference labels behind a score, for those that depend on labels."""
+        """Numbers of positive reference labels behind the scores that depend on labels."""
         return {
             name: count
             for scores in self.scores.values()
@@ -73,17 +83,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The whole result.
+    """Results of an evaluation.
 
     Attributes:
-        ids: of the reports.
-        models: the predictions, then those they are compared with.
-        differences: the first model's scores minus another's, by that one's name.
-        not_computed: by metric.
-        signatures: by metric.
-        bootstrap: how intervals were made.
-        warnings: what a reader of the scores should know.
-        annotations: raw labels and graphs by kind: those of the first model's N predictions, then of the references.
+        ids: ids of the N reports.
+        models: results of the predictions, then of those that they are compared with.
+        differences: scores of the first model minus those of another, by the other's name.
+        not_computed: metrics without a value, by name.
+        signatures: choices that the numbers depend on, by metric.
+        bootstrap: settings of the intervals.
+        warnings: remarks for a reader of the scores.
+        annotations: labels and graphs by kind: of the first model's N predictions, then of the N references.
     """
 
     ids: list[str]
@@ -110,18 +120,18 @@ def evaluate(
 
     Args:
         models: pairs by name, all with the same ids and references; the first is compared with the others.
-        settings: which metrics.
-        bootstrap: how to resample.
-        cache: of annotations.
-        given: annotations that take the place of a model's, by kind (``chexbert``, ``radgraph``), and then by side
-            (``prediction`` of the first model, ``reference``) and id.
-        report: from a name and a number of texts to what is called with the number of texts done.
+        settings: metrics and their options.
+        bootstrap: settings of the intervals.
+        cache: annotations of earlier runs.
+        given: annotations that replace a model's; of the predictions, those of the first model.
+        report: called with a name and a number of texts; returns the function that is called with the number done.
         say: called with each metric that cannot be computed, before the long work begins.
 
     Raises:
-        InputError: nothing to score, an unknown metric, models of different reports.
+        InputError: if there is nothing to score, a metric or option is unknown, or models have different reports.
     """
-    names = checked_metrics(settings.metrics)
+    names = registry.checked_metrics(settings.metrics)
+    registry.check_options(settings.options)
     first = next(iter(models.values()))
     if any(pairs.ids != first.ids or pairs.references != first.references for pairs in models.values()):
         raise InputError("models can be compared on the same reports only")
@@ -132,22 +142,34 @@ def evaluate(
         first = next(iter(models.values()))
     bootstrap = bootstrap or Bootstrap()
     not_computed: dict[str, NotComputed] = {}
-    ready: dict[str, Callable[[Pairs], Scores]] = {}
-    used: list[Annotator] = []
+    ready: dict[str, Metric] = {}
     for name in names:
         try:
-            ready[name] = _prepare(name, settings, given or {}, cache, report, used, first)
+            ready[name] = _loaded(name, settings, given or {})
         except InputError:
             raise
         except MetricError as error:
             not_computed[name] = NotComputed(str(error), error.hint)
             say(f"{name} will not be computed: {error}")
 
+    annotations: dict[str, list[Any]] = {}
+
+    def compute(metric: Metric, pairs: Pairs) -> Scores:
+        if not isinstance(metric, AnnotatedMetric):
+            return metric.scores(pairs.candidates, pairs.references)
+        side = "prediction" if pairs is first else ""  # annotations are given of the first model only
+        keys = [(of, key) for of in (side, "reference") for key in pairs.ids]
+        texts = [*pairs.candidates, *pairs.references]
+        values = metric.annotations(texts, keys=keys, cache=cache, report=report)
+        if pairs is first:
+            annotations[metric.kind] = values
+        return metric.of_annotations(values[: len(pairs.ids)], values[len(pairs.ids) :])
+
     results: dict[str, dict[str, Scores]] = {model: {} for model in models}
-    for name, compute in ready.items():
+    for name, metric in ready.items():
         try:
             for model, pairs in models.items():
-                results[model][name] = compute(pairs)
+                results[model][name] = compute(metric, pairs)
         except InputError:
             raise
         except MetricError as error:
@@ -188,8 +210,8 @@ def evaluate(
             for name, scores in found[0].scores.items()
         },
         bootstrap,
-        [note for annotator in used for note in annotator.notes()],
-        {annotator.kind: annotator.first for annotator in used if annotator.first},
+        [note for metric in ready.values() if isinstance(metric, AnnotatedMetric) for note in metric.warnings],
+        annotations,
     )
 
 
@@ -201,57 +223,21 @@ def _cleaned(pairs: Pairs) -> Pairs:
     )
 
 
-def _prepare(
-    name: str,
-    settings: Settings,
-    given: Given,
-    cache: Cache | None,
-    report: Report | None,
-    used: list[Annotator],
-    first: Pairs,
-) -> Callable[[Pairs], Scores]:
-    """Everything that can fail before the work begins."""
-    if name in ROUGE:
-        from metrics.rouge import rouge_l
+def _loaded(name: str, settings: Settings, given: Given) -> Metric:
+    """Make a metric; everything that can fail before the work begins fails here."""
+    kind = registry.load(name)
+    if issubclass(kind, AnnotatedMetric):
+        return kind(name, settings, given.get(kind.kind) if kind.kept else None)
+    return kind(name, settings)
 
-        return lambda pairs: rouge_l(pairs.candidates, pairs.references, variant=name)  # type: ignore[arg-type]
-    if name in BLEU:
-        from metrics.bleu import bleu_4
 
-        return lambda pairs: bleu_4(pairs.candidates, pairs.references, variant=name)  # type: ignore[arg-type]
-    if name == "bertscore":
-        from metrics.bertscore import MODEL, BERTScore
+def r2gen_clean(text: str, max_tokens: int | None = None) -> str:
+    """Clean a text as papers on IU X-ray do: lower case, no punctuation, sentences joined by " . ".
 
-        scorer = BERTScore(
-            settings.bertscore_model or MODEL,
-            layers=settings.bertscore_layers,
-            baseline=settings.bertscore_baseline,
-            device=settings.device,
-            allow_download=settings.allow_download,
-        )
-        return lambda pairs: scorer.score(pairs.candidates, pairs.references)
-
-    annotator = {"chexbert": annotators.chexbert, "rules": annotators.rules, "rg_er": annotators.radgraph}[name](
-        settings, given
-    )
-    used.append(annotator)
-
-    def both(pairs: Pairs) -> tuple[list[Any], list[Any]]:
-        side = "prediction" if pairs is first else ""  # of the others no annotations are given
-        keys = [(of, key) for of in (side, "reference") for key in pairs.ids]
-        values = annotator(keys, [*pairs.candidates, *pairs.references], cache, report)
-        if pairs is first:
-            annotator.first = values
-        return values[: len(pairs.ids)], values[len(pairs.ids) :]
-
-    if name == "rg_er":
-        from metrics.radgraph.rewards import radgraph_f1
-
-        lower = settings.radgraph_case == "lower"
-        return lambda pairs: radgraph_f1(*both(pairs), lower_case=lower, model=annotator.identity)
-
-    from metrics.f1 import label_f1
-
-    return lambda pairs: label_f1(
-        *both(pairs), uncertain=settings.uncertain, prefix=f"{name}_", labeler=annotator.identity
-    )
+    This is the cleaning of R2Gen (Chen et al. 2020), which also cuts references: at :data:`R2GEN_TOKENS` for IU X-ray.
+    With ``rouge_l_coco`` and ``bleu_4_coco`` it gives the numbers that those papers compare.
+    """
+    text = _LIST_NUMBER.sub(" ", _QUOTES.sub("", text.lower()))
+    sentences = (" ".join(_PUNCTUATION.sub("", part).split()) for part in text.split("."))
+    joined = "".join(f"{sentence} . " for sentence in sentences if sentence).split()
+    return " ".join(joined[:max_tokens])

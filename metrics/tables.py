@@ -1,4 +1,4 @@
-"""Results for people and programs: text, Markdown, LaTeX, JSON, and a value for each report."""
+"""Results of an evaluation as text, Markdown, LaTeX and JSON, and values of single reports."""
 
 from __future__ import annotations
 
@@ -10,58 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from metrics import registry
 from metrics.bootstrap import Interval
+from metrics.registry import title
 from metrics.strata import Group, Strata
 from metrics.suite import Evaluation, Model
 
 SCHEMA = "llava-rad.metrics/1"
 NOTICE = "Scores of AI-generated drafts. Research use only. Not for clinical use."
-_TITLES = {
-    "rouge_l": "ROUGE-L",
-    "rouge_l_stem": "ROUGE-L (stemmed)",
-    "rouge_l_coco": "ROUGE-L (COCO)",
-    "bleu_4": "BLEU-4",
-    "bleu_4_lower": "BLEU-4 (lower case)",
-    "bleu_4_nosmooth": "BLEU-4 (not smoothed)",
-    "bleu_4_coco": "BLEU-4 (COCO)",
-    "rg_e": "RG_E",
-    "rg_er": "RG_ER",
-    "rg_er_bar": "RG_ER-bar",
-    "rg_e_lower": "RG_E (lower case)",
-    "rg_er_lower": "RG_ER (lower case)",
-    "rg_er_bar_lower": "RG_ER-bar (lower case)",
-    "bertscore_precision": "BERTScore precision",
-    "bertscore_recall": "BERTScore recall",
-    "bertscore_f1": "BERTScore F1",
-}
-_LABELERS = {"chexbert": "CheXbert", "rules": "rules (not CheXbert)"}
-# What stands in a table and in JSON for a metric without a value.
-HEADLINES = {
-    "rg_er": "rg_er",
-    "chexbert": "chexbert_macro_f1_14",
-    "rules": "rules_macro_f1_14",
-    "bertscore": "bertscore_f1",
-}
-_ORDER = ("rg_er", "rg_e", "rg_er_bar", "bertscore_f1", "bertscore_precision", "bertscore_recall")
 Cells = list[list[str]]
 
 
-def title(name: str) -> str:
-    """What people call a score."""
-    if name in _TITLES:
-        return _TITLES[name]
-    labeler, _, rest = name.partition("_")
-    if labeler not in _LABELERS:
-        return name
-    if rest.startswith("f1"):
-        return rest.partition("/")[2] + ("+" if rest.partition("/")[0].endswith("+") else "")
-    kind, _, classes = rest.partition("_f1_")
-    return f"{_LABELERS[labeler]} {kind.capitalize()}-F1-{classes}"
-
-
 def to_json(result: Evaluation) -> str:
-    """One object, the same bytes for the same input; scores are fractions, null where nothing was computed."""
-    absent: dict[str, Any] = {HEADLINES.get(name, name): None for name in result.not_computed}
+    """Return one JSON object, the same bytes for the same input; scores are fractions, null if not computed."""
+    absent: dict[str, Any] = {registry.headline(name): None for name in result.not_computed}
     content = {
         "schema": SCHEMA,
         "notice": NOTICE,
@@ -99,7 +61,7 @@ def to_json(result: Evaluation) -> str:
 
 
 def to_text(result: Evaluation) -> str:
-    """Aligned columns."""
+    """Return the tables in aligned columns."""
     parts = [NOTICE, _caption(result)]
     for heading, cells in _tables(result):
         parts.append((f"{heading}\n" if heading else "") + aligned(cells))
@@ -108,7 +70,7 @@ def to_text(result: Evaluation) -> str:
 
 
 def to_markdown(result: Evaluation) -> str:
-    """Tables as GitHub shows them."""
+    """Return the tables in Markdown."""
     parts = [f"*{NOTICE}*", _caption(result)]
     for heading, cells in _tables(result):
         parts.append(f"**{heading}**\n\n{markdown(cells)}" if heading else markdown(cells))
@@ -117,7 +79,7 @@ def to_markdown(result: Evaluation) -> str:
 
 
 def to_latex(result: Evaluation) -> str:
-    """booktabs tables."""
+    """Return the tables in LaTeX with booktabs."""
     parts = [f"% {NOTICE}\n% {_caption(result)}"]
     for heading, cells in _tables(result):
         parts.append((f"% {heading}\n" if heading else "") + latex(cells))
@@ -126,7 +88,7 @@ def to_latex(result: Evaluation) -> str:
 
 
 def columns_by_report(result: Evaluation) -> dict[str, list[Any]]:
-    """A column for the ids and one for each metric's value of each report; no text."""
+    """Return a column of ids and one for each metric with the value of each report; no texts."""
     columns: dict[str, list[Any]] = {"id": result.ids}
     for model in result.models:
         prefix = f"{model.name}/" if len(result.models) > 1 else ""
@@ -136,7 +98,7 @@ def columns_by_report(result: Evaluation) -> dict[str, list[Any]]:
 
 
 def by_report_csv(result: Evaluation) -> bytes:
-    """:func:`columns_by_report` as CSV."""
+    """Return :func:`columns_by_report` as CSV."""
     columns = columns_by_report(result)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -146,7 +108,7 @@ def by_report_csv(result: Evaluation) -> bytes:
 
 
 def by_report_parquet(result: Evaluation) -> bytes:
-    """:func:`columns_by_report` as Parquet, with the signatures in the file's metadata."""
+    """Return :func:`columns_by_report` as Parquet, with the signatures in the file's metadata."""
     import pyarrow
     import pyarrow.parquet
 
@@ -173,9 +135,9 @@ def _tables(result: Evaluation) -> list[tuple[str, Cells]]:
 
 
 def headline_names(scores: Any) -> list[str]:
-    """All scores but those of single classes, the paper's first."""
+    """Return all scores but those of single classes, with :attr:`metrics.base.Metric.leading` before the others."""
     names = [name for name in scores if "/" not in name]
-    first = [name for name in _ORDER if name in names]
+    first = [name for name in registry.leading() if name in names]
     if not first:
         return names
     at = min(names.index(name) for name in first)
@@ -186,18 +148,19 @@ def headline_names(scores: Any) -> list[str]:
 def _overall(model: Model, result: Evaluation) -> Cells:
     rows = [["metric", "score", "median", "95 % interval"]]
     rows += [[title(name), *_numbers(model.intervals[name])] for name in headline_names(model.intervals)]
-    rows += [[title(HEADLINES.get(name, name)), "not computed", "", ""] for name in result.not_computed]
+    rows += [[title(registry.headline(name)), "not computed", "", ""] for name in result.not_computed]
     return rows
 
 
 def _classes(model: Model) -> list[tuple[str, Cells]]:
+    labelers = registry.labelers()
     tables: dict[str, Cells] = {}
     for name, interval in model.intervals.items():
         labeler, found, _ = name.partition("_f1")
         if not found or "/" not in name:
             continue
         head = ["class", "positives", "score", "median", "95 % interval"]
-        rows = tables.setdefault(f"{_LABELERS[labeler]} F1 by class", [head])
+        rows = tables.setdefault(f"{labelers[labeler]} F1 by class", [head])
         rows.append([title(name), f"{model.positives[name]:,}", *_numbers(interval)])
     return list(tables.items())
 
@@ -262,7 +225,7 @@ def _remarks(result: Evaluation) -> list[str]:
 
 
 def aligned(cells: Cells) -> str:
-    """A table in columns of spaces; the first row is the head, the first column (and one of groups) is to the left."""
+    """Return a table in columns of spaces; the first row is the head, text columns are aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     texts = {0} | ({1} if cells[0][1:2] == ["group"] else set())
     return "\n".join(
@@ -275,14 +238,14 @@ def aligned(cells: Cells) -> str:
 
 
 def markdown(cells: Cells) -> str:
-    """A table as GitHub shows it; the first row is the head."""
+    """Return a table in Markdown; the first row is the head."""
     head, *rows = cells
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def latex(cells: Cells) -> str:
-    """A booktabs table; the first row is the head."""
+    """Return a LaTeX table with booktabs; the first row is the head."""
     head, *rows = cells
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _latex_row(head), r"\midrule"]
     return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"])

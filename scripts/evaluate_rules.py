@@ -36,7 +36,7 @@ NEAR = {
     ("Pleural_Thickening",): "Pleural Other",
     ("normal",): "No Finding",
 }
-# Manual MeSH codes: heads of a code, each with a word that must be in it.
+# Manual MeSH codes: heads of codes, each with a word that the rest must contain.
 MESH: dict[str, tuple[tuple[str, str], ...]] = {
     "Cardiomegaly": (("Cardiomegaly", ""), ("Cardiac Shadow", "enlarged"), ("Heart", "enlarged")),
     "Lung Opacity": (
@@ -91,7 +91,7 @@ class Row(NamedTuple):
 
 
 def read(folder: Path, half: str) -> list[dict[str, Any]]:
-    """Reports with text of one half: ``tune``, ``report`` or ``all``."""
+    """Return the reports with text of one half: ``tune``, ``report`` or ``all``."""
     with (folder / "reports.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     wanted = {"tune": (0,), "report": (1,), "all": (0, 1)}[half]
@@ -104,7 +104,7 @@ def parity(uid: str) -> int:
 
 
 def text_of(row: dict[str, Any]) -> str:
-    """Findings and impression."""
+    """Return findings and impression."""
     return "\n\n".join(row[name] for name in ("findings", "impression") if row.get(name))
 
 
@@ -131,7 +131,7 @@ def mesh(row: dict[str, Any]) -> dict[str, bool] | None:
 def table(
     rows: Iterable[dict[str, Any]], gold: Callable[[dict[str, Any]], dict[str, bool] | None], *, uncertain: bool
 ) -> dict[str, Row]:
-    """Counts by class.
+    """Count agreement by class.
 
     Args:
         rows: reports.
@@ -155,7 +155,7 @@ def table(
 
 
 def macro(rows: dict[str, Row], classes: Iterable[str]) -> float:
-    """Mean F1."""
+    """Return the mean F1 of classes."""
     values = [rows[name].f1 for name in classes]
     return sum(values) / len(values)
 

@@ -146,7 +146,14 @@ def _words(text: str) -> list[str]:
 
 
 def write_radgraph(
-    path: Path, bert: Path, *, model: str = "radgraph", namespace: str | None = None, seed: int = 0, hidden: int = 150
+    path: Path,
+    bert: Path,
+    *,
+    model: str = "radgraph",
+    namespace: str | None = None,
+    seed: int = 0,
+    hidden: int = 150,
+    max_length: int = 512,
 ) -> Path:
     """Write a ``radgraph.tar.gz`` as published, with the package's own DyGIE++ classes and random weights.
 
@@ -158,6 +165,7 @@ def write_radgraph(
         model: ``radgraph`` or ``radgraph-xl``, whose labels differ.
         namespace: before the label files' names; older archives have ``None``.
         hidden: width of the feed-forward networks.
+        max_length: word pieces that BERT takes at a time.
     """
     import tarfile
 
@@ -178,7 +186,7 @@ def write_radgraph(
     (folder / "vocabulary" / "non_padded_namespaces.txt").write_text("*tags\n*labels\n")
     (folder / "vocabulary" / f"{namespace}__ner_labels.txt").write_text("\n".join(labels) + "\n")
     (folder / "vocabulary" / f"{namespace}__relation_labels.txt").write_text("modify\nlocated_at\nsuggestive_of\n")
-    indexer = {"type": "pretrained_transformer_mismatched", "model_name": str(bert), "max_length": 512}
+    indexer = {"type": "pretrained_transformer_mismatched", "model_name": str(bert), "max_length": max_length}
     config: dict[str, Any] = {
         "dataset_reader": {"type": "dygie", "token_indexers": {"bert": indexer}, "max_span_width": 8},
         "model": {
@@ -208,7 +216,11 @@ def write_radgraph(
     torch.manual_seed(seed)
     with _local_bert(bert):
         embedder = text_field_embedders.BasicTextFieldEmbedder(
-            {"bert": token_embedders.PretrainedTransformerMismatchedEmbedder(model_name=str(bert), max_length=512)}
+            {
+                "bert": token_embedders.PretrainedTransformerMismatchedEmbedder(
+                    model_name=str(bert), max_length=max_length
+                )
+            }
         )
         parts = {key: value for key, value in config["model"].items() if key not in {"type", "embedder"}}
         del parts["initializer"], parts["module_initializer"]

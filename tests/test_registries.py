@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 
 def test_a_registered_output_format_appears_in_help_reference_and_page() -> None:
@@ -111,3 +112,71 @@ print(json.dumps([shown("manifest"), shown("reports"), shown("probe", "linear"),
     assert "ward-reports (reports of ward 7)" in reports
     assert "ward-seven" in doctor and "ward-reports" in doctor
     assert "ward-seven (radiographs of ward 7)" in reference and "ward-reports (reports of ward 7)" in reference
+
+
+DUMMY_METRIC = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from metrics.base import Metric, option
+from metrics.scores import mean_scores
+
+
+@dataclass(frozen=True)
+class WordOptions:
+    """Options of the dummy.
+
+    Attributes:
+        word: Word that is counted.
+    """
+
+    word: str = option("effusion")
+
+
+class Words(Metric):
+    summary, titles, options = "share of reports with a word", {"words": "Word share"}, (WordOptions,)
+
+    def scores(self, candidates, references):
+        word = self.settings.of(WordOptions).word
+        return mean_scores({"words": np.array([float(word in text) for text in candidates])}, "words")
+'''
+
+
+def test_a_registered_metric_appears_in_help_reference_and_doctor_and_is_scored(tmp_path: Path) -> None:
+    code = """
+import json, sys
+from typer.testing import CliRunner
+from metrics import registry
+
+registry.METRICS["words"] = "dummy_metric:Words"
+from llava_rad.cli import app
+from llava_rad.doctor import diagnose
+from metrics.evaluate_modules import load
+from scripts.write_reference import reference
+
+def run(*arguments):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}).output
+
+table = sys.argv[1]
+print(json.dumps([
+    run("evaluate", "--help"), run("benchmark", "--help"), reference(), diagnose().to_text(),
+    run("evaluate", table, table, "--metrics", "words", "--word", "clear"),
+    load("words").compute(predictions=["an effusion", "none"], references=["a", "b"]),
+]))
+"""
+    (tmp_path / "dummy_metric.py").write_text(DUMMY_METRIC)
+    table = tmp_path / "a.csv"
+    table.write_text("id,text\n1,clear\n2,effusion\n3,effusion\n4,effusion\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "TERM": "dumb", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code, str(table)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    evaluate, benchmark, reference, doctor, scores, module = json.loads(done.stdout)
+    for help in (evaluate, benchmark):
+        assert "--word" in help and "Word that is counted." in help
+        assert "words (share of reports with a word)" in " ".join(help.split())
+    assert "words (share of reports with a word)" in reference and "| `--word`" in reference
+    assert "metric words" in doctor and "share of reports with a word" in doctor
+    assert "Word share" in scores and "25.00" in scores
+    assert module == {"words": 0.5}

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from llava_rad.benchmark.published import SCORES as PUBLISHED
 from llava_rad.benchmark.published import TABLE_2
 from llava_rad.benchmark.summary import Section, Summary
-from metrics.tables import NOTICE, title
+from metrics import registry
+from metrics.registry import title
+from metrics.tables import NOTICE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +213,7 @@ def _scores(figure: Figure, summary: Summary) -> bool:
 def _classes(figure: Figure, summary: Summary) -> bool:
     """Draw the F1 of each class and model by CheXbert, or by the labeler ``rules`` if CheXbert was not computed."""
     models = [one for one in summary.scored.evaluation.models if one.name in summary.scored.models]
-    labelers = {"chexbert": "CheXbert", "rules": "labeler rules, not CheXbert"}
+    labelers = registry.labelers()
     names: list[str] = []
     for labeler in labelers:
         names = [name for name in models[0].intervals if name.startswith(f"{labeler}_f1") and "/" in name]

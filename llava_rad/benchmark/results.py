@@ -47,7 +47,7 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
     texts = {name: _merged(plan, name, made) for name in options.models}
     texts |= {name: _given(plan, name, file, made) for name, file in options.predictions.items()}
     others = _points(plan, texts, made, say)
-    kept = Cache(options.cache) if options.cache is not None else None
+    kept = Cache(options.cache, say=say) if options.cache is not None else None
     try:
         with run.timed("scoring"):
             scored = score(

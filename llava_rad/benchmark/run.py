@@ -30,8 +30,8 @@ from llava_rad.benchmark.writing import (
     write_share,
 )
 from llava_rad.conversion.published import open_checkpoint
+from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
-from metrics.settings import Settings
 
 if TYPE_CHECKING:
     from llava_rad.generation.engine import Engine

@@ -9,12 +9,12 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 from llava_rad.benchmark.task import Task
+from metrics.base import Settings
 from metrics.bootstrap import Bootstrap, Interval
-from metrics.settings import Settings
 from metrics.suite import Evaluation, Pairs, evaluate
 
 if TYPE_CHECKING:
-    from metrics.annotators import Report
+    from metrics.annotations import Report
     from metrics.cache import Cache
 
 Verdict = Literal["first", "second", "no difference shown"]

@@ -10,8 +10,9 @@ from llava_rad.benchmark.published import REPORTS, SCORES, SOURCE, TABLE_2, WORS
 from llava_rad.benchmark.scoring import FEW, Agreement, Compared, Scored, as_json
 from llava_rad.benchmark.task import Task
 from metrics.bootstrap import Interval
+from metrics.registry import headline, labelers, title
 from metrics.suite import Model
-from metrics.tables import HEADLINES, NOTICE, Cells, aligned, headline_names, latex, markdown, title
+from metrics.tables import NOTICE, Cells, aligned, headline_names, latex, markdown
 
 SCHEMA: Final = "llava-rad.benchmark/1"
 _MAIN: Final = ("rouge_l", "bleu_4", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
@@ -84,7 +85,7 @@ class Summary:
     @property
     def _absent(self) -> dict[str, str]:
         """Reasons of scores that could not be computed, by score."""
-        return {HEADLINES.get(name, name): why.reason for name, why in self.scored.evaluation.not_computed.items()}
+        return {headline(name): why.reason for name, why in self.scored.evaluation.not_computed.items()}
 
     def sections(self) -> list[Section]:
         """Return all tables."""
@@ -295,7 +296,7 @@ class Summary:
     def _classes(self) -> list[Section]:
         models = self.scored.evaluation.models
         found = []
-        for labeler, words in (("chexbert", "CheXbert"), ("rules", "Labeler rules (not CheXbert):")):
+        for labeler, words in labelers().items():
             names = [name for name in models[0].intervals if name.startswith(f"{labeler}_f1") and "/" in name]
             if names:
                 cells = [["class", "positives", *(model.name for model in models)]]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from encoder.datasets.tables import read_records
 from encoder.errors import LlavaRadError
-from metrics.errors import InputError
+from metrics.base import InputError
 from metrics.strata import UNKNOWN
 from metrics.suite import Pairs
 
@@ -98,6 +98,8 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> P
     """Join two tables by id.
 
     Args:
+        predictions: generated reports.
+        references: reference reports, which give the order.
         strata: columns that group the reports; looked up in the references, then in the predictions.
 
     Raises:

@@ -14,7 +14,7 @@ from llava_rad.benchmark.published import REPORTS, TABLE
 from llava_rad.benchmark.tables import group_of, lookup, read_rows, read_table
 from llava_rad.reports.pairs import Pair
 from llava_rad.reports.registry import DATASETS, Progress, no_progress, places
-from metrics.errors import MetricError
+from metrics.base import MetricError
 from metrics.strata import UNKNOWN
 
 _IMAGE_FIELDS = ("image", "image_path", "path", "file", "filename")

@@ -16,13 +16,13 @@ from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from metrics.settings import METRICS, PAPER
+from metrics.base import Settings
 
 EPILOG = "\n\n".join(
     (
         f"DATASET: {', '.join(NAMES)} (csv: any CSV or JSON lines with reports, with or without images).",
         "REFERENCE POINTS: " + "; ".join(f"{name} ({text})" for name, text in DESCRIPTIONS.items()) + ".",
-        f"METRICS: {', '.join(METRICS)}; 'paper' is {', '.join(PAPER)}.",
+        metric.LISTED,
         "The same command continues an interrupted or killed run. Under torchrun or 'accelerate launch' each process "
         "writes its share into the same results folder.",
         "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 some images are not there or could not be read (they count as "
@@ -35,6 +35,7 @@ EPILOG = "\n\n".join(
 _DATA, _REPORTS, _OUTPUT = "Data", "Reports", "Output"
 
 
+@opt.expand
 def command(
     dataset: Annotated[str, typer.Option(help="Data set; see below.", metavar="DATASET", rich_help_panel=_DATA)],
     data: Annotated[
@@ -47,6 +48,8 @@ def command(
             "--output", "-o", help="Results folder.", metavar="DIR", show_default=False, rich_help_panel=_OUTPUT
         ),
     ],
+    common: Annotated[Settings, opt.Fields("clean", "precision", "allow_download")],
+    own: Annotated[metric.MetricOptions, opt.Fields()],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,21 +125,10 @@ def command(
     device: opt.Device = "auto",
     offline: opt.Offline = False,
     metrics: metric.Metrics = "paper,rules",
-    uncertain: metric.Uncertainty = metric.Uncertain.negative,
     bootstrap: metric.Bootstrap = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, of samples and of reference points.")] = 42,
-    chexbert: metric.CheXbert = None,
-    bert_vocab: metric.BertVocab = None,
-    radgraph: metric.RadGraph = None,
-    radgraph_model: metric.RadGraphModel = metric.RadGraphKind.v1,
-    radgraph_tokenizer: metric.RadGraphTokenizer = None,
-    bertscore_model: metric.BertScoreModel = None,
-    bertscore_layers: metric.BertScoreLayers = None,
-    bertscore_baseline: metric.BertScoreBaseline = None,
-    allow_download: metric.AllowDownload = False,
     cache: metric.CacheFile = None,
     no_cache: metric.NoCache = False,
-    clean: metric.CleanTexts = metric.Clean.none,
     skip_missing: metric.SkipMissing = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the content of the results folder.", rich_help_panel=_OUTPUT)
@@ -149,7 +141,7 @@ def command(
         raise typer.BadParameter("choose paper or fast", param_hint="--protocol")
     if batch_size is not None and protocol == "paper":
         raise typer.BadParameter("the paper's protocol writes one report at a time", param_hint="--batch-size")
-    points = () if reference_points == "none" else tuple(_names(reference_points))
+    points = () if reference_points == "none" else tuple(metric.names(reference_points))
     if odd := [name for name in points if name not in POINTS]:
         raise typer.BadParameter(
             f"there is no {odd[0]!r}; choose from {', '.join(POINTS)}", param_hint="--reference-points"
@@ -160,22 +152,13 @@ def command(
     from llava_rad.benchmark.writing import PROTOCOLS, Processes
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
-    from metrics.settings import Settings, checked_metrics
+    from metrics.registry import checked_metrics
 
-    settings = Settings(
-        metrics=checked_metrics(_names(metrics)),
-        clean=clean.value,
-        uncertain=uncertain.value,
-        chexbert=chexbert,
-        bert_vocab=bert_vocab,
-        radgraph=radgraph,
-        radgraph_model=radgraph_model.value,
-        radgraph_tokenizer=radgraph_tokenizer,
-        bertscore_model=bertscore_model,
-        bertscore_layers=bertscore_layers,
-        bertscore_baseline=bertscore_baseline,
+    settings = replace(
+        common,
+        metrics=checked_metrics(metric.names(metrics)),
         device="cpu" if device == "auto" else device,
-        allow_download=allow_download,
+        options=metric.own_options(own),
     )
     models: dict[str, str | None] = dict(_named(model or [], "--model"))
     texts = {name: Path(source) for name, source in _named(predictions or [], "--predictions")}
@@ -207,7 +190,7 @@ def command(
         say = note if processes.first else _silent
         task = load(
             dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
-            strata=_names(strata), groups=groups or (), progress=progress,
+            strata=metric.names(strata), groups=groups or (), progress=progress,
         )  # fmt: skip
         run = BenchmarkRun(Plan(task, options), processes, progress)
         try:
@@ -226,10 +209,6 @@ def command(
         raise typer.Exit(5)
     if task.missing or summary.made.unreadable:
         raise typer.Exit(3)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _named(arguments: list[str], option: str) -> list[tuple[str, str]]:

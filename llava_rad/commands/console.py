@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from encoder.errors import LlavaRadError
     from llava_rad.generation.sources import Source
-    from metrics.errors import MetricError
+    from metrics.base import MetricError
 
 DEBUG = "LLAVA_RAD_DEBUG"
 

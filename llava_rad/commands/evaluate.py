@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +13,14 @@ import typer
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from metrics.errors import InputError
-from metrics.settings import METRICS, PAPER
+from metrics.base import InputError, Settings
 
 EPILOG = "\n\n".join(
     (
-        f"METRICS: {', '.join(METRICS)}; 'paper' is {', '.join(PAPER)}. "
-        "rules is our own labeler of phrases, not CheXbert.",
+        metric.LISTED,
         "Exit codes: 0 done; 1 failed; 2 wrong usage or tables that do not fit together; 5 some metric could not be "
         "computed (it is null in JSON; --skip-missing makes it 0); 130 interrupted.",
-        "Scores depend on the choices in the signatures that every output carries: quote them.",
+        "Scores depend on the choices in the signatures of every output: quote them.",
     )
 )
 _TABLES, _MODELS, _OUTPUT = "Tables", metric.MODELS, "Output"
@@ -36,6 +35,7 @@ class Form(StrEnum):
     latex = "latex"
 
 
+@opt.expand
 def command(
     predictions: Annotated[
         Path,
@@ -45,53 +45,37 @@ def command(
         ),
     ],
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Reference reports with the same ids.")],
+    common: Annotated[Settings, opt.Fields("clean", "device", "precision", "batch_size", "allow_download")],
+    own: Annotated[metric.MetricOptions, opt.Fields()],
     metrics: metric.Metrics = "paper",
     strata: metric.Strata = "",
     compare: Annotated[
         list[Path] | None, metric.path("Other predictions of the same ids, for paired differences.", panel=_TABLES)
     ] = None,
     id_field: Annotated[
-        str | None, metric.path("Where the ids are; dots go into nested objects.", panel=_TABLES, metavar="NAME")
+        str | None, metric.path("Field of the ids; dots lead into nested objects.", panel=_TABLES, metavar="NAME")
     ] = None,
     prediction_field: Annotated[
-        str | None, metric.path("Where the predictions' text is.", panel=_TABLES, metavar="NAME")
+        str | None, metric.path("Field of the predictions' text.", panel=_TABLES, metavar="NAME")
     ] = None,
     reference_field: Annotated[
-        str | None, metric.path("Where the references' text is.", panel=_TABLES, metavar="NAME")
+        str | None, metric.path("Field of the references' text.", panel=_TABLES, metavar="NAME")
     ] = None,
-    clean: metric.CleanTexts = metric.Clean.none,
     prediction_annotations: Annotated[
-        Path | None, metric.path("Labels and graphs of the predictions, in place of weights.", panel=_TABLES)
+        Path | None, metric.path("Labels and graphs of the predictions, instead of weights.", panel=_TABLES)
     ] = None,
     reference_annotations: Annotated[
-        Path | None, metric.path("Labels and graphs of the references, in place of weights.", panel=_TABLES)
+        Path | None, metric.path("Labels and graphs of the references, instead of weights.", panel=_TABLES)
     ] = None,
-    uncertain: metric.Uncertainty = metric.Uncertain.negative,
     bootstrap: metric.Bootstrap = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 42,
-    chexbert: metric.CheXbert = None,
-    bert_vocab: metric.BertVocab = None,
-    radgraph: metric.RadGraph = None,
-    radgraph_model: metric.RadGraphModel = metric.RadGraphKind.v1,
-    radgraph_tokenizer: metric.RadGraphTokenizer = None,
-    radgraph_backend: metric.RadGraphBackend = metric.Backend.own,
-    radgraph_case: metric.RadGraphCase = metric.Case.sensitive,
-    bertscore_model: metric.BertScoreModel = None,
-    bertscore_layers: metric.BertScoreLayers = None,
-    bertscore_baseline: metric.BertScoreBaseline = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.", rich_help_panel=_MODELS)] = "cpu",
-    precision: Annotated[
-        metric.Precision, typer.Option(help="Of CheXbert and RadGraph.", rich_help_panel=_MODELS)
-    ] = metric.Precision.float32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Reports at a time.", rich_help_panel=_MODELS)] = 8,
-    allow_download: metric.AllowDownload = False,
     cache: metric.CacheFile = None,
     no_cache: metric.NoCache = False,
     skip_missing: metric.SkipMissing = False,
     format: Annotated[Form, typer.Option("--format", "-f", help="Form of the scores.", rich_help_panel=_OUTPUT)] = (
         Form.text
     ),
-    output: Annotated[Path | None, metric.path("Scores go there.", "--output", "-o", panel=_OUTPUT)] = None,
+    output: Annotated[Path | None, metric.path("File for the scores.", "--output", "-o", panel=_OUTPUT)] = None,
     per_sample: Annotated[Path | None, metric.path("Values of each report: .csv or .parquet.", panel=_OUTPUT)] = None,
     figure: Annotated[Path | None, metric.path("Scores as bars: .png, .svg or .pdf.", panel=_OUTPUT)] = None,
     save_annotations: Annotated[
@@ -106,10 +90,10 @@ def command(
     from metrics import tables
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
-    from metrics.settings import Settings, checked_metrics
+    from metrics.registry import checked_metrics
     from metrics.suite import Pairs, evaluate
 
-    chosen = checked_metrics([name.strip() for name in metrics.split(",") if name.strip()])
+    chosen = checked_metrics(metric.names(metrics))
     inputs = [predictions, references, *(compare or ())]
     files = {"output": output, "per-sample": per_sample, "figure": figure}
     saved = [save_annotations / f"{side}.jsonl" for side in ("predictions", "references")] if save_annotations else []
@@ -119,7 +103,7 @@ def command(
     _one_of(figure, (".png", ".svg", ".pdf"), "--figure")
 
     truth = read_table(references, "reference", id_field=id_field, text_field=reference_field)
-    columns = [name.strip() for name in strata.split(",") if name.strip()]
+    columns = metric.names(strata)
     models: dict[str, Pairs] = {}
     given: dict[str, dict[tuple[str, str], object]] = {}
     for path in (predictions, *(compare or ())):
@@ -135,27 +119,8 @@ def command(
             for kind, values in read(read_rows(file), first.ids, name=file.name, id_field=id_field or "id").items():
                 given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
-    settings = Settings(
-        metrics=chosen,
-        clean=clean.value,
-        uncertain=uncertain.value,
-        chexbert=chexbert,
-        bert_vocab=bert_vocab,
-        radgraph=radgraph,
-        radgraph_model=radgraph_model.value,
-        radgraph_tokenizer=radgraph_tokenizer,
-        radgraph_backend=radgraph_backend.value,
-        radgraph_case=radgraph_case.value,
-        bertscore_model=bertscore_model,
-        bertscore_layers=bertscore_layers,
-        bertscore_baseline=bertscore_baseline,
-        device=device,
-        precision=precision.value,
-        batch_size=batch_size,
-        allow_download=allow_download,
-    )
-    annotated = {"rg_er", "chexbert", "rules"} & set(chosen)
-    kept = Cache(cache or default_path()) if annotated and not no_cache else None
+    settings = replace(common, metrics=chosen, options=metric.own_options(own))
+    kept = None if no_cache else Cache(cache or default_path(), say=note)
     try:
         result = evaluate(
             models, settings, bootstrap=Bootstrap(bootstrap, seed), cache=kept, given=given, report=bar, say=note

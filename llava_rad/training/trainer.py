@@ -361,7 +361,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
 def score(pairs: list[tuple[str, str]]) -> dict[str, float]:
     """ROUGE-L, label micro-F1 by the labeler ``rules``, and the share of distinct reports: (report, reference)."""
-    from metrics.f1 import label_f1
+    from metrics.labels import label_f1
     from metrics.rouge import rouge_l
     from metrics.rules import labeler as rules
 

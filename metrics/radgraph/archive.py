@@ -1,4 +1,4 @@
-"""RadGraph's published archives: a configuration, label vocabularies and weights, read without trusting any of them.
+"""RadGraph's published archives: configuration, label vocabularies and weights, read as untrusted input.
 
 ``radgraph.tar.gz`` and ``radgraph-xl.tar.gz`` of the hub repository StanfordAIMI/RRG_scorers are AllenNLP archives of
 DyGIE++ models (Wadden et al. 2019; Jain et al. 2021).
@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from metrics.errors import WeightsError
-from metrics.weights import SCORERS, HubFile, sha256_of
+from metrics.base import HubFile, WeightsError, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 Kind = Literal["radgraph", "radgraph-xl"]
 ARCHIVES: Final[Mapping[str, HubFile]] = {
     kind: HubFile(
-        SCORERS,
+        "StanfordAIMI/RRG_scorers",
         f"{kind}.tar.gz",
         "RadGraph weights",
         "--radgraph PATH (the archive or its folder)",
@@ -39,19 +38,19 @@ _NOT_USED = ("_coref.", "_events.")
 
 @dataclass(frozen=True)
 class Archive:
-    """What inference needs of an archive.
+    """The content of an archive that inference needs.
 
     Attributes:
-        base_model: hub repository of the BERT whose configuration and tokenizer it goes with.
-        max_pieces: word pieces at a time, with the two special ones; longer reports are folded.
-        max_span: words of the longest span that can be an entity.
-        spans_per_word: how many spans are looked at for relations.
-        layers: of every feed-forward network.
-        ner_labels: by index; the first is no entity.
-        relation_labels: by index.
+        base_model: hub repository of the BERT whose configuration and tokenizer the archive uses.
+        max_pieces: word pieces at a time, including the two special ones; longer reports are folded.
+        max_span: number of words of the longest span that can be an entity.
+        spans_per_word: number of spans per word that are considered for relations.
+        layers: number of layers of every feed-forward network.
+        ner_labels: entity labels by index; the first is no entity.
+        relation_labels: relation labels by index.
         transformer: state of the BERT.
         heads: all other tensors, by the published name without the namespace.
-        sha256: of the archive, or of the folder's weights.
+        sha256: hash of the archive, or of the folder's weights.
     """
 
     base_model: str
@@ -70,7 +69,7 @@ def open_archive(path: Path) -> Archive:
     """Read an archive (``.tar.gz``), or the folder that it unpacks to.
 
     Raises:
-        WeightsError: not such an archive, damaged, or a DyGIE++ model of another kind.
+        WeightsError: if it is no such archive, damaged, or a DyGIE++ model of another kind.
     """
     if path.is_dir():
         return _read(path, path.name, sha256_of(path / "weights.th") if (path / "weights.th").is_file() else "")
@@ -80,10 +79,10 @@ def open_archive(path: Path) -> Archive:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Write the wanted files of an archive into a folder, and nothing else anywhere.
+    """Write the needed files of an archive into a folder, and nothing else anywhere.
 
     Raises:
-        WeightsError: not a tar archive, damaged, or a wanted file is a link or too large.
+        WeightsError: if it is no tar archive, damaged, or a needed file is a link or too large.
     """
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -164,7 +163,7 @@ def _read(folder: Path, shown: str, sha256: str) -> Archive:
 
 
 def _labels(folder: Path, namespace: str) -> list[str]:
-    """One label a line; AllenNLP puts a padding label before those of a padded namespace."""
+    """Read one label a line; AllenNLP puts a padding label before those of a padded namespace."""
     patterns = (folder / "vocabulary" / "non_padded_namespaces.txt").read_text(encoding="utf-8").split()
     text = (folder / "vocabulary" / f"{namespace}.txt").read_text(encoding="utf-8")
     lines = text.replace("\r\n", "\n").split("\n")

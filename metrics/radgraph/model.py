@@ -1,8 +1,8 @@
-"""RadGraph inference: entities and relations of reports, as the package ``radgraph`` gives them.
+"""RadGraph inference: entities and relations of reports, equal to those of the package ``radgraph``.
 
 The model is DyGIE++ (Wadden et al. 2019): BERT over the words, a score for every span of up to some words, and a score
 for every ordered pair of the best spans. Reports go through BERT in batches of similar length; the package takes them
-one by one and spends as long again in Python.
+one by one and spends the same time again in Python.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metrics.errors import WeightsError
-from metrics.labels import refuse_constant
+from metrics.annotations import annotate, refuse_constant
+from metrics.base import HubFile, WeightsError, checked_texts, sha256_of
 from metrics.onednn import with_onednn
 from metrics.radgraph.archive import ARCHIVES, Archive, Kind, open_archive
-from metrics.texts import checked_texts
-from metrics.weights import HubFile, sha256_of
 
 Annotation = dict[str, Any]
 
-# Punctuation that v1 sets apart; ",-:" is a range of the published pattern and holds , - . / 0-9 and :
+# Punctuation that v1 separates; ",-:" is a range of the published pattern and holds , - . / 0-9 and :
 _V1_SPACES = re.compile(r"(?<! )(?=[/,-,:,.,!?()])|(?<=[/,-,:,.,!?()])(?! )")
 _WORD_OR_SIGNS = re.compile(r"\w+|[^\w\s]+")
 _XL_BEFORE = (("\\n", "  "), ("\\f", "  "), ("\\u2122", "      "), ("\n", " "), ('\\"', "``"))
@@ -36,7 +34,7 @@ _UNKNOWN_SHARE = 0.2
 
 
 def words(text: str, model: Kind) -> list[str]:
-    """The words of a report, as each model was trained on them."""
+    """Split a report into words as in the training of the model."""
     if model == "radgraph":
         return _V1_SPACES.sub(" ", text).split()
     for before, after in _XL_BEFORE:
@@ -48,7 +46,7 @@ def words(text: str, model: Kind) -> list[str]:
 
 
 def pack(annotation: Annotation) -> list[Any]:
-    """An annotation without any word of the report: ``[start, end, label, [[relation, target], ...]]`` each."""
+    """Return an annotation without any word of the report: ``[start, end, label, [[relation, target], ...]]`` each."""
     return [
         [entity["start_ix"], entity["end_ix"], entity["label"], entity["relations"]]
         for entity in annotation["entities"].values()
@@ -56,7 +54,7 @@ def pack(annotation: Annotation) -> list[Any]:
 
 
 def unpack(text: str, packed: Sequence[Any], model: Kind) -> Annotation:
-    """The annotation again, with the report's words."""
+    """Return the annotation of a packed one and its text."""
     tokens = words(text, model)
     return {
         "text": " ".join(tokens),
@@ -80,9 +78,9 @@ class RadGraphModel:
 
     Attributes:
         model: ``radgraph`` or ``radgraph-xl``.
-        weights_id: of archive, vocabulary and precision.
-        forwards: reports that went through the model so far.
-        warnings: what a reader of the annotations should know.
+        weights_id: id of archive, vocabulary and precision.
+        forwards: number of reports that went through the model so far.
+        warnings: remarks for a reader of the annotations.
     """
 
     def __init__(
@@ -102,7 +100,7 @@ class RadGraphModel:
         )
         known = set(BertConfig().to_dict())
         with torch.device("meta"):
-            # whatever the hub calls it (BiomedVLP-CXR-BERT says "cxr-bert"), it is a BERT: no remote code is needed
+            # a BERT under any model_type (BiomedVLP-CXR-BERT says "cxr-bert"): no remote code is needed
             bert = BertModel(
                 BertConfig(**{name: value for name, value in config.items() if name in known - {"model_type"}}),
                 add_pooling_layer=False,
@@ -135,16 +133,16 @@ class RadGraphModel:
         """Load an archive.
 
         Args:
-            path: ``radgraph.tar.gz`` or the folder it unpacks to; None looks in the hub cache.
-            model: which of the published models it is: they take words differently.
-            tokenizer: folder with ``config.json`` and ``vocab.txt`` of the archive's base model; its weights are not
-                needed. None looks in the hub cache.
-            device: of torch.
-            precision: of BERT; what comes after it is always float32.
-            allow_download: whether the hub may be asked.
+            path: ``radgraph.tar.gz`` or the folder that it unpacks to; None looks in the hub cache.
+            model: published model that it is; each splits words differently.
+            tokenizer: folder with ``config.json`` and ``vocab.txt`` of the archive's base model, whose weights are not
+                needed; None looks in the hub cache.
+            device: device of the model.
+            precision: floating-point type of BERT; the heads are always float32.
+            allow_download: fetch files that are not in the hub cache.
 
         Raises:
-            WeightsError: a file is missing, damaged, or of another model.
+            WeightsError: if a file is missing, damaged, or of another model.
         """
         given = Path(path).expanduser() if path is not None else None
         found = (
@@ -169,21 +167,19 @@ class RadGraphModel:
         return cls(archive, paths["vocab.txt"], config, model, device, precision)
 
     def annotate(self, texts: Sequence[str], *, batch_size: int = 8) -> list[Annotation]:
-        """Annotations of N reports, in the package's form; a blank report has no entities.
+        """Annotate N reports, in the form of the package; a blank report has no entities.
 
         Raises:
-            WeightsError: 20 or more different reports all get the same entities.
-            InputError: not a list of strings.
+            WeightsError: if 20 or more different reports all get the same entities.
+            InputError: if ``texts`` is not a list of strings.
         """
         texts = checked_texts(texts)
-        different = list(dict.fromkeys(texts))
-        found = [one for portion in self.portions(different, batch_size=batch_size) for one in portion]
-        refuse_constant(different, [pack(one) for one in found], "RadGraph")
-        known = dict(zip(different, found, strict=True))
-        return [known[text] for text in texts]
+        found = annotate(texts, lambda some: self.portions(some, batch_size=batch_size))
+        refuse_constant(texts, [pack(one) for one in found], "RadGraph")
+        return found
 
     def portions(self, texts: Sequence[str], *, batch_size: int = 8) -> Iterator[list[Annotation]]:
-        """The same in the order given, as it comes: long lists are annotated in portions of sixteen batches."""
+        """Yield the annotations of texts in their order, in portions of sixteen batches."""
         for start in range(0, len(texts), 16 * batch_size):
             yield self._portion(texts[start : start + 16 * batch_size], batch_size)
 
@@ -201,7 +197,7 @@ class RadGraphModel:
         return [unpack(text, one, self.model) for text, one in zip(texts, packed, strict=True)]
 
     def _encode(self, report: Sequence[str]) -> list[list[int]]:
-        """Word pieces of each word."""
+        """Return the word pieces of each word."""
         new = [word for word in dict.fromkeys(report) if word not in self._pieces]
         for word in new:
             plain = word[1:] if word in {"/.", "/?"} else word
@@ -215,7 +211,7 @@ class RadGraphModel:
         return pieces
 
     def _states(self, reports: Sequence[list[list[int]]]) -> list[Tensor]:
-        """States of the words ``[words, D]`` of each report: means over their pieces, zero where there is none."""
+        """Return the states of the words ``[words, D]`` of each report: means over their pieces, zero without any."""
         room = self._archive.max_pieces - 2
         rows: list[list[int]] = []
         first: list[int] = []
@@ -245,10 +241,10 @@ _TOKENIZER_HINT = "--radgraph-tokenizer must be the folder of the base model tha
 
 
 class _Heads:
-    """Everything after BERT, for one report at a time.
+    """The networks after BERT, for one report at a time.
 
-    The first layer of every network is linear in the parts of its input, so it is applied to the words (or spans)
-    once and summed for each span (or pair), in place of being applied to each of these.
+    The first layer of every network is linear in the parts of its input, so it is applied once to the words (or spans)
+    and summed for each span (or pair).
     """
 
     def __init__(self, archive: Archive, size: int, device: torch.device) -> None:
@@ -279,10 +275,9 @@ class _Heads:
             raise WeightsError("RadGraph's weights.th does not fit its config.json and vocabulary")
 
     def entities(self, states: Tensor) -> list[Any]:
-        """Packed entities of a report from the states of its words ``[words, D]``."""
+        """Return the packed entities of a report from the states of its words ``[words, D]``."""
         count = len(states)
-        places = torch.arange(count, device=states.device)
-        starts = places.repeat_interleave(self._archive.max_span)
+        starts = torch.arange(count, device=states.device).repeat_interleave(self._archive.max_span)
         ends = starts + torch.arange(self._archive.max_span, device=states.device).repeat(count)
         starts, ends = starts[ends < count], ends[ends < count]
 
@@ -296,7 +291,7 @@ class _Heads:
         chosen = labels.nonzero().squeeze(1)
         spans = torch.stack([starts, ends, labels], dim=1)
         found = [tuple(row) for row in spans[chosen].tolist()]
-        number = {(start, end): str(place) for place, (start, end, _) in enumerate(found, 1)}
+        number = {(start, end): str(index) for index, (start, end, _) in enumerate(found, 1)}
         outgoing: dict[tuple[int, int], list[list[str]]] = {}
         tops = [tuple(row) for row in spans[best, :2].tolist()]
         for first, second, label in relations:
@@ -308,7 +303,7 @@ class _Heads:
         ]
 
     def _spans(self, network: _Network, out: _Linear, states: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-        """Scores ``[spans, L]`` of spans: of the states at both ends and of the width."""
+        """Score spans ``[spans, L]`` by the states at both ends and the width."""
         weight, bias = network[0]
         size = self._size
         hidden = (states @ weight[:, :size].T)[starts] + (states @ weight[:, size : 2 * size].T)[ends]
@@ -316,7 +311,7 @@ class _Heads:
         return functional.linear(_rest(network, hidden), *out)
 
     def _relations(self, states: Tensor, starts: Tensor, ends: Tensor, mentions: Tensor) -> list[list[int]]:
-        """``[first span, second span, label]`` of each relation, from n spans' states, products and own scores."""
+        """Return ``[first span, second span, label]`` of each relation, from states, products and scores of n spans."""
         spans = torch.cat([states[starts], states[ends], self._widths[ends - starts]], dim=1)
         weight, bias = self._pair[0]
         size = spans.shape[1]
@@ -330,9 +325,9 @@ class _Heads:
             scores = functional.linear(_rest(self._pair, hidden), *self._pair_out)
             scores += mentions[part, None, None] + mentions[None, :, None]
             labels = functional.pad(scores, (1, 0)).argmax(dim=2)
-            places = labels.nonzero()
-            chosen = labels[places[:, 0], places[:, 1]] - 1
-            found += torch.cat([places + places.new_tensor([start, 0]), chosen[:, None]], dim=1).tolist()
+            pairs = labels.nonzero()
+            chosen = labels[pairs[:, 0], pairs[:, 1]] - 1
+            found += torch.cat([pairs + pairs.new_tensor([start, 0]), chosen[:, None]], dim=1).tolist()
         return found
 
 
@@ -349,7 +344,7 @@ def _network(state: dict[str, Tensor], name: str, layers: int) -> _Network:
 
 
 def _rest(network: _Network, hidden: Tensor) -> Tensor:
-    """What follows the first layer."""
+    """Apply the layers after the first."""
     hidden = functional.relu(hidden)
     for weight, bias in network[1:]:
         hidden = functional.relu(functional.linear(hidden, weight, bias))

@@ -1,7 +1,7 @@
-"""The package ``radgraph`` behind the interface of :class:`metrics.radgraph.model.RadGraphModel`: optional, and the
-standard that our inference is held to.
+"""Adapter of the package ``radgraph`` to the interface of :class:`metrics.radgraph.model.RadGraphModel`.
 
-Under transformers 5 it needs two methods of its tokenizer back, and local files in place of the hub.
+The package is optional; tests compare our inference with it. Under transformers 5 it needs two methods of its tokenizer
+restored, and local files instead of the hub.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from metrics.errors import MetricError, WeightsError
+from metrics.base import HubFile, MetricError, WeightsError, sha256_of
 from metrics.radgraph.archive import ARCHIVES, Kind, unpack
-from metrics.weights import HubFile, sha256_of
 
 
 class PackageRadGraph:
-    """The package's model.
+    """Model of the package.
 
     Args:
         path: ``radgraph.tar.gz`` or its folder; None looks in the hub cache.
-        model: which of the published models it is.
+        model: published model that it is.
         tokenizer: folder with ``config.json`` and ``vocab.txt`` of the base model; None looks in the hub cache.
-        allow_download: whether the hub may be asked.
+        allow_download: fetch files that are not in the hub cache.
 
     Raises:
-        WeightsError: a file is missing, or the package does not load it.
-        MetricError: the package is not installed.
+        WeightsError: if a file is missing, or the package does not load it.
+        MetricError: if the package is not installed.
     """
 
     def __init__(
@@ -92,13 +91,13 @@ class PackageRadGraph:
                 ) from error
 
     def portions(self, texts: Sequence[str], *, batch_size: int = 1) -> Iterator[list[dict[str, Any]]]:
-        """Annotations one by one, which is how the package works whatever batch size it is given."""
+        """Yield annotations one by one: the package ignores the batch size."""
         for text in texts:
             self.forwards += 1
             yield [self.annotate([text])[0] if text.strip() else {"text": "", "entities": {}}]
 
     def annotate(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Annotations of N texts that are not blank."""
+        """Annotate N texts that are not blank."""
         import torch
 
         with torch.inference_mode():

@@ -8,10 +8,18 @@ versions 0.0.9 to 0.1.18 agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from metrics.errors import InputError
+from metrics.annotations import AnnotatedMetric
+from metrics.base import InputError, option
+from metrics.radgraph.archive import ARCHIVES, Kind
 from metrics.scores import Scores, mean_scores
+
+if TYPE_CHECKING:
+    from metrics.radgraph.model import RadGraphModel
+    from metrics.radgraph.package import PackageRadGraph
 
 Annotation = Mapping[str, Any]
 Entities = list[tuple[str, str, list[tuple[str, str]]]]
@@ -24,21 +32,21 @@ def radgraph_f1(
     lower_case: bool = False,
     model: str = "given",
 ) -> Scores:
-    """RadGraph F1 at three levels, mean over N pairs.
+    """Score N pairs of annotations by RadGraph F1 at three levels, means over pairs.
 
     Args:
         candidates: N annotations, ``{"entities": {"1": {"tokens", "label", "relations": [[type, "2"], ...]}}}``.
         references: N annotations.
-        lower_case: compare tokens without case. The published package does not (a later version on GitHub does):
-            then the names have ``_lower`` at their end.
-        model: who annotated, for the signature.
+        lower_case: compare tokens without case; names then end in ``_lower``. The published package compares with
+            case, a later version on GitHub without.
+        model: source of the annotations, for the signature.
 
     Returns:
-        ``rg_e`` (entities with their labels), ``rg_er`` (and whether they have a relation: the paper's), and
+        ``rg_e`` (entities with their labels), ``rg_er`` (also if they have a relation: the paper's), and
         ``rg_er_bar`` (relations with type and target). A pair with an empty graph on either side scores 0.
 
     Raises:
-        InputError: other lengths, or an annotation of another form.
+        InputError: if the lengths differ or an annotation is malformed.
     """
     import numpy as np
 
@@ -82,7 +90,7 @@ def _partial(entities: Entities) -> set[Any]:
 
 
 def _complete(entities: Entities) -> set[Any]:
-    """As published: tokens keep their case where there is no relation, and lose it where there is one."""
+    """Return tuples as published: tokens without a relation keep their case, those with one lose it."""
     tuples: set[Any] = set()
     for tokens, label, relations in entities:
         tuples |= {(tokens.lower(), label, kind, target) for kind, target in relations} or {(tokens, label)}
@@ -98,3 +106,86 @@ def _f1(found: set[Any], there: set[Any]) -> float:
         return 0.0
     precision, recall = common / len(found), common / len(there)
     return 2 * precision * recall / (precision + recall)
+
+
+@dataclass(frozen=True)
+class RadGraphOptions:
+    """Options of RadGraph.
+
+    Attributes:
+        radgraph: RadGraph's archive, radgraph.tar.gz, or the folder that it unpacks to.
+        radgraph_model: Published RadGraph model.
+        radgraph_tokenizer: Folder of the archive's base model: config and tokenizer.
+        radgraph_backend: Inference of this project, or of the package radgraph, which gives the same more slowly.
+        radgraph_case: Compare tokens with their case (as published) or without.
+    """
+
+    radgraph: Path | None = option(None, metavar="PATH")
+    radgraph_model: Kind = option("radgraph")
+    radgraph_tokenizer: Path | None = option(None, metavar="DIR")
+    radgraph_backend: Literal["own", "package"] = option("own")
+    radgraph_case: Literal["sensitive", "lower"] = option("sensitive")
+
+
+class RadGraphF1(AnnotatedMetric):
+    """RadGraph F1 as a registered metric; the row is named after the paper's level."""
+
+    kind = "radgraph"
+    summary = "RadGraph F1: rg_e, rg_er, rg_er_bar"
+    citation = "Delbrouck, J.-B. et al. Improving the factual correctness of radiology report generation. 2022."
+    options: ClassVar = (RadGraphOptions,)
+    weights: ClassVar = (ARCHIVES["radgraph"],)
+    titles: ClassVar = {
+        "rg_e": "RG_E",
+        "rg_er": "RG_ER",
+        "rg_er_bar": "RG_ER-bar",
+        "rg_e_lower": "RG_E (lower case)",
+        "rg_er_lower": "RG_ER (lower case)",
+        "rg_er_bar_lower": "RG_ER-bar (lower case)",
+    }
+    leading = ("rg_er", "rg_e", "rg_er_bar")
+
+    def load(self) -> RadGraphModel | PackageRadGraph:
+        """Load the model.
+
+        Raises:
+            WeightsError: if a file is missing, damaged, or of another model.
+            MetricError: if the package is chosen and not installed.
+        """
+        settings, own = self.settings, self.settings.of(RadGraphOptions)
+        if own.radgraph_backend == "package":
+            from metrics.radgraph.package import PackageRadGraph
+
+            return PackageRadGraph(
+                own.radgraph,
+                model=own.radgraph_model,
+                tokenizer=own.radgraph_tokenizer,
+                allow_download=settings.allow_download,
+            )
+        from metrics.radgraph.model import RadGraphModel
+
+        return RadGraphModel.load(
+            own.radgraph,
+            model=own.radgraph_model,
+            tokenizer=own.radgraph_tokenizer,
+            device=settings.device,
+            precision=settings.precision,
+            allow_download=settings.allow_download,
+        )
+
+    def of_annotations(self, candidates: Sequence[Any], references: Sequence[Any]) -> Scores:
+        """Score N annotations of candidates against N of references; see :func:`radgraph_f1`."""
+        lower = self.settings.of(RadGraphOptions).radgraph_case == "lower"
+        return radgraph_f1(candidates, references, lower_case=lower, model=self.identity)
+
+    def pack(self, annotation: Any) -> Any:
+        """Return an annotation without any word of the report; see :func:`metrics.radgraph.model.pack`."""
+        from metrics.radgraph.model import pack
+
+        return pack(annotation)
+
+    def unpack(self, text: str, packed: Any) -> Any:
+        """Return the annotation of a text; see :func:`metrics.radgraph.model.unpack`."""
+        from metrics.radgraph.model import unpack
+
+        return unpack(text, packed, self.settings.of(RadGraphOptions).radgraph_model)

@@ -1,23 +1,22 @@
-"""``rules``: a labeler of phrases for the fourteen observations. It needs no weights, and it is not CheXbert.
+"""``rules``: a labeler of the fourteen observations by phrases. It needs no weights, and it is not CheXbert.
 
 Every mention of an observation is positive unless a cue in its reach denies or doubts it (Chapman et al. 2001; Harkema
-et al. 2009); mentions are put together as in the CheXpert labeler (Irvin et al. 2019): positive before uncertain before
-negative, and "No Finding" is positive if no other observation than "Support Devices" is positive or uncertain, and none
-of a list of other findings is named without denial.
+et al. 2009). Mentions are combined as in the CheXpert labeler (Irvin et al. 2019): positive before uncertain before
+negative. "No Finding" is positive if no observation but "Support Devices" is positive or uncertain, and none of a list
+of other findings is mentioned without denial.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from metrics.errors import InputError
-from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
+from metrics.base import InputError, checked_texts
+from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN, LabelF1
 from metrics.rules import phrases
-from metrics.texts import checked_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +27,7 @@ _SENTENCE = re.compile(r"(?:\.(?!\d)|[!?](?=\s)|\n\s*\n|\n(?=\s*(?:\d+[.)]|[A-Z-
 _SPACE = re.compile(r"[\s_]+")
 _NO_REACH = 150  # characters: a denial does not reach over a whole paragraph without stops
 _OTHER = -1
-_LONGEST = 2000  # characters of a sentence: what has no stops at all is cut, so that the time stays in proportion
+_LONGEST = 2000  # characters of a sentence: text without stops is cut, so that time is linear in its length
 _STRONGER = {BLANK: 0, NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 
 
@@ -49,10 +48,10 @@ class _Cues(NamedTuple):
 
 
 def label(text: str) -> tuple[int, ...]:
-    """Codes of :mod:`metrics.labels` for one report: 14.
+    """Return the 14 codes of :mod:`metrics.labels` for one report.
 
     Raises:
-        InputError: not a string.
+        InputError: if ``text`` is not a string.
     """
     if not isinstance(text, str):
         raise InputError(f"a report must be a string, not {type(text).__name__}")
@@ -73,10 +72,10 @@ def label(text: str) -> tuple[int, ...]:
 
 
 def label_all(texts: Sequence[str]) -> NDArray[np.int8]:
-    """Codes of N reports: ``[N, 14]``.
+    """Return the codes of N reports: ``[N, 14]``.
 
     Raises:
-        InputError: not a list of strings.
+        InputError: if ``texts`` is not a list of strings.
     """
     import numpy as np
 
@@ -87,13 +86,13 @@ def label_all(texts: Sequence[str]) -> NDArray[np.int8]:
 
 @cache
 def weights_id() -> str:
-    """Version and fingerprint of the phrases."""
+    """Return the version and fingerprint of the phrases."""
     content = repr([(name, value) for name, value in sorted(vars(phrases).items()) if name.isupper()])
     return f"{phrases.VERSION}:{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _sentence(line: str) -> Iterable[tuple[int, int]]:
-    """Index and code of every mention in a sentence."""
+    """Yield index and code of every mention in a sentence."""
     cues = _cues()
     turns = [(match.start(), match.end()) for match in cues.turn.finditer(line)]
     masked = cues.not_denial.sub(lambda match: "~" * len(match[0]), line)
@@ -112,7 +111,7 @@ def _sentence(line: str) -> Iterable[tuple[int, int]]:
 
 
 def _code(line: str, masked: str, start: int, end: int, turns: Sequence[tuple[int, int]], cues: _Cues) -> int:
-    """What the words around a mention make of it."""
+    """Return the code of a mention by the words around it."""
     reach = max((high for low, high in turns if high <= start), default=0)
     stop = min((low for low, _ in turns if low >= end), default=len(line))
     before, inside = masked[max(reach, start - _NO_REACH) : start], masked[start:end]
@@ -160,3 +159,29 @@ def _cues() -> _Cues:
 
 def _any(patterns: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+class Rules:
+    """The labeler in the form of a model that annotates."""
+
+    def __init__(self) -> None:
+        self.weights_id, self.warnings = weights_id(), list[str]()
+
+    def portions(self, texts: Sequence[str], *, batch_size: int = 1) -> Iterator[list[list[int]]]:
+        """Yield the codes of texts one by one."""
+        for text in texts:
+            yield [list(label(text))]
+
+
+class RulesF1(LabelF1):
+    """F1 of the labels of the phrase rules, which are not CheXbert's, as a registered metric."""
+
+    kind = "rules"
+    kept = False
+    labeler = "rules (not CheXbert)"
+    summary = "macro and micro F1 of the labels of phrase rules, which are not CheXbert's; needs no weights"
+    headline = "rules_macro_f1_14"
+
+    def load(self) -> Rules:
+        """Return the labeler."""
+        return Rules()

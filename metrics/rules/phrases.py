@@ -1,8 +1,8 @@
-"""What each observation is called in reports, and the words that deny or doubt it.
+"""Phrases of each observation, and the words that deny or doubt it.
 
-Written for this project, after the classes and phrase lists of the CheXpert labeler (Irvin et al. 2019, MIT) and the
-cues of NegBio (Peng et al. 2018, public domain) and ConText (Harkema et al. 2009). All patterns are for lower-cased
-text, have no nested repetition, and look at 40 characters at most between two words.
+They were written for this project, after the classes and phrase lists of the CheXpert labeler (Irvin et al. 2019, MIT)
+and the cues of NegBio (Peng et al. 2018, public domain) and ConText (Harkema et al. 2009). All patterns are for
+lower-cased text, have no nested repetition, and span at most 40 characters between two words.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 
-# What looks like a mention and is none.
+# Phrases that resemble a mention and are none.
 NOT_MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Lung Opacity": (
         r"radio-?opaci\w+ (?:foreign|device|marker)",
@@ -184,7 +184,7 @@ NOT_MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 
-# A sentence that says the class is not there, without naming it.
+# Sentences that deny a class without naming it.
 ABSENCES: Final[dict[str, tuple[str, ...]]] = {
     "Cardiomegaly": (
         rf"{_HEART_SIZE}{_GAP} {_NORMAL}",
@@ -198,7 +198,7 @@ ABSENCES: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 
-# Other findings: not among the classes, but a report that affirms one of them is not one without findings.
+# Findings outside the classes: a report that affirms one of them is not without findings.
 OTHER_FINDINGS: Final = (
     r"\bemphysem\w+",
     r"\bcopd\b",
@@ -278,7 +278,7 @@ OTHER_FINDINGS: Final = (
     r"\brotat\w+ (?:scoliosis|deformity)",
 )
 
-# Words that look like denials and deny nothing.
+# Words that resemble denials and deny nothing.
 NOT_DENIALS: Final = (
     r"\bno (?:significant |definite |appreciable |substantial |acute |interval |apparent )*"
     r"(?:interval )?(?:change|increase|decrease|improvement|difference)s?(?: (?:in|of|from|since|compared))?",
@@ -305,7 +305,7 @@ DENIALS: Final = (
     r"\bresolved\b",
     r"\bhistory of\b(?= (?:pneumonia|chf|congestive|heart failure))",
 )
-# These deny what stands before them.
+# These deny the words before them.
 DENIALS_AFTER: Final = (
     r"\b(?:is|are|was|were|has|have|been|now|be)(?: (?:now|been|since|also|completely|nearly))* (?:absent|"
     r"excluded|resolved|cleared|"
@@ -361,7 +361,7 @@ DOUBTS_AFTER: Final = (
     r"\bsuspected\b",
     r"\?",
 )
-# What ends a cue's reach.
+# The reach of a cue ends at these.
 TURNS: Final = (
     r"\bbut\b",
     r"\bhowever\b",

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from metrics.base import Settings
 from metrics.bleu import bleu_4
 from metrics.bootstrap import Bootstrap
 from metrics.cache import Cache
-from metrics.f1 import label_f1
+from metrics.labels import label_f1
 from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
-from metrics.settings import Settings
 from metrics.suite import Pairs, evaluate
 from scripts.bench.harness import Report, equal_rows, median, parser, ratio, require, seconds, time_calls
 from scripts.random_models import F1CheXbert, reports, write_bert, write_chexbert, write_radgraph
@@ -144,9 +144,14 @@ class Bench:
         count = self.few // 4
         references = reports(count, seed=4)
         settings = Settings(
-            metrics=("rg_er", "chexbert"), chexbert=self._weights(), bert_vocab=self.bert, radgraph=self._archive(),
-            radgraph_tokenizer=self.bert,
-        )  # fmt: skip
+            metrics=("rg_er", "chexbert"),
+            options={
+                "chexbert": self._weights(),
+                "bert_vocab": self.bert,
+                "radgraph": self._archive(),
+                "radgraph_tokenizer": self.bert,
+            },
+        )
         forwarded: list[str] = []
 
         def watch(run: Any) -> Any:

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import RobertaConfig, RobertaModel
+from transformers import RobertaModel
 
+from metrics.base import InputError, WeightsError
 from metrics.bertscore import BERTScore
-from metrics.errors import InputError, WeightsError
 from scripts.random_models import reports
-
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-
-
-@pytest.fixture(scope="module")
-def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A RoBERTa with the files of the hub's: vocab.json, merges.txt, config.json, model.safetensors."""
-    folder = tmp_path_factory.mktemp("roberta")
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(reports(200), vocab_size=600, special_tokens=SPECIAL)
-    tokenizer.save_model(str(folder))
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=600, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5, initializer_range=0.2,
-    )  # fmt: skip
-    RobertaModel(config).save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
-    return folder
 
 
 def by_hand(folder: Path, candidate: str, reference: str, layers: int) -> list[float]:
@@ -55,8 +35,8 @@ def by_hand(folder: Path, candidate: str, reference: str, layers: int) -> list[f
 
 @pytest.mark.parametrize("layers", [2, 3])
 def test_scores_are_those_of_tokens_with_their_prefix_space(roberta: Path, layers: int) -> None:
-    candidates = [*reports(6, words=12), " ".join(reports(3, words=60)), "effusion"]
-    references = [*reports(6, words=12, seed=5), reports(1, words=30, seed=6)[0], "pneumothorax is seen"]
+    candidates = [*reports(3, words=12), " ".join(reports(3, words=60)), "effusion"]
+    references = [*reports(3, words=12, seed=5), reports(1, words=30, seed=6)[0], "pneumothorax is seen"]
     found = BERTScore(roberta, layers=layers, batch_size=3).score(candidates, references)
     names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
     for row, pair in enumerate(zip(candidates, references, strict=True)):

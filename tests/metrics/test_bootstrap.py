@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from metrics.base import InputError
 from metrics.bleu import bleu_4
 from metrics.bootstrap import Bootstrap, Interval
-from metrics.errors import InputError
-from metrics.f1 import label_f1
+from metrics.labels import label_f1
 from metrics.rouge import rouge_l
 from tests.metrics.conftest import Lexical
 

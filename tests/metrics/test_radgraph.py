@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metrics.errors import InputError
+from metrics.base import InputError
 from metrics.radgraph.rewards import radgraph_f1
 
 

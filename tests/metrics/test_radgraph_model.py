@@ -16,45 +16,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.errors import WeightsError
+from metrics.base import WeightsError
 from metrics.radgraph.archive import Kind, open_archive
 from metrics.radgraph.model import RadGraphModel, pack, unpack, words
 from metrics.radgraph.package import PackageRadGraph
-from scripts.random_models import reports, write_bert, write_radgraph
+from scripts.random_models import reports, write_bert
 
-ODD = ["Normal", "effusion " * 700, "/. a /? b", 'no (effusion). 50% left\'s "x", 3.5/2, 2%', "Ünknown 漢字 wörds", "."]
+ODD = ["Normal", "effusion " * 150, "/. a /? b", 'no (effusion). 50% left\'s "x", 3.5/2, 2%', "Ünknown 漢字 wörds", "."]
 KINDS: list[Kind] = ["radgraph", "radgraph-xl"]
 Archives = Callable[[Kind], Path]
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Vocabulary and sizes of a small BERT."""
-    return write_bert(tmp_path_factory.mktemp("bert"), size=32, layers=2, heads=2)
-
-
-@pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> dict[Kind, Path]:
-    """An archive of each published model; the unpacked folder is beside it."""
-    folder = tmp_path_factory.mktemp("archives")
-    return {kind: write_radgraph(folder / f"{kind}.tar.gz", bert, model=kind, hidden=40) for kind in KINDS}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_annotations_equal_the_package(archives: dict[Kind, Path], bert: Path, kind: Kind) -> None:
-    texts = [*reports(100, words=40), *ODD]
+    texts = [*reports(40, words=40), *ODD]
     expected = PackageRadGraph(archives[kind], model=kind, tokenizer=bert).annotate(texts)
     found = RadGraphModel.load(archives[kind], model=kind, tokenizer=bert).annotate(texts)
     assert [one for one, other in zip(found, expected, strict=True) if one != other] == []
     entities = [entity for one in found for entity in one["entities"].values()]
     assert len({entity["label"] for entity in entities}) >= 4, "the stand-in must use the labels"
     relations = Counter(relation[0] for entity in entities for relation in entity["relations"])
-    assert len(relations) == 3 and min(relations.values()) > 3
+    assert len(relations) == 3 and relations.total() > 20, relations
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_and_order_change_nothing(archives: dict[Kind, Path], bert: Path, batch_size: int) -> None:
-    texts = [*reports(24, words=30, seed=3), *ODD, "", " \n "]
+    texts = [*reports(12, words=20, seed=3), *ODD, "", " \n "]
     model = RadGraphModel.load(archives["radgraph"], tokenizer=bert)
     expected = dict(zip(texts, model.annotate(texts), strict=True))
     random.Random(1).shuffle(texts)
@@ -62,12 +49,21 @@ def test_batches_and_order_change_nothing(archives: dict[Kind, Path], bert: Path
     assert expected[""]["entities"] == expected[" \n "]["entities"] == {}
 
 
-@pytest.mark.parametrize("namespace", ["None", "radgraph", "radgraph-xl"])
-def test_every_namespace_is_found(tmp_path: Path, bert: Path, namespace: str) -> None:
-    archive = write_radgraph(tmp_path / "radgraph.tar.gz", bert, namespace=namespace, hidden=40)
-    found = RadGraphModel.load(archive, tokenizer=bert).annotate(["No pleural effusion in the left lung."])
+@pytest.mark.parametrize("namespace", ["None", "radgraph-xl"])
+def test_every_namespace_is_found(tmp_path: Path, archives: dict[Kind, Path], bert: Path, namespace: str) -> None:
+    def renamed(state: dict[str, Any]) -> None:
+        for name in list(state):
+            state[name.replace("radgraph__", f"{namespace}__")] = state.pop(name)
+
+    published = archives["radgraph"].with_name("radgraph-folder")
+    folder = changed(published, tmp_path / "folder", renamed)
+    for path in (folder / "vocabulary").glob("radgraph__*"):
+        path.rename(path.with_name(path.name.replace("radgraph__", f"{namespace}__")))
+    texts = ["No pleural effusion in the left lung."]
+    found = RadGraphModel.load(folder, tokenizer=bert).annotate(texts)
     assert found[0]["text"] == "No pleural effusion in the left lung ."
-    assert open_archive(archive).ner_labels == ["", "ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U"]
+    assert found == RadGraphModel.load(published, tokenizer=bert).annotate(texts)
+    assert open_archive(folder).ner_labels == ["", "ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U"]
 
 
 def test_a_folder_is_the_same_as_its_archive_and_equal_texts_run_once(archives: dict[Kind, Path], bert: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.errors import InputError
+from metrics.base import InputError
 from metrics.rouge import Variant, lcs_length, rouge_l
 from tests.metrics.conftest import Lexical
 

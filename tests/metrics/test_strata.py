@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from metrics.base import InputError
 from metrics.bootstrap import Bootstrap, Interval
-from metrics.errors import InputError
-from metrics.f1 import label_f1
+from metrics.labels import label_f1
 from metrics.scores import mean_scores
 from metrics.strata import by_group
 

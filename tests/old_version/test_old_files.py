@@ -176,7 +176,8 @@ def test_a_benchmark_is_taken_up(do: Run, old: Path, expected: dict[str, Any]) -
 
 
 def test_the_cache_of_metrics_gives_its_values_or_is_passed_over(old: Path) -> None:
-    from metrics.cache import Cache, annotate
+    from metrics.annotations import annotate
+    from metrics.cache import Cache
 
     def anew(some: list[str]) -> Iterator[list[list[Any]]]:
         yield [[len(text), "x"] for text in some]

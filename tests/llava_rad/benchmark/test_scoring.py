@@ -6,9 +6,9 @@ import pytest
 
 from llava_rad.benchmark.scoring import Agreement, Compared, Diversity, score
 from llava_rad.benchmark.task import Case, Task
+from metrics.base import Settings
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.rouge import rouge_l
-from metrics.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from llava_rad.benchmark.page import page, plots
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Origin, Summary
 from llava_rad.benchmark.task import Case, Task
+from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
-from metrics.settings import Settings
 
 EVIL = '<script>alert("1")</script> & <b>heart</b>'
 

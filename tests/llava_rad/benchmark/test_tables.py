@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_rad.benchmark.tables import group_of, join, read_table
-from metrics.errors import InputError
+from metrics.base import InputError
 
 
 def jsonl(path: Path, *rows: object) -> Path:

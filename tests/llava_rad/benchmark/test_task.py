@@ -10,7 +10,7 @@ import pytest
 
 from encoder.errors import LlavaRadError
 from llava_rad.benchmark.task import Case, load, sample
-from metrics.errors import MetricError
+from metrics.base import MetricError
 
 
 def table(path: Path, rows: list[dict[str, Any]]) -> Path:

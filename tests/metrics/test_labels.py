@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from metrics.errors import InputError
-from metrics.f1 import Uncertain, label_f1
-from metrics.labels import CLASSES, TOP_5
+from metrics.base import InputError
+from metrics.labels import CLASSES, TOP_5, Uncertain, label_f1
 
 
 @pytest.mark.parametrize("uncertain", ["negative", "positive"])
