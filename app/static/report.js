@@ -1,5 +1,5 @@
 // Draft and review: a reviewer accepts, edits or rejects every sentence before the report can be signed.
-import { words } from "./boxes.js";
+import { describeBoxes } from "./overlays.js";
 import { PAUSE_MS, createFields, takes } from "./fields.js";
 import { h, session } from "./session.js";
 
@@ -92,7 +92,7 @@ export function mount(root) {
       this.was.textContent = one.state === "edited" && one.draft !== null ? one.draft : "";
       this.was.hidden = !this.was.textContent;
       this.state.textContent = STATES[one.state];
-      this.boxes.textContent = words(one);
+      this.boxes.textContent = describeBoxes(one);
       this.element.className = `lr-sentence lr-is-${one.state}`;
       const can = deciding();
       const own = one.state === "added";
@@ -262,7 +262,7 @@ export function mount(root) {
         row = new Row(one);
         rows.set(one.id, row);
       } else row.update(one);
-      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${[STATES[one.state], words(one)].filter(Boolean).join(", ")}: ${one.text}`);
+      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${[STATES[one.state], describeBoxes(one)].filter(Boolean).join(", ")}: ${one.text}`);
       const before = last ? last.nextElementSibling : list.firstElementChild;
       if (before !== row.element) {
         if (last) last.after(row.element);

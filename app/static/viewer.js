@@ -1,7 +1,6 @@
 // Viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, inversion, 1:1, maps and boxes.
 // Each frame processes only the visible pixels, at the level of detail that the screen needs.
-import { paintBoxes } from "./boxes.js";
-import { drawHeat, paintHeat } from "./heat.js";
+import { drawHeat, paintBoxes, paintHeat } from "./overlays.js";
 import { brightness, fit, levelFor, pyramid } from "./pixels.js";
 
 const ZOOM_STEP = 1.15;

@@ -1,5 +1,5 @@
 // The image, next to it a lateral or prior image, and the warnings about them.
-import { boxesOf } from "./boxes.js";
+import { boxesOf } from "./overlays.js";
 import { takes } from "./fields.js";
 import { h, sentence, session } from "./session.js";
 import { createViewer } from "./viewer.js";

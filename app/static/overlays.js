@@ -1,0 +1,56 @@
+// Overlays of an image: boxes in which the model located its sentences, and attention maps (values from 0 to 1).
+const HEAT = [[58, 12, 92], [140, 30, 112], [205, 65, 72], [245, 130, 32], [250, 200, 70], [255, 255, 205]];
+
+/** Draw a map {side, values} on a canvas, one pixel per value; low values are transparent. */
+export function drawHeat(canvas, { side, values }) {
+  const part = new ImageData(side, side);
+  values.forEach((value, at) => {
+    const position = Math.min(Math.max(value, 0), 1) * (HEAT.length - 1);
+    const low = Math.min(Math.floor(position), HEAT.length - 2);
+    const colour = HEAT[low].map((one, channel) => one + (HEAT[low + 1][channel] - one) * (position - low));
+    part.data.set([...colour, 255 * Math.min(Math.max(value, 0), 1)], 4 * at);
+  });
+  canvas.width = canvas.height = side;
+  canvas.getContext("2d").putImageData(part, 0, 0);
+}
+
+/** Paint a drawn map into its box, given in shares of the image's sides. */
+export function paintHeat(context, heat, [left, top, width, height], image, { scale, x, y }, alpha) {
+  context.save();
+  // clip the padding that the model's preprocessing adds to make the image square
+  context.beginPath();
+  context.rect(x, y, image.width * scale, image.height * scale);
+  context.clip();
+  context.globalAlpha = alpha;
+  context.imageSmoothingEnabled = true;
+  context.drawImage(heat, x + left * image.width * scale, y + top * image.height * scale, width * image.width * scale, height * image.height * scale);
+  context.restore();
+}
+
+/** Return the boxes of all sentences that are not rejected, as shares of the image's sides. */
+export function boxesOf(study, selected) {
+  return (study?.sentences ?? []).filter((one) => one.state !== "rejected")
+    .flatMap((one) => (one.boxes ?? []).map((box) => ({ ...box, selected: one.id === selected })));
+}
+
+/** Describe a sentence's boxes in words. */
+export function describeBoxes({ boxes = [], state }) {
+  if (!boxes.length || state === "rejected") return "";
+  return `${boxes.length} ${boxes.length === 1 ? "box" : "boxes"}${state === "edited" ? " of the draft" : ""}`;
+}
+
+/** Paint boxes: thin, the selected sentence's thick and on top. Dark edges keep them visible on bright pixels. */
+export function paintBoxes(context, boxes, image, { scale, x, y }) {
+  const ratio = devicePixelRatio || 1;
+  for (const box of boxes.toSorted((one, other) => one.selected - other.selected)) {
+    const left = x + box.x_min * image.width * scale;
+    const top = y + box.y_min * image.height * scale;
+    const rectangle = [left, top, (box.x_max - box.x_min) * image.width * scale, (box.y_max - box.y_min) * image.height * scale];
+    const lines = box.selected ? [["rgb(0 0 0 / 75%)", 5], ["#f59e0b", 2.5]] : [["rgb(0 0 0 / 40%)", 3], ["rgb(229 231 235 / 55%)", 1]];
+    for (const [colour, width] of lines) {
+      context.strokeStyle = colour;
+      context.lineWidth = width * ratio;
+      context.strokeRect(...rectangle);
+    }
+  }
+}
