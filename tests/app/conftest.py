@@ -1,16 +1,26 @@
-"""One real server without accounts for all tests that need no other."""
+"""A store, a tiny model, the command line, and one server without accounts that tests share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from app.store import Store
 from scripts.soak.serving import Served, served
+from tests.llava_rad.conftest import run, tiny
+
+__all__ = ["run", "tiny"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "reviews.sqlite")
 
 
 @pytest.fixture(scope="package")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Without accounts, and without the example."""
+    """A server without accounts and without the example."""
     with served(tmp_path_factory.mktemp("local"), "--no-example") as running:
         yield running

@@ -1,4 +1,4 @@
-"""Logging in: scrypt, the same answer for every failure, a brake, sessions that end."""
+"""Accounts: scrypt hashes, equal answers to every failure, limited attempts, sessions that expire."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.accounts import Accounts, LoginRefused, add_user, read_users, remove_user
+from app.accounts import _N, _NOBODY, Accounts, LoginRefused, add_user, read_users, remove_user
 from encoder.errors import ConfigError
 
 
@@ -28,19 +28,23 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def accounts(tmp_path: Path, clock: Clock) -> Accounts:
+def accounts(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Accounts:
+    """The user ann, with hashes that cost a hundredth of the real ones."""
+    monkeypatch.setattr("app.accounts._NOBODY", _NOBODY.replace(f"${_N}$", "$256$"))
+    monkeypatch.setattr("app.accounts._N", 256)
     add_user(tmp_path / "users", "ann", "correct horse")
     return Accounts(tmp_path / "users", tmp_path / "sessions.sqlite", now=clock)
 
 
-def test_the_file_holds_scrypt_hashes_for_its_owner_alone(tmp_path: Path, accounts: Accounts) -> None:
+def test_the_file_holds_scrypt_hashes_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "users"
+    add_user(path, "ann", "correct horse")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     kind, n, r, p, salt, expected = read_users(path)["ann"].split("$")
     found = hashlib.scrypt(
         b"correct horse", salt=b64decode(salt), n=int(n), r=int(r), p=int(p), maxmem=1 << 28, dklen=32
     )
-    assert (kind, found) == ("scrypt", b64decode(expected))
+    assert (kind, n, r, p, found) == ("scrypt", "32768", "8", "1", b64decode(expected)), "OWASP's parameters"
     add_user(path, "bob", "correct horse")
     assert read_users(path)["bob"] != read_users(path)["ann"], "a salt for each"
     remove_user(path, "bob")

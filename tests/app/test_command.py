@@ -1,4 +1,4 @@
-"""``llava-rad serve`` and ``llava-rad user`` as commands: what they refuse, and how they end."""
+"""Commands ``llava-rad serve`` and ``llava-rad user``: refused options, locks, end of the server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,35 +13,30 @@ import pytest
 
 from app.accounts import read_users
 from scripts.soak.serving import served
-
-MAIN = [sys.executable, "-c", "from llava_rad.cli import main; main()"]
-
-
-def run(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MAIN, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=120)
+from tests.llava_rad.conftest import Ran, Run
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, said: str) -> None:
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr
+def refused(done: Ran, code: int, message: str) -> None:
+    assert (done.code, done.out) == (code, ""), done.err
+    assert message in done.err and "Traceback" not in done.err
 
 
-def test_what_is_not_served(tmp_path: Path) -> None:
+def test_what_is_not_served(run: Run, tmp_path: Path) -> None:
     data = ("--data-dir", tmp_path / "data", "--port", "0")
     refused(run("serve", *data, "--host", "0.0.0.0"), 2, "without accounts the application is served to this machine")
     refused(run("serve", *data, "--auth-file", tmp_path / "none"), 2, "there is no such auth file")
     done = run("serve", *data, "--worklist", tmp_path / "none")
-    assert done.returncode == 2 and "--worklist" in done.stderr
+    assert done.code == 2 and "--worklist" in done.err
     (tmp_path / "users").write_text("")
     both = ("--auth-file", tmp_path / "users", "--worklist", tmp_path)
     done = run("serve", *data, *both)
-    assert done.returncode == 2 and "--worklist" in done.stderr
+    assert done.code == 2 and "--worklist" in done.err
     assert not (tmp_path / "data").exists()
     (tmp_path / "file").write_text("")
     refused(run("serve", "--data-dir", tmp_path / "file", "--port", "0"), 1, "the data folder cannot be used")
 
 
-def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(run: Run, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -52,16 +45,7 @@ def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
     refused(done, 1, "cannot listen on that address and port")
 
 
-def test_one_data_folder_has_one_server_and_ctrl_c_ends_it(tmp_path: Path) -> None:
-    with served(tmp_path, "--no-example") as running:
-        refused(run("serve", "--data-dir", running.data, "--port", "0"), 1, "another review application is using")
-        os.killpg(running.process.pid, signal.SIGINT)
-        assert running.process.wait(timeout=20) in (0, 130)
-        assert "Traceback" not in running.log.read_text()
-        assert stat.S_IMODE(running.data.stat().st_mode) == 0o700
-
-
-def test_a_missing_model_is_said_on_the_page(tmp_path: Path) -> None:
+def test_a_missing_model_is_shown_one_data_folder_has_one_server_and_ctrl_c_ends_it(run: Run, tmp_path: Path) -> None:
     with served(tmp_path, "--no-example", "--model", str(tmp_path / "no-model")) as running:
         client = running.client()
         end = time.monotonic() + 60
@@ -69,16 +53,21 @@ def test_a_missing_model_is_said_on_the_page(tmp_path: Path) -> None:
             assert time.monotonic() < end
             time.sleep(0.05)
         assert model["state"] == "failed" and "no-model" in model["error"]
+        refused(run("serve", "--data-dir", running.data, "--port", "0"), 1, "another review application is using")
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.process.wait(timeout=20) in (0, 130)
+        assert "Traceback" not in running.log.read_text()
+        assert stat.S_IMODE(running.data.stat().st_mode) == 0o700
 
 
-def test_users_are_added_and_removed(tmp_path: Path) -> None:
+def test_users_are_added_and_removed(run: Run, tmp_path: Path) -> None:
     users = tmp_path / "users"
-    assert run("user", "add", "ann", "--auth-file", users, text="correct horse\n").returncode == 0
-    assert run("user", "add", "bob", "--auth-file", users, text="correct horse\n").returncode == 0
+    assert run("user", "add", "ann", "--auth-file", users, stdin=b"correct horse\n").code == 0
+    assert run("user", "add", "bob", "--auth-file", users, stdin=b"correct horse\n").code == 0
     assert set(read_users(users)) == {"ann", "bob"} and "correct horse" not in users.read_text()
-    refused(run("user", "add", "a b", "--auth-file", users, text="correct horse\n"), 2, "a name has")
-    refused(run("user", "add", "cat", "--auth-file", users, text="short\n"), 2, "at least 8 characters")
-    assert run("user", "remove", "bob", "--auth-file", users).returncode == 0
+    refused(run("user", "add", "a b", "--auth-file", users, stdin=b"correct horse\n"), 2, "a name has")
+    refused(run("user", "add", "cat", "--auth-file", users, stdin=b"short\n"), 2, "at least 8 characters")
+    assert run("user", "remove", "bob", "--auth-file", users).code == 0
     refused(run("user", "remove", "bob", "--auth-file", users), 2, "no such user")
     assert set(read_users(users)) == {"ann"}
 

@@ -1,4 +1,4 @@
-"""Hospital formats and the research set as they leave the application."""
+"""Exports of the served application: hospital formats and the research set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import io
 import json
 import time
 import zipfile
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pydicom
+import pytest
 from PIL import Image
 
 from llava_rad.generation.sources import example
@@ -20,27 +21,34 @@ from tests.encoder.reader.test_privacy import canaries
 RG1 = example().read_bytes()
 
 
-def test_hospital_formats_of_draft_and_signed_report(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def identified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that keeps file names and identifiers."""
+    folder = tmp_path_factory.mktemp("identified")
+    with served(folder, "--no-example", "--show-paths", "--identifiers") as running:
+        yield running
+
+
+def test_hospital_formats_of_draft_and_signed_report(identified: Served) -> None:
     source = pydicom.dcmread(example(), stop_before_pixels=True)
-    with served(tmp_path, "--no-example", "--identifiers") as running:
-        client = running.client()
-        state = client.drafted(client.study(RG1)["id"])
-        assert "identity" not in state["image"], "the page has no use for it"
-        path = f"/api/studies/{state['id']}"
-        draft = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/report.dcm").body))
-        assert (draft.VerificationFlag, draft.PatientID) == ("UNVERIFIED", source.PatientID)
-        assert draft.StudyInstanceUID == source.StudyInstanceUID
-        for sentence in state["sentences"]:
-            state = client.act(state, "accept", sentence=sentence["id"]).json()
-        client.act(state, "sign")
-        signed = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/labels.dcm").body))
-        assert (signed.VerificationFlag, signed.CompletionFlag) == ("VERIFIED", "COMPLETE")
-        bundle = client.call("GET", f"{path}/report.fhir.json").json()
-        report = bundle["entry"][0]["resource"]
-        assert report["status"] == "final" and report["subject"]["identifier"]["value"] == source.PatientID
-        assert client.call("GET", f"{path}/other.dcm").status == 404
-        picture_only = client.study(picture(0))["id"]
-        assert client.call("GET", f"/api/studies/{picture_only}/report.dcm").status == 422
+    client = identified.client()
+    state = client.drafted(client.study(RG1)["id"])
+    assert "identity" not in state["image"], "the page has no use for it"
+    path = f"/api/studies/{state['id']}"
+    draft = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/report.dcm").body))
+    assert (draft.VerificationFlag, draft.PatientID) == ("UNVERIFIED", source.PatientID)
+    assert draft.StudyInstanceUID == source.StudyInstanceUID
+    for sentence in state["sentences"]:
+        state = client.act(state, "accept", sentence=sentence["id"]).json()
+    client.act(state, "sign")
+    signed = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/labels.dcm").body))
+    assert (signed.VerificationFlag, signed.CompletionFlag) == ("VERIFIED", "COMPLETE")
+    bundle = client.call("GET", f"{path}/report.fhir.json").json()
+    report = bundle["entry"][0]["resource"]
+    assert report["status"] == "final" and report["subject"]["identifier"]["value"] == source.PatientID
+    assert client.call("GET", f"{path}/other.dcm").status == 404
+    picture_only = client.study(picture(0))["id"]
+    assert client.call("GET", f"/api/studies/{picture_only}/report.dcm").status == 422
 
 
 def test_hospital_formats_name_no_patient_unless_asked_to(local: Served) -> None:
@@ -51,42 +59,42 @@ def test_hospital_formats_name_no_patient_unless_asked_to(local: Served) -> None
         assert answer.status == 200 and b"RG1" not in answer.body and b"1.3.6.1.4.1.5962" not in answer.body
 
 
-def test_a_research_set_has_pixels_reports_labels_and_no_names(tmp_path: Path) -> None:
+def test_a_research_set_has_pixels_reports_labels_and_no_names(identified: Served) -> None:
     source, words = canaries()
-    with served(tmp_path, "--no-example", "--show-paths", "--identifiers") as running:
-        client = running.client()
-        sent = {"x-file-name": "CANARY97"}
-        state = client.call("POST", "/api/studies?force=true", to_bytes(source), **sent).json()
-        assert state["name"] == "CANARY97"
-        state = client.drafted(state["id"])
-        for sentence in state["sentences"]:
-            state = client.act(state, "accept", sentence=sentence["id"]).json()
-        text = client.act(state, "sign").json()["signed"][0]["text"]
-        client.study(picture(0))  # not signed: stays here
-        found = client.call("GET", "/api/export.zip").body
-        with zipfile.ZipFile(io.BytesIO(found)) as archive:
-            names, parts = archive.namelist(), {name: archive.read(name) for name in archive.namelist()}
-        image = f"images/{state['id']}.png"
-        assert names == [image, "reports.jsonl", "labels.csv", "README.txt"]
-        said = b"".join(parts.values()) + found
-        assert [word for word in [*words, "CANARY97"] if word.encode() in said] == []
-        record = json.loads(parts["reports.jsonl"])
-        assert (record["image"], record["text"]) == (image, text) and "Not for clinical use" in record["notice"]
-        kept = client.call("GET", f"/api/studies/{state['id']}/image/{state['image']['id']}").body
-        assert np.asarray(Image.open(io.BytesIO(parts[image]))).astype("<u2").tobytes() == kept
-        assert parts["labels.csv"].decode().splitlines()[0].startswith("image,Enlarged Cardiomediastinum")
-        found = client.call("GET", "/api/export.zip?dicom=true").body
-        with zipfile.ZipFile(io.BytesIO(found)) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-        said = b"".join(parts.values())
-        assert [word for word in [*words, "CANARY97", "local"] if word.encode() in said] == []
-        image_file, report_file = (
-            pydicom.dcmread(io.BytesIO(parts[f"{name}/{state['id']}.dcm"])) for name in ("images", "reports")
-        )
-        assert image_file.PatientIdentityRemoved == "YES" and image_file.pixel_array.astype("<u2").tobytes() == kept
-        assert image_file.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
-        assert report_file.StudyInstanceUID == image_file.StudyInstanceUID
-        end = time.monotonic() + 5
-        while list((running.data / "incoming").iterdir()) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert list((running.data / "incoming").iterdir()) == []
+    client = identified.client()
+    sent = {"x-file-name": "CANARY97"}
+    state = client.call("POST", "/api/studies?force=true", to_bytes(source), **sent).json()
+    assert state["name"] == "CANARY97"
+    state = client.drafted(state["id"])
+    for sentence in state["sentences"]:
+        state = client.act(state, "accept", sentence=sentence["id"]).json()
+    text = client.act(state, "sign").json()["signed"][0]["text"]
+    client.study(picture(0))  # not signed: stays here
+    found = client.call("GET", "/api/export.zip").body
+    with zipfile.ZipFile(io.BytesIO(found)) as archive:
+        names, parts = archive.namelist(), {name: archive.read(name) for name in archive.namelist()}
+    image = f"images/{state['id']}.png"
+    assert image in names and names[-3:] == ["reports.jsonl", "labels.csv", "README.txt"]
+    assert {name.split("/")[0] for name in names[:-3]} == {"images"}
+    said = b"".join(parts.values()) + found
+    assert [word for word in [*words, "CANARY97"] if word.encode() in said] == []
+    (record,) = [one for one in map(json.loads, parts["reports.jsonl"].splitlines()) if one["image"] == image]
+    assert record["text"] == text and "Not for clinical use" in record["notice"]
+    kept = client.call("GET", f"/api/studies/{state['id']}/image/{state['image']['id']}").body
+    assert np.asarray(Image.open(io.BytesIO(parts[image]))).astype("<u2").tobytes() == kept
+    assert parts["labels.csv"].decode().splitlines()[0].startswith("image,Enlarged Cardiomediastinum")
+    found = client.call("GET", "/api/export.zip?dicom=true").body
+    with zipfile.ZipFile(io.BytesIO(found)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    said = b"".join(parts.values())
+    assert [word for word in [*words, "CANARY97", "local"] if word.encode() in said] == []
+    image_file, report_file = (
+        pydicom.dcmread(io.BytesIO(parts[f"{name}/{state['id']}.dcm"])) for name in ("images", "reports")
+    )
+    assert image_file.PatientIdentityRemoved == "YES" and image_file.pixel_array.astype("<u2").tobytes() == kept
+    assert image_file.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+    assert report_file.StudyInstanceUID == image_file.StudyInstanceUID
+    end = time.monotonic() + 5
+    while list((identified.data / "incoming").iterdir()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert list((identified.data / "incoming").iterdir()) == []

@@ -36,16 +36,6 @@ FACTS = ImageFacts("dicom", 96, 96, view="PA")
 SHA = "ab" * 32
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "reviews.sqlite")
-
-
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafting, "_IDLE_S", 0.05)
@@ -184,9 +174,8 @@ def test_a_draft_that_waits_is_stopped_before_a_word(store: Store, tiny: Path, g
         worker.stop("ann", second)
         gate.let(1000)
         ended(store, first)
-        time.sleep(0.2)
-        assert store.state("ann", second)["draft"]["state"] == "stopped"
-        assert store.state("ann", second)["status"] == "pending"
+    state = store.state("ann", second)
+    assert (state["draft"]["state"], state["status"]) == ("stopped", "pending")
 
 
 def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(

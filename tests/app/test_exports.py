@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,7 @@ from app import exports
 from app.review import ReviewError
 from app.store import Store
 from llava_rad.outputs.report import NOTICE
-from tests.app.test_store import MODEL, act, drafted, study_of
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "reviews.sqlite")
+from tests.app.reviews import MODEL, act, drafted, study_of
 
 
 def signed(store: Store) -> str:

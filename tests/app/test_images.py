@@ -1,4 +1,4 @@
-"""Pixels on disk: what the model gets of them is what it gets of the file; the viewer's presets are DICOM's windows."""
+"""Stored pixels: the model gets the same input as from the file; window presets follow DICOM."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ def drawn(**changes: object) -> Radiograph:
     return replace(Radiograph(pixels, None, ImageFacts("dicom", 256, 256), ()), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("recipe", ["rad-dino-224", "mimic-cxr-jpg", "chexzero"])
-def test_the_model_gets_what_the_reader_would_have_prepared(tmp_path: Path, recipe: str) -> None:
-    folder, way = ImageFolder(tmp_path / "images"), recipe_named(recipe)
+def test_the_model_gets_what_the_reader_would_have_prepared(tmp_path: Path) -> None:
+    folder = ImageFolder(tmp_path / "images")
     with Reader() as reader:
-        image, expected = reader.read(example()), reader.prepare(example(), way)
-    found = folder.prepared(state_of(folder, image), way)
-    assert np.array_equal(found.pixels, expected.pixels)
-    assert (found.facts, found.warnings, found.sha256) == (expected.facts, expected.warnings, expected.sha256)
+        image = reader.read(example())
+        for name in ("rad-dino-224", "mimic-cxr-jpg", "chexzero"):
+            recipe = recipe_named(name)
+            expected, found = reader.prepare(example(), recipe), folder.prepared(state_of(folder, image), recipe)
+            assert np.array_equal(found.pixels, expected.pixels), name
+            assert (found.facts, found.warnings, found.sha256) == (expected.facts, expected.warnings, expected.sha256)
 
 
 def test_padding_counts_as_for_the_reader(tmp_path: Path) -> None:
     valid = np.ones((256, 256), np.bool_)
     valid[:, :37] = False
-    image, way = drawn(valid=valid), recipe_named("rad-dino-224")
+    image, recipe = drawn(valid=valid), recipe_named("rad-dino-224")
     folder = ImageFolder(tmp_path / "images")
-    found = folder.prepared(state_of(folder, image), way).pixels
-    assert np.array_equal(found, way.apply(image.pixels, valid))
-    assert not np.array_equal(found, way.apply(image.pixels))
+    found = folder.prepared(state_of(folder, image), recipe).pixels
+    assert np.array_equal(found, recipe.apply(image.pixels, valid))
+    assert not np.array_equal(found, recipe.apply(image.pixels))
 
 
 def test_files_are_the_owners_alone_and_named_at_random(tmp_path: Path) -> None:

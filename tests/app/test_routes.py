@@ -1,4 +1,4 @@
-"""The calls of the page: what is read, drafted and reviewed through them."""
+"""HTTP routes of the page: uploads, drafts and reviews."""
 
 from __future__ import annotations
 
@@ -131,14 +131,6 @@ def test_saves_go_through_while_thirty_drafts_wait(local: Served) -> None:
     for state in states:
         ended = client.ended(state["id"])
         assert ended["fields"]["indication"] == "Cough." and ended["draft"]["state"] == "done"
-
-
-def test_a_draft_is_written_whether_anyone_looks_or_not(local: Served) -> None:
-    client = local.client()
-    study = client.study(picture(400))["id"]
-    assert client.call("POST", f"/api/studies/{study}/draft", {}).status == 200
-    # nobody follows
-    assert client.ended(study)["draft"]["state"] == "done"
 
 
 def test_following_shows_the_text_grow(local: Served) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from app.statistics import edit_distance, levenshtein, summary
 from app.store import Store
-from tests.app.test_store import act, drafted
+from tests.app.reviews import act, drafted
 
 
 def labels_of(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the page's fields and images do to the draft: what ``llava-rad generate`` makes of the same inputs."""
+"""Study inputs of the page reach the model as those of ``llava-rad generate`` do."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from encoder.errors import ReadError
 from llava_rad.conversion.published import convert
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.model.templates import TEMPLATES
-from tests.app.test_store import act
-from tests.llava_rad import small_files, tiny_model
+from tests.app.reviews import act
+from tests.llava_rad import small_files
 from tests.llava_rad.conversion import replicas
 
 TEXTS = {"indication": "the heart", "technique": "two images", "comparison": "to the size", "prior_report": "lungs"}
@@ -34,6 +34,13 @@ def maira(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("maira")
     convert("maira-2", replicas.maira_2(folder / "source"), folder / "model")
     return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def parts(maira: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Services with a replica of MAIRA-2, shared: every test reviews studies of its own."""
+    with at_work(tmp_path_factory.mktemp("services"), maira) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +77,10 @@ def drafted(parts: Services, study: str, *, grounded: bool = False) -> dict[str,
 
 
 def filled(parts: Services, files: dict[str, Path], *fields: str) -> str:
-    """A study with both further images and these fields."""
+    """A study with both context images and these fields."""
     study = parts.uploads.study("ann", files["frontal"])
-    for which in CONTEXT_IMAGES:
-        parts.uploads.context_image("ann", study, which, files[which])
+    for kind in CONTEXT_IMAGES:
+        parts.uploads.context_image("ann", study, kind, files[kind])
     for name in fields:
         act(parts.store, study, "field", field=name, text=TEXTS[name])
     return study
@@ -81,49 +88,46 @@ def filled(parts: Services, files: dict[str, Path], *fields: str) -> str:
 
 @pytest.mark.parametrize("grounded", [False, True])
 def test_the_draft_is_what_generate_writes_of_the_same_inputs(
-    maira: Path, files: dict[str, Path], tmp_path: Path, grounded: bool
+    parts: Services, maira: Path, files: dict[str, Path], grounded: bool
 ) -> None:
     (expected,) = llava_rad.generate(
         files["frontal"], maira, lateral=files["lateral"], prior=files["prior"], max_new_tokens=8, device="cpu",
         grounded=grounded, **TEXTS,
     )  # fmt: skip
     (plain,) = llava_rad.generate(files["frontal"], maira, max_new_tokens=8, device="cpu")
-    with at_work(tmp_path, maira) as parts:
-        study = filled(parts, files, *TEXTS)
-        state = drafted(parts, study, grounded=grounded)
-        assert state["draft"]["report"] == expected.model_dump(mode="json")
-        assert state["draft"]["text"] == expected.text != plain.text
-        assert set(state["draft"]["inputs"]) == {*TEXTS, *CONTEXT_IMAGES, *(["grounded"] if grounded else [])}
-        alone = drafted(parts, parts.uploads.study("ann", files["frontal"]))
-        assert alone["draft"]["report"] == plain.model_dump(mode="json") and alone["draft"]["inputs"] == {}
+    study = filled(parts, files, *TEXTS)
+    state = drafted(parts, study, grounded=grounded)
+    assert state["draft"]["report"] == expected.model_dump(mode="json")
+    assert state["draft"]["text"] == expected.text != plain.text
+    assert set(state["draft"]["inputs"]) == {*TEXTS, *CONTEXT_IMAGES, *(["grounded"] if grounded else [])}
+    alone = drafted(parts, parts.uploads.study("ann", files["frontal"]))
+    assert alone["draft"]["report"] == plain.model_dump(mode="json") and alone["draft"]["inputs"] == {}
 
 
-def test_each_input_reaches_the_model_and_a_change_of_one_is_seen(
-    maira: Path, files: dict[str, Path], tmp_path: Path
+def test_each_input_reaches_the_model_and_a_change_of_one_is_seen(parts: Services, files: dict[str, Path]) -> None:
+    study, store = filled(parts, files), parts.store
+    texts = [drafted(parts, study)["draft"]["text"]]
+    for name, text in TEXTS.items():
+        state = act(store, study, "field", field=name, text=text)
+        assert parts.drafting.outdated(state)
+        state = drafted(parts, study)
+        assert not parts.drafting.outdated(state)
+        texts.append(state["draft"]["text"])
+    for kind in CONTEXT_IMAGES:
+        store.set_context("ann", study, kind, None)
+        assert parts.drafting.outdated(store.state("ann", study))
+        texts.append(drafted(parts, study)["draft"]["text"])
+    assert len(set(texts)) == len(texts) == 7
+    left = store.state("ann", study)
+    assert left["fields"] == TEXTS, "a prior report without its image is kept, and not given to the model"
+    assert set(left["draft"]["inputs"]) == {"indication", "technique", "comparison"}
+
+
+def test_what_the_model_has_no_place_for_stays_with_the_review(
+    tiny: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    with at_work(tmp_path, maira) as parts:
-        study, store = filled(parts, files), parts.store
-        texts = [drafted(parts, study)["draft"]["text"]]
-        for name, text in TEXTS.items():
-            state = act(store, study, "field", field=name, text=text)
-            assert parts.drafting.outdated(state)
-            state = drafted(parts, study)
-            assert not parts.drafting.outdated(state)
-            texts.append(state["draft"]["text"])
-        for which in CONTEXT_IMAGES:
-            store.set_context("ann", study, which, None)
-            assert parts.drafting.outdated(store.state("ann", study))
-            texts.append(drafted(parts, study)["draft"]["text"])
-        assert len(set(texts)) == len(texts) == 7
-        left = store.state("ann", study)
-        assert left["fields"] == TEXTS, "a prior report without its image is kept, and not given to the model"
-        assert set(left["draft"]["inputs"]) == {"indication", "technique", "comparison"}
-
-
-def test_what_the_model_has_no_place_for_stays_with_the_review(files: dict[str, Path], tmp_path: Path) -> None:
-    model = tiny_model.make(tmp_path / "tiny")
-    (expected,) = llava_rad.generate(files["frontal"], model, max_new_tokens=8, device="cpu")
-    with at_work(tmp_path, model) as parts:
+    (expected,) = llava_rad.generate(files["frontal"], tiny, max_new_tokens=8, device="cpu")
+    with at_work(tmp_path, tiny) as parts:
         state = drafted(parts, filled(parts, files, *TEXTS))
         assert state["draft"]["report"] == expected.model_dump(mode="json")
         assert (state["draft"]["inputs"], state["fields"]) == ({}, TEXTS)
@@ -135,48 +139,43 @@ def test_what_the_model_has_no_place_for_stays_with_the_review(files: dict[str, 
 
 @pytest.mark.parametrize("token", ["<image>", "</s>", "<obj>"])
 def test_a_text_with_a_token_of_the_model_is_refused_and_kept(
-    maira: Path, files: dict[str, Path], tmp_path: Path, token: str
+    parts: Services, files: dict[str, Path], token: str
 ) -> None:
-    with at_work(tmp_path, maira) as parts:
-        study = filled(parts, files)
-        before = drafted(parts, study)
-        act(parts.store, study, "field", field="indication", text=f"Cough {token}")
-        state = drafted(parts, study)
-        assert state["draft"]["state"] == "failed"
-        assert state["draft"]["error"] == f"the indication holds {token}, which is a token of the model"
-        assert state["sentences"] == before["sentences"] and state["draft"]["report"] == before["draft"]["report"]
-        assert state["fields"]["indication"] == f"Cough {token}"
-        act(parts.store, study, "field", field="indication", text="Cough")
-        assert drafted(parts, study)["draft"]["state"] == "done"
+    study = filled(parts, files)
+    before = drafted(parts, study)
+    act(parts.store, study, "field", field="indication", text=f"Cough {token}")
+    state = drafted(parts, study)
+    assert state["draft"]["state"] == "failed"
+    assert state["draft"]["error"] == f"the indication holds {token}, which is a token of the model"
+    assert state["sentences"] == before["sentences"] and state["draft"]["report"] == before["draft"]["report"]
+    assert state["fields"]["indication"] == f"Cough {token}"
+    act(parts.store, study, "field", field="indication", text="Cough")
+    assert drafted(parts, study)["draft"]["state"] == "done"
 
 
-def test_a_lateral_is_taken_as_one_alone(maira: Path, files: dict[str, Path], tmp_path: Path) -> None:
-    with at_work(tmp_path, maira) as parts:
-        study = parts.uploads.study("ann", files["frontal"])
-        with pytest.raises(ReadError, match="the prior image: "):
-            parts.uploads.context_image("ann", study, "prior", files["lateral"])
-        parts.uploads.context_image("ann", study, "lateral", files["lateral"])
-        state = parts.store.state("ann", study)
-        assert (state["lateral"]["facts"]["view"], state["prior"]) == ("lateral", None)
-        assert [one["action"] for one in parts.store.events("ann", study)] == ["open", "lateral"]
+def test_a_lateral_is_taken_as_one_alone(parts: Services, files: dict[str, Path]) -> None:
+    study = parts.uploads.study("ann", files["frontal"])
+    with pytest.raises(ReadError, match="the prior image: "):
+        parts.uploads.context_image("ann", study, "prior", files["lateral"])
+    parts.uploads.context_image("ann", study, "lateral", files["lateral"])
+    state = parts.store.state("ann", study)
+    assert (state["lateral"]["facts"]["view"], state["prior"]) == ("lateral", None)
+    assert [one["action"] for one in parts.store.events("ann", study)] == ["open", "lateral"]
 
 
-def test_where_the_model_looked_is_asked_of_the_inputs_of_the_draft(
-    maira: Path, files: dict[str, Path], tmp_path: Path
-) -> None:
-    with at_work(tmp_path, maira) as parts:
-        study = filled(parts, files, *TEXTS)
-        drafted(parts, study)
-        found = parts.drafting.evidence("ann", study, sentence="s1")
-        act(parts.store, study, "field", field="indication", text="")  # the draft was written with it
-        assert parts.drafting.evidence("ann", study, sentence="s1") == found and found["side"] == 4
-        parts.store.set_context("ann", study, "lateral", None)
-        with pytest.raises(ReviewError, match="is gone"):
-            parts.drafting.evidence("ann", study, sentence="s1")
-        assert parts.drafting.evidence("ann", study, sentence=None, encoder=True)["side"] == 4
-        drafted(parts, study, grounded=True)
-        with pytest.raises(ReviewError, match="boxes"):
-            parts.drafting.evidence("ann", study, sentence="s1")
+def test_where_the_model_looked_is_asked_of_the_inputs_of_the_draft(parts: Services, files: dict[str, Path]) -> None:
+    study = filled(parts, files, *TEXTS)
+    drafted(parts, study)
+    found = parts.drafting.evidence("ann", study, sentence="s1")
+    act(parts.store, study, "field", field="indication", text="")  # the draft was written with it
+    assert parts.drafting.evidence("ann", study, sentence="s1") == found and found["side"] == 4
+    parts.store.set_context("ann", study, "lateral", None)
+    with pytest.raises(ReviewError, match="is gone"):
+        parts.drafting.evidence("ann", study, sentence="s1")
+    assert parts.drafting.evidence("ann", study, sentence=None, encoder=True)["side"] == 4
+    drafted(parts, study, grounded=True)
+    with pytest.raises(ReviewError, match="boxes"):
+        parts.drafting.evidence("ann", study, sentence="s1")
 
 
 def test_boxes_go_with_their_sentence_through_review_signature_and_exports(
@@ -223,22 +222,21 @@ def test_the_text_that_grows_shows_no_tags(with_boxes: Path, files: dict[str, Pa
 
 
 def test_the_report_that_was_signed_about_a_prior_image_becomes_the_prior_report(
-    maira: Path, files: dict[str, Path], tmp_path: Path
+    parts: Services, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    with at_work(tmp_path, maira) as parts:
-        store = parts.store
-        for owner, text in (("ann", "Clear lungs."), ("bob", "Bob's.")):
-            earlier = parts.uploads.study(owner, files["prior"])
-            revision = store.state(owner, earlier)["revision"]
-            store.act(owner, earlier, revision, {"action": "add", "text": text}, user=owner)
-            store.act(owner, earlier, revision + 1, {"action": "sign"}, user=owner)
-        study = parts.uploads.study("ann", files["frontal"])
-        parts.uploads.context_image("ann", study, "prior", files["prior"])
-        assert store.state("ann", study)["fields"]["prior_report"] == "Clear lungs."
-        assert act(store, study, "undo")["fields"]["prior_report"] == ""
-        act(store, study, "field", field="prior_report", text="Typed.")
-        parts.uploads.context_image("ann", study, "prior", files["prior"])
-        assert store.state("ann", study)["fields"]["prior_report"] == "Typed.", "what is typed stays"
+    store, prior = parts.store, small_files.dicom(tmp_path / "other prior.dcm", seed=3)
+    for owner, text in (("ann", "Clear lungs."), ("bob", "Bob's.")):
+        earlier = parts.uploads.study(owner, prior)
+        revision = store.state(owner, earlier)["revision"]
+        store.act(owner, earlier, revision, {"action": "add", "text": text}, user=owner)
+        store.act(owner, earlier, revision + 1, {"action": "sign"}, user=owner)
+    study = parts.uploads.study("ann", files["frontal"])
+    parts.uploads.context_image("ann", study, "prior", prior)
+    assert store.state("ann", study)["fields"]["prior_report"] == "Clear lungs."
+    assert act(store, study, "undo")["fields"]["prior_report"] == ""
+    act(store, study, "field", field="prior_report", text="Typed.")
+    parts.uploads.context_image("ann", study, "prior", prior)
+    assert store.state("ann", study)["fields"]["prior_report"] == "Typed.", "what is typed stays"
 
 
 def test_inputs_are_those_that_have_a_place() -> None:
