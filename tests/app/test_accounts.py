@@ -36,7 +36,7 @@ def accounts(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> A
     return Accounts(tmp_path / "users", tmp_path / "sessions.sqlite", now=clock)
 
 
-def test_the_file_holds_scrypt_hashes_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_file_holds_scrypt_hashes_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "users"
     add_user(path, "ann", "correct horse")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -52,7 +52,7 @@ def test_the_file_holds_scrypt_hashes_for_its_owner_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "ann\n", "a" * 65, "ännchen"])
-def test_names_that_will_not_do(tmp_path: Path, name: str) -> None:
+def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="a name has"):
         add_user(tmp_path / "users", name, "long enough")
 
@@ -68,7 +68,7 @@ def test_short_passwords_and_damaged_files_are_refused(tmp_path: Path) -> None:
             read_users(tmp_path / "users")
 
 
-def test_an_auth_file_that_is_no_text_or_not_readable_is_refused(tmp_path: Path) -> None:
+def test_an_unreadable_auth_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "users").write_bytes(b"\xff\xfe:x\n")
     with pytest.raises(ConfigError, match="line 1"):
         read_users(tmp_path / "users")
@@ -77,7 +77,7 @@ def test_an_auth_file_that_is_no_text_or_not_readable_is_refused(tmp_path: Path)
         add_user(tmp_path / "folder", "ann", "correct horse")
 
 
-def test_a_session_knows_its_user_until_it_ends(accounts: Accounts, clock: Clock) -> None:
+def test_a_session_identifies_its_user_until_it_expires(accounts: Accounts, clock: Clock) -> None:
     token = accounts.login("ann", "correct horse", "1.2.3.4")
     assert accounts.user_of(token) == "ann"
     assert accounts.user_of(token[:-1]) is accounts.user_of("") is accounts.user_of(None) is None
@@ -103,7 +103,7 @@ def test_a_new_password_or_a_removal_ends_open_sessions(tmp_path: Path, accounts
     assert accounts.user_of(token) is None
 
 
-def test_tokens_are_not_in_the_file(tmp_path: Path, accounts: Accounts) -> None:
+def test_tokens_are_stored_as_hashes_only(tmp_path: Path, accounts: Accounts) -> None:
     token = accounts.login("ann", "correct horse", "1.2.3.4")
     assert all(token.encode() not in path.read_bytes() for path in tmp_path.iterdir())
 
@@ -114,7 +114,7 @@ def failed(accounts: Accounts, name: str, client: str, password: str = "wrong") 
     return str(refused.value), refused.value.retry_after
 
 
-def test_the_brake_waits_longer_with_every_failure(accounts: Accounts, clock: Clock) -> None:
+def test_waits_grow_with_every_failure(accounts: Accounts, clock: Clock) -> None:
     assert [failed(accounts, "ann", f"client {n}")[1] for n in range(5)] == [0] * 5
     for wait in (30, 60, 120, 240, 480, 900, 900):
         said, left = failed(accounts, "ann", "elsewhere", "correct horse")
@@ -127,7 +127,7 @@ def test_the_brake_waits_longer_with_every_failure(accounts: Accounts, clock: Cl
     assert failed(accounts, "ann", "somewhere")[1] == 0, "a success forgets the failures"
 
 
-def test_one_client_is_braked_over_all_names(accounts: Accounts) -> None:
+def test_attempts_of_one_client_are_limited_over_all_names(accounts: Accounts) -> None:
     answers = [failed(accounts, f"name{number}", "1.2.3.4") for number in range(21)]
     assert [wait for _, wait in answers] == [0] * 20 + [30]
     assert accounts.login("ann", "correct horse", "5.6.7.8")
@@ -142,7 +142,7 @@ def test_people_behind_one_address_log_in_at_the_same_time(tmp_path: Path, accou
     assert [accounts.user_of(token) for token in tokens] == names
 
 
-def test_tries_of_one_name_at_the_same_time_are_not_free(accounts: Accounts) -> None:
+def test_simultaneous_attempts_on_one_name_are_counted(accounts: Accounts) -> None:
     def guess(number: int) -> float:
         return failed(accounts, "ann", f"client {number}")[1]
 
@@ -151,7 +151,9 @@ def test_tries_of_one_name_at_the_same_time_are_not_free(accounts: Accounts) -> 
     assert sum(wait == 0 for wait in waits) == 5
 
 
-def test_who_exists_is_not_told(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_get_the_same_answer_at_the_same_cost(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed: list[bytes] = []
     scrypt = hashlib.scrypt
 

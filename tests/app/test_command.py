@@ -21,7 +21,7 @@ def refused(done: Ran, code: int, message: str) -> None:
     assert message in done.err and "Traceback" not in done.err
 
 
-def test_what_is_not_served(run: Run, tmp_path: Path) -> None:
+def test_invalid_options_of_serve_are_refused(run: Run, tmp_path: Path) -> None:
     data = ("--data-dir", tmp_path / "data", "--port", "0")
     refused(run("serve", *data, "--host", "0.0.0.0"), 2, "without accounts the application is served to this machine")
     refused(run("serve", *data, "--auth-file", tmp_path / "none"), 2, "there is no such auth file")
@@ -45,7 +45,7 @@ def test_a_port_in_use_is_refused(run: Run, tmp_path: Path) -> None:
     refused(done, 1, "cannot listen on that address and port")
 
 
-def test_a_missing_model_is_shown_one_data_folder_has_one_server_and_ctrl_c_ends_it(run: Run, tmp_path: Path) -> None:
+def test_a_missing_model_a_second_server_and_ctrl_c(run: Run, tmp_path: Path) -> None:
     with served(tmp_path, "--no-example", "--model", str(tmp_path / "no-model")) as running:
         client = running.client()
         end = time.monotonic() + 60

@@ -51,7 +51,7 @@ def test_hospital_formats_of_draft_and_signed_report(identified: Served) -> None
     assert client.call("GET", f"/api/studies/{picture_only}/report.dcm").status == 422
 
 
-def test_hospital_formats_name_no_patient_unless_asked_to(local: Served) -> None:
+def test_hospital_formats_have_no_identifiers_by_default(local: Served) -> None:
     client = local.client()
     state = client.drafted(client.study(RG1)["id"])
     for name in ("report.dcm", "labels.dcm", "report.fhir.json"):

@@ -1,4 +1,4 @@
-"""The worker that writes drafts: the words of ``llava-rad generate``, one token at a time, whatever goes wrong."""
+"""Drafting: equal to ``llava-rad generate``, streamed, stopped, interrupted and failing drafts, attention maps."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def at_work(
 
 
 def until(reached: Callable[[], Any], timeout_s: float = 60) -> Any:
-    """Wait until something is true; what it is."""
+    """Wait until a value is true and return it."""
     end = time.monotonic() + timeout_s
     while not (found := reached()):
         assert time.monotonic() < end
@@ -71,13 +71,13 @@ def until(reached: Callable[[], Any], timeout_s: float = 60) -> Any:
 
 
 def ended(store: Store, study: str, owner: str = "ann") -> dict[str, Any]:
-    """The study once its draft is neither waiting nor being written."""
+    """Wait for the end of a study's draft and return the study's state."""
     until(lambda: store.jobs.draft(owner, study)["state"] not in ("queued", "running"))  # type: ignore[index]
     return store.state(owner, study)
 
 
 class Gate:
-    """Lets the writer say so many more pieces."""
+    """Lets the writer produce a given number of further pieces."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = threading.Semaphore(0)
@@ -127,7 +127,7 @@ def test_the_draft_of_the_example_is_the_report_that_generate_writes(store: Stor
     assert first["values"] != whole["values"]
 
 
-def test_the_text_grows_piece_by_piece_and_is_kept_meanwhile(
+def test_the_text_grows_by_pieces_and_is_saved(
     store: Store, tiny: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drafting, "SAVED_EVERY_S", 0.0)
@@ -144,7 +144,7 @@ def test_the_text_grows_piece_by_piece_and_is_kept_meanwhile(
     assert kept is not None and kept["state"] == "running" and kept["text"] in seen[-2:]
 
 
-def test_stop_ends_within_a_token_and_keeps_what_is_written(store: Store, tiny: Path, gate: Gate) -> None:
+def test_stop_ends_after_one_token_and_keeps_the_text(store: Store, tiny: Path, gate: Gate) -> None:
     study = new_study(store)
     with at_work(store, tiny) as worker:
         worker.queue("ann", study)
@@ -164,7 +164,7 @@ def test_stop_ends_within_a_token_and_keeps_what_is_written(store: Store, tiny: 
     assert draft["report"]["warnings"] == [STOPPED]  # and not that the longest length cut it off
 
 
-def test_a_draft_that_waits_is_stopped_before_a_word(store: Store, tiny: Path, gate: Gate) -> None:
+def test_a_waiting_draft_is_stopped_without_text(store: Store, tiny: Path, gate: Gate) -> None:
     first, second = new_study(store), new_study(store)
     with at_work(store, tiny) as worker:
         for study in (first, second):
@@ -178,9 +178,7 @@ def test_a_draft_that_waits_is_stopped_before_a_word(store: Store, tiny: Path, g
     assert (state["draft"]["state"], state["status"]) == ("stopped", "pending")
 
 
-def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(
-    store: Store, tiny: Path, gate: Gate
-) -> None:
+def test_a_draft_interrupted_by_shutdown_is_written_after_the_next_start(store: Store, tiny: Path, gate: Gate) -> None:
     study = new_study(store)
     with at_work(store, tiny) as worker:
         worker.queue("ann", study)
@@ -194,7 +192,7 @@ def test_a_draft_cut_off_by_a_closing_server_is_written_after_the_next_start(
         assert ended(store, study)["draft"]["state"] == "done"
 
 
-def test_a_draft_that_is_taken_from_the_queue_meanwhile_is_in_one_state_or_the_other(
+def test_the_state_of_a_draft_is_consistent_while_its_job_is_taken(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, waiting_jobs = new_study(store), jobs.waiting_jobs
@@ -211,7 +209,7 @@ def test_a_draft_that_is_taken_from_the_queue_meanwhile_is_in_one_state_or_the_o
     assert store.jobs.draft("ann", study) == {"state": "running", "position": 0, "text": ""}
 
 
-def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: Path) -> None:
+def test_the_servers_length_and_prompt_are_used(store: Store, tiny: Path) -> None:
     study = new_study(store)
     with at_work(store, tiny, max_new_tokens=5, prompt="Describe.") as worker:
         worker.queue("ann", study)
@@ -235,7 +233,7 @@ def test_longest_length_and_prompt_are_those_of_the_server(store: Store, tiny: P
     ],
     ids=["an image", "with a hint", "what may name a patient"],
 )
-def test_what_fails_says_why_in_one_line_and_the_next_draft_is_written(
+def test_a_failed_draft_gives_the_reason_and_the_next_is_written(
     store: Store, tiny: Path, raised: Exception, said: str
 ) -> None:
     bad, good = new_study(store), new_study(store)
@@ -267,7 +265,7 @@ def test_without_a_model_drafts_fail_and_none_is_taken(store: Store, tmp_path: P
             worker.evidence("ann", waiting, sentence=None, encoder=True)
 
 
-def test_the_page_is_told_which_model_is_ready(store: Store, tiny: Path) -> None:
+def test_the_status_names_the_model(store: Store, tiny: Path) -> None:
     with at_work(store, tiny) as worker:
         status = until(lambda: worker.status() if worker.status()["state"] != "loading" else None)
     assert (status["state"], status["id"], status["demonstration"]) == ("ready", "tiny test model", True)
@@ -294,7 +292,7 @@ def test_a_store_that_cannot_be_written_for_a_while_loses_no_draft(
     assert failures[0] > 2
 
 
-def test_a_map_does_not_wait_for_the_drafts_that_are_being_written(store: Store, tiny: Path, gate: Gate) -> None:
+def test_a_map_does_not_wait_for_running_drafts(store: Store, tiny: Path, gate: Gate) -> None:
     done, busy, waiting = (new_study(store) for _ in range(3))
     with at_work(store, tiny) as worker:
         worker.queue("ann", done)
@@ -312,7 +310,7 @@ def test_a_map_does_not_wait_for_the_drafts_that_are_being_written(store: Store,
     assert (found["side"], len(found["values"]), found["box"]) == (4, 16, (0, 0, 1, 1))
 
 
-def test_maps_are_of_ones_own_sentences_that_this_model_wrote(store: Store, tiny: Path, tmp_path: Path) -> None:
+def test_maps_require_own_studies_and_sentences_of_this_model(store: Store, tiny: Path, tmp_path: Path) -> None:
     study = new_study(store)
     with at_work(store, tiny) as worker:
         worker.queue("ann", study)

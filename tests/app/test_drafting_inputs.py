@@ -104,7 +104,9 @@ def test_the_draft_is_what_generate_writes_of_the_same_inputs(
     assert alone["draft"]["report"] == plain.model_dump(mode="json") and alone["draft"]["inputs"] == {}
 
 
-def test_each_input_reaches_the_model_and_a_change_of_one_is_seen(parts: Services, files: dict[str, Path]) -> None:
+def test_each_input_reaches_the_model_and_its_change_makes_the_draft_outdated(
+    parts: Services, files: dict[str, Path]
+) -> None:
     study, store = filled(parts, files), parts.store
     texts = [drafted(parts, study)["draft"]["text"]]
     for name, text in TEXTS.items():
@@ -123,7 +125,7 @@ def test_each_input_reaches_the_model_and_a_change_of_one_is_seen(parts: Service
     assert set(left["draft"]["inputs"]) == {"indication", "technique", "comparison"}
 
 
-def test_what_the_model_has_no_place_for_stays_with_the_review(
+def test_inputs_that_the_prompt_does_not_take_stay_with_the_review(
     tiny: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
     (expected,) = llava_rad.generate(files["frontal"], tiny, max_new_tokens=8, device="cpu")
@@ -138,7 +140,7 @@ def test_what_the_model_has_no_place_for_stays_with_the_review(
 
 
 @pytest.mark.parametrize("token", ["<image>", "</s>", "<obj>"])
-def test_a_text_with_a_token_of_the_model_is_refused_and_kept(
+def test_a_field_with_a_special_token_fails_the_draft_and_is_kept(
     parts: Services, files: dict[str, Path], token: str
 ) -> None:
     study = filled(parts, files)
@@ -153,7 +155,7 @@ def test_a_text_with_a_token_of_the_model_is_refused_and_kept(
     assert drafted(parts, study)["draft"]["state"] == "done"
 
 
-def test_a_lateral_is_taken_as_one_alone(parts: Services, files: dict[str, Path]) -> None:
+def test_a_lateral_image_is_accepted_as_lateral_only(parts: Services, files: dict[str, Path]) -> None:
     study = parts.uploads.study("ann", files["frontal"])
     with pytest.raises(ReadError, match="the prior image: "):
         parts.uploads.context_image("ann", study, "prior", files["lateral"])
@@ -163,7 +165,7 @@ def test_a_lateral_is_taken_as_one_alone(parts: Services, files: dict[str, Path]
     assert [one["action"] for one in parts.store.events("ann", study)] == ["open", "lateral"]
 
 
-def test_where_the_model_looked_is_asked_of_the_inputs_of_the_draft(parts: Services, files: dict[str, Path]) -> None:
+def test_attention_maps_use_the_inputs_of_the_draft(parts: Services, files: dict[str, Path]) -> None:
     study = filled(parts, files, *TEXTS)
     drafted(parts, study)
     found = parts.drafting.evidence("ann", study, sentence="s1")
@@ -178,7 +180,7 @@ def test_where_the_model_looked_is_asked_of_the_inputs_of_the_draft(parts: Servi
         parts.drafting.evidence("ann", study, sentence="s1")
 
 
-def test_boxes_go_with_their_sentence_through_review_signature_and_exports(
+def test_boxes_stay_with_their_sentence_through_review_signature_and_exports(
     with_boxes: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
     box = {"x_min": 0.105, "y_min": 0.205, "x_max": 0.305, "y_max": 0.405}  # bins 10, 20, 30, 40; the image is square
@@ -206,7 +208,7 @@ def test_boxes_go_with_their_sentence_through_review_signature_and_exports(
         assert after[0]["boxes"] == [box]
 
 
-def test_the_text_that_grows_shows_no_tags(with_boxes: Path, files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_streamed_text_has_no_box_tags(with_boxes: Path, files: dict[str, Path], tmp_path: Path) -> None:
     with at_work(tmp_path, with_boxes, 12) as parts:  # which ends within the box
         study, seen = parts.uploads.study("ann", files["frontal"]), set()
         parts.drafting.queue("ann", study, grounded=True)
@@ -221,7 +223,7 @@ def test_the_text_that_grows_shows_no_tags(with_boxes: Path, files: dict[str, Pa
     assert "some boxes of the model were malformed and are left out" in state["draft"]["report"]["warnings"]
 
 
-def test_the_report_that_was_signed_about_a_prior_image_becomes_the_prior_report(
+def test_the_report_signed_about_a_prior_image_becomes_the_prior_report(
     parts: Services, files: dict[str, Path], tmp_path: Path
 ) -> None:
     store, prior = parts.store, small_files.dicom(tmp_path / "other prior.dcm", seed=3)
@@ -239,7 +241,7 @@ def test_the_report_that_was_signed_about_a_prior_image_becomes_the_prior_report
     assert store.state("ann", study)["fields"]["prior_report"] == "Typed.", "what is typed stays"
 
 
-def test_inputs_are_those_that_have_a_place() -> None:
+def test_inputs_are_those_that_the_prompt_takes() -> None:
     state = {
         "lateral": {"sha256": "a"}, "prior": None, "draft": None, "sentences": [],
         "fields": {"indication": "Cough.", "technique": "", "comparison": "Old.", "prior_report": "Clear."},

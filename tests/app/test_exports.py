@@ -1,4 +1,4 @@
-"""What leaves the application: marked, complete, and harmless in a spreadsheet."""
+"""Exports carry the notice, are complete, and contain no spreadsheet formulas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def signed(store: Store) -> str:
     return study
 
 
-def test_text_says_who_signed_what_and_that_a_machine_began_it(store: Store) -> None:
+def test_text_names_signer_and_model(store: Store) -> None:
     study = signed(store)
     text = exports.report_text(store.state("ann", study))
     assert text.startswith(NOTICE) and "INDICATION:\nCough." in text and "FINDINGS:\nOne. =HYPERLINK(1)" in text
@@ -60,7 +60,7 @@ def test_a_signed_version_is_exported_as_it_was_signed(store: Store) -> None:
     assert "Trauma." in now and "Draft by: other" in now and exports.report_json(state)["draft"] == {"b": 2}
 
 
-def test_who_wrote_the_draft_is_said_although_another_was_stopped(store: Store) -> None:
+def test_the_model_of_a_draft_is_named_after_another_draft_was_stopped(store: Store) -> None:
     study = drafted(store, "One.")
     store.jobs.add("ann", study)
     store.jobs.stop("ann", study)
@@ -89,7 +89,7 @@ def test_jsonl_has_all_studies_with_their_events(store: Store) -> None:
     assert all(record["notice"] == NOTICE for record in records)
 
 
-def test_csv_has_a_row_a_sentence_and_no_formula(store: Store) -> None:
+def test_csv_has_one_row_per_sentence_and_no_formulas(store: Store) -> None:
     study = signed(store)
     rows = list(csv.DictReader(io.StringIO("".join(exports.csv(store, "ann")))))
     assert [(row["study"], row["sentence"], row["state"]) for row in rows] == [

@@ -43,7 +43,7 @@ def test_the_model_gets_what_the_reader_would_have_prepared(tmp_path: Path) -> N
             assert (found.facts, found.warnings, found.sha256) == (expected.facts, expected.warnings, expected.sha256)
 
 
-def test_padding_counts_as_for_the_reader(tmp_path: Path) -> None:
+def test_padding_is_treated_as_by_the_reader(tmp_path: Path) -> None:
     valid = np.ones((256, 256), np.bool_)
     valid[:, :37] = False
     image, recipe = drawn(valid=valid), recipe_named("rad-dino-224")
@@ -53,7 +53,7 @@ def test_padding_counts_as_for_the_reader(tmp_path: Path) -> None:
     assert not np.array_equal(found, recipe.apply(image.pixels))
 
 
-def test_files_are_the_owners_alone_and_named_at_random(tmp_path: Path) -> None:
+def test_files_are_private_and_named_at_random(tmp_path: Path) -> None:
     folder = ImageFolder(tmp_path / "images")
     kept = folder.keep(drawn())
     assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o700
@@ -67,7 +67,7 @@ def test_files_are_the_owners_alone_and_named_at_random(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("monochrome1", [False, True])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-def test_a_preset_shows_what_the_files_window_shows(function: str, monochrome1: bool) -> None:
+def test_presets_display_as_the_files_window_does(function: str, monochrome1: bool) -> None:
     scale = -0.5 if monochrome1 else 0.5
     window = Window(function, 9000.0, 7000.0)  # type: ignore[arg-type]
     image = drawn(windows=(window,), scale=scale, offset=25000.0 if monochrome1 else 100.0, monochrome1=monochrome1)
@@ -80,14 +80,14 @@ def test_a_preset_shows_what_the_files_window_shows(function: str, monochrome1: 
     assert (full["center"], full["width"]) == (32767.5, 65535.0)
 
 
-def test_a_lookup_table_becomes_a_brightness_for_every_pixel_value() -> None:
+def test_a_lookup_table_becomes_a_table_of_all_pixel_values() -> None:
     lut = np.array([0, 40, 200, 255], np.uint16)
     image = drawn(windows=(Window("LUT", lut=lut, first=10, maximum=255),))
     table = np.frombuffer(base64.b64decode(presets(image)[0]["table"]), np.uint8)
     assert table[[0, 10, 11, 12, 13, 60000]].tolist() == [0, 0, 40, 200, 255, 255]
 
 
-def test_without_windows_the_middle_99_per_cent_are_shown() -> None:
+def test_without_windows_the_central_99_percent_are_displayed() -> None:
     low, high = 0.005 * 65536, 0.995 * 65536
     first = presets(drawn())[0]
     assert first["label"] == "automatic"

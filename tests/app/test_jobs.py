@@ -11,7 +11,7 @@ from app.store import Store
 from tests.app.reviews import MODEL, act, drafted, study_of, taken
 
 
-def test_users_take_turns_and_people_come_before_their_own_batches(store: Store) -> None:
+def test_users_take_turns_and_single_requests_come_before_batches(store: Store) -> None:
     batch = store.jobs.create_batch("ann", 3)
     for _ in range(3):
         store.jobs.add("ann", study_of(store), batch=batch)
@@ -29,7 +29,7 @@ def test_users_take_turns_and_people_come_before_their_own_batches(store: Store)
     assert places == [2, 4]
 
 
-def test_a_draft_that_comes_too_late_changes_nothing(store: Store) -> None:
+def test_a_draft_of_a_discarded_study_changes_nothing(store: Store) -> None:
     study = study_of(store)
     store.jobs.add("ann", study)
     job = taken(store)
@@ -50,7 +50,7 @@ def test_nothing_is_signed_while_a_draft_is_being_written(store: Store) -> None:
     assert act(store, study, "sign")["status"] == "signed"
 
 
-def test_no_decision_is_lost_to_a_draft_that_comes_in(store: Store) -> None:
+def test_no_sentence_changes_while_a_draft_is_being_written(store: Store) -> None:
     study = drafted(store, "One.", "Two.")
     act(store, study, "field", field="indication", text="Cough.")
     store.jobs.add("ann", study)
@@ -67,7 +67,7 @@ def test_no_decision_is_lost_to_a_draft_that_comes_in(store: Store) -> None:
     assert (state["sentences"][0]["state"], state["fields"]["comparison"]) == ("accepted", "None.")
 
 
-def test_a_job_without_sentences_leaves_the_draft_its_model(store: Store) -> None:
+def test_a_job_without_sentences_keeps_the_model_of_the_draft(store: Store) -> None:
     study = drafted(store, "One.")
     store.jobs.add("ann", study)
     store.jobs.stop("ann", study)
@@ -81,7 +81,7 @@ def test_a_job_without_sentences_leaves_the_draft_its_model(store: Store) -> Non
     assert (state["sentences"][0]["text"], state["draft"]["model"]["id"]) == ("One.", "small")
 
 
-def test_jobs_that_a_crash_interrupted_wait_again(store: Store, tmp_path: Path) -> None:
+def test_interrupted_jobs_are_queued_again(store: Store, tmp_path: Path) -> None:
     study = study_of(store)
     store.jobs.add("ann", study)
     job = taken(store)
@@ -93,7 +93,7 @@ def test_jobs_that_a_crash_interrupted_wait_again(store: Store, tmp_path: Path) 
     assert again.jobs.next() == job
 
 
-def test_a_job_that_a_crash_interrupted_waits_for_its_owners_turn(store: Store) -> None:
+def test_an_interrupted_job_waits_for_its_owners_turn(store: Store) -> None:
     others = study_of(store, "bob")
     store.jobs.add("ann", study_of(store))
     job = store.jobs.next()
@@ -105,7 +105,7 @@ def test_a_job_that_a_crash_interrupted_waits_for_its_owners_turn(store: Store) 
     assert (bobs.study, store.jobs.next()) == (others, job)
 
 
-def test_asking_twice_is_asking_once(store: Store) -> None:
+def test_a_second_request_returns_the_waiting_job(store: Store) -> None:
     study = study_of(store)
     assert store.jobs.add("ann", study) == store.jobs.add("ann", study)
     job = store.jobs.next()
@@ -113,7 +113,7 @@ def test_asking_twice_is_asking_once(store: Store) -> None:
     assert store.jobs.add("ann", study) == job
 
 
-def test_a_batch_counts_what_became_of_its_files(store: Store) -> None:
+def test_a_batch_counts_the_outcomes_of_its_files(store: Store) -> None:
     batch = store.jobs.create_batch("ann", 4)
     for _ in range(3):
         store.jobs.batch_read("ann", batch)
@@ -126,7 +126,7 @@ def test_a_batch_counts_what_became_of_its_files(store: Store) -> None:
     assert found["failed"] == [{"number": 3, "sha256": "e" * 64, "reason": "no image"}]
 
 
-def test_a_new_draft_begins_a_new_chain_of_steps(store: Store) -> None:
+def test_a_new_draft_ends_the_undo_history(store: Store) -> None:
     study = drafted(store, "One.")
     act(store, study, "accept", sentence="s1")
     with pytest.raises(ReviewError, match="would replace them"):

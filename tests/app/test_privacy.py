@@ -1,4 +1,4 @@
-"""Rows 18, 19 and 24: nothing that identifies a patient stays, nothing leaves the machine, everything is marked."""
+"""Privacy: no identifiers on disk or in responses, no foreign connections, every export carries the notice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE_NAME = "CANARY97^DOE.dcm"
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Client, str, list[str]]]:
-    """A server on which a study full of canaries was read, drafted, signed and asked for in every way."""
+    """A server on which a study full of canaries was uploaded, drafted and signed."""
     source, words = canaries()
     data, words = to_bytes(source), [*words, "CANARY97", "DOE"]
     with served(tmp_path_factory.mktemp("privacy"), "--no-example") as running:

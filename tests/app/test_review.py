@@ -1,4 +1,4 @@
-"""The rules of a review, by hand."""
+"""Rules of a review."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def states(found: review.Document) -> list[tuple[str, str]]:
     return [(one["text"], one["state"]) for one in found["sentences"]]
 
 
-def test_a_draft_waits_for_a_decision_on_every_sentence() -> None:
+def test_every_drafted_sentence_starts_undecided() -> None:
     found = document()
     assert states(found) == [("One.", "undecided"), ("Two.", "undecided"), ("Three.", "undecided")]
     assert review.undecided(found) == 3 and not review.decided(found)
@@ -31,7 +31,7 @@ def test_a_draft_waits_for_a_decision_on_every_sentence() -> None:
         review.signable(found)
 
 
-def test_the_signed_text_is_made_of_the_decided_sentences_alone() -> None:
+def test_the_signed_text_consists_of_decided_sentences() -> None:
     found = do(document(), "accept", sentence="s1")
     found = do(found, "edit", sentence="s2", text="  Two,\n corrected. ")
     found = do(found, "reject", sentence="s3")
@@ -42,7 +42,7 @@ def test_the_signed_text_is_made_of_the_decided_sentences_alone() -> None:
     assert review.signable(found) == "One. Four. Two, corrected."
 
 
-def test_nothing_can_be_signed_where_all_is_rejected_or_nothing_is_there() -> None:
+def test_an_empty_report_cannot_be_signed() -> None:
     with pytest.raises(ReviewError, match="no sentence to sign"):
         review.signable(do(document("One."), "reject", sentence="s1"))
     with pytest.raises(ReviewError, match="no sentence to sign"):
@@ -51,14 +51,14 @@ def test_nothing_can_be_signed_where_all_is_rejected_or_nothing_is_there() -> No
         review.signable(document("One."))
 
 
-def test_a_decision_about_the_draft_takes_the_drafts_words_back() -> None:
+def test_a_decision_on_an_edited_sentence_restores_its_draft() -> None:
     edited = do(document(), "edit", sentence="s1", text="Mine.")
     assert states(do(edited, "accept", sentence="s1"))[0] == ("One.", "accepted")
     assert states(do(edited, "undecide", sentence="s1"))[0] == ("One.", "undecided")
     assert states(do(edited, "edit", sentence="s1", text="One."))[0] == ("One.", "accepted")
 
 
-def test_own_sentences_are_edited_or_removed() -> None:
+def test_added_sentences_can_only_be_edited_or_removed() -> None:
     found = do(document("One."), "add", text="Mine.", after=None)
     assert states(do(found, "edit", sentence="s2", text="Still mine."))[1] == ("Still mine.", "added")
     assert states(do(found, "remove", sentence="s2")) == [("One.", "undecided")]
@@ -85,7 +85,7 @@ def test_own_sentences_are_edited_or_removed() -> None:
         ({"action": "field", "field": "indication", "text": 3}, "no text"),
     ],
 )
-def test_what_cannot_be_done_is_refused(action: dict[str, Any], said: str) -> None:
+def test_invalid_steps_are_refused(action: dict[str, Any], said: str) -> None:
     found = document()
     before = states(found)
     with pytest.raises(ReviewError, match=said):
@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_refused(action: dict[str, Any], said: str) -> No
     assert states(found) == before
 
 
-def test_a_report_has_an_end() -> None:
+def test_a_report_is_limited_in_length() -> None:
     found = document(*(f"{number}." for number in range(300)))
     assert len(found["sentences"]) == review.MAX_SENTENCES
     with pytest.raises(ReviewError, match="at most 200"):
@@ -106,14 +106,14 @@ def test_fields_may_be_emptied_and_hold_several_lines() -> None:
     assert do(found, "field", field="prior_report", text="")["fields"]["prior_report"] == ""
 
 
-def test_tabs_and_returns_part_words() -> None:
+def test_tabs_and_carriage_returns_separate_words() -> None:
     found = do(document("One."), "edit", sentence="s1", text="No\teffusion.\rNo\r\n\x0bedema.")
     assert found["sentences"][0]["text"] == "No effusion. No edema."
     found = do(found, "field", field="indication", text="a\tb\rc\r\nd")
     assert found["fields"]["indication"] == "a b\nc\nd"
 
 
-def test_undoing_any_steps_in_turn_leads_back_to_the_start() -> None:
+def test_undoing_all_steps_restores_the_first_document() -> None:
     draw = random.Random(0)
     for _ in range(50):
         start = document(*(f"Sentence {number}." for number in range(draw.randint(1, 5))))

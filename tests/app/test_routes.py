@@ -133,7 +133,7 @@ def test_saves_go_through_while_thirty_drafts_wait(local: Served) -> None:
         assert ended["fields"]["indication"] == "Cough." and ended["draft"]["state"] == "done"
 
 
-def test_following_shows_the_text_grow(local: Served) -> None:
+def test_the_event_stream_shows_the_text_grow(local: Served) -> None:
     client = local.client()
     study = client.study(RG1)["id"]
     client.call("POST", f"/api/studies/{study}/draft", {})
@@ -146,7 +146,7 @@ def test_following_shows_the_text_grow(local: Served) -> None:
     assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
 
 
-def test_signing_asks_for_every_decision_and_takes_the_decided_text_alone(local: Served) -> None:
+def test_signing_requires_every_decision_and_keeps_the_decided_text(local: Served) -> None:
     client = local.client()
     state = client.drafted(client.study(RG1)["id"])
     refused = client.act(state, "sign")
@@ -177,7 +177,7 @@ def test_labels_mark_what_the_reviewer_changed(local: Served) -> None:
     assert labels["Lung Lesion"] == ("positive", "positive")
 
 
-def test_odd_requests_get_an_answer_and_no_traceback(local: Served) -> None:
+def test_malformed_requests_get_an_error_without_traceback(local: Served) -> None:
     client = local.client()
     study = client.study(picture(0))["id"]
     odd: list[tuple[bytes | dict[str, Any], int]] = [

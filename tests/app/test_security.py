@@ -67,13 +67,13 @@ def test_nothing_is_open_without_a_login(shared: Served, path: str) -> None:
     assert shared.client().call("GET", path).status in (401, 404)
 
 
-def test_the_page_sends_a_stranger_to_the_login(shared: Served) -> None:
+def test_the_page_redirects_to_the_login(shared: Served) -> None:
     answer = shared.client().call("GET", "/")
     assert (answer.status, answer.headers["location"]) == (303, "/login")
     assert shared.client().call("GET", "/health").json()["status"] == "ok"
 
 
-def test_the_cookie_cannot_be_read_or_sent_from_elsewhere(shared: Served) -> None:
+def test_the_cookie_is_http_only_and_same_site(shared: Served) -> None:
     cookie = shared.client().login("ann", "ann's secret").headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie
 
@@ -84,7 +84,7 @@ def test_logging_out_ends_the_session(ann: Client) -> None:
     assert ann.call("GET", "/api/me").status == 401
 
 
-def test_guessing_is_braked_and_does_not_tell_who_exists(shared: Served) -> None:
+def test_failed_logins_are_limited_and_do_not_reveal_names(shared: Served) -> None:
     client = shared.client()
     known = [client.login("cat", "wrong") for _ in range(2)]
     unknown = [client.login("nobody", "wrong") for _ in range(2)]
@@ -105,7 +105,7 @@ def test_changes_from_other_sites_are_refused(local: Served) -> None:
     assert client.call("GET", "/api/studies", host="evil.example").status == 421, "DNS rebinding"
 
 
-def test_headers_keep_the_browser_at_home(local: Served) -> None:
+def test_security_headers_are_on_every_response(local: Served) -> None:
     for path in ("/", "/api/me", "/ui/session.js", "/no-such-page"):
         headers = local.client().call("GET", path).headers
         policy = headers["content-security-policy"]

@@ -27,7 +27,7 @@ def test_levenshtein_of_textbook_pairs(before: str, after: str, distance: int) -
     assert levenshtein(before, after) == levenshtein(after, before) == distance
 
 
-def test_levenshtein_is_that_of_the_whole_table() -> None:
+def test_levenshtein_equals_the_plain_recursion() -> None:
     def table(a: str, b: str) -> int:
         if not a or not b:
             return len(a) + len(b)

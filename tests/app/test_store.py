@@ -59,13 +59,13 @@ def test_a_new_study_is_pending_and_called_by_its_number(store: Store) -> None:
     assert store.state("bob", study_of(store, "bob"))["name"] == "Radiograph 1"
 
 
-def test_the_file_is_the_owners_alone(store: Store, tmp_path: Path) -> None:
+def test_the_file_is_readable_by_its_owner_only(store: Store, tmp_path: Path) -> None:
     study_of(store)
     for path in tmp_path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
 
 
-def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reviews.sqlite").write_bytes(b"no database at all" * 100)
     with pytest.raises(LlavaRadError, match="cannot be used"):
         Store(tmp_path / "reviews.sqlite")
@@ -101,7 +101,7 @@ def test_a_store_of_an_earlier_version_opens(tmp_path: Path) -> None:
     assert study_of(old) and Store(tmp_path / "reviews.sqlite").state("ann", study) == signed
 
 
-def test_the_whole_way_of_a_report(store: Store) -> None:
+def test_a_report_is_drafted_edited_signed_and_reopened(store: Store) -> None:
     study = drafted(store, "One.", "Two.")
     assert store.state("ann", study)["status"] == "draft"
     act(store, study, "accept", sentence="s1", seconds=3)
@@ -124,7 +124,7 @@ def test_the_whole_way_of_a_report(store: Store) -> None:
     assert [one["text"] for one in again["signed"]] == ["One. Two, mine.", "Two, mine."]
 
 
-def test_undo_goes_back_step_by_step_and_stays_in_the_record(store: Store) -> None:
+def test_undo_reverses_step_by_step_and_is_logged(store: Store) -> None:
     study = drafted(store, "One.", "Two.")
     act(store, study, "accept", sentence="s1")
     act(store, study, "field", field="indication", text="Cough.")
@@ -196,7 +196,7 @@ def test_nobody_has_anything_of_anothers(store: Store) -> None:
     assert store.studies("bob") == [] and store.signed("bob") == [] and store.jobs.batches("bob") == []
 
 
-def test_seconds_that_are_no_time_count_as_none_or_as_the_most(store: Store) -> None:
+def test_invalid_seconds_are_clamped(store: Store) -> None:
     study = drafted(store, "One.")
     claims = (10**400, float("inf"), float("nan"), -5, "7", True, None)
     for claim in claims:

@@ -1,4 +1,4 @@
-"""A real browser: Debian's chromium, headless. It may reach this machine alone and must not complain of our page."""
+"""Headless chromium; a test fails if the page contacts another host or logs an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-device-scale-factor=1",
 ]  # fmt: skip
-# a refused file is an answer 415, a stale action 409, a failed login 401: the browser reports each on its console
+# the browser logs every refused request: 415 for a file, 409 for a stale action, 401 for a login
 ANSWERS = "Failed to load resource: the server responded with a status of "
 
 
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser_page(browser: Browser) -> Iterator[Page]:
-    """A page of a fresh profile. Afterwards: nothing was asked of another host, and nothing went wrong in the page."""
+    """Page of a fresh profile; checks afterwards that it contacted no other host and logged no error."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -57,7 +57,7 @@ def browser_page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture(scope="package")
 def images() -> Iterator[Images]:
-    """A server of images that tests make."""
+    """Server of images made by tests."""
     with serving() as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""A model that takes a whole study and draws boxes, in a real browser: a replica of MAIRA-2 that says fixed words."""
+"""Browser: a study with all inputs and boxes, drafted by a replica of MAIRA-2 with fixed output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def amber(page: Page) -> Any:
-    """Where the selected sentence's boxes are drawn: left, top, right and bottom on the canvas, or None."""
+    """Left, top, right and bottom of the selected sentence's boxes on the canvas, or None."""
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     colours = base64_pixels(*page.eval_on_selector("#viewer canvas", READ))
     rows, columns = np.nonzero((colours[..., 0] > 200) & (colours[..., 2] < 80))
@@ -41,7 +41,7 @@ def amber(page: Page) -> Any:
 
 
 def expected(page: Page, side: int = 96) -> Any:
-    """The box of bins 10, 20, 30, 40 on the canvas, under the present zoom."""
+    """Position on the canvas of the box of bins 10, 20, 30, 40, at the current zoom."""
     state = state_of(page)
     shares = zip((state["x"], state["y"]) * 2, (0.105, 0.205, 0.305, 0.405), strict=True)
     return pytest.approx([at + share * side * state["scale"] for at, share in shares], abs=3)
@@ -53,7 +53,7 @@ def type_into(page: Page, field: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_study_is_filled_in_drafted_with_boxes_and_read(
+def test_a_study_with_all_inputs_is_drafted_with_boxes_and_reviewed(
     browser_page: Page, server: Served, tmp_path: Path, theme: str
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe

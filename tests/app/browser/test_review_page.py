@@ -1,4 +1,4 @@
-"""The whole review in a real browser, against the real server with the embedded model."""
+"""Browser: reviews against a server with the embedded model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def page(browser_page: Page, server: Served) -> Page:
 
 
 def upload(page: Page, file: Path | str) -> str:
-    """Open an image and wait until its pixels are painted; the study's id."""
+    """Open an image, wait until its pixels are painted, and return the study's id."""
     before = page.evaluate("document.body.dataset.study")
     page.set_input_files("#file", file)
     page.wait_for_function(
@@ -57,14 +57,14 @@ def painted(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
 
 
 def state_of(page: Page, viewer: str = "#viewer") -> dict[str, Any]:
-    """What a viewer shows, once what was asked for is painted."""
+    """State of a viewer after pending painting."""
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     found: dict[str, Any] = json.loads(page.eval_on_selector(viewer, "one => one.dataset.state"))
     return found
 
 
 def drafted(page: Page) -> int:
-    """Wait until the draft has come in; the number of its sentences."""
+    """Wait until the draft is written and return the number of its sentences."""
     page.wait_for_selector("#sentences li")
     page.wait_for_selector("#stream", state="hidden")
     return page.locator("#sentences li").count()
@@ -80,7 +80,7 @@ def signed(page: Page) -> str:
 
 @contextmanager
 def slowed(server: Served) -> Iterator[None]:
-    """The server at work for 20 ms of every 100: drafts take seconds, as on a machine with a larger model."""
+    """Let the server run for 20 ms of every 100, so that drafts take seconds as with a larger model."""
     over = threading.Event()
 
     def pulse() -> None:
@@ -170,7 +170,7 @@ def test_window_level_zoom_and_keys_change_what_is_shown(page: Page) -> None:
     assert state_of(page)["center"] == before["center"]
 
 
-def test_evidence_is_shown_and_called_what_it_is(page: Page) -> None:
+def test_attention_maps_are_shown_with_their_note(page: Page) -> None:
     upload(page, str(example()))
     drafted(page)
     page.locator("#sentences li").nth(0).locator(".lr-do-show").click()
@@ -256,7 +256,7 @@ def test_the_whole_review_by_keyboard_alone(page: Page) -> None:
     assert "A sentence of my own." in signed(page)
 
 
-def test_a_prior_stands_beside_the_current_image_and_moves_with_it(page: Page) -> None:
+def test_a_prior_is_shown_next_to_the_current_image_and_moves_with_it(page: Page) -> None:
     upload(page, str(example()))
     page.set_input_files("#prior-file", str(example()))
     page.wait_for_selector("#prior-viewer", state="visible")

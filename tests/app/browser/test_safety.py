@@ -26,7 +26,7 @@ SCRIPTS = (
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """File names are shown here: they may hold anything."""
+    """A server that shows file names."""
     with served(tmp_path_factory.mktemp("safety"), "--no-example", "--show-paths") as running:
         yield running
 
@@ -128,7 +128,7 @@ def test_two_people_on_one_server_see_their_own(browser: Browser, tmp_path: Path
 
 @pytest.mark.slow
 def test_eight_browsers_at_once_lose_nothing_and_mix_nothing_up(browser: Browser, tmp_path: Path) -> None:
-    """Row 9 of the reliability table; ``scripts.soak.users`` does the same with fifty people over HTTP."""
+    """Row 9 of the reliability table; ``scripts.soak.users`` does the same with fifty users over HTTP."""
     for number in range(8):
         add_user(tmp_path / "users", f"user{number}", f"password {number}")
     with served(tmp_path, "--auth-file", str(tmp_path / "users")) as running:

@@ -1,4 +1,4 @@
-"""The viewer alone, in a real browser: a pair, maps, late and failed loads, touch, names, speed."""
+"""Browser: viewer without the application: linked pairs, maps, late and failed loads, touch, names, speed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_linked_viewers_move_together(viewer: Viewed, images: Images) -> None:
     assert other.state()["zoom"] == 1 and other.state()["width"] == pytest.approx(12500)
 
 
-def test_a_linked_prior_that_comes_later_leaves_the_readers_view_alone(viewer: Viewed, images: Images) -> None:
+def test_a_prior_that_loads_later_takes_over_the_current_view(viewer: Viewed, images: Images) -> None:
     other = Viewed(viewer.page, "two")
     viewer.show(images.add("being read", gradient(), linear(30000, 20000)))
     viewer.press("+", "]")
@@ -53,7 +53,7 @@ def test_a_linked_prior_that_comes_later_leaves_the_readers_view_alone(viewer: V
     assert other.state()["zoom"] == before["zoom"] and other.state()["width"] == 10500
 
 
-def test_a_map_lies_where_its_box_says(viewer: Viewed, images: Images) -> None:
+def test_a_map_covers_its_box(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("under a map", flat(0)))
     viewer.overlay(4, [1.0] * 16, [0.25, 0.5, 0.5, 0.25])
     lit = viewer.colours().sum(axis=2) > 30
@@ -67,14 +67,14 @@ def test_a_map_lies_where_its_box_says(viewer: Viewed, images: Images) -> None:
     assert rows.max() == pytest.approx(state["y"] + 384 * state["scale"], abs=2)
 
 
-def test_a_map_does_not_hang_over_the_image(viewer: Viewed, images: Images) -> None:
+def test_a_map_is_clipped_to_the_image(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("tall under a map", np.zeros((400, 200), np.uint16)))
     viewer.overlay(2, [1.0] * 4, [-0.5, 0, 2, 1])  # the square of a recipe that pads the sides
     lit = viewer.colours().sum(axis=2) > 30
     assert not lit[:, :127].any() and not lit[:, 385:].any() and lit[10:-10, 130:380].all()
 
 
-def test_boxes_lie_where_they_say_and_go_along(viewer: Viewed, images: Images) -> None:
+def test_boxes_are_drawn_at_their_coordinates_and_move_with_the_image(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("under boxes", flat(0)))
     viewer.boxes((0.25, 0.5, 0.75, 0.625), (0.125, 0.125, 0.25, 0.25))
     for keys in ((), ("o", "+", "+", "ArrowLeft", "ArrowUp"), ("-", "-", "-", "-")):
@@ -91,7 +91,7 @@ def test_boxes_lie_where_they_say_and_go_along(viewer: Viewed, images: Images) -
             assert not lit[int(edges[1]) + 4 : int(edges[3]) - 4, int(edges[0]) + 4 : int(edges[2]) - 4].any()
 
 
-def test_boxes_are_seen_on_white_are_hidden_and_do_not_outlive_their_image(viewer: Viewed, images: Images) -> None:
+def test_boxes_are_visible_on_white_can_be_hidden_and_go_with_their_image(viewer: Viewed, images: Images) -> None:
     tool = viewer.page.locator("#one").get_by_role("button", name="boxes", exact=False)
     viewer.show(images.add("bright", flat(65535)))
     assert tool.is_hidden() and viewer.greys().min() == 255
@@ -123,7 +123,7 @@ def test_a_map_can_be_weakened_and_hidden(viewer: Viewed, images: Images) -> Non
 
 
 @pytest.mark.parametrize("aborted", [True, False])
-def test_an_image_that_comes_too_late_is_not_painted(viewer: Viewed, images: Images, aborted: bool) -> None:
+def test_an_image_that_loads_too_late_is_not_painted(viewer: Viewed, images: Images, aborted: bool) -> None:
     images.held["slow"] = threading.Event()
     slow, quick = images.add("slow", flat(65535)), images.add("quick", flat(25700))
     if not aborted:  # the answer is on its way through the browser when the viewer gives it up
@@ -152,7 +152,7 @@ def test_nothing_is_left_of_the_last_image_while_the_next_one_loads(viewer: View
 
 
 @pytest.mark.parametrize("fault", ["gone", "short"])
-def test_a_failure_is_said_on_black(viewer: Viewed, images: Images, fault: str) -> None:
+def test_a_failed_load_shows_a_message_on_black(viewer: Viewed, images: Images, fault: str) -> None:
     viewer.show(images.add("good", flat(65535)))
     bad = images.add(fault, flat(65535))
     if fault == "gone":
@@ -169,7 +169,7 @@ def test_a_failure_is_said_on_black(viewer: Viewed, images: Images, fault: str) 
     assert not viewer.state()["error"] and viewer.text("lr-message") == ""
 
 
-def test_the_value_under_the_cursor_is_the_files(viewer: Viewed, images: Images) -> None:
+def test_the_value_under_the_cursor_is_shown(viewer: Viewed, images: Images) -> None:
     pixels = flat(7, 256)
     pixels[40, 100] = 54321
     viewer.show(images.add("values", pixels))
@@ -181,7 +181,7 @@ def test_the_value_under_the_cursor_is_the_files(viewer: Viewed, images: Images)
     assert ":" not in viewer.text("lr-hud")
 
 
-def test_one_finger_windows_and_two_pinch(browser: Browser, images: Images) -> None:
+def test_one_finger_changes_the_window_and_two_zoom(browser: Browser, images: Images) -> None:
     with browser.new_context(has_touch=True) as context:
         viewer = opened(context.new_page(), images)
         viewer.show(images.add("touch", gradient(), linear(30000, 20000)))
@@ -204,7 +204,7 @@ def test_one_finger_windows_and_two_pinch(browser: Browser, images: Images) -> N
         assert point(state, 250, 256) == pytest.approx((250, 256), abs=2)
 
 
-def test_the_canvas_says_what_it_shows_and_every_tool_has_a_name(viewer: Viewed, images: Images) -> None:
+def test_canvas_and_tools_have_accessible_names(viewer: Viewed, images: Images) -> None:
     page = viewer.page
     assert page.get_by_role("img", name="Viewer one: no image").count() == 1
     viewer.show({**images.add("named", gradient()), "description": "Radiograph 3, PA view"})

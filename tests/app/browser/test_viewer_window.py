@@ -1,4 +1,4 @@
-"""The viewer alone, in a real browser: window, zoom and place, its pixels against pydicom and numbers by hand."""
+"""Browser: window, zoom and position of the viewer, against pydicom and values computed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 MIDDLE = (SIDE / 2, SIDE / 2)
 
 
-def test_a_known_window_on_a_known_gradient_gives_greys_worked_out_by_hand(viewer: Viewed, images: Images) -> None:
+def test_greys_of_a_gradient_equal_values_computed_by_hand(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("gradient", gradient(), linear(32768, 32768)))
     greys = viewer.greys()
     assert (greys == greys[0]).all()
@@ -47,7 +47,7 @@ def test_windows_follow_dicom(viewer: Viewed, images: Images, kind: str, functio
     assert np.abs(viewer.greys()[0] - expected).max() <= 0.51
 
 
-def test_a_files_own_curve_is_followed_and_moves_with_the_window(viewer: Viewed, images: Images) -> None:
+def test_a_lookup_table_is_applied_and_moves_with_the_window(viewer: Viewed, images: Images) -> None:
     table = np.zeros(65536, np.uint8)
     table[20000:], table[40000:] = 90, 200
     curve = {
@@ -65,7 +65,7 @@ def test_a_files_own_curve_is_followed_and_moves_with_the_window(viewer: Viewed,
     assert [int(moved[value // 128]) for value in (40064, 52608, 52864, 65408)] == [0, 0, 90, 90]
 
 
-def test_invert_turns_every_grey_round_by_key_and_by_button(viewer: Viewed, images: Images) -> None:
+def test_key_and_button_invert_every_grey(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("invert", gradient(), linear(30000, 40000)))
     first = viewer.greys()
     viewer.press("i")
@@ -119,7 +119,7 @@ def test_the_wheel_zooms_at_the_cursor(viewer: Viewed, images: Images) -> None:
     assert viewer.state()["zoom"] == pytest.approx(1, abs=1e-3)
 
 
-def test_zoom_has_ends(viewer: Viewed, images: Images) -> None:
+def test_zoom_is_limited(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("ends", gradient()))
     viewer.press(*["+"] * 60)
     assert viewer.state()["scale"] == 40
@@ -149,7 +149,7 @@ def test_panning_moves_the_image_and_nothing_else(viewer: Viewed, images: Images
     }
 
 
-def test_one_to_one_shows_every_pixel_as_it_is(viewer: Viewed, images: Images) -> None:
+def test_one_to_one_shows_unscaled_pixels(viewer: Viewed, images: Images) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (1200, 900)).astype(np.uint16)
     viewer.show(images.add("noise", pixels))
     assert viewer.state()["scale"] == pytest.approx(SIDE / 1200, abs=1e-3)
@@ -163,7 +163,7 @@ def test_one_to_one_shows_every_pixel_as_it_is(viewer: Viewed, images: Images) -
     assert viewer.state()["zoom"] == 1
 
 
-def test_one_to_one_means_pixels_of_the_screen(browser: Browser, images: Images) -> None:
+def test_one_to_one_uses_device_pixels(browser: Browser, images: Images) -> None:
     with browser.new_context(device_scale_factor=2) as context:
         viewer = opened(context.new_page(), images)
         pixels = np.random.default_rng(1).integers(0, 65536, (2 * SIDE, 2 * SIDE)).astype(np.uint16)
@@ -173,7 +173,7 @@ def test_one_to_one_means_pixels_of_the_screen(browser: Browser, images: Images)
         assert np.abs(viewer.greys() - pixels / 257).max() <= 0.51
 
 
-def test_an_image_fits_whole_between_black_bars_and_follows_the_size_of_its_box(viewer: Viewed, images: Images) -> None:
+def test_an_image_is_fitted_and_follows_the_size_of_its_box(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("tall", np.full((400, 200), 65535, np.uint16)))
     greys = viewer.greys()
     assert (greys[:, 128:384] == 255).all() and (greys[:, :127] == 0).all() and (greys[:, 385:] == 0).all()
@@ -183,7 +183,7 @@ def test_an_image_fits_whole_between_black_bars_and_follows_the_size_of_its_box(
     assert greys.shape == (200, SIDE) and (greys[:, 207:305] == 255).all() and (greys[:, :205] == 0).all()
 
 
-def test_a_reduced_image_is_a_mean_of_its_pixels_not_a_choice_of_them(viewer: Viewed, images: Images) -> None:
+def test_a_reduced_image_averages_its_pixels(viewer: Viewed, images: Images) -> None:
     pixels = np.zeros((2000, 2000), np.uint16)
     pixels[:, ::2] = 65534
     viewer.show(images.add("stripes", pixels))
@@ -191,7 +191,7 @@ def test_a_reduced_image_is_a_mean_of_its_pixels_not_a_choice_of_them(viewer: Vi
     assert inside.min() >= 126 and inside.max() <= 129
 
 
-def test_levels_of_detail_by_hand(viewer: Viewed) -> None:
+def test_levels_of_detail_equal_means_computed_by_hand(viewer: Viewed) -> None:
     code = """async () => {
       const { pyramid, levelFor, fit } = await import("/ui/pixels.js");
       const values = new Uint16Array(1025 * 3);

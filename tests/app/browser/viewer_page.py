@@ -1,4 +1,4 @@
-"""A bare page with two viewers, and images made by the tests, on a server of this process."""
+"""Plain page with two viewers, and images made by tests, on a server in this process."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ READ = """one => {
 
 @dataclass
 class Images:
-    """What the server answers. An image in ``held`` is sent when its event is set."""
+    """Content of the server. An image in ``held`` is sent when its event is set."""
 
     url: str
     pixels: dict[str, npt.NDArray[np.uint16]] = field(default_factory=dict)
     held: dict[str, threading.Event] = field(default_factory=dict)
 
     def add(self, name: str, pixels: npt.NDArray[Any], *presets: dict[str, Any]) -> dict[str, Any]:
-        """Keep an image; what ``viewer.show`` wants to know of it. Without presets: all values from black to white."""
+        """Add an image and return the argument of ``viewer.show``; the default preset shows all values."""
         self.pixels[name] = pixels.astype("<u2")
         height, width = pixels.shape
         return {
@@ -90,7 +90,7 @@ class _Server(ThreadingHTTPServer):
     images: Images
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A viewer that no longer wants an image hangs up."""
+        """Ignore viewers that abort a load."""
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def serving() -> Iterator[Images]:
 
 
 class Viewed:
-    """One of the page's viewers, as a test works with it. Points are CSS pixels from the image area's corner."""
+    """Handle of one viewer of the page. Points are CSS pixels from the corner of the image area."""
 
     def __init__(self, page: Page, name: str = "one") -> None:
         self.page, self.name = page, name
@@ -122,13 +122,13 @@ class Viewed:
         self.page.evaluate(f"map => {self.name}.overlay(map)", {"side": side, "values": values, "box": box, "note": ""})
 
     def boxes(self, *boxes: tuple[float, float, float, float], selected: int = 0) -> None:
-        """Draw boxes: left, top, right, bottom, as shares of the image's sides."""
+        """Show boxes (left, top, right, bottom), in shares of the image's sides."""
         sides = ("x_min", "y_min", "x_max", "y_max")
         drawn = [dict(zip(sides, box, strict=True)) | {"selected": at == selected} for at, box in enumerate(boxes)]
         self.page.evaluate(f"boxes => {self.name}.boxes(boxes)", drawn)
 
     def frame(self) -> None:
-        """Wait until what was asked for is painted."""
+        """Wait for pending painting."""
         self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def state(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Viewed:
         return found
 
     def colours(self) -> npt.NDArray[np.int64]:
-        """What is on the canvas: [height, width, red green blue], in device pixels."""
+        """Pixels of the canvas, [height, width, RGB], in device pixels."""
         self.frame()
         return base64_pixels(*self.page.eval_on_selector(f"#{self.name} canvas", READ))
 
@@ -166,12 +166,12 @@ class Viewed:
 
 
 def base64_pixels(width: int, height: int, text: str) -> npt.NDArray[np.int64]:
-    """What ``READ`` gives of a canvas: [height, width, red green blue]."""
+    """Decode the result of ``READ``: [height, width, RGB]."""
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
 
 
 def opened(page: Page, images: Images) -> Viewed:
-    """The page with its viewers in a browser."""
+    """Open the page and return its first viewer."""
     page.set_default_timeout(60_000)
     page.goto(images.url)
     page.wait_for_function("window.ready")
@@ -179,15 +179,15 @@ def opened(page: Page, images: Images) -> Viewed:
 
 
 def gradient(side: int = SIDE) -> npt.NDArray[np.uint16]:
-    """128 more with each column: 0 to 65,408 in 512 of them."""
+    """Horizontal gradient: 128 more per column, 0 to 65,408 in 512 columns."""
     return np.tile(np.arange(side, dtype=np.uint16) * np.uint16(128), (side, 1))
 
 
 def flat(value: int, side: int = SIDE) -> npt.NDArray[np.uint16]:
-    """One value everywhere."""
+    """Image of one value."""
     return np.full((side, side), value, np.uint16)
 
 
 def point(state: dict[str, Any], x: float, y: float) -> tuple[float, float]:
-    """The image's point at a place of the canvas."""
+    """Convert a point of the canvas to image pixels."""
     return (x - state["x"]) / state["scale"], (y - state["y"]) / state["scale"]
