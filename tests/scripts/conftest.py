@@ -1,4 +1,4 @@
-"""Phantom data in every layout, drawn once for the tests that only read it."""
+"""Phantom data in every layout, drawn once for all tests that only read it."""
 
 from __future__ import annotations
 

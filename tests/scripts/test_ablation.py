@@ -1,4 +1,4 @@
-"""Ablations: the paper's variants, and a small sweep from training to one table that goes on where it stopped."""
+"""Ablations: the paper's variants, and a small sweep from training to one table that resumes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_variant_is_a_configuration(ablation: str) -> None:
 
 
 def test_variants_are_the_papers() -> None:
-    """The configurations that come with the package are the same changes."""
+    """Variants make the same changes as the shipped configurations."""
     kinds = {"objective": ("no-mim", "rad-dino-no-mim"), "initialisation": ("random-start", "rad-dino-random-init")}
     for ablation, (name, published) in kinds.items():
         (row,) = (row for row in variants(ablation, [], []) if row.name == name)
@@ -40,7 +40,7 @@ def test_variants_are_the_papers() -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_in_one_table_and_goes_on(
+def test_a_sweep_ends_in_one_table_and_resumes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)  # a run before this one may have set it
@@ -61,7 +61,7 @@ def test_a_sweep_ends_in_one_table_and_goes_on(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")} == before
 
 
-def test_resolutions_are_probed_apart_and_stand_in_one_table(tmp_path: Path) -> None:
+def test_resolutions_are_probed_separately_and_share_one_table(tmp_path: Path) -> None:
     from scripts.ablation import together
 
     rows = variants("resolution", [112, 518], [])

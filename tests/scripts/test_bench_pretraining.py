@@ -19,11 +19,11 @@ from scripts.bench.worker import measured
 TOY = Case("toy", "", 16, 2, 2, 56, 56, 28, 2, 3, 32, "fp32", 3, 1, head_hidden=24, bottleneck=8)
 
 
-def test_no_words_mean_every_case_on_the_cpu() -> None:
+def test_without_options_every_case_is_chosen_on_the_cpu() -> None:
     assert chosen(arguments([])) == [CASES["vits-fp32"], CASES["vits-bf16"], CASES["vitb-bf16"]]
 
 
-def test_a_gpu_means_the_papers_sizes_in_three_batches() -> None:
+def test_on_a_gpu_the_papers_sizes_are_chosen_in_three_batches() -> None:
     cases = chosen(arguments(["--device", "cuda"]))
     assert [case.batch for case in cases] == [8, 16, 32]
     assert {(case.name, case.global_size, case.local_size, case.steps) for case in cases} == {
@@ -31,7 +31,7 @@ def test_a_gpu_means_the_papers_sizes_in_three_batches() -> None:
     }
 
 
-def test_words_change_cases() -> None:
+def test_options_change_cases() -> None:
     (case,) = chosen(arguments(["--case", "vits-bf16", "--steps", "7", "--warmup", "0", "--batch", "4"]))
     assert case == replace(CASES["vits-bf16"], steps=7, warmup=0, batch=4)
 

@@ -1,4 +1,4 @@
-"""The benchmark of scoring: both tables at toy sizes, and that a difference is noticed."""
+"""The benchmark of scoring: both tables at toy sizes, and detection of different tokens."""
 
 from __future__ import annotations
 

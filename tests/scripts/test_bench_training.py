@@ -1,4 +1,4 @@
-"""The benchmark of a training step: command line, both halves at toy sizes, and that a difference is noticed."""
+"""The benchmark of a training step: command line, both halves at toy sizes, and detection of different results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.bench.training import CASES, Case, arguments, chosen
 from scripts.bench.worker import Worker
 
 
-def test_no_words_mean_every_case_of_the_device() -> None:
+def test_without_options_every_case_of_the_device_is_chosen() -> None:
     assert chosen(arguments([])) == CASES["cpu"]
     assert [case.name for case in chosen(arguments(["--device", "cuda"]))] == [
         "7b-lora",
@@ -25,7 +25,7 @@ def test_no_words_mean_every_case_of_the_device() -> None:
     ]
 
 
-def test_words_change_cases() -> None:
+def test_options_change_cases() -> None:
     words = ["--precision", "bf16", "--case", "fp32", "bf16", "--steps", "7", "--warmup", "0", "--batch", "4"]
     assert chosen(arguments(words)) == [Case("bf16", "bf16", batch=4, steps=7, warmup=0)]
 
@@ -35,7 +35,7 @@ def test_a_case_of_another_device_is_refused(capsys: pytest.CaptureFixture[str])
     assert "no such case" in capsys.readouterr().err
 
 
-def test_sizes_are_those_of_the_issue() -> None:
+def test_sizes_are_those_of_the_documentation() -> None:
     for case in CASES["cpu"]:
         assert ((case.image_size // 14) ** 2, case.vocabulary) == (1369, 32000)
     for case in CASES["cuda"]:
@@ -79,7 +79,7 @@ def test_a_loss_that_is_no_number_is_a_failure(loss: float, same: bool) -> None:
 
 
 class _Card:
-    """Stands for a worker on a GPU that holds two samples."""
+    """Imitates a worker on a GPU that holds two samples."""
 
     def __init__(self, name: str, case: Case) -> None:
         self.batch = case.batch

@@ -1,4 +1,4 @@
-"""The comparison of encoders: scores against scikit-learn, folds and samples by patient, the whole way."""
+"""The comparison of encoders: scores against scikit-learn, folds and samples by patient, a whole run."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def manifests(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "labelled.csv", tmp_path / "labelled.csv"
 
 
-def test_whole_way(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_run(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import Dinov2Config, Dinov2Model
 

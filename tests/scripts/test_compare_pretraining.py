@@ -1,4 +1,4 @@
-"""Runs compared before and after: the scores are those of the runs' own journals, intervals are those of patients."""
+"""Comparison of runs before and after: scores agree with the runs' logs, intervals are those of patients."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_changes_are_measured_on_the_same_samples() -> None:
     assert line.count("+0.000 (+0.000 to +0.000)") == 3
 
 
-def test_before_and_after_are_those_of_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_before_and_after_agree_with_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = manifest_rows(tmp_path / "images")
     write_manifest(rows, tmp_path / "labelled.csv")
     for seed in (0, 1):
@@ -71,8 +71,8 @@ def test_before_and_after_are_those_of_the_journal(tmp_path: Path, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     for seed in (0, 1):
-        journal = map(json.loads, (tmp_path / f"run-{seed}" / "metrics.jsonl").open())
-        probed = [line for line in journal if "probe_linear_auprc" in line]
+        log = map(json.loads, (tmp_path / f"run-{seed}" / "metrics.jsonl").open())
+        probed = [line for line in log if "probe_linear_auprc" in line]
         for name, line in ((f"before: random, seed {seed}", probed[0]), (f"after: run-{seed}", probed[-1])):
             cells = next(cells for one in lines if (cells := one.split(" | "))[0] == f"| {name}")
             for cell, kind in zip(cells[1:], ("linear_auprc", "linear_auroc", "knn_auroc"), strict=True):
@@ -80,6 +80,6 @@ def test_before_and_after_are_those_of_the_journal(tmp_path: Path, capsys: pytes
     assert lines[-1].startswith("40 images to fit, 20 to judge, 28 px, ")
 
 
-def test_errors_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} has no export")

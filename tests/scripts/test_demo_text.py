@@ -83,7 +83,7 @@ def test_pieces_mark_the_words_that_affirm() -> None:
         ("Consolidation is not seen.", set()),
     ],
 )
-def test_labeler_on_sentences_of_others(text: str, labels: set[str]) -> None:
+def test_labeler_on_general_sentences(text: str, labels: set[str]) -> None:
     assert label_text(text) == labels
 
 
@@ -93,7 +93,7 @@ def test_rows() -> None:
 
 
 def test_labeler_against_the_open_i_gold_labels(shared_dir: Path) -> None:
-    """NegBio's gold standard on real reports (Peng et al. 2018); bounds a little under what was measured."""
+    """NegBio's gold standard on real reports (Peng et al. 2018); bounds slightly below the measured values."""
     reports = shared_dir / "data" / "iu_xray_reports" / "reports.jsonl"
     if not reports.is_file():
         pytest.skip("needs the Open-i reports with gold labels")

@@ -1,4 +1,4 @@
-"""The chain on phantoms: every step runs, in seconds, and a model that has learnt nothing is not let through."""
+"""Training on phantoms: every step runs in seconds, and a model that has learnt nothing fails."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from scripts import phantom_training
 
 
-def test_dealt_reports_are_the_same_reports_on_other_images(tmp_path: Path) -> None:
+def test_reports_are_assigned_to_other_images(tmp_path: Path) -> None:
     lines = [{"input": {"sha256": name}, "text": f"report of {name}"} for name in "abc"]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     phantom_training.assign_to_others(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    dealt = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [(line["input"]["sha256"], line["text"][-1]) for line in dealt] == [("b", "a"), ("c", "b"), ("a", "c")]
+    assigned = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["input"]["sha256"], line["text"][-1]) for line in assigned] == [("b", "a"), ("c", "b"), ("a", "c")]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The rehearsal goes through every command on small networks, and its numbers are of what it says."""
+"""The rehearsal runs every command on small networks and reports consistent numbers."""
 
 from __future__ import annotations
 
