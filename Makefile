@@ -29,7 +29,7 @@ nightly: $(VENV)/.installed-test ## 10,000 mutations, kill loops, long runs, tut
 	$(PYTEST) -m "nightly and not gpu" $(PYTEST_ARGS)
 
 acceptance: $(VENV)/.installed-test ## every promise of reliability and security on one table; an hour on two cores
-	$(BIN)/python scripts/acceptance.py --output docs/acceptance.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/acceptance.py -n $(WORKERS) --dist loadfile --output docs/acceptance.md
 
 phantom-train: $(VENV)/.installed-test ## train on drawn radiographs and score reports about others: does the chain learn to see?
 	$(BIN)/python scripts/phantom_training.py $(or $(OUT),build/phantom-train)

@@ -17,6 +17,8 @@ from packaging.version import Version
 
 from tests.source_tree import ROOT
 
+pytestmark = pytest.mark.acceptance(row=28)
+
 # Lowest versions that may be declared, in any group or extra, and why.
 FLOORS = {
     "pydicom": "3.0.2",  # CVE-2026-32711: path traversal through DICOMDIR

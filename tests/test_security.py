@@ -8,6 +8,8 @@ import pytest
 
 from tests.source_tree import PACKAGES, ROOT, python_files
 
+pytestmark = pytest.mark.acceptance(row=21)
+
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
 UNSAFE_CALLS = {

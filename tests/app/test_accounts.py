@@ -13,6 +13,8 @@ import pytest
 from app.accounts import _N, _NOBODY, Accounts, LoginRefused, add_user, read_users, remove_user
 from encoder.errors import ConfigError
 
+pytestmark = pytest.mark.acceptance(row=17)
+
 
 class Clock:
     def __init__(self) -> None:

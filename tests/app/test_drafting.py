@@ -32,6 +32,8 @@ from llava_rad.generation.sources import example
 from llava_rad.outputs.report import sentences
 from tests.llava_rad import small_files, tiny_model
 
+pytestmark = pytest.mark.acceptance(row=12)
+
 FACTS = ImageFacts("dicom", 96, 96, view="PA")
 SHA = "ab" * 32
 

@@ -14,6 +14,8 @@ from scripts.soak.serving import Client, Served, served
 from tests.encoder.dicom_files import to_bytes
 from tests.encoder.reader.test_privacy import canaries
 
+pytestmark = pytest.mark.acceptance(row=18)
+
 FILE_NAME = "CANARY97^DOE.dcm"
 
 
@@ -74,6 +76,7 @@ def test_no_image_file_is_kept(used: tuple[Served, Client, str, list[str]]) -> N
     assert all(b"DICM" not in path.read_bytes()[:200] for path in running.data.rglob("*") if path.is_file())
 
 
+@pytest.mark.acceptance(row=24)
 def test_everything_that_leaves_is_marked(used: tuple[Served, Client, str, list[str]]) -> None:
     _, client, study, _ = used
     found = answers(client, study)
@@ -85,6 +88,7 @@ def test_everything_that_leaves_is_marked(used: tuple[Served, Client, str, list[
     assert NOTICE in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.acceptance(row=19)
 def test_the_server_talks_to_nobody(used: tuple[Served, Client, str, list[str]]) -> None:
     running, *_ = used
     # every socket of the process: what it listens on, and connections to it; remote addresses are 127.0.0.1 or none

@@ -102,6 +102,7 @@ def test_a_lateral_and_a_prior_come_and_go_with_their_pixels(local: Served, tmp_
 # the review
 
 
+@pytest.mark.acceptance(row=6)
 def test_the_draft_is_what_generate_writes(local: Served) -> None:
     client = local.client()
     state = client.drafted(client.study(RG1)["id"])
@@ -111,6 +112,7 @@ def test_the_draft_is_what_generate_writes(local: Served) -> None:
     assert [one["draft"] for one in state["sentences"]] == [one.text for one in report.report.findings]
 
 
+@pytest.mark.acceptance(row=11)
 @pytest.mark.slow
 def test_saves_go_through_while_thirty_drafts_wait(local: Served) -> None:
     client = local.client()
@@ -197,6 +199,7 @@ def test_malformed_requests_get_an_error_without_traceback(local: Served) -> Non
     assert "Traceback" not in local.log.read_text()
 
 
+@pytest.mark.acceptance(row=9)
 @pytest.mark.slow
 def test_sixteen_people_lose_nothing_and_mix_nothing_up(local: Served) -> None:
     def person(number: int) -> tuple[str, list[str]]:

@@ -14,6 +14,8 @@ from encoder.errors import ConfigError
 from llava_rad.generation.sources import example
 from scripts.soak.serving import Client, Served, picture, served
 
+pytestmark = pytest.mark.acceptance(row=17)
+
 RG1 = example().read_bytes()
 
 
@@ -56,6 +58,7 @@ def test_a_public_address_needs_accounts(host: str, tmp_path: Path) -> None:
     Settings(host="127.0.0.1", data=tmp_path).check()
 
 
+@pytest.mark.acceptance(row=14)
 @pytest.mark.parametrize(
     "path",
     [
@@ -136,6 +139,7 @@ PATHS = (
 )  # fmt: skip
 
 
+@pytest.mark.acceptance(row=15)
 def test_no_path_leads_out_of_the_studies(local: Served) -> None:
     client = local.client()
     study = client.study(picture(0))["id"]
@@ -147,6 +151,7 @@ def test_no_path_leads_out_of_the_studies(local: Served) -> None:
             assert b"root:" not in answer.body and b"SQLite" not in answer.body
 
 
+@pytest.mark.acceptance(row=15)
 def test_a_files_name_goes_nowhere(local: Served, tmp_path: Path) -> None:
     client, owned = local.client(), tmp_path / "owned"
     up = "../" * len(local.data.parts)
@@ -163,6 +168,7 @@ def test_a_files_name_goes_nowhere(local: Served, tmp_path: Path) -> None:
 # what of whom
 
 
+@pytest.mark.acceptance(row=14)
 def test_users_have_nothing_of_each_other(ann: Client, bob: Client) -> None:
     state = ann.study(RG1)
     study, image = state["id"], state["image"]["id"]

@@ -18,6 +18,8 @@ from encoder.errors import LlavaRadError
 from llava_rad.model.templates import TEMPLATES
 from tests.app.reviews import FACTS, MODEL, act, drafted, study_of
 
+pytestmark = pytest.mark.acceptance(row=10)
+
 BEFORE_LATERALS_AND_BOXES = (
     """CREATE TABLE studies (
     id TEXT PRIMARY KEY,
@@ -176,6 +178,7 @@ def test_events_and_signed_reports_cannot_be_changed(store: Store, tmp_path: Pat
             connection.execute(statement)
 
 
+@pytest.mark.acceptance(row=14)
 def test_nobody_has_anything_of_anothers(store: Store) -> None:
     study = drafted(store, "One.")
     batch = store.jobs.create_batch("ann", 1)

@@ -14,6 +14,8 @@ from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES, Recipe, rad_dino, recipe_named
 from encoder.resampling import equalize
 
+pytestmark = pytest.mark.acceptance(row=7)
+
 # SHA-256 of the float32 tensor [1, 3, S, S] made of RG1 (MONOCHROME1 inverted by 32767 - x). The images behind them
 # agree with Hugging Face's processor and OpenCV in the tests below; the hashes pin them from one version to the next.
 GOLDEN = {

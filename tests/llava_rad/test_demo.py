@@ -17,6 +17,8 @@ from llava_rad.model.checkpoint import DEMO, list_files, load_checked
 from llava_rad.model.llava_rad import LlavaRad
 from scripts.phantom import Finding, phantom_radiograph
 
+pytestmark = pytest.mark.acceptance(row=6)
+
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:

@@ -15,6 +15,8 @@ import llava_rad
 from tests.llava_rad import tiny_model
 from tests.llava_rad.conftest import Run
 
+pytestmark = pytest.mark.acceptance(row=24)
+
 NOTICE = "AI-generated draft. Research use only. Not for clinical use."
 DEMONSTRATION = "demonstration model"
 

@@ -9,6 +9,8 @@ import pytest
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Ran, finished, spawn
 
+pytestmark = pytest.mark.acceptance(row=18)
+
 CANARY = "QCANARYQ"
 # 40 text fields of every kind: identifiers, free text, and the technical ones that the reader looks at.
 TEXT_FIELDS = """

@@ -1,59 +1,60 @@
-"""The table of promises: every test and long run that it names exists, and what they say is counted right."""
+"""The table of promises: each has tests, and their outcomes are counted."""
 
 from __future__ import annotations
 
-import ast
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from scripts import acceptance
-from scripts.acceptance import ROWS, Outcome, counts, table
+from scripts.acceptance import LONG_RUN, ROWS, Table
 from tests.source_tree import ROOT
 
 
-def test_the_table_has_28_rows_in_order() -> None:
-    assert [row.number for row in ROWS] == list(range(1, 29))
-    assert all(row.tests or row.soak for row in ROWS)
+def test_every_promise_has_tests() -> None:
+    assert list(ROWS) == list(range(1, 29))
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    marked = {int(row) for text in texts for row in re.findall(r"mark\.acceptance\(row=(\d+)\)", text)}
+    assert marked == set(ROWS)
 
 
-@pytest.mark.parametrize("target", sorted({target for row in ROWS for target in row.tests}))
-def test_every_named_test_exists(target: str) -> None:
-    file, _, name = target.partition("::")
-    assert (ROOT / file).exists()
-    if name:
-        functions = [
-            one.name for one in ast.parse((ROOT / file).read_text("utf-8")).body if isinstance(one, ast.FunctionDef)
-        ]
-        assert name in functions
+def report(rows: list[int], outcome: str, when: str = "call", **properties: str) -> Any:
+    """A report of pytest, as the plugin reads it."""
+    user = [("acceptance", rows), *((name.replace("_", " "), value) for name, value in properties.items())]
+    flags = {name: name == outcome for name in ("passed", "failed", "skipped")}
+    return SimpleNamespace(user_properties=user, when=when, duration=20.4, **flags)
 
 
-def test_every_long_run_exists() -> None:
-    for row in ROWS:
-        assert not row.soak or (ROOT / "scripts" / "soak" / f"{row.soak[0]}.py").is_file()
+def test_table_counts_tests_by_row() -> None:
+    table = Table()
+    for one in (
+        report([1], "passed", "setup"), report([1], "passed"), report([1, 9], "passed"), report([9], "failed"),
+        report([9], "skipped", "setup"), report([27], "passed", long_run="lost 0"), report([11], "skipped", "setup"),
+    ):  # fmt: skip
+        table.pytest_runtest_logreport(one)
+    assert LONG_RUN == "long run"
+    lines = table.text().splitlines()[2:]
+    assert lines[0].startswith("| 1 | no input crashes us |") and lines[0].endswith("| 2 of 2 |  | yes | 61 |")
+    assert lines[1].endswith("| 1 of 2, 1 not run |  | **no** | 61 |")
+    assert lines[2].endswith("| 0 of 0, 1 not run |  | **no** | 20 |")  # nothing was shown
+    assert lines[3].endswith("| 1 of 1 | lost 0 | yes | 20 |") and len(lines) == 4
 
 
-def test_junit_counts(tmp_path: Path) -> None:
-    file = tmp_path / "report.xml"
-    assert counts(file) == (0, 1, 0)  # pytest did not even start
-    file.write_text('<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>')
-    assert counts(file) == (3, 3, 3)
-
-
-def test_table_says_what_is_not_kept_and_what_was_not_run() -> None:
-    text = table({1: Outcome(8, 0, 0, "", True, 61.2), 9: Outcome(1, 1, 2, "lost 0; users 50", False, 5.0)})
-    lines = text.splitlines()[2:]
-    assert lines[0].startswith("| 1 | no input crashes us |") and lines[0].endswith("| 8 of 8 |  | yes | 61 |")
-    assert lines[1].endswith("| 1 of 2, 2 not run | lost 0; users 50 | **no** | 5 |") and len(lines) == 2
-
-
-def test_one_row_for_real(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = acceptance.Row(21, "no pickle", "0", ("tests/test_security.py::test_the_scanner_leaves_alone",))
-    monkeypatch.setattr(acceptance, "ROWS", (quick,))
-    assert acceptance.main(["--rows", "21", "--output", str(tmp_path / "a.md")]) == 0
-    assert "| yes |" in capfd.readouterr().out
+def test_marked_tests_alone_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test_one.py").write_text(
+        "import pytest\n@pytest.mark.acceptance(row=21)\n@pytest.mark.parametrize('n', range(3))\n"
+        "def test_kept(n): pass\n@pytest.mark.acceptance(row=22)\ndef test_other(): assert False\n"
+        "def test_none(): assert False\n"
+    )
+    arguments = ["--output", str(tmp_path / "a.md"), "-p", "no:cacheprovider", str(tmp_path)]
+    assert acceptance.main(["--rows", "21", *arguments]) == 0
+    assert "| 3 of 3 |  | yes |" in capsys.readouterr().out
     kept = (tmp_path / "a.md").read_text()
     assert kept.startswith("# Acceptance\n\n`make acceptance` on 2") and " cores of " in kept
+    assert acceptance.main(["--rows", "21,22", *arguments]) == 1
     with pytest.raises(SystemExit) as ended:
         acceptance.main(["--rows", "99"])
     assert ended.value.code == 2

@@ -20,7 +20,7 @@ from tests.llava_rad.conversion import replicas
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 
 
 @pytest.fixture(scope="module")

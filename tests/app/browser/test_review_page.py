@@ -21,7 +21,7 @@ from scripts.soak.serving import Served, served
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 AXE_SCREENS = ("review", "signed", "worklist", "statistics")
 
 
@@ -182,6 +182,7 @@ def test_attention_maps_are_shown_with_their_note(page: Page) -> None:
     page.wait_for_function("document.querySelector('#evidence-note').textContent === ''")
 
 
+@pytest.mark.acceptance(row=13)
 def test_a_bad_file_after_a_good_one_leaves_nothing_of_the_good_one(page: Page, tmp_path: Path) -> None:
     upload(page, str(example()))
     drafted(page)
@@ -196,6 +197,7 @@ def test_a_bad_file_after_a_good_one_leaves_nothing_of_the_good_one(page: Page, 
     assert not state_of(page).get("painted")
 
 
+@pytest.mark.acceptance(row=13)
 def test_a_second_study_while_the_first_is_being_drafted(page: Page, tmp_path: Path) -> None:
     first = upload(page, str(example()))
     other = tmp_path / "other.png"
@@ -209,6 +211,7 @@ def test_a_second_study_while_the_first_is_being_drafted(page: Page, tmp_path: P
     assert page.evaluate("document.body.dataset.study") == first
 
 
+@pytest.mark.acceptance(row=12)
 def test_a_reload_in_the_middle_of_a_draft_finds_it_again(page: Page) -> None:
     study = upload(page, str(example()))
     page.reload()
@@ -216,6 +219,7 @@ def test_a_reload_in_the_middle_of_a_draft_finds_it_again(page: Page) -> None:
     assert drafted(page) > 1
 
 
+@pytest.mark.acceptance(row=13)
 def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
     study = upload(page, str(example()))
     drafted(page)
@@ -231,6 +235,7 @@ def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
     other.close()
 
 
+@pytest.mark.acceptance(row=25)
 def test_the_whole_review_by_keyboard_alone(page: Page) -> None:
     upload(page, str(example()))
     count = drafted(page)
@@ -288,6 +293,7 @@ def test_signed_reports_can_be_reopened_and_found(page: Page) -> None:
     assert "Sentences accepted" in (page.text_content("#statistics") or "")
 
 
+@pytest.mark.acceptance(row=25)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_accessibility_violation_of_ours(browser_page: Page, server: Served, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe

@@ -16,7 +16,7 @@ from tests.app.browser.test_review_page import drafted, upload
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 SCRIPTS = (
     "<script>ran()</script>", "<img src=x onerror=ran()>", "<svg onload=ran()>", "\"><script>ran()</script>",
     "'-ran()-'", "javascript:ran()", "{{constructor.constructor('ran()')()}}", "${ran()}",
@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
+@pytest.mark.acceptance(row=16)
 def test_no_text_becomes_a_script(browser_page: Page, server: Served, tmp_path: Path) -> None:
     page = browser_page
     ran: list[str] = []
@@ -67,6 +68,7 @@ def test_no_text_becomes_a_script(browser_page: Page, server: Served, tmp_path: 
     assert ran == []
 
 
+@pytest.mark.acceptance(row=12)
 @pytest.mark.parametrize("pauses", [(0, 250), pytest.param((50, 120, 500), marks=pytest.mark.nightly)], ids=str)
 @pytest.mark.parametrize("how", ["reload", "close", "cut"])
 def test_a_draft_outlives_reload_closing_and_a_cut_line(
@@ -94,6 +96,7 @@ def test_a_draft_outlives_reload_closing_and_a_cut_line(
         context.close()
 
 
+@pytest.mark.acceptance(row=14)
 def test_two_people_on_one_server_see_their_own(browser: Browser, tmp_path: Path) -> None:
     for name in ("ann", "bob"):
         add_user(tmp_path / "users", name, f"{name}'s secret")
@@ -126,6 +129,7 @@ def test_two_people_on_one_server_see_their_own(browser: Browser, tmp_path: Path
             page.context.close()
 
 
+@pytest.mark.acceptance(row=9)
 @pytest.mark.slow
 def test_eight_browsers_at_once_lose_nothing_and_mix_nothing_up(browser: Browser, tmp_path: Path) -> None:
     """Row 9 of the reliability table; ``scripts.soak.users`` does the same with fifty users over HTTP."""

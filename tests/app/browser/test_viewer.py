@@ -14,7 +14,7 @@ from tests.app.browser.viewer_page import SIDE, Images, Viewed, flat, gradient, 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 MIDDLE = (SIDE / 2, SIDE / 2)
 
 
@@ -137,6 +137,7 @@ def test_an_image_that_loads_too_late_is_not_painted(viewer: Viewed, images: Ima
     assert viewer.text("lr-message") == ""
 
 
+@pytest.mark.acceptance(row=13)
 def test_nothing_is_left_of_the_last_image_while_the_next_one_loads(viewer: Viewed, images: Images) -> None:
     viewer.show(images.add("last", flat(65535)))
     images.held["next"] = threading.Event()

@@ -13,7 +13,7 @@ from tests.app.browser.viewer_page import SIDE, Images, Viewed, flat, gradient, 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 MIDDLE = (SIDE / 2, SIDE / 2)
 
 

@@ -17,6 +17,8 @@ from encoder.runs.config import dump
 from tests.encoder.pretraining.run_processes import finish, newest, start
 from tests.encoder.pretraining.small_run import small_config, write_images
 
+pytestmark = pytest.mark.acceptance(row=8)
+
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:

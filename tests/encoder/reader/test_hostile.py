@@ -71,6 +71,7 @@ def fuzz(reader: Reader, count: int, seed: int) -> tuple[int, int, int, float]:
     return good, refused, crashed, longest
 
 
+@pytest.mark.acceptance(row=1)
 @pytest.mark.parametrize(("count", "seed"), [(420, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)])
 def test_mutations(count: int, seed: int) -> None:
     with Reader() as reader:
@@ -80,6 +81,7 @@ def test_mutations(count: int, seed: int) -> None:
     assert crashed == 0 and longest < 10
 
 
+@pytest.mark.acceptance(row=1)
 @pytest.mark.slow
 def test_parent_stays_small() -> None:
     """The memory of a process that does nothing but read 1,000 mutated files (with the files made elsewhere)."""
@@ -240,6 +242,7 @@ BOMBS: dict[str, Bomb] = {
 }
 
 
+@pytest.mark.acceptance(row=2)
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs(name: str, reader: Reader) -> None:
     make, reasons = BOMBS[name]
@@ -253,6 +256,7 @@ def test_bombs(name: str, reader: Reader) -> None:
     assert min(seconds) < limit
 
 
+@pytest.mark.acceptance(row=2)
 def test_there_are_20_bombs() -> None:
     assert len(BOMBS) == 20
 
@@ -263,6 +267,7 @@ def test_absurd_aspect_ratio_and_polyglot_are_read_small(reader: Reader) -> None
     assert reader.read(polyglot).facts.format == "dicom"
 
 
+@pytest.mark.acceptance(row=2)
 def test_worker_memory_is_limited(reader: Reader) -> None:
     """The child that reads the largest allowed image stays below the limit of 3 GiB (64 Mi pixels of 16 bits)."""
     side = 8192

@@ -19,6 +19,8 @@ from encoder.reader.sandbox_worker import read_image
 from scripts.phantom.transfer_syntaxes import LOSSY, NATIVE, SYNTAXES, rewrite
 from tests.encoder.dicom_files import dataset, lut_item, sequence, to_bytes
 
+pytestmark = pytest.mark.acceptance(row=3)
+
 BITS = (8, 10, 12, 15, 16)
 LOOKS = ("none", "window", "two windows", "SIGMOID", "LINEAR_EXACT", "LUT", "rescale")
 LOSSLESS = [name for name in SYNTAXES if name not in LOSSY]

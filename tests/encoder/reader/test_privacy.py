@@ -18,6 +18,8 @@ from encoder.reader.sandbox import Reader
 from scripts.phantom.transfer_syntaxes import rewrite
 from tests.encoder.dicom_files import code, dataset, sequence, to_bytes
 
+pytestmark = pytest.mark.acceptance(row=18)
+
 FREE_TEXT = [
     "PatientName", "PatientID", "PatientBirthDate", "PatientAddress", "OtherPatientIDs", "PatientComments",
     "EthnicGroup", "Occupation", "AdditionalPatientHistory", "InstitutionName", "InstitutionAddress",

@@ -11,6 +11,8 @@ from encoder.errors import ReadError
 from encoder.reader.sandbox import Reader
 from tests.encoder.dicom_files import chest, sample_file
 
+pytestmark = pytest.mark.acceptance(row=5)
+
 WRONG = {
     "693_J2KR.dcm": "modality",  # CT
     "693_UNCI.dcm": "modality",

@@ -22,6 +22,8 @@ from encoder.reader.sandbox import Reader
 from encoder.reader.sandbox_worker import read_image
 from tests.encoder.dicom_files import chest, dataset, lut_item, ramp, sample_file, sequence, to_bytes
 
+pytestmark = pytest.mark.acceptance(row=4)
+
 RG1 = sample_file("RG1_UNCI.dcm")
 
 

@@ -17,6 +17,8 @@ from llava_rad.outputs.report import json_schema
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Ran, Run
 
+pytestmark = pytest.mark.acceptance(row=22)
+
 
 def test_version(run: Run) -> None:
     assert run("--version") == Ran(0, f"llava-rad {version('llava-rad')}\n", "")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.llava_rad.conftest import Run
+
+pytestmark = pytest.mark.acceptance(row=22)
 
 
 def test_inspect_text_and_json(run: Run, chest: list[Path]) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.llava_rad.conftest import Ran, finished, spawn
 
+pytestmark = pytest.mark.acceptance(row=19)
+
 # Loaded by every Python process of a command, the decoding process included: names who asked for which address.
 RECORDER = """
 import os, socket, sys

@@ -14,6 +14,8 @@ from encoder.errors import LlavaRadError, ReadError
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
 
+pytestmark = pytest.mark.acceptance(row=15)
+
 SECRET = "root:x:0:0:secret"
 
 

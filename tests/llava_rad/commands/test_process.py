@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.acceptance(row=22)
+
 HEAVY = {"torch", "transformers", "gradio", "pydicom", "numpy", "PIL"}
 ANSWERED_AT_ONCE = [
     (["-h"], 0), (["--help"], 0), (["--version"], 0), (["generate", "--help"], 0), (["inspect", "-h"], 0),

@@ -15,6 +15,8 @@ from llava_rad.generation.options import Decoding
 from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad import tiny_model
 
+pytestmark = pytest.mark.acceptance(row=6)
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

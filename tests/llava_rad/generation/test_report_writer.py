@@ -18,6 +18,8 @@ from llava_rad.generation.sources import expand
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
 
+pytestmark = pytest.mark.acceptance(row=6)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:

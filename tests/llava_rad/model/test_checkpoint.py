@@ -18,6 +18,8 @@ from llava_rad.model.checkpoint import load_checked, locate
 from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad import tiny_model
 
+pytestmark = [pytest.mark.acceptance(row=7), pytest.mark.acceptance(row=20)]
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:

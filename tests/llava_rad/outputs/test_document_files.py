@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pydicom
+import pytest
 
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
+
+pytestmark = pytest.mark.acceptance(row=23)
 
 
 def of_a_study(path: Path) -> Path:

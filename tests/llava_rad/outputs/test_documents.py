@@ -26,6 +26,8 @@ from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE, Finding, Report
 from llava_rad.outputs.sr import to_sr
 
+pytestmark = pytest.mark.acceptance(row=23)
+
 AT = datetime(2026, 11, 26, 13, 5, 7, tzinfo=UTC)
 IDENTITY = Identity(
     "1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.840.10008.5.1.4.1.1.1.1",
@@ -108,6 +110,7 @@ def test_the_identity_is_read_in_the_limited_process_and_only_of_dicom() -> None
 # structured reports
 
 
+@pytest.mark.acceptance(row=24)
 def test_a_draft_says_that_it_is_one(report: Report) -> None:
     for content in to_sr(Document.of(report, AT)):
         found = opened(content)

@@ -21,6 +21,8 @@ from llava_rad.outputs.report import (
     SoftwareFacts,
 )
 
+pytestmark = pytest.mark.acceptance(row=23)
+
 
 def report(sha256: str = "a" * 64, *, model: str = "b" * 64, seed: int = 0) -> Report:
     return Report(

@@ -11,6 +11,8 @@ from encoder.preprocessing import RECIPES
 from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.grounding import MALFORMED, NOT_SQUARE, Box, Grounded, Phrase, on_image, parse, placed
 
+pytestmark = pytest.mark.acceptance(row=23)
+
 ONE = "<box><x55><y45><x70><y56></box>"
 RECIPE = RECIPES["maira-2"]
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from llava_rad.outputs.document import FINDINGS, labels_of
+
+pytestmark = pytest.mark.acceptance(row=23)
 
 
 def test_each_finding_is_said_denied_doubted_or_not_mentioned() -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from llava_rad.outputs import report
 from llava_rad.outputs.report import clean, cleaned, sentences
 
+pytestmark = pytest.mark.acceptance(row=23)
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),

@@ -27,6 +27,7 @@ from tests.llava_rad.pacs.orthanc import Archive, available, orthanc
 pytestmark = [
     pytest.mark.pacs,
     pytest.mark.skipif(not available(), reason="orthanc is not installed (Debian: apt-get install orthanc-dicomweb)"),
+    pytest.mark.acceptance(row=23),
 ]
 MAIN = [sys.executable, "-c", "from llava_rad.cli import main; main()"]
 
@@ -206,6 +207,7 @@ def test_an_answer_that_comes_late_is_waited_for(archive: Archive, tmp_path: Pat
     assert list(pacs.studies()) == ["1.2.3.1.1"], "requests that fail on the way are tried again"
 
 
+@pytest.mark.acceptance(row=18)
 def test_header_values_stay_out_of_everything_but_the_archive(archive: Archive, tmp_path: Path, tiny: Path) -> None:
     from tests.encoder.dicom_files import to_bytes
     from tests.encoder.reader.test_privacy import canaries

@@ -115,8 +115,7 @@ def test_a_complete_data_set_with_other_numbers_ends_with_1(
     done = run("reports", "mimic-cxr-jpg", mimic, "-o", tmp_path / "t.jsonl")
     assert done.code == 1
     assert done.err == (
-        "llava-rad: error: MIMIC-CXR-JPG is complete, but there are 1 pairs of the split test instead of "
-        "2,461\n"
+        "llava-rad: error: MIMIC-CXR-JPG is complete, but there are 1 pairs of the split test instead of 2,461\n"
     )
     assert "texts: report files" in done.out
     assert len(read_pairs(tmp_path / "t.jsonl")) == 3

@@ -17,6 +17,8 @@ from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad.conftest import Run, finished
 from tests.llava_rad.training import runs, small_pairs
 
+pytestmark = pytest.mark.acceptance(row=8)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, pairs: Path, tiny: Path) -> Path:
