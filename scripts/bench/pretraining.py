@@ -83,7 +83,10 @@ def run(report: Report, case: Case, options: argparse.Namespace) -> None:
     names = ["ours", "peer"] if options.peer_python else ["ours"]
     with steps.starter(PACKAGE, case, _order(options), _pythons(options)) as start:
         found, about = steps.measure(start, names, case, together=not cuda)
-    report.say(f"\n{about['ours']['device']}, {options.threads} thread(s); {about}")
+    report.say(f"\n{about['ours']['device']}, {options.threads} thread(s), torch {about['ours']['torch']}")
+    if "peer" in about:
+        xformers = "in use" if about["peer"]["xformers"] else "absent"
+        report.say(f"{about['peer']['name']}, torch {about['peer']['torch']}, xFormers {xformers}")
     report.table(case.label, steps.COLUMNS, case.label)
     for name, one in found.items():
         row = steps.side(one, clock, case.batch)
