@@ -1,15 +1,17 @@
-"""The one tree of errors. Each carries the exit code that the command line ends with."""
+"""Exceptions of the project. Each class has the exit code of the command line."""
 
 from __future__ import annotations
 
 
 class LlavaRadError(Exception):
-    """Something a user can act on: the message is one line and holds no patient identifier and no header value.
+    """Base class of errors that a user can act on.
+
+    The message is one line without patient identifiers and header values.
 
     Attributes:
-        exit_code: what the process ends with (0 ok, 1 failed, 2 usage, 3 some inputs failed, 4 input refused,
+        exit_code: exit code of the process (0 success, 1 failure, 2 usage, 3 some inputs failed, 4 input refused,
             5 model missing or damaged, 130 interrupted).
-        hint: what to do about it, or None.
+        hint: advice, or None.
     """
 
     exit_code: int = 1
@@ -20,11 +22,11 @@ class LlavaRadError(Exception):
 
 
 class ReadError(LlavaRadError):
-    """An image file that is not read: damaged, not supported, or not a frontal chest radiograph.
+    """An image file is refused: damaged, not supported, or not a frontal chest radiograph.
 
     Attributes:
-        reason: a fixed slug such as ``"lateral"`` or ``"truncated"``, for programs.
-        forcible: whether ``--force`` reads it all the same.
+        reason: fixed identifier such as ``"lateral"`` or ``"truncated"``, for programs.
+        forcible: True if ``--force`` overrides the refusal.
     """
 
     exit_code = 4
@@ -36,12 +38,12 @@ class ReadError(LlavaRadError):
 
 
 class ModelError(LlavaRadError):
-    """A model that is missing, damaged, or not of a form that is read."""
+    """A model is missing, damaged, or in an unsupported format."""
 
     exit_code = 5
 
 
 class ConfigError(LlavaRadError):
-    """A configuration that cannot be run: an unknown key, a value out of range, parts that do not fit together."""
+    """A configuration is invalid: unknown key, value out of range, or settings that contradict each other."""
 
     exit_code = 2

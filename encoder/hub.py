@@ -1,4 +1,4 @@
-"""From what a user names (a folder or a hub repository) to a local folder, decided before any library guesses."""
+"""Resolve the source of a model, a folder or a Hugging Face hub repository, to a local folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None = None, offline: bool = False) -> Path:
-    """Return the local folder of a model, downloading a hub repository into the cache where allowed.
+    """Return the local folder of a model; a hub repository is downloaded into the cache if allowed.
 
     Args:
         source: a folder, or a repository id ``owner/name``.
-        patterns: the files needed of a repository.
-        revision: branch, tag or commit of a repository.
-        offline: look in the cache only (as ``HF_HUB_OFFLINE=1`` does).
+        patterns: glob patterns of the files to download.
+        revision: branch, tag or commit of the repository.
+        offline: use the cache only, as ``HF_HUB_OFFLINE=1`` does.
 
     Raises:
-        ModelError: no such folder, not a repository id, or the repository cannot be had.
+        ModelError: if there is no such folder, the name is not a repository id, or the download fails.
     """
     name = str(source)
     try:
@@ -30,7 +30,7 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
         if path.is_dir():
             return path
         is_file = path.exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, no such user
+    except (OSError, ValueError, RuntimeError):  # path too long, NUL character, unknown user
         raise ModelError(f"{name[:80]!r} is neither a folder nor a hub repository (owner/name)") from None
     if is_file:
         raise ModelError(f"{source} is a file; a model is a folder or a hub repository")
@@ -53,7 +53,7 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
             f"{at} is not in {where} and {why}",
             hint=f"run '{command}' where the hub can be reached, or give a local folder instead of {name}",
         ) from error
-    except Exception as error:  # the HTTP client has a tree of errors of its own, which a download can be cut off with
+    except Exception as error:  # an interrupted download raises exceptions of the HTTP client
         _refuse_access(error, at, name, gated=isinstance(error, GatedRepoError))
         raise ModelError(
             f"{at} could not be fetched from the hub ({type(error).__name__})",
@@ -63,10 +63,10 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
 
 
 def _refuse_access(error: BaseException, at: str, name: str, *, gated: bool) -> None:
-    """Raise what helps where the hub answered 401 or 403.
+    """Explain a refusal of the hub (HTTP 401 or 403).
 
     Raises:
-        ModelError: it did.
+        ModelError: if ``error`` is such a refusal.
     """
     for cause in (error, error.__cause__):
         status = getattr(getattr(cause, "response", None), "status_code", None)

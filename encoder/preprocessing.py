@@ -1,7 +1,7 @@
-"""Preprocessing recipes: how a radiograph becomes the square 8-bit image that an encoder was trained on.
+"""Preprocessing recipes: conversion of a radiograph to the square 8-bit image of an encoder.
 
-The preprocessing is part of the model, so a recipe is data: named, versioned, frozen, saved with every checkpoint.
-Importing this module costs nothing; NumPy and Pillow are needed by ``apply``, torch only by ``normalise``.
+A recipe is part of the model: it is named, versioned, immutable, and stored in every checkpoint. NumPy and Pillow are
+imported by ``apply``, torch by ``normalise``.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 
 Scaling = Literal["resize-then-minmax", "minmax-equalize-then-resize", "minmax-then-resize", "remap-then-resize"]
 Level = float | tuple[float, float, float]
-"""One number for the three channels, or one for each."""
+"""One number for all three channels, or one for each."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One fixed way from pixels to encoder input.
+    """Conversion of pixels to encoder input.
 
     Attributes:
-        name: what people call it; two recipes with one name and version are equal.
-        version: raised whenever the numbers that come out change.
-        size: side of the square output in pixels; the shortest side is resized to it (by Pillow), then the centre is
+        name: identifier; recipes of one name and version are equal.
+        version: increased whenever the output changes.
+        size: side of the square output in pixels; the shortest side is resized to it by Pillow, then the centre is
             cropped.
         scaling: ``"resize-then-minmax"`` is RAD-DINO's own preparation (resize, then minimum..maximum to 0..255);
             ``"minmax-equalize-then-resize"`` is MIMIC-CXR-JPG's (minimum..maximum to 0..255, histogram
-            equalisation as in OpenCV's ``equalizeHist``, then resize); ``"minmax-then-resize"`` takes 8-bit pictures as
-            they are, like the published pipelines, and scales DICOM and anything deeper by minimum..maximum;
+            equalisation as in OpenCV's ``equalizeHist``, then resize); ``"minmax-then-resize"`` leaves 8-bit pictures
+            unchanged, like the published pipelines, and scales DICOM and deeper images by minimum..maximum;
             ``"remap-then-resize"`` scales every image by minimum..maximum, rounding down, as BioViL-T's reader does.
         mean: subtracted after division by 255.
-        std: divided by after that.
-        source: where the numbers come from.
-        resize_to: what the shortest side is resized to where that is not ``size``.
-        resampling: Pillow's filter.
-        margin: where the centre lies when the margins are not whole pixels, see ``encoder.resampling.centre_crop``.
-        pad_to: in place of resizing the shortest side: the longest side to so many pixels (Pillow's Lanczos), black
-            bars to a square, then bicubic to ``size`` without antialiasing, as CheXzero does.
+        std: divisor after that.
+        source: origin of the values.
+        resize_to: length of the resized shortest side in pixels if it is not ``size``.
+        resampling: filter of Pillow.
+        margin: rounding of margins that are not whole pixels, see ``encoder.resampling.centre_crop``.
+        pad_to: resizes the longest side instead of the shortest to this number of pixels (Lanczos of Pillow), pads to a
+            square with black bars, and resizes to ``size`` (bicubic without antialiasing), as CheXzero does.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Recipe:
 
     @property
     def side(self) -> int:
-        """The shorter side of what ``resize`` gives, in pixels."""
+        """Shorter side of the result of ``resize`` in pixels."""
         return self.resize_to or self.size
 
     def apply(
@@ -85,8 +85,8 @@ class Recipe:
 
         Args:
             pixels: [H, W], brighter means denser, upright.
-            valid: [H, W], False where the detector recorded nothing (pixel padding); such pixels count as the darkest.
-            from_dicom: False for an 8-bit picture file, which MIMIC-CXR-JPG's recipe takes as already equalised.
+            valid: [H, W], False on padding, which is set to the darkest valid value.
+            from_dicom: False for an 8-bit picture file, which MIMIC-CXR-JPG's recipe treats as equalised already.
 
         Returns:
             [size, size] uint8.
@@ -94,7 +94,7 @@ class Recipe:
         return self.crop(self.resize(pixels, valid, from_dicom=from_dicom))
 
     def crop(self, resized: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The last step: the centre of what ``resize`` gives.
+        """Crop the centre of the result of ``resize``, the last step of the recipe.
 
         Returns:
             [size, size] uint8.
@@ -108,10 +108,10 @@ class Recipe:
         *,
         from_dicom: bool = True,
     ) -> npt.NDArray[np.uint8]:
-        """All of the recipe but the centre crop, for what cuts crops of its own. Arguments as for ``apply``.
+        """Apply the recipe without its centre crop, for callers with their own crops; arguments as for ``apply``.
 
         Returns:
-            [h, w] uint8, the shorter side ``side``, the aspect ratio kept; a square where ``pad_to``.
+            [h, w] uint8 with the aspect ratio of the image, the shorter side ``side``; a square if ``pad_to`` is set.
         """
         import numpy as np
 
@@ -132,14 +132,14 @@ class Recipe:
         return resize(grey, self.side, self.resampling)
 
     def normalise(self, images: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
-        """Turn ``apply``'s images into encoder input.
+        """Convert results of ``apply`` to encoder input.
 
         Args:
             images: [B, size, size] uint8, an array or a tensor on any device.
 
         Returns:
-            [B, 3, size, size] float32 on that device: ``(x / 255 - mean) / std``. Where mean and std are single numbers
-            the three channels are one in memory.
+            [B, 3, size, size] float32 on that device: ``(x / 255 - mean) / std``. The three channels share memory if
+            mean and std are single numbers.
         """
         import numpy as np
         import torch
@@ -153,7 +153,7 @@ class Recipe:
         return ((levels - mean) / std).to(codes.device)[:, codes].transpose(0, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready data; what was added to recipes later is left out where it does nothing."""
+        """Return a JSON-compatible dictionary; optional attributes with default values are omitted."""
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         added = {
             field.name for field in fields(self) if field.default is not MISSING and data[field.name] == field.default
@@ -164,11 +164,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
-        """Rebuild a recipe from a checkpoint's config.
+        """Create a recipe from the configuration of a checkpoint.
 
         Raises:
-            ModelError: keys are missing or unknown, a value is not of its kind, or the data contradicts the known
-                recipe of that name and version.
+            ModelError: if keys are missing or unknown, a value has the wrong type or range, or the data contradicts the
+                known recipe of that name and version.
         """
         optional = {field.name for field in fields(cls) if field.default is not MISSING}
         needed = {field.name for field in fields(cls)} - optional
@@ -186,7 +186,7 @@ class Recipe:
         if ours is not None and ours.version == recipe.version and ours != recipe:
             raise ModelError(
                 f"the checkpoint's recipe {recipe.name!r} version {recipe.version} differs from the known one",
-                hint="give an altered recipe a name of its own",
+                hint="rename an altered recipe",
             )
         return recipe
 
@@ -219,13 +219,13 @@ IMAGENET: tuple[Level, Level] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def rad_dino(size: int = 518) -> Recipe:
-    """RAD-DINO's own preparation at another resolution: ``rad-dino`` at 518 pixels, ``rad-dino-224`` at 224."""
+    """Return RAD-DINO's recipe at a resolution: ``rad-dino`` at 518 pixels, ``rad-dino-224`` at 224."""
     name, source = ("rad-dino", _RAD_DINO) if size == 518 else (f"rad-dino-{size}", f"{_RAD_DINO}, at {size} pixels")
     return Recipe(name, 1, size, "resize-then-minmax", 0.5307, 0.2583, source)
 
 
 def maira_2(size: int) -> Recipe:
-    """MAIRA-2's: every image to 8 bits by minimum..maximum, rounded down, then RAD-DINO's processor; 518 pixels."""
+    """Return MAIRA-2's: scaling to 8 bits by minimum..maximum, rounded down, then RAD-DINO's processor (518 pixels)."""
     source = (
         "microsoft/maira-2, mirrored in johannes2moll/maira_rrg: processing_maira2.py (_normalize_image); "
         "preprocessor_config.json"
@@ -235,7 +235,7 @@ def maira_2(size: int) -> Recipe:
 
 
 def llava_rad(size: int) -> Recipe:
-    """LLaVA-Rad's: open_clip's transform of MIMIC-CXR-JPG's equalised pictures, as which DICOM is read; 518 pixels."""
+    """Return LLaVA-Rad's: DICOM is equalised like MIMIC-CXR-JPG, then open_clip's transform (518 pixels)."""
     source = (
         "microsoft/LLaVA-Rad: open_clip_encoder/utils.py (create_model_from_pretrained), scripts/finetune_lora.sh "
         "(mimic-cxr-jpg); open_clip 3.3.0: image_transform"
@@ -244,19 +244,19 @@ def llava_rad(size: int) -> Recipe:
 
 
 def clip(size: int) -> Recipe:
-    """OpenAI CLIP's: shortest side to ``size`` (bicubic), centre crop."""
+    """Return OpenAI CLIP's: shortest side to ``size`` (bicubic), centre crop."""
     source = "openai/clip-vit-large-patch14 and -336: preprocessor_config.json"
     return Recipe(f"clip-{size}", 1, size, "minmax-then-resize", *_OPENAI, source)
 
 
 def dinov2(size: int) -> Recipe:
-    """DINOv2's evaluation transform with the shortest side at ``size``, as the paper has it at 518 (E.3.1)."""
+    """Return DINOv2's evaluation transform with the shortest side at ``size``; the paper uses 518 (E.3.1)."""
     source = "facebook/dinov2-base: preprocessor_config.json, but for the two sizes"
     return Recipe(f"dinov2-{size}", 1, size, "minmax-then-resize", *IMAGENET, source)
 
 
 def mrm(size: int) -> Recipe:
-    """MRM's evaluation transform; the paper runs it at 448 (table 4)."""
+    """Return MRM's evaluation transform; the paper uses 448 (table 4)."""
     source = "RL4M/MRM-pytorch: NIH_ChestX-ray/utils/data_utils.py (transform_test)"
     return Recipe(
         f"mrm-{size}",
@@ -334,10 +334,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """A recipe by its name; ``rad-dino-448``, ``clip-448`` and the like are the same at other sizes.
+    """Return a recipe by its name; names such as ``rad-dino-448`` and ``clip-448`` select other sizes.
 
     Raises:
-        LlavaRadError: there is no such recipe.
+        LlavaRadError: if there is no such recipe.
     """
     if name in RECIPES:
         return RECIPES[name]

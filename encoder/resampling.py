@@ -13,7 +13,7 @@ Margin = Literal["floor", "half-even"]
 
 
 def resize(image: npt.NDArray[Any], size: int, resampling: Resampling = "bicubic") -> npt.NDArray[Any]:
-    """Bring the shortest side of [H, W] to ``size`` by Pillow's filter, as Hugging Face's processors do."""
+    """Resize [H, W] so that the shortest side is ``size``, with Pillow like Hugging Face's processors."""
     import numpy as np
     from PIL import Image
 
@@ -31,10 +31,10 @@ def centre_crop(image: npt.NDArray[Any], size: int, margin: Margin = "floor") ->
     """Cut the central [size, size] out of [H, W].
 
     Args:
-        image: no side shorter than ``size``.
+        image: no side is shorter than ``size``.
         size: side of the square.
-        margin: what becomes of half a pixel: ``"floor"`` as Hugging Face's processors have it, ``"half-even"``
-            (Python's ``round``) as torchvision's ``CenterCrop``.
+        margin: rounding of half a pixel: ``"floor"`` like Hugging Face's processors, ``"half-even"`` (Python's
+            ``round``) like torchvision's ``CenterCrop``.
     """
     import numpy as np
 
@@ -46,10 +46,10 @@ def centre_crop(image: npt.NDArray[Any], size: int, margin: Margin = "floor") ->
 
 
 def pad_to_square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Bring the longest side of [H, W] to ``side`` (Pillow's Lanczos) and fill up with black bars on both sides.
+    """Resize [H, W] so that the longest side is ``side`` (Lanczos of Pillow) and pad to a square with black bars.
 
-    CheXzero's ``preprocess`` (rajpurkarlab/CheXzero, data_process.py): the shorter side is rounded down, and so is the
-    first bar.
+    Like CheXzero's ``preprocess`` (rajpurkarlab/CheXzero, data_process.py): the shorter side and the first bar are
+    rounded down.
     """
     import numpy as np
     from PIL import Image
@@ -66,15 +66,15 @@ def pad_to_square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uin
 def interpolate(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     """Resample a square to [size, size] by bicubic convolution without antialiasing, rounded to grey levels.
 
-    What ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` does (Keys 1981 with a = -0.75, edges
-    repeated), and with it torchvision's ``Resize`` of a tensor before its version 0.17.
+    Equals ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` (Keys 1981 with a = -0.75, edges
+    repeated), which torchvision's ``Resize`` applies to tensors before version 0.17.
     """
     import numpy as np
 
     side = len(image)
-    place = (np.arange(size) + 0.5) * (side / size) - 0.5
-    first = np.floor(place).astype(int)
-    share = place - first
+    position = (np.arange(size) + 0.5) * (side / size) - 0.5
+    first = np.floor(position).astype(int)
+    share = position - first
     weights = np.zeros((size, side))
     for offset in range(-1, 3):
         x = np.abs(share - offset)
@@ -85,7 +85,7 @@ def interpolate(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8
 
 
 def to_8_bit(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Scale minimum..maximum to 0..255, rounded half up; a constant image becomes black."""
+    """Scale minimum..maximum of [H, W] to 0..255, rounded half up; a constant image becomes black."""
     import numpy as np
 
     low, high = float(image.min()), float(image.max())
@@ -99,9 +99,9 @@ def to_8_bit(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def remap_to_8_bit(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Scale minimum..maximum to 0..255, rounded down; a constant image becomes black.
+    """Scale minimum..maximum of [H, W] to 0..255, rounded down; a constant image becomes black.
 
-    The arithmetic of ``remap_to_uint8`` in Microsoft's hi-ml-multimodal 0.2.2, with which BioViL-T reads its images.
+    Equals ``remap_to_uint8`` of Microsoft's hi-ml-multimodal 0.2.2, the reader of BioViL-T.
     """
     import numpy as np
 
@@ -114,7 +114,7 @@ def remap_to_8_bit(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def equalize(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Histogram equalisation with the arithmetic of OpenCV's ``equalizeHist``: the darkest occupied level maps to 0."""
+    """Equalise the histogram of [H, W] like OpenCV's ``equalizeHist``: the darkest occupied level maps to 0."""
     import numpy as np
 
     histogram = np.bincount(image.ravel(), minlength=256)

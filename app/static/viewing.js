@@ -89,7 +89,7 @@ export function mount(root) {
       if (!part) continue;
       const lateral = part === study.lateral;
       // a lateral context image needs no warning that it is not frontal
-      const texts = [...new Set(part.warnings)].filter((text) => !lateral || !text.startsWith("read by force: the image is a lateral"));
+      const texts = [...new Set(part.warnings)].filter((text) => !lateral || !text.includes(": the image is a lateral"));
       for (const [fact, plain] of facts(part, lateral)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
       for (const text of texts) warnings.append(h("li", { class: "lr-chip lr-attention" }, prefix + sentence(text)));
     }

@@ -1,1 +1,1 @@
-"""Untrusted image files to radiographs: sandbox, DICOM, rasters, admission."""
+"""Reading of untrusted DICOM and picture files as frontal chest radiographs, in a sandboxed process."""

@@ -1,7 +1,7 @@
-"""Which DICOM images are frontal chest radiographs, and how they lie: rules on header facts, no pixels.
+"""Rules that admit frontal chest radiographs by their DICOM header: modality, body part and view.
 
-Rules that a person may override raise a forcible ReadError, or with ``force`` become a warning. All names that come
-back are from the fixed lists of this module.
+The rules are those of docs/dicom.md, "Content". Violations raise a forcible ReadError, or add a warning if ``force`` is
+set. Returned names come from the fixed lists of this module.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from encoder.reader.header import Header
     from encoder.reader.radiograph import View
 
-RADIOGRAPHY = {"CR", "DX", "RG"}  # RG: film, digitised
+RADIOGRAPHY = {"CR", "DX", "RG"}  # RG: digitised film
 DOUBTFUL = {"SC", "OT"}
 OTHER_MODALITIES = {
     "BI", "BMD", "CT", "DG", "DOC", "ECG", "EM", "ES", "FID", "GM", "IO", "IVUS", "KO", "MG", "MR", "NM", "OP", "OPT",
     "PR", "PT", "PX", "REG", "RF", "RTDOSE", "RTIMAGE", "RTPLAN", "RTSTRUCT", "SEG", "SM", "SR", "US", "XA", "XC",
 }  # fmt: skip
 MODALITIES = RADIOGRAPHY | DOUBTFUL | OTHER_MODALITIES
-SOP_CLASSES = {  # storage classes that may hold a radiograph, and the modality that each stands for
+SOP_CLASSES = {  # storage classes that may hold a radiograph -> modality
     "1.2.840.10008.5.1.4.1.1.1": "CR",
     "1.2.840.10008.5.1.4.1.1.1.1": "DX",
     "1.2.840.10008.5.1.4.1.1.1.1.1": "DX",  # for processing
@@ -61,37 +61,40 @@ SIDE_VIEWS = {
     "LEFT ANTERIOR OBLIQUE", "RIGHT ANTERIOR OBLIQUE", "LEFT POSTERIOR OBLIQUE", "RIGHT POSTERIOR OBLIQUE",
 }  # fmt: skip
 
+OVERRIDDEN = "refusal overridden: "
+"""Start of the warnings that replace refusals."""
+
 
 @dataclass
 class Admission:
-    """Collects what was decided about one image.
+    """Collector of the warnings about one image.
 
     Attributes:
-        force: forcible refusals become warnings.
-        warnings: texts so far.
+        force: True turns forcible refusals into warnings.
+        warnings: fixed texts, without repetition.
     """
 
     force: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
-        """Add a warning once."""
+        """Add a warning unless it is present already."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def refuse(self, reason: str, message: str) -> None:
-        """Raise a forcible refusal, or note that it was forced.
+        """Raise a forcible refusal; with ``force`` add a warning instead.
 
         Raises:
-            ReadError: with the reason, unless forced.
+            ReadError: unless ``force`` is set.
         """
         if not self.force:
-            raise ReadError(reason, message, forcible=True, hint="--force reads it all the same")
-        self.warn(f"read by force: {message}")
+            raise ReadError(reason, message, forcible=True, hint="--force overrides this refusal")
+        self.warn(f"{OVERRIDDEN}{message}")
 
 
 def modality(header: Header, admission: Admission) -> str | None:
-    """The modality (row 16 of the reader's table): CR, DX and RG pass, SC and OT warn, others are refused."""
+    """Return the modality: CR, DX and RG pass, SC and OT add a warning, others are refused; None if not stated."""
     stated = header.code("Modality")
     name = (stated if stated in MODALITIES else "OTHER") if stated else None
     sop_class = header.raw("SOPClassUID").decode("latin-1").strip(" \0")
@@ -111,7 +114,7 @@ def modality(header: Header, admission: Admission) -> str | None:
 
 
 def presentation_intent(header: Header, admission: Admission) -> str | None:
-    """FOR PRESENTATION passes; FOR PROCESSING, raw detector data, is refused (row 16)."""
+    """Return the presentation intent; FOR PROCESSING (raw detector data) is refused."""
     stated = header.code("PresentationIntentType")
     sop_class = header.raw("SOPClassUID").decode("latin-1").strip(" \0")
     if stated == "FOR PROCESSING" or sop_class == DX_FOR_PROCESSING:
@@ -121,7 +124,10 @@ def presentation_intent(header: Header, admission: Admission) -> str | None:
 
 
 def body_part(header: Header, admission: Admission) -> str | None:
-    """CHEST or THORAX pass, others are refused (row 17). Nothing stated warns; without radiography it is refused."""
+    """Return the body part: chest and thorax pass, others are refused.
+
+    A missing body part adds a warning; without a radiography modality it is refused.
+    """
     part = header.code("BodyPartExamined")
     part = "".join(c for c in part if c.isalnum())
     for item in [] if part else header.items("AnatomicRegionSequence"):
@@ -139,12 +145,12 @@ def body_part(header: Header, admission: Admission) -> str | None:
     if part.removesuffix("PA").removesuffix("AP").removeprefix("PORT").removeprefix("PORTABLE") == "CHEST":
         return "CHEST"
     name = part if part in BODY_PARTS else "OTHER"
-    admission.refuse("body_part", "the image shows another body part than the chest")
+    admission.refuse("body_part", "the image shows a body part other than the chest")
     return name
 
 
 def view(header: Header, admission: Admission) -> tuple[View, str]:
-    """Projection and the attribute that states it (row 18); lateral and oblique views are refused."""
+    """Return the projection and the attribute that states it; lateral and oblique views are refused."""
     orientation = header.codes("PatientOrientation")
     sequence = [
         word

@@ -1,7 +1,7 @@
-"""Pixel data of every transfer syntax to an array, by a fixed set of permissively licensed decoders.
+"""Decoding of compressed pixel data with a fixed set of permissively licensed decoders.
 
-pydicom's own plugin search is not used: it tries every plugin that happens to be installed, and python-gdcm among
-them crashes the process on damaged files. The size that a codestream states is compared with the header's first.
+pydicom's plugin search is not used: it tries every installed plugin, and one of them, python-gdcm, crashes the process
+on damaged files. The size stated by a codestream is compared with the header before decoding.
 
 ================================  =====================================================================
 JPEG baseline, extended, lossless  imagecodecs ``jpeg8`` (libjpeg-turbo 3, BSD-3)
@@ -54,12 +54,12 @@ HTJ2K = {
 RLE = {"1.2.840.10008.1.2.5": "RLE Lossless"}
 TRANSFER_SYNTAXES = {**NATIVE, **JPEG, **JPEG_LS, **JPEG_2000, **HTJ2K, **RLE}
 MAYBE_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203)}
-LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}  # the others may or may not be; the header says
+LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}  # for the others the header states it
 
 
 @dataclass(frozen=True)
 class FrameShape:
-    """What the header says of one frame: rows, columns, samples per pixel, bits allocated and stored, planar colour."""
+    """Shape of one frame by the DICOM header: rows, columns, samples per pixel, bits, and planar configuration."""
 
     rows: int
     columns: int
@@ -70,18 +70,18 @@ class FrameShape:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Unsigned type of one stored value, little endian."""
+        """Unsigned little-endian type of one stored value."""
         return np.dtype("u1" if self.bits_allocated == 8 else "<u2")
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one uncompressed frame."""
+        """Size of one uncompressed frame in bytes."""
         return self.rows * self.columns * self.samples * (self.bits_allocated // 8)
 
 
 @dataclass(frozen=True)
 class Codestream:
-    """What a compressed stream says of itself."""
+    """Size, samples per pixel and bits per sample stated by a compressed stream."""
 
     rows: int
     columns: int
@@ -94,14 +94,14 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> npt.NDArray[Any
 
     Args:
         data: the codestream.
-        syntax: transfer syntax UID, one of TRANSFER_SYNTAXES that is not native.
-        shape: what the header says.
+        syntax: UID of a compressed transfer syntax in ``TRANSFER_SYNTAXES``.
+        shape: shape by the header.
 
     Returns:
-        [rows, columns] or [rows, columns, samples] of unsigned 8 or 16-bit bit patterns.
+        [rows, columns] or [rows, columns, samples], unsigned 8-bit or 16-bit patterns.
 
     Raises:
-        ReadError: corrupt, truncated, unsupported.
+        ReadError: corrupt, truncated or unsupported.
     """
     if syntax in RLE:
         return _decode_rle(data, shape)
@@ -153,7 +153,7 @@ def _decode_stream(data: bytes, syntax: str, stream: Codestream) -> npt.NDArray[
 
 
 def _decode_rle(data: bytes, shape: FrameShape) -> npt.NDArray[Any]:
-    """RLE (PS3.5 annex G): a 64-byte table of segments, one per sample and byte."""
+    """Decode RLE (PS3.5 annex G): a 64-byte table of segments, one for each sample and byte."""
     import imagecodecs
 
     segments = struct.unpack("<I", data[:4])[0] if len(data) >= 64 else 0
@@ -176,7 +176,7 @@ def _decode_rle(data: bytes, shape: FrameShape) -> npt.NDArray[Any]:
 
 
 def jpeg_header(data: bytes) -> Codestream:
-    """Size and precision from a JPEG or JPEG-LS frame header (SOF marker, ITU-T T.81 B.2.2, T.87 C.2.2).
+    """Read the frame header of JPEG or JPEG-LS (SOF marker, ITU-T T.81 B.2.2, T.87 C.2.2).
 
     Raises:
         ReadError: corrupt.
@@ -192,17 +192,17 @@ def jpeg_header(data: bytes) -> Codestream:
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             precision, rows, columns, samples = struct.unpack(">BHHB", data[position + 4 : position + 10])
             return Codestream(rows, columns, samples, precision)
-        if marker in (0xD9, 0xDA):  # end of image, start of scan: no frame header came before
+        if marker in (0xD9, 0xDA):  # end of image or start of scan without a frame header
             break
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise ReadError("corrupt", "the compressed image has no JPEG header")
 
 
 def j2k_header(data: bytes) -> Codestream:
-    """Size and precision from a JPEG 2000 codestream (SIZ marker, ITU-T T.800 A.5.1), with or without a JP2 box around.
+    """Read the SIZ marker of a JPEG 2000 codestream, bare or in a JP2 box (ITU-T T.800 A.5.1).
 
     Raises:
-        ReadError: corrupt, unsupported.
+        ReadError: corrupt.
     """
     start = 0 if data[:4] == b"\xff\x4f\xff\x51" else data.find(b"\xff\x4f\xff\x51", 0, 4096)
     if start < 0 or len(data) < start + 45:

@@ -1,4 +1,7 @@
-"""DICOM to Radiograph: checks, decoding, and one integer operation from stored values to polarity-corrected pixels."""
+"""Reading of one DICOM file: checks, decoding, and conversion to pixels in which brighter means denser.
+
+docs/dicom.md lists the handling of every attribute; sections are named in the docstrings.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,16 @@ COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RC
 
 
 class Greys(NamedTuple):
-    """From stored bit patterns to pixels: ``(pattern ^ flip) & mask``, or a table; and back to modality values."""
+    """Mapping of stored bit patterns to pixels, and of pixels to modality values.
+
+    Attributes:
+        flip: XOR of the bit patterns; with ``mask``: pixel = (pattern ^ flip) & mask.
+        mask: bits that carry the image.
+        table: [2^bits] pixel of every bit pattern, used instead of ``flip`` if a modality LUT is present.
+        scale: with ``offset``: modality value = scale * pixel + offset.
+        offset: see ``scale``.
+        inverted: True if grey values were inverted.
+    """
 
     flip: int
     mask: int
@@ -51,16 +63,16 @@ def read_dicom(
 
     Args:
         source: the whole file.
-        force: read what is refused for what it shows (modality, body part, view, orientation, for processing).
-        frame: which frame, counted from 1; needed only where there are several.
+        force: override refusals of the content (modality, body part, view, orientation, for processing).
+        frame: number of the frame from 1; required if the file has several.
         preamble: False for a file without the DICM prefix.
-        allocate: makes the array for the pixels from a shape and a type; they need not end up in it.
+        allocate: allocates the pixel array for a shape and type; turning and resampling return a new array.
 
     Returns:
         The radiograph, without SHA-256.
 
     Raises:
-        ReadError: with the reason.
+        ReadError: if the file is refused; ``reason`` tells why.
     """
     file = open_dicom(source, preamble=preamble)
     header, admission = file.header, rules.Admission(force)
@@ -68,7 +80,7 @@ def read_dicom(
         admission.warn("the file has no DICOM preamble")
     if file.syntax not in TRANSFER_SYNTAXES:
         raise ReadError(
-            "unsupported", "the transfer syntax is not one of radiographs (video, or newer than this reader)"
+            "unsupported", "the transfer syntax is not supported for radiographs (video, or newer than this reader)"
         )
     if file.offset is None:
         raise ReadError("no_pixels", "the file holds no image (no PixelData)")
@@ -133,7 +145,7 @@ def read_dicom(
 
 
 def _frame_index(header: Header, frame: int | None) -> tuple[int, int]:
-    """Number of frames and the index of the wanted one (row 13); 0 and empty mean one."""
+    """Return the number of frames (0 and empty mean one) and the index of the requested one ("Format")."""
     stated = header.number("NumberOfFrames")
     frames = max(1, int(stated)) if stated is not None and stated < 2**31 else 1 if stated is None else 2**31
     if frames > 1 and frame is None:
@@ -151,7 +163,7 @@ def _photometric(header: Header) -> str:
 
 
 def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShape:
-    """Size and bits (rows 9 and 21), checked before anything is decoded."""
+    """Check size and bits before decoding ("Format" and "Grey values")."""
     words = {name: header.word(name) for name in ("Rows", "Columns", "BitsAllocated", "BitsStored")}
     if any(not value for value in words.values()):
         raise ReadError("corrupt", "Rows, Columns, BitsAllocated or BitsStored is missing or zero")
@@ -162,11 +174,11 @@ def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShap
         raise ReadError("too_small", f"the image is smaller than {geometry.MIN_SIDE} pixels on a side")
     if allocated not in (8, 16) or not 2 <= stored <= allocated:
         raise ReadError(
-            "unsupported", "the image has not 8 or 16 bits allocated per pixel, or more stored than allocated"
+            "unsupported", "BitsAllocated is neither 8 nor 16, or BitsStored is below 2 or above BitsAllocated"
         )
     high = header.word("HighBit")
     if high is not None and high != stored - 1:
-        raise ReadError("unsupported", "HighBit is not BitsStored - 1: where the image lies in its bits is not clear")
+        raise ReadError("unsupported", "HighBit is not BitsStored - 1: the position of the image's bits is ambiguous")
     samples = header.word("SamplesPerPixel") or 1
     if samples != (1 if photometric in GREY or photometric == "PALETTE COLOR" else 3):
         raise ReadError("corrupt", "SamplesPerPixel does not fit the photometric interpretation")
@@ -178,7 +190,7 @@ def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShap
 
 
 def _greys(header: Header, shape: FrameShape, photometric: str, admission: rules.Admission) -> Greys:
-    """Rows 1 to 4, 9, 10: the sign is derived once, from MONOCHROME1 and the slope."""
+    """Derive the grey mapping ("Grey values"); the sign is derived once, from MONOCHROME1 and the rescale slope."""
     bits = 8 if photometric == "PALETTE COLOR" else shape.bits_stored
     mask, signed = (1 << bits) - 1, header.word("PixelRepresentation") == 1
     dark_is_high = photometric == "MONOCHROME1"
@@ -197,7 +209,7 @@ def _greys(header: Header, shape: FrameShape, photometric: str, admission: rules
     down = dark_is_high != (slope < 0)
     lowest = -(1 << (bits - 1)) if signed else 0
     flip = (1 << (bits - 1) if signed else 0) ^ (mask if down else 0)
-    # pixel p -> stored value: lowest + p, or lowest + mask - p where turned over
+    # pixel p -> stored value: lowest + p, or lowest + mask - p if inverted
     offset = slope * (lowest + mask if down else lowest) + intercept
     return Greys(flip, mask, None, -slope if down else slope, offset, down)
 
@@ -226,7 +238,7 @@ def _apply(greys: Greys, stored: npt.NDArray[Any], allocate: Allocate) -> npt.ND
 
 
 def _burned_in(header: Header, admission: rules.Admission) -> Literal["yes", "no", "unknown"]:
-    """Row 22: nothing stated means unknown, not no."""
+    """Return the stated BurnedInAnnotation; a missing attribute means unknown, not no."""
     stated = header.code("BurnedInAnnotation")
     if stated == "YES":
         admission.warn("the image has burned-in text, which may show the patient's identity")
@@ -235,7 +247,7 @@ def _burned_in(header: Header, admission: rules.Admission) -> Literal["yes", "no
 
 
 def _noted(present: bool, text: str, admission: rules.Admission) -> bool:
-    """Row 23: what a viewer would show besides the pixels is left out, and said."""
+    """Return ``present`` and add a warning if it is true."""
     if present:
         admission.warn(text)
     return present

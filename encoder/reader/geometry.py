@@ -1,4 +1,4 @@
-"""Where the image lies and which of its pixels are real: padding, turning, square pixels (rows 11, 19, 20)."""
+"""Orientation, pixel aspect and padding (docs/dicom.md: left and right, pixel aspect, pixel padding value)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64 << 20
 MIN_SIDE = 64
-# PatientOrientation (row direction, column direction) -> (clockwise quarter turns, then mirror left-right) so that rows
-# run to the patient's left and columns to the feet.
+# PatientOrientation (row direction, column direction) -> (clockwise quarter turns, then mirror left-right); the result
+# has rows that run to the patient's left and columns that run to the feet
 TURNS = {
     ("L", "F"): (0, False), ("R", "F"): (0, True), ("R", "H"): (2, False), ("L", "H"): (2, True),
     ("F", "R"): (1, False), ("H", "L"): (3, False), ("F", "L"): (1, True), ("H", "R"): (3, True),
@@ -26,15 +26,18 @@ TURNS = {
 
 
 def turns(header: Header, admission: Admission, *, lateral: bool) -> tuple[int, bool, str | None]:
-    """How the image must be turned (row 19).
+    """Return the rotation and reflection that bring the image upright with the patient's left on its right.
 
     Args:
-        header: the file's.
-        admission: collects warnings.
-        lateral: the image is a (forced) lateral view, which is left as it lies.
+        header: attributes of the file.
+        admission: receives warnings.
+        lateral: True for a lateral view, which is not turned.
 
     Returns:
-        Clockwise quarter turns, whether left and right are then exchanged, and the orientation as stored.
+        Clockwise quarter turns, True if left and right are exchanged afterwards, and the stored orientation.
+
+    Raises:
+        ReadError: if the orientation is not that of a frontal image, unless forced.
     """
     stated = header.codes("PatientOrientation")
     flipped = (
@@ -74,7 +77,7 @@ def turn(image: npt.NDArray[Any], quarter: int, mirror: bool) -> npt.NDArray[Any
 
 
 def aspect(header: Header, admission: Admission) -> float:
-    """Height of a pixel over its width (row 20); 1.0 where equal within 1 %, unknown or absurd."""
+    """Return the height of a pixel divided by its width; 1.0 if equal within 1 %, unknown or implausible."""
     for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
         pair = header.numbers(keyword)
         if len(pair) == 2 and all(math.isfinite(value) and value > 0 for value in pair):
@@ -82,7 +85,7 @@ def aspect(header: Header, admission: Admission) -> float:
             if abs(ratio - 1) <= 0.01:
                 return 1.0
             if not 0.25 <= ratio <= 4:
-                admission.warn("the stated pixel aspect ratio is absurd and was ignored")
+                admission.warn("the stated pixel aspect ratio is implausible and was ignored")
                 return 1.0
             return ratio
     return 1.0
@@ -91,7 +94,16 @@ def aspect(header: Header, admission: Admission) -> float:
 def square(
     pixels: npt.NDArray[np.uint16], valid: npt.NDArray[np.bool_] | None, ratio: float
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_] | None]:
-    """Resample to square pixels by stretching the axis with the larger pixels (bicubic; nearest for the mask)."""
+    """Resample to square pixels by stretching the axis with the larger pixels.
+
+    Args:
+        pixels: [H, W], resampled bicubically.
+        valid: [H, W] or None, resampled to the nearest neighbour.
+        ratio: height of a pixel divided by its width.
+
+    Raises:
+        ReadError: if the result would have more than ``MAX_PIXELS`` pixels.
+    """
     from PIL import Image
 
     height, width = pixels.shape
@@ -111,14 +123,14 @@ def square(
 def valid_pixels(
     header: Header, stored: npt.NDArray[Any], bits_stored: int, *, signed: bool
 ) -> npt.NDArray[np.bool_] | None:
-    """Row 11: False where pixels hold the padding value or lie in its range; None where none do."""
+    """Return a mask [H, W] that is False on pixels with a padding value; None if there are none."""
     low = header.word("PixelPaddingValue")
     if low is None:
         return None
     high = header.word("PixelPaddingRangeLimit")
     mask = (1 << bits_stored) - 1
     sign = 1 << (bits_stored - 1) if signed else 0
-    # in the order of values: flipping the sign bit maps signed patterns onto 0..mask
+    # flipping the sign bit of signed patterns maps them to 0..mask in the order of their values
     low, high = ((word & mask) ^ sign for word in (low, low if high is None else high))
     low, high = min(low, high), max(low, high)
     order = (stored.astype(np.uint16) & np.uint16(mask)) ^ np.uint16(sign)

@@ -1,7 +1,7 @@
-"""Opening a DICOM file from untrusted bytes: the allow-listed attributes and where the pixel data lies.
+"""Header of an untrusted DICOM file: the allow-listed attributes and the position of the pixel data.
 
-Only attributes of ``KEYWORDS`` are kept at all; names, dates and free text are skipped while reading. Values are read
-from their raw bytes, because pydicom's own conversions raise many kinds of errors and quote values in their messages.
+Only the attributes in ``KEYWORDS`` are kept; names, dates and free text are skipped while reading. Values are parsed
+from their raw bytes, because pydicom's conversions raise many types of errors and quote values in their messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
 
-MAX_INFLATED_BYTES = 300 << 20  # 64 Mi pixels of 2 bytes, twice over and some header
+MAX_INFLATED_BYTES = 300 << 20  # twice 64 Mi pixels of 2 bytes, and a header
 MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
 DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -42,13 +42,13 @@ KEYWORDS = [
 
 @dataclass(frozen=True)
 class Header:
-    """Typed access to a data set by keyword. Nothing here raises on odd values: they count as absent."""
+    """Typed access to the attributes of a data set. Malformed values are treated as absent; no method raises."""
 
     dataset: Dataset
     little_endian: bool = True
 
     def raw(self, keyword: str) -> bytes:
-        """The value's bytes; empty where absent."""
+        """Return the bytes of a value; empty if absent."""
         from pydicom.datadict import tag_for_keyword
 
         tag = tag_for_keyword(keyword)
@@ -58,7 +58,7 @@ class Header:
         return value if isinstance(value, bytes) else b""
 
     def vr(self, keyword: str) -> str:
-        """The value representation that the file states, or ``""``."""
+        """Return the value representation stated by the file; empty if absent."""
         from pydicom.datadict import tag_for_keyword
 
         tag = tag_for_keyword(keyword)
@@ -66,27 +66,27 @@ class Header:
         return str(getattr(self.dataset.get_item(tag), "VR", None) or "") if tag in self.dataset else ""
 
     def codes(self, keyword: str) -> list[str]:
-        """Values of a code string (CS), stripped and in capitals; empty list where absent or empty."""
+        """Return the values of a code string (CS), stripped and in upper case; empty if absent."""
         text = self.raw(keyword).decode("latin-1")
         values = [part.strip(" \0\r\n\t").upper() for part in text.split("\\")]
         return values if any(values) else []
 
     def code(self, keyword: str) -> str:
-        """The first value of a code string, or ``""``."""
+        """Return the first value of a code string; empty if absent."""
         return next(iter(self.codes(keyword)), "")
 
     def numbers(self, keyword: str) -> list[float]:
-        """Values of a decimal or integer string (DS, IS); NaN for each part that is not a finite number."""
+        """Return the values of a decimal or integer string (DS, IS); NaN for parts that are not finite numbers."""
         text = self.raw(keyword).decode("latin-1").strip(" \0")
         return [_number(part) for part in text.split("\\")] if text else []
 
     def number(self, keyword: str) -> float | None:
-        """The first value of a numeric string if it is a finite number."""
+        """Return the first value of a numeric string; None if it is not a finite number."""
         value = next(iter(self.numbers(keyword)), math.nan)
         return value if math.isfinite(value) else None
 
     def words(self, keyword: str) -> list[int]:
-        """Values of a binary integer attribute (US; UL where the file says so), unsigned."""
+        """Return the values of a binary integer attribute as unsigned numbers (US, or UL if the file states it)."""
         data = self.raw(keyword)
         size = 4 if self.vr(keyword) in ("UL", "SL") else 2
         order = "<" if self.little_endian else ">"
@@ -94,11 +94,11 @@ class Header:
         return list(struct.unpack(f"{order}{count}{'I' if size == 4 else 'H'}", data[: count * size]))
 
     def word(self, keyword: str) -> int | None:
-        """The first value of a binary integer attribute, unsigned."""
+        """Return the first value of a binary integer attribute, unsigned; None if absent."""
         return next(iter(self.words(keyword)), None)
 
     def items(self, keyword: str) -> list[Header]:
-        """The items of a sequence."""
+        """Return the items of a sequence."""
         from pydicom.datadict import tag_for_keyword
 
         tag = tag_for_keyword(keyword)
@@ -110,17 +110,17 @@ class Header:
 
 @dataclass(frozen=True)
 class DicomFile:
-    """An opened file.
+    """Header of a file and the position of its pixel data.
 
     Attributes:
         header: the allow-listed attributes.
         syntax: transfer syntax UID.
-        source: the bytes that ``offset`` counts in (inflated ones for a deflated file).
-        offset: where the value of PixelData starts; None where there is none.
-        length: its stated length in bytes; 0xFFFFFFFF for encapsulated data.
-        pixel_vr: OB, OW, ... or ``""``.
+        source: bytes of the file; inflated for a deflated transfer syntax.
+        offset: position of the value of PixelData in ``source``; None if there is no PixelData.
+        length: stated length of that value in bytes; 0xFFFFFFFF for encapsulated data.
+        pixel_vr: value representation of PixelData, such as OB or OW; empty if implicit.
         preamble: False for a file without the DICM prefix.
-        overlays: the file has overlay planes (groups 60xx).
+        overlays: True if the file has overlay planes (groups 60xx).
     """
 
     header: Header
@@ -134,14 +134,14 @@ class DicomFile:
 
 
 def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile:
-    """Read the header.
+    """Read the header of a DICOM file.
 
     Args:
         source: the whole file.
-        preamble: False tries a file without the 128-byte preamble.
+        preamble: False if the file has no 128-byte preamble.
 
     Raises:
-        ReadError: dicomdir, no_preamble, corrupt, too_large, unsupported.
+        ReadError: with the reason dicomdir, corrupt, too_large, truncated or unsupported.
     """
     from pydicom.filereader import read_dataset
     from pydicom.uid import UID
@@ -213,7 +213,7 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
 
 
 def looks_like_data_set(head: bytes) -> bool:
-    """Whether the first bytes of a file without preamble are those of a DICOM data set (group 0002 or 0008)."""
+    """Return True if a file without preamble starts like a DICOM data set (group 0002 or 0008)."""
     if len(head) < 8:
         return False
     group, element = struct.unpack("<HH", head[:4])
@@ -223,7 +223,7 @@ def looks_like_data_set(head: bytes) -> bool:
 
 
 def _inflate(source: mmap.mmap | bytes, start: int) -> bytes:
-    """Unpack a deflated data set, at most MAX_INFLATED_BYTES of it."""
+    """Inflate a deflated data set of at most ``MAX_INFLATED_BYTES``."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         data = inflater.decompress(memoryview(source)[start:], MAX_INFLATED_BYTES)
@@ -237,7 +237,7 @@ def _inflate(source: mmap.mmap | bytes, start: int) -> bytes:
 
 
 def _guess_syntax(head: bytes) -> str:
-    """Explicit or implicit little endian, by whether a value representation follows the first tag."""
+    """Return explicit little endian if a value representation follows the first tag, else implicit little endian."""
     explicit = len(head) == 6 and head[4:6].isalpha() and head[4:6].isupper()
     return "1.2.840.10008.1.2.1" if explicit else "1.2.840.10008.1.2"
 

@@ -1,7 +1,7 @@
-"""Who and what an image belongs to, by its header: read only where a person asked for outputs that carry it.
+"""Identifiers of patient and study in a DICOM header, for documents that are stored in an archive.
 
-Everything else in this project knows an image by the SHA-256 of its bytes. An output that is to find its way into an
-archive needs the identifiers of study and patient; they are read here, in the limited process, and nowhere else.
+This is the only place that reads them, in the sandboxed process and on request. All other code identifies an image by
+the SHA-256 of its bytes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _LARGEST_HEADER = 4 << 20
 
 @dataclass(frozen=True)
 class Identity:
-    """What ties an image to its study and patient.
+    """Identifiers that link a document to the study and patient of an image.
 
     Attributes:
         study_uid: Study Instance UID.
         series_uid: Series Instance UID.
         instance_uid: SOP Instance UID.
         class_uid: SOP Class UID.
-        attributes: of patient and study, by keyword; empty where they are not to be known.
+        attributes: values of the attributes in ``PATIENT`` and ``STUDY`` by keyword; empty if not to be disclosed.
     """
 
     study_uid: str
@@ -44,20 +44,20 @@ class Identity:
     attributes: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
+        """Return a JSON-compatible dictionary."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Identity:
-        """Rebuild from :meth:`to_dict`."""
+        """Create an instance from the result of :meth:`to_dict`."""
         return cls(**{one.name: data[one.name] for one in fields(cls)})
 
 
 def read_identity(source: mmap.mmap | bytes) -> Identity:
-    """Read the identifiers of a DICOM file, in this process: call it through :class:`encoder.reader.sandbox.Reader`.
+    """Read the identifiers of a DICOM file in this process; use :meth:`encoder.reader.sandbox.Reader.identity` instead.
 
     Raises:
-        ReadError: it is no DICOM file, or has no valid unique identifiers.
+        ReadError: if it is not a DICOM file, or has no valid unique identifiers.
     """
     import pydicom
     from pydicom.uid import UID
@@ -66,7 +66,7 @@ def read_identity(source: mmap.mmap | bytes) -> Identity:
     if head[128:132] != b"DICM":
         raise ReadError("not_an_image", "the file has no DICOM header to take identifiers from")
     wanted = [*_UIDS.values(), *PATIENT, *STUDY, "SpecificCharacterSet"]
-    # header values stand before the pixels; a header of more than this is none of a radiograph's
+    # the header precedes the pixels; no radiograph has one that is larger than this
     content = io.BytesIO(bytes(source[: _LARGEST_HEADER if len(source) > _LARGEST_HEADER else len(source)]))
     header = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=wanted)
     uids = {name: str(header.get(keyword, "")).strip() for name, keyword in _UIDS.items()}

@@ -1,4 +1,4 @@
-"""The stored values of one DICOM frame: native or compressed, one grey channel (rows 12 to 15 of the table)."""
+"""Stored values of one DICOM frame, native or compressed, as one grey channel (docs/dicom.md, "Format")."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
 
 def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -> npt.NDArray[Any]:
-    """The frame's bit patterns, [rows, columns] or [rows, columns, samples], unsigned; a view where possible."""
+    """Return the bit patterns of one frame.
+
+    Args:
+        file: the opened file, with pixel data.
+        shape: shape of a frame by the header.
+        frames: number of frames.
+        index: of the frame, from 0.
+
+    Returns:
+        [rows, columns] or [rows, columns, samples] unsigned; a view of the file if it is native.
+
+    Raises:
+        ReadError: if the pixel data is empty, truncated, damaged or contradicts the header.
+    """
     assert file.offset is not None
     available = len(file.source) - file.offset
     if file.length == 0 or available <= 0:
@@ -27,7 +40,7 @@ def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -
             "PixelData is empty" if file.length == 0 else "the file ends before its PixelData",
         )
     if (file.length == 0xFFFFFFFF) != (file.syntax not in NATIVE):
-        raise ReadError("corrupt", "whether PixelData is compressed contradicts the transfer syntax")
+        raise ReadError("corrupt", "PixelData is compressed but the transfer syntax is not, or the reverse")
     if file.syntax not in NATIVE:
         return decode_frame(_fragments(file, frames, index), file.syntax, shape)
     needed = shape.nbytes * frames
@@ -37,7 +50,7 @@ def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -
     dtype = shape.dtype.newbyteorder(">") if big_endian else shape.dtype
     start = file.offset + index * shape.nbytes
     if big_endian and shape.bits_allocated == 8 and file.pixel_vr == "OW":
-        # 8-bit values in 16-bit words: the bytes of each pair are exchanged.
+        # 8-bit values in 16-bit words: the bytes of each pair are swapped
         even = available if available % 2 == 0 else available - 1
         values = (
             np.frombuffer(file.source, ">u2", min(even, needed + needed % 2) // 2, file.offset).astype("<u2").view("u1")
@@ -53,7 +66,7 @@ def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -
 
 
 def _fragments(file: DicomFile, frames: int, index: int) -> bytes:
-    """The codestream of one frame out of the encapsulated fragments (PS3.5 A.4)."""
+    """Join the encapsulated fragments of one frame (PS3.5 A.4)."""
     assert file.offset is not None
     position, fragments = file.offset, []
     while True:
@@ -82,16 +95,20 @@ def _fragments(file: DicomFile, frames: int, index: int) -> bytes:
             encapsulated, index, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
         )
     except (ValueError, IndexError, struct.error):
-        raise ReadError("corrupt", "the frames of the compressed PixelData cannot be told apart") from None
+        raise ReadError("corrupt", "the frames of the compressed PixelData cannot be separated") from None
 
 
 def grey_channel(values: npt.NDArray[Any], photometric: str, file: DicomFile, admission: Admission) -> npt.NDArray[Any]:
-    """One channel (row 15): colour passes only if its channels are equal."""
+    """Return one channel [rows, columns]; colour is accepted only if its channels are equal.
+
+    Raises:
+        ReadError: if the image is in colour, or its palette is damaged.
+    """
     if photometric == "PALETTE COLOR":
         values = _palette(file.header, values)
     if values.ndim == 2:
         return values
-    jpeg = file.syntax not in NATIVE and file.syntax not in RLE  # decoders turn YBR to RGB
+    jpeg = file.syntax not in NATIVE and file.syntax not in RLE  # decoders convert YBR to RGB
     if photometric.startswith("YBR") and not jpeg:
         equal = bool((values[..., 1:] == 1 << (8 * values.dtype.itemsize - 1)).all())
     else:
@@ -113,6 +130,6 @@ def _palette(header: Header, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         wide = len(data) >= 2 * entries
         table = np.frombuffer(data, ("<u2" if header.little_endian else ">u2") if wide else "u1")[:entries]
         channels.append(table[np.clip(values.astype(np.int64) - descriptor[1], 0, len(table) - 1)])
-    # The palette's values, not the stored ones, are the image; 16-bit palettes fill 16 bits or repeat 8.
+    # 16-bit palettes fill all bits or repeat 8 of them
     image = np.stack(channels, axis=-1)
     return (image >> 8).astype(np.uint8) if image.dtype.itemsize == 2 else image

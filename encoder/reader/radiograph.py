@@ -1,7 +1,7 @@
-"""A radiograph as the rest of the project sees it: pixels and the few header facts that leave the reader.
+"""Results of the reader: pixels, header facts, display windows.
 
-Every string of :class:`ImageFacts` comes from a fixed list in this project, never from the file itself, so that nothing
-which names a patient can travel past this point. Only NumPy is imported here.
+Every string in :class:`ImageFacts` comes from a fixed list in this project and never from the file, so that no patient
+identifier leaves the reader. Only NumPy is imported.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID", "LUT"]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the reader saw and did. Allow-listed: numbers, booleans and strings from fixed lists.
+    """Allow-listed facts about an image and its conversion: numbers, booleans and strings from fixed lists.
 
     Attributes:
         format: dicom, png, jpeg, tiff or webp.
-        modality: a DICOM modality code such as ``"DX"``; ``"OTHER"`` for one not on the list; None where not stated.
-        transfer_syntax: the standard's name of the DICOM transfer syntax.
-        photometric_interpretation: as the file states it, e.g. ``"MONOCHROME1"``.
-        bits_stored: bits that carry the image, per pixel.
-        rows: height as stored in the file, in pixels.
-        columns: width as stored in the file, in pixels.
+        modality: a DICOM modality code such as ``"DX"``; ``"OTHER"`` for unlisted ones; None if not stated.
+        transfer_syntax: name of the DICOM transfer syntax in the standard.
+        photometric_interpretation: stated value, such as ``"MONOCHROME1"``.
+        bits_stored: used bits of each pixel.
+        rows: stored height in pixels.
+        columns: stored width in pixels.
         frames: number of frames in the file.
-        frame: the frame that was read, counted from 1.
+        frame: number of the frame that was read, from 1.
         view: projection.
-        view_source: the attribute that stated it: ViewPosition, ViewCodeSequence, PatientOrientation or none.
-        body_part: e.g. ``"CHEST"``; ``"OTHER"`` for one not on the list; None where not stated.
-        inverted: grey values were turned over so that brighter means denser.
-        mirrored: left and right were exchanged, after the rotation.
-        rotated: degrees turned clockwise.
-        resampled: pixels were not square and were made so.
-        orientation: PatientOrientation as stored, e.g. ``"L\\\\F"``.
-        burned_in_annotation: what the file states; unknown where it states nothing.
+        view_source: attribute that states the view: ViewPosition, ViewCodeSequence, PatientOrientation or none.
+        body_part: such as ``"CHEST"``; ``"OTHER"`` for unlisted ones; None if not stated.
+        inverted: True if grey values were inverted so that brighter means denser.
+        mirrored: True if left and right were exchanged, after the rotation.
+        rotated: degrees of clockwise rotation.
+        resampled: True if the image was resampled to square pixels.
+        orientation: stored PatientOrientation, such as ``"L\\\\F"``.
+        burned_in_annotation: stated value; ``"unknown"`` if not stated.
         presentation_intent: ``"FOR PRESENTATION"``, ``"FOR PROCESSING"`` or None.
-        overlays: the file has overlay planes, which are not shown.
-        shutter: the file states a display shutter, which is not applied.
-        lossy: the file states, or its transfer syntax implies, lossy compression.
+        overlays: True if the file has overlay planes, which are not shown.
+        shutter: True if the file states a display shutter, which is not applied.
+        lossy: True if the file states, or its transfer syntax implies, lossy compression.
     """
 
     format: str
@@ -71,16 +71,16 @@ class ImageFacts:
     lossy: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, one key per attribute."""
+        """Return a JSON-compatible dictionary with one key for each attribute."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ImageFacts:
-        """Rebuild from :meth:`to_dict`.
+        """Create an instance from the result of :meth:`to_dict`.
 
         Raises:
-            ValueError: a key is unknown.
-            TypeError: a key without default is missing.
+            ValueError: if a key is unknown.
+            TypeError: if a key without default is missing.
         """
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
@@ -90,16 +90,16 @@ class ImageFacts:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """One way the file offers to show its values (VOI, DICOM PS3.3 C.11.2).
+    """Display window or VOI lookup table of a file (DICOM PS3.3 C.11.2).
 
     Attributes:
-        function: which formula; ``"LUT"`` takes ``lut``, the others ``center`` and ``width``.
+        function: formula; ``"LUT"`` uses ``lut``, the others ``center`` and ``width``.
         center: in modality units.
         width: in modality units.
         label: ``"window 1"``, ``"LUT 1"``, or an explanation from a fixed list such as ``"LUNG"``.
         lut: [N] uint16, output values of the lookup table.
-        first: modality value that the first entry of ``lut`` belongs to.
-        maximum: largest output value that ``lut`` may hold (2^bits - 1).
+        first: modality value of the first entry of ``lut``.
+        maximum: largest possible value in ``lut`` (2^bits - 1).
     """
 
     function: WindowFunction
@@ -111,7 +111,7 @@ class Window:
     maximum: int = 0
 
     def apply(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Map modality values [N] to brightness 0..1 [N] (before the inversion of MONOCHROME1)."""
+        """Map modality values [N] to brightness [N], 0 to 1, before the inversion of MONOCHROME1."""
         if self.function == "LUT":
             assert self.lut is not None
             index = np.clip(np.floor(values + 0.5) - self.first, 0, len(self.lut) - 1).astype(np.intp)
@@ -129,19 +129,19 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Radiograph:
-    """One frontal chest radiograph, ready for preprocessing or a viewer.
+    """One chest radiograph for preprocessing and display.
 
     Attributes:
-        pixels: [H, W] uint16. Brighter means denser, upright, the patient's left on the image's right, square pixels; 0
-            where ``valid`` is False. Affine in the file's modality values (identity VOI).
-        valid: [H, W] bool, False where the file marks padding; None where it marks none.
-        facts: what the reader saw and did.
-        warnings: what a person should know; fixed texts.
-        sha256: of the file's bytes, hexadecimal.
-        windows: the file's own windows, lookup tables first; the first is the default. May be empty.
+        pixels: [H, W] uint16 with square pixels. Brighter means denser; upright, with the patient's left on the right;
+            0 where ``valid`` is False. An affine function of the modality values; no VOI transformation is applied.
+        valid: [H, W] bool, False on padding; None without padding.
+        facts: allow-listed facts.
+        warnings: fixed texts.
+        sha256: SHA-256 of the file, hexadecimal.
+        windows: windows of the file, lookup tables first; the first is the default. May be empty.
         scale: with ``offset``: modality value = scale * pixel + offset.
         offset: see ``scale``.
-        monochrome1: the file's photometric interpretation shows low values bright.
+        monochrome1: True if the photometric interpretation is MONOCHROME1 (low values are bright).
     """
 
     pixels: npt.NDArray[np.uint16]
@@ -155,16 +155,16 @@ class Radiograph:
     monochrome1: bool = False
 
     def display(self, window: int = 0) -> npt.NDArray[np.uint8]:
-        """The viewer's rendering: one of the file's windows, or percentiles 0.5 to 99.5 where it has none.
+        """Render the image with a window of the file, or with percentiles 0.5 to 99.5 if it has none.
 
         Args:
-            window: index into ``windows``; 0 always works.
+            window: index into ``windows``; 0 is valid without windows too.
 
         Returns:
             [H, W] uint8, padding black.
 
         Raises:
-            IndexError: there is no such window.
+            IndexError: if there is no such window.
         """
         top = int(self.pixels.max(initial=0))
         levels = np.arange(top + 1, dtype=np.float64)
@@ -183,7 +183,7 @@ class Radiograph:
         return image
 
     def percentiles(self, low: float, high: float) -> tuple[int, int]:
-        """Pixel values below which the given parts of the valid pixels lie."""
+        """Return the pixel values at two quantiles (0 to 1) of the valid pixels."""
         values = self.pixels if self.valid is None or not self.valid.any() else self.pixels[self.valid]
         share = np.cumsum(np.bincount(values.ravel())) / max(values.size, 1)
         return int(np.searchsorted(share, low)), int(np.searchsorted(share, high))
@@ -191,13 +191,13 @@ class Radiograph:
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image after a preprocessing recipe: all that the model needs and the few facts that go with it.
+    """Image prepared with a recipe for the encoder.
 
     Attributes:
-        pixels: [S, S] uint8; [h, w] where the recipe's centre crop was left out.
-        facts: what the reader saw and did.
-        warnings: what a person should know; fixed texts.
-        sha256: of the file's bytes, hexadecimal.
+        pixels: [S, S] uint8; [h, w] without the recipe's centre crop.
+        facts: allow-listed facts.
+        warnings: fixed texts.
+        sha256: SHA-256 of the file, hexadecimal.
     """
 
     pixels: npt.NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and WebP to Radiograph, without silent loss of 16-bit values (row 27 of the reader's table)."""
+"""Reading of PNG, JPEG, TIFF and WebP without silent loss of 16-bit values (docs/dicom.md, "Picture files")."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ EXIF_TURNS = {
     7: (3, True),
     8: (3, False),
 }
-LOSSY_TOLERANCE = 2  # JPEG's colour conversion may part equal channels by rounding
+LOSSY_TOLERANCE = 2  # rounding in JPEG's colour conversion makes equal channels differ
 
 
 def raster_format(head: bytes) -> str | None:
-    """The format of a picture file by its first 16 bytes: png, jpeg, tiff, webp or None."""
+    """Return png, jpeg, tiff or webp by the first 16 bytes of a file; None for other files."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -51,18 +51,18 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
 
     Args:
         source: the whole file.
-        name: what :func:`raster_format` said.
-        frame: which page, counted from 1; needed only where there are several.
+        name: result of :func:`raster_format`.
+        frame: number of the page from 1; required if the file has several.
 
     Returns:
-        The radiograph, without SHA-256. 8-bit values stay as they are (0..255), 16-bit values too.
+        The radiograph, without SHA-256. 8-bit and 16-bit values are unchanged.
 
     Raises:
-        ReadError: with the reason.
+        ReadError: if the file is refused; ``reason`` tells why.
     """
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, before anything is decoded
+    Image.MAX_IMAGE_PIXELS = None  # _check applies our limit before decoding
     stream: Any = BytesIO(source) if isinstance(source, bytes) else source
     try:
         image = Image.open(stream, formats=[name.upper(), "MPO"] if name == "jpeg" else [name.upper()])
@@ -91,7 +91,7 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
     rows, columns = pixels.shape
     pixels = turn(pixels, quarter, mirror)
     if quarter or mirror:
-        warnings.append("the picture was turned as its EXIF orientation says")
+        warnings.append("the picture was turned according to its EXIF orientation")
     facts = ImageFacts(
         format=name, rows=rows, columns=columns, bits_stored=bits, frames=frames, frame=frame or 1,
         inverted=inverted, mirrored=mirror, rotated=90 * quarter, lossy=name == "jpeg",
@@ -101,7 +101,7 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
 
 
 def _check(image: Image, frames: int, frame: int | None) -> None:
-    """Limits, from the file's header alone."""
+    """Check number of pages and size before decoding."""
     if frames > 1 and frame is None:
         raise ReadError("multi_frame", "the file holds several pages", hint="--frame N picks one, counted from 1")
     if frame is not None and not 1 <= frame <= frames:
@@ -113,7 +113,7 @@ def _check(image: Image, frames: int, frame: int | None) -> None:
 
 
 def _grey(image: Image, warnings: list[str], *, lossy: bool) -> npt.NDArray[np.uint16]:
-    """One channel of 8 or 16 bits; colour passes only if its channels are equal."""
+    """Return one channel [H, W]; colour is accepted only if its channels are equal."""
     mode = image.mode
     if mode.startswith("I"):
         values = np.asarray(image)

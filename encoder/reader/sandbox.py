@@ -1,9 +1,8 @@
-"""Decoding of untrusted image files in a child process with limits on memory and time.
+"""Reading of untrusted image files in child processes with limits on memory and time.
 
-:class:`Reader` starts one warm server process (:mod:`encoder.reader.sandbox_worker`), which forks a fresh worker for
-every
-image. The parent opens the file, so that every trick with paths ends here, and hands over the open descriptor; it
-imports neither pydicom nor Pillow. Nothing but JSON and raw arrays comes back.
+:class:`Reader` starts one server process (:mod:`encoder.reader.sandbox_worker`), which forks a worker for every image.
+The parent opens the file and passes the descriptor, so that children need no access to paths; it imports neither
+pydicom nor Pillow. Children return only JSON and raw arrays.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ MAX_PIXEL_BYTES = 128 << 20  # 64 Mi pixels of 2 bytes
 
 
 class Reader:
-    """Reads image files in a limited child process.
+    """Reader of image files in a limited child process.
+
+    The constructor does not wait for the child's imports. Methods are thread-safe and read one image at a time.
 
     Args:
-        timeout_s: longest time for one image.
-        memory_bytes: address space that one worker may use.
-
-    The constructor returns at once; the child does its imports meanwhile. Thread-safe: one image at a time.
+        timeout_s: time limit for one image in seconds.
+        memory_bytes: address space of one worker.
     """
 
     def __init__(self, *, timeout_s: float = 10.0, memory_bytes: int = 3 << 30) -> None:
@@ -78,12 +77,12 @@ class Reader:
         """Read one frontal chest radiograph.
 
         Args:
-            source: path of a regular file, or a file's bytes.
-            force: read what is refused for what it shows.
-            frame: which frame, counted from 1; needed only where there are several.
+            source: path of a regular file, or bytes of a file.
+            force: override refusals of the content.
+            frame: number of the frame from 1; required if the file has several.
 
         Raises:
-            ReadError: with the reason.
+            ReadError: if the file is refused; ``reason`` tells why.
         """
         output = _shared_memory()
         try:
@@ -119,17 +118,17 @@ class Reader:
         frame: int | None = None,
         crop: bool = True,
     ) -> PreparedImage:
-        """Read one image and apply a recipe to it in the child: only the small result crosses.
+        """Read one image and apply a preprocessing recipe in the child, which returns only the small result.
 
         Args:
-            source: path of a regular file, or a file's bytes.
+            source: path of a regular file, or bytes of a file.
             recipe: from :mod:`encoder.preprocessing`.
-            force: read what is refused for what it shows.
-            frame: which frame, counted from 1; needed only where there are several.
-            crop: False leaves the recipe's centre crop out: [h, w], the shorter side the recipe's size.
+            force: override refusals of the content.
+            frame: number of the frame from 1; required if the file has several.
+            crop: False omits the recipe's centre crop: [h, w], the shorter side of the recipe's size.
 
         Raises:
-            ReadError: with the reason.
+            ReadError: if the file is refused; ``reason`` tells why.
         """
         job = {"force": force, "frame": frame, "recipe": recipe.to_dict(), "crop": crop}
         header, body, digest = self._job(source, job)
@@ -137,16 +136,16 @@ class Reader:
         return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)
 
     def identity(self, source: Path | bytes) -> Identity:
-        """Read what ties a DICOM file to its study and patient: only for outputs that are to carry it.
+        """Read the identifiers of patient and study, for documents that must carry them.
 
         Raises:
-            ReadError: it is no DICOM file, or has no valid unique identifiers.
+            ReadError: if it is not a DICOM file, or has no valid unique identifiers.
         """
         header, _, _ = self._job(source, {"identity": True})
         return Identity.from_dict(header["identity"])
 
     def close(self) -> None:
-        """End the child processes. The reader may be used again: it starts new ones."""
+        """End the child processes; the next image starts new ones."""
         with self._lock:
             self._stop()
 
@@ -162,7 +161,7 @@ class Reader:
 
     def _exchange(self, file: int, job: dict[str, Any], output: int | None) -> tuple[dict[str, Any], bytearray, str]:
         message = json.dumps(job | {"timeout_s": self._timeout_s}).encode()
-        for _ in range(3):  # a server or waiting worker that has died is replaced
+        for _ in range(3):  # replaces a server or waiting worker that has died
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 descriptors = [file, theirs.fileno()] + ([] if output is None else [output])
@@ -171,17 +170,15 @@ class Reader:
                 theirs.close()
                 ours.settimeout(START_TIMEOUT_S)
                 with contextlib.suppress(TimeoutError, ConnectionError):
-                    if ours.recv(1):  # a worker has begun
+                    if ours.recv(1):  # a worker has started
                         started = time.monotonic()
-                        digest = sha256_of(
-                            file
-                        )  # while the child decodes; not mapped, because the file may be cut meanwhile
+                        digest = sha256_of(file)  # while the child decodes
                         return *self._receive(ours, started), digest
             self._stop()
         raise ReadError("crashed", "the decoding process does not start", hint="llava-rad doctor")
 
     def _send(self, packet: bytes, descriptors: list[int]) -> bool:
-        """Hand a job to the waiting worker, starting the server if there is none; False if it has died."""
+        """Pass a job to the waiting worker, starting the server if necessary; return False if it has died."""
         if self._control is None or self._owner != os.getpid():
             self._start()
         assert self._control is not None
@@ -193,7 +190,7 @@ class Reader:
         return True
 
     def _receive(self, channel: socket.socket, started: float) -> tuple[dict[str, Any], bytearray]:
-        """Read the worker's answer: a JSON header, then the arrays."""
+        """Receive the worker's answer: a JSON header, then the arrays."""
         try:
             channel.settimeout(self._timeout_s + 2)
             length = struct.unpack("!I", _receive_exactly(channel, 4))[0]
@@ -206,10 +203,10 @@ class Reader:
             self._stop()
             raise self._timed_out() from None
         except ConnectionError:
-            # The worker ended without an answer: its alarm clock, or a crash of a decoder. The server lives on.
+            # The worker ended without an answer, by its alarm or a crash of a decoder. The server continues.
             if time.monotonic() - started >= self._timeout_s - 0.05:
                 raise self._timed_out() from None
-            raise ReadError("crashed", "the image crashed its decoder, in a process of its own") from None
+            raise ReadError("crashed", "the image crashed its decoder, which runs in a separate process") from None
         raise ReadError(header["reason"], header["message"], forcible=header["forcible"], hint=header["hint"])
 
     def _timed_out(self) -> ReadError:
@@ -218,13 +215,13 @@ class Reader:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
-        # -P: no module is taken from the working directory. The root comes last, for a checkout that is not installed.
+        # -P: no module is imported from the working directory. The appended root serves checkouts.
         code = (
             f"import sys; sys.path.append({root!r}); from encoder.reader.sandbox_worker import main; "
             f"main({theirs.fileno()}, {self._memory_bytes})"
         )
         settings = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
-        # Large pages for large arrays: a fresh worker touches all its memory for the first time, a fifth of its time.
+        # Huge pages: page faults otherwise take a fifth of a new worker's time.
         settings["GLIBC_TUNABLES"] = ":".join(
             filter(None, (os.environ.get("GLIBC_TUNABLES"), "glibc.malloc.hugetlb=1"))
         )
@@ -252,13 +249,13 @@ class Reader:
 
 
 def open_source(source: Path | bytes) -> int:
-    """Open a file for reading, or put bytes into an anonymous one.
+    """Open a file for reading, or write bytes to an anonymous file.
 
     Returns:
-        A descriptor, which the caller closes.
+        A descriptor, to be closed by the caller.
 
     Raises:
-        ReadError: missing, unreadable, not_an_image (not a regular file), empty, too_large.
+        ReadError: with the reason missing, unreadable, not_an_image (not a regular file), empty or too_large.
     """
     if isinstance(source, bytes):
         size = len(source)
@@ -268,7 +265,7 @@ def open_source(source: Path | bytes) -> int:
             file.flush()
             return os.dup(file.fileno())
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        # O_NONBLOCK: do not wait for the writer of a FIFO
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise ReadError("missing", "there is no such file") from None
@@ -290,9 +287,9 @@ def _memory_file() -> IO[bytes]:
 
 
 def _shared_memory() -> int | None:
-    """Memory into which the child writes the pixels: sparse, and sealed so that the child cannot shrink it."""
+    """Create the memory for the pixels: sparse, and sealed so that the child cannot shrink it."""
     if not hasattr(os, "memfd_create"):
-        return None  # not Linux: the pixels come through the socket
+        return None  # not Linux: the pixels are sent through the socket
     descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, MAX_PIXEL_BYTES)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

@@ -1,8 +1,7 @@
-"""The child side of :mod:`encoder.reader.sandbox`: imports everything once, then forks one limited worker for each
-image.
+"""Child side of :mod:`encoder.reader.sandbox`: a server that imports everything once and forks one worker per image.
 
-Nothing here is called by other modules. The worker reads its job from the control socket itself; while it works, the
-next worker already waits. All end when the parent's end of the control socket closes, however the parent ended.
+Each worker receives its job from the control socket; the next worker is forked as soon as it has one. All processes end
+when the parent's end of the control socket closes, also if the parent was killed.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ MADV_POPULATE_WRITE = 23
 
 
 def main(control_fd: int, memory_bytes: int) -> None:
-    """Serve until the parent is gone.
+    """Serve until the parent has ended.
 
     Args:
-        control_fd: socket on which jobs arrive.
-        memory_bytes: address space for each worker.
+        control_fd: descriptor of the socket that jobs arrive on.
+        memory_bytes: address space of each worker.
     """
     control = socket.socket(fileno=control_fd)
     _warm()
@@ -49,7 +48,7 @@ def main(control_fd: int, memory_bytes: int) -> None:
             os.close(told)
             _worker(control, tell, memory_bytes)
         os.close(tell)
-        answer = os.read(told, 1)  # g: the worker has a job, q: the parent is gone, nothing: the worker died waiting
+        answer = os.read(told, 1)  # g: the worker has a job, q: the parent has ended, empty: the worker died
         os.close(told)
         if answer == b"q":
             return
@@ -57,7 +56,7 @@ def main(control_fd: int, memory_bytes: int) -> None:
 
 
 def _worker(control: socket.socket, tell: int, memory_bytes: int) -> NoReturn:
-    """Wait for one job, do it, end. Never returns to the caller's stack."""
+    """Wait for one job, do it and end the process."""
     try:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -88,7 +87,7 @@ def _next_job(control: socket.socket) -> tuple[dict[str, Any], int, int, int | N
 
 def _serve(request: dict[str, Any], file: int, reply: socket.socket, output: int | None) -> None:
     timeout_s = float(request["timeout_s"])
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, whatever C code is running
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process, even within C code
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     cpu_s = math.ceil(2 * timeout_s) + 1  # JPEG 2000 uses two threads
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
@@ -99,8 +98,8 @@ def _serve(request: dict[str, Any], file: int, reply: socket.socket, output: int
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # no further file or socket can be opened
         header, arrays = _answer(request, source, shared)
     except BaseException as error:
-        # Decoders raise anything, even BaseException (a Rust panic); whatever it is, the file could not be read, and
-        # the message of a foreign exception may quote the file's header, so it goes no further.
+        # Decoders raise any type, even BaseException (a Rust panic). Messages of foreign exceptions may quote the
+        # header and are not passed on.
         header, arrays = _refusal(error), []
     header["bytes"] = sum(memoryview(array).nbytes for array in arrays)
     message = json.dumps(header).encode()
@@ -149,7 +148,7 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
     arrays: list[Any] = [] if image.valid is None else [image.valid]
     if memory is None:
         arrays.insert(0, image.pixels)
-    elif not np.may_share_memory(image.pixels, memory):  # turned or resampled after decoding
+    elif not np.may_share_memory(image.pixels, memory):  # a copy, made by turning or resampling
         memory[: image.pixels.size] = image.pixels.ravel()
     for window in image.windows:
         windows.append(
@@ -173,16 +172,18 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
 def read_image(
     source: mmap.mmap | bytes, *, force: bool = False, frame: int | None = None, allocate: Any = None
 ) -> Radiograph:
-    """Read an image file of any supported format, in this process.
+    """Read an image file of any supported format in this process.
+
+    Use :class:`encoder.reader.sandbox.Reader` instead for untrusted files: decoders may raise anything or crash.
 
     Args:
         source: the whole file.
-        force: read what is refused for what it shows.
-        frame: which frame, counted from 1.
+        force: override refusals of the content.
+        frame: number of the frame from 1.
         allocate: see :func:`encoder.reader.dicom.read_dicom`.
 
     Raises:
-        ReadError: with the reason. Other exceptions may pass: call it through :class:`encoder.reader.sandbox.Reader`.
+        ReadError: if the file is refused; ``reason`` tells why.
     """
     import numpy as np
 
@@ -200,7 +201,7 @@ def read_image(
         if force:
             return read_dicom(source, force=force, frame=frame, preamble=False)
         raise ReadError(
-            "no_preamble", "a DICOM file without preamble", forcible=True, hint="--force reads it all the same"
+            "no_preamble", "a DICOM file without preamble", forcible=True, hint="--force overrides this refusal"
         )
     if head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         raise ReadError("not_an_image", "the file is a compressed archive", hint="unpack it first")
@@ -208,7 +209,7 @@ def read_image(
 
 
 def _warm() -> None:
-    """Import all that a worker may need, and silence it: workers can open no file."""
+    """Import all modules that workers need, because they cannot open files, and disable warnings and logging."""
     import logging
 
     import imagecodecs
@@ -231,7 +232,7 @@ def _warm() -> None:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for encoding in set(pydicom.charset.python_encoding.values()):
         b"a".decode(encoding, "ignore")
-    Image.preinit()  # else the first Image.open imports its common plugins, which opens files
+    Image.preinit()  # otherwise the first Image.open imports plugins, which opens files
     sample = np.zeros((64, 64), np.uint8)
     imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(sample))
     imagecodecs.jpeg2k_decode(imagecodecs.jpeg2k_encode(sample), numthreads=2)
@@ -240,7 +241,7 @@ def _warm() -> None:
 
 
 def _leave_network() -> None:
-    """Move to an empty network namespace where the kernel lets us; a second lock, not the first."""
+    """Enter an empty network namespace if the kernel permits it; workers cannot open sockets anyway."""
     import ctypes
 
     clone_newuser, clone_newnet = 0x10000000, 0x40000000

@@ -1,4 +1,4 @@
-"""Lookup tables and windows of a DICOM header (PS3.3 C.11.1 modality LUT, C.11.2 VOI LUT)."""
+"""Modality LUT, VOI LUT and windows of a DICOM header (PS3.3 C.11.1, C.11.2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_WINDOWS = 16
 
 
 class LookupTable(NamedTuple):
-    """One item of a modality or VOI LUT sequence.
+    """Item of a modality or VOI LUT sequence.
 
     Attributes:
         values: [N] uint16.
@@ -39,11 +39,11 @@ class LookupTable(NamedTuple):
 
 
 def lookup_table(item: Header, *, signed: bool) -> LookupTable | None:
-    """Read LUTDescriptor and LUTData; None where they are missing or damaged.
+    """Read LUTDescriptor and LUTData; None if they are missing or damaged.
 
     Args:
-        item: of a LUT sequence.
-        signed: the first mapped value may be negative (PixelRepresentation 1, or a rescale that goes below 0).
+        item: item of a LUT sequence.
+        signed: True if the first mapped value may be negative (PixelRepresentation 1, or a negative rescale intercept).
     """
     descriptor = item.words("LUTDescriptor")
     data = item.raw("LUTData")
@@ -68,10 +68,10 @@ def lookup_table(item: Header, *, signed: bool) -> LookupTable | None:
 def modality_lut(
     header: Header, bits: int, *, signed: bool, admission: Admission
 ) -> tuple[npt.NDArray[np.uint16], int] | None:
-    """The modality LUT for every stored bit pattern.
+    """Expand the modality LUT to every stored bit pattern.
 
     Returns:
-        [2^bits] uint16 indexed by bit pattern and the largest possible output, or None where the header has none.
+        [2^bits] uint16 indexed by bit pattern and the largest possible output, or None if there is no usable LUT.
     """
     items = header.items("ModalityLUTSequence")
     if not items:
@@ -87,7 +87,7 @@ def modality_lut(
 
 
 def windows_of(header: Header, admission: Admission, *, signed: bool) -> tuple[Window, ...]:
-    """All windows of the header: lookup tables first, then centre and width pairs in order."""
+    """Return the windows of the header: lookup tables first, then pairs of centre and width in their order."""
     windows = []
     for number, item in enumerate(header.items("VOILUTSequence")[:MAX_WINDOWS], 1):
         table = lookup_table(item, signed=signed or (header.number("RescaleIntercept") or 0) < 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from encoder.errors import ConfigError, ReadError
+from encoder.reader.admission import OVERRIDDEN
 from llava_rad.generation.options import option
 from llava_rad.generation.sources import Source
 from llava_rad.model.templates import TEXTS, Study
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Image = TypeVar("Image", "PreparedImage", "Radiograph")
 
 MAX_TEXT = 1 << 16
-_BY_FORCE = "read by force: "
 _PANEL = "Study (of models whose prompt has a place for it)"
 
 
@@ -106,11 +106,11 @@ def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *,
         except ReadError as error:
             if name != "lateral" or error.reason != "lateral":
                 raise
-            image, refusal = read(source, True), f"{_BY_FORCE}{error}"
+            image, refusal = read(source, True), f"{OVERRIDDEN}{error}"
             if others := [
-                warning for warning in image.warnings if warning.startswith(_BY_FORCE) and warning != refusal
+                warning for warning in image.warnings if warning.startswith(OVERRIDDEN) and warning != refusal
             ]:
-                raise ReadError("refused", others[0].removeprefix(_BY_FORCE), forcible=True, hint=error.hint) from None
+                raise ReadError("refused", others[0].removeprefix(OVERRIDDEN), forcible=True, hint=error.hint) from None
             return image
     except ReadError as error:
         raise ReadError(error.reason, f"the {name} image: {error}", forcible=error.forcible, hint=error.hint) from None
