@@ -22,14 +22,9 @@ from metrics.rules.labeler import label, weights_id
 
 # Classes of NegBio's gold (those of ChestX-ray14) that CheXpert defines alike, and those with a similar definition.
 SAME = {
-    "Atelectasis": "Atelectasis",
-    "Cardiomegaly": "Cardiomegaly",
-    "Consolidation": "Consolidation",
-    "Edema": "Edema",
-    "Effusion": "Pleural Effusion",
-    "Pneumonia": "Pneumonia",
-    "Pneumothorax": "Pneumothorax",
-}
+    "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation",
+    "Edema": "Edema", "Effusion": "Pleural Effusion", "Pneumonia": "Pneumonia", "Pneumothorax": "Pneumothorax",
+}  # fmt: skip
 NEAR = {
     ("Mass", "Nodule"): "Lung Lesion",
     ("Infiltration",): "Lung Opacity",
@@ -40,12 +35,8 @@ NEAR = {
 MESH: dict[str, tuple[tuple[str, str], ...]] = {
     "Cardiomegaly": (("Cardiomegaly", ""), ("Cardiac Shadow", "enlarged"), ("Heart", "enlarged")),
     "Lung Opacity": (
-        ("Opacity", ""),
-        ("Airspace Disease", ""),
-        ("Infiltrate", ""),
-        ("Density", "lung"),
-        ("Markings", "interstitial"),
-        ("Lung Diseases, Interstitial", ""),
+        ("Opacity", ""), ("Airspace Disease", ""), ("Infiltrate", ""), ("Density", "lung"),
+        ("Markings", "interstitial"), ("Lung Diseases, Interstitial", ""),
     ),
     "Atelectasis": (("Pulmonary Atelectasis", ""), ("Volume Loss", "")),
     "Fracture": (("Fractures, Bone", ""),),
@@ -55,15 +46,12 @@ MESH: dict[str, tuple[tuple[str, str], ...]] = {
     "Edema": (("Pulmonary Edema", ""), ("Pulmonary Congestion", ""), ("Heart Failure", "")),
     "No Finding": (("normal", ""),),
     "Support Devices": (
-        ("Implanted Medical Device", ""),
-        ("Medical Device", ""),
-        ("Catheters, Indwelling", ""),
-        ("Tube, Inserted", ""),
-        ("Stents", ""),
+        ("Implanted Medical Device", ""), ("Medical Device", ""), ("Catheters, Indwelling", ""),
+        ("Tube, Inserted", ""), ("Stents", ""),
     ),
     "Pneumonia": (("Pneumonia", ""),),
     "Lung Lesion": (("Nodule", ""), ("Mass", ""), ("Cavitation", "")),
-}
+}  # fmt: skip
 
 
 class Row(NamedTuple):

@@ -41,12 +41,9 @@ def reports(count: int, *, words: int = 50, seed: int = 0) -> list[str]:
         while sum(len(sentence.split()) for sentence in sentences) < length:
             frame = rng.choice(_FRAMES)
             text = frame.format(
-                size=rng.choice(_SIZES),
-                side=rng.choice(_SIDES),
-                finding=rng.choice(_FINDINGS),
-                other=rng.choice(_FINDINGS),
-                number=rng.randint(1, 9),
-            )
+                size=rng.choice(_SIZES), side=rng.choice(_SIDES), finding=rng.choice(_FINDINGS),
+                other=rng.choice(_FINDINGS), number=rng.randint(1, 9),
+            )  # fmt: skip
             sentences.append(text[0].upper() + text[1:])
         found[" ".join(sentences)] = None
     return list(found)
@@ -76,16 +73,10 @@ def write_bert(folder: Path, *, size: int, layers: int, heads: int, vocabulary: 
     entries += [f"[unused{number}]" for number in range((vocabulary or 0) - len(entries))]
     (folder / "vocab.txt").write_text("\n".join(entries) + "\n")
     config = {
-        "model_type": "bert",
-        "architectures": ["BertModel"],
-        "vocab_size": len(entries),
-        "hidden_size": size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * size,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-    }
+        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": len(entries), "hidden_size": size,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * size,
+        "max_position_embeddings": 512, "type_vocab_size": 2,
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512})

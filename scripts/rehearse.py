@@ -63,12 +63,9 @@ def write_encoder(size: Size, folder: Path) -> None:
 
     torch.manual_seed(0)
     config = Dinov2Config(
-        hidden_size=size.encoder_width,
-        num_hidden_layers=size.encoder_layers,
-        num_attention_heads=size.encoder_width // 64 or 1,
-        image_size=size.image,
-        patch_size=14,
-    )
+        hidden_size=size.encoder_width, num_hidden_layers=size.encoder_layers,
+        num_attention_heads=size.encoder_width // 64 or 1, image_size=size.image, patch_size=14,
+    )  # fmt: skip
     Dinov2Model(config).save_pretrained(folder)
 
 
@@ -78,18 +75,11 @@ def write_language_model(size: Size, folder: Path, shards: int = 2) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        intermediate_size=size.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        pad_token_id=0,
-        architectures=["LlamaForCausalLM"],
+        vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=size.inner,
+        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
+        max_position_embeddings=4096, rms_norm_eps=1e-5, pad_token_id=0, architectures=["LlamaForCausalLM"],
         dtype=torch.float16,
-    )
+    )  # fmt: skip
     with torch.device("meta"):
         empty = LlamaForCausalLM(config).state_dict()
     config.save_pretrained(folder)
@@ -193,15 +183,10 @@ def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict
     on_card = engine.device.type == "cuda"
     found |= {
         "device": torch.cuda.get_device_name() if on_card else f"{os.cpu_count()} x {_processor()}",
-        "torch": torch.__version__,
-        "prompt_tokens": embeds.shape[1],
-        "first_token_seconds": times[0],
-        "tokens": tokens,
-        "tokens_per_second": (tokens - 1) / (times[-1] - times[0]),
-        "report_seconds": times[-1],
-        "peak_bytes": peak_bytes("cpu"),
-        "cuda_bytes": torch.cuda.max_memory_allocated() if on_card else None,
-    }
+        "torch": torch.__version__, "prompt_tokens": embeds.shape[1], "first_token_seconds": times[0],
+        "tokens": tokens, "tokens_per_second": (tokens - 1) / (times[-1] - times[0]), "report_seconds": times[-1],
+        "peak_bytes": peak_bytes("cpu"), "cuda_bytes": torch.cuda.max_memory_allocated() if on_card else None,
+    }  # fmt: skip
     return found
 
 

@@ -174,13 +174,10 @@ def make_demo(
         scores = evaluate.score(reports, truth)
         results: dict[str, Any] = {
             "data": {"fit": len(fit), "held_out": len(held_out), "val": len(val), "views": views},
-            "training": asdict(config),
-            "history": trainer.history,
-            "held_out": held_out_scores.to_dict(),
-            "val": scores.to_dict(),
-            "val_95": evaluate.intervals(reports, truth),
+            "training": asdict(config), "history": trainer.history, "held_out": held_out_scores.to_dict(),
+            "val": scores.to_dict(), "val_95": evaluate.intervals(reports, truth),
             "baselines": evaluate.baselines(train, truth),
-        }
+        }  # fmt: skip
         plain = torch.cat([fit_features[:, 0], held_out_features])
         nearest = evaluate.nearest_neighbour([*fit, *held_out], plain, encode(val, 1)[:, 0])
         others = {"nearest_neighbour": nearest}
@@ -299,19 +296,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         make_demo(
-            options.data,
-            options.output,
-            views=options.views,
-            epochs=options.epochs,
-            seed=options.seed,
-            threads=options.threads,
-            tiny=options.tiny,
-            encoder=options.encoder,
-            before=options.before,
-            cache=options.features,
-            force=options.force,
-            log=log,
-        )
+            options.data, options.output, views=options.views, epochs=options.epochs, seed=options.seed,
+            threads=options.threads, tiny=options.tiny, encoder=options.encoder, before=options.before,
+            cache=options.features, force=options.force, log=log,
+        )  # fmt: skip
         if options.controls:
             log(compare_controls(options.data, options.output, log))
     except LlavaRadError as error:

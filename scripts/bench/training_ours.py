@@ -163,14 +163,11 @@ class Ours:
         once = estimate(settings(replace(self.case, checkpointing=False), self.folder), sizes)
         costs = estimate(settings(self.case, self.folder), sizes)
         return {
-            "name": "llava_rad.training.run",
-            "torch": torch.__version__,
+            "name": "llava_rad.training.run", "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.machine(),
-            "tokens_per_sample": length,
-            "answer_tokens_per_sample": answer,
-            "trained_parameters": costs.trained,
+            "tokens_per_sample": length, "answer_tokens_per_sample": answer, "trained_parameters": costs.trained,
             "tera_flops": {"model": once.tera_flops, "run": costs.tera_flops},
-        }
+        }  # fmt: skip
 
 
 def _main() -> None:

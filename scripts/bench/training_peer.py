@@ -57,12 +57,9 @@ class Peer:
         config = LlavaConfig(
             vision_config=Dinov2Config.from_pretrained(parts["encoder"]),
             text_config=LlamaConfig.from_pretrained(parts["language_model"], use_cache=False),
-            image_token_id=self.image_token,
-            projector_hidden_act="gelu",
-            vision_feature_select_strategy="default",
-            vision_feature_layer=-1,
-            image_seq_length=self.prompt["image"],
-        )
+            image_token_id=self.image_token, projector_hidden_act="gelu", vision_feature_select_strategy="default",
+            vision_feature_layer=-1, image_seq_length=self.prompt["image"],
+        )  # fmt: skip
         model = LlavaForConditionalGeneration(config)
         inner = model.model
         inner.vision_tower = type(inner.vision_tower).from_pretrained(parts["encoder"])

@@ -107,15 +107,11 @@ def write_card(results: dict[str, Any]) -> str:
         megabytes=f"{results['bytes'] / 1e6:.0f}",
         minutes=f"{sum(step['elapsed'] for step in seconds.values()) / 60:.0f}",
         processor_minutes=f"{sum(step['processor'] for step in seconds.values()) / 60:.0f}",
-        train=data["fit"] + data["held_out"],
-        held_out=data["held_out"],
-        val=data["val"],
-        table=_table(results),
-        classes=_classes(results["val"]["per_class"]),
-        limit=f"{results['familiarity']['limit']:.1f}",
+        train=data["fit"] + data["held_out"], held_out=data["held_out"], val=data["val"], table=_table(results),
+        classes=_classes(results["val"]["per_class"]), limit=f"{results['familiarity']['limit']:.1f}",
         false_alarms=f"{results['familiarity']['false_alarms']:.0%}",
         familiarity=_familiarity(results["familiarity"]["kinds"]),
-    )
+    )  # fmt: skip
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -148,13 +148,10 @@ def _score_labels(predicted: Sequence[frozenset[str]], truth: Sequence[frozenset
     empty = np.array([_counts(not a, not b) for a, b in zip(predicted, truth, strict=True)]).reshape(-1, 3).sum(0)
     per_class[NO_FINDING] = _prf(*empty)
     return Scores(
-        images=len(predicted),
-        macro_f1=float(np.mean([per_class[label]["f1"] for label in LABELS])),
-        micro_f1=_prf(*total)["f1"],
-        no_finding_f1=per_class[NO_FINDING]["f1"],
-        per_class=per_class,
+        images=len(predicted), macro_f1=float(np.mean([per_class[label]["f1"] for label in LABELS])),
+        micro_f1=_prf(*total)["f1"], no_finding_f1=per_class[NO_FINDING]["f1"], per_class=per_class,
         distinct_reports=distinct,
-    )
+    )  # fmt: skip
 
 
 def _counts(predicted: bool, true: bool) -> tuple[int, int, int]:

@@ -96,18 +96,12 @@ class Model:
         torch.manual_seed(config.seed)
         language_model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=tokens.tokenizer.get_vocab_size(),
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=config.inner,
-                max_position_embeddings=2 * patches + 512,
-                bos_token_id=tokens.ids.bos,
-                eos_token_id=tokens.ids.eos,
-                pad_token_id=None,
-                attn_implementation="sdpa",
+                vocab_size=tokens.tokenizer.get_vocab_size(), hidden_size=config.width,
+                num_hidden_layers=config.layers, num_attention_heads=config.heads, intermediate_size=config.inner,
+                max_position_embeddings=2 * patches + 512, bos_token_id=tokens.ids.bos, eos_token_id=tokens.ids.eos,
+                pad_token_id=None, attn_implementation="sdpa",
             )
-        )
+        )  # fmt: skip
         projector = Projector(feature_width, config.width)
         of_tokens, of_prompt = (nn.Linear(config.width, len(LABELS)) for _ in range(2))
         return cls(projector, language_model, tokens, Prompt(), of_tokens, of_prompt)
@@ -153,11 +147,8 @@ class Model:
         for part in torch.split(features, batch_size):
             embeds, mask = join(self.projector(part.float()), [chunks] * len(part), table)
             ids = self.language_model.generate(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=150,
+                inputs_embeds=embeds, attention_mask=mask, do_sample=False, max_new_tokens=150,
                 pad_token_id=self.tokens.ids.pad,
-            )
+            )  # fmt: skip
             reports += [self.tokens.decode(row) for row in ids.tolist()]
         return reports

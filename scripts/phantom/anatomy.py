@@ -78,23 +78,14 @@ def build_thorax(patient: Patient, findings: tuple[Finding, ...], *, portable: b
     right, left, tall = 0.34 * width, 0.66 * width, (10.5 if big is None else 11.5 + 2 * big.size) * deep
     heart = spline(
         [
-            (-0.30 * right, low - tall),
-            (-0.70 * right, low - 0.74 * tall),
-            (-0.97 * right, low - 0.45 * tall),
-            (-right, low - 0.28 * tall),
-            (-0.78 * right, low + 0.1),
-            (0.0, low + 0.9),
-            (0.55 * left, low + 1.0),
-            (0.90 * left, low + 0.1),
-            (left, low - 0.16 * tall),
-            (0.90 * left, low - 0.40 * tall),
-            (0.62 * left, low - 0.70 * tall),
-            (0.36 * left, low - 0.92 * tall),
-            (0.10 * left, low - tall),
+            (-0.30 * right, low - tall), (-0.70 * right, low - 0.74 * tall), (-0.97 * right, low - 0.45 * tall),
+            (-right, low - 0.28 * tall), (-0.78 * right, low + 0.1), (0.0, low + 0.9), (0.55 * left, low + 1.0),
+            (0.90 * left, low + 0.1), (left, low - 0.16 * tall), (0.90 * left, low - 0.40 * tall),
+            (0.62 * left, low - 0.70 * tall), (0.36 * left, low - 0.92 * tall), (0.10 * left, low - tall),
         ],
         closed=True,
         steps=6,
-    )
+    )  # fmt: skip
 
     aged = np.clip((patient.age - 40) / 50, 0, 1)
     aneurysm = next((f for f in findings if f.kind == "aortic enlargement"), None)
@@ -103,45 +94,21 @@ def build_thorax(patient: Patient, findings: tuple[Finding, ...], *, portable: b
     arch = 8.6 + (top - 4.1)
     mediastinum = spline(
         [
-            (-stem, 1.0),
-            (-stem, 6.0),
-            (-stem - 0.1, 11.0),
-            (-stem - 0.5, low - 8),
-            (-stem, low),
-            (-2.6, low + 3),
-            (2.6, low + 3),
-            (stem, low),
-            (stem + 0.3, arch + 5.6),
-            (stem + 0.5, arch + 3.4),
-            (stem + 0.1, arch + 2.3),
-            (knob, arch + 1.0),
-            (knob - 0.1, arch - 0.6),
-            (stem, arch - 2.0),
-            (stem - 0.2, 4.0),
-            (stem, 1.0),
+            (-stem, 1.0), (-stem, 6.0), (-stem - 0.1, 11.0), (-stem - 0.5, low - 8), (-stem, low), (-2.6, low + 3),
+            (2.6, low + 3), (stem, low), (stem + 0.3, arch + 5.6), (stem + 0.5, arch + 3.4),
+            (stem + 0.1, arch + 2.3), (knob, arch + 1.0), (knob - 0.1, arch - 0.6), (stem, arch - 2.0),
+            (stem - 0.2, 4.0), (stem, 1.0),
         ],
         closed=True,
         steps=5,
-    )
+    )  # fmt: skip
 
     wall = 1.6 + 0.11 * (patient.bmi - 18)
     edge = 13.3 * wide + wall
     half = [
-        (0, -3),
-        (5.8, -3),
-        (6.2, 0.5),
-        (8.0, 2.2),
-        (13.5, 3.6),
-        (18.5, 5.2),
-        (21.5, 8.5),
-        (23.0, 14.0),
-        (21.0, 15.0),
-        (edge + 2.2, 13.6),
-        (edge + 0.7, 16.5),
-        (edge, 22.0),
-        (edge + 0.1, 30.0),
-        (edge + 0.5, 60.0),
-    ]
+        (0, -3), (5.8, -3), (6.2, 0.5), (8.0, 2.2), (13.5, 3.6), (18.5, 5.2), (21.5, 8.5), (23.0, 14.0),
+        (21.0, 15.0), (edge + 2.2, 13.6), (edge + 0.7, 16.5), (edge, 22.0), (edge + 0.1, 30.0), (edge + 0.5, 60.0),
+    ]  # fmt: skip
     outline = spline(half, steps=5)
     body = np.concatenate([outline, outline[::-1] * np.array([-1.0, 1.0])])
 
@@ -162,12 +129,8 @@ def _rib(number: int, sign: float, lateral: Curve, deep: float, rng: np.random.G
     end = {1: 0.45, 2: 0.42}.get(number, min(0.85, 0.36 + 0.055 * number))
     wobble = rng.normal(0, 0.12, 7)
     points = [
-        (2.0, start),
-        (0.36 * reach + 0.8, start - 0.55),
-        (0.72 * reach, start + 0.12 * drop),
-        (reach, start + drop),
-        (0.97 * reach, start + drop + 0.28 * fall),
-        (0.5 * (0.95 + end) * reach, start + drop + 0.66 * fall),
-        (end * reach, start + drop + fall),
-    ]
+        (2.0, start), (0.36 * reach + 0.8, start - 0.55), (0.72 * reach, start + 0.12 * drop),
+        (reach, start + drop), (0.97 * reach, start + drop + 0.28 * fall),
+        (0.5 * (0.95 + end) * reach, start + drop + 0.66 * fall), (end * reach, start + drop + fall),
+    ]  # fmt: skip
     return spline([(sign * x, y + w) for (x, y), w in zip(points, wobble, strict=True)], steps=8)

@@ -71,14 +71,9 @@ class Study:
     def image(self, index: int, size: int | tuple[int, int], *, square: bool = True) -> Phantom:
         """Draw the image of view `index`."""
         return phantom_radiograph(
-            f"{self.key}/{index}",
-            self.findings,
-            size,
-            view=self.views[index],
-            patient=self.patient,
-            report=self.report,
-            square=square,
-        )
+            f"{self.key}/{index}", self.findings, size, view=self.views[index], patient=self.patient,
+            report=self.report, square=square,
+        )  # fmt: skip
 
 
 def studies(

@@ -73,13 +73,8 @@ class Truth:
             "split": split,
             "view": phantom.view,
             "patient": {
-                "key": patient.key,
-                "sex": patient.sex,
-                "age": patient.age,
-                "ethnicity": patient.ethnicity,
-                "height": patient.height,
-                "weight": patient.weight,
-                "bmi": round(patient.bmi, 1),
+                "key": patient.key, "sex": patient.sex, "age": patient.age, "ethnicity": patient.ethnicity,
+                "height": patient.height, "weight": patient.weight, "bmi": round(patient.bmi, 1),
             },
             "findings": [
                 {"kind": f.kind, "side": f.side, "zone": f.zone, "size": round(f.size, 3)} for f in phantom.findings
@@ -89,7 +84,7 @@ class Truth:
             "report": phantom.report.findings,
             "impression": phantom.report.impression,
             "mask": path.relative_to(self._out).as_posix(),
-        }
+        }  # fmt: skip
         self._lines.append(json.dumps(record, ensure_ascii=False))
 
     def close(self) -> int:

@@ -9,97 +9,42 @@ import numpy as np
 
 #: The 14 names in the column order of mimic-cxr-2.0.0-chexpert.csv (MIMIC-CXR-JPG, after subject_id and study_id).
 CHEXPERT = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "No Finding",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Pneumonia",
-    "Pneumothorax",
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
+    "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax",
     "Support Devices",
-)
+)  # fmt: skip
 
 #: kind -> its CheXpert name (None: not one of the 14)
 KINDS: Mapping[str, str | None] = {
-    "cardiomegaly": "Cardiomegaly",
-    "aortic enlargement": "Enlarged Cardiomediastinum",
-    "pleural effusion": "Pleural Effusion",
-    "costophrenic blunting": "Pleural Effusion",
-    "pneumothorax": "Pneumothorax",
-    "consolidation": "Consolidation",
-    "opacity": "Lung Opacity",
-    "edema": "Edema",
-    "nodule": "Lung Lesion",
-    "mass": "Lung Lesion",
-    "atelectasis": "Atelectasis",
-    "rib fracture": "Fracture",
-    "pleural thickening": "Pleural Other",
-    "fibrosis": "Lung Opacity",
-    "tuberculosis": "Lung Opacity",
-    "vertebral degeneration": None,
-    "chest tube": "Support Devices",
-    "endotracheal tube": "Support Devices",
-    "gastric tube": "Support Devices",
-    "central line": "Support Devices",
-    "pacemaker": "Support Devices",
-}
+    "cardiomegaly": "Cardiomegaly", "aortic enlargement": "Enlarged Cardiomediastinum",
+    "pleural effusion": "Pleural Effusion", "costophrenic blunting": "Pleural Effusion",
+    "pneumothorax": "Pneumothorax", "consolidation": "Consolidation", "opacity": "Lung Opacity", "edema": "Edema",
+    "nodule": "Lung Lesion", "mass": "Lung Lesion", "atelectasis": "Atelectasis", "rib fracture": "Fracture",
+    "pleural thickening": "Pleural Other", "fibrosis": "Lung Opacity", "tuberculosis": "Lung Opacity",
+    "vertebral degeneration": None, "chest tube": "Support Devices", "endotracheal tube": "Support Devices",
+    "gastric tube": "Support Devices", "central line": "Support Devices", "pacemaker": "Support Devices",
+}  # fmt: skip
 DEVICES = ("chest tube", "endotracheal tube", "gastric tube", "central line", "pacemaker")
 AIRSPACE = ("consolidation", "opacity", "tuberculosis")  # RSNA's "lung opacity"
 
 #: probability of each kind in a study that is not normal; per side where the kind has sides
 PREVALENCE: Mapping[str, float] = {
-    "cardiomegaly": 0.30,
-    "aortic enlargement": 0.10,
-    "pleural effusion": 0.20,
-    "costophrenic blunting": 0.05,
-    "pneumothorax": 0.09,
-    "consolidation": 0.12,
-    "opacity": 0.12,
-    "edema": 0.13,
-    "nodule": 0.07,
-    "mass": 0.05,
-    "atelectasis": 0.13,
-    "rib fracture": 0.06,
-    "pleural thickening": 0.05,
-    "fibrosis": 0.06,
-    "tuberculosis": 0.04,
-    "vertebral degeneration": 0.12,
-    "chest tube": 0.02,
-    "endotracheal tube": 0.08,
-    "gastric tube": 0.08,
-    "central line": 0.10,
-    "pacemaker": 0.07,
-}
+    "cardiomegaly": 0.30, "aortic enlargement": 0.10, "pleural effusion": 0.20, "costophrenic blunting": 0.05,
+    "pneumothorax": 0.09, "consolidation": 0.12, "opacity": 0.12, "edema": 0.13, "nodule": 0.07, "mass": 0.05,
+    "atelectasis": 0.13, "rib fracture": 0.06, "pleural thickening": 0.05, "fibrosis": 0.06, "tuberculosis": 0.04,
+    "vertebral degeneration": 0.12, "chest tube": 0.02, "endotracheal tube": 0.08, "gastric tube": 0.08,
+    "central line": 0.10, "pacemaker": 0.07,
+}  # fmt: skip
 SIDED = frozenset(
     {
-        "pleural effusion",
-        "costophrenic blunting",
-        "pneumothorax",
-        "consolidation",
-        "opacity",
-        "nodule",
-        "mass",
-        "atelectasis",
-        "rib fracture",
-        "pleural thickening",
-        "tuberculosis",
-        "chest tube",
+        "pleural effusion", "costophrenic blunting", "pneumothorax", "consolidation", "opacity", "nodule", "mass",
+        "atelectasis", "rib fracture", "pleural thickening", "tuberculosis", "chest tube",
     }
-)
+)  # fmt: skip
 ZONED: Mapping[str, tuple[str, ...]] = {
-    "consolidation": ("upper", "mid", "lower"),
-    "opacity": ("upper", "mid", "lower"),
-    "nodule": ("upper", "mid"),
-    "mass": ("upper", "mid", "lower"),
-    "tuberculosis": ("upper",),
-    "atelectasis": ("lower",),
-}
+    "consolidation": ("upper", "mid", "lower"), "opacity": ("upper", "mid", "lower"), "nodule": ("upper", "mid"),
+    "mass": ("upper", "mid", "lower"), "tuberculosis": ("upper",), "atelectasis": ("lower",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

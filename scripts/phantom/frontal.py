@@ -138,18 +138,15 @@ def bones(scene: Scene, broken: dict[str, int], *, portable: bool) -> Array:
         (
             spline(
                 [
-                    (s * (15.5 - blade), 5.5),
-                    (s * (11.6 - blade), 8.5),
-                    (s * (12.6 - blade), 16.5),
-                    (s * (14.2 - blade), 15),
-                    (s * 16.0, 9.0),
+                    (s * (15.5 - blade), 5.5), (s * (11.6 - blade), 8.5), (s * (12.6 - blade), 16.5),
+                    (s * (14.2 - blade), 15), (s * 16.0, 9.0),
                 ],
                 closed=True,
             ),
             1.0,
         )
         for s in SIDES.values()
-    ]
+    ]  # fmt: skip
     bodies = [(ellipse(0.0, 2.6 + 2.25 * i, 1.75, 0.95), 1.0) for i in range(18)]
     column = [(strip(np.array([(0.0, -2.0), (0.0, 45.0)]), 3.6), 1.0)]
     density = 1.15 - 0.004 * max(0, scene.patient.age - 45) * (1.3 if scene.patient.sex == "F" else 1.0)

@@ -52,15 +52,10 @@ def _outlines(patient: Patient, findings: tuple[Finding, ...]) -> _Outlines:
     hump = 0.9 + 2.6 * max(0.0, (patient.age - 50) / 45)  # kyphosis grows with age
     spine = spline(
         [
-            (6.0, -1.0),
-            (8.0 + 0.5 * hump, 6.0),
-            (9.0 + hump, 12.0),
-            (8.9 + 0.9 * hump, 18.0),
-            (7.8 + 0.4 * hump, 24.0),
-            (6.6, 30.0),
-            (6.2, 44.0),
+            (6.0, -1.0), (8.0 + 0.5 * hump, 6.0), (9.0 + hump, 12.0), (8.9 + 0.9 * hump, 18.0),
+            (7.8 + 0.4 * hump, 24.0), (6.6, 30.0), (6.2, 44.0),
         ]
-    )
+    )  # fmt: skip
     scale = patient.height / 172.0 * float(own.uniform(0.96, 1.04))
     base = 4.1 + 22.0 * scale
     back = [(_spine_x(spine, y) + 1.7, y) for y in (7.0, 12.0, 17.0, 22.0, base + 0.5)]
@@ -72,18 +67,12 @@ def _outlines(patient: Patient, findings: tuple[Finding, ...]) -> _Outlines:
     hx, hy = -3.2 + 2.45 * (g - 1.06), base - 1.0
     heart = spline(
         [
-            (hx - 4.4 * g, hy - 2.0),
-            (hx - 4.6 * g, hy - 4.6 * g),
-            (hx - 2.6 * g, hy - 8.2 * g),
-            (hx + 0.8 * g, hy - 10.0 * g),
-            (hx + 3.2 * g, hy - 8.6 * g),
-            (hx + 4.5 * g, hy - 5.4 * g),
-            (hx + 3.8 * g, hy - 2.2),
-            (hx + 1.5, hy),
-            (hx - 2.5, hy + 0.6),
+            (hx - 4.4 * g, hy - 2.0), (hx - 4.6 * g, hy - 4.6 * g), (hx - 2.6 * g, hy - 8.2 * g),
+            (hx + 0.8 * g, hy - 10.0 * g), (hx + 3.2 * g, hy - 8.6 * g), (hx + 4.5 * g, hy - 5.4 * g),
+            (hx + 3.8 * g, hy - 2.2), (hx + 1.5, hy), (hx - 2.5, hy + 0.6),
         ],
         closed=True,
-    )
+    )  # fmt: skip
     fat = 1.4 + 0.13 * (patient.bmi - 18)
     chest = [(-3.0, -3.0), (-4.0, 1.5), (-8.0, 5.0), (-9.6 - fat, 11.0), (-10.2 - fat, 18.0), (-9.8 - fat, 27.0)]
     rear = [(11.8 + fat, 28.0), (13.6 + fat, 16.0), (12.6 + fat, 8.0), (9.8, 2.0), (8.6, -3.0)]

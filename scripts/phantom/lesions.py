@@ -240,20 +240,11 @@ def rib_fracture(scene: Scene, finding: Finding) -> None:
 
 
 LESION_PAINTERS: Mapping[str, Callable[[Scene, Finding], None]] = {
-    "pleural effusion": effusion,
-    "costophrenic blunting": effusion,
-    "pneumothorax": pneumothorax,
-    "consolidation": consolidation,
-    "opacity": opacity,
-    "tuberculosis": tuberculosis,
-    "nodule": nodule,
-    "mass": nodule,
-    "atelectasis": atelectasis,
-    "edema": edema,
-    "fibrosis": fibrosis,
-    "pleural thickening": thickening,
-    "rib fracture": rib_fracture,
-}
+    "pleural effusion": effusion, "costophrenic blunting": effusion, "pneumothorax": pneumothorax,
+    "consolidation": consolidation, "opacity": opacity, "tuberculosis": tuberculosis, "nodule": nodule,
+    "mass": nodule, "atelectasis": atelectasis, "edema": edema, "fibrosis": fibrosis,
+    "pleural thickening": thickening, "rib fracture": rib_fracture,
+}  # fmt: skip
 
 
 def _tube(scene: Scene, finding: Finding, line: Curve, width: float, *, stripe: float, wall: float, name: str) -> None:
@@ -321,12 +312,9 @@ def pacemaker(scene: Scene, finding: Finding) -> None:
 
 
 DEVICE_PAINTERS: Mapping[str, Callable[[Scene, Finding], None]] = {
-    "chest tube": chest_tube,
-    "endotracheal tube": endotracheal_tube,
-    "gastric tube": gastric_tube,
-    "central line": central_line,
-    "pacemaker": pacemaker,
-}
+    "chest tube": chest_tube, "endotracheal tube": endotracheal_tube, "gastric tube": gastric_tube,
+    "central line": central_line, "pacemaker": pacemaker,
+}  # fmt: skip
 
 
 def marker(scene: Scene) -> None:

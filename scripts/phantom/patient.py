@@ -13,14 +13,9 @@ import numpy as np
 
 #: values of MIMIC-IV's admissions.race (mimic.mit.edu/docs/iv/modules/hosp/admissions), a selection
 ETHNICITIES = (
-    "WHITE",
-    "BLACK/AFRICAN AMERICAN",
-    "HISPANIC/LATINO - PUERTO RICAN",
-    "ASIAN - CHINESE",
-    "ASIAN",
-    "OTHER",
+    "WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO - PUERTO RICAN", "ASIAN - CHINESE", "ASIAN", "OTHER",
     "UNKNOWN",
-)
+)  # fmt: skip
 _ETHNICITY_SHARE = (0.55, 0.16, 0.08, 0.06, 0.05, 0.06, 0.04)
 
 
@@ -70,10 +65,6 @@ def sample_patient(*key: object) -> Patient:
     height = float(np.clip(rng.normal(176 if sex == "M" else 163, 7), 145, 200))
     bmi = float(np.clip(rng.gamma(18, 1.5), 16.5, 46))
     return Patient(
-        key="/".join(str(part) for part in key),
-        sex=sex,
-        age=age,
-        ethnicity=ethnicity,
-        height=round(height, 1),
+        key="/".join(str(part) for part in key), sex=sex, age=age, ethnicity=ethnicity, height=round(height, 1),
         weight=round(bmi * (height / 100) ** 2, 1),
-    )
+    )  # fmt: skip

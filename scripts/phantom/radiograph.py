@@ -101,12 +101,9 @@ def phantom_radiograph(
         size = (size, size if square or view == "AP" else round(size * float(rng.uniform(0.88, 1.0))))
     marked = bool(rng.random() < 0.6)
     canvas = Canvas(
-        size[0],
-        size[1],
-        FIELD_OF_VIEW / size[0],
-        float(rng.normal(0, 0.035 if view == "AP" else 0.015)),
+        size[0], size[1], FIELD_OF_VIEW / size[0], float(rng.normal(0, 0.035 if view == "AP" else 0.015)),
         (float(rng.normal(0, 0.5)), float(rng.normal(0.6, 0.5))),
-    )
+    )  # fmt: skip
     if view == "LATERAL":
         density, masks, regions = paint_lateral(canvas, person, present, rng)
         ribs: dict[str, Curve] = {}
@@ -115,16 +112,9 @@ def phantom_radiograph(
             canvas, person, present, rng, portable=view == "AP", marked=marked
         )
     return Phantom(
-        _expose(density, canvas, generator("exposure", seed, view), grainy=view == "AP"),
-        view,
-        person,
-        present,
-        text,
-        masks,
-        tuple(regions),
-        ribs,
-        10 * canvas.cm_per_pixel,
-    )
+        _expose(density, canvas, generator("exposure", seed, view), grainy=view == "AP"), view, person, present,
+        text, masks, tuple(regions), ribs, 10 * canvas.cm_per_pixel,
+    )  # fmt: skip
 
 
 def _paint_frontal(

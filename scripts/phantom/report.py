@@ -41,14 +41,7 @@ _PHRASES: Mapping[str, tuple[str, ...]] = {
 }
 _PLURAL = frozenset({"fibrosis"})
 _MASS_NOUN = frozenset(
-    {
-        "costophrenic blunting",
-        "consolidation",
-        "atelectasis",
-        "pleural thickening",
-        "edema",
-        "vertebral degeneration",
-    }
+    {"costophrenic blunting", "consolidation", "atelectasis", "pleural thickening", "edema", "vertebral degeneration"}
 )
 _HEART_BIG = (
     "The heart is {severity2} enlarged.",
@@ -95,12 +88,9 @@ def diameter(finding: Finding) -> float:
 
 def _phrase(rng: np.random.Generator, finding: Finding) -> str:
     return str(rng.choice(_PHRASES[finding.kind])).format(
-        side=finding.side,
-        zone=finding.zone,
-        extent=finding.extent,
-        severity=_degree(finding.size),
+        side=finding.side, zone=finding.zone, extent=finding.extent, severity=_degree(finding.size),
         cm=diameter(finding) if finding.kind in ("nodule", "mass") else "",
-    )
+    )  # fmt: skip
 
 
 def _sentence(rng: np.random.Generator, finding: Finding, phrase: str) -> str:

@@ -13,21 +13,13 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SYNTAXES = {
-    "implicit-le": "1.2.840.10008.1.2",
-    "explicit-le": "1.2.840.10008.1.2.1",
-    "explicit-be": "1.2.840.10008.1.2.2",
-    "deflated": "1.2.840.10008.1.2.1.99",
-    "rle": "1.2.840.10008.1.2.5",
-    "jpeg-baseline": "1.2.840.10008.1.2.4.50",
-    "jpeg-extended": "1.2.840.10008.1.2.4.51",
-    "jpeg-lossless": "1.2.840.10008.1.2.4.57",
-    "jpeg-lossless-sv1": "1.2.840.10008.1.2.4.70",
-    "jpeg-ls": "1.2.840.10008.1.2.4.80",
-    "jpeg-ls-near": "1.2.840.10008.1.2.4.81",
-    "jpeg2000-lossless": "1.2.840.10008.1.2.4.90",
-    "jpeg2000": "1.2.840.10008.1.2.4.91",
-    "htj2k-lossless": "1.2.840.10008.1.2.4.201",
-}
+    "implicit-le": "1.2.840.10008.1.2", "explicit-le": "1.2.840.10008.1.2.1", "explicit-be": "1.2.840.10008.1.2.2",
+    "deflated": "1.2.840.10008.1.2.1.99", "rle": "1.2.840.10008.1.2.5", "jpeg-baseline": "1.2.840.10008.1.2.4.50",
+    "jpeg-extended": "1.2.840.10008.1.2.4.51", "jpeg-lossless": "1.2.840.10008.1.2.4.57",
+    "jpeg-lossless-sv1": "1.2.840.10008.1.2.4.70", "jpeg-ls": "1.2.840.10008.1.2.4.80",
+    "jpeg-ls-near": "1.2.840.10008.1.2.4.81", "jpeg2000-lossless": "1.2.840.10008.1.2.4.90",
+    "jpeg2000": "1.2.840.10008.1.2.4.91", "htj2k-lossless": "1.2.840.10008.1.2.4.201",
+}  # fmt: skip
 LOSSY = {"jpeg-baseline": 8, "jpeg-extended": 12, "jpeg-ls-near": 16, "jpeg2000": 16}  # name -> most bits that it holds
 NATIVE = ("implicit-le", "explicit-le", "explicit-be", "deflated")
 
@@ -75,12 +67,9 @@ def rewrite(dataset: Dataset, name: str) -> bytes:
         result["PixelData"].is_undefined_length = True
     stream = BytesIO()
     dcmwrite(
-        stream,
-        result,
-        implicit_vr=syntax.is_implicit_VR,
-        little_endian=syntax.is_little_endian,
+        stream, result, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian,
         enforce_file_format=True,
-    )
+    )  # fmt: skip
     return stream.getvalue()
 
 
@@ -138,17 +127,11 @@ def _encode_rle(values: npt.NDArray[Any]) -> bytes:
     rows, columns = values.shape
     return bytes(
         get_encoder(SYNTAXES["rle"]).encode(
-            values,
-            rows=rows,
-            columns=columns,
-            samples_per_pixel=1,
-            bits_allocated=8 * values.dtype.itemsize,
-            bits_stored=8 * values.dtype.itemsize,
-            pixel_representation=0,
-            photometric_interpretation="MONOCHROME2",
+            values, rows=rows, columns=columns, samples_per_pixel=1, bits_allocated=8 * values.dtype.itemsize,
+            bits_stored=8 * values.dtype.itemsize, pixel_representation=0, photometric_interpretation="MONOCHROME2",
             number_of_frames=1,
         )
-    )
+    )  # fmt: skip
 
 
 def _encode_jpeg_ls(values: npt.NDArray[Any], bits: int, *, near: int) -> bytes:
@@ -158,14 +141,8 @@ def _encode_jpeg_ls(values: npt.NDArray[Any], bits: int, *, near: int) -> bytes:
     allocated = 8 * values.dtype.itemsize
     return bytes(
         jpeg_ls.encode_pixel_data(
-            values.tobytes(),
-            lossy_error=near,
-            rows=rows,
-            columns=columns,
-            samples_per_pixel=1,
-            bits_allocated=allocated,
-            bits_stored=bits,
-            photometric_interpretation="MONOCHROME2",
+            values.tobytes(), lossy_error=near, rows=rows, columns=columns, samples_per_pixel=1,
+            bits_allocated=allocated, bits_stored=bits, photometric_interpretation="MONOCHROME2",
             pixel_representation=0,
         )
-    )
+    )  # fmt: skip

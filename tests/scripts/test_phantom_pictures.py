@@ -80,15 +80,10 @@ def test_lungs_are_dark_and_each_on_its_side() -> None:
 
 
 CLAIMS = {
-    "Pneumothorax": r"pneumothorax",
-    "Pleural Effusion": r"pleural effusions?",
-    "Consolidation": r"consolidation",
-    "Edema": r"pulmonary edema",
-    "Lung Lesion": r"\b(nodule|mass)\b",
-    "Fracture": r"fracture",
-    "Support Devices": r"\b(tube|catheter|pacemaker)\b",
-    "Pneumonia": r"pneumonia",
-}
+    "Pneumothorax": r"pneumothorax", "Pleural Effusion": r"pleural effusions?", "Consolidation": r"consolidation",
+    "Edema": r"pulmonary edema", "Lung Lesion": r"\b(nodule|mass)\b", "Fracture": r"fracture",
+    "Support Devices": r"\b(tube|catheter|pacemaker)\b", "Pneumonia": r"pneumonia",
+}  # fmt: skip
 
 
 def reading(text: str, pattern: str) -> int | None:

@@ -43,12 +43,8 @@ def test_related_tests_come_first(tmp_path: Path) -> None:
     folder = tmp_path / "tests" / "app"
     folder.mkdir(parents=True)
     texts = {
-        "a": "",
-        "b": "the store",
-        "c": "from app.store import Store",
-        "store": "",
-        "d": "from app import x, store",
-    }
+        "a": "", "b": "the store", "c": "from app.store import Store", "store": "", "d": "from app import x, store",
+    }  # fmt: skip
     for name, text in texts.items():
         (folder / f"test_{name}.py").write_text(text)
     names = [

@@ -34,12 +34,9 @@ def data(tmp_path: Path) -> Path:
             present = dict.fromkeys(rng.choice(LABELS, number % 3), 1)
             split = "val" if number % 5 == 0 else "train"
             row = {
-                "image": f"images/{name}",
-                "nih_image_index": name,
-                "patient_id": number,
-                "view": "PA",
+                "image": f"images/{name}", "nih_image_index": name, "patient_id": number, "view": "PA",
                 "split": split,
-            }
+            }  # fmt: skip
             table.writerow(row | {"age": 50, "sex": "F", "No Finding": int(not present)} | present)
     return folder.parent
 

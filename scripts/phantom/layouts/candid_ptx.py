@@ -44,14 +44,9 @@ def write(request: Request) -> None:
         name = uid("instance", study.key)
         path = root / "dataset" / name
         write_dicom(
-            path,
-            phantom,
-            key=study.key,
-            modality="CR",
-            eight_bit=True,
-            patient_id=f"P{study.subject:05d}",
+            path, phantom, key=study.key, modality="CR", eight_bit=True, patient_id=f"P{study.subject:05d}",
             overrides={"PatientOrientation": None},
-        )
+        )  # fmt: skip
         request.truth.add(path, phantom, split=study.split)
         pieces = [
             phantom.mask("pneumothorax") & _half(phantom.shape, left=f.side == "left")

@@ -21,28 +21,16 @@ from ..findings import Finding
 REPORTS = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression")
 PROJECTIONS = ("uid", "filename", "projection")
 _MESH = {
-    "cardiomegaly": "Cardiomegaly",
-    "aortic enlargement": "Aorta, Thoracic/enlarged",
-    "pleural effusion": "Pleural Effusion",
-    "costophrenic blunting": "Costophrenic Angle/blunted",
-    "pneumothorax": "Pneumothorax",
-    "consolidation": "Consolidation",
-    "opacity": "Opacity",
-    "edema": "Pulmonary Edema",
-    "nodule": "Nodule",
-    "mass": "Mass",
-    "atelectasis": "Pulmonary Atelectasis",
-    "rib fracture": "Fractures, Bone/ribs",
-    "pleural thickening": "Thickening/pleura",
-    "fibrosis": "Pulmonary Fibrosis",
-    "tuberculosis": "Tuberculosis",
-    "vertebral degeneration": "Thoracic Vertebrae/degenerative",
-    "chest tube": "Tube, Inserted",
-    "endotracheal tube": "Tube, Inserted",
-    "gastric tube": "Tube, Inserted",
-    "central line": "Catheters, Indwelling",
-    "pacemaker": "Implanted Medical Device",
-}
+    "cardiomegaly": "Cardiomegaly", "aortic enlargement": "Aorta, Thoracic/enlarged",
+    "pleural effusion": "Pleural Effusion", "costophrenic blunting": "Costophrenic Angle/blunted",
+    "pneumothorax": "Pneumothorax", "consolidation": "Consolidation", "opacity": "Opacity",
+    "edema": "Pulmonary Edema", "nodule": "Nodule", "mass": "Mass", "atelectasis": "Pulmonary Atelectasis",
+    "rib fracture": "Fractures, Bone/ribs", "pleural thickening": "Thickening/pleura",
+    "fibrosis": "Pulmonary Fibrosis", "tuberculosis": "Tuberculosis",
+    "vertebral degeneration": "Thoracic Vertebrae/degenerative", "chest tube": "Tube, Inserted",
+    "endotracheal tube": "Tube, Inserted", "gastric tube": "Tube, Inserted",
+    "central line": "Catheters, Indwelling", "pacemaker": "Implanted Medical Device",
+}  # fmt: skip
 
 
 def _mesh(finding: Finding) -> str:

@@ -24,38 +24,16 @@ from ..patient import generator, hexadecimal
 from ..radiograph import Phantom
 
 METADATA = (
-    "dicom_id",
-    "subject_id",
-    "study_id",
-    "PerformedProcedureStepDescription",
-    "ViewPosition",
-    "Rows",
-    "Columns",
-    "StudyDate",
-    "StudyTime",
-    "ProcedureCodeSequence_CodeMeaning",
-    "ViewCodeSequence_CodeMeaning",
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
+    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
     "PatientOrientationCodeSequence_CodeMeaning",
-)
+)  # fmt: skip
 PATIENTS = ("subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod")
 ADMISSIONS = (
-    "subject_id",
-    "hadm_id",
-    "admittime",
-    "dischtime",
-    "deathtime",
-    "admission_type",
-    "admit_provider_id",
-    "admission_location",
-    "discharge_location",
-    "insurance",
-    "language",
-    "marital_status",
-    "race",
-    "edregtime",
-    "edouttime",
-    "hospital_expire_flag",
-)
+    "subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "admission_type", "admit_provider_id",
+    "admission_location", "discharge_location", "insurance", "language", "marital_status", "race", "edregtime",
+    "edouttime", "hospital_expire_flag",
+)  # fmt: skip
 OMR = ("subject_id", "chartdate", "seq_num", "result_name", "result_value")
 SECTIONS = ("study", "impression", "findings", "last_paragraph", "comparison")
 _INDICATIONS = ("cough", "shortness of breath", "chest pain", "fever", "fall", "altered mental status")
@@ -106,16 +84,11 @@ def report_text(study: Study) -> tuple[str, dict[str, str]]:
             " " + "_" * 78,
         ]
     lines += [
-        " " * 33 + "FINAL REPORT",
-        f" EXAMINATION:  {views}",
-        " ",
-        f" INDICATION:  ___ year old {noun} with {why}  // eval for pneumonia",
-        " ",
-        f" TECHNIQUE:  {'Portable AP chest radiograph' if portable else 'Chest PA and lateral'}",
-        " ",
-        " COMPARISON:  None.",
-        " ",
-    ]
+        " " * 33 + "FINAL REPORT", f" EXAMINATION:  {views}", " ",
+        f" INDICATION:  ___ year old {noun} with {why}  // eval for pneumonia", " ",
+        f" TECHNIQUE:  {'Portable AP chest radiograph' if portable else 'Chest PA and lateral'}", " ",
+        " COMPARISON:  None.", " ",
+    ]  # fmt: skip
     if form == "together":
         lines += [" FINDINGS AND IMPRESSION: ", " ", *_wrapped(findings)]
         sections |= {"impression": findings, "findings": ""}  # the section parser maps this heading to impression
@@ -177,19 +150,10 @@ def write(request: Request) -> None:
             recumbent = phantom.view == "AP" and study.rng.random() < 0.5
             metadata.append(
                 [
-                    name,
-                    subject,
-                    number,
-                    procedure,
-                    phantom.view,
-                    *phantom.shape,
-                    date,
-                    time,
-                    procedure,
-                    _CODE_MEANING[phantom.view],
-                    "Recumbent" if recumbent else "Erect",
+                    name, subject, number, procedure, phantom.view, *phantom.shape, date, time, procedure,
+                    _CODE_MEANING[phantom.view], "Recumbent" if recumbent else "Erect",
                 ]
-            )
+            )  # fmt: skip
     write_csv(cxr / "cxr-record-list.csv.gz", ("subject_id", "study_id", "dicom_id", "path"), records)
     write_csv(cxr / "cxr-study-list.csv.gz", ("subject_id", "study_id", "path"), listed)
     write_csv(cxr / "mimic_cxr_sectioned.csv", SECTIONS, sections)
@@ -247,24 +211,11 @@ def _hospital(root: Path, people: dict[int, Study]) -> None:
         day = f"{year}-{rng.integers(1, 12):02d}-{rng.integers(1, 26):02d}"
         admissions.append(
             [
-                subject,
-                int(rng.integers(20_000_000, 29_999_999)),
-                f"{day} 08:00:00",
-                f"{day} 20:00:00",
-                None,
-                "EW EMER.",
-                "P000PH",
-                "EMERGENCY ROOM",
-                "HOME",
-                "Other",
-                "ENGLISH",
-                None,
-                p.ethnicity,
-                None,
-                None,
+                subject, int(rng.integers(20_000_000, 29_999_999)), f"{day} 08:00:00", f"{day} 20:00:00", None,
+                "EW EMER.", "P000PH", "EMERGENCY ROOM", "HOME", "Other", "ENGLISH", None, p.ethnicity, None, None,
                 0,
             ]
-        )
+        )  # fmt: skip
         pounds, inches = p.weight / 0.45359237, p.height / 2.54
         omr.append([subject, day, 1, "Height (Inches)", f"{inches:.1f}"])
         omr.append([subject, day, 1, "Weight (Lbs)", f"{pounds:.1f}"])

@@ -18,43 +18,14 @@ from ..patient import hexadecimal
 from ..radiograph import Phantom
 
 COLUMNS = (
-    "",
-    "ImageID",
-    "ImageDir",
-    "StudyDate_DICOM",
-    "StudyID",
-    "PatientID",
-    "PatientBirth",
-    "PatientSex_DICOM",
-    "ViewPosition_DICOM",
-    "Projection",
-    "MethodProjection",
-    "Pediatric",
-    "Modality_DICOM",
-    "Manufacturer_DICOM",
-    "PhotometricInterpretation_DICOM",
-    "PixelRepresentation_DICOM",
-    "PixelAspectRatio_DICOM",
-    "SpatialResolution_DICOM",
-    "BitsStored_DICOM",
-    "WindowCenter_DICOM",
-    "WindowWidth_DICOM",
-    "Rows_DICOM",
-    "Columns_DICOM",
-    "XRayTubeCurrent_DICOM",
-    "Exposure_DICOM",
-    "ExposureInuAs_DICOM",
-    "ExposureTime",
-    "RelativeXRayExposure_DICOM",
-    "ReportID",
-    "Report",
-    "MethodLabel",
-    "Labels",
-    "Localizations",
-    "LabelsLocalizationsBySentence",
-    "labelCUIS",
-    "LocalizationsCUIS",
-)
+    "", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
+    "ViewPosition_DICOM", "Projection", "MethodProjection", "Pediatric", "Modality_DICOM", "Manufacturer_DICOM",
+    "PhotometricInterpretation_DICOM", "PixelRepresentation_DICOM", "PixelAspectRatio_DICOM",
+    "SpatialResolution_DICOM", "BitsStored_DICOM", "WindowCenter_DICOM", "WindowWidth_DICOM", "Rows_DICOM",
+    "Columns_DICOM", "XRayTubeCurrent_DICOM", "Exposure_DICOM", "ExposureInuAs_DICOM", "ExposureTime",
+    "RelativeXRayExposure_DICOM", "ReportID", "Report", "MethodLabel", "Labels", "Localizations",
+    "LabelsLocalizationsBySentence", "labelCUIS", "LocalizationsCUIS",
+)  # fmt: skip
 #: kind -> label, localization, stem of the Spanish report
 _NAMES: dict[str, tuple[str, str, str]] = {
     "cardiomegaly": ("cardiomegaly", "loc cardiac", "cardiomegali"),
@@ -109,14 +80,10 @@ def _texts(study: Study) -> dict[str, str]:
         return f"[{joined}]"
 
     return {
-        "Report": report,
-        "MethodLabel": "Physician" if study.number % 4 == 0 else "RNN_model",
-        "Labels": repr(labels),
-        "Localizations": repr(places),
-        "LabelsLocalizationsBySentence": repr(sentences),
-        "labelCUIS": cuis(labels),
-        "LocalizationsCUIS": cuis(places),
-    }
+        "Report": report, "MethodLabel": "Physician" if study.number % 4 == 0 else "RNN_model",
+        "Labels": repr(labels), "Localizations": repr(places), "LabelsLocalizationsBySentence": repr(sentences),
+        "labelCUIS": cuis(labels), "LocalizationsCUIS": cuis(places),
+    }  # fmt: skip
 
 
 def _header(study: Study, phantom: Phantom, projection: str) -> dict[str, Any]:
@@ -125,29 +92,17 @@ def _header(study: Study, phantom: Phantom, projection: str) -> dict[str, Any]:
     year = 2010 + study.number % 8
     return {
         "StudyDate_DICOM": f"{year}{rng.integers(1, 12):02d}{rng.integers(1, 28):02d}",
-        "PatientBirth": float(year - study.patient.age),
-        "PatientSex_DICOM": study.patient.sex,
+        "PatientBirth": float(year - study.patient.age), "PatientSex_DICOM": study.patient.sex,
         "ViewPosition_DICOM": {"L": "LATERAL", "PA": "POSTEROANTERIOR", "AP": "ANTEROPOSTERIOR"}.get(projection),
-        "Projection": projection,
-        "MethodProjection": "Manual review of DICOM fields",
-        "Pediatric": "No",
-        "Modality_DICOM": "CR",
-        "Manufacturer_DICOM": "SyntheticPhantom",
-        "PhotometricInterpretation_DICOM": "MONOCHROME2",
-        "PixelRepresentation_DICOM": 0,
-        "PixelAspectRatio_DICOM": "None",
-        "SpatialResolution_DICOM": round(phantom.spacing, 3),
-        "BitsStored_DICOM": 12,
-        "WindowCenter_DICOM": round(float(low + high) / 2),
-        "WindowWidth_DICOM": round(float(high - low)),
-        "Rows_DICOM": phantom.shape[0],
-        "Columns_DICOM": phantom.shape[1],
-        "XRayTubeCurrent_DICOM": 250,
-        "Exposure_DICOM": 2,
-        "ExposureInuAs_DICOM": 2500,
-        "ExposureTime": 10,
-        "RelativeXRayExposure_DICOM": "None",
-    }
+        "Projection": projection, "MethodProjection": "Manual review of DICOM fields", "Pediatric": "No",
+        "Modality_DICOM": "CR", "Manufacturer_DICOM": "SyntheticPhantom",
+        "PhotometricInterpretation_DICOM": "MONOCHROME2", "PixelRepresentation_DICOM": 0,
+        "PixelAspectRatio_DICOM": "None", "SpatialResolution_DICOM": round(phantom.spacing, 3),
+        "BitsStored_DICOM": 12, "WindowCenter_DICOM": round(float(low + high) / 2),
+        "WindowWidth_DICOM": round(float(high - low)), "Rows_DICOM": phantom.shape[0],
+        "Columns_DICOM": phantom.shape[1], "XRayTubeCurrent_DICOM": 250, "Exposure_DICOM": 2,
+        "ExposureInuAs_DICOM": 2500, "ExposureTime": 10, "RelativeXRayExposure_DICOM": "None",
+    }  # fmt: skip
 
 
 def write(request: Request) -> None:
@@ -168,15 +123,9 @@ def write(request: Request) -> None:
             write_image(root / folder / name, (phantom.pixels.astype(np.uint32) * 65535 // 4095).astype(np.uint16))
             request.truth.add(root / folder / name, phantom, split=study.split)
             values = {
-                "": len(rows),
-                "ImageID": name,
-                "ImageDir": folder,
-                "StudyID": examination,
-                "PatientID": patient,
-                "ReportID": 4_000_000 + study.number,
-                **_header(study, phantom, projection),
-                **texts,
-            }
+                "": len(rows), "ImageID": name, "ImageDir": folder, "StudyID": examination, "PatientID": patient,
+                "ReportID": 4_000_000 + study.number, **_header(study, phantom, projection), **texts,
+            }  # fmt: skip
             rows.append([values[column] for column in COLUMNS])
     write_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", COLUMNS, rows)
 

@@ -37,15 +37,9 @@ def write(request: Request) -> None:
         phantom = study.image(0, request.size)
         path = root / f"stage_2_{folder}_images" / f"{name}.dcm"
         write_dicom(
-            path,
-            phantom,
-            key=name,
-            modality="SC",
-            eight_bit=True,
-            encoding="jpeg",
-            patient_id=name,
+            path, phantom, key=name, modality="SC", eight_bit=True, encoding="jpeg", patient_id=name,
             overrides={"PatientOrientation": "", "PatientName": name},
-        )
+        )  # fmt: skip
         request.truth.add(path, phantom, split=folder)
         if folder == "test":
             submission.append([name, "0.5 0 0 100 100"])

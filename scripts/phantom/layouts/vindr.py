@@ -28,60 +28,27 @@ from ..patient import generator, hexadecimal
 from ..radiograph import Phantom
 
 LOCAL = (
-    "Aortic enlargement",
-    "Atelectasis",
-    "Calcification",
-    "Cardiomegaly",
-    "Clavicle fracture",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Enlarged PA",
-    "ILD",
-    "Infiltration",
-    "Lung Opacity",
-    "Lung cavity",
-    "Lung cyst",
-    "Mediastinal shift",
-    "Nodule/Mass",
-    "Pleural effusion",
-    "Pleural thickening",
-    "Pneumothorax",
-    "Pulmonary fibrosis",
-    "Rib fracture",
-    "Other lesion",
-)
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation",
+    "Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst",
+    "Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax",
+    "Pulmonary fibrosis", "Rib fracture", "Other lesion",
+)  # fmt: skip
 GLOBAL = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding")
 _LOCAL_OF: dict[str, tuple[str, ...]] = {
-    "cardiomegaly": ("Cardiomegaly",),
-    "aortic enlargement": ("Aortic enlargement",),
-    "pleural effusion": ("Pleural effusion",),
-    "costophrenic blunting": ("Pleural effusion",),
-    "pneumothorax": ("Pneumothorax",),
-    "consolidation": ("Consolidation", "Lung Opacity"),
-    "opacity": ("Lung Opacity",),
-    "edema": ("Edema",),
-    "nodule": ("Nodule/Mass",),
-    "mass": ("Nodule/Mass",),
-    "atelectasis": ("Atelectasis",),
-    "rib fracture": ("Rib fracture",),
-    "pleural thickening": ("Pleural thickening",),
-    "fibrosis": ("Pulmonary fibrosis",),
+    "cardiomegaly": ("Cardiomegaly",), "aortic enlargement": ("Aortic enlargement",),
+    "pleural effusion": ("Pleural effusion",), "costophrenic blunting": ("Pleural effusion",),
+    "pneumothorax": ("Pneumothorax",), "consolidation": ("Consolidation", "Lung Opacity"),
+    "opacity": ("Lung Opacity",), "edema": ("Edema",), "nodule": ("Nodule/Mass",), "mass": ("Nodule/Mass",),
+    "atelectasis": ("Atelectasis",), "rib fracture": ("Rib fracture",),
+    "pleural thickening": ("Pleural thickening",), "fibrosis": ("Pulmonary fibrosis",),
     "tuberculosis": ("Lung cavity", "Lung Opacity"),
-}
+}  # fmt: skip
 _GLOBAL_OF = {"consolidation": "Pneumonia", "tuberculosis": "Tuberculosis", "mass": "Lung tumor"}
 PREVALENCE = {
-    "aortic enlargement": 0.22,
-    "fibrosis": 0.18,
-    "pleural thickening": 0.12,
-    "tuberculosis": 0.12,
-    "cardiomegaly": 0.28,
-    "chest tube": 0.0,
-    "endotracheal tube": 0.0,
-    "gastric tube": 0.0,
-    "central line": 0.02,
+    "aortic enlargement": 0.22, "fibrosis": 0.18, "pleural thickening": 0.12, "tuberculosis": 0.12,
+    "cardiomegaly": 0.28, "chest tube": 0.0, "endotracheal tube": 0.0, "gastric tube": 0.0, "central line": 0.02,
     "pacemaker": 0.03,
-}
+}  # fmt: skip
 BOX_TRAIN = ("image_id", "rad_id", "class_name", "x_min", "y_min", "x_max", "y_max")
 BOX_TEST = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
 
@@ -104,13 +71,10 @@ def _read(phantom: Phantom, reader: str) -> tuple[list[list[Any]], set[str]]:
         for name in names if not reader else names[: 1 + int(rng.random() < 0.7)]:
             boxes.append(
                 [
-                    name,
-                    round(min(x0, x1), 2),
-                    round(min(y0, y1), 2),
-                    round(max(x0, x1) + 1, 2),
+                    name, round(min(x0, x1), 2), round(min(y0, y1), 2), round(max(x0, x1) + 1, 2),
                     round(max(y0, y1) + 1, 2),
                 ]
-            )
+            )  # fmt: skip
     diseases = {_GLOBAL_OF[f.kind] for f in seen if f.kind in _GLOBAL_OF}
     if not boxes:
         boxes = [["No finding", None, None, None, None]]
