@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
     from metrics.scores import Scores
 
 Precision = Literal["float32", "bfloat16"]
 Options = TypeVar("Options")
+PAPER: Final = ("rouge_l", "bleu_4", "rg_er", "chexbert")
+"""Metrics of the RAD-DINO paper (table 2)."""
 
 
 class MetricError(Exception):
@@ -186,7 +188,7 @@ class Settings:
         options: Values of the metrics' own options by name; see ``Metric.options``.
     """
 
-    metrics: tuple[str, ...] = ("rouge_l", "bleu_4", "rg_er", "chexbert")
+    metrics: tuple[str, ...] = PAPER
     clean: Literal["none", "r2gen"] = option("none", panel=None)
     device: str = option("cpu")
     precision: Precision = option("float32")

@@ -265,7 +265,7 @@ def load_labeler(path: Path, config: Path | None = None) -> nn.Module:
         if not isinstance(state[name], torch.Tensor) or state[name].shape != value.shape:
             raise WeightsError(
                 f"{path.name} is not CheXbert: {name} has another shape than {list(value.shape)}",
-                hint="a config.json beside vocab.txt must be that of the same BERT",
+                hint="a config.json in the folder of vocab.txt must be that of the same BERT",
             )
     model.load_state_dict(state, assign=True)
     # buffers that are not in the file have no storage yet

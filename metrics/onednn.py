@@ -1,9 +1,9 @@
 """Linear layers by oneDNN on a CPU: the only module of the package that calls a private operator of torch.
 
 torch's own linear layers go through MKL, which leaves half of the threads of an AMD processor idle. On 2 threads of one
-core oneDNN takes 0.78 to 0.92 of the time of torch's; the public ways to it copy their inputs and lose the gain
-(``torch.utils.mkldnn.MkldnnLinear`` 1.03 to 1.28, a 1x1 convolution 0.84 to 1.01). Where the operator is missing or its
-results differ, torch's own layers stay.
+core oneDNN takes 0.78 to 0.92 of the time of torch's. The public ways to it lose the gain or a part of it:
+``torch.utils.mkldnn.MkldnnLinear`` takes 1.03 to 1.28, a 1x1 convolution 0.84 to 1.01. Where the operator is missing or
+its results differ, as they may in another version of torch, torch's own layers stay.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, cast
 
-from metrics.base import InputError, Metric, option_fields
+from metrics.base import PAPER, InputError, Metric, option_fields
 
 METRICS: Final[dict[str, str]] = {
     "rouge_l": "metrics.rouge:RougeL",
@@ -25,8 +25,6 @@ METRICS: Final[dict[str, str]] = {
     "rules": "metrics.rules.labeler:RulesF1",
     "bertscore": "metrics.bertscore:BERTScoreF1",
 }
-PAPER: Final = ("rouge_l", "bleu_4", "rg_er", "chexbert")
-"""Metrics of the RAD-DINO paper (table 2)."""
 
 
 def load(name: str) -> type[Metric]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -158,7 +158,7 @@ def command(
         common,
         metrics=checked_metrics(metric.names(metrics)),
         device="cpu" if device == "auto" else device,
-        options=metric.own_options(own),
+        options=asdict(own),
     )
     models: dict[str, str | None] = dict(_named(model or [], "--model"))
     texts = {name: Path(source) for name, source in _named(predictions or [], "--predictions")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -119,7 +119,7 @@ def command(
             for kind, values in read(read_rows(file), first.ids, name=file.name, id_field=id_field or "id").items():
                 given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
-    settings = replace(common, metrics=chosen, options=metric.own_options(own))
+    settings = replace(common, metrics=chosen, options=asdict(own))
     kept = None if no_cache else Cache(cache or default_path(), say=note)
     try:
         result = evaluate(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metrics.registry import METRICS, PAPER, classes, load, options
+from metrics.base import PAPER
+from metrics.registry import METRICS, classes, load, options
 
 if TYPE_CHECKING:
     MetricOptions = Any
@@ -23,11 +24,6 @@ LISTED = (
     + f". 'paper' is {', '.join(PAPER)}; 'all' is every one."
 )
 """Registered metrics, for the end of a command's help."""
-
-
-def own_options(given: Any) -> dict[str, Any]:
-    """Return the metrics' own options by name, as ``metrics.base.Settings.options`` has them."""
-    return asdict(given)
 
 
 def names(text: str) -> list[str]:

@@ -40,8 +40,8 @@ def test_the_two_readings_of_uncertain_differ_as_the_specification_says(golden: 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_labels_equal_scikit_learn(seed: int) -> None:
-    dice = np.random.default_rng(seed)
-    found, there = dice.choice(4, (2, 60, 14), p=[0.6, 0.2, 0.15, 0.05])
+    rng = np.random.default_rng(seed)
+    found, there = rng.choice(4, (2, 60, 14), p=[0.6, 0.2, 0.15, 0.05])
     ours = label_f1(found, there)
     y_true, y_pred = there == 1, found == 1
     five = [CLASSES.index(name) for name in TOP_5]

@@ -11,15 +11,15 @@ from metrics.base import InputError
 from metrics.radgraph.rewards import radgraph_f1
 
 
-def graph(dice: random.Random) -> dict[str, Any]:
-    keys = [str(number + 1) for number in range(dice.randint(0, 6))]
+def graph(rng: random.Random) -> dict[str, Any]:
+    keys = [str(number + 1) for number in range(rng.randint(0, 6))]
     return {
         "entities": {
             key: {
-                "tokens": dice.choice(["Heart", "heart", "effusion", "clear", "left", "Left lung"]),
-                "label": dice.choice(["ANAT-DP", "OBS-DP", "OBS-DA"]),
+                "tokens": rng.choice(["Heart", "heart", "effusion", "clear", "left", "Left lung"]),
+                "label": rng.choice(["ANAT-DP", "OBS-DP", "OBS-DA"]),
                 "relations": [
-                    [dice.choice(["modify", "located_at"]), dice.choice(keys)] for _ in range(dice.choice([0, 0, 1, 2]))
+                    [rng.choice(["modify", "located_at"]), rng.choice(keys)] for _ in range(rng.choice([0, 0, 1, 2]))
                 ],
             }
             for key in keys
@@ -41,8 +41,8 @@ def test_golden_values(golden: dict[str, Any]) -> None:
 def test_random_graphs_equal_the_package() -> None:
     from radgraph.rewards import compute_reward
 
-    dice = random.Random(0)
-    pairs = [(graph(dice), graph(dice)) for _ in range(300)]
+    rng = random.Random(0)
+    pairs = [(graph(rng), graph(rng)) for _ in range(300)]
     ours = radgraph_f1([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     expected = [compute_reward(*pair, "all") for pair in pairs]
     for column, name in enumerate(("rg_e", "rg_er", "rg_er_bar")):
