@@ -1,4 +1,4 @@
-"""What every test stands on: no hub, two threads, and the real data beside the checkout where it exists."""
+"""Set-up of every test: no hub, two threads, and the reference data beside the checkout if present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code blocks of README and guides that need no weights and no data sets are run, with files of the names they use."""
+"""Run the code blocks of README and guides that need no weights and no data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.test_tutorials import follow
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BEFORE = {"pretraining.md 2": 'from PIL import Image\nimage = Image.open("b.png").convert("RGB")\n'}
-"""What a block takes as given."""
+"""Code that a block presupposes."""
 LEFT_OUT = {"vllm.md 1": "needs vLLM in an environment of its own"}
 PYTHON = [
     f"{path.name} {number}"

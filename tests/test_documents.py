@@ -1,4 +1,4 @@
-"""The documents say what is there: every command, option, script, extra and link in them exists."""
+"""Every command, option, script, extra and link in the documents exists."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def configuration_keys(command: str) -> set[str]:
 
 
 def complaint(words: list[str]) -> str | None:
-    """What is wrong with a command of a document, or None."""
+    """Return the fault of a command in a document, or None."""
     data = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     line = " ".join(words)
     program = Path(words[0]).name

@@ -1,4 +1,4 @@
-"""What `pip install` brings: versions with known holes are shut out, no GPL comes along, and the wheel is whole."""
+"""Installation: vulnerable versions are excluded, no GPL package is required, and the wheel is complete."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def declared() -> list[Requirement]:
 
 
 def below(requirement: Requirement, floor: str) -> bool:
-    """Whether a requirement admits a version under the floor."""
+    """Return True if a requirement admits a version below the floor."""
     lower = [Version(s.version) for s in requirement.specifier if s.operator in {">=", "==", "~=", ">", "==="}]
     return not lower or max(lower) < Version(floor)
 
 
 def closure(name: str) -> dict[str, list[Requirement]]:
-    """What a plain install of ``name`` brings here: package -> the requirements that ask for it (markers applied)."""
+    """Return the packages of a plain install of ``name``, each with the requirements for it (markers applied)."""
     asked: dict[str, list[Requirement]] = {}
     done: set[tuple[str, str]] = set()
     todo = [(name, "")]
@@ -76,7 +76,7 @@ def closure(name: str) -> dict[str, list[Requirement]]:
 
 
 def unmet(asked: dict[str, list[Requirement]]) -> list[str]:
-    """What `pip check` would complain about."""
+    """Return the complaints of `pip check`."""
     problems = []
     for name, requirements in asked.items():
         version = metadata.version(name)
@@ -99,9 +99,9 @@ def licence_of(name: str) -> list[str]:
 
 
 def is_copyleft(statement: str) -> bool:
-    """Whether GPL or AGPL binds. LGPL does not count; nor GPL with a linking exception; nor a choice with a way out.
+    """Return True if GPL or AGPL applies, without LGPL, linking exceptions and choices that include another licence.
 
-    Nested brackets are not resolved: where in doubt the answer is yes, and KNOWN_LICENCES says why it is not.
+    Nested brackets are not resolved: in doubt the answer is True, and KNOWN_LICENCES lists the exceptions with reasons.
     """
     clauses = re.split(r"\s+AND\s+", statement)
     return any(

@@ -1,4 +1,4 @@
-"""No pickle, no remote code, no eval: the sources are scanned, and the scanner is shown what it must find."""
+"""The sources contain no pickle, remote code or eval; the scanner itself is tested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dotted(node: ast.AST) -> str:
 
 
 def findings(source: str) -> list[tuple[int, str]]:
-    """What is unsafe in a Python source, as (line, what).
+    """Return the unsafe uses in a Python source, as (line, use).
 
     ``strict=False`` is refused for every call: an incomplete checkpoint must never load, and ``zip`` is as well
     written without it.

@@ -1,4 +1,4 @@
-"""The tutorials and the guide to own data can be followed: their blocks are run in turn, as a newcomer would."""
+"""Run the blocks of the tutorials and of the guide to own data in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/weights.md quotes what the commands say where no hub can be reached: each line is run."""
+"""Run every command whose message without a hub is quoted in docs/weights.md."""
 
 from __future__ import annotations
 

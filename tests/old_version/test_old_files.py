@@ -30,7 +30,7 @@ def old(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def expected(old: Path) -> dict[str, Any]:
-    """What version 0.1.0 made of its files."""
+    """Results that version 0.1.0 recorded for its files."""
     content: dict[str, Any] = json.loads((old / "expected.json").read_bytes())
     return content
 
