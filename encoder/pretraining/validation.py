@@ -2,46 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
 
 from encoder.datasets.manifest import Row, counts
-from encoder.errors import ConfigError, LlavaRadError
-from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.data import probe_rows, training_rows
-from encoder.pretraining.estimate import Estimate, estimate
+from encoder.errors import ConfigError
+from encoder.pretraining.config import HeadConfig, ModelConfig, PretrainingConfig
+from encoder.pretraining.data import images_per_process, probe_rows, training_rows
+from encoder.pretraining.heads import Head
+from encoder.pretraining.initialisation import load_backbone, load_heads
+from encoder.pretraining.masking import check_masks
 from encoder.pretraining.optimization import Schedules, peak_lr, total_steps
+from encoder.pretraining.student_teacher import Network
+from encoder.pretraining.vit import Crops, VisionTransformer
+from encoder.runs.preflight import Report, Trace, by_depth, flop, gigabytes, parameters_of, trace
 
 SMALL_BATCH = 64
-"""Below so many images a step the method is known to stay flat or to collapse."""
-_LOOKED_AT = 64
+"""Smallest batch at which the method is known to learn well; below it the loss often stays flat or collapses."""
 _PAPER_IMAGES = 838_336
+_GLOBAL_CROPS = 2
+_CHUNK = 1 << 27
+"""Scores held at a time on a GPU (``losses.py``)."""
+_CHUNK_BYTES = 14
+"""For each score: student's and teacher's scores, probabilities in float32, and the gradient in bfloat16."""
 
 
-@dataclass
-class Report:
-    """What was found.
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a run.
 
     Attributes:
-        lines: the run in words.
-        warnings: what will run, but perhaps not as meant.
-        problems: what will not run.
+        backbone: parameters of the backbone.
+        heads: parameters of the head, or of both heads.
+        images: images of each batch on each process.
+        tera_flops: operations of each image of a step, in units of 1e12, with all residual branches.
+        tera_flops_run: the same without the branches that drop path leaves out.
+        weights: bytes on each process for weights of student and teacher, gradients and AdamW's moments.
+        activations: bytes on each process for what the backward pass needs.
+        scores: bytes on each process for one chunk of scores and the gradients of the prototypes.
+        checkpoint: bytes of each checkpoint on disk.
     """
 
-    lines: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    problems: list[LlavaRadError] = field(default_factory=list)
+    backbone: int
+    heads: int
+    images: int
+    tera_flops: float
+    tera_flops_run: float
+    weights: int
+    activations: int
+    scores: int
+    checkpoint: int
 
-    def attempt(self, check: Callable[[], None]) -> None:
-        """Run a check and keep the error that it ends with."""
-        try:
-            check()
-        except LlavaRadError as error:
-            self.problems.append(error)
+    @property
+    def memory(self) -> int:
+        """Bytes on each process, together."""
+        return self.weights + self.activations + self.scores
 
-    def to_text(self) -> str:
-        """The run and its warnings, for a person."""
-        return "\n".join([*self.lines, *(f"warning: {warning}" for warning in self.warnings)]) + "\n"
+
+def cost_of(config: PretrainingConfig, processes: int = 1) -> Cost:
+    """Measure the cost of a run on the shapes of one and two images; backward passes count twice the forward pass."""
+    run, engine = config.optimization, config.engine
+    images = max(1, run.batch_size // (run.accumulation * processes))
+    kept = 1 - run.drop_path
+    blocks = config.model.num_hidden_layers
+    backbone = parameters_of(lambda: VisionTransformer(config.model))
+    parameters = parameters_of(lambda: Network(config, 0.0))
+
+    bf16 = engine.precision == "bf16"
+    teacher = _GLOBAL_CROPS * _crop_cost(config.model, config.crops.global_size, bf16)
+    student = teacher
+    if config.crops.local_crops:
+        student += config.crops.local_crops * _crop_cost(config.model, config.crops.local_size, bf16)
+    vector = _head_cost(config.model.hidden_size, config.head, bf16)
+    masked = masked_patches(config)
+    learning = _GLOBAL_CROPS + config.crops.local_crops + masked
+    head = vector.flops * (3 * learning + _GLOBAL_CROPS + masked)
+
+    row = config.model.hidden_size * student.tokens
+    in_block = kept * (student.block.kept + (2 if bf16 else 4) * row)  # GPUs keep attention's output by crop and packed
+    # with checkpointing: inputs of all blocks, and one block recomputed
+    in_blocks = blocks * 4 * row + in_block if engine.activation_checkpointing else blocks * in_block
+    shards = processes if engine.sharding == "fsdp" else 1
+    return Cost(
+        backbone=backbone,
+        heads=parameters - backbone,
+        images=images,
+        tera_flops=(teacher.flops(blocks) + 3 * student.flops(blocks) + head) / 1e12,
+        tera_flops_run=(teacher.flops(blocks) + 3 * student.flops(blocks * kept) + head) / 1e12,
+        # student, teacher, gradients and two moments in float32, and the student's weights as autocast casts them
+        weights=20 * parameters // shards + (2 * parameters if engine.precision == "bf16" else 0),
+        activations=int(images * (student.rest.kept + in_blocks + learning * vector.kept)),
+        scores=_scores(config, images),
+        checkpoint=16 * parameters,
+    )
+
+
+def masked_patches(config: PretrainingConfig) -> float:
+    """Mean number of masked patches of an image's two global crops together: 411 at 518 px."""
+    if config.loss.ibot == 0:
+        return 0.0
+    patches = (config.crops.global_size // config.model.patch_size) ** 2
+    return _GLOBAL_CROPS * config.masking.probability * sum(config.masking.ratio) / 2 * patches
+
+
+class _Crops(NamedTuple):
+    """Cost of some crops outside of the blocks and in each block, and their tokens; nothing is dropped."""
+
+    rest: Trace
+    block: Trace
+    tokens: int
+
+    def flops(self, blocks: float) -> float:
+        return (self.rest + blocks * self.block).flops
+
+    def __add__(self, other: tuple[Any, ...]) -> _Crops:  # type: ignore[override]
+        return _Crops(self.rest + other[0], self.block + other[1], self.tokens + other[2])
+
+    def __rmul__(self, count: int) -> _Crops:  # type: ignore[override]
+        return _Crops(count * self.rest, count * self.block, count * self.tokens)
+
+
+@cache
+def _crop_cost(model: ModelConfig, side: int, bf16: bool) -> _Crops:
+    tokens = 1 + (side // model.patch_size) ** 2
+
+    def measure(blocks: int, crops: int) -> Trace:
+        shallow = model.model_copy(update={"num_hidden_layers": blocks})
+        return trace(
+            lambda: VisionTransformer(shallow),
+            lambda backbone: backbone(
+                [Crops(torch.zeros(crops, side, side, dtype=torch.uint8))], torch.arange(crops * tokens)
+            ),
+            bf16=bf16,
+        )
+
+    return _Crops(*by_depth(measure), tokens)
+
+
+@cache
+def _head_cost(width: int, head: HeadConfig, bf16: bool) -> Trace:
+    """Cost of one vector in a head; its scores count as operations alone, they are never kept."""
+
+    def measure(vectors: int) -> Trace:
+        return trace(lambda: Head(width, head), lambda head: head(torch.zeros(vectors, width)), bf16=bf16)
+
+    one = measure(2) - measure(1)
+    return Trace(one.flops + 2 * head.bottleneck * head.prototypes, one.kept)
+
+
+def _scores(config: PretrainingConfig, images: int) -> int:
+    """Bytes of the largest chunk of scores, and of the prototypes with their gradients."""
+    head, crops = config.head, _GLOBAL_CROPS + config.crops.local_crops
+    rows = max(images * crops, int(images * masked_patches(config)))
+    held = max(min(_CHUNK, rows * head.prototypes), crops * head.prototypes)
+    return held * _CHUNK_BYTES + 3 * 4 * head.prototypes * head.bottleneck
 
 
 def check_sizes(config: PretrainingConfig, processes: int) -> None:
@@ -50,9 +168,6 @@ def check_sizes(config: PretrainingConfig, processes: int) -> None:
     Raises:
         ConfigError: they do not.
     """
-    from encoder.pretraining.data import images_per_process
-    from encoder.pretraining.masking import check_masks
-
     images = images_per_process(config, processes)
     check_masks(config)
     if config.loss.koleo and images < 2:
@@ -74,7 +189,7 @@ def validate(config: PretrainingConfig, *, processes: int = 1, offline: bool = F
         Summary, warnings and problems; problems are kept, not raised, so that all are seen at once.
     """
     report = Report()
-    cost = estimate(config, processes)
+    cost = cost_of(config, processes)
     _model(report, config, cost)
     report.attempt(lambda: check_sizes(config, processes))
     report.attempt(lambda: _data(report, config))
@@ -84,7 +199,7 @@ def validate(config: PretrainingConfig, *, processes: int = 1, offline: bool = F
     return report
 
 
-def _model(report: Report, config: PretrainingConfig, cost: Estimate) -> None:
+def _model(report: Report, config: PretrainingConfig, cost: Cost) -> None:
     model, crops = config.model, config.crops
     report.lines += [
         f"run         {config.name}, seed {config.seed}",
@@ -105,7 +220,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
         report.lines.append(f"  left out: {left_out}")
     if config.data.exclude and not any(reason.startswith("excluded") for reason in selection.dropped):
         report.warnings.append("data.exclude leaves nothing out: its data sets, subjects and images are others")
-    look_at_files(report, rows, config.data.max_unreadable)
+    report.check_files(rows, config.data.max_unreadable)
 
     steps = total_steps(run, len(rows))
     Schedules.from_config(config, steps)
@@ -151,28 +266,13 @@ def _table(rows: Sequence[Row], *, by_data_set: bool) -> list[str]:
     return lines
 
 
-def look_at_files(report: Report, rows: Sequence[Row], allowed: float) -> None:
-    """Whether some of the files, spread evenly, are there at all."""
-    some = [rows[i * len(rows) // _LOOKED_AT] for i in range(_LOOKED_AT)] if len(rows) > _LOOKED_AT else rows
-    missing = sum(not row.path.is_file() for row in some)
-    if missing > allowed * len(some):
-        raise ConfigError(
-            f"{missing} of {len(some)} image files that were looked at are missing",
-            hint="is the disk mounted, were they moved? Manifests hold paths; llava-rad manifest writes them anew",
-        )
-    if missing:
-        report.warnings.append(f"{missing} of {len(some)} image files that were looked at are missing")
-
-
 def _weights(report: Report, config: PretrainingConfig, offline: bool) -> None:
-    from encoder.pretraining.initialisation import load_backbone, load_heads
-
     _, found = load_backbone(config, offline=offline)
     load_heads(config, offline=offline)
     report.lines += [f"{'weights' if i == 0 else '':<12}{line}" for i, line in enumerate(found.lines())]
 
 
-def _cost(report: Report, config: PretrainingConfig, cost: Estimate, processes: int) -> None:
+def _cost(report: Report, config: PretrainingConfig, cost: Cost, processes: int) -> None:
     run = config.optimization
     report.lines += [
         f"processes   {processes}, with {cost.images:,} images each"
@@ -182,12 +282,7 @@ def _cost(report: Report, config: PretrainingConfig, cost: Estimate, processes: 
         f"compute     {flop(cost.tera_flops_run)} an image ({flop(cost.tera_flops)} if no paths were dropped)",
         f"checkpoints {gigabytes(cost.checkpoint)} each, up to {config.engine.keep_checkpoints + 1} are kept",
     ]
-    available = gpu_memory()
-    if available is not None and cost.memory > available:
-        report.warnings.append(
-            f"about {gigabytes(cost.memory)} are needed for each process, the GPU has {gigabytes(available)}: raise "
-            "optimization.accumulation, or set engine.activation_checkpointing=true"
-        )
+    report.check_memory(cost.memory, "raise optimization.accumulation, or set engine.activation_checkpointing=true")
 
 
 def _warn(report: Report, config: PretrainingConfig) -> None:
@@ -208,22 +303,5 @@ def _warn(report: Report, config: PretrainingConfig) -> None:
         )
 
 
-def gpu_memory() -> int | None:
-    """Bytes of the first GPU, or None where there is none."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-
-
 def _range(values: tuple[float, float]) -> str:
     return f"{values[0]:g}-{values[1]:g}"
-
-
-def gigabytes(number: float) -> str:
-    """A number of bytes in words."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"
-
-
-def flop(tera: float) -> str:
-    """A number of 1e12 floating-point operations in words."""
-    return f"{tera:.3g} TFLOP" if tera >= 0.1 else f"{1000 * tera:.3g} GFLOP"

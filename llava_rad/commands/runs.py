@@ -13,7 +13,7 @@ import typer
 from llava_rad.commands.console import note, show_error
 
 if TYPE_CHECKING:
-    from encoder.pretraining.validation import Report
+    from encoder.runs.preflight import Report
 
 Processes = Annotated[
     int | None,

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from encoder.backbones.base import tokens_of_patches
 from encoder.backbones.loading import sizes, stored_sizes
 from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
-from encoder.pretraining.validation import Report, flop, gigabytes, gpu_memory, look_at_files
+from encoder.pretraining.config import ModelConfig as VitConfig
+from encoder.pretraining.vit import VisionTransformer
+from encoder.runs.preflight import (
+    SHARE_OF_RATE,
+    Report,
+    Trace,
+    by_depth,
+    duration,
+    flop,
+    gigabytes,
+    matrix_rate,
+    parameters_of,
+    trace,
+    transformer_flops,
+)
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
-from llava_rad.training.config import TrainingConfig, accumulation, total_steps, warmup_steps
+from llava_rad.training.config import LoraConfig, TrainingConfig, accumulation, total_steps, warmup_steps
 from llava_rad.training.data import Prompted, Samples, select_pairs, tokenise
-from llava_rad.training.deepspeed_config import read_deepspeed
-from llava_rad.training.estimate import SHARE_OF_RATE, Estimate, Sizes, estimate, matrix_rate
+from llava_rad.training.deepspeed_config import offloads, read_deepspeed, stage
+from llava_rad.training.initial import llama_config, make_tokens, with_adapters
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LAYERS = "num_hidden_layers"
 _PAPER = {"train": 146_909, "val": 7_250}
 
 
@@ -32,6 +54,148 @@ class _Parts(NamedTuple):
     image_tokens: int
     tokens: Any
     prompt: Prompted
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the parts and of a mean sample.
+
+    Attributes:
+        encoder: as ``Dinov2Config`` has them, or with the number of ``parameters``.
+        language_model: as ``LlamaConfig`` has them.
+        image_tokens: features of an image.
+        length: mean tokens of a sample, image included.
+        answer: mean tokens with a loss.
+    """
+
+    encoder: Mapping[str, Any]
+    language_model: Mapping[str, Any]
+    image_tokens: int
+    length: float
+    answer: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a run.
+
+    Attributes:
+        encoder: parameters of the encoder.
+        projector: parameters of the projector.
+        language_model: parameters of the language model, adapters excluded.
+        trained: parameters that are trained.
+        tera_flops: operations of each sample of a step, in units of 1e12.
+        weights: bytes on each process for weights, gradients and the optimiser.
+        activations: bytes on each process for what the backward pass needs.
+        logits: bytes on each process for the scores of the supervised tokens.
+        host: bytes of main memory on each process where DeepSpeed offloads.
+    """
+
+    encoder: int
+    projector: int
+    language_model: int
+    trained: int
+    tera_flops: float
+    weights: float
+    activations: float
+    logits: float
+    host: float
+
+    @property
+    def memory(self) -> float:
+        """Bytes on each process, together."""
+        return self.weights + self.activations + self.logits
+
+
+def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
+    """Measure the cost of a run on the shapes of one and two samples of mean length."""
+    run, engine = config.optimization, config.engine
+    width, vocabulary, layers = (int(sizes.language_model[key]) for key in ("hidden_size", "vocab_size", _LAYERS))
+    features = int(sizes.encoder["hidden_size"])
+    encoder = encoder_parameters(sizes.encoder)
+    projector = parameters_of(lambda: Projector(features, width))
+    total, adapters = language_model_parameters(sizes.language_model, config.lora)
+    trained = projector + (adapters if config.lora else total)
+    rest, block = _language_model_cost(config, sizes)
+
+    forward = (rest + layers * block).flops
+    bridge = 2 * projector * sizes.image_tokens
+    head = 2 * sizes.answer * vocabulary * width
+    depth = int(sizes.encoder["num_hidden_layers"])
+    seen = 0 if config.data.keep_features else transformer_flops(encoder, sizes.image_tokens, features, depth)
+    # backward: gradients of the inputs and, where weights are trained, of the weights
+    times = (2 if config.lora else 3) + (1 if engine.activation_checkpointing else 0)
+    flops = times * forward + 3 * (head + bridge) + seen
+
+    small = 2 if engine.precision == "bf16" else 4
+    level, (to_host, weights_to_host) = stage(config), offloads(config)
+    if engine.deepspeed != "none":
+        own, gradients, state = small, small, 12 if small == 2 else 8
+    else:
+        own, gradients, state = 4 + (2 if small == 2 else 0), 4, 8
+    frozen = small * (total if config.lora else 0)
+    kept = (own * trained + frozen) / (processes if level == 3 else 1)
+    shards = processes if level >= 2 else 1
+    host = (state * trained / shards if to_host else 0) + (kept if weights_to_host else 0)
+    inputs = sizes.length * width * small
+    in_blocks = layers * inputs + block.kept if engine.activation_checkpointing else layers * block.kept
+    return Cost(
+        encoder=encoder,
+        projector=projector,
+        language_model=total,
+        trained=trained,
+        tera_flops=flops / 1e12,
+        weights=kept + (gradients + state) * trained / shards - host + small * encoder,
+        activations=run.micro_batch_size * (in_blocks + rest.kept),
+        logits=run.micro_batch_size * sizes.answer * vocabulary * (small + 8),
+        host=host,
+    )
+
+
+def encoder_parameters(config: Mapping[str, Any]) -> int:
+    """Count the parameters of an encoder: 86,580,480 for DINOv2's ViT-B/14 at 518 px."""
+    if "parameters" in config:
+        return int(config["parameters"])
+    keys = VitConfig.model_fields.keys() & config.keys()
+    return parameters_of(lambda: VisionTransformer(VitConfig(**{key: config[key] for key in keys})))
+
+
+def language_model_parameters(config: Mapping[str, Any], lora: LoraConfig | None) -> tuple[int, int]:
+    """Count the parameters of a Llama (6,738,415,616 for Vicuna-7B), and those of the adapters on all its blocks."""
+    total = parameters_of(lambda: _llama(config))
+    if lora is None:
+        return total, 0
+    one = {_LAYERS: 1}
+    adapted = parameters_of(lambda: with_adapters(_llama(config, **one), lora, 0))
+    return total, int(config[_LAYERS]) * (adapted - parameters_of(lambda: _llama(config, **one)))
+
+
+def _llama(config: Mapping[str, Any], **changes: Any) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    keys = {"model_type", "architectures", "dtype", "torch_dtype", "quantization_config", "transformers_version"}
+    return LlamaForCausalLM(LlamaConfig(**{key: config[key] for key in config.keys() - keys} | changes))
+
+
+def _language_model_cost(config: TrainingConfig, sizes: Sizes) -> tuple[Trace, Trace]:
+    """Cost of one sample outside of the decoder blocks, and in each block, in the types that training uses."""
+    spread, half = config.engine.deepspeed != "none", config.engine.precision == "bf16"
+    dtype = torch.bfloat16 if half and (spread or config.lora) else torch.float32
+    shape = round(sizes.length), int(sizes.language_model["hidden_size"])
+
+    def measure(blocks: int, samples: int) -> Trace:
+        def build() -> PreTrainedModel:
+            model = _llama(sizes.language_model, **{_LAYERS: blocks}).to(dtype)
+            return with_adapters(model, config.lora, 0, float32=not spread) if config.lora else model
+
+        def forward(model: Any) -> Any:
+            embeds = torch.zeros(samples, *shape, dtype=dtype, requires_grad=True)
+            inner = model.get_base_model() if config.lora else model
+            return inner.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+
+        return trace(build, forward, bf16=half and not spread)
+
+    return by_depth(measure)
 
 
 def validate(config: TrainingConfig, *, processes: int = 1, offline: bool = False) -> Report:
@@ -85,14 +249,13 @@ def _data(report: Report, config: TrainingConfig) -> list[Pair]:
         report.lines.append(f"{'':<12}left out: {left_out}")
     if not selected.of("val"):
         report.warnings.append("there is no pair in the split val: nothing is watched while training")
-    look_at_files(report, [pair.row for pair in selected.pairs], config.data.max_unreadable)
+    report.check_files([pair.row for pair in selected.pairs], config.data.max_unreadable)
     return selected.pairs
 
 
 def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Parts:
     """Sizes, tokenizer and prompt, from configuration files alone."""
     from llava_rad.model.assemble import read_tokens
-    from llava_rad.training.initial import llama_config, make_tokens
 
     model = config.model
     if model.checkpoint is not None:
@@ -138,20 +301,18 @@ def _cost(report: Report, config: TrainingConfig, pairs: Sequence[Pair], parts: 
     )
     mean = float(train.lengths.mean())
     sizes = Sizes(parts.encoder, parts.language_model, parts.image_tokens, mean, train.supervised() / len(train))
-    cost = estimate(config, sizes, processes)
+    cost = cost_of(config, sizes, processes)
     _print_cost(report, cost)
     rate = matrix_rate(config.engine.precision)
     seconds = steps * run.batch_size * cost.tera_flops * 1e12 / (SHARE_OF_RATE * rate * processes)
     report.lines.append(
-        f"time        about {_duration(seconds)} on {processes} like this one: {flop(cost.tera_flops)} a sample, at "
+        f"time        about {duration(seconds)} on {processes} like this one: {flop(cost.tera_flops)} a sample, at "
         f"{SHARE_OF_RATE:.0%} of the {rate / 1e12:.3g} TFLOP/s measured here"
     )
-    available = gpu_memory()
-    if available is not None and cost.memory > available:
-        report.warnings.append(
-            f"about {gigabytes(cost.memory)} are needed for each process, the GPU has {gigabytes(available)}: lower "
-            "optimization.micro_batch_size, or set engine.deepspeed=zero3 or zero3-offload, or lora={}"
-        )
+    report.check_memory(
+        cost.memory,
+        "lower optimization.micro_batch_size, or set engine.deepspeed=zero3 or zero3-offload, or lora={}",
+    )
     if config.engine.deepspeed != "none":
         try:
             import deepspeed  # noqa: F401
@@ -169,7 +330,7 @@ def _lengths(train: Samples, dropped: dict[str, int], longest: int) -> list[str]
     ]
 
 
-def _print_cost(report: Report, cost: Estimate) -> None:
+def _print_cost(report: Report, cost: Cost) -> None:
     host = f"; {gigabytes(cost.host)} of main memory" if cost.host else ""
     report.lines += [
         f"parameters  encoder {cost.encoder:,}, projector {cost.projector:,}, language model {cost.language_model:,}; "
@@ -177,9 +338,3 @@ def _print_cost(report: Report, cost: Estimate) -> None:
         f"memory      about {gigabytes(cost.memory)} for each process: weights, gradients and optimiser "
         f"{gigabytes(cost.weights)}, activations {gigabytes(cost.activations)}, logits {gigabytes(cost.logits)}{host}",
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

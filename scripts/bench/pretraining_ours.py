@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.data import Batch
-from encoder.pretraining.estimate import estimate
 from encoder.pretraining.masking import batch_masks
 from encoder.pretraining.optimization import Schedules, clip_gradients, make_optimizer, set_rates
 from encoder.pretraining.student_teacher import Losses, StudentTeacher
+from encoder.pretraining.validation import cost_of
 from encoder.pretraining.vit import MEAN, STD
 from encoder.runs.distributed import keep_freed_memory
 from scripts.bench.pretraining import Case
@@ -182,7 +182,7 @@ class Ours:
     def about(self) -> dict[str, Any]:
         """Version, hardware, and 1e12 FLOPs of an image's step: with all residual branches, without dropped ones."""
         card = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
-        costs = estimate(self.config)
+        costs = cost_of(self.config)
         flops = {"all": costs.tera_flops, "run": costs.tera_flops_run}
         return {"name": "ours", "torch": torch.__version__, "device": card, "tera_flops": flops, "splits": True}
 

@@ -33,9 +33,9 @@ from llava_rad.reports.pairs import Pair, write_pairs
 from llava_rad.training import run as training
 from llava_rad.training.config import ScratchConfig, TrainingConfig
 from llava_rad.training.data import IGNORED, LengthGrouped, Pixels, Prompted, open_cache, select_pairs, tokenise
-from llava_rad.training.estimate import Sizes, estimate
 from llava_rad.training.initial import llama_config, make_tokens
 from llava_rad.training.trainer import Watcher
+from llava_rad.training.validation import Sizes, cost_of
 from scripts.bench.training import Case
 from scripts.bench.training_turns import Turning, Turns
 from scripts.random_models import reports
@@ -160,8 +160,8 @@ class Ours:
         with np.load(self.folder / SAMPLES) as samples:
             length, answer = float(samples["lengths"].mean()), float((samples["answers"] >= 0).sum(1).mean())
         sizes = Sizes(encoder, language_model, (self.case.image_size // 14) ** 2, length, answer)
-        once = estimate(settings(replace(self.case, checkpointing=False), self.folder), sizes)
-        costs = estimate(settings(self.case, self.folder), sizes)
+        once = cost_of(settings(replace(self.case, checkpointing=False), self.folder), sizes)
+        costs = cost_of(settings(self.case, self.folder), sizes)
         return {
             "name": "llava_rad.training.run", "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.machine(),

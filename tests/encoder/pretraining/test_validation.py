@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
-from encoder.pretraining.config import load_config
-from encoder.pretraining.validation import Report, check_sizes, validate
+from encoder.pretraining.config import PretrainingConfig, load_config
+from encoder.pretraining.validation import check_sizes, cost_of, masked_patches, validate
+from encoder.pretraining.vit import Crops, VisionTransformer
+from encoder.runs.preflight import Report
 
 
 @pytest.fixture
@@ -116,7 +123,139 @@ def test_an_exclusion_that_excludes_nothing_and_enlarged_crops_are_warned_of(man
 
 
 def test_memory_is_compared_with_the_gpus(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder.pretraining.validation.gpu_memory", lambda: 10**6)
+    monkeypatch.setattr("encoder.runs.preflight.gpu_memory", lambda: 10**6)
     assert any("the GPU has 1 MB" in warning for warning in look(manifest).warnings)
-    monkeypatch.setattr("encoder.pretraining.validation.gpu_memory", lambda: 10**12)
+    monkeypatch.setattr("encoder.runs.preflight.gpu_memory", lambda: 10**12)
     assert not any("the GPU has" in warning for warning in look(manifest).warnings)
+
+
+PAPER = load_config("rad-dino")
+SMALL = [
+    "model.hidden_size=128", "model.num_attention_heads=2", "loss.ibot=0", "head.prototypes=16", "head.hidden_size=16",
+    "head.bottleneck=4",
+]  # fmt: skip
+
+
+def test_the_papers_run() -> None:
+    """86.6 M and 23.1 M parameters; 3.33 TFLOP an image, 2 x 0.302 of them the teacher's; 411 masked patches."""
+    cost = cost_of(PAPER, 16)
+    assert cost.images == 40
+    assert cost.backbone == 86_580_480  # Hugging Face's Dinov2Model, facebook/dinov2-base
+    assert cost.tera_flops == pytest.approx(3.33, rel=0.01)
+    assert masked_patches(PAPER) == pytest.approx(411, abs=0.5)
+    assert cost.weights == pytest.approx(22 * (86_580_480 + 23_138_560), rel=1e-6)
+    assert cost.checkpoint == 16 * (cost.backbone + cost.heads)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"image_size": 224, "qkv_bias": False}, {"hidden_size": 96, "use_swiglu_ffn": True}]
+)
+def test_parameters_are_those_counted_by_hand(changes: dict[str, Any]) -> None:
+    config = PretrainingConfig.model_validate({"model": {"num_hidden_layers": 3} | changes})
+    model, head = config.model, config.head
+    width, patches = model.hidden_size, (model.image_size // model.patch_size) ** 2
+    inner = -(-(width * 4 * 2 // 3) // 8) * 8 if model.use_swiglu_ffn else width * 4
+    halves = 2 if model.use_swiglu_ffn else 1
+    attention = 4 * width * width + width + (3 * width if model.qkv_bias else 0)
+    block = attention + (halves + 1) * width * inner + halves * inner + width + 2 * 2 * width + 2 * width
+    embedding = (3 * 14**2 + 1) * width + (1 + patches) * width + 2 * width
+    cost = cost_of(config)
+    assert cost.backbone == embedding + 3 * block + 2 * width
+    layers = [width, head.hidden_size, head.hidden_size, head.bottleneck]
+    mlp = sum((one + 1) * other for one, other in pairwise(layers))
+    assert cost.heads == mlp + head.prototypes * (head.bottleneck + 1)
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    """2 for each multiplication with addition: the products with weights, queries with keys, shares with values."""
+    config = load_config("tiny", ["optimization.drop_path=0.25", "crops.local_crops=3", "loss.ibot=0"])
+    model, head = config.model, config.head
+    width = model.hidden_size
+
+    def crop(side: int, layers: float) -> float:
+        patches = (side // model.patch_size) ** 2
+        tokens = 1 + patches
+        weights = 4 * width**2 + 2 * width * 4 * width
+        return layers * (2 * tokens * weights + 4 * tokens**2 * width) + 2 * patches * model.patch_size**2 * width
+
+    layers = model.num_hidden_layers
+    sizes = [width, *[head.hidden_size] * (head.layers - 1), head.bottleneck]
+    vector = 2 * sum(one * other for one, other in pairwise(sizes)) + 2 * head.bottleneck * head.prototypes
+    heads = vector * (3 * 5 + 2)
+    for kept, found in ((1, cost_of(config).tera_flops), (0.75, cost_of(config).tera_flops_run)):
+        student = 2 * crop(112, layers * kept) + 3 * crop(56, layers * kept)
+        assert found == pytest.approx((2 * crop(112, layers) + 3 * student + heads) / 1e12, rel=1e-9)
+
+
+def test_a_separate_head_counts_unless_nothing_is_masked() -> None:
+    one = cost_of(PAPER).heads
+    assert cost_of(load_config("rad-dino", ["head.separate=true"])).heads == 2 * one
+    assert cost_of(load_config("rad-dino", ["head.separate=true", "loss.ibot=0"])).heads == one
+
+
+fused = torch.nn.functional.scaled_dot_product_attention
+
+
+def each_group(
+    attend: Callable[..., torch.Tensor], projected: torch.Tensor, shapes: Sequence[tuple[int, int]], heads: int
+) -> torch.Tensor:
+    mixed = []
+    for part, (rows, length) in zip(projected.split([r * n for r, n in shapes]), shapes, strict=True):
+        query, key, value = part.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        out = attend(query, key, value)
+        mixed.append(out.transpose(1, 2).reshape(rows * length, -1))
+    return torch.cat(mixed)
+
+
+def test_dropped_paths_save_what_they_drop() -> None:
+    half = cost_of(load_config("rad-dino", ["optimization.drop_path=0.5"]))
+    none = cost_of(load_config("rad-dino", ["optimization.drop_path=0"]))
+    assert none.tera_flops_run == none.tera_flops == half.tera_flops
+    saved = none.tera_flops_run - half.tera_flops_run
+    assert saved == pytest.approx(3 * 0.88 / 2, rel=0.01)  # the student's forward is 0.88
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("changes", [[], ["model.use_swiglu_ffn=true"], ["optimization.drop_path=0"]])
+def test_activations_are_what_autograd_keeps(
+    monkeypatch: pytest.MonkeyPatch, precision: str, changes: list[str]
+) -> None:
+    monkeypatch.setattr("encoder.pretraining.vit.attention", partial(each_group, fused))  # as on GPUs
+    overrides = [f"engine.precision={precision}", "optimization.drop_path=0.5", "optimization.batch_size=16"]
+    config = load_config("tiny", [*SMALL, *overrides, *changes])
+    images = 16
+    model = VisionTransformer(config.model, config.optimization.drop_path).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}  # the tensors too, or memory would be counted under a second address
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    crops = [Crops(torch.zeros(n * images, s, s, dtype=torch.uint8)) for n, s in ((2, 112), (4, 56))]
+    # the last MLP is done for all wanted tokens: as many here as go through the others
+    wanted = torch.arange(0, images * (2 * 65 + 4 * 17), 2 if config.optimization.drop_path else 1)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        model(crops, wanted)
+    found = sum(size for size, _ in kept.values())
+    cost = cost_of(config)
+    casts = 2 * cost.backbone if precision == "bf16" else 0
+    assert found == pytest.approx(cost.activations + casts, rel=0.12)
+
+
+def test_memory_grows_with_images_and_shrinks_with_what_shrinks_it() -> None:
+    def memory(*changes: str, processes: int = 16) -> int:
+        return cost_of(load_config("rad-dino", changes), processes).memory
+
+    plain = memory()
+    assert memory("optimization.accumulation=2") < plain < memory(processes=8)
+    assert memory("engine.activation_checkpointing=true") < plain / 2
+    assert memory("engine.sharding=fsdp") == plain - 20 * 109_719_040 * 15 // 16
+    assert memory("engine.precision=fp32") > plain
+    assert memory("crops.local_crops=0") < plain
+    assert cost_of(load_config("rad-dino-no-mim"), 16).activations < cost_of(PAPER, 16).activations

@@ -1,0 +1,224 @@
+"""Estimate what a run takes before it starts: parameters, floating-point operations, memory, time.
+
+Parameters are counted on modules built on the meta device. Operations and memory are measured on fake tensors, which
+have shapes but no values: torch's ``FlopCounterMode`` counts the matrix products, and autograd's hooks see what the
+backward pass needs. Workspaces of kernels, communication buffers and fragmentation come on top.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from encoder.datasets.manifest import Row
+from encoder.errors import ConfigError, LlavaRadError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+SHARE_OF_RATE = 0.4
+"""Assumed speed of a training step, as a share of the measured rate of large matrix products."""
+_CHECKED_FILES = 64
+
+
+@dataclass
+class Report:
+    """Result of ``--validate``.
+
+    Attributes:
+        lines: description of the run.
+        warnings: settings that run, but perhaps not as intended.
+        problems: errors that prevent the run.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[LlavaRadError] = field(default_factory=list)
+
+    def attempt(self, check: Callable[[], None]) -> None:
+        """Run a check and keep its error as a problem."""
+        try:
+            check()
+        except LlavaRadError as error:
+            self.problems.append(error)
+
+    def to_text(self) -> str:
+        """Return the description and the warnings as text."""
+        return "\n".join([*self.lines, *(f"warning: {warning}" for warning in self.warnings)]) + "\n"
+
+    def check_files(self, rows: Sequence[Row], allowed: float) -> None:
+        """Check that some of the image files, spread evenly, exist.
+
+        Args:
+            rows: images of the run.
+            allowed: largest share of missing files.
+
+        Raises:
+            ConfigError: if more files are missing.
+        """
+        count = min(len(rows), _CHECKED_FILES)
+        missing = sum(not rows[i * len(rows) // count].path.is_file() for i in range(count))
+        if missing > allowed * count:
+            raise ConfigError(
+                f"{missing} of {count} image files that were looked at are missing",
+                hint="is the disk mounted, were they moved? Manifests hold paths; llava-rad manifest writes them anew",
+            )
+        if missing:
+            self.warnings.append(f"{missing} of {count} image files that were looked at are missing")
+
+    def check_memory(self, needed: float, remedy: str) -> None:
+        """Warn if each process needs more bytes than the GPU has; ``remedy`` names the settings to change."""
+        available = gpu_memory()
+        if available is not None and needed > available:
+            self.warnings.append(
+                f"about {gigabytes(needed)} are needed for each process, the GPU has {gigabytes(available)}: {remedy}"
+            )
+
+
+class Trace(NamedTuple):
+    """Cost of one forward pass.
+
+    Attributes:
+        flops: floating-point operations of its matrix products, 2 for each multiplication with addition; causal
+            attention counts half.
+        kept: bytes that autograd keeps for the backward pass, parameters excepted.
+    """
+
+    flops: float
+    kept: float
+
+    def __add__(self, other: tuple[float, ...]) -> Trace:  # type: ignore[override]
+        return Trace(self.flops + other[0], self.kept + other[1])
+
+    def __sub__(self, other: Trace) -> Trace:
+        return self + (-1 * other)
+
+    def __rmul__(self, factor: float) -> Trace:  # type: ignore[override]
+        return Trace(factor * self.flops, factor * self.kept)
+
+
+def parameters_of(build: Callable[[], nn.Module]) -> int:
+    """Count the parameters of the module that ``build`` makes, without memory for them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
+
+
+def trace(build: Callable[[], Module], run: Callable[[Module], Any], *, bf16: bool = False) -> Trace:
+    """Measure a forward pass on fake tensors.
+
+    Args:
+        build: makes the module, on the meta device.
+        run: makes inputs on the CPU and calls the module.
+        bf16: run it under autocast to bfloat16.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kept: dict[int, tuple[int, torch.Tensor]] = {}  # tensors are held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes(), tensor
+        return tensor
+
+    with torch.device("meta"):
+        module = build()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module.to_empty(device="cpu")
+        counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+        with (
+            counter,
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext(),
+        ):
+            run(module)
+    return Trace(counter.get_total_flops(), sum(size for size, _ in kept.values()))
+
+
+def by_depth(measure: Callable[[int, int], Trace]) -> tuple[Trace, Trace]:
+    """Divide the cost of one sample between the blocks of a network and the rest.
+
+    Args:
+        measure: (blocks, samples) -> cost. It is called for 1 and 2 of each; costs that do not grow with the samples,
+            such as weights cast to bfloat16, cancel out.
+
+    Returns:
+        Cost of one sample outside of the blocks, and in each block.
+    """
+    one, two = (measure(blocks, 2) - measure(blocks, 1) for blocks in (1, 2))
+    block = two - one
+    return one - block, block
+
+
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * _product(x) * weight[0]
+
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], dropout: float = 0.0, causal: bool = False, **_: Any
+) -> int:
+    return 2 * _product(query[:-1]) * key[-2] * (query[-1] + value[-1]) // (2 if causal else 1)
+
+
+def _product(sizes: Sequence[int]) -> int:
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+_COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.mkldnn._linear_pointwise: _linear_flops,
+}
+"""Operations on CPUs that torch's counter does not know: it takes shapes for tensors."""
+
+
+def transformer_flops(parameters: int, tokens: int, width: int, depth: int) -> float:
+    """Operations of one image in a transformer of which only sizes are known: products with all weights, attention."""
+    return 2 * parameters * tokens + 4 * width * tokens**2 * depth
+
+
+def gpu_memory() -> int | None:
+    """Return the bytes of the first GPU, or None without one."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def matrix_rate(precision: str) -> float:
+    """Measure the FLOP/s of large matrix products on this device, in about half a second."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    rate = 0.0
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 0.5:
+        start = time.perf_counter()
+        one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        rate = max(rate, 2 * side**3 / (time.perf_counter() - start))
+    return rate
+
+
+def gigabytes(number: float) -> str:
+    """Format a number of bytes: "1.5 GB", "30 MB"."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"
+
+
+def flop(tera: float) -> str:
+    """Format a number of 1e12 floating-point operations: "3.33 TFLOP", "20 GFLOP"."""
+    return f"{tera:.3g} TFLOP" if tera >= 0.1 else f"{1000 * tera:.3g} GFLOP"
+
+
+def duration(seconds: float) -> str:
+    """Format a time: "90 s", "5 min", "2.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
