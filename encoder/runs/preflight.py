@@ -161,9 +161,14 @@ def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -
 
 
 def _attention_flops(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], dropout: float = 0.0, causal: bool = False, **_: Any
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **_: Any,
 ) -> int:
-    return 2 * _product(query[:-1]) * key[-2] * (query[-1] + value[-1]) // (2 if causal else 1)
+    return 2 * _product(query[:-1]) * key[-2] * (query[-1] + value[-1]) // (2 if is_causal else 1)
 
 
 def _product(sizes: Sequence[int]) -> int:
