@@ -1,6 +1,6 @@
-"""What an encoder looks at, and what it holds to be alike: maps over the patch grid, and pictures of them.
+"""Attention maps and similarity maps of an encoder over its patch grid, and their rendering.
 
-Numbers come as tensors, pictures are arrays [H, W, 3] uint8 until ``png`` makes bytes of them.
+Maps are tensors; pictures are arrays [H, W, 3] uint8, which ``png`` encodes.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     Picture = npt.NDArray[np.uint8]
 
 _COLOURS = ((0, 0, 0), (58, 12, 92), (140, 30, 112), (205, 65, 72), (245, 130, 32), (250, 200, 70), (255, 255, 205))
-"""From low to high, evenly spaced: brighter is more, also in grey and for colour-blind eyes."""
+"""Evenly spaced colours from low to high; brightness increases, also in grey and for colour-blind readers."""
 _CIRCLE = (0, 220, 255)
 
 
 def cls_attention(encoder: FrozenEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
-    """How much the CLS token attends to each patch in the last layer, by head (paper C.4.1, figure C.3).
+    """Return the attention of the CLS token to each patch in the last layer, by head (paper C.4.1, figure C.3).
 
-    ``softmax(q k / sqrt(d))`` of the CLS token's query over all keys, without the share that it gives to itself: a
+    ``softmax(q k / sqrt(d))`` of the CLS token's query over all keys, without the weight of the CLS token itself: a
     head's map sums to less than 1.
 
     Args:
-        encoder: a DINOv2-style one.
+        encoder: a DINOv2-style encoder.
         pixel_values: [B, 3, S, S] normalised images.
 
     Returns:
         [B, heads, side, side] float32.
 
     Raises:
-        ConfigError: an encoder of another family.
+        ConfigError: if the encoder is of another family.
     """
     if not isinstance(encoder, RadDino):
-        raise ConfigError(f"attention maps are of DINOv2-style encoders; this one is a {type(encoder).__name__}")
+        raise ConfigError(f"attention maps need a DINOv2-style encoder; this one is a {type(encoder).__name__}")
     block: Any = encoder.taps().blocks[-1]
     kept: list[torch.Tensor] = []
     hook = block.norm1.register_forward_hook(lambda module, inputs, output: kept.append(output))
@@ -53,7 +53,7 @@ def cls_attention(encoder: FrozenEncoder, pixel_values: torch.Tensor) -> torch.T
     finally:
         hook.remove()
     (hidden,) = kept
-    # transformers 5 calls them attention.q_proj, before that they were attention.attention.query
+    # attention.q_proj in transformers 5, attention.attention.query before
     layer = block.attention
     query, key = (
         (layer.q_proj, layer.k_proj) if hasattr(layer, "q_proj") else (layer.attention.query, layer.attention.key)
@@ -67,7 +67,7 @@ def cls_attention(encoder: FrozenEncoder, pixel_values: torch.Tensor) -> torch.T
 
 
 def correspondence(features_a: torch.Tensor, features_b: torch.Tensor, query: tuple[int, int]) -> torch.Tensor:
-    """Cosine similarity of one patch of image A to all patches of image B (paper figure 2, C.5).
+    """Return the cosine similarity of one patch of image A to all patches of image B (paper figure 2, C.5).
 
     Args:
         features_a: [N, D], ``Features.patches`` of one image.
@@ -75,10 +75,10 @@ def correspondence(features_a: torch.Tensor, features_b: torch.Tensor, query: tu
         query: row and column of the patch in A's grid, from 0; see ``cell_at``.
 
     Returns:
-        [side, side] of B's grid, -1 to 1, float32.
+        [side, side] on B's grid, -1 to 1, float32.
 
     Raises:
-        LlavaRadError: the query lies outside of the grid, or the vectors are of different lengths.
+        LlavaRadError: if the query lies outside of the grid, or the vectors differ in length.
     """
     rows, columns = _square(len(features_a))
     row, column = query
@@ -92,16 +92,16 @@ def correspondence(features_a: torch.Tensor, features_b: torch.Tensor, query: tu
 
 
 def cell_at(x: float, y: float, size: int, side: int) -> tuple[int, int]:
-    """Row and column of the patch under a point.
+    """Return row and column of the patch that contains a point.
 
     Args:
         x: pixels from the left edge of the square image, 0 <= x < size.
-        y: pixels from its top.
-        size: of the image in pixels.
-        side: patches a side.
+        y: pixels from its top edge, 0 <= y < size.
+        size: side of the image in pixels.
+        side: patches on a side.
 
     Raises:
-        LlavaRadError: the point lies outside.
+        LlavaRadError: if the point lies outside of the image.
     """
     if not (0 <= x < size and 0 <= y < size):
         raise LlavaRadError("the point lies outside of the image")
@@ -109,12 +109,12 @@ def cell_at(x: float, y: float, size: int, side: int) -> tuple[int, int]:
 
 
 def coloured(values: npt.NDArray[np.floating], low: float | None = None, high: float | None = None) -> Picture:
-    """Numbers as colours, from black over red to pale yellow.
+    """Colour a map, from black through red to pale yellow.
 
     Args:
         values: [h, w].
-        low: what is black; default: the lowest.
-        high: what is brightest; default: the highest.
+        low: value shown black; default: the minimum.
+        high: value shown brightest; default: the maximum.
 
     Returns:
         [h, w, 3].
@@ -123,10 +123,10 @@ def coloured(values: npt.NDArray[np.floating], low: float | None = None, high: f
 
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
-    place = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(_COLOURS) - 1)
+    position = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(_COLOURS) - 1)
     table = np.array(_COLOURS, dtype=np.float64)
     stops = np.arange(len(table))
-    channels = [np.interp(place, stops, table[:, channel]) for channel in range(3)]
+    channels = [np.interp(position, stops, table[:, channel]) for channel in range(3)]
     colours: Picture = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
     return colours
 
@@ -139,13 +139,14 @@ def heat_map(
     low: float | None = None,
     high: float | None = None,
 ) -> Picture:
-    """A map over the grey image it belongs to: where the map is low the image shows, where it is high the colour.
+    """Blend the colours of a map over its grey image, with an opacity that increases with the value.
 
     Args:
         image: [S, S] uint8.
-        values: [side, side], brought to the image's size bilinearly.
+        values: [side, side], resized bilinearly to the image.
         strength: opacity of the highest value, 0 to 1.
-        low, high: as for ``coloured``; give both to compare maps.
+        low: as for ``coloured``.
+        high: as for ``coloured``; pass both to compare maps.
 
     Returns:
         [S, S, 3].
@@ -163,13 +164,13 @@ def heat_map(
 
 
 def top_range(values: npt.NDArray[np.floating], share: float = 0.1) -> tuple[float, float]:
-    """``low`` and ``high`` of ``heat_map`` that show the highest part of a map only.
+    """Return ``low`` and ``high`` for ``heat_map`` that colour only the highest part of a map.
 
-    Cosines of patches of one chest are all high: over their whole range everything is coloured.
+    Cosines between patches of chest radiographs are all high, so that their whole range would colour everything.
 
     Args:
         values: [h, w].
-        share: of the cells, that shall be coloured.
+        share: fraction of the cells to colour.
     """
     import numpy as np
 
@@ -177,25 +178,25 @@ def top_range(values: npt.NDArray[np.floating], share: float = 0.1) -> tuple[flo
 
 
 def grey(image: npt.NDArray[np.uint8]) -> Picture:
-    """[H, W] as a picture [H, W, 3]."""
+    """Repeat a grey image [H, W] to a picture [H, W, 3]."""
     import numpy as np
 
     return np.repeat(image[..., None], 3, axis=-1)
 
 
 def circled(picture: Picture, cell: tuple[int, int], side: int) -> Picture:
-    """A copy with a circle around a patch, as the paper marks a query.
+    """Return a copy with a circle around a patch, the paper's mark of a query.
 
     Args:
         picture: [S, S, 3].
         cell: row and column of the patch.
-        side: patches a side.
+        side: patches on a side.
     """
     import numpy as np
 
     size = len(picture)
     patch = size / side
-    y, x = ((place + 0.5) * patch for place in cell)
+    y, x = ((index + 0.5) * patch for index in cell)
     rows, columns = np.mgrid[:size, :size] + 0.5
     distance = np.hypot(rows - y, columns - x)
     marked = picture.copy()
@@ -204,15 +205,15 @@ def circled(picture: Picture, cell: tuple[int, int], side: int) -> Picture:
 
 
 def sheet(pictures: Sequence[Picture], columns: int, *, gap: int = 4) -> Picture:
-    """Pictures of one size side by side, row by row, on white.
+    """Arrange pictures of one size in rows on white.
 
     Args:
         pictures: at least one, [H, W, 3] each.
-        columns: in a row.
-        gap: pixels between them.
+        columns: pictures in a row.
+        gap: pixels between pictures.
 
     Raises:
-        LlavaRadError: there are none, or they differ in size.
+        LlavaRadError: if there are none, or they differ in size.
     """
     import numpy as np
 
@@ -229,7 +230,7 @@ def sheet(pictures: Sequence[Picture], columns: int, *, gap: int = 4) -> Picture
 
 
 def png(picture: Picture) -> bytes:
-    """A picture, [H, W, 3] or grey [H, W], as a PNG file."""
+    """Encode a picture, [H, W, 3] or grey [H, W], as PNG."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -1,8 +1,8 @@
-"""BioViL-T's image encoder (Bannur et al. 2023) for a single image: ResNet-50, and what stands for no prior image.
+"""BioViL-T's image encoder (Bannur et al. 2023) for a single image: ResNet-50 and the vector for a missing prior image.
 
-With a prior image the network compares the two grids by a small transformer (``vit_pooler``). Without one, a learnt
-vector (``missing_previous_emb``) takes the place of the comparison, everywhere on the grid; the transformer is not run,
-and its weights are left out here. Names and composition as in hi-ml-multimodal 0.2.2 (``MultiImageEncoder``, MIT).
+With a prior image a small transformer (``vit_pooler``) compares the two grids. Without one, a learnt vector
+(``missing_previous_emb``) replaces the comparison at every grid cell, so the transformer is not loaded. Names and
+composition follow hi-ml-multimodal 0.2.2 (``MultiImageEncoder``, MIT).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from encoder.errors import ModelError
 
 FILE = "biovil_t_image_model_proj_size_128.pt"
 STRIDE = 32
-"""Of a ResNet's last grid: 14 x 14 at 448 pixels."""
+"""Stride of the last grid of a ResNet: 14 x 14 at 448 pixels."""
 
 RESNET, JOIN, MISSING = "encoder.encoder.", "encoder.backbone_to_vit.", "encoder.missing_previous_emb"
 # torchvision's classifier, the comparison with a prior image, the joint space with text
@@ -29,7 +29,7 @@ LEFT_OUT = ("encoder.encoder.fc.", "encoder.vit_pooler.", "projector.")
 
 
 class _Network(nn.Module):
-    """ResNet grid [B, 2048, h, w]; where ``joined``, narrowed and beside it the vector for "no prior image"."""
+    """ResNet grid [B, 2048, h, w]; projected to ``width`` and concatenated with the vector for no prior."""
 
     def __init__(self, layers: list[int], width: int | None) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class _Network(nn.Module):
 
 
 class BioVilT(FrozenEncoder):
-    """BioViL-T in static mode (paper E.2). The global vector is the mean of the grid, hi-ml's ``img_embedding``.
+    """BioViL-T for single images (paper E.2). The global vector is the mean of the grid, hi-ml's ``img_embedding``.
 
     Args:
         model: the network.
-        recipe: name of its preprocessing.
-        config: ``layers`` are the blocks of the ResNet's four stages, ``joined`` is the width that its grid is narrowed
-            to, or null for the ResNet's own 2048 (the number of features in the paper's table 3).
+        recipe: name of its preprocessing recipe.
+        config: ``layers`` holds the numbers of blocks in the four stages of the ResNet; ``joined`` is the width that
+            its grid is projected to, or null for the 2048 channels of the ResNet (paper, table 3).
     """
 
     features = GRID
@@ -70,7 +70,7 @@ class BioVilT(FrozenEncoder):
 
     @property
     def width(self) -> int:
-        """D, the length of a feature vector: 512, or 2048 where the grid is not joined."""
+        """Length D of a feature vector: 512, or 2048 without projection."""
         return int(self.model.width)
 
     @property
@@ -79,32 +79,32 @@ class BioVilT(FrozenEncoder):
         return STRIDE
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, S, S] images with values 0..1, S a multiple of 32."""
+        """Return the features of [B, 3, S, S] images with values 0 to 1; S is a multiple of 32."""
         with torch.no_grad():
             grid = self.model(pixel_values.to(self.dtype))
         return Features(grid.mean((2, 3)), grid.flatten(2).transpose(1, 2))
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` (``model_type`` ``biovil_t``) and the tensors that are used under their own names."""
+        """Write ``config.json`` (``model_type`` ``biovil_t``) and the used tensors under their published names."""
         state = {_published(name): tensor for name, tensor in self.model.state_dict().items()}
         files.write(folder, self.config | {files.RECIPE: self.recipe}, state)
 
 
 def describe(layers: list[int], joined: int | None) -> dict[str, Any]:
-    """The ``config.json`` of a stored encoder."""
+    """Return the ``config.json`` of a stored encoder."""
     return {"model_type": "biovil_t", "layers": layers, "joined": joined}
 
 
 def published(tensors: Mapping[str, torch.Tensor], what: str, *, joined: bool = True) -> BioVilT:
-    """The single-image part of ``biovil_t_image_model_proj_size_128.pt``.
+    """Build the encoder from ``biovil_t_image_model_proj_size_128.pt``.
 
     Args:
-        tensors: all of the file's.
-        what: what errors call it.
-        joined: False for the ResNet's own grid of 2048 channels.
+        tensors: all tensors of the file.
+        what: name of the file in errors.
+        joined: False for the ResNet's grid of 2048 channels.
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape.
+        ModelError: if a tensor is missing, unexpected or misshapen.
     """
     left_out = LEFT_OUT if joined else (*LEFT_OUT, JOIN, MISSING)
     kept = files.select(tensors, (RESNET, JOIN, MISSING), left_out, what)
@@ -118,10 +118,10 @@ def published(tensors: Mapping[str, torch.Tensor], what: str, *, joined: bool = 
 
 
 def architecture(config: Mapping[str, Any], what: str = "the encoder") -> _Network:
-    """The network of a configuration on the meta device: names and shapes without memory.
+    """Build the network of a configuration on the meta device.
 
     Raises:
-        ModelError: the configuration is not one of ours.
+        ModelError: if it is not a configuration of :func:`describe`.
     """
     layers, joined = config.get("layers"), config.get("joined")
     whole = isinstance(layers, list) and len(layers) == 4 and all(isinstance(n, int) and 0 < n < 100 for n in layers)
@@ -132,10 +132,10 @@ def architecture(config: Mapping[str, Any], what: str = "the encoder") -> _Netwo
 
 
 def build(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], what: str) -> BioVilT:
-    """The encoder of a configuration and tensors under the published names.
+    """Build the encoder of a configuration from tensors under the published names.
 
     Raises:
-        ModelError: the configuration is not one of ours, or a tensor is missing, left over or of another shape.
+        ModelError: if the configuration is not supported, or a tensor is missing, unexpected or misshapen.
     """
     network = architecture(config, what)
     named = {_published(name): name for name in network.state_dict()}
@@ -150,7 +150,7 @@ def _published(name: str) -> str:
 
 
 class _BioVilTFamily(EncoderFamily):
-    """BioViL-T with its joined grid, or the grid of its ResNet alone."""
+    """BioViL-T, or only the grid of its ResNet."""
 
     stored_type = "biovil_t"
     model_types = {"biovil_t": "biovil-t"}  # noqa: RUF012 (read only)
@@ -158,7 +158,7 @@ class _BioVilTFamily(EncoderFamily):
     tensor_names = {MISSING: "biovil-t"}  # noqa: RUF012
 
     def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
-        """ResNet-50, with the grid narrowed to 256 channels unless it is ``biovil-t-resnet``."""
+        """Return ResNet-50, with the grid projected to 256 channels unless it is ``biovil-t-resnet``."""
         return describe([3, 4, 6, 3], 256 if entry.name == "biovil-t" else None)
 
     def stored(self, folder: Path, what: str) -> FrozenEncoder:

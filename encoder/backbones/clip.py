@@ -1,8 +1,9 @@
-"""CLIP's vision transformer (Radford et al. 2021): OpenAI's own in Hugging Face's form, and CheXzero in OpenAI's.
+"""CLIP's vision transformer (Radford et al. 2021): OpenAI's models in Hugging Face's format, CheXzero in OpenAI's.
 
-Patches are the last layer's, as ``CLIPVisionModel`` gives them (``last_hidden_state``). CLIP's final LayerNorm
-(``post_layernorm``, OpenAI's ``ln_post``) was trained on the CLS token alone, so it is not applied to them; LLaVA-1.5
-takes the layer before, as a stored tower's ``config.json`` may ask for. The paper does not say which layer it projects.
+Patches come from the last layer (``last_hidden_state`` of ``CLIPVisionModel``). CLIP's final LayerNorm
+(``post_layernorm``, OpenAI's ``ln_post``) is not applied to them, because it was trained on the CLS token only.
+LLaVA-1.5 uses the last layer but one, which the ``config.json`` of a stored tower can select. The paper does not state
+its layer.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
 PREFIX = "vision_model."
-# the text tower and the joint space; the index of positions that older files hold is no weight
+# text tower and joint space; position_ids in older files are not weights
 TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "vision_model.embeddings.position_ids")
 OPENAI_TEXT = (
     "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale",
     "visual.proj", "input_resolution", "context_length", "vocab_size",
 )  # fmt: skip
 HEAD_WIDTH = 64
-"""Of every vision transformer by OpenAI (``vision_heads = vision_width // 64`` in their model.py)."""
+"""Width of a head in OpenAI's vision transformers (``vision_heads = vision_width // 64`` in model.py)."""
 
 
 class Clip(FrozenEncoder):
@@ -50,8 +51,8 @@ class Clip(FrozenEncoder):
 
     Args:
         model: the network.
-        recipe: name of its preprocessing.
-        features: ``LAST_LAYER``, or ``PENULTIMATE`` as LLaVA-1.5 has it (``hidden_states[-2]``).
+        recipe: name of its preprocessing recipe.
+        features: ``LAST_LAYER``, or ``PENULTIMATE`` like LLaVA-1.5 (``hidden_states[-2]``).
     """
 
     features = LAST_LAYER
@@ -62,7 +63,7 @@ class Clip(FrozenEncoder):
 
     @property
     def width(self) -> int:
-        """D, the length of a feature vector."""
+        """Length D of a feature vector."""
         return int(self.model.config.hidden_size)
 
     @property
@@ -71,7 +72,7 @@ class Clip(FrozenEncoder):
         return int(self.model.config.patch_size)
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, S, S] normalised images; away from the native size, positions are interpolated."""
+        """Return the features of [B, 3, S, S] normalised images; positions are interpolated for other sizes."""
         other = pixel_values.shape[-1] != self.model.config.image_size
         with torch.no_grad():
             found = self.model(
@@ -88,7 +89,7 @@ class Clip(FrozenEncoder):
         return Taps(network.encoder.layers, None)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write a ``CLIPVisionModel`` folder with the published names, which every version of transformers reads."""
+        """Write a ``CLIPVisionModel`` folder with published tensor names, readable by all versions of transformers."""
         config = self.model.config.to_dict() | {
             "architectures": ["CLIPVisionModel"],
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -100,12 +101,12 @@ class Clip(FrozenEncoder):
 
 
 def published(folder: Path, what: str) -> Clip:
-    """Load a folder like ``openai/clip-vit-large-patch14``; the text tower is left out.
+    """Load a folder like ``openai/clip-vit-large-patch14``, without its text tower.
 
-    The repository of the 336-pixel model has ``pytorch_model.bin`` in place of ``model.safetensors``.
+    The repository of the 336-pixel model has ``pytorch_model.bin`` instead of ``model.safetensors``.
 
     Raises:
-        ModelError: a file is missing or damaged, or a tensor is missing, left over or of another shape.
+        ModelError: if a file is missing or damaged, or a tensor is missing, unexpected or misshapen.
     """
     config = files.read_json(folder / files.CONFIG, what)
     if config.get("model_type") == "clip":
@@ -115,22 +116,23 @@ def published(folder: Path, what: str) -> Clip:
         tensors = files.read_pickle(pickled, what)
     else:
         tensors = files.read_safetensors(folder / files.WEIGHTS, what)
-    # a file of CLIPVisionModel that the installed transformers wrote may name its tensors without the prefix
+    # some versions of transformers write CLIPVisionModel without the prefix
     if not any(name.startswith(PREFIX) for name in tensors):
         tensors = {PREFIX + name: tensor for name, tensor in tensors.items()}
     return build(config, files.select(tensors, (PREFIX,), TEXT, what), what)
 
 
 def openai(tensors: Mapping[str, torch.Tensor], what: str, recipe: str) -> Clip:
-    """The vision tower of a state dict in OpenAI's names, as CheXzero publishes it; the text tower is left out.
+    """Build the vision tower of a state dict with OpenAI's tensor names, as published by CheXzero.
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape.
+        ModelError: if a tensor is missing, unexpected or misshapen.
     """
     visual = files.select(tensors, ("visual.",), OPENAI_TEXT, what)
     stem, positions = visual.get("visual.conv1.weight"), visual.get("visual.positional_embedding")
     if stem is None or positions is None or stem.ndim != 4:
-        raise ModelError(f"{what} is no CLIP vision transformer: visual.conv1 or visual.positional_embedding is amiss")
+        names = "visual.conv1 or visual.positional_embedding"
+        raise ModelError(f"{what} is not a CLIP vision transformer: {names} is missing or misshapen")
     width, patch = int(stem.shape[0]), int(stem.shape[-1])
     config = {
         "hidden_size": width,
@@ -147,7 +149,7 @@ def openai(tensors: Mapping[str, torch.Tensor], what: str, recipe: str) -> Clip:
 
 
 def architecture(config: Mapping[str, Any]) -> CLIPVisionModel:
-    """The network of a configuration on the meta device: names and shapes without memory."""
+    """Build the network of a configuration on the meta device."""
     from transformers import CLIPVisionModel
 
     with torch.device("meta"):
@@ -155,10 +157,10 @@ def architecture(config: Mapping[str, Any]) -> CLIPVisionModel:
 
 
 def build(config: Mapping[str, Any], tensors: dict[str, torch.Tensor], what: str) -> Clip:
-    """The encoder of a ``CLIPVisionConfig`` and tensors under the published names (``vision_model.…``).
+    """Build the encoder of a ``CLIPVisionConfig`` from tensors under the published names (``vision_model.…``).
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape.
+        ModelError: if a tensor is missing, unexpected or misshapen.
     """
     from transformers import CLIPVisionModel
     from transformers.utils import logging
@@ -202,7 +204,7 @@ _IN_A_BLOCK = {
 
 
 def _hugging_face(visual: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-    """OpenAI's names as Hugging Face's. Names that are not known stay, and are refused as left over."""
+    """Rename OpenAI's tensors to Hugging Face's names. Unknown names are kept, so that loading refuses them."""
     found = []
     for old, tensor in visual.items():
         name = old
@@ -242,7 +244,7 @@ class _ClipFamily(EncoderFamily):
     }
 
     def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
-        """``CLIPVisionConfig`` of the repository (Radford et al. 2021; Tiu et al. 2022)."""
+        """Return the ``CLIPVisionConfig`` of the repository (Radford et al. 2021; Tiu et al. 2022)."""
         width, layers, patch, image_size = self._SHAPES[entry.name]
         return {
             "model_type": "clip_vision_model",

@@ -155,11 +155,11 @@ class VisionTransformer:
         config: contents of the encoder's ``config.json``.
         tensors: its weights under the published key names; each is used exactly once.
         size: side of the images in pixels; position embeddings are interpolated to it as ``Dinov2Model`` does.
-        device: where to compute.
-        dtype: in which type.
+        device: of the weights and the computation.
+        dtype: of the weights and the computation.
 
     Raises:
-        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+        ModelError: if the architecture is not supported, or a tensor is missing, unexpected or misshapen.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class VisionTransformer:
         """Read ``config.json`` and ``model.safetensors`` of an encoder folder.
 
         Raises:
-            ModelError: a file is missing or damaged, or does not fit.
+            ModelError: if a file is missing or damaged, or its tensors are not those of the configuration.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -243,7 +243,7 @@ class VisionTransformer:
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, size, size] normalised images, after the final LayerNorm."""
+        """Return the features of [B, 3, size, size] normalised images, after the final LayerNorm."""
         groups = 1
         if pixel_values.device.type == "cpu":
             groups = max(1, math.ceil(len(pixel_values) * self._position.shape[1] / TOGETHER))
@@ -252,8 +252,9 @@ class VisionTransformer:
 
     @torch.inference_mode()
     def cls_attention(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """How much the CLS token attends to each patch in the last layer, by head; see
-        ``encoder.backbones.attention_maps.cls_attention``.
+        """Return the attention of the CLS token to each patch in the last layer, by head.
+
+        See ``encoder.backbones.attention_maps.cls_attention``.
 
         Args:
             pixel_values: [B, 3, size, size] normalised images.
@@ -269,15 +270,15 @@ class VisionTransformer:
         return torch.unflatten(weights, -1, (self.size // self.patch_size, -1))
 
     def _encode(self, pixel_values: torch.Tensor, kept: list[torch.Tensor] | None = None) -> torch.Tensor:
-        """[B, 1 + N, D]; the last layer's queries, keys and values are put into ``kept``."""
+        """Return [B, 1 + N, D] after the final LayerNorm; ``kept`` receives q, k and v of the last layer."""
         weight, bias = self._patch
         patches = functional.conv2d(pixel_values.to(weight.dtype), weight, bias, stride=self.patch_size)
         tokens = patches.flatten(2).transpose(1, 2)
         batch, length = len(tokens), tokens.shape[1] + 1
         hidden = torch.cat([self._cls.expand(batch, -1, -1), tokens], dim=1) + self._position
         hidden = hidden.view(batch * length, self.width)
-        # Large intermediate results go where the last ones were: touching fresh memory costs a tenth of the time.
-        # What keeps its result in memory of its own is therefore not given a name.
+        # Reusing the memory of large intermediate results saves a tenth of the time, so results in new memory are not
+        # kept in variables.
         qkv, inner = hidden.new_empty(len(hidden), 3 * self.width), hidden.new_empty(len(hidden), self._inner)
         for block in self._blocks:
             mixed = self._attend(qkv := block.qkv(self._normalise(hidden, block.norm1), out=qkv), batch)
@@ -289,13 +290,13 @@ class VisionTransformer:
         return self._normalise(hidden, self._norm).view(batch, length, self.width)
 
     def _attend(self, qkv: torch.Tensor, batch: int) -> torch.Tensor:
-        """Every head's attention: [B * L, 3 * D], queries, keys and values, to [B * L, D]."""
+        """Compute the attention of all heads: [B * L, 3 * D] (queries, keys, values) to [B * L, D]."""
         query, key, value = self._heads(qkv, batch)
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         return mixed.reshape(len(qkv), self.width)
 
     def _heads(self, qkv: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values, [B, heads, L, head size]."""
+        """Split queries, keys and values, [B, heads, L, head size] each."""
         query, key, value = qkv.view(batch, -1, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
         return query, key, value
 

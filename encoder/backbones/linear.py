@@ -1,8 +1,7 @@
-"""Linear layers for inference. On a CPU in bfloat16 by oneDNN, over weights that are laid out once for the machine.
+"""Linear layers for inference. In bfloat16 on a CPU they use oneDNN with weights that are packed once.
 
-torch lays the weights out anew in every call: with few rows (decoding) that takes half of the time. oneDNN also adds
-the bias and applies GELU while a result is still in registers. In other types and on other devices torch's own
-products are used.
+torch packs the weights again in every call, which takes half of the time with few rows (decoding). oneDNN also fuses
+bias and GELU with the product. Other types and devices use torch's products.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 TOGETHER = 3200
-"""Rows that a CPU computes together: enough for its products, few enough for the results to stay near it and for
-malloc to keep their memory."""
+"""Rows that a CPU computes at once: enough for efficient products, few enough for results to stay in its caches and
+for malloc to reuse their memory."""
 
 
 class Linear:
@@ -33,15 +32,15 @@ class Linear:
 
     @property
     def weight(self) -> Tensor:
-        """[out, in]; a copy where the weights are laid out otherwise."""
+        """Weights [out, in]; a copy if they are packed."""
         return self._weight.to_dense() if self._packed else self._weight
 
     def __call__(self, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """[..., in] to [..., out].
+        """Return [..., out].
 
         Args:
-            inputs: what is multiplied.
-            out: memory for the result of two-dimensional inputs; used where that saves time. Needs a bias.
+            inputs: [..., in].
+            out: memory for the result of two-dimensional inputs, used if it saves time and the layer has a bias.
         """
         if self._packed:
             return self._onednn(inputs, "none")
@@ -50,14 +49,14 @@ class Linear:
         return functional.linear(inputs, self._weight, self.bias)
 
     def gelu(self, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """The same with the (exact) GELU after it."""
+        """Return the result followed by the exact GELU; arguments as for a call."""
         if self._packed:
             return self._onednn(inputs, "gelu")
         result: Tensor = torch.ops.aten.gelu_(self(inputs, out=out))
         return result
 
     def added_to(self, hidden: Tensor, inputs: Tensor) -> Tensor:
-        """``hidden`` + the layer's result for two-dimensional inputs. ``hidden`` may be overwritten."""
+        """Return ``hidden`` plus the result for two-dimensional inputs; ``hidden`` may be overwritten."""
         if self._packed:
             sum_: Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, hidden, self._weight, self.bias, "add")
             return sum_
@@ -66,14 +65,14 @@ class Linear:
         return hidden.addmm_(inputs, self._weight.t())
 
     def _onednn(self, inputs: Tensor, after: str) -> Tensor:
-        # what torch.compile makes of a linear layer on a CPU; there is no public way to weights that are laid out
+        # the operator that torch.compile emits for a linear layer on a CPU; torch has no public one for packed weights
         result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, after, [], "none")
         return result
 
 
 @cache
 def _onednn_works() -> bool:
-    """Whether this torch has the operations for bfloat16, the processor too, and the results are right."""
+    """Return True if torch and the processor support the operators in bfloat16 and their results are correct."""
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
-"""Plain vision transformers in timm's form: BiomedCLIP's trunk (Zhang et al. 2023) and MRM (Zhou et al. 2023).
+"""Vision transformers in timm's format: BiomedCLIP's trunk (Zhang et al. 2023) and MRM (Zhou et al. 2023).
 
-Both normalise every token at the end (``norm``), so that patches are after the final LayerNorm. LLaVA-Rad's tower
-(``llava_rad``) is read at the last layer but one, before it.
+Their patches come after the final LayerNorm (``norm``), which normalises every token. LLaVA-Rad's tower uses the last
+layer but one, without it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from encoder.errors import ModelError
 
 ARCHITECTURE = "vit_base_patch16_224"
 HEAD_WIDTH = 64
-"""Of ViT-B, 12 heads in a width of 768."""
+"""Width of a head of ViT-B: 768 / 12."""
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 BIOMEDCLIP_TRUNK = "visual.trunk."
-# the text tower (PubMedBERT) and the joint space
+# text tower (PubMedBERT) and joint space
 BIOMEDCLIP_LEFT_OUT = ("text.", "visual.head.", "logit_scale")
 MRM_TRUNK = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
-# the image decoder and the report decoder of pre-training, names as in model_mrm.py
+# image and report decoders of pre-training, names as in model_mrm.py
 MRM_LEFT_OUT = (
     "mask_token", "decoder_embed.", "decoder_pos_embed", "decoder_blocks.", "decoder_norm.", "decoder_pred.",
     "bert_encoder.", "bert_mlp.",
@@ -49,12 +49,12 @@ class TimmVit(FrozenEncoder):
 
     Args:
         model: the network.
-        recipe: name of its preprocessing.
-        config: what ``config.json`` says of it: ``global_pool`` is ``"token"`` (the CLS token) or ``"avg"`` (the mean
-            of the patches); ``model_args`` are timm's.
+        recipe: name of its preprocessing recipe.
+        config: contents of ``config.json``: ``global_pool`` is ``"token"`` (the CLS token) or ``"avg"`` (the mean of
+            the patches); ``model_args`` are arguments of timm.
 
     Raises:
-        ModelError: the configuration asks for an output that there is not.
+        ModelError: if the configuration states a feature kind that is not supported.
     """
 
     def __init__(self, model: nn.Module, recipe: str, config: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ class TimmVit(FrozenEncoder):
 
     @property
     def width(self) -> int:
-        """D, the length of a feature vector."""
+        """Length D of a feature vector."""
         return int(self.model.embed_dim)
 
     @property
@@ -73,7 +73,7 @@ class TimmVit(FrozenEncoder):
         return int(self.model.patch_embed.patch_size[0])
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
-        """Features of [B, 3, S, S] normalised images; away from the native size, positions are interpolated."""
+        """Return the features of [B, 3, S, S] normalised images; positions are interpolated for other sizes."""
         model = self.model
         with torch.no_grad():
             grid = model.patch_embed.proj(pixel_values.to(self.dtype))
@@ -98,9 +98,9 @@ class TimmVit(FrozenEncoder):
 
 
 def at_size(position: torch.Tensor, side: int) -> torch.Tensor:
-    """Resize [1, 1 + n * n, D] positions to [1, 1 + side * side, D]: bicubic, the CLS token's as it is.
+    """Resize [1, 1 + n * n, D] position embeddings to [1, 1 + side * side, D]; the CLS token's is unchanged.
 
-    As MRM's own segmentation code does (``resize_abs_pos_embed`` in RL4M/MRM-pytorch, mmseg/models/backbones/mrm.py).
+    Bicubic, like MRM's segmentation code (``resize_abs_pos_embed`` in RL4M/MRM-pytorch, mmseg/models/backbones/mrm.py).
     """
     native = round((position.shape[1] - 1) ** 0.5)
     if native == side:
@@ -111,15 +111,15 @@ def at_size(position: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def biomedclip(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], what: str) -> TimmVit:
-    """The image trunk of a BiomedCLIP file; the text tower and the joint space are left out.
+    """Build the image trunk of BiomedCLIP, without text tower and joint space.
 
     Args:
         tensors: of ``open_clip_model.safetensors`` or ``open_clip_pytorch_model.bin``.
         config: contents of ``open_clip_config.json``.
-        what: what errors call it.
+        what: name of the source in errors.
 
     Raises:
-        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+        ModelError: if the architecture is not supported, or a tensor is missing, unexpected or misshapen.
     """
     vision = (config.get("model_cfg") or {}).get("vision_cfg") or {}
     if vision.get("timm_model_name") != ARCHITECTURE or vision.get("timm_pool", ""):
@@ -129,21 +129,20 @@ def biomedclip(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], w
 
 
 def mrm(tensors: Mapping[str, torch.Tensor], what: str) -> TimmVit:
-    """The image encoder of ``MRM.pth``; the decoders of pre-training are left out.
+    """Build the image encoder of ``MRM.pth``, without the decoders of pre-training.
 
-    Its positions are those of 224 pixels: pre-training scaled its images of 448 down to 224 for the encoder and
-    restored them at 448 (``forward`` in model_mrm.py). The global vector is the mean of the normalised patches, which
-    went into both of its objectives (paper E.2).
+    Its position embeddings are for 224 pixels: pre-training downscaled images of 448 pixels for the encoder and
+    restored them at 448 (``forward`` in model_mrm.py). The global vector is the mean of the normalised patches, the
+    input of both objectives (paper E.2).
 
     Raises:
-        ModelError: a tensor is missing, left over or of another shape.
+        ModelError: if a tensor is missing, unexpected or misshapen.
     """
     return _of(files.select(tensors, MRM_TRUNK, MRM_LEFT_OUT, what), what, "avg", "mrm-448")
 
 
 def describe(width: int, depth: int, patch: int, image_size: int, pool: str) -> dict[str, Any]:
-    """The ``config.json`` of a stored encoder: that of a timm model on the hub, with the family that transformers
-    wants to see."""
+    """Return the ``config.json`` of a stored encoder: a timm model of the hub, with transformers' ``model_type``."""
     return {
         "model_type": "timm_wrapper",
         "architecture": ARCHITECTURE,
@@ -163,10 +162,10 @@ def describe(width: int, depth: int, patch: int, image_size: int, pool: str) -> 
 
 
 def architecture(config: Mapping[str, Any], what: str = "the encoder") -> nn.Module:
-    """The network of a configuration on the meta device: names and shapes without memory.
+    """Build the network of a configuration on the meta device.
 
     Raises:
-        ModelError: another architecture than the published ones.
+        ModelError: if the architecture is not a published one.
     """
     if config.get("architecture") != ARCHITECTURE or config.get("global_pool") not in ("token", "avg"):
         raise ModelError(
@@ -187,10 +186,10 @@ def architecture(config: Mapping[str, Any], what: str = "the encoder") -> nn.Mod
 
 
 def build(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], what: str, recipe: str) -> TimmVit:
-    """The encoder of a configuration and tensors under timm's names.
+    """Build the encoder of a configuration from tensors under timm's names.
 
     Raises:
-        ModelError: another architecture, or a tensor is missing, left over or of another shape.
+        ModelError: if the architecture is not supported, or a tensor is missing, unexpected or misshapen.
     """
     network = architecture(config, what)
     files.fill(network, tensors, what)
@@ -198,10 +197,11 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], what: 
 
 
 def _of(tensors: Mapping[str, torch.Tensor], what: str, pool: str, recipe: str) -> TimmVit:
-    """Read the sizes off the tensors, then build."""
+    """Derive the configuration from the shapes of the tensors, then build."""
     stem, positions = tensors.get("patch_embed.proj.weight"), tensors.get("pos_embed")
     if stem is None or positions is None or stem.ndim != 4 or positions.ndim != 3:
-        raise ModelError(f"{what} is no vision transformer: patch_embed.proj.weight or pos_embed is amiss")
+        names = "patch_embed.proj.weight or pos_embed"
+        raise ModelError(f"{what} is not a vision transformer: {names} is missing or misshapen")
     patch = int(stem.shape[-1])
     size = patch * round((positions.shape[1] - 1) ** 0.5)
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
@@ -217,7 +217,7 @@ class _TimmFamily(EncoderFamily):
     tensor_names = {f"{BIOMEDCLIP_TRUNK}pos_embed": "biomedclip", "bert_mlp.weight": "mrm"}  # noqa: RUF012
 
     def config(self, entry: PublishedEncoder) -> Mapping[str, Any] | None:
-        """ViT-B/16 at 224 px with the pooling of the publication."""
+        """Return ViT-B/16 at 224 pixels with the pooling of the publication."""
         return describe(768, 12, 16, 224, "avg" if entry.name == "mrm" else "token")
 
     def stored(self, folder: Path, what: str) -> FrozenEncoder:

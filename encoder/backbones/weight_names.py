@@ -1,8 +1,8 @@
-"""One backbone, two sets of tensor names: DINOv2's own ("official") and those of Hugging Face's ``Dinov2Model``.
+"""Conversion between the tensor names of DINOv2's code ("official") and of Hugging Face's ``Dinov2Model``.
 
-Both were read in the two code bases. Official files join query, key and value, in this order, to one ``qkv``. Published
-Hugging Face files, microsoft/rad-dino's among them, have the names called legacy here: ``save_pretrained`` writes them
-in every version, although transformers 5.23 calls its live modules otherwise (``q_proj``).
+Official files concatenate query, key and value, in this order, as ``qkv``. Published Hugging Face files, such as
+microsoft/rad-dino, have the names called legacy here; all versions of ``save_pretrained`` write them, although
+transformers 5.23 names its modules differently (``q_proj``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _RENAMED = {
     "attention.o_proj": "attention.output.dense",
     "mlp.down_proj": "mlp.weights_out",
 }
-"""Names of transformers 5.23's live modules -> legacy names."""
+"""Names of the modules in transformers 5.23 -> legacy names."""
 _JOINED = {
     "attn.qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
     "mlp.w12": ("mlp.gate_proj", "mlp.up_proj"),  # the halves of legacy weights_in
@@ -52,9 +52,9 @@ _HUGGING_FACE_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 
 
 def to_hugging_face(official: Mapping[str, torch.Tensor]) -> Tensors:
-    """Official names to legacy Hugging Face names: 175 tensors become 223 for ViT-B.
+    """Convert official names to legacy Hugging Face names: 175 tensors become 223 for ViT-B.
 
-    Names of no part of a backbone stay as they are, for the reader of the result to refuse.
+    Unknown names are kept, so that loading the result refuses them.
     """
     result: Tensors = {}
     for name, tensor in official.items():
@@ -71,12 +71,12 @@ def to_hugging_face(official: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def to_official(hugging_face: Mapping[str, torch.Tensor]) -> Tensors:
-    """Hugging Face names, legacy or live, to official names: 223 tensors become 175 for ViT-B.
+    """Convert Hugging Face names, legacy or of live modules, to official names: 223 tensors become 175 for ViT-B.
 
-    Names of no part of a backbone stay as they are, for the reader of the result to refuse.
+    Unknown names are kept, so that loading the result refuses them.
 
     Raises:
-        ModelError: a part of a joined tensor is missing, such as a layer's key.
+        ModelError: if a part of a concatenated tensor is missing, such as the key of a layer.
     """
     stem = {theirs: ours for ours, theirs in _STEM.items()}
     block = {theirs: ours for ours, theirs in _BLOCK.items()}
@@ -102,7 +102,7 @@ def to_official(hugging_face: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """``norm1.weight`` -> ``norm1``, ``.weight``; ``ls1.gamma`` -> ``ls1.gamma`` and nothing."""
+    """Split a suffix off: ``norm1.weight`` -> ``norm1``, ``.weight``; ``ls1.gamma`` -> ``ls1.gamma`` and empty."""
     for kind in (".weight", ".bias"):
         if name.endswith(kind):
             return name.removesuffix(kind), kind
