@@ -199,7 +199,7 @@ def command(
                     return
                 summary = results(run, images, say)
         except KeyboardInterrupt:
-            say("interrupted; the same command again goes on")
+            say("interrupted; the same command continues the run")
             raise typer.Exit(130) from None
     sys.stdout.write(summary.to_text())
     note(f"results: {output}/index.html, summary.json, summary.md, summary.tex, per_sample.csv")

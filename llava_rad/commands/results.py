@@ -131,7 +131,7 @@ class _File(Printed):
 class _Log(Results):
     """JSONL file that a later run continues."""
 
-    how_to_continue = "; the same command again goes on"
+    how_to_continue = "; the same command continues the run"
 
     def __init__(self, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class _Folder(Results):
     options, frame and ``identifiers``: a document made with other settings has another name.
     """
 
-    how_to_continue = "; the same command again goes on"
+    how_to_continue = "; the same command continues the run"
 
     def __init__(self, format: OutputFormat, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
         super().__init__()

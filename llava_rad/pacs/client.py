@@ -212,7 +212,10 @@ def send(files: Sequence[Path], to: str) -> None:
         entity.add_requested_context(kind, syntax)
     association = entity.associate(host.strip("[]"), int(port), ae_title=name)
     if not association.is_established:
-        raise PacsError("the archive cannot be reached, or does not know us", hint=f"we call ourselves {CALLING}")
+        raise PacsError(
+            "the archive cannot be reached, or does not accept this client",
+            hint=f"its application entity title is {CALLING}",
+        )
     try:
         for number, path in enumerate(files, 1):
             try:
@@ -245,22 +248,22 @@ class _Answered:
             status = error.response.status_code
             if status in (401, 403):
                 hint = f"set {USER} and {PASSWORD}, or {TOKEN}, or use ~/.netrc"
-                raise PacsError(f"the archive does not let us in (HTTP {status})", hint=hint) from None
+                raise PacsError(f"the archive refuses the credentials (HTTP {status})", hint=hint) from None
             if status == 404:
-                raise PacsError("the archive has nothing at that address (HTTP 404)", hint="--url") from None
+                raise PacsError("the archive has no resource at that address (HTTP 404)", hint="--url") from None
             raise PacsError(f"the archive answers with HTTP {status}") from None
         if isinstance(error, requests.exceptions.SSLError):
             raise PacsError(
                 "the archive's certificate is not trusted", hint="REQUESTS_CA_BUNDLE names an authority of your own"
             ) from None
         if isinstance(error, requests.exceptions.RetryError):
-            raise PacsError(f"the archive is out of order: {RETRIES} tries failed") from None
+            raise PacsError(f"the archive is unavailable: {RETRIES} tries failed") from None
         if isinstance(error, requests.exceptions.Timeout):
             raise PacsError("the archive does not answer in time") from None
         if isinstance(error, requests.RequestException | OSError) and not isinstance(error, json.JSONDecodeError):
             raise PacsError("the archive cannot be reached", hint="is it running, and is --url right?") from None
         raise PacsError(
-            "the archive does not answer as DICOMweb has it", hint="--url names its DICOMweb service"
+            "the archive does not answer as DICOMweb requires", hint="--url names its DICOMweb service"
         ) from None
 
 

@@ -57,14 +57,14 @@ def start(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1)
 
 
 def benchmark(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1, code: int = 0) -> Ran:
-    """A whole run, which must end with ``code``."""
+    """Run the command to its end, which must have the exit code ``code``."""
     ran = finished(start(pairs, output, *arguments, processes=processes), timeout=300)
     assert ran.code == code, ran.err[-3000:]
     return ran
 
 
 def contents(folder: Path, names: Sequence[str] = ()) -> dict[str, bytes]:
-    """The files of a results folder by name, but what says when and how the run went."""
+    """Files of a results folder by name, except those with times and the machine."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: path.read_bytes()

@@ -1,4 +1,4 @@
-"""The whole command: the results folder, several processes, kills, resume, refusals."""
+"""The command: results folder, repetition, refusals, exit codes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_fast_says_how_many_reports_differ(pairs: Path, tiny: Path, tmp_path: Pa
 def test_vllm_writes_where_it_is_asked_to(
     pairs: Path, tiny: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the worker as it is, with a stand-in for vLLM in it: the same reports, told apart from ours in run.json."""
+    """The real worker with a stand-in for vLLM gives the same reports, distinguished from ours in run.json."""
     call = ("benchmark", "--dataset", "csv", "--data", pairs, *METRICS, "--model", tiny, "--limit", "3")
     assert run(*call, "-o", "ours").code == 0
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "standins"))
@@ -168,7 +168,7 @@ def test_vllm_writes_where_it_is_asked_to(
 
 
 def test_texts_alone(tmp_path: Path, run: Run) -> None:
-    """No image anywhere: reports that others wrote, against references."""
+    """Reports of others are scored against references without images."""
     references = [{"uid": str(n), "findings": f"The heart is {'large' if n % 2 else 'normal'} {n}."} for n in range(12)]
     texts = [{"uid": str(n), "text": "The heart is normal."} for n in reversed(range(12))]
     for name, rows in (("references", references), ("mine", texts)):
@@ -270,7 +270,7 @@ def test_marked_everywhere(alone: Path) -> None:
 
 
 def test_summaries_hold_no_report_and_no_id(alone: Path, pairs: Path) -> None:
-    """They are what people pass on; records stay in predictions, references, per_sample and the page."""
+    """Summaries may be passed on; reports are in predictions, references, per_sample and the page only."""
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     private = {row["findings"] for row in rows} | {row["id"] for row in rows}
     for name in ("summary.json", "summary.md", "summary.tex", "environment.json", "run.json"):
@@ -289,7 +289,7 @@ def test_no_header_value_in_any_file_and_no_connection(
     tmp_path: Path,
     watched: dict[str, str],  # noqa: F811
 ) -> None:
-    """Names and ids of the headers stay there; the network is not touched, by the model, metrics or the page."""
+    """No file holds names or ids of the headers; model, metrics and page do not use the network."""
     from tests.llava_rad import small_files
 
     for number in range(3):

@@ -1,4 +1,4 @@
-"""Names of files, and which folders a run may go on in. The rest of the folder is tested by the command."""
+"""File names of systems, shared folders, and the processes of a run."""
 
 from __future__ import annotations
 

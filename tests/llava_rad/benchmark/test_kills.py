@@ -1,4 +1,4 @@
-"""Several processes, kills and interrupts: always the bytes of one process that ran through."""
+"""Several processes, kills and interrupts give the same bytes as one uninterrupted process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_more_processes_than_images(pairs: Path, tiny: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "kills", "protocol"), [(1, 10, "paper"), (1, 3, "fast"), (2, 3, "paper")])
-def test_killed_at_random_points_and_gone_on_with(
+def test_killed_at_random_points_and_continued(
     processes: int, kills: int, protocol: str, pairs: Path, tiny: Path, tmp_path: Path
 ) -> None:
     how = ("--model", tiny, "--protocol", protocol, *(("--batch-size", "3") if protocol == "fast" else ()))
@@ -73,12 +73,12 @@ def test_interrupted(pairs: Path, tiny: Path, tmp_path: Path) -> None:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     ran = finished(process)
-    assert (ran.code, ran.out) == (130, "") and "the same command again goes on" in ran.err
+    assert (ran.code, ran.out) == (130, "") and "the same command continues the run" in ran.err
     benchmark(pairs, tmp_path / "r", "--model", tiny)
 
 
 def _lines(output: Path) -> int:
-    """Predictions that are there: merged, in shards, or, while shards are being merged, in both."""
+    """Count the predictions in the merged file and in shards; during the merge they are in both."""
     found: set[bytes] = set()
     for file in (*output.glob("predictions/shards/*/*.jsonl"), *output.glob("predictions/tiny.jsonl")):
         try:

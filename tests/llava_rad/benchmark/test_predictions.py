@@ -1,4 +1,4 @@
-"""Shards: nothing written twice, nothing lost, half a line is no line."""
+"""Shards: no prediction is lost or written twice, half-written lines are ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and page: the numbers of the evaluation in every form, what must be said beside them, nothing unescaped."""
+"""Tables and page: numbers of the evaluation in every form, notes, escaping."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_few_different_reports_are_said() -> None:
 
 
 def test_weak_metrics_are_named() -> None:
-    """B says the same of every image: no metric of labels can tell it from the reports of other patients."""
+    """B writes one report for all images, which no metric distinguishes from reports of other patients."""
     found = summary(task())
     weak = " ".join(found.weak())
     assert "A is not shown to beat" not in weak
@@ -112,7 +112,7 @@ def test_latex_is_escaped_and_balanced() -> None:
 
 
 class Tags(HTMLParser):
-    """The tags of a page, and whether they are closed."""
+    """Parser that records the tags of a page and checks that they are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tables of texts: what is read, what is joined, and what is refused by name."""
+"""Tables of texts: reading, joining by id, refusals."""
 
 from __future__ import annotations
 

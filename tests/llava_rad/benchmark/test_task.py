@@ -1,4 +1,4 @@
-"""What is scored: splits, samples, groups, tables with and without images."""
+"""Data of a benchmark: splits, samples, groups, tables with and without images."""
 
 from __future__ import annotations
 

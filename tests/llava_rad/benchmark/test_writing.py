@@ -1,4 +1,4 @@
-"""One process's share: fixed batches, whole batches again after a kill, unreadable images as empty reports."""
+"""Share of one process: fixed batches, repeated whole after a kill, unreadable images as empty reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_shares_are_all_images_once_and_batches_do_not_depend_on_the_number_of_p
 
 
 class Counting:
-    """A writer that writes how bright an image is, and which batch it stood in."""
+    """Writer whose text states the mean of the image and the size of its batch."""
 
     recipe: Recipe = RECIPE
 

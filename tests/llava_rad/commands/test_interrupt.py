@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     count = kept.count(b"\n")
     assert 5 <= count < INPUTS - 1
     assert unbroken.startswith(kept)
-    said = f"llava-rad: interrupted: {count} reports written; the same command again goes on"
+    said = f"llava-rad: interrupted: {count} reports written; the same command continues the run"
     assert done.err.splitlines()[-1] == said
     again = finished(spawn(*arguments(many, tiny, output)))
     assert again.code == 3

@@ -1,4 +1,4 @@
-"""``generate -f sr`` and ``-f fhir``: one folder, whole files, and nothing taken for done that was made otherwise."""
+"""``generate -f sr`` and ``-f fhir``: a folder that is continued, but not with documents of other settings."""
 
 from __future__ import annotations
 

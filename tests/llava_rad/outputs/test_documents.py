@@ -1,4 +1,4 @@
-"""Hospital formats: DICOM structured reports and FHIR bundles of real reports, checked by others' tools."""
+"""DICOM structured reports and FHIR bundles, checked with DCMTK and fhir.resources."""
 
 from __future__ import annotations
 

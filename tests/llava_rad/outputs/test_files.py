@@ -1,4 +1,4 @@
-"""Output files: nothing of the user's is lost, nothing is half written, logs go on where they stopped."""
+"""Output files: refusals to overwrite, and logs that are continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes from hand-written outputs, and on images by hand calculation."""
+"""Boxes parsed from hand-written outputs, and placed on images by hand calculation."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_boxes_on_an_upright_image_by_hand() -> None:
 
 
 def test_a_bright_square_is_found_where_its_box_says() -> None:
-    """The recipe itself says where a mark at a known place of the image ends up in the square."""
+    """The position of a mark in the recipe's square is converted back to its position in the image."""
     image = np.zeros((1200, 900), np.uint8)
     image[500:700, 600:750] = 255
     square = RECIPE.apply(image, from_dicom=False) > 127

@@ -57,7 +57,7 @@ def test_pieces_of_a_stream_join_to_the_clean_whole(pieces: list[str]) -> None:
 
 
 def bare(node: Any) -> Any:
-    """A JSON Schema without what does not constrain anything: titles, descriptions, defaults."""
+    """Remove titles, descriptions and defaults, which constrain nothing, from a JSON Schema."""
     if isinstance(node, list):
         return [bare(item) for item in node]
     if not isinstance(node, dict):

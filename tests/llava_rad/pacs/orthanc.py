@@ -34,11 +34,11 @@ class Archive:
 
     @property
     def url(self) -> str:
-        """Of its DICOMweb service."""
+        """Address of its DICOMweb service."""
         return f"http://127.0.0.1:{self.port}/dicom-web"
 
     def ask(self, path: str, body: bytes | None = None) -> Any:
-        """Its own REST interface."""
+        """Call its own REST interface."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body)
         if self.password is not None:
             code = base64.b64encode(f"ann:{self.password}".encode()).decode()
@@ -47,7 +47,7 @@ class Archive:
             return json.loads(answer.read())
 
     def store(self, content: bytes) -> None:
-        """Put a DICOM file into it."""
+        """Store a DICOM file."""
         self.ask("/instances", content)
 
     def instances(self) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ class Archive:
         return found
 
     def kill(self) -> None:
-        """SIGKILL, as a machine that stops."""
+        """Kill the process, as a crash of the machine would."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
@@ -83,7 +83,7 @@ class Archive:
 
 
 def available() -> bool:
-    """Whether Orthanc and its plugin are installed."""
+    """Return True if Orthanc and its plugin are installed."""
     return _orthanc() != "" and PLUGIN.is_file()
 
 

@@ -1,4 +1,4 @@
-"""What a server may answer: each fault is one line, and none of them names a study."""
+"""Faulty answers of a server: each gives a message of one line that names no study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def answers() -> Iterator[tuple[str, list[Reply], list[tuple[str, bytes]]]]:
-    """A server's address, what it answers in turn (the last for ever), and what it was asked."""
+    """Address of a server, its answers in order (the last is repeated), and the requests that it received."""
     replies: list[Reply] = []
     asked: list[tuple[str, bytes]] = []
 
@@ -56,9 +56,9 @@ def studies(pacs: Pacs) -> object:
 
 JSON = "application/dicom+json"
 FAULTS: list[tuple[Reply, str]] = [
-    ((401, "text/plain", b""), "does not let us in"),
-    ((403, "text/plain", b""), "does not let us in"),
-    ((404, "text/plain", b""), "nothing at that address"),
+    ((401, "text/plain", b""), "refuses the credentials"),
+    ((403, "text/plain", b""), "refuses the credentials"),
+    ((404, "text/plain", b""), "no resource at that address"),
     ((500, "text/plain", b"Traceback 1.2.3"), "HTTP 500"),
     ((200, "text/html", b"<html>login</html>"), "not answer as DICOMweb"),
     ((200, JSON, b"[{"), "not answer as DICOMweb"),
@@ -122,7 +122,7 @@ def refusing(reason: int) -> bytes:
 @pytest.mark.parametrize(
     ("reply", "said"),
     [((409, JSON, refusing(0x0110)), "refuses 1 of 1"), ((200, JSON, refusing(0xA700)), "refuses 1 of 1"),
-     ((413, "text/plain", b""), "HTTP 413"), ((401, "text/plain", b""), "does not let us in")],
+     ((413, "text/plain", b""), "HTTP 413"), ((401, "text/plain", b""), "refuses the credentials")],
 )  # fmt: skip
 def test_refusals_of_a_document(
     answers: tuple[str, list[Reply], list[tuple[str, bytes]]], reply: Reply, said: str
