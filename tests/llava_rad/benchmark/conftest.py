@@ -14,14 +14,14 @@ import pytest
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Ran, finished, spawn
 
-TEST, TRAIN = 24, 8
-METRICS = ("--metrics", "rouge_l,bleu_4,rules", "--bootstrap", "50", "--no-cache")
+TEST, TRAIN = 12, 4
+METRICS = ("--metrics", "rouge_l,bleu_4,rules", "--bootstrap", "20", "--no-cache")
 WORDS = ("The heart is enlarged.", "There is a pleural effusion.", "No pneumothorax.", "The lungs are clear.")
 
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 24 test and 8 training images, two of each patient, with sex and age."""
+    """A table of 12 test and 4 training images, two of each patient, with sex and age."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = []
     for number in range(TEST + TRAIN):

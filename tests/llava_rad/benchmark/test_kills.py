@@ -17,8 +17,7 @@ from tests.llava_rad.training.runs import _children
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("protocol", ["paper", "fast"])
+@pytest.mark.parametrize(("processes", "protocol"), [(2, "paper"), (3, "fast")])
 def test_several_processes_give_the_same_bytes(
     processes: int, protocol: str, pairs: Path, tiny: Path, tmp_path: Path
 ) -> None:
@@ -37,8 +36,14 @@ def test_more_processes_than_images(pairs: Path, tiny: Path, tmp_path: Path) -> 
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills", "protocol"), [(1, 10, "paper"), (1, 3, "fast"), (2, 3, "paper")])
+@pytest.mark.parametrize(
+    ("processes", "kills", "protocol"),
+    [
+        pytest.param(1, 3, "fast", marks=pytest.mark.slow),
+        pytest.param(1, 10, "paper", marks=pytest.mark.nightly),
+        pytest.param(2, 3, "paper", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_at_random_points_and_continued(
     processes: int, kills: int, protocol: str, pairs: Path, tiny: Path, tmp_path: Path
 ) -> None:

@@ -19,8 +19,7 @@ from tests.llava_rad.tiny_model import RECIPE
 DONE: set[str] = set()
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 16])
-@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize(("size", "processes"), [(1, 1), (2, 3), (3, 7), (16, 2)])
 def test_shares_are_all_images_once_and_batches_do_not_depend_on_the_number_of_processes(
     size: int, processes: int
 ) -> None:

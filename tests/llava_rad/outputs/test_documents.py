@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +17,16 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-import llava_rad
 from encoder.errors import ReadError
+from encoder.preprocessing import RECIPES
 from encoder.reader.identity import Identity
 from encoder.reader.sandbox import Reader
 from llava_rad.generation.sources import example
-from llava_rad.outputs.document import Document, Signature, anonymous, uid_of
+from llava_rad.outputs.document import FINDINGS, Document, Signature, anonymous, labels_of, uid_of
 from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE, Finding, Report
 from llava_rad.outputs.sr import to_sr
+from tests.llava_rad.outputs.reports import report as make_report
 
 pytestmark = pytest.mark.acceptance(row=23)
 
@@ -38,7 +40,11 @@ IDENTITY = Identity(
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return llava_rad.generate(example())[0]
+    """Sentences made by hand on the example radiograph, with the facts that the reader takes from its header."""
+    with Reader() as reader:
+        image = reader.prepare(example(), RECIPES["rad-dino"])
+    texts = ("There is a nodule in the left lung.", "There is no pleural effusion.", "The heart is normal.")
+    return make_report(image.sha256, *texts, facts=image.facts)
 
 
 def signed(*sentences: str, version: int = 1) -> Signature:
@@ -75,6 +81,33 @@ def texts(found: pydicom.Dataset, concept: str) -> list[str]:
             values.append(str(item.TextValue))
         values += texts(item, concept)
     return values
+
+
+# labels
+
+
+def test_each_finding_is_said_denied_doubted_or_not_mentioned() -> None:
+    found = labels_of("The heart is enlarged. There is no pneumothorax. Possible pneumonia in the left lower lobe.")
+    said = {finding: value for finding, value in found.items() if value != "not mentioned"}
+    assert said == {"Cardiomegaly": "positive", "Pneumothorax": "negative", "Pneumonia": "uncertain"}
+
+
+def test_the_fourteen_findings_come_in_the_metrics_order() -> None:
+    names = (
+        "Enlarged Cardiomediastinum, Cardiomegaly, Lung Opacity, Lung Lesion, Edema, Consolidation, Pneumonia, "
+        "Atelectasis, Pneumothorax, Pleural Effusion, Pleural Other, Fracture, Support Devices, No Finding"
+    )
+    assert ", ".join(FINDINGS) == ", ".join(labels_of("The lungs are clear.")) == names
+
+
+def test_a_normal_report_has_no_finding_but_an_empty_one_says_nothing() -> None:
+    assert labels_of("The lungs are clear.")["No Finding"] == "positive"
+    assert set(labels_of(" \n").values()) == {"not mentioned"}
+
+
+def test_labels_need_no_torch() -> None:
+    code = "import sys, llava_rad.outputs.document as l; l.labels_of('Edema.'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # identifiers
@@ -169,11 +202,11 @@ def test_the_labels_are_a_measurement_report(report: Report) -> None:
     assert "Fracture" not in said, "what is not mentioned is left out"
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(4))
 def test_other_tools_read_them(report: Report, number: int, tmp_path: Path) -> None:
     if shutil.which("dsrdump") is None:
         pytest.skip("dcmtk is not installed (Debian: apt-get install dcmtk)")
-    document = several(report, 20)[number]
+    document = several(report, 4)[number]
     for kind, content in zip(("report", "labels"), to_sr(document), strict=True):
         (tmp_path / kind).write_bytes(content)
         done = subprocess.run(["dsrdump", str(tmp_path / kind)], capture_output=True, text=True)
@@ -219,10 +252,10 @@ def resources(document: Document) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(4))
 def test_bundles_have_the_structure_of_r4(report: Report, number: int) -> None:
     bundle = pytest.importorskip("fhir.resources.R4B.bundle", reason="fhir.resources is not installed")
-    document = several(report, 20)[number]
+    document = several(report, 4)[number]
     found = to_fhir(document)
     parsed = bundle.Bundle.model_validate(found)
     assert json.loads(parsed.model_dump_json(exclude_none=True))["entry"][0]["resource"]["status"] in (
@@ -231,10 +264,10 @@ def test_bundles_have_the_structure_of_r4(report: Report, number: int) -> None:
     assert to_fhir(document) == found
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(4))
 def test_required_fields_and_codes(report: Report, number: int) -> None:
     """https://hl7.org/fhir/R4: cardinality 1.. and required bindings, which fhir.resources does not look at."""
-    document = several(report, 20)[number]
+    document = several(report, 4)[number]
     found = resources(document)
     (diagnostic,), (device,), (provenance,) = (found[name] for name in ("DiagnosticReport", "Device", "Provenance"))
     assert diagnostic["status"] == ("final" if document.signature else "preliminary")

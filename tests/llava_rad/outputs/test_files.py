@@ -9,39 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.files import OutputError, ReportLog, settings_of, write_whole
-from llava_rad.outputs.report import (
-    GenerationFacts,
-    InputFacts,
-    ModelFacts,
-    RecipeFacts,
-    Report,
-    ReportBody,
-    SoftwareFacts,
-)
+from llava_rad.outputs.report import Report
+from tests.llava_rad.outputs.reports import report
 
 pytestmark = pytest.mark.acceptance(row=23)
-
-
-def report(sha256: str = "a" * 64, *, model: str = "b" * 64, seed: int = 0) -> Report:
-    return Report(
-        report=ReportBody(text="Clear.", findings=[]),
-        model=ModelFacts(id="m", revision=None, sha256=model, demonstration=False),
-        input=InputFacts(
-            sha256=sha256,
-            format="png",
-            view="unknown",
-            recipe=RecipeFacts(name="r", version=1),
-            facts=ImageFacts(format="png", rows=64, columns=64),
-        ),
-        generation=GenerationFacts(
-            max_new_tokens=1, num_beams=1, temperature=0.0, seed=seed, prompt="p", dtype="float32"
-        ),
-        warnings=[],
-        software=SoftwareFacts(version="0"),
-    )
-
 
 SETTINGS = settings_of(report().model_dump(by_alias=True))
 
@@ -80,11 +52,11 @@ def test_log_goes_on(tmp_path: Path) -> None:
     assert [Report.from_json(line).input.sha256[0] for line in path.read_text().splitlines()] == list("1223")
 
 
-def test_log_cuts_a_half_written_line_off_at_every_place(tmp_path: Path) -> None:
+def test_log_cuts_a_half_written_line_off_at_any_place(tmp_path: Path) -> None:
     line = (report("1" * 64).to_json(indent=None) + "\n").encode()
     other = (report("2" * 64).to_json(indent=None) + "\n").encode()
-    for length in range(len(line)):
-        path = tmp_path / "log.jsonl"
+    path = tmp_path / "log.jsonl"
+    for length in (0, 1, 9, 29, 30, 31, len(line) // 2, len(line) - 1):
         path.write_bytes(other + line[:length])
         with ReportLog(path) as log:
             assert log.done(SETTINGS) == {("2" * 64, 1): 1}

@@ -46,6 +46,11 @@ class Archive:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 
+    def delete(self, path: str) -> None:
+        """Remove a resource of its REST interface."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method="DELETE")
+        urllib.request.urlopen(request, timeout=30).close()
+
     def store(self, content: bytes) -> None:
         """Store a DICOM file."""
         self.ask("/instances", content)

@@ -32,10 +32,18 @@ pytestmark = [
 MAIN = [sys.executable, "-c", "from llava_rad.cli import main; main()"]
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    with orthanc(tmp_path_factory.mktemp("archive") / "orthanc") as found:
+        yield found
+
+
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
-    with orthanc(tmp_path / "orthanc") as running:
-        yield running
+def archive(running: Archive) -> Archive:
+    """The running archive, empty."""
+    for patient in running.ask("/patients"):
+        running.delete(f"/patients/{patient}")
+    return running
 
 
 def study(folder: Path, number: int, **attributes: object) -> bytes:
@@ -50,30 +58,30 @@ def reports(archive: Archive) -> list[dict[str, str]]:
     return [one for one in archive.instances() if one["Modality"] == "SR"]
 
 
-def test_fifty_studies_in_and_fifty_reports_back(archive: Archive, tmp_path: Path, tiny: Path) -> None:
-    for number in range(50):
+def test_ten_studies_in_and_ten_reports_back(archive: Archive, tmp_path: Path, tiny: Path) -> None:
+    for number in range(10):
         archive.store(study(tmp_path, number))
-    archive.store(study(tmp_path, 50, ViewPosition="LL"))
+    archive.store(study(tmp_path, 10, ViewPosition="LL"))
     said: list[str] = []
     folder = tmp_path / "out"
     folder.mkdir()
     pacs = Pacs(archive.url)
     with ReportWriter(GenerationOptions(model=tiny)) as writer:
         first = watch_once(pacs, folder, writer, store=True, tell=said.append)
-        assert (first.new, first.refused) == (50, 1)
-        assert len(said) == 1 and "1.2.3" not in said[0] and "P-50" not in said[0]
+        assert (first.new, first.refused) == (10, 1)
+        assert len(said) == 1 and "1.2.3" not in said[0] and "P-10" not in said[0]
         stored = reports(archive)
-        assert len(stored) == 100, "a report and a table of labels each"
+        assert len(stored) == 20, "a report and a table of labels each"
         again = watch_once(pacs, folder, writer, store=True)
-        assert (again.new, again.known) == (0, 51) and len(reports(archive)) == 100
-    assert len(list(folder.glob("*.json"))) == 50
+        assert (again.new, again.known) == (0, 11) and len(reports(archive)) == 20
+    assert len(list(folder.glob("*.json"))) == 10
     if shutil.which("dsrdump"):
-        for one in stored[:20]:
+        for one in stored[:6]:
             url = f"http://127.0.0.1:{archive.port}/instances/{one['ID']}/file"
             (tmp_path / "sr.dcm").write_bytes(urllib.request.urlopen(url, timeout=30).read())
             assert subprocess.run(["dsrdump", str(tmp_path / "sr.dcm")], capture_output=True).returncode == 0
     patients = {archive.ask(f"/instances/{one['ID']}/patient")["MainDicomTags"]["PatientID"] for one in stored}
-    assert patients == {f"P-{number}" for number in range(50)}, "each beside its own image"
+    assert patients == {f"P-{number}" for number in range(10)}, "each beside its own image"
 
 
 def test_images_come_as_they_were_stored_and_once(archive: Archive, tmp_path: Path) -> None:
@@ -156,9 +164,14 @@ def test_the_draft_is_the_one_that_generate_writes(archive: Archive, tmp_path: P
     assert reports(archive) == [], "nothing is stored unless asked for"
 
 
-@pytest.mark.slow
-def test_kills_of_watcher_and_archive_lose_nothing_and_store_nothing_twice(tmp_path: Path, tiny: Path) -> None:
-    studies, draw = 50, random.Random(0)
+@pytest.mark.parametrize(
+    ("studies", "rounds"),
+    [pytest.param(10, 2, marks=pytest.mark.slow), pytest.param(50, 10, marks=pytest.mark.nightly)],
+)
+def test_kills_of_watcher_and_archive_lose_nothing_and_store_nothing_twice(
+    studies: int, rounds: int, tmp_path: Path, tiny: Path
+) -> None:
+    draw = random.Random(0)
     with orthanc(tmp_path / "orthanc") as archive:
         for number in range(studies):
             archive.store(study(tmp_path, number))
@@ -166,7 +179,7 @@ def test_kills_of_watcher_and_archive_lose_nothing_and_store_nothing_twice(tmp_p
         command = [
             *MAIN, "pacs", "watch", "--url", archive.url, "-o", str(folder), "--store", "--once", "--model", str(tiny),
         ]  # fmt: skip
-        for round_ in range(10):
+        for round_ in range(rounds):
             watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
             # the first seconds go to imports: the kill is to come while studies are being done
             end = time.monotonic() + 60

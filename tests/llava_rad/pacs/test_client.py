@@ -44,7 +44,7 @@ def answers() -> Iterator[tuple[str, list[Reply], list[tuple[str, bytes]]]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web", replies, asked
     server.shutdown()
     server.server_close()
