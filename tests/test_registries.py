@@ -7,6 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+
+def printed_by(code: str) -> Any:
+    """Run a script that registers dummies before anything reads the registries; what it prints, as JSON."""
+    env = {**os.environ, "TERM": "dumb"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_a_registered_output_format_appears_in_help_reference_and_page() -> None:
@@ -25,10 +34,7 @@ from scripts.write_reference import reference
 help = CliRunner().invoke(app, ["generate", "--help"], env={"COLUMNS": "200"}).output
 print(json.dumps([help, reference(), downloads(), [row.name for row in archive_formats()]]))
 """
-    env = {**os.environ, "TERM": "dumb"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    help, reference, downloads, archive = json.loads(done.stdout)
+    help, reference, downloads, archive = printed_by(code)
     assert "|hl7>" in help and "one HL7 message" in help
     assert "hl7: one HL7 message" in reference and "`hl7`: HL7 v2 message" in reference
     assert {"name": "hl7", "title": "HL7 v2 message", "file": "report.oru.hl7"} in downloads
@@ -74,11 +80,7 @@ except LlavaRadError as error:
     hint = error.hint
 print(json.dumps([help, doctor, reference(), hint, sizes("elsewhere/ward-net", offline=True)]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TERM": "dumb"}
-    )
-    assert done.returncode == 0, done.stderr
-    help, doctor, reference, hint, sizes = json.loads(done.stdout)
+    help, doctor, reference, hint, sizes = printed_by(code)
     assert "ward-net" in help and "encoders convnext: ward-net" in doctor
     assert "ward-net" in reference and "ward-net" in hint
     assert sizes == ["ward_net", "rad-dino"], "the family is asked, without a network"
@@ -103,11 +105,7 @@ def shown(*arguments):
 doctor = " ".join(check.detail for check in _data_sets())
 print(json.dumps([shown("manifest"), shown("reports"), shown("probe", "linear"), doctor, reference()]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "TERM": "dumb"}
-    )
-    assert done.returncode == 0, done.stderr
-    manifest, reports, probe, doctor, reference = json.loads(done.stdout)
+    manifest, reports, probe, doctor, reference = printed_by(code)
     assert "ward-seven (radiographs of ward 7)" in manifest and "ward-seven" in probe
     assert "ward-reports (reports of ward 7)" in reports
     assert "ward-seven" in doctor and "ward-reports" in doctor
@@ -180,3 +178,25 @@ print(json.dumps([
     assert "metric words" in doctor and "share of reports with a word" in doctor
     assert "Word share" in scores and "25.00" in scores
     assert module == {"words": 0.5}
+
+
+def test_a_registered_published_model_appears_in_help_doctor_and_reference() -> None:
+    code = """
+import json
+from typer.testing import CliRunner
+from llava_rad.conversion.published import MODELS, PublishedModel
+
+row = PublishedModel("raddy", "somebody/raddy", "MIT", ("*.json",), 100, "elsewhere:raddy")
+MODELS[row.kind] = row
+from llava_rad.cli import app
+from llava_rad.doctor import diagnose
+from scripts.write_reference import reference
+
+help = CliRunner().invoke(app, ["convert", "--help"], env={"COLUMNS": "200"}).output
+checks = {check.name: check.detail for check in diagnose("somebody/raddy").checks}
+print(json.dumps([help, reference(), checks]))
+"""
+    help, reference, checks = printed_by(code)
+    assert "llava-1.5, raddy" in help and "llava-1.5, raddy" in reference
+    assert checks["published raddy"] == "somebody/raddy, converted on first use"
+    assert checks["model"] == "somebody/raddy is not converted yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from tests.llava_rad import small_files, tiny_model
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -87,3 +88,43 @@ def finished(process: subprocess.Popen[bytes], *, timeout: float = 120) -> Ran:
     """Wait for a process."""
     out, err = process.communicate(timeout=timeout)
     return Ran(process.returncode, out.decode(), err.decode())
+
+
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from llava_rad.cli import main
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        codes.append(ended.code or 0)
+with open(sys.argv[2], "w") as file:
+    json.dump(codes, file)
+"""
+
+
+def in_one_process(
+    commands: list[list[str]], codes: Path, *, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> tuple[list[int], Ran]:
+    """Run commands one after the other in one process, so that torch is imported once.
+
+    Args:
+        commands: arguments of each command.
+        codes: file for the exit codes; it must not exist.
+        env: further variables of the environment.
+        cwd: working folder.
+
+    Returns:
+        The exit codes, and the output of all commands.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(commands), str(codes)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        cwd=cwd,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(codes.read_text()), Ran(0, done.stdout, done.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.llava_rad import small_files
-from tests.llava_rad.conftest import Ran, finished, spawn
+from tests.llava_rad.conftest import Ran, finished, in_one_process, spawn
 
 pytestmark = pytest.mark.acceptance(row=18)
 
@@ -74,24 +74,23 @@ def canaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where a process keeps everything that it could leave behind: home, cache, temporary files, working folder."""
+    """Folders in which a process could leave something: home, cache, temporary files, working folder."""
     for name in ("home", "cache", "tmp", "work"):
         (tmp_path / name).mkdir()
     return tmp_path
 
 
+def environment(home: Path) -> dict[str, str]:
+    folders = {"HOME": "home", "HF_HOME": "cache", "XDG_CACHE_HOME": "cache", "TMPDIR": "tmp"}
+    return {variable: str(home / folder) for variable, folder in folders.items()}
+
+
 def run_at(home: Path, *arguments: str | Path) -> Ran:
-    places = {
-        "HOME": home / "home",
-        "HF_HOME": home / "cache",
-        "XDG_CACHE_HOME": home / "cache",
-        "TMPDIR": home / "tmp",
-    }
-    return finished(spawn(*arguments, env={key: str(path) for key, path in places.items()}, cwd=home / "work"))
+    return finished(spawn(*arguments, env=environment(home), cwd=home / "work"))
 
 
 def leaks(done: Ran, home: Path) -> list[str]:
-    """Where the canary is found: in what was printed, or in any file or file name below ``home``."""
+    """Find the canary in the output, and in every file and file name below ``home``."""
     found = [stream for stream in ("out", "err") if CANARY.lower() in getattr(done, stream).lower()]
     for path in home.rglob("*"):
         if CANARY in path.name or (path.is_file() and CANARY.encode() in path.read_bytes()):
@@ -99,25 +98,23 @@ def leaks(done: Ran, home: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["generate", "ONE", "--model", "MODEL"], 0),
-        (["generate", "ONE", "--model", "MODEL", "--format", "json"], 0),
-        (["generate", "ONE", "--model", "MODEL", "--stream"], 0),
-        (["generate", "ALL", "--model", "MODEL", "--format", "jsonl", "--output", "o.jsonl"], 3),
-        (["generate", "ALL", "--model", "MODEL", "--force", "--format", "json", "--output", "o.json"], 3),
-        (["generate", "ALL", "--model", "no/model"], 5),
-        (["generate", "ONE", "--model", "MODEL", "--output", "no/folder/x"], 2),
-        (["inspect", "ONE"], 0),
-        (["inspect", "ONE", "--format", "json", "--save-image", "a.png"], 0),
-        (["inspect", "LATERAL"], 4),
-        (["inspect", "BROKEN"], 4),
-        (["assemble", "--encoder", "ALL", "--language-model", "ALL", "out", "--offline"], 5),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_no_canary_anywhere(arguments: list[str], code: int, canaries: Path, tiny: Path, home: Path) -> None:
+COMMANDS = [
+    (["generate", "ONE", "--model", "MODEL"], 0),
+    (["generate", "ONE", "--model", "MODEL", "--format", "json"], 0),
+    (["generate", "ONE", "--model", "MODEL", "--stream"], 0),
+    (["generate", "ALL", "--model", "MODEL", "--format", "jsonl", "--output", "o.jsonl"], 3),
+    (["generate", "ALL", "--model", "MODEL", "--force", "--format", "json", "--output", "o.json"], 3),
+    (["generate", "ALL", "--model", "no/model"], 5),
+    (["generate", "ONE", "--model", "MODEL", "--output", "no/folder/x"], 2),
+    (["inspect", "ONE"], 0),
+    (["inspect", "ONE", "--format", "json", "--save-image", "a.png"], 0),
+    (["inspect", "LATERAL"], 4),
+    (["inspect", "BROKEN"], 4),
+    (["assemble", "--encoder", "ALL", "--language-model", "ALL", "out", "--offline"], 5),
+]
+
+
+def test_no_canary_anywhere(canaries: Path, tiny: Path, home: Path) -> None:
     stand_ins = {
         "ONE": canaries / f"{CANARY}^JANE.dcm",
         "LATERAL": canaries / f"{CANARY}-lateral.dcm",
@@ -125,9 +122,10 @@ def test_no_canary_anywhere(arguments: list[str], code: int, canaries: Path, tin
         "ALL": canaries,
         "MODEL": tiny,
     }
-    done = run_at(home, *[stand_ins.get(argument, argument) for argument in arguments])
+    commands = [[str(stand_ins.get(word, word)) for word in arguments] for arguments, _ in COMMANDS]
+    codes, done = in_one_process(commands, home / "codes.json", env=environment(home), cwd=home / "work")
     assert leaks(done, home) == []
-    assert done.code == code, done.err
+    assert codes == [code for _, code in COMMANDS], done.err
     assert "unexpected" not in done.err
 
 

@@ -76,34 +76,25 @@ def test_json_of_several_is_an_array_whatever_is_in_the_folder(
 
 
 def test_jsonl_has_one_report_a_line_in_the_order_of_the_inputs(run: Run, tiny: Path, chest: list[Path]) -> None:
-    done = run("generate", *reversed(chest), "--model", tiny, "-f", "jsonl", "--batch-size", "4")
+    arguments = ["generate", *reversed(chest), "--model", tiny, "-f", "jsonl", "--batch-size", "4"]
+    done = run(*arguments)
+    assert run(*arguments).out == done.out, "the same again gives the same bytes"
     reports = [json.loads(line) for line in done.out.splitlines()]
     assert [report["input"]["sha256"] for report in reports] == [sha256sum(path) for path in reversed(chest)]
     assert len({report["report"]["text"] for report in reports}) > 3, "the text must depend on the image"
-
-
-def test_the_same_again_gives_the_same_bytes(run: Run, tiny: Path, chest: list[Path]) -> None:
-    arguments = ["generate", *chest, "--model", tiny, "-f", "json"]
-    assert run(*arguments).out == run(*arguments).out
 
 
 def test_standard_input(run: Run, tiny: Path, chest: list[Path]) -> None:
     piped = run("generate", "-", "--model", tiny, stdin=chest[1].read_bytes())
     assert piped.code == 0
     assert piped.out == run("generate", chest[1], "--model", tiny).out
-
-
-def test_standard_input_that_is_no_image(run: Run, tiny: Path) -> None:
     assert run("generate", "-", "--model", tiny, stdin=b"hello").code == 4
     assert run("generate", "-", "--model", tiny, stdin=b"").code == 4
 
 
-def test_quoted_pattern(run: Run, tiny: Path, chest: list[Path]) -> None:
+def test_quoted_pattern(run: Run, tiny: Path, chest: list[Path], tmp_path: Path) -> None:
     done = run("generate", chest[0].parent / "[0-2].dcm", "--model", tiny, "-f", "jsonl")
     assert shas(done) == [sha256sum(path) for path in chest[:3]]
-
-
-def test_pattern_that_matches_nothing(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert run("generate", tmp_path / "*.dcm", "--model", tiny).code == 4
 
 
@@ -126,11 +117,11 @@ def test_empty_folder(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert "no image" in done.err
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
-def test_pictures(run: Run, tiny: Path, tmp_path: Path, name: str) -> None:
-    done = run("generate", small_files.picture(tmp_path / name), "--model", tiny, "-f", "json")
+def test_pictures(run: Run, tiny: Path, tmp_path: Path) -> None:
+    files = [small_files.picture(tmp_path / name) for name in ("a.png", "a.jpg", "a.tif", "a.webp")]
+    done = run("generate", *files, "--model", tiny, "-f", "json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["input"]["format"] in {"png", "jpeg", "tiff", "webp"}
+    assert [report["input"]["format"] for report in json.loads(done.out)] == ["png", "jpeg", "tiff", "webp"]
 
 
 def test_sixteen_bit_png_reads_like_the_dicom_it_came_from(
@@ -187,7 +178,7 @@ def test_quiet_says_errors_only(run: Run, tiny: Path, chest: list[Path], lateral
     assert "lateral" in run("generate", chest[0], lateral, "--model", tiny, "-q").err
 
 
-@pytest.mark.parametrize("model", ["no/such/folder", "./nothing", "/nothing/here", "owner/name", "http://x/y"])
+@pytest.mark.parametrize("model", ["./nothing", "owner/name", "http://x/y"])
 def test_missing_model_ends_with_5_and_a_hint_of_what_was_looked_for(run: Run, chest: list[Path], model: str) -> None:
     done = run("generate", chest[0], "--model", model, "--offline")
     assert done.code == 5
@@ -254,18 +245,18 @@ def test_prompt_seed_temperature_beams_and_length_reach_the_model(run: Run, tiny
         report: dict[str, Any] = json.loads(run("generate", chest[0], "--model", tiny, "-f", "json", *arguments).out)
         return str(report["report"]["text"])
 
-    plain = text()
+    plain, sampled = text(), text("--temperature", "1.5", "--seed", "1")
     assert len(text("--max-new-tokens", "3")) < len(plain)
     assert text("--prompt", "Is the heart large?") != plain
-    assert text("--temperature", "1.5", "--seed", "1") == text("--temperature", "1.5", "--seed", "1")
-    assert text("--temperature", "1.5", "--seed", "1") != text("--temperature", "1.5", "--seed", "2")
+    assert text("--temperature", "1.5", "--seed", "1") == sampled
+    assert text("--temperature", "1.5", "--seed", "2") != sampled
     assert text("--num-beams", "3") != ""
 
 
 def test_show_paths_names_the_file_and_nothing_else_does(
     run: Run, tiny: Path, chest: list[Path], lateral: Path
 ) -> None:
-    for form in ("text", "json", "jsonl"):
+    for form in ("text", "jsonl"):
         arguments = ["generate", chest[0], lateral, "--model", tiny, "-f", form]
         hidden, shown = run(*arguments), run(*arguments, "--show-paths")
         assert str(chest[0]) not in hidden.out

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.acceptance(row=22)
 
 HEAVY = {"torch", "transformers", "gradio", "pydicom", "numpy", "PIL"}
 ANSWERED_AT_ONCE = [
-    (["-h"], 0), (["--help"], 0), (["--version"], 0), (["generate", "--help"], 0), (["inspect", "-h"], 0),
-    (["doctor", "--help"], 0), (["assemble", "--help"], 0), (["convert", "--help"], 0),
-    (["generate"], 2), (["generate", "--nope"], 2),
+    (["--help"], 0), (["--version"], 0), (["generate", "-h"], 0), (["convert", "--help"], 0),
     (["generate", "x", "--batch-size", "0"], 2), (["nothing"], 2), (["--show-completion", "bash"], 0),
 ]  # fmt: skip
 

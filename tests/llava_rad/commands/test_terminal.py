@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.llava_rad.conftest import finished, spawn
+from tests.llava_rad.conftest import Run, spawn
 
 pty = pytest.importorskip("pty")
 termios = pytest.importorskip("termios")
@@ -44,11 +44,11 @@ def on_terminal(
     return process.wait(), pieces
 
 
-def test_one_image_is_streamed_on_a_terminal(tiny: Path, chest: list[Path]) -> None:
+def test_one_image_is_streamed_on_a_terminal(run: Run, tiny: Path, chest: list[Path]) -> None:
     code, pieces = on_terminal("generate", chest[0], "--model", tiny, out=True)
     assert code == 0
     assert len(pieces) > 3
-    piped = finished(spawn("generate", chest[0], "--model", tiny))
+    piped = run("generate", chest[0], "--model", tiny)
     assert b"".join(pieces).decode().replace("\r\n", "\n") == piped.out
 
 
@@ -59,12 +59,14 @@ def test_json_and_several_images_are_not_streamed(tiny: Path, chest: list[Path])
     assert len(pieces) <= 4
 
 
-def test_progress_is_shown_on_a_terminal_only_and_never_on_standard_output(tiny: Path, chest: list[Path]) -> None:
+def test_progress_is_shown_on_a_terminal_only_and_never_on_standard_output(
+    run: Run, tiny: Path, chest: list[Path]
+) -> None:
     arguments = ["generate", *chest, "--model", tiny, "--format", "jsonl"]
     _, pieces = on_terminal(*arguments, err=True)
     assert b"6/6" in b"".join(pieces)
     assert on_terminal(*arguments, "--quiet", err=True)[1] == []
-    assert finished(spawn(*arguments)).err == "llava-rad: 6 of 6 reports written\n"
+    assert run(*arguments).err == "llava-rad: 6 of 6 reports written\n"
 
 
 def test_standard_input_that_is_a_terminal_is_a_usage_error(tiny: Path) -> None:

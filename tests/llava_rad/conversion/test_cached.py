@@ -12,12 +12,6 @@ from llava_rad.conversion import published as registry
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import load_checked
 from tests.llava_rad.conftest import Run, finished, spawn
-from tests.llava_rad.conversion import replicas
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return replicas.maira_2(tmp_path_factory.mktemp("published") / "maira-2")
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +21,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hub(published: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def hub(published: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The hub has microsoft/maira-2; every time that it is asked is listed."""
     asked: list[str] = []
 
     def fetch(source: object, **_: object) -> Path:
         asked.append(str(source))
-        return published
+        return published["maira-2"]
 
     monkeypatch.setattr(registry, "fetch", fetch)
     return asked

@@ -24,7 +24,7 @@ IMAGES = list(np.random.default_rng(0).integers(0, 256, (3, 56, 56), dtype=np.ui
 
 
 def logits(folder: Path, study: Study, images: list[np.ndarray]) -> torch.Tensor:
-    """What a converted checkpoint says next, [vocabulary]."""
+    """Logits of a converted checkpoint's first token, [vocabulary]."""
     engine = Engine.from_pretrained(folder, dtype="float32")
     prompt = engine.config.conversation.with_study(study)
     embeds, mask = engine.embed(engine.encode_images(np.stack(images)), [prompt])
@@ -40,32 +40,16 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.fixture(scope="module")
-def maira(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("maira")
-    source = replicas.maira_2(folder / "maira-2")
-    convert("maira-2", source, folder / "converted")
-    return source, folder / "converted"
-
-
-@pytest.fixture(scope="module")
-def rad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("rad")
-    source = replicas.llava_rad(folder / "llava-rad")
-    convert("llava-rad", source, folder / "converted")
-    return source, folder / "converted"
-
-
-def test_maira_2_keeps_every_tensor(maira: tuple[Path, Path]) -> None:
-    source, out = maira
-    published = stored(source)
+def test_maira_2_keeps_every_tensor(published: dict[str, Path], maira: Path) -> None:
+    source, out = published["maira-2"], maira
+    expected = stored(source)
     found = {f"language_model.{name}": t for name, t in stored(out / "language_model").items()}
     found |= {f"vision_tower.{name}": t for name, t in stored(out / "encoder").items()}
     for name, tensor in load_file(out / "projector.safetensors").items():
         number, kind = name.removeprefix("linear_").split(".")
         found[f"multi_modal_projector.layers.{2 * int(number) - 2}.{kind}"] = tensor
-    assert found.keys() == published.keys()
-    assert all(found[n].dtype == t.dtype and torch.equal(found[n], t) for n, t in published.items())
+    assert found.keys() == expected.keys()
+    assert all(found[n].dtype == t.dtype and torch.equal(found[n], t) for n, t in expected.items())
     config = load_checked(out)
     assert (config.features, config.image_tokens) == (AFTER_NORM, 16)
     assert (config.prompt.template, config.prompt.turn, config.prompt.chunks) == ("maira-2", None, "whole")
@@ -78,11 +62,11 @@ def test_maira_2_keeps_every_tensor(maira: tuple[Path, Path]) -> None:
     [Study(), Study(lateral=True, indication="the heart"), Study(lateral=True, prior=True, prior_report="is clear")],
     ids=lambda study: f"{study.images} images",
 )
-def test_maira_2s_logits(maira: tuple[Path, Path], study: Study, tmp_path: Path) -> None:
+def test_maira_2s_logits(published: dict[str, Path], maira: Path, study: Study, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import Dinov2Backbone, Dinov2Config, LlamaConfig, LlamaForCausalLM
 
-    source, out = maira
+    source, out = published["maira-2"], maira
     tensors = {name: tensor.float() for name, tensor in stored(source).items()}
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
@@ -113,8 +97,8 @@ def test_maira_2s_logits(maira: tuple[Path, Path], study: Study, tmp_path: Path)
     torch.testing.assert_close(logits(out, study, IMAGES[: study.images]), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_maira_2_writes_reports_from_one_to_three_images(maira: tuple[Path, Path]) -> None:
-    engine = Engine.from_pretrained(maira[1])
+def test_maira_2_writes_reports_from_one_to_three_images(maira: Path) -> None:
+    engine = Engine.from_pretrained(maira)
     texts = []
     for study in (Study(), Study(prior=True), Study(lateral=True, prior=True)):
         settings = Decoding(max_new_tokens=6, study=study)
@@ -126,11 +110,11 @@ def test_maira_2_writes_reports_from_one_to_three_images(maira: tuple[Path, Path
     assert len(set(texts)) == 3
 
 
-def test_transformers_reads_the_language_model_and_says_the_same(maira: tuple[Path, Path]) -> None:
+def test_transformers_reads_the_language_model_and_says_the_same(maira: Path) -> None:
     from transformers import LlamaForCausalLM
 
-    engine, study = Engine.from_pretrained(maira[1], dtype="float32"), Study(lateral=True, prior=True)
-    language = LlamaForCausalLM.from_pretrained(maira[1] / "language_model", dtype=torch.float32)
+    engine, study = Engine.from_pretrained(maira, dtype="float32"), Study(lateral=True, prior=True)
+    language = LlamaForCausalLM.from_pretrained(maira / "language_model", dtype=torch.float32)
     embeds, _ = engine.embed(engine.encode_images(np.stack(IMAGES)), [engine.config.conversation.with_study(study)])
     rows = language.generate(inputs_embeds=embeds, max_new_tokens=6, do_sample=False, suppress_tokens=[32204])
     (draft,) = generate(engine, IMAGES, Decoding(max_new_tokens=6, study=study))
@@ -159,12 +143,12 @@ def test_llava_is_transformers_own(new_names: bool, tmp_path: Path) -> None:
     assert engine.tokens.suppressed == (32000,)
 
 
-def test_llava_rads_logits(rad: tuple[Path, Path]) -> None:
+def test_llava_rads_logits(published: dict[str, Path], rad: Path) -> None:
     import timm
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 
-    source, out = rad
+    source, out = published["llava-rad"], rad
     config = load_checked(out)
     assert (config.features, config.image_tokens) == (PENULTIMATE, 16)
     assert (config.prompt.template, config.recipe["name"]) == ("llava-rad", "llava-rad-56")
@@ -196,18 +180,16 @@ def test_llava_rads_logits(rad: tuple[Path, Path]) -> None:
 
 
 def test_an_adapter_in_safetensors_gives_the_same_and_the_base_can_be_named(
-    rad: tuple[Path, Path], tmp_path: Path
+    published: dict[str, Path], rad: Path, tmp_path: Path
 ) -> None:
     source = replicas.llava_rad(tmp_path / "llava-rad", pickled=False)
-    convert("llava-rad", source, tmp_path / "out", base=rad[0] / "base")
-    found, expected = (stored(folder / "language_model") for folder in (tmp_path / "out", rad[1]))
+    convert("llava-rad", source, tmp_path / "out", base=published["llava-rad"] / "base")
+    found, expected = (stored(folder / "language_model") for folder in (tmp_path / "out", rad))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_converted_model_is_one_like_any_other(
-    rad: tuple[Path, Path], maira: tuple[Path, Path], tmp_path: Path
-) -> None:
-    for out in (rad[1], maira[1]):
+def test_a_converted_model_is_one_like_any_other(rad: Path, maira: Path, tmp_path: Path) -> None:
+    for out in (rad, maira):
         model = LlavaRad.from_pretrained(out)
         model.save_pretrained(tmp_path / out.parent.name)
         again = load_checked(tmp_path / out.parent.name)

@@ -13,7 +13,6 @@ import torch
 
 import llava_rad
 from encoder.errors import ConfigError
-from llava_rad.conversion.published import convert
 from llava_rad.generation.attention_maps import _image_span, attention_by_sentence
 from llava_rad.generation.decoding import Draft, prepare
 from llava_rad.generation.engine import Engine
@@ -25,20 +24,6 @@ from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
 
 PRIVATE = "Doe, Jane"
-
-
-@pytest.fixture(scope="module")
-def maira(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("maira")
-    convert("maira-2", replicas.maira_2(folder / "source"), folder / "model")
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def rad(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rad")
-    convert("llava-rad", replicas.llava_rad(folder / "source"), folder / "model")
-    return folder / "model"
 
 
 def test_each_input_changes_the_report_and_none_is_kept(

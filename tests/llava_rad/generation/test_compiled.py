@@ -20,18 +20,13 @@ SETTINGS = Decoding(max_new_tokens=tiny_model.MAX_NEW_TOKENS, compile=True)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("compiled") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [np.kron(image, np.ones((14, 14))).astype(np.uint8) for image in rng.integers(0, 256, (6, 4, 4))]
 
 
-def engine_with(checkpoint: Path, record: Callable[[Any], Any]) -> Engine:
-    engine = Engine.from_pretrained(checkpoint, device="cpu")
+def engine_with(tiny: Path, record: Callable[[Any], Any]) -> Engine:
+    engine = Engine.from_pretrained(tiny, device="cpu")
     engine.compiled = CompiledDecoder(engine.llama, engine.tokens.suppressed, record)
     return engine
 
@@ -43,8 +38,8 @@ def prompts(engine: Engine, images: list[np.ndarray], *, padded: bool) -> tuple[
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_steps_of_one_shape_give_the_same_tokens(checkpoint: Path, images: list[np.ndarray], padded: bool) -> None:
-    engine = engine_with(checkpoint, lambda step: step)
+def test_steps_of_one_shape_give_the_same_tokens(tiny: Path, images: list[np.ndarray], padded: bool) -> None:
+    engine = engine_with(tiny, lambda step: step)
     for part in (images[:3], images[3:]):  # the second batch finds the first one's cache
         embeds, mask = prompts(engine, part, padded=padded)
         assert (mask is not None) == padded
@@ -53,8 +48,8 @@ def test_steps_of_one_shape_give_the_same_tokens(checkpoint: Path, images: list[
     assert engine.compiled.compiled
 
 
-def test_only_the_first_shape_fits(checkpoint: Path, images: list[np.ndarray]) -> None:
-    engine = engine_with(checkpoint, lambda step: step)
+def test_only_the_first_shape_fits(tiny: Path, images: list[np.ndarray]) -> None:
+    engine = engine_with(tiny, lambda step: step)
     assert engine.compiled.fits(3, 99)
     embeds, mask = prompts(engine, images[:3], padded=False)
     list(_decode_compiled(engine, embeds, mask, SETTINGS))
@@ -63,14 +58,14 @@ def test_only_the_first_shape_fits(checkpoint: Path, images: list[np.ndarray]) -
     assert not engine.compiled.fits(2, length) and not engine.compiled.fits(3, length + 1)
 
 
-def test_without_a_compiler_the_steps_run_as_they_are(checkpoint: Path, images: list[np.ndarray]) -> None:
+def test_without_a_compiler_the_steps_run_as_they_are(tiny: Path, images: list[np.ndarray]) -> None:
     def record(step: object) -> Callable[..., torch.Tensor]:
         def fail(*_: object) -> torch.Tensor:
             raise RuntimeError("Failed to find C compiler.\nPlease install one.")
 
         return fail
 
-    engine = engine_with(checkpoint, record)
+    engine = engine_with(tiny, record)
     embeds, mask = prompts(engine, images[:3], padded=False)
     with pytest.warns(UserWarning, match="not compiled: RuntimeError: Failed to find C compiler.$"):
         found = list(_decode_compiled(engine, embeds, mask, SETTINGS))
@@ -78,25 +73,25 @@ def test_without_a_compiler_the_steps_run_as_they_are(checkpoint: Path, images: 
     assert not engine.compiled.compiled
 
 
-def test_on_a_cpu_the_switch_changes_nothing(checkpoint: Path, images: list[np.ndarray]) -> None:
-    engine = Engine.from_pretrained(checkpoint, device="cpu")
+def test_on_a_cpu_the_switch_changes_nothing(tiny: Path, images: list[np.ndarray]) -> None:
+    engine = Engine.from_pretrained(tiny, device="cpu")
     assert generate(engine, images, SETTINGS) == generate(engine, images)
     assert "compiled" not in vars(engine)
 
 
 @pytest.mark.slow
-def test_torch_compile_gives_the_same_tokens(checkpoint: Path, images: list[np.ndarray]) -> None:
-    engine = engine_with(checkpoint, as_graph)
+def test_torch_compile_gives_the_same_tokens(tiny: Path, images: list[np.ndarray]) -> None:
+    engine = engine_with(tiny, as_graph)
     embeds, mask = prompts(engine, images[:3], padded=True)
     assert list(_decode_compiled(engine, embeds, mask, SETTINGS)) == list(_decode(engine, embeds, mask, SETTINGS))
     assert engine.compiled.compiled
 
 
 @pytest.mark.gpu
-def test_as_a_cuda_graph(checkpoint: Path, images: list[np.ndarray]) -> None:
+def test_as_a_cuda_graph(tiny: Path, images: list[np.ndarray]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    engine = Engine.from_pretrained(checkpoint, device="cuda", dtype="float32")
+    engine = Engine.from_pretrained(tiny, device="cuda", dtype="float32")
     found = [generate(engine, part, SETTINGS) for part in (images[:3], images[3:])]
     assert engine.compiled.compiled
     assert found == [generate(engine, part) for part in (images[:3], images[3:])]

@@ -19,18 +19,13 @@ pytestmark = pytest.mark.acceptance(row=6)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("generation") / "tiny")
+def engine(tiny: Path) -> Engine:
+    return Engine.from_pretrained(tiny)
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> Engine:
-    return Engine.from_pretrained(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint: Path) -> LlavaRad:
-    return LlavaRad.from_pretrained(checkpoint)
+def model(tiny: Path) -> LlavaRad:
+    return LlavaRad.from_pretrained(tiny)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +135,9 @@ def test_sampling_is_seeded_and_does_not_depend_on_the_batch(engine: Engine, ima
     assert whole != generate(engine, images[:5], Decoding(max_new_tokens=16))
 
 
-def test_an_image_token_of_the_vocabulary_is_never_generated(checkpoint: Path, images: list[np.ndarray]) -> None:
+def test_an_image_token_of_the_vocabulary_is_never_generated(tiny: Path, images: list[np.ndarray]) -> None:
     """The likeliest first token is renamed ``<image>``: it may then appear nowhere."""
-    engine = Engine.from_pretrained(checkpoint)
+    engine = Engine.from_pretrained(tiny)
     likeliest = generate(engine, images[:1])[0].ids[0]
     piece = engine.tokens.tokenizer.id_to_token(likeliest)
     assert piece != "<image>"
@@ -181,8 +176,8 @@ def test_no_images_no_reports(engine: Engine) -> None:
     assert generate(engine, []) == []
 
 
-def test_bfloat16_runs(checkpoint: Path, images: list[np.ndarray]) -> None:
-    engine = Engine.from_pretrained(checkpoint, dtype="bfloat16")
+def test_bfloat16_runs(tiny: Path, images: list[np.ndarray]) -> None:
+    engine = Engine.from_pretrained(tiny, dtype="bfloat16")
     assert engine.llama.embedding.dtype == torch.bfloat16
     assert len(generate(engine, images[:2])) == 2
 
@@ -197,8 +192,8 @@ def test_devices_and_types() -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_tokens_equal_the_cpus(checkpoint: Path, images: list[np.ndarray]) -> None:
+def test_on_a_gpu_tokens_equal_the_cpus(tiny: Path, images: list[np.ndarray]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    on_gpu = Engine.from_pretrained(checkpoint, device="cuda", dtype="float32")
-    assert generate(on_gpu, images) == generate(Engine.from_pretrained(checkpoint, device="cpu"), images)
+    on_gpu = Engine.from_pretrained(tiny, device="cuda", dtype="float32")
+    assert generate(on_gpu, images) == generate(Engine.from_pretrained(tiny, device="cpu"), images)

@@ -1,4 +1,4 @@
-"""Which files arguments stand for."""
+"""Arguments expanded to the files that they name."""
 
 from __future__ import annotations
 

@@ -28,13 +28,8 @@ STANDINS = Path(__file__).parents[1] / "standins"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("vllm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> Engine:
-    return Engine.from_pretrained(checkpoint, device="cpu", dtype="float32")
+def engine(tiny: Path) -> Engine:
+    return Engine.from_pretrained(tiny, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +44,10 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_ours_equals_transformers_on_the_language_models_folder(checkpoint, engine, images) -> None:
+def test_ours_equals_transformers_on_the_language_models_folder(tiny, engine, images) -> None:
     from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(checkpoint / "language_model").eval()
+    model = LlamaForCausalLM.from_pretrained(tiny / "language_model").eval()
     embeds, mask = engine.embed(engine.encode_images(np.stack(images)), [engine.config.conversation] * len(images))
     assert mask is None
     with torch.inference_mode():
@@ -69,8 +64,8 @@ def test_ours_equals_transformers_on_the_language_models_folder(checkpoint, engi
 
 
 @pytest.mark.usefixtures("standin")
-def test_the_same_reports_by_way_of_the_worker(checkpoint, engine, images) -> None:
-    with VllmWriter(engine, checkpoint, sys.executable) as writer:
+def test_the_same_reports_by_way_of_the_worker(tiny, engine, images) -> None:
+    with VllmWriter(engine, tiny, sys.executable) as writer:
         assert writer.version == "stand-in" and writer.recipe == engine.recipe
         assert writer.generate(images, SETTINGS) == generate(engine, images, SETTINGS)
         short = Decoding(max_new_tokens=3, prompt="The heart?")
@@ -83,9 +78,9 @@ def test_the_same_reports_by_way_of_the_worker(checkpoint, engine, images) -> No
 
 
 @pytest.mark.usefixtures("standin")
-def test_bfloat16_embeddings_arrive_as_they_are(checkpoint, images) -> None:
-    engine = Engine.from_pretrained(checkpoint, device="cpu", dtype="bfloat16")
-    with VllmWriter(engine, checkpoint, sys.executable) as writer:
+def test_bfloat16_embeddings_arrive_as_they_are(tiny, images) -> None:
+    engine = Engine.from_pretrained(tiny, device="cpu", dtype="bfloat16")
+    with VllmWriter(engine, tiny, sys.executable) as writer:
         assert len(writer.generate(images, SETTINGS)) == len(images)
 
 
@@ -98,29 +93,29 @@ def test_bfloat16_embeddings_arrive_as_they_are(checkpoint, images) -> None:
         ("fail", "vLLM failed: RuntimeError: no room left$"),
     ],
 )
-def test_failures_are_one_line(told: str, message: str, checkpoint, engine, images, monkeypatch) -> None:
+def test_failures_are_one_line(told: str, message: str, tiny, engine, images, monkeypatch) -> None:
     monkeypatch.setenv("STANDIN", told)
-    with VllmWriter(engine, checkpoint, sys.executable) as writer, pytest.raises(LlavaRadError, match=message) as error:
+    with VllmWriter(engine, tiny, sys.executable) as writer, pytest.raises(LlavaRadError, match=message) as error:
         writer.generate(images, SETTINGS)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("standin")
-def test_a_killed_worker_is_an_error_and_not_a_hang(checkpoint, engine, images) -> None:
-    with VllmWriter(engine, checkpoint, sys.executable) as writer:
+def test_a_killed_worker_is_an_error_and_not_a_hang(tiny, engine, images) -> None:
+    with VllmWriter(engine, tiny, sys.executable) as writer:
         writer._process.kill()
         for _ in range(2):
             with pytest.raises(LlavaRadError, match=r"ended without an answer \(exit code -9\)"):
                 writer.generate(images, SETTINGS)
 
 
-def test_an_environment_without_vllm(checkpoint, engine, tmp_path: Path) -> None:
+def test_an_environment_without_vllm(tiny, engine, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", symlinks=True)
     with pytest.raises(LlavaRadError, match="bin/python has no vLLM") as error:
-        VllmWriter(engine, checkpoint, tmp_path / "bare" / "bin" / "python")
+        VllmWriter(engine, tiny, tmp_path / "bare" / "bin" / "python")
     assert "pip install vllm" in str(error.value.hint)
     with pytest.raises(LlavaRadError, match="cannot be run"):
-        VllmWriter(engine, checkpoint, tmp_path / "nowhere" / "python")
+        VllmWriter(engine, tiny, tmp_path / "nowhere" / "python")
 
 
 def test_an_adapter_is_refused(engine, tmp_path: Path) -> None:

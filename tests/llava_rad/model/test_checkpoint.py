@@ -16,19 +16,13 @@ from encoder.files import sha256_of
 from llava_rad.generation.engine import Engine
 from llava_rad.model.checkpoint import load_checked, locate
 from llava_rad.model.llava_rad import LlavaRad
-from tests.llava_rad import tiny_model
 
 pytestmark = [pytest.mark.acceptance(row=7), pytest.mark.acceptance(row=20)]
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
 @pytest.fixture
-def checkpoint(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "copy"))
+def checkpoint(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
 def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
@@ -39,7 +33,7 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def rehash(folder: Path) -> None:
-    """What someone who means harm would do too: make the list of hashes fit the changed files."""
+    """Make the list of hashes fit the changed files, as an attacker would."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md",)]
     names = {
         path.relative_to(folder).as_posix(): sha256_of(path)
@@ -49,24 +43,24 @@ def rehash(folder: Path) -> None:
     edit_config(folder, lambda config: config.update(files=names))
 
 
-def test_round_trip_is_bit_equal(original: Path, tmp_path: Path) -> None:
-    first = LlavaRad.from_pretrained(original)
+def test_round_trip_is_bit_equal(tiny: Path, tmp_path: Path) -> None:
+    first = LlavaRad.from_pretrained(tiny)
     first.save_pretrained(tmp_path / "again")
     second = LlavaRad.from_pretrained(tmp_path / "again")
     one, two = first.state_dict(), second.state_dict()
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert load_checked(tmp_path / "again").files == load_checked(original).files
+    assert load_checked(tmp_path / "again").files == load_checked(tiny).files
 
 
-def test_every_part_is_a_standard_artefact(original: Path) -> None:
+def test_every_part_is_a_standard_artefact(tiny: Path) -> None:
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     for part, auto in (("encoder", AutoModel), ("language_model", AutoModelForCausalLM)):
-        _, report = auto.from_pretrained(original / part, output_loading_info=True)
+        _, report = auto.from_pretrained(tiny / part, output_loading_info=True)
         assert not report["missing_keys"] and not report["unexpected_keys"]
-    tokenizer = AutoTokenizer.from_pretrained(original / "language_model")
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "language_model")
     assert tokenizer.bos_token_id == 1 and tokenizer.eos_token_id == 2
-    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(original / "projector.safetensors").items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in load_file(tiny / "projector.safetensors").items()}
     assert shapes == {
         "linear_1.weight": (32, 24),
         "linear_1.bias": (32,),
@@ -209,8 +203,8 @@ def test_an_undamaged_copy_loads(checkpoint: Path) -> None:
     LlavaRad.from_pretrained(checkpoint)
 
 
-def test_writing_refuses_to_replace_and_leaves_no_half(original: Path, tmp_path: Path) -> None:
-    model = LlavaRad.from_pretrained(original)
+def test_writing_refuses_to_replace_and_leaves_no_half(tiny: Path, tmp_path: Path) -> None:
+    model = LlavaRad.from_pretrained(tiny)
     target = tmp_path / "out"
     target.mkdir()
     (target / "notes.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""How unlike the training images an image is, and the warning that drafts then carry."""
+"""Distance to the training images, and the warning of drafts about unfamiliar ones."""
 
 from __future__ import annotations
 
