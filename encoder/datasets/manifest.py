@@ -141,9 +141,9 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
     header, top = next(table, []), os.path.join(root, "")  # noqa: PTH118 (a million strings)
     _check_columns(header)
     column = {name: position for position, name in enumerate(header)}
-    places = [column.get(name) for name in _COLUMNS]
-    label_places, mask_places, attribute_places = (
-        [(name.removeprefix(kind), place) for name, place in column.items() if name.startswith(kind)]
+    positions = [column.get(name) for name in _COLUMNS]
+    label_positions, mask_positions, attribute_positions = (
+        [(name.removeprefix(kind), position) for name, position in column.items() if name.startswith(kind)]
         for kind in (_LABEL, _MASK, _ATTRIBUTE)
     )
     shared: dict[tuple[str, ...], Mapping[str, float | None]] = {}  # a million rows have few different label sets
@@ -151,26 +151,26 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
     for number, cells in enumerate(table, 1):
         if len(cells) != len(header):
             raise LlavaRadError(f"row {number} of the manifest has {len(cells)} cells, its header {len(header)}")
-        path, dataset, subject, study, image, view, split = ("" if p is None else cells[p] for p in places)
+        path, dataset, subject, study, image, view, split = ("" if p is None else cells[p] for p in positions)
         if not path or "\0" in path:
             raise LlavaRadError(f"row {number} of the manifest has no usable path")
         if (view or "unknown") not in VIEWS:
             raise LlavaRadError(f"row {number} of the manifest: the view is none of {', '.join(VIEWS)}")
         if split not in SPLITS:
             raise LlavaRadError(f"row {number} of the manifest: the split is none of train, val, test or empty")
-        values = tuple(cells[place] for _, place in label_places)
+        values = tuple(cells[position] for _, position in label_positions)
         labels = shared.get(values)
         if labels is None:
             if not set(values) <= LABEL_VALUES.keys():
                 raise LlavaRadError(f"row {number} of the manifest: a label is none of 1, 0, -1 or empty")
-            cell = zip(label_places, values, strict=True)
+            cell = zip(label_positions, values, strict=True)
             labels = shared[values] = {name: LABEL_VALUES[value] for (name, _), value in cell}
-        masks = {name: _file(cells[place], top) for name, place in mask_places if cells[place]} or _NO_MASKS
-        if any("\0" in cells[place] for _, place in mask_places):
+        masks = {name: _file(cells[position], top) for name, position in mask_positions if cells[position]} or _NO_MASKS
+        if any("\0" in cells[position] for _, position in mask_positions):
             raise LlavaRadError(f"row {number} of the manifest has an unusable path of a mask")
-        facts = tuple(cells[place] for _, place in attribute_places)
+        facts = tuple(cells[position] for _, position in attribute_positions)
         if facts not in people:
-            pairs = zip(attribute_places, facts, strict=True)
+            pairs = zip(attribute_positions, facts, strict=True)
             people[facts] = {name: value for (name, _), value in pairs if value} or _NO_ATTRIBUTES
         yield Row(
             _file(path, top), dataset, subject, study, image, cast(View, view or "unknown"), split, labels, number,

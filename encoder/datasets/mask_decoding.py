@@ -42,12 +42,12 @@ def from_runs(text: str, size: tuple[int, int]) -> Mask:
     if numbers != ["-1"]:
         if not numbers or len(numbers) % 2 or not all(re.fullmatch(r"[0-9]{1,9}", number) for number in numbers):
             raise LlavaRadError("the run lengths are damaged: they are not pairs of a start and a length")
-        place = 0
+        end = 0
         for gap, length in zip(map(int, numbers[::2]), map(int, numbers[1::2]), strict=True):
-            place += gap + length
-            if place > len(flat):
+            end += gap + length
+            if end > len(flat):
                 raise LlavaRadError("the run lengths are damaged: they go beyond the image")
-            flat[place - length : place] = True
+            flat[end - length : end] = True
     return flat.reshape(width, height).T
 
 
@@ -102,7 +102,7 @@ def sides(lungs: Mask) -> tuple[Mask, Mask] | None:
 
     height, width = lungs.shape
     step = max(1, max(lungs.shape) // 512)
-    y, x = (place * step + step // 2 for place in np.nonzero(lungs[step // 2 :: step, step // 2 :: step]))
+    y, x = (axis * step + step // 2 for axis in np.nonzero(lungs[step // 2 :: step, step // 2 :: step]))
     if not len(x):
         return None
     middle = (x < x.mean(), x >= x.mean())

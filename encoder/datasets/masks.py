@@ -70,12 +70,12 @@ def prepare_mask(mask: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.
     height, width = mask.shape
     if recipe.pad_to is not None:
         side, longest = recipe.pad_to, max(mask.shape)
-        places = []
+        positions = []
         for length in mask.shape:
             inner = max(1, int(length * (side / longest)))
             bar = (side - inner) // 2
-            places.append(((np.arange(recipe.size) + 0.5) * (side / recipe.size) - bar) * (length / inner))
-        rows, columns = (np.floor(place).astype(int) for place in places)
+            positions.append(((np.arange(recipe.size) + 0.5) * (side / recipe.size) - bar) * (length / inner))
+        rows, columns = (np.floor(axis).astype(int) for axis in positions)
         known: npt.NDArray[np.bool_] = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
         inside = _take(mask, rows.clip(0, height - 1), columns.clip(0, width - 1))
         inside &= known

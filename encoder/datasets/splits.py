@@ -44,8 +44,8 @@ def split_by_subject(rows: Sequence[Row], shares: Shares, seed: int = 0) -> list
         order = sorted(units, key=lambda unit: drawn("split", str(seed), dataset, *unit))
         train = round(shares[0] * len(order))
         val = train + round(shares[1] * len(order))
-        for place, unit in enumerate(order):
-            split[dataset, *unit] = _NAMES[(place >= train) + (place >= val)]
+        for index, unit in enumerate(order):
+            split[dataset, *unit] = _NAMES[(index >= train) + (index >= val)]
     done = [replace(row, split=split[row.dataset, *_unit(row)]) for row in rows]
     disjoint(done)
     return done

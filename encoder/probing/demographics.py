@@ -74,8 +74,8 @@ def class_of(variable: str, value: str) -> str | None:
         return f"<{edges[0]:g}"
     if number > edges[-1]:
         return f">{edges[-1]:g}"
-    place = next((place for place in range(1, len(edges)) if number < edges[place]), len(edges) - 1)
-    return f"{edges[place - 1]:g}-{edges[place]:g}"
+    index = next((index for index in range(1, len(edges)) if number < edges[index]), len(edges) - 1)
+    return f"{edges[index - 1]:g}-{edges[index]:g}"
 
 
 def without_findings(rows: Sequence[Row], label: str = "No Finding") -> list[Row]:

@@ -43,7 +43,7 @@ BRIGHTNESS, CONTRAST, NOISE = 0.2, 0.2, 0.02
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """How a linear probe is trained; the defaults are the paper's (E.3.1).
+    """Configuration of a linear probe; the defaults are the paper's (E.3.1).
 
     Attributes:
         epochs: over the training images.

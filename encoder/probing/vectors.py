@@ -148,14 +148,14 @@ def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int =
     wanted = [len(blocks) * (number + 1) // count - 1 for number in range(count)]
     kept: dict[int, torch.Tensor] = {}
 
-    def keep(place: int, output: object) -> None:
+    def keep(index: int, output: object) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         assert isinstance(hidden, torch.Tensor)
-        kept[place] = hidden
+        kept[index] = hidden
 
     hooks = [
-        blocks[place].register_forward_hook(lambda module, inputs, output, place=place: keep(place, output))
-        for place in wanted[:-1]
+        blocks[index].register_forward_hook(lambda module, inputs, output, index=index: keep(index, output))
+        for index in wanted[:-1]
     ]
     try:
         patches = encoder(pixel_values).patches
@@ -164,7 +164,7 @@ def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int =
             hook.remove()
     number = patches.shape[1]
     with torch.no_grad():
-        before = [kept[place] if norm is None else norm(kept[place]) for place in wanted[:-1]]
+        before = [kept[index] if norm is None else norm(kept[index]) for index in wanted[:-1]]
     return [*(hidden[:, hidden.shape[1] - number :] for hidden in before), patches]
 
 

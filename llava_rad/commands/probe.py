@@ -110,8 +110,8 @@ def linear(
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
-    place = _device(device)
-    source = probing.Vectors(cache or output / "vectors", batch_size, place, _dtype(dtype, place))
+    device = _device(device)
+    source = probing.Vectors(cache or output / "vectors", batch_size, device, _dtype(dtype, device))
     work = probing.Work(split, protocol, config, source)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
@@ -157,13 +157,13 @@ def demographics(
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
-    place = _device(device)
-    kind = _dtype(dtype, place)
+    device = _device(device)
+    kind = _dtype(dtype, device)
     found: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
         if known is None:
-            source = probing.Vectors(cache or output / "vectors", batch_size, place, kind)
+            source = probing.Vectors(cache or output / "vectors", batch_size, device, kind)
             results = probing.demographics(model, rows, way, source, wanted, seed, bar)
             known = folder.keep(name, weights, {"variables": results})
         found[name] = known
@@ -261,7 +261,7 @@ def segment(
     }  # fmt: skip
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
-    place, found = _device(device), dict[str, Any]()
+    device, found = _device(device), dict[str, Any]()
     read: dict[str, probing.Sets] = {}
 
     def sets(way: Recipe) -> probing.Sets:
@@ -288,7 +288,7 @@ def segment(
             kept = folder.keep(
                 called, weights,
                 probing.segmentation(
-                    sets(way), model, way, wanted, configs[which], folder=folder.work(called, weights), device=place,
+                    sets(way), model, way, wanted, configs[which], folder=folder.work(called, weights), device=device,
                     attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
                 ),
             )  # fmt: skip

@@ -153,11 +153,11 @@ def _walk(root: Path) -> Iterator[Path]:
     """Yield the files below a folder and in linked folders: images are often on another disk. Each is entered once."""
     seen: set[Path] = set()
     for parent, folders, names in os.walk(root, followlinks=True):
-        place = Path(parent).resolve()
-        if place in seen:
+        folder = Path(parent).resolve()
+        if folder in seen:
             folders.clear()
             continue
-        seen.add(place)
+        seen.add(folder)
         yield from (Path(parent, name) for name in names)
 
 

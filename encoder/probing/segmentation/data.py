@@ -107,9 +107,9 @@ class SegmentationSet:
                 )
         if len(set(structures)) < len(structures) or not structures:
             raise LlavaRadError("name at least one structure, and each once")
-        places = [self.structures.index(name) for name in structures]
+        indices = [self.structures.index(name) for name in structures]
         return SegmentationSet(
-            tuple(structures), self.images, self.packed[:, places], self.known[:, places], self.attributes
+            tuple(structures), self.images, self.packed[:, indices], self.known[:, indices], self.attributes
         )
 
     def fingerprint(self) -> str:
@@ -152,16 +152,16 @@ def read_segmentation_set(
     packed = np.zeros((len(rows), len(structures), -(-(recipe.size**2) // 8)), np.uint8)
     known = np.full((len(rows), len(structures)), missing == "empty")
     with Reader() as reader:
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             try:
                 image = reader.read(row.path, force=True)  # not resized: masks have its size
                 from_dicom = image.facts.format == "dicom"
-                images[place] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
+                images[index] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
                 wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]
                 height, width = image.pixels.shape
                 for number, path in wanted:
                     mask = prepare_mask(read_mask(path, (height, width), reader=reader), recipe)
-                    packed[place, number], known[place, number] = np.packbits(mask), True
+                    packed[index, number], known[index, number] = np.packbits(mask), True
             except LlavaRadError as error:
                 raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
             progress(1)
@@ -272,10 +272,10 @@ def augmented(
         structure; interpolated masks are thresholded at one half.
     """
     grey, inside = images.float() / 255, masks.float()
-    for place, rng in enumerate(generators):
+    for index, rng in enumerate(generators):
         flipped = rng.random() < config.flip and flip
         grid = _grid(images.shape[-1], rng, config)
-        stack = torch.cat([grey[place][None], inside[place]])
+        stack = torch.cat([grey[index][None], inside[index]])
         if flipped:
             stack = stack.flip(-1)
         if grid is not None:
@@ -283,7 +283,7 @@ def augmented(
             stack = functional.grid_sample(
                 stack[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
             )[0]
-        grey[place], inside[place] = _graded(stack[0], rng, config), stack[1:]
+        grey[index], inside[index] = _graded(stack[0], rng, config), stack[1:]
     return (grey * 255).round().to(torch.uint8), inside > 0.5
 
 

@@ -204,13 +204,13 @@ def evaluate(
         warnings.simplefilter("ignore", RuntimeWarning)  # an image without any structure
         means = np.nanmean(values, axis=1)
     return SegmentationResult(
-        structures={name: DiceScore.of(values[:, place]) for place, name in enumerate(data.structures)},
+        structures={name: DiceScore.of(values[:, index]) for index, name in enumerate(data.structures)},
         together=DiceScore.of(means),
         groups={
             name: GroupScores.of(means, [person.get(name, "") for person in data.attributes]) for name in attributes
         },
-        empty={name: int(absent[:, place].sum()) for place, name in enumerate(data.structures)},
-        false_alarms={name: int((absent & drawn)[:, place].sum()) for place, name in enumerate(data.structures)},
+        empty={name: int(absent[:, index].sum()) for index, name in enumerate(data.structures)},
+        false_alarms={name: int((absent & drawn)[:, index].sum()) for index, name in enumerate(data.structures)},
         head=segmenter.config.head,
         parameters=segmenter.parameters,
         epoch=segmenter.epoch,
@@ -281,10 +281,10 @@ def few_shot(
     """
     if any(number < 1 for number in numbers):
         raise ConfigError("the few-shot curve starts at one training image")
-    place, kept = device_of(encoder, device), inputs
+    device, kept = device_of(encoder, device), inputs
     if kept is None and config.augmentation is None:
         images_of = [one.images for one in (train, val, test)]
-        kept = keep_inputs(images_of, encoder, recipe, head_layers(config), place, gib=config.cache_gib)
+        kept = keep_inputs(images_of, encoder, recipe, head_layers(config), device, gib=config.cache_gib)
     points = []
     for images in sorted({number for number in numbers if number < len(train)} | {len(train)}):
         for seed in seeds:
@@ -292,9 +292,9 @@ def few_shot(
             part = None if kept is None else (kept[0].subset(chosen), kept[1])
             segmenter = train_segmentation(
                 train.subset(chosen), val, encoder, recipe, structures, replace(config, seed=seed), inputs=part,
-                device=place,
+                device=device,
             )  # fmt: skip
-            result = evaluate(segmenter, encoder, test, device=place, inputs=None if kept is None else kept[2])
+            result = evaluate(segmenter, encoder, test, device=device, inputs=None if kept is None else kept[2])
             points.append(FewShotPoint.of(images, seed, result))
             progress(points[-1])
     return points

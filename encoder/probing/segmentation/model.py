@@ -154,16 +154,16 @@ class Inputs:
         """Select some of the kept images, counted anew."""
         part = Inputs(self._encoder, self._recipe, self._layers, self._device)
         if self._kept is not None:
-            places = torch.as_tensor(np.asarray(numbers))
-            part._kept = [store[places] for store in self._kept]
+            indices = torch.as_tensor(np.asarray(numbers))
+            part._kept = [store[indices] for store in self._kept]
         return part
 
     def kept(self, numbers: Numbers) -> list[torch.Tensor] | None:
         """Return the maps of the images with these numbers; None if they are not kept."""
         if self._kept is None:
             return None
-        places = torch.as_tensor(np.asarray(numbers))
-        return [as_maps(store[places].to(self._device).float()) for store in self._kept]
+        indices = torch.as_tensor(np.asarray(numbers))
+        return [as_maps(store[indices].to(self._device).float()) for store in self._kept]
 
     @torch.no_grad()
     def _encoded(self, images: torch.Tensor | npt.NDArray[np.uint8]) -> list[torch.Tensor]:
@@ -342,14 +342,14 @@ def _probabilities(
             f"images of shape {images.shape[1:]} are no {segmenter.recipe.size} pixel squares",
             hint=f"prepare them with the segmenter's recipe {segmenter.recipe.name!r}",
         )
-    place = device_of(encoder, device)
-    source = inputs or Inputs(encoder, segmenter.recipe, segmenter.head.layers, place)
-    head = segmenter.head.to(place)
+    device = device_of(encoder, device)
+    source = inputs or Inputs(encoder, segmenter.recipe, segmenter.head.layers, device)
+    head = segmenter.head.to(device)
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(start + batch_size, len(images)))
             maps = source.kept(numbers) or source.of(images[start : start + batch_size])
-            logits = to_size(run_head(head, maps, segmenter.config, place), images.shape[1:])
+            logits = to_size(run_head(head, maps, segmenter.config, device), images.shape[1:])
             yield torch.sigmoid(logits).cpu().numpy()
 
 
@@ -385,9 +385,11 @@ def masks_of(
     return np.concatenate(parts) if parts else np.zeros(shape, np.bool_)
 
 
-def run_head(head: Head, maps: Sequence[torch.Tensor], config: SegmentationConfig, place: torch.device) -> torch.Tensor:
+def run_head(
+    head: Head, maps: Sequence[torch.Tensor], config: SegmentationConfig, device: torch.device
+) -> torch.Tensor:
     """Compute the head's logits in the configured precision and return them as float32."""
-    with torch.autocast(place.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         logits: torch.Tensor = head(maps)
     return logits.float()
 

@@ -97,8 +97,8 @@ def train_segmentation(
     for data in (train, val):
         if not len(data) or data.size != recipe.size:
             raise LlavaRadError(f"segmentation needs images of {recipe.size} pixels to train on and to choose by")
-    place = device_of(encoder, device)
-    run = _Run(train, val, encoder, recipe, config, place, inputs)
+    device = device_of(encoder, device)
+    run = _Run(train, val, encoder, recipe, config, device, inputs)
     run.resume(folder)
     if run.epoch < config.epochs:
         run.encode()
@@ -163,14 +163,14 @@ class _Run:
         encoder: FrozenEncoder | None,
         recipe: Recipe,
         config: SegmentationConfig,
-        place: torch.device,
+        device: torch.device,
         inputs: tuple[Inputs, Inputs] | None,
     ) -> None:
-        self.data, self.val, self.config, self.recipe, self.device = train, val, config, recipe, place
+        self.data, self.val, self.config, self.recipe, self.device = train, val, config, recipe, device
         self.width, self.encoder = (0, "") if encoder is None else (encoder.width, identity(encoder))
-        with _seeded(config.seed, place):
+        with _seeded(config.seed, device):
             self.head: Head = build_head(config.head, self.width, len(train.structures), config.channels)
-        self.head.to(place)
+        self.head.to(device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), config.learning_rate)
         self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
         self.best = copy.deepcopy(self.head.state_dict())
@@ -178,7 +178,7 @@ class _Run:
         self.checkpoints: Checkpoints | None = None
         self.changes = config.augmentation if inputs is None else None
         self.given = inputs is not None
-        fresh = Inputs(encoder, recipe, self.head.layers, place), Inputs(encoder, recipe, self.head.layers, place)
+        fresh = Inputs(encoder, recipe, self.head.layers, device), Inputs(encoder, recipe, self.head.layers, device)
         self.inputs, self.val_inputs = inputs or fresh
 
     def encode(self) -> None:
@@ -230,8 +230,8 @@ class _Run:
         if maps is None:
             images = tensor(self.data.images[numbers])
             if self.changes is not None:
-                place = (self.config.seed, self.epoch, visit)
-                generators = [np.random.default_rng((*place, int(number))) for number in numbers]
+                key = (self.config.seed, self.epoch, visit)
+                generators = [np.random.default_rng((*key, int(number))) for number in numbers]
                 images, masks = augmented(images, masks, generators, self.changes, flip=may_flip(self.data.structures))
             maps = self.inputs.of(images)
         sums = loss_sums(
@@ -314,8 +314,8 @@ class _Run:
 
 
 @contextmanager
-def _seeded(seed: int, place: torch.device) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators (initial weights, dropout) within the block."""
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed % (1 << 63))
         yield
