@@ -250,8 +250,8 @@ def test_a_complete_data_set_gives_the_papers_3306(real: list[dict[str, Any]], t
     done = run("reports", "iu-xray", root, "-o", tmp_path / "u.jsonl")
     assert done.code == 1
     assert done.err == (
-        "llava-rad: error: IU-Xray (Kaggle, Open-i) is complete, but there are 3,305 pairs of the split test where "
-        "there must be 3,306\n"
+        "llava-rad: error: IU-Xray (Kaggle, Open-i) is complete, but there are 3,305 pairs of the split test "
+        "instead of 3,306\n"
     )
     assert "Findings section in it                       3,306" in done.out, "counts are printed all the same"
     assert len((tmp_path / "u.jsonl").read_text().splitlines()) == 3305, "so is the table written"

@@ -32,6 +32,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def learned() -> tuple[Segmenter, Patches, list[Epoch]]:
+    """A linear head that has learnt the toy problem, with its encoder and its epochs."""
+    encoder = Patches()
+    epochs: list[Epoch] = []
+    segmenter = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, QUICK, epochs.append)
+    assert encoder.seen == 24 + 6 + 2  # one more of each set to see how large it becomes
+    return segmenter, encoder, epochs
+
+
 def weights(segmenter: Segmenter) -> list[torch.Tensor]:
     return list(segmenter.head.state_dict().values())
 
@@ -65,11 +75,10 @@ def test_a_configuration_survives_json() -> None:
             SegmentationConfig(**bad)  # type: ignore[arg-type]
 
 
-def test_a_linear_head_learns_the_toy_problem_and_encodes_each_image_once() -> None:
-    encoder = Patches()
-    epochs: list[Epoch] = []
-    segmenter = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, QUICK, epochs.append)
-    assert encoder.seen == 24 + 6 + 2  # one more of each set to see how large it becomes
+def test_a_linear_head_learns_the_toy_problem_and_encodes_each_image_once(
+    learned: tuple[Segmenter, Patches, list[Epoch]],
+) -> None:
+    segmenter, encoder, epochs = learned
     assert [one.epoch for one in epochs] == list(range(1, 13)) and epochs[-1].val_loss < epochs[0].val_loss / 2
     assert segmenter.epoch == min(epochs, key=lambda one: one.val_loss).epoch
     assert epochs[-1].learning_rate < 0.001 < epochs[0].learning_rate
@@ -141,8 +150,8 @@ def test_a_segmenter_on_disk(tmp_path: Path) -> None:
     found = predict(loaded, encoder, images, batch_size=2)
     assert found.shape == (3, 2, SIZE, SIZE) and found.dtype == np.bool_
     np.testing.assert_array_equal(found, predict(segmenter, encoder, images))
-    chances = np.concatenate(list(probabilities(loaded, encoder, images)))
-    np.testing.assert_array_equal(found, chances >= 0.5)
+    probs = np.concatenate(list(probabilities(loaded, encoder, images)))
+    np.testing.assert_array_equal(found, probs >= 0.5)
     other = Patches()
     with torch.no_grad():
         other.model.weight.add_(1)
@@ -157,11 +166,12 @@ def test_a_segmenter_on_disk(tmp_path: Path) -> None:
         Segmenter.load(tmp_path / "none")
 
 
-def test_a_head_in_bf16_learns_and_keeps_its_weights_in_float32() -> None:
-    encoder = Patches()
+def test_a_head_in_bf16_learns_and_keeps_its_weights_in_float32(
+    learned: tuple[Segmenter, Patches, list[Epoch]],
+) -> None:
+    plain, encoder, _ = learned
     config = replace(QUICK, precision="bf16")
     segmenter = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, config)
-    plain = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, QUICK)
     assert all(one.dtype == torch.float32 for one in weights(segmenter)) and not same(segmenter, plain)
     assert evaluate(segmenter, encoder, discs(6, 2)).together.mean > 0.9
     assert next(probabilities(segmenter, encoder, discs(1).images)).dtype == np.float32
@@ -191,13 +201,11 @@ def test_a_head_of_four_activations_learns_too() -> None:
     encoder = RadDino(dinov2(layers=4))
     inputs = keep_inputs([one.images for one in data], encoder, recipe, 4, "cpu", gib=1)
     assert inputs is not None
-    segmenter = train_segmentation(*data, encoder, recipe, STRUCTURES[:1], config)
-    same_again = train_segmentation(*data, encoder, recipe, STRUCTURES[:1], config, inputs=(inputs[0], inputs[1]))
-    assert same(segmenter, same_again)
+    segmenter = train_segmentation(*data, encoder, recipe, STRUCTURES[:1], config, inputs=(inputs[0], inputs[1]))
     assert evaluate(segmenter, encoder, data[1], inputs=inputs[1]).structures["disc"].mean > 0.8
-    linear = replace(QUICK, epochs=2)
-    kept = train_segmentation(*data, encoder, recipe, STRUCTURES, linear, inputs=(inputs[0], inputs[1]))
-    assert same(kept, train_segmentation(*data, encoder, recipe, STRUCTURES, linear))
+    for short in (replace(config, epochs=1), replace(QUICK, epochs=2)):
+        kept = train_segmentation(*data, encoder, recipe, STRUCTURES, short, inputs=(inputs[0], inputs[1]))
+        assert same(kept, train_segmentation(*data, encoder, recipe, STRUCTURES, short))
 
 
 def test_the_few_shot_curve() -> None:
@@ -219,15 +227,14 @@ def test_few_images_are_gone_through_repeatedly() -> None:
     assert often.val_loss < once.val_loss / 2
 
 
-def test_images_without_a_structure_are_counted_apart() -> None:
+def test_images_without_a_structure_are_counted_apart(learned: tuple[Segmenter, Patches, list[Epoch]]) -> None:
     data = discs(6, 2)
     masks = data.masks(range(6)).copy()
     masks[:2, 0] = False  # known not to be there, though the pixels still show it
     known = np.ones((6, 2), np.bool_)
     known[2, 0] = False
     changed = SegmentationSet.of(data.images, masks, STRUCTURES, known=known)
-    encoder = Patches()
-    segmenter = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, QUICK)
+    segmenter, encoder, _ = learned
     result = evaluate(segmenter, encoder, changed)
     assert (result.structures["disc"].images, result.empty["disc"], result.false_alarms["disc"]) == (3, 2, 2)
     assert result.structures["disc"].mean > 0.9 and np.isnan(result.values[:3, 0]).all()
@@ -237,7 +244,7 @@ def test_loss_by_hand() -> None:
     logits = torch.zeros(2, 1, 2, 2)
     masks = torch.tensor([[[[True, False], [False, False]]], [[[True, True], [True, True]]]])
     sums = loss_sums(logits, masks, torch.ones(2, 1, dtype=torch.bool))
-    # chances are 1/2 everywhere: 2 * 2.5 + 1 over 4 + 5 + 1
+    # all probabilities are 1/2: 2 * 2.5 + 1 over 4 + 5 + 1
     assert float(loss_of(sums, 1.0)) == pytest.approx(np.log(2) + 1 - 6 / 10)
     assert float(loss_of(sums, 0.0)) == pytest.approx(np.log(2))
     one = loss_sums(logits, masks, torch.tensor([[True], [False]]))
