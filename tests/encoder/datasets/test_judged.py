@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,6 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layouts = ["vindr-cxr", "vindr-ribcxr", "candid-ptx", "rsna-pneumonia"]
     make_dataset(out, layouts, studies=STUDIES, size=128, seed=11)
     return out
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    with Reader() as reader:
-        yield reader
 
 
 def read(name: str, root: Path, folder: Path, **options: Any) -> list[Row]:

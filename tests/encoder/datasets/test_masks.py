@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,6 @@ from encoder.datasets.masks import MaskFiles, naming, prepare_mask, read_mask
 from encoder.errors import LlavaRadError, ReadError
 from encoder.preprocessing import RECIPES, Recipe
 from encoder.reader.sandbox import Reader
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    with Reader() as reader:
-        yield reader
 
 
 def save(path: Path, pixels: NDArray[np.uint8]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,6 @@ from scripts.make_phantom import make_dataset
 from scripts.phantom.files import MASK_BITS
 
 Mask = NDArray[np.bool_]
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    with Reader() as reader:
-        yield reader
 
 
 def bit(out: Path, record: dict[str, Any], name: str) -> Mask:
