@@ -251,7 +251,7 @@ def load_labeler(path: Path, config: Path | None = None) -> nn.Module:
         ) from error
     state = {name: value for name, value in state.items() if not name.endswith(".position_ids")}
     with torch.device("meta"):
-        model: Any = _build(BertConfig.from_json_file(config) if config else BertConfig())
+        model = _build(BertConfig.from_json_file(config) if config else BertConfig())
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(state.keys() - wanted.keys())
@@ -269,6 +269,7 @@ def load_labeler(path: Path, config: Path | None = None) -> nn.Module:
             )
     model.load_state_dict(state, assign=True)
     # buffers that are not in the file have no storage yet
-    model.bert.embeddings.position_ids = torch.arange(model.bert.config.max_position_embeddings).unsqueeze(0)
-    model.bert.embeddings.token_type_ids = torch.zeros_like(model.bert.embeddings.position_ids)
+    bert: Any = model.bert
+    bert.embeddings.position_ids = torch.arange(bert.config.max_position_embeddings).unsqueeze(0)
+    bert.embeddings.token_type_ids = torch.zeros_like(bert.embeddings.position_ids)
     return model
