@@ -206,7 +206,7 @@ def test_refusals(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text(lines + "s3,again\n")
     (tmp_path / "extra.csv").write_text(lines + "s99,more\n")
     for arguments, says in (
-        (("none.csv", references), "none.csv cannot be read"),
+        (("none.csv", references), "none.csv: the table cannot be read"),
         (("twice.csv", references), "twice.csv: 1 id more than once: s3"),
         (("extra.csv", references), "1 id of the predictions without a reference: s99"),
         ((predictions, references, "--metrics", "rouge"), "there is no metric 'rouge'"),
