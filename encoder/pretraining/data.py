@@ -46,14 +46,14 @@ class Images(Protocol):
 
 @dataclass
 class Batch:
-    """What one process learns from between two backward passes.
+    """Crops and masks of one backward pass on one process.
 
     Attributes:
         global_crops: uint8 [2, b, S, S]: view 1 and view 2 of each image.
         local_crops: uint8 [V, b, s, s].
-        masks: bool [2, b, N], True for patches that the student does not see, row by row; all False: unmasked crop.
+        masks: bool [2, b, N], True for patches hidden from the student, row by row; all False for an unmasked crop.
         positions: int64 [b], draw positions.
-        wait_s: how long the training waited for this batch, in seconds.
+        wait_s: time that the training waited for this batch, in seconds.
     """
 
     global_crops: torch.Tensor
@@ -94,7 +94,7 @@ def images_per_process(config: PretrainingConfig, world: int) -> int:
     """Images of each batch of each of ``world`` processes.
 
     Raises:
-        ConfigError: the batch cannot be divided evenly.
+        ConfigError: if the batch cannot be divided evenly.
     """
     parts = config.optimization.accumulation * world
     images, rest = divmod(config.optimization.batch_size, parts)
@@ -113,7 +113,7 @@ def batches(images: Images, config: PretrainingConfig, *, step: int, rank: int =
     Each step has ``config.optimization.accumulation`` batches. Close the iterator to end its workers.
 
     Raises:
-        ConfigError: the batch cannot be divided evenly, or is too small to mask a crop, or there are no images.
+        ConfigError: if the batch cannot be divided evenly, or is too small to mask a crop, or there are no images.
     """
     if not len(images):
         raise ConfigError("there are no images to train on", hint="look at data.views, data.splits and data.exclude")
@@ -162,7 +162,7 @@ def _next(stream: Iterator[Batch | LlavaRadError], *, workers: bool) -> Batch | 
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether a worker is gone; not whether there was an error in one."""
+    """Return True if a worker process ended, False if it raised an error."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
     return "in DataLoader worker process" not in str(error)  # the connection to one broke
@@ -243,8 +243,8 @@ def training_rows(config: PretrainingConfig) -> Selection:
     """The images of ``data``, filtered, without the subjects and images of ``data.exclude``.
 
     Raises:
-        ConfigError: no images are named or none is left, a manifest cannot be read, the subset is larger than the rest.
-            Manifests are called by their place in the list.
+        ConfigError: if no images are named or none is left, a manifest cannot be read, or the subset is larger than the
+            rest. The message names a manifest by its position in the list, not by its path.
     """
     data = config.data
     if data.folder is not None and data.manifests:
@@ -281,7 +281,7 @@ def probe_rows(config: PretrainingConfig) -> list[Row]:
     """The labelled images of ``probe.manifest`` in the splits ``train`` and ``val``; none where there is no probing.
 
     Raises:
-        ConfigError: the manifest cannot be read, has no labels, a split is empty, or a subject is in both.
+        ConfigError: if the manifest cannot be read, has no labels, a split is empty, or a subject is in both.
     """
     if config.probe.manifest is None:
         return []

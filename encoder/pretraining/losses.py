@@ -114,22 +114,24 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                         total -= ((scores[:, crop] * targets[:, other]).sum(1) * weight).sum()
                 if gradient is None or prototype_gradient is None:
                     continue
-                slope = scores.view(-1, prototypes).sub_(log_sum).exp_().mul_(scale).view(count, crops, prototypes)
+                grad_scores = (
+                    scores.view(-1, prototypes).sub_(log_sum).exp_().mul_(scale).view(count, crops, prototypes)
+                )
                 targets = targets.mul_(weight[:, None, None])
                 for crop, chosen in enumerate(by_teacher):
                     for other in chosen:
-                        slope[:, crop] -= targets[:, other]
-                slope = slope.div_(student_temperature).view(-1, prototypes).to(dtype)
-                gradient[start : start + step] = linear(slope, ours.t()).view(count, crops, width)
-                prototype_gradient += linear(slope.t(), part.t())
+                        grad_scores[:, crop] -= targets[:, other]
+                grad_scores = grad_scores.div_(student_temperature).view(-1, prototypes).to(dtype)
+                gradient[start : start + step] = linear(grad_scores, ours.t()).view(count, crops, width)
+                prototype_gradient += linear(grad_scores.t(), part.t())
         if gradient is not None and prototype_gradient is not None:
             ctx.save_for_backward(gradient.to(student.dtype), prototype_gradient.to(student_prototypes.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradient, prototype_gradient = ctx.saved_tensors
-        return gradient * slopes[0], prototype_gradient * slopes[0], *[None] * 8
+        return gradient * grad_outputs[0], prototype_gradient * grad_outputs[0], *[None] * 8
 
 
 def dino_pairs(local_crops: int) -> torch.Tensor:
@@ -146,7 +148,7 @@ def koleo_loss(features: torch.Tensor) -> torch.Tensor:
         features: [B, D], B >= 2; computed in float32 whatever their type.
 
     Raises:
-        ValueError: fewer than two rows have no neighbours.
+        ValueError: if fewer than two rows have no neighbours.
     """
     if len(features) < 2:
         raise ValueError("KoLeo needs at least two images on each process")

@@ -1,4 +1,4 @@
-"""Which patches of which global crops the student does not see: the block masks of BEiT, spread as in DINOv2."""
+"""Block masks of BEiT, which hide patches of global crops from the student, distributed over a batch as in DINOv2."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _add_block(rng: np.random.Generator, mask: Mask, largest: int) -> int:
 
 
 def masked_crops(images: int, probability: float) -> int:
-    """How many of the 2 x ``images`` global crops are masked: ``probability`` of them, rounded down."""
+    """Number of masked crops among 2 x ``images`` global crops: ``probability`` of them, rounded down."""
     return int(_VIEWS * images * probability)
 
 
@@ -71,7 +71,7 @@ def check_masks(config: PretrainingConfig) -> None:
     """Refuse a configuration whose batches are too small for a single masked crop.
 
     Raises:
-        ConfigError: no crop would be masked although the masked-patch loss has weight.
+        ConfigError: if no crop would be masked although the masked-patch loss has weight.
     """
     if config.loss.ibot == 0:
         return

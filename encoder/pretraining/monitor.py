@@ -1,4 +1,4 @@
-"""Is the run collapsing? Numbers to watch beside the loss, and warnings in words.
+"""Detect collapse: numbers to watch in addition to the loss, and warnings.
 
 Two ways to fail (Caron et al. 2021, section 5.3): every image gets the same features (constant collapse: loss near 0,
 effective rank near 1), or teacher or student spread their probability evenly over all prototypes (uniform collapse: the

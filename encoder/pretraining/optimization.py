@@ -1,4 +1,9 @@
-"""AdamW with a learning rate of its own for every depth, and gradient clipping by part [DINOv2]."""
+"""AdamW with a learning rate for each depth, gradient clipping by part, and the schedules [DINOv2].
+
+A schedule is a pure function of the step (counted from 0), so that a resumed run needs nothing saved. The shapes are
+DINOv2's; two details are exact here: the last step has the end value itself, where DINOv2's arrays stop one step before
+it, and a warm-up of n steps reaches its end at step n, where theirs does at n - 1.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rates:
-    """How one parameter's rates follow from the schedules.
+    """Factors from the schedules to the rates of one parameter.
 
     Attributes:
         lr: factor on the learning rate.
@@ -140,7 +145,7 @@ def total_steps(config: OptimizationConfig, images: int) -> int:
 
 @dataclass(frozen=True)
 class Values:
-    """What holds at one step.
+    """Values of all schedules at one step.
 
     Attributes:
         lr: of the heads, but for their prototypes; parameter groups multiply it by factors of their own.
@@ -175,7 +180,7 @@ class Schedules:
             steps: its length, where ``optimization.passes`` decides it (see `total_steps`); default: as configured.
 
         Raises:
-            ConfigError: the run is shorter than the warm-up of its learning rate.
+            ConfigError: if the run is shorter than the warm-up of its learning rate.
         """
         steps = config.optimization.steps if steps is None else steps
         if config.optimization.warmup_steps > steps:

@@ -1,6 +1,7 @@
-"""Frozen probes: what the teacher's CLS features are worth, by a linear classifier and by nearest neighbours.
+"""Frozen probes: score the teacher's CLS features by a linear classifier and by nearest neighbours.
 
-The published RAD-DINO was chosen so (model card): iteration 35,000 of 100,000, by linear probing on validation sets.
+The published RAD-DINO was chosen in this way: iteration 35,000 of 100,000, by linear probing on validation sets (model
+card).
 
 The linear classifier is logistic regression on standardised features. Cross-validation on the training images, each
 patient in one fold, chooses one penalty for all labels. The neighbours vote as in DINO's protocol (Caron et al. 2021):
@@ -29,7 +30,7 @@ NEIGHBOURS, NEIGHBOUR_TEMPERATURE = 20, 0.07
 
 
 def auroc(labels: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Area under the ROC curve of [N] scores: the chance that a positive outranks a negative, ties counting half."""
+    """Area under the ROC curve of [N] scores: probability that a positive outranks a negative, ties counting half."""
     order, ranks = np.argsort(scores, kind="stable"), np.empty(len(scores))
     ordered = scores[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -75,7 +76,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the probes say of each of V images of the split ``val``: what scores and their intervals come from.
+    """Predictions of the probes for the V images of the split ``val``, from which scores and intervals are computed.
 
     Attributes:
         rows: V images; their ``dataset`` and ``subject`` name the patient.
@@ -107,8 +108,8 @@ class Probe:
         left_out: names of those that cannot.
 
     Raises:
-        LlavaRadError: a subject is in both splits, or an image cannot be read.
-        ConfigError: no label has enough positives and negatives.
+        LlavaRadError: if a subject is in both splits, or an image cannot be read.
+        ConfigError: if no label has enough positives and negatives.
     """
 
     def __init__(self, rows: Sequence[Row], *, size: int) -> None:
@@ -171,13 +172,13 @@ class Probe:
         return torch.cat(parts)
 
     def predict(self, features: torch.Tensor) -> Predictions:
-        """Fit both probes on the split ``train`` and let them judge the split ``val``.
+        """Fit both probes on the split ``train`` and predict the split ``val``.
 
         Args:
             features: [N, D] in the order of ``rows``.
 
         Raises:
-            LlavaRadError: the features are not finite.
+            LlavaRadError: if the features are not finite.
         """
         if not bool(torch.isfinite(features).all()):
             raise LlavaRadError("the features of the probed images are not finite")
@@ -185,8 +186,8 @@ class Probe:
         known = (~self._truth[self._train].isnan()).double()
         labels = self._truth[self._train].nan_to_num(0.0)
         # a row of unknown subject is a group of its own
-        places = self._train.nonzero()[:, 0].tolist()
-        groups = [(row.dataset, row.subject or i) for i in places if (row := self.rows[i])]
+        indices = self._train.nonzero()[:, 0].tolist()
+        groups = [(row.dataset, row.subject or i) for i in indices if (row := self.rows[i])]
         c = choose_c(fit, labels, known, groups, average_precision)
         inside, outside = standardise(fit, judge)
         weights, bias = logistic_regression(inside, labels, known, [c])
@@ -203,22 +204,22 @@ class Probe:
 
     def score(self, features: torch.Tensor) -> ProbeResult:
         """Scores of [N, D] features in the order of ``rows``; raises as ``predict``."""
-        said = self.predict(features)
+        predicted = self.predict(features)
         auprc, roc, near = {}, {}, {}
-        for column, name in enumerate(said.labels):
-            known = ~np.isnan(said.truth[:, column])
-            truth = said.truth[known, column] == 1
-            auprc[name] = average_precision(truth, said.linear[known, column])
-            roc[name] = auroc(truth, said.linear[known, column])
-            near[name] = auroc(truth, said.knn[known, column])
-        return ProbeResult(auprc, roc, near, self.left_out, said.c)
+        for column, name in enumerate(predicted.labels):
+            known = ~np.isnan(predicted.truth[:, column])
+            truth = predicted.truth[known, column] == 1
+            auprc[name] = average_precision(truth, predicted.linear[known, column])
+            roc[name] = auroc(truth, predicted.linear[known, column])
+            near[name] = auroc(truth, predicted.knn[known, column])
+        return ProbeResult(auprc, roc, near, self.left_out, predicted.c)
 
 
 def _votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Share of votes [V] for a label, of the nearest of the T images that have it: [V, T], [T], [T]."""
-    asked = known == 1
-    top, places = cosines[:, asked].topk(min(NEIGHBOURS, int(asked.sum())), dim=1)
-    return (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[asked][places]).sum(1)
+    labelled = known == 1
+    top, indices = cosines[:, labelled].topk(min(NEIGHBOURS, int(labelled.sum())), dim=1)
+    return (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[labelled][indices]).sum(1)
 
 
 Score = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.float64]], float]
@@ -270,19 +271,24 @@ def logistic_regression(
     for _ in range(100):
         w, y, k, p = weights[:, active], labels[:, active], known[:, active], penalty[:, active]
         scores = inputs @ w
-        chances = torch.sigmoid(scores)
-        gradient = inputs.t() @ (k * (chances - y)) + p * w
-        bend = k * chances * (1 - chances)
-        scale = (curvature * bend.mean(0) + p).clamp_min(1e-12)
+        probs = torch.sigmoid(scores)
+        gradient = inputs.t() @ (k * (probs - y)) + p * w
+        hessian_weight = k * probs * (1 - probs)
+        scale = (curvature * hessian_weight.mean(0) + p).clamp_min(1e-12)
         size = (gradient.square() / scale).sum(0)
         first[active] = torch.where(first[active].isinf(), size, first[active])
         going = size > tolerance**2 * first[active]
         if not bool(going.any()):
             break
         active, w, y, k, p = active[going], w[:, going], y[:, going], k[:, going], p[:, going]
-        scores, gradient, bend, scale = scores[:, going], gradient[:, going], bend[:, going], scale[:, going]
+        scores, gradient, hessian_weight, scale = (
+            scores[:, going],
+            gradient[:, going],
+            hessian_weight[:, going],
+            scale[:, going],
+        )
         accuracy = (size[going] / first[active]).clamp_max(0.01)  # quadratic convergence
-        step = _newton_step(inputs, gradient, bend, p, scale, accuracy)
+        step = _newton_step(inputs, gradient, hessian_weight, p, scale, accuracy)
         weights[:, active] = w + _length(inputs, w, step, scores, gradient, y, k, p) * step
     weights = weights.view(width + 1, -1, len(cs))
     return torch.tensordot(basis, weights[:-1], dims=1), weights[-1]
@@ -291,7 +297,7 @@ def logistic_regression(
 def _newton_step(
     inputs: torch.Tensor,
     gradient: torch.Tensor,
-    bend: torch.Tensor,
+    hessian_weight: torch.Tensor,
     penalty: torch.Tensor,
     scale: torch.Tensor,
     accuracy: torch.Tensor,
@@ -305,7 +311,7 @@ def _newton_step(
     size = (rest * direction).sum(0)
     goal = accuracy * size
     for _ in range(200):
-        image = inputs.t() @ (bend * (inputs @ direction)) + penalty * direction
+        image = inputs.t() @ (hessian_weight * (inputs @ direction)) + penalty * direction
         length = size / (direction * image).sum(0).clamp_min(1e-300)
         step += length * direction
         rest -= length * image
@@ -328,15 +334,15 @@ def _length(
     known: torch.Tensor,
     penalty: torch.Tensor,
 ) -> torch.Tensor:
-    """How far along its step each column goes: 1, halved until the loss falls as it should (Armijo)."""
+    """Step length of each column: 1, halved until the loss falls enough (Armijo)."""
 
     def loss(at: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return (known * (functional.softplus(at) - labels * at)).sum(0) + (penalty * w.square()).sum(0) / 2
 
-    before, slope, moved = loss(scores, weights), (gradient * step).sum(0), inputs @ step
+    before, descent, moved = loss(scores, weights), (gradient * step).sum(0), inputs @ step
     length = torch.ones_like(before)
     for _ in range(40):
-        bad = loss(scores + length * moved, weights + length * step) > before * (1 + 1e-12) + 1e-4 * length * slope
+        bad = loss(scores + length * moved, weights + length * step) > before * (1 + 1e-12) + 1e-4 * length * descent
         if not bool(bad.any()):
             break
         length = torch.where(bad, length / 2, length)

@@ -53,13 +53,13 @@ class _OneDnnLinear(torch.autograd.Function):
         return _one_dnn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        slope = slopes[0].contiguous()
-        rows = slope.view(-1, slope.shape[-1])
+        grad_output = grad_outputs[0].contiguous()
+        rows = grad_output.view(-1, grad_output.shape[-1])
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _one_dnn(slope, weight.t()) if needs_x else None,
+            _one_dnn(grad_output, weight.t()) if needs_x else None,
             _one_dnn(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
@@ -107,27 +107,29 @@ class _CpuAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (projected,) = ctx.saved_tensors
         gradient = torch.empty_like(projected)
         sizes = [rows * length for rows, length in ctx.shapes]
-        parts = zip(projected.split(sizes), slopes[0].split(sizes), gradient.split(sizes), ctx.shapes, strict=True)
-        for part, slope, target, (rows, length) in parts:
+        parts = zip(
+            projected.split(sizes), grad_outputs[0].split(sizes), gradient.split(sizes), ctx.shapes, strict=True
+        )
+        for part, grad_output, target, (rows, length) in parts:
             query, key, value = _by_head(part, (rows, length), ctx.heads)
-            slope = slope.reshape(rows, length, ctx.heads, -1).transpose(1, 2).reshape(query.shape)
-            for_query, for_key, for_value = (torch.empty_like(query) for _ in range(3))
+            grad_output = grad_output.reshape(rows, length, ctx.heads, -1).transpose(1, 2).reshape(query.shape)
+            grad_query, grad_key, grad_value = (torch.empty_like(query) for _ in range(3))
             for chosen in _chunks(query):
                 shares = torch.softmax(torch.bmm(query[chosen], key[chosen].transpose(1, 2)), dim=-1)
-                torch.bmm(shares.transpose(1, 2), slope[chosen], out=for_value[chosen])
-                inner = torch.bmm(slope[chosen], value[chosen].transpose(1, 2))
+                torch.bmm(shares.transpose(1, 2), grad_output[chosen], out=grad_value[chosen])
+                inner = torch.bmm(grad_output[chosen], value[chosen].transpose(1, 2))
                 inner = torch._softmax_backward_data(inner, shares, -1, shares.dtype)
-                torch.bmm(inner, key[chosen], out=for_query[chosen])
-                torch.bmm(inner.transpose(1, 2), query[chosen], out=for_key[chosen])
+                torch.bmm(inner, key[chosen], out=grad_query[chosen])
+                torch.bmm(inner.transpose(1, 2), query[chosen], out=grad_key[chosen])
             targets = target.view(rows, length, 3, ctx.heads, -1).permute(2, 0, 3, 1, 4)
-            slopes_by_head = (one.view(rows, ctx.heads, length, -1) for one in (for_query, for_key, for_value))
-            torch.mul(next(slopes_by_head), query.shape[-1] ** -0.5, out=targets[0])
-            targets[1].copy_(next(slopes_by_head))
-            targets[2].copy_(next(slopes_by_head))
+            grads_by_head = (one.view(rows, ctx.heads, length, -1) for one in (grad_query, grad_key, grad_value))
+            torch.mul(next(grads_by_head), query.shape[-1] ** -0.5, out=targets[0])
+            targets[1].copy_(next(grads_by_head))
+            targets[2].copy_(next(grads_by_head))
         return gradient, None, None
 
 
@@ -173,19 +175,19 @@ class _NormLinear(torch.autograd.Function):
             return linear(normed.to(dtype), weight, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, scale, shift, mean, inverse_std, weight = ctx.saved_tensors
-        slope, shape = slopes[0].contiguous(), x.shape[-1:]
+        grad_output, shape = grad_outputs[0].contiguous(), x.shape[-1:]
         with torch.autocast(x.device.type, enabled=False):
-            normed = torch.native_layer_norm(x, shape, scale, shift, ctx.eps)[0].to(slope.dtype)
-            for_weight = linear(slope.t(), normed.t()).to(ctx.types[0])
+            normed = torch.native_layer_norm(x, shape, scale, shift, ctx.eps)[0].to(grad_output.dtype)
+            grad_weight = linear(grad_output.t(), normed.t()).to(ctx.types[0])
             del normed
-            inner = linear(slope, weight.t()).to(x.dtype)
-            for_x, for_scale, for_shift = torch.ops.aten.native_layer_norm_backward(
+            inner = linear(grad_output, weight.t()).to(x.dtype)
+            grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
                 inner, x, shape, mean, inverse_std, scale, shift, [True, True, True]
             )
-        for_bias = None if ctx.types[1] is None else slope.sum(0).to(ctx.types[1])
-        return for_x, for_scale, for_shift, None, for_weight, for_bias
+        grad_bias = None if ctx.types[1] is None else grad_output.sum(0).to(ctx.types[1])
+        return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
 
 
 def gelu_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -204,9 +206,9 @@ class _GeluLinear(torch.autograd.Function):
             return linear(functional.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        slope = slopes[0].contiguous()
-        inner = linear(slope, weight.t())
-        weight_slope = linear(slope.t(), functional.gelu(x).t()).to(ctx.types[0])
-        return torch.ops.aten.gelu_backward(inner, x), weight_slope, slope.sum(0).to(ctx.types[1])
+        grad_output = grad_outputs[0].contiguous()
+        inner = linear(grad_output, weight.t())
+        grad_weight = linear(grad_output.t(), functional.gelu(x).t()).to(ctx.types[0])
+        return torch.ops.aten.gelu_backward(inner, x), grad_weight, grad_output.sum(0).to(ctx.types[1])

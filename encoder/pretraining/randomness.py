@@ -1,6 +1,6 @@
 """Random numbers that are a pure function of (seed, purpose, position): nothing to save, nothing to restore.
 
-A run that stopped goes on with the numbers that it would have drawn, whatever the number of processes and workers.
+A resumed run continues with the numbers that it would have drawn, on any number of processes and workers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What the numbers are for; each purpose has numbers of its own."""
+    """Purpose of random numbers; each purpose has its own numbers."""
 
     ORDER = 1
     CROPS = 2
@@ -28,7 +28,7 @@ def generator(seed: int, purpose: Purpose, position: int) -> np.random.Generator
 
     Args:
         seed: below 2**128.
-        purpose: what for.
+        purpose: of the numbers.
         position: below 2**64.
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=(0, 0, position, int(purpose))))

@@ -1,4 +1,4 @@
-"""One step of the method: the student predicts what the teacher, its moving average, says of other views.
+"""One step of the method: the student predicts the output of the teacher, its moving average, for other views.
 
 DINO (Caron et al. 2021) on whole crops, iBOT (Zhou et al. 2022) on masked patches, KoLeo on the global crops, together
 as in DINOv2 (Oquab et al. 2023, section 4).
@@ -36,7 +36,7 @@ MASKED_MULTIPLE = 64
 
 @dataclass
 class Losses:
-    """What one step is made of; ``total`` is what is optimised, the parts are as weighted in it.
+    """Losses of one step: ``total`` is optimised, the parts are weighted as in it.
 
     Attributes:
         total: scalar with gradient.
@@ -99,7 +99,7 @@ class StudentTeacher(nn.Module):
     def train(self, mode: bool = True) -> StudentTeacher:
         """The teacher stays in evaluation mode: it drops no paths."""
         super().train(mode)
-        self.teacher.eval()  # torch's evaluation mode: no dropout
+        self.teacher.eval()
         return self
 
     def start_teacher(self) -> None:

@@ -75,10 +75,10 @@ def run(
         The exported encoder's folder.
 
     Raises:
-        ConfigError: the configuration cannot be run, or the folder holds a run of another one.
-        ModelError: the first weights or the newest checkpoint are missing or damaged.
-        LlavaRadError: too many images are unreadable, or the loss is no longer finite.
-        KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
+        ConfigError: if the configuration cannot be run, or the folder holds a run of another one.
+        ModelError: if the first weights or the newest checkpoint are missing or damaged.
+        LlavaRadError: if too many images are unreadable, or the loss is no longer finite.
+        KeyboardInterrupt: if stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
     """
     accelerator = processes.start(bf16=config.engine.precision == "bf16")
     try:
@@ -280,14 +280,14 @@ class _Run:
         return Probe(rows, size=self.config.probe.size or self.config.crops.global_size)
 
     def _look(self, step: int) -> bool:
-        """Probe the teacher on the first process; whether it is the best so far."""
+        """Probe the teacher on the first process; return True if it is the best so far."""
         if self.config.probe.manifest is None:
             return False
         weights = {name: processes.whole(tensor) for name, tensor in self.model.teacher.backbone.state_dict().items()}
         return self._any(self.probe is not None and self._score(self.probe, step, weights))
 
     def _score(self, probe: Probe, step: int, weights: dict[str, torch.Tensor]) -> bool:
-        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()  # no dropout
+        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()
         backbone.load_state_dict(weights)
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
@@ -336,7 +336,7 @@ class _Run:
         return folder
 
     def _any(self, flag: bool) -> bool:
-        """Whether any process says so: all of them stop at the same step."""
+        """Return True on all processes if the flag is True on one of them."""
         if self.world == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.accelerator.device)
@@ -372,7 +372,7 @@ def restore(
     """Put back what ``gather`` returned, onto any number of processes.
 
     Raises:
-        ModelError: the tensors are not those of this model.
+        ModelError: if the tensors are not those of this model.
     """
     for network, group in ((model.student, "student"), (model.teacher, "teacher")):
         _fill(dict(network.state_dict()), groups[group], group)

@@ -1,4 +1,4 @@
-"""Is everything there and does it fit? A run's configuration, data, weights and cost, looked at without training."""
+"""Check a run's configuration, data, weights and cost without training (``pretrain --validate``)."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ def _scores(config: PretrainingConfig, images: int) -> int:
 
 
 def check_sizes(config: PretrainingConfig, processes: int) -> None:
-    """Whether batch, accumulation, processes, masks and KoLeo go together.
+    """Check that batch, accumulation, processes, masks and KoLeo fit together.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: if they do not.
     """
     images = images_per_process(config, processes)
     check_masks(config)
@@ -178,11 +178,11 @@ def check_sizes(config: PretrainingConfig, processes: int) -> None:
 
 
 def validate(config: PretrainingConfig, *, processes: int = 1, offline: bool = False) -> Report:
-    """Look at everything that a run needs.
+    """Check everything that a run needs.
 
     Args:
         config: the run.
-        processes: as many as will train.
+        processes: number of processes that will train.
         offline: look for weights in the cache only.
 
     Returns:
@@ -248,7 +248,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
 
 
 def _table(rows: Sequence[Row], *, by_data_set: bool) -> list[str]:
-    """Counts by data set beside the paper's."""
+    """Counts by data set, next to the paper's."""
     if not by_data_set:
         return []
     from encoder.datasets.registry import published_for

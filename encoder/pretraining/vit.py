@@ -35,7 +35,7 @@ class Crops(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Which crops go through a residual branch, and where their tokens lie in the packed sequence.
+    """Crops that go through a residual branch, and the positions of their tokens in the packed sequence.
 
     Attributes:
         tokens: [k] int64, ascending.
@@ -184,9 +184,9 @@ class _Add(torch.autograd.Function):
         return tokens.index_add(0, places, branch * scale)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         places, scale = ctx.saved_tensors
-        return slopes[0], slopes[0].index_select(0, places).mul_(scale).to(ctx.dtype), None, None
+        return grad_outputs[0], grad_outputs[0].index_select(0, places).mul_(scale).to(ctx.dtype), None, None
 
 
 class _PatchEmbedding(nn.Module):

@@ -53,8 +53,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Attributes:
-        folder: where they lie; made by the first ``save``.
-        keep: so many of the newest stay.
+        folder: parent folder of all checkpoints; made by the first ``save``.
+        keep: number of newest checkpoints to keep.
         ignored: name of a folder that is no usable checkpoint -> why; filled by ``latest`` and ``load``.
     """
 
@@ -79,7 +79,7 @@ class Checkpoints:
             The checkpoint's folder.
 
         Raises:
-            LlavaRadError: it cannot be written (a full disk), or an intact checkpoint of a later step is there, so
+            LlavaRadError: if it cannot be written (a full disk), or an intact checkpoint of a later step is there, so
                 that a resumed run would not find this one. What was there before stays as it was.
             ModelError: as ``latest``.
         """
@@ -113,8 +113,8 @@ class Checkpoints:
         or that ``load`` has found damaged, is passed over and named in ``ignored``.
 
         Raises:
-            ModelError: one of another format is there. It is not passed over: a later version of this program has
-                gone on with the run, and saving here would remove what it wrote.
+            ModelError: if a checkpoint has another format. It is not passed over: a later version of this program has
+                continued the run, and saving here would remove what it wrote.
         """
         return next(self._usable(), None)
 
@@ -128,8 +128,8 @@ class Checkpoints:
             Name of a file -> name -> tensor on the CPU, and the state, as ``save`` took them.
 
         Raises:
-            ModelError: missing or damaged. The folder is passed over from then on: ``latest`` offers the next older
-                one, which the hint names.
+            ModelError: if the checkpoint is missing or damaged. It is passed over from then on: ``latest`` returns the
+                next older one, which the hint names.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -172,7 +172,7 @@ class Checkpoints:
                 yield path
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed run was writing or removing, and a replaced checkpoint whose replacement is in place."""
+        """Remove unfinished and half-removed folders of a killed run, and replaced checkpoints."""
         for path in self.folder.glob("step-*"):
             if path.name.endswith(".tmp") or (path.name.endswith(".old") and path.with_suffix("").exists()):
                 shutil.rmtree(path)
@@ -261,7 +261,7 @@ def not_written(message: str) -> LlavaRadError:
 
 
 class _Unusable(Exception):
-    """Why a folder is no usable checkpoint."""
+    """Reason why a folder is no usable checkpoint."""
 
 
 def step_of(folder: Path) -> int:
@@ -311,7 +311,7 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         _Unusable: they are not, or there is no list.
-        ModelError: the list is of another format.
+        ModelError: if the list is of another format.
     """
     try:
         index = json.loads((folder / _INDEX).read_bytes())

@@ -28,8 +28,8 @@ class Configurations(Generic[Config]):
     """The configurations of one kind of run.
 
     Args:
-        model: what a configuration is; frozen, unknown keys forbidden.
-        package: whose folder ``configs`` holds those that come with it.
+        model: class of the configuration; frozen, unknown keys forbidden.
+        package: its folder ``configs`` holds the shipped configurations.
     """
 
     def __init__(self, model: type[Config], package: str) -> None:
@@ -49,7 +49,7 @@ class Configurations(Generic[Config]):
             overrides: ``key.subkey=value``, the value in YAML: ``loss.ibot=0``, ``data.manifests=[a.csv, b.csv]``.
 
         Raises:
-            ConfigError: there is no such configuration, it is no YAML, a key is unknown, or a value is not allowed.
+            ConfigError: if there is no such configuration, it is no YAML, a key is unknown, or a value is not allowed.
         """
         values = self._read(name_or_file, Path(), ())
         for override in overrides:
@@ -62,9 +62,9 @@ class Configurations(Generic[Config]):
         _check_leaves(values, config.model_dump(), "")
         return config
 
-    def _read(self, name_or_file: str, beside: Path, above: tuple[str, ...]) -> dict[str, Any]:
+    def _read(self, name_or_file: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
         """The merged tree of a configuration and of what it extends."""
-        text, folder, identity = self._find(name_or_file, beside)
+        text, folder, identity = self._find(name_or_file, folder)
         if identity in above:
             raise ConfigError(f"the configuration {name_or_file} extends itself")
         values = _parse(text, f"the configuration {name_or_file}")
@@ -80,14 +80,14 @@ class Configurations(Generic[Config]):
         _merge(merged, values)
         return merged
 
-    def _find(self, name_or_file: str, beside: Path) -> tuple[str, Path, str]:
+    def _find(self, name_or_file: str, folder: Path) -> tuple[str, Path, str]:
         """Text, folder and identity of a configuration. A shipped name wins over a file that is called the same."""
         names = self.shipped()
         if name_or_file in names:
             source = resources.files(self._package) / _FOLDER / f"{name_or_file}.yaml"
             return source.read_text("utf-8"), Path(), name_or_file
         try:
-            path = beside / Path(name_or_file).expanduser()
+            path = folder / Path(name_or_file).expanduser()
             return path.read_text("utf-8"), path.parent, str(path.resolve())
         except FileNotFoundError:
             close = difflib.get_close_matches(name_or_file, names, n=1)
@@ -207,7 +207,7 @@ def _short(value: Any) -> str:
 
 
 def _check_leaves(given: Any, checked: Any, key: str) -> None:
-    """What pydantic takes without a word and nobody means: ``steps: yes`` as 1 step, an endless learning rate."""
+    """Refuse values that pydantic accepts but nobody means: ``steps: yes`` as 1 step, an infinite learning rate."""
     if isinstance(given, Mapping) and isinstance(checked, Mapping):
         for name, value in given.items():
             _check_leaves(value, checked[name], f"{key}.{name}" if key else str(name))

@@ -27,24 +27,24 @@ PANELS = (
     ("probe_linear_auroc", "linear probe, macro AUROC"),
     ("probe_knn_auroc", "nearest neighbours, macro AUROC"),
 )
-"""What is drawn, in reading order: name in the journal and title. What no run has, or is 0 throughout, is left out."""
+"""Panels in reading order: name in the metrics log and title. Panels without a value other than 0 are left out."""
 _AT_LN_K = ("dino", "teacher_entropy")
 _COLUMNS = 5
 
 
 def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, str]] = PANELS) -> None:
-    """Draw the journals of runs by step, as one PNG that is there whole or not at all.
+    """Draw the metrics of runs by step as one PNG, which appears complete or not at all.
 
-    Losses, learning rate, the teacher's entropy (with ln K, where the run's configuration says K), effective rank, and
+    Losses, learning rate, the teacher's entropy (with ln K, where the run's configuration has K), effective rank, and
     scores of the probes. Several runs share the panels; the legend has their folders' names.
 
     Args:
         run_folders: at least one; a run may still be going on.
         output: the file.
-        panels: what is drawn: name in the journal and title.
+        panels: name in the metrics log and title of each panel.
 
     Raises:
-        LlavaRadError: matplotlib is not installed, a folder has no journal, or the file cannot be written.
+        LlavaRadError: if matplotlib is not installed, a folder has no metrics log, or the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -66,11 +66,11 @@ def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, 
     FigureCanvasAgg(figure)
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     legend: dict[str, Any] = {}
-    for place, axes in enumerate(grid.flat):
-        if place >= len(drawn):
+    for index, axes in enumerate(grid.flat):
+        if index >= len(drawn):
             axes.set_axis_off()
             continue
-        name, title = drawn[place]
+        name, title = drawn[index]
         for run, one in zip(names, series, strict=True):
             few = name.startswith(("probe_", "val_", "sample_")) or len(one[name][0]) < 3
             (legend[run],) = axes.plot(*one[name], linewidth=1.4, marker="o" if few else None, markersize=3.5)
@@ -82,7 +82,7 @@ def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, 
         axes.yaxis.get_offset_text().set_size(8)
         axes.grid(visible=True, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if place + columns >= len(drawn):
+        if index + columns >= len(drawn):
             axes.set_xlabel("optimiser step", fontsize=9)
     ordered = {name: legend.pop(name) for name in names} | legend
     columns = min(len(ordered), 5)

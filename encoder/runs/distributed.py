@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _PATIENCE = timedelta(hours=12)
-"""How long processes wait for one another: the first one may be reading a million images into the cache."""
+"""Time-out of processes that wait for one another: the first may be reading a million images into the cache."""
 
 
 def keep_freed_memory() -> None:
@@ -70,7 +70,7 @@ def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[nn.Modul
 
 @contextmanager
 def synchronised(wrapped: nn.Module, accelerator: Accelerator, wanted: bool) -> Iterator[None]:
-    """Whether the backward pass within sums gradients over processes, or adds to this one's."""
+    """Sum gradients over processes in the backward pass of the block if ``wanted``, else add to this process's."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(wrapped, FSDPModule):
@@ -84,7 +84,7 @@ def synchronised(wrapped: nn.Module, accelerator: Accelerator, wanted: bool) -> 
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor without gradient, put together where it is spread over processes: then all of them must call this."""
+    """Return a tensor without gradient, gathered if it is spread over processes; then all of them must call this."""
     from torch.distributed.tensor import DTensor
 
     tensor = tensor.detach()
@@ -92,7 +92,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, spread over processes and placed as ``parameter`` is."""
+    """Spread a whole tensor over processes and devices as ``parameter`` is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     tensor = tensor.to(parameter.device)
@@ -102,7 +102,7 @@ def like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process has of a tensor; writing to it writes to the tensor."""
+    """Return this process's part of a tensor; writing to it writes to the tensor."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data

@@ -1,4 +1,4 @@
-"""The run's numbers by step: JSON lines, and TensorBoard where it is installed."""
+"""Metrics of a run by step: JSON lines, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class MetricsLog:
 
     Args:
         folder: the run folder.
-        step: optimiser steps done: lines of later steps, which a killed run has written, are cut off; at 0 all are.
+        step: optimiser steps done; lines of later steps, written by a killed run, are removed; 0 removes all lines.
 
     Raises:
-        LlavaRadError: the disk refuses; ``write`` too.
+        LlavaRadError: if the disk refuses; raised by ``write`` too.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
@@ -43,7 +43,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def write(self, step: int, values: Mapping[str, float], warnings: Sequence[str] = ()) -> None:
-        """One line; it has reached the files when this returns. Numbers that are not finite become null in JSON."""
+        """Write one line and flush it. Numbers that are not finite become null in JSON."""
         line: dict[str, Any] = {"step": step}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         if warnings:
@@ -68,10 +68,10 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's ``metrics.jsonl``, without one that is still being written.
+    """Read the lines of a run folder's ``metrics.jsonl``, except one that is still being written.
 
     Raises:
-        LlavaRadError: there is none.
+        LlavaRadError: if the folder has none.
     """
     try:
         lines = (folder / METRICS).read_bytes().splitlines()

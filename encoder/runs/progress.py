@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a run, and how they stop it."""
+"""Progress bar and stop signals of a run at a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def progress_bar(total: int, name: str, wanted: bool, initial: int = 0) -> Iterator[Any]:
-    """tqdm's bar on stderr, where that is a terminal and it is wanted."""
+    """Show tqdm's bar on stderr, if that is a terminal and ``wanted``."""
     from tqdm import tqdm
 
     with tqdm(total=total, initial=initial, desc=name, disable=None if wanted else True, file=sys.stderr) as bar:
@@ -21,10 +21,10 @@ def progress_bar(total: int, name: str, wanted: bool, initial: int = 0) -> Itera
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step under way can be finished and kept.
+    """Collect SIGINT and SIGTERM, so that the current step can be finished and saved.
 
     Yields:
-        The signals that came; the second raises KeyboardInterrupt at once.
+        The received signals; a second one raises KeyboardInterrupt at once.
     """
     came: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What ``pretrain`` and ``train`` have in common: options, the look before a run, the end by Ctrl-C."""
+"""Common parts of ``pretrain`` and ``train``: options, the report of ``--validate``, the end by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Processes = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="For --validate: as many processes (GPUs) as will train. Default: as started by torchrun, else 1.",
+        help="For --validate: number of processes (GPUs) that will train. Default: as started by torchrun, else 1.",
         show_default=False,
     ),
 ]
@@ -36,14 +36,14 @@ def heed(*, processes: int | None, validate: bool) -> None:
     """Check options that depend on one another.
 
     Raises:
-        typer.BadParameter: a number of processes without ``--validate``.
+        typer.BadParameter: if a number of processes is given without ``--validate``.
     """
     if processes is not None and not validate:
         raise typer.BadParameter("only --validate takes a number; torchrun starts processes", param_hint="--processes")
 
 
 def expected(processes: int | None) -> int:
-    """How many processes will train: as stated, else as torchrun started them."""
+    """Number of processes that will train: as stated, else as torchrun started them."""
     return processes or int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -51,7 +51,7 @@ def show_report(report: Report) -> None:
     """Print what ``--validate`` found.
 
     Raises:
-        typer.Exit: something will not run.
+        typer.Exit: if something will not run.
     """
     sys.stdout.write(report.to_text())
     sys.stdout.flush()
@@ -62,16 +62,16 @@ def show_report(report: Report) -> None:
 
 
 def speaks(quiet: bool) -> bool:
-    """Whether this process says things: the first of all, unless told not to."""
+    """Return True on the first process, unless ``quiet``."""
     return not quiet and os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def resumable(*, restart: bool, quiet: bool) -> Iterator[None]:
-    """Ctrl-C in the block ends with 130 and a word on how to go on.
+    """End with exit code 130 and a note on how to resume if Ctrl-C stops the block.
 
     Raises:
-        typer.Exit: interrupted.
+        typer.Exit: if the block is interrupted.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What one training run of the report generator is: a typed, frozen tree read from YAML. Unknown keys are errors.
+"""Configuration of report-generator training: a typed, frozen tree read from YAML. Unknown keys are errors.
 
 Sources: [paper] = Pérez-García et al. 2024 (RAD-DINO), sections 2.2 and E.3.3; [LLaVA] = LLaVA-1.5's
 ``scripts/v1_5/finetune.sh`` and ``zero3.json``, which the paper names for everything else; [LLaVA-LoRA] = its
@@ -31,7 +31,7 @@ class ScratchConfig(_Strict):
     """A small Llama with random weights, and a tokenizer learnt from the training reports [ours].
 
     Attributes:
-        vocabulary: at most so many tokens; as many of them as the reports need are made.
+        vocabulary: largest number of tokens; fewer are made if the reports need fewer.
     """
 
     hidden_size: Positive = 192
@@ -141,7 +141,7 @@ class OptimizationConfig(_Strict):
 
 
 class EngineConfig(_Strict):
-    """How the machine is used; none of it changes what is learned beyond rounding.
+    """Use of the machine; no setting changes what is learned beyond rounding.
 
     Attributes:
         precision: ``bf16`` [LLaVA] or ``fp32``.
@@ -153,7 +153,7 @@ class EngineConfig(_Strict):
         liger: Liger's kernels for Llama (CUDA, package liger-kernel).
         log_every: steps.
         checkpoint_every: steps; null for every epoch.
-        keep_checkpoints: the newest so many.
+        keep_checkpoints: number of newest checkpoints to keep.
     """
 
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -167,12 +167,12 @@ class EngineConfig(_Strict):
 
 
 class EvaluationConfig(_Strict):
-    """What is watched on the split ``val``, with every checkpoint and at the end.
+    """Evaluation on the split ``val``, with every checkpoint and at the end.
 
     Attributes:
-        max_pairs: the loss is that of the first so many pairs; 0 for none. Also measured with the next pair's image
-            in place of the pair's own: the difference is what the model takes from images.
-        samples: write reports for the first so many pairs, with their ROUGE-L and label F1 (rules).
+        max_pairs: number of first pairs whose loss is measured; 0 for none. It is measured with the next pair's image
+            as well: the difference shows how much the model takes from images.
+        samples: number of first pairs for which reports are written, with their ROUGE-L and label F1 (rules).
         max_new_tokens: longest report [paper].
     """
 
@@ -209,7 +209,7 @@ def accumulation(config: TrainingConfig, processes: int) -> int:
     """Micro-batches of one step on each process.
 
     Raises:
-        ConfigError: the batch cannot be divided so.
+        ConfigError: if the batch cannot be divided evenly.
     """
     run = config.optimization
     if run.batch_size % (run.micro_batch_size * processes):

@@ -36,10 +36,10 @@ IGNORED = -100
 
 
 class Images(Protocol):
-    """Where samples take their images from: one array for each row of a pixel cache, by number."""
+    """Source of the samples' images: one array for each row of a pixel cache, by number."""
 
     field: str
-    """What a batch calls them: ``pixels`` or ``features``."""
+    """Name of the images in a batch: ``pixels`` or ``features``."""
 
     def __getitem__(self, number: int) -> npt.NDArray[Any]: ...
 
@@ -80,7 +80,7 @@ def select_pairs(data: DataConfig) -> Selected:
     """Read the tables and keep the splits ``train`` and ``val``.
 
     Raises:
-        ConfigError: no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
+        ConfigError: if no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
     """
     from encoder.datasets.splits import disjoint
     from encoder.errors import LlavaRadError
@@ -114,8 +114,8 @@ def open_cache(
     """Build, continue or open the pixel cache of the pairs' images.
 
     Raises:
-        ConfigError: the folder holds a cache of other images.
-        LlavaRadError: too many images are unreadable, or the disk refuses.
+        ConfigError: if the folder holds a cache of other images.
+        LlavaRadError: if too many images are unreadable, or the disk refuses.
     """
     return pixel_cache.build(
         [pair.row for pair in pairs],
@@ -191,7 +191,7 @@ def tokenise(
         Samples by split, and how many pairs were left out for which reason.
 
     Raises:
-        ConfigError: more samples are too long than may be, or none is left to train on.
+        ConfigError: if more samples are too long than allowed, or none is left to train on.
     """
     answers: dict[str, list[npt.NDArray[np.int32]]] = {"train": [], "val": []}
     images: dict[str, list[int]] = {"train": [], "val": []}
@@ -252,15 +252,15 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch comes next."""
+        """Set the number of the next epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        dice = np.random.default_rng((self.seed, self.epoch))
-        order = dice.permutation(len(self.lengths))
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.lengths))
         if not self.grouped:
             return iter(order.tolist())
         size = self.batch * self.portion
@@ -271,7 +271,7 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
             batches += [part[at : at + self.batch] for at in range(0, len(part), self.batch)]
         # a last batch that is not full stays last: batches are cut from the order by number
         full = len(order) // self.batch
-        sequence = [batches[i] for i in dice.permutation(full)] + batches[full:]
+        sequence = [batches[i] for i in rng.permutation(full)] + batches[full:]
         return iter(np.concatenate(sequence).tolist())
 
 
@@ -299,7 +299,7 @@ class Features:
 
 
 def as_tensor(features: torch.Tensor) -> torch.Tensor:
-    """Features as they were kept, as the numbers that they are."""
+    """Turn stored features back into numbers: bits of bfloat16 are stored as uint16."""
     return features.view(torch.bfloat16) if features.dtype == torch.uint16 else features
 
 
@@ -323,7 +323,7 @@ def keep_features(
         advance: called with the number of images just done.
 
     Raises:
-        LlavaRadError: the disk is too small or refuses.
+        LlavaRadError: if the disk is too small or refuses.
     """
     dtype = encoder.dtype
     parts = ["llava-rad.features/1", pixels.cache.fingerprint, weights, recipe.to_dict(), str(dtype)]

@@ -1,4 +1,4 @@
-"""DeepSpeed: its configuration, its start without a GPU, and what must not be spread over processes."""
+"""DeepSpeed: its configuration, its start without a GPU, and models that must stay whole on each process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_deepspeed(name: str) -> dict[str, Any] | None:
     """The DeepSpeed configuration of ``engine.deepspeed``, or None for ``none``.
 
     Raises:
-        ConfigError: there is no such configuration, or it is no JSON object.
+        ConfigError: if there is no such configuration, or it is no JSON object.
     """
     if name == _NONE:
         return None
@@ -51,17 +51,17 @@ def stage(config: TrainingConfig) -> int:
 
 
 def offloads(config: TrainingConfig) -> tuple[bool, bool]:
-    """Whether the optimiser state, and the weights, are kept in main memory."""
+    """Return True for the optimiser state, and for the weights, if they are kept in main memory."""
     zero = (read_deepspeed(config.engine.deepspeed) or {}).get("zero_optimization", {})
     state, weights = (zero.get(key, {}).get("device", _NONE) != _NONE for key in ("offload_optimizer", "offload_param"))
     return state, weights
 
 
 def prepare(config: TrainingConfig) -> dict[str, Any] | None:
-    """The configuration, after what has to happen before DeepSpeed is imported.
+    """Prepare the environment for DeepSpeed's import, and return its configuration.
 
     Raises:
-        LlavaRadError: DeepSpeed is wanted, and not installed.
+        LlavaRadError: if DeepSpeed is wanted, and not installed.
     """
     settings = read_deepspeed(config.engine.deepspeed)
     if settings is None:

@@ -38,8 +38,8 @@ def export(
         facts: for the model card: ``steps``, ``pairs`` by split, ``datasets``.
 
     Raises:
-        LlavaRadError: the disk refuses.
-        ModelError: weights are no longer finite.
+        LlavaRadError: if the disk refuses.
+        ModelError: if weights are no longer finite.
     """
     from safetensors.torch import save_file
 

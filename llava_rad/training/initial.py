@@ -37,16 +37,16 @@ def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, 
 
     Args:
         config: the run.
-        folder: where to make it; a plain checkpoint that ``model.checkpoint`` names is used where it lies.
+        folder: folder to make it in; a plain checkpoint named by ``model.checkpoint`` is used in its place.
         texts: the training reports, from which a tokenizer is learnt where the language model starts from scratch.
-        offline: never ask the hub.
+        offline: never contact the hub.
 
     Returns:
         The checkpoint's folder, every file of which has been checked.
 
     Raises:
-        ModelError: a part is missing or damaged, or the parts do not fit together.
-        LlavaRadError: the folder cannot be written, or there is no such recipe.
+        ModelError: if a part is missing or damaged, or the parts do not fit together.
+        LlavaRadError: if the folder cannot be written, or there is no such recipe.
     """
     if config.model.checkpoint is not None:
         source = open_checkpoint(config.model.checkpoint, offline=offline)
@@ -70,10 +70,10 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> FrozenEncoder:
 
 
 def load_trainable(folder: Path, dtype: torch.dtype) -> tuple[LlavaRadConfig, Projector, PreTrainedModel, Tokens]:
-    """What is trained: projector and language model, with config and tokenizer.
+    """Load the trained parts, projector and language model, with config and tokenizer.
 
     Raises:
-        ModelError: a part is damaged.
+        ModelError: if a part is damaged.
     """
     config = LlavaRadConfig.load(folder)
     projector = Projector.load(folder / PROJECTOR).to(dtype)
@@ -125,7 +125,7 @@ def make_tokens(scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt) ->
     """A tokenizer that is learnt from reports and the prompt.
 
     Raises:
-        ConfigError: there are no reports.
+        ConfigError: if there are no reports.
     """
     if not texts:
         raise ConfigError("a language model from scratch learns its tokens from training reports, and there are none")
@@ -208,11 +208,14 @@ _ALPHABET = [chr(code) for code in range(33, 127)]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 800) -> Tokenizer:
-    """Learns the pieces.
+    """Learn a small tokenizer in Llama 2's format: BPE with byte fallback, `<unk>` 0, `<s>` 1, `</s>` 2, bytes 3-258.
+
+    Words and punctuation are split before training, so that no piece crosses them, but not afterwards: the file holds
+    Llama 2's normaliser (a leading "▁", spaces to "▁") and no splitting.
 
     Args:
-        texts: What the language model will read and write.
-        vocab_size: Upper bound of the number of pieces, special ones and bytes included.
+        texts: texts that the language model will read and write.
+        vocab_size: largest number of pieces, special ones and bytes included.
 
     Returns:
         A tokenizer that adds `<s>` in front, as Llama's does.

@@ -5,10 +5,10 @@
     RUN/
       config.yaml      the resolved configuration
       initial/         the checkpoint that training started from (not where model.checkpoint lies ready)
-      cache/           prepared images, unless data.cache says where
-      checkpoints/     see ``checkpoints``
-      metrics.jsonl    one line for each logged step; tensorboard/ beside it where TensorBoard is installed
-      samples.jsonl    reports written for pairs of ``val`` along the way
+      cache/           prepared images, unless data.cache names another folder
+      checkpoints/     see ``encoder.runs.checkpoints``
+      metrics.jsonl    one line for each logged step; tensorboard/ next to it where TensorBoard is installed
+      samples.jsonl    reports written for pairs of ``val`` during training
       curves.png       the same as curves, where Matplotlib is installed
       model/           the result: a checkpoint directory for ``llava-rad generate --model``
 """
@@ -80,10 +80,10 @@ def run(
         The result's folder.
 
     Raises:
-        ConfigError: the configuration cannot be run, or the folder holds a run of another one.
-        ModelError: weights are missing or damaged.
-        LlavaRadError: too many images are unreadable, the disk refuses, or the loss is no longer finite.
-        KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
+        ConfigError: if the configuration cannot be run, or the folder holds a run of another one.
+        ModelError: if weights are missing or damaged.
+        LlavaRadError: if too many images are unreadable, the disk refuses, or the loss is no longer finite.
+        KeyboardInterrupt: if stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
     """
     keep_freed_memory()
     if not torch.cuda.is_available():
@@ -173,7 +173,7 @@ class _Run:
         )
 
     def _load_whole(self) -> None:
-        """What every process has whole: the first checkpoint on disk, the encoder, the images."""
+        """Load the parts that every process has whole: the first checkpoint on disk, the encoder, the images."""
         config = self.config
         texts = [self.selected.pairs[i].findings for i in self.selected.of("train")]
         with self.arguments.main_process_first(local=False, desc="first checkpoint"):
@@ -287,7 +287,7 @@ def use_liger(language_model: Any) -> None:
     """Replace a Llama's norms, rotary embedding and MLP by Liger's kernels.
 
     Raises:
-        LlavaRadError: liger-kernel is not installed, or there is no CUDA device.
+        LlavaRadError: if liger-kernel is not installed, or there is no CUDA device.
     """
     if not torch.cuda.is_available() or importlib.util.find_spec("liger_kernel") is None:
         raise LlavaRadError(

@@ -1,4 +1,4 @@
-"""transformers' Trainer, told how this model is saved, watched and resumed."""
+"""transformers' Trainer for this model: order of samples, optimiser, checkpoints, evaluation; and its callback."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         model: what is trained.
         arguments: the Trainer's own.
         config: the run.
-        train: samples.
-        val: samples that are watched.
+        train: samples to train on.
+        val: samples to evaluate on.
         checkpoints: the run's.
     """
 
@@ -159,7 +159,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
     def _wait(self) -> None:
         self.accelerator.wait_for_everyone()
 
-    # What is watched
+    # Evaluation
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss on ``val``, also with the images of other pairs; both are means over tokens."""
@@ -240,14 +240,14 @@ _KNOWN = ("loss", "gradient_norm", "lr", "epoch", "val_loss", "val_loss_other_im
 
 
 class Watcher(TrainerCallback):  # type: ignore[misc]
-    """Keeps the metrics, the progress bar and the samples; stops the run after a checkpoint when it is told to.
+    """Keeps the metrics, the progress bar and the samples; stops the run after a checkpoint on a signal.
 
     Args:
         metrics: on the first process, else None.
         samples: file of generated reports, on the first process, else None.
-        bar: tqdm's, or what stands for it.
-        stop: signals that came, see ``stop_signals``.
-        notes: whether to say on stderr what happens.
+        bar: tqdm's, or an object like it.
+        stop: received signals, see ``stop_signals``.
+        notes: write notes to stderr.
     """
 
     def __init__(
@@ -261,11 +261,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._tokens = self._steps = 0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Tell the sampler its epoch; on the way back into an epoch no one else does."""
+        """Tell the sampler its epoch; nothing else does when a run is resumed within an epoch."""
         self._trainer.order.set_epoch(int(state.epoch or 0))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Steps are timed, not what is between them."""
+        """Start timing a step; time between steps does not count."""
         self._begun = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -278,7 +278,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Whoever waits for an end does not want to wait for an evaluation."""
+        """Skip the evaluation of a run that is being stopped."""
         if self.stopped:
             control.should_evaluate = False
         return control
@@ -287,7 +287,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         """Write the numbers down.
 
         Raises:
-            LlavaRadError: the loss is no longer finite.
+            LlavaRadError: if the loss is no longer finite.
         """
         numbers = {_NAMES.get(name, name): value for name, value in (logs or {}).items()}
         numbers = {name: value for name, value in numbers.items() if name in _KNOWN}

@@ -1,4 +1,4 @@
-"""Is everything there and does it fit? A run's configuration, data, parts and cost, looked at without training."""
+"""Check a run's configuration, data, parts and cost without training (``train --validate``)."""
 
 from __future__ import annotations
 
@@ -199,11 +199,11 @@ def _language_model_cost(config: TrainingConfig, sizes: Sizes) -> tuple[Trace, T
 
 
 def validate(config: TrainingConfig, *, processes: int = 1, offline: bool = False) -> Report:
-    """Look at everything that a run needs.
+    """Check everything that a run needs.
 
     Args:
         config: the run.
-        processes: as many as will train.
+        processes: number of processes that will train.
         offline: look for the parts in the cache only.
 
     Returns:
