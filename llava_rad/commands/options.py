@@ -65,7 +65,7 @@ def expand(command: Callable[..., Any]) -> Callable[..., Any]:
             given[name] = kind(**values)
         return command(**given)
 
-    del called.__wrapped__  # type: ignore[attr-defined] # typer is to see the new signature only
+    del called.__wrapped__  # typer is to see the new signature only
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in parameters}
     return called

@@ -9,7 +9,7 @@ tokenise the text as a whole, in which ``<image>`` is a token.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from encoder.errors import ConfigError, ModelError
 from llava_rad.model.templates import FRONTAL_ONLY, IMAGE, TEMPLATES, TEXTS, Study, TemplateName
@@ -98,7 +98,8 @@ class Prompt:
         def hide(text: str | None) -> str | None:
             return text and text.replace(IMAGE, hidden)
 
-        study = replace(self.study, **{name: hide(getattr(self.study, name)) for name in TEXTS})
+        hidden_texts: dict[str, Any] = {name: hide(getattr(self.study, name)) for name in TEXTS}
+        study = replace(self.study, **hidden_texts)
         instruction = self.instruction.replace(IMAGE, hidden)
         text = replace(self, study=study, instruction=instruction).text
         return [piece.replace(hidden, IMAGE) for piece in text.split(IMAGE)]
