@@ -177,7 +177,7 @@ Fetch = Callable[..., Path]
 
 
 class EncoderFamily(ABC):
-    """How encoders of one architecture are recognised and loaded. Each module of a family has one as ``FAMILY``.
+    """Recognition and loading of the encoders of one architecture; the module of a family has one as ``FAMILY``.
 
     The three tables map what identifies an encoder to its name in ``encoder.backbones.registry.ENCODERS``.
 

@@ -1,4 +1,4 @@
-"""One reader for all tests of this folder: its child process is the slow part."""
+"""One reader for all tests of this folder, because its child process starts slowly."""
 
 from __future__ import annotations
 

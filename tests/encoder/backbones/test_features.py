@@ -35,7 +35,7 @@ def check_interface(encoder: FrozenEncoder, size: int, tokens: int, width: int) 
 
 
 def check_stored(encoder: FrozenEncoder, folder: Path, size: int, features: str) -> None:
-    """What a checkpoint holds: safetensors and config.json, the same features without the original file."""
+    """A stored encoder is safetensors and config.json, and gives the same features without the original file."""
     encoder.save_pretrained(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     again = load_stored(folder)

@@ -1,4 +1,4 @@
-"""Which encoder is meant, and what is refused: decided by names of the table, by model_type and by tensors."""
+"""Encoders are identified by registered name, model_type or tensor names; everything else is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader's table, rows 1 to 11: from stored values to grey levels; expected values by hand."""
+"""Grey values of DICOM files by docs/dicom.md; expected values are computed by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from tests.encoder.dicom_files import (
 TOP = 4095  # 12 bits
 
 
-# Row 1: MONOCHROME1, and row 3: slope; the sign is derived once
 @pytest.mark.parametrize(
     ("photometric", "slope", "up"),
     [
@@ -38,7 +37,6 @@ def test_polarity(photometric: str, slope: str, up: bool) -> None:
     assert image.facts.inverted is not up
 
 
-# Row 2
 @pytest.mark.parametrize(
     ("photometric", "shape", "warned"),
     [
@@ -56,7 +54,6 @@ def test_presentation_lut_shape_never_inverts_twice(photometric: str, shape: str
     assert any("PresentationLUTShape" in text for text in image.warnings) is warned
 
 
-# Row 3
 @pytest.mark.parametrize(
     ("slope", "intercept"), [("0", "5"), ("", "5"), ("nan", "0"), ("2", None), (None, "5"), ("abc", "0")]
 )
@@ -67,7 +64,6 @@ def test_unusable_rescale_is_ignored_with_a_warning(slope: str | None, intercept
     assert (image.scale, image.offset) == (1.0, 0.0) and any("rescale" in text for text in image.warnings)
 
 
-# Row 4
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_modality_lut_wins_over_rescale(photometric: str) -> None:
     curve = (np.arange(4096) ** 2 // 4096).astype(np.uint16)
@@ -84,7 +80,6 @@ def test_modality_lut_of_a_real_file() -> None:
     assert read_image(data, force=True).pixels.max() > 0
 
 
-# Row 5
 def test_lut_sequence_comes_before_windows() -> None:
     curve = np.linspace(255, 0, 4096).astype(np.uint16)
     image = read_image(chest(VOILUTSequence=sequence(lut_item(curve, 0, 8)), WindowCenter="100", WindowWidth="50"))
@@ -121,7 +116,7 @@ def test_damaged_lut_is_ignored(length: int) -> None:
     assert image.windows == () and any("damaged" in text for text in image.warnings)
 
 
-# Row 6: the standard's own formulas (PS3.3 C.11.2.1.2, C.11.2.1.3) written out again
+# formulas of the standard (PS3.3 C.11.2.1.2, C.11.2.1.3)
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR ", "", "LINEAR_EXACT", "SIGMOID", "NONSENSE"])
 def test_window_functions(function: str) -> None:
     center, width = 2000.0, 1000.0
@@ -143,7 +138,6 @@ def test_odd_widths(width: str, usable: bool) -> None:
         np.testing.assert_array_equal(image.display(), np.where(ramp() > 1999.5, 255, 0))
 
 
-# Row 7
 def test_several_windows_with_explanations() -> None:
     names = ["LUNG", "SMITH^JOHN", "BONE"]
     windows = {"WindowCenter": ["1000", "2000", "3000"], "WindowWidth": ["100", "200", "300"]}
@@ -163,7 +157,6 @@ def test_two_centres_and_one_width() -> None:
     assert read_image(chest(WindowCenter="1000")).windows == ()
 
 
-# Row 8
 def test_without_window_percentiles_inside_the_valid_area() -> None:
     values = ramp()
     values[:20] = TOP  # a fifth of the image is padding
@@ -175,7 +168,6 @@ def test_without_window_percentiles_inside_the_valid_area() -> None:
     assert (shown[:20] == 0).all()
 
 
-# Row 9
 def test_garbage_above_the_stored_bits_is_masked() -> None:
     source = dataset()
     source.PixelData = (ramp().astype(np.uint16) | 0x8000).tobytes()
@@ -186,7 +178,6 @@ def test_high_bit_elsewhere_is_refused() -> None:
     refused(chest(HighBit=15), "unsupported", forcible=False)
 
 
-# Row 10
 def test_signed_with_and_without_extension() -> None:
     values = ramp(signed=True)
     np.testing.assert_array_equal(read_image(chest(values, signed=True)).pixels, values + 2048)
@@ -197,7 +188,6 @@ def test_signed_with_and_without_extension() -> None:
     np.testing.assert_allclose(image.scale * image.pixels + image.offset, values)
 
 
-# Row 11
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(("value", "limit"), [(0, None), (TOP, None), (0, 100), (100, 0)])
 def test_padding_is_black_and_marked(photometric: str, value: int, limit: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Row 28: nothing from a header but allow-listed facts leaves the reader, whether the file is read or refused."""
+"""Nothing of a header but allow-listed facts leaves the reader, for files that are read and refused."""
 
 from __future__ import annotations
 

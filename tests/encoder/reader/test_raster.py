@@ -1,4 +1,4 @@
-"""Picture files (row 27 of the reader's table): 16 bits kept, alpha dropped, EXIF turned, palettes, colour refused."""
+"""Picture files: 16 bits kept, alpha dropped, EXIF orientation applied, palettes expanded, colour refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-# what a viewer shows for each orientation, from the EXIF standard's figure (row 0 and column 0 of the stored image)
+# displayed image -> stored image for each orientation, by the figure of the EXIF standard
 STORED = {
     1: lambda shown: shown,
     2: lambda shown: shown[:, ::-1],
