@@ -91,7 +91,7 @@ def writing(
     Raises:
         OSError: it cannot be written; the earlier content stays.
     """
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}{TEMPORARY}")
+    temporary = _temporary(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
     handle = os.open(temporary, flags, permissions)
     text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
@@ -107,6 +107,28 @@ def writing(
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def writing_path(path: Path) -> Iterator[Path]:
+    """Give a path for a library to write to; when the block ends the file is synchronised and renamed to ``path``.
+
+    Raises:
+        OSError: it cannot be written; the earlier content stays.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new hidden name in the same folder; it does not contain the name, which may be of the longest length."""
+    return path.with_name(f".llava-rad-{secrets.token_hex(8)}{TEMPORARY}")
 
 
 def write(path: Path, data: bytes | str, *, overwrite: bool = True, permissions: int = 0o666) -> None:
@@ -138,7 +160,7 @@ def writing_folder(target: Path) -> Iterator[Path]:
         OSError: it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name}-{secrets.token_hex(8)}{TEMPORARY}")
+    folder = _temporary(target)
     folder.mkdir()
     try:
         yield folder

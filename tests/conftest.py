@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples take longer on a loaded machine; that is no failure.
+settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded")
 
 # Set before any test imports torch or huggingface_hub, and inherited by the command-line processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"

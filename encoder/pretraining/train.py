@@ -82,13 +82,13 @@ def run(
     """
     accelerator = processes.start(bf16=config.engine.precision == "bf16")
     try:
-        return _Run(config, output, accelerator, offline=offline, progress=progress, restart=restart).train()
+        return _PretrainingRun(config, output, accelerator, offline=offline, progress=progress, restart=restart).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
-class _Run:
+class _PretrainingRun:
     def __init__(
         self,
         config: PretrainingConfig,

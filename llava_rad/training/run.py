@@ -91,13 +91,13 @@ def run(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return _Run(config, output, offline=offline, progress=progress, restart=restart).train()
+        return _ReportTrainingRun(config, output, offline=offline, progress=progress, restart=restart).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
-class _Run:
+class _ReportTrainingRun:
     def __init__(self, config: TrainingConfig, output: Path, *, offline: bool, progress: bool, restart: bool) -> None:
         self.config, self.output, self.offline = config, output, offline
         settings = deepspeed_config.prepare(config)

@@ -45,6 +45,11 @@ def test_an_existing_file_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert file.read_bytes() == b"3"
 
 
+def test_a_name_of_the_longest_length_is_written(tmp_path: Path) -> None:
+    write(tmp_path / ("n" * 255), "kept")
+    assert (tmp_path / ("n" * 255)).read_text() == "kept"
+
+
 def test_permissions_and_links(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("kept")
     (tmp_path / "link").symlink_to("target")

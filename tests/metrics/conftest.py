@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
-from hypothesis import settings
 
 from metrics.radgraph.archive import Kind
 from scripts.random_models import reports, write_bert, write_chexbert, write_radgraph
-
-settings.register_profile("metrics", deadline=None)  # examples are slow on a loaded machine
-settings.load_profile("metrics")
 
 
 class Lexical(NamedTuple):

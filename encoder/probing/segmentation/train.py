@@ -98,7 +98,7 @@ def train_segmentation(
         if not len(data) or data.size != recipe.size:
             raise LlavaRadError(f"segmentation needs images of {recipe.size} pixels to train on and to choose by")
     device = device_of(encoder, device)
-    run = _Run(train, val, encoder, recipe, config, device, inputs)
+    run = _SegmentationRun(train, val, encoder, recipe, config, device, inputs)
     run.resume(folder)
     if run.epoch < config.epochs:
         run.encode()
@@ -153,7 +153,7 @@ def head_layers(config: SegmentationConfig) -> int:
         return build_head(config.head, 64, 1, config.channels).layers
 
 
-class _Run:
+class _SegmentationRun:
     """State of a run between two epochs."""
 
     def __init__(
