@@ -12,7 +12,6 @@ noise; their strengths are ours.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.datasets.manifest import Row
 from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
+from encoder.files import writing_path
 from encoder.preprocessing import Recipe
 from encoder.pretraining.probes import auroc, average_precision, choose_c, logistic_regression, standardise
 from encoder.probing.vectors import CHUNK, Progress, prepared, row_key
@@ -303,16 +303,14 @@ def _kept(rows: Sequence[Row], recipe: Recipe, cache: Path, progress: Progress) 
     try:
         if not file.is_file():
             cache.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp.npy")
             shape = (len(rows), recipe.size, recipe.size)
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            with Reader() as reader:
+            with writing_path(file) as temporary, Reader() as reader:
+                images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
                 for start in range(0, len(rows), CHUNK):
                     chunk = rows[start : start + CHUNK]
                     images[start : start + CHUNK] = prepared(chunk, recipe, reader)
                     progress(len(chunk))
-            images.flush()
-            temporary.replace(file)
+                images.flush()
         found: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise LlavaRadError(f"prepared images cannot be kept ({type(error).__name__})") from None
