@@ -16,12 +16,13 @@ from tests.app.browser.test_review_page import drafted, upload
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
+pytestmark = pytest.mark.browser
 SCRIPTS = (
     "<script>ran()</script>", "<img src=x onerror=ran()>", "<svg onload=ran()>", "\"><script>ran()</script>",
     "'-ran()-'", "javascript:ran()", "{{constructor.constructor('ran()')()}}", "${ran()}",
     "<iframe srcdoc='<script>parent.ran()</script>'>",
 )  # fmt: skip
+NAMES = ("ann", "bob", *(f"user{number}" for number in range(8)))
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that shows file names."""
     with served(tmp_path_factory.mktemp("safety"), "--no-example", "--show-paths") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with accounts for ten users; the password of NAME is "NAME's secret"."""
+    folder = tmp_path_factory.mktemp("people")
+    for name in NAMES:
+        add_user(folder / "users", name, f"{name}'s secret")
+    with served(folder, "--auth-file", str(folder / "users")) as running:
+        yield running
+
+
+def logged_in(browser: Browser, server: Served, name: str, *, after: str = "") -> Page:
+    """Log in on a fresh profile, after an attempt with the password ``after``."""
+    page = browser.new_context().new_page()
+    page.goto(server.url)
+    page.wait_for_url("**/login")
+    for password in [after, f"{name}'s secret"] if after else [f"{name}'s secret"]:
+        page.fill("#name", name)
+        page.fill("#password", password)
+        page.click("button")
+        page.wait_for_selector(".refusal:not(:empty)" if password == after else "#write")
+    return page
 
 
 @pytest.mark.acceptance(row=16)
@@ -97,70 +121,47 @@ def test_a_draft_outlives_reload_closing_and_a_cut_line(
 
 
 @pytest.mark.acceptance(row=14)
-def test_two_people_on_one_server_see_their_own(browser: Browser, tmp_path: Path) -> None:
-    for name in ("ann", "bob"):
-        add_user(tmp_path / "users", name, f"{name}'s secret")
-    with served(tmp_path, "--auth-file", str(tmp_path / "users")) as running:
-        pages: dict[str, Page] = {}
-        for name in ("ann", "bob"):
-            page = browser.new_context().new_page()
-            page.goto(running.url)
-            page.wait_for_url("**/login")
-            page.fill("#name", name)
-            page.fill("#password", "wrong password")
-            page.click("button")
-            page.wait_for_selector(".refusal:not(:empty)")
-            page.fill("#name", name)
-            page.fill("#password", f"{name}'s secret")
-            page.click("button")
-            page.wait_for_selector("#write")
-            pages[name] = page
-        study = upload(pages["ann"], str(example()))
-        drafted(pages["ann"])
-        pages["bob"].evaluate("id => { location.hash = id; }", study)
-        pages["bob"].wait_for_selector("#message.lr-error")
-        assert pages["bob"].locator("#sentences li").count() == 0
-        assert pages["bob"].text_content("#study-name") == "No image"
-        pages["ann"].get_by_role("button", name="Log out").click()
-        pages["ann"].wait_for_url("**/login")
-        pages["ann"].goto(f"{running.url}/#{study}")
-        pages["ann"].wait_for_url("**/login*")
-        for page in pages.values():
-            page.context.close()
+def test_two_people_on_one_server_see_their_own(browser: Browser, people: Served) -> None:
+    pages = {name: logged_in(browser, people, name, after="wrong password") for name in ("ann", "bob")}
+    study = upload(pages["ann"], str(example()))
+    drafted(pages["ann"])
+    pages["bob"].evaluate("id => { location.hash = id; }", study)
+    pages["bob"].wait_for_selector("#message.lr-error")
+    assert pages["bob"].locator("#sentences li").count() == 0
+    assert pages["bob"].text_content("#study-name") == "No image"
+    pages["ann"].get_by_role("button", name="Log out").click()
+    pages["ann"].wait_for_url("**/login")
+    pages["ann"].goto(f"{people.url}/#{study}")
+    pages["ann"].wait_for_url("**/login*")
+    for page in pages.values():
+        page.context.close()
 
 
 @pytest.mark.acceptance(row=9)
 @pytest.mark.slow
-def test_eight_browsers_at_once_lose_nothing_and_mix_nothing_up(browser: Browser, tmp_path: Path) -> None:
+def test_eight_browsers_at_once_lose_nothing_and_mix_nothing_up(
+    browser: Browser, people: Served, tmp_path: Path
+) -> None:
     """Row 9 of the reliability table; ``scripts.soak.users`` does the same with fifty users over HTTP."""
-    for number in range(8):
-        add_user(tmp_path / "users", f"user{number}", f"password {number}")
-    with served(tmp_path, "--auth-file", str(tmp_path / "users")) as running:
-        pages = [browser.new_context().new_page() for _ in range(8)]
-        for number, page in enumerate(pages):
-            page.goto(f"{running.url}/login")
-            page.fill("#name", f"user{number}")
-            page.fill("#password", f"password {number}")
-            page.click("button")
-            page.wait_for_selector("#write")
-        for number, page in enumerate(pages):
-            file = tmp_path / f"{number}.png"
-            file.write_bytes(picture(number))
-            page.set_input_files("#file", file)
-        for number, page in enumerate(pages):
-            drafted(page)
-            for _ in range(page.locator("#sentences li").count()):
-                page.keyboard.press("x")
-            page.keyboard.press("n")
-            page.keyboard.type(f"Seen by user {number}.")
-            page.keyboard.press("Enter")
-        for page in pages:
-            page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
-            page.keyboard.press("Control+Enter")
-        for number, page in enumerate(pages):
-            page.wait_for_selector(".lr-signed")
-            assert page.text_content(".lr-signed p") == f"Seen by user {number}."
-            page.get_by_role("tab", name="Worklist").click()
-            page.wait_for_selector("#studies tbody tr")
-            assert page.locator("#studies tbody tr").count() == 1
-            page.context.close()
+    pages = [logged_in(browser, people, name) for name in NAMES[2:]]
+    for number, page in enumerate(pages):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(picture(number))
+        page.set_input_files("#file", file)
+    for number, page in enumerate(pages):
+        drafted(page)
+        for _ in range(page.locator("#sentences li").count()):
+            page.keyboard.press("x")
+        page.keyboard.press("n")
+        page.keyboard.type(f"Seen by user {number}.")
+        page.keyboard.press("Enter")
+    for page in pages:
+        page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
+        page.keyboard.press("Control+Enter")
+    for number, page in enumerate(pages):
+        page.wait_for_selector(".lr-signed")
+        assert page.text_content(".lr-signed p") == f"Seen by user {number}."
+        page.get_by_role("tab", name="Worklist").click()
+        page.wait_for_selector("#studies tbody tr")
+        assert page.locator("#studies tbody tr").count() == 1
+        page.context.close()
