@@ -16,7 +16,7 @@ from tests.app.browser.test_review_page import drafted, upload
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 SCRIPTS = (
     "<script>ran()</script>", "<img src=x onerror=ran()>", "<svg onload=ran()>", "\"><script>ran()</script>",
     "'-ran()-'", "javascript:ran()", "{{constructor.constructor('ran()')()}}", "${ran()}",
