@@ -1,12 +1,18 @@
-"""Linear layers for inference. In bfloat16 on a CPU they use oneDNN with weights that are packed once.
+"""Linear layers on a CPU by oneDNN: the only module of the package that calls private operators of torch.
 
-torch packs the weights again in every call, which takes half of the time with few rows (decoding). oneDNN also fuses
-bias and GELU with the product. Other types and devices use torch's products.
+``Linear`` is for inference in bfloat16, with weights that are packed once. torch packs them again in every call, which
+takes half of the time with few rows (decoding). oneDNN also fuses bias and GELU with the product.
+
+``linear`` is for training in float32. torch gives such products to MKL, which on AMD's processors reaches half of what
+oneDNN does (107 and 230 GFLOP/s on one core of an EPYC with AVX-512).
+
+Other types and devices use torch's own products, and so does a version of torch whose operators are missing or differ.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +33,7 @@ class Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.bias = bias
-        self._packed = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _onednn_works()
+        self._packed = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _works_in_bfloat16()
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
 
     @property
@@ -71,7 +77,7 @@ class Linear:
 
 
 @cache
-def _onednn_works() -> bool:
+def _works_in_bfloat16() -> bool:
     """Return True if torch and the processor support the operators in bfloat16 and their results are correct."""
     if not torch.backends.mkldnn.is_available():
         return False
@@ -95,3 +101,65 @@ def _onednn_works() -> bool:
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
     return all(torch.allclose(found.float(), expected, rtol=0.02, atol=0.02) for found, expected in pairs)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight.T + bias`` with gradients.
+
+    Args:
+        x: [..., in].
+        weight: [out, in].
+        bias: [out], or None.
+
+    Returns:
+        [..., out].
+    """
+    if (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and works_in_float32()
+    ):
+        product: Tensor = _OneDnnLinear.apply(x, weight, bias)
+        return product
+    return functional.linear(x, weight, bias)
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_output = grad_outputs[0].contiguous()
+        rows = grad_output.view(-1, grad_output.shape[-1])
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _product(grad_output, weight.t()) if needs_x else None,
+            _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+@cache
+def works_in_float32() -> bool:
+    """Return True if torch has the operator and its results are correct; call it before any fake tensor mode."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((3, 2, 8), (5, 8), (5,)))
+    try:
+        found = _product(x, weight, bias)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+        return False
+    return torch.allclose(found, functional.linear(x, weight, bias), atol=1e-5)

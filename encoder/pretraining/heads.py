@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encoder.backbones.linear import linear
 from encoder.pretraining.config import HeadConfig
-from encoder.pretraining.products import linear
 
 
 class Prototypes(nn.Module):

@@ -19,7 +19,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
-from encoder.pretraining.products import linear, product_type
+from encoder.backbones.linear import linear
+from encoder.pretraining.products import product_type
 
 
 def prototype_cross_entropy(

@@ -1,8 +1,7 @@
-"""Matrix products and attention, by whichever of torch's libraries is fastest for them on the device at hand.
+"""Attention and fused layers of the trained transformer, which keep little for the backward pass.
 
-On CPUs torch gives float32 products to MKL, which on AMD's processors reaches half of what oneDNN does (107 and
-230 GFLOP/s on one core of an EPYC with AVX-512), and torch's fused attention takes twice as long as plain products in
-chunks that stay in the cache. On every other device these are torch's own functions.
+On CPUs torch's fused attention takes twice as long as plain products in chunks that stay in the cache. On every other
+device attention is torch's own function. LayerNorm and GELU are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encoder.backbones.linear import linear
+
 Shapes = tuple[tuple[int, int], ...]
 """Of a packed sequence: (crops, tokens of each crop) for each group of crops of one size."""
 
@@ -21,48 +22,9 @@ SCORES = 1 << 21
 """Attention scores computed at a time on CPUs, so that they stay in the cache."""
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``x @ weight.T + bias``: [..., I], [O, I], [O] -> [..., O]."""
-    if (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
-    ):
-        product: torch.Tensor = _OneDnnLinear.apply(x, weight, bias)
-        return product
-    return functional.linear(x, weight, bias)
-
-
 def product_type(device: torch.device) -> torch.dtype:
     """The type in which matrix products are done: that of autocast, where it is on."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-
-
-def _one_dnn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return out
-
-
-class _OneDnnLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        return _one_dnn(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad_output = grad_outputs[0].contiguous()
-        rows = grad_output.view(-1, grad_output.shape[-1])
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (
-            _one_dnn(grad_output, weight.t()) if needs_x else None,
-            _one_dnn(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,
-            rows.sum(0) if needs_bias else None,
-        )
 
 
 def attention(projected: torch.Tensor, shapes: Shapes, heads: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from encoder.backbones.linear import works_in_float32
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError
 
@@ -127,11 +128,12 @@ def trace(build: Callable[[], Module], run: Callable[[Module], Any], *, bf16: bo
             kept[storage._cdata] = storage.nbytes(), tensor
         return tensor
 
+    works_in_float32()  # tried on numbers, which fake tensors have none of
     with torch.device("meta"):
         module = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
         module.to_empty(device="cpu")
-        counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+        counter = FlopCounterMode(display=False, custom_mapping=_uncounted())
         with (
             counter,
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -182,11 +184,13 @@ def _product(sizes: Sequence[int]) -> int:
     return product
 
 
-_COUNTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.mkldnn._linear_pointwise: _linear_flops,
-}
-"""Operations on CPUs that torch's counter does not know: it takes shapes for tensors."""
+def _uncounted() -> dict[Any, Callable[..., int]]:
+    """Operations on CPUs that torch's counter does not know; it passes shapes in place of tensors."""
+    formulas: tuple[tuple[Any, str, Callable[..., int]], ...] = (
+        (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", _attention_flops),
+        (torch.ops.mkldnn, "_linear_pointwise", _linear_flops),
+    )
+    return {getattr(space, name): formula for space, name, formula in formulas if hasattr(space, name)}
 
 
 def transformer_flops(parameters: int, tokens: int, width: int, depth: int) -> float:

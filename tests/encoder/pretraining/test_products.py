@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from encoder.backbones.linear import linear, works_in_float32
 from encoder.pretraining import products
-from encoder.pretraining.products import attention, gelu_linear, linear, norm_linear, product_type
+from encoder.pretraining.products import attention, gelu_linear, norm_linear, product_type
 
 Layout = Callable[[torch.Tensor], torch.Tensor]
 
@@ -134,6 +135,19 @@ def test_linear_under_autocast_is_torchs() -> None:
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_float32_goes_to_onednn() -> None:
     assert "_OneDnnLinear" in str(linear(leaf(numbers(2, 8)), numbers(6, 8)).grad_fn)
+
+
+def test_a_torch_without_the_operator_uses_its_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> torch.Tensor:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+    tensors = [leaf(numbers(5, 8)), numbers(6, 8, seed=1), numbers(6, seed=2)]
+    monkeypatch.setattr("encoder.backbones.linear._product", gone)
+    works_in_float32.cache_clear()
+    try:
+        assert torch.equal(linear(*tensors), functional.linear(*tensors))
+    finally:
+        works_in_float32.cache_clear()
 
 
 # Attention
