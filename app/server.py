@@ -201,11 +201,12 @@ def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -
 def _locked(folder: Path) -> Iterator[None]:
     """Lock a data folder: two servers on one store would write every draft twice."""
     busy = "another review application is using the data folder: stop it, or use another --data-dir"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise LlavaRadError(f"the data folder cannot be used: {error.strerror}", hint="--data-dir DIR") from None
-    with locked(folder / "lock", busy=busy):
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / "lock", busy=busy))
+        except OSError as error:
+            raise LlavaRadError(f"the data folder cannot be used: {error.strerror}", hint="--data-dir DIR") from None
         yield
 
 

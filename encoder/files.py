@@ -21,6 +21,7 @@ from encoder.errors import LlavaRadError
 TEMPORARY = ".tmp"
 """Suffix of files and folders that are being written, or left over from a killed process: never read."""
 _OLD = ".old"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def sha256_of(path: str | Path | int) -> str:
@@ -194,14 +195,15 @@ def publish_folder(temporary: Path, target: Path) -> None:
 def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
     """Hold a lock file; it is released when the block or the process ends, however it ends.
 
-    On file systems without locks the block runs without one.
+    On file systems that know no locks the block runs without one.
 
     Args:
         path: of the lock file, which is made and holds nothing.
         busy: message of the error if another process holds the lock; None waits for it.
 
     Raises:
-        LlavaRadError: another process holds the lock.
+        LlavaRadError: if another process holds the lock.
+        OSError: if the lock file cannot be made.
     """
     from filelock import FileLock, Timeout
 
@@ -210,7 +212,9 @@ def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise LlavaRadError(busy or "") from None
-    except (NotImplementedError, OSError):
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         yield
         return
     try:

@@ -85,7 +85,9 @@ class Table:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count the report of one phase of a test; a test passes in its call, and may fail or skip in any phase."""
         properties = dict(report.user_properties)
-        for row in properties.get("acceptance", ()):
+        rows = properties.get("acceptance", ())
+        assert isinstance(rows, list | tuple)
+        for row in rows:
             outcome = self.outcomes.setdefault(row, Outcome())
             outcome.seconds += report.duration
             outcome.passed += report.when == "call" and report.passed

@@ -184,10 +184,12 @@ def build(
     allowed = int(max_unreadable * len(rows))
     with reported("the pixel cache"):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock", busy="another process is building the pixel cache in data.cache"):
-            _check_same(_read_json(folder / "cache.json"), facts)
-            if not (folder / "index.npy").is_file():
-                _Builder(rows, folder, facts, allowed).run(max(1, workers), progress)
+        _check_same(_read_json(folder / "cache.json"), facts)
+        if not (folder / "index.npy").is_file():  # a complete cache is only read: no lock, also on a read-only disk
+            with locked(folder / ".lock", busy="another process is building the pixel cache in data.cache"):
+                _check_same(_read_json(folder / "cache.json"), facts)
+                if not (folder / "index.npy").is_file():
+                    _Builder(rows, folder, facts, allowed).run(max(1, workers), progress)
     cache = Cache.open(folder)
     _check_contents(cache, rows)
     if cache.unreadable > allowed:

@@ -119,10 +119,10 @@ class _Crops(NamedTuple):
     def flops(self, blocks: float) -> float:
         return (self.rest + blocks * self.block).flops
 
-    def __add__(self, other: tuple[Any, ...]) -> _Crops:  # type: ignore[override]
+    def __add__(self, other: tuple[Any, ...]) -> _Crops:
         return _Crops(self.rest + other[0], self.block + other[1], self.tokens + other[2])
 
-    def __rmul__(self, count: int) -> _Crops:  # type: ignore[override]
+    def __rmul__(self, count: int) -> _Crops:
         return _Crops(count * self.rest, count * self.block, count * self.tokens)
 
 

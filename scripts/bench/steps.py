@@ -18,8 +18,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
-from scripts.bench.harness import Cost, Report, differences, median, ratio, seconds, take_turns
-from scripts.bench.worker import OUT_OF_MEMORY, ROOT, Worker
+from scripts.bench.harness import Report, differences, median, ratio, seconds, take_turns
+from scripts.bench.worker import OUT_OF_MEMORY, ROOT, Cost, Worker
 
 TOLERANCE = 1e-4
 """Largest relative difference of losses and gradient norms."""
@@ -152,8 +152,8 @@ def versus(found: Mapping[str, Any], clock: str) -> dict[str, Any]:
     peaks = [one["memory"]["peak"] for one in (ours, peer)]
     own = [one["memory"]["peak"] - one["memory"]["base"] for one in (ours, peer)]
     return {
-        "time": ratio(*times), "speed": ratio(*times[::-1]),
-        "time without kernel": ratio(*users).value, "speed without kernel": ratio(*users[::-1]).value,
+        "time": ratio(times[0], times[1]), "speed": ratio(times[1], times[0]),
+        "time without kernel": ratio(users[0], users[1]).value, "speed without kernel": ratio(users[1], users[0]).value,
         "memory": peaks[0] / peaks[1],
         "memory without libraries": own[0] / max(own[1], 1),  # toy sizes may add nothing to the peer's
     }  # fmt: skip

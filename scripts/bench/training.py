@@ -25,6 +25,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from scripts.bench import steps
@@ -129,7 +130,7 @@ def run_cuda(report: Report, case: Case, order: dict[str, Any], peak: float | No
             changed = replace(case, batch=batch)
             with start("ours", changed) as worker:
                 about = worker.ask("about")
-                costs = take_turns({"ours": lambda w=worker: w.ask("step")}, case.steps, case.warmup)["ours"]
+                costs = take_turns({"ours": partial(worker.ask, "step")}, case.steps, case.warmup)["ours"]
                 if not costs:
                     break
                 memory = worker.ask("memory")
