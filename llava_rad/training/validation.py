@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -162,12 +163,17 @@ def encoder_parameters(config: Mapping[str, Any]) -> int:
 
 def language_model_parameters(config: Mapping[str, Any], lora: LoraConfig | None) -> tuple[int, int]:
     """Count the parameters of a Llama (6,738,415,616 for Vicuna-7B), and those of the adapters on all its blocks."""
-    total = parameters_of(lambda: _llama(config))
+    total = _count(json.dumps(config))
     if lora is None:
         return total, 0
     one = {_LAYERS: 1}
     adapted = parameters_of(lambda: with_adapters(_llama(config, **one), lora, 0))
     return total, int(config[_LAYERS]) * (adapted - parameters_of(lambda: _llama(config, **one)))
+
+
+@cache
+def _count(config: str) -> int:
+    return parameters_of(lambda: _llama(json.loads(config)))
 
 
 def _llama(config: Mapping[str, Any], **changes: Any) -> PreTrainedModel:
@@ -180,17 +186,22 @@ def _llama(config: Mapping[str, Any], **changes: Any) -> PreTrainedModel:
 def _language_model_cost(config: TrainingConfig, sizes: Sizes) -> tuple[Trace, Trace]:
     """Cost of one sample outside of the decoder blocks, and in each block, in the types that training uses."""
     spread, half = config.engine.deepspeed != "none", config.engine.precision == "bf16"
-    dtype = torch.bfloat16 if half and (spread or config.lora) else torch.float32
-    shape = round(sizes.length), int(sizes.language_model["hidden_size"])
+    return _trace_llama(json.dumps(sizes.language_model), round(sizes.length), config.lora, spread, half)
+
+
+@cache
+def _trace_llama(config: str, length: int, lora: LoraConfig | None, spread: bool, half: bool) -> tuple[Trace, Trace]:
+    llama = json.loads(config)
+    dtype = torch.bfloat16 if half and (spread or lora) else torch.float32
 
     def measure(blocks: int, samples: int) -> Trace:
         def build() -> PreTrainedModel:
-            model = _llama(sizes.language_model, **{_LAYERS: blocks}).to(dtype)
-            return with_adapters(model, config.lora, 0, float32=not spread) if config.lora else model
+            model = _llama(llama, **{_LAYERS: blocks}).to(dtype)
+            return with_adapters(model, lora, 0, float32=not spread) if lora else model
 
         def forward(model: Any) -> Any:
-            embeds = torch.zeros(samples, *shape, dtype=dtype, requires_grad=True)
-            inner = model.get_base_model() if config.lora else model
+            embeds = torch.zeros(samples, length, int(llama["hidden_size"]), dtype=dtype, requires_grad=True)
+            inner = model.get_base_model() if lora else model
             return inner.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
 
         return trace(build, forward, bf16=half and not spread)

@@ -202,13 +202,10 @@ def test_jitter_is_rounded_once() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"blur": (0.1, 0.9, 0.5)}, (0.1, 0.9, 0.5)),
         ({"blur": (0.0, 0.9, 0.5)}, (0.0, 0.9, 0.5)),  # DINOv2 as run, the default
         ({"blur": (1.0, 0.1, 0.0)}, (1.0, 0.1, 0.0)),
         ({"solarize": 0.2}, (0.0, 0.2, 0.0)),
-        ({"solarize": 1.0}, (0.0, 1.0, 0.0)),
         ({"flip": 0.5}, (0.5, 0.5, 0.5)),
-        ({"flip": 0.0}, (0.0, 0.0, 0.0)),
         ({"jitter": 0.8}, (0.8, 0.8, 0.8)),
     ],
 )
@@ -216,7 +213,7 @@ def test_each_change_happens_as_often_as_configured(
     change: dict[str, object], expected: tuple[float, float, float]
 ) -> None:
     """Sigmas from 0.5 on, as less leaves 8-bit pixels as they were; jitter that changes nothing is too rare to see."""
-    image, count = textured(16, 16), 1200
+    image, count = textured(16, 16), 500
     sigmas = {"global_blur_sigma": (0.5, 1.0), "local_blur_sigma": (0.5, 2.0)}
     global_crops, local_crops = views(image, whole_image(16), count=count, **change, **sigmas)
     rates = [(crops != image).any((-1, -2)).mean() for crops in (global_crops[:, 0], global_crops[:, 1], local_crops)]

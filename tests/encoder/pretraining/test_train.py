@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -14,8 +13,10 @@ from encoder.errors import ConfigError
 from encoder.pretraining import train as engine
 from encoder.runs.checkpoints import Checkpoints
 from encoder.runs.config import dump
+from tests.encoder.pretraining.conftest import Finished
 from tests.encoder.pretraining.run_processes import finish, newest, start
 from tests.encoder.pretraining.small_run import small_config, write_images
+from tests.encoder.runs.test_metrics_log import assert_events_are_the_lines, lines_of, next_second
 
 pytestmark = pytest.mark.acceptance(row=8)
 
@@ -34,11 +35,11 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(images, "optimization.drop_path=0.3")
+    """It fails in its fourth step, after a checkpoint of the second; weights and metrics are equal to the bit."""
+    config, whole = unbroken.config, unbroken.folder
     torch.set_num_threads(1)
-    export = engine.run(config, tmp_path / "whole", progress=False)
     update, calls = engine.StudentTeacher.update_teacher, []
 
     def killed(self: engine.StudentTeacher, momentum: float) -> None:
@@ -52,16 +53,19 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
         engine.run(config, tmp_path / "halves", progress=False)
     monkeypatch.undo()
     assert Checkpoints(tmp_path / "halves" / "checkpoints", 3).steps() == [2]
+    assert [line["step"] for line in lines_of(tmp_path / "halves")] == [1, 2, 3]
+    next_second()
     engine.run(config, tmp_path / "halves", progress=False)
-    assert_same(tmp_path / "halves", tmp_path / "whole")
-    losses = [
-        [(row["step"], row["loss"]) for row in map(json.loads, (tmp_path / run / "metrics.jsonl").open())]
-        for run in ("whole", "halves")
-    ]
-    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [1, 2, 3, 4, 5, 6]
+    assert_same(tmp_path / "halves", whole)
+    losses = [[(row["step"], row["loss"], row["lr"]) for row in lines_of(run)] for run in (whole, tmp_path / "halves")]
+    assert losses[0] == losses[1] and [row[0] for row in losses[0]] == [1, 2, 3, 4, 5, 6]
+    assert_events_are_the_lines(tmp_path / "halves")
+
+
+def test_the_export_loads_in_transformers(unbroken: Finished) -> None:
     from transformers import AutoModel
 
-    model, report = AutoModel.from_pretrained(export, output_loading_info=True)
+    model, report = AutoModel.from_pretrained(unbroken.export, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert type(model).__name__ == "Dinov2Model"
 
@@ -76,10 +80,11 @@ def test_one_teacher_update_for_each_step_with_accumulation(
     assert len(calls) == 3
 
 
-def test_another_configuration_is_refused_in_words(images: Path, tmp_path: Path) -> None:
-    engine.run(small_config(images, "optimization.steps=2"), tmp_path / "run", progress=False)
+def test_another_configuration_is_refused(unbroken: Finished) -> None:
+    images = unbroken.config.data.folder
+    assert images is not None
     with pytest.raises(ConfigError, match=r"another optimization\.base_lr"):
-        engine.run(small_config(images, "optimization.steps=2", "optimization.base_lr=1"), tmp_path / "run")
+        engine.run(small_config(Path(images), "optimization.drop_path=0.3", "optimization.base_lr=1"), unbroken.folder)
 
 
 def test_one_image_on_a_process_is_refused_while_koleo_is_on(images: Path, tmp_path: Path) -> None:

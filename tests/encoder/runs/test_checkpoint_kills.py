@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 FULL = """
@@ -72,7 +74,7 @@ root = Path(sys.argv[1])
 
 # 1. A loop that saves, killed at random moments; the next child goes on from what is there.
 folder, random_kills, generator = root / "loop", [], random.Random(0)
-for trial in range(15):
+for trial in range(int(sys.argv[2])):
     reading, writing = os.pipe()
     before = look(folder)
     def loop():
@@ -112,9 +114,9 @@ def one_save(folder, step, at):
 
 exact = {}
 for what, start, step in (("next", (1, 2, 3), 4), ("same", (2, 3), 3)):
-    rows, at = [], 0
+    rows, at = [], 1 - int(sys.argv[3])
     while True:
-        at += 1
+        at += int(sys.argv[3])
         folder = root / f"{what}-{at}"
         for one in start:
             save(folder, one)
@@ -147,16 +149,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert all("File too large" in line for line in lines)
 
 
-def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Fifteen random moments, then every operation on the file system in turn: the newest finished, or the next."""
-    found = json.loads(python(KILLS, tmp_path))
-    assert len(found["random"]) == 15
+@pytest.mark.parametrize(("kills", "stride"), [(4, 4), pytest.param(15, 1, marks=pytest.mark.nightly)])
+def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path, kills: int, stride: int) -> None:
+    """Random moments, then operations on the file system in turn: the newest finished checkpoint, or the next."""
+    found = json.loads(python(KILLS, tmp_path, kills, stride))
+    assert len(found["random"]) == kills
     for ended, finished, newest in found["random"]:
         assert ended == -9 and newest in (finished, finished + 1)
-    assert found["random"][-1][2] > 3  # it did save between kills
+    assert found["random"][-1][2] > kills // 4  # it did save between kills
     following = found["exact"]["next"]
-    assert len(following) > 20 and [row[0] for row in following] == [-9] * (len(following) - 1) + [0]
+    assert len(following) > 20 // stride and [row[0] for row in following] == [-9] * (len(following) - 1) + [0]
     steps = [row[1] for row in following]
     assert set(steps) == {3, 4} and steps == sorted(steps)  # one moment at which the new one counts
     same = found["exact"]["same"]
-    assert len(same) > 20 and {row[1] for row in same} == {3}
+    assert len(same) > 20 // stride and {row[1] for row in same} == {3}

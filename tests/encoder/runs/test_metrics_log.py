@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 
 from encoder.errors import LlavaRadError
-from encoder.pretraining import train as engine
 from encoder.runs.metrics_log import MetricsLog, read_metrics
 from tests.conftest import ROOT
-from tests.encoder.pretraining.small_run import small_config, write_images
 
 
 def lines_of(folder: Path) -> list[dict[str, object]]:
@@ -180,30 +178,3 @@ def test_sigkill_loses_no_line_and_no_event(tmp_path: Path) -> None:
     log.close()
     assert [line["loss"] for line in lines_of(tmp_path)] == [1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 100.0]
     assert_events_are_the_lines(tmp_path)
-
-
-def test_an_interrupted_runs_log_is_the_unbroken_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real run that fails in its fourth step, after a checkpoint of the second."""
-    images = write_images(tmp_path / "images")
-    config = small_config(images)
-    engine.run(config, tmp_path / "whole", progress=False)
-    update, calls = engine.StudentTeacher.update_teacher, []
-
-    def failing(self: engine.StudentTeacher, momentum: float) -> None:
-        calls.append(momentum)
-        if len(calls) == 4:
-            raise RuntimeError("stop")
-        update(self, momentum)
-
-    monkeypatch.setattr(engine.StudentTeacher, "update_teacher", failing)
-    with pytest.raises(RuntimeError, match="stop"):
-        engine.run(config, tmp_path / "halves", progress=False)
-    monkeypatch.undo()
-    assert [line["step"] for line in lines_of(tmp_path / "halves")] == [1, 2, 3]
-    next_second()
-    engine.run(config, tmp_path / "halves", progress=False)
-    whole, halves = (
-        [(line["step"], line["loss"], line["lr"]) for line in lines_of(tmp_path / name)] for name in ("whole", "halves")
-    )
-    assert whole == halves and [line[0] for line in whole] == [1, 2, 3, 4, 5, 6]
-    assert_events_are_the_lines(tmp_path / "halves")

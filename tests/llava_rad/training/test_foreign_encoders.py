@@ -13,7 +13,7 @@ from llava_rad.model.checkpoint import load_checked
 from llava_rad.model.llava_rad import LlavaRad
 from tests.encoder.backbones import published
 from tests.llava_rad.conftest import Run
-from tests.llava_rad.training import runs, small_pairs
+from tests.llava_rad.training import small_pairs
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,19 @@ def test_validate_needs_no_weights(parts: dict[str, Path], pairs: Path, run: Run
     ("name", "more"),
     [
         ("clip", ["model.recipe=null"]),
-        ("mrm", ["model.recipe=mrm-48", "model.encoder_kind=mrm", "data.keep_features=false"]),
+        pytest.param(
+            "mrm",
+            ["model.recipe=mrm-48", "model.encoder_kind=mrm", "data.keep_features=false"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_training_by_a_foreign_encoder(
     name: str, more: list[str], parts: dict[str, Path], pairs: Path, run: Run, chest: list[Path], tmp_path: Path
 ) -> None:
     changes = small_pairs.overrides(pairs, None, f"model.encoder={parts[name]}", "optimization.steps=2", *more)
-    runs.train(tmp_path / "run", changes)
+    trained = run("train", "--config", "tiny", *changes, "-o", tmp_path / "run")
+    assert trained.code == 0 and trained.out == "", trained.err
     model = tmp_path / "run" / "model"
     config = load_checked(model)
     assert config.image_tokens == (16 if name == "clip" else 9)

@@ -115,7 +115,15 @@ def test_p11_what_is_too_long_is_left_out_whole_and_counted(tokens: Tokens, prom
         tokenise(listed, range(4), tokens, prompt, DataConfig(max_length=short))
 
 
-@pytest.mark.parametrize("name", ["rad-dino-224", "clip-224", "biovil-t", "biomedclip", "chexzero", "mrm-224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rad-dino-224",
+        "biovil-t",
+        "chexzero",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("clip-224", "biomedclip", "mrm-224")),
+    ],
+)
 def test_p14_training_sees_the_very_pixels_that_generation_sees(name: str, tmp_path: Path) -> None:
     from encoder.reader.sandbox import Reader
 

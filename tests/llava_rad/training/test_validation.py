@@ -111,7 +111,7 @@ def test_parameters_of_the_published_parts() -> None:
     assert encoder_parameters(RAD_DINO) == 86_580_480
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 2}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 2, "tie_word_embeddings": True}])
 def test_parameters_and_operations_are_those_counted_by_hand(changes: dict[str, Any]) -> None:
     llama = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 100,
