@@ -20,7 +20,7 @@ from torch import distributed, nn
 from torch.nn import functional
 
 from encoder.backbones.linear import linear
-from encoder.pretraining.products import product_type
+from encoder.pretraining.fused_layers import product_type
 
 
 def prototype_cross_entropy(

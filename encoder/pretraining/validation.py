@@ -122,7 +122,7 @@ class _Crops(NamedTuple):
     def __add__(self, other: tuple[Any, ...]) -> _Crops:
         return _Crops(self.rest + other[0], self.block + other[1], self.tokens + other[2])
 
-    def __rmul__(self, count: int) -> _Crops:
+    def __rmul__(self, count: int) -> _Crops:  # type: ignore[override]
         return _Crops(count * self.rest, count * self.block, count * self.tokens)
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from encoder.backbones.linear import linear
 from encoder.pretraining.config import ModelConfig
-from encoder.pretraining.products import Shapes, attention, gelu_linear, norm_linear
+from encoder.pretraining.fused_layers import Shapes, attention, gelu_linear, norm_linear
 
 MEAN, STD = 0.5307, 0.2583
 """Of MIMIC-CXR's pixels in 0..1, the normalisation of microsoft/rad-dino (preprocessor_config.json)."""

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from encoder.backbones.linear import linear, works_in_float32
-from encoder.pretraining import products
-from encoder.pretraining.products import attention, gelu_linear, norm_linear, product_type
+from encoder.pretraining import fused_layers
+from encoder.pretraining.fused_layers import attention, gelu_linear, norm_linear, product_type
 
 Layout = Callable[[torch.Tensor], torch.Tensor]
 
@@ -153,7 +153,7 @@ def test_a_torch_without_the_operator_uses_its_own_products(monkeypatch: pytest.
 # Attention
 
 
-def plain_attention(projected: torch.Tensor, shapes: products.Shapes, heads: int) -> torch.Tensor:
+def plain_attention(projected: torch.Tensor, shapes: fused_layers.Shapes, heads: int) -> torch.Tensor:
     """One crop and one head at a time, word for word."""
     width, crops, start = projected.shape[1] // 3, [], 0
     size = width // heads
@@ -171,7 +171,7 @@ def plain_attention(projected: torch.Tensor, shapes: products.Shapes, heads: int
     return torch.cat(crops)
 
 
-def fused_attention(projected: torch.Tensor, shapes: products.Shapes, heads: int) -> torch.Tensor:
+def fused_attention(projected: torch.Tensor, shapes: fused_layers.Shapes, heads: int) -> torch.Tensor:
     """torch's own."""
     crops = []
     for part, (rows, length) in zip(projected.split([r * n for r, n in shapes]), shapes, strict=True):
@@ -203,7 +203,7 @@ def test_attention_of_long_sequences(dtype: torch.dtype, tolerance: float) -> No
 
     In bfloat16 the scores are rounded, which torch's fused function does not do: three times its error is allowed.
     """
-    assert products.SCORES < 2 * 1370**2
+    assert fused_layers.SCORES < 2 * 1370**2
     tokens = sum(rows * length for rows, length in LONG)
     projected, slope = numbers(tokens, 3 * 16).to(dtype), numbers(tokens, 16, seed=1).to(dtype)
     ours = gradients(lambda x: attention(x, LONG, 2), [projected], slope)
@@ -218,7 +218,7 @@ def test_attention_does_not_depend_on_how_much_is_computed_at_a_time(monkeypatch
     projected, slope = numbers(4 * 17 + 30, 24), numbers(98, 8, seed=1)
     whole = gradients(lambda x: attention(x, SHORT, 2), [projected], slope)
     for scores in (1, 17**2, 3 * 17**2):
-        monkeypatch.setattr(products, "SCORES", scores)
+        monkeypatch.setattr(fused_layers, "SCORES", scores)
         parts = gradients(lambda x: attention(x, SHORT, 2), [projected], slope)
         for one, other in zip(parts, whole, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
