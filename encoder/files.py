@@ -21,6 +21,7 @@ from encoder.errors import LlavaRadError
 TEMPORARY = ".tmp"
 """Suffix of files and folders that are being written, or left over from a killed process: never read."""
 _OLD = ".old"
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -49,15 +50,16 @@ def sync(path: Path) -> None:
     File systems that cannot sync a folder are left alone.
 
     Raises:
-        OSError: a file cannot be opened or synchronised.
+        OSError: if it cannot be opened or synchronised.
     """
-    folder = path.is_dir()
-    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

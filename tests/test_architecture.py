@@ -172,6 +172,12 @@ def test_the_command_line_loads_nothing_heavy_when_run() -> None:
     assert done.stdout.split() == []
 
 
+def test_images_are_read_while_torch_is_still_loading() -> None:
+    code = "import sys, llava_rad.commands.results, llava_rad.generation.report_writer; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
 def test_every_module_can_be_imported_from_a_clean_process_without_side_output() -> None:
     names = [
         module_name(path) for path in python_files("encoder", "llava_rad", "metrics", "app") if path.stem != "__main__"

@@ -5,33 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import nn
 
+from encoder.backbones.registry import AFTER_NORM, FeatureKind, PublishedEncoder
 from encoder.errors import ModelError
-
-if TYPE_CHECKING:
-    from encoder.backbones.registry import PublishedEncoder
 
 RECIPE_KEY = "preprocessing_recipe"
 """Key of a stored encoder's ``config.json``: name of its preprocessing recipe (absent means RAD-DINO's)."""
-
-FeatureKind = Literal[
-    "patches after the final LayerNorm, without CLS",
-    "patches of the last layer, before any final LayerNorm, without CLS",
-    "patches of the last layer but one, before any final LayerNorm, without CLS",
-    "grid of the image encoder, before the joint projection",
-]
-
-AFTER_NORM: FeatureKind = "patches after the final LayerNorm, without CLS"
-LAST_LAYER: FeatureKind = "patches of the last layer, before any final LayerNorm, without CLS"
-PENULTIMATE: FeatureKind = "patches of the last layer but one, before any final LayerNorm, without CLS"
-GRID: FeatureKind = "grid of the image encoder, before the joint projection"
-
-STORED_KEY = "patch_features"
-"""Key of a stored encoder's ``config.json``: its feature kind, if that is not the default of its family."""
 
 
 class Features(NamedTuple):

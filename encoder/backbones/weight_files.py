@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoder.backbones.base import RECIPE_KEY, STORED_KEY, FeatureKind, first_line, refuse_incomplete
+from encoder.backbones.base import RECIPE_KEY, first_line, refuse_incomplete
+from encoder.backbones.registry import STORED_KEY, FeatureKind
 from encoder.errors import ModelError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from encoder.backbones import clip
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import AFTER_NORM, PENULTIMATE, STORED_KEY, first_line
+from encoder.backbones.base import first_line
+from encoder.backbones.registry import AFTER_NORM, PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
 from encoder.preprocessing import clip as clip_recipe
 from encoder.preprocessing import maira_2 as maira_2_recipe

@@ -17,7 +17,7 @@ import torch
 
 from encoder.backbones import timm_vit
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import PENULTIMATE, STORED_KEY
+from encoder.backbones.registry import PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
 from encoder.preprocessing import llava_rad as llava_rad_recipe
 from llava_rad.conversion.parts import Parts, llama_config, projector_names, tokens_of

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import FeatureKind, first_line, refuse_incomplete, tokens_of_patches
+from encoder.backbones.base import first_line, refuse_incomplete, tokens_of_patches
 from encoder.backbones.loading import load_vision
+from encoder.backbones.registry import FeatureKind
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import Recipe
 from llava_rad.conversion.weights import Stored, read_all

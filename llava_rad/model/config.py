@@ -15,7 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
-from encoder.backbones.base import AFTER_NORM, FeatureKind
+from encoder.backbones.registry import AFTER_NORM, FeatureKind
 from encoder.errors import ModelError
 from encoder.preprocessing import Recipe
 from llava_rad.model.prompt import INSTRUCTION, SYSTEM, Chunks, Prompt

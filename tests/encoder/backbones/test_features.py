@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from encoder.backbones.base import AFTER_NORM, GRID, LAST_LAYER, Features, FrozenEncoder, image_tokens
+from encoder.backbones.base import Features, FrozenEncoder, image_tokens
 from encoder.backbones.loading import load_encoder, load_stored, load_vision
+from encoder.backbones.registry import AFTER_NORM, GRID, LAST_LAYER
 from tests.encoder.backbones import published
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from encoder.backbones import loading
 from encoder.backbones import registry as baselines
-from encoder.backbones.base import LAST_LAYER
 from encoder.backbones.biovil_t import FILE, BioVilT
 from encoder.backbones.clip import Clip
 from encoder.backbones.dinov2 import RadDino, VisionTransformer
 from encoder.backbones.loading import load_encoder, load_stored, load_vision
+from encoder.backbones.registry import LAST_LAYER
 from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import LlavaRadError, ModelError
 from tests.encoder.backbones import published

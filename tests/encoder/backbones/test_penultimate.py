@@ -10,8 +10,8 @@ import timm
 import torch
 
 from encoder.backbones import clip, timm_vit
-from encoder.backbones.base import AFTER_NORM, LAST_LAYER, PENULTIMATE, STORED_KEY
 from encoder.backbones.loading import load_stored, load_vision
+from encoder.backbones.registry import AFTER_NORM, LAST_LAYER, PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
 
 PIXELS = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))

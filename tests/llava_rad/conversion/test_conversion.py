@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from encoder.backbones.base import AFTER_NORM, PENULTIMATE
+from encoder.backbones.registry import AFTER_NORM, PENULTIMATE
 from llava_rad.conversion.published import convert
 from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
