@@ -61,7 +61,7 @@ SIDE_VIEWS = {
     "LEFT ANTERIOR OBLIQUE", "RIGHT ANTERIOR OBLIQUE", "LEFT POSTERIOR OBLIQUE", "RIGHT POSTERIOR OBLIQUE",
 }  # fmt: skip
 
-OVERRIDDEN = "refusal overridden: "
+OVERRIDDEN = "refusal overridden (--force): "
 """Start of the warnings that replace refusals."""
 
 

@@ -53,6 +53,7 @@ def test_it_is_whole_marked_and_at_most_85_megabytes() -> None:
         assert words in card
 
 
+@pytest.mark.slow
 def test_both_forms_write_the_same_tokens(engine: Engine, images: list[np.ndarray]) -> None:
     model = LlavaRad.from_pretrained()
     ids = model.config.conversation.encode(model.tokens.tokenizer, model.tokens.ids.bos)
@@ -68,6 +69,7 @@ def test_both_forms_write_the_same_tokens(engine: Engine, images: list[np.ndarra
     assert [list(generate(engine, [image])[0].ids) for image in images] == expected
 
 
+@pytest.mark.slow
 def test_it_looks_at_the_image(engine: Engine, images: list[np.ndarray]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, images[0].shape, dtype=np.uint8)
     texts = {draft.text for draft in generate(engine, [*images, noise])}

@@ -43,6 +43,7 @@ def test_table_counts_tests_by_row() -> None:
     assert lines[3].endswith("| 1 of 1 | lost 0 | yes | 20 |") and len(lines) == 4
 
 
+@pytest.mark.slow
 def test_marked_tests_alone_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "test_one.py").write_text(
         "import pytest\n@pytest.mark.acceptance(row=21)\n@pytest.mark.parametrize('n', range(3))\n"

@@ -19,6 +19,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model.make(tmp_path_factory.mktemp("scoring") / "tiny")
 
 
+@pytest.mark.slow
 def test_protocols_side_by_side(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", str(checkpoint), "--images", "3", "--rounds", "2", "--json", str(tmp_path / "found.json")]
     assert scoring.main(words) == 0
@@ -43,6 +44,7 @@ def test_other_tokens_than_transformers_are_a_failure(checkpoint: Path, monkeypa
     assert scoring.main(["--model", str(checkpoint), "--images", "2", "--rounds", "1"]) == 1
 
 
+@pytest.mark.slow
 def test_the_seven_billion_code_at_toy_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--seven-b", "--tiny", "--rounds", "1", "--json", str(tmp_path / "found.json")]
     assert scoring.main(words) == 0

@@ -145,6 +145,7 @@ def test_fast_says_how_many_reports_differ(pairs: Path, tiny: Path, tmp_path: Pa
     assert found["protocol"]["dtype"] == "bfloat16" and found["protocol"]["batch_size"] == 8
 
 
+@pytest.mark.slow
 def test_vllm_writes_where_it_is_asked_to(
     pairs: Path, tiny: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def watched(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_no_connection(watched: dict[str, str], tiny: Path, chest: list[Path], tmp_path: Path) -> None:
     stand_ins = {"IMAGE": str(chest[0]), "MODEL": str(tiny)}
     commands = [[stand_ins.get(word, word) for word in arguments] for arguments, _ in COMMANDS]
@@ -72,6 +73,7 @@ def test_no_connection(watched: dict[str, str], tiny: Path, chest: list[Path], t
     assert Path(watched["NETWORK_LOG"] + ".child").exists(), "the recorder sees the reading process too"
 
 
+@pytest.mark.slow
 def test_a_hub_model_without_network_is_explained(watched: dict[str, str], chest: list[Path], tmp_path: Path) -> None:
     done = finished(spawn("generate", chest[0], "--model", "owner/name", env=watched, cwd=tmp_path))
     assert Path(watched["NETWORK_LOG"]).exists(), "the recorder must see what it is there for"
@@ -81,6 +83,7 @@ def test_a_hub_model_without_network_is_explained(watched: dict[str, str], chest
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_missing_hub_model_offline_names_the_command_that_fetches_it(
     watched: dict[str, str], chest: list[Path], tmp_path: Path
 ) -> None:
@@ -91,6 +94,7 @@ def test_a_missing_hub_model_offline_names_the_command_that_fetches_it(
     assert str(tmp_path / "cache") in done.err, "the cache that was looked into"
 
 
+@pytest.mark.slow
 def test_in_a_network_namespace_without_any_network(tiny: Path, chest: list[Path]) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode:

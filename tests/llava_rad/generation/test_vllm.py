@@ -84,6 +84,7 @@ def test_bfloat16_embeddings_arrive_as_they_are(tiny, images) -> None:
         assert len(writer.generate(images, SETTINGS)) == len(images)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standin")
 @pytest.mark.parametrize(
     ("told", "message"),
@@ -100,6 +101,7 @@ def test_failures_are_one_line(told: str, message: str, tiny, engine, images, mo
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standin")
 def test_a_killed_worker_is_an_error_and_not_a_hang(tiny, engine, images) -> None:
     with VllmWriter(engine, tiny, sys.executable) as writer:
