@@ -234,33 +234,34 @@ def test_refused_values_leave_no_trace_that_matters(tmp_path: Path) -> None:
 
 
 def test_a_failing_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OSError from each fsync in turn; those of folders are passed over."""
-    for number in range(8):
+    """An OSError from each fsync in turn; the last comes after the folder has its name."""
+    real, calls, allowed = os.fsync, [0], [1000]
+
+    def failing(handle: int) -> None:
+        calls[0] += 1
+        if calls[0] > allowed[0]:
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    filled(tmp_path / "counted", 1)
+    total, calls[0] = calls[0], 0
+    for number in range(total + 1):
         folder = tmp_path / str(number)
+        allowed[0] = 1000
         checkpoints = filled(folder, 1)
-        real, calls = os.fsync, [0]
-
-        def failing(
-            handle: int, real: Callable[[int], None] = real, calls: list[int] = calls, at: int = number
-        ) -> None:
-            calls[0] += 1
-            if calls[0] > at:
-                raise OSError(5, "Input/output error")
-            real(handle)
-
-        monkeypatch.setattr(os, "fsync", failing)
-        expected = 2
+        calls[0], allowed[0] = 0, number
         try:
             checkpoints.save(2, some(2), {"step": 2})
         except LlavaRadError as error:
-            expected = 1
+            assert number < total
             assert str(error) == "the checkpoint of step 2 could not be written: Input/output error"
             assert "intact" in str(error.hint)
         else:
-            assert number > 4  # only folders' entries are left to synchronise
-        monkeypatch.undo()
+            assert number == total
+        allowed[0] = 1000
         fresh = Checkpoints(folder, 10)
-        assert value_of(fresh, fresh.latest()) == expected
+        assert value_of(fresh, fresh.latest()) == (1 if number < total - 1 else 2)
         assert not list(folder.glob("*.tmp"))
         fresh.save(3, some(3), {"step": 3})
         assert value_of(fresh, fresh.latest()) == 3
