@@ -45,7 +45,7 @@ def follow(folder: Path, language: str, text: str) -> str:
     return printed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_engineer(tmp_path: Path) -> None:
     printed = [follow(tmp_path, *block) for block in blocks("tutorial-engineer")]
     assert "FINDINGS:" in printed[0]
@@ -54,7 +54,7 @@ def test_engineer(tmp_path: Path) -> None:
     assert any("no report" in text for text in printed)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_researcher(tmp_path: Path) -> None:
     for block in blocks("tutorial-researcher", until="On real data"):
         follow(tmp_path, *block)
@@ -80,7 +80,7 @@ def mine(folder: Path) -> None:
     (folder / "mine" / "reports.csv").write_text("\n".join(reports) + "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_own_data(tmp_path: Path) -> None:
     mine(tmp_path)
     printed = [follow(tmp_path, *block) for block in blocks("how-to-own-data")]
