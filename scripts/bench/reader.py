@@ -31,7 +31,7 @@ DECODER_DEPENDENCIES = dict.fromkeys(PLUGIN_UIDS, ("numpy", "imagecodecs"))  # p
 
 
 def is_available(uid: str) -> bool:
-    """Whether `decode_frame` decodes a transfer syntax; part of pydicom's plugin interface."""
+    """Return True if `decode_frame` decodes a transfer syntax; part of pydicom's plugin interface."""
     return uid in PLUGIN_UIDS
 
 

@@ -196,7 +196,7 @@ def test_jitter_is_rounded_once() -> None:
     assert orders == {0, 1}
 
 
-# How often each change happens, and in which view
+# Probability of each change, and its view
 
 
 @pytest.mark.parametrize(

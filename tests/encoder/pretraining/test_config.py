@@ -23,7 +23,7 @@ EXPECTED = {
 
 
 def differing(name: str) -> dict[str, object]:
-    """What a shipped configuration changes of rad-dino, by dotted key."""
+    """Return the values of a shipped configuration that differ from rad-dino, by dotted key."""
 
     def walk(a: dict[str, object], b: dict[str, object], prefix: str) -> dict[str, object]:
         found: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Where crops lie: the paper's sides, torchvision's areas."""
+"""Positions of crops: the paper's sides, torchvision's areas."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_side_that_must_not_be_enlarged() -> None:
 
 @pytest.mark.parametrize("scale", [(0.2, 0.5), (0.05, 0.32)])
 def test_area_fractions_are_uniform(scale: tuple[float, float]) -> None:
-    """Where every box fits, neither the area nor the logarithm of the aspect ratio is bent by a refusal."""
+    """If every box fits, no refusal distorts the distribution of area or log aspect ratio."""
     boxes = np.array(areas(1000, 1000, scale), np.float64)
     shares = boxes[:, 2] * boxes[:, 3] / 1e6
     assert stats.kstest(shares, stats.uniform(scale[0], scale[1] - scale[0]).cdf).pvalue > SIGNIFICANT

@@ -137,7 +137,7 @@ def test_the_stream_leaves_torchs_generator_alone() -> None:
 
 
 def grey_levels(batch: Batch) -> list[int]:
-    """Which images a batch was cut from."""
+    """Return the images that a batch was cut from."""
     return (batch.global_crops[0].float().mean((1, 2)) // 20).int().tolist()
 
 
@@ -229,7 +229,7 @@ def running(impatient: None) -> Iterator[Iterator[Batch]]:
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.05])
 def test_a_killed_worker_is_an_error_not_a_hang(running: Iterator[Batch], delay_s: float) -> None:
-    """Whether it dies at work or while its batch is fetched."""
+    """The worker dies at work or while its batch is fetched."""
     time.sleep(delay_s)
     victim = multiprocessing.active_children()[0]
     os.kill(victim.pid or 0, signal.SIGKILL)

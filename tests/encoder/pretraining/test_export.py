@@ -113,7 +113,7 @@ def test_the_next_run_starts_from_it(folder: Path, teacher: TrainedTransformer, 
 
 
 def test_published_config(folder: Path, tmp_path: Path) -> None:
-    """What microsoft/rad-dino's two JSON files say (revision 110cbc18, as pinned by other projects)."""
+    """Contents of the two JSON files of microsoft/rad-dino (revision 110cbc18, as pinned by other projects)."""
     model = ModelConfig(num_hidden_layers=1)
     export(TrainedTransformer(model).state_dict(), model, tmp_path / "e", heads=None, image_size=518, card=CARD)
     config = json.loads((tmp_path / "e" / "config.json").read_text())

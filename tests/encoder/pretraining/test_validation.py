@@ -1,4 +1,4 @@
-"""What --validate finds: the run in numbers, small batches, missing files; all problems at once."""
+"""Findings of --validate: the run in numbers, small batches, missing files; all problems at once."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """What the training was called with, in place of training."""
+    """Arguments of the training, recorded in place of training."""
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def train(*args: Any, **kwargs: Any) -> Path:

@@ -73,5 +73,5 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 
 def close(one: dict[int, float], other: dict[int, float], tolerance: float) -> bool:
-    """Whether two runs have the same steps and, within a relative tolerance, the same losses."""
+    """Return True if two runs have the same steps and, within a relative tolerance, the same losses."""
     return one.keys() == other.keys() and all(abs(one[n] - other[n]) <= tolerance * abs(one[n]) for n in one)
