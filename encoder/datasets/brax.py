@@ -11,7 +11,8 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import CHEXPERT, labels_of, view_of
+from encoder.datasets.values import CHEXPERT, labels_of
+from encoder.reader.views import view_of
 
 
 def read(root: Path) -> Iterator[Row]:

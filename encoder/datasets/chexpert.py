@@ -13,8 +13,9 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import CHEXPERT, View, labels_of, split_of, view_of
+from encoder.datasets.values import CHEXPERT, labels_of, split_of
 from encoder.errors import LlavaRadError
+from encoder.reader.views import View, view_of
 
 
 def read(root: Path) -> Iterator[Row]:

@@ -16,7 +16,8 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.masks import MaskFiles, naming
 from encoder.datasets.tables import find, read_csv
 from encoder.datasets.tuberculosis import both_sides
-from encoder.datasets.values import attributes_of, view_of
+from encoder.datasets.values import attributes_of
+from encoder.reader.views import view_of
 
 LABELS = ("COVID-19", "Pneumonia", "No Finding")
 _UNKNOWN = {"", "todo", "unknown"}

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import is_label, labels_of, split_of, view_of
+from encoder.datasets.values import is_label, labels_of, split_of
 from encoder.errors import LlavaRadError
+from encoder.reader.views import view_of
 
 _SUFFIXES = {".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 _SUBJECT = ("patient_id", "patientid", "subject_id", "subject")

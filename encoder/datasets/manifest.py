@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from encoder.datasets.tables import csv_cells, lines
-from encoder.datasets.values import LABEL_VALUES, SPLITS, VIEWS, View
+from encoder.datasets.values import LABEL_VALUES, SPLITS
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
+from encoder.reader.views import VIEWS, View
 
 _HEADER = "# llava-rad.manifest/1 root="
 _COLUMNS = ("path", "dataset", "subject", "study", "image", "view", "split")

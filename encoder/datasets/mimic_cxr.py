@@ -13,7 +13,8 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import CHEXPERT, labels_of, split_of, view_of
+from encoder.datasets.values import CHEXPERT, labels_of, split_of
+from encoder.reader.views import view_of
 
 METADATA = ("mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.1.0-metadata.csv")
 

@@ -22,7 +22,7 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.masks import MaskFiles
 from encoder.datasets.splits import drawn
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import view_of
+from encoder.reader.views import view_of
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 # The frequent ones of the radiologists' and the network's labels, with those of the paper's lateral probe (E.3.1).

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.values import FRONTAL
 from encoder.errors import LlavaRadError
+from encoder.reader.views import FRONTAL
 
 Shares = tuple[float, float, float]
 """Of the subjects in train, validation and test."""

@@ -1,14 +1,10 @@
-"""Views, splits, labels, sex, age and ethnicity: values of a manifest, and the words of data sets for them."""
+"""Splits, labels, sex, age and ethnicity: values of a manifest, and the words of data sets for them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal, get_args
 
-View = Literal["PA", "AP", "frontal", "lateral", "unknown"]
-VIEWS: tuple[View, ...] = get_args(View)
-FRONTAL: frozenset[str] = frozenset({"PA", "AP", "frontal"})
 SPLITS = ("train", "val", "test", "")
 LABEL_VALUES: dict[str, float | None] = {"1": 1.0, "0": 0.0, "-1": -1.0, "": None}
 """Text of a label in a manifest: present, absent, uncertain, unknown."""
@@ -28,22 +24,10 @@ ETHNICITIES = (
 )
 """Words at the beginning of or inside a value, and the group of the paper (C.6); other known values are ``other``."""
 
-_VIEW_WORDS: dict[str, View] = {
-    "PA": "PA", "AP": "AP", "FRONTAL": "frontal", "LATERAL": "lateral", "L": "lateral", "LL": "lateral",
-    "RL": "lateral", "LAT": "lateral", "AP_HORIZONTAL": "AP", "AP SUPINE": "AP", "AP ERECT": "AP", "AP AXIAL": "AP",
-    # decubitus: a frontal beam, the patient lies on a side
-    "AP LLD": "AP", "AP RLD": "AP", "PA LLD": "PA", "PA RLD": "PA", "LLD": "frontal", "RLD": "frontal",
-    "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP",
-}  # fmt: skip
 _SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
 _LABEL_WORDS = LABEL_VALUES | {"1.0": 1.0, "0.0": 0.0, "-1.0": -1.0}
 _SEX_WORDS = {"f": "F", "female": "F", "m": "M", "male": "M"}
 _NO_ETHNICITY = ("", "unknown", "unable to obtain", "patient declined to answer", "nan", "none")
-
-
-def view_of(text: str) -> View:
-    """Map a data set's word to a view; ``"unknown"`` for other words (oblique, lordotic, none)."""
-    return _VIEW_WORDS.get(text.strip().upper(), "unknown")
 
 
 def split_of(text: str) -> str:

@@ -6,14 +6,15 @@ set. Returned names come from the fixed lists of this module.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from encoder.errors import ReadError
+from encoder.reader.views import FRONTAL, View, signs_of, view_of, words_of
 
 if TYPE_CHECKING:
     from encoder.reader.header import Header
-    from encoder.reader.radiograph import View
 
 RADIOGRAPHY = {"CR", "DX", "RG"}  # RG: digitised film
 DOUBTFUL = {"SC", "OT"}
@@ -43,23 +44,24 @@ BODY_PARTS = CHEST_PARTS | {
 }  # fmt: skip
 # thorax, chest, lung, thoracic cavity
 CHEST_CODES = {"51185008", "816094009", "T-D3000", "39607008", "T-28000", "43799004", "T-D3300"}
+_CHEST_WORDS = re.compile(
+    "CHEST|CXR|TH?ORAX(AUFNAHME|UBERSICHT|ORGANE)?|TORACE|PECHO|PEITO|BRUSTKORB|BORSTKAS|LUNGS?|LUNGEN?|PULMON(ES)?|PULMAO|PULMOES|"
+    "POUMONS?|POLMON[EI]"
+)
+# words beside the chest that make it another image: other parts, and parts of the chest wall
+_OTHER_WORDS = re.compile(
+    "ABD|ABDOM.*|KUB|BAUCH|VENTRE|PELVI.*|BECKEN|BASSIN|RIBS?|COSTAL.*|COSTILLAS?|COSTELAS?|COTES?|COSTE|RIPPEN?|GRIL|"
+    "PARRILLA|STERN.*|ESTERN.*|CLAVIC.*|SCAPUL.*|ESCAPUL.*|[CTLS]?SPINES?|SPINAL|COLUMN.*|COLUNA|COLONNE|VERTEB.*|"
+    "RACHIS|[BHL]?WIRBEL.*|[BHL]WS|DORSAL|NECK|HALS|CUELLO|COU|CERVI.*|SHOULDERS?|SCHULTER|HOMBROS?|EPAULES?|SKULL|"
+    "HEAD|BREASTS?|MAMM.*|WALL|WAND|HIPS?|HUMERUS|ARM|FEMUR|LEGS?|EXTREMIT.*|BABYGRAM|WHOLE|HEART|MEDIASTIN.*|TRACHEA|"
+    "CHESTABDOMEN|ABDOMENPELVIS|WHOLEBODY"
+)
 
-FRONTAL_VIEWS: dict[str, View] = {
-    "PA": "PA", "AP": "AP", "PA_ERECT": "PA", "AP_ERECT": "AP", "AP_SUPINE": "AP", "AP SUPINE": "AP",
-    "PORTABLE AP": "AP",
-    "POSTERO_ANTERIOR": "PA", "ANTERO_POSTERIOR": "AP", "POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP",
-    "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "FRONTAL": "frontal",
-    "272479007": "PA", "R-10214": "PA", "R-40888": "PA", "399348003": "AP", "R-10206": "AP",
-    "399033003": "frontal", "R-10202": "frontal",
+_NAMED: dict[View, str] = {
+    "lateral": "a lateral view", "oblique": "an oblique view", "other": "a special view (such as swimmers or ribs)",
 }  # fmt: skip
-DECUBITUS = {"LLD", "RLD"}  # frontal beam, patient lying on a side
-SIDE_VIEWS = {
-    "LL", "RL", "LAT", "LATERAL", "LEFT LATERAL", "RIGHT LATERAL", "LLAT", "RLAT", "LAO", "RAO", "LPO", "RPO",
-    "OBLIQUE", "399067008", "R-102CD", "399173006", "R-10236", "399198007", "R-10232", "399352003", "399260004",
-    "399182000", "R-102C1", "399135007", "R-10220", "399006002", "R-10212", "399356000", "R-40985", "399038007",
-    "R-10210", "399184004", "399236003",
-    "LEFT ANTERIOR OBLIQUE", "RIGHT ANTERIOR OBLIQUE", "LEFT POSTERIOR OBLIQUE", "RIGHT POSTERIOR OBLIQUE",
-}  # fmt: skip
+_LONGEST = 256
+_MOST_ITEMS = 16
 
 OVERRIDDEN = "refusal overridden (--force): "
 """Start of the warnings that replace refusals."""
@@ -124,52 +126,57 @@ def presentation_intent(header: Header, admission: Admission) -> str | None:
 
 
 def body_part(header: Header, admission: Admission) -> str | None:
-    """Return the body part: chest and thorax pass, others are refused.
+    """Return the body part: the chest passes, others and the chest together with another part are refused.
 
     A missing body part adds a warning; without a radiography modality it is refused.
     """
-    part = header.code("BodyPartExamined")
-    part = "".join(c for c in part if c.isalnum())
-    for item in [] if part else header.items("AnatomicRegionSequence"):
-        meaning = item.raw("CodeMeaning").decode("latin-1").strip(" \0").upper()
-        if item.code("CodeValue") in CHEST_CODES or meaning in CHEST_PARTS:
-            return "CHEST"
-        part = meaning if meaning in BODY_PARTS else "OTHER"
-    if not part:
+    texts = [" ".join(header.codes("BodyPartExamined"))]
+    if not texts[0]:
+        texts = [
+            "CHEST" if item.code("CodeValue") in CHEST_CODES else item.text("CodeMeaning")[:_LONGEST] or "OTHER"
+            for item in header.items("AnatomicRegionSequence")[:_MOST_ITEMS]
+        ]
+    words = [word for text in texts for word in words_of(text[:_LONGEST])]
+    if not words:
         if header.code("Modality") not in RADIOGRAPHY:
             admission.refuse("body_part", "neither a radiography modality nor the chest as body part is stated")
         admission.warn("the body part is not stated")
         return None
-    if part in CHEST_PARTS:
-        return part
-    if part.removesuffix("PA").removesuffix("AP").removeprefix("PORT").removeprefix("PORTABLE") == "CHEST":
-        return "CHEST"
-    name = part if part in BODY_PARTS else "OTHER"
+    name = "".join(texts[0].split()) if len(texts) == 1 else ""
+    if any(map(_CHEST_WORDS.fullmatch, words)) and not any(map(_OTHER_WORDS.fullmatch, words)):
+        return name if name in CHEST_PARTS else "CHEST"
     admission.refuse("body_part", "the image shows a body part other than the chest")
-    return name
+    return name if name in BODY_PARTS - CHEST_PARTS else "OTHER"
 
 
 def view(header: Header, admission: Admission) -> tuple[View, str]:
-    """Return the projection and the attribute that states it; lateral and oblique views are refused."""
+    """Return the projection and the attribute that states it; other views than frontal ones are refused.
+
+    A stated view that is not understood is ``"unknown"``, whatever the orientation is.
+    """
+    statements = [("ViewPosition", "/".join(header.codes("ViewPosition")))]
+    for item in header.items("ViewCodeSequence")[:_MOST_ITEMS]:
+        for code in (item, *item.items("ViewModifierCodeSequence")[:_MOST_ITEMS]):
+            statements += [("ViewCodeSequence", code.code("CodeValue")), ("ViewCodeSequence", code.text("CodeMeaning"))]
+    statements = [(source, text) for source, text in statements if text]
+    if not statements and view_of(part := " ".join(header.codes("BodyPartExamined"))) not in ("unknown", "other"):
+        statements = [("BodyPartExamined", part)]
+    views = [(view_of(text), source) for source, text in statements]
+    known = sorted((one for one in views if one[0] != "unknown"), key=lambda one: one[0] in FRONTAL)
+    if known:
+        found, source = known[0]
+        if found not in FRONTAL:
+            admission.refuse("lateral", f"the image is {_NAMED[found]}, but a frontal view is needed")
+        elif any("decubitus" in signs_of(text) for _, text in statements):
+            admission.warn("decubitus view: the patient lies on a side")
+        return found, source
     orientation = header.codes("PatientOrientation")
-    sequence = [
-        word
-        for item in header.items("ViewCodeSequence")
-        for word in (item.code("CodeValue"), item.raw("CodeMeaning").decode("latin-1").strip(" \0").upper())
-    ]
-    for source, words in (("ViewPosition", [header.code("ViewPosition")]), ("ViewCodeSequence", sequence)):
-        for word in words:
-            if word in FRONTAL_VIEWS:
-                return FRONTAL_VIEWS[word], source
-            if word in DECUBITUS:
-                admission.warn("decubitus view: the patient lies on a side")
-                return "frontal", source
-            if word in SIDE_VIEWS:
-                admission.refuse("lateral", "the image is a lateral or oblique view, but a frontal view is needed")
-                return "lateral", source
     if orientation and orientation[0][:1] in ("A", "P"):
         admission.refuse("lateral", "the image is a lateral view by its orientation, but a frontal view is needed")
         return "lateral", "PatientOrientation"
+    if views:
+        admission.warn("the stated view is none that this reader knows: it may be no frontal view")
+        return "unknown", views[0][1]
     if orientation and orientation[0][:1] in ("L", "R"):
         return "frontal", "PatientOrientation"
     admission.warn("the view (PA, AP, lateral) is not stated")

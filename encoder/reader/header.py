@@ -65,10 +65,17 @@ class Header:
         assert tag is not None, keyword
         return str(getattr(self.dataset.get_item(tag), "VR", None) or "") if tag in self.dataset else ""
 
+    def text(self, keyword: str) -> str:
+        """Return a text, stripped; bytes that are not UTF-8 are read as Latin-1. Empty if absent."""
+        data = self.raw(keyword)
+        try:
+            return data.decode().strip(" \0")
+        except UnicodeDecodeError:
+            return data.decode("latin-1").strip(" \0")
+
     def codes(self, keyword: str) -> list[str]:
         """Return the values of a code string (CS), stripped and in upper case; empty if absent."""
-        text = self.raw(keyword).decode("latin-1")
-        values = [part.strip(" \0\r\n\t").upper() for part in text.split("\\")]
+        values = [part.strip(" \0\r\n\t").upper() for part in self.text(keyword).split("\\")]
         return values if any(values) else []
 
     def code(self, keyword: str) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from encoder.reader.views import View
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-View = Literal["PA", "AP", "frontal", "lateral", "unknown"]
 WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID", "LUT"]
 
 
@@ -33,7 +34,8 @@ class ImageFacts:
         frames: number of frames in the file.
         frame: number of the frame that was read, from 1.
         view: projection.
-        view_source: attribute that states the view: ViewPosition, ViewCodeSequence, PatientOrientation or none.
+        view_source: attribute that states the view: ViewPosition, ViewCodeSequence, BodyPartExamined,
+            PatientOrientation or none.
         body_part: such as ``"CHEST"``; ``"OTHER"`` for unlisted ones; None if not stated.
         inverted: True if grey values were inverted so that brighter means denser.
         mirrored: True if left and right were exchanged, after the rotation.

@@ -107,6 +107,8 @@ def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *,
             if name != "lateral" or error.reason != "lateral":
                 raise
             image, refusal = read(source, True), f"{OVERRIDDEN}{error}"
+            if image.facts.view != "lateral":
+                raise
             if others := [
                 warning for warning in image.warnings if warning.startswith(OVERRIDDEN) and warning != refusal
             ]:

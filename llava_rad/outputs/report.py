@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoder.reader.radiograph import ImageFacts
+from encoder.reader.views import View
 
 SCHEMA: Literal["llava-rad.report/1"] = "llava-rad.report/1"
 GROUNDED_SCHEMA: Literal["llava-rad.report/2"] = "llava-rad.report/2"
@@ -69,7 +70,7 @@ class InputFacts(_Part):
     sha256: Sha256
     path: str | None = None
     format: str
-    view: Literal["PA", "AP", "frontal", "lateral", "unknown"]
+    view: View
     recipe: RecipeFacts
     facts: ImageFacts
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import split_of, view_of
+from encoder.datasets.values import split_of
 from encoder.errors import LlavaRadError
+from encoder.reader.views import view_of
 from llava_rad.reports.pairs import Pair, collapse
 from llava_rad.reports.registry import Found, Places, Progress, in_threads, there
 from llava_rad.reports.sections import HAND_MADE, findings_of

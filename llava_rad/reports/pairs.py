@@ -17,9 +17,10 @@ from typing import Any
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import read_records
-from encoder.datasets.values import SPLITS, VIEWS, View, split_of, view_of
+from encoder.datasets.values import SPLITS, split_of
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
+from encoder.reader.views import view_of
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
 _NAMES = {
@@ -135,7 +136,6 @@ def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
     if split and split not in SPLITS and not split_of(split):
         raise LlavaRadError(f"row {number} of the table of pairs: the split is none of train, val, test or empty")
     view = text("view").strip()
-    known: View = next((name for name in VIEWS if name == view), view_of(view))
     return Pair(
         Row(
             Path(os.path.normpath(image if image[0] == "/" else f"{home}/{image}")),
@@ -143,7 +143,7 @@ def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
             subject=text("subject").strip(),
             study=text("study").strip(),
             image=text("id").strip() or image,
-            view=known,
+            view=view_of(view),
             split=split_of(split),
             number=number,
         ),

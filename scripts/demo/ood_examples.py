@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.datasets.manifest import Row, read_manifest
-from encoder.datasets.values import FRONTAL
 from encoder.preprocessing import Recipe
+from encoder.reader.views import FRONTAL
 from scripts.demo.features import read_image
 
 if TYPE_CHECKING:

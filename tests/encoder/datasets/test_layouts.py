@@ -102,7 +102,7 @@ def test_padchest_labels_and_flat_folder(tmp_path: Path) -> None:
     one, two, three = read("padchest", tmp_path)
     assert {name for name, value in one.labels.items() if value == 1} == {"cardiomegaly", "pleural effusion"}
     assert (one.labels["normal"], two.labels["normal"], three.labels["normal"]) == (0.0, 1.0, None)
-    assert (one.view, two.view, three.view) == ("PA", "lateral", "unknown")
+    assert (one.view, two.view, three.view) == ("PA", "lateral", "other")
     assert three.path == tmp_path / "2_c.png"
 
 

@@ -196,7 +196,6 @@ def test_views(attributes: dict[str, Any], view: str, source: str) -> None:
         {"ViewPosition": None, "ViewCodeSequence": ("R-10236", "SRT", "left lateral")},
         {"ViewPosition": None, "ViewCodeSequence": ("x", "99", "lateral")},
         {"ViewPosition": None, "PatientOrientation": ["A", "F"]},
-        {"ViewPosition": "RAO"},
     ],
 )
 def test_lateral_views_are_refused(attributes: dict[str, Any]) -> None:
