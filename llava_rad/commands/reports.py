@@ -112,6 +112,13 @@ def command(
         list[str] | None,
         typer.Option(help="Write the pairs of this split only (train, val, test; repeatable).", show_default=False),
     ] = None,
+    unknown_views: Annotated[
+        bool,
+        typer.Option(
+            "--unknown-views",
+            help="Keep the rows of 'table' whose stated view is not known, or that name several views.",
+        ),
+    ] = False,
     sha256: Annotated[
         bool,
         typer.Option(
@@ -133,7 +140,8 @@ def command(
     if set(split or ()) - {*_SPLITS}:
         raise typer.BadParameter(f"choose one of {', '.join(_SPLITS)}", param_hint="--split")
     check_output(output, overwrite=overwrite)
-    found = adapter.find(places(root, reports, tables), val_share=val_share, seed=seed, progress=bar)
+    where = replace(places(root, reports, tables), unknown_views=unknown_views)
+    found = adapter.find(where, val_share=val_share, seed=seed, progress=bar)
     if output.exists():
         check_output(output, inputs=(*found.files, *(pair.row.path for pair in found.pairs)), overwrite=overwrite)
     pairs = [pair for pair in found.pairs if not split or pair.row.split in split]

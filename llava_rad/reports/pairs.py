@@ -20,7 +20,7 @@ from encoder.datasets.tables import read_records
 from encoder.datasets.values import SPLITS, split_of
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
-from encoder.reader.views import view_of
+from encoder.reader.views import FRONTAL, stated, view_of
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
 _NAMES = {
@@ -40,15 +40,22 @@ class Pair:
     Attributes:
         row: the image, as in a manifest.
         findings: text with white space collapsed; case, punctuation, ``___`` and ``XXXX`` are unchanged.
+        odd_view: a view is stated, but it is not known, or several are; the row's view is ``"unknown"``.
     """
 
     row: Row
     findings: str
+    odd_view: bool = False
 
     @property
     def id(self) -> str:
         """Unique within a table."""
         return self.row.image or str(self.row.path)
+
+
+def frontal(pair: Pair) -> bool:
+    """Tell whether a pair is of a frontal image, or of one whose view is not stated or not known."""
+    return pair.row.view in FRONTAL or pair.row.view == "unknown"
 
 
 def collapse(text: str) -> str:
@@ -148,6 +155,7 @@ def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
             number=number,
         ),
         collapse(text("findings")),
+        odd_view=stated(view) and view_of(view) == "unknown",
     )
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from encoder.datasets.splits import disjoint, redraw_validation
 from encoder.errors import LlavaRadError
-from llava_rad.reports.pairs import Pair, read_pairs
+from llava_rad.reports.pairs import Pair, frontal, read_pairs
 
 TABLES = ("pairs.jsonl", "pairs.csv")
 WITH_FINDINGS = "Findings section in it"
@@ -38,11 +38,13 @@ class Places:
         root: its top folder, absolute.
         reports: folder or table of the reports; None: near the images.
         tables: folder of the tables of images; None: the top folder.
+        unknown_views: keep the pairs of a table whose stated view is not known.
     """
 
     root: Path
     reports: Path | None = None
     tables: Path | None = None
+    unknown_views: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,17 @@ def read_table(places: Places, progress: Progress) -> Found:
     if file is None:
         raise LlavaRadError(f"there is no {' or '.join(TABLES)} in the folder", hint="name the table itself")
     table = read_pairs(file)
-    not_lateral = [pair for pair in table if pair.row.view != "lateral"]
-    present = in_threads(lambda pair: there(pair.row.path), not_lateral, progress("images", len(not_lateral)))
-    pairs = [pair for pair, is_there in zip(not_lateral, present, strict=True) if is_there]
-    steps = {"in the table": len(table), "not lateral": len(not_lateral), "image file there": len(pairs)}
-    return Found(pairs, steps, len(not_lateral) - len(pairs), "the table", (file,))
+    known = [pair for pair in table if places.unknown_views or not pair.odd_view]
+    front = [pair for pair in known if frontal(pair)]
+    present = in_threads(lambda pair: there(pair.row.path), front, progress("images", len(front)))
+    pairs = [pair for pair, is_there in zip(front, present, strict=True) if is_there]
+    steps = {
+        "in the table": len(table),
+        "view known or not stated": len(known),
+        "not lateral, oblique or special": len(front),
+        "image file there": len(pairs),
+    }
+    return Found(pairs, steps, len(front) - len(pairs), "the table", (file,))
 
 
 _MIMIC = {"train": 146_909, "val": 7_250, "test": 2_461}

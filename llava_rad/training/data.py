@@ -28,7 +28,7 @@ from encoder.preprocessing import Recipe
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import encode_answer
 from llava_rad.model.tokenizer import Tokens
-from llava_rad.reports.pairs import Pair, read_pairs
+from llava_rad.reports.pairs import Pair, frontal, read_pairs
 from llava_rad.training.config import DataConfig
 
 IGNORED = -100
@@ -77,7 +77,7 @@ class Selected:
 
 
 def select_pairs(data: DataConfig) -> Selected:
-    """Read the tables and keep the splits ``train`` and ``val``.
+    """Read the tables and keep the frontal images of the splits ``train`` and ``val``.
 
     Raises:
         ConfigError: if no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
@@ -97,15 +97,16 @@ def select_pairs(data: DataConfig) -> Selected:
         except LlavaRadError as error:
             which = f", number {number} of {len(data.pairs)}" if len(data.pairs) > 1 else ""
             raise ConfigError(f"data.pairs{which}: {error}", hint=error.hint) from None
-    kept = [pair for pair in pairs if pair.row.split in ("train", "val")]
+    suitable = [pair for pair in pairs if frontal(pair) and not pair.odd_view]
+    kept = [pair for pair in suitable if pair.row.split in ("train", "val")]
     if not any(pair.row.split == "train" for pair in kept):
-        raise ConfigError("data.pairs has no pair in the split train")
+        raise ConfigError("data.pairs has no pair of a frontal image in the split train")
     try:
         disjoint(pair.row for pair in pairs)
     except LlavaRadError as error:
         raise ConfigError(f"data.pairs: {error}", hint=error.hint) from None
-    left = len(pairs) - len(kept)
-    return Selected(kept, {"split": left} if left else {})
+    dropped = {"view": len(pairs) - len(suitable), "split": len(suitable) - len(kept)}
+    return Selected(kept, {reason: number for reason, number in dropped.items() if number})
 
 
 def open_cache(

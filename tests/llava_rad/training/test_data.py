@@ -195,7 +195,7 @@ def test_subjects_in_two_splits_and_empty_tables_are_refused(tmp_path: Path) -> 
         select_pairs(DataConfig(pairs=(str(table),)))
     assert "SECRET" not in str(caught.value)
     table.write_text(json.dumps(lines[1]) + "\n")
-    with pytest.raises(ConfigError, match="no pair in the split train"):
+    with pytest.raises(ConfigError, match="no pair of a frontal image in the split train"):
         select_pairs(DataConfig(pairs=(str(table),)))
     with pytest.raises(ConfigError, match=r"data.pairs is not given"):
         select_pairs(DataConfig())
