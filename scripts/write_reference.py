@@ -24,11 +24,11 @@ DOCUMENT = ROOT / "docs" / "reference.md"
 HEAD = """\
 # Reference
 
-Written by `python scripts/write_reference.py` from the code; a test compares them.
+Written by `python scripts/write_reference.py` from the code; a test compares them. Parentheses hold defaults.
 """
 KEYS = """\
-Keys of its YAML files and of `key=value` on the command line. Brackets hold sources: [{source}](../{source}).
-Defaults are those of the code; `--show` prints those of a configuration.
+Keys of YAML files and of `key=value`, from [{source}](../{source}). Brackets hold sources.
+`--show` prints the values of a configuration.
 """
 FORMATS = (
     ("checkpoint", "a folder, `llava-rad/1`: parts, and SHA-256 of every file", "checkpoint-format.md"),
@@ -39,9 +39,6 @@ FORMATS = (
     ("scores", "JSON, with a signature that names every choice", "metrics.md"),
 )
 """Content, form and description of each format."""
-TABLE = "| argument or option | default | meaning |\n|---|---|---|"
-SHARED = 3
-"""Number of commands from which on an option with the same text is listed once."""
 
 
 def reference() -> str:
@@ -55,11 +52,11 @@ def reference() -> str:
         parts.append(f"## Configuration of `llava-rad {command}`\n")
         source = Path(inspect.getfile(config)).relative_to(ROOT)
         parts.append(KEYS.format(source=source))
-        parts.append("\n".join(["| key | default | meaning |", "|---|---|---|", *_keys(config)]) + "\n")
+        parts.append("\n".join(_keys(config)) + "\n")
     exports = "; ".join(f"`{row.name}`: {row.title}" for row in document_formats())
     formats = (*FORMATS, ("documents for hospitals", exports, "archive.md"))
-    rows = [f"| {what} | {form} | [{Path(link).name}]({link}) |" for what, form, link in formats]
-    parts += ["## File formats\n", "\n".join(["| content | form | description |", "|---|---|---|", *rows]) + "\n"]
+    rows = [f"- {what}: {form} ([{Path(link).name}]({link}))" for what, form, link in formats]
+    parts += ["## File formats\n", "\n".join(rows) + "\n"]
     return "\n".join(parts)
 
 
@@ -76,23 +73,31 @@ def _commands() -> Iterator[str]:
         for called, one in getattr(command, "commands", {}).items() or [("", command)]
     }
     rows = {
-        name: [_parameter(parameter) for parameter in one.params if not getattr(parameter, "hidden", False)]
-        for name, one in commands.items()
+        name: {one.name: _parameter(one) for one in command.params if not getattr(one, "hidden", False)}
+        for name, command in commands.items()
     }
-    counted = Counter(row for some in rows.values() for row in some)
-    shared = [row for row, count in counted.items() if count >= SHARED]
+    counted = Counter(item for some in rows.values() for item in some.items())
+    shared: dict[str, str] = {}  # option -> the text that most commands have
+    for (option, row), count in counted.most_common():
+        if count > 1 and row.startswith("- `-"):  # positional arguments stay with their command
+            shared.setdefault(option, row)
     yield "### Options of several commands\n"
-    yield "\n".join([TABLE, *shared]) + "\n"
+    yield "\n".join(shared.values()) + "\n"
+    first: dict[str, str] = {}  # paragraph of an epilog -> the command that has it first
     for name, one in commands.items():
         yield f"### `llava-rad {name}`\n"
         yield _plain(one.help or "") + "\n"
-        own = [row for row in rows[name] if row not in shared]
+        own = [row for option, row in rows[name].items() if row != shared.get(option)]
         if own:
-            yield "\n".join([TABLE, *own]) + "\n"
-        if others := [re.findall(r"`[^`]+`", row)[0] for row in rows[name] if row in shared]:
-            yield f"Also: {', '.join(others)}.\n"
+            yield "\n".join(own) + "\n"
+        if others := [row for option, row in rows[name].items() if row == shared.get(option)]:
+            yield f"Also: {', '.join(re.findall(r'`[^`]+`', row)[0] for row in others)}.\n"
         if one.epilog and one.epilog != EPILOG:
-            yield "\n\n".join(part.strip() for part in one.epilog.split("\n\n") if part.strip()) + "\n"
+            notes = [part.strip() for part in one.epilog.split("\n\n") if part.strip()]
+            elsewhere = {first.setdefault(note, name) for note in notes} - {name}
+            yield from (f"{note}\n" for note in notes if first[note] == name)
+            if elsewhere:
+                yield f"See also the notes of {' and '.join(f'`llava-rad {other}`' for other in sorted(elsewhere))}.\n"
 
 
 def _parameter(parameter: Any) -> str:
@@ -104,12 +109,12 @@ def _parameter(parameter: Any) -> str:
         shown += f" {parameter.metavar}"
     default = parameter.default
     default = "" if default in (None, False, (), []) or callable(default) else str(getattr(default, "value", default))
-    return f"| {_cell(shown)} | {_cell(default)} | {_cell(_plain(parameter.help or ''))} |"
+    return _item(shown, default, parameter.help or "")
 
 
 def _keys(config: Any) -> Iterator[str]:
     for key, (default, told) in configuration_keys(config).items():
-        yield f"| `{key}` | {_cell(_yaml(default))} | {_cell(told)} |"
+        yield _item(f"`{key}`", _yaml(default), told)
 
 
 def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, str]]:
@@ -145,8 +150,9 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _item(name: str, default: str, meaning: str) -> str:
+    """Line of a list; an argument, option or key with its default."""
+    return f"- {name}" + (f" ({default})" if default else "") + (f": {_plain(meaning)}" if meaning else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

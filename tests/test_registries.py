@@ -174,7 +174,7 @@ print(json.dumps([
     for help in (evaluate, benchmark):
         assert "--word" in help and "Word that is counted." in help
         assert "words (share of reports with a word)" in " ".join(help.split())
-    assert "words (share of reports with a word)" in reference and "| `--word`" in reference
+    assert "words (share of reports with a word)" in reference and "- `--word`" in reference
     assert "metric words" in doctor and "share of reports with a word" in doctor
     assert "Word share" in scores and "25.00" in scores
     assert module == {"words": 0.5}
