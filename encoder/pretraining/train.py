@@ -4,6 +4,7 @@
 
     RUN/
       config.yaml        the resolved configuration
+      data.sha256        hash of the images' names, by which an edited manifest is noticed
       initialisation.txt source of the first weights
       cache/             decoded images, unless data.cache names another folder
       checkpoints/       see ``encoder.runs.checkpoints``
@@ -18,7 +19,6 @@ on one process.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from collections.abc import Mapping
@@ -42,10 +42,10 @@ from encoder.pretraining.student_teacher import Losses, StudentTeacher
 from encoder.pretraining.validation import check_sizes
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs import distributed as processes
-from encoder.runs.checkpoints import Checkpoints
-from encoder.runs.curves import plot
+from encoder.runs.checkpoints import Checkpoints, diverged, first_not_finite
+from encoder.runs.curves import plot_run
 from encoder.runs.distributed import like, whole
-from encoder.runs.folder import CURVES, MayChange, prepare
+from encoder.runs.folder import MayChange, data_digest, own_cache, prepare
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
 
@@ -103,7 +103,7 @@ class _PretrainingRun:
         self.main, self.progress = accelerator.is_main_process, progress and accelerator.is_main_process
         self.world, self.rank = accelerator.num_processes, accelerator.process_index
         check_sizes(config, self.world)
-        selection = training_rows(config)
+        selection, self.probed = training_rows(config), probe_rows(config)
         self.datasets = {
             name: (both["all"].subjects, both["all"].images) for name, both in counts(selection.rows).items()
         }
@@ -117,6 +117,10 @@ class _PretrainingRun:
                 may_change=_MAY_CHANGE,
                 results=(CHECKPOINTS, EXPORT),
                 restart=restart,
+                data=data_digest(
+                    [*selection.rows, *self.probed], (repr(sorted(row.labels.items())) for row in self.probed)
+                ),
+                data_key="data.manifests or probe.manifest",
             )
         with accelerator.main_process_first():
             self.images: Images = self._cache(selection.rows)
@@ -137,13 +141,17 @@ class _PretrainingRun:
             def advance(done: int, total: int) -> None:
                 bar.update(done - bar.n)
 
-            return pixel_cache.build(
-                rows,
+            return own_cache(
+                lambda: pixel_cache.build(
+                    rows,
+                    folder,
+                    size=data.size,
+                    workers=max(1, data.workers),
+                    max_unreadable=data.max_unreadable,
+                    progress=advance,
+                ),
                 folder,
-                size=data.size,
-                workers=max(1, data.workers),
-                max_unreadable=data.max_unreadable,
-                progress=advance,
+                replace=not data.cache and self.checkpoints.latest() is None,
             )
 
     def _build(self) -> None:
@@ -171,11 +179,15 @@ class _PretrainingRun:
         self.wrapped = processes.spread(self.model, self.accelerator, shards)
         self.optimizer = make_optimizer(self.model.student, config.optimization)
         self.start = 0
-        newest = self.checkpoints.latest()
+        groups: Groups = {}
+        while (newest := self.checkpoints.latest()) is not None:
+            groups, state = self.checkpoints.load(newest)
+            if (odd := first_not_finite(groups["student"].items())) is None:
+                break
+            self.checkpoints.ignored[newest.name] = f"its weights are not finite (first {odd})"
         for name, reason in self.checkpoints.ignored.items():
             self._note(f"warning: {name} is passed over: {reason}")
         if newest is not None:
-            groups, state = self.checkpoints.load(newest)
             restore(self.model, self.optimizer, groups)
             self.start = int(state["step"])
             self.best = tuple(state["best"]) if state["best"] else None
@@ -203,6 +215,7 @@ class _PretrainingRun:
                     losses = self._backward(batch.to(device, non_blocking=True), step, turn, values)
                     parts += torch.stack([losses.total.detach(), losses.dino, losses.ibot, losses.koleo])
                 norms = clip_gradients(self.model.student, config.optimization.clip)
+                self._check_finite(step + 1, parts, norms)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 self.model.update_teacher(values.momentum)
@@ -224,9 +237,20 @@ class _PretrainingRun:
         stream.close()  # type: ignore[attr-defined]
         if self.metrics is not None:
             self.metrics.close()
-            if importlib.util.find_spec("matplotlib"):
-                plot([self.output], self.output / CURVES)
-        return self._export()
+        folder = self._export()
+        if self.main and (reason := plot_run(self.output)):
+            self._note(reason)
+        return folder
+
+    def _check_finite(self, step: int, parts: torch.Tensor, norms: dict[str, torch.Tensor]) -> None:
+        """Stop at the first step whose loss or gradient is not finite, on all processes.
+
+        Raises:
+            LlavaRadError: if it is not.
+        """
+        values = [parts, *(whole(norm).reshape(1) for norm in norms.values())]
+        if self._any(not bool(torch.isfinite(torch.cat(values)).all())):
+            raise diverged(step, "lower optimization.base_lr, or use engine.precision=fp32")
 
     def _backward(self, batch: Batch, step: int, turn: int, values: Values) -> Losses:
         accumulation = self.config.optimization.accumulation
@@ -243,11 +267,6 @@ class _PretrainingRun:
         self, parts: torch.Tensor, norms: dict[str, torch.Tensor], losses: Losses, values: Values
     ) -> dict[str, float]:
         parts = self.accelerator.reduce(parts, "mean")
-        if not bool(torch.isfinite(parts).all()):
-            raise LlavaRadError(
-                "the loss is no longer finite; the checkpoints before this step are intact",
-                hint="lower optimization.base_lr, or use engine.precision=fp32",
-            )
         with torch.no_grad():
             scores = losses.teacher_vectors @ processes.whole(self.model.teacher.dino_head.last_layer()).t()
             scores = scores / values.teacher_temperature + self.model.dino_centre.offset(values.teacher_temperature)
@@ -272,12 +291,11 @@ class _PretrainingRun:
         bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['lr']:.1e}", wait=f"{numbers['data_wait']:.0%}")
 
     def _probe(self) -> Probe | None:
-        rows = probe_rows(self.config)
-        if not rows or not self.main:
+        if not self.probed or not self.main:
             return None
         from encoder.pretraining.probes import Probe
 
-        return Probe(rows, size=self.config.probe.size or self.config.crops.global_size)
+        return Probe(self.probed, size=self.config.probe.size or self.config.crops.global_size)
 
     def _look(self, step: int) -> bool:
         """Probe the teacher on the first process; return True if it is the best so far."""
@@ -307,9 +325,8 @@ class _PretrainingRun:
     def _save(self, step: int) -> None:
         groups = gather(self.model, self.optimizer)
         if self.main:
-            odd = [name for name, tensor in groups["student"].items() if not torch.isfinite(tensor).all()]
-            if odd:
-                raise LlavaRadError(f"the weights are no longer finite (first {odd[0]}); no checkpoint was written")
+            if (odd := first_not_finite(groups["student"].items())) is not None:
+                raise LlavaRadError(f"the weights are no longer finite (first {odd}); no checkpoint was written")
             state = {"step": step, "best": self.best, "steps": self.steps, "processes": self.world}
             self.checkpoints.save(step, groups, state, protect=[self.best[0]] if self.best else [])
         self.accelerator.wait_for_everyone()

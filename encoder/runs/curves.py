@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import yaml
 
 from encoder.errors import LlavaRadError
 from encoder.files import write
-from encoder.runs.folder import CONFIG
+from encoder.runs.folder import CONFIG, CURVES
 from encoder.runs.metrics_log import read_metrics
 
 PANELS = (
@@ -27,7 +28,7 @@ PANELS = (
     ("probe_linear_auroc", "linear probe, macro AUROC"),
     ("probe_knn_auroc", "nearest neighbours, macro AUROC"),
 )
-"""Panels in reading order: name in the metrics log and title. Panels without a value other than 0 are left out."""
+"""Panels in reading order: name in the metrics log and title. Panels without a logged value are left out."""
 _AT_LN_K = ("dino", "teacher_entropy")
 _COLUMNS = 5
 
@@ -57,7 +58,7 @@ def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, 
     runs = [read_metrics(folder) for folder in run_folders]
     levels = sorted({level for folder in run_folders if (level := _ln_k(folder)) is not None})
     series = [{name: _curve(lines, name) for name, _ in panels} for lines in runs]
-    drawn = [(name, title) for name, title in panels if any(any(one[name][1]) for one in series)]
+    drawn = [(name, title) for name, title in panels if any(one[name][0] for one in series)]
     if not drawn:
         raise LlavaRadError("the runs have not logged anything yet")
     columns = min(_COLUMNS, len(drawn))
@@ -95,6 +96,27 @@ def plot(run_folders: Sequence[Path], output: Path, panels: Sequence[tuple[str, 
         write(output, data.getvalue())
     except OSError as error:
         raise LlavaRadError(f"the curves could not be written: {error.strerror or type(error).__name__}") from error
+
+
+def plot_run(folder: Path, panels: Sequence[tuple[str, str]] = PANELS) -> str | None:
+    """Draw ``curves.png`` of a finished run, where Matplotlib is installed.
+
+    Args:
+        folder: the run folder.
+        panels: as for :func:`plot`.
+
+    Returns:
+        Why there is no picture; None if it was drawn or Matplotlib is not installed. A picture never fails a run.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    try:
+        plot([folder], folder / CURVES, panels)
+    except LlavaRadError as error:
+        return f"{CURVES} was not drawn: {error}"
+    except Exception as error:  # Matplotlib without a usable folder for its fonts, for instance
+        return f"{CURVES} was not drawn ({type(error).__name__})"
+    return None
 
 
 def _curve(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -110,7 +110,7 @@ def select_pairs(data: DataConfig) -> Selected:
 
 
 def open_cache(
-    data: DataConfig, pairs: Sequence[Pair], recipe: Recipe, default: Path, progress: Progress | None = None
+    data: DataConfig, pairs: Sequence[Pair], recipe: Recipe, folder: Path, progress: Progress | None = None
 ) -> pixel_cache.Cache:
     """Build, continue or open the pixel cache of the pairs' images.
 
@@ -120,7 +120,7 @@ def open_cache(
     """
     return pixel_cache.build(
         [pair.row for pair in pairs],
-        Path(data.cache).expanduser() if data.cache else default,
+        folder,
         size=recipe.side,
         recipe=recipe,
         workers=max(data.workers, min(8, os.cpu_count() or 1)),

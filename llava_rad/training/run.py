@@ -4,6 +4,7 @@
 
     RUN/
       config.yaml      the resolved configuration
+      data.sha256      hash of the pairs, by which an edited table is noticed
       initial/         the checkpoint that training started from (not where model.checkpoint lies ready)
       cache/           prepared images, unless data.cache names another folder
       checkpoints/     see ``encoder.runs.checkpoints``
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from os import environ
 from pathlib import Path
@@ -29,9 +31,9 @@ from transformers.utils import logging as transformers_logging
 from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from encoder.runs.checkpoints import TrainerCheckpoints
-from encoder.runs.curves import plot
+from encoder.runs.curves import plot_run
 from encoder.runs.distributed import keep_freed_memory
-from encoder.runs.folder import CURVES, MayChange, prepare
+from encoder.runs.folder import MayChange, data_digest, own_cache, prepare
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
 from llava_rad.model.checkpoint import ENCODER
@@ -112,7 +114,8 @@ class _ReportTrainingRun:
         if settings is not None:
             deepspeed_config.join_processes()
         if self.main:
-            prepare(
+            pairs = self.selected.pairs
+            anew = prepare(
                 output,
                 config,
                 load=load_config,
@@ -120,7 +123,11 @@ class _ReportTrainingRun:
                 may_change=_MAY_CHANGE,
                 results=(CHECKPOINTS, INITIAL, MODEL, SAMPLES),
                 restart=restart,
+                data=data_digest((pair.row for pair in pairs), (pair.findings for pair in pairs)),
+                data_key="data.pairs",
             )
+            if anew:  # made from other parts or other reports
+                shutil.rmtree(output / INITIAL, ignore_errors=True)
         with deepspeed_config.whole_weights(self.arguments):
             self._load_whole()
         self._load_trainable()
@@ -188,8 +195,11 @@ class _ReportTrainingRun:
         config, recipe = self.config, LlavaRadConfig.load(self.initial).preprocessing
         pairs = self.selected.pairs
         with progress_bar(len(pairs), "reading images", self.progress) as bar:
-            cache = open_cache(
-                config.data, pairs, recipe, self.output / "cache", lambda done, total: bar.update(done - bar.n)
+            folder = Path(config.data.cache).expanduser() if config.data.cache else self.output / "cache"
+            cache = own_cache(
+                lambda: open_cache(config.data, pairs, recipe, folder, lambda done, total: bar.update(done - bar.n)),
+                folder,
+                replace=not config.data.cache and not self.checkpoints.all(),
             )
         self.rows = cache.rows
         pixels = Pixels(cache, recipe)
@@ -234,6 +244,8 @@ class _ReportTrainingRun:
     def train(self) -> Path:
         """The loop."""
         newest = self.checkpoints.latest()
+        for name, reason in self.checkpoints.ignored.items():
+            self._note(f"warning: {name} is passed over: {reason}")
         start = int(newest.name.rpartition("-")[2]) if newest else 0
         steps = total_steps(self.config, len(self.samples["train"]), self.arguments.world_size)
         self.arguments.warmup_steps = warmup_steps(self.config, steps)
@@ -261,9 +273,10 @@ class _ReportTrainingRun:
                 raise KeyboardInterrupt
         if metrics is not None:
             metrics.close()
-            if importlib.util.find_spec("matplotlib"):
-                plot([self.output], self.output / CURVES, PANELS)
-        return self._export(trainer, steps)
+        folder = self._export(trainer, steps)
+        if self.main and (reason := plot_run(self.output, PANELS)):
+            self._note(reason)
+        return folder
 
     def _export(self, trainer: ReportTrainer, steps: int) -> Path:
         folder = self.output / MODEL

@@ -15,7 +15,7 @@ from torch import distributed, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.runs.checkpoints import TrainerCheckpoints, not_written
+from encoder.runs.checkpoints import TrainerCheckpoints, diverged, first_not_finite, not_written
 from encoder.runs.metrics_log import MetricsLog
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.data import LengthGrouped, Samples, collate
@@ -23,6 +23,7 @@ from llava_rad.training.module import ReportLoss
 
 _WEIGHTS = "trained.safetensors"
 _PROJECTOR = "projector."
+_LOWER = "lower optimization.lr, or use engine.precision=fp32"
 
 
 class ReportTrainer(Trainer):  # type: ignore[misc]
@@ -98,6 +99,26 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *rest: Any, **more: Any) -> None:
+        """Check every step before it is logged, evaluated and saved.
+
+        Raises:
+            LlavaRadError: if its loss or gradient is not finite.
+        """
+        norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm, device=tr_loss.device)
+        finite = torch.isfinite(tr_loss) & torch.isfinite(norm) & (norm >= 0)  # DeepSpeed's norm is -1 where it is not
+        if self.any_process(not bool(finite)):
+            raise diverged(self.state.global_step, _LOWER)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **more)
+
+    def any_process(self, flag: bool) -> bool:
+        """Return True on all processes if the flag is True on one of them."""
+        if not distributed.is_initialized():
+            return flag
+        flags = torch.tensor(float(flag), device=self.args.device)
+        distributed.all_reduce(flags)
+        return bool(flags > 0)
+
     # Checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -105,8 +126,17 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        if (self.checkpoints.folder / name).is_dir():  # a stop at the end of an epoch
+        if self.checkpoints.folder / name in self.checkpoints.all():  # a stop at the end of an epoch
             return
+        # with ZeRO-3, a parameter is an empty shell around this process's part
+        odd = first_not_finite((name, getattr(value, "ds_tensor", value).data) for name, value in self._trained())
+        if self.any_process(odd is not None):
+            raise LlavaRadError(
+                f"the weights are no longer finite{f' (first {odd})' if odd else ''}; no checkpoint was written",
+                hint=_LOWER,
+            )
+        if not math.isfinite(self._loss_of_one()):  # of finite weights too: the next step would show it, after this
+            raise diverged(self.state.global_step, _LOWER)
         if self.is_world_process_zero():
             self.checkpoints.clear()
             (self.checkpoints.partial / name).mkdir(parents=True)
@@ -119,6 +149,14 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             self.checkpoints.publish(name)
         self._wait()
+
+    @torch.no_grad()
+    def _loss_of_one(self) -> float:
+        """Loss of the first training sample with the present weights (all processes must call)."""
+        self.model.eval()
+        batch = self._prepare_inputs(collate([self.train_dataset[0]]))
+        with self.compute_loss_context_manager():
+            return float(self.model_wrapped(**batch, num_items_in_batch=1.0)["loss"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what is trained; DeepSpeed writes its own, with the optimiser's state."""
@@ -273,8 +311,10 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._seconds += time.perf_counter() - self._begun
         self._steps += 1
         self.bar.update(1)
-        if self._any(bool(self.stop)) and state.global_step < state.max_steps:
+        if self._trainer.any_process(bool(self.stop)) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
+        if self.stopped or state.global_step >= state.max_steps:  # log_every may be longer than the run
+            control.should_log = True
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -287,7 +327,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         """Write the numbers down.
 
         Raises:
-            LlavaRadError: if the loss is no longer finite.
+            LlavaRadError: if the loss on ``val`` is not finite; the step's checkpoint would follow.
         """
         numbers = {_NAMES.get(name, name): value for name, value in (logs or {}).items()}
         numbers = {name: value for name, value in numbers.items() if name in _KNOWN}
@@ -299,12 +339,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         else:
             numbers.pop("epoch", None)
         self.write(state.global_step, numbers)
-        if not math.isfinite(numbers.get("loss", 0.0)):
-            raise LlavaRadError(
-                "the loss is no longer finite; the checkpoints before this step are intact",
-                hint="lower optimization.lr, or use engine.precision=fp32",
-            )
         if "val_loss" in numbers:
+            if not math.isfinite(numbers["val_loss"]):
+                raise diverged(state.global_step, _LOWER)
             gain = numbers["val_loss_other_image"] - numbers["val_loss"]
             self.note(f"step {state.global_step:,}: val loss {numbers['val_loss']:.4f}, {gain:+.4f} with other images")
 
@@ -350,13 +387,6 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def _trainer(self) -> ReportTrainer:
         assert self.trainer is not None
         return self.trainer
-
-    def _any(self, flag: bool) -> bool:
-        if not distributed.is_initialized():
-            return flag
-        flags = torch.tensor(float(flag), device=self._trainer.args.device)
-        distributed.all_reduce(flags)
-        return bool(flags > 0)
 
 
 def score(pairs: list[tuple[str, str]]) -> dict[str, float]:

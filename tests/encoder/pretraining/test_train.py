@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from encoder.errors import ConfigError
+from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining import train as engine
 from encoder.runs.checkpoints import Checkpoints
 from encoder.runs.config import dump
@@ -90,6 +90,55 @@ def test_another_configuration_is_refused(unbroken: Finished) -> None:
 def test_one_image_on_a_process_is_refused_while_koleo_is_on(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one image only"):
         engine.run(small_config(images, "optimization.batch_size=1"), tmp_path / "run", progress=False)
+
+
+def test_the_first_step_that_is_not_finite_ends_a_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth step's gradient is NaN; the log would look at steps 100, 200, ... only."""
+    clip, calls = engine.clip_gradients, []
+
+    def clipped(student: object, limit: float) -> dict[str, torch.Tensor]:
+        calls.append(limit)
+        norms = clip(student, limit)  # type: ignore[arg-type]
+        return norms if len(calls) < 4 else {**norms, "backbone": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(engine, "clip_gradients", clipped)
+    config = small_config(images, "engine.log_every=100", "engine.checkpoint_every=1", "engine.keep_checkpoints=2")
+    with pytest.raises(LlavaRadError, match="no longer finite at step 4; the checkpoints before") as caught:
+        engine.run(config, tmp_path / "run", progress=False)
+    assert caught.value.exit_code == 1
+    assert Checkpoints(tmp_path / "run" / "checkpoints", 2).steps() == [2, 3]
+
+
+def test_a_checkpoint_with_nan_is_passed_over_and_a_short_run_logs_its_last_step(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(images, "optimization.steps=3", "engine.checkpoint_every=1", "engine.log_every=100")
+    run = tmp_path / "run"
+    engine.run(config, run, progress=False)
+    assert [line["step"] for line in lines_of(run)] == [3]
+    checkpoints = Checkpoints(run / "checkpoints", 3)
+    groups, state = checkpoints.load(run / "checkpoints" / "step-00000003")
+    expected = {name: tensor.clone() for name, tensor in groups["student"].items()}
+    first = next(iter(groups["student"]))
+    groups["student"][first].fill_(float("nan"))
+    checkpoints.save(3, groups, state)
+    engine.run(config, run)
+    printed = capfd.readouterr().err
+    assert f"step-00000003 is passed over: its weights are not finite (first {first})" in printed
+    assert "going on from step 2" in printed
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in newest(run)["student"].items())
+
+
+def test_images_changed_between_stop_and_start_are_noticed(images: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,subject\n" + "".join(f"images/{n:02d}.png,s{n}\n" for n in range(12)))
+    config = small_config(images, "data.folder=null", f"data.manifests=[{manifest}]", "optimization.steps=2")
+    engine.run(config, tmp_path / "run", progress=False)
+    manifest.write_text(manifest.read_text().replace("s3\n", "s4\n"))
+    with pytest.raises(ConfigError, match=r"table of data\.manifests or probe\.manifest has changed"):
+        engine.run(config, tmp_path / "run", progress=False)
 
 
 @pytest.mark.slow

@@ -32,7 +32,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, pairs: Path, tiny: Path) -> 
 def test_what_a_run_leaves(whole: Path, tiny: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        "cache", "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "model", "samples.jsonl", "tensorboard"
+        "cache", "checkpoints", "config.yaml", "curves.png", "data.sha256", "metrics.jsonl", "model", "samples.jsonl",
+        "tensorboard",
     }  # fmt: skip
     assert {path.name for path in (whole / "checkpoints").iterdir()} == {"checkpoint-3", "checkpoint-4"}
     written = runs.lines(whole)
