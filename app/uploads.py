@@ -114,22 +114,24 @@ class Uploads:
             ReadError: if the file is refused.
         """
         image = self._reader.read(path, force=force)
+        identity, warnings = self._identity(path)
         return self._store.create(
             owner,
             name=name or (file_name if self._keep_names else None),
             sha256=image.sha256,
             facts=image.facts.to_dict(),
-            warnings=list(image.warnings),
-            image=self._images.keep(image) | self._identity(path),
+            warnings=[*image.warnings, *warnings],
+            image=self._images.keep(image) | identity,
         )
 
-    def _identity(self, path: Path) -> dict[str, Any]:
+    def _identity(self, path: Path) -> tuple[dict[str, Any], list[str]]:
+        """Return the identifiers to keep, and a warning if a DICOM file has none that can be used."""
         if not self._identifiers:
-            return {}
+            return {}, []
         try:
-            return {"identity": self._reader.identity(path).to_dict()}
-        except ReadError:  # not a DICOM file
-            return {}
+            return {"identity": self._reader.identity(path).to_dict()}, []
+        except ReadError as error:
+            return {}, [] if error.reason == "not_an_image" else [str(error)]
 
     def context_image(self, owner: str, study: str, kind: ContextImage, path: Path, *, force: bool = False) -> None:
         """Add a lateral or prior image to a study.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from encoder.errors import ReadError
-from encoder.reader.views import FRONTAL, View, signs_of, view_of, words_of
+from encoder.reader.views import FRONTAL, OTHER_PART, View, signs_of, view_of, words_of
 
 if TYPE_CHECKING:
     from encoder.reader.header import Header
@@ -48,14 +48,7 @@ _CHEST_WORDS = re.compile(
     "CHEST|CXR|TH?ORAX(AUFNAHME|UBERSICHT|ORGANE)?|TORACE|PECHO|PEITO|BRUSTKORB|BORSTKAS|LUNGS?|LUNGEN?|PULMON(ES)?|PULMAO|PULMOES|"
     "POUMONS?|POLMON[EI]"
 )
-# words beside the chest that make it another image: other parts, and parts of the chest wall
-_OTHER_WORDS = re.compile(
-    "ABD|ABDOM.*|KUB|BAUCH|VENTRE|PELVI.*|BECKEN|BASSIN|RIBS?|COSTAL.*|COSTILLAS?|COSTELAS?|COTES?|COSTE|RIPPEN?|GRIL|"
-    "PARRILLA|STERN.*|ESTERN.*|CLAVIC.*|SCAPUL.*|ESCAPUL.*|[CTLS]?SPINES?|SPINAL|COLUMN.*|COLUNA|COLONNE|VERTEB.*|"
-    "RACHIS|[BHL]?WIRBEL.*|[BHL]WS|DORSAL|NECK|HALS|CUELLO|COU|CERVI.*|SHOULDERS?|SCHULTER|HOMBROS?|EPAULES?|SKULL|"
-    "HEAD|BREASTS?|MAMM.*|WALL|WAND|HIPS?|HUMERUS|ARM|FEMUR|LEGS?|EXTREMIT.*|BABYGRAM|WHOLE|HEART|MEDIASTIN.*|TRACHEA|"
-    "CHESTABDOMEN|ABDOMENPELVIS|WHOLEBODY"
-)
+_BESIDE = {"HEAD", "ARM", "HEART", "TRACHEA", "MEDIASTINUM", "WALL", "WHOLE", "DORSAL"}  # with the chest: another image
 
 _NAMED: dict[View, str] = {
     "lateral": "a lateral view", "oblique": "an oblique view", "other": "a special view (such as swimmers or ribs)",
@@ -143,7 +136,7 @@ def body_part(header: Header, admission: Admission) -> str | None:
         admission.warn("the body part is not stated")
         return None
     name = "".join(texts[0].split()) if len(texts) == 1 else ""
-    if any(map(_CHEST_WORDS.fullmatch, words)) and not any(map(_OTHER_WORDS.fullmatch, words)):
+    if any(map(_CHEST_WORDS.fullmatch, words)) and not (_BESIDE & {*words} or any(map(OTHER_PART.fullmatch, words))):
         return name if name in CHEST_PARTS else "CHEST"
     admission.refuse("body_part", "the image shows a body part other than the chest")
     return name if name in BODY_PARTS - CHEST_PARTS else "OTHER"

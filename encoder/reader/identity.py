@@ -7,13 +7,19 @@ the SHA-256 of its bytes.
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import ReadError
 
 if TYPE_CHECKING:
     import mmap
+
+    from pydicom.dataset import Dataset
 
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
 STUDY = ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName")
@@ -21,8 +27,19 @@ _UIDS = {
     "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "instance_uid": "SOPInstanceUID",
     "class_uid": "SOPClassUID",
 }  # fmt: skip
-_LONGEST = 256
 _LARGEST_HEADER = 4 << 20
+# PS3.5, table 6.2-1: characters of a value, and of a component group of a person name
+_LENGTH: Final = {"PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16}
+_GROUP_LENGTH, _GROUPS, _COMPONENTS = 64, 3, 5
+_TIME: Final = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII)
+_FIRST_YEAR: Final = 1800
+_UNREADABLE: Final = "\0"
+_TITLES: Final = {
+    "PatientID": "patient ID", "PatientName": "patient's name", "PatientBirthDate": "date of birth",
+    "PatientSex": "patient's sex", "IssuerOfPatientID": "issuer of the patient ID", "StudyID": "study ID",
+    "StudyDate": "study date", "StudyTime": "study time", "AccessionNumber": "accession number",
+    "ReferringPhysicianName": "referring physician",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,30 +51,67 @@ class Identity:
         series_uid: Series Instance UID.
         instance_uid: SOP Instance UID.
         class_uid: SOP Class UID.
-        attributes: values of the attributes in ``PATIENT`` and ``STUDY`` by keyword; empty if not to be disclosed.
+        attributes: valid values of the attributes in ``PATIENT`` and ``STUDY`` by keyword; empty if not disclosed.
+        left_out: keywords of stated values that are not in ``attributes``: malformed, or several where one belongs.
     """
 
     study_uid: str
     series_uid: str
     instance_uid: str
     class_uid: str
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str | None:
+        """One line that names the attributes that were left out, without their values."""
+        if not self.left_out:
+            return None
+        names = ", ".join(_TITLES[keyword] for keyword in self.left_out)
+        return f"identifiers that are malformed or have several values were left out: {names}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-compatible dictionary."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Identity:
-        """Create an instance from the result of :meth:`to_dict`."""
-        return cls(**{one.name: data[one.name] for one in fields(cls)})
+    def from_dict(cls, data: Mapping[str, Any]) -> Identity:
+        """Create an instance from the result of :meth:`to_dict`; values that DICOM does not allow are left out."""
+        stated: dict[str, str] = data["attributes"]
+        valid = {keyword: value for keyword, value in stated.items() if keyword in _TITLES and is_valid(keyword, value)}
+        left_out = [keyword for keyword in _TITLES if keyword in {*stated, *data.get("left_out", ())} - {*valid}]
+        return cls(**{name: data[name] for name in _UIDS}, attributes=valid, left_out=tuple(left_out))
+
+
+def is_valid(keyword: str, value: str) -> bool:
+    """Tell whether a value is one that its attribute may have, by its value representation (PS3.5, 6.2).
+
+    Dates before 1800 are placeholders, and not valid either.
+    """
+    if not value or value != value.strip() or "\\" in value or "\ufffd" in value:
+        return False
+    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp") for letter in value):
+        return False
+    if keyword.endswith("Date"):
+        try:
+            return len(value) == 8 and value.isdecimal() and date.fromisoformat(value).year >= _FIRST_YEAR
+        except ValueError:
+            return False
+    if keyword.endswith("Time"):
+        return _TIME.fullmatch(value) is not None
+    if keyword.endswith("Name"):
+        groups = value.split("=")
+        fits = all(len(group) <= _GROUP_LENGTH and group.count("^") < _COMPONENTS for group in groups)
+        return fits and len(groups) <= _GROUPS and value.strip("^= ") != ""
+    return value in ("M", "F", "O") if keyword == "PatientSex" else len(value) <= _LENGTH[keyword]
 
 
 def read_identity(source: mmap.mmap | bytes) -> Identity:
     """Read the identifiers of a DICOM file in this process; use :meth:`encoder.reader.sandbox.Reader.identity` instead.
 
     Raises:
-        ReadError: if it is not a DICOM file, or has no valid unique identifiers.
+        ReadError: if it is not a DICOM file, has no valid unique identifiers, or names several patient IDs: a document
+            for one of them would be a guess between two patients.
     """
     import pydicom
     from pydicom.uid import UID
@@ -72,9 +126,25 @@ def read_identity(source: mmap.mmap | bytes) -> Identity:
     uids = {name: str(header.get(keyword, "")).strip() for name, keyword in _UIDS.items()}
     if not all(UID(value).is_valid for value in uids.values()):
         raise ReadError("no_identity", "the file has no valid unique identifiers of study, series and image")
-    attributes = {}
-    for keyword in (*PATIENT, *STUDY):
-        text = "".join(letter for letter in str(header.get(keyword, "") or "") if letter.isprintable()).strip()
-        if text:
-            attributes[keyword] = text[:_LONGEST]
-    return Identity(**uids, attributes=attributes)
+    values = {keyword: _values(header, keyword) for keyword in (*PATIENT, *STUDY)}
+    if len(values["PatientID"]) > 1:
+        raise ReadError(
+            "no_identity", "the file names several patient IDs: a document for one of them would be a guess"
+        )
+    single = {keyword: found[0] for keyword, found in values.items() if len(found) == 1}
+    several = [keyword for keyword, found in values.items() if len(found) > 1]
+    return Identity.from_dict({**uids, "attributes": single, "left_out": several})
+
+
+def _values(header: Dataset, keyword: str) -> list[str]:
+    """Return the different values of an attribute; ``_UNREADABLE`` stands for one that is no text."""
+    from pydicom.multival import MultiValue
+    from pydicom.valuerep import PersonName
+
+    try:
+        value = header.get(keyword)
+    except (ValueError, LookupError, TypeError, AttributeError, NotImplementedError, OverflowError):
+        return [_UNREADABLE]
+    parts = list(value) if isinstance(value, MultiValue | list) else [] if value is None else [value]
+    texts = [str(part).strip(" \0") if isinstance(part, str | PersonName) else _UNREADABLE for part in parts]
+    return list(dict.fromkeys(text for text in texts if text))

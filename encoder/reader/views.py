@@ -37,6 +37,15 @@ _CODES: dict[str, str] = {
     }.items()
     for code in codes.split()
 }
+# parts that make it another image than one of the chest, beside "chest" too; bones of the chest wall among them
+_OTHER_PARTS = (
+    "RIBS? COSTA(LE?S?|IS) COSTILLAS? COSTELAS? COTES? COSTAS COSTE RIPPEN.* GRIL PARRILLA STERN.* ESTERN.* CLAVIC.* "
+    "SCAPUL.* ESCAPUL.* [BCHLST]?SPINES? SPINAL COLUMN.* COLUNA COLONNE VERTEB.* RACHIS [A-Z]*WIRBEL.* [BHL]WS BONES? "
+    "BONY OSE[AO] OSSE[AO] OSSEUX KNOCHERN.* HEMITH?ORAX SHOULDERS? SCHULTER.* HOMBROS? EPAULES? ABD ABDOM.* "
+    "BAUCH KUB CHESTABDOMEN BABYGRAM NECK HALS CUELLO CERVI.* SKULL SINUS.* PELVI.* BECKEN.* HIPS? KNEES? ELBOWS? "
+    "HANDS? WRISTS? FINGERS? FOOT ANKLES? LEGS? FEMUR HUMERUS EXTREMIT.* BREASTS? MAMM.* WHOLEBODY"
+)
+OTHER_PART = re.compile(_OTHER_PARTS.replace(" ", "|"))
 _SIGNS = {
     sign: re.compile(words.replace(" ", "|"))
     for sign, words in {
@@ -47,21 +56,17 @@ _SIGNS = {
         "oblique": r"OBL.* OBIQUE SCHRAG.* SCHRAEG.* SCHUIN.* SKRA[A-Z]* SKOSN.* КОСА.* [LR][AP]O [LR]LO OA[DIGSE] "
         r"OP[DIGSE] FECHTER.* BOXERSTELLUNG MLO LMO",
         "other": r"SWIM.* LORDO.* APIC.* APEX AXIA.* OTHERS? OTR[AO]S? AUTRES? ANDERE SCOUT TOPOGRAM TOMO.* FLUORO.* "
-        r"MAGNIF.* TANGEN.* SUBTRACT.* TISSUES? BONES? SPECIMEN PHANTOM RIBS? COSTALE?S? COSTILLAS? COSTELAS? COTES? "
-        r"COSTAS COSTE RIPPEN.* GRIL PARRILLA STERN.* ESTERN.* CLAVIC.* SCAPUL.* ESCAPUL.* [CTL]?SPINES? SPINAL "
-        r"COLUMN.* COLUNA VERTEB.* RACHIS [CT]?WIRBEL.* [BHL]WS SHOULDERS? SCHULTER.* HOMBROS? EPAULES? ABDOM.* KUB "
-        r"CHESTABDOMEN BABYGRAM NECK CERVI.* SKULL SINUS.* PELVI.* BECKEN.* HIPS? KNEES? ELBOWS? HANDS? WRISTS? "
-        r"FINGERS? FOOT ANKLES? LEGS? FEMUR HUMERUS EXTREMIT.* BREASTS? MAMM.* CC ML LM CRANIO.* CAUDO.* "
-        r"CAUDAL.* CEPHAL.* SUBMENTO.* VERTICO.* ACANTHIO.* PARIETO.* ORBIT.* OCCIPIT.* OCCLUS.* PANORAM.* PLANTO.* "
-        r"DORSOPLANTAR TRANSTHORA.* TRANSORAL WATERS TOWNES? CALDWELL STENVERS? SCHULLER GRASHEY OUTLET MORTI[CS]E "
-        r"JUDET SUNRISE SKYLINE MERCHANT TUNNEL FROG.* ODONTOID",
+        r"MAGNIF.* TANGEN.* SUBTRACT.* TISSUES? SPECIMEN PHANTOM CC ML LM CRANIO.* CAUDO.* CAUDAL.* CEPHAL.* "
+        r"SUBMENTO.* VERTICO.* ACANTHIO.* PARIETO.* ORBIT.* OCCIPIT.* OCCLUS.* PANORAM.* PLANTO.* DORSOPLANTAR "
+        r"TRANSTHORA.* TRANSORAL WATERS TOWNES? CALDWELL STENVERS? SCHULLER GRASHEY OUTLET MORTI[CS]E JUDET SUNRISE "
+        r"SKYLINE MERCHANT TUNNEL FROG.* ODONTOID " + _OTHER_PARTS,
         "decubitus": r"DECUB.* SEITENLAGE [LR]LD",
         "flat": r"SUPIN.* DORSAL.* VENTRAL.* PRONE PRONO RUCKENLAGE",  # decubitus of these is no side position
         "beam": r"XTABLE CROSSTABLE XTLAT XTL PROFILE?S? PROFILO PERFIL [LR]L LATEROLATERAL.*",
         "lateral": r"LATERAL(?!I[TDS]).* LATERO.* [LR]?LATS? LAT[LR] [LR]T?LATERAL LATERA TRANSLATERAL SEITLI.* SEITL "
         r"SEITEN.* SEITE SIDE SIDES SIDEVIEW SAGIT.* SIDOBILD ZIJDELINGS.* BOCZN.* БОКОВ.*",
         "PA": r"PA POST.*ANT.* DORSOVENTRAL ЗАДНЕПЕРЕДН.*",
-        "AP": r"AP ANT.*POST.* VENTRODORSAL ПЕРЕДНЕЗАДН.*",
+        "AP": r"APS? ANT.*POST.* VENTRODORSAL ПЕРЕДНЕЗАДН.*",
         "frontal": r"FRONTAL.* FRONT FACE FRENTE ПРЯМ.*",
         "side": r"LEFT RIGHT LT RT IZQ IZQUIERD[AO] DERECH[AO] LINKS RECHTS GAUCHE DROITE?",
         "several": r"BOTH EBENEN",
@@ -72,39 +77,12 @@ _CHINESE = {
     "前后": "AP", "前後": "AP",
 }  # fmt: skip
 # words that are written together: CHESTPA, APLAT, PA_ERECT
-_JOINED = sorted(
-    [
-        "PA",
-        "AP",
-        "LAT",
-        "LATERAL",
-        "FRONTAL",
-        "CHEST",
-        "THORAX",
-        "TORAX",
-        "LUNG",
-        "CXR",
-        "ERECT",
-        "UPRIGHT",
-        "STANDING",
-        "SUPINE",
-        "PORTABLE",
-        "MOBILE",
-        "LEFT",
-        "RIGHT",
-        "VIEW",
-        "LLAT",
-        "RLAT",
-        "OBLIQUE",
-        "RIBS",
-        "SPINE",
-        "DECUBITUS",
-        "HORIZONTAL",
-    ],
-    key=len,
-    reverse=True,
-)
-_SPLIT = re.compile("|".join(_JOINED))
+_JOINED = [
+    "PA", "AP", "LAT", "LATERAL", "FRONTAL", "CHEST", "THORAX", "TORAX", "LUNG", "FIELDS", "CXR", "ERECT", "UPRIGHT",
+    "STANDING", "SUPINE", "PORTABLE", "PORT", "MOBILE", "LEFT", "RIGHT", "VIEW", "LLAT", "RLAT", "OBLIQUE", "RIBS",
+    "SPINE", "DECUBITUS", "HORIZONTAL",
+]  # fmt: skip
+_SPLIT = re.compile("|".join(sorted(_JOINED, key=len, reverse=True)))
 # misspelled words that decide against a frontal view; words with one of these inside mean something else
 _MISSPELLED = ["LATERAL", "OBLIQUE", "SWIMMERS", "LORDOTIC", "DECUBITUS"]
 _UNRELATED = re.compile("LATERALI[TDS].*|(BI|UNI|IPSI|CONTRA|COL)LATERAL.*")
@@ -165,7 +143,7 @@ def view_of(text: str) -> View:
 def signs_of(text: str) -> frozenset[str]:
     """Collect the signs in a statement: views, and ``"decubitus"`` for a patient who lies on a side."""
     text = text[:_LONGEST]
-    if code := _CODES.get(text.strip().upper()):
+    if code := _CODES.get(re.sub(r"[^\w-]", "", text).upper()):
         return frozenset(code.split())
     words = words_of(text)
     if words in (["L"], ["LA"]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.errors import ReadError
-from llava_rad.commands.console import name_of, show_error, uninterrupted
+from llava_rad.commands.console import name_of, note, show_error, uninterrupted
 from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
 from llava_rad.generation.sources import Source
 from llava_rad.outputs.files import OutputError, ReportLog, check_output, write_whole
@@ -169,6 +169,7 @@ class _Folder(Results):
         self._sources: dict[str, Source] = {}
         self._reader: Reader | None = None
         self._made = ""
+        self._warning: str | None = None
 
     def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
         made = writer.settings() | {"frame": writer.frame, "identifiers": self._identifiers}
@@ -182,15 +183,21 @@ class _Folder(Results):
         return left
 
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
+        self._warning = None
         try:
-            return super().take(outcome, total=total, show_paths=show_paths)
+            taken = super().take(outcome, total=total, show_paths=show_paths)
         except ReadError as error:  # the file has no identifiers
             if isinstance(outcome, Failure) or total == 1:
                 raise
-            source = self._sources[outcome.input.sha256]
-            name = name_of(source, total, outcome.input.sha256, show_paths=show_paths)
-            show_error(error, of=f"{name}: ")
+            show_error(error, of=f"{self._name(outcome, total, show_paths)}: ")
             return False
+        if self._warning and not isinstance(outcome, Failure):
+            note(f"warning: {self._name(outcome, total, show_paths)}: {self._warning}")
+        return taken
+
+    def _name(self, report: Report, total: int, show_paths: bool) -> str:
+        sha256 = report.input.sha256
+        return name_of(self._sources[sha256], total, sha256, show_paths=show_paths)
 
     def _report(self, report: Report) -> None:
         from llava_rad.outputs.document import Document
@@ -201,6 +208,7 @@ class _Folder(Results):
 
             self._reader = self._reader or Reader()
             identity = self._reader.identity(self._sources[report.input.sha256].content())
+            self._warning = identity.warning
         document = Document.of(report, datetime.now().astimezone(), identity=identity)
         for path, content in zip(self._paths(report.input.sha256), self._writer.files(document), strict=True):
             write_whole(path, content, overwrite=True)

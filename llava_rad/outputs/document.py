@@ -80,6 +80,11 @@ class Document:
         return tuple(finding.text for finding in self.report.report.findings if finding.text)
 
     @property
+    def warnings(self) -> list[str]:
+        """Warnings of the report, and one about identifiers that were left out."""
+        return [*self.report.warnings, *([self.identity.warning] if self.identity.warning else [])]
+
+    @property
     def findings(self) -> dict[str, str]:
         """CheXpert findings that the sentences mention: positive, negative or uncertain."""
         named = labels_of(" ".join(self.sentences))

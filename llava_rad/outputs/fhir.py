@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, Final
 
 from llava_rad.outputs.document import Document
@@ -24,6 +25,11 @@ _SAID: Final = {
     "uncertain": ("373068000", "Undetermined"),
 }
 
+_GENDER: Final = {"M": "male", "F": "female", "O": "other"}
+_GROUPS: Final = ("ABC", "IDE", "SYL")
+"""Alphabetic, ideographic and phonetic, by http://terminology.hl7.org/CodeSystem/v3-EntityNameUse."""
+_REPRESENTATION: Final = "http://hl7.org/fhir/StructureDefinition/iso21090-EN-representation"
+
 
 def to_fhir(document: Document) -> dict[str, Any]:
     """Build the bundle as JSON data; equal documents give equal bundles."""
@@ -32,7 +38,8 @@ def to_fhir(document: Document) -> dict[str, Any]:
     report["result"] = [{"reference": _reference(document, f"Observation {finding}")} for finding in document.findings]
     if not observations:
         del report["result"]
-    parts = [report, *observations, _device(document), _provenance(document)]
+    patient = [_patient(document)] if document.identity.attributes else []
+    parts = [report, *observations, *patient, _device(document), _provenance(document)]
     return {
         "resourceType": "Bundle",
         "id": str(_uuid(document, "Bundle")),
@@ -52,7 +59,7 @@ class BundleWriter(DocumentWriter):
 
 def _diagnostic_report(document: Document) -> dict[str, Any]:
     text = " ".join(document.sentences)
-    warnings = "".join(f"\n- {warning}" for warning in document.report.warnings)
+    warnings = "".join(f"\n- {warning}" for warning in document.warnings)
     shown = f"{NOTICE}\n\nFINDINGS:\n{text}\n{f'WARNINGS:{warnings}' if warnings else ''}"
     identity, signature = document.identity, document.signature
     found = {
@@ -140,14 +147,44 @@ def _provenance(document: Document) -> dict[str, Any]:
     }
 
 
-def _subject(document: Document) -> dict[str, Any]:
+def _patient(document: Document) -> dict[str, Any]:
+    """Build the Patient; each component group of a DICOM name is a name of its own (PS3.5, 6.2.1)."""
     attributes = document.identity.attributes
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"resourceType": "Patient", "id": str(_uuid(document, "Patient"))}
     if "PatientID" in attributes:
-        found["identifier"] = {"value": attributes["PatientID"]}
+        found["identifier"] = [{"value": attributes["PatientID"]}]
+        if "IssuerOfPatientID" in attributes:
+            found["identifier"][0]["assigner"] = {"display": attributes["IssuerOfPatientID"]}
     if "PatientName" in attributes:
-        found["display"] = " ".join(part for part in attributes["PatientName"].split("^") if part)
-    return found or {"display": "not stated"}
+        groups = zip(_GROUPS, attributes["PatientName"].split("="), strict=False)
+        found["name"] = [_human_name(group, kind) for kind, group in groups if group.strip("^ ")]
+    if "PatientSex" in attributes:
+        found["gender"] = _GENDER[attributes["PatientSex"]]
+    if "PatientBirthDate" in attributes:
+        found["birthDate"] = date.fromisoformat(attributes["PatientBirthDate"]).isoformat()
+    return found
+
+
+def _human_name(group: str, kind: str) -> dict[str, Any]:
+    """Build a HumanName of the components family, given, middle, prefix and suffix; ``kind`` is ABC, IDE or SYL."""
+    family, given, middle, prefix, suffix = (part.strip() for part in (group + "^^^^").split("^")[:5])
+    lists = {"given": [given, middle], "prefix": [prefix], "suffix": [suffix]}
+    parts: dict[str, Any] = {"family": family} if family else {}
+    parts |= {name: kept for name, values in lists.items() if (kept := [value for value in values if value])}
+    return {
+        "extension": [{"url": _REPRESENTATION, "valueCode": kind}],
+        "text": " ".join(part.strip() for part in group.split("^") if part.strip()),
+        **parts,
+    }
+
+
+def _subject(document: Document) -> dict[str, Any]:
+    patient = _patient(document)
+    found: dict[str, Any] = {"reference": _reference(document, "Patient")}
+    if "identifier" in patient:
+        found["identifier"] = patient["identifier"][0]
+    found["display"] = patient["name"][0]["text"] if "name" in patient else "not stated"
+    return found
 
 
 def _instant(document: Document) -> str:

@@ -98,7 +98,7 @@ def _report(document: Document) -> Dataset:
         )  # fmt: skip
         item.ContentSequence = [source]
         findings.ContentSequence.append(item)
-    notes = [NOTICE, *report.warnings, f"Input: SHA-256 {report.input.sha256}"]
+    notes = [NOTICE, *document.warnings, f"Input: SHA-256 {report.input.sha256}"]
     comments = [TextContentItem(dcm("121106", "Comment"), note, "CONTAINS") for note in notes]
     root.ContentSequence = [*context, *([findings] if findings.ContentSequence else []), *comments]
     made: Dataset = EnhancedSR(content=root, **_common(document, "report", 1))

@@ -293,8 +293,13 @@ def test_required_fields_and_codes(report: Report, number: int) -> None:
 def test_the_patient_is_named_only_where_identifiers_are_known(report: Report) -> None:
     bare = json.dumps(to_fhir(Document.of(report, AT)))
     assert "subject" not in bare and "imagingStudy" not in bare
-    (diagnostic,) = resources(Document.of(report, AT, identity=IDENTITY))["DiagnosticReport"]
-    assert diagnostic["subject"] == {"identifier": {"value": "P-17"}, "display": "Doe Jane"}
+    found = resources(Document.of(report, AT, identity=IDENTITY))
+    (diagnostic,), (patient,) = found["DiagnosticReport"], found["Patient"]
+    assert all(one["subject"]["reference"] == f"urn:uuid:{patient['id']}" for one in found["Observation"])
+    assert diagnostic["subject"] == {
+        "reference": f"urn:uuid:{patient['id']}", "identifier": {"value": "P-17"}, "display": "Doe Jane",
+    }  # fmt: skip
+    assert (patient["gender"], patient["birthDate"]) == ("female", "1980-01-02")
     assert diagnostic["imagingStudy"][0]["identifier"]["value"] == "urn:oid:1.2.3.1"
 
 

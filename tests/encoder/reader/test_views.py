@@ -1,0 +1,163 @@
+"""Spellings of views from public sets and standards, and their effect on the reader.
+
+``view_spellings.csv`` has the spellings: those "by hand" are translations and words that mislead, the others occur in
+the named source.
+"""
+
+from __future__ import annotations
+
+import csv
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.sr._cid_dict import cid_concepts
+from pydicom.sr._concepts_dict import concepts
+from pydicom.sr._snomed_dict import mapping
+
+from encoder.reader.sandbox_worker import read_image
+from encoder.reader.views import VIEWS, stated, view_of
+from tests.encoder.dicom_files import chest, code, odd, refused, sequence
+
+with (Path(__file__).parent / "view_spellings.csv").open(encoding="utf-8", newline="") as file:
+    SPELLINGS = [(row["spelling"], row["view"], row["source"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("source", sorted({source for _, _, source in SPELLINGS}))
+def test_spellings(source: str) -> None:
+    rows = [(spelling, view) for spelling, view, where in SPELLINGS if where == source]
+    assert [(spelling, view_of(spelling)) for spelling, _ in rows] == rows
+
+
+def test_case_accents_and_separators_change_nothing() -> None:
+    def plain(text: str) -> str:
+        return "".join(one for one in unicodedata.normalize("NFD", text) if not unicodedata.combining(one))
+
+    for spelling, view, _ in SPELLINGS:
+        varied = [spelling.upper(), spelling.lower(), f" {spelling}\t", unicodedata.normalize("NFD", spelling)]
+        varied += [plain(spelling), spelling.replace(" ", "_"), spelling.replace(" ", "  "), f"[{spelling}]"]
+        assert {view_of(text) for text in varied} == {view}, spelling
+
+
+def test_the_words_of_manifests_are_themselves() -> None:
+    assert [view_of(view) for view in VIEWS] == list(VIEWS)
+
+
+def expected(name: str) -> str:
+    """The view of a concept of CID 4010 by its name in pydicom."""
+    known = {"PosteroAnterior": "PA", "AnteroPosterior": "AP", "Frontal": "frontal", "Sagittal": "lateral"}
+    if name in known:
+        return known[name]
+    return "oblique" if "Oblique" in name else "lateral" if "Lateral" in name else "other"
+
+
+@pytest.mark.parametrize("name", sorted(cid_concepts[4010]["SCT"]))
+def test_codes_and_meanings_of_cid_4010(name: str) -> None:
+    retired = {new: old for old, new in mapping["SRT"].items()}
+    ((value, meaning),) = [(value, text) for value, (text, cids) in concepts["SCT"][name].items() if 4010 in cids]
+    if meaning == "tissue specimen":
+        meaning = "Tissue Specimen"
+    assert {view_of(text) for text in (value, retired.get(value, value), meaning)} == {expected(name)}
+
+
+def test_words_for_nothing_state_nothing() -> None:
+    assert not any(map(stated, ("", " ", "nan", "NaN", "None", "N/A", "___", "-", "unknown", "UNK", "null")))
+    assert all(map(stated, ("PA", "L", "?!x", "AP/LAT", "EXCLUDE", "后前位")))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("covid_chestxray/metadata.csv", "view"), ("iu_xray_reports/image_metadata.csv", "View Position")],
+)
+def test_words_of_real_tables_are_known(shared_dir: Path, name: str, column: str) -> None:
+    with (shared_dir / "data" / name).open(encoding="utf-8", newline="") as table:
+        words = {row[column] for row in csv.DictReader(table)}
+    assert {word for word in words if view_of(word) == "unknown"} == {""}
+
+
+# the reader
+
+
+@pytest.mark.parametrize(
+    ("attributes", "view", "source"),
+    [
+        ({"ViewPosition": "LLO"}, "oblique", "ViewPosition"),  # D03
+        ({"ViewPosition": "XTABLE LATERAL"}, "lateral", "ViewPosition"),  # D03
+        ({"ViewPosition": "RAO"}, "oblique", "ViewPosition"),
+        ({"ViewPosition": "SWIMMERS"}, "other", "ViewPosition"),
+        ({"ViewPosition": ["PA", "LAO"]}, "oblique", "ViewPosition"),
+        ({"ViewPosition": "PA", "ViewCodeSequence": ("399173006", "SCT", "x")}, "lateral", "ViewCodeSequence"),
+        ({"ViewPosition": None, "ViewCodeSequence": ("399135007", "SCT", "x")}, "oblique", "ViewCodeSequence"),
+        ({"ViewPosition": None, "ViewCodeSequence": ("x", "99A", "Swimmer's")}, "other", "ViewCodeSequence"),
+        ({"ViewPosition": None, "BodyPartExamined": "CHEST LAT"}, "lateral", "BodyPartExamined"),
+    ],
+)  # fmt: skip
+def test_other_views_than_frontal_ones_are_refused(attributes: dict[str, Any], view: str, source: str) -> None:
+    data = with_codes(attributes)
+    refused(data, "lateral", forcible=True)
+    facts = read_image(data, force=True).facts
+    assert (facts.view, facts.view_source) == (view, source)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "view", "source"),
+    [
+        ({"ViewPosition": "AP/LAT"}, "unknown", "ViewPosition"),
+        ({"ViewPosition": ["AP", "LL"]}, "unknown", "ViewPosition"),
+        ({"ViewPosition": "ROUTINE"}, "unknown", "ViewPosition"),
+        ({"ViewPosition": "UNKNOWN"}, "unknown", "ViewPosition"),
+        ({"ViewPosition": "ROUTINE", "ViewCodeSequence": ("R-10214", "SRT", "x")}, "PA", "ViewCodeSequence"),
+        ({"ViewPosition": ["AP", "PA"]}, "frontal", "ViewPosition"),
+        ({"ViewPosition": "PORTABLE AP ERECT"}, "AP", "ViewPosition"),
+        ({"ViewPosition": None, "BodyPartExamined": "THORAX AP"}, "AP", "BodyPartExamined"),
+        ({"ViewPosition": None, "BodyPartExamined": "CHEST 2 VIEWS"}, "frontal", "PatientOrientation"),
+    ],
+)
+def test_a_stated_view_that_is_not_known_is_never_frontal(attributes: dict[str, Any], view: str, source: str) -> None:
+    image = read_image(with_codes(attributes))
+    assert (image.facts.view, image.facts.view_source) == (view, source)
+    assert any("stated view is none" in text for text in image.warnings) is (view == "unknown")
+
+
+@pytest.mark.parametrize("stated_view", ["LLD", "AP LLD", "LEFT LATERAL DECUBITUS"])
+def test_a_lateral_decubitus_is_frontal_with_a_warning(stated_view: str) -> None:
+    image = read_image(chest(ViewPosition=stated_view))
+    assert image.facts.view in ("AP", "frontal") and any("decubitus" in text for text in image.warnings)
+
+
+@pytest.mark.parametrize(("item", "view"), [("118438002", "other"), ("111069", "AP")])
+def test_a_modifier_of_the_view_counts(item: str, view: str) -> None:
+    one = code("399348003", "SCT", "antero-posterior")
+    one.ViewModifierCodeSequence = sequence(code(item, "SCT", "Lordotic" if view == "other" else "erect"))
+    assert read_image(chest(ViewPosition=None, ViewCodeSequence=sequence(one)), force=True).facts.view == view
+
+
+CHESTS = [
+    "PORTABLE CHEST", "PORT CHEST", "PORTCHEST", "CHESTPORT", "THORAX AP", "TORAX", "TÓRAX PA", "CHEST 2 VIEWS",
+    "CHEST, 2V", "LUNG FIELDS", "LUNGS", "CHEST_PA", "CHEST-AP", "BRUSTKORB/THORAX", "Brustkorb", "POUMON",
+    "Poumons", "Thorax p.a. im Stehen", "THORAXAUFNAHME", "CXR", "CHEST SINGLE VIEW", "CHEST FRONTAL", "RX TORAX",
+    "PULMONES", "POLMONI", "PULMÃO", "CHEST (PORTABLE)", "XR CHEST AP BEDSIDE", "C.X.R.",
+]  # fmt: skip
+OTHERS = [
+    "CHEST ABDOMEN", "CHESTABDOMEN", "CHEST/ABD", "CHEST & NECK", "NECK AND CHEST", "RIBS", "CHEST RIBS",
+    "CHESTRIBS", "STERNUM", "CLAVICLE", "THORACIC SPINE", "TSPINE", "T SPINE CHEST", "BWS", "Brustwirbelsäule",
+    "COLUMNA TORACICA", "THORAX KNÖCHERN", "TORAX OSEO", "HEMITHORAX", "CHEST WALL", "ABDOMEN", "SHOULDER",
+    "ORCHESTRA", "THORACIC", "CHESTNUT", "PARRILLA COSTAL", "WHOLE BODY CHEST", "BREAST",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", CHESTS)
+def test_spellings_of_the_chest(part: str) -> None:
+    assert read_image(odd(BodyPartExamined=part)).facts.body_part in ("CHEST", "LUNGS")
+
+
+@pytest.mark.parametrize("part", OTHERS)
+def test_other_parts_and_parts_of_the_chest_wall(part: str) -> None:
+    refused(odd(BodyPartExamined=part), "body_part", forcible=True)
+
+
+def with_codes(attributes: dict[str, Any]) -> bytes:
+    if isinstance(attributes.get("ViewCodeSequence"), tuple):
+        attributes = {**attributes, "ViewCodeSequence": sequence(code(*attributes["ViewCodeSequence"]))}
+    return chest(**attributes)
