@@ -61,6 +61,31 @@ def test_a_file_without_identifiers_is_named_and_the_others_are_written(run: Run
     assert alone.code == 4 and "no DICOM header" in alone.err
 
 
+def test_odd_identifiers_end_no_batch(run: Run, tiny: Path, tmp_path: Path) -> None:
+    images, folder = tmp_path / "images", tmp_path / "documents"
+    images.mkdir()
+    of_a_study(images / "good.dcm")
+    for number, values in enumerate(
+        ({"PatientBirthDate": "00000000"}, {"PatientSex": "male"}, {"StudyDate": "2020-01-02"}, {"PatientID": "P1\\P2"})
+    ):
+        with pydicom.config.disable_value_validation():
+            small_files.dicom(
+                images / f"{number}.dcm",
+                seed=number + 1,
+                StudyInstanceUID="1.2.3.1",
+                SeriesInstanceUID="1.2.3.2",
+                **values,
+            )
+    done = run("generate", images, "--model", tiny, "-f", "sr", "--identifiers", "-o", folder)
+    assert done.code == 3 and len(names(folder)) == 2 * 4
+    assert done.err.count("were left out: ") == 3 and done.err.count("several patient IDs") == 1
+    assert not any(value in done.err for value in ("00000000", "male", "2020-01-02", "P1"))
+    reports = [pydicom.dcmread(path) for path in folder.glob("*.report.dcm")]
+    assert {(one.PatientID, one.PatientBirthDate, one.PatientSex, one.StudyDate) for one in reports} == {
+        ("4711", "", "", "")
+    }
+
+
 def test_options_that_do_not_fit_are_wrong_usage(run: Run, chest: list[Path], tmp_path: Path) -> None:
     assert run("generate", chest[0], "-f", "sr").code == 2
     assert run("generate", chest[0], "--identifiers").code == 2
