@@ -113,8 +113,11 @@ def _parameter(parameter: Any) -> str:
 
 
 def _keys(config: Any) -> Iterator[str]:
-    for key, (default, told) in configuration_keys(config).items():
-        yield _item(f"`{key}`", _yaml(default), told)
+    keys = configuration_keys(config)
+    for key, (default, told) in keys.items():
+        if told:
+            yield _item(f"`{key}`", _yaml(default), told)
+    yield "- " + ", ".join(f"`{key}` ({_yaml(default)})" for key, (default, told) in keys.items() if not told)
 
 
 def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, str]]:

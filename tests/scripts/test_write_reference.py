@@ -33,7 +33,7 @@ def test_every_command_option_and_key_is_in_it() -> None:
     for name in ("generate", "user add", "pacs watch", "probe segment", "maps match"):
         assert f"### `llava-rad {name}`" in text
     for key in ("crops.local_scale", "optimization.teacher_momentum", "lora.alpha", "model.scratch.vocabulary"):
-        assert f"\n- `{key}` (" in text
+        assert f"`{key}` (" in text
 
 
 def test_attributes_of_a_docstring() -> None:
