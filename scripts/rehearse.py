@@ -51,6 +51,16 @@ class Size:
     tokens: int = 150
     recipe: str = "rad-dino"
 
+    def llama_config(self, **more: Any) -> Any:
+        """Transformers' configuration of the language model."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocabulary, hidden_size=self.width, intermediate_size=self.inner,
+            num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.heads,
+            max_position_embeddings=4096, rms_norm_eps=1e-5, **more,
+        )  # fmt: skip
+
 
 REAL = Size()
 TINY = Size(24, 2, 56, 64, 96, 2, 2, 400, 8, "rad-dino-56")
@@ -72,14 +82,9 @@ def write_encoder(size: Size, folder: Path) -> None:
 def write_language_model(size: Size, folder: Path, shards: int = 2) -> None:
     """Write float16 .bin shards, ``config.json`` and ``tokenizer.json`` of a Llama."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=size.inner,
-        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
-        max_position_embeddings=4096, rms_norm_eps=1e-5, pad_token_id=0, architectures=["LlamaForCausalLM"],
-        dtype=torch.float16,
-    )  # fmt: skip
+    config = size.llama_config(pad_token_id=0, architectures=["LlamaForCausalLM"], dtype=torch.float16)
     with torch.device("meta"):
         empty = LlamaForCausalLM(config).state_dict()
     config.save_pretrained(folder)

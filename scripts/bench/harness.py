@@ -61,7 +61,7 @@ def take_turns(sides: Mapping[str, Side], rounds: int, warmup: int = 1) -> dict[
 
 
 def time_calls(
-    calls: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 1, device: str = "cpu"
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 0, device: str = "cpu"
 ) -> dict[str, list[Cost]]:
     """`take_turns` with calls of this process."""
     return take_turns({name: partial(measured, call, device) for name, call in calls.items()}, rounds, warmup)
@@ -92,11 +92,6 @@ def ratio(first: Sequence[float], second: Sequence[float], samples: int = 2000) 
 def equal_rows(found: Sequence[Any], expected: Sequence[Any]) -> int:
     """Number of results that are equal, one for each input."""
     return sum(a == b for a, b in zip(found, expected, strict=True))
-
-
-def differences(ours: Mapping[str, float], peers: Mapping[str, float]) -> dict[str, float]:
-    """Relative difference of each number."""
-    return {name: abs(value - peers[name]) / abs(peers[name]) for name, value in ours.items()}
 
 
 def require(condition: bool, message: str) -> None:
@@ -160,6 +155,33 @@ class Report:
             text += f" {cell:>{self._width(head)}}"
         self.say(text.rstrip())
 
+    def race(
+        self, calls: Mapping[str, Callable[[], object]], rounds: int, baseline: str = "", *, count: int = 1,
+        device: str = "cpu", facts: Mapping[str, Mapping[str, Any]] | None = None, prefix: str = "",
+    ) -> None:  # fmt: skip
+        """Time calls in turns and print a row for each.
+
+        Args:
+            calls: name -> call; called before, if it needs to warm up.
+            rounds: calls of each.
+            baseline: the call that ratios refer to: ``x time`` and ``x speed``, and ``x CPU speed`` of CPU seconds.
+            count: number of items that each processes; ``s``, ``least s`` and ``CPU s`` are of one item.
+            device: waited for, if it is ``cuda``.
+            facts: name -> further values of its row.
+            prefix: of the labels.
+        """
+        times = time_calls(calls, rounds, device=device)
+        for name, costs in times.items():
+            each = median(costs) / count
+            row = {"s": each, "least s": min(seconds(costs)) / count, "CPU s": median(costs, "cpu_s") / count}
+            row |= {"per s": 1 / each, "rounds": costs}
+            if baseline and name != baseline:
+                walls, cpus = (
+                    [seconds(one, clock) for one in (times[baseline], costs)] for clock in ("wall_s", "cpu_s")
+                )
+                row |= {"x time": ratio(walls[1], walls[0]), "x speed": ratio(*walls), "x CPU speed": ratio(*cpus)}
+            self.row(prefix + name, row | dict((facts or {}).get(name, {})))
+
     def close(self) -> None:
         """Write the JSON file, and print the JSON where that is the format."""
         text = json.dumps(self.data, indent=1, default=_plain) + "\n"
@@ -174,12 +196,10 @@ class Report:
 
 
 def _plain(value: object) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
-def parser(doc: str | None, *, rounds: int | None = None, quick: str = "") -> argparse.ArgumentParser:
+def parser(doc: str | None, *, rounds: int | None = None, quick: str) -> argparse.ArgumentParser:
     """The command line that all benchmarks share.
 
     Args:
@@ -189,9 +209,8 @@ def parser(doc: str | None, *, rounds: int | None = None, quick: str = "") -> ar
     """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if rounds is not None:
-        made.add_argument("--rounds", "--runs", "--repeats", type=int, default=rounds, help=f"default: {rounds}")
-    if quick:
-        made.add_argument("--quick", "--tiny", action="store_true", help=quick)
+        made.add_argument("--rounds", "--runs", type=int, default=rounds, help=f"default: {rounds}")
+    made.add_argument("--quick", "--tiny", action="store_true", help=quick)
     made.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to this file")
     made.add_argument("--format", choices=("text", "json"), default="text", help="of what is printed (text)")
     return made

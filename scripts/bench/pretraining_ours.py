@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import sys
-import time
-from collections import defaultdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,7 @@ from encoder.pretraining.validation import cost_of
 from encoder.pretraining.vit import MEAN, STD
 from encoder.runs.distributed import keep_freed_memory
 from scripts.bench.pretraining import Case
-from scripts.bench.worker import Answer, measured, memory, peak_bytes, serve
+from scripts.bench.worker import Order, Side, peak_bytes, work
 
 
 def settings(case: Case) -> PretrainingConfig:
@@ -42,12 +37,13 @@ def settings(case: Case) -> PretrainingConfig:
     )  # fmt: skip
 
 
-def prepare(case: Case, folder: Path) -> None:
+def prepare(order: Order) -> None:
     """Write ``inputs.safetensors`` and ``weights.safetensors``: crops, masks, student and teacher of a fixed seed.
 
     The weights are random, but as large as those of a trained network: at DINOv2's first weights (LayerScale 1e-5, CLS
     1e-6) all images look alike, and KoLeo, the logarithm of their distance, would compare rounding errors.
     """
+    case, folder = Case(**order["case"]), Path(order["folder"])
     config = settings(case)
     torch.manual_seed(0)
     model = StudentTeacher(config)
@@ -79,17 +75,16 @@ def prepare(case: Case, folder: Path) -> None:
     save_file(inputs, folder / "inputs.safetensors")
 
 
-class Ours:
-    """Our student, teacher and optimiser; the same answers as the peer's, and the split of a step.
+class Ours(Side):
+    """Our student, teacher and optimiser; the same answers as the peer's.
 
     Args:
-        order: ``case``, ``device``, ``threads``, ``compile`` and ``folder``.
+        order: with ``compile``.
     """
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: Order) -> None:
         self.base = peak_bytes("cpu")
         self.case, self.device = Case(**order["case"]), order["device"]
-        self.clock = self._wall if self.device == "cuda" else time.process_time
         torch.set_num_threads(order["threads"])
         keep_freed_memory()
         folder, config = Path(order["folder"]), settings(self.case)
@@ -111,16 +106,14 @@ class Ours:
         self.optimizer = make_optimizer(self.model.student, config.optimization)
         torch.manual_seed(0)
 
-    def _wall(self) -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
     def _forward(self) -> Losses:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.case.precision == "bf16"):
             losses: Losses = self.model(self.batch, self.schedules.at(self.done).teacher_temperature)
         return losses
 
-    def _update(self) -> None:
+    def train(self) -> None:
+        """One step."""
+        self._forward().total.backward()
         values = self.schedules.at(self.done)
         set_rates(self.optimizer, values)
         clip_gradients(self.model.student, self.config.optimization.clip)
@@ -128,44 +121,6 @@ class Ours:
         self.optimizer.zero_grad(set_to_none=True)
         self.model.update_teacher(values.momentum)
         self.done += 1
-
-    def train(self) -> None:
-        """One step."""
-        self._forward().total.backward()
-        self._update()
-
-    def split(self) -> dict[str, Any]:
-        """Seconds of the parts of one step: CPU seconds, or on a GPU wall seconds."""
-        spans: dict[str, float] = defaultdict(float)
-        hooks = []
-        for role in ("teacher", "student"):
-
-            def enter(*_: object, role: str = role) -> None:
-                spans[role] -= self.clock()
-
-            def leave(*_: object, role: str = role) -> None:
-                spans[role] += self.clock()
-
-            backbone = getattr(self.model, role).backbone
-            hooks += [backbone.register_forward_pre_hook(enter), backbone.register_forward_hook(leave)]
-        times = [self.clock()]
-        total = self._forward().total
-        times.append(self.clock())
-        total.backward()
-        times.append(self.clock())
-        del total
-        self._update()
-        times.append(self.clock())
-        for hook in hooks:
-            hook.remove()
-        forward, backward, update = (after - before for before, after in pairwise(times))
-        return {
-            "teacher backbone": spans["teacher"],
-            "student backbone": spans["student"],
-            "heads and losses": forward - spans["teacher"] - spans["student"],
-            "backward": backward,
-            "clip, AdamW, EMA": update,
-        }
 
     def check(self) -> dict[str, Any]:
         """Loss parts before and after the centres first move, and the gradient's norms of the second pass."""
@@ -183,19 +138,9 @@ class Ours:
         """Version, hardware, and 1e12 FLOPs of an image's step: with all residual branches, without dropped ones."""
         card = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
         costs = cost_of(self.config)
-        flops = {"all": costs.tera_flops, "run": costs.tera_flops_run}
-        return {"name": "ours", "torch": torch.__version__, "device": card, "tera_flops": flops, "splits": True}
-
-
-def _answers() -> dict[str, Answer]:
-    ours = Ours(json.loads(sys.argv[1]))
-    steps = {"step": lambda: measured(ours.train, ours.device), "memory": lambda: memory(ours.device, ours.base)}
-    return {**steps, "split": ours.split, "check": ours.check, "about": ours.about}
+        flops = {"model": costs.tera_flops, "run": costs.tera_flops_run}
+        return {"name": "ours", "torch": torch.__version__, "device": card, "tera_flops": flops}
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["prepare"]:
-        order = json.loads(sys.argv[1])
-        prepare(Case(**order["case"]), Path(order["folder"]))
-    else:
-        serve(_answers)
+    work(Ours, prepare)

@@ -13,8 +13,6 @@ to a size, not by a factor with an offset of 0.1 (so that results can be compare
 
 from __future__ import annotations
 
-import json
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from scripts.bench.worker import Answer, measured, memory, peak_bytes, serve
+from scripts.bench.worker import Order, Side, peak_bytes, work
 
 _RENAMED = {
     "last_layer.weight_g": "last_layer.parametrizations.weight.original0",
@@ -31,15 +29,11 @@ _RENAMED = {
 }
 
 
-class Peer:
-    """Student, teacher and optimiser of lightly-train's DINOv2.
+class Peer(Side):
+    """Student, teacher and optimiser of lightly-train's DINOv2."""
 
-    Args:
-        order: ``case``, ``device``, ``threads`` and ``folder``.
-    """
-
-    def __init__(self, order: dict[str, Any]) -> None:
-        self.case, self.device, self.base = order["case"], order["device"], 0
+    def __init__(self, order: Order) -> None:
+        self.case, self.device = order["case"], order["device"]
         self.dinov2: Any = import_module("lightly_train._methods.dinov2.dinov2")
         self.base = peak_bytes("cpu")
         torch.set_num_threads(order["threads"])
@@ -142,11 +136,5 @@ def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
-def _answers() -> dict[str, Answer]:
-    peer = Peer(json.loads(sys.argv[1]))
-    steps = {"step": lambda: measured(peer.train, peer.device), "memory": lambda: memory(peer.device, peer.base)}
-    return {**steps, "check": peer.check, "about": peer.about}
-
-
 if __name__ == "__main__":
-    serve(_answers)
+    work(Peer)

@@ -6,9 +6,6 @@ All sides get the same crops of a real radiograph, prepared and in memory, and t
 time in float32, as in the model card's example, transformers in our batches, and ``encoder.probing.vectors`` in
 float32 and in bfloat16. Images/s and wall-second ratios with 95 % bootstrap intervals over rounds. First the vectors
 are compared: float32 must agree with transformers' to 1e-3 of their length, bfloat16 to 3e-2, else the script exits 1.
-
-Then the seconds of a probe of 15 labels from cached vectors of 1,116 images: 5 seeds of 100 epochs (``cached``), and
-the penalised logistic regression.
 """
 
 from __future__ import annotations
@@ -16,20 +13,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from encoder.backbones.dinov2 import RadDino
-from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import rad_dino
 from scripts.bench.generate import crops_of_the_example
-from scripts.bench.harness import Report, median, parser, ratio, require, seconds, time_calls
-from scripts.bench.worker import measured
+from scripts.bench.harness import Report, parser, require
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 PLAIN = "transformers, float32, one by one"
@@ -70,46 +63,14 @@ def extraction(report: Report, encoder: RadDino, options: argparse.Namespace) ->
     images = np.stack(crops_of_the_example(rad_dino(options.size), options.images))
     calls = sides(encoder, images, options.size, options.batch_size, options.device)
     vectors = {name: call() for name, call in calls.items()}  # also warms up
-    lengths, largest = np.linalg.norm(vectors[PLAIN], axis=1), {}
+    lengths, facts = np.linalg.norm(vectors[PLAIN], axis=1), {}
     for name, own in vectors.items():
-        largest[name] = float((np.linalg.norm(own - vectors[PLAIN], axis=1) / lengths).max())
+        largest = float((np.linalg.norm(own - vectors[PLAIN], axis=1) / lengths).max())
         allowed = TOLERANCE["bfloat16" if "bfloat16" in name else "float32"]
-        wrong = f"{name}: the vectors differ by {largest[name]:.2e} of their length, allowed {allowed}"
-        require(largest[name] <= allowed, wrong)
-    times = time_calls(calls, options.rounds, warmup=0, device=options.device)
-    report.table("extraction", {"images/s": ".2f", "x plain": "", "difference": ".1e"}, "image vectors")
-    for name, costs in times.items():
-        row = {"images/s": len(images) / median(costs), "difference": largest[name], "rounds": costs}
-        report.row(name, row | {"x plain": ratio(seconds(times[PLAIN]), seconds(costs))})
-
-
-def probes(report: Report, width: int) -> None:
-    """Time both probes on random vectors, as many as NIH's open sample has."""
-    from encoder.probing.linear import LinearConfig, Split, logistic, train
-
-    rng = np.random.default_rng(0)
-    names = [f"finding {number}" for number in range(15)]
-
-    def drawn(count: int, split: str) -> list[Row]:
-        codes = rng.random((count, len(names))) < 0.2
-        return [
-            Row(Path(f"{split}{n}"), "drawn", f"{split}{n}", split=split, number=n + 1,
-                labels={name: int(code) for name, code in zip(names, line, strict=True)})
-            for n, line in enumerate(codes)
-        ]  # fmt: skip
-
-    split = Split.of([*drawn(1116, "train"), *drawn(159, "val")], names)
-    fitted, judged = (rng.normal(size=(len(rows), width)).astype(np.float32) for rows in (split.train, split.judged))
-    kept = torch.from_numpy(fitted)
-    calls: dict[str, Callable[[], Any]] = {
-        "cached, 5 seeds of 100 epochs": lambda: train(
-            split, lambda epoch, batch: kept[batch], judged, LinearConfig(augment=False)
-        ),
-        "logistic": lambda: logistic(split, fitted, judged),
-    }
-    report.table("probes", {"s": ".2f"}, "probes of 15 labels")
-    for name, call in calls.items():
-        report.row(name, {"s": measured(call)["wall_s"]})
+        require(largest <= allowed, f"{name}: the vectors differ by {largest:.2e} of their length, allowed {allowed}")
+        facts[name] = {"difference": largest}
+    report.table("extraction", {"per s": ".2f", "x speed": "", "difference": ".1e"}, "image vectors")
+    report.race(calls, options.rounds, PLAIN, count=len(images), device=options.device, facts=facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit("the comparison is with transformers' Dinov2Model: name an encoder of that form")
     report = Report(options)
     extraction(report, encoder, options)
-    probes(report, encoder.width)
     report.close()
     return 0
 

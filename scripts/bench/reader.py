@@ -1,20 +1,18 @@
-"""Time the sandboxed reader against highdicom and torchxrayvision, in milliseconds per image and transfer syntax.
+"""Time the sandboxed reader against highdicom and torchxrayvision, for each transfer syntax.
 
     python -m scripts.bench.reader --rounds 9 --json runs/reader.json
 
 The image is RG1 of pydicom-data (1955 x 1841, 15 bits). "read" is the full-size radiograph through the sandbox,
 "prepare" the 518-pixel model input through it; highdicom gives its display frame (modality, VOI, presentation),
-torchxrayvision its scaled array, both in process. Minimum and median of the rounds are given, and ratios of the
-minima. highdicom does not read big endian files. Exits 1 where the readers disagree.
+torchxrayvision its scaled array, both in process. Minimum and median seconds of the rounds are given, and ratios to
+"read". highdicom does not read big endian files. "two readers" prepares in two threads. Exits 1 where they disagree.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,10 @@ import numpy as np
 
 from encoder.preprocessing import RECIPES
 from encoder.reader.sandbox import Reader
-from scripts.bench.harness import Report, parser, require, seconds, time_calls
+from scripts.bench.harness import Report, parser, require
 from scripts.phantom.transfer_syntaxes import SYNTAXES, rewrite
 
-NAMES = ("read", "prepare", "highdicom", "torchxrayvision")
+COLUMNS = {"MB": ".1f", "s": ".4f", "least s": ".4f", "per s": ".1f", "x time": ""}
 PLUGIN_UIDS = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 DECODER_DEPENDENCIES = dict.fromkeys(PLUGIN_UIDS, ("numpy", "imagecodecs"))  # pydicom's plugin interface
 
@@ -75,43 +73,10 @@ def check(sides: dict[str, Callable[[], Any]]) -> None:
     require(same, f"{ours.facts.transfer_syntax}: the readers disagree")
 
 
-def throughput(path: Path, readers: list[Reader], count: int) -> float:
-    """Images per second of ``prepare`` with one thread for each reader."""
-
-    def work(reader: Reader) -> None:
-        for _ in range(count):
-            reader.prepare(path, RECIPES["rad-dino"])
-
-    threads = [threading.Thread(target=work, args=(reader,)) for reader in readers]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return count * len(readers) / (time.perf_counter() - started)
-
-
-def row(name: str, path: Path, readers: list[Reader], rounds: int) -> dict[str, Any]:
-    """All numbers of one transfer syntax."""
-    sides = calls(readers[0], path)
-    if name == "explicit-be":
-        del sides["highdicom"]
-    check(sides)
-    times = {side: [1e3 * one for one in seconds(costs)] for side, costs in time_calls(sides, rounds).items()}
-    found: dict[str, Any] = {"uid": SYNTAXES[name], "MB": path.stat().st_size / 1e6}
-    for side, each in times.items():
-        found[side] = f"{min(each):.1f} / {statistics.median(each):.1f}"
-        found[f"{side}_ms"] = each
-    for other in ("highdicom", "torchxrayvision"):
-        found[f"{other[0]}/read"] = min(times[other]) / min(times["read"]) if other in times else None
-    return found | {"img/s": throughput(path, readers, max(3, rounds // 2))}
-
-
 def main() -> None:
     """Measure and print."""
-    made = parser(__doc__, rounds=9, quick="one round of three syntaxes")
-    made.add_argument("--syntax", nargs="*", choices=list(SYNTAXES), default=list(SYNTAXES))
-    options = made.parse_args()
+    options = parser(__doc__, rounds=9, quick="one round of three syntaxes").parse_args()
+    names, rounds = (list(SYNTAXES)[:3], 1) if options.quick else (list(SYNTAXES), options.rounds)
     import data_store
     import pydicom
     from pydicom.pixels.decoders.base import get_decoder
@@ -121,16 +86,23 @@ def main() -> None:
             get_decoder(uid).add_plugin("jpeg8", (__name__, "decode_frame"))
     source = pydicom.dcmread(Path(data_store.__file__).parent / "data" / "RG1_UNCI.dcm")
     report = Report(options)
-    columns = {"MB": ".1f", **dict.fromkeys(NAMES, ""), "h/read": ".1f", "t/read": ".1f", "img/s": ".1f"}
-    report.table("syntaxes", columns, "milliseconds per image, minimum / median")
-    with tempfile.TemporaryDirectory() as folder, Reader(timeout_s=60) as first, Reader(timeout_s=60) as second:
-        for name in options.syntax[:3] if options.quick else options.syntax:
+    with (
+        tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool,
+        Reader(timeout_s=60) as first, Reader(timeout_s=60) as second,
+    ):  # fmt: skip
+        report.table("syntaxes", COLUMNS, "per image; ratios to read")
+        for name in names:
             path = Path(folder) / f"{name}.dcm"
             path.write_bytes(rewrite(source, name))
-            report.row(name, row(name, path, [first, second], 1 if options.quick else options.rounds))
-    report.say(
-        "h/read, t/read: minimum of highdicom and torchxrayvision over that of read; img/s: prepare, two readers"
-    )
+            sides = calls(first, path)
+            if name == "explicit-be":
+                del sides["highdicom"]
+            check(sides)  # also warms up
+            facts = {side: {"MB": path.stat().st_size / 1e6} for side in sides}
+            report.race(sides, rounds, "read", facts=facts, prefix=f"{name}: ")
+            two = [calls(reader, path)["prepare"] for reader in (first, second)]
+            pair = {"two readers": lambda two=two: [*pool.map(lambda call: call(), two)]}
+            report.race(pair, rounds, count=2, prefix=f"{name}: ")
     report.close()
 
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 import io
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +38,8 @@ VIEWER = "JSON.parse(document.querySelector('#viewer').dataset.state || '{}')"
 def square(side: int, seed: int) -> bytes:
     """A 16-bit PNG file: smooth, with noise, different for every seed."""
     y, x = np.mgrid[:side, :side] / side
-    values = (
-        30_000 + 20_000 * np.sin(5 * x + seed) * np.cos(4 * y) + np.random.default_rng(seed).normal(0, 300, x.shape)
-    )
+    noise = np.random.default_rng(seed).normal(0, 300, x.shape)
+    values = 30_000 + 20_000 * np.sin(5 * x + seed) * np.cos(4 * y) + noise
     stream = io.BytesIO()
     Image.fromarray(values.clip(0, 65535).astype(np.uint16)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
@@ -74,24 +71,20 @@ def frames(page: Page, steps: int = 60) -> list[float]:
 
 def first_words(page: Page) -> tuple[float, str]:
     """Seconds from asking for a draft to the first words on the page, and the whole text."""
-    page.evaluate(
+    taken = page.evaluate(
         """() => new Promise((done) => {
             const stream = document.querySelector('#stream');
             const start = performance.now();
             new MutationObserver((_, self) => {
                 if (!stream.textContent) return;
                 self.disconnect();
-                window.firstWords = (performance.now() - start) / 1000;
+                done((performance.now() - start) / 1000);
             }).observe(stream, {childList: true, characterData: true, subtree: true});
             document.querySelector('#write').click();
-            done();
         })"""
     )
-    page.wait_for_function("window.firstWords")
     page.wait_for_selector("#stream", state="hidden")
-    seconds = float(page.evaluate("window.firstWords"))
-    page.evaluate("window.firstWords = null")
-    return seconds, " ".join(page.locator("#sentences .lr-text").all_text_contents())
+    return float(taken), " ".join(page.locator("#sentences .lr-text").all_text_contents())
 
 
 def run(report: Report, rounds: int, side: int) -> None:
@@ -113,13 +106,13 @@ def run(report: Report, rounds: int, side: int) -> None:
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         page.goto(running.url)
         page.wait_for_selector("#write")
-        paints: list[float] = []
-        repaints: list[float] = []
-        for number in range(rounds + 1):  # the first warms up
+        times: dict[str, list[float]] = {"first paint, s": [], "window frame, ms": []}
+        for number in range(rounds + 1):
             file = Path(folder) / f"{number}.png"
             file.write_bytes(square(side, number))
-            paints.append(first_paint(page, file))
-            repaints += frames(page)
+            times["first paint, s"].append(first_paint(page, file))
+            times["window frame, ms"] += frames(page)
+        del times["first paint, s"][0]  # warms up
         page.set_input_files("#file", str(example()))
         page.wait_for_selector("#sentences li")
         texts = {}
@@ -139,28 +132,24 @@ def run(report: Report, rounds: int, side: int) -> None:
         words = take_turns({"page": there, "process": here}, rounds)
         browser.close()
     require(texts["page"] == texts["process"], "the page and the command write different texts")
+    times |= {f"first words, {name}, s": seconds(costs) for name, costs in words.items()}
     report.table("review", {"median": ".4f", "95 %": ".4f", "longest": ".4f"}, f"{rounds} rounds")
-    there_s, here_s = seconds(words["page"]), seconds(words["process"])
-    times = {"first paint, s": paints[1:], "window frame, ms": repaints}
-    times |= {"first words on the page, s": there_s, "first piece in process, s": here_s}
     for name, each in times.items():
         row = {"median": statistics.median(each), "95 %": sorted(each)[int(0.95 * len(each))], "longest": max(each)}
         report.row(name, row)
-    found = ratio(there_s, here_s)
-    report.data["page_over_process"] = found
-    report.say(f"page over process: {found}")
+    report.data["page_over_process"] = ratio(*map(seconds, words.values()))
+    report.say(f"page over process: {report.data['page_over_process']}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Measure and print."""
     made = parser(__doc__, rounds=5, quick="one round")
     made.add_argument("--side", type=int, default=2000)
-    options = made.parse_args(arguments)
+    options = made.parse_args()
     report = Report(options)
     run(report, 1 if options.quick else options.rounds, options.side)
     report.close()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,8 +5,8 @@
 
 The first: prepared images in memory, protocols of ``llava_rad.benchmark.writing``, plain ``generate`` of
 transformers at the same types and batch sizes, in turns; reports/s, ratios with 95 % bootstrap intervals over rounds,
-and the number of reports that differ from the paper protocol's. Exits 1 where ours and transformers' differ in float32
-or the fast protocol does not repeat itself.
+of wall seconds and of CPU seconds, which other work disturbs less, and the number of reports that are identical to the
+paper protocol's. Exits 1 where ours and transformers' differ in float32 or the fast protocol does not repeat itself.
 
 The second: a language model of Vicuna-7B's shape, see ``scripts.bench.scoring_decode``.
 """
@@ -14,32 +14,31 @@ The second: a language model of Vicuna-7B's shape, see ``scripts.bench.scoring_d
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from scripts.bench.generate import Rows, crops_of_the_example, in_batches, ours, peer
-from scripts.bench.harness import Report, equal_rows, median, parser, ratio, seconds, time_calls
+from scripts.bench.generate import Write, crops_of_the_example, ours, peer, race
+from scripts.bench.harness import Report, parser
 
 
-def sides(source: str | None, count: int) -> dict[str, Callable[[], Rows]]:
+def sides(source: str | None, count: int) -> dict[str, Write]:
     """Calls that write the token ids of the same images: both protocols, and transformers' counterpart of each."""
     from llava_rad.benchmark.writing import PROTOCOLS
     from llava_rad.generation.engine import Engine
 
-    found: dict[str, Callable[[], Rows]] = {}
+    found: dict[str, Write] = {}
     images = None
     for name, protocol in PROTOCOLS.items():
         engine = Engine.from_pretrained(source, device="cpu", dtype=protocol.dtype)
         images = images or crops_of_the_example(engine.recipe, count)
-        size, plain = protocol.batch_size, peer(source, protocol.settings, protocol.dtype)
-        found[name] = in_batches(ours(engine, protocol.settings), images, size)
-        found[f"transformers, {protocol.dtype}, batch {size}"] = in_batches(plain, images, size)
+        size, settings = protocol.batch_size, protocol.settings
+        found[name] = ours(engine, settings, images, size)
+        found[f"transformers, {protocol.dtype}, batch {size}"] = peer(source, settings, images, size, protocol.dtype)
     return found
 
 
 def compare(report: Report, options: argparse.Namespace) -> bool:
-    """Time all sides in turns; ratios are of wall seconds, and of CPU seconds, which other work disturbs less."""
+    """Time all sides in turns; true if float32 tokens are transformers' and the fast protocol repeats itself."""
     import torch
 
     from llava_rad.benchmark.writing import FAST, PAPER, exact
@@ -47,24 +46,11 @@ def compare(report: Report, options: argparse.Namespace) -> bool:
     count, rounds = (2, 1) if options.quick else (options.images, options.rounds)
     with exact() as precision:
         calls = sides(options.model, count)
-        rows = {name: call() for name, call in calls.items()}  # also warms up
+        rows = race(report, "sides", calls, rounds, PAPER.name)
         repeated = calls[FAST.name]() == rows[FAST.name]
-        times = time_calls(calls, rounds, warmup=0)
-    paper = rows[PAPER.name]
     report.data |= {"precision": dict(precision), "fast_repeats_itself": repeated, "threads": torch.get_num_threads()}
-    lengths = statistics.mean(map(len, paper))
-    report.say(f"\n{count} images, {len(set(map(tuple, paper)))} different reports, {lengths:.1f} tokens each")
-    columns = {"reports/s": ".1f", "x paper": "", "CPU s x paper": "", "not as paper": "d"}
-    report.table("sides", columns, f"{torch.get_num_threads()} threads")
-    for name, costs in times.items():
-        speeds = {
-            head: ratio(seconds(times[PAPER.name], clock), seconds(costs, clock))
-            for head, clock in (("x paper", "wall_s"), ("CPU s x paper", "cpu_s"))
-        }
-        row = {"reports/s": count / median(costs), "rounds": costs, "cpu_s_per_report": median(costs, "cpu_s") / count}
-        report.row(name, row | speeds | {"not as paper": count - equal_rows(rows[name], paper)})
     report.say(f"\nthe fast protocol gives the same tokens when it is run again: {repeated}")
-    return repeated and rows[f"transformers, {PAPER.dtype}, batch {PAPER.batch_size}"] == paper
+    return repeated and rows[f"transformers, {PAPER.dtype}, batch {PAPER.batch_size}"] == rows[PAPER.name]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,24 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser(__doc__, rounds=7, quick="2 images and one round; with --seven-b, toy sizes")
     made.add_argument("--model", default=None, help="checkpoint; default: the embedded one")
     made.add_argument("--images", type=int, default=64)
-    made.add_argument("--threads", type=int, default=None, help="of torch; one where other work runs at the same time")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of --seven-b")
     made.add_argument("--batches", type=lambda text: tuple(map(int, text.split(","))), help="of --seven-b, besides 1")
     made.add_argument("--seven-b", action="store_true", help="time a language model of Vicuna-7B's shape")
     options = made.parse_args(argv)
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from encoder.runs.distributed import keep_freed_memory
+    from scripts.bench import scoring_decode
 
     disable_progress_bar()
     keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     report, same = Report(options), True
     if options.seven_b:
-        from scripts.bench import scoring_decode
-
         scoring_decode.run(report, options.device, tiny=options.quick, rounds=options.rounds, batches=options.batches)
     else:
         same = compare(report, options)

@@ -14,12 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from scripts.bench.harness import Report, differences, median, ratio, seconds, take_turns
-from scripts.bench.worker import OUT_OF_MEMORY, ROOT, Cost, Worker
+from scripts.bench.harness import Report, median, parser, ratio, seconds, take_turns
+from scripts.bench.worker import OUT_OF_MEMORY, ROOT, Order, Worker
 
 TOLERANCE = 1e-4
 """Largest relative difference of losses and gradient norms."""
@@ -27,47 +27,41 @@ TOLERANCE = 1e-4
 PEAK_TERA_FLOPS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "RTX 4090": 165}
 """Dense bfloat16, from NVIDIA's data sheets; the first name that the card's name contains."""
 
-COLUMNS = {"s": ".4f", "quartiles": "", "kernel s": ".3f", "per s": ".2f", "peak MB": ".0f", "libraries MB": ".0f"}
-"""Of `side`: seconds are CPU seconds, on a GPU wall seconds."""
+COLUMNS = {"s": ".4f", "kernel s": ".3f", "per s": ".2f", "peak MB": ".0f", "libraries MB": ".0f", "of peak": ".1%"}
+COLUMNS |= {"of peak, computed": ".1%", "error": ""}
+RATIOS = {"time": "", "speed": "", "time without kernel": ".3f", "memory": ".3f", "memory without libraries": ".3f"}
 
 Start = Callable[..., Worker]
 
 
-class Case(Protocol):
-    """A dataclass of sizes, and the numbers of steps."""
+@dataclass(frozen=True)
+class Case:
+    """Sizes of a step and numbers of steps; ``batch`` counts samples."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def warmup(self) -> int: ...
+    name: str
+    precision: str
+    batch: int
+    steps: int
+    warmup: int
 
 
-def options(doc: str | None, cases: Sequence[str], *, threads: str, quick: str) -> argparse.ArgumentParser:
+def options(doc: str | None, cases: Sequence[str]) -> argparse.ArgumentParser:
     """The options that both benchmarks of training steps share."""
-    from scripts.bench.harness import parser
-
-    made = parser(doc, quick=quick)
+    made = parser(doc, quick="toy sizes and two steps")
     made.add_argument("--case", nargs="+", choices=cases, help="default: all of the device")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--steps", type=int, help="timed steps; default: of the case")
     made.add_argument("--warmup", type=int, help="steps before them; default: of the case")
-    made.add_argument("--threads", type=int, default=1, help=threads)
-    made.add_argument("--no-check", action="store_true", help="do not compare results first")
-    made.add_argument("--peak-tflops", type=float, help="of the card in bfloat16; default: from a table of cards")
     return made
 
 
 @contextmanager
-def starter(package: str, case: Case, order: Mapping[str, Any], pythons: Mapping[str, str]) -> Iterator[Start]:
+def starter(package: str, case: Case, order: Order, pythons: Mapping[str, str | None]) -> Iterator[Start]:
     """Prepare the inputs of a case in a temporary folder.
 
     Args:
         package: module whose ``_ours`` prepares the inputs; ``package_NAME`` is the worker of a side.
-        case: sizes, a dataclass.
+        case: sizes.
         order: further settings of the workers; ``threads`` is needed.
         pythons: side -> interpreter, where it is not this one.
 
@@ -77,11 +71,10 @@ def starter(package: str, case: Case, order: Mapping[str, Any], pythons: Mapping
     with tempfile.TemporaryDirectory() as folder:
 
         def text(changed: Case) -> str:
-            return json.dumps({"case": asdict(changed), "folder": folder, **order})  # type: ignore[call-overload]
+            return json.dumps({"case": asdict(changed), "folder": folder, **order})
 
         def start(name: str, changed: Case = case) -> Worker:
-            python = pythons.get(name, sys.executable)
-            return Worker(python, f"{package}_{name}", [text(changed)], order["threads"])
+            return Worker(pythons.get(name) or sys.executable, f"{package}_{name}", [text(changed)], order["threads"])
 
         command = [sys.executable, "-m", f"{package}_ours", text(case), "prepare"]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -90,84 +83,75 @@ def starter(package: str, case: Case, order: Mapping[str, Any], pythons: Mapping
 
 def check(report: Report, title: str, answers: Mapping[str, Mapping[str, float]]) -> bool:
     """Print losses and gradient norms of both sides; true if all of them agree."""
-    found = differences(answers["ours"], answers["peer"])
     columns = {"ours": "12.6f", "peer": "12.6f", "difference": "11.1e", "": ""}
     report.table(f"check: {title}", columns, f"same result? {title}")
-    for name, difference in found.items():
-        differs = None if difference <= TOLERANCE else "<- differs"
-        row = {"ours": answers["ours"][name], "peer": answers["peer"][name], "difference": difference, "": differs}
+    same = True
+    for name, ours in answers["ours"].items():
+        peer = answers["peer"][name]
+        difference = abs(ours - peer) / abs(peer)
+        agrees = difference <= TOLERANCE
+        row = {"ours": ours, "peer": peer, "difference": difference, "": None if agrees else "<- differs"}
         report.row(name, row)
-    return all(difference <= TOLERANCE for difference in found.values())
+        same &= agrees
+    return same
 
 
-def measure(start: Start, names: Sequence[str], case: Case, *, together: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time the steps of a case.
+def compare(report: Report, start: Start, case: Case, names: Sequence[str], clock: str, unit: str = "") -> bool:
+    """Time the steps of a case and print a row for each side, then ours over the peer's.
 
     Args:
+        report: takes the rows.
         start: of `starter`.
-        names: sides.
         case: numbers of steps.
-        together: take turns; else one process after the other.
+        names: sides: ``ours``, ``peer``.
+        clock: that is compared: ``cpu_s`` of processes in turns, or ``wall_s`` of one process after the other.
+        unit: fact of our side that says how much a sample counts in ``per s``; default: 1.
 
     Returns:
-        Side -> ``costs`` (none where memory ran out), ``memory``, ``about`` and, if the worker has it, ``split``; and
-        the same of ``about`` alone.
+        False if a side ran out of memory.
     """
-    found: dict[str, Any] = {}
-    for group in [list(names)] if together else [[name] for name in names]:
+    costs, memory, about = {}, {}, {}
+    for group in [list(names)] if clock == "cpu_s" else [[name] for name in names]:
         with ExitStack() as stack:
             workers = {name: stack.enter_context(start(name, case)) for name in group}
-            about = {name: worker.ask("about") for name, worker in workers.items()}
+            about |= {name: worker.ask("about") for name, worker in workers.items()}
             sides = {name: partial(worker.ask, "step") for name, worker in workers.items()}
-            for name, costs in take_turns(sides, case.steps, case.warmup).items():
-                memory = workers[name].ask("memory") if costs else {}
-                found[name] = {"costs": costs, "memory": memory, "about": about[name]}
-                if costs and about[name].get("splits"):
-                    splits = [workers[name].ask("split") for _ in range(min(3, case.steps))]
-                    found[name]["split"] = {part: statistics.median(one[part] for one in splits) for part in splits[0]}
-    return found, {name: one["about"] for name, one in found.items()}
+            costs |= take_turns(sides, case.steps, case.warmup)
+            memory |= {name: worker.ask("memory") for name, worker in workers.items() if costs[name]}
+    amount = case.batch * about["ours"].get(unit, 1.0)
+    label = f"{case.name}, {case.batch} samples"
+    report.table(label, COLUMNS, label)
+    for name in names:
+        row: dict[str, Any] = {"about": about[name], "case": asdict(case)}
+        if costs[name]:
+            steps = seconds(costs[name], clock)
+            row |= {"s": statistics.median(steps), "kernel s": median(costs[name], "kernel_s"), "steps": steps}
+            row |= {"per s": amount / row["s"], "wall_s": median(costs[name])}
+            row |= {"peak MB": memory[name]["peak"] / 1e6, "libraries MB": memory[name]["base"] / 1e6}
+            row |= shares(about["ours"], case.batch / row["s"])
+        report.row(about[name]["name"], row if costs[name] else row | OUT_OF_MEMORY)
+    if len(names) == 2 and all(costs.values()):
+        report.table("ratios", RATIOS)
+        report.row(f"{label}: ours / peer", versus(costs, memory, clock))
+    return all(costs.values())
 
 
-def side(found: Mapping[str, Any], clock: str, amount: float) -> dict[str, Any]:
-    """The row of one side; ``amount`` is what a step processes."""
-    costs: list[Cost] = found["costs"]
-    if not costs:
-        return dict(OUT_OF_MEMORY)
-    each = seconds(costs, clock)
-    low, _, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
-    middle = statistics.median(each)
-    return {
-        "s": middle, "quartiles": f"{low:.4f} to {high:.4f}", "kernel s": median(costs, "kernel_s"),
-        "per s": amount / middle, "peak MB": found["memory"]["peak"] / 1e6,
-        "libraries MB": found["memory"]["base"] / 1e6,
-        "wall_s": median(costs), "steps": each,
-    }  # fmt: skip
-
-
-def versus(found: Mapping[str, Any], clock: str) -> dict[str, Any]:
-    """Time of ours over the peer's, speed, both with intervals and without the kernel's part, and memory."""
-    ours, peer = found["ours"], found["peer"]
-    times = [seconds(one["costs"], clock) for one in (ours, peer)]
-    users = [[cost["cpu_s"] - cost["kernel_s"] for cost in one["costs"]] for one in (ours, peer)]
-    peaks = [one["memory"]["peak"] for one in (ours, peer)]
-    own = [one["memory"]["peak"] - one["memory"]["base"] for one in (ours, peer)]
+def versus(costs: Mapping[str, Any], memory: Mapping[str, Mapping[str, int]], clock: str) -> dict[str, Any]:
+    """Time of ours over the peer's, speed, both with intervals, time without the kernel's part, and memory."""
+    times = [seconds(costs[name], clock) for name in ("ours", "peer")]
+    users = [[cost["cpu_s"] - cost["kernel_s"] for cost in costs[name]] for name in ("ours", "peer")]
+    peaks = [memory[name]["peak"] for name in ("ours", "peer")]
+    own = [peak - memory[name]["base"] for name, peak in zip(("ours", "peer"), peaks, strict=True)]
     return {
         "time": ratio(times[0], times[1]), "speed": ratio(times[1], times[0]),
-        "time without kernel": ratio(users[0], users[1]).value, "speed without kernel": ratio(users[1], users[0]).value,
-        "memory": peaks[0] / peaks[1],
+        "time without kernel": ratio(users[0], users[1]).value, "memory": peaks[0] / peaks[1],
         "memory without libraries": own[0] / max(own[1], 1),  # toy sizes may add nothing to the peer's
     }  # fmt: skip
 
 
-def show_versus(report: Report, label: str, found: Mapping[str, Any], kind: str) -> None:
-    """Print ours over the peer's; ``kind`` is ``time`` or ``speed``."""
-    shown = {kind: found[kind], "without kernel": found[f"{kind} without kernel"]}
-    shown |= {"memory": found["memory"], "without libraries": found["memory without libraries"]}
-    columns = {kind: "", "without kernel": ".3f", "memory": ".3f", "without libraries": ".3f"}
-    report.table("ratios", columns)
-    report.row(label, shown | dict(found))
-
-
-def peak_rate(card: str, given: float | None) -> float | None:
-    """1e12 FLOP/s of a card in bfloat16, or None if it is unknown."""
-    return given or next((rate for name, rate in PEAK_TERA_FLOPS.items() if name in card), None)
+def shares(about: Mapping[str, Any], samples_per_s: float) -> dict[str, float]:
+    """Shares of the card's bfloat16 rate: of the model's FLOPs, and of those computed. Empty for an unknown card."""
+    rate = next((rate for name, rate in PEAK_TERA_FLOPS.items() if name in about["device"]), None)
+    flops = about["tera_flops"]
+    found = {"of peak": flops["model"], "of peak, computed": flops["run"]}
+    return {name: samples_per_s * flops / rate for name, flops in found.items()} if rate else {}

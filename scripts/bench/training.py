@@ -24,12 +24,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scripts.bench import steps
-from scripts.bench.harness import Report, median, take_turns
+from scripts.bench.harness import Report
+from scripts.bench.worker import Order
 
 PACKAGE = "scripts.bench.training"
 CHECKED_STEPS = 3
@@ -37,17 +37,17 @@ LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(steps.Case):
     """Sizes and settings of a timed step.
 
     Attributes:
         checkpointing: of activations, in the decoder blocks.
         everywhere: the peer uses the Trainer's own switch for it.
-        batch: samples of a step.
     """
 
-    name: str
-    precision: str
+    batch: int = 2
+    steps: int = 8
+    warmup: int = 1
     checkpointing: bool = False
     everywhere: bool = False
     encoder_width: int = 384
@@ -59,11 +59,8 @@ class Case:
     heads: int = 8
     inner: int = 1376
     vocabulary: int = 32000
-    batch: int = 2
     lora: bool = False
     deepspeed: str = "none"
-    steps: int = 8
-    warmup: int = 1
 
     @property
     def rounds(self) -> int:
@@ -82,73 +79,48 @@ class Case:
         return replace(self, **toy)
 
 
-_LARGE = Case("", "bf16", True, False, 768, 12, 12, 518, 4096, 32, 32, 11008, batch=LARGEST_BATCH, steps=6)
+_LARGE = Case("", "bf16", LARGEST_BATCH, 6, 1, True, False, 768, 12, 12, 518, 4096, 32, 32, 11008)
+_SMALL = [
+    Case(f"{precision}{end}", precision, checkpointing=bool(end))
+    for precision in ("fp32", "bf16")
+    for end in ("", "-checkpointing")
+]
 CASES = {
-    "cpu": [
-        *(Case(f"{one}{end}", one, bool(end)) for one in ("fp32", "bf16") for end in ("", "-checkpointing")),
-        Case("fp32-checkpointing-by-trainer", "fp32", True, everywhere=True),
-    ],
+    "cpu": [*_SMALL, Case("fp32-checkpointing-by-trainer", "fp32", checkpointing=True, everywhere=True)],
     "cuda": [
         replace(_LARGE, name="7b-lora", lora=True),
-        replace(_LARGE, name="7b-zero2-offload", deepspeed="zero2-offload"),
-        replace(_LARGE, name="7b-zero3-offload", deepspeed="zero3-offload"),
+        *(replace(_LARGE, name=f"7b-{one}", deepspeed=one) for one in ("zero2-offload", "zero3-offload")),
     ],
 }
 
 
-def compare(case: Case, order: dict[str, Any]) -> dict[str, dict[str, float]]:
+def answers(case: Case, order: Order) -> dict[str, dict[str, float]]:
     """Losses and gradient norms of both sides at every step."""
-    answers: dict[str, dict[str, float]] = {"ours": {}, "peer": {}}
+    found: dict[str, dict[str, float]] = {"ours": {}, "peer": {}}
     with steps.starter(PACKAGE, case, order, {}) as start:
-        for name, found in answers.items():
+        for name, numbers in found.items():
             with start(name) as worker:
                 for step in range(1, case.steps + 1):
                     logged = worker.ask("step")
-                    found |= {f"{kind}, step {step}": logged[kind] for kind in ("loss", "grad_norm")}
-    return answers
+                    numbers |= {f"{kind}, step {step}": logged[kind] for kind in ("loss", "grad_norm")}
+    return found
 
 
-def run(report: Report, case: Case, order: dict[str, Any]) -> None:
-    """Time both sides of one case in turns and print their rows."""
+def run(report: Report, case: Case, order: Order) -> int:
+    """Time both sides in turns, or on a GPU ours alone at growing micro-batches; returns the largest one that fits."""
+    batch, largest = (1, 0) if order["device"] == "cuda" else (case.batch, 0)
+    names, clock = (["ours"], "wall_s") if order["device"] == "cuda" else (["ours", "peer"], "cpu_s")
     with steps.starter(PACKAGE, case, order, {}) as start:
-        found, about = steps.measure(start, ["ours", "peer"], case, together=True)
-    tokens = about["ours"]["tokens_per_sample"]
-    report.table(case.name, steps.COLUMNS, f"{case.name}, {case.batch} x {tokens:.0f} tokens")
-    for name, one in found.items():
-        facts = {"about": about[name], "case": asdict(case)}
-        report.row(about[name]["name"], steps.side(one, "cpu_s", case.batch * tokens) | facts)
-    steps.show_versus(report, f"{case.name}: ours / peer", steps.versus(found, "cpu_s"), "speed")
-
-
-def run_cuda(report: Report, case: Case, order: dict[str, Any], peak: float | None) -> int:
-    """Time our side alone at growing micro-batches; returns the largest one that memory holds."""
-    columns = {"s": ".3f", "tokens/s": ".0f", "peak GB": ".1f", "model FLOPs": ".1%", "run FLOPs": ".1%"}
-    report.table(case.name, columns, case.name)
-    batch, largest = 1, 0
-    with steps.starter(PACKAGE, case, order, {}) as start:
-        while batch <= case.batch:
-            changed = replace(case, batch=batch)
-            with start("ours", changed) as worker:
-                about = worker.ask("about")
-                costs = take_turns({"ours": partial(worker.ask, "step")}, case.steps, case.warmup)["ours"]
-                if not costs:
-                    break
-                memory = worker.ask("memory")
-            each = median(costs)
-            row = {"s": each, "tokens/s": batch * about["tokens_per_sample"] / each, "peak GB": memory["peak"] / 1e9}
-            if rate := steps.peak_rate(about["device"], peak):
-                row |= {f"{kind} FLOPs": batch * flops / each / rate for kind, flops in about["tera_flops"].items()}
-            report.row(f"{batch} samples", row | {"about": about})
+        while batch <= case.batch and steps.compare(
+            report, start, replace(case, batch=batch), names, clock, "tokens_per_sample"
+        ):
             largest, batch = batch, 2 * batch
-    report.say(f"largest micro-batch {largest}")
     return largest
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    names = [case.name for cases in CASES.values() for case in cases]
-    made = steps.options(__doc__, names, threads="of each process on a CPU", quick="toy sizes and two steps")
-    made.add_argument("--precision", choices=("fp32", "bf16"), help="only the cases in this precision")
+    made = steps.options(__doc__, [case.name for cases in CASES.values() for case in cases])
     made.add_argument("--batch", type=int, help="samples of a step; on a GPU the largest that is tried")
     return made.parse_args(argv)
 
@@ -156,7 +128,6 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def chosen(options: argparse.Namespace) -> list[Case]:
     """The cases that the command line asks for."""
     cases = [case for case in CASES[options.device] if options.case is None or case.name in options.case]
-    cases = [case for case in cases if options.precision in (None, case.precision)]
     cases = [case.tiny() for case in cases] if options.quick else cases
     changes = {key: value for key in ("batch", "steps", "warmup") if (value := getattr(options, key)) is not None}
     return [replace(case, **changes) for case in cases]
@@ -169,16 +140,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not cases:
         print("no such case on this device", file=sys.stderr)
         return 2
-    cuda = options.device == "cuda"
-    order = {"device": options.device, "threads": 4 if cuda else options.threads}
-    if not cuda and not options.no_check:
+    order: Order = {"device": options.device, "threads": 4 if options.device == "cuda" else 1}
+    if options.device == "cpu":
         small = cases[0].checked()
-        same = steps.check(report, f"float32, {small.batch} samples a step", compare(small, order))
+        same = steps.check(report, f"float32, {small.batch} samples a step", answers(small, order))
     for case in cases if same else []:
-        if cuda:
-            run_cuda(report, case, order, options.peak_tflops)
-        else:
-            run(report, case, order)
+        report.say(f"largest micro-batch: {run(report, case, order)}")
     report.close()
     return int(not same)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from llava_rad.training.initial import llama_config, make_tokens
 from llava_rad.training.trainer import Watcher
 from llava_rad.training.validation import Sizes, cost_of
 from scripts.bench.training import Case
-from scripts.bench.training_turns import Turning, Turns
+from scripts.bench.worker import Order, Side, Turning, Turns, peak_bytes, work
 from scripts.random_models import reports
 
 MODEL, TABLE, SAMPLES, PROMPT = "model", "pairs.jsonl", "samples.npz", "prompt.json"
@@ -59,10 +58,11 @@ def settings(case: Case, folder: Path) -> TrainingConfig:
     )  # fmt: skip
 
 
-def prepare(case: Case, folder: Path, seed: int = 0) -> None:
+def prepare(order: Order) -> None:
     """Write the checkpoint, the pairs and the samples."""
+    case, folder = Case(**order["case"]), Path(order["folder"])
     texts = reports((case.rounds + 1) * case.batch, words=_WORDS if case.width > 64 else 6)
-    _write_model(case, folder / MODEL, texts, seed)
+    _write_model(case, folder / MODEL, texts)
     _write_pairs(case, folder, texts)
     config, model = settings(case, folder), LlavaRadConfig.load(folder / MODEL)
     pairs = select_pairs(config.data).pairs
@@ -80,10 +80,10 @@ def prepare(case: Case, folder: Path, seed: int = 0) -> None:
     (folder / PROMPT).write_text(json.dumps({"before": prompt.before, "after": prompt.after, "image": prompt.image}))
 
 
-def _write_model(case: Case, folder: Path, texts: list[str], seed: int) -> None:
+def _write_model(case: Case, folder: Path, texts: list[str]) -> None:
     from transformers import Dinov2Config, Dinov2Model, LlamaForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     recipe = recipe_named(f"rad-dino-{case.image_size}")
     vision = Dinov2Config(
         hidden_size=case.encoder_width, num_hidden_layers=case.encoder_layers, patch_size=14,
@@ -123,28 +123,20 @@ def _write_pairs(case: Case, folder: Path, texts: list[str]) -> None:
     write_pairs(pairs, folder / TABLE)
 
 
-class Ours:
-    """Our run, step by step.
+class Ours(Side):
+    """Our run, step by step."""
 
-    Args:
-        order: ``case``, ``device`` and ``folder``.
-    """
-
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: Order) -> None:
+        self.base = peak_bytes("cpu")
         self.case, self.folder, self.device = Case(**order["case"]), Path(order["folder"]), order["device"]
-        self.turns = Turns(self.device, self.about)
 
-    def loop(self) -> None:
+    def loop(self, turns: Turns) -> None:
         """Run; the run folder is removed at the end."""
-        turns = self.turns
 
         class Timed(Turning, Watcher):
             """The watcher of the run, in turns."""
 
-            def __init__(self, *arguments: Any, **words: Any) -> None:
-                super().__init__(*arguments, **words)
-                self.turns = turns
-
+        Timed.turns = turns
         if self.case.deepspeed != "none":  # alone, without a launcher
             alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
             os.environ |= alone | {"MASTER_PORT": "29513"}
@@ -170,14 +162,5 @@ class Ours:
         }  # fmt: skip
 
 
-def _main() -> None:
-    order = json.loads(sys.argv[1])
-    if sys.argv[2:] == ["prepare"]:
-        prepare(Case(**order["case"]), Path(order["folder"]))
-        return
-    ours = Ours(order)
-    ours.turns.run(ours.loop)
-
-
 if __name__ == "__main__":
-    _main()
+    work(Ours, prepare)

@@ -10,7 +10,6 @@ LayerNorm; transformers takes those before it.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,26 +25,26 @@ from transformers import (
     LlavaForConditionalGeneration,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
-from scripts.bench.training_turns import Turning, Turns
+from scripts.bench.worker import Order, Side, Turning, Turns, peak_bytes, work
 
 
-class Peer:
+class Peer(Side):
     """Model, samples and Trainer.
 
     Args:
-        order: ``case``, ``device`` and ``folder``; ``before_norm`` for transformers' own features, which the
-            comparison must notice.
+        order: ``before_norm`` for transformers' own features, which the comparison must notice.
     """
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: Order) -> None:
+        self.base = peak_bytes("cpu")
         self.case, self.folder = order["case"], Path(order["folder"])
         self.before_norm = order.get("before_norm", False)
-        self.turns = Turns(order["device"], self.about)
         self.prompt = json.loads((self.folder / "prompt.json").read_text())
         self.image_token = self.case["vocabulary"] - 1  # no piece of the tokenizer
         recipe = json.loads((self.folder / "model" / "config.json").read_text())["recipe"]
@@ -106,24 +105,25 @@ class Peer:
         normalised: torch.Tensor = (torch.from_numpy(pixels).float() / 255 - self.mean) / self.std
         return normalised.expand(3, -1, -1)
 
-    def loop(self) -> None:
+    def loop(self, turns: Turns) -> None:
         """The Trainer's loop."""
+
+        class Waiting(Turning, TrainerCallback):  # type: ignore[misc]
+            """Callback in turns."""
+
+        Waiting.turns = turns
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        case, run = self.case, Turning()
-        run.turns = self.turns
-        samples = self.samples()
+        case, samples = self.case, self.samples()
         with tempfile.TemporaryDirectory(dir=self.folder) as output:
             arguments = TrainingArguments(
                 output_dir=output, per_device_train_batch_size=case["batch"], max_steps=len(samples) // case["batch"],
                 learning_rate=2e-5, lr_scheduler_type="cosine", bf16=case["precision"] == "bf16",
                 activation_checkpointing=case["everywhere"], train_sampling_strategy="sequential",
                 remove_unused_columns=False, save_strategy="no", logging_strategy="steps", logging_steps=1,
-                report_to="none", disable_tqdm=True, use_cpu=self.turns.device == "cpu",
+                report_to="none", disable_tqdm=True, use_cpu=turns.device == "cpu",
             )  # fmt: skip
-            trainer = Trainer(
-                model=self.model(), args=arguments, data_collator=self.collate, train_dataset=samples, callbacks=[run]
-            )
+            trainer = Trainer(self.model(), arguments, self.collate, samples, callbacks=[Waiting()])
             trainer.remove_callback(PrinterCallback)
             trainer.train()
 
@@ -134,10 +134,5 @@ class Peer:
         return {"name": f"transformers {version('transformers')}", "torch": torch.__version__}
 
 
-def _main() -> None:
-    peer = Peer(json.loads(sys.argv[1]))
-    peer.turns.run(peer.loop)
-
-
 if __name__ == "__main__":
-    _main()
+    work(Peer)

@@ -1,6 +1,6 @@
 """Processes that answer commands over their pipes, one JSON object a line, so that two implementations can take turns.
 
-Both sides run `serve`, whatever their interpreter is: this file needs nothing but Python, and torch on a GPU.
+Both sides run `work`, whatever their interpreter is: this file needs nothing but Python, and torch on a GPU.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT_OF_MEMORY = {"error": "out of memory"}
-Answer = Callable[[], dict[str, Any]]
+Order = dict[str, Any]
+"""Settings of a process: ``case``, ``device``, ``threads``, ``folder`` and further ones of the benchmark."""
 Cost = dict[str, Any]
 """Seconds: ``wall_s``, ``cpu_s`` of this process, and ``kernel_s``, the kernel's part of the latter."""
 
@@ -48,7 +49,7 @@ class Worker:
         """
         assert self.process.stdin and self.process.stdout
         try:
-            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.write(f"{command}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass
@@ -63,48 +64,110 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         """End the process by closing its input."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
         self.process.stdin.close()
-        self.process.stdout.close()
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.wait()
 
 
-class Pipe:
-    """The child's end: commands from standard input; standard output of libraries goes to standard error."""
+class Side:
+    """One implementation in its process; methods without arguments answer the command of their name."""
 
-    def __init__(self) -> None:
+    base: int
+    """Peak bytes before anything is made."""
+
+    def loop(self, turns: Turns) -> None:
+        """Do steps: wait before each, finish after it."""
+        while True:
+            turns.wait()
+            self.train()
+            turns.finish()
+
+    def train(self) -> None:
+        """One step."""
+        raise NotImplementedError
+
+
+class Turns:
+    """The child's end: answers commands, and lets a loop do a step when it is asked for one.
+
+    Standard output of libraries goes to standard error.
+
+    Args:
+        make: builds the side.
+        order: its settings.
+    """
+
+    def __init__(self, make: Callable[[Order], Side], order: Order) -> None:
         self._replies = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
+        self.side, self.device, self._start = make(order), order["device"], Cost()
 
-    def commands(self) -> Iterator[str]:
-        """Commands until the parent closes its end."""
+    def wait(self) -> None:
+        """Answer commands until the next step is asked for, and start the clocks.
+
+        Raises:
+            SystemExit: if the parent has closed its end.
+        """
         for line in sys.stdin:
-            yield json.loads(line)
+            command = line.strip()
+            if command == "step":
+                self._start = clocks(self.device)
+                return
+            self._reply(self.memory() if command == "memory" else getattr(self.side, command)())
+        raise SystemExit
 
-    def reply(self, answer: Mapping[str, Any]) -> None:
-        """Answer the last command."""
+    def finish(self, result: Mapping[str, Any] | None = None) -> None:
+        """Answer with the costs and the result of a step."""
+        self._reply({**(result or {}), **since(self._start, self.device)})
+
+    def memory(self) -> dict[str, int]:
+        """Peak bytes, and those of Python and its libraries alone, which count for the resident set only."""
+        return {"peak": peak_bytes(self.device), "base": self.side.base if self.device == "cpu" else 0}
+
+    def _reply(self, answer: Mapping[str, Any]) -> None:
         self._replies.write(json.dumps(answer) + "\n")
         self._replies.flush()
 
 
-def serve(make: Callable[[], Mapping[str, Answer]]) -> None:
-    """Answer the parent's commands until it closes its end.
+def work(make: Callable[[Order], Side], prepare: Callable[[Order], object] | None = None) -> None:
+    """Main function of a process: prepare the inputs of all sides, or answer the parent until it closes its end.
 
-    A GPU that is too small is an answer, ``OUT_OF_MEMORY``; every other exception ends the process.
+    A GPU that is too small is the answer to every further step, ``OUT_OF_MEMORY``; other exceptions end the process.
     """
-    pipe = Pipe()
-    answers = make()
-    for command in pipe.commands():
-        try:
-            pipe.reply(answers[command]())
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":
-                raise
-            pipe.reply(OUT_OF_MEMORY)
+    order = json.loads(sys.argv[1])
+    if sys.argv[2:] == ["prepare"]:
+        assert prepare is not None
+        prepare(order)
+        return
+    turns = Turns(make, order)
+    try:
+        turns.side.loop(turns)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        while True:
+            turns.finish(OUT_OF_MEMORY)
+            turns.wait()
+
+
+class Turning:
+    """Mixin of a Trainer's callback that logs every step: waits before each of them."""
+
+    turns: Turns
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **words: Any) -> Any:
+        """Wait, so that the set-up is not part of the first step."""
+        control = super().on_train_begin(args, state, control, **words)  # type: ignore[misc]
+        self.turns.wait()
+        return control
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **words: Any) -> Any:
+        """Answer and wait; logging is the end of a step."""
+        control = super().on_log(args, state, control, logs=logs, **words)  # type: ignore[misc]
+        if logs is not None and "loss" in logs:
+            self.turns.finish({name: float(logs[name]) for name in ("loss", "grad_norm")})
+            self.turns.wait()
+        return control
 
 
 def clocks(device: str) -> Cost:
@@ -126,11 +189,6 @@ def measured(call: Callable[[], object], device: str = "cpu") -> Cost:
     start = clocks(device)
     call()
     return since(start, device)
-
-
-def memory(device: str, base: int) -> dict[str, int]:
-    """Peak bytes, and those of Python and its libraries alone, which count for the resident set only."""
-    return {"peak": peak_bytes(device), "base": base if device == "cpu" else 0}
 
 
 def peak_bytes(device: str) -> int:

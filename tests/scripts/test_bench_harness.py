@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.harness import Report, differences, equal_rows, parser, ratio, require, seconds, take_turns
+from scripts.bench import harness
+from scripts.bench.harness import Report, equal_rows, parser, ratio, require, seconds, take_turns
 
 
 def test_ratio_is_that_of_medians() -> None:
@@ -39,11 +40,6 @@ def test_a_side_that_fails_drops_out() -> None:
     assert costs == {"a": [], "b": [{"wall_s": 1.0}] * 3}
 
 
-def test_differences_are_relative_to_the_peer() -> None:
-    found = differences({"dino": 9.0, "koleo": -1.0}, {"dino": 10.0, "koleo": -2.0})
-    assert found == pytest.approx({"dino": 0.1, "koleo": 0.5})
-
-
 def test_different_results_end_the_benchmark() -> None:
     assert equal_rows([[1], [2]], [[1], [3]]) == 1
     require(True, "never")
@@ -52,7 +48,7 @@ def test_different_results_end_the_benchmark() -> None:
 
 
 def test_rows_are_printed_as_they_come_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = parser("doc", rounds=3).parse_args(["--runs", "2", "--json", str(tmp_path / "a" / "out.json")])
+    options = parser("doc", rounds=3, quick="").parse_args(["--runs", "2", "--json", str(tmp_path / "a" / "out.json")])
     assert options.rounds == 2
     report = Report(options)
     report.table("times", {"s": ".2f", "x": ""}, "title")
@@ -65,8 +61,19 @@ def test_rows_are_printed_as_they_come_and_kept(tmp_path: Path, capsys: pytest.C
 
 
 def test_json_alone_is_printed_in_that_format(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(parser("doc").parse_args(["--format", "json"]))
+    report = Report(parser("doc", quick="").parse_args(["--format", "json"]))
     report.table("times", {"s": ".2f"})
     report.row("ours", {"s": 0.5})
     report.close()
     assert json.loads(capsys.readouterr().out)["times"] == {"ours": {"s": 0.5}}
+
+
+def test_a_race_gives_ratios_to_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {"plain": [{"wall_s": 4.0, "cpu_s": 3.0}] * 2, "ours": [{"wall_s": 1.0, "cpu_s": 1.0}] * 2}
+    monkeypatch.setattr(harness, "time_calls", lambda *_, **__: costs)
+    report = Report(parser("doc", quick="").parse_args([]))
+    report.table("race", {"x speed": ""})
+    report.race({}, 2, "plain", count=2, facts={"ours": {"equal": 7}}, prefix="case: ")
+    plain, ours = report.data["race"]["case: plain"], report.data["race"]["case: ours"]
+    assert (plain["s"], plain["CPU s"], plain["per s"]) == (2.0, 1.5, 0.5) and "x speed" not in plain
+    assert (ours["x speed"].value, ours["x time"].value, ours["x CPU speed"].value, ours["equal"]) == (4, 0.25, 3, 7)

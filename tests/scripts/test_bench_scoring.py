@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.bench import scoring
-from scripts.bench.generate import Rows
-from scripts.bench.scoring_decode import SEVEN_B
+from scripts.bench.generate import Write
+from scripts.bench.scoring_decode import ANSWER, BATCHES, PROMPT
+from scripts.rehearse import REAL
 from tests.llava_rad import tiny_model
 
 
@@ -26,17 +26,17 @@ def test_protocols_side_by_side(checkpoint: Path, tmp_path: Path, capsys: pytest
     result = json.loads((tmp_path / "found.json").read_text())
     names = ["paper", "transformers, float32, batch 1", "fast", "transformers, bfloat16, batch 32"]
     assert list(result["sides"]) == names
-    assert result["sides"]["paper"]["not as paper"] == 0
-    assert result["sides"]["paper"]["x paper"]["value"] == 1
+    assert result["sides"]["paper"]["identical"] == 3
+    assert result["sides"]["fast"]["x speed"]["value"] > 0
     assert all(len(side["rounds"]) == 2 for side in result["sides"].values())
     assert result["precision"]["float32_matmul_precision"] == "highest"
-    assert "x paper" in capsys.readouterr().out
+    assert "x speed" in capsys.readouterr().out
 
 
 def test_other_tokens_than_transformers_are_a_failure(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scoring.sides
 
-    def changed(source: str | None, count: int) -> dict[str, Callable[[], Rows]]:
+    def changed(source: str | None, count: int) -> dict[str, Write]:
         name = "transformers, float32, batch 1"
         return {**whole(source, count), name: lambda: [[0]] * count}
 
@@ -58,9 +58,9 @@ def test_the_seven_billion_code_at_toy_sizes(tmp_path: Path, capsys: pytest.Capt
 
 def test_sizes_are_vicunas() -> None:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**SEVEN_B.config))
+        model = LlamaForCausalLM(REAL.llama_config())
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(6.74e9, rel=0.001)
-    assert (SEVEN_B.prompt, SEVEN_B.answer, SEVEN_B.batches) == (1409, 100, (16, 32, 64))
+    assert (PROMPT, ANSWER, BATCHES) == (1409, 100, (16, 32, 64))

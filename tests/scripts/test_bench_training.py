@@ -26,7 +26,7 @@ def test_without_options_every_case_of_the_device_is_chosen() -> None:
 
 
 def test_options_change_cases() -> None:
-    words = ["--precision", "bf16", "--case", "fp32", "bf16", "--steps", "7", "--warmup", "0", "--batch", "4"]
+    words = ["--case", "bf16", "--steps", "7", "--warmup", "0", "--batch", "4"]
     assert chosen(arguments(words)) == [Case("bf16", "bf16", batch=4, steps=7, warmup=0)]
 
 
@@ -50,12 +50,12 @@ def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(check) == 2 * training.CHECKED_STEPS
     assert max(row["difference"] for row in check.values()) < 1e-5
     assert len({check[f"loss, step {step}"]["ours"] for step in (1, 2, 3)}) == 3  # not one batch three times
-    ours, peer = report["bf16-checkpointing"].values()
+    ours, peer = report["bf16-checkpointing, 2 samples"].values()
     for side in (ours, peer):
         assert len(side["steps"]) == 2
         assert side["peak MB"] > side["libraries MB"] > 0
     assert ours["per s"] == pytest.approx(2 * ours["about"]["tokens_per_sample"] / ours["s"])
-    ratios = report["ratios"]["bf16-checkpointing: ours / peer"]
+    ratios = report["ratios"]["bf16-checkpointing, 2 samples: ours / peer"]
     assert ratios["speed"]["value"] == pytest.approx(peer["s"] / ours["s"])
 
 
@@ -87,10 +87,10 @@ class _Card:
     def ask(self, command: str) -> dict[str, Any]:
         if command == "about":
             flops = {"model": 60.0, "run": 80.0}
-            return {"device": "NVIDIA H100 80GB HBM3", "tokens_per_sample": 1500.0, "tera_flops": flops}
+            return {"name": "ours", "device": "NVIDIA H100 80GB HBM3", "tokens_per_sample": 1500.0, "tera_flops": flops}
         if command == "memory":
             return {"peak": 10**10 * self.batch, "base": 0}
-        return {"error": "out of memory"} if self.batch > 2 else {"wall_s": 0.25 * self.batch}
+        return {"error": "out of memory"} if self.batch > 2 else {"wall_s": 0.25 * self.batch, "kernel_s": 0.0}
 
     def __enter__(self) -> _Card:
         return self
@@ -106,12 +106,12 @@ def test_a_gpu_is_filled_until_it_is_full(capsys: pytest.CaptureFixture[str], mo
 
     monkeypatch.setattr(steps, "starter", starter)
     report = Report(arguments([]))
-    assert training.run_cuda(report, replace(CASES["cuda"][0], steps=3), {"threads": 1}, None) == 2
-    rows = report.data["7b-lora"]
-    assert list(rows) == ["1 samples", "2 samples"]
-    del rows["2 samples"]["about"]
-    assert rows["2 samples"] == {
-        "s": 0.5, "tokens/s": 6000.0, "peak GB": 20.0, "model FLOPs": pytest.approx(240 / 989),
-        "run FLOPs": pytest.approx(320 / 989),
+    assert training.run(report, replace(CASES["cuda"][0], steps=3), {"device": "cuda", "threads": 1}) == 2
+    assert [name for name in report.data if name.startswith("7b-lora")] == [f"7b-lora, {n} samples" for n in (1, 2, 4)]
+    row = report.data["7b-lora, 2 samples"]["ours"]
+    assert {key: row[key] for key in ("s", "per s", "peak MB", "of peak", "of peak, computed")} == {
+        "s": 0.5, "per s": 6000.0, "peak MB": 20_000.0, "of peak": pytest.approx(240 / 989),
+        "of peak, computed": pytest.approx(320 / 989),
     }  # fmt: skip
-    assert "largest micro-batch 2" in capsys.readouterr().out
+    assert report.data["7b-lora, 4 samples"]["ours"]["error"] == "out of memory"
+    assert "out of memory" in capsys.readouterr().out
