@@ -173,7 +173,11 @@ class Report:
         times = time_calls(calls, rounds, device=device)
         for name, costs in times.items():
             each = median(costs) / count
-            row = {"s": each, "least s": min(seconds(costs)) / count, "CPU s": median(costs, "cpu_s") / count}
+            row: dict[str, Any] = {
+                "s": each,
+                "least s": min(seconds(costs)) / count,
+                "CPU s": median(costs, "cpu_s") / count,
+            }
             row |= {"per s": 1 / each, "rounds": costs}
             if baseline and name != baseline:
                 walls, cpus = (

@@ -137,7 +137,7 @@ def run(report: Report, rounds: int, side: int) -> None:
     for name, each in times.items():
         row = {"median": statistics.median(each), "95 %": sorted(each)[int(0.95 * len(each))], "longest": max(each)}
         report.row(name, row)
-    report.data["page_over_process"] = ratio(*map(seconds, words.values()))
+    report.data["page_over_process"] = ratio(seconds(words["page"]), seconds(words["process"]))
     report.say(f"page over process: {report.data['page_over_process']}")
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from scripts.bench.harness import Report, median, parser, ratio, seconds, take_turns
-from scripts.bench.worker import OUT_OF_MEMORY, ROOT, Order, Worker
+from scripts.bench.worker import OUT_OF_MEMORY, ROOT, Cost, Order, Worker
 
 TOLERANCE = 1e-4
 """Largest relative difference of losses and gradient norms."""
@@ -110,7 +110,9 @@ def compare(report: Report, start: Start, case: Case, names: Sequence[str], cloc
     Returns:
         False if a side ran out of memory.
     """
-    costs, memory, about = {}, {}, {}
+    costs: dict[str, list[Cost]] = {}
+    memory: dict[str, dict[str, int]] = {}
+    about: dict[str, dict[str, Any]] = {}
     for group in [list(names)] if clock == "cpu_s" else [[name] for name in names]:
         with ExitStack() as stack:
             workers = {name: stack.enter_context(start(name, case)) for name in group}

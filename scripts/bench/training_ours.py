@@ -70,13 +70,13 @@ def prepare(order: Order) -> None:
     tokens = Tokens.load(folder / MODEL / LANGUAGE_MODEL, model.tokens)
     prompt = Prompted.of(model, tokens)
     samples = tokenise(pairs, cache.rows.tolist(), tokens, prompt, config.data)[0]["train"]
-    order = list(LengthGrouped(samples.lengths, case.batch, config.seed))
-    answers = np.full((len(order), max(map(len, samples.answers))), IGNORED, np.int64)
-    for row, number in zip(answers, order, strict=True):
+    drawn = list(LengthGrouped(samples.lengths, case.batch, config.seed))
+    answers = np.full((len(drawn), max(map(len, samples.answers))), IGNORED, np.int64)
+    for row, number in zip(answers, drawn, strict=True):
         row[: len(samples.answers[number])] = samples.answers[number]
     pixels = Pixels(cache, model.preprocessing)
-    images = np.stack([pixels[samples.images[number]] for number in order])
-    np.savez(folder / SAMPLES, pixels=images, answers=answers, lengths=samples.lengths[order])
+    images = np.stack([pixels[samples.images[number]] for number in drawn])
+    np.savez(folder / SAMPLES, pixels=images, answers=answers, lengths=samples.lengths[drawn])
     (folder / PROMPT).write_text(json.dumps({"before": prompt.before, "after": prompt.after, "image": prompt.image}))
 
 
