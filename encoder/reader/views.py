@@ -59,7 +59,7 @@ _SIGNS = {
         r"MAGNIF.* TANGEN.* SUBTRACT.* TISSUES? SPECIMEN PHANTOM CC ML LM CRANIO.* CAUDO.* CAUDAL.* CEPHAL.* "
         r"SUBMENTO.* VERTICO.* ACANTHIO.* PARIETO.* ORBIT.* OCCIPIT.* OCCLUS.* PANORAM.* PLANTO.* DORSOPLANTAR "
         r"TRANSTHORA.* TRANSORAL WATERS TOWNES? CALDWELL STENVERS? SCHULLER GRASHEY OUTLET MORTI[CS]E JUDET SUNRISE "
-        r"SKYLINE MERCHANT TUNNEL FROG.* ODONTOID " + _OTHER_PARTS,
+        r"SKYLINE TWINING MERCHANT TUNNEL FROG.* ODONTOID " + _OTHER_PARTS,
         "decubitus": r"DECUB.* SEITENLAGE [LR]LD",
         "flat": r"SUPIN.* DORSAL.* VENTRAL.* PRONE PRONO RUCKENLAGE",  # decubitus of these is no side position
         "beam": r"XTABLE CROSSTABLE XTLAT XTL PROFILE?S? PROFILO PERFIL [LR]L LATEROLATERAL.*",
@@ -72,9 +72,9 @@ _SIGNS = {
         "several": r"BOTH EBENEN",
     }.items()
 }
-_CHINESE = {
+_CHINESE = {  # and Japanese, Korean: without spaces between words
     "侧": "lateral", "側": "lateral", "斜": "oblique", "正位": "frontal", "正面": "frontal", "后前": "PA", "後前": "PA",
-    "前后": "AP", "前後": "AP",
+    "前后": "AP", "前後": "AP", "측면": "lateral", "정면": "frontal",
 }  # fmt: skip
 # words that are written together: CHESTPA, APLAT, PA_ERECT
 _JOINED = [
@@ -89,7 +89,11 @@ _UNRELATED = re.compile("LATERALI[TDS].*|(BI|UNI|IPSI|CONTRA|COL)LATERAL.*")
 _NUMBERS = {"TWO", "THREE", "DOS", "DUAS", "DEUX", "ZWEI", "DUE", "MULTIPLE", "SEVERAL"}
 _COUNTED = re.compile("V|VW|VWS|VIEWS?|PROJ.*|PROY.*|PROI.*|INCIDEN.*|EB|EBENE.*|IMAGES?|FILMS?")
 _LONGEST = 256
-_NOTHING = {"", "NA", "NAN", "NONE", "NULL", "UNK", "UNKNOWN", "UNSPECIFIED", "MISSING", "NOT STATED", "ND", "NAT"}
+_NOTHING = {
+    "", "NA", "NAN", "NAT", "ND", "NONE", "NULL", "UNK", "UNKNOWN", "UNSPECIFIED", "UNDEFINED", "MISSING", "NOT STATED",
+    "NOT SPECIFIED", "NOT AVAILABLE", "NOT KNOWN",
+}  # fmt: skip
+_NEGLIGIBLE = {"GRID", "MARKER", "MARKERS", "CONTRAST", "PORTABLE", "LEITO"}  # after a negation; "no leito": in bed
 
 
 def words_of(text: str) -> list[str]:
@@ -134,9 +138,9 @@ def view_of(text: str) -> View:
         return "unknown" if frontal else "lateral"
     if signs & {"doubt", "several"} or ("side" in signs and "decubitus" not in signs):
         return "unknown"
-    if frontal:
-        return "AP" if frontal == {"AP"} else "PA" if frontal == {"PA"} else "frontal"
-    return "frontal" if "decubitus" in signs else "unknown"
+    if frontal & {"PA", "AP"} in ({"PA"}, {"AP"}):
+        return "PA" if "PA" in frontal else "AP"
+    return "frontal" if frontal or "decubitus" in signs else "unknown"
 
 
 @lru_cache(1024)
@@ -148,14 +152,15 @@ def signs_of(text: str) -> frozenset[str]:
     words = words_of(text)
     if words in (["L"], ["LA"]):
         return frozenset({"lateral"})
-    signs = {sign for part, sign in _CHINESE.items() if part in text} | ({"doubt"} if "?" in text else set())
+    composed = unicodedata.normalize("NFC", text)
+    signs = {sign for part, sign in _CHINESE.items() if part in composed} | ({"doubt"} if "?" in text else set())
     for number, word in enumerate(words):
         after = words[number + 1] if number + 1 < len(words) else ""
         if _COUNTED.fullmatch(after) and (word in _NUMBERS or (word.isdigit() and 1 < int(word) < 10)):
             signs.add("several")
         elif word in ("L", "R"):
             signs.add("side")
-        elif word == "NO" and after == "LEITO":  # Portuguese: in bed
+        elif after in _NEGLIGIBLE and _SIGNS["negation"].fullmatch(word):
             continue
         elif pair := _direction(word, [after, *words[number + 2 : number + 3]]):
             signs.add(pair)

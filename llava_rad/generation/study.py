@@ -108,7 +108,9 @@ def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *,
                 raise
             image, refusal = read(source, True), f"{OVERRIDDEN}{error}"
             if image.facts.view != "lateral":
-                raise
+                raise ReadError(
+                    error.reason, "the image is neither a lateral nor a frontal view", forcible=True, hint=error.hint
+                ) from None
             if others := [
                 warning for warning in image.warnings if warning.startswith(OVERRIDDEN) and warning != refusal
             ]:

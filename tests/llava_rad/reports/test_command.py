@@ -259,6 +259,26 @@ def test_any_table_is_checked_and_normalised(run: Run, tmp_path: Path) -> None:
     assert "paper" not in done.out
 
 
+def test_images_that_are_not_frontal_are_left_out_and_counted(run: Run, tmp_path: Path) -> None:
+    left_out = (
+        "Lateral view", "lateral left", "SWIMMERS", "LAO", "RAO", "LPO", "Left Lateral", "L-LAT", "XTABLE LATERAL",
+        "LLAT", "oblique", "COSTAL",
+    )  # fmt: skip
+    views = (*left_out, "PA", "A.P.", "", "nan", "AP/LAT", "routine")
+    lines = [f"{number}.png,{view},train,Clear {number}." for number, view in enumerate(views)]
+    for number in range(len(views)):
+        put(tmp_path / f"{number}.png", b"x")
+    (tmp_path / "mine.csv").write_text("\n".join(["image,view,split,findings", *lines]) + "\n")
+    done = run("reports", "table", tmp_path / "mine.csv", "-o", tmp_path / "t.jsonl", "-f", "json")
+    assert done.code == 0 and json.loads(done.out)["steps"] == {
+        "in the table": 18, "view known or not stated": 16, "not lateral, oblique or special": 4,
+        "image file there": 4,
+    }  # fmt: skip
+    assert [pair.row.view for pair in read_pairs(tmp_path / "t.jsonl")] == ["PA", "AP", "unknown", "unknown"]
+    done = run("reports", "table", tmp_path / "mine.csv", "-o", tmp_path / "u.jsonl", "--unknown-views", "-f", "json")
+    assert done.code == 0 and json.loads(done.out)["steps"]["image file there"] == 6
+
+
 def test_findings_that_only_name_views_are_counted(run: Run, tmp_path: Path) -> None:
     image = Image("11111111", "51111111", "a-1")
     root = make(tmp_path / "m", [image], {image.study: " A\n FINDINGS:  PA and lateral views of the chest.\n"})

@@ -203,6 +203,16 @@ def test_subjects_in_two_splits_and_empty_tables_are_refused(tmp_path: Path) -> 
         select_pairs(DataConfig(pairs=(str(table), "nowhere.jsonl")))
 
 
+def test_images_that_are_not_frontal_are_not_trained_on(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    views = ("PA", "AP supine", "", "unknown", "LL", "RAO", "SWIMMERS", "AP/LAT")
+    lines = [f"{number}.png,clear,{view},train" for number, view in enumerate(views)]
+    table.write_text("\n".join(["image,findings,view,split", *lines]) + "\n")
+    selected = select_pairs(DataConfig(pairs=(str(table),)))
+    assert [pair.row.view for pair in selected.pairs] == ["PA", "AP", "unknown", "unknown"]
+    assert selected.dropped == {"view": 4}
+
+
 class _Zeros:
     field = "pixels"
 
