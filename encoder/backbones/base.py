@@ -100,13 +100,13 @@ class FrozenEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Length D of a feature vector."""
-        raise NotImplementedError
+        """Length D of a feature vector; by default that of a network of transformers."""
+        return int(self.model.config.hidden_size)
 
     @property
     def patch_size(self) -> int:
-        """Side in pixels of the square that one patch vector covers."""
-        raise NotImplementedError
+        """Side in pixels of the square that one patch vector covers; by default that of a network of transformers."""
+        return int(self.model.config.patch_size)
 
     @property
     def dtype(self) -> torch.dtype:

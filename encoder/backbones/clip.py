@@ -49,16 +49,6 @@ class Clip(FrozenEncoder):
         super().__init__(model, recipe)
         self.features = features
 
-    @property
-    def width(self) -> int:
-        """Length D of a feature vector."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return int(self.model.config.patch_size)
-
     def forward(self, pixel_values: torch.Tensor) -> Features:
         """Return the features of [B, 3, S, S] normalised images; positions are interpolated for other sizes."""
         other = pixel_values.shape[-1] != self.model.config.image_size

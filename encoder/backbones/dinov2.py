@@ -49,16 +49,6 @@ class RadDino(FrozenEncoder):
     def __init__(self, model: Dinov2Model, recipe: str = "rad-dino") -> None:
         super().__init__(model, recipe)
 
-    @property
-    def width(self) -> int:
-        """Length D of a feature vector."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return int(self.model.config.patch_size)
-
     def forward(self, pixel_values: torch.Tensor) -> Features:
         """Return the features of [B, 3, S, S] normalised images; S is a multiple of the patch size."""
         with torch.no_grad():

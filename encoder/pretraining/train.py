@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +30,20 @@ from torch import distributed
 from encoder import files
 from encoder.datasets import pixel_cache
 from encoder.datasets.manifest import counts
-from encoder.errors import LlavaRadError, ModelError
+from encoder.errors import LlavaRadError
 from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.data import Batch, Images, batches, probe_rows, training_rows
 from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbone, load_heads
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
 from encoder.pretraining.randomness import Purpose, generator
-from encoder.pretraining.student_teacher import Losses, StudentTeacher
+from encoder.pretraining.student_teacher import Groups, Losses, StudentTeacher, gather, restore
 from encoder.pretraining.validation import check_sizes
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs import distributed as processes
 from encoder.runs.checkpoints import Checkpoints, diverged, first_not_finite
 from encoder.runs.curves import plot_run
-from encoder.runs.distributed import like, whole
+from encoder.runs.distributed import whole
 from encoder.runs.folder import MayChange, data_digest, own_cache, prepare
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
@@ -362,57 +361,3 @@ class _PretrainingRun:
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-Groups = dict[str, dict[str, torch.Tensor]]
-
-
-def gather(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> Groups:
-    """Student, teacher, centres and optimiser state, on the CPU. With sharding every process must call this."""
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.student.named_parameters()}
-    moments = {
-        f"{names[parameter]}/{key}": whole(value).cpu()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    return {
-        "student": {name: whole(tensor).cpu() for name, tensor in model.student.state_dict().items()},
-        "teacher": {name: whole(tensor).cpu() for name, tensor in model.teacher.state_dict().items()},
-        "centres": {"dino": whole(model.dino_centre.centre).cpu(), "ibot": whole(model.ibot_centre.centre).cpu()},
-        "optimizer": moments,
-    }
-
-
-def restore(
-    model: StudentTeacher, optimizer: torch.optim.Optimizer, groups: Mapping[str, Mapping[str, torch.Tensor]]
-) -> None:
-    """Put back what ``gather`` returned, onto any number of processes.
-
-    Raises:
-        ModelError: if the tensors are not those of this model.
-    """
-    for network, group in ((model.student, "student"), (model.teacher, "teacher")):
-        _fill(dict(network.state_dict()), groups[group], group)
-    _fill({"dino": model.dino_centre.centre, "ibot": model.ibot_centre.centre}, groups["centres"], "centres")
-    moments: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in groups["optimizer"].items():
-        parameter_name, _, key = name.rpartition("/")
-        moments.setdefault(parameter_name, {})[key] = tensor
-    for name, parameter in model.student.named_parameters():
-        for key, tensor in moments.pop(name, {}).items():
-            value = tensor.to(parameter.device) if tensor.ndim == 0 else like(parameter, tensor)
-            optimizer.state[parameter][key] = value.clone()
-    if moments:
-        raise ModelError(f"the checkpoint's optimiser state has a parameter too many: {min(moments)}")
-
-
-@torch.no_grad()
-def _fill(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    if odd := sorted(set(targets) ^ set(tensors)):
-        raise ModelError(f"the checkpoint's {what} has {len(odd)} tensors missing or left over, first {odd[0]}")
-    for name, target in targets.items():
-        if target.shape != tensors[name].shape:
-            raise ModelError(
-                f"the checkpoint's {what} {name} is {tuple(tensors[name].shape)}, not {tuple(target.shape)}"
-            )
-        target.copy_(like(target, tensors[name]))

@@ -173,17 +173,12 @@ class Report:
         times = time_calls(calls, rounds, device=device)
         for name, costs in times.items():
             each = median(costs) / count
-            row: dict[str, Any] = {
-                "s": each,
-                "least s": min(seconds(costs)) / count,
-                "CPU s": median(costs, "cpu_s") / count,
-            }
-            row |= {"per s": 1 / each, "rounds": costs}
+            row: dict[str, Any] = {"s": each, "per s": 1 / each, "rounds": costs}
+            row |= {"least s": min(seconds(costs)) / count, "CPU s": median(costs, "cpu_s") / count}
             if baseline and name != baseline:
-                walls, cpus = (
-                    [seconds(one, clock) for one in (times[baseline], costs)] for clock in ("wall_s", "cpu_s")
-                )
-                row |= {"x time": ratio(walls[1], walls[0]), "x speed": ratio(*walls), "x CPU speed": ratio(*cpus)}
+                ours, theirs = seconds(costs), seconds(times[baseline])
+                row |= {"x time": ratio(ours, theirs), "x speed": ratio(theirs, ours)}
+                row["x CPU speed"] = ratio(seconds(times[baseline], "cpu_s"), seconds(costs, "cpu_s"))
             self.row(prefix + name, row | dict((facts or {}).get(name, {})))
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -300,59 +300,6 @@ class Segmenter:
             raise ModelError(f"the segmentation head cannot be read ({type(error).__name__})") from error
 
 
-def probabilities(
-    segmenter: Segmenter,
-    encoder: FrozenEncoder | None,
-    images: npt.NDArray[np.uint8],
-    *,
-    batch_size: int = 16,
-    device: torch.device | str | None = None,
-    inputs: Inputs | None = None,
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Compute the probability of each pixel, batch by batch.
-
-    Args:
-        segmenter: trained head.
-        encoder: the one of its training; None for a head without encoder.
-        images: [N, S, S] uint8, prepared by the segmenter's recipe.
-        batch_size: images per batch.
-        device: of the head; default: the encoder's, else the CPU.
-        inputs: kept activations of these images.
-
-    Yields:
-        [B, K, S, S], 0 to 1.
-
-    Raises:
-        LlavaRadError: if the encoder is another one, or the images have another size.
-    """
-    check_encoder(segmenter, encoder)
-    yield from _probabilities(segmenter, encoder, images, batch_size, device, inputs)
-
-
-def _probabilities(
-    segmenter: Segmenter,
-    encoder: FrozenEncoder | None,
-    images: npt.NDArray[np.uint8],
-    batch_size: int,
-    device: torch.device | str | None,
-    inputs: Inputs | None,
-) -> Iterator[npt.NDArray[np.float32]]:
-    if images.ndim != 3 or images.shape[1:] != (segmenter.recipe.size, segmenter.recipe.size):
-        raise LlavaRadError(
-            f"images of shape {images.shape[1:]} are no {segmenter.recipe.size} pixel squares",
-            hint=f"prepare them with the segmenter's recipe {segmenter.recipe.name!r}",
-        )
-    device = device_of(encoder, device)
-    source = inputs or Inputs(encoder, segmenter.recipe, segmenter.head.layers, device)
-    head = segmenter.head.to(device)
-    with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            numbers = range(start, min(start + batch_size, len(images)))
-            maps = source.kept(numbers) or source.of(images[start : start + batch_size])
-            logits = to_size(run_head(head, maps, segmenter.config, device), images.shape[1:])
-            yield torch.sigmoid(logits).cpu().numpy()
-
-
 def predict(
     segmenter: Segmenter,
     encoder: FrozenEncoder | None,
@@ -361,28 +308,43 @@ def predict(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     inputs: Inputs | None = None,
+    check: bool = True,
 ) -> npt.NDArray[np.bool_]:
-    """Predict masks [N, K, S, S]: pixels with a probability of at least one half.
+    """Predict masks: pixels with a probability of at least one half.
 
-    Arguments and errors as for :func:`probabilities`.
+    Args:
+        segmenter: trained head.
+        encoder: the one of its training; None for a head without encoder.
+        images: [N, S, S] uint8, prepared by the segmenter's recipe.
+        batch_size: images per batch.
+        device: of the head; default: the encoder's, else the CPU.
+        inputs: kept activations of these images.
+        check: compare the encoder with that of the training, which takes a second for a large one.
+
+    Returns:
+        [N, K, S, S].
+
+    Raises:
+        LlavaRadError: if the encoder is another one, or the images have another size.
     """
-    check_encoder(segmenter, encoder)
-    return masks_of(segmenter, encoder, images, batch_size=batch_size, device=device, inputs=inputs)
-
-
-def masks_of(
-    segmenter: Segmenter,
-    encoder: FrozenEncoder | None,
-    images: npt.NDArray[np.uint8],
-    *,
-    batch_size: int,
-    device: torch.device | str | None,
-    inputs: Inputs | None,
-) -> npt.NDArray[np.bool_]:
-    """Predict masks without the check of the encoder, which takes a second for a large one."""
-    parts = [probs >= 0.5 for probs in _probabilities(segmenter, encoder, images, batch_size, device, inputs)]
-    shape = (0, len(segmenter.structures), segmenter.recipe.size, segmenter.recipe.size)
-    return np.concatenate(parts) if parts else np.zeros(shape, np.bool_)
+    if check:
+        check_encoder(segmenter, encoder)
+    if images.ndim != 3 or images.shape[1:] != (segmenter.recipe.size, segmenter.recipe.size):
+        raise LlavaRadError(
+            f"images of shape {images.shape[1:]} are no {segmenter.recipe.size} pixel squares",
+            hint=f"prepare them with the segmenter's recipe {segmenter.recipe.name!r}",
+        )
+    device = device_of(encoder, device)
+    source = inputs or Inputs(encoder, segmenter.recipe, segmenter.head.layers, device)
+    head = segmenter.head.to(device)
+    masks = np.zeros((len(images), len(segmenter.structures), *images.shape[1:]), np.bool_)
+    with torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            numbers = range(start, min(start + batch_size, len(images)))
+            maps = source.kept(numbers) or source.of(images[start : start + batch_size])
+            logits = to_size(run_head(head, maps, segmenter.config, device), images.shape[1:])
+            masks[start : start + batch_size] = (torch.sigmoid(logits) >= 0.5).cpu().numpy()
+    return masks
 
 
 def run_head(

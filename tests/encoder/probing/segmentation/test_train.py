@@ -15,7 +15,7 @@ from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.probing.heads import build_head
 from encoder.probing.segmentation.data import SegmentationAugmentation, SegmentationSet
 from encoder.probing.segmentation.evaluate import evaluate, few_shot
-from encoder.probing.segmentation.model import SegmentationConfig, Segmenter, keep_inputs, predict, probabilities
+from encoder.probing.segmentation.model import Inputs, SegmentationConfig, Segmenter, keep_inputs, predict, run_head
 from encoder.probing.segmentation.train import Epoch, loss_of, loss_sums, train_segmentation
 from encoder.probing.vectors import as_maps
 from tests.encoder.probing.toy import RECIPE, SIZE, STRUCTURES, Patches, discs
@@ -150,8 +150,6 @@ def test_a_segmenter_on_disk(tmp_path: Path) -> None:
     found = predict(loaded, encoder, images, batch_size=2)
     assert found.shape == (3, 2, SIZE, SIZE) and found.dtype == np.bool_
     np.testing.assert_array_equal(found, predict(segmenter, encoder, images))
-    probs = np.concatenate(list(probabilities(loaded, encoder, images)))
-    np.testing.assert_array_equal(found, probs >= 0.5)
     other = Patches()
     with torch.no_grad():
         other.model.weight.add_(1)
@@ -174,7 +172,8 @@ def test_a_head_in_bf16_learns_and_keeps_its_weights_in_float32(
     segmenter = train_segmentation(discs(24), discs(6, 1), encoder, RECIPE, STRUCTURES, config)
     assert all(one.dtype == torch.float32 for one in weights(segmenter)) and not same(segmenter, plain)
     assert evaluate(segmenter, encoder, discs(6, 2)).together.mean > 0.9
-    assert next(probabilities(segmenter, encoder, discs(1).images)).dtype == np.float32
+    maps = Inputs(encoder, RECIPE, segmenter.head.layers, torch.device("cpu")).of(discs(1).images)
+    assert run_head(segmenter.head, maps, config, torch.device("cpu")).dtype == torch.float32
 
 
 def test_features_that_do_not_fit_are_computed_anew_with_the_same_result() -> None:
