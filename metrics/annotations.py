@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from metrics import registry
-from metrics.base import InputError, Metric, MetricError, Settings, WeightsError
+from metrics.base import InputError, Metric, MetricError, Settings, WeightsError, is_empty
 from metrics.cache import Cache
 from metrics.scores import Scores
 
@@ -57,9 +57,11 @@ class AnnotatedMetric(Metric):
     Attributes:
         kind: name of the annotation in files and messages.
         kept: whether annotations are worth keeping in the cache and in files.
+        nothing: annotation of every empty text, whatever a model or a file says of it.
     """
 
     kind: ClassVar[str]
+    nothing: ClassVar[Any]
     kept: ClassVar[bool] = True
 
     def __init__(self, name: str, settings: Settings, given: Mapping[Key, Any] | None = None) -> None:
@@ -140,7 +142,8 @@ class AnnotatedMetric(Metric):
             WeightsError: see :func:`refuse_constant`.
         """
         both = list(zip(keys or [("", "")] * len(texts), texts, strict=True))
-        missing = [text for key, text in both if key not in self._given and text not in self._known]
+        self._known |= {text: self.nothing for text in texts if is_empty(text)}
+        missing = [text for key, text in both if text not in self._known and key not in self._given]
         if missing:
             model, size = self._model, self.settings.batch_size
             if model is None:
@@ -154,7 +157,9 @@ class AnnotatedMetric(Metric):
             )
             self._known |= {text: self.unpack(text, value) for text, value in zip(missing, packed, strict=True)}
             refuse_constant(missing, packed, self.kind)
-        return [self._given[key] if key in self._given else self._known[text] for key, text in both]
+        return [
+            self._given[key] if key in self._given and not is_empty(text) else self._known[text] for key, text in both
+        ]
 
 
 def annotate(
@@ -204,10 +209,10 @@ def refuse_constant(texts: Sequence[str], values: Sequence[Any], what: str) -> N
     Raises:
         WeightsError: if all values are equal.
     """
-    different = {text for text in texts if text.strip()}
+    different = {text for text in texts if not is_empty(text)}
     if len(different) < _ENOUGH:
         return
-    first, *others = (value for text, value in zip(texts, values, strict=True) if text.strip())
+    first, *others = (value for text, value in zip(texts, values, strict=True) if not is_empty(text))
     if all(value == first for value in others):
         raise WeightsError(
             f"{what} gives the same result for all {len(different)} different reports: "
@@ -233,17 +238,18 @@ def read(rows: Iterable[Row], ids: Iterable[str], *, name: str, id_field: str = 
         id_field: column of the ids.
 
     Raises:
-        InputError: if one of ``ids`` is missing or an annotation is malformed.
+        InputError: if one of ``ids`` is missing, an id comes twice, or an annotation is malformed.
     """
     kinds = _kinds()
     found: dict[str, dict[str, Any]] = {}
     wanted = dict.fromkeys(ids)
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         key = str(row.get(id_field, row.get("id", "")))
+        if seen.setdefault(key, number) != number:
+            raise InputError(f"{name}: rows {seen[key]} and {number} have the same id")
         if key not in wanted:
             continue
-        seen.add(key)
         for kind, metric in kinds.items():
             value = metric.from_row(row, f"{name}, row {number}")
             if value is not None:

@@ -62,16 +62,24 @@ def checked_texts(texts: Sequence[Any], what: str = "texts") -> list[str]:
     return list(texts)
 
 
+def is_empty(text: str) -> bool:
+    """Return True for a text without a letter or digit: white space, punctuation. It scores 0 in every metric."""
+    return not any(map(str.isalnum, text))
+
+
 def checked_pairs(candidates: Sequence[Any], references: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """Return N candidates and N references as lists. An empty string is a text; it scores 0.
+    """Return N candidates and N references as lists, with "" for every text that :func:`is_empty`.
 
     Raises:
         InputError: if the lengths differ, the lists are empty, or an element is not a string.
     """
-    pairs = checked_texts(candidates, "candidates"), checked_texts(references, "references")
+    pairs = tuple(
+        ["" if is_empty(text) else text for text in checked_texts(texts, what)]
+        for texts, what in ((candidates, "candidates"), (references, "references"))
+    )
     if len(pairs[0]) != len(pairs[1]):
         raise InputError(f"{len(pairs[0])} candidates and {len(pairs[1])} references: there must be one of each")
-    return pairs
+    return pairs[0], pairs[1]
 
 
 def sha256_of(path: Path) -> str:

@@ -62,6 +62,7 @@ class LabelF1(AnnotatedMetric):
     """
 
     options: ClassVar[tuple[type, ...]] = (LabelOptions,)
+    nothing = (BLANK,) * len(CLASSES)
 
     def of_annotations(self, candidates: Sequence[Any], references: Sequence[Any]) -> Scores:
         """Score N rows of labels against N; see :func:`label_f1`."""

@@ -28,6 +28,6 @@ def read(root: Path) -> Iterator[Row]:
             study=row["AccessionNumber"],
             image=Path(row[column]).stem,
             view=view_of(row["ViewPosition"]),
-            labels=labels_of(row, CHEXPERT),
+            labels=labels_of(row, CHEXPERT, f"BRAX: row {number}"),
             number=number,
         )

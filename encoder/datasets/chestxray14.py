@@ -60,7 +60,7 @@ def read_sample(root: Path) -> Iterator[Row]:
             image=row["nih_image_index"],
             view=view_of(row["view"]),
             split=split_of(row["split"]),
-            labels=labels_of(row, LABELS),
+            labels=labels_of(row, LABELS, f"{of}: row {number}"),
             number=number,
             attributes=attributes_of(row["sex"], row["age"], sampling=row.get("sampling", "")),
         )

@@ -35,7 +35,7 @@ def read(root: Path) -> Iterator[Row]:
             image="/".join(parts),
             view=_view(row["Frontal/Lateral"], row["AP/PA"]),
             split=split_of(split),
-            labels=labels_of(row, CHEXPERT),
+            labels=labels_of(row, CHEXPERT, f"CheXpert: row {number}"),
             number=number,
         )
 

@@ -2,31 +2,43 @@
 
 Folder: the DICOM, PNG, JPEG, TIFF and WebP files in it and below it, without labels.
 
-Table: ``labels.csv``, ``metadata.csv``, or another CSV file by its path. Required column: ``image`` (path below the
-folder). Optional: ``patient_id`` (or ``patientid``, ``subject_id``), ``study_id``, ``view`` and ``split``. A column
-``label`` of words gives one label for each word. Any other column that holds 0, 1, -1 and empty cells only, and a 0 or
-1 somewhere, is a label of its own.
+Table: ``labels.csv``, ``metadata.csv``, or another CSV file by its path. Required: a column of images (paths below the
+table's folder). :mod:`encoder.datasets.columns` has the names by which columns are known. A column ``label`` of names,
+several of them divided by ``|``, ``;`` or commas or written as a Python list, gives one label for each name. Any other
+column of 1, 0, -1, true and false is a label of its own. A column named like a finding, or with labels in at least half
+of its cells, must have labels in all of them or be left out by ``ignore``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from encoder.datasets.columns import ATTRIBUTES, FIELDS, IGNORE, Columns, plain
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import is_label, labels_of, split_of
+from encoder.datasets.tables import columns_there, find, read_csv
+from encoder.datasets.values import CHEXPERT, is_label, is_nothing, known, label_of, labels_of, split_of
 from encoder.errors import LlavaRadError
 from encoder.reader.views import view_of
 
+TABLE_FIELDS = ("image", "subject", "study", "view", "split", *ATTRIBUTES, "label", IGNORE)
+"""Fields of a table of images, for which a user may name columns."""
+
 _SUFFIXES = {".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
-_SUBJECT = ("patient_id", "patientid", "subject_id", "subject")
-_STUDY = ("study_id", "study")
 _NO_LABELS = {
-    *_SUBJECT, *_STUDY, "image", "view", "split", "label", "age", "sex", "follow_up", "offset", "width", "height",
-    "in_hannover", "openly_licensed", "in_icu", "went_icu",
+    *(name for names in FIELDS.values() for name in names), "", "index", "unnamed0", "followup", "offset", "width",
+    "height", "number", "year", "inhannover", "openlylicensed", "inicu", "wenticu", "intubated", "survival",
 }  # fmt: skip
+_FINDINGS = {
+    *map(plain, CHEXPERT), "effusion", "infiltration", "mass", "nodule", "emphysema", "fibrosis", "hernia",
+    "pleuralthickening", "tuberculosis", "covid19", "normal",
+}  # fmt: skip
+_QUOTED_NAME = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+_NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d*)?\s*")
+_FEW = 3  # a column with more numbers than these beside 1, 0 and -1 measures or counts something
+_Rows = Sequence[Mapping[str, str]]
 
 
 def read_folder(root: Path) -> Iterator[Row]:
@@ -47,36 +59,59 @@ def read_folder(root: Path) -> Iterator[Row]:
         raise LlavaRadError("there is no DICOM, PNG, JPEG, TIFF or WebP file in the folder")
 
 
-def read_table(root: Path) -> Iterator[Row]:
+def read_table(
+    root: Path, columns: Mapping[str, Sequence[str]] | None = None, say: Callable[[str], None] = lambda message: None
+) -> Iterator[Row]:
     """Yield the rows of the table in their order.
 
+    Args:
+        root: the table, or its folder.
+        columns: field of :data:`TABLE_FIELDS` -> names of columns, where they have other names than usual.
+        say: called with the columns that are read and those that are not, and with what cannot be read.
+
     Raises:
-        LlavaRadError: if there is no table, it has no column ``image``, or it is empty.
+        LlavaRadError: if there is no table, it has no column of images, it is empty, an image comes twice, or a split
+            or a label is not understood; the message names row and column.
     """
     of = "the table of images"
     file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of)
-    folder, rows = file.parent.absolute(), list(read_csv(file, "image", of=of))
+    folder, rows = file.parent.absolute(), list(read_csv(file, of=of))
     if not rows:
         raise LlavaRadError(f"{of} is empty")
-    columns = _label_columns(rows)
-    words = sorted({row["label"].strip() for row in rows} - {""}) if "label" in rows[0] else []
-    if set(words) <= {"0", "1", "-1"}:
-        words, columns = [], (*columns, "label") if words else columns
+    found = Columns.find(list(rows[0]), columns or {}, TABLE_FIELDS[:-1], of=of)
+    if not found.first("image"):
+        raise LlavaRadError(
+            f"{of} has no column of images",
+            hint=f'name it with --column "image=COLUMN"; {columns_there(rows[0])}',
+        )
+    names = _label_columns(rows, found.rest, found.of.get("label", ()), of)
+    say(found.read() + "".join(f", label {name!r}" for name in names))
+    if ignored := [name for name in found.rest if name and name not in names]:
+        say("columns ignored: " + ", ".join(ignored))
+    for line in found.unreadable(rows):
+        say(f"warning: {line}")
+    classes = _classes(rows, [name for name in found.of.get("label", ()) if name not in names])
     for number, row in enumerate(rows, 1):
-        labels = labels_of(row, columns)
-        if words:
-            given = row["label"].strip()
-            labels |= {word: float(word == given) if given else None for word in words}
+        image = found.cell(row, "image").replace("\\", "/")
+        if not image:
+            raise LlavaRadError(f"{of}: row {number} names no image")
+        split = found.cell(row, "split")
+        if split and not split_of(split):
+            raise LlavaRadError(
+                f"{of}: row {number}, column '{found.first('split')}': the split is none of train, val, test or empty",
+                hint="--column split= reads no split; --split 70/15/15 draws one",
+            )
         yield Row(
-            folder / row["image"],
+            Path(os.path.normpath(folder / image)),
             dataset=folder.name,
-            subject=_first(row, _SUBJECT),
-            study=_first(row, _STUDY),
-            image=row["image"],
-            view=view_of(row.get("view", "")),
-            split=split_of(row.get("split", "")),
-            labels=labels,
+            subject=found.cell(row, "subject"),
+            study=found.cell(row, "study"),
+            image=image,
+            view=view_of(found.cell(row, "view")),
+            split=split_of(split),
+            labels=labels_of(row, names, f"{of}: row {number}") | classes(row),
             number=number,
+            attributes=found.attributes(row),
         )
 
 
@@ -99,12 +134,61 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _first(row: dict[str, str], columns: Sequence[str]) -> str:
-    return next((row[column].strip() for column in columns if column in row), "")
+def _label_columns(rows: _Rows, others: Sequence[str], given: Sequence[str], of: str) -> tuple[str, ...]:
+    """Choose the columns that are labels of their own: those of ``given`` that hold numbers, and suitable ``others``.
+
+    Raises:
+        LlavaRadError: if a column looks like labels and holds something else; the message names row and column.
+    """
+    names = [name for name in given if all(is_label(row[name]) for row in rows)]
+    names = [name for name in names if plain(name) not in FIELDS["label"] or any(known(row[name]) for row in rows)]
+    for name in others:
+        if plain(name) in _NO_LABELS:
+            continue
+        said = [(number, row[name]) for number, row in enumerate(rows, 1) if not is_nothing(row[name])]
+        labels = sum(is_label(text) for _, text in said)
+        finding = plain(name) in _FINDINGS
+        odd = [number for number, text in said if not (_is_answer(text) if finding else is_label(text))]
+        values = {text for _, text in said if not is_label(text)}
+        measured = len(values) > _FEW and all(map(_NUMBER.fullmatch, values))
+        if odd and (finding or (2 * labels >= len(said) and not measured)):
+            raise LlavaRadError(
+                f"{of}: row {odd[0]}, column '{name}': it holds no label",
+                hint=f'labels are 1, 0, -1 (uncertain) or empty; --column "ignore={name}" leaves the column out',
+            )
+        if said and not odd:
+            names.append(name)
+    return tuple(names)
 
 
-def _label_columns(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
-    names = [name for name in rows[0] if name and name not in _NO_LABELS]
-    return tuple(
-        name for name in names if all(is_label(row[name]) for row in rows) and any(row[name].strip() for row in rows)
-    )
+def _is_answer(text: str) -> bool:
+    try:
+        label_of(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _classes(rows: _Rows, columns: Sequence[str]) -> Callable[[Mapping[str, str]], dict[str, float | None]]:
+    """Make the function that reads the labels of columns of names in a row; all are unknown in a row without names."""
+    spelling: dict[str, str] = {}
+    for row in rows:
+        for name in _named(row, columns):
+            spelling.setdefault(name.lower(), name)
+    names = sorted(spelling.values())
+
+    def read(row: Mapping[str, str]) -> dict[str, float | None]:
+        found = {spelling[name.lower()] for name in _named(row, columns)}
+        return {name: float(name in found) if found else None for name in names}
+
+    return read
+
+
+def _named(row: Mapping[str, str], columns: Sequence[str]) -> list[str]:
+    texts = [known(row[column]) for column in columns]
+    lists = [text.startswith("[") and text.endswith("]") for text in texts]
+    parts = [
+        [one or other for one, other in _QUOTED_NAME.findall(text)] if is_list else re.split(r"[|;,]", text)
+        for text, is_list in zip(texts, lists, strict=True)
+    ]
+    return [name.strip() for names in parts for name in names if known(name)]

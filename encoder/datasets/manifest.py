@@ -87,7 +87,25 @@ def read_manifest(file: Path) -> list[Row]:
     if not first.startswith(_HEADER):
         text, first = itertools.chain([first], text), _HEADER
     root = _absolute(file.parent / first.removeprefix(_HEADER).rstrip("\r\n"))
-    return list(_rows(csv_cells(text, of="the manifest"), root))
+    rows = list(_rows(csv_cells(text, of="the manifest"), root))
+    check_unique(rows, of="the manifest")
+    return rows
+
+
+def check_unique(rows: Iterable[Row], *, of: str) -> None:
+    """Check that no file, and no image of a data set, is in two rows.
+
+    Raises:
+        LlavaRadError: if one is; the message names the first of these rows.
+    """
+    files: dict[str, int] = {}
+    images: dict[tuple[str, str], int] = {}
+    for row in rows:
+        first = files.setdefault(str(row.path), row.number)
+        if first == row.number and row.image:
+            first = images.setdefault((row.dataset, row.image), row.number)
+        if first != row.number:
+            raise LlavaRadError(f"{of}: rows {first} and {row.number} are the same image")
 
 
 def write_manifest(rows: Iterable[Row], file: Path, *, root: Path | None = None) -> None:
@@ -153,7 +171,7 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
         if len(cells) != len(header):
             raise LlavaRadError(f"row {number} of the manifest has {len(cells)} cells, its header {len(header)}")
         path, dataset, subject, study, image, view, split = ("" if p is None else cells[p] for p in positions)
-        if not path or "\0" in path:
+        if not path:
             raise LlavaRadError(f"row {number} of the manifest has no usable path")
         if (view or "unknown") not in VIEWS:
             raise LlavaRadError(f"row {number} of the manifest: the view is none of {', '.join(VIEWS)}")
@@ -167,8 +185,6 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
             cell = zip(label_positions, values, strict=True)
             labels = shared[values] = {name: LABEL_VALUES[value] for (name, _), value in cell}
         masks = {name: _file(cells[position], top) for name, position in mask_positions if cells[position]} or _NO_MASKS
-        if any("\0" in cells[position] for _, position in mask_positions):
-            raise LlavaRadError(f"row {number} of the manifest has an unusable path of a mask")
         facts = tuple(cells[position] for _, position in attribute_positions)
         if facts not in people:
             pairs = zip(attribute_positions, facts, strict=True)

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, read_csv
+from encoder.datasets.tables import find, keyed, read_csv
 from encoder.datasets.values import CHEXPERT, labels_of, split_of
 from encoder.reader.views import view_of
 
@@ -52,9 +52,12 @@ def _read(root: Path, of: str, dataset: str, suffix: str) -> Iterator[Row]:
         find(root, *(f"mimic-cxr-{version}-{table}.csv" for version in ("2.0.0", "2.1.0")), of=of)
         for table in ("metadata", "split", "chexpert")
     )
-    split = {row["dicom_id"]: split_of(row["split"]) for row in read_csv(splits, "dicom_id", "split", of=of)}
+    table = keyed(read_csv(splits, "dicom_id", "split", of=of), "dicom_id", of=of)
+    split = {image: split_of(row["split"]) for image, row in table}
+    table = keyed(read_csv(chexpert, "study_id", *CHEXPERT, of=of), "study_id", of=of)
     labels: dict[str, Mapping[str, float | None]] = {
-        row["study_id"]: labels_of(row, CHEXPERT) for row in read_csv(chexpert, "study_id", *CHEXPERT, of=of)
+        study: labels_of(row, CHEXPERT, f"{of}: the labels of row {number}")
+        for number, (study, row) in enumerate(table, 1)
     }
     unknown: Mapping[str, float | None] = dict.fromkeys(CHEXPERT)
     rows = read_csv(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of)

@@ -8,7 +8,8 @@ The lateral subset (paper, C.3): three findings that lateral views show well, wi
 finding are all lateral images with that label; its negatives are drawn from the lateral images with none of the three
 findings, independently of the others, so that an image may serve several of them. The other labels are unknown: C.3
 says that not all labels are present for each image. Images whose labels say nothing about absence ("unchanged",
-"exclude", "suboptimal study", none at all) are not drawn. The split is 80/10/10 by subject.
+"exclude", "suboptimal study", none at all) are not drawn, and all labels of an image with only these are unknown. The
+split is 80/10/10 by subject.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.masks import MaskFiles
 from encoder.datasets.splits import drawn
 from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import known
 from encoder.reader.views import view_of
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -54,11 +56,11 @@ def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
         image = Row(
             folders[folder] / name,
             dataset="padchest",
-            subject=row["PatientID"] if row["PatientID"] != "nan" else "",
+            subject=known(row["PatientID"]),
             study=row["StudyID"],
             image=name,
             view=view_of(row["Projection"]),
-            labels={label: float(label in found) if found else None for label in LABELS},
+            labels={label: float(label in found) if found - _SILENT else None for label in LABELS},
             number=number,
         )
         yield image, found

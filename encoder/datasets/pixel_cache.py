@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row
+from encoder.datasets.splits import disjoint_contents
 from encoder.errors import ConfigError, LlavaRadError, ReadError
 from encoder.files import TEMPORARY, locked, reported, sha256_of, write, writing
 from encoder.preprocessing import Recipe, rad_dino
@@ -168,7 +169,8 @@ def build(
 
     Raises:
         ConfigError: if the folder holds a cache of other images or of another size.
-        LlavaRadError: if too many images are unreadable, there is no image, or the cache cannot be written.
+        LlavaRadError: if too many images are unreadable, there is no image, two splits share an image, or the cache
+            cannot be written.
     """
     if not rows:
         raise LlavaRadError("there is no image to train on")
@@ -194,6 +196,7 @@ def build(
     _check_contents(cache, rows)
     if cache.unreadable > allowed:
         raise _too_many(cache.unreadable, len(rows), allowed)
+    disjoint_contents([rows[row] for row in cache.rows.tolist()], map(cache.sha256, range(len(cache))))
     return cache
 
 

@@ -7,12 +7,12 @@ To add a data set, write its module in this folder and add a row to :data:`DATAS
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from encoder.datasets.manifest import Count, Row
+from encoder.datasets.manifest import Count, Row, check_unique
 from encoder.datasets.masks import MaskFiles
 from encoder.datasets.splits import CLASSIFICATION, LATERAL, SEGMENTATION, Shares, select, split_by_subject
 from encoder.errors import LlavaRadError
@@ -50,6 +50,7 @@ class DataSet:
         reader: ``"module:function"`` of a function from the data set's folder to its rows, which raises LlavaRadError
             if a file is missing. The module is in this package unless its name has a dot.
         draws: the function also takes a MaskFiles and a seed: it draws masks, or images at random.
+        own: the function also takes the names of columns, and a function for notes on what it reads.
         published: the paper's numbers, or None.
         shares: of the subjects in train, val and test, where the data set itself makes no splits; None makes none.
     """
@@ -58,11 +59,19 @@ class DataSet:
     title: str
     reader: str
     draws: bool = False
+    own: bool = False
     published: Published | None = None
     shares: Shares | None = None
 
     def rows(
-        self, root: Path, masks: MaskFiles | None = None, *, seed: int = 0, shares: Shares | None = None
+        self,
+        root: Path,
+        masks: MaskFiles | None = None,
+        *,
+        seed: int = 0,
+        shares: Shares | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
+        say: Callable[[str], None] = lambda message: None,
     ) -> tuple[list[Row], int]:
         """Read the rows whose files exist, and count the other rows of its table: downloads are often partial.
 
@@ -71,15 +80,19 @@ class DataSet:
             masks: destination of masks that the data set has in another form; None draws none.
             seed: of random draws and of the split.
             shares: makes a new split by subject, whatever the data set has.
+            columns: names of a user's own columns, see :func:`encoder.datasets.generic.read_table`.
+            say: called with notes on what is read.
 
         Raises:
-            LlavaRadError: if the folder, a table or every image is missing.
+            LlavaRadError: if the folder, a table or every image is missing, or an image comes twice.
         """
         root = Path(os.path.normpath(root.absolute()))
         if not root.exists():
             raise LlavaRadError(f"{self.title}: the folder does not exist")
         read = self._function()
-        rows = list(read(root, masks or MaskFiles(), seed) if self.draws else read(root))
+        more = (masks or MaskFiles(), seed) if self.draws else (columns, say) if self.own else ()
+        rows = list(read(root, *more))
+        check_unique(rows, of=self.title)
         there = [row for row in rows if row.path.is_file()]
         if not there:
             raise LlavaRadError(
@@ -140,7 +153,7 @@ DATASETS: dict[str, DataSet] = {
         ),
         DataSet("covid", "covid-chestxray", "covid:read", draws=True, shares=SEGMENTATION),
         DataSet("folder", "any folder of images", "generic:read_folder"),
-        DataSet("table", "any folder with a table labels.csv or metadata.csv of its images", "generic:read_table"),
+        DataSet("table", "any table of images, or its folder", "generic:read_table", own=True),
     )
 }  # fmt: skip
 """Name on the command line -> data set."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
+from encoder.files import sha256_of
 from encoder.reader.views import FRONTAL
 
 Shares = tuple[float, float, float]
@@ -19,6 +20,7 @@ CLASSIFICATION: Shares = (0.6, 0.2, 0.2)  # table 1b of the paper
 SEGMENTATION: Shares = (0.7, 0.15, 0.15)  # E.3.2
 LATERAL: Shares = (0.8, 0.1, 0.1)  # C.3
 _NAMES = ("train", "val", "test")
+_LISTED = 10
 
 
 def split_by_subject(rows: Sequence[Row], shares: Shares, seed: int = 0) -> list[Row]:
@@ -111,6 +113,55 @@ def disjoint(rows: Iterable[Row]) -> None:
             f"subjects in more than one split: {len(shared)}; the first of them in rows {one} and {other}",
             hint="results on patients seen in training are not valid: split by subject",
         )
+
+
+def disjoint_contents(rows: Iterable[Row], digests: Iterable[str]) -> None:
+    """Check that no picture is in two splits under two names.
+
+    Args:
+        rows: N images.
+        digests: hash of each image file.
+
+    Raises:
+        LlavaRadError: if files of two splits have equal hashes; the message lists the first of them.
+    """
+    first: dict[str, Row] = {}
+    shared: list[tuple[Row, Row]] = []
+    for row, digest in zip(rows, digests, strict=True):
+        if row.split and first.setdefault(digest, row).split != row.split:
+            shared.append((first[digest], row))
+    if shared:
+        listed = ", ".join(f"{a.number} ({a.split}) and {b.number} ({b.split})" for a, b in shared[:_LISTED])
+        more = f" and {len(shared) - _LISTED} more" if len(shared) > _LISTED else ""
+        raise LlavaRadError(
+            f"images with the same bytes in two splits: {len(shared)}; rows {listed}{more}",
+            hint="results on images seen in training are not valid: leave one of each out",
+        )
+
+
+def disjoint_files(rows: Sequence[Row]) -> None:
+    """Check the files of rows as :func:`disjoint_contents`; only those of equal size and beginning are read whole."""
+    keys: list[Callable[[Path], object]] = [lambda path: path.stat().st_size, _beginning, sha256_of]
+    left = [(row, "") for row in rows if row.split]
+    for key in keys:
+        found = [(row, f"{before}/{value}") for row, before in left if (value := _tried(key, row.path)) is not None]
+        splits: dict[str, set[str]] = {}
+        for row, value in found:
+            splits.setdefault(value, set()).add(row.split)
+        left = [(row, value) for row, value in found if len(splits[value]) > 1]
+    disjoint_contents([row for row, _ in left], [value for _, value in left])
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(1 << 16)).digest()
+
+
+def _tried(key: Callable[[Path], object], path: Path) -> object:
+    try:
+        return key(path)
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import os
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from encoder.errors import LlavaRadError
 
 LIMIT = 2 << 30
 """Largest table in characters, after unpacking."""
 _LONGEST_CELL = 1 << 24
+_LISTED, _SHOWN = 30, 40
+_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "list", ".jsonl": "lines", ".ndjson": "lines"}
+_QUOTED = re.compile(r'"[^"]*"')
+_GZIP = b"\x1f\x8b"
+_MAGIC = {
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    b"PK\x03\x04": "an Excel workbook or another archive: save it as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV in UTF-8",
+    b"PAR1": "Parquet: save it as CSV or JSON lines",
+}
+"""First bytes of files that are no text, and what they are."""
 
 
 def find(root: Path, *names: str, of: str) -> Path:
@@ -67,41 +82,72 @@ def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV table, plain or gzip; blank lines are skipped.
 
     Args:
-        path: table with a header, commas and UTF-8.
+        path: table in UTF-8 with a header. Cells are divided by commas; by tabs or semicolons if the header has no
+            comma, and by tabs if the file's name ends in ``.tsv``.
         columns: required columns.
         of: name of the table or data set, for error messages; they hold no cell of the table.
 
     Raises:
-        LlavaRadError: if the file cannot be read or is not UTF-8 or CSV, a column is missing, or a row has another
-            number of cells than the header.
+        LlavaRadError: if the file cannot be read or is not UTF-8 or CSV, a column is missing or comes twice, or a row
+            has another number of cells than the header.
     """
-    cells_of_rows = csv_cells(lines(path, of=of), of=of)
+    tabs = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"][-1:] == [".tsv"]
+    cells_of_rows = csv_cells(lines(path, of=of), of=of, separator="\t" if tabs else None)
     header = next(cells_of_rows, [])
+    if twice := [column for column, count in Counter(header).items() if column.strip() and count > 1]:
+        raise LlavaRadError(f"{of}: the table has the column '{twice[0]}' twice")
     if missing := [column for column in columns if column not in header]:
-        other = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), "")
-        hint = "its columns are divided by semicolons or tabs: save it with commas" if other else None
-        raise LlavaRadError(f"{of}: the table has no column '{missing[0]}'", hint=hint)
+        raise LlavaRadError(f"{of}: the table has no column '{missing[0]}'", hint=columns_there(header))
+    unnamed = [position for position, column in enumerate(header) if not column.strip()]
     for number, cells in enumerate(cells_of_rows, 1):
         if len(cells) != len(header):
-            raise LlavaRadError(f"{of}: row {number} has {len(cells)} of {len(header)} cells")
+            hint = "a cell that contains the separator, a quote or a line break stands in double quotes"
+            raise LlavaRadError(f"{of}: row {number} has {len(cells)} of {len(header)} cells", hint=hint)
+        if len(unnamed) > 1 and any(cells[position].strip() for position in unnamed):
+            raise LlavaRadError(f"{of}: row {number} has a cell in a column without a name")
         yield dict(zip(header, cells, strict=True))
+
+
+def keyed(rows: Iterable[dict[str, str]], column: str, *, of: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each row with its id.
+
+    Raises:
+        LlavaRadError: if an id comes twice in rows that differ.
+    """
+    seen: dict[str, tuple[int, dict[str, str]]] = {}
+    for number, row in enumerate(rows, 1):
+        first, before = seen.setdefault(row[column], (number, row))
+        if before != row:
+            raise LlavaRadError(f"{of}: rows {first} and {number} have the same {column} and differ")
+        yield row[column], row
+
+
+def columns_there(header: Iterable[str]) -> str:
+    """List the columns of a table for the hint of an error; a header is no patient's data."""
+    names = [repr(name[:_SHOWN]) for name in header if name.strip()]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"its columns are {', '.join(names[:_LISTED])}{more}" if names else "it has no header"
 
 
 def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table in CSV, JSON lines or JSON (one list of objects).
 
     Args:
-        path: its suffix names the format: ``.csv``, ``.json``, else JSON lines; ``.gz`` may follow.
+        path: its suffix names the format: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.json``; ``.gz`` may follow.
+            Under another name, text that begins with ``{`` or ``[`` is JSON lines or JSON.
         of: name of the table, for error messages; they hold no value of the table.
 
     Raises:
-        LlavaRadError: as :func:`read_csv`, or if a row is not a JSON object.
+        LlavaRadError: as :func:`read_csv`, or if a row is not a JSON object or has a key twice.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = (suffixes[:-1] if suffixes[-1:] == [".gz"] else suffixes)[-1:]
-    if kind == [".csv"]:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    kind = _KINDS.get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        begin = next((line.lstrip()[:1] for line in lines(path, of=of) if line.strip()), "")
+        kind = {"{": "lines", "[": "list"}.get(begin, "csv")
+    if kind == "csv":
         yield from read_csv(path, of=of)
-    elif kind == [".json"]:
+    elif kind == "list":
         rows = _parsed("".join(lines(path, of=of)), of)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise LlavaRadError(f"{of}: it is not a list of JSON objects")
@@ -115,44 +161,89 @@ def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def csv_cells(text: Iterable[str], *, of: str) -> Iterator[list[str]]:
+def csv_cells(text: Iterable[str], *, of: str, separator: str | None = ",") -> Iterator[list[str]]:
     """Yield the cells of each row of CSV text; blank lines are skipped.
 
+    Args:
+        text: lines with their ends.
+        of: name of the table, for error messages.
+        separator: None takes the one of the header: a comma, or else a tab or semicolon.
+
     Raises:
-        LlavaRadError: if the text is not CSV.
+        LlavaRadError: if the text is not CSV, or a row holds white space only.
     """
     csv.field_size_limit(_LONGEST_CELL)
+    rest = iter(text)
+    if separator is None:
+        begin = []
+        for line in rest:
+            begin.append(line)
+            if line.strip() and not sum(one.count('"') for one in begin) % 2:  # a header may have line breaks
+                break
+        unquoted = _QUOTED.sub("", "".join(begin))
+        separator = next((mark for mark in ",\t;" if mark in unquoted), ",")
+        rest = itertools.chain(begin, rest)
     try:
-        yield from filter(None, csv.reader(text, strict=True))
+        for number, cells in enumerate(filter(None, csv.reader(rest, strict=True, delimiter=separator))):
+            if len(cells) == 1 and not cells[0].strip():  # a cell or a blank line?
+                raise LlavaRadError(f"{of}: row {number} is blank but not empty", hint="remove its white space")
+            yield cells
     except csv.Error as error:
-        raise LlavaRadError(f"{of}: the table is not CSV ({error})") from None
+        reason = "a cell is longer than 16 MiB" if "limit" in str(error) else str(error)
+        raise LlavaRadError(f"{of}: the table is not CSV ({reason})") from None
 
 
 def lines(path: Path, *, of: str) -> Iterator[str]:
     """Yield the lines of a text file in UTF-8, plain or gzip, with their ends.
 
     Raises:
-        LlavaRadError: if the file cannot be read, is not UTF-8, or is longer than ``LIMIT`` characters.
+        LlavaRadError: if the file cannot be read, is not UTF-8, holds the character NUL, or is longer than ``LIMIT``
+            characters.
     """
-    left = LIMIT
+    left, begin = LIMIT, True
     try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(
-            path, "rt", encoding="utf-8-sig", newline=""
-        ) as file:
+        with _opened(path) as file:
             while line := file.readline(left + 1):
                 left -= len(line)
                 if left < 0:
                     raise LlavaRadError(f"{of}: the table is larger than {LIMIT >> 30} GiB")
-                yield line
+                if "\0" in line:
+                    raise LlavaRadError(f"{of}: the table is not text in UTF-8: it holds the character NUL")
+                yield line.lstrip("\ufeff") if begin else line
+                begin = False
     except UnicodeDecodeError:
-        raise LlavaRadError(f"{of}: the table is not text in UTF-8") from None
+        raise LlavaRadError(f"{of}: the table is not text in UTF-8{_looks_like(path)}") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "damaged"
         raise LlavaRadError(f"{of}: the table cannot be read ({reason})") from None
 
 
+def _opened(path: Path) -> TextIO:
+    """Open plain or gzip text, told by the content."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP
+    return (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="")  # type: ignore[return-value]
+
+
+def _looks_like(path: Path) -> str:
+    with path.open("rb") as file:
+        begin = file.read(4)
+    found = next((name for mark, name in _MAGIC.items() if begin.startswith(mark)), None)
+    return f" but {found}" if found else ""
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
 def _parsed(text: str, of: str) -> Any:
     try:
-        return json.loads(text)
+        # NaN, which Python's json module writes for pandas' missing values, is null
+        return json.loads(
+            text, object_pairs_hook=_no_key_twice, parse_constant=lambda word: None if word == "NaN" else float(word)
+        )
     except (ValueError, RecursionError):
-        raise LlavaRadError(f"{of} is not JSON") from None
+        raise LlavaRadError(f"{of} is not JSON, or an object has a key twice") from None

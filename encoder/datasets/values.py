@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from encoder.errors import LlavaRadError
 
 SPLITS = ("train", "val", "test", "")
 LABEL_VALUES: dict[str, float | None] = {"1": 1.0, "0": 0.0, "-1": -1.0, "": None}
@@ -15,57 +17,162 @@ CHEXPERT = (
 )  # fmt: skip
 """The 14 observations of the CheXpert labeler, which CheXpert, MIMIC-CXR-JPG and BRAX share."""
 ETHNICITIES = (
-    ("white", "white"),
-    ("asian", "asian"),
-    ("black", "black/african american"),
-    ("hispanic", "hispanic/latino"),
-    ("latino", "hispanic/latino"),
-    ("american indian", "american indian/alaska native"),
+    ("hispanic/latino", r"hispanic|latin|mexican|puerto rican|cuban"),
+    ("white", r"white|caucasian|european"),
+    ("black/african american", r"black|african|afro"),
+    ("asian", r"asian|chinese|japanese|korean|vietnamese|filipino"),
+    ("american indian/alaska native", r"american indian|alaska|native american"),
 )
-"""Words at the beginning of or inside a value, and the group of the paper (C.6); other known values are ``other``."""
+"""Groups of the paper (C.6) and patterns of the words that name them; other known words are ``other``."""
 
-_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
-_LABEL_WORDS = LABEL_VALUES | {"1.0": 1.0, "0.0": 0.0, "-1.0": -1.0}
-_SEX_WORDS = {"f": "F", "female": "F", "m": "M", "male": "M"}
-_NO_ETHNICITY = ("", "unknown", "unable to obtain", "patient declined to answer", "nan", "none")
+_NOTHING = {"nan", "none", "null", "na", "<na>", "n/a", "#n/a", "nat", "nil", "missing"}
+_SPLITS = {
+    "train": ("train", "training", "trn", "tr"),
+    "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune", "tuning"),
+    "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "hold-out"),
+}
+_SPLIT_WORDS = {word: split for split, words in _SPLITS.items() for word in words}
+_LABEL_WORDS: dict[str, float] = {"true": 1.0, "false": 0.0}
+_ANSWERS: dict[str, float | None] = {
+    "yes": 1.0, "y": 1.0, "positive": 1.0, "pos": 1.0, "present": 1.0, "no": 0.0, "n": 0.0, "negative": 0.0,
+    "neg": 0.0, "absent": 0.0, "uncertain": -1.0, "u": -1.0, "unknown": None, "not mentioned": None, "blank": None,
+}  # fmt: skip
+_SEXES = {
+    "F": ("f", "female", "fem", "woman", "girl", "w", "weiblich", "femme", "mujer", "femenino", "feminino", "feminin"),
+    "M": ("m", "male", "man", "boy", "männlich", "mannlich", "homme", "hombre", "masculino", "masculin"),
+}
+_SEX_WORDS = {word: sex for sex, words in _SEXES.items() for word in words}
+_OLDEST = 120
+_AGE = re.compile(
+    r"(?P<above>>=?|≥|over|above)?\s*(?P<number>\d{1,3}(?:[.,]\d+)?)\s*(?P<plus>\+)?\s*"
+    r"(?P<unit>y|yrs?|years?|yo|y/o|m|mo|mos|months?|w|wks?|weeks?|d|days?)?\.?(?:\s*(?:old|of age))?\s*(?P<end>\+)?"
+)
+_PER_YEAR = {"m": 12.0, "w": 52.1775, "d": 365.25}
+_NOT_HISPANIC = re.compile(
+    r"\bno[nt]?[ -]*(?:of )?(?:hispanic|latin[oaxe]?)(?:(?: ?/ ?| or |, )(?:latin[oaxe]?|spanish))*(?: origin)?\b"
+)
+_NO_ETHNICITY = re.compile(
+    r"unknown|unable|declin|refus|withheld|unspecified|undisclosed|unavailable|\bnot\b|\bno (?:answer|data|information)"
+)
+_ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "h": "hispanic/latino"}
+
+
+def is_nothing(text: str) -> bool:
+    """Tell whether a cell says nothing: white space, punctuation such as ``___``, or a word such as "nan"."""
+    word = text.strip()
+    return word.lower() in _NOTHING or not any(map(str.isalnum, word))
+
+
+def known(text: str) -> str:
+    """Strip a cell; "" where it says nothing."""
+    return "" if is_nothing(text) else text.strip()
 
 
 def split_of(text: str) -> str:
     """Map a data set's word to ``"train"``, ``"val"`` or ``"test"``; "" for other words."""
-    return _SPLIT_WORDS.get(text.strip().lower(), "")
+    return _SPLIT_WORDS.get(re.sub(r"[\s_-]*(set|split)$", "", text.strip().lower()), "")
 
 
 def sex_of(text: str) -> str:
     """Map a data set's word to ``"F"`` or ``"M"``; "" for other words."""
-    return _SEX_WORDS.get(text.strip().lower(), "")
+    return _SEX_WORDS.get(text.strip().strip(".").lower(), "")
+
+
+def years_of(text: str) -> float | None:
+    """Read an age in years: ``"057Y"``, ``"54.0"``, ``"6M"`` (months), ``"012W"``, ``"90+"``; ``">89"`` is 90.
+
+    Returns:
+        None where the text is no age, or one above 120 years such as the 411 of ChestX-ray14.
+    """
+    found = _AGE.fullmatch(text.strip().lower())
+    if found is None:
+        return None
+    years = float(found["number"].replace(",", ".")) / _PER_YEAR.get((found["unit"] or "y")[0], 1.0)
+    years += found["above"] in (">", "over", "above")
+    return years if years <= _OLDEST else None
 
 
 def age_of(text: str) -> str:
-    """Whole years of an age such as ``"057Y"`` or ``"54.0"``; "" where the text is no age in years."""
-    years = re.fullmatch(r"0*(\d{1,3})(?:\.\d+)?\s*[Yy]?", text.strip())
-    return years[1] if years else ""
+    """Whole years of an age; "" where :func:`years_of` reads none."""
+    years = years_of(text)
+    return "" if years is None else str(int(years))
 
 
 def ethnicity_of(text: str) -> str:
-    """Map a data set's word to one of the six groups of the paper (C.6); "" where nothing is known."""
-    word = text.strip().lower()
-    if word in _NO_ETHNICITY:
+    """Map words for race or ethnicity to one of the six groups of the paper (C.6); "" where nothing is known.
+
+    Hispanic or Latino of any race is that group; several other groups together are ``other``.
+    """
+    word = " ".join(re.sub(r"[_]+", " ", text.lower()).split())
+    word = _NOT_HISPANIC.sub(" ", word)
+    if is_nothing(word) or not any(map(str.isalpha, word)):
         return ""
-    found = next((group for start, group in ETHNICITIES if word.startswith(start)), None)
-    return found or next((group for part, group in ETHNICITIES if part in word), "other")
+    if word.strip() in _ETHNICITY_CODES:
+        return _ETHNICITY_CODES[word.strip()]
+    found = [group for group, words in ETHNICITIES if re.search(rf"\b(?:{words})", word)]
+    if found:
+        return found[0] if len(found) == 1 or found[0] == "hispanic/latino" else "other"
+    return "" if _NO_ETHNICITY.search(word) else "other"
 
 
-def attributes_of(sex: str = "", age: str = "", **more: str) -> dict[str, str]:
+def measure_of(text: str) -> str:
+    """Read a positive number such as a weight; "" for other text."""
+    found = re.fullmatch(r"\d{1,3}(?:[.,]\d+)?", text.strip())
+    return found[0].replace(",", ".") if found and float(found[0].replace(",", ".")) else ""
+
+
+def attributes_of(
+    sex: str = "", age: str = "", ethnicity: str = "", weight: str = "", bmi: str = "", **more: str
+) -> dict[str, str]:
     """Build the attributes of a row from a table's cells; values that cannot be read are left out."""
-    found = {"sex": sex_of(sex), "age": age_of(age)} | more
+    found = {"sex": sex_of(sex), "age": age_of(age), "ethnicity": ethnicity_of(ethnicity)}
+    found |= {"weight": measure_of(weight), "bmi": measure_of(bmi)} | more
     return {name: value for name, value in found.items() if value}
 
 
 def is_label(text: str) -> bool:
-    """Tell whether a cell holds a label: 1, 0, -1 or nothing."""
-    return text.strip() in _LABEL_WORDS
+    """Tell whether a cell holds a label: 1, 0, -1, true, false or nothing."""
+    return is_nothing(text) or _number(text) is not None
 
 
-def labels_of(cells: Mapping[str, str], names: tuple[str, ...]) -> dict[str, float | None]:
-    """Read the labels in some columns of a row; other values than 1, 0 and -1 are unknown."""
-    return {name: _LABEL_WORDS.get(cells.get(name, "").strip()) for name in names}
+def label_of(text: str) -> float | None:
+    """Read a label: 1, 0, -1, true, false, a word such as "yes", "absent" or "uncertain", or nothing (None).
+
+    Raises:
+        ValueError: if the text is none of these.
+    """
+    if is_nothing(text):
+        return None
+    number, word = _number(text), text.strip().lower()
+    if number is None and word not in _ANSWERS:
+        raise ValueError
+    return _ANSWERS[word] if number is None else number
+
+
+def labels_of(cells: Mapping[str, str], names: Iterable[str], where: str) -> dict[str, float | None]:
+    """Read the labels in some columns of a row; an absent column is unknown.
+
+    Args:
+        cells: of the row.
+        names: columns.
+        where: table and row, for the error message.
+
+    Raises:
+        LlavaRadError: if a cell holds no label; the message names the column.
+    """
+    found: dict[str, float | None] = {}
+    for name in names:
+        try:
+            found[name] = label_of(cells.get(name, ""))
+        except ValueError:
+            raise LlavaRadError(
+                f"{where}, column '{name}': it holds no label", hint="labels are 1, 0, -1 (uncertain) or empty"
+            ) from None
+    return found
+
+
+def _number(text: str) -> float | None:
+    word = text.strip().lower()
+    if re.fullmatch(r"[+-]?[01](?:\.0*)?", word):
+        return float(word) + 0.0  # no negative zero
+    return _LABEL_WORDS.get(word)

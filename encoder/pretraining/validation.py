@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from encoder.datasets.manifest import Row, counts
+from encoder.datasets.splits import disjoint_files
 from encoder.errors import ConfigError
 from encoder.pretraining.config import HeadConfig, ModelConfig, PretrainingConfig
 from encoder.pretraining.data import images_per_process, probe_rows, training_rows
@@ -221,6 +222,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
     if config.data.exclude and not any(reason.startswith("excluded") for reason in selection.dropped):
         report.warnings.append("data.exclude leaves nothing out: its data sets, subjects and images are others")
     report.check_files(rows, config.data.max_unreadable)
+    report.attempt(lambda: disjoint_files(rows))
 
     steps = total_steps(run, len(rows))
     Schedules.from_config(config, steps)
@@ -237,6 +239,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
     )
 
     probed = probe_rows(config)
+    report.attempt(lambda: disjoint_files(probed))
     if probed:
         trained = {(row.dataset, row.subject) for row in rows if row.subject}
         shared = {(row.dataset, row.subject) for row in probed} & trained

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.values import ethnicity_of, sex_of
+from encoder.datasets.values import ethnicity_of, measure_of, sex_of, years_of
 from encoder.errors import LlavaRadError
 
 BINS: Final = {
@@ -63,11 +63,8 @@ def class_of(variable: str, value: str) -> str | None:
         return (sex_of(text) if variable == "sex" else ethnicity_of(text)) or None
     if variable not in BINS:
         raise LlavaRadError(f"there is no variable {variable!r}", hint=f"choose from {', '.join(VARIABLES)}")
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    if not math.isfinite(number) or number < 0:
+    number = years_of(text) if variable == "age" else float(measure_of(text) or "nan")
+    if number is None or math.isnan(number):
         return None
     edges = BINS[variable]
     if number < edges[0]:

@@ -9,7 +9,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 from llava_rad.benchmark.task import Task
-from metrics.base import Settings
+from metrics.base import Settings, is_empty
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.suite import Evaluation, Pairs, evaluate
 
@@ -54,7 +54,7 @@ class Diversity:
         distinct: number of different texts.
         share: number of different texts divided by the number of texts.
         words: mean number of words.
-        empty: texts without a word.
+        empty: texts without a letter or digit.
     """
 
     distinct: int
@@ -67,7 +67,7 @@ class Diversity:
         """Count different texts and words."""
         distinct = len(set(texts))
         words = sum(len(text.split()) for text in texts) / len(texts)
-        return cls(distinct, distinct / len(texts), words, sum(not text.strip() for text in texts))
+        return cls(distinct, distinct / len(texts), words, sum(map(is_empty, texts)))
 
 
 @dataclass(frozen=True)

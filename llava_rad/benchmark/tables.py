@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
-from encoder.datasets.tables import read_records
+from encoder.datasets.columns import field_of, matching, plain
+from encoder.datasets.tables import columns_there, read_records
+from encoder.datasets.values import ethnicity_of, is_nothing, labels_of, sex_of, years_of
 from encoder.errors import LlavaRadError
+from encoder.reader.views import view_of
 from metrics.base import InputError
+from metrics.labels import CLASSES
 from metrics.strata import UNKNOWN
 from metrics.suite import Pairs
 
@@ -22,10 +26,14 @@ Side = Literal["prediction", "reference"]
 # `llava-rad generate -f jsonl`.
 ID_FIELDS = ("input.sha256", "id", "study_id", "dicom_id", "image_id", "uid")
 TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
-    "prediction": ("report.text", "prediction", "candidate", "generated", "findings", "report", "text"),
+    "prediction": (
+        "report.text", "prediction", "candidate", "generated", "generated_report", "generated_findings",
+        "generated_text", "hypothesis", "findings", "report", "text",
+    ),
     "reference": ("reference", "findings", "report", "text"),
-}
+}  # fmt: skip
 _LISTED = 10
+_BANDS = {20: "<20", 40: "20-40", 60: "40-60", 80: "60-80"}
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,33 @@ class Table:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a JSONL, JSON (one list of objects) or CSV file, told by its suffix; ``.gz`` may follow it.
+    """Read the rows of a table; see :func:`encoder.datasets.tables.read_records` for its form.
 
     Raises:
         InputError: if it cannot be read or has no rows.
     """
-    if re.search(r"\.(jsonl|json|csv)(\.gz)?$", path.name.lower()) is None:
-        raise InputError(f"{path.name}: not a .jsonl, .json or .csv file")
     try:
         rows: list[Row] = list(read_records(path, of=path.name))
     except LlavaRadError as error:
-        raise InputError(str(error)) from error
+        raise InputError(str(error), hint=error.hint) from error
     if not rows:
         raise InputError(f"{path.name} has no rows")
+    return rows
+
+
+def read_annotations(path: Path) -> list[Row]:
+    """Read the rows of a table of annotations; labels in columns of observations become 1, 0, -1 or None.
+
+    Raises:
+        InputError: as :func:`read_rows`, or if a label is not understood.
+    """
+    rows = []
+    for number, row in enumerate(read_rows(path), 1):
+        cells = {name: str(value) for name, value in row.items() if name in CLASSES and value is not None}
+        try:
+            rows.append({**row, **labels_of(cells, cells, f"{path.name}: row {number}")})
+        except LlavaRadError as error:
+            raise InputError(str(error), hint=error.hint) from None
     return rows
 
 
@@ -72,22 +94,29 @@ def read_table(path: Path, side: Side, *, id_field: str | None = None, text_fiel
         text_field: name of the text field.
 
     Raises:
-        InputError: if there is no such field, a row has no id or text, or an id comes twice.
+        InputError: if there is no such field, several could be the text, a row has no id or text, or an id comes twice.
     """
     rows = read_rows(path)
-    id_field = _field(rows, id_field, ID_FIELDS, path, "--id-field")
-    text_field = _field(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
+    id_field = _fields(rows, id_field, ID_FIELDS, path, "--id-field")[0]
+    could = _fields(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
+    if len(could) > 1:
+        raise InputError(
+            f"{path.name} has several fields that could be the {side}: {', '.join(could)}",
+            hint=f"choose one with --{side}-field of 'llava-rad evaluate', or leave one in the table",
+        )
+    text_field = could[0]
     ids = []
     for number, row in enumerate(rows, 1):
         value = lookup(row, id_field)
         frame = lookup(row, "input.facts.frame") if id_field == "input.sha256" else None
-        if value is None or value == "" or isinstance(value, dict | list):
+        if value is None or isinstance(value, dict | list) or is_nothing(str(value)):
             raise InputError(f"{path.name}, row {number}: no {id_field}")
         ids.append(f"{value}/{frame}" if isinstance(frame, int) and frame > 1 else str(value))
     twice = [key for key, count in Counter(ids).items() if count > 1]
     if twice:
         raise InputError(f"{path.name}: {_counted(twice)} more than once: {listed(twice)}")
     texts = [lookup(row, text_field) for row in rows]
+    texts = ["" if isinstance(text, str) and is_nothing(text) else text for text in texts]
     without = [key for key, text in zip(ids, texts, strict=True) if not isinstance(text, str)]
     if without:
         raise InputError(f"{path.name}: no text in {text_field} for {_counted(without)}: {listed(without)}")
@@ -117,30 +146,39 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> P
     ids = list(references.texts)
     groups = {}
     for column in strata:
-        for table in (references, predictions):
-            values = [lookup(table.rows[key], column) for key in ids]
-            if any(value is not None for value in values):
-                groups[column] = [group_of(column, value) for value in values]
-                break
-        else:
-            raise InputError(f"neither table has a column {column}")
+        tables = ([table.rows[key] for key in ids] for table in (references, predictions))
+        groups[column] = next((found for rows in tables if (found := groups_of(column, rows)) is not None), [])
+        if not groups[column]:
+            raise InputError(f"neither table has a column {column}", hint=columns_there(references.rows[ids[0]]))
     return Pairs(ids, [predictions.texts[key] for key in ids], list(references.texts.values()), groups)
 
 
+def groups_of(column: str, rows: Sequence[Row]) -> list[str] | None:
+    """Return the group of each row, or None if no row has the column, neither by name nor by a usual name of it."""
+    names = [column]
+    if all(lookup(row, column) is None for row in rows):
+        names = matching(dict.fromkeys(name for row in rows for name in row), field_of(column) or column)
+        names = names if field_of(column) == "ethnicity" else names[:1]
+    values = [[value for name in names if (value := lookup(row, name)) is not None] for row in rows]
+    if not any(values):
+        return None
+    return [group_of(column, ", ".join(map(str, found))) for found in values]
+
+
 def group_of(column: str, value: Any) -> str:
-    """Return the group of a value: ages in the paper's bands (appendix C.6), missing values as "unknown"."""
-    text = "" if value is None else str(value).strip()
-    if not text or text.lower() in {"nan", "none", "null", "na", "n/a"}:
-        return UNKNOWN
-    if column.rsplit(".", 1)[-1].lower() not in {"age", "patient_age", "patientage", "anchor_age"}:
-        return text
-    number = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*([YyMmWwDd]?)", text)
-    if number is None:
-        return UNKNOWN
-    years = float(number[1]) / {"m": 12, "w": 52, "d": 365}.get(number[2].lower(), 1)
-    if years < 20:
-        return "<20"
-    return next((f"{low}-{low + 20}" for low in (20, 40, 60) if years < low + 20), ">=80")
+    """Return the group of a value: sexes, ages in the paper's bands and its ethnicities (C.6), views, or the text.
+
+    Values that are missing or not understood are "unknown".
+    """
+    text = "" if value is None or is_nothing(str(value)) else str(value).strip()
+    kind = field_of(column)
+    if kind == "age":
+        years = years_of(text)
+        if years is None:
+            return UNKNOWN
+        return next((band for edge, band in _BANDS.items() if years < edge), ">=80")
+    read = {"sex": sex_of, "ethnicity": ethnicity_of, "view": view_of}.get(kind)
+    return (read(text) if read else text) or UNKNOWN
 
 
 def lookup(row: Row, name: str) -> Any:
@@ -165,9 +203,16 @@ def _counted(ids: Sequence[str]) -> str:
     return f"{len(ids)} id" + ("s" if len(ids) != 1 else "")
 
 
-def _field(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: Path, option: str) -> str:
+def _fields(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: Path, option: str) -> list[str]:
+    """Return the fields that exist, in the order in which they are tried; of an object its parts are tried alone."""
+    header = dict.fromkeys(name for row in rows for name in row)
+    found: dict[str, None] = {}
     for name in [named] if named else tried:
-        if any(lookup(row, name) is not None for row in rows):
-            return name
+        same = [name] if named or "." in name else [other for other in header if plain(other) == plain(name)]
+        for one in same:
+            if any(not isinstance(lookup(row, one), NoneType | Mapping) for row in rows):
+                found[one] = None
+    if found:
+        return list(found)
     looked = named or ", ".join(tried)
-    raise InputError(f"{path.name} has no field {looked}", hint=f"name it with {option}")
+    raise InputError(f"{path.name} has no field {looked}", hint=f"name it with {option}; {columns_there(header)}")

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from encoder.datasets.columns import FIELDS, field_of, matching, plain
+from encoder.datasets.values import known as known_text
 from encoder.errors import LlavaRadError
 from llava_rad.benchmark.published import REPORTS, TABLE
-from llava_rad.benchmark.tables import group_of, lookup, read_rows, read_table
+from llava_rad.benchmark.tables import group_of, groups_of, listed, lookup, read_rows, read_table
 from llava_rad.reports.pairs import Pair
 from llava_rad.reports.registry import DATASETS, Progress, no_progress, places
 from metrics.base import MetricError
 from metrics.strata import UNKNOWN
 
-_IMAGE_FIELDS = ("image", "image_path", "path", "file", "filename")
 _KEYS = {
     "id": ("id", "dicom_id", "image_id", "image", "uid"),
     "study": ("study_id", "study"),
@@ -39,6 +40,7 @@ class Case:
         study: id of the study, "" if unknown.
         view: projection.
         dataset: name.
+        attributes: of the patient.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Case:
     study: str = ""
     view: str = ""
     dataset: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def patient(self) -> str:
@@ -177,21 +180,25 @@ def sample(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
 
 def _case(pair: Pair) -> Case:
     row = pair.row
-    return Case(pair.id, pair.findings, row.path, row.subject, row.study, row.view, row.dataset)
+    return Case(pair.id, pair.findings, row.path, row.subject, row.study, row.view, row.dataset, row.attributes)
 
 
 def _names_images(table: Path) -> bool:
     """Return True for a folder, and for a table with a column of images."""
     if not table.exists():
         raise LlavaRadError("there is no such table or folder of data")
-    return table.is_dir() or any(row.get(name) for row in read_rows(table)[:1] for name in _IMAGE_FIELDS)
+    if table.is_dir():
+        return True
+    first = read_rows(table)[0]
+    return any(first[name] for name in matching(first, "image") if plain(name) not in FIELDS["id"])
 
 
 def _texts(table: Path) -> list[Case]:
     found = read_table(table, "reference")
 
     def known(row: Mapping[str, Any], kind: str) -> str:
-        return next((str(row[name]) for name in _KEYS[kind] if row.get(name) not in (None, "")), "")
+        names = (name for usual in _KEYS[kind] for name in row if plain(name) == plain(usual))
+        return next((text for name in names if (text := known_text(str(row[name] or "")))), "")
 
     return [
         Case(key, text, None, known(found.rows[key], "subject"), known(found.rows[key], "study"))
@@ -202,12 +209,15 @@ def _texts(table: Path) -> list[Case]:
 def _groups(column: str, cases: Sequence[Case], tables: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return the group of each case from the first table that has the column, or from the data set itself."""
     for rows in tables:
-        if not any(lookup(row, column) is not None for row in rows):
+        of_rows = groups_of(column, rows)
+        if of_rows is None:
             continue
         kind, key = _key(rows)
         counts: dict[str, Counter[str]] = {}
-        for row in rows:
-            counts.setdefault(str(lookup(row, key)), Counter())[group_of(column, lookup(row, column))] += 1
+        for row, group in zip(rows, of_rows, strict=True):
+            counts.setdefault(str(lookup(row, key)), Counter())[group] += 1
+        if kind == "id" and (twice := [name for name, found in counts.items() if found.total() > 1]):
+            raise MetricError(f"a table of groups: {len(twice)} of its {key} come more than once: {listed(twice)}")
         groups = {
             name: max(found, key=lambda group: (group != UNKNOWN, found[group])) for name, found in counts.items()
         }
@@ -217,6 +227,8 @@ def _groups(column: str, cases: Sequence[Case], tables: Sequence[Sequence[Mappin
         return [group or UNKNOWN for group in named]
     if column in _OWN:
         return [group_of(column, getattr(case, column)) for case in cases]
+    if any(field_of(column) in case.attributes for case in cases):
+        return [group_of(column, case.attributes.get(field_of(column))) for case in cases]
     raise LlavaRadError(
         f"there is no column {column!r} to group by",
         hint="--groups names a table with it and with id, study_id or subject_id",
@@ -225,8 +237,8 @@ def _groups(column: str, cases: Sequence[Case], tables: Sequence[Sequence[Mappin
 
 def _key(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
     rows = list(rows)
-    for kind, names in _KEYS.items():
-        for name in names:
+    for kind, usual in _KEYS.items():
+        for name in (name for one in usual for name in rows[0] if plain(name) == plain(one)):
             if all(lookup(row, name) not in (None, "") for row in rows):
                 return kind, name
     raise MetricError(

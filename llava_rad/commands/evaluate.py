@@ -13,7 +13,7 @@ import typer
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from metrics.base import InputError, Settings
+from metrics.base import InputError, Settings, is_empty
 
 EPILOG = "\n\n".join(
     (
@@ -85,7 +85,7 @@ def command(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Score generated reports against references, with confidence intervals."""
-    from llava_rad.benchmark.tables import join, read_rows, read_table
+    from llava_rad.benchmark.tables import join, read_annotations, read_table
     from llava_rad.outputs.files import check_output, write_whole
     from metrics import tables
     from metrics.bootstrap import Bootstrap
@@ -112,11 +112,16 @@ def command(
         models[name] = join(found, truth, columns)
         note(f"{path.name}: {len(found.texts):,} reports, text from {found.text_field}, ids from {found.id_field}")
     first = next(iter(models.values()))
+    reports = {name: pairs.candidates for name, pairs in models.items()} | {references.name: first.references}
+    for name, texts in reports.items():
+        if empty := sum(map(is_empty, texts)):
+            note(f"{name}: {empty:,} of {len(texts):,} reports are empty; they score 0 in every metric")
     for side, file in (("prediction", prediction_annotations), ("reference", reference_annotations)):
         if file is not None:
             from metrics.annotations import read
 
-            for kind, values in read(read_rows(file), first.ids, name=file.name, id_field=id_field or "id").items():
+            annotated = read(read_annotations(file), first.ids, name=file.name, id_field=id_field or "id")
+            for kind, values in annotated.items():
                 given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
     settings = replace(common, metrics=chosen, options=asdict(own))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from encoder.datasets.generic import TABLE_FIELDS
 from encoder.datasets.manifest import Row, counts, write_manifest
 from encoder.datasets.masks import MaskFiles
 from encoder.datasets.registry import DATASETS, DataSet
@@ -23,6 +24,8 @@ EPILOG = "\n\n".join(
     (
         "DATASET is one of: " + "; ".join(f"{adapter.name} ({adapter.title})" for adapter in DATASETS.values()) + ".",
         "Images of the table that are not in the folder are left out and counted (exit code 3).",
+        f"Fields of --column: {', '.join(TABLE_FIELDS)} (ignore and label are repeatable). Columns of 1, 0, -1, true "
+        "and false are labels; those read and those ignored are listed on standard error.",
         "Masks that a data set publishes as run lengths, outlines or boxes are written as PNG files to a folder beside "
         "the manifest, named like it with -masks at the end; existing ones are kept, unless --overwrite.",
         "A manifest holds file names and patient ids of the data set: it is as confidential as they are.",
@@ -76,7 +79,7 @@ class Summary:
 
 def command(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the data set; see below.")],
-    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder.")],
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder; for 'table' also the file.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The manifest, a CSV file.", metavar="CSV", show_default=False)
     ],
@@ -89,6 +92,7 @@ def command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the split and of drawn negatives.")] = 0,
+    column: opt.Columns = None,
     overwrite: opt.Overwrite = False,
     format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Format of the counts.")] = opt.Plain.text,
 ) -> None:
@@ -98,10 +102,11 @@ def command(
     adapter = DATASETS.get(dataset)
     if adapter is None:
         raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
+    columns = opt.columns(column, TABLE_FIELDS if adapter.own else ())
     check_output(output, overwrite=overwrite)
     shares = None if split is None else _shares(split)
     with MaskFiles(output.with_name(f"{output.stem}-masks"), redraw=overwrite) as masks:
-        rows, missing = adapter.rows(root, masks, seed=seed, shares=shares)
+        rows, missing = adapter.rows(root, masks, seed=seed, shares=shares, columns=columns, say=note)
     check_output(output, inputs=(row.path for row in rows) if output.exists() else (), overwrite=overwrite)
     try:
         disjoint(rows)

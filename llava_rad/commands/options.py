@@ -12,7 +12,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from encoder.errors import LlavaRadError
 from llava_rad.generation.options import CommandLine, GenerationOptions
 from llava_rad.generation.study import read_text
 from llava_rad.outputs.formats import FORMATS, document_formats
@@ -143,6 +144,22 @@ def attributes(docstring: str) -> dict[str, str]:
     return {one: text.replace("``", "`") for one, text in found.items()}
 
 
+def columns(options: list[str] | None, fields: Sequence[str]) -> dict[str, list[str]]:
+    """Parse ``--column``; ``fields`` are empty for a data set whose columns are known.
+
+    Raises:
+        BadParameter: if an option is not understood.
+    """
+    from encoder.datasets.columns import parsed
+
+    if options and not fields:
+        raise typer.BadParameter("only the data set 'table' has columns to name", param_hint="--column")
+    try:
+        return parsed(options or (), fields)
+    except LlavaRadError as error:
+        raise typer.BadParameter(str(error), param_hint="--column") from None
+
+
 # Single options of commands that write no reports: their texts are those of GenerationOptions.
 Offline = Annotated[bool, option("offline")]
 Device = Annotated[str, option("device")]
@@ -187,6 +204,16 @@ Identifiers = Annotated[
         help=f"{_DOCUMENTS}: carry the file's identifiers of patient, study and image. Without it, documents name no "
         "patient and belong to no study of an archive.",
         rich_help_panel="Output",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="For 'table': the column of a field, e.g. \"subject=Patient ID\" (repeatable; usual names are known). "
+        "ignore=COLUMN leaves one out, FIELD= a field.",
+        metavar="FIELD=COLUMN",
+        show_default=False,
     ),
 ]
 Overwrite = Annotated[

@@ -14,7 +14,7 @@ from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from llava_rad.reports.pairs import Pair, write_pairs
+from llava_rad.reports.pairs import TABLE_FIELDS, Pair, write_pairs
 from llava_rad.reports.registry import DATASETS, Found, PairSet, in_threads, places
 from llava_rad.reports.sections import names_views_only
 
@@ -24,6 +24,8 @@ EPILOG = "\n\n".join(
         "A pair is an image and the Findings of its report; two frontal images of a study are two pairs. Images whose "
         "file is missing are left out and counted (exit code 3). If the data set is complete and its numbers are not "
         "the paper's, the exit code is 1.",
+        f"Fields of --column: {', '.join(TABLE_FIELDS)} (ignore is repeatable). Columns that are read and that are "
+        "ignored are listed on standard error.",
         "The table holds report texts, file names and patient ids: it is as confidential as the data set.",
     )
 )
@@ -119,6 +121,7 @@ def command(
             help="Keep the rows of 'table' whose stated view is not known, or that name several views.",
         ),
     ] = False,
+    column: opt.Columns = None,
     sha256: Annotated[
         bool,
         typer.Option(
@@ -139,8 +142,9 @@ def command(
         raise typer.BadParameter("the table's name ends in .jsonl or .csv", param_hint="--output")
     if set(split or ()) - {*_SPLITS}:
         raise typer.BadParameter(f"choose one of {', '.join(_SPLITS)}", param_hint="--split")
+    columns = opt.columns(column, TABLE_FIELDS if dataset == "table" else ())
     check_output(output, overwrite=overwrite)
-    where = replace(places(root, reports, tables), unknown_views=unknown_views)
+    where = replace(places(root, reports, tables), unknown_views=unknown_views, columns=columns, say=note)
     found = adapter.find(where, val_share=val_share, seed=seed, progress=bar)
     if output.exists():
         check_output(output, inputs=(*found.files, *(pair.row.path for pair in found.pairs)), overwrite=overwrite)

@@ -28,8 +28,7 @@ def labels_of(text: str) -> dict[str, str]:
         "positive", "negative", "uncertain" or "not mentioned" for each of the fourteen findings. An empty text mentions
         none, not even "No Finding", which the labeler gives to a report that names no finding.
     """
-    codes = label(text) if text.strip() else [BLANK] * len(FINDINGS)
-    return {finding: _SAID[code] for finding, code in zip(FINDINGS, codes, strict=True)}
+    return {finding: _SAID[code] for finding, code in zip(FINDINGS, label(text), strict=True)}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, read_csv
+from encoder.datasets.tables import find, keyed, read_csv
+from encoder.datasets.values import known
 from encoder.errors import LlavaRadError
 from llava_rad.reports.pairs import Pair, collapse
 from llava_rad.reports.registry import WITH_FINDINGS, Found, Places, Progress, in_threads
@@ -41,7 +42,8 @@ def read(places: Places, progress: Progress) -> Found:
     listed, projections = _projections(places)
     table, folder = _reports(places)
     if table is not None:
-        findings = {row["uid"]: collapse(row["findings"]) for row in read_csv(table, "uid", "findings", of=_OF)}
+        reports = keyed(read_csv(table, "uid", "findings", of=_OF), "uid", of=_OF)
+        findings = {uid: collapse(known(row["findings"])) for uid, row in reports}
         images = [(key, _uid(key)) for key in projections]
         source = "a table of reports"
     else:
@@ -80,7 +82,8 @@ def _projections(places: Places) -> tuple[Path, dict[str, str]]:
         ) from None
     rows = read_csv(table, "filename", "projection", of=_OF)
     return table, {
-        _key(row["filename"], number): row["projection"].strip().lower() for number, row in enumerate(rows, 1)
+        _key(name, number): row["projection"].strip().lower()
+        for number, (name, row) in enumerate(keyed(rows, "filename", of=_OF), 1)
     }
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import split_of
+from encoder.datasets.tables import find, keyed, read_csv
+from encoder.datasets.values import known, split_of
 from encoder.errors import LlavaRadError
 from encoder.reader.views import view_of
 from llava_rad.reports.pairs import Pair, collapse
@@ -40,7 +40,8 @@ def read_jpeg(places: Places, progress: Progress) -> Found:
 
 def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
     metadata, splits = _tables(places, of)
-    split = {row["dicom_id"]: split_of(row["split"]) for row in read_csv(splits, "dicom_id", "split", of=of)}
+    table = keyed(read_csv(splits, "dicom_id", "split", of=of), "dicom_id", of=of)
+    split = {image: split_of(row["split"]) for image, row in table}
     rows: list[Row] = []
     total = 0
     for total, row in enumerate(read_csv(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of), 1):
@@ -108,10 +109,11 @@ def _source(places: Places, rows: list[Row], of: str) -> Path:
     )
 
 
-def _sectioned(table: Path, of: str) -> dict[str, str]:
+def _sectioned(file: Path, of: str) -> dict[str, str]:
     """Read Findings by study; "" if the table has none."""
-    rows = read_csv(table, "study", "findings", of=f"{of}: {_SECTIONED}")
-    return {row["study"].removeprefix("s"): collapse(row["findings"]) for row in rows}
+    rows = read_csv(file, "study", "findings", of=f"{of}: {_SECTIONED}")
+    table = keyed(rows, "study", of=f"{of}: {_SECTIONED}")
+    return {study.removeprefix("s"): collapse(known(row["findings"])) for study, row in table}
 
 
 def _from_files(files: Path, rows: Iterable[Row], progress: Progress, of: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The table of image-report pairs, which readers of data sets write and training and benchmarks read.
 
 JSON lines or CSV in UTF-8, one image each: ``id``, ``image`` (path, relative to the table's folder if it is inside),
-``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``. Other tables of images and texts are read too:
-the usual names of these fields are known, other fields are ignored.
+``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``, and the patient's ``sex``, ``age``,
+``ethnicity``, ``weight`` and ``bmi`` where they are known. Other tables of images and texts are read too:
+:mod:`encoder.datasets.columns` has the usual names of these fields; other fields are ignored.
 """
 
 from __future__ import annotations
@@ -10,27 +11,26 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encoder.datasets.columns import ATTRIBUTES, IGNORE, Columns
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import read_records
-from encoder.datasets.values import SPLITS, split_of
+from encoder.datasets.tables import columns_there, read_records
+from encoder.datasets.values import split_of
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
 from encoder.reader.views import FRONTAL, stated, view_of
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
-_NAMES = {
-    "image": ("image", "image_path", "path", "file", "filename"),
-    "findings": ("findings", "report", "text", "reference", "caption"),
-    "subject": ("subject", "subject_id", "patient_id"),
-    "study": ("study", "study_id"),
-}
-"""Names of a field; the first that exists is taken."""
+_READ = (*FIELDS, *ATTRIBUTES)
+TABLE_FIELDS = (*_READ, IGNORE)
+"""Fields of a table of pairs, for which a user may name columns."""
 _LISTED = 5
+_OF = "the table of pairs"
+_NO_TEXT = "\0"  # stands for a value that is not text
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,17 @@ def collapse(text: str) -> str:
     return " ".join(text.split())
 
 
-def read_pairs(file: Path) -> list[Pair]:
-    """Read a table of pairs, as CSV or JSON lines by its suffix.
+def read_pairs(
+    file: Path,
+    columns: Mapping[str, Sequence[str]] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> list[Pair]:
+    """Read a table of pairs; see :func:`encoder.datasets.tables.read_records` for its form.
+
+    Args:
+        file: the table.
+        columns: field of :data:`TABLE_FIELDS` -> names of columns, where they have other names than usual.
+        say: called with the columns that are read and those that are not, and with what cannot be read.
 
     Raises:
         LlavaRadError: if it does not exist, is not such a table, or a row lacks its image or text or repeats an id;
@@ -72,21 +81,26 @@ def read_pairs(file: Path) -> list[Pair]:
     """
     if not file.exists():
         raise LlavaRadError("the table of pairs does not exist", hint="llava-rad reports writes one")
-    rows = read_records(file, of="the table of pairs")
+    rows = list(read_records(file, of=_OF))
+    if not rows:
+        raise LlavaRadError(f"{_OF} is empty")
     home = Path(os.path.normpath(file.parent.absolute()))
     pairs: list[Pair] = []
     places: dict[str, int] = {}
     empty: list[int] = []
     twice: list[tuple[int, int]] = []
-    for number, cells in enumerate(rows, 1):
-        pair = _pair(cells, home, number)
+    found: dict[tuple[str, ...], Columns] = {}  # a record of JSON lines need not have the fields of the first one
+    texts = [_texts(row, number) for number, row in enumerate(rows, 1)]
+    for number, cells in enumerate(texts, 1):
+        header = tuple(cells)
+        if header not in found:
+            found[header] = Columns.find(header, columns or {}, _READ, of=_OF)
+        pair = _pair(cells, found[header], home, number)
         if not pair.findings:
             empty.append(number)
         if (first := places.setdefault(pair.id, number)) != number:
             twice.append((first, number))
         pairs.append(pair)
-    if not pairs:
-        raise LlavaRadError("the table of pairs is empty")
     if empty:
         raise LlavaRadError(f"{len(empty)} rows of the table of pairs have no text: {_listed(empty)}")
     if twice:
@@ -94,6 +108,12 @@ def read_pairs(file: Path) -> list[Pair]:
             f"{len(twice)} ids occur in the table of pairs more than once: rows "
             + _listed([f"{first} and {second}" for first, second in twice])
         )
+    widest = max(found.values(), key=lambda one: len(one.header))
+    say(widest.read())
+    if ignored := [name for name in widest.rest if name]:
+        say(f"columns ignored: {', '.join(ignored)}")
+    for line in widest.unreadable(texts):
+        say(f"warning: {line}")
     return pairs
 
 
@@ -106,55 +126,60 @@ def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
     home = os.path.normpath(file.parent.absolute())
     inside = f"{home}{os.sep}"
     with reported("the table of pairs"), writing(file, "w") as stream:
+        pairs = list(pairs)
+        more = [name for name in ATTRIBUTES if any(name in pair.row.attributes for pair in pairs)]
+        names = (*FIELDS, *more)
         table = csv.writer(stream, lineterminator="\n") if file.suffix.lower() == ".csv" else None
         if table:
-            table.writerow(FIELDS)
+            table.writerow(names)
         for pair in pairs:
             row = pair.row
             image = str(row.path).removeprefix(inside).replace(os.sep, "/")
-            cells = (pair.id, image, pair.findings, row.dataset, row.subject, row.study, row.view, row.split)
+            cells = [pair.id, image, pair.findings, row.dataset, row.subject, row.study, row.view, row.split]
+            cells += [row.attributes.get(name, "") for name in more]
             if table:
                 table.writerow(cells)
             else:
-                stream.write(json.dumps(dict(zip(FIELDS, cells, strict=True)), ensure_ascii=False) + "\n")
+                stream.write(json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False) + "\n")
 
 
-def _pair(cells: Mapping[str, Any], home: Path, number: int) -> Pair:
-    def text(field: str) -> str:
-        # by row: a record of JSON lines need not have the fields of the first one
-        name = next((name for name in _NAMES.get(field, (field,)) if name in cells), field)
-        value = cells.get(name)
-        if value is not None and not isinstance(value, str | int):
-            raise LlavaRadError(f"row {number} of the table of pairs: {name} is not text")
-        return "" if value is None else str(value)
+def _texts(row: Mapping[str, Any], number: int) -> dict[str, str]:
+    """Return the cells of a row as text; objects and lists are kept out unless a field needs them."""
+    return {name: "" if value is None else str(value) if _is_text(value) else _NO_TEXT for name, value in row.items()}
 
-    image = text("image")
-    if not image or "\0" in image:
-        raise LlavaRadError(
-            f"row {number} of the table of pairs names no image",
-            hint=f"the image's field is one of {', '.join(_NAMES['image'])}",
-        )
-    if not any(name in cells for name in _NAMES["findings"]):
-        raise LlavaRadError(
-            f"row {number} of the table of pairs has no field with the report",
-            hint=f"it is one of {', '.join(_NAMES['findings'])}",
-        )
-    split = text("split").strip()
-    if split and split not in SPLITS and not split_of(split):
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -> Pair:
+    for name in _READ:
+        if cells.get(columns.first(name)) == _NO_TEXT:
+            raise LlavaRadError(f"row {number} of the table of pairs: {columns.first(name)} is not text")
+    image = columns.cell(cells, "image").replace("\\", "/")
+    if not image:
+        hint = f'name its column with --column "image=COLUMN"; {columns_there(columns.header)}'
+        raise LlavaRadError(f"row {number} of the table of pairs names no image", hint=hint)
+    if not columns.first("findings"):
+        hint = f'name its column with --column "findings=COLUMN"; {columns_there(columns.header)}'
+        raise LlavaRadError(f"row {number} of the table of pairs has no field with the report", hint=hint)
+    split = columns.cell(cells, "split")
+    if split and not split_of(split):
         raise LlavaRadError(f"row {number} of the table of pairs: the split is none of train, val, test or empty")
-    view = text("view").strip()
+    view = columns.cell(cells, "view")
     return Pair(
         Row(
             Path(os.path.normpath(image if image[0] == "/" else f"{home}/{image}")),
-            dataset=text("dataset"),
-            subject=text("subject").strip(),
-            study=text("study").strip(),
-            image=text("id").strip() or image,
+            dataset=columns.cell(cells, "dataset"),
+            subject=columns.cell(cells, "subject"),
+            study=columns.cell(cells, "study"),
+            image=columns.cell(cells, "id") or image,
             view=view_of(view),
             split=split_of(split),
             number=number,
+            attributes=columns.attributes(cells),
         ),
-        collapse(text("findings")),
+        collapse(columns.cell(cells, "findings")),
         odd_view=stated(view) and view_of(view) == "unknown",
     )
 

@@ -7,7 +7,7 @@ reference list what is registered here. Modules are named, not imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -39,12 +39,16 @@ class Places:
         reports: folder or table of the reports; None: near the images.
         tables: folder of the tables of images; None: the top folder.
         unknown_views: keep the pairs of a table whose stated view is not known.
+        columns: names of a user's own columns, see :func:`llava_rad.reports.pairs.read_pairs`.
+        say: called with notes on what is read.
     """
 
     root: Path
     reports: Path | None = None
     tables: Path | None = None
     unknown_views: bool = False
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda message: None
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def read_table(places: Places, progress: Progress) -> Found:
     file = next((root / name for name in TABLES if there(root / name)), None) if root.is_dir() else root
     if file is None:
         raise LlavaRadError(f"there is no {' or '.join(TABLES)} in the folder", hint="name the table itself")
-    table = read_pairs(file)
+    table = read_pairs(file, places.columns, places.say)
     known = [pair for pair in table if places.unknown_views or not pair.odd_view]
     front = [pair for pair in known if frontal(pair)]
     present = in_threads(lambda pair: there(pair.row.path), front, progress("images", len(front)))

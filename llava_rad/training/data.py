@@ -22,6 +22,7 @@ import torch
 
 from encoder.backbones.base import FrozenEncoder, image_tokens
 from encoder.datasets import pixel_cache as pixel_cache
+from encoder.datasets.manifest import Row
 from encoder.datasets.pixel_cache import Progress
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import Recipe
@@ -66,10 +67,12 @@ class Selected:
     Attributes:
         pairs: of the splits ``train`` and ``val``, in their order.
         dropped: how many were left out for which reason.
+        rows: images of all splits.
     """
 
     pairs: list[Pair]
     dropped: dict[str, int]
+    rows: list[Row]
 
     def of(self, split: str) -> list[int]:
         """Positions of a split's pairs."""
@@ -106,7 +109,9 @@ def select_pairs(data: DataConfig) -> Selected:
     except LlavaRadError as error:
         raise ConfigError(f"data.pairs: {error}", hint=error.hint) from None
     dropped = {"view": len(pairs) - len(suitable), "split": len(suitable) - len(kept)}
-    return Selected(kept, {reason: number for reason, number in dropped.items() if number})
+    return Selected(
+        kept, {reason: number for reason, number in dropped.items() if number}, [pair.row for pair in pairs]
+    )
 
 
 def open_cache(

@@ -13,6 +13,7 @@ import torch
 
 from encoder.backbones.base import tokens_of_patches
 from encoder.backbones.loading import sizes, stored_sizes
+from encoder.datasets.splits import disjoint_files
 from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
@@ -261,6 +262,7 @@ def _data(report: Report, config: TrainingConfig) -> list[Pair]:
     if not selected.of("val"):
         report.warnings.append("there is no pair in the split val: nothing is watched while training")
     report.check_files([pair.row for pair in selected.pairs], config.data.max_unreadable)
+    report.attempt(lambda: disjoint_files(selected.rows))
     return selected.pairs
 
 

@@ -131,6 +131,7 @@ class RadGraphF1(AnnotatedMetric):
     """RadGraph F1 as a registered metric; the row is named after the paper's level."""
 
     kind = "radgraph"
+    nothing: ClassVar = {"entities": {}}
     summary = "RadGraph F1: rg_e, rg_er, rg_er_bar"
     citation = "Delbrouck, J.-B. et al. Improving the factual correctness of radiology report generation. 2022."
     options: ClassVar = (RadGraphOptions,)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from metrics.base import InputError, checked_texts
+from metrics.base import InputError, checked_texts, is_empty
 from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN, LabelF1
 from metrics.rules import phrases
 
@@ -48,7 +48,7 @@ class _Cues(NamedTuple):
 
 
 def label(text: str) -> tuple[int, ...]:
-    """Return the 14 codes of :mod:`metrics.labels` for one report.
+    """Return the 14 codes of :mod:`metrics.labels` for one report; a text without a letter or digit has no label.
 
     Raises:
         InputError: if ``text`` is not a string.
@@ -56,6 +56,8 @@ def label(text: str) -> tuple[int, ...]:
     if not isinstance(text, str):
         raise InputError(f"a report must be a string, not {type(text).__name__}")
     codes = [BLANK] * len(CLASSES)
+    if is_empty(text):
+        return tuple(codes)
     other = False
     for sentence in _SENTENCE.split(text):
         line = _SPACE.sub(" ", sentence).strip().lower()

@@ -59,7 +59,7 @@ def test_table_by_hand(tmp_path: Path) -> None:
     )
     rows = read(tmp_path)
     assert [(r.subject, r.study, r.view, r.split) for r in rows] == [
-        ("p1", "s1", "AP", ""), ("p1", "s2", "lateral", "val"), ("p2", "s3", "unknown", "test"),
+        ("p1", "s1", "AP", "train"), ("p1", "s2", "lateral", "val"), ("p2", "s3", "unknown", "test"),
     ]  # fmt: skip
     assert [dict(r.labels) for r in rows] == [
         {"effusion": 0.0, "normal": 1.0, "pneumonia": 0.0},

@@ -192,8 +192,8 @@ def test_a_missing_table_is_named(name: str, file: str, tmp_path: Path) -> None:
 
 
 def test_a_table_without_its_column_or_cut_short(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("file,view\n1.png,PA\n")
-    with pytest.raises(LlavaRadError, match="no column 'image'"):
+    (tmp_path / "labels.csv").write_text("picture,view\n1.png,PA\n")
+    with pytest.raises(LlavaRadError, match="no column of images"):
         DATASETS["table"].rows(tmp_path)
     (tmp_path / "labels.csv").write_text("image,view\n1.png,PA\n2.png\n")
     with pytest.raises(LlavaRadError, match="row 2 has 1 of 2 cells"):

@@ -41,13 +41,14 @@ def test_fields_can_be_named(tmp_path: Path) -> None:
     assert read_table(path, "reference", id_field="a.key", text_field="b.c").texts == {"x": "dotted"}
     with pytest.raises(InputError, match="no field nothing") as error:
         read_table(path, "prediction", text_field="nothing")
-    assert error.value.hint == "name it with --prediction-field"
+    assert error.value.hint == "name it with --prediction-field; its columns are 'id', 'a', 'text', 'b.c'"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "x", r"a\.txt: not a \.jsonl, \.json or \.csv file"),
+        ("a.txt", "x", r"a\.txt has no rows"),
+        ("a.txt", "x,y\n1,2", r"a\.txt has no field input"),
         ("a.jsonl", '{"id": 1, "text": "a"}\n{"id"', r"a\.jsonl: line 2 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.jsonl", "\n", "has no rows"),

@@ -141,7 +141,7 @@ def test_of_several_rows_the_most_frequent_value_counts_as_in_mimic_ivs_admissio
         groups=[tmp_path / "patients.csv.gz", tmp_path / "admissions.csv.gz"],
     )
     assert task.strata == {
-        "race": ["WHITE", "BLACK", "ASIAN", "unknown"],
+        "race": ["white", "black/african american", "asian", "unknown"],
         "gender": ["F", "M", "F", "unknown"],
         "anchor_age": ["40-60", "<20", ">=80", "unknown"],
     }

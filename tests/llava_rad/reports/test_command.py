@@ -249,7 +249,11 @@ def test_any_table_is_checked_and_normalised(run: Run, tmp_path: Path) -> None:
     )
     done = run("reports", "table", folder / "mine.csv", "-o", tmp_path / "t.jsonl")
     assert done.code == 3
-    assert done.err == "llava-rad: 1 of 3 frontal images are not in the folder and were left out\n"
+    assert done.err.splitlines() == [
+        "llava-rad: columns read: image from 'file', findings from 'caption', subject from 'patient_id', view, split",
+        "llava-rad: columns ignored: more",
+        "llava-rad: 1 of 3 frontal images are not in the folder and were left out",
+    ]
     assert [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()] == [
         {"id": "a.png", "image": "data/a.png", "findings": "Clear lungs.", "dataset": "", "subject": "7", "study": "",
          "view": "PA", "split": "train"},

@@ -109,8 +109,15 @@ def test_empty_lines_are_no_rows(tmp_path: Path, name: str, text: str) -> None:
     assert [(one.id, one.row.number) for one in read_pairs(write(tmp_path, name, text))] == [("a.png", 1), ("b.png", 2)]
 
 
-def test_findings_come_before_other_texts(tmp_path: Path) -> None:
-    assert read_pairs(write(tmp_path, "t.csv", "report,findings,image\nwhole,part,a\n"))[0].findings == "part"
+@pytest.mark.parametrize("columns", ["report,findings", "findings,generated_report", "Findings,findings"])
+def test_of_several_columns_that_could_be_the_report_the_user_chooses(tmp_path: Path, columns: str) -> None:
+    first, second = columns.split(",")
+    table = write(tmp_path, "t.csv", f"{columns},image\nwhole,part,a\n")
+    with pytest.raises(LlavaRadError, match="several columns that could be the report") as error:
+        read_pairs(table)
+    assert "--column" in str(error.value.hint)
+    assert read_pairs(table, {"findings": [second]})[0].findings == "part"
+    assert read_pairs(table, {"findings": [first]})[0].findings == "whole"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,7 @@ def test_findings_come_before_other_texts(tmp_path: Path) -> None:
         ("t.csv", f"image,text\n{CANARY},x,y\n", "the table of pairs: row 1 has 3 of 2 cells"),
         (
             "t.csv",
-            f"image,text,split\n{CANARY},x,dev\n",
+            f"image,text,split\n{CANARY},x,both\n",
             "row 1 of the table of pairs: the split is none of train, val",
         ),
         ("t.csv", "image,text\n", "the table of pairs is empty"),
@@ -131,7 +138,8 @@ def test_findings_come_before_other_texts(tmp_path: Path) -> None:
         ("t.jsonl", "", "the table of pairs is empty"),
         ("t.jsonl", f'{{"image": "a", "text": "x"}}\n{{"{CANARY}\n', "the table of pairs: line 2 is not JSON"),
         ("t.jsonl", f'["{CANARY}"]\n', "the table of pairs: line 1 is not a JSON object"),
-        ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "row 1 of the table of pairs: text is not text"),
+        ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "1 rows of the table of pairs have no text: 1"),
+        ("t.jsonl", f'{{"image": "{CANARY}", "text": true}}\n', "row 1 of the table of pairs: text is not text"),
         ("t.jsonl", f'{{"image": ["{CANARY}"], "text": "x"}}\n', "row 1 of the table of pairs: image is not text"),
         (
             "t.jsonl",
