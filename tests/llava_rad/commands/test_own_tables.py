@@ -96,7 +96,8 @@ def test_labels_of_an_id_twice_and_odd_labels_are_errors(run: Run, tmp_path: Pat
 
     write(
         tmp_path, ref=REFERENCES, pred=REFERENCES.replace("reference", "prediction"),
-        right=labels(("1", "1"), ("2", "")), words=labels(("1", "True"), ("2", "nan")), twice=labels(("1", "1"), ("2", ""), ("2", "1")),
+        right=labels(("1", "1"), ("2", "")), words=labels(("1", "True"), ("2", "nan")),
+        twice=labels(("1", "1"), ("2", ""), ("2", "1")),
         odd=labels(("1", "1"), ("2", "maybe")),
     )  # fmt: skip
 
