@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +15,9 @@ from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.outputs.formats import archive_formats
+
+if TYPE_CHECKING:
+    from llava_rad.pacs.jobs import Count
 
 EPILOG = "\n\n".join(
     (
@@ -59,11 +64,17 @@ def pull(
 ) -> None:
     """Fetch radiographs into a folder, for 'generate' or 'serve --worklist'."""
     from llava_rad.pacs import jobs
-    from llava_rad.pacs.client import Pacs
+    from llava_rad.pacs.client import Pacs, checked_uid
 
-    pacs = Pacs(url)
-    count = jobs.pull(pacs, _made(output), studies=study or (), date=date, modalities=_codes(modality))
-    note(f"{count.new} images fetched, {count.known} were there already")
+    if study and date is not None:
+        raise typer.BadParameter("a date selects among all studies, not among named ones", param_hint="--date")
+    _check_date(date)
+    for uid in study or ():
+        checked_uid(uid)
+    modalities, pacs = _codes(modality), Pacs(url, tell=note)
+    count = jobs.pull(pacs, _made(output), studies=study or (), date=date, modalities=modalities, tell=note)
+    note(f"{count.new} images fetched, {count.known} were there already" + _rest(count, pacs.passed_over))
+    _leave(count)
 
 
 @app.command("push", epilog=EPILOG)
@@ -93,17 +104,23 @@ def push(
     for path in files:
         if not path.is_file():
             raise typer.BadParameter("there is no such file", param_hint="FILE")
-    if to is not None:
-        from llava_rad.pacs.client import send
+    from llava_rad.pacs import jobs
 
-        send(files, to)
+    if to is not None:
+        from llava_rad.pacs.c_store import StorageUser
+
+        archive = StorageUser(to)
+        try:
+            count = jobs.push(files, archive.store, tell=note)
+        finally:
+            archive.close()
     else:
         from llava_rad.pacs.client import Pacs
 
-        pacs = Pacs(str(url))
-        for path in files:
-            pacs.store([path.read_bytes()])
-    note(f"{len(files)} files stored")
+        pacs = Pacs(str(url), tell=note)
+        count = jobs.push(files, lambda path: pacs.store([path.read_bytes()]), tell=note)
+    note(f"{count.new} files stored" + _rest(count, 0))
+    _leave(count)
 
 
 @app.command("watch", epilog=EPILOG)
@@ -131,28 +148,58 @@ def watch(
 ) -> None:
     """Write drafts for chest radiographs that are new in the archive."""
     from llava_rad.generation.report_writer import ReportWriter
+    from llava_rad.outputs.files import OutputError
     from llava_rad.pacs import jobs
-    from llava_rad.pacs.client import Pacs, PacsError
+    from llava_rad.pacs.client import Pacs
+    from llava_rad.pacs.processed import Pauses, RecordError
+    from llava_rad.pacs.transport import PacsError
 
-    pacs, folder = Pacs(url), _made(output)
+    _check_date(date)
+    if not math.isfinite(every) or every > 86400:
+        raise typer.BadParameter("a search is due once a day at least", param_hint="--every")
+    modalities, pacs, folder = _codes(modality), Pacs(url, tell=note), _made(output)
+    pauses, passed_over = Pauses(0.0 if once else every), 0
     with ReportWriter(options) as writer:
         while True:
+            pacs.passed_over = 0
             try:
                 count = jobs.watch_once(
-                    pacs, folder, writer, date=date, modalities=_codes(modality), store=store, tell=note
+                    pacs, folder, writer, date=date, modalities=modalities, store=store, tell=note, pauses=pauses
                 )
-            except PacsError as error:
+            except (PacsError, OutputError, RecordError) as error:
                 if once:
                     raise
                 note(f"{error}; next search in {every:g} s")
             else:
-                if count.new or count.refused or once:
-                    note(f"{count.new} drafts written, {count.refused} images refused, {count.known} known")
+                if count.new or count.refused or count.failed or once or pacs.passed_over != passed_over:
+                    note(
+                        f"{count.new} drafts written, {count.refused} images refused, {count.known} known"
+                        + _rest(count, pacs.passed_over)
+                    )
+                passed_over = pacs.passed_over
                 if once:
-                    if count.refused:
-                        raise typer.Exit(3)
-                    return
+                    return _leave(count)
             time.sleep(every)
+
+
+def _rest(count: Count, passed_over: int) -> str:
+    """Describe what was not processed, for the last line of a command."""
+    parts = [f"{count.failed} failed"] if count.failed else []
+    if passed_over:
+        parts.append(f"{passed_over} series without modality passed over")
+    return "".join(f", {part}" for part in parts)
+
+
+def _leave(count: Count) -> None:
+    if count.exit_code:
+        raise typer.Exit(count.exit_code)
+
+
+def _check_date(date: str | None) -> None:
+    from llava_rad.pacs.client import date_range
+
+    if date is not None:
+        date_range(date)
 
 
 def _made(folder: Path) -> Path:
@@ -164,7 +211,7 @@ def _made(folder: Path) -> Path:
 
 
 def _codes(text: str) -> tuple[str, ...]:
-    found = tuple(code.strip().upper() for code in text.split(",") if code.strip())
-    if not found or not all(code.isalnum() and len(code) <= 16 for code in found):
+    found = tuple(dict.fromkeys(code.strip().upper() for code in text.split(",")))
+    if not all(re.fullmatch(r"[A-Z0-9_]{1,16}", code) for code in found):
         raise typer.BadParameter("modality codes must be separated by commas", param_hint="--modality")
     return found

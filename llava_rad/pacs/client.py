@@ -1,41 +1,34 @@
-"""Clients of archives: DICOMweb (DICOM PS3.18: QIDO-RS, WADO-RS, STOW-RS), and C-STORE for archives without it.
+"""DICOMweb client of an archive (DICOM PS3.18: QIDO-RS, WADO-RS, STOW-RS).
 
-Searches use dicomweb-client. Images and documents are transferred as bytes: the library would decode them in this
-process, and untrusted files are only decoded in the sandbox.
+Images and documents are transferred as bytes: untrusted files are only decoded in the sandbox.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from datetime import date as Day
+from email import message_from_bytes
+from typing import Any, Final
 
-from encoder.errors import LlavaRadError
 from encoder.reader.sandbox import MAX_FILE_BYTES
+from llava_rad.pacs.completeness import fault_of
+from llava_rad.pacs.transport import Answer, PacsError, PacsUsageError, StatusError, Tell, Transport, UnreachableError
 
-if TYPE_CHECKING:
-    import requests
-
-USER, PASSWORD, TOKEN = "LLAVA_RAD_PACS_USER", "LLAVA_RAD_PACS_PASSWORD", "LLAVA_RAD_PACS_TOKEN"
 MODALITIES: Final = ("CR", "DX")
-TIMEOUT_S: Final = (10.0, 120.0)
-RETRIES: Final = 5
-BACKOFF_S: Final = 0.3
-"""Delay before the second retry; doubled for each later one."""
+PAGE: Final = 200
+"""Results that a search asks for at once."""
+MAX_RESULTS: Final = 100_000
+MAX_PAGES: Final = 5_000
+MAX_SEARCH_BYTES: Final = 32 << 20
+_OVERHEAD: Final = 1 << 16
+"""Most bytes of an answer besides its image."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_PAGE = 200
-CALLING: Final = "LLAVARAD"
-"""Application entity title of this client."""
-_ADDRESS = re.compile(r"([^@\s\\]{1,16})@([^@:\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
-
-
-class PacsError(LlavaRadError):
-    """A request to the archive failed; no message names a study or a patient."""
+_DATE = re.compile(r"(?P<day>[0-9]{8})|(?P<first>[0-9]{8})?-(?P<last>[0-9]{8})?")
+_JSON: Final = "application/dicom+json"
 
 
 @dataclass(frozen=True)
@@ -50,32 +43,30 @@ class Instance:
 class Pacs:
     """DICOMweb client of one archive.
 
-    Credentials come from the environment (a bearer token, or name and password) or from ``~/.netrc``, certificates of
-    a private authority from ``REQUESTS_CA_BUNDLE``. Failed requests are repeated with growing delays.
+    Credentials come from the environment (a bearer token, or name and password), from the URL or from ``~/.netrc``,
+    certificates of a private authority from ``REQUESTS_CA_BUNDLE``. Failed requests are repeated with growing delays.
+
+    Attributes:
+        passed_over: number of series that were passed over because they state no modality.
 
     Args:
         url: of the DICOMweb service, e.g. ``https://pacs.example/dicom-web``.
+        tell: receives a line about each wait and about searches that may be incomplete.
 
     Raises:
-        PacsError: if the URL is not http or https, or dicomweb-client is not installed.
+        PacsUsageError: if the URL is not http or https.
+        PacsError: if requests is not installed.
     """
 
-    def __init__(self, url: str) -> None:
-        if not re.match(r"https?://[^/\s]+", url):
-            raise PacsError("the archive's address is not a URL of http or https", hint="--url https://HOST/dicom-web")
-        try:
-            import requests
-            from dicomweb_client.api import DICOMwebClient
-        except ImportError:
-            raise PacsError("DICOMweb needs dicomweb-client", hint="pip install 'llava-rad[pacs]'") from None
-        self._url = url.rstrip("/")
-        self._session = _session(requests.Session())
-        self._client = DICOMwebClient(self._url, session=self._session, timeout=TIMEOUT_S)
-        self._client.set_http_retry_params(retry=False)  # the session does it
+    def __init__(self, url: str, *, tell: Tell = lambda text: None) -> None:
+        self.passed_over = 0
+        self._transport = Transport(url, tell)
+        self._tell = tell
+        self._told: set[str] = set()
 
     def close(self) -> None:
         """Close connections."""
-        self._session.close()
+        self._transport.close()
 
     def studies(self, *, date: str | None = None, modalities: Sequence[str] = MODALITIES) -> Iterator[str]:
         """Yield the Study Instance UID of each study with images of these modalities, once.
@@ -85,223 +76,278 @@ class Pacs:
             modalities: e.g. CR, DX.
 
         Raises:
-            PacsError: if the request fails.
+            PacsUsageError: if the date has another form.
+            PacsError: if a request fails; at the end, after the studies of other modalities.
         """
+        first, last = date_range(date) if date else ("", "")
+        errors: list[PacsError] = []
         seen: set[str] = set()
         for modality in modalities:
             filters = {"ModalitiesInStudy": modality} | ({"StudyDate": date} if date else {})
-            for found in self._pages("studies", filters):
-                study = _value(found, "0020000D")
-                if study not in seen:
-                    seen.add(study)
-                    yield study
+            try:
+                for study, found in self._search("studies", "studies", "0020000D", filters):
+                    day = _text(found, "00080020") or first
+                    if date and _DATE.fullmatch(day) and not first <= day <= last:
+                        self._tell_once("the archive ignores dates; studies of other dates are passed over")
+                    elif study not in seen:
+                        seen.add(study)
+                        yield study
+            except UnreachableError:
+                raise
+            except PacsError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
-    def images(self, study: str, modalities: Sequence[str] = MODALITIES) -> list[Instance]:
-        """Return a study's images of these modalities, ordered by their UIDs.
+    def images(self, study: str, modalities: Sequence[str] = MODALITIES) -> Iterator[Instance]:
+        """Yield a study's images of these modalities, once, ordered by their UIDs.
 
         Raises:
-            PacsError: if a request fails.
+            PacsUsageError: if the study is no UID.
+            PacsError: if a request fails; at the end, after the images of other series.
         """
-        found = []
-        for series in self._pages("series", {}, study=study):
-            if _value(series, "00080060", uid=False) not in modalities:
-                continue
-            name = _value(series, "0020000E")
-            for one in self._pages("instances", {}, study=study, series=name):
-                found.append(Instance(study, name, _value(one, "00080018")))
-        return sorted(set(found), key=lambda one: (one.series, one.instance))
+        errors: list[PacsError] = []
+        seen: set[str] = set()
+        path = f"studies/{checked_uid(study)}/series"
+        series = self._kept(self._search("series", path, "0020000E", {}), errors)
+        for uid, found in sorted(series, key=lambda one: one[0]):
+            modality = _text(found, "00080060")
+            if modality is None:
+                self.passed_over += 1
+            elif modality.upper() in modalities:
+                instances = self._search("images", f"{path}/{uid}/instances", "00080018", {})
+                for instance, _ in sorted(self._kept(instances, errors), key=lambda one: one[0]):
+                    if instance not in seen:
+                        seen.add(instance)
+                        yield Instance(study, uid, instance)
+        if errors:
+            raise errors[0]
 
     def image(self, instance: Instance) -> bytes:
         """Return one image as the DICOM file that was stored.
 
         Raises:
-            PacsError: if the request fails, or the image is larger than ``MAX_FILE_BYTES``.
+            PacsError: if the request fails, the answer is no whole DICOM file, or it is larger than
+                ``MAX_FILE_BYTES``.
         """
-        path = f"studies/{instance.study}/series/{instance.series}/instances/{instance.instance}"
-        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-        with self._answered() as failed:
-            answer = self._session.get(
-                f"{self._url}/{path}", headers={"Accept": accept}, timeout=TIMEOUT_S, stream=True
-            )
-            failed.check(answer)
-            body = b""
-            for chunk in answer.iter_content(1 << 20):
-                body += chunk
-                if len(body) > MAX_FILE_BYTES:
-                    raise PacsError(f"the archive sends an image of more than {MAX_FILE_BYTES >> 20} MiB")
-        return _only_part(body, answer.headers.get("content-type", ""))
+        answer = self._transport.get(
+            f"studies/{instance.study}/series/{instance.series}/instances/{instance.instance}",
+            accept='multipart/related; type="application/dicom"; transfer-syntax=*',
+            limit=MAX_FILE_BYTES + _OVERHEAD,
+        )
+        if answer.status not in (200, 206):
+            raise PacsError(f"the archive sends no image (HTTP {answer.status})")
+        content = only_part(answer)
+        if len(content) > MAX_FILE_BYTES:
+            raise PacsError(f"the archive sends more than {MAX_FILE_BYTES >> 20} MiB")
+        if fault := fault_of(content):
+            raise PacsError(f"the archive sends {fault}")
+        return content
 
     def store(self, files: Sequence[bytes]) -> None:
         """Store DICOM files; duplicates are accepted.
 
         Raises:
-            PacsError: if the archive refuses a file.
+            PacsError: if the archive refuses a file, or does not say that it stored it.
         """
         boundary = secrets.token_hex(16)
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = b"".join(head + file + b"\r\n" for file in files) + f"--{boundary}--\r\n".encode()
-        headers = {
-            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-            "Accept": "application/dicom+json",
-        }
-        with self._answered() as failed:
-            answer = self._session.post(f"{self._url}/studies", body, headers=headers, timeout=TIMEOUT_S)
-            failed.check(answer, accept=(409,))
-            found = answer.json()
-        result = found[0] if isinstance(found, list) and found else found
-        refused = result.get("00081198", {}).get("Value", []) if isinstance(result, dict) else []
+        body = b"".join(piece for file in files for piece in (head, file, b"\r\n")) + f"--{boundary}--\r\n".encode()
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        answer = self._transport.post("studies", body, content_type=kind, accept=_JSON, limit=MAX_SEARCH_BYTES)
+        if answer.status not in (200, 202, 409):
+            raise PacsError(f"the archive does not say what it stored (HTTP {answer.status})")
+        found = _json(answer)
+        result = found[0] if isinstance(found, list) and len(found) == 1 else found
+        if not isinstance(result, dict) or not result.keys() & {"00081198", "00081199"}:
+            raise PacsError("the archive does not say what it stored")
         # PS3.18 table I.2-2: 0111H is a duplicate
-        reasons = [one.get("00081197", {}).get("Value", [0])[0] for one in refused]
-        if any(reason != 0x0111 for reason in reasons) or (answer.status_code == 409 and not reasons):
-            raise PacsError(f"the archive refuses {len(reasons) or len(files)} of {len(files)} documents")
+        refused = [(_values(one, "00081197") or [None])[0] for one in _values(result, "00081198")]
+        if any(reason != 0x0111 for reason in refused) or (answer.status == 409 and not refused):
+            raise PacsError(f"the archive refuses {len(refused) or len(files)} of {len(files)} documents")
+        stored = len(_values(result, "00081199"))
+        if 0 < stored < len(set(files)) - len(refused):
+            raise PacsError(f"the archive stores {stored} of {len(files)} documents")
 
-    def _pages(
-        self, what: str, filters: dict[str, str], *, study: str | None = None, series: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        offset = 0
-        while True:
-            options: dict[str, Any] = {"search_filters": filters, "limit": _PAGE, "offset": offset}
-            with self._answered():
-                if what == "studies":
-                    found = self._client.search_for_studies(**options)
-                elif what == "series":
-                    found = self._client.search_for_series(study_instance_uid=study, **options)
+    def _search(self, what: str, path: str, tag: str, filters: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield UID and attributes of each result of a search, once.
+
+        Pages are asked for until one brings nothing new: a short page may come from an archive with a limit of its own.
+        """
+        seen: set[str] = set()
+        unusable = offset = received = 0
+        limit = PAGE
+        for _ in range(MAX_PAGES):
+            try:
+                results = self._page(path, filters, limit, offset)
+            except StatusError as error:
+                if not offset or received >= limit or error.status not in (400, 416, 422, 501):
+                    raise
+                self._tell_once(
+                    f"the archive refuses the next page of a search; results after {received} may be missing"
+                )
+                results = []
+            new = 0
+            for result in results:
+                uid = _text(result, tag)
+                usable = uid is not None and len(uid) <= 64 and _UID.fullmatch(uid) is not None
+                key = uid if usable and uid is not None else json.dumps(result, sort_keys=True)
+                if key in seen:
+                    continue
+                seen.add(key)
+                new += 1
+                if usable:
+                    yield key, result
                 else:
-                    found = self._client.search_for_instances(
-                        study_instance_uid=study, series_instance_uid=series, **options
+                    unusable += 1
+            if len(seen) > MAX_RESULTS:
+                break
+            if new:
+                received, offset = len(results), offset + len(results)
+            elif not results or len(results) < limit:
+                if 10 <= len(results) <= PAGE:  # no archive limits an answer to less
+                    self._tell_once(
+                        "the archive repeats its answer in place of the next page; "
+                        "results beyond its first page would be missing"
                     )
-            yield from found
-            if len(found) < _PAGE:
+                if unusable:
+                    raise PacsError(
+                        f"the archive answers with attributes of a wrong kind: {unusable} {what} without UID"
+                    )
                 return
-            offset += len(found)
+            else:  # it ignores the offset, but not the limit
+                limit, offset = limit * 8, 0
+        raise PacsError(f"a search finds more than {len(seen)} {what}", hint="narrow it: --date, --study")
 
-    def _answered(self) -> _Answered:
-        return _Answered()
+    def _page(self, path: str, filters: dict[str, str], limit: int, offset: int) -> list[dict[str, Any]]:
+        parameters = filters | {"limit": limit} | ({"offset": offset} if offset else {})
+        answer = self._transport.get(path, accept=_JSON, limit=MAX_SEARCH_BYTES, parameters=parameters)
+        if answer.status == 204:
+            return []
+        if answer.status not in (200, 206):
+            raise PacsError(f"the archive answers a search with HTTP {answer.status}")
+        found = _json(answer)
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise _not_dicomweb("no list of results")
+        return found
+
+    def _kept(
+        self, results: Iterator[tuple[str, dict[str, Any]]], errors: list[PacsError]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield results until an error, which is kept."""
+        try:
+            yield from results
+        except UnreachableError:
+            raise
+        except PacsError as error:
+            errors.append(error)
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
 
-def send(files: Sequence[Path], to: str) -> None:
-    """Send DICOM files by C-STORE.
-
-    Args:
-        files: paths.
-        to: ``AET@HOST:PORT`` of the archive.
+def checked_uid(text: str) -> str:
+    """Return a UID, checked because it becomes part of an address.
 
     Raises:
-        PacsError: if the address has another form, the archive cannot be reached or refuses a file, or pynetdicom is
-            not installed.
+        PacsUsageError: if it is none.
     """
-    found = _ADDRESS.fullmatch(to)
-    if found is None:
-        raise PacsError("the address is not of the form AET@HOST:PORT", hint="--to ARCHIVE@127.0.0.1:4242")
+    if len(text) > 64 or not _UID.fullmatch(text):
+        raise PacsUsageError("a study is named by its Study Instance UID: numbers with dots between them")
+    return text
+
+
+def date_range(text: str) -> tuple[str, str]:
+    """Return first and last day of a date or range in DICOM notation.
+
+    Raises:
+        PacsUsageError: if it has another form, a day does not exist, or the range is reversed.
+    """
+    found = _DATE.fullmatch(text)
+    if found is None or text == "-":
+        raise PacsUsageError("a date is written as 20261126, a range as 20261101-, -20261130 or 20261101-20261130")
+    first = found["day"] or found["first"] or "00010101"
+    last = found["day"] or found["last"] or "99991231"
     try:
-        import pydicom
-        from pynetdicom import AE
-    except ImportError:
-        raise PacsError("C-STORE needs pynetdicom", hint="pip install 'llava-rad[pacs]'") from None
-    name, host, port = found.groups()
-    entity = AE(ae_title=CALLING)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
-    kinds = set()
-    for path in files:
-        try:
-            meta = pydicom.filereader.read_file_meta_info(path)
-            kinds.add((meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID))
-        except Exception:
-            raise PacsError("one of the files is not DICOM with file meta information") from None
-    for kind, syntax in sorted(kinds)[:128]:
-        entity.add_requested_context(kind, syntax)
-    association = entity.associate(host.strip("[]"), int(port), ae_title=name)
-    if not association.is_established:
-        raise PacsError(
-            "the archive cannot be reached, or does not accept this client",
-            hint=f"its application entity title is {CALLING}",
-        )
+        Day.fromisoformat(first), Day.fromisoformat(last)
+    except ValueError:
+        raise PacsUsageError("there is no such day; a date is written as year, month, day: 20261126") from None
+    if first > last:
+        raise PacsUsageError("the range of dates ends before it begins")
+    return first, last
+
+
+def only_part(answer: Answer) -> bytes:
+    """Return the one part of a multipart/related answer (RFC 2387); an answer without parts is the file itself.
+
+    Raises:
+        PacsError: if the content type is another one, or there is not one whole part.
+    """
+    kind, body = answer.kind, answer.body
+    if kind in ("application/dicom", "application/octet-stream", "no type"):
+        return body.getvalue()
+    if kind != "multipart/related":
+        raise PacsError(f"the archive sends {kind} in place of an image")
+    boundary = answer.header.get_boundary()
+    if not boundary:
+        raise PacsError("the archive sends parts without naming their boundary")
+    mark = b"--" + boundary.encode("ascii", "replace")
+    content = body.getvalue()  # shares the memory
+    opening = 0 if content.startswith(mark) else content.find(b"\r\n" + mark, 0, _OVERHEAD) + 2
+    end_of_head = content.find(b"\r\n\r\n", opening, opening + _OVERHEAD)
+    if not content.startswith(mark, opening) or content.startswith(b"--", opening + len(mark)) or end_of_head < 0:
+        raise PacsError("the archive sends no image: its answer has no part")
+    part = message_from_bytes(content[opening + len(mark) : end_of_head].strip() + b"\r\n\r\n")
+    kind = replace(answer, header=part).kind
+    start, end = end_of_head + 4, content.find(b"\r\n" + mark, end_of_head + 2)
+    while end >= 0 and not re.match(rb"--|[ \t]*\r\n", content[end + len(mark) + 2 :][:80]):
+        end = content.find(b"\r\n" + mark, end + 2)  # the boundary begins another word
+    if end < 0:
+        raise PacsError("the archive sends half an answer: its last boundary is missing")
+    if not content.startswith(b"--", end + 2 + len(mark)):
+        raise PacsError("the archive sends several parts for one image")
+    if kind not in ("application/dicom", "application/octet-stream", "no type"):
+        raise PacsError(f"the archive sends a part of {kind} in place of an image")
+    del content
+    size = max(end - start, 0)
+    with body.getbuffer() as view:
+        view[:size] = view[start : start + size]
+    body.truncate(size)
+    return body.getvalue()
+
+
+def _json(answer: Answer) -> Any:
+    """Parse an answer in JSON; types are checked where values are taken."""
+    content = answer.body.getvalue()
+    if answer.kind != "no type" and not answer.kind.endswith("json"):
+        raise _not_dicomweb(f"{answer.kind} in place of JSON")
+    if not content:
+        raise _not_dicomweb("an empty answer")
     try:
-        for number, path in enumerate(files, 1):
-            try:
-                status = association.send_c_store(path).get("Status")
-            except (ValueError, RuntimeError, AttributeError):
-                status = None
-            if status is None or status & 0xF000 not in (0x0000, 0xB000):
-                raise PacsError(f"the archive refuses file {number} of {len(files)}")
-    finally:
-        association.release()
+        return json.loads(content)
+    except RecursionError:
+        raise _not_dicomweb("JSON nested too deeply") from None
+    except ValueError:
+        raise _not_dicomweb("damaged JSON") from None
 
 
-class _Answered:
-    """Turns errors of a request into ``PacsError`` with a message of one line."""
-
-    def __enter__(self) -> _Answered:
-        return self
-
-    def check(self, answer: requests.Response, accept: Sequence[int] = ()) -> None:
-        """Raise for a status that is not a success."""
-        if answer.status_code not in accept:
-            answer.raise_for_status()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        import requests
-
-        if error is None or isinstance(error, LlavaRadError) or not isinstance(error, Exception):
-            return
-        if isinstance(error, requests.HTTPError) and error.response is not None:
-            status = error.response.status_code
-            if status in (401, 403):
-                hint = f"set {USER} and {PASSWORD}, or {TOKEN}, or use ~/.netrc"
-                raise PacsError(f"the archive refuses the credentials (HTTP {status})", hint=hint) from None
-            if status == 404:
-                raise PacsError("the archive has no resource at that address (HTTP 404)", hint="--url") from None
-            raise PacsError(f"the archive answers with HTTP {status}") from None
-        if isinstance(error, requests.exceptions.SSLError):
-            raise PacsError(
-                "the archive's certificate is not trusted", hint="REQUESTS_CA_BUNDLE names an authority of your own"
-            ) from None
-        if isinstance(error, requests.exceptions.RetryError):
-            raise PacsError(f"the archive is unavailable: {RETRIES} tries failed") from None
-        if isinstance(error, requests.exceptions.Timeout):
-            raise PacsError("the archive does not answer in time") from None
-        if isinstance(error, requests.RequestException | OSError) and not isinstance(error, json.JSONDecodeError):
-            raise PacsError("the archive cannot be reached", hint="is it running, and is --url right?") from None
-        raise PacsError(
-            "the archive does not answer as DICOMweb requires", hint="--url names its DICOMweb service"
-        ) from None
-
-
-def _session(session: requests.Session) -> requests.Session:
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
-    # storing may be repeated: a document always has the same UID
-    again = Retry(
-        total=RETRIES, backoff_factor=BACKOFF_S, status_forcelist=(429, 502, 503, 504), allowed_methods={"GET", "POST"}
+def _not_dicomweb(odd: str) -> PacsError:
+    return PacsError(
+        f"the archive does not answer as DICOMweb requires: {odd}", hint="--url names its DICOMweb service"
     )
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=again))
-    if token := os.environ.get(TOKEN):
-        session.headers["Authorization"] = f"Bearer {token}"
-        session.trust_env = False  # ~/.netrc would replace the token
-    elif os.environ.get(USER):
-        session.auth = (os.environ[USER], os.environ.get(PASSWORD, ""))
-    return session
 
 
-def _value(found: dict[str, Any], tag: str, *, uid: bool = True) -> str:
-    """Return an attribute of a search result, checked because it becomes part of a URL."""
-    values = found.get(tag, {}).get("Value", [])
-    value = values[0] if values else None
-    if not isinstance(value, str) or (uid and (len(value) > 64 or not _UID.fullmatch(value))):
-        raise PacsError("the archive answers with attributes of a wrong kind")
-    return value
+def _values(found: Any, tag: str) -> list[Any]:
+    """Return the values of an attribute in DICOM JSON, whatever the archive sent in its place."""
+    attribute = found.get(tag) if isinstance(found, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values if isinstance(values, list) else []
 
 
-def _only_part(body: bytes, content_type: str) -> bytes:
-    """Return the first part of a multipart/related answer; an answer without parts is the file itself."""
-    found = re.search(r'boundary="?([^";,]+)"?', content_type)
-    if "multipart" not in content_type or found is None:
-        return body
-    parts = body.split(b"--" + found.group(1).encode())
-    for part in parts[1:]:
-        head, gap, content = part.partition(b"\r\n\r\n")
-        if gap and not head.startswith(b"--"):
-            return content.removesuffix(b"\r\n")
-    raise PacsError("the archive sends no image")
+def _text(found: Any, tag: str) -> str | None:
+    """Return the first value of an attribute without padding, or None if it is no text."""
+    values = _values(found, tag)
+    text = values[0].strip("\0 ") if values and isinstance(values[0], str) else ""
+    return text or None

@@ -1,0 +1,338 @@
+"""Kinds of misbehaviour of an archive, against pull, watch and push: nothing lost, nothing twice, all end.
+
+The archive misbehaves for one image, search or document, then behaves again; right values are the files themselves.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoder.errors import LlavaRadError, ReadError
+from llava_rad.generation.report_writer import Failure
+from llava_rad.pacs import jobs
+from llava_rad.pacs.client import Pacs
+from llava_rad.pacs.jobs import Count
+from llava_rad.pacs.processed import Pauses
+from llava_rad.pacs.transport import PacsError
+from tests.llava_rad import small_files
+from tests.llava_rad.pacs.scripted import END, JSON, PART, Handler, Reply, Server, page, serving, text
+
+Kind = Callable[[Handler, Reply], None]
+IMAGES = 4
+FIRST = "1.2.3.0"
+"""Study that the archive misbehaves for."""
+
+
+def answers(status: int = 200, kind: str = "text/html", body: bytes = b"<html>login</html>", **headers: str) -> Kind:
+    return lambda request, good: request.send(
+        Reply(status, kind, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    )
+
+
+def changes(change: Callable[[bytes], bytes], kind: str | None = None, **headers: str) -> Kind:
+    """The honest answer with another body, type or header."""
+    return lambda request, good: request.send(
+        Reply(good.status, kind or good.kind, change(good.body), {k.replace("_", "-"): v for k, v in headers.items()})
+    )
+
+
+def hangs(request: Handler, good: Reply) -> None:
+    request.server.ended.wait(0.6)
+    request.drop()
+
+
+def drips_headers(request: Handler, good: Reply) -> None:
+    request.raw(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000, pause=0.02)
+
+
+def closes(request: Handler, good: Reply) -> None:
+    request.drop()
+
+
+def resets(request: Handler, good: Reply) -> None:
+    request.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    request.drop(reset=True)
+
+
+def cuts_chunks(request: Handler, good: Reply) -> None:
+    half = good.body[: len(good.body) // 2]
+    request.raw(
+        f"HTTP/1.1 200 OK\r\nContent-Type: {good.kind}\r\nTransfer-Encoding: chunked\r\n\r\n{len(half):x}\r\n".encode()
+        + half
+        + b"\r\n"
+    )
+    request.drop()
+
+
+def is_no_http(request: Handler, good: Reply) -> None:
+    request.raw(b"220 mail.example ESMTP\r\n")
+    request.drop()
+
+
+def redirects(status: int, where: str) -> Kind:
+    """Redirect to ``where``, in which PORT is the archive's and THIEF that of another server."""
+
+    def kind(request: Handler, good: Reply) -> None:
+        port, thief = request.server.server_address[1], request.server.thief.server_address[1]  # type: ignore[attr-defined]
+        location = where.replace("PORT", str(port)).replace("THIEF", str(thief)).replace("SAME", request.path)
+        request.send(Reply(status, "text/html", b"moved", {"Location": location}))
+
+    return kind
+
+
+GENERAL: dict[str, Kind] = {
+    "an HTML page": answers(),
+    "an HTML page with the right type": changes(lambda body: b"<html>login</html>"),
+    "an empty answer": changes(lambda body: b""),
+    "no content": answers(204, JSON, b""),
+    "no resource": answers(404),
+    "gone": answers(410),
+    "refused credentials": answers(401),
+    "forbidden": answers(403),
+    "an internal error that quotes": answers(500, "text/plain", b"1.2.3.0 Doe^Jane"),
+    "busy": answers(503),
+    "busy for a year": answers(429, Retry_After="31536000"),
+    "busy until a date": answers(503, Retry_After="Fri, 31 Dec 9999 23:59:59 GMT"),
+    "busy, with an unreadable time": answers(503, Retry_After="soon"),
+    "silence": hangs,
+    "headers that drip": drips_headers,
+    "a body that drips": lambda request, good: request.send(good, pause=0.02),
+    "a body that drips without length": lambda request, good: request.send(
+        Reply(good.status, good.kind, good.body, {"Content-Length": ""}), pause=0.02
+    ),
+    "a closed connection": closes,
+    "a reset connection": resets,
+    "half of the length": lambda request, good: request.send(good, cut=len(good.body) // 2),
+    "half of the body without length": lambda request, good: request.send(
+        Reply(good.status, good.kind, good.body[: len(good.body) // 2], {"Content-Length": ""})
+    ),
+    "half of the chunks": cuts_chunks,
+    "another protocol": is_no_http,
+    "damaged compression": changes(lambda body: b"\x1f\x8b" + body, Content_Encoding="gzip"),
+    "a compressed bomb": changes(lambda body: gzip.compress(bytes(64 << 20)), Content_Encoding="gzip"),
+    "more than the limit": lambda request, good: request.send(Reply(200, good.kind, good.body + bytes(5 << 20))),
+    "XML": answers(200, "application/dicom+xml", b"<NativeDicomModel/>"),
+    "a type with an odd name": answers(200, "Doe^Jane 1.2.3.0", b"x"),
+    "a redirect to another port": redirects(307, "http://127.0.0.1:THIEF/dicom-web/studies"),
+    "a redirect to another host": redirects(302, "http://localhost:THIEF/"),
+    "a redirect to another scheme": redirects(308, "https://127.0.0.1:PORT/dicom-web"),
+    "a redirect that hides its host": redirects(307, "http://127.0.0.1:THIEF\\@127.0.0.1:PORT/"),
+    "a redirect with a name in it": redirects(307, "http://127.0.0.1:PORT@127.0.0.1:THIEF/"),
+    "a redirect without scheme": redirects(307, "//127.0.0.1:THIEF/"),
+    "a redirect to itself": redirects(307, "SAME"),
+    "a redirect to nowhere": redirects(302, ""),
+    "a redirect to a login": redirects(302, "/login"),
+}
+OF_IMAGES: dict[str, Kind] = {
+    "half a file": changes(lambda body: PART + body[len(PART) : len(body) // 2] + END),
+    "no last boundary": changes(lambda body: body.removesuffix(END)),
+    "no part": changes(lambda body: b"--XX--\r\n"),
+    "two parts": changes(lambda body: body.removesuffix(b"--XX--\r\n") + body),
+    "a part that is a page": changes(lambda body: b"--XX\r\nContent-Type: text/html\r\n\r\n<html>" + END),
+    "a part without preamble": changes(lambda body: PART + body[len(PART) + 132 :]),
+    "a part without content": changes(lambda body: PART + END),
+    "another boundary": changes(lambda body: body, kind="multipart/related; boundary=YY"),
+    "no boundary": changes(lambda body: body, kind="multipart/related"),
+    "a thumbnail": answers(200, "image/jpeg", b"\xff\xd8\xff"),
+    "its attributes": answers(200, JSON, b"[{}]"),
+}
+OF_SEARCHES: dict[str, Callable[[str, dict[str, str], list[Any]], Any]] = {
+    "a limit of its own": lambda path, asked, found: page(path, asked | {"limit": "2"}, found),
+    "neither limit nor offset": lambda path, asked, found: found,
+    "no offset": lambda path, asked, found: found[: int(asked["limit"])],
+    "every result twice": lambda path, asked, found: page(path, asked, [one for one in found for _ in (1, 2)]),
+    "no filters": lambda path, asked, found: page(
+        path, asked, [{"0020000D": text(f"1.2.3.{n}", "UI")} for n in range(IMAGES)]
+    )
+    if path == "/studies"
+    else page(path, asked, found),
+    "padded values": lambda path, asked, found: page(
+        path, asked, json.loads(json.dumps(found).replace('"]', '\\u0000"]').replace('DX\\u0000"', 'DX "'))
+    ),
+    "a series without modality": lambda path, asked, found: page(
+        path, asked, [{"0020000E": text("1.9", "UI")}, *found] if path.endswith("/series") else found
+    ),
+    "modalities of other kinds": lambda path, asked, found: page(
+        path,
+        asked,
+        [
+            *({"0020000E": text(f"1.9.{n}", "UI"), "00080060": odd} for n, odd in enumerate(ODD)),
+            *found,
+        ]
+        if path.endswith("/series")
+        else found,
+    ),
+}
+ODD: list[Any] = [None, {}, [], "DX", {"vr": "CS"}, {"Value": None}, {"Value": []}, {"Value": [None]}, {"Value": [7]}]
+ODD_RESULTS: dict[str, Any] = {
+    "no list": {"0020000D": "x"},
+    "null": None,
+    "a list of other things": [None, 7, "x"],
+    "a path as UID": [{"0020000D": text("../../etc", "UI"), "0020000E": text("../..", "UI")}],
+    "a number as UID": [{"0020000D": {"vr": "UI", "Value": [17]}}],
+    "no UID": [{}],
+    "a UID that is too long": [{"0020000D": text("1" * 65, "UI")}],
+    "a UID in other digits": [{"0020000D": text("١.٢", "UI")}],
+    "attributes that are no attributes": [{"0020000D": "1.2", "0020000E": [1]}, {"0020000D": {"Value": {"a": 1}}}],
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("files")
+    return [small_files.dicom(folder / f"{n}.dcm", seed=n) for n in range(IMAGES)]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[Server, Server]]:
+    with serving() as server, serving() as thief:
+        server.thief = thief  # type: ignore[attr-defined]
+        yield server, thief
+
+
+@pytest.fixture
+def server(servers: tuple[Server, Server], files: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server, thief = servers
+    server.reset({f"1.2.3.{n}.1.1": path.read_bytes() for n, path in enumerate(files)})
+    thief.reset({})
+    for name, value in (("BACKOFF_S", 0.001), ("MAX_WAIT_S", 0.002), ("DEADLINE_S", 0.3), ("TIMEOUT_S", (2.0, 0.2))):
+        monkeypatch.setattr(f"llava_rad.pacs.transport.{name}", value)
+    monkeypatch.setattr("llava_rad.pacs.client.MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("llava_rad.pacs.client.MAX_SEARCH_BYTES", 1 << 20)
+    yield server
+    assert thief.asked == [], "no request goes to another server"
+
+
+class Writer:
+    """A writer of reports that only repeats the hash of its input, and refuses what a test says."""
+
+    refused: ReadError | Exception | None = None
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def write(self, sources: list[Any]) -> Iterator[Any]:
+        (source,) = sources
+        if isinstance(self.refused, ReadError):
+            yield Failure(source, self.refused, source.sha256())
+        elif self.refused is not None:
+            raise self.refused
+        else:
+            yield Written(source.sha256())
+
+
+class Written:
+    def __init__(self, sha256: str) -> None:
+        self.sha256 = sha256
+
+    def to_json(self) -> str:
+        return json.dumps(self.sha256)
+
+
+@pytest.fixture
+def documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each report becomes one document with the hash of its image."""
+    monkeypatch.setattr(jobs, "_documents", lambda report, content, reader: [report.sha256.encode()])
+
+
+def hashes(server: Server) -> list[str]:
+    return sorted(hashlib.sha256(content).hexdigest() for content in server.images.values())
+
+
+def attempt(call: Callable[[], Count], said: list[str]) -> Count:
+    """Run a job to its end, which comes soon, and without a word about the study."""
+    started = time.monotonic()
+    try:
+        count = call()
+    except PacsError as error:
+        said.append(str(error))
+        count = Count(failed=1)
+    assert time.monotonic() - started < 5
+    assert not [line for line in said if "1.2.3" in line or "Doe" in line or "\n" in line]
+    return count
+
+
+def pulled(server: Server, folder: Path, said: list[str]) -> Count:
+    folder.mkdir(exist_ok=True)
+    return attempt(lambda: jobs.pull(Pacs(server.url, tell=said.append), folder, tell=said.append), said)
+
+
+def watched(server: Server, folder: Path, said: list[str], writer: Writer | None = None, **options: Any) -> Count:
+    folder.mkdir(exist_ok=True)
+    pacs = Pacs(server.url, tell=said.append)
+    return attempt(
+        lambda: jobs.watch_once(pacs, folder, writer or Writer(), tell=said.append, **options),  # type: ignore[arg-type]
+        said,
+    )
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.dcm"))
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(json.loads(path.read_text()) for path in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("kind", [*GENERAL, *OF_IMAGES])
+def test_pull_passes_over_an_image_and_fetches_it_later(server: Server, tmp_path: Path, kind: str) -> None:
+    server.misbehave, server.target = (GENERAL | OF_IMAGES)[kind], f"{FIRST}.1.1$"
+    said: list[str] = []
+    count = pulled(server, tmp_path / "out", said)
+    assert server.misbehaved and (count.new, count.failed, count.exit_code) == (IMAGES - 1, 1, 3)
+    assert len(said) == 1 or "busy" in kind
+    assert len(kept(tmp_path / "out")) == IMAGES - 1 and set(kept(tmp_path / "out")) < set(hashes(server))
+    server.heal()
+    again = pulled(server, tmp_path / "out", said)
+    assert (again.new, again.known, again.exit_code) == (1, IMAGES - 1, 0)
+    assert kept(tmp_path / "out") == hashes(server)
+
+
+@pytest.mark.parametrize("kind", [*GENERAL, *OF_IMAGES])
+def test_watch_passes_over_an_image_and_writes_its_draft_later(server: Server, tmp_path: Path, kind: str) -> None:
+    server.misbehave, server.target = (GENERAL | OF_IMAGES)[kind], f"{FIRST}.1.1$"
+    count = watched(server, tmp_path / "out", [])
+    assert (count.new, count.failed, count.refused) == (IMAGES - 1, 1, 0)
+    server.heal()
+    again = watched(server, tmp_path / "out", [])
+    assert (again.new, again.known, again.exit_code) == (1, IMAGES - 1, 0)
+    assert written(tmp_path / "out") == hashes(server)
+
+
+ALL_IS_WELL = {"an HTML page with the right type"}
+
+
+@pytest.mark.parametrize("kind", GENERAL)
+def test_a_document_that_is_not_stored_is_stored_later(
+    server: Server, tmp_path: Path, files: list[Path], kind: str
+) -> None:
+    first = files[0].read_bytes()
+    good = server.honest
+
+    def honest(request: Handler) -> Reply:
+        nonlocal seen
+        seen = first in request.content
+        reply = good(request)
+        return reply
+
+    seen = False
+    server.misbehave = lambda request, reply: (
+        GENERAL[kind](request, reply) if first in request.content else request.send(reply)
+    )
+    server.target = "studies$"
+    pacs, said = Pacs(server.url), []
+    send = lambda path: pacs.store([path.read_bytes()])  # noqa: E731
+    count = attempt(lambda: jobs.push(files, send, tell=said.append), said)
+    assert (count.new, count.failed, count.exit_code) == (IMAGES - 1, 1, 3)
+    assert len(said) == 1 and said[0].startswith(f"{files[0]}: ")
+    server.heal()
+    assert attempt(lambda: jobs.push(files, send, tell=said.append), said).new == IMAGES
+    assert set(server.stored) == {path.read_bytes() for path in files}
