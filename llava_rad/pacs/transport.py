@@ -224,7 +224,7 @@ class Transport:
 
         if method == "POST" and response.status_code not in (307, 308):
             raise PacsError(f"the archive redirects a document without storing it (HTTP {response.status_code})")
-        location = response.headers.get("location", "")
+        location = str(response.headers.get("location", ""))
         try:
             # a backslash ends the host for some parsers and not for others
             if not location or re.search(r"[\s\\@\x00-\x1f\x7f]", location):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import struct
 import threading
@@ -36,20 +35,17 @@ class Handler(BaseHTTPRequestHandler):
     """One request: an honest reply is made, and given to the misbehaviour if that is meant for the request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for an acknowledgement
     server: Server
     content: bytes
 
     def do_GET(self) -> None:
-        self.content = b""
-        if self.command == "POST" and self.server.before is not None and not self.server.before(self):
-            return
         self.content = self.rfile.read(int(self.headers.get("content-length") or 0))
         self.server.asked.append(self)
         reply = self.server.honest(self)
-        target, misbehave = self.server.target, self.server.misbehave
-        if misbehave is not None and re.search(target, self.path.split("?")[0]):
+        if self.server.misbehave is not None and self.server.meant(self):
             self.server.misbehaved += 1
-            misbehave(self, reply)
+            self.server.misbehave(self, reply)
         else:
             self.send(reply)
 
@@ -93,10 +89,9 @@ class Server(ThreadingHTTPServer):
         images: content of each image by its SOP Instance UID, which begins with the UID of its study.
         stored: documents, in the order in which they came.
         asked: all requests that came.
-        target: pattern of the paths of requests that the misbehaviour is meant for.
+        meant: tells whether the misbehaviour is meant for a request.
         misbehave: receives the request and the honest reply.
         results: changes the results of a search, and receives its path and parameters.
-        before: is asked before the body of a document is read, and returns whether to go on.
         ended: set when the server ends.
     """
 
@@ -110,15 +105,16 @@ class Server(ThreadingHTTPServer):
 
     def reset(self, images: dict[str, bytes]) -> None:
         """Behave again, with these images and no documents."""
-        self.images, self.stored, self.asked, self.misbehaved = images, [], [], 0
+        self.images, self.misbehaved = images, 0
+        self.stored: list[bytes] = []
+        self.asked: list[Handler] = []
         self.heal()
 
     def heal(self) -> None:
         """Behave again."""
-        self.target = ""
+        self.meant: Callable[[Handler], bool] = lambda request: True
         self.misbehave: Callable[[Handler, Reply], None] | None = None
         self.results: Callable[[str, dict[str, str], list[Any]], Any] = page
-        self.before: Callable[[Handler], bool] | None = None
 
     @property
     def url(self) -> str:

@@ -19,8 +19,10 @@ import pytest
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import Source
-from llava_rad.pacs.client import PASSWORD, USER, Pacs, PacsError
-from llava_rad.pacs.jobs import pull, watch_once
+from llava_rad.pacs.c_store import StorageUser
+from llava_rad.pacs.client import Pacs
+from llava_rad.pacs.jobs import pull, push, watch_once
+from llava_rad.pacs.transport import PASSWORD, USER, PacsError
 from tests.llava_rad import small_files
 from tests.llava_rad.pacs.orthanc import Archive, available, orthanc
 
@@ -134,21 +136,18 @@ def test_storing_twice_is_storing_once_and_no_dicom_is_refused(archive: Archive,
 
 
 def test_old_archives_get_files_by_c_store(archive: Archive, tmp_path: Path) -> None:
-    from llava_rad.pacs.client import send
-
     paths = [tmp_path / f"{number}.dcm" for number in range(3)]
     for number in range(len(paths)):
         study(tmp_path, number)
-    send(paths, f"ARCHIVE@127.0.0.1:{archive.dicom_port}")
-    assert len(archive.instances()) == 3
-    with pytest.raises(PacsError, match="cannot be reached"):
-        send(paths, "ARCHIVE@127.0.0.1:1")
-    for address in ("127.0.0.1:4242", "A@B", "A@B:C", "A" * 17 + "@h:1", "A@h:123456"):
-        with pytest.raises(PacsError, match="not of the form"):
-            send(paths, address)
     (tmp_path / "no.dcm").write_text("no DICOM")
-    with pytest.raises(PacsError, match="not DICOM"):
-        send([tmp_path / "no.dcm"], f"ARCHIVE@127.0.0.1:{archive.dicom_port}")
+    said: list[str] = []
+    user = StorageUser(f"ARCHIVE@127.0.0.1:{archive.dicom_port}")
+    count = push([paths[0], tmp_path / "no.dcm", *paths[1:]], user.store, tell=said.append)
+    user.close()
+    assert (count.new, count.failed) == (3, 1) and len(archive.instances()) == 3
+    assert said == [f"{tmp_path / 'no.dcm'}: no DICOM file: its preamble is missing"]
+    with pytest.raises(PacsError, match="cannot be reached"):
+        StorageUser("ARCHIVE@127.0.0.1:1").store(paths[0])
 
 
 def test_the_draft_is_the_one_that_generate_writes(archive: Archive, tmp_path: Path, tiny: Path) -> None:

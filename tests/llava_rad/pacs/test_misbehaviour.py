@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from encoder.errors import LlavaRadError, ReadError
+from encoder.errors import ReadError
 from llava_rad.generation.report_writer import Failure
 from llava_rad.pacs import jobs
 from llava_rad.pacs.client import Pacs
 from llava_rad.pacs.jobs import Count
-from llava_rad.pacs.processed import Pauses
 from llava_rad.pacs.transport import PacsError
 from tests.llava_rad import small_files
 from tests.llava_rad.pacs.scripted import END, JSON, PART, Handler, Reply, Server, page, serving, text
@@ -45,7 +44,7 @@ def changes(change: Callable[[bytes], bytes], kind: str | None = None, **headers
 
 
 def hangs(request: Handler, good: Reply) -> None:
-    request.server.ended.wait(0.6)
+    request.server.ended.wait(5)
     request.drop()
 
 
@@ -88,6 +87,7 @@ def redirects(status: int, where: str) -> Kind:
     return kind
 
 
+BOMB = gzip.compress(bytes(16 << 20))
 GENERAL: dict[str, Kind] = {
     "an HTML page": answers(),
     "an HTML page with the right type": changes(lambda body: b"<html>login</html>"),
@@ -104,9 +104,9 @@ GENERAL: dict[str, Kind] = {
     "busy, with an unreadable time": answers(503, Retry_After="soon"),
     "silence": hangs,
     "headers that drip": drips_headers,
-    "a body that drips": lambda request, good: request.send(good, pause=0.02),
+    "a body that drips": lambda request, good: request.send(good, pause=0.1),
     "a body that drips without length": lambda request, good: request.send(
-        Reply(good.status, good.kind, good.body, {"Content-Length": ""}), pause=0.02
+        Reply(good.status, good.kind, good.body, {"Content-Length": ""}), pause=0.1
     ),
     "a closed connection": closes,
     "a reset connection": resets,
@@ -117,7 +117,7 @@ GENERAL: dict[str, Kind] = {
     "half of the chunks": cuts_chunks,
     "another protocol": is_no_http,
     "damaged compression": changes(lambda body: b"\x1f\x8b" + body, Content_Encoding="gzip"),
-    "a compressed bomb": changes(lambda body: gzip.compress(bytes(64 << 20)), Content_Encoding="gzip"),
+    "a compressed bomb": changes(lambda body: BOMB, Content_Encoding="gzip"),
     "more than the limit": lambda request, good: request.send(Reply(200, good.kind, good.body + bytes(5 << 20))),
     "XML": answers(200, "application/dicom+xml", b"<NativeDicomModel/>"),
     "a type with an odd name": answers(200, "Doe^Jane 1.2.3.0", b"x"),
@@ -149,11 +149,11 @@ OF_SEARCHES: dict[str, Callable[[str, dict[str, str], list[Any]], Any]] = {
     "neither limit nor offset": lambda path, asked, found: found,
     "no offset": lambda path, asked, found: found[: int(asked["limit"])],
     "every result twice": lambda path, asked, found: page(path, asked, [one for one in found for _ in (1, 2)]),
-    "no filters": lambda path, asked, found: page(
-        path, asked, [{"0020000D": text(f"1.2.3.{n}", "UI")} for n in range(IMAGES)]
-    )
-    if path == "/studies"
-    else page(path, asked, found),
+    "no filters": lambda path, asked, found: (
+        page(path, asked, [{"0020000D": text(f"1.2.3.{n}", "UI")} for n in range(IMAGES)])
+        if path == "/studies"
+        else page(path, asked, found)
+    ),
     "padded values": lambda path, asked, found: page(
         path, asked, json.loads(json.dumps(found).replace('"]', '\\u0000"]').replace('DX\\u0000"', 'DX "'))
     ),
@@ -203,12 +203,20 @@ def server(servers: tuple[Server, Server], files: list[Path], monkeypatch: pytes
     server, thief = servers
     server.reset({f"1.2.3.{n}.1.1": path.read_bytes() for n, path in enumerate(files)})
     thief.reset({})
-    for name, value in (("BACKOFF_S", 0.001), ("MAX_WAIT_S", 0.002), ("DEADLINE_S", 0.3), ("TIMEOUT_S", (2.0, 0.2))):
+    for name, value in (("BACKOFF_S", 0.001), ("MAX_WAIT_S", 0.002), ("DEADLINE_S", 10.0), ("TIMEOUT_S", (10.0, 10.0))):
         monkeypatch.setattr(f"llava_rad.pacs.transport.{name}", value)
     monkeypatch.setattr("llava_rad.pacs.client.MAX_FILE_BYTES", 1 << 20)
     monkeypatch.setattr("llava_rad.pacs.client.MAX_SEARCH_BYTES", 1 << 20)
     yield server
     assert thief.asked == [], "no request goes to another server"
+
+
+@pytest.fixture
+def impatient(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short deadlines for the kinds that wait for them."""
+    if any(word in request.node.callspec.params["kind"] for word in ("drip", "silence")):
+        monkeypatch.setattr("llava_rad.pacs.transport.DEADLINE_S", 1.0)
+        monkeypatch.setattr("llava_rad.pacs.transport.TIMEOUT_S", (10.0, 0.7))
 
 
 class Writer:
@@ -255,7 +263,7 @@ def attempt(call: Callable[[], Count], said: list[str]) -> Count:
     except PacsError as error:
         said.append(str(error))
         count = Count(failed=1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9
     assert not [line for line in said if "1.2.3" in line or "Doe" in line or "\n" in line]
     return count
 
@@ -274,6 +282,11 @@ def watched(server: Server, folder: Path, said: list[str], writer: Writer | None
     )
 
 
+def pushed(server: Server, files: list[Path], said: list[str]) -> Count:
+    pacs = Pacs(server.url)
+    return attempt(lambda: jobs.push(files, lambda path: pacs.store([path.read_bytes()]), tell=said.append), said)
+
+
 def kept(folder: Path) -> list[str]:
     return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.dcm"))
 
@@ -282,9 +295,14 @@ def written(folder: Path) -> list[str]:
     return sorted(json.loads(path.read_text()) for path in folder.glob("*.json"))
 
 
+def of_first_image(request: Handler) -> bool:
+    return request.path.endswith(f"{FIRST}.1.1")
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", [*GENERAL, *OF_IMAGES])
 def test_pull_passes_over_an_image_and_fetches_it_later(server: Server, tmp_path: Path, kind: str) -> None:
-    server.misbehave, server.target = (GENERAL | OF_IMAGES)[kind], f"{FIRST}.1.1$"
+    server.misbehave, server.meant = (GENERAL | OF_IMAGES)[kind], of_first_image
     said: list[str] = []
     count = pulled(server, tmp_path / "out", said)
     assert server.misbehaved and (count.new, count.failed, count.exit_code) == (IMAGES - 1, 1, 3)
@@ -296,43 +314,148 @@ def test_pull_passes_over_an_image_and_fetches_it_later(server: Server, tmp_path
     assert kept(tmp_path / "out") == hashes(server)
 
 
+@pytest.mark.usefixtures("impatient", "documents")
 @pytest.mark.parametrize("kind", [*GENERAL, *OF_IMAGES])
-def test_watch_passes_over_an_image_and_writes_its_draft_later(server: Server, tmp_path: Path, kind: str) -> None:
-    server.misbehave, server.target = (GENERAL | OF_IMAGES)[kind], f"{FIRST}.1.1$"
-    count = watched(server, tmp_path / "out", [])
-    assert (count.new, count.failed, count.refused) == (IMAGES - 1, 1, 0)
+def test_watch_tries_an_image_and_a_document_again(server: Server, tmp_path: Path, kind: str) -> None:
+    second = hashlib.sha256(server.images["1.2.3.1.1.1"]).hexdigest().encode()
+    server.misbehave = (GENERAL | OF_IMAGES)[kind]
+    server.meant = lambda request: of_first_image(request) or (kind in GENERAL and second in request.content)
+    failed = 2 if kind in GENERAL else 1
+    said: list[str] = []
+    count = watched(server, tmp_path / "out", said, store=True)
+    assert (count.new, count.failed, count.refused) == (IMAGES - failed, failed, 0)
+    assert sum("tried again" in line for line in said) == failed
     server.heal()
-    again = watched(server, tmp_path / "out", [])
-    assert (again.new, again.known, again.exit_code) == (1, IMAGES - 1, 0)
+    again = watched(server, tmp_path / "out", [], store=True)
+    assert (again.new, again.known, again.exit_code) == (failed, IMAGES - failed, 0)
     assert written(tmp_path / "out") == hashes(server)
-
-
-ALL_IS_WELL = {"an HTML page with the right type"}
-
-
-@pytest.mark.parametrize("kind", GENERAL)
-def test_a_document_that_is_not_stored_is_stored_later(
-    server: Server, tmp_path: Path, files: list[Path], kind: str
-) -> None:
-    first = files[0].read_bytes()
-    good = server.honest
-
-    def honest(request: Handler) -> Reply:
-        nonlocal seen
-        seen = first in request.content
-        reply = good(request)
-        return reply
-
-    seen = False
-    server.misbehave = lambda request, reply: (
-        GENERAL[kind](request, reply) if first in request.content else request.send(reply)
+    assert sorted({content.decode() for content in server.stored}) == hashes(server), (
+        "repeated under the same name only"
     )
-    server.target = "studies$"
-    pacs, said = Pacs(server.url), []
-    send = lambda path: pacs.store([path.read_bytes()])  # noqa: E731
-    count = attempt(lambda: jobs.push(files, send, tell=said.append), said)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("kind", GENERAL)
+def test_push_names_the_file_that_fails_and_stores_the_others(server: Server, files: list[Path], kind: str) -> None:
+    first = files[0].read_bytes()
+    server.misbehave, server.meant = GENERAL[kind], lambda request: first in request.content
+    said: list[str] = []
+    count = pushed(server, files, said)
     assert (count.new, count.failed, count.exit_code) == (IMAGES - 1, 1, 3)
-    assert len(said) == 1 and said[0].startswith(f"{files[0]}: ")
+    assert len(said) == 1 and said[0].startswith(f"{files[0]}: the archive ")
     server.heal()
-    assert attempt(lambda: jobs.push(files, send, tell=said.append), said).new == IMAGES
+    again = pushed(server, files, said)
+    assert (again.new, again.exit_code, len(said)) == (IMAGES, 0, 1)
     assert set(server.stored) == {path.read_bytes() for path in files}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("kind", GENERAL)
+@pytest.mark.parametrize("job", ["pull", "watch"])
+def test_a_search_that_fails_is_said_and_repeated_later(server: Server, tmp_path: Path, kind: str, job: str) -> None:
+    run = pulled if job == "pull" else watched
+    server.misbehave = GENERAL[kind]
+    server.meant = lambda request: request.path.split("?")[0].endswith(f"{FIRST}/series")
+    said: list[str] = []
+    if kind == "no content":  # no series
+        assert (run(server, tmp_path / "out", said).new, said) == (IMAGES - 1, [])
+    else:
+        count = run(server, tmp_path / "out", said)
+        assert (count.new, count.failed, count.exit_code) == (IMAGES - 1, 1, 3)
+        assert any(line.startswith("study ") for line in said)
+    server.heal()
+    again = run(server, tmp_path / "out", said)
+    assert (again.new, again.known, again.exit_code) == (1, IMAGES - 1, 0)
+
+
+@pytest.mark.parametrize("kind", OF_SEARCHES)
+def test_oddities_of_searches_lose_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("llava_rad.pacs.client.PAGE", 2)
+    server.results = OF_SEARCHES[kind]
+    said: list[str] = []
+    count = pulled(server, tmp_path / "out", said)
+    assert (count.new, count.failed, count.known) == (IMAGES, 0, 0)
+    assert kept(tmp_path / "out") == hashes(server)
+
+
+@pytest.mark.parametrize("kind", ODD_RESULTS)
+def test_odd_results_are_named_and_lose_no_other_study(server: Server, tmp_path: Path, kind: str) -> None:
+    odd = ODD_RESULTS[kind]
+    said: list[str] = []
+
+    def results(path: str, asked: dict[str, str], found: list[Any]) -> Any:
+        if not path.endswith(where):
+            return page(path, asked, found)
+        return page(path, asked, odd + found) if isinstance(odd, list) and None not in odd else odd
+
+    server.results = results
+    for where in ("/series", "/studies"):
+        count = pulled(server, tmp_path / where[1:], said)
+        assert (count.failed and "as DICOMweb requires" in said[-1]) or "wrong kind" in said[-1]
+        assert (count.new, count.exit_code) == ((IMAGES, 3) if "wrong kind" in said[-1] else (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b"[" * 200_000, "nested too deeply"), (b"[{}" + b"," * (2 << 20), "more than 1 MiB"), (b"[{", "damaged JSON"),
+     (b"\xff\xfe\x00", "damaged JSON"), (b"[" + b"9" * 5000 + b"]", "damaged JSON"), (b"", "an empty answer")],
+)  # fmt: skip
+def test_answers_of_searches_are_limited_in_size_and_depth(server: Server, body: bytes, said: str) -> None:
+    server.misbehave = changes(lambda _: body)
+    with pytest.raises(PacsError, match=said):
+        list(Pacs(server.url).studies())
+
+
+@pytest.mark.parametrize(
+    ("limit", "of"), [(12, 30), (100, 250), (200, 200), (1000, 999)], ids=lambda number: str(number)
+)
+def test_archives_that_limit_their_answers_are_asked_for_all_pages(server: Server, limit: int, of: int) -> None:
+    server.images = {f"1.2.3.{n}.1.1": b"" for n in range(of)}
+    server.results = lambda path, asked, found: page(path, asked | {"limit": str(limit)}, found)
+    found = list(Pacs(server.url).studies())
+    assert sorted(found) == sorted(f"1.2.3.{n}" for n in range(of)) and len(set(found)) == of
+
+
+def test_an_archive_that_knows_neither_offset_nor_more_results_is_said(server: Server) -> None:
+    server.images = {f"1.2.3.{n}.1.1": b"" for n in range(500)}
+    said: list[str] = []
+    server.results = lambda path, asked, found: found[:100]
+    assert len(list(Pacs(server.url, tell=said.append).studies())) == 100
+    assert len(said) == 1 and "would be missing" in said[0]
+    server.results, said[:] = (lambda path, asked, found: found[: int(asked["limit"])]), []
+    assert len(list(Pacs(server.url, tell=said.append).studies())) == 500 and said == []
+
+
+def test_a_page_that_is_refused_is_said(server: Server) -> None:
+    server.images = {f"1.2.3.{n}.1.1": b"" for n in range(30)}
+    server.misbehave, server.meant = answers(400), lambda request: "offset" in request.path
+    said: list[str] = []
+    assert len(list(Pacs(server.url, tell=said.append).studies())) == 30
+    assert len(said) == 1 and "after 30 may be missing" in said[0]
+    server.images = {f"1.2.3.{n}.1.1": b"" for n in range(300)}
+    with pytest.raises(PacsError, match="HTTP 400"):
+        list(Pacs(server.url, tell=said.append).studies())
+
+
+def test_a_search_without_end_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_rad.pacs.client.MAX_PAGES", 20)
+    server.results = lambda path, asked, found: [{"0020000D": text(f"1.2.{asked.get('offset', 0)}", "UI")}]
+    with pytest.raises(PacsError, match="a search finds more than 20 studies"):
+        list(Pacs(server.url).studies())
+    assert len(server.asked) == 40, "of CR and of DX"
+
+
+def test_an_archive_that_ignores_dates_is_said(server: Server) -> None:
+    days = ["20261125", "20261126", "20261127", None]
+    server.results = lambda path, asked, found: page(
+        path,
+        asked,
+        [one | ({"00080020": text(day, "DA")} if day else {}) for one, day in zip(found, days, strict=False)],
+    )
+    said: list[str] = []
+    found = list(Pacs(server.url, tell=said.append).studies(date="20261126-20261126"))
+    assert found == ["1.2.3.1", "1.2.3.3"] and said == [
+        "the archive ignores dates; studies of other dates are passed over"
+    ]
