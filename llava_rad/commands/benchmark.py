@@ -23,13 +23,12 @@ EPILOG = "\n\n".join(
         f"DATASET: {', '.join(NAMES)} (csv: any CSV or JSON lines with reports, with or without images).",
         "REFERENCE POINTS: " + "; ".join(f"{name} ({text})" for name, text in DESCRIPTIONS.items()) + ".",
         metric.LISTED,
-        "The same command continues an interrupted or killed run. Under torchrun or 'accelerate launch' each process "
-        "writes its share into the same results folder.",
+        "The same command continues an interrupted run, also under torchrun or 'accelerate launch'.",
         "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 some images are not there or could not be read (they count as "
         "empty reports); 5 a model or a metric's weights are missing (--skip-missing accepts the latter); 130 "
         "interrupted.",
-        "The results folder holds reports and images of the data set and is as confidential as the data set. summary.* "
-        "hold numbers only.",
+        "The results folder holds reports and images and is as confidential as the data set; summary.* hold numbers "
+        "only.",
     )
 )
 _DATA, _REPORTS, _OUTPUT = "Data", "Reports", "Output"

@@ -58,7 +58,7 @@ def assemble(
     offline: opt.Offline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
 ) -> None:
-    """Put an encoder, a projector and a language model together into one checkpoint folder."""
+    """Combine an encoder, a projector and a language model into a checkpoint folder."""
     from llava_rad.model import assemble as model
 
     model.assemble(
@@ -99,10 +99,9 @@ def convert(
     offline: opt.Offline = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what DEST holds.")] = False,
 ) -> None:
-    """Turn the published weights of a report model into a checkpoint folder that every other command reads.
+    """Convert the published weights of a report model into a checkpoint folder.
 
-    The weights are read and written one file at a time and keep their type. An interrupted conversion leaves no
-    checkpoint behind; the same command again starts anew.
+    An interrupted conversion leaves no checkpoint; the same command starts anew.
     """
     if kind not in published.MODELS:
         raise typer.BadParameter(f"choose one of {', '.join(published.MODELS)}", param_hint="--from")

@@ -63,8 +63,7 @@ def command(
 ) -> None:
     """Write the findings of frontal chest radiographs.
 
-    If some of several inputs cannot be read, the others are written and the refused ones are named on standard error
-    (exit code 3).
+    Of several inputs, refused ones are named on standard error (exit code 3).
     """
     named = _named(paths, example)
     beams = options.num_beams or 1

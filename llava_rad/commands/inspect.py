@@ -55,7 +55,7 @@ def inspect(
 ) -> None:
     """Show view, polarity, orientation, recipe and warnings of one image; no identifiers.
 
-    An image that generate refuses is shown with the reason, if it can be read at all; the exit code is then 4.
+    An image that generate refuses is shown with the reason (exit code 4).
     """
     if example == (file is not None):
         raise typer.BadParameter("name one image, or --example", param_hint="FILE")

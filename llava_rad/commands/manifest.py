@@ -23,12 +23,12 @@ from llava_rad.commands.console import note
 EPILOG = "\n\n".join(
     (
         "DATASET is one of: " + "; ".join(f"{adapter.name} ({adapter.title})" for adapter in DATASETS.values()) + ".",
-        "Images of the table that are not in the folder are left out and counted (exit code 3).",
+        "Missing images are left out and counted (exit code 3).",
         f"Fields of --column: {', '.join(TABLE_FIELDS)} (ignore and label are repeatable). Columns of 1, 0, -1, true "
         "and false are labels; those read and those ignored are listed on standard error.",
-        "Masks that a data set publishes as run lengths, outlines or boxes are written as PNG files to a folder beside "
-        "the manifest, named like it with -masks at the end; existing ones are kept, unless --overwrite.",
-        "A manifest holds file names and patient ids of the data set: it is as confidential as they are.",
+        "Masks published as run lengths, outlines or boxes are written as PNG files to the folder NAME-masks beside "
+        "NAME.csv; existing ones are kept, unless --overwrite.",
+        "A manifest holds file names and patient ids and is as confidential as the data set.",
     )
 )
 
@@ -87,7 +87,7 @@ def command(
         str | None,
         typer.Option(
             "--split",
-            help="Split by subject in these percentages (train/val/test), replacing the data set's own or usual split.",
+            help="New split by subject in these percentages (train/val/test).",
             metavar="70/15/15",
         ),
     ] = None,

@@ -181,8 +181,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="; ".join(f"{row.name}: {row.help}" for row in FORMATS.values())
-        + f". {_DOCUMENTS} documents go into the folder --output.",
+        help="; ".join(f"{row.name}: {row.help}" for row in FORMATS.values()) + f". {_DOCUMENTS} need --output.",
         rich_help_panel="Output",
     ),
 ]
@@ -191,8 +190,8 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="File for the results; an existing one is kept unless --overwrite. A JSONL file is continued: the same "
-        f"command again writes what is missing. For {_DOCUMENTS}: a folder, which is continued, too.",
+        help="File for the results; an existing one is kept unless --overwrite. The same command continues a JSONL "
+        f"file. For {_DOCUMENTS}: a folder, which is continued, too.",
         show_default=False,
         rich_help_panel="Output",
     ),
@@ -201,8 +200,8 @@ Identifiers = Annotated[
     bool,
     typer.Option(
         "--identifiers",
-        help=f"{_DOCUMENTS}: carry the file's identifiers of patient, study and image. Without it, documents name no "
-        "patient and belong to no study of an archive.",
+        help=f"{_DOCUMENTS}: carry the file's identifiers of patient, study and image. Without it, documents belong to "
+        "no patient and study.",
         rich_help_panel="Output",
     ),
 ]

@@ -23,8 +23,8 @@ EPILOG = "\n\n".join(
     (
         "Authentication: LLAVA_RAD_PACS_TOKEN, or LLAVA_RAD_PACS_USER and LLAVA_RAD_PACS_PASSWORD, or ~/.netrc. "
         "REQUESTS_CA_BUNDLE names the certificates of your own authority.",
-        "Every command may be stopped or killed and continues when it is repeated; nothing is fetched or stored "
-        "twice. AI-generated drafts, research use only, not for clinical use.",
+        "Every command continues when it is repeated; nothing is fetched or stored twice. AI-generated drafts, "
+        "research use only, not for clinical use.",
     )
 )
 _FORMATS = " or ".join(row.name for row in archive_formats())

@@ -15,7 +15,7 @@ from llava_rad.commands.console import note
 EPILOG = "\n\n".join(
     (
         "Several GPUs: torchrun --nproc-per-node 8 --no-python llava-rad pretrain ... (docs/how-to-many-nodes.md).",
-        "The same command again goes on from the newest checkpoint in the run folder.",
+        "The same command continues from the newest checkpoint.",
         "Exit codes: 0 done; 1 failed; 2 the configuration or the data cannot be run; 5 weights are missing or do not "
         "fit; 130 interrupted.",
     )

@@ -21,12 +21,11 @@ from llava_rad.reports.sections import names_views_only
 EPILOG = "\n\n".join(
     (
         "DATASET is one of: " + "; ".join(f"{one.name} ({one.title})" for one in DATASETS.values()) + ".",
-        "A pair is an image and the Findings of its report; two frontal images of a study are two pairs. Images whose "
-        "file is missing are left out and counted (exit code 3). If the data set is complete and its numbers are not "
+        "Missing images are left out and counted (exit code 3). If the data set is complete and its numbers are not "
         "the paper's, the exit code is 1.",
         f"Fields of --column: {', '.join(TABLE_FIELDS)} (ignore is repeatable). Columns that are read and that are "
         "ignored are listed on standard error.",
-        "The table holds report texts, file names and patient ids: it is as confidential as the data set.",
+        "The table holds report texts, file names and patient ids and is as confidential as the data set.",
     )
 )
 _SPLITS = ("train", "val", "test")
@@ -104,8 +103,8 @@ def command(
         typer.Option(
             min=0.0,
             max=0.99,
-            help="Redraw this share of train and val as val, by subject; test stays. Default: 0.0470 for MIMIC-CXR "
-            "(7,250 of 154,159, as in the paper), else 0, which leaves all splits as they are.",
+            help="Redraw this share of train and val as val, by subject. Default: 0.0470 for MIMIC-CXR (as in the "
+            "paper), else 0, which keeps all splits.",
             show_default=False,
         ),
     ] = None,
@@ -126,7 +125,7 @@ def command(
         bool,
         typer.Option(
             "--sha256",
-            help="Use the SHA-256 of the image files as ids, as in the results of 'llava-rad generate -f jsonl'.",
+            help="Use the SHA-256 of the image files as ids, like 'llava-rad generate -f jsonl'.",
         ),
     ] = False,
     overwrite: opt.Overwrite = False,

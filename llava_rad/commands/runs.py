@@ -19,16 +19,12 @@ Processes = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="For --validate: number of processes (GPUs) that will train. Default: as started by torchrun, else 1.",
+        help="For --validate: number of processes that will train. Default: as started by torchrun, else 1.",
         show_default=False,
     ),
 ]
-Show = Annotated[
-    bool, typer.Option("--show", help="Print the whole configuration, defaults included, and do not train.")
-]
-Restart = Annotated[
-    bool, typer.Option("--restart", help="Begin anew in a run folder that holds checkpoints, and remove them.")
-]
+Show = Annotated[bool, typer.Option("--show", help="Print the whole configuration; do not train.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Remove the checkpoints of the run folder and start anew.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]
 
 

@@ -16,8 +16,8 @@ EPILOG = "\n\n".join(
     (
         "Several GPUs: torchrun --nproc-per-node 4 --no-python llava-rad train ... On several machines the same, or "
         "deepspeed --no_python --no_local_rank (docs/how-to-many-nodes.md).",
-        "The same command again goes on from the newest checkpoint in the run folder. What it writes there holds "
-        "reports: it is as confidential as the data.",
+        "The same command continues from the newest checkpoint.",
+        "The run folder holds reports and is as confidential as the data.",
         "Exit codes: 0 done; 1 failed; 2 the configuration or the data cannot be run; 5 weights are missing or do not "
         "fit; 130 interrupted.",
     )
