@@ -1,7 +1,8 @@
 """Decoding of compressed pixel data with a fixed set of permissively licensed decoders.
 
 pydicom's plugin search is not used: it tries every installed plugin, and one of them, python-gdcm, crashes the process
-on damaged files. The size stated by a codestream is compared with the header before decoding.
+on damaged files. The size stated by a codestream is compared with the header before decoding. A codestream without an
+end marker, or with padding after it, is decoded if it is whole.
 
 ================================  =====================================================================
 JPEG baseline, extended, lossless  imagecodecs ``jpeg8`` (libjpeg-turbo 3, BSD-3)
@@ -14,7 +15,9 @@ RLE                                imagecodecs ``dicomrle`` (BSD-3)
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,6 +59,13 @@ TRANSFER_SYNTAXES = {**NATIVE, **JPEG, **JPEG_LS, **JPEG_2000, **HTJ2K, **RLE}
 MAYBE_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203)}
 LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}  # for the others the header states it
 
+END = b"\xff\xd9"  # end marker of JPEG, JPEG-LS and JPEG 2000; cannot occur within their entropy-coded data
+# SOF markers
+PROGRESSIVE, LOSSLESS, ARITHMETIC = {0xC2, 0xC6}, {0xC3, 0xC7}, {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+EARLY, DAMAGED = "the compressed image ends early", "the compressed image ends early or is damaged"
+# read as further entropy-coded data, with every restart marker, by a decoder that has not finished
+FILLER = b"".join(bytes(range(254, -1, -1)) + bytes((0xFF, 0xD0 + number)) for number in range(8))
+
 
 @dataclass(frozen=True)
 class FrameShape:
@@ -81,15 +91,28 @@ class FrameShape:
 
 @dataclass(frozen=True)
 class Codestream:
-    """Size, samples per pixel and bits per sample stated by a compressed stream."""
+    """Properties stated by a compressed stream.
+
+    Attributes:
+        rows: height in pixels.
+        columns: width in pixels.
+        samples: number of samples per pixel.
+        precision: bits per sample.
+        signed: True if the samples have a sign; None if the codec knows none (JPEG, JPEG-LS).
+        frame: marker of the frame header of JPEG (SOF), which tells the process.
+        offset: position of that marker.
+    """
 
     rows: int
     columns: int
     samples: int
     precision: int
+    signed: bool | None = None
+    frame: int = 0
+    offset: int = 0
 
 
-def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> npt.NDArray[Any]:
+def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> tuple[npt.NDArray[Any], Codestream | None]:
     """Decode one compressed frame.
 
     Args:
@@ -98,58 +121,140 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> npt.NDArray[Any
         shape: shape by the header.
 
     Returns:
-        [rows, columns] or [rows, columns, samples], unsigned 8-bit or 16-bit patterns.
+        [rows, columns] or [rows, columns, samples], 8-bit or 16-bit; signed if the codestream states a sign. Also the
+        codestream's own statements; None for RLE, which makes none.
 
     Raises:
         ReadError: corrupt, truncated or unsupported.
     """
     if syntax in RLE:
-        return _decode_rle(data, shape)
+        return _decode_rle(data, shape), None
     stream = jpeg_header(data) if syntax in JPEG or syntax in JPEG_LS else j2k_header(data)
     if (stream.rows, stream.columns, stream.samples) != (shape.rows, shape.columns, shape.samples):
         raise ReadError("corrupt", "the size of the compressed image differs from the header's")
     if not 2 <= stream.precision <= 16:
         raise ReadError("unsupported", "the compressed image has an unusual number of bits")
-    if data.rfind(b"\xff\xd9", max(0, len(data) - 256)) < 0:
-        raise ReadError("truncated", "the compressed image ends early")
-    pixels = _decode_stream(data, syntax, stream)
+    pixels = decode_jpeg(data, stream) if syntax in JPEG else _decode_ended(data, syntax, stream)
     if pixels.shape[:2] != (shape.rows, shape.columns) or pixels.size != shape.rows * shape.columns * shape.samples:
         raise ReadError("corrupt", "the compressed image decodes to another size than the header's")
-    pixels = pixels.view(f"u{pixels.dtype.itemsize}")
-    if stream.precision > shape.bits_stored and int(pixels.max()) >> shape.bits_stored:
-        if syntax not in MAYBE_LOSSY:
-            raise ReadError("corrupt", "the compressed image holds larger values than the header allows")
-        pixels = np.minimum(pixels, pixels.dtype.type((1 << shape.bits_stored) - 1))  # overshoot of a lossy codec
+    return pixels.view(f"{'i' if stream.signed else 'u'}{pixels.dtype.itemsize}"), stream
+
+
+def decode_jpeg(data: bytes, stream: Codestream) -> npt.NDArray[Any]:
+    """Decode a JPEG of any Huffman-coded process, and refuse one that ends early.
+
+    libjpeg fills missing data with medium grey and tells nobody. A stream is whole if data added before its end marker
+    change nothing. This second decoding is left out for a large sequential JPEG whose last pixel is not medium grey: at
+    most a part of its last block (of its last row, if lossless) is missing.
+
+    Args:
+        data: the stream; more may follow its end marker.
+        stream: result of :func:`jpeg_header`.
+
+    Returns:
+        [rows, columns] or [rows, columns, samples], unsigned.
+
+    Raises:
+        ReadError: corrupt or truncated.
+    """
+    import imagecodecs
+
+    end = data.find(END, stream.offset)
+    # the last bits of a stream without end marker may be zero
+    body = data[:end] if end >= 0 else data.rstrip(b"\0") + b"\0\0"
+    try:
+        pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data if end >= 0 else body + END)
+    except (ValueError, RuntimeError):
+        raise ReadError(*(("corrupt", DAMAGED) if end >= 0 else ("truncated", EARLY))) from None
+    if stream.frame in ARITHMETIC:
+        return pixels
+    if stream.frame in PROGRESSIVE:
+        missing = not _all_scans(body, stream) or _needs_more(body, pixels)
+    else:
+        quick = len(body) <= (256 << 10 if stream.frame in LOSSLESS else 32 << 10)  # within 2 ms
+        grey = bool(np.all(pixels[-1, -1] == 1 << (stream.precision - 1)))
+        missing = (end < 0 or quick or grey) and _needs_more(body, pixels)
+    if missing:
+        raise ReadError("truncated", EARLY)
     return pixels
+
+
+def _needs_more(body: bytes, pixels: npt.NDArray[Any]) -> bool:
+    """Return True if the decoded pixels of a JPEG change when data follow the last of its body."""
+    import imagecodecs
+
+    markers = re.findall(rb"\xff[\xd0-\xd7]", body)
+    turn = ((markers[-1][1] - 0xCF) % 8) * 257 if markers else 0  # begin with the restart marker that is due
+    try:
+        longer = imagecodecs.jpeg8_decode(body + FILLER[turn:] + FILLER[:turn] + END)
+    except (ValueError, RuntimeError):
+        return True
+    return not np.array_equal(longer, pixels)
+
+
+def _all_scans(body: bytes, stream: Codestream) -> bool:
+    """Return True if the scans of a progressive JPEG bring every coefficient to its last bit (T.81 B.2.3, G.1.1)."""
+    final = set()
+    for scan in re.finditer(rb"\xff\xda..(.)", body[stream.offset :], re.DOTALL):
+        count = scan[1][0]
+        head = body[stream.offset + scan.end() :][: 2 * count + 3]
+        if len(head) == 2 * count + 3 and not head[-1] & 15:
+            first, last = head[-3], head[-2]
+            final |= {(name, k) for name in head[: 2 * count : 2] for k in range(first, last + 1)}
+    return len(final) >= 64 * stream.samples
+
+
+def _decode_ended(data: bytes, syntax: str, stream: Codestream) -> npt.NDArray[Any]:
+    """Decode JPEG-LS or JPEG 2000; both decoders refuse missing data, but also a missing end marker."""
+    end = data.rfind(END)
+    if end >= 0:
+        return _decode_stream(data[: end + 2], syntax, stream)
+    bare = data.rstrip(b"\0")
+    for zeros in range(3):  # the last bytes may be zero themselves
+        try:
+            return _decode_stream(bare + bytes(zeros) + END, syntax, stream)
+        except ReadError:
+            continue
+    raise ReadError("truncated", EARLY)
 
 
 def _decode_stream(data: bytes, syntax: str, stream: Codestream) -> npt.NDArray[Any]:
     shape = (stream.rows, stream.columns) + ((stream.samples,) if stream.samples > 1 else ())
     dtype = np.dtype("u1" if stream.precision <= 8 else "<u2")
     try:
-        if syntax in JPEG:
-            import imagecodecs
-
-            decoded: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
-        elif syntax in JPEG_LS:
+        if syntax in JPEG_LS:
             import jpeg_ls
 
             buffer, info = jpeg_ls.decode_pixel_data(data)
             decoded = np.frombuffer(buffer, dtype)
             if stream.samples > 1 and info["interleave_mode"] == 0:
                 return np.moveaxis(decoded.reshape(stream.samples, stream.rows, stream.columns), 0, -1)
-            decoded = decoded.reshape(shape)
-        elif syntax in JPEG_2000:
+            return decoded.reshape(shape)
+        if syntax in JPEG_2000:
             import imagecodecs
 
-            decoded = imagecodecs.jpeg2k_decode(data, numthreads=min(2, os.cpu_count() or 1))
-        else:
-            import openjpeg
+            pixels: npt.NDArray[Any] = imagecodecs.jpeg2k_decode(data, numthreads=min(2, os.cpu_count() or 1))
+            return pixels
+        import openjpeg
 
-            decoded = np.frombuffer(openjpeg.decode_pixel_data(data, version=2), dtype).reshape(shape)
+        return np.frombuffer(openjpeg.decode_pixel_data(data, version=2), dtype).reshape(shape)
     except (ValueError, RuntimeError, OSError):
-        raise ReadError("corrupt", "the compressed image is damaged") from None
-    return decoded
+        if syntax in JPEG_LS:  # CharLS does not tell which
+            raise ReadError("truncated", DAMAGED) from None
+        raise ReadError(*(("truncated", EARLY) if _tile_parts_missing(data) else ("corrupt", DAMAGED))) from None
+
+
+def _tile_parts_missing(data: bytes) -> bool:
+    """Return True if a JPEG 2000 codestream is shorter than its tile-parts state (T.800 A.4.2)."""
+    position = data.find(b"\xff\x4f\xff\x51") + 2
+    while data[position : position + 2] not in (b"\xff\x90", b"", END):  # main header
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    while data[position : position + 2] == b"\xff\x90":
+        length = int.from_bytes(data[position + 6 : position + 10], "big")
+        if not length:  # up to the end marker
+            return False
+        position += length
+    return data[position : position + 2] != END
 
 
 def _decode_rle(data: bytes, shape: FrameShape) -> npt.NDArray[Any]:
@@ -160,16 +265,23 @@ def _decode_rle(data: bytes, shape: FrameShape) -> npt.NDArray[Any]:
     if segments != shape.samples * shape.bits_allocated // 8:
         raise ReadError("corrupt", "the run-length table does not fit the header")
     offsets = struct.unpack(f"<{segments}I", data[4 : 4 + 4 * segments])
-    if offsets[0] < 64 or offsets[-1] >= len(data) or list(offsets) != sorted(offsets):
+    if offsets[0] < 64 or list(offsets) != sorted(offsets):
         raise ReadError("corrupt", "the run-length table is damaged")
-    output = np.empty(shape.nbytes // shape.dtype.itemsize, shape.dtype)
+    if offsets[-1] >= len(data):
+        raise ReadError("truncated", EARLY)
     try:
         decoded = imagecodecs.dicomrle_decode(data, shape.dtype)
+        length = len(decoded)
     except (ValueError, RuntimeError):
-        raise ReadError("corrupt", "the run-length data are damaged") from None
-    if len(decoded) < output.nbytes:
-        raise ReadError("truncated", "the run-length data end early")
-    values = np.frombuffer(decoded, shape.dtype, output.size)
+        decoded, length = b"", 0
+        with contextlib.suppress(ValueError, RuntimeError):  # of a segment that ends within a run
+            parts = zip(offsets, (*offsets[1:], len(data)), strict=True)
+            length = segments * min(len(imagecodecs.packbits_decode(data[start:end])) for start, end in parts)
+    if length > shape.nbytes + segments or (length >= shape.nbytes and not decoded):  # a pad byte each
+        raise ReadError("corrupt", "the compressed image is larger than the header states")
+    if length < shape.nbytes:
+        raise ReadError("truncated", DAMAGED)
+    values = np.frombuffer(decoded, shape.dtype, shape.nbytes // shape.dtype.itemsize)
     if shape.samples == 1:
         return values.reshape(shape.rows, shape.columns)
     return np.moveaxis(values.reshape(shape.samples, shape.rows, shape.columns), 0, -1)
@@ -191,7 +303,7 @@ def jpeg_header(data: bytes) -> Codestream:
             continue
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             precision, rows, columns, samples = struct.unpack(">BHHB", data[position + 4 : position + 10])
-            return Codestream(rows, columns, samples, precision)
+            return Codestream(rows, columns, samples, precision, frame=marker, offset=position)
         if marker in (0xD9, 0xDA):  # end of image or start of scan without a frame header
             break
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
@@ -214,4 +326,4 @@ def j2k_header(data: bytes) -> Codestream:
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
     if tiles > 65535:
         raise ReadError("corrupt", "the compressed image states too many tiles")
-    return Codestream(y1 - y0, x1 - x0, samples, (precision & 0x7F) + 1)
+    return Codestream(y1 - y0, x1 - x0, samples, (precision & 0x7F) + 1, signed=precision >= 0x80)

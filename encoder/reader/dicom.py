@@ -15,7 +15,7 @@ from encoder.reader import admission as rules
 from encoder.reader import geometry
 from encoder.reader.decoders import LOSSY, NATIVE, RLE, TRANSFER_SYNTAXES, FrameShape
 from encoder.reader.header import open_dicom
-from encoder.reader.pixel_data import grey_channel, stored_values
+from encoder.reader.pixel_data import frames_held, grey_channel, stored_values
 from encoder.reader.radiograph import ImageFacts, Radiograph
 from encoder.reader.voi_lut import modality_lut, windows_of
 
@@ -35,8 +35,7 @@ class Greys(NamedTuple):
     """Mapping of stored bit patterns to pixels, and of pixels to modality values.
 
     Attributes:
-        flip: XOR of the bit patterns; with ``mask``: pixel = (pattern ^ flip) & mask.
-        mask: bits that carry the image.
+        flip: pixel = pattern XOR flip.
         table: [2^bits] pixel of every bit pattern, used instead of ``flip`` if a modality LUT is present.
         scale: with ``offset``: modality value = scale * pixel + offset.
         offset: see ``scale``.
@@ -44,7 +43,6 @@ class Greys(NamedTuple):
     """
 
     flip: int
-    mask: int
     table: npt.NDArray[np.uint16] | None
     scale: float
     offset: float
@@ -88,16 +86,17 @@ def read_dicom(
     intent = rules.presentation_intent(header, admission)
     body_part = rules.body_part(header, admission)
     view, view_source = rules.view(header, admission)
-    frames, index = _frame_index(header, frame)
     photometric = _photometric(header)
     shape = _frame_shape(header, photometric, file)
+    frames, index = _frame_index(header, frame, frames_held(file, shape), admission)
     quarter, mirror, orientation = geometry.turns(header, admission, lateral=view == "lateral")
     ratio = geometry.aspect(header, admission)
-    stored = grey_channel(stored_values(file, shape, frames, index), photometric, file, admission)
-    greys = _greys(header, shape, photometric, admission)
     signed = header.word("PixelRepresentation") == 1
+    patterns, bits = stored_values(file, shape, frames, index, signed=signed, admission=admission)
+    stored = grey_channel(patterns, photometric, file, admission)
+    greys = _greys(header, 8 if photometric == "PALETTE COLOR" else bits, photometric, admission)
     pixels = _apply(greys, stored, allocate)
-    valid = geometry.valid_pixels(header, stored, shape.bits_stored, signed=signed) if photometric in GREY else None
+    valid = geometry.valid_pixels(header, stored, bits, signed, admission) if photometric in GREY else None
     if valid is not None:
         pixels[~valid] = 0
         valid = geometry.turn(valid, quarter, mirror)
@@ -110,7 +109,7 @@ def read_dicom(
         modality=modality,
         transfer_syntax=TRANSFER_SYNTAXES[file.syntax],
         photometric_interpretation=photometric,
-        bits_stored=shape.bits_stored,
+        bits_stored=bits,
         rows=shape.rows,
         columns=shape.columns,
         frames=frames,
@@ -144,10 +143,19 @@ def read_dicom(
     )
 
 
-def _frame_index(header: Header, frame: int | None) -> tuple[int, int]:
+def _frame_index(header: Header, frame: int | None, held: int, admission: rules.Admission) -> tuple[int, int]:
     """Return the number of frames (0 and empty mean one) and the index of the requested one ("Format")."""
     stated = header.number("NumberOfFrames")
     frames = max(1, int(stated)) if stated is not None and stated < 2**31 else 1 if stated is None else 2**31
+    if held > frames:
+        unstated = (
+            "PixelData holds more images of the stated size than NumberOfFrames: frames that are not stated, "
+            "or a wrong size or depth"
+        )
+        if frame is None:
+            raise ReadError("multi_frame", unstated, hint="--frame N picks one, counted from 1")
+        admission.warn(unstated)
+        frames = held
     if frames > 1 and frame is None:
         raise ReadError("multi_frame", "the file holds several frames", hint="--frame N picks one, counted from 1")
     if frame is not None and not 1 <= frame <= frames:
@@ -189,9 +197,8 @@ def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShap
     return FrameShape(rows, columns, samples, allocated, stored, planar=header.word("PlanarConfiguration") == 1)
 
 
-def _greys(header: Header, shape: FrameShape, photometric: str, admission: rules.Admission) -> Greys:
+def _greys(header: Header, bits: int, photometric: str, admission: rules.Admission) -> Greys:
     """Derive the grey mapping ("Grey values"); the sign is derived once, from MONOCHROME1 and the rescale slope."""
-    bits = 8 if photometric == "PALETTE COLOR" else shape.bits_stored
     mask, signed = (1 << bits) - 1, header.word("PixelRepresentation") == 1
     dark_is_high = photometric == "MONOCHROME1"
     presentation = header.code("PresentationLUTShape")
@@ -202,16 +209,15 @@ def _greys(header: Header, shape: FrameShape, photometric: str, admission: rules
         values, maximum = table
         if dark_is_high:
             values = (maximum - values).astype(np.uint16)
-        return Greys(
-            0, mask, values, -1.0 if dark_is_high else 1.0, float(maximum) if dark_is_high else 0.0, dark_is_high
-        )
+        scale, offset = (-1.0, float(maximum)) if dark_is_high else (1.0, 0.0)
+        return Greys(0, values, scale, offset, dark_is_high)
     slope, intercept = _rescale(header, admission)
     down = dark_is_high != (slope < 0)
     lowest = -(1 << (bits - 1)) if signed else 0
     flip = (1 << (bits - 1) if signed else 0) ^ (mask if down else 0)
     # pixel p -> stored value: lowest + p, or lowest + mask - p if inverted
     offset = slope * (lowest + mask if down else lowest) + intercept
-    return Greys(flip, mask, None, -slope if down else slope, offset, down)
+    return Greys(flip, None, -slope if down else slope, offset, down)
 
 
 def _rescale(header: Header, admission: rules.Admission) -> tuple[float, float]:
@@ -228,12 +234,8 @@ def _rescale(header: Header, admission: rules.Admission) -> tuple[float, float]:
 def _apply(greys: Greys, stored: npt.NDArray[Any], allocate: Allocate) -> npt.NDArray[np.uint16]:
     pixels: npt.NDArray[np.uint16] = allocate(stored.shape, np.uint16)
     if greys.table is not None:
-        return greys.table.take(stored.astype(np.uint16) & np.uint16(greys.mask), out=pixels, mode="clip")
-    np.bitwise_xor(
-        stored, stored.dtype.type(greys.flip) if stored.dtype.itemsize == 2 else np.uint8(greys.flip), out=pixels
-    )
-    if greys.mask != (1 << 8 * stored.dtype.itemsize) - 1:
-        pixels &= np.uint16(greys.mask)
+        return greys.table.take(stored, out=pixels, mode="clip")
+    np.bitwise_xor(stored, stored.dtype.type(greys.flip), out=pixels)
     return pixels
 
 

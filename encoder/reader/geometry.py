@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64 << 20
 MIN_SIDE = 64
+# Of 5,000 real radiographs (five public sets), the darkest 9 of 256 grey levels take 4 % of the pixels in the median,
+# 54 % in one of 1,000, at most 67 %; the lightest 9, at most 37 %.
+MAX_PADDING = 0.8
 # PatientOrientation (row direction, column direction) -> (clockwise quarter turns, then mirror left-right); the result
 # has rows that run to the patient's left and columns that run to the feet
 TURNS = {
@@ -121,18 +124,32 @@ def square(
 
 
 def valid_pixels(
-    header: Header, stored: npt.NDArray[Any], bits_stored: int, *, signed: bool
+    header: Header, stored: npt.NDArray[Any], bits: int, signed: bool, admission: Admission
 ) -> npt.NDArray[np.bool_] | None:
-    """Return a mask [H, W] that is False on pixels with a padding value; None if there are none."""
-    low = header.word("PixelPaddingValue")
-    if low is None:
+    """Return a mask [H, W] that is False on pixels with a padding value; None if there are none.
+
+    Args:
+        header: attributes of the file.
+        stored: [H, W] bit patterns of ``bits`` bits.
+        bits: number of bits.
+        signed: PixelRepresentation; a negative padding value may be written as an unsigned word (PS3.3 C.7.5.1.1.2).
+        admission: receives warnings.
+    """
+    words = [header.words(keyword)[:1] for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if not words[0]:
         return None
-    high = header.word("PixelPaddingRangeLimit")
-    mask = (1 << bits_stored) - 1
-    sign = 1 << (bits_stored - 1) if signed else 0
-    # flipping the sign bit of signed patterns maps them to 0..mask in the order of their values
-    low, high = ((word & mask) ^ sign for word in (low, low if high is None else high))
-    low, high = min(low, high), max(low, high)
-    order = (stored.astype(np.uint16) & np.uint16(mask)) ^ np.uint16(sign)
-    outside = (order < low) | (order > high)
-    return None if outside.all() else outside
+    stated = [word for (word,) in filter(None, words)]
+    if signed or header.vr("PixelPaddingValue") == "SS":
+        stated = [((word + 0x8000) & 0xFFFF) - 0x8000 for word in stated]
+    # flipping the sign bit of signed patterns maps them to 0..top in the order of their values
+    sign, top = (1 << (bits - 1) if signed else 0), (1 << bits) - 1
+    low, high = min(stated) + sign, max(stated) + sign
+    if high < 0 or low > top:
+        return None
+    order = stored ^ stored.dtype.type(sign)
+    outside = (order < max(low, 0)) | (order > min(high, top))
+    share = 1 - np.count_nonzero(outside) / outside.size
+    if share > MAX_PADDING:
+        admission.warn("the stated padding would cover nearly the whole image: it was ignored")
+        return None
+    return outside if share else None

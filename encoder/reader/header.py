@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_INFLATED_BYTES = 300 << 20  # twice 64 Mi pixels of 2 bytes, and a header
 MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
 DICOMDIR = "1.2.840.10008.1.3.10"
+OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+OVERLAY_BIT_POSITION = 0x0102  # element in these groups
 
 KEYWORDS = [
     "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
@@ -53,6 +55,10 @@ class Header:
 
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
+        return self.raw_tag(tag)
+
+    def raw_tag(self, tag: int) -> bytes:
+        """Return the bytes of the value of a tag; empty if absent."""
         element = self.dataset.get_item(tag) if tag in self.dataset else None
         value = getattr(element, "value", None)
         return value if isinstance(value, bytes) else b""
@@ -128,6 +134,7 @@ class DicomFile:
         pixel_vr: value representation of PixelData, such as OB or OW; empty if implicit.
         preamble: False for a file without the DICM prefix.
         overlays: True if the file has overlay planes (groups 60xx).
+        overlay_bits: bits of a pixel that hold overlay planes, as a mask (OverlayBitPosition without OverlayData).
     """
 
     header: Header
@@ -138,6 +145,7 @@ class DicomFile:
     pixel_vr: str
     preamble: bool
     overlays: bool
+    overlay_bits: int
 
 
 def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile:
@@ -181,6 +189,7 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         stream, start = BytesIO(source), 0
     found: list[tuple[int, int, str]] = []
     groups: set[int] = set()
+    overlay_data: set[int] = set()
     elements = 0
 
     def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -189,6 +198,8 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         if elements > MAX_ELEMENTS:
             raise ReadError("corrupt", f"the header has more than {MAX_ELEMENTS} elements")
         groups.add(tag >> 16)
+        if tag & 0xFFFF == 0x3000:
+            overlay_data.add(tag >> 16)
         if tag in (0x7FE00010, 0x7FE00008, 0x7FE00009):
             found.append((tag, length, vr or ""))
             return True
@@ -196,8 +207,9 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
 
     stream.seek(start)
     dataset = read_dataset(
-        stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixel_data, specific_tags=_tags(*KEYWORDS)
-    )
+        stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixel_data,
+        specific_tags=[*_tags(*KEYWORDS), *(group << 16 | OVERLAY_BIT_POSITION for group in OVERLAY_GROUPS)],
+    )  # fmt: skip
     if not groups & {0x0008, 0x0028}:
         raise ReadError("corrupt", "no DICOM data set could be read from the file")
     offset, length, vr = None, 0, ""
@@ -207,8 +219,13 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         offset = stream.tell() + (12 if long_form else 8)
     elif found:
         raise ReadError("unsupported", "the pixels are floating point, not those of a radiograph")
+    header, overlay_bits = Header(dataset, syntax.is_little_endian), 0
+    for group in OVERLAY_GROUPS:
+        position = header.raw_tag(group << 16 | OVERLAY_BIT_POSITION)
+        if len(position) == 2 and group not in overlay_data:
+            overlay_bits |= 1 << min(int.from_bytes(position, "little" if syntax.is_little_endian else "big"), 16)
     return DicomFile(
-        Header(dataset, syntax.is_little_endian),
+        header,
         str(syntax),
         source,
         offset,
@@ -216,6 +233,7 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         vr,
         preamble,
         overlays=any(0x6000 <= group <= 0x60FF and not group % 2 for group in groups),
+        overlay_bits=overlay_bits,
     )
 
 

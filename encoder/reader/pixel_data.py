@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from encoder.errors import ReadError
-from encoder.reader.decoders import NATIVE, RLE, FrameShape, decode_frame
+from encoder.reader.decoders import MAYBE_LOSSY, NATIVE, RLE, Codestream, FrameShape, decode_frame
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -16,36 +17,76 @@ if TYPE_CHECKING:
     from encoder.reader.admission import Admission
     from encoder.reader.header import DicomFile, Header
 
+CODESTREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff")  # JPEG and JPEG-LS, JPEG 2000
+_FURTHER = re.compile(rb"\xff\xd9\x00*\xff(\xd8\xff|\x4f\xff\x51)")  # one codestream after another
 
-def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -> npt.NDArray[Any]:
-    """Return the bit patterns of one frame.
+
+def frames_held(file: DicomFile, shape: FrameShape) -> int:
+    """Return the number of frames of the stated size that PixelData holds by its amount; at least 1.
+
+    Raises:
+        ReadError: if the pixel data is empty, truncated, damaged or contradicts the transfer syntax.
+    """
+    assert file.offset is not None
+    if file.length == 0:
+        raise ReadError("empty", "PixelData is empty")
+    if file.offset >= len(file.source):
+        raise ReadError("truncated", "the file ends before its PixelData")
+    if (file.length == 0xFFFFFFFF) != (file.syntax not in NATIVE):
+        raise ReadError("corrupt", "PixelData is compressed but the transfer syntax is not, or the reverse")
+    if file.syntax in NATIVE:
+        return max(1, file.length // shape.nbytes) if file.length % shape.nbytes <= 1 else 1
+    (_, table_bytes), *fragments = _fragments(file)
+    if file.syntax in RLE:
+        first = struct.pack("<II", shape.samples * shape.bits_allocated // 8, 64)
+        starts = sum(file.source[start : start + 8] == first for start, _ in fragments)
+    else:
+        starts = sum(file.source[start : start + 3] in CODESTREAM_STARTS for start, _ in fragments)
+        if starts == len(fragments) == 1:  # several codestreams may follow each other in it
+            start, length = fragments[0]
+            starts += _FURTHER.search(file.source, start, start + length) is not None
+    return max(1, starts, table_bytes // 4)
+
+
+def stored_values(
+    file: DicomFile, shape: FrameShape, frames: int, index: int, *, signed: bool, admission: Admission
+) -> tuple[npt.NDArray[Any], int]:
+    """Return the bit patterns of one frame, and the number of their bits.
 
     Args:
-        file: the opened file, with pixel data.
+        file: the opened file, with pixel data that :func:`frames_held` has checked.
         shape: shape of a frame by the header.
         frames: number of frames.
         index: of the frame, from 0.
+        signed: PixelRepresentation.
+        admission: receives warnings.
 
     Returns:
-        [rows, columns] or [rows, columns, samples] unsigned; a view of the file if it is native.
+        [rows, columns] or [rows, columns, samples] unsigned; may be a view of the file. The number of bits is
+        BitsStored, or the codestream's own precision with a warning.
 
     Raises:
-        ReadError: if the pixel data is empty, truncated, damaged or contradicts the header.
+        ReadError: if the pixel data is truncated, damaged or contradicts the header.
     """
+    if file.syntax in NATIVE:
+        return _fit(_native(file, shape, frames, index, admission), file, shape, None, signed, admission)
+    values, stream = decode_frame(_frame(file, frames, index), file.syntax, shape)
+    return _fit(values, file, shape, stream, signed, admission)
+
+
+def _native(file: DicomFile, shape: FrameShape, frames: int, index: int, admission: Admission) -> npt.NDArray[Any]:
     assert file.offset is not None
     available = len(file.source) - file.offset
-    if file.length == 0 or available <= 0:
-        raise ReadError(
-            "empty" if file.length == 0 else "truncated",
-            "PixelData is empty" if file.length == 0 else "the file ends before its PixelData",
-        )
-    if (file.length == 0xFFFFFFFF) != (file.syntax not in NATIVE):
-        raise ReadError("corrupt", "PixelData is compressed but the transfer syntax is not, or the reverse")
-    if file.syntax not in NATIVE:
-        return decode_frame(_fragments(file, frames, index), file.syntax, shape)
     needed = shape.nbytes * frames
     if min(file.length, available) < needed:
         raise ReadError("truncated", f"PixelData is truncated: {min(file.length, available)} bytes of {needed}")
+    if file.length > needed + 1:
+        rest = np.frombuffer(file.source, np.uint8, min(file.length, available) - needed, file.offset + needed)
+        if rest.size >= shape.nbytes // shape.rows and rest.any():
+            raise ReadError(
+                "corrupt", "PixelData holds more rows than the header states, or the image has another size"
+            )
+        admission.warn("PixelData holds more bytes than the stated image: they were left out")
     big_endian = not file.header.little_endian
     dtype = shape.dtype.newbyteorder(">") if big_endian else shape.dtype
     start = file.offset + index * shape.nbytes
@@ -57,7 +98,9 @@ def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -
         )
         values = values[index * shape.nbytes : (index + 1) * shape.nbytes]
     else:
-        values = np.frombuffer(file.source, dtype, shape.nbytes // dtype.itemsize, start)
+        values = np.frombuffer(file.source, dtype, shape.nbytes // dtype.itemsize, start).astype(
+            f"=u{dtype.itemsize}", copy=False
+        )
     if shape.samples == 1:
         return values.reshape(shape.rows, shape.columns)
     if shape.planar:
@@ -65,8 +108,80 @@ def stored_values(file: DicomFile, shape: FrameShape, frames: int, index: int) -
     return values.reshape(shape.rows, shape.columns, shape.samples)
 
 
-def _fragments(file: DicomFile, frames: int, index: int) -> bytes:
-    """Join the encapsulated fragments of one frame (PS3.5 A.4)."""
+def _fit(
+    values: npt.NDArray[Any],
+    file: DicomFile,
+    shape: FrameShape,
+    stream: Codestream | None,
+    signed: bool,
+    admission: Admission,
+) -> tuple[npt.NDArray[Any], int]:
+    """Hold values against BitsStored and PixelRepresentation; nothing is clipped, wrapped or masked in silence.
+
+    Values that fit are read. For others, a lossy codestream is believed, whose samples are grey values; native and
+    lossless data may hold anything in the higher bits and are refused, except declared overlays and constant bits.
+    Samples of JPEG and JPEG-LS have no sign, and native ones are stored with or without extension of the sign.
+
+    Returns:
+        The bit patterns, and the number of their bits.
+    """
+    bits, own_sign = shape.bits_stored, stream.signed if stream else None
+    precision, mask = stream.precision if stream else shape.bits_allocated, (1 << bits) - 1
+    if 8 * values.dtype.itemsize < bits:  # decoders use 8 bits for a precision of up to 8
+        values = values.astype(f"{values.dtype.kind}2")
+    size = values.dtype.itemsize
+    patterns = values.view(f"u{size}")
+    if own_sign is None and (precision == bits or (not signed and precision < bits)):
+        return patterns, bits
+    low, high = int(values.min()), int(values.max())
+    least, most = (-1 << (bits - 1), mask >> 1) if signed else (0, mask)
+    if signed and not own_sign and precision < bits and high >> (precision - 1):
+        admission.warn("the compressed image has fewer bits than BitsStored: its own highest bit was read as the sign")
+        return patterns, precision
+    if least <= low and high <= most:
+        return (patterns & mask if low < 0 else patterns), bits
+    if signed and not own_sign:
+        if high <= mask:
+            admission.warn("the sign of the pixel values is not extended or not stated by the compressed image")
+            return patterns, bits
+        half = 1 << (precision - 1)
+        extended = patterns.view(f"i{size}") if precision == 8 * size else (patterns.astype(np.int32) ^ half) - half
+        if least <= extended.min() and extended.max() <= most:
+            if own_sign is False:
+                admission.warn("the sign of the pixel values is not extended or not stated by the compressed image")
+            return patterns & mask, bits
+    above = patterns >> bits & ((1 << 8 * size) - 1 & ~(file.overlay_bits >> bits))
+    if low >= 0 and file.overlay_bits and not above.any():
+        return patterns & mask, bits
+    if stream and file.syntax in MAYBE_LOSSY and (signed == bool(own_sign) or (low >= 0 and not signed)):
+        admission.warn("the compressed image has more bits than BitsStored: its own number of bits was used")
+        return patterns & ((1 << precision) - 1), precision
+    if low >= 0 and above.min() == above.max():
+        admission.warn("the bits above BitsStored are the same in all pixels: they were ignored")
+        return patterns & mask, bits
+    raise ReadError("corrupt", "pixel values exceed BitsStored, or their sign contradicts PixelRepresentation")
+
+
+def _frame(file: DicomFile, frames: int, index: int) -> bytes:
+    """Return the codestream of one frame."""
+    assert file.offset is not None
+    fragments = _fragments(file)
+    if frames == 1:
+        return b"".join(file.source[start : start + length] for start, length in fragments[1:])
+    from pydicom.encaps import get_frame
+
+    offsets = file.header.raw("ExtendedOffsetTable"), file.header.raw("ExtendedOffsetTableLengths")
+    encapsulated = bytes(file.source[file.offset : sum(fragments[-1])])
+    try:
+        return get_frame(
+            encapsulated, index, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
+        )
+    except (ValueError, IndexError, struct.error):
+        raise ReadError("corrupt", "the frames of the compressed PixelData cannot be separated") from None
+
+
+def _fragments(file: DicomFile) -> list[tuple[int, int]]:
+    """Return position and length of the offset table and of at least one fragment (PS3.5 A.4)."""
     assert file.offset is not None
     position, fragments = file.offset, []
     while True:
@@ -84,18 +199,7 @@ def _fragments(file: DicomFile, frames: int, index: int) -> bytes:
         position += 8 + length
     if len(fragments) < 2:
         raise ReadError("empty", "PixelData is empty")
-    if frames == 1:
-        return b"".join(file.source[start : start + length] for start, length in fragments[1:])
-    from pydicom.encaps import get_frame
-
-    offsets = file.header.raw("ExtendedOffsetTable"), file.header.raw("ExtendedOffsetTableLengths")
-    encapsulated = bytes(file.source[file.offset : position])
-    try:
-        return get_frame(
-            encapsulated, index, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
-        )
-    except (ValueError, IndexError, struct.error):
-        raise ReadError("corrupt", "the frames of the compressed PixelData cannot be separated") from None
+    return fragments
 
 
 def grey_channel(values: npt.NDArray[Any], photometric: str, file: DicomFile, admission: Admission) -> npt.NDArray[Any]:

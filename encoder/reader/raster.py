@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from encoder.errors import ReadError
+from encoder.reader.decoders import END, decode_jpeg, jpeg_header
 from encoder.reader.geometry import MAX_PIXELS, MIN_SIDE, turn
 from encoder.reader.radiograph import ImageFacts, Radiograph, Window
 
@@ -18,7 +21,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXIF_ORIENTATION = 0x0112
-TIFF_PHOTOMETRIC, TIFF_MIN_IS_WHITE = 262, 0
+# TIFF tags and values
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
+OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
+MIN_IS_WHITE, MIN_IS_BLACK, UNCOMPRESSED, JPEG_STRIPS, UNSIGNED, SIGNED = 0, 1, 1, 7, 1, 2
+MAX_PAGES = 10_000
+# first column and row, and steps, of the passes of an interlaced PNG
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # EXIF orientation -> clockwise quarter turns, then mirror left-right
 EXIF_TURNS = {
     1: (0, False),
@@ -46,6 +55,26 @@ def raster_format(head: bytes) -> str | None:
     return None
 
 
+class Picture(NamedTuple):
+    """Decoded picture.
+
+    Attributes:
+        pixels: [H, W] uint16.
+        bits: bits of a pixel by the file.
+        orientation: stated EXIF orientation.
+        pending: EXIF orientation that has not been applied to ``pixels`` yet.
+        frames: number of pages.
+        inverted: True if grey values were inverted.
+    """
+
+    pixels: npt.NDArray[np.uint16]
+    bits: int
+    orientation: int
+    pending: int
+    frames: int = 1
+    inverted: bool = False
+
+
 def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = None) -> Radiograph:
     """Read a picture file.
 
@@ -55,66 +84,188 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
         frame: number of the page from 1; required if the file has several.
 
     Returns:
-        The radiograph, without SHA-256. 8-bit and 16-bit values are unchanged.
+        The radiograph, without SHA-256. Values of up to 16 bits are unchanged.
 
     Raises:
         ReadError: if the file is refused; ``reason`` tells why.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    Image.MAX_IMAGE_PIXELS = None  # _check applies our limit before decoding
-    stream: Any = BytesIO(source) if isinstance(source, bytes) else source
+    warnings = ["a picture file states no view, polarity or orientation: none of them is checked"]
     try:
-        image = Image.open(stream, formats=[name.upper(), "MPO"] if name == "jpeg" else [name.upper()])
-        frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
-        _check(image, frames, frame)
-        if frames > 1:
-            image.seek((frame or 1) - 1)
-            _check(image, frames, frame)
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        tags = getattr(image, "tag_v2", {})
-        inverted = image.mode.startswith("I") and tags.get(TIFF_PHOTOMETRIC) == TIFF_MIN_IS_WHITE
-        warnings = ["a picture file states no view, polarity or orientation: none of them is checked"]
-        if name == "png" and source[24:25] == b"\x10" and source[25:26] in (b"\x02", b"\x04", b"\x06"):
-            warnings.append("16-bit PNG with colour or alpha channels: read with 8 bits")
-        pixels = _grey(image, warnings, lossy=name in ("jpeg", "webp"))
-    except (UnidentifiedImageError, SyntaxError, ValueError, KeyError, TypeError, IndexError, EOFError):
-        raise ReadError("corrupt", f"the {name} file is damaged") from None
+        if name == "jpeg":
+            picture = _read_jpeg(bytes(source), frame, warnings)
+        elif name == "tiff":
+            picture = _read_tiff(source, frame, warnings)
+        else:
+            picture = _read_with_pillow(source, name, frame, warnings)
     except OSError as error:
-        if "truncated" in str(error):
+        short = name == "webp" and int.from_bytes(source[4:8], "little") + 8 > len(source)
+        if short or "truncated" in str(error):
             raise ReadError("truncated", f"the {name} file ends early") from None
-        raise ReadError("corrupt", f"the {name} file is damaged") from None
-    if inverted:
-        pixels = 65535 - pixels
-    bits = 16 if image.mode.startswith("I") else 8
-    quarter, mirror = EXIF_TURNS.get(orientation if isinstance(orientation, int) else 1, (0, False))
-    rows, columns = pixels.shape
-    pixels = turn(pixels, quarter, mirror)
+        raise ReadError("corrupt", f"the {name} file ends early or is damaged") from None
+    except (SyntaxError, ValueError, RuntimeError, KeyError, TypeError, IndexError, EOFError, struct.error, zlib.error):
+        raise ReadError("corrupt", f"the {name} file ends early or is damaged") from None
+    pixels = turn(picture.pixels, *EXIF_TURNS.get(picture.pending, (0, False)))
+    quarter, mirror = EXIF_TURNS.get(picture.orientation, (0, False))
+    rows, columns = pixels.shape if quarter % 2 == 0 else pixels.shape[::-1]
     if quarter or mirror:
         warnings.append("the picture was turned according to its EXIF orientation")
     facts = ImageFacts(
-        format=name, rows=rows, columns=columns, bits_stored=bits, frames=frames, frame=frame or 1,
-        inverted=inverted, mirrored=mirror, rotated=90 * quarter, lossy=name == "jpeg",
+        format=name, rows=rows, columns=columns, bits_stored=picture.bits, frames=picture.frames, frame=frame or 1,
+        inverted=picture.inverted, mirrored=mirror, rotated=90 * quarter, lossy=name == "jpeg",
     )  # fmt: skip
-    windows = (Window("LINEAR_EXACT", 127.5, 255.0, "as stored"),) if bits == 8 else ()
+    windows = (Window("LINEAR_EXACT", 127.5, 255.0, "as stored"),) if picture.bits == 8 else ()
     return Radiograph(pixels, None, facts, tuple(warnings), windows=windows)
 
 
-def _check(image: Image, frames: int, frame: int | None) -> None:
+def _read_jpeg(data: bytes, frame: int | None, warnings: list[str]) -> Picture:
+    """Read the first image of a JPEG file with 2 to 16 bits."""
+    from PIL import Image, UnidentifiedImageError
+
+    header = jpeg_header(data)
+    _check(header.columns, header.rows, 1, frame)
+    if header.samples not in (1, 3):
+        raise ReadError("colour", "the picture is in colour (CMYK, YCbCr or another colour space)")
+    try:
+        orientation = _orientation(Image.open(BytesIO(data), formats=["JPEG"]))
+    except UnidentifiedImageError:  # Pillow opens 8 bits only
+        orientation = 1
+    pixels = decode_jpeg(data, header)
+    if pixels.ndim == 3:
+        pixels = _equal_channels(pixels, warnings, lossy=True)
+    return Picture(pixels.astype(np.uint16), header.precision, orientation, orientation)
+
+
+def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]) -> Picture:
+    """Read one page; integer grey by libtiff, because Pillow lacks half of its kinds and overlooks short strips."""
+    from PIL import UnidentifiedImageError
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    stream: Any = BytesIO(source) if isinstance(source, bytes) else source
+    head = bytes(source[: 16 if source[2:4] in (b"+\0", b"\0+") else 8])
+    pages: list[ImageFileDirectory_v2] = []
+    position, seen = ImageFileDirectory_v2(head).next, {0}
+    while position not in seen and len(pages) < MAX_PAGES:
+        seen.add(position)
+        pages.append(ImageFileDirectory_v2(head))
+        stream.seek(position)
+        pages[-1].load(stream)
+        position = pages[-1].next
+    tags: Any = pages[(frame or 1) - 1] if 1 <= (frame or 1) <= len(pages) else pages[0]
+    width, height, bits = tags[WIDTH], tags[LENGTH], tags.get(BITS, (1,))
+    _check(width, height, len(pages), frame)
+    _check_strips(tags, source, width, height)
+    photometric, signs = tags.get(PHOTOMETRIC, MIN_IS_WHITE), tags.get(SAMPLE_FORMAT, (UNSIGNED,))
+    if tags.get(SAMPLES, 1) != 1 or photometric not in (MIN_IS_WHITE, MIN_IS_BLACK) or bits[0] not in (8, 16, 32):
+        try:
+            return _read_with_pillow(source, "tiff", frame, warnings)
+        except UnidentifiedImageError:
+            raise ReadError("unsupported", "the tiff file holds another kind of values than radiographs do") from None
+    if signs[0] not in (UNSIGNED, SIGNED):
+        raise ReadError("unsupported", "the picture has floating point values")
+    import imagecodecs
+
+    try:
+        values = imagecodecs.tiff_decode(source, index=(frame or 1) - 1)
+    except RuntimeError:
+        raise ReadError("truncated", "the tiff file ends early or is damaged") from None
+    if int(values.min()) < 0:
+        raise ReadError("unsupported", "the picture has negative values")
+    inverted = photometric == MIN_IS_WHITE
+    if int(values.max()) > 65535 or (inverted and values.itemsize > 2):
+        raise ReadError("unsupported", "the picture has more than 16 bits per pixel")
+    if inverted and signs[0] == SIGNED:
+        raise ReadError("unsupported", "the picture has signed values of which the lowest is white")
+    pixels = values.astype(np.uint16)
+    orientation = tags.get(EXIF_ORIENTATION, 1)
+    return Picture(
+        (1 << bits[0]) - 1 - pixels if inverted else pixels, bits[0], orientation, orientation, len(pages), inverted
+    )
+
+
+def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int) -> None:
+    """Refuse a TIFF whose strips or tiles lie outside the file, or hold less than the image."""
+    offsets, counts = (next((tags[tag] for tag in kind if tag in tags), ()) for kind in (OFFSETS, COUNTS))
+    needed = -(-width * sum(tags.get(BITS, (1,))) // 8) * height
+    compression = tags.get(COMPRESSION, UNCOMPRESSED)
+    if (
+        any(offset + count > len(source) for offset, count in zip(offsets, counts, strict=False))
+        or (compression == UNCOMPRESSED and counts and sum(counts) < needed)
+        or (
+            compression == JPEG_STRIPS
+            and not all(
+                bytes(source[offset : offset + count]).rstrip(b"\0").endswith(END)
+                for offset, count in zip(offsets, counts, strict=False)
+            )
+        )
+    ):
+        raise ReadError("truncated", "the tiff file ends early")
+
+
+def _read_with_pillow(source: mmap.mmap | bytes, name: str, frame: int | None, warnings: list[str]) -> Picture:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # _check applies our limit before decoding
+    stream: Any = BytesIO(source) if isinstance(source, bytes) else source
+    stream.seek(0)
+    image = Image.open(stream, formats=[name.upper()])
+    frames = int(getattr(image, "n_frames", 1))
+    _check(*image.size, frames, frame)
+    if frames > 1:
+        image.seek((frame or 1) - 1)
+        _check(*image.size, frames, frame)
+    orientation = _orientation(image)
+    bits = 16 if image.mode.startswith("I") else 8
+    if bits == 8 and (source[24] if name == "png" else max(getattr(image, "tag_v2", {}).get(BITS, (8,)))) > 8:
+        warnings.append(f"16-bit {name.upper()} with colour or alpha channels: read with 8 bits")
+    pixels = _grey(image, warnings, lossy=name == "webp")
+    if name == "png" and (source[28:29] != b"\0" or not pixels[-1].any()) and _rows_missing(source):
+        raise ReadError("truncated", "the png file ends early")
+    return Picture(pixels, bits, orientation, _orientation(image), frames)  # Pillow turns a TIFF while loading it
+
+
+def _orientation(image: Image) -> int:
+    stated = image.getexif().get(EXIF_ORIENTATION, 1)
+    return stated if isinstance(stated, int) else 1
+
+
+def _rows_missing(source: mmap.mmap | bytes) -> bool:
+    """Return True if the compressed data of a PNG hold less than its size; Pillow leaves such rows black."""
+    width, height = (int.from_bytes(source[at : at + 4], "big") for at in (16, 20))
+    bits = source[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[source[25]]
+    needed = 0
+    for left, top, right, down in ADAM7 if source[28] else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        needed += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
+    position, packed = 8, b""
+    while position + 8 <= len(source):
+        length = int.from_bytes(source[position : position + 4], "big")
+        if source[position + 4 : position + 8] == b"IDAT":
+            packed += source[position + 8 : position + 8 + length]
+        position += 12 + length
+    return len(zlib.decompressobj().decompress(packed, needed)) < needed
+
+
+def _check(width: int, height: int, frames: int, frame: int | None) -> None:
     """Check number of pages and size before decoding."""
     if frames > 1 and frame is None:
         raise ReadError("multi_frame", "the file holds several pages", hint="--frame N picks one, counted from 1")
     if frame is not None and not 1 <= frame <= frames:
         raise ReadError("multi_frame", f"the file has no page {frame}; it holds {frames}")
-    if image.width * image.height > MAX_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ReadError("too_large", f"the image has more than {MAX_PIXELS >> 20} Mi pixels")
-    if min(image.size) < MIN_SIDE:
+    if min(width, height) < MIN_SIDE:
         raise ReadError("too_small", f"the image is smaller than {MIN_SIDE} pixels on a side")
 
 
 def _grey(image: Image, warnings: list[str], *, lossy: bool) -> npt.NDArray[np.uint16]:
     """Return one channel [H, W]; colour is accepted only if its channels are equal."""
     mode = image.mode
+    if mode == "F":
+        raise ReadError("unsupported", "the picture has floating point values")
+    if mode not in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBX", "P", "PA") and not mode.startswith("I"):
+        raise ReadError("colour", "the picture is in colour (CMYK, YCbCr or another colour space)")
+    if mode in ("LA", "La", "RGBA", "PA") or "transparency" in image.info:
+        warnings.append("the alpha channel was dropped")
     if mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -123,18 +274,16 @@ def _grey(image: Image, warnings: list[str], *, lossy: bool) -> npt.NDArray[np.u
     if mode in ("1", "L"):
         return np.asarray(image.convert("L")).astype(np.uint16)
     if mode in ("LA", "La"):
-        warnings.append("the alpha channel was dropped")
         return np.asarray(image)[..., 0].astype(np.uint16)
-    if mode == "F":
-        raise ReadError("unsupported", "the picture has floating point values")
-    if mode not in ("RGB", "RGBA", "RGBX", "P", "PA"):
-        raise ReadError("colour", "the picture is in colour (CMYK, YCbCr or another colour space)")
-    if mode in ("RGBA", "PA") or "transparency" in image.info:
-        warnings.append("the alpha channel was dropped")
     channels = np.asarray(image.convert("RGBA" if mode in ("P", "PA") else mode))[..., :3]
+    return _equal_channels(channels, warnings if mode != "P" else [], lossy=lossy).astype(np.uint16)
+
+
+def _equal_channels(channels: npt.NDArray[Any], warnings: list[str], *, lossy: bool) -> npt.NDArray[Any]:
+    """Return one of three equal channels [H, W, 3]."""
     low, high = channels.min(axis=-1), channels.max(axis=-1)
     if int((high - low).max()) > (LOSSY_TOLERANCE if lossy else 0):
         raise ReadError("colour", "the picture is in colour")
-    if mode != "P":
-        warnings.append("colour picture with equal channels: read as grey")
-    return channels[..., 1].astype(np.uint16)
+    warnings.append("colour picture with equal channels: read as grey")
+    green: npt.NDArray[Any] = channels[..., 1]
+    return green

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import math
 import mmap
@@ -236,6 +237,8 @@ def _warm() -> None:
     sample = np.zeros((64, 64), np.uint8)
     imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(sample))
     imagecodecs.jpeg2k_decode(imagecodecs.jpeg2k_encode(sample), numthreads=2)
+    Image.fromarray(sample).save(stream := io.BytesIO(), "TIFF")
+    imagecodecs.tiff_decode(stream.getvalue())
     imagecodecs.dicomrle_decode(struct.pack("<II", 1, 64) + bytes(56) + b"\x01ab", np.dtype("u1"))
     Image.fromarray(sample.astype(np.float32)).resize((32, 32), Image.Resampling.BICUBIC)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -74,10 +76,10 @@ def test_modality_lut_wins_over_rescale(photometric: str) -> None:
     np.testing.assert_allclose(image.scale * image.pixels + image.offset, expected)
 
 
-def test_modality_lut_of_a_real_file() -> None:
+def test_a_real_file_with_values_outside_its_signed_bits_is_refused() -> None:
     data = sample_file("mlut_18.dcm").read_bytes()
     assert refused(data, "body_part").forcible  # modality OT, no body part
-    assert read_image(data, force=True).pixels.max() > 0
+    refused(data, "corrupt", force=True)  # -2048..4095 under 12 signed bits
 
 
 def test_lut_sequence_comes_before_windows() -> None:
@@ -168,24 +170,8 @@ def test_without_window_percentiles_inside_the_valid_area() -> None:
     assert (shown[:20] == 0).all()
 
 
-def test_garbage_above_the_stored_bits_is_masked() -> None:
-    source = dataset()
-    source.PixelData = (ramp().astype(np.uint16) | 0x8000).tobytes()
-    np.testing.assert_array_equal(read_image(to_bytes(source)).pixels, ramp())
-
-
 def test_high_bit_elsewhere_is_refused() -> None:
     refused(chest(HighBit=15), "unsupported", forcible=False)
-
-
-def test_signed_with_and_without_extension() -> None:
-    values = ramp(signed=True)
-    np.testing.assert_array_equal(read_image(chest(values, signed=True)).pixels, values + 2048)
-    source = dataset(values, signed=True)
-    source.PixelData = (values & 0x0FFF).astype("<u2").tobytes()
-    image = read_image(to_bytes(source))
-    np.testing.assert_array_equal(image.pixels, values + 2048)
-    np.testing.assert_allclose(image.scale * image.pixels + image.offset, values)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -212,3 +198,51 @@ def test_signed_padding() -> None:
 def test_padding_value_that_never_occurs() -> None:
     values = np.minimum(ramp(), 4000)
     assert read_image(chest(values, PixelPaddingValue=4090)).valid is None
+
+
+def with_padding(value: int, limit: int | None = None, *, vr: str = "US", **keywords: Any) -> bytes:
+    source = dataset(**keywords)
+    source.add_new(0x00280120, vr, value)
+    if limit is not None:
+        source.add_new(0x00280121, vr, limit)
+    return to_bytes(source)
+
+
+def test_a_padding_value_beyond_bits_stored_is_no_padding() -> None:
+    values = ramp()
+    assert (values == 63536 & TOP).any()
+    for data in (with_padding(63536), with_padding(-2000, vr="SS"), with_padding(63536, 65535)):
+        image = read_image(data)
+        np.testing.assert_array_equal(image.pixels, values)
+        assert image.valid is None and image.warnings == ()
+
+
+def test_a_negative_padding_value_of_a_signed_image_may_be_written_as_unsigned() -> None:
+    values = ramp(signed=True)
+    for data in (with_padding(63536, signed=True), with_padding(-2000, signed=True, vr="SS")):
+        image = read_image(data)
+        assert image.valid is not None and (values == -2000).any()
+        np.testing.assert_array_equal(image.valid, values != -2000)
+    image = read_image(with_padding(63488, 63536, signed=True))  # -2048 to -2000
+    assert image.valid is not None
+    np.testing.assert_array_equal(image.valid, values > -2000)
+    assert read_image(with_padding(2096, signed=True)).valid is None  # not in -2048..2047
+
+
+@pytest.mark.parametrize(("value", "limit"), [(0, 65535), (0, 4095), (65535, 0), (0, 3500), (100, 4095)])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_over_nearly_the_whole_image_is_ignored_with_a_warning(
+    photometric: str, value: int, limit: int
+) -> None:
+    image = read_image(with_padding(value, limit, PhotometricInterpretation=photometric))
+    np.testing.assert_array_equal(image.pixels, ramp() if photometric == "MONOCHROME2" else TOP - ramp())
+    assert image.valid is None and [text for text in image.warnings if "padding" in text]
+
+
+def test_padding_over_two_thirds_of_the_image_is_padding() -> None:
+    """A collimated field that small occurs among real radiographs, see ``encoder.reader.geometry``."""
+    values = ramp()
+    values[:50] = 0
+    image = read_image(chest(values, PixelPaddingValue=0))
+    assert image.valid is not None and image.warnings == ()
+    np.testing.assert_array_equal(image.valid, values != 0)

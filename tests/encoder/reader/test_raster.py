@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from encoder.errors import ReadError
 from encoder.reader.sandbox_worker import read_image
@@ -95,13 +98,109 @@ STORED = {
 }
 
 
+def tiff(
+    pages: list[np.ndarray],
+    *,
+    order: str = "<",
+    photometric: int = 1,
+    packed: bool = False,
+    orientation: int | None = None,
+    rows: int = 1 << 20,
+    shorten: int = 0,
+) -> bytes:
+    """A TIFF of [H, W] pages; ``packed`` deflates, ``rows`` a strip, ``shorten`` is cut from the last strip."""
+    data = bytearray((b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 0))
+    link = 4
+    for page in pages:
+        strips = [page[at : at + rows] for at in range(0, len(page), rows)]
+        parts = [strip.astype(strip.dtype.newbyteorder(order)).tobytes() for strip in strips]
+        parts = [zlib.compress(part) for part in parts] if packed else parts
+        parts[-1] = parts[-1][: len(parts[-1]) - shorten]
+        places = [len(data) + sum(map(len, parts[:number])) for number in range(len(parts))]
+        data += b"".join(parts)
+        entries = {
+            256: [page.shape[1]], 257: [page.shape[0]], 258: [8 * page.itemsize], 259: [8 if packed else 1],
+            262: [photometric], 273: places, 277: [1], 278: [min(rows, len(page))],
+            279: [len(part) for part in parts], 339: [{"u": 1, "i": 2}[page.dtype.kind]],
+        }  # fmt: skip
+        entries |= {} if orientation is None else {274: [orientation]}
+        tables = {}
+        for tag in (273, 279):
+            if len(parts) > 1:
+                tables[tag] = len(data)
+                data += struct.pack(f"{order}{len(parts)}I", *entries[tag])
+        data[link : link + 4] = struct.pack(order + "I", len(data))
+        data += struct.pack(order + "H", len(entries))
+        for tag, values in sorted(entries.items()):
+            # BitsPerSample and its like are short words
+            kind, form = (3, "HH") if tag in (258, 259, 262, 274, 277, 339) else (4, "I")
+            value = [values[0], 0] if kind == 3 else [tables.get(tag, values[0])]
+            data += struct.pack(f"{order}HHI{form}", tag, kind, len(values), *value)
+        link = len(data)
+        data += bytes(4)
+    return bytes(data)
+
+
+def transposed(data: bytes, page: int = 0) -> np.ndarray:
+    """The picture upright, by Pillow."""
+    image = Image.open(BytesIO(data))
+    image.seek(page)
+    return np.asarray(ImageOps.exif_transpose(image).convert("I")).astype(np.uint16)
+
+
+FILES = {
+    "png 8": lambda image, o: save(image(GREY8), "png", exif=_exif(o)),
+    "png 16": lambda image, o: save(image(GREY16), "png", exif=_exif(o)),
+    "png colour": lambda image, o: save(image(GREY8).convert("RGB"), "png", exif=_exif(o)),
+    "jpeg": lambda image, o: save(image(GREY8), "jpeg", exif=_exif(o)),
+    "jpeg colour": lambda image, o: save(image(GREY8).convert("RGB"), "jpeg", exif=_exif(o)),
+    "webp": lambda image, o: save(image(GREY8), "webp", lossless=True, exif=_exif(o)),
+    "mpo": lambda image, o: save(image(GREY8), "mpo", save_all=True, append_images=[image(GREY8)], exif=_exif(o)),
+    "tiff 1": lambda image, o: save(image(GREY8).convert("1"), "tiff", tiffinfo={274: o}),
+    "tiff 8": lambda image, o: save(image(GREY8), "tiff", tiffinfo={274: o}),
+    "tiff 16": lambda image, o: save(image(GREY16), "tiff", tiffinfo={274: o}),
+    "tiff lzw": lambda image, o: save(image(GREY16), "tiff", tiffinfo={274: o}, compression="tiff_lzw"),
+    "tiff colour": lambda image, o: save(image(GREY8).convert("RGB"), "tiff", tiffinfo={274: o}),
+    "tiff palette": lambda image, o: save(image(GREY8).convert("P"), "tiff", tiffinfo={274: o}),
+    "tiff big-endian": lambda image, o: tiff([np.asarray(image(GREY16))], order=">", orientation=o),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", FILES)
+def test_orientation_is_applied_once(kind: str, orientation: int) -> None:
+    def stored(values: np.ndarray) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(STORED[orientation](values)))
+
+    data = FILES[kind](stored, orientation)
+    image = read_image(data)
+    assert image.pixels.shape == GREY8.shape
+    np.testing.assert_array_equal(image.pixels, transposed(data))
+    if "1" in kind.split() or kind.startswith(("jpeg", "mpo")):
+        assert np.corrcoef(image.pixels.ravel(), GREY8.ravel())[0, 1] > 0.4
+    else:
+        np.testing.assert_array_equal(image.pixels, GREY16 if image.facts.bits_stored == 16 else GREY8)
+    turned = bool(image.facts.rotated or image.facts.mirrored)
+    assert turned is (orientation != 1) and turned is any("turned" in text for text in image.warnings)
+    assert (image.facts.rows, image.facts.columns) == STORED[orientation](GREY8).shape
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("values", [GREY8, GREY16], ids=["8 bit", "16 bit"])
-def test_exif_orientation(orientation: int, values: np.ndarray) -> None:
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](values)))
-    image = read_image(save(stored, "png", exif=_exif(orientation)))
-    np.testing.assert_array_equal(image.pixels, values)
-    assert bool(image.facts.rotated or image.facts.mirrored) is (orientation != 1)
+def test_orientation_of_a_page(orientation: int, values: np.ndarray) -> None:
+    pages = [np.ascontiguousarray(STORED[orientation](page)) for page in (values, values[::-1], values[:, ::-1])]
+    for data in (
+        tiff(pages, orientation=orientation, packed=True),
+        save(
+            Image.fromarray(pages[0]), "tiff", save_all=True, tiffinfo={274: orientation},
+            append_images=[Image.fromarray(page) for page in pages[1:]],
+        ),
+    ):  # fmt: skip
+        for number, shown in enumerate((values, values[::-1], values[:, ::-1]), 1):
+            image = read_image(data, frame=number)
+            np.testing.assert_array_equal(image.pixels, transposed(data, number - 1))
+            np.testing.assert_array_equal(image.pixels, shown if number == 1 or image.facts.rotated else image.pixels)
+            assert image.facts.frames == 3
 
 
 def test_white_is_zero_tiff() -> None:
@@ -109,6 +208,111 @@ def test_white_is_zero_tiff() -> None:
     for values, stored in ((GREY8, GREY8), (GREY16, 65535 - GREY16)):
         data = save(Image.fromarray(stored), "tiff", tiffinfo={262: 0})
         np.testing.assert_array_equal(read_image(data).pixels, values)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_integer_tiffs(order: str, packed: bool) -> None:
+    """Kinds that Pillow does not open, or opens wrongly."""
+    options: dict[str, Any] = {"order": order, "packed": packed, "rows": 20}
+    for values in (GREY8, GREY16, GREY16.astype(np.uint32), (GREY16 // 2).astype(np.int16), (GREY8 // 2).astype("i1")):
+        np.testing.assert_array_equal(read_image(tiff([values], **options)).pixels, values)
+    for values in (GREY8, GREY16):
+        image = read_image(tiff([np.iinfo(values.dtype).max - values], photometric=0, **options))
+        np.testing.assert_array_equal(image.pixels, values)
+        assert image.facts.inverted
+    for values, text in (
+        ((GREY16 - 40000).astype(np.int16), "negative"),
+        ((GREY8 - 200).astype(np.int8), "negative"),
+        (GREY16.astype(np.uint32) * 2, "more than 16 bits"),
+        (GREY16.astype(np.int32) * 2, "more than 16 bits"),
+    ):
+        with pytest.raises(ReadError, match=text) as caught:
+            read_image(tiff([values], **options))
+        assert caught.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize("rows", [20, 1 << 20])
+@pytest.mark.parametrize("packed", [False, True])
+def test_short_strips_are_truncated(rows: int, packed: bool) -> None:
+    data = tiff([GREY16], packed=packed, rows=rows)
+    np.testing.assert_array_equal(read_image(data).pixels, GREY16)
+    for shorten in (30, 500):
+        refused(tiff([GREY16], packed=packed, rows=rows, shorten=shorten), "truncated")
+    counts = data.index(struct.pack("<HH", 279, 4)) + 8
+    beyond = bytearray(data)
+    if rows > 100:
+        beyond[counts : counts + 4] = struct.pack("<I", len(data))
+        refused(bytes(beyond), "truncated")
+
+
+def png(packed: bytes, *, values: np.ndarray = GREY8, interlaced: int = 0) -> bytes:
+    """A PNG with this compressed data; its end marker is there."""
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", *values.shape[::-1], 8 * values.itemsize, 0, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", packed) + part(b"IEND", b"")
+
+
+@pytest.mark.parametrize("values", [GREY8, GREY16], ids=["8 bit", "16 bit"])
+def test_cut_png_with_an_end_marker_is_truncated(values: np.ndarray) -> None:
+    rows = [b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in values]
+    whole = zlib.compress(b"".join(rows))
+    np.testing.assert_array_equal(read_image(png(whole, values=values)).pixels, values)
+    for cut in (whole[: len(whole) // 2], whole[:-10], *(zlib.compress(b"".join(rows[:n])) for n in (36, 71))):
+        refused(png(cut, values=values), "truncated")
+
+
+def test_black_rows_at_the_end_of_a_png_are_no_damage() -> None:
+    black = GREY8.copy()
+    black[-30:] = 0
+    for data in (save(Image.fromarray(black), "png"), bytes(imagecodecs.png_encode(black))):
+        np.testing.assert_array_equal(read_image(data).pixels, black)
+
+
+def interlace(values: np.ndarray) -> bytes:
+    """The rows of the seven passes of Adam7 (PNG specification, 8.2)."""
+    starts = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    return b"".join(b"\0" + row.tobytes() for x, y, dx, dy in starts for row in values[y::dy, x::dx])
+
+
+def test_interlaced_png() -> None:
+    rows = interlace(GREY8)
+    np.testing.assert_array_equal(read_image(png(zlib.compress(rows), interlaced=1)).pixels, GREY8)
+    refused(png(zlib.compress(rows[:-200]), interlaced=1), "truncated")
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGB"])
+def test_transparent_values_of_png_are_said(mode: str) -> None:
+    image = Image.fromarray(GREY16 if mode == "I;16" else GREY8).convert(mode)
+    data = save(image, "png", transparency=(5, 5, 5) if mode == "RGB" else 5)
+    assert any("alpha" in text for text in read_image(data).warnings)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100}])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_cut_jpeg_with_an_end_marker_is_truncated(mode: str, options: dict[str, Any]) -> None:
+    whole = save(Image.fromarray(GREY8).convert(mode), "jpeg", **options)
+    for share in (0.6, 0.8, 0.97):
+        cut = whole[: int(share * len(whole))].rstrip(b"\xff")
+        for data in (cut, cut + b"\xff\xd9", cut + bytes(400)):
+            refused(data, "truncated")
+    for data in (whole[:-2], whole + bytes(1000), whole[:-2] + bytes(999)):
+        np.testing.assert_array_equal(read_image(data).pixels, read_image(whole).pixels)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_12_bit_jpeg(lossless: bool) -> None:
+    values = (GREY16 >> 4).astype(np.uint16)
+    image = read_image(bytes(imagecodecs.jpeg8_encode(values, level=100, lossless=lossless, bitspersample=12)))
+    assert np.abs(image.pixels.astype(int) - values).max() <= (0 if lossless else 2) and image.facts.bits_stored == 12
+
+
+def test_cut_webp_is_truncated() -> None:
+    data = save(Image.fromarray(GREY8), "webp", lossless=True)
+    refused(data[: len(data) // 2], "truncated")
 
 
 def test_pages_and_float() -> None:
@@ -132,14 +336,10 @@ def test_damage_and_limits(name: str) -> None:
 def test_huge_png_is_refused_from_its_header() -> None:
     data = bytearray(save(Image.fromarray(GREY8), "png"))
     data[16:24] = (60000).to_bytes(4, "big") * 2
-    import zlib
-
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     refused(bytes(data), "too_large")
 
 
 def test_16_bit_colour_png_says_that_bits_are_lost() -> None:
-    import imagecodecs
-
     data = bytes(imagecodecs.png_encode(np.stack([GREY16] * 3, -1)))
     assert any("16-bit PNG" in text for text in read_image(data).warnings)

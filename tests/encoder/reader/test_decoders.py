@@ -1,0 +1,142 @@
+"""Codestreams that end early, end without a marker, or are followed by padding."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate, get_frame
+
+from encoder.errors import ReadError
+from encoder.reader.decoders import decode_jpeg, jpeg_header
+from encoder.reader.sandbox_worker import read_image
+from scripts.phantom.transfer_syntaxes import SYNTAXES, rewrite
+from tests.encoder.dicom_files import dataset, ramp, refused, to_bytes
+
+END = b"\xff\xd9"
+COMPRESSED = [name for name in SYNTAXES if name == "rle" or name.startswith(("jpeg", "htj2k"))]
+MARKED = [name for name in COMPRESSED if name != "rle"]
+
+
+def codestream(name: str, bits: int = 12) -> bytes:
+    """The codestream of a ramp without the padding of its fragment."""
+    data = get_frame(pydicom.dcmread(BytesIO(rewrite(dataset(bits=bits), name))).PixelData, 0, number_of_frames=1)
+    return data if name == "rle" else data[: data.rindex(END) + 2]
+
+
+def wrapped(stream: bytes, name: str, bits: int = 12) -> bytes:
+    """A DICOM file with this codestream."""
+    source = pydicom.dcmread(BytesIO(rewrite(dataset(bits=bits), name)))
+    source.PixelData = encapsulate([stream])
+    return to_bytes(source)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.75, 0.97])
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_cut_stream_with_an_end_marker_is_truncated(name: str, share: float) -> None:
+    stream = codestream(name)
+    cut = stream[: int(share * len(stream))].rstrip(b"\xff") + (b"" if name == "rle" else END)
+    refused(wrapped(cut, name), "truncated", forcible=False)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_whole_stream_is_read_without_an_end_marker_and_with_padding(name: str) -> None:
+    stream = codestream(name)
+    expected = read_image(wrapped(stream, name)).pixels
+    for other in (stream[:-2], stream + bytes(1000), stream[:-2] + bytes(1000), stream + b"\xff" * 300):
+        np.testing.assert_array_equal(read_image(wrapped(other, name)).pixels, expected)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_cut_stream_without_an_end_marker_is_truncated(name: str) -> None:
+    stream = codestream(name)
+    cut = stream[: int(0.8 * len(stream))].rstrip(b"\xff")
+    for data in (cut, cut + bytes(500)):
+        refused(wrapped(data, name), "truncated", forcible=False)
+
+
+def jpeg(kind: str, side: int = 200) -> bytes:
+    """A JPEG whose right and lower border are black, as collimated radiographs are."""
+    values = ramp(8, rows=side, columns=side).astype(np.uint8)
+    values[-side // 10 :], values[:, -side // 10 :] = 0, 0
+    if kind == "lossless":
+        return bytes(imagecodecs.jpeg8_encode(values.astype(np.uint16) * 16, lossless=True, bitspersample=12))
+    if kind == "12 bits":
+        return bytes(imagecodecs.jpeg8_encode(values.astype(np.uint16) * 16, bitspersample=12, level=90))
+    options: dict[str, Any] = {
+        "baseline": {},
+        "colour": {},
+        "progressive": {"progressive": True},
+        "restarts": {"restart_marker_blocks": 7},
+    }[kind]
+    stream = BytesIO()
+    image = Image.fromarray(values).convert("RGB") if kind == "colour" else Image.fromarray(values)
+    image.save(stream, "JPEG", quality=90, **options)
+    return stream.getvalue()
+
+
+KINDS = ("baseline", "colour", "progressive", "restarts", "12 bits", "lossless")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_jpeg_cut_anywhere_is_truncated_or_unchanged(kind: str) -> None:
+    whole = jpeg(kind)
+    expected = decode_jpeg(whole, jpeg_header(whole))
+    start = whole.index(b"\xff\xda") + 20
+    for at in [*range(start, len(whole) - 12, max(1, len(whole) // 150)), *range(len(whole) - 12, len(whole) - 2)]:
+        cut = whole[:at].rstrip(b"\xff") + END
+        try:
+            pixels = decode_jpeg(cut, jpeg_header(cut))
+        except ReadError as error:
+            assert error.reason in ("truncated", "corrupt")
+        else:
+            assert np.abs(pixels.astype(int) - expected).max() <= 1, at
+
+
+@pytest.mark.parametrize("scans", range(1, 6))
+def test_a_progressive_jpeg_without_its_last_scans_is_truncated(scans: int) -> None:
+    whole = jpeg("progressive")
+    starts = [at for at in range(len(whole)) if whole.startswith(b"\xff\xda", at)]
+    tables = [whole.rfind(b"\xff\xc4", 0, at) for at in starts]  # each scan has its table before it
+    cut = whole[: tables[-scans]] + END
+    np.asarray(Image.open(BytesIO(cut)))  # Pillow reads a blurred image without a warning
+    with pytest.raises(ReadError, match="ends early"):
+        decode_jpeg(cut, jpeg_header(cut))
+
+
+def test_restarts_at_the_cut_are_noticed() -> None:
+    whole = jpeg("restarts")
+    marker = whole.rindex(b"\xff\xd3")
+    for at in (marker, marker + 2):  # an interval ends exactly here
+        with pytest.raises(ReadError, match="ends early"):
+            decode_jpeg(whole[:at] + END, jpeg_header(whole))
+
+
+def test_large_jpegs_are_checked_by_their_last_pixel() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (700, 700)).astype(np.uint8)
+    stream = bytes(imagecodecs.jpeg8_encode(values, level=95))
+    assert len(stream) > 32 << 10
+    expected = np.asarray(Image.open(BytesIO(stream)))
+    np.testing.assert_array_equal(decode_jpeg(stream, jpeg_header(stream)), expected)
+    for at in (len(stream) // 2, len(stream) - 200):
+        with pytest.raises(ReadError, match="ends early"):
+            decode_jpeg(stream[:at].rstrip(b"\xff") + END, jpeg_header(stream))
+
+
+def test_medium_grey_at_the_end_of_a_whole_jpeg_is_no_damage() -> None:
+    values = ramp(8, rows=400, columns=400).astype(np.uint8)
+    values[-40:] = 128
+    stream = bytes(imagecodecs.jpeg8_encode(values, level=100))
+    assert decode_jpeg(stream, jpeg_header(stream))[-1, -1] == 128
+
+
+def test_run_length_data_for_more_rows_than_stated_are_refused() -> None:
+    for bits in (8, 12):
+        source = pydicom.dcmread(BytesIO(rewrite(dataset(ramp(bits, rows=144), bits=bits), "rle")))
+        source.Rows = 72
+        refused(to_bytes(source), "corrupt")
