@@ -152,7 +152,7 @@ def view(header: Header, admission: Admission) -> tuple[View, str]:
         for code in (item, *item.items("ViewModifierCodeSequence")[:_MOST_ITEMS]):
             statements += [("ViewCodeSequence", code.code("CodeValue")), ("ViewCodeSequence", code.text("CodeMeaning"))]
     statements = [(source, text) for source, text in statements if text]
-    if not statements and view_of(part := " ".join(header.codes("BodyPartExamined"))) not in ("unknown", "other"):
+    if not statements and view_of(part := " ".join(header.codes("BodyPartExamined"))) != "unknown":
         statements = [("BodyPartExamined", part)]
     views = [(view_of(text), source) for source, text in statements]
     known = sorted((one for one in views if one[0] != "unknown"), key=lambda one: one[0] in FRONTAL)

@@ -155,8 +155,11 @@ def test_a_field_with_a_special_token_fails_the_draft_and_is_kept(
     assert drafted(parts, study)["draft"]["state"] == "done"
 
 
-def test_a_lateral_image_is_accepted_as_lateral_only(parts: Services, files: dict[str, Path]) -> None:
+def test_a_lateral_image_is_accepted_as_lateral_only(parts: Services, files: dict[str, Path], tmp_path: Path) -> None:
     study = parts.uploads.study("ann", files["frontal"])
+    with pytest.raises(ReadError, match="neither a lateral nor a frontal view"):
+        oblique = small_files.dicom(tmp_path / "oblique.dcm", seed=4, ViewPosition="LAO")
+        parts.uploads.context_image("ann", study, "lateral", oblique)
     with pytest.raises(ReadError, match="the prior image: "):
         parts.uploads.context_image("ann", study, "prior", files["lateral"])
     parts.uploads.context_image("ann", study, "lateral", files["lateral"])

@@ -91,6 +91,7 @@ def test_words_of_real_tables_are_known(shared_dir: Path, name: str, column: str
         ({"ViewPosition": None, "ViewCodeSequence": ("399135007", "SCT", "x")}, "oblique", "ViewCodeSequence"),
         ({"ViewPosition": None, "ViewCodeSequence": ("x", "99A", "Swimmer's")}, "other", "ViewCodeSequence"),
         ({"ViewPosition": None, "BodyPartExamined": "CHEST LAT"}, "lateral", "BodyPartExamined"),
+        ({"ViewPosition": None, "BodyPartExamined": "LUNG APEX"}, "other", "BodyPartExamined"),
     ],
 )  # fmt: skip
 def test_other_views_than_frontal_ones_are_refused(attributes: dict[str, Any], view: str, source: str) -> None:
