@@ -46,7 +46,7 @@ def read_mask(path: Path, size: tuple[int, int], *, reader: Reader | None = None
     from encoder.reader.sandbox import Reader
 
     with contextlib.nullcontext(reader) if reader is not None else Reader() as one:
-        inside: npt.NDArray[np.bool_] = one.read(path).pixels != 0
+        inside: npt.NDArray[np.bool_] = one.read(path, force=True).pixels != 0
     (height, width), (rows, columns) = size, inside.shape
     if abs(rows * width - columns * height) > max(*size, *inside.shape):
         raise LlavaRadError("a mask has another aspect than its image", hint="masks are of the image's own pixels")

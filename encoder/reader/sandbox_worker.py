@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from encoder.errors import LlavaRadError, ReadError
@@ -186,6 +187,13 @@ def read_image(
     Raises:
         ReadError: if the file is refused; ``reason`` tells why.
     """
+    from encoder.reader import information
+
+    image = _decode(source, force, frame, allocate)
+    return replace(image, warnings=(*information.check(image.pixels, force=force), *image.warnings))
+
+
+def _decode(source: mmap.mmap | bytes, force: bool, frame: int | None, allocate: Any) -> Radiograph:
     import numpy as np
 
     from encoder.reader.dicom import read_dicom
@@ -226,6 +234,7 @@ def _warm() -> None:
     import encoder.preprocessing
     import encoder.reader.dicom
     import encoder.reader.identity
+    import encoder.reader.information
     import encoder.reader.raster  # noqa: F401
 
     warnings.simplefilter("ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from encoder.pretraining import train as engine
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
+from encoder.reader.sandbox import Reader
 from tests.encoder.pretraining.conftest import Finished
 from tests.encoder.pretraining.small_run import small_config, write_images
 
@@ -94,7 +96,10 @@ def test_the_losses_weight_is_taken_off() -> None:
     assert not any(CollapseMonitor(1024, 1, dino_weight=0.0).update(1, {**values, "dino": 0.0}))
 
 
-def test_a_real_run_on_constant_images_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_run_on_constant_images_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reader, "prepare", partialmethod(Reader.prepare, force=True))  # else they are refused
     images = tmp_path / "images"
     images.mkdir()
     for number in range(12):
