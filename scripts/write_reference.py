@@ -24,7 +24,7 @@ DOCUMENT = ROOT / "docs" / "reference.md"
 HEAD = """\
 # Reference
 
-Written by `python scripts/write_reference.py` from the code; a test compares them. Parentheses hold defaults.
+Written by `python scripts/write_reference.py` from the code; a test compares them. Parentheses hold defaults (of keys: null if there are none).
 """
 KEYS = """\
 Keys of YAML files and of `key=value`, from [{source}](../{source}). Brackets hold sources.
@@ -116,7 +116,7 @@ def _keys(config: Any) -> Iterator[str]:
     keys = configuration_keys(config)
     for key, (default, told) in keys.items():
         if told:
-            yield _item(f"`{key}`", _yaml(default), told)
+            yield _item(f"`{key}`", "" if default is None else _yaml(default), told)
     yield "- " + ", ".join(f"`{key}` ({_yaml(default)})" for key, (default, told) in keys.items() if not told)
 
 
