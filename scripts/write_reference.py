@@ -24,7 +24,7 @@ DOCUMENT = ROOT / "docs" / "reference.md"
 HEAD = """\
 # Reference
 
-Written by `python scripts/write_reference.py` from the code; a test compares them. Parentheses hold defaults (of keys: null if there are none).
+Written by `python scripts/write_reference.py`. Parentheses hold defaults; keys without one are null.
 """
 KEYS = """\
 Keys of YAML files and of `key=value`, from [{source}](../{source}). Brackets hold sources.
