@@ -72,27 +72,40 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path.name} of {what} cannot be read: {first_line(error)}") from error
 
 
-def read_pickle(path: Path, what: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of a published ``.pt``, ``.pth`` or ``.bin`` file, or those under its key ``model``.
+def read_pickle(
+    path: Path, what: str, *, inside: Sequence[str] = ("model",), allowed: Sequence[Any] = (), mmap: bool = False
+) -> dict[str, torch.Tensor]:
+    """Read the tensors of a published ``.pt``, ``.pth`` or ``.bin`` file.
 
     Only tensors, plain containers and ``argparse.Namespace`` (options of runs of MAE and its descendants) are
     unpickled; code in the file never runs.
+
+    Args:
+        path: the file.
+        what: name of the model in error messages.
+        inside: keys under which the tensors may lie.
+        allowed: further types that are unpickled, as for ``torch.serialization.safe_globals``.
+        mmap: map the tensors from disk.
 
     Raises:
         ModelError: if it is missing, damaged, or holds anything else.
     """
     if not path.is_file():
-        raise ModelError(f"{what} has no file {path.name}")
+        raise ModelError(f"{what} has no file {path.name}", hint="fetch it again: the download may not have finished")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace, *allowed]):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # unpickling raises types of its own, some of which only pickle exports
-        raise ModelError(f"{path.name} of {what} cannot be read: {first_line(error)}") from error
-    if isinstance(found, dict) and isinstance(found.get("model"), dict):
-        found = found["model"]
-    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise ModelError(
+            f"{path.name} of {what} cannot be read: it is damaged, or holds more than tensors ({type(error).__name__})",
+            hint="read are .safetensors files and state dicts saved by torch; pickled objects are not",
+        ) from error
+    for key in inside:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise ModelError(f"{path.name} of {what} is not a table of tensors")
-    return found
+    return dict(found)
 
 
 def read_tensors(path: Path, what: str) -> dict[str, torch.Tensor]:

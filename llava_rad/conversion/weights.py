@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from encoder.backbones import weight_files
 from encoder.backbones.base import first_line
 from encoder.errors import ModelError
 
@@ -122,22 +123,10 @@ def read_pickle(path: Path, what: str) -> dict[str, Stored]:
     """
     import numpy as np
 
-    if not path.is_file():
-        raise ModelError(f"{what} has no file {path.name}", hint="fetch it again: the download may not have finished")
     numbers: list[Any] = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     numbers += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals(numbers):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # unpickling raises errors of many types, some of which only pickle exports
-        raise ModelError(
-            f"{path.name} of {what} cannot be read: it is damaged, or holds more than tensors ({type(error).__name__})"
-        ) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        raise ModelError(f"{path.name} of {what} is not a table of tensors")
+    found = weight_files.read_pickle(path, what, inside=("state_dict",), allowed=numbers, mmap=True)
     return {name: Stored(tuple(t.shape), t.dtype, t.clone) for name, t in found.items()}
 
 

@@ -72,6 +72,14 @@ class Client:
         body = {"revision": state["revision"], "action": action, **more}
         return self.call("POST", f"/api/studies/{state['id']}/actions", body)
 
+    def signed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Accept every sentence and sign."""
+        for sentence in state["sentences"]:
+            state = self.act(state, "accept", sentence=sentence["id"]).json()
+        signed: dict[str, Any] = self.act(state, "sign").json()
+        assert signed["status"] == "signed", signed
+        return signed
+
     def drafted(self, study: str, timeout_s: float = 120) -> dict[str, Any]:
         """Request a draft and wait for it."""
         assert self.call("POST", f"/api/studies/{study}/draft", {}).status == 200

@@ -38,9 +38,7 @@ def test_hospital_formats_of_draft_and_signed_report(identified: Served) -> None
     draft = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/report.dcm").body))
     assert (draft.VerificationFlag, draft.PatientID) == ("UNVERIFIED", source.PatientID)
     assert draft.StudyInstanceUID == source.StudyInstanceUID
-    for sentence in state["sentences"]:
-        state = client.act(state, "accept", sentence=sentence["id"]).json()
-    client.act(state, "sign")
+    client.signed(state)
     signed = pydicom.dcmread(io.BytesIO(client.call("GET", f"{path}/labels.dcm").body))
     assert (signed.VerificationFlag, signed.CompletionFlag) == ("VERIFIED", "COMPLETE")
     bundle = client.call("GET", f"{path}/report.fhir.json").json()
@@ -65,10 +63,7 @@ def test_a_research_set_has_pixels_reports_labels_and_no_names(identified: Serve
     sent = {"x-file-name": "CANARY97"}
     state = client.call("POST", "/api/studies?force=true", to_bytes(source), **sent).json()
     assert state["name"] == "CANARY97"
-    state = client.drafted(state["id"])
-    for sentence in state["sentences"]:
-        state = client.act(state, "accept", sentence=sentence["id"]).json()
-    text = client.act(state, "sign").json()["signed"][0]["text"]
+    text = client.signed(client.drafted(state["id"]))["signed"][0]["text"]
     client.study(picture(0))  # not signed: stays here
     found = client.call("GET", "/api/export.zip").body
     with zipfile.ZipFile(io.BytesIO(found)) as archive:

@@ -33,10 +33,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Cli
         assert refused.status == 415
         for which in ("prior", "lateral"):
             assert client.call("POST", f"/api/studies/{state['id']}/{which}?force=true", data).status == 200
-        state = client.call("GET", f"/api/studies/{state['id']}").json()
-        for sentence in state["sentences"]:
-            state = client.act(state, "accept", sentence=sentence["id"]).json()
-        assert client.act(state, "sign").status == 200
+        client.signed(client.call("GET", f"/api/studies/{state['id']}").json())
         yield running, client, state["id"], words
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -197,23 +196,3 @@ def test_malformed_requests_get_an_error_without_traceback(local: Served) -> Non
     assert client.call("GET", f"/api/studies/{study}/report.txt").status == 422
     assert client.call("GET", f"/api/studies/{study}/evidence?sentence=s1").status == 422
     assert "Traceback" not in local.log.read_text()
-
-
-@pytest.mark.acceptance(row=9)
-@pytest.mark.slow
-def test_sixteen_people_lose_nothing_and_mix_nothing_up(local: Served) -> None:
-    def person(number: int) -> tuple[str, list[str]]:
-        client = local.client()
-        state = client.drafted(client.study(picture(1000 + number))["id"])
-        for sentence in state["sentences"][:5]:
-            answer = client.act(state, "edit", sentence=sentence["id"], text=f"Person {number}, {sentence['id']}.")
-            assert answer.status == 200
-            state = answer.json()
-        kept = client.call("GET", f"/api/studies/{state['id']}").json()
-        return kept["sha256"], [one["text"] for one in kept["sentences"] if one["state"] == "edited"]
-
-    with ThreadPoolExecutor(16) as people:
-        found = list(people.map(person, range(16)))
-    assert len({sha256 for sha256, _ in found}) == 16
-    for number, (_, texts) in enumerate(found):
-        assert texts and all(text.startswith(f"Person {number}, ") for text in texts)

@@ -91,3 +91,10 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> Path:
     """Write a .safetensors file; returns its path."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     return path
+
+
+class Evil:
+    """Its pickle creates a file where it is loaded with code."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("evil-code-ran"),)

@@ -36,11 +36,12 @@ def rg1() -> np.ndarray:
     return (32767 - dataset.pixel_array.astype(np.int32)).astype(np.uint16)
 
 
-def published_processor(size: int = 518):
-    """``microsoft/rad-dino``'s preprocessor_config.json with the Pillow backend."""
+def published_processor(size: int = 518, kind: str = "bit", mean: object = (0.5307,) * 3, std: object = (0.2583,) * 3):
+    """A published preprocessor_config.json with the Pillow backend; by default that of ``microsoft/rad-dino``."""
     from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    return BitImageProcessorPil(
+    return {"bit": BitImageProcessorPil, "clip": CLIPImageProcessorPil}[kind](
         do_resize=True,
         size={"shortest_edge": size},
         resample=3,
@@ -49,8 +50,8 @@ def published_processor(size: int = 518):
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=[0.5307] * 3,
-        image_std=[0.2583] * 3,
+        image_mean=list(mean),
+        image_std=list(std),
         do_convert_rgb=True,
     )
 

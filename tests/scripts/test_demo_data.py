@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,19 @@ from PIL import Image
 from encoder.errors import ModelError
 from encoder.preprocessing import RECIPES
 from scripts.demo import evaluate, features, nih
+from tests.scripts.phantom_files import write_nih
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
-    names = ["image", "nih_image_index", "patient_id", "split", *nih.LABELS]
-    rows = [
-        {
-            "image": "images/a.png", "nih_image_index": "a.png", "patient_id": 1, "split": "train", "Effusion": 1,
-            "Mass": 1,
-        },
-        {"image": "images/b.png", "nih_image_index": "b.png", "patient_id": 2, "split": "train"},
-        {"image": "images/c.png", "nih_image_index": "c.png", "patient_id": 3, "split": "val", "Infiltration": 1},
-    ]  # fmt: skip
-    with (tmp_path / "labels.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval=0)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_nih(
+        tmp_path,
+        [
+            {"nih_image_index": "a.png", "patient_id": 1, "split": "train", "Effusion": 1, "Mass": 1},
+            {"nih_image_index": "b.png", "patient_id": 2, "split": "train"},
+            {"nih_image_index": "c.png", "patient_id": 3, "split": "val", "Infiltration": 1},
+        ],
+    )
     (tmp_path / "bboxes_1024px.csv").write_text(
         "Image Index,Finding Label,Bbox [x,y,w,h]\n"
         "a.png,Effusion,100,700,200,100\n"  # left half of the image = the patient's right

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +13,22 @@ from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.pretraining.config import load_config
 from scripts.demo import features, ood_examples, pretraining
-from scripts.demo.nih import LABELS
+from tests.scripts.phantom_files import write_nih
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """NIH's folder with 24 images of 12 patients, and two of RSNA's without a patient."""
-    tmp_path = tmp_path_factory.mktemp("demo")
-    nih, rsna = tmp_path / "data" / "nih_cxr14_1605", tmp_path / "data" / "rsna_normal_crd" / "images"
-    (nih / "images").mkdir(parents=True)
+    data = tmp_path_factory.mktemp("demo") / "data"
+    patients = [number // 2 for number in range(24)]
+    rows = [{"patient_id": one, "split": "train" if one % 4 else "val", "No Finding": 1} for one in patients]
+    write_nih(data / "nih_cxr14_1605", rows, 64)
+    rsna = data / "rsna_normal_crd" / "images"
     rsna.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-
-    def picture(file: Path) -> None:
-        Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(file)
-
-    with (nih / "labels.csv").open("w", newline="") as file:
-        columns = ("image", "nih_image_index", "patient_id", "age", "sex", "view", "split", *LABELS, "No Finding")
-        table = csv.DictWriter(file, columns, restval=0)
-        table.writeheader()
-        for number in range(24):
-            name, patient = f"{number:08d}_000.png", number // 2
-            picture(nih / "images" / name)
-            split = "val" if patient % 4 == 0 else "train"
-            table.writerow(
-                {"image": f"images/{name}", "nih_image_index": name, "patient_id": patient, "age": 40, "sex": "M",
-                 "view": "PA", "split": split, "No Finding": 1}
-            )  # fmt: skip
     for number in range(2):
-        picture(rsna / f"Normal-{number}.png")
-    return tmp_path / "data"
+        pixels = np.random.default_rng(100 + number).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(pixels).save(rsna / f"Normal-{number}.png")
+    return data
 
 
 @pytest.fixture(scope="module")

@@ -22,31 +22,42 @@ from tests.scripts.phantom_files import table, truth
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_mimic_cxr_has_the_files_and_columns_of_the_original(data: Path) -> None:
-    columns, split = table(data / "mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz")
-    assert columns == ["dicom_id", "study_id", "subject_id", "split"]
-    columns, metadata = table(data / "mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv.gz")
-    assert columns == [
-        "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
-        "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
-        "PatientOrientationCodeSequence_CodeMeaning",
-    ]  # fmt: skip
-    columns, labels = table(data / "mimic-cxr-jpg/mimic-cxr-2.0.0-chexpert.csv.gz")
-    assert columns == [
-        "subject_id", "study_id", "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
-        "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia",
-        "Pneumothorax", "Support Devices",
-    ]  # fmt: skip
-    assert {value for row in labels for name, value in row.items() if not name.endswith("_id")} <= {
-        "",
-        "1.0",
-        "0.0",
-        "-1.0",
-    }
-    columns, records = table(data / "mimic-cxr/cxr-record-list.csv.gz")
-    assert columns == ["subject_id", "study_id", "dicom_id", "path"]
-    columns, listed = table(data / "mimic-cxr/cxr-study-list.csv.gz")
-    assert columns == ["subject_id", "study_id", "path"]
+COLUMNS = {
+    "mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz": "dicom_id study_id subject_id split",
+    "mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv.gz": (
+        "dicom_id subject_id study_id PerformedProcedureStepDescription ViewPosition Rows Columns StudyDate StudyTime "
+        "ProcedureCodeSequence_CodeMeaning ViewCodeSequence_CodeMeaning PatientOrientationCodeSequence_CodeMeaning"
+    ),
+    "mimic-cxr-jpg/mimic-cxr-2.0.0-chexpert.csv.gz": (
+        "subject_id study_id Atelectasis Cardiomegaly Consolidation Edema Enlarged~Cardiomediastinum Fracture "
+        "Lung~Lesion Lung~Opacity No~Finding Pleural~Effusion Pleural~Other Pneumonia Pneumothorax Support~Devices"
+    ),
+    "mimic-cxr/cxr-record-list.csv.gz": "subject_id study_id dicom_id path",
+    "mimic-cxr/cxr-study-list.csv.gz": "subject_id study_id path",
+    "mimic-cxr/mimic_cxr_sectioned.csv": "study impression findings last_paragraph comparison",
+    "mimiciv/hosp/patients.csv.gz": "subject_id gender anchor_age anchor_year anchor_year_group dod",
+    "mimiciv/hosp/omr.csv.gz": "subject_id chartdate seq_num result_name result_value",
+    "iu-xray/indiana_reports.csv": "uid MeSH Problems image indication comparison findings impression",
+    "iu-xray/indiana_projections.csv": "uid filename projection",
+    "vindr-cxr/annotations/annotations_train.csv": "image_id rad_id class_name x_min y_min x_max y_max",
+    "vindr-cxr/annotations/annotations_test.csv": "image_id class_name x_min y_min x_max y_max",
+    "rsna-pneumonia/stage_2_train_labels.csv": "patientId x y width height Target",
+    "rsna-pneumonia/stage_2_detailed_class_info.csv": "patientId class",
+}
+
+
+def test_tables_have_the_columns_of_the_originals(data: Path) -> None:
+    for name, columns in COLUMNS.items():
+        assert table(data / name)[0] == [column.replace("~", " ") for column in columns.split()], name
+
+
+def test_mimic_cxr_has_the_files_of_the_original(data: Path) -> None:
+    split, metadata, labels = (
+        table(data / f"mimic-cxr-jpg/mimic-cxr-2.0.0-{name}.csv.gz")[1] for name in ("split", "metadata", "chexpert")
+    )
+    values = {value for row in labels for name, value in row.items() if not name.endswith("_id")}
+    assert values <= {"", "1.0", "0.0", "-1.0"}
+    records, listed = (table(data / f"mimic-cxr/cxr-{name}-list.csv.gz")[1] for name in ("record", "study"))
     assert len(listed) == len(labels) == STUDIES
     assert len(records) == len(metadata) == len(split) > STUDIES
     for row in records:
@@ -65,9 +76,7 @@ def test_mimic_cxr_has_the_files_and_columns_of_the_original(data: Path) -> None
 
 
 def test_mimic_reports_have_the_headings_and_sections(data: Path) -> None:
-    columns, sections = table(data / "mimic-cxr/mimic_cxr_sectioned.csv")
-    assert columns == ["study", "impression", "findings", "last_paragraph", "comparison"]
-    by_study = {row["study"]: row for row in sections}
+    by_study = {row["study"]: row for row in table(data / "mimic-cxr/mimic_cxr_sectioned.csv")[1]}
     for path in (data / "mimic-cxr/files").rglob("s5*.txt"):
         text = path.read_text()
         assert "FINAL REPORT" in text
@@ -80,12 +89,10 @@ def test_mimic_reports_have_the_headings_and_sections(data: Path) -> None:
 
 
 def test_mimic_iv_tables_link_by_subject(data: Path) -> None:
-    columns, patients = table(data / "mimiciv/hosp/patients.csv.gz")
-    assert columns == ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"]
+    patients = table(data / "mimiciv/hosp/patients.csv.gz")[1]
     columns, admissions = table(data / "mimiciv/hosp/admissions.csv.gz")
     assert {"subject_id", "hadm_id", "race"} <= set(columns)
-    columns, omr = table(data / "mimiciv/hosp/omr.csv.gz")
-    assert columns == ["subject_id", "chartdate", "seq_num", "result_name", "result_value"]
+    omr = table(data / "mimiciv/hosp/omr.csv.gz")[1]
     assert {row["result_name"] for row in omr} == {"Height (Inches)", "Weight (Lbs)", "BMI (kg/m2)"}
     ours = {row["subject_id"] for row in table(data / "mimic-cxr/cxr-study-list.csv.gz")[1]}
     assert {row["subject_id"] for row in patients} <= ours
@@ -98,10 +105,7 @@ def test_mimic_iv_tables_link_by_subject(data: Path) -> None:
 
 
 def test_iu_xray_in_both_releases(data: Path) -> None:
-    columns, reports = table(data / "iu-xray/indiana_reports.csv")
-    assert columns == ["uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression"]
-    columns, projections = table(data / "iu-xray/indiana_projections.csv")
-    assert columns == ["uid", "filename", "projection"]
+    reports, projections = (table(data / f"iu-xray/indiana_{name}.csv")[1] for name in ("reports", "projections"))
     assert {row["projection"] for row in projections} == {"Frontal", "Lateral"}
     for row in projections:
         assert re.fullmatch(rf"{row['uid']}_IM-\d{{4}}-\d{{4}}\.dcm\.png", row["filename"])
@@ -126,11 +130,7 @@ def test_vindr_cxr_tables(data: Path) -> None:
     assert columns[0] == "image_id"
     assert len(columns) == 29
     assert columns[-2:] == ["Other disease", "No finding"]
-    columns, boxes = table(root / "annotations/annotations_train.csv")
-    assert columns == ["image_id", "rad_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
-    assert table(root / "annotations/annotations_test.csv")[0] == [
-        "image_id", "class_name", "x_min", "y_min", "x_max", "y_max",
-    ]  # fmt: skip
+    boxes = table(root / "annotations/annotations_train.csv")[1]
     assert {path.stem for path in (root / "train").glob("*.dicom")} == {row["image_id"] for row in train}
     assert {path.stem for path in (root / "test").glob("*.dicom")} == {row["image_id"] for row in test}
     assert len(train) == 3 * len({row["image_id"] for row in train})
@@ -195,10 +195,8 @@ def test_candid_ptx_masks_are_those_of_the_truth(data: Path) -> None:
 
 
 def test_rsna_boxes_and_classes(data: Path) -> None:
-    columns, labels = table(data / "rsna-pneumonia/stage_2_train_labels.csv")
-    assert columns == ["patientId", "x", "y", "width", "height", "Target"]
-    columns, classes = table(data / "rsna-pneumonia/stage_2_detailed_class_info.csv")
-    assert columns == ["patientId", "class"]
+    labels = table(data / "rsna-pneumonia/stage_2_train_labels.csv")[1]
+    classes = table(data / "rsna-pneumonia/stage_2_detailed_class_info.csv")[1]
     assert {row["class"] for row in classes} <= {"Normal", "No Lung Opacity / Not Normal", "Lung Opacity"}
     kinds = {row["patientId"]: row["class"] for row in classes}
     assert {path.stem for path in (data / "rsna-pneumonia/stage_2_train_images").glob("*.dcm")} == set(kinds)

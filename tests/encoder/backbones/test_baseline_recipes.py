@@ -15,6 +15,7 @@ from torchvision.transforms.functional import InterpolationMode
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES, Recipe, clip, dinov2, mrm, recipe_named
 from encoder.resampling import centre_crop, interpolate
+from tests.encoder.test_preprocessing import published_processor
 
 OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -34,43 +35,18 @@ def ours(name: str, image: np.ndarray) -> torch.Tensor:
     return recipe.normalise(recipe.apply(image, from_dicom=False)[None])[0]
 
 
-def hugging_face(
-    processor: type, image: np.ndarray, size: int, levels: tuple[list[float], list[float]]
-) -> torch.Tensor:
-    published = processor(
-        do_resize=True,
-        size={"shortest_edge": size},
-        resample=3,
-        do_center_crop=True,
-        crop_size={"height": size, "width": size},
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=levels[0],
-        image_std=levels[1],
-        do_convert_rgb=True,
-    )
-    found: torch.Tensor = published(Image.fromarray(image).convert("RGB"), return_tensors="pt").pixel_values[0]
-    return found
-
-
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", [224, 336])
-def test_clip_is_hugging_faces_processor(shape: tuple[int, int], size: int) -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
+@pytest.mark.parametrize(
+    ("name", "kind", "size", "levels"),
+    [("clip-224", "clip", 224, OPENAI), ("clip-336", "clip", 336, OPENAI), ("dinov2-518", "bit", 518, IMAGENET)],
+)
+def test_clip_and_dinov2_are_hugging_faces_processors(
+    name: str, kind: str, size: int, levels: tuple[list[float], list[float]], shape: tuple[int, int]
+) -> None:
     image = picture(shape)
-    expected = hugging_face(CLIPImageProcessorPil, image, size, OPENAI)
-    torch.testing.assert_close(ours(f"clip-{size}", image), expected, rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_dinov2_is_hugging_faces_processor_at_518(shape: tuple[int, int]) -> None:
-    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-
-    image = picture(shape)
-    expected = hugging_face(BitImageProcessorPil, image, 518, IMAGENET)
-    torch.testing.assert_close(ours("dinov2-518", image), expected, rtol=0, atol=2e-6)
+    processor = published_processor(size, kind, *levels)
+    expected = processor(Image.fromarray(image).convert("RGB"), return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(ours(name, image), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -21,7 +21,7 @@ from encoder.backbones.registry import LAST_LAYER
 from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import LlavaRadError, ModelError
 from tests.encoder.backbones import published
-from tests.encoder.dinov2_models import dinov2
+from tests.encoder.dinov2_models import Evil, dinov2
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +232,6 @@ def test_stored_configs_are_read_strictly(make: str, made: dict[str, Path], tmp_
     path.unlink()
     with pytest.raises(ModelError, match=r"no file config\.json"):
         load_stored(tmp_path)
-
-
-class Evil:
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (Path("evil-code-ran"),)
 
 
 def test_a_pickle_that_holds_code_is_refused_and_does_not_run(

@@ -16,15 +16,14 @@ from encoder.backbones.dinov2 import VisionTransformer as InferenceTransformer
 from encoder.errors import LlavaRadError, ModelError
 from encoder.preprocessing import RECIPES
 from encoder.pretraining import export as export_module
-from encoder.pretraining.config import HeadConfig, InitConfig, ModelConfig, PretrainingConfig, ProbeConfig
+from encoder.pretraining.config import InitConfig, ModelConfig, PretrainingConfig, ProbeConfig
 from encoder.pretraining.export import as_markdown, describe, export
 from encoder.pretraining.heads import Head
 from encoder.pretraining.initialisation import load_backbone, load_heads
 from encoder.pretraining.vit import VisionTransformer as TrainedTransformer
 from tests.encoder.dinov2_models import official_names, published_names, random_, timm_vit
+from tests.encoder.pretraining.test_initialisation import HEAD, MODEL
 
-MODEL = ModelConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=56)
-HEAD = HeadConfig(prototypes=10, hidden_size=8, bottleneck=4)
 CONFIG = PretrainingConfig(model=MODEL, head=HEAD, init=InitConfig(source="rad-dino"))
 CARD = describe(CONFIG, {"MIMIC-CXR": (188546, 210491), "BRAX": (0, 41620)}, step=2000, scores={"linear AUPRC": 0.5})
 
@@ -146,42 +145,6 @@ def test_image_processor_gives_what_the_recipe_gives(folder: Path) -> None:
     assert theirs.shape == ours.shape == (3, 70, 70)
     # The recipe stretches to 0..255 after its resize, which loses at most the extremes: a few grey levels.
     assert (ours - theirs).abs().max() < 4 / 255 / 0.2583
-
-
-def test_attention_maps(folder: Path, pixels) -> None:
-    """``sdpa`` has no attention maps to give; ``eager`` has, and they are softmax(q k / sqrt(d))."""
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    captured = []
-    first = next(module for name, module in model.named_modules() if name.endswith("layer.0.norm1"))
-    first.register_forward_hook(lambda module, inputs, output: captured.append(output))
-    with torch.inference_mode():
-        maps = model(pixels, output_attentions=True).attentions
-        official = load_file(folder / "backbone_compatible.safetensors")
-        qkv = captured[0] @ official["blocks.0.attn.qkv.weight"].T + official["blocks.0.attn.qkv.bias"]
-        query, key, _ = qkv.view(2, 17, 3, 2, 12).permute(2, 0, 3, 1, 4)
-        by_hand = (query @ key.transpose(-1, -2) / 12**0.5).softmax(-1)
-    assert len(maps) == 2 and maps[0].shape == (2, 2, 17, 17)
-    torch.testing.assert_close(maps[0].sum(-1), torch.ones(2, 2, 17))
-    torch.testing.assert_close(maps[0], by_hand, rtol=1e-4, atol=1e-6)
-
-
-def test_hidden_states(folder: Path, pixels, expected) -> None:
-    """One more than there are layers, the last one before the final LayerNorm; timm's ``norm=True`` is after it."""
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(folder).eval()
-    tensors = load_file(folder / "backbone_compatible.safetensors")
-    del tensors["mask_token"]
-    network = timm_vit()
-    network.load_state_dict(tensors)
-    with torch.inference_mode():
-        states = model(pixels, output_hidden_states=True).hidden_states
-        (after,) = network.get_intermediate_layers(pixels, n=1, norm=True)
-        torch.testing.assert_close(model.layernorm(states[-1]), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(after, expected[:, 1:], rtol=0, atol=1e-5)
-    assert len(states) == 3 and not torch.allclose(states[-1], expected, atol=1e-2)
 
 
 def test_swiglu_models_are_exported(tmp_path: Path, pixels) -> None:

@@ -62,14 +62,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert_events_are_the_lines(tmp_path / "halves")
 
 
-def test_the_export_loads_in_transformers(unbroken: Finished) -> None:
-    from transformers import AutoModel
-
-    model, report = AutoModel.from_pretrained(unbroken.export, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    assert type(model).__name__ == "Dinov2Model"
-
-
 def test_one_teacher_update_for_each_step_with_accumulation(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from encoder.pretraining.heads import Head
 from encoder.pretraining.validation import check_sizes, cost_of, masked_patches, validate
 from encoder.pretraining.vit import Crops, VisionTransformer
 from encoder.runs.preflight import Report, parameters_of
+from tests.encoder.pretraining.test_fused_layers import fused_attention
 
 
 @pytest.fixture
@@ -193,20 +192,6 @@ def test_a_separate_head_counts_unless_nothing_is_masked() -> None:
     assert cost_of(load_config("rad-dino", ["head.separate=true", "loss.ibot=0"])).heads == one
 
 
-fused = torch.nn.functional.scaled_dot_product_attention
-
-
-def each_group(
-    attend: Callable[..., torch.Tensor], projected: torch.Tensor, shapes: Sequence[tuple[int, int]], heads: int
-) -> torch.Tensor:
-    mixed = []
-    for part, (rows, length) in zip(projected.split([r * n for r, n in shapes]), shapes, strict=True):
-        query, key, value = part.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        out = attend(query, key, value)
-        mixed.append(out.transpose(1, 2).reshape(rows * length, -1))
-    return torch.cat(mixed)
-
-
 def test_dropped_paths_save_what_they_drop() -> None:
     half = cost_of(load_config("rad-dino", ["optimization.drop_path=0.5"]))
     none = cost_of(load_config("rad-dino", ["optimization.drop_path=0"]))
@@ -222,7 +207,7 @@ def test_dropped_paths_save_what_they_drop() -> None:
 def test_activations_are_what_autograd_keeps(
     monkeypatch: pytest.MonkeyPatch, precision: str, changes: list[str]
 ) -> None:
-    monkeypatch.setattr("encoder.pretraining.vit.attention", partial(each_group, fused))  # as on GPUs
+    monkeypatch.setattr("encoder.pretraining.vit.attention", fused_attention)  # as on GPUs
     overrides = [f"engine.precision={precision}", "optimization.drop_path=0.5", "optimization.batch_size=16"]
     config = load_config("tiny", [*SMALL, *overrides, *changes])
     images = 16

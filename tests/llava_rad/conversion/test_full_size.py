@@ -13,9 +13,8 @@ from llava_rad.conversion.weights import Stored
 from llava_rad.generation.llama import Llama
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.templates import MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, Study
-from tests.encoder.backbones.test_dinov2 import published_names
 from tests.llava_rad.conversion import replicas
-from tests.llava_rad.generation.test_full_size import vicuna_shapes
+from tests.llava_rad.generation.test_full_size import dinov2_shapes, vicuna_shapes
 from tests.llava_rad.published import vicuna_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -38,20 +37,6 @@ def shapes_in(tensors: dict[str, Stored]) -> Shapes:
 def with_rows(rows: int) -> Shapes:
     """Vicuna's tensors with more words."""
     return vicuna_shapes() | dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (rows, 4096))
-
-
-def dinov2_shapes() -> Shapes:
-    shapes: Shapes = {
-        "embeddings.cls_token": (1, 1, 768),
-        "embeddings.mask_token": (1, 768),
-        "embeddings.position_embeddings": (1, 1370, 768),
-        "embeddings.patch_embeddings.projection.weight": (768, 3, 14, 14),
-    }
-    ends = {"mlp.fc1.weight": (3072, 768), "mlp.fc1.bias": (3072,), "mlp.fc2.weight": (768, 3072)}
-    for name in published_names(12) - set(shapes):
-        matrix = name.endswith(("query.weight", "key.weight", "value.weight", "dense.weight"))
-        shapes[name] = next((s for end, s in ends.items() if name.endswith(end)), (768, 768) if matrix else (768,))
-    return shapes
 
 
 def test_maira_2() -> None:

@@ -22,9 +22,9 @@ from llava_rad.generation.engine import Engine
 from llava_rad.generation.llama import Llama
 from llava_rad.model.templates import MAIRA_2_SYSTEM
 from llava_rad.outputs.grounding import Box, Phrase, parse
+from tests.encoder.dinov2_models import Evil
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
-from tests.llava_rad.model.test_checkpoint import Evil
 
 
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:

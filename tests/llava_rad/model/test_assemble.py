@@ -19,7 +19,7 @@ from llava_rad.model.assemble import assemble
 from llava_rad.model.checkpoint import load_checked
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.model.prompt import encode_text
-from tests.llava_rad.model.test_checkpoint import Evil
+from tests.encoder.dinov2_models import Evil
 from tests.llava_rad.published import rad_dino_folder, vicuna_folder
 
 SETTINGS = Decoding(max_new_tokens=12)

@@ -16,6 +16,7 @@ from encoder.files import sha256_of
 from llava_rad.generation.engine import Engine
 from llava_rad.model.checkpoint import load_checked, locate
 from llava_rad.model.llava_rad import LlavaRad
+from tests.encoder.dinov2_models import Evil
 
 pytestmark = [pytest.mark.acceptance(row=7), pytest.mark.acceptance(row=20)]
 
@@ -98,11 +99,6 @@ def swap_files(folder: Path) -> None:
     one.write_bytes(second)
     two.write_bytes(first)
     rehash(folder)
-
-
-class Evil:
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (Path("evil-code-ran"),)
 
 
 def evil_pickle(folder: Path) -> None:
