@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from llava_rad.pacs.transport import PacsError, PacsUsageError, UnreachableError
+from llava_rad.pacs.transport import PacsError, PacsUsageError, SlowError, UnreachableError
 
 CALLING: Final = "LLAVARAD"
 """Application entity title of this client."""
@@ -61,11 +60,13 @@ class StorageUser:
         except Exception:
             raise PacsError("not DICOM with file meta information") from None
         self._associate(kind)
-        status = None
-        with suppress(ValueError, RuntimeError, AttributeError):
+        try:
             status = self._association.send_c_store(path).get("Status")
+        except Exception as error:
+            raise PacsError(f"it cannot be sent ({type(error).__name__})") from None
         if status is None:
-            raise PacsError("the archive does not accept its kind of object, or gives no answer")
+            self._association.abort()  # the next file gets a new one
+            raise SlowError("the archive gives no answer to it")
         if status & 0xF000 not in (0x0000, 0xB000):  # PS3.4, table B.2-1: success and warnings
             raise PacsError(f"the archive refuses it (status {status:04X}H)")
 
@@ -81,6 +82,9 @@ class StorageUser:
         for one, syntax in sorted(self._kinds):
             self._entity.add_requested_context(one, syntax)
         self._association = self._entity.associate(self._host, self._port, ae_title=self._name)
+        if not self._association.is_established and self._association.rejected_contexts:
+            self._kinds.discard(kind)
+            raise PacsError("the archive does not accept its kind of object")
         if not self._association.is_established:
             raise UnreachableError(
                 "the archive cannot be reached, or does not accept this client",

@@ -130,8 +130,9 @@ class Pacs:
             PacsError: if the request fails, the answer is no whole DICOM file, or it is larger than
                 ``MAX_FILE_BYTES``.
         """
+        study, series, uid = map(checked_uid, (instance.study, instance.series, instance.instance))
         answer = self._transport.get(
-            f"studies/{instance.study}/series/{instance.series}/instances/{instance.instance}",
+            f"studies/{study}/series/{series}/instances/{uid}",
             accept='multipart/related; type="application/dicom"; transfer-syntax=*',
             limit=MAX_FILE_BYTES + _OVERHEAD,
         )
@@ -181,7 +182,7 @@ class Pacs:
             try:
                 results = self._page(path, filters, limit, offset)
             except StatusError as error:
-                if not offset or received >= limit or error.status not in (400, 416, 422, 501):
+                if not offset or received >= limit or error.status not in (400, 404, 416, 422, 501):
                     raise
                 self._tell_once(
                     f"the archive refuses the next page of a search; results after {received} may be missing"
@@ -255,7 +256,7 @@ def checked_uid(text: str) -> str:
         PacsUsageError: if it is none.
     """
     if len(text) > 64 or not _UID.fullmatch(text):
-        raise PacsUsageError("a study is named by its Study Instance UID: numbers with dots between them")
+        raise PacsUsageError("this is no UID, such as a study is named by: numbers with dots between them")
     return text
 
 

@@ -232,7 +232,8 @@ def watch_once(
                     count.new += 1
                 else:
                     tell(f"image {name[:12]}: {refusal}")
-                    processed.done(instance.instance, f"refused: {getattr(refusal, 'reason', 'no document')}")
+                    reason = getattr(refusal, "reason", "no document")
+                    processed.done(instance.instance, f"refused{' at every try' * _by_reader(refusal)}: {reason}")
                     count.refused += 1
     return count
 

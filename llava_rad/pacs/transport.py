@@ -39,6 +39,8 @@ BACKOFF_S: Final = 0.3
 MAX_WAIT_S: Final = 15.0
 """Longest delay that ``Retry-After`` causes."""
 REDIRECTS: Final = 5
+_SUCCESS = (200, 202, 204, 206, 409)
+"""HTTP statuses whose answer says more; 409 is that of documents which the archive does not store."""
 _BUSY = (408, 429, 502, 503, 504)
 _CHUNK = 1 << 16
 
@@ -174,8 +176,10 @@ class Transport:
                 if number >= retries or isinstance(error, _Certificate):
                     raise
             else:
+                if answer.status in _SUCCESS:
+                    return answer
                 if answer.status not in _BUSY:
-                    return _without_error(answer)
+                    raise StatusError(answer.status)
                 if number == RETRIES:
                     break
                 if after is not None:
@@ -339,24 +343,12 @@ def _read(response: requests.Response, limit: int, clock: _Clock) -> Answer:
     if (kind := response.headers.get("content-type")) is not None:
         header["content-type"] = re.sub(r"[^\x20-\x7e]", " ", kind)
     answer = Answer(response.status_code, header, io.BytesIO())
-    if answer.status < 400 or answer.status == 409:
+    if answer.status in _SUCCESS:
         for chunk in response.iter_content(_CHUNK):
             clock.extend(len(chunk))
             answer.body.write(chunk)
             if answer.body.tell() > limit:
                 raise PacsError(f"the archive sends more than {limit >> 20} MiB")
-    return answer
-
-
-def _without_error(answer: Answer) -> Answer:
-    status = answer.status
-    if status in (401, 403):
-        hint = f"set {USER} and {PASSWORD}, or {TOKEN}, or use ~/.netrc"
-        raise PacsError(f"the archive refuses the credentials (HTTP {status})", hint=hint)
-    if status == 404:
-        raise PacsError("the archive has no resource at that address (HTTP 404)", hint="--url")
-    if status not in (200, 202, 204, 206, 409):
-        raise StatusError(status)
     return answer
 
 
@@ -368,7 +360,13 @@ class StatusError(PacsError):
     """
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"the archive answers with HTTP {status}")
+        text, hint = f"the archive answers with HTTP {status}", None
+        if status in (401, 403):
+            text = f"the archive refuses the credentials (HTTP {status})"
+            hint = f"set {USER} and {PASSWORD}, or {TOKEN}, or use ~/.netrc"
+        elif status == 404:
+            text, hint = "the archive has no resource at that address (HTTP 404)", "--url"
+        super().__init__(text, hint=hint)
         self.status = status
 
 

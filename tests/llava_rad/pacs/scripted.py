@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -31,6 +32,15 @@ class Reply:
         return Reply(self.status, JSON, json.dumps(found).encode(), self.headers)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request that came."""
+
+    command: str
+    path: str
+    headers: Message
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request: an honest reply is made, and given to the misbehaviour if that is meant for the request."""
 
@@ -41,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.content = self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.server.asked.append(self)
+        self.server.asked.append(Asked(self.command, self.path, self.headers))
         reply = self.server.honest(self)
         if self.server.misbehave is not None and self.server.meant(self):
             self.server.misbehaved += 1
@@ -107,7 +117,7 @@ class Server(ThreadingHTTPServer):
         """Behave again, with these images and no documents."""
         self.images, self.misbehaved = images, 0
         self.stored: list[bytes] = []
-        self.asked: list[Handler] = []
+        self.asked: list[Asked] = []
         self.heal()
 
     def heal(self) -> None:

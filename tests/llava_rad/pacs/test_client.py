@@ -101,12 +101,6 @@ def test_a_server_that_is_down_or_speaks_no_tls(answers: tuple[str, list[Reply],
         studies(Pacs(url.replace("http:", "https:")))
 
 
-@pytest.mark.parametrize("url", ["", "pacs", "ftp://pacs", "http://", "file:///etc/passwd", "http:// x"])
-def test_addresses_of_another_kind_are_refused(url: str) -> None:
-    with pytest.raises(PacsError, match="not a URL"):
-        Pacs(url)
-
-
 def refusing(reason: int) -> bytes:
     failed = {"00081199": {}, "00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
     return json.dumps(failed).encode()

@@ -8,39 +8,30 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from encoder.errors import ReadError
-from llava_rad.generation.report_writer import Failure
-from llava_rad.pacs import jobs
 from llava_rad.pacs.client import Pacs
-from llava_rad.pacs.jobs import Count
 from llava_rad.pacs.transport import PacsError
-from tests.llava_rad import small_files
-from tests.llava_rad.pacs.scripted import END, JSON, PART, Handler, Reply, Server, page, serving, text
+from tests.llava_rad.pacs.running import (
+    IMAGES,
+    Kind,
+    answers,
+    changes,
+    hashes,
+    kept,
+    pulled,
+    pushed,
+    watched,
+    written,
+)  # fmt: skip
+from tests.llava_rad.pacs.scripted import END, JSON, PART, Handler, Reply, Server, page, text
 
-Kind = Callable[[Handler, Reply], None]
-IMAGES = 4
 FIRST = "1.2.3.0"
 """Study that the archive misbehaves for."""
-
-
-def answers(status: int = 200, kind: str = "text/html", body: bytes = b"<html>login</html>", **headers: str) -> Kind:
-    return lambda request, good: request.send(
-        Reply(status, kind, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    )
-
-
-def changes(change: Callable[[bytes], bytes], kind: str | None = None, **headers: str) -> Kind:
-    """The honest answer with another body, type or header."""
-    return lambda request, good: request.send(
-        Reply(good.status, kind or good.kind, change(good.body), {k.replace("_", "-"): v for k, v in headers.items()})
-    )
 
 
 def hangs(request: Handler, good: Reply) -> None:
@@ -185,114 +176,12 @@ ODD_RESULTS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("files")
-    return [small_files.dicom(folder / f"{n}.dcm", seed=n) for n in range(IMAGES)]
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Server, Server]]:
-    with serving() as server, serving() as thief:
-        server.thief = thief  # type: ignore[attr-defined]
-        yield server, thief
-
-
-@pytest.fixture
-def server(servers: tuple[Server, Server], files: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server, thief = servers
-    server.reset({f"1.2.3.{n}.1.1": path.read_bytes() for n, path in enumerate(files)})
-    thief.reset({})
-    for name, value in (("BACKOFF_S", 0.001), ("MAX_WAIT_S", 0.002), ("DEADLINE_S", 10.0), ("TIMEOUT_S", (10.0, 10.0))):
-        monkeypatch.setattr(f"llava_rad.pacs.transport.{name}", value)
-    monkeypatch.setattr("llava_rad.pacs.client.MAX_FILE_BYTES", 1 << 20)
-    monkeypatch.setattr("llava_rad.pacs.client.MAX_SEARCH_BYTES", 1 << 20)
-    yield server
-    assert thief.asked == [], "no request goes to another server"
-
-
 @pytest.fixture
 def impatient(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short deadlines for the kinds that wait for them."""
     if any(word in request.node.callspec.params["kind"] for word in ("drip", "silence")):
         monkeypatch.setattr("llava_rad.pacs.transport.DEADLINE_S", 1.0)
         monkeypatch.setattr("llava_rad.pacs.transport.TIMEOUT_S", (10.0, 0.7))
-
-
-class Writer:
-    """A writer of reports that only repeats the hash of its input, and refuses what a test says."""
-
-    refused: ReadError | Exception | None = None
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def write(self, sources: list[Any]) -> Iterator[Any]:
-        (source,) = sources
-        if isinstance(self.refused, ReadError):
-            yield Failure(source, self.refused, source.sha256())
-        elif self.refused is not None:
-            raise self.refused
-        else:
-            yield Written(source.sha256())
-
-
-class Written:
-    def __init__(self, sha256: str) -> None:
-        self.sha256 = sha256
-
-    def to_json(self) -> str:
-        return json.dumps(self.sha256)
-
-
-@pytest.fixture
-def documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each report becomes one document with the hash of its image."""
-    monkeypatch.setattr(jobs, "_documents", lambda report, content, reader: [report.sha256.encode()])
-
-
-def hashes(server: Server) -> list[str]:
-    return sorted(hashlib.sha256(content).hexdigest() for content in server.images.values())
-
-
-def attempt(call: Callable[[], Count], said: list[str]) -> Count:
-    """Run a job to its end, which comes soon, and without a word about the study."""
-    started = time.monotonic()
-    try:
-        count = call()
-    except PacsError as error:
-        said.append(str(error))
-        count = Count(failed=1)
-    assert time.monotonic() - started < 9
-    assert not [line for line in said if "1.2.3" in line or "Doe" in line or "\n" in line]
-    return count
-
-
-def pulled(server: Server, folder: Path, said: list[str]) -> Count:
-    folder.mkdir(exist_ok=True)
-    return attempt(lambda: jobs.pull(Pacs(server.url, tell=said.append), folder, tell=said.append), said)
-
-
-def watched(server: Server, folder: Path, said: list[str], writer: Writer | None = None, **options: Any) -> Count:
-    folder.mkdir(exist_ok=True)
-    pacs = Pacs(server.url, tell=said.append)
-    return attempt(
-        lambda: jobs.watch_once(pacs, folder, writer or Writer(), tell=said.append, **options),  # type: ignore[arg-type]
-        said,
-    )
-
-
-def pushed(server: Server, files: list[Path], said: list[str]) -> Count:
-    pacs = Pacs(server.url)
-    return attempt(lambda: jobs.push(files, lambda path: pacs.store([path.read_bytes()]), tell=said.append), said)
-
-
-def kept(folder: Path) -> list[str]:
-    return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.dcm"))
-
-
-def written(folder: Path) -> list[str]:
-    return sorted(json.loads(path.read_text()) for path in folder.glob("*.json"))
 
 
 def of_first_image(request: Handler) -> bool:

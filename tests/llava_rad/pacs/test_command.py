@@ -1,0 +1,133 @@
+"""The commands ``pacs pull``, ``push`` and ``watch``: usage, exit codes, and what they say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from tests.llava_rad.conftest import Run
+from tests.llava_rad.pacs.running import IMAGES, answers, changes, hashes, kept, pulled
+from tests.llava_rad.pacs.scripted import END, PART, Handler, Reply, Server
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pull", "--date", "2026-11-05"), ("pull", "--date", "20261131"), ("pull", "--date", "20261130-20261101"),
+        ("pull", "--date", "-"), ("pull", "--date", ""), ("pull", "--date", "٢٠٢٦١١٠٥"), ("pull", "--date", "202611"),
+        ("pull", "--study", "../../etc"), ("pull", "--study", "1.2/series"), ("pull", "--study", ""),
+        ("pull", "--study", "1" * 65), ("pull", "--study", "1.2?x"), ("pull", "--study", "1.2", "--date", "20261126"),
+        ("pull", "--modality", ""), ("pull", "--modality", ","), ("pull", "--modality", "CR,,DX"),
+        ("pull", "--modality", "CR;DX"), ("pull", "--modality", "С"), ("watch", "--every", "nan"),
+        ("watch", "--every", "inf"), ("watch", "--date", "5.11.2026"), ("watch", "--modality", "*"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_requests_that_make_no_sense_are_usage_errors(server: Server, run: Run, arguments: tuple[str, ...]) -> None:
+    done = run("pacs", arguments[0], "--url", server.url, "-o", "out", *arguments[1:])
+    assert done.code == 2 and done.out == "" and "unexpected" not in done.err
+    assert server.asked == [] and not Path("out").exists()
+
+
+def test_pull_ends_with_the_exit_code_of_its_failures(server: Server, run: Run) -> None:
+    url = ("--url", server.url, "-o", "out")
+    server.misbehave, server.meant = answers(), lambda request: "/instances/" in request.path
+    done = run("pacs", "pull", *url)
+    assert done.code == 1 and "0 images fetched, 0 were there already, 4 failed" in done.err
+    assert not list(Path("out").glob("*.dcm"))
+    server.meant = lambda request: "1.2.3.2.1.1" in request.path
+    done = run("pacs", "pull", *url)
+    assert done.code == 3 and "3 images fetched, 0 were there already, 1 failed" in done.err
+    server.heal()
+    done = run("pacs", "pull", *url)
+    assert (done.code, done.out) == (0, "") and "1 images fetched, 3 were there already" in done.err
+    assert kept(Path("out")) == hashes(server)
+    done = run("pacs", "pull", *url, "--study", "9.9")
+    assert done.code == 1 and "no such study" in done.err
+    done = run("pacs", "pull", "--url", "http://127.0.0.1:9", "-o", "out")
+    assert done.code == 1 and "cannot be reached" in done.err
+    done = run("pacs", "pull", "--url", "pacs.example", "-o", "out")
+    assert done.code == 2 and "not a URL" in done.err
+
+
+def test_push_names_files_as_they_were_given(server: Server, run: Run, files: list[Path]) -> None:
+    Path("sub").mkdir()
+    for path in files:
+        Path("sub", path.name).write_bytes(path.read_bytes())
+    Path("page.dcm").write_text("<html>")
+    Path("half.dcm").write_bytes(files[0].read_bytes()[:3000])
+    first = files[1].read_bytes()
+    server.misbehave, server.meant = answers(413), lambda request: first in request.content
+    done = run("pacs", "push", "page.dcm", "sub/0.dcm", "./half.dcm", "sub/1.dcm", "sub/2.dcm", "--url", server.url)
+    assert done.code == 3 and "2 files stored, 3 failed" in done.err
+    said = [line.removeprefix("llava-rad: ") for line in done.err.splitlines()]
+    assert said[:3] == [
+        "page.dcm: no DICOM file: its preamble is missing",
+        "half.dcm: half a DICOM file: it ends within an element",
+        "sub/1.dcm: the archive answers with HTTP 413",
+    ]
+    assert server.stored[0] == files[0].read_bytes()
+    done = run("pacs", "push", "page.dcm", "--url", server.url)
+    assert done.code == 1
+    done = run("pacs", "push", "none.dcm", "--url", server.url)
+    assert done.code == 2
+    done = run("pacs", "push", "sub/0.dcm", "--to", "A@B")
+    assert done.code == 2 and "AET@HOST:PORT" in done.err
+
+
+def test_watch_writes_drafts_and_tries_failed_images_again(server: Server, run: Run, tiny: Path) -> None:
+    arguments = ("pacs", "watch", "--url", server.url, "-o", "out", "--once", "--store", "--model", tiny)
+    server.misbehave, server.meant = (
+        changes(lambda body: PART + body[len(PART) : len(body) // 2] + END),
+        lambda request: "1.2.3.0.1.1" in request.path,
+    )
+    done = run(*arguments)
+    assert (done.code, done.out) == (3, "") and "3 drafts written, 0 images refused, 0 known, 1 failed" in done.err
+    assert "half a DICOM file: it ends within an element; it will be tried again" in done.err
+    server.misbehave = changes(lambda body: b'{"00081198": {"Value": [{"00081197": {"Value": [272]}}]}}')
+    server.meant = lambda request: request.command == "POST"
+    done = run(*arguments)
+    assert done.code == 3 and "refuses 1 of 2 documents; it will be tried again" in done.err
+    server.heal()
+    done = run(*arguments)
+    assert done.code == 0 and "1 drafts written, 0 images refused, 3 known" in done.err
+    assert len(list(Path("out").glob("*.json"))) == IMAGES
+    stored = Counter(str(dcmread(BytesIO(content)).SOPInstanceUID) for content in server.stored)
+    assert len(stored) == 2 * IMAGES and sorted(stored.values())[-3:] == [1, 2, 2], "the refused two came again"
+
+
+@pytest.mark.parametrize(
+    ("kind", "boundary", "before"),
+    [
+        ('Multipart/Related; boundary="a b\'()+_,-./:=?"; type="application/dicom"', b"a b'()+_,-./:=?", b""),
+        ("multipart/related; boundary=XX", b"XX", b"This is a message in parts.\r\n"),
+        ("multipart/related;boundary=XX", b"XX", b"\r\n"),
+    ],
+    ids=["quoted", "a preamble", "an empty line"],
+)
+def test_other_forms_of_parts_are_read(
+    server: Server, tmp_path: Path, kind: str, boundary: bytes, before: bytes
+) -> None:
+    mark = b"--" + boundary
+    head = b"\r\nContent-Type: application/dicom; transfer-syntax=1.2.840.10008.1.2.1\r\nContent-Location: /x\r\n\r\n"
+
+    def send(request: Handler, good: Reply) -> None:
+        content = good.body[len(PART) : -len(END)]
+        request.send(Reply(200, kind, before + mark + head + content + b"\r\n" + mark + b"-- \r\nend"))
+
+    server.misbehave, server.meant = send, lambda request: "/instances/" in request.path
+    assert pulled(server, tmp_path / "out", []).new == IMAGES
+    assert kept(tmp_path / "out") == hashes(server)
+
+
+def test_an_image_without_parts_is_read(server: Server, tmp_path: Path) -> None:
+    server.misbehave = lambda request, good: request.send(
+        Reply(200, "application/dicom", good.body[len(PART) : -len(END)])
+    )
+    server.meant = lambda request: "/instances/" in request.path
+    assert pulled(server, tmp_path / "out", []).new == IMAGES
+    assert kept(tmp_path / "out") == hashes(server)
