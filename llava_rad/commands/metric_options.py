@@ -39,7 +39,7 @@ def path(help: str, *names: str, panel: str = MODELS, metavar: str = "FILE") -> 
     return option
 
 
-Metrics = Annotated[str, typer.Option(help="Names with commas between; see below.", metavar="METRICS")]
+Metrics = Annotated[str, typer.Option(help="Names separated by commas; see below.", metavar="METRICS")]
 Strata = Annotated[
     str, typer.Option(help="Columns to group by (sex,age,ethnicity,view); ages become bands.", metavar="COLUMNS")
 ]

@@ -25,8 +25,8 @@ tags: [radiology, chest-x-ray, demonstration]
 **A demonstration. Not a medical device, not for clinical use.** It shows that LLaVA-Rad works on your machine before
 you have the full-size model. It misses many findings and invents others: see the numbers.
 
-One frontal adult chest radiograph in, a findings paragraph out. It is a checkpoint in the same format as the
-full-size one: a frozen RAD-DINO-S (ViT-S/14) at 224 px (256 patch features), a two-layer projector, a Llama of
+It turns one frontal adult chest radiograph into a findings paragraph, in the checkpoint format of the full-size
+model: a frozen RAD-DINO-S (ViT-S/14) at 224 px (256 patch features), a two-layer projector, a Llama of
 {language_model} trained from scratch; {megabytes} MB. Made by `scripts/train_demo.py`; the report model took {minutes}
 minutes on two processor cores shared with other work ({processor_minutes} minutes of processor time), the encoder's
 pre-training is described in `docs/demo.md` of the project.
@@ -37,10 +37,10 @@ pre-training is described in `docs/demo.md` of the project.
   (children), an open COVID-19 image collection, Shenzhen, Montgomery, and RSNA's normal images.
 * Images and labels of the report model: {train} frontal radiographs of NIH ChestX-ray14 (train part of a subset in
   which pneumonia is over-represented). {held_out} of them, of patients of their own, only decide which epoch is kept.
-* Text: no radiologist's report was used. A grammar of our own writes a paragraph from the image's labels. So the model
-  can speak of the 14 findings of NIH ChestX-ray14 and of nothing else: no devices, no bones, no size or certainty.
-  A side is in the training text only where NIH has a box (a few dozen images); a side in the output means little.
-* The labels were themselves mined from reports by a program; NIH puts their accuracy above 90 %, others found less.
+* Text: no radiologist's report was used; a grammar writes a paragraph from the image's labels. The model names only
+  the 14 findings of NIH ChestX-ray14: no devices, bones, size or certainty. The training text states a side only
+  where NIH has a box (a few dozen images); a side in the output means little.
+* A program mined the labels from reports; NIH states an accuracy above 90 %, others found less.
 
 ## Numbers
 
@@ -50,32 +50,30 @@ images), for the sampled baseline the spread over 100 seeds.
 
 {table}
 
-"Nearest neighbour" writes the labels of the training image whose features of the same encoder are most alike.
-"Prior-sampled" writes the labels of a random training image; it does not see the image. Distinct reports are different
-texts per text.
+"Nearest neighbour" writes the labels of the training image with the most similar features of the same encoder,
+"prior-sampled" those of a random training image. Distinct reports: share of different texts.
 
 {classes}
 
-F1 of a finding with few positives swings by chance. The kept epoch was chosen on the held-out training patients, but
-val scores of a few earlier trials were seen while the recipe was made, so the numbers may be a little kind. RSNA's
-normal images come from the same source without patients' names, so RAD-DINO-S may have seen, without labels, images of
-val patients. Not measured: radiologists' judgement, other hospitals, subgroups.
+F1 of a finding with few positives varies by chance. The kept epoch was chosen on held-out training patients, but the
+recipe was chosen with knowledge of earlier val scores: the numbers may be slightly optimistic. RSNA's normal images
+come from the same source without patient ids, so RAD-DINO-S may have seen, without labels, images of val patients.
+Not measured: radiologists' judgement, other hospitals, subgroups.
 
 ## Images unlike the training data
 
-A draft carries a warning where the image lies far from the training images in the encoder's features (Mahalanobis
+A draft carries a warning if its image is far from the training images in the encoder's features (Mahalanobis
 distance of mean and standard deviation of the patch features). The limit, {limit}, is set so that {false_alarms} of the
-{held_out} held-out training images are warned of.
+{held_out} held-out training images get a warning.
 
 {familiarity}
 
-The first row is the rate of false alarms. No warning does not mean that the report is right: images that are
-unlike in a way the features do not show are not warned of.
+The first row is the rate of false alarms. A draft without a warning can still be wrong.
 
 ## Limits
 
 * Findings are often missed and often invented; do not use the output for any decision about a patient.
-* 224 px: small nodules, fine lines and small pneumothoraces are hardly to be seen at all.
+* At 224 px small nodules, fine lines and small pneumothoraces are hardly visible.
 * No confidence is given for single findings.
 
 ## Licences and sources
@@ -146,7 +144,7 @@ def _classes(per_class: dict[str, dict[str, float]]) -> str:
 
 
 def _familiarity(kinds: dict[str, dict[str, int]]) -> str:
-    lines = ["| images | number | warned of |", "|---|---|---|"]
+    lines = ["| images | number | warnings |", "|---|---|---|"]
     for name, one in kinds.items():
         lines.append(f"| {name} | {one['images']} | {one['warned'] / max(1, one['images']):.1%} |")
     return "\n".join(lines)
