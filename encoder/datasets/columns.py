@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encoder.datasets.tables import columns_there
-from encoder.datasets.values import age_of, attributes_of, ethnicity_of, is_nothing, known, measure_of, sex_of
+from encoder.datasets.values import age_of, attributes_of, ethnicity_of, is_unknown, known, measure_of, sex_of
 from encoder.errors import LlavaRadError
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -147,7 +147,7 @@ class Columns:
         found = []
         for name in ATTRIBUTES:
             texts = {number: self._text(row, name) for number, row in enumerate(rows, 1)}
-            odd = [number for number, text in texts.items() if not is_nothing(text) and not _READERS[name](text)]
+            odd = [number for number, text in texts.items() if not is_unknown(text) and not _READERS[name](text)]
             if odd:
                 shown = ", ".join(map(str, odd[:_LISTED])) + (", ..." if len(odd) > _LISTED else "")
                 found.append(f"column '{self.first(name)}': no {name} is read in {len(odd):,} rows: {shown}")

@@ -74,7 +74,7 @@ def read_table(
             or a label is not understood; the message names row and column.
     """
     of = "the table of images"
-    file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of)
+    file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of, hint="name the table itself")
     folder, rows = file.parent.absolute(), list(read_csv(file, of=of))
     if not rows:
         raise LlavaRadError(f"{of} is empty")
@@ -90,7 +90,7 @@ def read_table(
         say("columns ignored: " + ", ".join(ignored))
     for line in found.unreadable(rows):
         say(f"warning: {line}")
-    classes = _classes(rows, [name for name in found.of.get("label", ()) if name not in names])
+    classes = _classes(rows, [name for name in found.of.get("label", ()) if name not in names], names)
     for number, row in enumerate(rows, 1):
         image = found.cell(row, "image").replace("\\", "/")
         if not image:
@@ -101,6 +101,12 @@ def read_table(
                 f"{of}: row {number}, column '{found.first('split')}': the split is none of train, val, test or empty",
                 hint="--column split= reads no split; --split 70/15/15 draws one",
             )
+        own, named = (
+            {name.strip(): value for name, value in labels_of(row, names, f"{of}: row {number}").items()},
+            classes(row),
+        )
+        if odd := [name for name in own.keys() & named.keys() if {own[name], named[name]} == {0.0, 1.0}]:
+            raise LlavaRadError(f"{of}: row {number}: two columns disagree on the label '{odd[0]}'")
         yield Row(
             Path(os.path.normpath(folder / image)),
             dataset=folder.name,
@@ -109,7 +115,7 @@ def read_table(
             image=image,
             view=view_of(found.cell(row, "view")),
             split=split_of(split),
-            labels=labels_of(row, names, f"{of}: row {number}") | classes(row),
+            labels=named | own,
             number=number,
             attributes=found.attributes(row),
         )
@@ -140,8 +146,14 @@ def _label_columns(rows: _Rows, others: Sequence[str], given: Sequence[str], of:
     Raises:
         LlavaRadError: if a column looks like labels and holds something else; the message names row and column.
     """
-    names = [name for name in given if all(is_label(row[name]) for row in rows)]
-    names = [name for name in names if plain(name) not in FIELDS["label"] or any(known(row[name]) for row in rows)]
+    names: list[str] = []
+    for name in given:
+        said = [(number, row[name].strip()) for number, row in enumerate(rows, 1) if not is_nothing(row[name])]
+        odd = [number for number, text in said if not is_label(text)]
+        if odd and len(odd) < len(said) and not all(_NUMBER.fullmatch(text) for _, text in said):
+            raise LlavaRadError(f"{of}: row {odd[0]}, column '{name}': other rows hold a number, this one a name")
+        if said and not odd:
+            names.append(name)
     for name in others:
         if plain(name) in _NO_LABELS:
             continue
@@ -158,6 +170,10 @@ def _label_columns(rows: _Rows, others: Sequence[str], given: Sequence[str], of:
             )
         if said and not odd:
             names.append(name)
+    spelling: dict[str, str] = {}
+    for name in names:
+        if spelling.setdefault(plain(name), name) != name:
+            raise LlavaRadError(f"{of}: the columns '{spelling[plain(name)]}' and '{name}' are the same label")
     return tuple(names)
 
 
@@ -169,12 +185,18 @@ def _is_answer(text: str) -> bool:
     return True
 
 
-def _classes(rows: _Rows, columns: Sequence[str]) -> Callable[[Mapping[str, str]], dict[str, float | None]]:
-    """Make the function that reads the labels of columns of names in a row; all are unknown in a row without names."""
+def _classes(
+    rows: _Rows, columns: Sequence[str], spelled: Sequence[str]
+) -> Callable[[Mapping[str, str]], dict[str, float | None]]:
+    """Make the function that reads the labels of columns of names in a row; all are unknown in a row without names.
+
+    A name in another case is the same label; ``spelled`` are the names of other labels.
+    """
+    other = {name.strip().lower(): name.strip() for name in spelled}
     spelling: dict[str, str] = {}
     for row in rows:
         for name in _named(row, columns):
-            spelling.setdefault(name.lower(), name)
+            spelling.setdefault(name.lower(), other.get(name.lower(), name))
     names = sorted(spelling.values())
 
     def read(row: Mapping[str, str]) -> dict[str, float | None]:

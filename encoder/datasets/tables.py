@@ -33,13 +33,14 @@ _MAGIC = {
 """First bytes of files that are no text, and what they are."""
 
 
-def find(root: Path, *names: str, of: str) -> Path:
+def find(root: Path, *names: str, of: str, hint: str = "name the data set's top folder") -> Path:
     """Find the first of a data set's files that exists, also with ``.gz`` at its end.
 
     Args:
         root: folder of the data set.
         names: in order of preference.
         of: name of the data set, for the error message.
+        hint: advice of the error message.
 
     Raises:
         LlavaRadError: if none exists.
@@ -48,7 +49,7 @@ def find(root: Path, *names: str, of: str) -> Path:
         for path in (root / name, root / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise LlavaRadError(f"{of}: there is no {' or '.join(names)} in the folder", hint="name the data set's top folder")
+    raise LlavaRadError(f"{of}: there is no {' or '.join(names)} in the folder", hint=hint)
 
 
 def project(root: Path, names: Sequence[str], markers: Sequence[str], *, of: str) -> Path:

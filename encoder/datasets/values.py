@@ -51,7 +51,7 @@ _PER_YEAR = {"m": 12.0, "w": 52.1775, "d": 365.25}
 _NOT_HISPANIC = re.compile(
     r"\bno[nt]?[ -]*(?:of )?(?:hispanic|latin[oaxe]?)(?:(?: ?/ ?| or |, )(?:latin[oaxe]?|spanish))*(?: origin)?\b"
 )
-_NO_ETHNICITY = re.compile(
+_UNKNOWN = re.compile(
     r"unknown|unable|declin|refus|withheld|unspecified|undisclosed|unavailable|\bnot\b|\bno (?:answer|data|information)"
 )
 _ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "h": "hispanic/latino"}
@@ -61,6 +61,11 @@ def is_nothing(text: str) -> bool:
     """Tell whether a cell says nothing: white space, punctuation such as ``___``, or a word such as "nan"."""
     word = text.strip()
     return word.lower() in _NOTHING or not any(map(str.isalnum, word))
+
+
+def is_unknown(text: str) -> bool:
+    """Tell whether a cell says nothing, or that something is not known, such as "declined to answer"."""
+    return is_nothing(text) or _UNKNOWN.search(text.lower()) is not None
 
 
 def known(text: str) -> str:
@@ -112,7 +117,7 @@ def ethnicity_of(text: str) -> str:
     found = [group for group, words in ETHNICITIES if re.search(rf"\b(?:{words})", word)]
     if found:
         return found[0] if len(found) == 1 or found[0] == "hispanic/latino" else "other"
-    return "" if _NO_ETHNICITY.search(word) else "other"
+    return "" if is_unknown(word) else "other"
 
 
 def measure_of(text: str) -> str:

@@ -168,3 +168,29 @@ def test_equal_bytes_in_two_splits_are_listed(tmp_path: Path) -> None:
     with pytest.raises(LlavaRadError, match=r"same bytes in two splits: 1; rows 1 \(train\) and 7 \(val\)"):
         disjoint_files([rows[0], rows[2], val])
     disjoint_files([rows[2], val])
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("image,Edema,edema\n0.png,1,0\n", "the columns 'Edema' and 'edema' are the same label"),
+        ("image,label,Edema\n0.png,Edema,1\n1.png,Normal,1\n", "row 2: two columns disagree on the label 'Edema'"),
+        ("image,label\n0.png,1\n1.png,Edema\n", "row 2, column 'label': other rows hold a number, this one a name"),
+    ],
+)
+def test_labels_that_contradict_each_other(tmp_path: Path, table: str, says: str) -> None:
+    with pytest.raises(LlavaRadError, match=says):
+        read(tmp_path, table)
+
+
+def test_padchest_words_without_information_alone_are_no_labels(tmp_path: Path) -> None:
+    words = ("['unchanged']", "['exclude']", "['suboptimal study', 'unchanged']", "[]", "['cardiomegaly', 'unchanged']")
+    lines = "".join(f'{n}.png,0,s{n},p{n},PA,"{word}"\n' for n, word in enumerate(words))
+    (tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv").write_text(
+        f"ImageID,ImageDir,StudyID,PatientID,Projection,Labels\n{lines}"
+    )
+    for number in range(5):
+        (tmp_path / f"{number}.png").touch()
+    *silent, last = (row.labels for row in DATASETS["padchest"].rows(tmp_path)[0])
+    assert [set(labels.values()) for labels in silent] == [{None}] * 4
+    assert (last["cardiomegaly"], last["pneumonia"]) == (1, 0)

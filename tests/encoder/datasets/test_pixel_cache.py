@@ -327,3 +327,14 @@ def test_real_radiographs_are_prepared_as_for_inference(shared_dir: Path, tmp_pa
         assert cache.sha256(i) == prepared.sha256
     hand = Row(dicom_files.sample_file("RG3_UNCI.dcm"))
     assert len(make([*rows, hand], tmp_path / "other", size=518, max_unreadable=0.5)) == len(rows)
+
+
+def test_the_same_bytes_in_two_splits_are_an_error_that_lists_them(tmp_path: Path) -> None:
+    rows = [replace(row, split="train") for row in pictures(tmp_path / "in", 3)]
+    make(rows, tmp_path / "one")
+    (tmp_path / "in" / "copy.png").write_bytes(rows[1].path.read_bytes())
+    copy = Row(tmp_path / "in" / "copy.png", "set", "another", image="copy.png", split="val", number=9)
+    for _ in range(2):  # also from a complete cache
+        with pytest.raises(LlavaRadError, match=r"same bytes in two splits: 1; rows 2 \(train\) and 9 \(val\)"):
+            make([*rows, copy], tmp_path / "two")
+    make([*rows, replace(copy, split="train")], tmp_path / "three")
