@@ -7,7 +7,6 @@ import gzip
 import itertools
 import json
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ LIMIT = 2 << 30
 _LONGEST_CELL = 1 << 24
 _LISTED, _SHOWN = 30, 40
 _KINDS = {".csv": "csv", ".tsv": "csv", ".json": "list", ".jsonl": "lines", ".ndjson": "lines"}
-_QUOTED = re.compile(r'"[^"]*"')
 _GZIP = b"\x1f\x8b"
 _MAGIC = {
     b"\xff\xfe": "UTF-16: save it as UTF-8",
@@ -181,8 +179,7 @@ def csv_cells(text: Iterable[str], *, of: str, separator: str | None = ",") -> I
             begin.append(line)
             if line.strip() and not sum(one.count('"') for one in begin) % 2:  # a header may have line breaks
                 break
-        unquoted = _QUOTED.sub("", "".join(begin))
-        separator = next((mark for mark in ",\t;" if mark in unquoted), ",")
+        separator = next((mark for mark in ",\t;" if _columns(begin, mark) > 1), ",")
         rest = itertools.chain(begin, rest)
     try:
         for number, cells in enumerate(filter(None, csv.reader(rest, strict=True, delimiter=separator))):
@@ -192,6 +189,13 @@ def csv_cells(text: Iterable[str], *, of: str, separator: str | None = ",") -> I
     except csv.Error as error:
         reason = "a cell is longer than 16 MiB" if "limit" in str(error) else str(error)
         raise LlavaRadError(f"{of}: the table is not CSV ({reason})") from None
+
+
+def _columns(header: Sequence[str], separator: str) -> int:
+    try:
+        return len(next(filter(None, csv.reader(header, strict=True, delimiter=separator)), []))
+    except csv.Error:
+        return 0
 
 
 def lines(path: Path, *, of: str) -> Iterator[str]:
