@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encoder.datasets.tables import columns_there
-from encoder.datasets.values import age_of, attributes_of, ethnicity_of, is_unknown, known, measure_of, sex_of
+from encoder.datasets.values import age_of, attributes_of, ethnicity_of, is_unknown, known, measure_of, sex_of, years_of
 from encoder.errors import LlavaRadError
+from encoder.reader.views import view_of
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "image": (
@@ -40,6 +41,7 @@ ATTRIBUTES = ("sex", "age", "ethnicity", "weight", "bmi")
 IGNORE = "ignore"
 _READERS = {"sex": sex_of, "age": age_of, "ethnicity": ethnicity_of, "weight": measure_of, "bmi": measure_of}
 _LISTED = 5
+_BANDS = {20: "<20", 40: "20-40", 60: "40-60", 80: "60-80"}
 
 
 def plain(name: str) -> str:
@@ -59,6 +61,27 @@ def field_of(column: str) -> str:
     """Return the field that a column's name means; "" if it is none. Of ``patient.age`` the last part counts."""
     name = plain(column.rsplit(".", 1)[-1])
     return next((one for one, names in FIELDS.items() if name in names), "")
+
+
+def group_of(column: str, text: str) -> str:
+    """Return the group of a value, told by its column's name: sexes, ethnicities and bands of age (C.6), views.
+
+    Args:
+        column: name of a field, or a usual name of it.
+        text: of the value.
+
+    Returns:
+        The text itself in other columns; "" if the value is missing or not understood.
+    """
+    kind, text = field_of(column), known(text)
+    if kind == "age":
+        years = years_of(text)
+        return "" if years is None else next((band for edge, band in _BANDS.items() if years < edge), ">=80")
+    read = {"sex": sex_of, "ethnicity": ethnicity_of}.get(kind)
+    if kind == "view":
+        view = view_of(text)
+        return "" if view == "unknown" else view
+    return read(text) if read else text
 
 
 def parsed(options: Sequence[str], allowed: Iterable[str]) -> dict[str, list[str]]:

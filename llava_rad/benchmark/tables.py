@@ -9,11 +9,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
+from encoder.datasets import columns
 from encoder.datasets.columns import field_of, matching, plain
 from encoder.datasets.tables import columns_there, read_records
-from encoder.datasets.values import ethnicity_of, is_nothing, labels_of, sex_of, years_of
+from encoder.datasets.values import is_nothing, labels_of
 from encoder.errors import LlavaRadError
-from encoder.reader.views import view_of
 from metrics.base import InputError
 from metrics.labels import CLASSES
 from metrics.strata import UNKNOWN
@@ -33,7 +33,6 @@ TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
     "reference": ("reference", "findings", "report", "text"),
 }  # fmt: skip
 _LISTED = 10
-_BANDS = {20: "<20", 40: "20-40", 60: "40-60", 80: "60-80"}
 
 
 @dataclass(frozen=True)
@@ -166,19 +165,8 @@ def groups_of(column: str, rows: Sequence[Row]) -> list[str] | None:
 
 
 def group_of(column: str, value: Any) -> str:
-    """Return the group of a value: sexes, ages in the paper's bands and its ethnicities (C.6), views, or the text.
-
-    Values that are missing or not understood are "unknown".
-    """
-    text = "" if value is None or is_nothing(str(value)) else str(value).strip()
-    kind = field_of(column)
-    if kind == "age":
-        years = years_of(text)
-        if years is None:
-            return UNKNOWN
-        return next((band for edge, band in _BANDS.items() if years < edge), ">=80")
-    read = {"sex": sex_of, "ethnicity": ethnicity_of, "view": view_of}.get(kind)
-    return (read(text) if read else text) or UNKNOWN
+    """Return the group of a value as :func:`encoder.datasets.columns.group_of`, or "unknown"."""
+    return columns.group_of(column, "" if value is None else str(value)) or UNKNOWN
 
 
 def lookup(row: Row, name: str) -> Any:

@@ -23,6 +23,7 @@ import torch
 
 from encoder.backbones.attention_maps import grey, png, sheet
 from encoder.backbones.base import FrozenEncoder
+from encoder.datasets.columns import group_of
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import write
 from encoder.preprocessing import Recipe
@@ -180,7 +181,8 @@ def evaluate(
         segmenter: trained head.
         encoder: the one of its training; None for a head without encoder.
         data: N images with masks of the segmenter's structures.
-        attributes: of the patients, to group by, e.g. ``ethnicity``; patients without the attribute are in no group.
+        attributes: of the patients, to group by, e.g. ``ethnicity``, or ``age`` in bands; patients without the
+            attribute are in no group.
         batch_size: images per batch.
         device: as for ``predict``.
         inputs: kept activations of these images.
@@ -209,7 +211,8 @@ def evaluate(
         structures={name: DiceScore.of(values[:, index]) for index, name in enumerate(data.structures)},
         together=DiceScore.of(means),
         groups={
-            name: GroupScores.of(means, [person.get(name, "") for person in data.attributes]) for name in attributes
+            name: GroupScores.of(means, [group_of(name, person.get(name, "")) for person in data.attributes])
+            for name in attributes
         },
         empty={name: int(absent[:, index].sum()) for index, name in enumerate(data.structures)},
         false_alarms={name: int((absent & drawn)[:, index].sum()) for index, name in enumerate(data.structures)},
