@@ -112,6 +112,7 @@ def words_of(text: str) -> list[str]:
     return words
 
 
+@lru_cache(1024)
 def stated(text: str) -> bool:
     """Tell whether a text is a statement, and not a word for nothing such as ``"unknown"`` or ``"nan"``."""
     return " ".join(words_of(text)) not in _NOTHING

@@ -180,7 +180,7 @@ def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -
             attributes=columns.attributes(cells),
         ),
         collapse(columns.cell(cells, "findings")),
-        odd_view=stated(view) and view_of(view) == "unknown",
+        odd_view=view_of(view) == "unknown" and stated(view),
     )
 
 

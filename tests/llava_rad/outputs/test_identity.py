@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import highdicom
@@ -173,3 +174,22 @@ def test_identities_kept_by_earlier_versions_are_checked() -> None:
 @pytest.mark.parametrize("value", ["10", "1011", "101112", "101112.123456", "235960"])
 def test_times_of_day(value: str) -> None:
     assert is_valid("StudyTime", value)
+
+
+CHARSETS = ["chrArab", "chrFren", "chrGerm", "chrGreek", "chrH31", "chrH32", "chrHbrw", "chrI2", "chrRuss", "chrX1"]
+
+
+@pytest.mark.parametrize("name", CHARSETS)
+def test_names_in_the_character_sets_of_the_standard(name: str) -> None:  # PS3.5, annexes H to K
+    source = pydicom.dcmread(Path(pydicom.__file__).parent / "data" / "charset_files" / f"{name}.dcm")
+    raw = source.get_item("PatientName").value
+    charset = source.get("SpecificCharacterSet", "")
+    charset = charset if isinstance(charset, str) else "\\".join(charset)
+    found = read_identity(file_with(charset, PatientName=raw))
+    groups = [source.PatientName.alphabetic, source.PatientName.ideographic, source.PatientName.phonetic]
+    names = resource(found, "Patient")["name"]
+    assert [one["text"] for one in names] == [
+        " ".join(part.strip() for part in group.split("^") if part.strip()) for group in groups if group
+    ]
+    (content, _) = to_sr(Document.of(report(), AT, identity=found))
+    assert highdicom.sr.srread(io.BytesIO(content)).PatientName == source.PatientName
