@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as Day
 from email import message_from_bytes
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from encoder.reader.sandbox import MAX_FILE_BYTES
 from llava_rad.pacs.completeness import fault_of
@@ -28,6 +28,7 @@ _OVERHEAD: Final = 1 << 16
 """Most bytes of an answer besides its image."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _DATE = re.compile(r"(?P<day>[0-9]{8})|(?P<first>[0-9]{8})?-(?P<last>[0-9]{8})?")
+_IMAGE_KINDS: Final = ("application/dicom", "application/octet-stream", "no type")
 _JSON: Final = "application/dicom+json"
 
 
@@ -287,36 +288,56 @@ def only_part(answer: Answer) -> bytes:
         PacsError: if the content type is another one, or there is not one whole part.
     """
     kind, body = answer.kind, answer.body
-    if kind in ("application/dicom", "application/octet-stream", "no type"):
+    if kind in _IMAGE_KINDS:
         return body.getvalue()
-    if kind != "multipart/related":
+    if not kind.startswith("multipart/"):
         raise PacsError(f"the archive sends {kind} in place of an image")
     boundary = answer.header.get_boundary()
     if not boundary:
         raise PacsError("the archive sends parts without naming their boundary")
     mark = b"--" + boundary.encode("ascii", "replace")
     content = body.getvalue()  # shares the memory
-    opening = 0 if content.startswith(mark) else content.find(b"\r\n" + mark, 0, _OVERHEAD) + 2
-    end_of_head = content.find(b"\r\n\r\n", opening, opening + _OVERHEAD)
-    if not content.startswith(mark, opening) or content.startswith(b"--", opening + len(mark)) or end_of_head < 0:
+    first, second, *_ = *_delimiters(content, mark), None, None
+    head = -1 if first is None else content.find(b"\r\n\r\n", first.end, first.end + _OVERHEAD)
+    if first is None or first.last or head < 0:
         raise PacsError("the archive sends no image: its answer has no part")
-    part = message_from_bytes(content[opening + len(mark) : end_of_head].strip() + b"\r\n\r\n")
-    kind = replace(answer, header=part).kind
-    start, end = end_of_head + 4, content.find(b"\r\n" + mark, end_of_head + 2)
-    while end >= 0 and not re.match(rb"--|[ \t]*\r\n", content[end + len(mark) + 2 :][:80]):
-        end = content.find(b"\r\n" + mark, end + 2)  # the boundary begins another word
-    if end < 0:
+    if second is None:
         raise PacsError("the archive sends half an answer: its last boundary is missing")
-    if not content.startswith(b"--", end + 2 + len(mark)):
+    if not second.last:
         raise PacsError("the archive sends several parts for one image")
-    if kind not in ("application/dicom", "application/octet-stream", "no type"):
+    part = message_from_bytes(content[first.end : head].strip() + b"\r\n\r\n")
+    kind = replace(answer, header=part).kind
+    if kind not in _IMAGE_KINDS:
         raise PacsError(f"the archive sends a part of {kind} in place of an image")
+    start, size = head + 4, max(second.start - head - 4, 0)
     del content
-    size = max(end - start, 0)
     with body.getbuffer() as view:
         view[:size] = view[start : start + size]
     body.truncate(size)
     return body.getvalue()
+
+
+class _Delimiter(NamedTuple):
+    """A delimiter between parts: its bytes, and whether it is the last."""
+
+    start: int
+    end: int
+    last: bool
+
+
+def _delimiters(content: bytes, mark: bytes) -> Iterator[_Delimiter]:
+    """Yield the delimiters of parts (RFC 2046, section 5.1.1), the last one also without its line break."""
+    start = 0 if content.startswith(mark) else content.find(b"\r\n" + mark)
+    while start >= 0:
+        end = content.index(mark, start) + len(mark)
+        last = content.startswith(b"--", end)
+        if last or re.match(rb"[ \t]*\r\n", content[end : end + 80]):  # else the boundary begins another word
+            yield _Delimiter(start, end, last)
+        start = -1 if last else content.find(b"\r\n" + mark, end)
+        if start < 0 and not last and (found := re.search(re.escape(mark) + rb"--\s*\Z", content[-256:])):
+            start = max(len(content) - 256, 0) + found.start()
+            yield _Delimiter(start, start + len(mark), True)
+            return
 
 
 def _json(answer: Answer) -> Any:
@@ -327,7 +348,8 @@ def _json(answer: Answer) -> Any:
     if not content:
         raise _not_dicomweb("an empty answer")
     try:
-        return json.loads(content)
+        # names in another character set, or with control characters, are none of the attributes that are read
+        return json.loads(content.decode(json.detect_encoding(content), "replace"), strict=False)
     except RecursionError:
         raise _not_dicomweb("JSON nested too deeply") from None
     except ValueError:

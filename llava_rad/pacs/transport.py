@@ -344,6 +344,9 @@ def _read(response: requests.Response, limit: int, clock: _Clock) -> Answer:
         header["content-type"] = re.sub(r"[^\x20-\x7e]", " ", kind)
     answer = Answer(response.status_code, header, io.BytesIO())
     if answer.status in _SUCCESS:
+        stated = response.headers.get("content-length", "")
+        if stated.isdecimal() and int(stated[:20]) > limit:
+            raise PacsError(f"the archive sends more than {limit >> 20} MiB")
         for chunk in response.iter_content(_CHUNK):
             clock.extend(len(chunk))
             answer.body.write(chunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydicom import dcmread
 
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.pacs.running import IMAGES, answers, changes, hashes, kept, pulled
-from tests.llava_rad.pacs.scripted import END, PART, Handler, Reply, Server
+from tests.llava_rad.pacs.scripted import END, JSON, PART, Handler, Reply, Server
 
 
 @pytest.mark.parametrize(
@@ -101,23 +102,33 @@ def test_watch_writes_drafts_and_tries_failed_images_again(server: Server, run: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "boundary", "before"),
+    ("kind", "boundary", "before", "after"),
     [
-        ('Multipart/Related; boundary="a b\'()+_,-./:=?"; type="application/dicom"', b"a b'()+_,-./:=?", b""),
-        ("multipart/related; boundary=XX", b"XX", b"This is a message in parts.\r\n"),
-        ("multipart/related;boundary=XX", b"XX", b"\r\n"),
+        ('Multipart/Related; boundary="a b\'()+_,-./:=?"; type="application/dicom"', b"a b'()+_,-./:=?", b"", b"\r\n"),
+        ("multipart/related; boundary=----=_Part_1_2.3; start=x", b"----=_Part_1_2.3", b"", b"\r\n"),
+        ("multipart/related; boundary=XX", b"XX", b"This is a message in parts.\r\n", b"\r\n"),
+        ("multipart/mixed;boundary=XX", b"XX", b"\r\n", b"\r\n"),
+        ("multipart/related;boundary=XX", b"XX", b"", b""),
+        ("multipart/related;boundary=S", b"S", b"", b"\r\n--SOMETHING ELSE\r\n--S"),
     ],
-    ids=["quoted", "a preamble", "an empty line"],
-)
+    ids=["quoted", "unquoted", "a preamble", "mixed", "no line break", "a boundary that begins a word"],
+)  # fmt: skip
 def test_other_forms_of_parts_are_read(
-    server: Server, tmp_path: Path, kind: str, boundary: bytes, before: bytes
+    server: Server, tmp_path: Path, kind: str, boundary: bytes, before: bytes, after: bytes
 ) -> None:
     mark = b"--" + boundary
     head = b"\r\nContent-Type: application/dicom; transfer-syntax=1.2.840.10008.1.2.1\r\nContent-Location: /x\r\n\r\n"
+    padding = after.removesuffix(mark).removesuffix(b"\r\n")
+    for uid, content in server.images.items():  # data set trailing padding
+        filler = b"\xfc\xff\xfc\xffOB\0\0" + len(padding).to_bytes(4, "little") + padding
+        server.images[uid] = content + filler if padding else content
 
     def send(request: Handler, good: Reply) -> None:
         content = good.body[len(PART) : -len(END)]
-        request.send(Reply(200, kind, before + mark + head + content + b"\r\n" + mark + b"-- \r\nend"))
+        line = b"\r\n" if after else b""
+        request.send(
+            Reply(200, kind, before + mark + head + content + line + mark + b"-- \r\nend"[: 99 if after else 5])
+        )
 
     server.misbehave, server.meant = send, lambda request: "/instances/" in request.path
     assert pulled(server, tmp_path / "out", []).new == IMAGES
@@ -129,5 +140,27 @@ def test_an_image_without_parts_is_read(server: Server, tmp_path: Path) -> None:
         Reply(200, "application/dicom", good.body[len(PART) : -len(END)])
     )
     server.meant = lambda request: "/instances/" in request.path
+    assert pulled(server, tmp_path / "out", []).new == IMAGES
+    assert kept(tmp_path / "out") == hashes(server)
+
+
+@pytest.mark.parametrize("kind", ["chunks", "compressed", "until the end", "Latin-1 names"])
+def test_other_forms_of_answers_are_read(server: Server, tmp_path: Path, kind: str) -> None:
+    def send(request: Handler, good: Reply) -> None:
+        if kind == "chunks":
+            request.raw(f"HTTP/1.1 200 OK\r\nContent-Type: {good.kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            for start in range(0, len(good.body), 1000):
+                chunk = good.body[start : start + 1000]
+                request.raw(f"{len(chunk):x};x=y\r\n".encode() + chunk + b"\r\n")
+            request.raw(b"0\r\n\r\n")
+        elif kind == "compressed":
+            request.send(Reply(good.status, good.kind, gzip.compress(good.body), {"Content-Encoding": "gzip"}))
+        elif kind == "until the end":
+            request.send(Reply(good.status, good.kind, good.body, {"Content-Length": ""}), cut=len(good.body))
+        else:
+            body = good.body.replace(b'[{"', b'[{"00100010": {"Value": ["M\xfcller\n"]}, "')
+            request.send(Reply(good.status, good.kind, body if good.kind == JSON else good.body))
+
+    server.misbehave = send
     assert pulled(server, tmp_path / "out", []).new == IMAGES
     assert kept(tmp_path / "out") == hashes(server)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import Path
+from typing import cast
 
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 
 from llava_rad.pacs.completeness import fault_of, is_whole_file
 from tests.llava_rad import small_files
@@ -44,8 +46,7 @@ def test_a_file_cut_within_its_pixels_is_noticed(name: str) -> None:
     if name == "image_dfl.dcm":  # offsets are those of the inflated data set; some bytes follow its end
         stop -= 16
     else:
-        raw = pydicom.dcmread(io.BytesIO(content)).get_item("PixelData")
-        assert raw is not None and raw.value_tell
+        raw = cast(RawDataElement, pydicom.dcmread(io.BytesIO(content)).get_item("PixelData"))
         start = raw.value_tell + 1
     for end in {*range(start, stop, max((stop - start) // 40, 1)), stop - 1}:
         assert "half a DICOM file" in str(fault_of(content[:end])), end
