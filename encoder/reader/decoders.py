@@ -60,6 +60,7 @@ MAYBE_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203)}
 LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}  # for the others the header states it
 
 END = b"\xff\xd9"  # end marker of JPEG, JPEG-LS and JPEG 2000; cannot occur within their entropy-coded data
+_END, _SOC = re.compile(END), re.compile(rb"\xff\x4f\xff\x51")  # faster than the search of bytes
 # SOF markers
 PROGRESSIVE, LOSSLESS, ARITHMETIC = {0xC2, 0xC6}, {0xC3, 0xC7}, {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 EARLY, DAMAGED = "the compressed image ends early", "the compressed image ends early or is damaged"
@@ -100,7 +101,8 @@ class Codestream:
         precision: bits per sample.
         signed: True if the samples have a sign; None if the codec knows none (JPEG, JPEG-LS).
         frame: marker of the frame header of JPEG (SOF), which tells the process.
-        offset: position of that marker.
+        offset: position of that marker; of the codestream for JPEG 2000.
+        end: position of the end marker; -1 if there is none.
     """
 
     rows: int
@@ -110,6 +112,7 @@ class Codestream:
     signed: bool | None = None
     frame: int = 0
     offset: int = 0
+    end: int = -1
 
 
 def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> tuple[npt.NDArray[Any], Codestream | None]:
@@ -130,6 +133,9 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> tuple[npt.NDArr
     if syntax in RLE:
         return _decode_rle(data, shape), None
     stream = jpeg_header(data) if syntax in JPEG or syntax in JPEG_LS else j2k_header(data)
+    further = data[stream.end + 2 :].lstrip(b"\0")[:3] if stream.end >= 0 else b""
+    if further == b"\xff\xd8\xff" or (stream.signed is not None and _SOC.search(data, stream.offset + 4)):
+        raise ReadError("multi_frame", "one frame of PixelData holds several compressed images")
     if (stream.rows, stream.columns, stream.samples) != (shape.rows, shape.columns, shape.samples):
         raise ReadError("corrupt", "the size of the compressed image differs from the header's")
     if not 2 <= stream.precision <= 16:
@@ -159,23 +165,21 @@ def decode_jpeg(data: bytes, stream: Codestream) -> npt.NDArray[Any]:
     """
     import imagecodecs
 
-    end = data.find(END, stream.offset)
-    # the last bits of a stream without end marker may be zero
-    body = data[:end] if end >= 0 else data.rstrip(b"\0") + b"\0\0"
+    end = stream.end
+    if end < 0:
+        data = data.rstrip(b"\0") + b"\0\0" + END  # the last bits may be zero
+        end = len(data) - 2
     try:
-        pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data if end >= 0 else body + END)
+        pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
     except (ValueError, RuntimeError):
-        raise ReadError(*(("corrupt", DAMAGED) if end >= 0 else ("truncated", EARLY))) from None
-    if stream.frame in ARITHMETIC:
-        return pixels
-    if stream.frame in PROGRESSIVE:
-        missing = not _all_scans(body, stream) or _needs_more(body, pixels)
-    else:
-        quick = len(body) <= (256 << 10 if stream.frame in LOSSLESS else 32 << 10)  # within 2 ms
-        grey = bool(np.all(pixels[-1, -1] == 1 << (stream.precision - 1)))
-        missing = (end < 0 or quick or grey) and _needs_more(body, pixels)
-    if missing:
-        raise ReadError("truncated", EARLY)
+        raise ReadError("corrupt" if stream.end >= 0 else "truncated", DAMAGED) from None
+    progressive = stream.frame in PROGRESSIVE
+    quick = end <= (256 << 10 if stream.frame in LOSSLESS else 32 << 10)  # within 2 ms
+    grey = bool(np.all(pixels[-1, -1] == 1 << (stream.precision - 1)))
+    if stream.frame not in ARITHMETIC and (progressive or quick or grey or stream.end < 0):
+        body = data[:end]
+        if (progressive and not _all_scans(body, stream)) or _needs_more(body, pixels):
+            raise ReadError("truncated", EARLY)
     return pixels
 
 
@@ -206,9 +210,8 @@ def _all_scans(body: bytes, stream: Codestream) -> bool:
 
 def _decode_ended(data: bytes, syntax: str, stream: Codestream) -> npt.NDArray[Any]:
     """Decode JPEG-LS or JPEG 2000; both decoders refuse missing data, but also a missing end marker."""
-    end = data.rfind(END)
-    if end >= 0:
-        return _decode_stream(data[: end + 2], syntax, stream)
+    if stream.end >= 0:
+        return _decode_stream(data[: stream.end + 2], syntax, stream)
     bare = data.rstrip(b"\0")
     for zeros in range(3):  # the last bytes may be zero themselves
         try:
@@ -303,7 +306,10 @@ def jpeg_header(data: bytes) -> Codestream:
             continue
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             precision, rows, columns, samples = struct.unpack(">BHHB", data[position + 4 : position + 10])
-            return Codestream(rows, columns, samples, precision, frame=marker, offset=position)
+            end = _END.search(data, position)
+            return Codestream(
+                rows, columns, samples, precision, frame=marker, offset=position, end=end.start() if end else -1
+            )
         if marker in (0xD9, 0xDA):  # end of image or start of scan without a frame header
             break
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
@@ -326,4 +332,6 @@ def j2k_header(data: bytes) -> Codestream:
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
     if tiles > 65535:
         raise ReadError("corrupt", "the compressed image states too many tiles")
-    return Codestream(y1 - y0, x1 - x0, samples, (precision & 0x7F) + 1, signed=precision >= 0x80)
+    return Codestream(
+        y1 - y0, x1 - x0, samples, (precision & 0x7F) + 1, precision >= 0x80, offset=start, end=data.rfind(END)
+    )

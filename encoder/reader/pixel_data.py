@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from encoder.reader.header import DicomFile, Header
 
 CODESTREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff")  # JPEG and JPEG-LS, JPEG 2000
-_FURTHER = re.compile(rb"\xff\xd9\x00*\xff(\xd8\xff|\x4f\xff\x51)")  # one codestream after another
 
 
 def frames_held(file: DicomFile, shape: FrameShape) -> int:
@@ -42,9 +40,6 @@ def frames_held(file: DicomFile, shape: FrameShape) -> int:
         starts = sum(file.source[start : start + 8] == first for start, _ in fragments)
     else:
         starts = sum(file.source[start : start + 3] in CODESTREAM_STARTS for start, _ in fragments)
-        if starts == len(fragments) == 1:  # several codestreams may follow each other in it
-            start, length = fragments[0]
-            starts += _FURTHER.search(file.source, start, start + length) is not None
     return max(1, starts, table_bytes // 4)
 
 
@@ -133,7 +128,7 @@ def _fit(
     patterns = values.view(f"u{size}")
     if own_sign is None and (precision == bits or (not signed and precision < bits)):
         return patterns, bits
-    low, high = int(values.min()), int(values.max())
+    low, high = int(values.min()) if own_sign else 0, int(values.max())
     least, most = (-1 << (bits - 1), mask >> 1) if signed else (0, mask)
     if signed and not own_sign and precision < bits and high >> (precision - 1):
         admission.warn("the compressed image has fewer bits than BitsStored: its own highest bit was read as the sign")

@@ -113,8 +113,9 @@ def test_restarts_at_the_cut_are_noticed() -> None:
     whole = jpeg("restarts")
     marker = whole.rindex(b"\xff\xd3")
     for at in (marker, marker + 2):  # an interval ends exactly here
+        cut = whole[:at] + END
         with pytest.raises(ReadError, match="ends early"):
-            decode_jpeg(whole[:at] + END, jpeg_header(whole))
+            decode_jpeg(cut, jpeg_header(cut))
 
 
 def test_large_jpegs_are_checked_by_their_last_pixel() -> None:
@@ -124,8 +125,9 @@ def test_large_jpegs_are_checked_by_their_last_pixel() -> None:
     expected = np.asarray(Image.open(BytesIO(stream)))
     np.testing.assert_array_equal(decode_jpeg(stream, jpeg_header(stream)), expected)
     for at in (len(stream) // 2, len(stream) - 200):
+        cut = stream[:at].rstrip(b"\xff") + END
         with pytest.raises(ReadError, match="ends early"):
-            decode_jpeg(stream[:at].rstrip(b"\xff") + END, jpeg_header(stream))
+            decode_jpeg(cut, jpeg_header(cut))
 
 
 def test_medium_grey_at_the_end_of_a_whole_jpeg_is_no_damage() -> None:

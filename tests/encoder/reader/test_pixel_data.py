@@ -235,9 +235,9 @@ KINDS = (
 def test_unstated_frames_are_refused_or_picked(kind: str) -> None:
     data = unstated_frames(kind)
     error = refused(data, "multi_frame", forcible=False)
-    assert "--frame" in (error.hint or "") and "NumberOfFrames" in str(error)
     if "one fragment" in kind:
         return
+    assert "--frame" in (error.hint or "") and "NumberOfFrames" in str(error)
     for number in (1, 2):
         image = read_image(data, frame=number)
         np.testing.assert_array_equal(image.pixels, np.roll(ramp(), 7 * (number - 1), axis=1))
