@@ -391,10 +391,10 @@ def _failure(error: Exception, clock: _Clock) -> PacsError:
         return PacsError("the archive sends an answer whose compression is damaged")
     if clock.connected:
         return BrokenError("the archive breaks its answer off")
+    if re.search("CA certificate bundle|PEM|X509", text):
+        return _Certificate("the certificates that REQUESTS_CA_BUNDLE names cannot be read")
     if isinstance(error, requests.exceptions.SSLError):
         return UnreachableError("the archive cannot be reached by TLS", hint="does --url begin with http or https?")
-    if "CA certificate bundle" in text:
-        return _Certificate("the certificates that REQUESTS_CA_BUNDLE names cannot be read")
     return UnreachableError("the archive cannot be reached", hint="is it running, and is --url right?")
 
 

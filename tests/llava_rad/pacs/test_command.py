@@ -6,6 +6,7 @@ import gzip
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom import dcmread
@@ -99,6 +100,28 @@ def test_watch_writes_drafts_and_tries_failed_images_again(server: Server, run: 
     assert len(list(Path("out").glob("*.json"))) == IMAGES
     stored = Counter(str(dcmread(BytesIO(content)).SOPInstanceUID) for content in server.stored)
     assert len(stored) == 2 * IMAGES and sorted(stored.values())[-3:] == [1, 2, 2], "the refused two came again"
+
+
+def test_watch_goes_on_after_a_search_that_fails(
+    server: Server, run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 1:
+            server.heal()
+            server.misbehave, server.meant = changes(lambda body: b""), lambda request: "1.2.3.1.1.1" in request.path
+        elif len(sleeps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("llava_rad.commands.pacs.time", SimpleNamespace(sleep=sleep))
+    server.misbehave, server.meant = answers(500), lambda request: True
+    done = run("pacs", "watch", "--url", server.url, "-o", "out", "--every", "7", "--model", tiny)
+    assert (done.code, sleeps) == (130, [7.0] * 3)
+    assert "the archive answers with HTTP 500; next search in 7 s" in done.err
+    assert "3 drafts written, 0 images refused, 0 known, 1 failed" in done.err
+    assert done.err.count("it will be tried again") == 1, "it waits for longer than this test"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import ssl
+import subprocess
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,7 +16,7 @@ import pytest
 from llava_rad.pacs.client import Instance, Pacs
 from llava_rad.pacs.transport import PASSWORD, TOKEN, USER, PacsError, PacsUsageError
 from tests.llava_rad.pacs.running import answers
-from tests.llava_rad.pacs.scripted import END, PART, Handler, Reply, Server
+from tests.llava_rad.pacs.scripted import END, PART, Handler, Reply, Server, serving
 
 ONE = Instance("1.2.3.0", "1.2.3.0.1", "1.2.3.0.1.1")
 
@@ -134,3 +137,31 @@ def test_an_image_is_held_once_in_memory(server: Server, monkeypatch: pytest.Mon
         tracemalloc.stop()
     assert len(content) == len(image) + len(element) + size and content.startswith(image)
     assert peak < 1.4 * size
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_an_own_authority_and_a_token_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setattr("llava_rad.pacs.transport.BACKOFF_S", 0.001)
+    with serving(context) as server:
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(PacsError, match="certificate is not trusted"):
+            list(Pacs(url).studies())
+        for bundle in (tmp_path / "none.pem", Path(__file__)):
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+            with pytest.raises(PacsError, match="REQUESTS_CA_BUNDLE names cannot be read"):
+                list(Pacs(url).studies())
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        monkeypatch.setenv(TOKEN, "abc")
+        assert list(Pacs(url).studies()) == []
+        assert server.asked[-1].headers["Authorization"] == "Bearer abc"
+        monkeypatch.setattr("llava_rad.pacs.transport.DEADLINE_S", 0.5)
+        server.misbehave = lambda request, good: request.raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 999, pause=0.02)
+        with pytest.raises(PacsError, match="in time"):
+            list(Pacs(url).studies(modalities=["DX"]))
