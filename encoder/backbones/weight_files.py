@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,64 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path.name} of {what} cannot be read: {first_line(error)}") from error
+
+
+def shards(folder: Path, name: str, what: str) -> list[str]:
+    """Return the names of the files that ``name.index.json`` lists, or ``name`` itself; none if there is neither.
+
+    Raises:
+        ModelError: if the index is damaged or names a file elsewhere.
+    """
+    index = folder / f"{name}.index.json"
+    if not index.is_file():
+        return [name] if (folder / name).is_file() else []
+    try:
+        files = sorted({str(file) for file in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index.name} of {what} cannot be read ({type(error).__name__})") from error
+    if any(Path(file).name != file for file in files):
+        raise ModelError(f"{index.name} of {what} names a file outside its folder")
+    return files
+
+
+class StoredTensors(Mapping[str, torch.Tensor]):
+    """Tensors of safetensors files, read one at a time, so that seven billion weights are in memory once, not twice.
+
+    Args:
+        paths: the files.
+        what: name of the model in error messages.
+
+    Raises:
+        ModelError: if a file is missing or damaged; also when a tensor is read.
+    """
+
+    def __init__(self, paths: Iterable[Path], what: str) -> None:
+        self._paths: dict[str, Path] = {}
+        self._what = what
+        for path in paths:
+            with self._opened(path) as file:
+                self._paths |= dict.fromkeys(file.keys(), path)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with self._opened(self._paths[name]) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+            return tensor.clone()  # the file's pages are released
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Any]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path.name} of {self._what} cannot be read ({type(error).__name__})") from error
 
 
 def read_pickle(

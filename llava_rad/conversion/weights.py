@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,32 +49,17 @@ def read_folder(folder: Path, stem: str, what: str, *, pickled: str | None = Non
     Raises:
         ModelError: if a file is missing or damaged, the index names one elsewhere, or a tensor occurs twice.
     """
-    for name, suffix in ((stem, "safetensors"), *(((pickled, "bin"),) if pickled else ())):
-        index = folder / f"{name}.{suffix}.index.json"
-        if index.is_file():
-            files = sorted(set(_weight_map(index, what).values()))
-        elif (folder / f"{name}.{suffix}").is_file():
-            files = [f"{name}.{suffix}"]
-        else:
-            continue
-        found: dict[str, Stored] = {}
+    kinds = {f"{stem}.safetensors": read_safetensors} | ({f"{pickled}.bin": read_pickle} if pickled else {})
+    for name, read in kinds.items():
+        files, found = weight_files.shards(folder, name, what), dict[str, Stored]()
         for file in files:
-            if Path(file).name != file:
-                raise ModelError(f"{index.name} of {what} names a file outside its folder")
-            read = read_safetensors if suffix == "safetensors" else read_pickle
             part = read(folder / file, what)
             if twice := sorted(found.keys() & part.keys()):
                 raise ModelError(f"{what}: {len(twice)} tensors are there twice, first {twice[0]}")
             found |= part
-        return {key: tensor for key, tensor in found.items() if not key.endswith(INVERSE_FREQUENCIES)}
+        if files:
+            return {key: tensor for key, tensor in found.items() if not key.endswith(INVERSE_FREQUENCIES)}
     raise ModelError(f"{what} has no file {stem}.safetensors{f' and no {pickled}.bin' if pickled else ''}")
-
-
-def _weight_map(index: Path, what: str) -> dict[str, str]:
-    try:
-        return {str(key): str(file) for key, file in json.loads(index.read_text("utf-8"))["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index.name} of {what} cannot be read ({type(error).__name__})") from error
 
 
 def read_safetensors(path: Path, what: str) -> dict[str, Stored]:

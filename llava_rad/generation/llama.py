@@ -7,15 +7,14 @@ only and uses no mask without padding. Tests compare it with ``LlamaForCausalLM.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
+from encoder.backbones import weight_files
 from encoder.backbones.linear import TOGETHER, Linear
 from encoder.errors import ModelError
 from llava_rad.generation.quantized import QuantizedLinear
@@ -386,50 +385,7 @@ def read_llama(folder: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]
     Raises:
         ModelError: if a file is missing or damaged; also when a tensor is read.
     """
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        index = folder / "model.safetensors.index.json"
-        shards = {"model.safetensors"}
-        if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(error) from error
-    if any(Path(shard).name != shard for shard in shards):
-        raise ModelError("the language model's index names a file outside its folder")
-    return config, StoredTensors(folder / shard for shard in sorted(shards))
-
-
-class StoredTensors(Mapping[str, torch.Tensor]):
-    """Tensors of safetensors files, read one at a time, so that seven billion weights are in memory once, not twice."""
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths: dict[str, Path] = {}
-        for path in paths:
-            with _opened(path) as file:
-                self._paths |= dict.fromkeys(file.keys(), path)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        with _opened(self._paths[name]) as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-            return tensor.clone()  # the file's pages are released
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(error) from error
-
-
-def _unreadable(error: Exception) -> ModelError:
-    return ModelError(f"the language model's files cannot be read ({type(error).__name__})")
+    what = "the language model"
+    config = weight_files.read_json(folder / weight_files.CONFIG, what)
+    shards = weight_files.shards(folder, weight_files.WEIGHTS, what) or [weight_files.WEIGHTS]
+    return config, weight_files.StoredTensors([folder / shard for shard in shards], what)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from encoder.errors import LlavaRadError
 from llava_rad.generation.decoding import generate
@@ -42,25 +41,6 @@ def images() -> list[np.ndarray]:
 def standin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(STANDINS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def test_ours_equals_transformers_on_the_language_models_folder(tiny, engine, images) -> None:
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM.from_pretrained(tiny / "language_model").eval()
-    embeds, mask = engine.embed(engine.encode_images(np.stack(images)), [engine.config.conversation] * len(images))
-    assert mask is None
-    with torch.inference_mode():
-        rows = model.generate(
-            inputs_embeds=embeds,
-            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
-            max_new_tokens=SETTINGS.max_new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        ).tolist()
-    eos = engine.tokens.ids.eos
-    expected = [tuple(row[: row.index(eos)] if eos in row else row) for row in rows]
-    assert [draft.ids for draft in generate(engine, images, SETTINGS)] == expected
 
 
 @pytest.mark.usefixtures("standin")
