@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from io import BytesIO
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from encoder.errors import ReadError
-from encoder.reader.decoders import END, decode_jpeg, jpeg_header
+from encoder.reader.decoders import decode_jpeg, jpeg_header
 from encoder.reader.geometry import MAX_PIXELS, MIN_SIDE, turn
 from encoder.reader.radiograph import ImageFacts, Radiograph, Window
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 EXIF_ORIENTATION = 0x0112
 # TIFF tags and values
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
-OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
+OFFSETS, COUNTS, JPEG_TABLES, XMP = (273, 324), (279, 325), 347, 700  # of strips, of tiles
 MIN_IS_WHITE, MIN_IS_BLACK, UNCOMPRESSED, JPEG_STRIPS, UNSIGNED, SIGNED = 0, 1, 1, 7, 1, 2
 MAX_PAGES = 10_000
 # first column and row, and steps, of the passes of an interlaced PNG
@@ -145,6 +146,8 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
     pages: list[ImageFileDirectory_v2] = []
     position, seen = ImageFileDirectory_v2(head).next, {0}
     while position not in seen and len(pages) < MAX_PAGES:
+        if position >= len(source):
+            raise ReadError("truncated", "the tiff file ends early")
         seen.add(position)
         pages.append(ImageFileDirectory_v2(head))
         stream.seek(position)
@@ -155,7 +158,8 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
     _check(width, height, len(pages), frame)
     _check_strips(tags, source, width, height)
     photometric, signs = tags.get(PHOTOMETRIC, MIN_IS_WHITE), tags.get(SAMPLE_FORMAT, (UNSIGNED,))
-    if tags.get(SAMPLES, 1) != 1 or photometric not in (MIN_IS_WHITE, MIN_IS_BLACK) or bits[0] not in (8, 16, 32):
+    plain = tags.get(SAMPLES, 1) == 1 and photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and bits[0] in (8, 16, 32)
+    if not plain or tags.get(COMPRESSION) == JPEG_STRIPS:  # libtiff turns JPEG itself, but only in part
         try:
             return _read_with_pillow(source, "tiff", frame, warnings)
         except UnidentifiedImageError:
@@ -176,7 +180,8 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
     if inverted and signs[0] == SIGNED:
         raise ReadError("unsupported", "the picture has signed values of which the lowest is white")
     pixels = values.astype(np.uint16)
-    orientation = tags.get(EXIF_ORIENTATION, 1)
+    described = re.search(rb"tiff:Orientation(?:=\"|>)([0-9])", tags.get(XMP, b""))
+    orientation = tags.get(EXIF_ORIENTATION, int(described[1]) if described else 1)
     return Picture(
         (1 << bits[0]) - 1 - pixels if inverted else pixels, bits[0], orientation, orientation, len(pages), inverted
     )
@@ -186,19 +191,14 @@ def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int)
     """Refuse a TIFF whose strips or tiles lie outside the file, or hold less than the image."""
     offsets, counts = (next((tags[tag] for tag in kind if tag in tags), ()) for kind in (OFFSETS, COUNTS))
     needed = -(-width * sum(tags.get(BITS, (1,))) // 8) * height
+    parts = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=False)]
     compression = tags.get(COMPRESSION, UNCOMPRESSED)
-    if (
-        any(offset + count > len(source) for offset, count in zip(offsets, counts, strict=False))
-        or (compression == UNCOMPRESSED and counts and sum(counts) < needed)
-        or (
-            compression == JPEG_STRIPS
-            and not all(
-                bytes(source[offset : offset + count]).rstrip(b"\0").endswith(END)
-                for offset, count in zip(offsets, counts, strict=False)
-            )
-        )
-    ):
+    if any(end > len(source) for _, end in parts) or (compression == UNCOMPRESSED and counts and sum(counts) < needed):
         raise ReadError("truncated", "the tiff file ends early")
+    if compression == JPEG_STRIPS:  # libtiff does not tell of missing data either
+        for start, end in parts:
+            strip = b"\xff\xd8" + tags.get(JPEG_TABLES, b"")[2:-2] + source[start + 2 : end]
+            decode_jpeg(strip, jpeg_header(strip))
 
 
 def _read_with_pillow(source: mmap.mmap | bytes, name: str, frame: int | None, warnings: list[str]) -> Picture:
