@@ -55,7 +55,8 @@ def test_python(name: str, folder: Path) -> None:
     if name in LEFT_OUT:
         pytest.skip(LEFT_OUT[name])
     if name.startswith("pretraining"):
-        rows = [Row(folder / "a.dcm", "mimic-cxr", f"p{n}", f"s{n}", f"i{n}", "PA", "train") for n in range(2)]
+        rows = [Row(folder / "a.dcm", "mimic-cxr", "p0", "s0", "i0", "PA", "train")]
+        rows += [Row(folder / "b.png", "mimic-cxr", "p1", "s1", "i1", "PA", "val")]
         write_manifest(rows, folder / "mimic-cxr.csv")
         export = rad_dino_folder(folder / "runs" / "my-run" / "export")
         processor = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 56}, "crop_size": 56}
