@@ -134,6 +134,8 @@ def _fit(
         admission.warn("the compressed image has fewer bits than BitsStored: its own highest bit was read as the sign")
         return patterns, precision
     if least <= low and high <= most:
+        if signed and own_sign is False:
+            admission.warn("the sign of the pixel values is not extended or not stated by the compressed image")
         return (patterns & mask if low < 0 else patterns), bits
     if signed and not own_sign:
         if high <= mask:
