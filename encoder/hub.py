@@ -9,6 +9,7 @@ from pathlib import Path
 
 from encoder.errors import ModelError
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -22,12 +23,14 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
         offline: use the cache only, as ``HF_HUB_OFFLINE=1`` does.
 
     Raises:
-        ModelError: if there is no such folder, the name is not a repository id, or the download fails.
+        ModelError: if there is no such folder, the name is not a repository id, the download fails, or one of these
+            files is a Git LFS pointer.
     """
-    name = str(source)
+    name, patterns = str(source), tuple(patterns)
     try:
         path = Path(source).expanduser()
         if path.is_dir():
+            _refuse_pointers(path, patterns)
             return path
         is_file = path.exists()
     except (OSError, ValueError, RuntimeError):  # path too long, NUL character, unknown user
@@ -44,7 +47,7 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
     at = f"{name} at {revision}" if revision else name
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=offline))
+        folder = snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=offline)
     except LocalEntryNotFoundError as error:
         _refuse_access(error, at, name, gated=False)
         where = os.environ.get("HF_HOME") or "the Hugging Face cache"
@@ -60,6 +63,31 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
             hint=f"check the name, your access (HF_TOKEN) and the network, try '{command}', or give a local folder; "
             "what has been downloaded is kept",
         ) from error
+    _refuse_pointers(Path(folder), patterns)
+    return Path(folder)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a Git LFS pointer, the few lines that stand for a large file in a clone without Git LFS.
+
+    Raises:
+        ModelError: if the file is one.
+    """
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:  # whoever reads the file reports it
+        return
+    if pointer:
+        raise ModelError(
+            f"{path.name} is a Git LFS pointer, not the file that it stands for",
+            hint="run 'git lfs pull' in the model's folder, or fetch the file again",
+        )
+
+
+def _refuse_pointers(folder: Path, patterns: Iterable[str]) -> None:
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        refuse_pointer(path)
 
 
 def _refuse_access(error: BaseException, at: str, name: str, *, gated: bool) -> None:

@@ -31,6 +31,7 @@ from llava_rad.commands import (
 from llava_rad.commands.console import DEBUG, debugging, note, show_error
 from metrics.base import MetricError
 
+_PACKAGES = ("encoder", "metrics", "llava_rad", "app")
 EPILOG = "\n\n".join(
     (
         "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 some of several inputs failed; 4 the input was refused; "
@@ -119,7 +120,7 @@ def _leave(code: int) -> NoReturn:
 
 def _run(arguments: list[str] | None) -> None:
     if not debugging():
-        warnings.simplefilter("ignore")
+        _silence_libraries()
     logging.getLogger("DeepSpeed").addFilter(_redirect_log)
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
@@ -143,6 +144,24 @@ def _run(arguments: list[str] | None) -> None:
         note(f"error: unexpected {type(error).__name__} in {_line_of(error)}")
         sys.stderr.write(f"  hint: {DEBUG}=1 shows the traceback, which may identify a patient\n")
         sys.exit(1)
+
+
+def _silence_libraries() -> None:
+    """Keep warnings and progress bars of libraries off standard error; the variables win if the user has set them."""
+    warnings.simplefilter("ignore")
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' bars too
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    if logging.lastResort is not None:  # the handler of libraries that have none, such as bitsandbytes
+        logging.lastResort.addFilter(_is_ours)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or record.name.partition(".")[0] in _PACKAGES
 
 
 def _redirect_log(record: logging.LogRecord) -> bool:

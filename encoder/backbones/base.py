@@ -228,5 +228,10 @@ def refuse_incomplete(report: dict[str, object], what: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if the message is empty."""
+    """Return the first line of an error's message, or the name of its type if the message is empty.
+
+    Torch's advice to unpickle a refused file without ``weights_only`` is not repeated: that would run code in it.
+    """
+    if "weights_only" in str(error) or "Weights only load failed" in str(error):
+        return "the file is damaged, or holds more than tensors"
     return (str(error).strip() or type(error).__name__).splitlines()[0]

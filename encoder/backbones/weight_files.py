@@ -15,6 +15,7 @@ from torch import nn
 from encoder.backbones.base import RECIPE_KEY, first_line, refuse_incomplete
 from encoder.backbones.registry import STORED_KEY, FeatureKind
 from encoder.errors import ModelError
+from encoder.hub import refuse_pointer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PICKLES = (".pt", ".pth", ".bin")
@@ -67,6 +68,7 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
 
     if not path.is_file():
         raise ModelError(f"{what} has no file {path.name}")
+    refuse_pointer(path)
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
@@ -151,6 +153,7 @@ def read_pickle(
     """
     if not path.is_file():
         raise ModelError(f"{what} has no file {path.name}", hint="fetch it again: the download may not have finished")
+    refuse_pointer(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *allowed]):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

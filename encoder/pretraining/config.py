@@ -231,7 +231,7 @@ class OptimizationConfig(_Strict):
     passes: float | None = Field(default=None, gt=0)
     batch_size: Positive = 640
     accumulation: Positive = 1
-    base_lr: float = Field(default=1e-3, gt=0)
+    base_lr: float = Field(default=1e-3, gt=0, le=1e30)
     lr_rule: Literal["sqrt", "constant"] = "sqrt"
     min_lr: float = Field(default=1e-6, ge=0)
     warmup_steps: Count = 6000

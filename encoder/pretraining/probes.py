@@ -22,6 +22,7 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.splits import disjoint
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import rad_dino
+from encoder.probing.vectors import Unreadable
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 Floats = npt.NDArray[np.float64]
@@ -106,9 +107,10 @@ class Probe:
         rows: the N images, in the given order.
         labels: names of the L labels that can be probed.
         left_out: names of those that cannot.
+        unreadable: images that are left out because they cannot be read.
 
     Raises:
-        LlavaRadError: if a subject is in both splits, or an image cannot be read.
+        LlavaRadError: if a subject is in both splits, or too many images cannot be read.
         ConfigError: if no label has enough positives and negatives.
     """
 
@@ -116,6 +118,8 @@ class Probe:
         self.rows = tuple(row for row in rows if row.split in ("train", "val"))
         disjoint(self.rows)
         self._recipe = rad_dino(size)
+        self.unreadable = Unreadable(len(self.rows), hint="leave them out of probe.manifest")
+        self._images = self._read()
         self._train = torch.tensor([row.split == "train" for row in self.rows])
         names = sorted({name for row in self.rows for name in row.labels})
         table = torch.tensor(
@@ -133,14 +137,14 @@ class Probe:
                 "probe.manifest has no label with two positives and two negatives in train and one of each in val"
             )
         self._truth = table[:, torch.tensor(enough)]
-        self._images = np.stack(self._read())
 
     def _enough(self, values: torch.Tensor) -> bool:
         train, val = values[self._train], values[~self._train]
         fewest = [int((part == value).sum()) for part in (train, val) for value in (0, 1)]
         return min(fewest[:2]) >= 2 and min(fewest[2:]) >= 1
 
-    def _read(self) -> list[npt.NDArray[np.uint8]]:
+    def _read(self) -> npt.NDArray[np.uint8]:
+        """Read the images; rows of those that cannot be read are dropped."""
         from encoder.reader.sandbox import Reader
 
         images = []
@@ -149,8 +153,9 @@ class Probe:
                 try:
                     images.append(reader.prepare(row.path, self._recipe).pixels)
                 except LlavaRadError as error:
-                    raise LlavaRadError(f"probe.manifest, row {row.number}: {error}", hint=error.hint) from error
-        return images
+                    self.unreadable.add(row, error)
+        self.rows = tuple(row for row in self.rows if row.path not in self.unreadable.reasons)
+        return np.stack(images)
 
     def run(self, encode: Encode, batch_size: int = 32) -> ProbeResult:
         """Probe an encoder; arguments as for ``features``."""

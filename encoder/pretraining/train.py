@@ -294,7 +294,10 @@ class _PretrainingRun:
             return None
         from encoder.pretraining.probes import Probe
 
-        return Probe(self.probed, size=self.config.probe.size or self.config.crops.global_size)
+        probe = Probe(self.probed, size=self.config.probe.size or self.config.crops.global_size)
+        if absent := probe.unreadable.lines():
+            self._note(f"warning: probe.manifest: {len(absent)} images cannot be read and are left out; {absent[0]}")
+        return probe
 
     def _look(self, step: int) -> bool:
         """Probe the teacher on the first process; return True if it is the best so far."""

@@ -12,7 +12,7 @@ noise; their strengths are ours.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,17 @@ class Split:
             raise LlavaRadError("no label of the manifest is both present and absent in the training and judged images")
         left_out = tuple(label for label in wanted if label not in usable)
         return cls(train, judged, tuple(usable), left_out, name)
+
+    def without(self, absent: Collection[Path]) -> Split:
+        """Leave images out by their paths, and labels that are no longer both present and absent.
+
+        Raises:
+            LlavaRadError: as :meth:`of`.
+        """
+        if not absent:
+            return self
+        rows = [row for row in (*self.train, *self.judged) if row.path not in absent]
+        return Split.of(rows, self.labels)
 
     def truth(self, rows: Sequence[Row]) -> Floats:
         """Return labels [N, L]: 1, 0, or NaN if unknown."""
@@ -308,7 +319,9 @@ def _kept(rows: Sequence[Row], recipe: Recipe, cache: Path, progress: Progress) 
                 images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
                 for start in range(0, len(rows), CHUNK):
                     chunk = rows[start : start + CHUNK]
-                    images[start : start + CHUNK] = prepared(chunk, recipe, reader)
+                    images[start : start + CHUNK] = np.stack(
+                        [image for image in prepared(chunk, recipe, reader) if image is not None]
+                    )
                     progress(len(chunk))
                 images.flush()
         found: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -32,19 +32,60 @@ def identity(encoder: FrozenEncoder) -> str:
     return digest.hexdigest()
 
 
-def prepared(rows: Sequence[Row], recipe: Recipe, reader: Reader) -> npt.NDArray[np.uint8]:
-    """Read and prepare images, [N, S, S] uint8.
+class Unreadable:
+    """Images that cannot be read and are left out: a share as in pre-training, and one in any case.
+
+    Args:
+        total: number of images.
+        share: largest share that may be unreadable.
+        hint: advice where there are more.
+
+    Attributes:
+        reasons: path of an image -> its row of the manifest and the error.
+    """
+
+    def __init__(self, total: int, share: float = 0.01, *, hint: str = "--max-unreadable sets the limit") -> None:
+        self.hint = hint
+        self.total, self.allowed = total, max(1, int(share * total))
+        self.reasons: dict[Path, tuple[int, LlavaRadError]] = {}
+
+    def add(self, row: Row, error: LlavaRadError) -> None:
+        """Leave an image out.
+
+        Raises:
+            LlavaRadError: if it is one too many.
+        """
+        self.reasons[row.path] = row.number, error
+        if len(self.reasons) > self.allowed:
+            raise LlavaRadError(
+                f"{len(self.reasons)} of {self.total} images cannot be read, {self.allowed} may be; "
+                f"{'; '.join(self.lines())}",
+                hint=self.hint,
+            )
+
+    def lines(self) -> list[str]:
+        """Row of the manifest and reason of each image; rows name images, since file names may identify patients."""
+        return [f"row {number}: {error}" for number, error in self.reasons.values()]
+
+
+def prepared(
+    rows: Sequence[Row], recipe: Recipe, reader: Reader, unreadable: Unreadable | None = None
+) -> list[npt.NDArray[np.uint8] | None]:
+    """Read and prepare images [S, S] uint8; None stands for one that is left out.
 
     Raises:
-        LlavaRadError: if an image cannot be read; the message names its row.
+        LlavaRadError: if an image cannot be read and ``unreadable`` is None or full; the message names its row.
     """
-    images = []
+    images: list[npt.NDArray[np.uint8] | None] = []
     for row in rows:
         try:
             images.append(reader.prepare(row.path, recipe, force=True).pixels)
         except LlavaRadError as error:
-            raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
-    return np.stack(images)
+            if unreadable is None:
+                raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
+            unreadable.add(row, error)
+            images.append(None)
+    return images
 
 
 def vectors(
@@ -57,6 +98,7 @@ def vectors(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Progress = lambda number: None,
+    unreadable: Unreadable | None = None,
 ) -> npt.NDArray[np.float32]:
     """Compute the image vectors [N, D] (``Features.cls``: the CLS token or its equivalent).
 
@@ -70,11 +112,12 @@ def vectors(
         device: of the encoder.
         dtype: of the encoder; bfloat16 changes the third digit.
         progress: called with the number of completed images.
+        unreadable: collects images that cannot be read, whose vectors are NaN; None raises for the first.
 
     Raises:
-        LlavaRadError: if an image cannot be read, or the cache cannot be used.
+        LlavaRadError: if an image, or too many, cannot be read, or the cache cannot be used.
     """
-    keys = [row_key([row]) for row in rows]
+    keys = [row_key([row]) if unreadable is None or row.path.is_file() else "" for row in rows]
     what = f"{identity(encoder)}{recipe}{'' if dtype == torch.float32 else dtype}" if cache else ""
     kept = None if cache is None else _Kept(cache, hashlib.sha256(what.encode()).hexdigest())
     known = {} if kept is None else kept.get(keys)
@@ -84,15 +127,19 @@ def vectors(
     with Reader() as reader:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            images = prepared([rows[number] for number in chunk], recipe, reader)
-            new = dict(zip((keys[n] for n in chunk), encode(vision, images, recipe, batch_size, device), strict=True))
-            known |= new
-            if kept is not None:
-                kept.put(new)
+            images = prepared([rows[number] for number in chunk], recipe, reader, unreadable)
+            read = [(keys[number], image) for number, image in zip(chunk, images, strict=True) if image is not None]
+            if read:
+                found = encode(vision, np.stack([image for _, image in read]), recipe, batch_size, device)
+                new = dict(zip((key for key, _ in read), found, strict=True))
+                known |= new
+                if kept is not None:
+                    kept.put(new)
             progress(len(chunk))
     if kept is not None:
         kept.close()
-    return np.stack([known[key] for key in keys])
+    absent = np.full(encoder.width if not known else len(next(iter(known.values()))), np.nan, np.float32)
+    return np.stack([known.get(key, absent) for key in keys])
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ backward pass needs. Workspaces of kernels, communication buffers and fragmentat
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ from torch import nn
 
 from encoder.backbones.linear import works_in_float32
 from encoder.datasets.manifest import Row
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import ConfigError, LlavaRadError, ReadError
+from encoder.preprocessing import rad_dino
 
 Module = TypeVar("Module", bound=nn.Module)
 
 SHARE_OF_RATE = 0.4
 """Assumed speed of a training step, as a share of the measured rate of large matrix products."""
-_CHECKED_FILES = 64
+_CHECKED_FILES, _CHECKED_SIDE = 64, 64
 
 
 @dataclass
@@ -52,25 +54,47 @@ class Report:
         """Return the description and the warnings as text."""
         return "\n".join([*self.lines, *(f"warning: {warning}" for warning in self.warnings)]) + "\n"
 
-    def check_files(self, rows: Sequence[Row], allowed: float) -> None:
-        """Check that some of the image files, spread evenly, exist.
+    def check_files(self, rows: Sequence[Row], allowed: float, *, force: bool = False) -> None:
+        """Decode some of the image files, spread evenly, and say how many cannot be read.
 
         Args:
             rows: images of the run.
-            allowed: largest share of missing files.
+            allowed: largest share of unreadable images.
+            force: override refusals of the content, as probes do; a lateral view is never refused here.
 
         Raises:
-            ConfigError: if more files are missing.
+            ConfigError: if more cannot be read.
         """
+        from encoder.reader.sandbox import Reader
+
         count = min(len(rows), _CHECKED_FILES)
-        missing = sum(not rows[i * len(rows) // count].path.is_file() for i in range(count))
-        if missing > allowed * count:
+        reasons: Counter[str] = Counter()
+        recipe = rad_dino(_CHECKED_SIDE)
+        with Reader(timeout_s=60.0) as reader:
+            for number in range(count):
+                path = rows[number * len(rows) // count].path
+                try:
+                    try:
+                        reader.prepare(path, recipe, crop=False, force=force)
+                    except ReadError as error:
+                        if error.reason != "lateral":
+                            raise
+                        reader.prepare(path, recipe, crop=False, force=True)
+                except ReadError as error:
+                    reasons[error.reason] += 1
+        bad = reasons.total()
+        self.lines.append(f"read        {count - bad:,} of {count:,} image files that were decoded")
+        if not bad:
+            return
+        text = f"{bad} of {count} image files that were decoded cannot be read: " + ", ".join(
+            f"{reason} {number}" for reason, number in reasons.most_common()
+        )
+        if bad > allowed * count:
             raise ConfigError(
-                f"{missing} of {count} image files that were looked at are missing",
+                text,
                 hint="is the disk mounted, were they moved? Manifests hold paths; llava-rad manifest writes them anew",
             )
-        if missing:
-            self.warnings.append(f"{missing} of {count} image files that were looked at are missing")
+        self.warnings.append(text)
 
     def check_memory(self, needed: float, remedy: str) -> None:
         """Warn if each process needs more bytes than the GPU has; ``remedy`` names the settings to change."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     import torch
 
     from encoder.backbones.base import FrozenEncoder
+    from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
     from llava_rad.probes.folder import ProbeFolder, ProbeTable
+    from llava_rad.probes.probing import Sets
 
 EPILOG = "\n\n".join(
     (
@@ -59,6 +62,13 @@ DTypeOption = Annotated[
     DType, typer.Option(help="Type of the encoder's computation: float32 as in the paper, bfloat16 for speed.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch of the encoder.")]
+MaxUnreadable = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Largest share of images that may be unreadable; one may be in any case."),
+]
+Validate = Annotated[
+    bool, typer.Option("--validate", help="Check options, manifest, encoders and a sample of the images; do not probe.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that have other settings.")]
 
 
@@ -88,15 +98,19 @@ def linear(
     device: opt.Device = "auto",
     dtype: DTypeOption = "float32",
     offline: opt.Offline = False,
+    max_unreadable: MaxUnreadable = 0.01,
+    validate: Validate = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a linear layer on the frozen image vectors; print AUPRC and AUROC of each label."""
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, linear_bars, linear_table
+    from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, linear_bars, linear_table, unreadable_note
 
+    _check_rate(learning_rate)
     if protocol not in PROTOCOLS:
         raise typer.BadParameter(f"choose one of {', '.join(PROTOCOLS)}", param_hint="--protocol")
     from encoder.probing.linear import LinearConfig, Split
+    from encoder.probing.vectors import Unreadable
 
     rows = probing.read_rows(data)
     split = Split.of(rows, _names(labels))
@@ -107,18 +121,28 @@ def linear(
     settings = {
         "probe": "linear", "protocol": protocol, "config": asdict(config), "labels": list(split.labels),
         "dataset": named, "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype,
+        "details": probing.details_of(rows),
     }  # fmt: skip
+    device = _device(device)
+    if validate:
+        lines = [f"images      {len(split.train):,} train, {len(split.judged):,} {split.judged_on}"]
+        lines.append(f"labels      {', '.join(split.labels)}")
+        _report(lines, [*split.train, *split.judged], encoder, recipe, max_unreadable, offline=offline)
+        return
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
-    device = _device(device)
-    source = probing.Vectors(cache or output / "vectors", batch_size, device, _dtype(dtype, device))
+    absent = Unreadable(len(split.train) + len(split.judged), max_unreadable)
+    source = probing.Vectors(cache or output / "vectors", batch_size, device, _dtype(dtype, device), absent)
     work = probing.Work(split, protocol, config, source)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
-        found[name] = known or folder.keep(name, weights, probing.linear_facts(probing.linear(model, way, work, bar)))
+        if known is None:
+            facts = probing.linear_facts(probing.linear(model, way, work, bar))
+            known = folder.keep(name, weights, facts | {"unreadable": absent.lines()})
+        found[name] = known
     result = linear_table(found, split, protocol, named)
-    _finish(folder, result, bars(linear_bars(found), axis="AUROC x 100"))
+    _finish(folder, result, bars(linear_bars(found), axis="AUROC x 100"), unreadable_note(found))
 
 
 @app.command("demographics", epilog=EPILOG)
@@ -139,12 +163,15 @@ def demographics(
     device: opt.Device = "auto",
     dtype: DTypeOption = "float32",
     offline: opt.Offline = False,
+    max_unreadable: MaxUnreadable = 0.01,
+    validate: Validate = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict sex, age etc. by logistic regression on the image vectors; print the accuracy of five folds."""
     from encoder.probing.demographics import VARIABLES, without_findings
+    from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table
+    from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table, unreadable_note
 
     wanted = _names(variables)
     if odd := [name for name in wanted if name not in VARIABLES] or not wanted:
@@ -153,22 +180,26 @@ def demographics(
     rows = rows if all_images else without_findings(rows)
     settings = {
         "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
-        "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype,
+        "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype, "details": probing.details_of(rows),
     }  # fmt: skip
-    folder = ProbeFolder(output, settings)
-    folder.open(overwrite=overwrite)
     device = _device(device)
     kind = _dtype(dtype, device)
+    if validate:
+        _report([f"images      {len(rows):,}"], rows, encoder, recipe, max_unreadable, offline=offline)
+        return
+    folder = ProbeFolder(output, settings)
+    folder.open(overwrite=overwrite)
+    absent = Unreadable(len(rows), max_unreadable)
     found: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
         if known is None:
-            source = probing.Vectors(cache or output / "vectors", batch_size, device, kind)
+            source = probing.Vectors(cache or output / "vectors", batch_size, device, kind, absent)
             results = probing.demographics(model, rows, way, source, wanted, seed, bar)
-            known = folder.keep(name, weights, {"variables": results})
+            known = folder.keep(name, weights, {"variables": results, "unreadable": absent.lines()})
         found[name] = known
     result = demographics_table(found, all_images=all_images)
-    _finish(folder, result, bars(demographics_bars(found), axis="accuracy x 100"))
+    _finish(folder, result, bars(demographics_bars(found), axis="accuracy x 100"), unreadable_note(found))
 
 
 @app.command("segment", epilog=EPILOG)
@@ -223,6 +254,8 @@ def segment(
     recipe: RecipeName = None,
     device: opt.Device = "auto",
     offline: opt.Offline = False,
+    max_unreadable: MaxUnreadable = 0.01,
+    validate: Validate = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a segmentation head on frozen features; print Dice of each structure."""
@@ -231,9 +264,11 @@ def segment(
     from encoder.probing.published import TARGETS
     from encoder.probing.segmentation.data import by_split, read_segmentation_set
     from encoder.probing.segmentation.model import SegmentationConfig
+    from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import ProbeFolder, bars, segmentation_bars, segmentation_table
+    from llava_rad.probes.folder import ProbeFolder, bars, segmentation_bars, segmentation_table, unreadable_note
 
+    _check_rate(learning_rate)
     heads = head or ["linear"]
     if odd := [name for name in heads if name not in HEADS]:
         raise typer.BadParameter(f"there is no {odd[0]!r}; choose from {', '.join(HEADS)}", param_hint="--head")
@@ -257,11 +292,18 @@ def segment(
     settings = {
         "probe": "segment", "config": base.to_dict() | {"head": None}, "structures": wanted,
         "absent": absent, "strata": _names(strata), "few_shot": numbers, "images": probing.digest_of(rows),
-        "recipe": recipe,
+        "recipe": recipe, "details": probing.details_of(rows),
     }  # fmt: skip
+    device, found = _device(device), dict[str, Any]()
+    if validate:
+        lines = [f"images      {len(parts[0]):,} train, {len(parts[1]):,} val, {len(parts[2]):,} test"]
+        lines.append(f"structures  {', '.join(wanted)}")
+        images = [row for part in parts for row in part]
+        _report(lines, images, encoder or [], recipe, max_unreadable, offline=offline)
+        return
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
-    device, found = _device(device), dict[str, Any]()
+    absent_images = Unreadable(sum(map(len, parts)), max_unreadable)
     read: dict[str, probing.Sets] = {}
 
     def sets(way: Recipe) -> probing.Sets:
@@ -275,23 +317,25 @@ def segment(
                         wanted,
                         missing="empty" if absent else "unknown",
                         progress=bar(f"images ({name})", len(part)),
+                        unreadable=absent_images,
                     )
                     for name, part in zip(("train", "val", "test"), parts, strict=True)
                 )
             )
+            _check_masks(read[way.name])
         return read[way.name]
 
     def judged(name: str, which: str, model: FrozenEncoder | None, way: Recipe, weights: str) -> None:
         called = f"{name}, {which}"
         kept = folder.known(called, weights)
         if kept is None:
-            kept = folder.keep(
-                called, weights,
-                probing.segmentation(
-                    sets(way), model, way, wanted, configs[which], folder=folder.work(called, weights), device=device,
-                    attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
-                ),
+            images = sets(way)
+            facts = probing.segmentation(
+                images, model, way, wanted, configs[which], folder=folder.work(called, weights), device=device,
+                attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
             )  # fmt: skip
+            sizes = [len(images.train), len(images.val), len(images.test)]
+            kept = folder.keep(called, weights, facts | {"sizes": sizes, "unreadable": absent_images.lines()})
         found[called] = kept
 
     for name, model, way, weights in probing.load_encoders(encoder or [], recipe, offline=offline):
@@ -300,15 +344,73 @@ def segment(
                 judged(name, which, model, way, weights)
     if "unet" in heads:
         judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
-    sizes = tuple(map(len, parts))
+    sizes = tuple(next(iter(found.values())).get("sizes") or map(len, parts))
     result = segmentation_table(found, sizes, target)
-    _finish(folder, result, bars(segmentation_bars(found), axis="Dice x 100"))
+    _finish(folder, result, bars(segmentation_bars(found), axis="Dice x 100"), unreadable_note(found))
 
 
-def _finish(folder: ProbeFolder, table: ProbeTable, figure: bytes | None) -> None:
+def _check_masks(sets: Sets) -> None:
+    """Say before the training which structures have no pixel in a split.
+
+    Raises:
+        LlavaRadError: if no test image has a pixel of any structure.
+    """
+    for split, part in (("training", sets.train), ("validation", sets.val), ("test", sets.test)):
+        empty = part.empty()
+        if part is sets.test and len(empty) == len(part.structures):
+            raise LlavaRadError(
+                f"all masks of the {len(part):,} test images are empty: there would be nothing to score",
+                hint="look at the masks of the split test, or divide the images anew",
+            )
+        if empty:
+            note(f"warning: all masks of the {split} images are empty for {', '.join(empty)}")
+
+
+def _report(
+    lines: list[str],
+    rows: Sequence[Row],
+    encoders: list[str],
+    recipe: str | None,
+    max_unreadable: float,
+    *,
+    offline: bool,
+) -> None:
+    """Print what ``--validate`` finds: ``lines``, the encoders' sizes, and how many of a sample of images are read."""
+    from encoder.backbones.base import tokens_of_patches
+    from encoder.backbones.loading import sizes
+    from encoder.preprocessing import recipe_named
+    from encoder.runs.preflight import Report
+    from llava_rad.commands.runs import show_report
+
+    report = Report(lines)
+
+    def look(argument: str) -> None:
+        source = argument.partition("=")[2] if "=" in argument and "/" not in argument.partition("=")[0] else argument
+        found = sizes(source, offline=offline)
+        way = recipe_named(recipe or found.recipe)
+        tokens_of_patches(way.size, found.patch_size)
+        report.lines.append(
+            f"encoder     {Path(source).name}, recipe {way.name}, width {found.config['hidden_size']:,}"
+        )
+
+    for argument in encoders:
+        report.attempt(lambda argument=argument: look(argument))  # type: ignore[misc]
+    report.attempt(lambda: report.check_files(rows, max_unreadable, force=True))
+    show_report(report)
+
+
+def _finish(folder: ProbeFolder, table: ProbeTable, figure: bytes | None, left_out: str) -> None:
+    if left_out:
+        table = replace(table, notes=(*table.notes, left_out))
+        note(f"warning: {left_out[0].lower()}{left_out[1:]}")
     folder.finish(table, figure)
     sys.stdout.write(table.text())
     note(f"results: {folder.path}/table.md, table.tex, encoders/*.json{', figure.svg' if figure else ''}")
+
+
+def _check_rate(value: float) -> None:
+    if not 0 < value <= 1e30:  # no NaN, and nothing that overflows within the optimiser
+        raise typer.BadParameter("a number above 0, at most 1e30", param_hint="--learning-rate")
 
 
 def _numbers(text: str) -> list[int]:

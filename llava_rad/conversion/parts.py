@@ -24,7 +24,7 @@ from encoder.preprocessing import Recipe
 from llava_rad.conversion.weights import Stored, read_all
 from llava_rad.model.assemble import read_tokens
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
-from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, PromptConfig, TokenIds
+from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, PromptConfig, TokenIds, check_language_model
 from llava_rad.model.llava_rad import greedy
 from llava_rad.model.projector import Projector
 from llava_rad.model.tokenizer import Tokens
@@ -194,6 +194,7 @@ def llama_config(text: Mapping[str, Any], what: str) -> LlamaConfig:
         raise ModelError(f"the language model's configuration of {what} is not valid: {first_line(error)}") from error
     config.architectures = ["LlamaForCausalLM"]
     config.tie_word_embeddings = False
+    check_language_model(config.to_dict(), f"the language model of {what}")
     return config
 
 

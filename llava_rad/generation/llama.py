@@ -18,16 +18,7 @@ from encoder.backbones import weight_files
 from encoder.backbones.linear import TOGETHER, Linear
 from encoder.errors import ModelError
 from llava_rad.generation.quantized import QuantizedLinear
-
-_EXPECTED = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "rope_scaling": None,
-    "pretraining_tp": 1,
-}
-
+from llava_rad.model.config import check_language_model, positions, rope_of
 
 _Product = Linear | QuantizedLinear
 
@@ -84,12 +75,8 @@ class Llama:
         dtype: torch.dtype = torch.float32,
         bits: int | None = None,
     ) -> None:
-        rope, stretch = _rope(config)
-        for key, value in _EXPECTED.items():
-            if config.get(key, value) != value:
-                raise ModelError(
-                    f"the language model's config.json says {key} = {config[key]!r}; only {value!r} is read"
-                )
+        check_language_model(config)
+        theta, stretch = rope_of(config)
         left = {name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
 
         def take(name: str, *shape: int) -> torch.Tensor:
@@ -111,7 +98,7 @@ class Llama:
         self.kv_heads = int(config.get("num_key_value_heads") or self.heads)
         self.head_size = int(config.get("head_dim") or self.width // self.heads)
         self.epsilon = float(config.get("rms_norm_eps", 1e-6))
-        self.longest = int(int(config.get("max_position_embeddings", 2048)) * stretch)
+        self.longest = positions(config)
         self.device, self.dtype = torch.device(device), dtype
         vocabulary, inner = int(config["vocab_size"]), int(config["intermediate_size"])
         queries, kv = self.heads * self.head_size, self.kv_heads * self.head_size
@@ -141,7 +128,6 @@ class Llama:
             self._head = Linear(take("lm_head.weight", vocabulary, self.width))
         if left:
             raise ModelError(f"the language model has {len(left)} tensors too many, first {min(left)}")
-        theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
         powers = torch.arange(0, self.head_size, 2, dtype=torch.int64).float() / self.head_size
         angles = torch.outer(torch.arange(self.longest).float(), 1.0 / theta**powers / stretch).repeat(1, 2)
         self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), angles.sin()))
@@ -341,23 +327,6 @@ class Llama:
         exact = hidden.float()
         scale = (torch.linalg.vecdot(exact, exact) / self.width + self.epsilon).rsqrt()
         return exact.mul_(scale[..., None]).to(hidden.dtype).mul_(weight)
-
-
-def _rope(config: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-    """Rotary parameters of a configuration, and the factor of linear scaling (1 without scaling).
-
-    MAIRA-2 scales by 1.5, so that three images fit (Bannur et al. 2024, arXiv 2406.04449).
-
-    Raises:
-        ModelError: if it has another kind of scaling.
-    """
-    rope = dict(config.get("rope_parameters") or {})
-    kind = rope.get("rope_type", "default")
-    if kind == "linear" and float(rope.get("factor") or 0) >= 1:
-        return rope, float(rope["factor"])
-    if kind != "default":
-        raise ModelError(f"the language model's rope_type is {kind!r}; only 'default' and 'linear' are read")
-    return rope, 1.0
 
 
 def _gated(inputs: torch.Tensor, layer: _Layer) -> torch.Tensor:

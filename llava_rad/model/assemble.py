@@ -11,12 +11,14 @@ import torch
 
 from encoder.backbones.base import first_line, image_tokens
 from encoder.backbones.loading import load_encoder
+from encoder.backbones.weight_files import read_safetensors
 from encoder.errors import ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
-from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.config import LlavaRadConfig, positions, token_ids
 from llava_rad.model.llava_rad import LlavaRad, load_language_model, load_llama
 from llava_rad.model.projector import Projector
+from llava_rad.model.prompt import encode_text
 from llava_rad.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
@@ -83,8 +85,31 @@ def assemble(
         recipe=preparation.to_dict(),
         tokens=tokens.ids,
     )
+    prompt = sum(map(len, config.conversation.encode(tokens.tokenizer, tokens.ids.bos)))
+    check_length(config.image_tokens, prompt, config.generation.max_new_tokens, llama.config.to_dict())
     LlavaRad(vision, bridge, llama, tokens, config).save_pretrained(out, force=force)
     return config
+
+
+def check_length(image: int, prompt: int, new: int, language_model: Mapping[str, Any]) -> None:
+    """Refuse a language model in whose context image, prompt and the longest report do not fit.
+
+    Args:
+        image: tokens of the image.
+        prompt: tokens of the prompt.
+        new: tokens of the longest report.
+        language_model: contents of the language model's ``config.json``.
+
+    Raises:
+        ModelError: if they do not.
+    """
+    longest = positions(language_model)
+    if image + prompt + new > longest:
+        raise ModelError(
+            f"the language model has {longest:,} positions, too few for {image:,} image tokens, {prompt} of the prompt "
+            f"and {new} of the report",
+            hint="a recipe of smaller images, such as rad-dino-224, takes fewer",
+        )
 
 
 def fetch_language_model(source: str | Path, revision: str | None, *, offline: bool) -> Path:
@@ -136,14 +161,20 @@ def read_tokens(folder: Path, config: Mapping[str, Any], name: str | None = None
     name = name or folder.name
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise ModelError(f"the language model {name} has neither tokenizer.json nor tokenizer.model")
+    file = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "tokenizer.model"
     try:
+        if file == "tokenizer.model":  # transformers takes a damaged one for a file of another library
+            from sentencepiece import SentencePieceProcessor
+
+            SentencePieceProcessor(model_file=str(folder / file))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer
+        if not tokenizer.decode(encode_text(tokenizer, "The heart is normal.")).strip():
+            raise ValueError("it has no words")
+    except ImportError as error:
+        raise ModelError(f"{file} of {name} needs a package: {first_line(error)}") from error
     except Exception as error:  # sentencepiece, protobuf and tokenizers each raise types of their own
-        raise ModelError(f"the tokenizer of {name} could not be read: {first_line(error)}") from error
-    eos, pad = config["eos_token_id"], config.get("pad_token_id")
-    eos = eos[0] if isinstance(eos, list) else eos
-    bos = config["bos_token_id"]
-    return Tokens(tokenizer, TokenIds(bos=bos, eos=eos, pad=pad if pad is not None and pad >= 0 else 0))
+        raise ModelError(f"{file} of {name} is damaged or of an unknown kind: {first_line(error)}") from error
+    return Tokens(tokenizer, token_ids(config, name))
 
 
 def make_projector(source: str | Path | None, in_features: int, out_features: int, seed: int) -> Projector:
@@ -152,16 +183,14 @@ def make_projector(source: str | Path | None, in_features: int, out_features: in
     Raises:
         ModelError: if the file is damaged or does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     projector = Projector(in_features, out_features)
     torch.random.set_rng_state(generator_state)
     if source is not None:
+        tensors = read_safetensors(Path(source).expanduser(), "the projector")
         try:
-            projector.load_state_dict(load_file(source))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            projector.load_state_dict(tensors)
+        except RuntimeError as error:
             raise ModelError(f"the projector file does not fit: {first_line(error)}") from error
     return projector

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +62,101 @@ class GenerationDefaults(_Strict):
 
     max_new_tokens: int = Field(default=150, ge=1)
     num_beams: int = Field(default=1, ge=1)
+
+
+_READ: Mapping[str, Any] = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "pretraining_tp": 1,
+    "sliding_window": None,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
+"""Values of a language model's ``config.json`` with which ``llava_rad.generation.llama`` computes; null is the same."""
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+def check_language_model(config: Mapping[str, Any], what: str = "the language model") -> None:
+    """Refuse a Llama that would be computed wrongly. Assembling, training and generation all ask here.
+
+    Args:
+        config: contents of ``config.json``, as published or as transformers completes it.
+        what: name of the model in error messages.
+
+    Raises:
+        ModelError: if a size is missing or does not fit, or it is of a variant that is not read.
+    """
+    for key, value in _READ.items():
+        if config.get(key) not in (None, value) or (key == "model_type" and key not in config):
+            if key == "quantization_config":
+                raise ModelError(f"{what} is quantised (quantization_config); only whole weights are read")
+            raise ModelError(f"config.json of {what} says {key} = {config.get(key)!r}; only {value!r} is read")
+    rope_of(config, what)
+    sizes = {key: config.get(key) for key in _SIZES}
+    kv_heads = config.get("num_key_value_heads") or sizes["num_attention_heads"]
+    for key, size in {**sizes, "num_key_value_heads": kv_heads, "max_position_embeddings": positions(config)}.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ModelError(f"config.json of {what} has no usable {key}")
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    head_size = config.get("head_dim") or width // heads
+    fits = isinstance(head_size, int) and head_size > 0 and head_size % 2 == 0 and heads % kv_heads == 0
+    if not fits or (not config.get("head_dim") and width % heads):
+        raise ModelError(f"config.json of {what}: its hidden_size, heads and head_dim do not fit together")
+    if not isinstance(config.get("rms_norm_eps", 1e-6), float):
+        raise ModelError(f"config.json of {what} has no usable rms_norm_eps")
+
+
+def rope_of(config: Mapping[str, Any], what: str = "the language model") -> tuple[float, float]:
+    """Base frequency of the rotary position embedding, and the factor of linear scaling (1 without scaling).
+
+    MAIRA-2 scales by 1.5, so that three images fit (Bannur et al. 2024, arXiv 2406.04449).
+
+    Args:
+        config: contents of ``config.json`` with ``rope_parameters`` (transformers 5) or ``rope_scaling`` (before).
+        what: name of the model in error messages.
+
+    Raises:
+        ModelError: if it has another kind of scaling.
+    """
+    rope, older = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping) or not isinstance(older, Mapping) or (rope and older and rope != older):
+        raise ModelError(f"config.json of {what} does not say clearly how positions are scaled (rope)")
+    rope = rope or older
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    factor = rope.get("factor", 0.0) if kind == "linear" else 1.0
+    if kind not in ("default", "linear") or not isinstance(factor, int | float) or not 1 <= factor < math.inf:
+        raise ModelError(f"the rope_type of {what} is {kind!r}; only 'default' and 'linear' are read")
+    if rope.get("partial_rotary_factor") not in (None, 1.0) or any(isinstance(part, Mapping) for part in rope.values()):
+        raise ModelError(f"the rotary embedding of {what} covers a part of each head or differs by layer: not read")
+    theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
+    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
+        raise ModelError(f"config.json of {what} has no usable rope_theta")
+    return float(theta), float(factor)
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Longest text of a language model in tokens, by its ``config.json``; 0 if that is no number."""
+    found = config.get("max_position_embeddings", 2048)
+    return int(found * rope_of(config)[1]) if isinstance(found, int) else 0
+
+
+def token_ids(config: Mapping[str, Any], what: str = "the language model") -> TokenIds:
+    """Ids of the special tokens of a language model's ``config.json``; absent ones are Llama's.
+
+    Raises:
+        ModelError: if it has none for the beginning or the end of a text.
+    """
+    found = {"bos": config.get("bos_token_id", 1), "eos": config.get("eos_token_id", 2)}
+    found |= {"pad": config.get("pad_token_id")}
+    ids = {name: value[0] if isinstance(value, list) and value else value for name, value in found.items()}
+    if not isinstance(ids["pad"], int) or ids["pad"] < 0:
+        ids["pad"] = 0
+    for name, value in ids.items():
+        if not isinstance(value, int) or not 0 <= value < config.get("vocab_size", 1 << 31):
+            raise ModelError(f"config.json of {what} has no usable {name}_token_id")
+    return TokenIds(**ids)
 
 
 class LlavaRadConfig(_Strict):

@@ -5,6 +5,7 @@ This form serves training and adapters; ``llava_rad.generation.engine`` runs the
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ from torch import nn
 
 from encoder.backbones.base import FrozenEncoder, first_line, image_tokens, refuse_incomplete
 from encoder.backbones.loading import check_features, load_stored
+from encoder.backbones.weight_files import CONFIG, read_json
 from encoder.errors import ModelError
 from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
-from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.config import LlavaRadConfig, TokenIds, check_language_model, token_ids
 from llava_rad.model.familiarity import Familiarity
 from llava_rad.model.projector import Projector
 from llava_rad.model.tokenizer import Tokens
@@ -210,14 +212,15 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
     Raises:
         ModelError: if it cannot be loaded.
     """
-    from transformers import AutoConfig, LlamaForCausalLM
+    published = read_json(folder / CONFIG, what)
+    if published.get("model_type") != "llama":
+        raise ModelError(f"{what} is a {published.get('model_type')!r} model, not 'llama'")
+    check_language_model(published, what)
+    ids = token_ids(published, what)
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{what} has no config.json")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if config.model_type != "llama":
-            raise ModelError(f"{what} is a {config.model_type!r} model, not 'llama'")
+        config = LlamaConfig.from_pretrained(folder)
         # None lets transformers take .bin shards as well, which it reads with weights_only=True
         model, report = LlamaForCausalLM.from_pretrained(
             folder,
@@ -226,14 +229,13 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
             use_safetensors=True if use_safetensors else None,
             output_loading_info=True,
         )
-    except ModelError:
-        raise
     except Exception as error:  # transformers, safetensors and torch each raise types of their own for damaged files
-        raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
+        cut = isinstance(error, EOFError) or (isinstance(error, OSError) and error.errno == errno.EINVAL)
+        reason = "a file of its weights is cut short" if cut else first_line(error)
+        raise ModelError(f"{what} could not be loaded: {reason}") from error
     refuse_incomplete(report, what)
     # Vicuna's own file has temperature and top_p without do_sample, which makes save_pretrained raise
-    eos = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    model.generation_config = greedy(TokenIds(bos=config.bos_token_id, eos=eos))
+    model.generation_config = greedy(ids)
     return model
 
 

@@ -27,6 +27,7 @@ PROTOCOLS: Final = {
     "logistic": "penalised logistic regression on standardised vectors, penalty by cross-validation",
 }
 MACRO: Final = "macro"
+_LISTED = 5
 NOTICE: Final = "Probes of image encoders' features. Research use only. Not for clinical use."
 
 
@@ -56,28 +57,32 @@ class ProbeFolder:
     settings: Mapping[str, Any]
 
     def open(self, *, overwrite: bool) -> None:
-        """Create the folder, or check that it has the same settings.
+        """Check that the folder is free or has the same settings; nothing is written before there is something to keep.
+
+        What a start with other settings has left is removed if it ended without a result. Settings that an earlier
+        version did not keep are not compared.
 
         Raises:
             OutputError: if it holds something else.
         """
-        run = self.path / "run.json"
         if self.path.exists() and (self.path.is_symlink() or not self.path.is_dir()):
             raise OutputError("the results folder is a file or a link")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            try:
-                before = json.loads(run.read_bytes())
-            except (OSError, ValueError):
-                raise OutputError("the folder is not empty and holds no results of a probe") from None
-            if before != json.loads(json.dumps(self.settings)):
-                if not overwrite:
-                    raise OutputError(
-                        "the results folder holds a probe with other data or settings",
-                        hint="name another, or --overwrite to replace it",
-                    )
-                for name in ("encoders", "work"):
-                    shutil.rmtree(self.path / name, ignore_errors=True)
-        self._write("run.json", _json(self.settings))
+        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if names <= {"vectors"}:
+            return
+        try:
+            before = json.loads((self.path / "run.json").read_bytes())
+        except (OSError, ValueError):
+            raise OutputError("the folder is not empty and holds no results of a probe") from None
+        now = json.loads(json.dumps(self.settings))
+        if not isinstance(before, dict) or before != {key: now[key] for key in now if key in before}:
+            if not overwrite and any((self.path / "encoders").glob("*.json")):
+                raise OutputError(
+                    "the results folder holds a probe with other data or settings",
+                    hint="name another, or --overwrite to replace it",
+                )
+            for name in ("encoders", "work"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def known(self, encoder: str, identity: str) -> dict[str, Any] | None:
         """Read the result of an encoder; None if there is none for the same weights."""
@@ -90,17 +95,20 @@ class ProbeFolder:
     def keep(self, encoder: str, identity: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """Write the result of an encoder."""
         content = {"notice": NOTICE, "encoder": encoder, "weights": identity, **found}
+        self._write("run.json", _json(self.settings))
         self._write(f"encoders/{_slug(encoder)}.json", _json(content))
         return content
 
     def work(self, encoder: str, identity: str) -> Path:
         """Create the folder for checkpoints and pictures of an encoder's head."""
         folder = self.path / "work" / f"{_slug(encoder)}-{identity[:8]}"
+        self._write("run.json", _json(self.settings))
         _make(folder)
         return folder
 
     def finish(self, table: ProbeTable, figure: bytes | None) -> None:
         """Write the tables, the plot and the environment."""
+        self._write("run.json", _json(self.settings))
         notes = "".join(f"\n- {note}" for note in table.notes)
         self._write("table.md", f"# {table.heading}\n\n*{NOTICE}*\n\n{markdown(table.cells)}\n{notes}\n".encode())
         comments = "".join(f"% {note}\n" for note in (NOTICE, table.heading, *table.notes))
@@ -153,6 +161,13 @@ def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) 
     return out.getvalue()
 
 
+def unreadable_note(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how many images were left out because they cannot be read; "" if none was."""
+    lines = next((one["unreadable"] for one in found.values() if one.get("unreadable")), [])
+    shown = "; ".join(lines[:_LISTED]) + ("; ..." if len(lines) > _LISTED else "")
+    return f"Left out, since they cannot be read: {len(lines):,} images ({shown})." if lines else ""
+
+
 def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol: str, dataset: str) -> ProbeTable:
     """Tabulate mean (standard deviation) of AUPRC and AUROC for each label and encoder.
 
@@ -166,7 +181,8 @@ def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol:
     head = ["label", "positives", *(f"{name} {what}" for name in found for what in ("AUPRC", "AUROC"))]
     cells = [[*head, *(["paper: RAD-DINO AUPRC"] if published else [])]]
     first = next(iter(found.values()))
-    for label in (*split.labels, MACRO):
+    labels = [label for label in split.labels if all(label in one["auprc"] for one in found.values())]
+    for label in (*labels, MACRO):
         numbers = [
             _mean_sd(one["macro"][what] if label == MACRO else one[what][label])
             for one in found.values()
@@ -175,14 +191,12 @@ def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol:
         positives = "" if label == MACRO else f"{first['positives'][label]:,}"
         cells.append([label, positives, *numbers, *([_paper(published, label)] if published else [])])
     notes = [
-        f"{len(split.train):,} training images, {len(split.judged):,} evaluated ({split.judged_on}). x 100, "
+        f"{first['trained']:,} training images, {first['judged']:,} evaluated ({split.judged_on}). x 100, "
         "mean (standard deviation over seeds).",
         f"Protocol {protocol}: {PROTOCOLS[protocol]}.",
     ]
-    if split.left_out:
-        notes.append(
-            f"Left out, since they are not both present and absent on both sides: {', '.join(split.left_out)}."
-        )
+    if left_out := (*split.left_out, *(label for label in split.labels if label not in labels)):
+        notes.append(f"Left out, since they are not both present and absent on both sides: {', '.join(left_out)}.")
     return ProbeTable(f"Linear probe: {dataset or 'manifest'}", cells, tuple(notes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from encoder.probing.linear import LinearConfig, LinearResult, Split
     from encoder.probing.segmentation.data import SegmentationSet
     from encoder.probing.segmentation.model import SegmentationConfig
+    from encoder.probing.vectors import Unreadable
 
 Protocol = Literal["paper", "cached", "logistic"]
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -62,6 +63,18 @@ def dataset_of(rows: list[Row]) -> str:
 
 def digest_of(rows: list[Row]) -> str:
     lines = (f"{row.dataset}/{row.image or row.path.name}/{row.split}/{dict(row.labels)}" for row in rows)
+    return _hashed(lines)
+
+
+def details_of(rows: list[Row]) -> str:
+    """SHA-256 of what else results depend on: file names, subjects, attributes and masks. Folders may move."""
+    masks = ([(name, path.name) for name, path in row.masks.items()] for row in rows)
+    return _hashed(
+        f"{row.path.name}/{row.subject}/{dict(row.attributes)}/{named}" for row, named in zip(rows, masks, strict=True)
+    )
+
+
+def _hashed(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -74,22 +87,24 @@ class Vectors:
         batch_size: images of the encoder at a time.
         device: of the encoder.
         dtype: of the encoder.
+        unreadable: collects images that cannot be read.
     """
 
     cache: Path
     batch_size: int
     device: str
     dtype: torch.dtype
+    unreadable: Unreadable
 
     def __call__(
         self, encoder: FrozenEncoder, rows: Sequence[Row], recipe: Recipe, progress: Callable[[int], None]
     ) -> npt.NDArray[np.float32]:
-        """Compute the vectors [N, D] of N images, or take them from the cache."""
+        """Compute the vectors [N, D] of N images, or take them from the cache; NaN for those that cannot be read."""
         from encoder.probing.vectors import vectors
 
         return vectors(
             encoder, rows, recipe, cache=self.cache, batch_size=self.batch_size, device=self.device, dtype=self.dtype,
-            progress=progress,
+            progress=progress, unreadable=self.unreadable,
         )  # fmt: skip
 
 
@@ -111,22 +126,26 @@ class Work:
 
 
 def linear(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress) -> LinearResult:
-    """Fit and evaluate the linear probe of one encoder."""
+    """Fit and evaluate the linear probe of one encoder on the images that can be read."""
     import torch
 
     from encoder.probing.linear import AugmentedVectors, logistic, train
 
-    split = work.split
-
     def fixed(rows: Sequence[Row], what: str) -> npt.NDArray[np.float32]:
         return work.vectors(encoder, rows, recipe, progress(f"vectors ({what})", len(rows)))
 
-    judged = fixed(split.judged, split.judged_on)
+    judged, fit = fixed(work.split.judged, work.split.judged_on), fixed(work.split.train, "train")
+    absent = work.vectors.unreadable.reasons
+    split = work.split.without(absent)
+    judged, fit = (
+        found[[row.path not in absent for row in rows]]
+        for found, rows in ((judged, work.split.judged), (fit, work.split.train))
+    )
     if work.protocol == "logistic":
-        return logistic(split, fixed(split.train, "train"), judged)
+        return logistic(split, fit, judged)
     epochs = progress("epochs", work.config.epochs * len(work.config.seeds))
     if work.protocol == "cached":
-        images = torch.from_numpy(fixed(split.train, "train"))
+        images = torch.from_numpy(fit)
         return train(split, lambda epoch, batch: images[batch], judged, work.config, progress=epochs)
     told = progress("images (train)", len(split.train))
     source = AugmentedVectors(
@@ -154,6 +173,8 @@ def demographics(
     from encoder.probing.demographics import demographics as accuracy
 
     found = vectors(encoder, rows, recipe, progress("vectors", len(rows)))
+    found = found[[row.path not in vectors.unreadable.reasons for row in rows]]
+    rows = [row for row in rows if row.path not in vectors.unreadable.reasons]
     return {one: asdict(accuracy(rows, found, one, seed=seed)) for one in variables}
 
 

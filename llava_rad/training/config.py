@@ -127,8 +127,8 @@ class OptimizationConfig(_Strict):
     steps: Positive | None = None
     batch_size: Positive = 128
     micro_batch_size: Positive = 16
-    lr: float = Field(default=2e-5, gt=0)
-    projector_lr: float | None = Field(default=None, gt=0)
+    lr: float = Field(default=2e-5, gt=0, le=1e30)
+    projector_lr: float | None = Field(default=None, gt=0, le=1e30)
     warmup: Share = 0.03
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)

@@ -116,7 +116,9 @@ def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -
         recipe=recipe.to_dict(),
     )
     tokens = make_tokens(model.scratch, texts, settings.conversation)
-    language_model = _llama(model.scratch, tokens, config.data.max_length, config.seed)
+    prompt = sum(map(len, settings.conversation.encode(tokens.tokenizer, tokens.ids.bos)))
+    needed = settings.image_tokens + prompt + settings.generation.max_new_tokens
+    language_model = _llama(model.scratch, tokens, max(config.data.max_length, needed), config.seed)
     projector = make_projector(model.projector, encoder.width, model.scratch.hidden_size, config.seed)
     return LlavaRad(encoder, projector, language_model, tokens, settings)
 

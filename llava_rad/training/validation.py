@@ -34,7 +34,7 @@ from encoder.runs.preflight import (
 )
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
-from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_language_model
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
@@ -268,7 +268,7 @@ def _data(report: Report, config: TrainingConfig) -> list[Pair]:
 
 def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Parts:
     """Sizes, tokenizer and prompt, from configuration files alone."""
-    from llava_rad.model.assemble import read_tokens
+    from llava_rad.model.assemble import check_length, read_tokens
 
     model = config.model
     if model.checkpoint is not None:
@@ -287,8 +287,11 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
         patterns = ("config.json", "tokenizer*", "generation_config.json")
         folder = fetch(model.language_model, patterns=patterns, offline=offline)
         words = _json(folder / "config.json")
+        check_language_model(words, f"the language model {model.language_model}")
         tokens = read_tokens(folder, words)
     before, after = Prompt().encode(tokens.tokenizer, tokens.ids.bos)
+    if model.language_model is not None:
+        check_length(image_tokens, len(before) + len(after), GenerationDefaults().max_new_tokens, words)
     return _Parts(vision.config, words, image_tokens, tokens, Prompted(tuple(before), tuple(after), image_tokens))
 
 

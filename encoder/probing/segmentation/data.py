@@ -24,6 +24,7 @@ from encoder.datasets.splits import SEGMENTATION as SHARES
 from encoder.datasets.splits import disjoint, split_by_subject
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
+from encoder.probing.vectors import Unreadable
 from encoder.reader.sandbox import Reader
 
 _SIDED = re.compile(r"\b(left|right|zones?)\b|^[lr]\d+$")
@@ -112,6 +113,10 @@ class SegmentationSet:
             tuple(structures), self.images, self.packed[:, indices], self.known[:, indices], self.attributes
         )
 
+    def empty(self) -> list[str]:
+        """Names of the structures that no image has a pixel of."""
+        return [name for name, there in zip(self.structures, self.packed.any(axis=(0, 2)), strict=True) if not there]
+
     def fingerprint(self) -> str:
         """Hash images and masks (SHA-256), to compare those of a resumed run."""
         digest = hashlib.sha256("\0".join(self.structures).encode())
@@ -128,6 +133,7 @@ def read_segmentation_set(
     *,
     missing: Literal["unknown", "empty"] = "unknown",
     progress: Callable[[int], None] = lambda number: None,
+    unreadable: Unreadable | None = None,
 ) -> SegmentationSet:
     """Read images and masks.
 
@@ -138,9 +144,12 @@ def read_segmentation_set(
         missing: meaning of a row without a mask of a structure: unknown, or (CANDID-PTX, where most images have neither
             pneumothorax nor tube) that the structure is absent.
         progress: called with the number of images read.
+        unreadable: collects images that are left out because they or their masks cannot be read; None raises for the
+            first.
 
     Raises:
-        LlavaRadError: if no row has a mask of a structure, or a file cannot be read; the message names its row.
+        LlavaRadError: if no row has a mask of a structure, or a file, or too many, cannot be read; the message names
+            the row.
     """
     for name in structures:
         if not any(name in row.masks for row in rows):
@@ -151,6 +160,7 @@ def read_segmentation_set(
     images = np.zeros((len(rows), recipe.size, recipe.size), np.uint8)
     packed = np.zeros((len(rows), len(structures), -(-(recipe.size**2) // 8)), np.uint8)
     known = np.full((len(rows), len(structures)), missing == "empty")
+    read = np.ones(len(rows), np.bool_)
     with Reader() as reader:
         for index, row in enumerate(rows):
             try:
@@ -163,9 +173,13 @@ def read_segmentation_set(
                     mask = prepare_mask(read_mask(path, (height, width), reader=reader), recipe)
                     packed[index, number], known[index, number] = np.packbits(mask), True
             except LlavaRadError as error:
-                raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
+                if unreadable is None:
+                    raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
+                unreadable.add(row, error)
+                read[index] = False
             progress(1)
-    return SegmentationSet(tuple(structures), images, packed, known, tuple(row.attributes for row in rows))
+    whole = SegmentationSet(tuple(structures), images, packed, known, tuple(row.attributes for row in rows))
+    return whole if read.all() else whole.subset(np.flatnonzero(read))
 
 
 def by_split(rows: Sequence[Row], *, seed: int = 0) -> tuple[list[Row], list[Row], list[Row]]:

@@ -88,10 +88,10 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
 def test_files_that_are_gone(manifest: str, tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     (problem,) = look(manifest).problems
-    assert str(problem) == "1 of 64 image files that were looked at are missing"
+    assert str(problem) == "1 of 64 image files that were decoded cannot be read: missing 1"
     report = look(manifest, "data.max_unreadable=0.1")
     assert report.problems == []
-    assert "1 of 64 image files that were looked at are missing" in report.warnings
+    assert "1 of 64 image files that were decoded cannot be read: missing 1" in report.warnings
 
 
 def test_a_run_of_passes_shorter_than_its_warm_up(manifest: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,126 @@ def test_segment_refuses(
     call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
     ran = run(*call, *arguments)
     assert ran.code == code and message in ran.err.replace("\n", " ").replace("│", ""), ran.err
+
+
+def damaged(manifest: Path, folder: Path, *numbers: int) -> Path:
+    """A copy of a manifest's folder in which images of these numbers are cut short."""
+    shutil.copytree(manifest.parent, folder, ignore=shutil.ignore_patterns("vectors"))
+    for number in numbers:
+        file = folder / f"{number}.png"
+        file.write_bytes(file.read_bytes()[:200])
+    return folder / manifest.name
+
+
+@pytest.mark.parametrize("protocol", ["logistic", "cached", "paper"])
+def test_a_corrupt_image_is_left_out_of_a_linear_probe_and_counted(
+    protocol: str, manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    """The result is that of the manifest without the row."""
+    table = damaged(manifest, tmp_path / "bad", 5)
+    lines = table.read_text().splitlines(keepends=True)
+    (table.parent / "without.csv").write_text("".join(line for line in lines if not line.startswith("5.png,")))
+    quick = ("--protocol", protocol, "--epochs", "2", "--seeds", "1", "--labels", "A")
+    ran = run(*linear(table, encoders[0]), *quick)
+    assert ran.code == 0, ran.err
+    assert "left out, since they cannot be read: 1 images (row 6: " in ran.err and "cannot be read: 1 images" in ran.out
+    found = json.loads((tmp_path / "r" / "encoders" / "first.json").read_text())
+    assert (found["trained"], found["judged"], len(found["unreadable"])) == (31, 16, 1)
+    expected = run(*linear(table.parent / "without.csv", encoders[0])[:-1], "w", *quick)
+    assert expected.code == 0 and "cannot be read" not in expected.err
+    assert found["auroc"] == json.loads((tmp_path / "w" / "encoders" / "first.json").read_text())["auroc"]
+    again = run(*linear(table, encoders[0]), *quick)
+    assert again.out == ran.out and "cannot be read: 1 images" in again.err
+
+
+def test_too_many_corrupt_images_end_a_probe_and_a_missing_file_is_one(
+    manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    table = damaged(manifest, tmp_path / "bad", 5)
+    (table.parent / "40.png").unlink()
+    call = (*linear(table, encoders[0]), "--protocol", "logistic")
+    ended = run(*call)
+    assert ended.code == 1 and "2 of 48 images cannot be read, 1 may be" in ended.err
+    assert "--max-unreadable" in ended.err and ".png" not in ended.err
+    allowed = run(*call, "--max-unreadable", "0.05")
+    assert allowed.code == 0 and "cannot be read: 2 images" in allowed.err
+    demographics = run(
+        "probe", "demographics", "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-28", "-o", "d",
+        "--all-images", "--variables", "sex", "--device", "cpu", "--max-unreadable", "0.05",
+    )  # fmt: skip
+    assert demographics.code == 0, demographics.err
+    found = json.loads((tmp_path / "d" / "encoders" / "first.json").read_text())["variables"]
+    assert found["sex"]["images"] == 46
+
+
+def test_a_corrupt_image_or_mask_is_left_out_of_segmentation(
+    masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    table = damaged(masked, tmp_path / "bad", 3)
+    (table.parent / "20-mask.png").write_bytes(b"")
+    call = ("probe", "segment", "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
+    quick = ("--no-augment", "--epochs", "1", "--batch-size", "6", "--device", "cpu", "--overlays", "0")
+    ran = run(*call, *quick, "--max-unreadable", "0.1")
+    assert ran.code == 0, ran.err
+    assert "cannot be read: 2 images" in ran.err and "11 training, 4 validation and 5 test images" in ran.out
+
+
+def test_empty_masks_are_said_before_the_training(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    table = damaged(masked, tmp_path / "empty")
+    for number in range(16, 22):
+        Image.fromarray(np.zeros((84, 84), np.uint8)).save(table.parent / f"{number}-mask.png")
+    call = ("probe", "segment", "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
+    ran = run(*call, "--no-augment", "--epochs", "1", "--device", "cpu")
+    assert ran.code == 1 and "all masks of the 6 test images are empty" in ran.err
+    assert not (tmp_path / "s" / "work").exists()
+
+
+def test_a_failed_start_leaves_nothing_that_blocks_the_right_options(
+    manifest: Path, masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    call = ("probe", "linear", "--data", manifest, "--recipe", "rad-dino-28", "--device", "cpu", "-o", "r")
+    assert run(*call, "--encoder", "no/such", "--labels", "B", "--offline").code == 5
+    assert run(*call, "--encoder", encoders[0], "--labels", "B", "--device", "none").code == 1
+    assert not (tmp_path / "r").exists()
+    right = run(*call, "--encoder", encoders[0], "--labels", "A", "--protocol", "logistic")
+    assert right.code == 0, right.err
+
+    call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
+    quick = ("--no-augment", "--epochs", "1", "--device", "cpu", "--overlays", "0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("encoder.probing.segmentation.train.loss_of", lambda sums, weight: sums.sum() * float("nan"))
+        wrong = run(*call, *quick, "--learning-rate", "0.1")
+    assert wrong.code == 1 and "the loss is not finite in epoch 1" in wrong.err
+    assert run(*call, *quick).code == 0
+
+
+def test_validate_decodes_a_sample_and_writes_nothing(
+    manifest: Path, masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    table = damaged(manifest, tmp_path / "bad", 5, 7)
+    for kind, more in (("linear", ()), ("demographics", ("--all-images",))):
+        call = ("probe", kind, "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-28", "-o", "v", *more)
+        ran = run(*call, "--validate")
+        assert ran.code == 2 and "2 of 48 image files that were decoded cannot be read: truncated 2" in ran.err, ran.err
+        told = run(*call, "--validate", "--max-unreadable", "0.05")
+        assert told.code == 0 and "read        46 of 48" in told.out and "warning: 2 of 48" in told.out
+    whole = run("probe", "segment", "--data", masked, "--encoder", encoders[0], "-o", "v", "--validate")
+    assert whole.code == 0 and "read        22 of 22" in whole.out and "width 24" in whole.out
+    assert not (tmp_path / "v").exists()
+
+
+def test_attributes_edited_in_a_manifest_are_noticed(
+    manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    table = damaged(manifest, tmp_path / "copy")
+    call = ("probe", "demographics", "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-28", "-o", "d")
+    quick = ("--all-images", "--variables", "sex", "--device", "cpu")
+    assert run(*call, *quick).code == 0
+    text = table.read_text()
+    table.write_text(text.replace(",F\n", ",X\n").replace(",M\n", ",F\n").replace(",X\n", ",M\n"))
+    assert table.read_text() != text
+    edited = run(*call, *quick)
+    assert edited.code == 2 and "other data or settings" in edited.err
 
 
 def test_maps(chest: list[Path], encoders: list[Path], run: Run, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_missing_images_are_seen_before_the_run(run: Run, tmp_path: Path, tiny: 
     for number in range(3):
         (tmp_path / "images" / f"{number}.png").unlink()
     done = run("train", "--config", "tiny", "--validate", *small_pairs.overrides(table, tiny))
-    assert done.code == 2 and "3 of 5 image files that were looked at are missing" in done.err
+    assert done.code == 2 and "3 of 5 image files that were decoded cannot be read: missing 3" in done.err
 
 
 def test_show_prints_all_of_the_configuration(run: Run) -> None:
