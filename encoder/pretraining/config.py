@@ -9,6 +9,7 @@ steps make it 600, so that DINOv2's 10, 30 and 1 epochs of its three warm-ups ar
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -231,7 +232,7 @@ class OptimizationConfig(_Strict):
     passes: float | None = Field(default=None, gt=0)
     batch_size: Positive = 640
     accumulation: Positive = 1
-    base_lr: float = Field(default=1e-3, gt=0, le=1e30)
+    base_lr: float = Field(default=1e-3, gt=0)
     lr_rule: Literal["sqrt", "constant"] = "sqrt"
     min_lr: float = Field(default=1e-6, ge=0)
     warmup_steps: Count = 6000
@@ -314,6 +315,8 @@ class PretrainingConfig(_Strict):
             if side % patch:
                 near = max(patch, round(side / patch) * patch)
                 raise ValueError(f"{name} = {side} is not a multiple of the patch size {patch}; the nearest is {near}")
+        if 1e30 < self.optimization.base_lr < math.inf:  # AdamW multiplies it
+            raise ValueError("optimization.base_lr must be at most 1e30")
         if self.model.hidden_size % self.model.num_attention_heads:
             raise ValueError("model.hidden_size must be a multiple of model.num_attention_heads")
         if self.optimization.batch_size % self.optimization.accumulation:

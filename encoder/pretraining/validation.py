@@ -221,7 +221,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
         report.lines.append(f"  left out: {left_out}")
     if config.data.exclude and not any(reason.startswith("excluded") for reason in selection.dropped):
         report.warnings.append("data.exclude leaves nothing out: its data sets, subjects and images are others")
-    report.check_files(rows, config.data.max_unreadable)
+    report.attempt(lambda: report.check_files(rows, config.data.max_unreadable))
     report.attempt(lambda: disjoint_files(rows))
 
     steps = total_steps(run, len(rows))

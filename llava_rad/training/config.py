@@ -7,6 +7,7 @@ Sources: [paper] = Pérez-García et al. 2024 (RAD-DINO), sections 2.2 and E.3.3
 
 from __future__ import annotations
 
+import math
 from math import ceil
 from typing import Annotated, Literal, Self
 
@@ -127,8 +128,8 @@ class OptimizationConfig(_Strict):
     steps: Positive | None = None
     batch_size: Positive = 128
     micro_batch_size: Positive = 16
-    lr: float = Field(default=2e-5, gt=0, le=1e30)
-    projector_lr: float | None = Field(default=None, gt=0, le=1e30)
+    lr: float = Field(default=2e-5, gt=0)
+    projector_lr: float | None = Field(default=None, gt=0)
     warmup: Share = 0.03
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -193,6 +194,8 @@ class TrainingConfig(_Strict):
         run, scratch = self.optimization, self.model.scratch
         if run.batch_size % run.micro_batch_size:
             raise ValueError("optimization.batch_size must be a multiple of optimization.micro_batch_size")
+        if any(1e30 < rate < math.inf for rate in (run.lr, run.projector_lr or 0)):
+            raise ValueError("optimization.lr must be at most 1e30")  # AdamW multiplies it
         if scratch.hidden_size % (2 * scratch.num_attention_heads):
             raise ValueError("model.scratch.hidden_size must be an even multiple of its num_attention_heads")
         if self.lora and not self.lora.merge and (self.model.language_model is None or self.model.checkpoint):

@@ -261,7 +261,7 @@ def _data(report: Report, config: TrainingConfig) -> list[Pair]:
         report.lines.append(f"{'':<12}left out: {left_out}")
     if not selected.of("val"):
         report.warnings.append("there is no pair in the split val: nothing is watched while training")
-    report.check_files([pair.row for pair in selected.pairs], config.data.max_unreadable)
+    report.attempt(lambda: report.check_files([pair.row for pair in selected.pairs], config.data.max_unreadable))
     report.attempt(lambda: disjoint_files(selected.rows))
     return selected.pairs
 

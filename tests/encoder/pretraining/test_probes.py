@@ -281,8 +281,10 @@ def test_what_cannot_be_probed_is_refused_in_words(rows: list[Row], probe: Probe
     secret = tmp_path / "Doe_John.png"
     secret.write_bytes(b"no picture")
     broken = Row(secret, split="val", labels={}, number=61)
-    with pytest.raises(LlavaRadError, match=r"^probe\.manifest, row 61: ") as caught:
-        Probe([*rows, broken], size=28)
+    left = Probe([*rows, broken], size=28)
+    assert left.rows == probe.rows and left.unreadable.lines()[0].startswith("row 61: ")
+    with pytest.raises(LlavaRadError, match=r"^2 of 62 images cannot be read, 1 may be; row 61: ") as caught:
+        Probe([*rows, broken, Row(tmp_path / "Doe_Jane.png", split="val", number=62)], size=28)
     assert "Doe" not in f"{caught.value} {caught.value.hint}"
     with pytest.raises(LlavaRadError, match="not finite"):
         probe.score(torch.full((60, 3), torch.nan))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
@@ -23,9 +24,11 @@ from tests.encoder.pretraining.test_fused_layers import fused_attention
 def manifest(tmp_path: Path) -> str:
     """150 images of 50 subjects: 100 of MIMIC-CXR, 50 (all lateral) of a set without published numbers."""
     rows = []
+    Image.radial_gradient("L").resize((64, 64)).save(tmp_path / "picture.png")
+    picture = (tmp_path / "picture.png").read_bytes()
     for i in range(150):
         path = tmp_path / f"{i}.png"
-        path.touch()
+        path.write_bytes(picture)
         dataset, view = ("mimic-cxr", "AP") if i < 100 else ("ours", "lateral")
         rows.append(Row(path, dataset=dataset, subject=str(i % 50), image=str(i), view=view, split="train"))  # type: ignore[arg-type]
     write_manifest(rows, tmp_path / "images.csv")
