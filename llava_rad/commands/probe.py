@@ -378,6 +378,7 @@ def _report(
     """Print what ``--validate`` finds: ``lines``, the encoders' sizes, and how many of a sample of images are read."""
     from encoder.backbones.base import tokens_of_patches
     from encoder.backbones.loading import sizes
+    from encoder.datasets.splits import disjoint_files
     from encoder.preprocessing import recipe_named
     from encoder.runs.preflight import Report
     from llava_rad.commands.runs import show_report
@@ -396,6 +397,7 @@ def _report(
     for argument in encoders:
         report.attempt(lambda argument=argument: look(argument))  # type: ignore[misc]
     report.attempt(lambda: report.check_files(rows, max_unreadable, force=True))
+    report.attempt(lambda: disjoint_files(rows))
     show_report(report)
 
 
