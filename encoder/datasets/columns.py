@@ -107,6 +107,12 @@ def parsed(options: Sequence[str], allowed: Iterable[str]) -> dict[str, list[str
     return found
 
 
+def _spelled(header: Sequence[str], column: str) -> str:
+    """Return a column as the header spells it; the name as it is if it is none, or empty."""
+    same = [one for one in header if plain(column) and plain(one) == plain(column)]
+    return column if column in header or len(same) != 1 else same[0]
+
+
 @dataclass(frozen=True)
 class Columns:
     """Columns of a table by field.
@@ -136,6 +142,7 @@ class Columns:
         Raises:
             LlavaRadError: if a chosen column does not exist, or several could be the report.
         """
+        chosen = {name: [_spelled(header, column) for column in columns] for name, columns in chosen.items()}
         exact = {name for names in chosen.values() for name in names if name}
         if odd := sorted(exact - set(header)):
             raise LlavaRadError(f"{of} has no column '{odd[0]}'", hint=columns_there(header))
@@ -163,12 +170,12 @@ class Columns:
 
     def attributes(self, row: Mapping[str, str]) -> dict[str, str]:
         """Return the patient's attributes in a row; unreadable ones are left out."""
-        return attributes_of(**{name: self._text(row, name) for name in ATTRIBUTES})
+        return attributes_of(**{name: self._text(row, name) for name in ATTRIBUTES if name in self.of})
 
     def unreadable(self, rows: Sequence[Mapping[str, str]]) -> list[str]:
         """Describe the cells of attributes that say something that cannot be read, with the numbers of their rows."""
         found = []
-        for name in ATTRIBUTES:
+        for name in filter(self.of.get, ATTRIBUTES):
             texts = {number: self._text(row, name) for number, row in enumerate(rows, 1)}
             odd = [number for number, text in texts.items() if not is_unknown(text) and not _READERS[name](text)]
             if odd:

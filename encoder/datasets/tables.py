@@ -22,11 +22,11 @@ _LISTED, _SHOWN = 30, 40
 _KINDS = {".csv": "csv", ".tsv": "csv", ".json": "list", ".jsonl": "lines", ".ndjson": "lines"}
 _GZIP = b"\x1f\x8b"
 _MAGIC = {
-    b"\xff\xfe": "UTF-16: save it as UTF-8",
-    b"\xfe\xff": "UTF-16: save it as UTF-8",
-    b"PK\x03\x04": "an Excel workbook or another archive: save it as CSV in UTF-8",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV in UTF-8",
-    b"PAR1": "Parquet: save it as CSV or JSON lines",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"PK\x03\x04": "an Excel workbook or another archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"PAR1": "Parquet",
 }
 """First bytes of files that are no text, and what they are."""
 
@@ -217,7 +217,9 @@ def lines(path: Path, *, of: str) -> Iterator[str]:
                 yield line.lstrip("\ufeff") if begin else line
                 begin = False
     except UnicodeDecodeError:
-        raise LlavaRadError(f"{of}: the table is not text in UTF-8{_looks_like(path)}") from None
+        raise LlavaRadError(
+            f"{of}: the table is not text in UTF-8{_looks_like(path)}", hint="save it as CSV in UTF-8"
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "damaged"
         raise LlavaRadError(f"{of}: the table cannot be read ({reason})") from None
@@ -227,7 +229,7 @@ def _opened(path: Path) -> TextIO:
     """Open plain or gzip text, told by the content."""
     with path.open("rb") as file:
         zipped = file.read(2) == _GZIP
-    return (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="")  # type: ignore[return-value]
+    return (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _looks_like(path: Path) -> str:

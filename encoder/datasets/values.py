@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from encoder.errors import LlavaRadError
 
@@ -26,6 +27,7 @@ ETHNICITIES = (
 """Groups of the paper (C.6) and patterns of the words that name them; other known words are ``other``."""
 
 _NOTHING = {"nan", "none", "null", "na", "<na>", "n/a", "#n/a", "nat", "nil", "missing"}
+_LONGEST_NOTHING = max(map(len, _NOTHING))
 _SPLITS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune", "tuning"),
@@ -43,6 +45,7 @@ _SEXES = {
 }
 _SEX_WORDS = {word: sex for sex, words in _SEXES.items() for word in words}
 _OLDEST = 120
+_WORDS = 4096  # large tables repeat few words
 _AGE = re.compile(
     r"(?P<above>>=?|≥|over|above)?\s*(?P<number>\d{1,3}(?:[.,]\d+)?)\s*(?P<plus>\+)?\s*"
     r"(?P<unit>y|yrs?|years?|yo|y/o|m|mo|mos|months?|w|wks?|weeks?|d|days?)?\.?(?:\s*(?:old|of age))?\s*(?P<end>\+)?"
@@ -60,6 +63,8 @@ _ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "
 def is_nothing(text: str) -> bool:
     """Tell whether a cell says nothing: white space, punctuation such as ``___``, or a word such as "nan"."""
     word = text.strip()
+    if len(word) > _LONGEST_NOTHING and word[0].isalnum():  # most cells of large tables
+        return False
     return word.lower() in _NOTHING or not any(map(str.isalnum, word))
 
 
@@ -78,6 +83,7 @@ def split_of(text: str) -> str:
     return _SPLIT_WORDS.get(re.sub(r"[\s_-]*(set|split)$", "", text.strip().lower()), "")
 
 
+@lru_cache(_WORDS)
 def sex_of(text: str) -> str:
     """Map a data set's word to ``"F"`` or ``"M"``; "" for other words."""
     return _SEX_WORDS.get(text.strip().strip(".").lower(), "")
@@ -97,12 +103,14 @@ def years_of(text: str) -> float | None:
     return years if years <= _OLDEST else None
 
 
+@lru_cache(_WORDS)
 def age_of(text: str) -> str:
     """Whole years of an age; "" where :func:`years_of` reads none."""
     years = years_of(text)
     return "" if years is None else str(int(years))
 
 
+@lru_cache(_WORDS)
 def ethnicity_of(text: str) -> str:
     """Map words for race or ethnicity to one of the six groups of the paper (C.6); "" where nothing is known.
 

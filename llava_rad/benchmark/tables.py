@@ -73,7 +73,7 @@ def read_annotations(path: Path) -> list[Row]:
     Raises:
         InputError: as :func:`read_rows`, or if a label is not understood.
     """
-    rows = []
+    rows: list[Row] = []
     for number, row in enumerate(read_rows(path), 1):
         cells = {name: str(value) for name, value in row.items() if name in CLASSES and value is not None}
         try:

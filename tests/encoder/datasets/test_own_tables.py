@@ -47,7 +47,7 @@ def test_usual_names(tmp_path: Path, header: str) -> None:
 
 def test_named_columns(tmp_path: Path) -> None:
     table = "Picture name;MRN;Cohort;Edema;Follow-up #\n0.png;007;validation;1;0\n1.png;008;test;0;1\n"
-    given = ("image=Picture name", "subject=MRN", "split=Cohort", "ignore=Follow-up #")
+    given = ("image=picture_name", "subject=MRN", "split=Cohort", "ignore=Follow-up #")
     rows, _ = read(tmp_path, table, *given, name="other name.txt")
     assert [(row.subject, row.split, row.labels) for row in rows] == [
         ("007", "val", {"Edema": 1.0}), ("008", "test", {"Edema": 0.0}),
