@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -170,6 +169,7 @@ def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict
     from llava_rad.generation.decoding import _decode, prepare
     from llava_rad.generation.engine import Engine
     from llava_rad.generation.options import Decoding
+    from scripts.bench.harness import machine
     from scripts.bench.worker import peak_bytes
 
     begin = time.perf_counter()
@@ -187,7 +187,7 @@ def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict
             times.append(time.perf_counter() - begin)
     on_card = engine.device.type == "cuda"
     found |= {
-        "device": torch.cuda.get_device_name() if on_card else f"{os.cpu_count()} x {_processor()}",
+        "device": torch.cuda.get_device_name() if on_card else "{cores} x {processor}".format(**machine()),
         "torch": torch.__version__, "prompt_tokens": embeds.shape[1], "first_token_seconds": times[0],
         "tokens": tokens, "tokens_per_second": (tokens - 1) / (times[-1] - times[0]), "report_seconds": times[-1],
         "peak_bytes": peak_bytes("cpu"), "cuda_bytes": torch.cuda.max_memory_allocated() if on_card else None,
@@ -235,14 +235,6 @@ def _log(step: str, found: dict[str, Any] | None = None) -> None:
     """Print results at once, so that an interrupted run leaves them."""
     numbers = {name: value for name, value in (found or {}).items() if isinstance(value, int | float)}
     print(step, json.dumps(numbers) if numbers else "", file=sys.stderr, flush=True)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def show(result: dict[str, Any]) -> None:

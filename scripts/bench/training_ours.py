@@ -115,10 +115,7 @@ def _write_pairs(case: Case, folder: Path, texts: list[str]) -> None:
     (folder / "images").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path = folder / "images" / f"{number}.png"
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 9)).astype(np.uint8))
-        smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), np.int16)
-        noise = rng.integers(-20, 21, smooth.shape)
-        Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)).save(path, compress_level=1)
+        Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(path, compress_level=1)
         pairs.append(Pair(Row(path, "bench", f"s{number}", f"t{number}", f"i{number}", "PA", "train"), text))
     write_pairs(pairs, folder / TABLE)
 

@@ -25,26 +25,22 @@ class Region:
     box: tuple[int, int, int, int]
 
 
-@dataclass
-class Scene:
-    """State of a frontal image while it is drawn.
+@dataclass(kw_only=True)
+class Drawn:
+    """State of an image while it is drawn.
 
     Attributes:
         air: share of air in the path, [H, W] 0..1.
-        vessels: density of vessels, [H, W]; visible only in air.
         added: density that findings and devices add.
         structures: name -> mask.
         regions: one per finding that has been drawn.
     """
 
     canvas: Canvas
-    thorax: Thorax
-    patient: Patient
     rng: np.random.Generator
     x: Array
     y: Array
     air: Array
-    vessels: Array
     added: Array
     structures: dict[str, Mask] = field(default_factory=dict)
     regions: list[Region] = field(default_factory=list)
@@ -58,6 +54,15 @@ class Scene:
             self.regions.append(Region(finding, box))
 
 
+@dataclass(kw_only=True)
+class Scene(Drawn):
+    """State of a frontal image while it is drawn; ``vessels`` is their density, [H, W], visible only in air."""
+
+    thorax: Thorax
+    patient: Patient
+    vessels: Array
+
+
 def begin(canvas: Canvas, thorax: Thorax, patient: Patient, rng: np.random.Generator, *, engorged: float) -> Scene:
     """Lungs, vessels and masks of a body without findings; `engorged` (0..1) thickens the vessels."""
     x, y = canvas.grid()
@@ -66,7 +71,10 @@ def begin(canvas: Canvas, thorax: Thorax, patient: Patient, rng: np.random.Gener
     depth = canvas.soft([(thorax.lung[side], 1.0) for side in SIDES], 2.6)
     air = lungs * np.clip(0.30 + 0.80 * depth, 0, 1)
     vessels = _vessels(canvas, thorax, generator("vessels", patient.key), engorged)
-    scene = Scene(canvas, thorax, patient, rng, x, y, air, vessels, np.zeros_like(air))
+    scene = Scene(
+        canvas=canvas, rng=rng, x=x, y=y, air=air, added=np.zeros_like(air), thorax=thorax, patient=patient,
+        vessels=vessels,
+    )  # fmt: skip
     heart = canvas.mask(thorax.heart)
     middle = canvas.mask(thorax.mediastinum)
     for side in SIDES:

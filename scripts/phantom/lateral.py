@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from .drawing import Array, Canvas, Curve, Mask, box_of, ellipse, spline, strip
+from .drawing import Array, Canvas, Curve, Mask, ellipse, spline, strip
 from .findings import Finding
-from .frontal import Region
+from .frontal import Drawn, Region
 from .patient import Patient, generator
 
 _HEIGHT = {"upper": 9.0, "mid": 15.5, "lower": 22.0}  # cm, of a finding's zone
@@ -26,25 +26,11 @@ class _Outlines:
     scale: float
 
 
-@dataclass
-class _Side:
-    """State of a lateral image while it is drawn; see frontal.Scene."""
+@dataclass(kw_only=True)
+class _Side(Drawn):
+    """State of a lateral image while it is drawn."""
 
-    canvas: Canvas
     outlines: _Outlines
-    rng: np.random.Generator
-    x: Array
-    y: Array
-    air: Array
-    added: Array
-    masks: dict[str, Mask] = field(default_factory=dict)
-    regions: list[Region] = field(default_factory=list)
-
-    def mark(self, name: str, mask: Mask, finding: Finding) -> None:
-        self.masks[name] = self.masks[name] | mask if name in self.masks else mask
-        box = box_of(mask)
-        if box is not None:
-            self.regions.append(Region(finding, box))
 
 
 def _outlines(patient: Patient, findings: tuple[Finding, ...]) -> _Outlines:
@@ -92,8 +78,9 @@ def paint_lateral(
     x, y = canvas.grid()
     lungs = canvas.soft([(o.lung, 1.0)], 0.12)
     depth = canvas.soft([(o.lung, 1.0)], 2.0)
-    side = _Side(canvas, o, rng, x, y, lungs * np.clip(0.25 + 0.85 * depth, 0, 1), np.zeros_like(lungs))
-    side.masks = {"heart": canvas.mask(o.heart), "lungs": canvas.mask(o.lung)}
+    air, added = lungs * np.clip(0.25 + 0.85 * depth, 0, 1), np.zeros_like(lungs)
+    side = _Side(canvas=canvas, rng=rng, x=x, y=y, air=air, added=added, outlines=o)
+    side.structures = {"heart": canvas.mask(o.heart), "lungs": canvas.mask(o.lung)}
     worn = next((f for f in findings if f.kind == "vertebral degeneration"), None)
     column, corners = _vertebrae(o.spine, worn)
     if worn is not None:
@@ -127,12 +114,12 @@ def paint_lateral(
     total += 0.16 * canvas.soft([(c, 1.0) for c in corners], 0.08) + 0.035 * lungs * canvas.lines(ribs, 0.12)
     total += 0.10 * canvas.soft([(sternum, 1.0)], 0.12) - 0.10 * canvas.soft([(trachea, 1.0)], 0.2) + side.added
     result: Array = np.maximum(total, 0).astype(np.float32)
-    return result, side.masks, side.regions
+    return result, side.structures, side.regions
 
 
 def _paint(side: _Side, f: Finding, own: np.random.Generator) -> None:
     o, x, y = side.outlines, side.x, side.y
-    whole = side.masks["lungs"]
+    whole = side.structures["lungs"]
     if f.kind in ("pleural effusion", "costophrenic blunting"):
         height = 1.6 if f.kind == "costophrenic blunting" else 3.0 + 9.0 * f.size
         back = np.interp(y, o.spine[:, 1], o.spine[:, 0]).astype(np.float32)
@@ -158,7 +145,7 @@ def _paint(side: _Side, f: Finding, own: np.random.Generator) -> None:
     elif f.kind == "fibrosis":
         side.air *= (1 - 0.35 * np.clip((y - 17) / 6, 0, 1)).astype(np.float32)
     elif f.kind == "cardiomegaly":
-        side.mark("heart", side.masks["heart"], f)
+        side.mark("heart", side.structures["heart"], f)
     elif f.kind == "pacemaker":
         side.added += 0.35 * side.canvas.soft([(ellipse(-9.0, 7.5, 0.5, 2.0), 1.0)], 0.06)
 
