@@ -349,7 +349,8 @@ def _json(answer: Answer) -> Any:
         raise _not_dicomweb("an empty answer")
     try:
         # names in another character set, or with control characters, are none of the attributes that are read
-        return json.loads(content.decode(json.detect_encoding(content), "replace"), strict=False)
+        text = content.decode(json.detect_encoding(content), "replace")
+        return json.loads(re.sub(r"[\x00-\x1f]", " ", text))
     except RecursionError:
         raise _not_dicomweb("JSON nested too deeply") from None
     except ValueError:

@@ -159,7 +159,10 @@ def push(files: Sequence[Path], store: Callable[[Path], None], *, tell: Tell = l
             _check(path)
             store(path)
         except PacsError as error:
-            tell(f"{path}: {error}")
+            name = str(path)
+            tell(
+                f"{name if name.isprintable() else ascii(name)}: {error}"
+            )  # a line break would begin a line of its own
             count.fail(error)
         else:
             count.new += 1
