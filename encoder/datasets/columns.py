@@ -166,7 +166,8 @@ class Columns:
 
     def cell(self, row: Mapping[str, str], name: str) -> str:
         """Return the cell of a field in a row; "" if there is none or it says nothing."""
-        return known(row.get(self.first(name), ""))
+        column = self.first(name)
+        return known(row.get(column, "")) if column else ""  # a column may have no name
 
     def attributes(self, row: Mapping[str, str]) -> dict[str, str]:
         """Return the patient's attributes in a row; unreadable ones are left out."""

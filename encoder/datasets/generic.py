@@ -101,10 +101,8 @@ def read_table(
                 f"{of}: row {number}, column '{found.first('split')}': the split is none of train, val, test or empty",
                 hint="--column split= reads no split; --split 70/15/15 draws one",
             )
-        own, named = (
-            {name.strip(): value for name, value in labels_of(row, names, f"{of}: row {number}").items()},
-            classes(row),
-        )
+        named, own = classes(row), labels_of(row, names, f"{of}: row {number}")
+        own = {name.strip(): value for name, value in own.items() if value is not None or name.strip() not in named}
         if odd := [name for name in own.keys() & named.keys() if {own[name], named[name]} == {0.0, 1.0}]:
             raise LlavaRadError(f"{of}: row {number}: two columns disagree on the label '{odd[0]}'")
         yield Row(

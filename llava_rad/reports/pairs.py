@@ -154,7 +154,7 @@ def _is_text(value: Any) -> bool:
 
 def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -> Pair:
     for name in _READ:
-        if cells.get(columns.first(name)) == _NO_TEXT:
+        if name in columns.of and cells.get(columns.first(name)) == _NO_TEXT:
             raise LlavaRadError(f"row {number} of the table of pairs: {columns.first(name)} is not text")
     image = columns.cell(cells, "image").replace("\\", "/")
     if not image:

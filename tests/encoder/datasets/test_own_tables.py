@@ -183,6 +183,13 @@ def test_labels_that_contradict_each_other(tmp_path: Path, table: str, says: str
         read(tmp_path, table)
 
 
+def test_a_name_fills_what_a_column_leaves_unknown(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path, "image,label,edema\n0.png,Edema,\n1.png,Normal,0\n2.png,,1\n")
+    assert [row.labels for row in rows] == [
+        {"edema": 1.0, "Normal": 0.0}, {"edema": 0.0, "Normal": 1.0}, {"edema": 1.0, "Normal": None},
+    ]  # fmt: skip
+
+
 def test_padchest_words_without_information_alone_are_no_labels(tmp_path: Path) -> None:
     words = ("['unchanged']", "['exclude']", "['suboptimal study', 'unchanged']", "[]", "['cardiomegaly', 'unchanged']")
     lines = "".join(f'{n}.png,0,s{n},p{n},PA,"{word}"\n' for n, word in enumerate(words))
@@ -194,3 +201,11 @@ def test_padchest_words_without_information_alone_are_no_labels(tmp_path: Path) 
     *silent, last = (row.labels for row in DATASETS["padchest"].rows(tmp_path)[0])
     assert [set(labels.values()) for labels in silent] == [{None}] * 4
     assert (last["cardiomegaly"], last["pneumonia"]) == (1, 0)
+
+
+def test_a_column_without_a_name_is_no_field(tmp_path: Path) -> None:
+    for header in (",image,Edema", "Unnamed: 0,image,Edema", "index,image,Edema"):
+        rows, _ = read(tmp_path, f"{header}\n0,0.png,1\n1,1.png,0\n")
+        assert [(row.subject, row.study, row.split, row.labels) for row in rows] == [
+            ("", "", "", {"Edema": 1.0}), ("", "", "", {"Edema": 0.0}),
+        ]  # fmt: skip

@@ -204,3 +204,8 @@ def test_150_000_pairs_are_read_in_seconds(tmp_path: Path, name: str, number: in
     begin = time.process_time()
     assert len(read_pairs(tmp_path / name)) == number
     assert time.process_time() - begin < 20 * number / 150_000
+
+
+def test_a_column_without_a_name_is_no_field(tmp_path: Path) -> None:
+    (found,) = read_pairs(write(tmp_path, "t.csv", ",image,text\n7,a.png,Clear.\n"))
+    assert found.row == Row(tmp_path / "a.png", image="a.png")
