@@ -153,7 +153,7 @@ DATASETS: dict[str, DataSet] = {
         ),
         DataSet("covid", "covid-chestxray", "covid:read", draws=True, shares=SEGMENTATION),
         DataSet("folder", "any folder of images", "generic:read_folder"),
-        DataSet("table", "any table of images, or its folder", "generic:read_table", own=True),
+        DataSet("table", "any table of images", "generic:read_table", own=True),
     )
 }  # fmt: skip
 """Name on the command line -> data set."""

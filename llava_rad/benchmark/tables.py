@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal
 
 from encoder.datasets import columns
@@ -198,7 +197,7 @@ def _fields(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: 
     for name in [named] if named else tried:
         same = [name] if named or "." in name else [other for other in header if plain(other) == plain(name)]
         for one in same:
-            if any(not isinstance(lookup(row, one), NoneType | Mapping) for row in rows):
+            if any(isinstance(lookup(row, one), str | int | float) for row in rows):
                 found[one] = None
     if found:
         return list(found)
