@@ -27,6 +27,8 @@ import numpy as np
 from encoder.errors import ReadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
 NATIVE = {
@@ -128,7 +130,7 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> tuple[npt.NDArr
         codestream's own statements; None for RLE, which makes none.
 
     Raises:
-        ReadError: corrupt, truncated or unsupported.
+        ReadError: corrupt, truncated, unsupported or multi_frame.
     """
     if syntax in RLE:
         return _decode_rle(data, shape), None
@@ -212,12 +214,9 @@ def _decode_ended(data: bytes, syntax: str, stream: Codestream) -> npt.NDArray[A
     """Decode JPEG-LS or JPEG 2000; both decoders refuse missing data, but also a missing end marker."""
     if stream.end >= 0:
         return _decode_stream(data[: stream.end + 2], syntax, stream)
-    bare = data.rstrip(b"\0")
-    for zeros in range(3):  # the last bytes may be zero themselves
-        try:
-            return _decode_stream(bare + bytes(zeros) + END, syntax, stream)
-        except ReadError:
-            continue
+    for bare in _with_fewer_zeros(data):
+        with contextlib.suppress(ReadError):
+            return _decode_stream(bare + END, syntax, stream)
     raise ReadError("truncated", EARLY)
 
 
@@ -272,22 +271,31 @@ def _decode_rle(data: bytes, shape: FrameShape) -> npt.NDArray[Any]:
         raise ReadError("corrupt", "the run-length table is damaged")
     if offsets[-1] >= len(data):
         raise ReadError("truncated", EARLY)
-    try:
-        decoded = imagecodecs.dicomrle_decode(data, shape.dtype)
-        length = len(decoded)
-    except (ValueError, RuntimeError):
-        decoded, length = b"", 0
+    for stream in _with_fewer_zeros(data):
+        with contextlib.suppress(ValueError, RuntimeError):
+            decoded = imagecodecs.dicomrle_decode(stream, shape.dtype)
+            if shape.nbytes <= len(decoded) <= shape.nbytes + segments:  # a pad byte each
+                break
+    else:
         with contextlib.suppress(ValueError, RuntimeError):  # of a segment that ends within a run
             parts = zip(offsets, (*offsets[1:], len(data)), strict=True)
-            length = segments * min(len(imagecodecs.packbits_decode(data[start:end])) for start, end in parts)
-    if length > shape.nbytes + segments or (length >= shape.nbytes and not decoded):  # a pad byte each
-        raise ReadError("corrupt", "the compressed image is larger than the header states")
-    if length < shape.nbytes:
+            if (
+                min(len(imagecodecs.packbits_decode(data[start:end])) for start, end in parts) * segments
+                >= shape.nbytes
+            ):
+                raise ReadError("corrupt", "the compressed image is larger than the header states")
         raise ReadError("truncated", DAMAGED)
     values = np.frombuffer(decoded, shape.dtype, shape.nbytes // shape.dtype.itemsize)
     if shape.samples == 1:
         return values.reshape(shape.rows, shape.columns)
     return np.moveaxis(values.reshape(shape.samples, shape.rows, shape.columns), 0, -1)
+
+
+def _with_fewer_zeros(data: bytes) -> Iterator[bytes]:
+    """Yield the data as they are, then with 0 to 2 zeros at the end: the last bytes may be zero, or padding."""
+    yield data
+    bare = data.rstrip(b"\0")
+    yield from (bare + bytes(zeros) for zeros in range(3))
 
 
 def jpeg_header(data: bytes) -> Codestream:

@@ -52,6 +52,14 @@ def test_a_whole_stream_is_read_without_an_end_marker_and_with_padding(name: str
         np.testing.assert_array_equal(read_image(wrapped(other, name)).pixels, expected)
 
 
+@pytest.mark.parametrize("bits", [8, 12])
+def test_padding_after_run_length_data(bits: int) -> None:
+    expected = read_image(rewrite(dataset(bits=bits), "rle")).pixels
+    for zeros in (1, 2, 300):
+        data = wrapped(codestream("rle", bits) + bytes(zeros), "rle", bits)
+        np.testing.assert_array_equal(read_image(data).pixels, expected)
+
+
 @pytest.mark.parametrize("name", MARKED)
 def test_a_cut_stream_without_an_end_marker_is_truncated(name: str) -> None:
     stream = codestream(name)

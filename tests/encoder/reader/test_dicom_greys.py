@@ -244,5 +244,5 @@ def test_padding_over_two_thirds_of_the_image_is_padding() -> None:
     values = ramp()
     values[:50] = 0
     image = read_image(chest(values, PixelPaddingValue=0))
-    assert image.valid is not None and image.warnings == ()
+    assert image.valid is not None and not [text for text in image.warnings if "padding" in text]
     np.testing.assert_array_equal(image.valid, values != 0)

@@ -261,6 +261,9 @@ def test_16_bit_data_stated_as_8_bits_and_half_of_the_rows_are_refused() -> None
     refused(to_bytes(tall), "multi_frame")
     tall.Rows = 100
     refused(to_bytes(tall), "corrupt", forcible=False)
+    for rows, columns in ((144, 79), (143, 80)):
+        tall.Rows, tall.Columns = rows, columns
+        refused(to_bytes(tall), "corrupt")
 
 
 @pytest.mark.parametrize("bits", [8, 12])
