@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from encoder.backbones import weight_files as files
 from encoder.backbones.base import (
     RECIPE_KEY,
     EncoderFamily,
@@ -87,13 +88,12 @@ class RadDino(FrozenEncoder):
             logging.disable_progress_bar()
         if (folder / "export" / "config.json").is_file():
             folder = folder / "export"
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise ModelError(f"{what} has no file {name}")
+        kind = files.read_json(folder / files.CONFIG, what).get("model_type")
+        if kind != "dinov2":
+            raise ModelError(f"{what} is a {kind!r} model, not 'dinov2'")
+        if not (folder / files.WEIGHTS).is_file():
+            raise ModelError(f"{what} has no file {files.WEIGHTS}")
         try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-            if kind != "dinov2":
-                raise ModelError(f"{what} is a {kind!r} model, not 'dinov2'")
             config = Dinov2Config.from_pretrained(folder)
             model, report = Dinov2Model.from_pretrained(
                 folder, config=config, use_safetensors=True, output_loading_info=True
@@ -221,14 +221,8 @@ class VisionTransformer:
         Raises:
             ModelError: if a file is missing or damaged, or its tensors are not those of the configuration.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"the encoder's files cannot be read ({type(error).__name__})") from error
+        config = files.read_json(folder / files.CONFIG, "the encoder")
+        tensors = files.read_safetensors(folder / files.WEIGHTS, "the encoder")
         return cls(config, tensors, size=size, device=device, dtype=dtype)
 
     @torch.inference_mode()

