@@ -154,6 +154,7 @@ def _silence_libraries() -> None:
         "HF_HUB_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' bars too
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_LOGS": "-all",  # errors only
     }.items():
         os.environ.setdefault(name, value)
     if logging.lastResort is not None:  # the handler of libraries that have none, such as bitsandbytes

@@ -163,7 +163,7 @@ def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) 
 
 def unreadable_note(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Say how many images were left out because they cannot be read; "" if none was."""
-    lines = next((one["unreadable"] for one in found.values() if one.get("unreadable")), [])
+    lines: list[str] = next((one["unreadable"] for one in found.values() if one.get("unreadable")), [])
     shown = "; ".join(lines[:_LISTED]) + ("; ..." if len(lines) > _LISTED else "")
     return f"Left out, since they cannot be read: {len(lines):,} images ({shown})." if lines else ""
 

@@ -274,8 +274,8 @@ class _ReportTrainingRun:
         if metrics is not None:
             metrics.close()
         folder = self._export(trainer, steps)
-        if self.main and (reason := plot_run(self.output, PANELS)):
-            self._note(reason)
+        if self.main and (no_picture := plot_run(self.output, PANELS)):
+            self._note(no_picture)
         return folder
 
     def _export(self, trainer: ReportTrainer, steps: int) -> Path:

@@ -115,7 +115,7 @@ class SegmentationSet:
 
     def empty(self) -> list[str]:
         """Names of the structures that no image has a pixel of."""
-        return [name for name, there in zip(self.structures, self.packed.any(axis=(0, 2)), strict=True) if not there]
+        return [name for number, name in enumerate(self.structures) if not self.packed[:, number].any()]
 
     def fingerprint(self) -> str:
         """Hash images and masks (SHA-256), to compare those of a resumed run."""

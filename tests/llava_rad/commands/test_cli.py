@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from llava_rad import cli
 from llava_rad.cli import main
 from llava_rad.outputs.report import json_schema
 from tests.llava_rad import small_files
@@ -328,3 +330,19 @@ def test_assemble_from_what_is_no_model(run: Run, tiny: Path, tmp_path: Path) ->
     done = run("assemble", "out", "--encoder", tmp_path, "--language-model", tmp_path)
     assert done.code == 5
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "shown"),
+    [
+        ("bitsandbytes.cextension", logging.WARNING, False),
+        ("safetensors", logging.INFO, False),
+        ("encoderlike", logging.WARNING, False),
+        ("bitsandbytes", logging.ERROR, True),
+        ("llava_rad", logging.WARNING, True),
+        ("metrics.cache", logging.WARNING, True),
+    ],
+)
+def test_warnings_of_libraries_are_not_passed_on(name: str, level: int, shown: bool) -> None:
+    record = logging.LogRecord(name, level, "file", 1, "message", None, None)
+    assert cli._is_ours(record) is shown

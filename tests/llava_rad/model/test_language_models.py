@@ -163,6 +163,47 @@ def test_assembling_prints_nothing_of_libraries_and_what_it_makes_runs(
     assert written.code == 0, written.err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+        {"tie_word_embeddings": True},
+        {"head_dim": 24},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_is_assembled_runs_and_writes_what_transformers_writes(
+    change: dict[str, Any], parts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llava_rad.generation.decoding import generate
+    from llava_rad.generation.engine import Engine
+    from llava_rad.generation.options import Decoding
+    from llava_rad.model.llava_rad import LlavaRad
+
+    monkeypatch.setitem(RECIPES, "test-56", Recipe("test-56", 1, 56, "resize-then-minmax", 0.5, 0.25, "tests"))
+    words = json.loads((parts[1] / "config.json").read_text())
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
+    torch.manual_seed(0)
+    usual = {"num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.4}
+    LlamaForCausalLM(LlamaConfig(**{key: words[key] for key in keys} | usual | change)).save_pretrained(tmp_path / "lm")
+    shutil.copy(parts[1] / "tokenizer.model", tmp_path / "lm")
+    shutil.copy(parts[1] / "tokenizer_config.json", tmp_path / "lm")
+    assemble(parts[0], tmp_path / "lm", tmp_path / "m", recipe="test-56")
+    images = list(np.random.default_rng(0).integers(0, 256, (2, 56, 56), dtype=np.uint8))
+    drafts = generate(Engine.from_pretrained(tmp_path / "m"), images, Decoding(max_new_tokens=8))
+    found = [list(one.ids) for one in drafts]
+    model = LlavaRad.from_pretrained(tmp_path / "m")
+    prompt = model.config.conversation.encode(model.tokens.tokenizer, 1)
+    with torch.inference_mode():
+        embeds, mask = model.embed(model.config.preprocessing.normalise(np.stack(images)), [prompt] * 2)
+        rows = model.language_model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=8).tolist()
+    assert found == [row[: row.index(2)] if 2 in row else row for row in rows]
+
+
 def test_a_model_of_too_few_positions_is_not_assembled(parts: tuple[Path, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(parts[1], tmp_path / "vicuna"))
     config = json.loads((folder / "config.json").read_text())
