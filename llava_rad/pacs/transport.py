@@ -1,36 +1,28 @@
-"""HTTP requests to one archive: to its own origin only, limited in time and size, repeated with growing delays.
-
-A read timeout of a socket begins again with each byte, so a request has a deadline of its own beside it.
-"""
+"""HTTP requests to one archive: to its own origin only, limited in time and size, repeated with growing delays."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from encoder.errors import LlavaRadError
+from llava_rad.pacs.deadline import Deadline, adapter
 
 if TYPE_CHECKING:
     import requests
-    from requests.adapters import HTTPAdapter
 
 USER, PASSWORD, TOKEN = "LLAVA_RAD_PACS_USER", "LLAVA_RAD_PACS_PASSWORD", "LLAVA_RAD_PACS_TOKEN"
 TIMEOUT_S: Final = (10.0, 60.0)
 """Seconds for connecting, and between two pieces of an answer."""
 DEADLINE_S: Final = 60.0
-"""Seconds for a whole request, beside the time that its bytes take at ``MIN_RATE``."""
-MIN_RATE: Final = 64 << 10
-"""Bytes per second below which a transfer is given up."""
+"""Seconds for a whole request, beside the time that its bytes take at ``deadline.MIN_RATE``."""
 RETRIES: Final = 5
 BROKEN_RETRIES: Final = 2
 """Retries of requests whose answer breaks off; connecting is tried ``RETRIES`` times again."""
@@ -131,11 +123,11 @@ class Transport:
         self._url = parts._replace(auth=None).url.rstrip("/")
         self._origin = _origin(self._url)
         self._tell = tell
-        self._clock = _Clock()
+        self._deadline = Deadline()
         self._session = requests.Session()
         self._session.auth = _authorization(url)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _adapter(self._clock))
+            self._session.mount(scheme, adapter(self._deadline))
 
     def close(self) -> None:
         """Close connections."""
@@ -196,7 +188,7 @@ class Transport:
         import urllib3
 
         url = f"{self._url}/{path}"
-        with self._clock.running(DEADLINE_S + len(body or b"") / MIN_RATE) as clock:
+        with self._deadline.running(DEADLINE_S, len(body or b"")) as deadline:
             try:
                 for _ in range(REDIRECTS + 1):
                     # a stream is sent in small pieces: the timeout of a single send counts for all of its bytes
@@ -207,13 +199,13 @@ class Transport:
                     )  # fmt: skip
                     with response:
                         if response.status_code not in (301, 302, 303, 307, 308):
-                            answer = _read(response, limit, clock)
-                            if clock.over:  # an answer that ends with its connection looks whole
+                            answer = _read(response, limit, deadline)
+                            if deadline.over:  # an answer that ends with its connection looks whole
                                 raise requests.Timeout
                             return answer, _retry_after(response)
                         url, parameters = self._redirected(method, url, response), None
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                raise _failure(error, clock) from None
+                raise _failure(error, deadline) from None
         raise PacsError(f"the archive redirects more than {REDIRECTS} times")
 
     def _redirected(self, method: str, url: str, response: requests.Response) -> str:
@@ -250,94 +242,7 @@ class _Certificate(UnreachableError):
     """The archive's certificate is not trusted."""
 
 
-class _Clock:
-    """Deadline of the request in progress: when it is over, the connection is shut down, whatever waits for it.
-
-    Attributes:
-        over: the deadline has passed.
-        connected: the request reached the archive.
-    """
-
-    def __init__(self) -> None:
-        self.over = self.connected = False
-        self._seconds = 0.0
-        self._sockets: list[Any] = []
-
-    @contextmanager
-    def running(self, seconds: float) -> Iterator[_Clock]:
-        """Run for a request."""
-        self.over = self.connected = False
-        self._sockets, self._seconds, started, done = [], seconds, time.monotonic(), threading.Event()
-
-        def wait() -> None:
-            while (left := started + self._seconds - time.monotonic()) > 0:
-                if done.wait(left):
-                    return
-            self.over = True
-            for one in self._sockets:
-                with suppress(OSError, TypeError):
-                    socket.socket.shutdown(one, socket.SHUT_RDWR)
-
-        thread = threading.Thread(target=wait, name="deadline", daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            done.set()
-            thread.join()
-
-    def uses(self, connection: Any) -> None:
-        """Take note of the socket of an open connection, which the connection forgets once the answer has begun."""
-        if connection.sock is not None:
-            self._sockets.append(connection.sock)
-            self.connected = True
-
-    def extend(self, received: int) -> None:
-        """Add the time of bytes that came."""
-        self._seconds += received / MIN_RATE
-
-
-def _adapter(clock: _Clock) -> HTTPAdapter:
-    """Make an adapter whose connections are known to the clock."""
-    from requests.adapters import HTTPAdapter
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
-    class Known:
-        def connect(self) -> None:
-            super().connect()  # type: ignore[misc]
-            clock.uses(self)
-
-        def request(self, *args: Any, **kwargs: Any) -> None:
-            clock.uses(self)
-            super().request(*args, **kwargs)  # type: ignore[misc]
-
-    class Plain(Known, HTTPConnection):  # type: ignore[misc]
-        pass
-
-    class Secure(Known, HTTPSConnection):  # type: ignore[misc]
-        pass
-
-    class PlainPool(HTTPConnectionPool):  # type: ignore[misc]
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):  # type: ignore[misc]
-        ConnectionCls = Secure
-
-    class Adapter(HTTPAdapter):  # type: ignore[misc]
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-
-        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-            manager = super().proxy_manager_for(*args, **kwargs)
-            manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-            return manager
-
-    return Adapter(max_retries=0)
-
-
-def _read(response: requests.Response, limit: int, clock: _Clock) -> Answer:
+def _read(response: requests.Response, limit: int, deadline: Deadline) -> Answer:
     """Read an answer, at most ``limit`` bytes of it after decompression; the page of an error is left alone."""
     header = Message()
     if (kind := response.headers.get("content-type")) is not None:
@@ -348,7 +253,7 @@ def _read(response: requests.Response, limit: int, clock: _Clock) -> Answer:
         if stated.isdecimal() and int(stated[:20]) > limit:
             raise PacsError(f"the archive sends more than {limit >> 20} MiB")
         for chunk in response.iter_content(_CHUNK):
-            clock.extend(len(chunk))
+            deadline.extend(len(chunk))
             answer.body.write(chunk)
             if answer.body.tell() > limit:
                 raise PacsError(f"the archive sends more than {limit >> 20} MiB")
@@ -373,14 +278,14 @@ class StatusError(PacsError):
         self.status = status
 
 
-def _failure(error: Exception, clock: _Clock) -> PacsError:
+def _failure(error: Exception, deadline: Deadline) -> PacsError:
     """Return the error of a request that got no whole answer, in words without its address."""
     import requests
     from urllib3.exceptions import ReadTimeoutError
 
     text = str(error)
-    if clock.over or (
-        clock.connected and (isinstance(error, requests.Timeout | ReadTimeoutError) or "timed out" in text.lower())
+    if deadline.over or (
+        deadline.connected and (isinstance(error, requests.Timeout | ReadTimeoutError) or "timed out" in text.lower())
     ):
         return SlowError("the archive does not answer in time")
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
@@ -389,7 +294,7 @@ def _failure(error: Exception, clock: _Clock) -> PacsError:
         )
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return PacsError("the archive sends an answer whose compression is damaged")
-    if clock.connected:
+    if deadline.connected:
         return BrokenError("the archive breaks its answer off")
     if re.search("CA certificate bundle|PEM|X509", text):
         return _Certificate("the certificates that REQUESTS_CA_BUNDLE names cannot be read")
