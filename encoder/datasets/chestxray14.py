@@ -16,7 +16,7 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, read_csv
-from encoder.datasets.values import attributes_of, labels_of, split_of
+from encoder.datasets.values import attributes_of, checked, known, labels_of, split_of
 from encoder.errors import LlavaRadError
 from encoder.reader.views import view_of
 
@@ -34,7 +34,8 @@ def read(root: Path) -> Iterator[Row]:
     train, test = _names(root / "train_val_list.txt"), _names(root / "test_list.txt")
     rows = read_csv(table, "Image Index", "Finding Labels", "Patient ID", "View Position", of=of)
     for number, row in enumerate(rows, 1):
-        name, found = row["Image Index"], row["Finding Labels"].split("|")
+        name, where = row["Image Index"], f"{of}: row {number}, column 'Finding Labels'"
+        found = {checked(one, LABELS, where) for one in known(row["Finding Labels"]).split("|") if one}
         yield Row(
             places.get(name, root / "images" / name),
             dataset="chestxray14",
@@ -42,7 +43,7 @@ def read(root: Path) -> Iterator[Row]:
             image=name,
             view=view_of(row["View Position"]),
             split="train" if name in train else "test" if name in test else "",
-            labels={label: float(label in found) for label in LABELS},
+            labels={label: float(label in found) if found else None for label in LABELS},
             number=number,
             attributes=attributes_of(row.get("Patient Gender", ""), row.get("Patient Age", "")),
         )

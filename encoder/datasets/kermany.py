@@ -14,7 +14,7 @@ from pathlib import Path
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import read_csv
-from encoder.datasets.values import split_of
+from encoder.datasets.values import checked, split_of
 from encoder.errors import LlavaRadError
 
 LABELS = {"normal": "Normal", "bacteria": "Bacterial pneumonia", "virus": "Viral pneumonia"}
@@ -32,7 +32,8 @@ def read(root: Path) -> Iterator[Row]:
             if row.get("duplicate_of") and Path(row["duplicate_of"]).stem in there:
                 continue
             path = root / row["image"]
-            yield _row(path, row["patient_id"], row["subtype"], split_of(row["split"]), number)
+            cause = checked(row["subtype"], LABELS, f"Kermany: row {number}, column 'subtype'")
+            yield _row(path, row["patient_id"], cause, split_of(row["split"]), number)
         return
     top = root / "chest_xray" if (root / "chest_xray").is_dir() else root
     files = [path for part in ("train", "val", "test") for path in sorted(top.glob(f"{part}/*/*.jpeg"))]

@@ -18,7 +18,7 @@ from pathlib import Path
 from encoder.datasets import mimic_cxr
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, project, read_csv
-from encoder.datasets.values import ethnicity_of
+from encoder.datasets.values import ethnicity_of, sex_of
 
 OF = "MIMIC-IV"
 _MEASURES = {"Weight (Lbs)": ("weight", 0.45359237, 20, 350), "BMI (kg/m2)": ("bmi", 1.0, 8, 120)}
@@ -74,7 +74,7 @@ def _people(hosp: Path, wanted: Collection[str]) -> dict[str, _Person]:
     columns = ("subject_id", "gender", "anchor_age", "anchor_year")
     for row in read_csv(find(hosp, "patients.csv", of=OF), *columns, of=OF):
         if row["subject_id"] in wanted:
-            person = people[row["subject_id"]] = _Person(row["gender"] if row["gender"] in ("F", "M") else "")
+            person = people[row["subject_id"]] = _Person(sex_of(row["gender"]))
             if row["anchor_age"].isdecimal() and row["anchor_year"].isdecimal():
                 person.age = int(row["anchor_age"]) - int(row["anchor_year"])
     for row in read_csv(find(hosp, "admissions.csv", of=OF), "subject_id", "race", of=OF):

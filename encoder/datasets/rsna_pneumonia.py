@@ -16,6 +16,7 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import Box, from_boxes
 from encoder.datasets.masks import Draw, MaskFiles, naming
 from encoder.datasets.tables import find, read_csv
+from encoder.datasets.values import checked
 from encoder.errors import LlavaRadError
 
 OF = "RSNA Pneumonia"
@@ -32,7 +33,7 @@ def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
     columns = ("patientId", "x", "y", "width", "height", "Target")
     for number, row in enumerate(read_csv(labels, *columns, of=OF), 1):
         _, found = images.setdefault(row["patientId"], (number, []))
-        if row["Target"].strip() == "1":
+        if checked(row["Target"], ("0", "1"), f"{OF}: row {number}, column 'Target'") == "1":
             with naming(OF, number):
                 found.append(_box(row))
     kinds = {row["patientId"]: row["class"] for row in read_csv(classes, "patientId", "class", of=OF)}

@@ -22,7 +22,7 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.mask_decoding import sides
 from encoder.datasets.masks import MaskFiles, naming
 from encoder.datasets.tables import read_csv
-from encoder.datasets.values import attributes_of, split_of
+from encoder.datasets.values import attributes_of, checked, split_of
 from encoder.errors import LlavaRadError
 
 if TYPE_CHECKING:
@@ -71,10 +71,13 @@ def _prepared(root: Path, site: str) -> Iterator[tuple[Row, list[Path]]]:
     for number, row in enumerate(read_csv(root / "labels.csv", *columns, of=site.capitalize()), 1):
         if row["source"] == site:
             path = root / row["image"]
+            label = checked(
+                row["label"], ("normal", "tuberculosis"), f"{site.capitalize()}: row {number}, column 'label'"
+            )
             yield (
                 Row(
                     path, site, row["patient_id"], "", path.stem, "PA", split_of(row["split"]),
-                    _labels(row["label"] == "tuberculosis"), number,
+                    _labels(label == "tuberculosis"), number,
                     attributes=attributes_of(aspect=row.get("est_aspect_w_over_h", "")),
                 ),
                 [root / row["lung_mask"]] if row["lung_mask"] else [],

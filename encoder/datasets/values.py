@@ -184,6 +184,23 @@ def labels_of(cells: Mapping[str, str], names: Iterable[str], where: str) -> dic
     return found
 
 
+def checked(text: str, words: Iterable[str], where: str) -> str:
+    """Return a cell that must be one of some words.
+
+    Args:
+        text: of the cell.
+        words: that are allowed.
+        where: table, row and column, for the error message.
+
+    Raises:
+        LlavaRadError: if it is another.
+    """
+    allowed = list(words)
+    if text.strip() not in allowed:
+        raise LlavaRadError(f"{where}: it is none of {', '.join(allowed)}")
+    return text.strip()
+
+
 def _number(text: str) -> float | None:
     word = text.strip().lower()
     if re.fullmatch(r"[+-]?[01](?:\.0*)?", word):

@@ -235,3 +235,14 @@ def test_the_papers_table() -> None:
     ]
     assert mimic.of(rows) == Count(2, 1)
     assert published_for("folder") is None
+
+
+def test_a_finding_of_chestxray14_that_says_nothing_is_unknown_and_another_word_an_error(tmp_path: Path) -> None:
+    header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
+    put(tmp_path, "images/1.png")
+    (tmp_path / "Data_Entry_2017.csv").write_text(f"{header}1.png,nan,0,1,57,M,PA\n")
+    (row,) = DATASETS["chestxray14"].rows(tmp_path)[0]
+    assert set(row.labels.values()) == {None}
+    (tmp_path / "Data_Entry_2017.csv").write_text(f"{header}1.png,Edema|Effusions,0,1,57,M,PA\n")
+    with pytest.raises(LlavaRadError, match="row 1, column 'Finding Labels': it is none of Atelectasis"):
+        DATASETS["chestxray14"].rows(tmp_path)
