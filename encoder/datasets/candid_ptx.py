@@ -1,8 +1,9 @@
 """CANDID-PTX (New Zealand): 19,237 DICOM files of 1024 pixels, pneumothoraces and chest tubes as run lengths, reports.
 
 ``Pneumothorax_reports.csv``: ``SOPInstanceUID`` (the file's name in ``dataset/``), ``StudyInstanceUID``, ``filename``
-(``P00012_...``: the patient), ``EncodedPixels`` (-1 for none; an image has a row for each pneumothorax), ``Report``.
-``chest_tube.csv`` and ``acute_rib_fracture.csv``: ``anon_SOPUID``, ``mask_rle``; images not listed there have none.
+(``P00012_...``: the patient), ``EncodedPixels`` (-1 or blank for none; an image has a row for each pneumothorax),
+``Report``. ``chest_tube.csv`` and ``acute_rib_fracture.csv`` (or ``Rib_fracture_mask_rle.csv``): ``anon_SOPUID``,
+``mask_rle``; images not listed there have none.
 Run lengths: :func:`encoder.datasets.mask_decoding.from_runs`. Images listed under two patients are left out.
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from encoder.datasets.mask_decoding import Mask
 
 OF = "CANDID-PTX"
+_NONE = ("", "-1")
 _FOLDERS = ("dataset", "dataset1/dataset", "chest_radiographs")
 
 
@@ -39,12 +41,13 @@ class _Image:
 def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
     """Yield one row for each image of the reports' table, in its order; the attribute ``report`` is its text."""
     images = _images(find(root, "Pneumothorax_reports.csv", of=OF))
-    tubes, fractures = (_runs(find(root, f"{name}.csv", of=OF)) for name in ("chest_tube", "acute_rib_fracture"))
+    tubes = _runs(find(root, "chest_tube.csv", of=OF))
+    fractures = _runs(find(root, "acute_rib_fracture.csv", "Rib_fracture_mask_rle.csv", of=OF))
     folder = next((root / name for name in _FOLDERS if (root / name).is_dir()), root / _FOLDERS[0])
     for name, image in images.items():
         if len(image.patients) > 1:
             continue
-        present = [runs for runs in image.runs if runs != "-1"]
+        present = [runs for runs in image.runs if runs not in _NONE]
         drawn = {"pneumothorax": present, "chest tube": tubes.get(name, [])}
         with naming(OF, image.number):
             files = masks.draw(
@@ -84,7 +87,7 @@ def _images(table: Path) -> dict[str, _Image]:
 def _runs(table: Path) -> dict[str, list[str]]:
     runs: dict[str, list[str]] = {}
     for row in read_csv(table, "anon_SOPUID", "mask_rle", of=OF):
-        if row["mask_rle"].strip() != "-1":
+        if row["mask_rle"].strip() not in _NONE:
             runs.setdefault(row["anon_SOPUID"], []).append(row["mask_rle"].strip())
     return runs
 

@@ -103,6 +103,7 @@ def option(name: str, kind: type = GenerationOptions) -> OptionInfo:
         f"--{name.replace('_', '-')}",
         help=_documentation(kind)[name],
         min=shown.minimum,
+        max=getattr(shown, "maximum", None),  # options of metrics have none
         metavar=shown.metavar,
         show_default=field.default is not None,
         rich_help_panel=shown.panel,

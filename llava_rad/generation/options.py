@@ -28,6 +28,7 @@ class CommandLine:
     Attributes:
         panel: heading of the help text under which the option stands.
         minimum: lowest number allowed.
+        maximum: highest number allowed.
         choices: texts allowed.
         kind: type of the argument, if it is not the field's own.
         metavar: placeholder of the argument in the help text.
@@ -36,6 +37,7 @@ class CommandLine:
 
     panel: str
     minimum: float | None = None
+    maximum: float | None = None
     choices: tuple[str, ...] = ()
     kind: type | None = None
     metavar: str | None = None
@@ -51,7 +53,7 @@ def check_ranges(options: Any) -> None:
     """Check every field of a dataclass of options against its range.
 
     Raises:
-        ConfigError: if a value is below its minimum or not among its choices.
+        ConfigError: if a value is outside its range or not among its choices.
     """
     for field in dataclasses.fields(options):
         shown: CommandLine | None = field.metadata.get("cli")
@@ -60,6 +62,8 @@ def check_ranges(options: Any) -> None:
             continue
         if shown.minimum is not None and not value >= shown.minimum:
             raise ConfigError(f"{field.name} must be at least {shown.minimum:g}, not {value}")
+        if shown.maximum is not None and not value <= shown.maximum:
+            raise ConfigError(f"{field.name} must be at most {shown.maximum:g}, not {value}")
         if shown.choices and value not in shown.choices:
             raise ConfigError(f"there is no {field.name} {value!r}", hint=f"choose one of {', '.join(shown.choices)}")
 
@@ -71,7 +75,7 @@ class Decoding:
     Attributes:
         max_new_tokens: Longest report in tokens. Default: the checkpoint's own, 150.
         num_beams: Number of beams of a beam search. Default: the checkpoint's own, 1 (greedy).
-        temperature: 0 takes the likeliest token, above 0 samples.
+        temperature: 0 takes the likeliest token; 0.01 to 100 samples.
         seed: Seed of the sampling; each image is sampled on its own.
         prompt: Instruction in place of the checkpoint's own.
         compile: Decode greedily on CUDA by a compiled step; ignored elsewhere.
@@ -83,7 +87,7 @@ class Decoding:
 
     max_new_tokens: int | None = option(None, "Decoding", minimum=1)
     num_beams: int | None = option(None, "Decoding", minimum=1)
-    temperature: float = option(0.0, "Decoding", minimum=0.0)
+    temperature: float = option(0.0, "Decoding", minimum=0.0, maximum=100.0)
     seed: int = option(0, "Decoding")
     prompt: str | None = option(None, "Decoding")
     compile: bool = False
@@ -91,6 +95,8 @@ class Decoding:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if 0 < self.temperature < 0.01:  # logits divided by less may overflow
+            raise ConfigError(f"temperature must be 0 or at least 0.01, not {self.temperature}")
         if self.temperature > 0 and (self.num_beams or 1) > 1:
             raise ConfigError("beam search does not sample", hint="use one beam, or temperature 0")
 
@@ -103,8 +109,18 @@ class Decoding:
         return self.max_new_tokens or (usual + usual // 2 if self.study.grounded else usual)
 
     def beams(self, config: LlavaRadConfig) -> int:
-        """Number of beams: ``num_beams``, or the checkpoint's default."""
-        return self.num_beams or config.generation.num_beams
+        """Number of beams: ``num_beams``, or the checkpoint's default.
+
+        Raises:
+            ConfigError: if the default is a beam search, and a temperature is given.
+        """
+        beams = self.num_beams or config.generation.num_beams
+        if self.temperature > 0 and beams > 1:
+            raise ConfigError(
+                f"the checkpoint's default is a beam search ({beams} beams), which does not sample",
+                hint="use num_beams 1, or temperature 0",
+            )
+        return beams
 
 
 @dataclass(frozen=True)

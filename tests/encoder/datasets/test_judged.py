@@ -93,16 +93,17 @@ def test_candid_ptx(phantoms: Path, tmp_path: Path, reader: Reader) -> None:
     assert Counter(row.split for row in other)["train"] == round(0.7 * subjects)
 
 
-def test_candid_ptx_unites_the_pneumothoraces_of_an_image(tmp_path: Path, reader: Reader) -> None:
+@pytest.mark.parametrize("none", ["-1", ""])
+def test_candid_ptx_unites_the_pneumothoraces_of_an_image(tmp_path: Path, reader: Reader, none: str) -> None:
     (tmp_path / "dataset").mkdir()
     for name in "12":
         Image.new("L", (70, 64)).save(tmp_path / "dataset" / f"{name}.0", format="PNG")
     (tmp_path / "Pneumothorax_reports.csv").write_text(
         "SOPInstanceUID,StudyInstanceUID,filename,EncodedPixels,Report\n"
         '1.0,s1,P7_1,0 3,"Two, one\non each side."\n1.0,s1,P7_1,4416 64,same\n'
-        "2.0,s2,P8_1,-1,\n"
+        f"2.0,s2,P8_1,{none},\n"
     )
-    for name in ("chest_tube", "acute_rib_fracture"):
+    for name in ("chest_tube", "acute_rib_fracture" if none else "Rib_fracture_mask_rle"):
         (tmp_path / f"{name}.csv").write_text("anon_SOPUID,mask_rle\n2.0,64 1\n")
     one, two = read("candid-ptx", tmp_path, tmp_path / "m")
     assert (one.subject, one.study, one.attributes) == ("P7", "s1", {"report": "Two, one\non each side."})
@@ -113,6 +114,7 @@ def test_candid_ptx_unites_the_pneumothoraces_of_an_image(tmp_path: Path, reader
     assert list(two.masks) == ["chest tube"]
     assert np.argwhere(read_mask(two.masks["chest tube"], (64, 70), reader=reader)).tolist() == [[0, 1]]
     assert two.attributes == {}
+    assert (one.labels["Pneumothorax"], two.labels["Pneumothorax"], two.labels["Rib fracture"]) == (1.0, 0.0, 1.0)
 
 
 def test_candid_ptx_leaves_out_images_of_two_patients(phantoms: Path, tmp_path: Path) -> None:

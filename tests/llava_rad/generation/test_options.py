@@ -45,6 +45,9 @@ def test_every_field_is_an_argument_in_python() -> None:
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"temperature": -0.1}, "temperature must be at least 0"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"temperature": float("inf")}, "temperature must be at most 100"),
+        ({"temperature": 1e-320}, "temperature must be 0 or at least 0.01"),
         ({"batch_size": 0}, "batch_size"),
         ({"dtype": "int8"}, "there is no dtype 'int8'"),
         ({"num_beams": 2, "temperature": 1.0}, "beam search does not sample"),
@@ -66,6 +69,9 @@ def test_the_checkpoint_fills_in_what_is_not_given() -> None:
     assert Decoding(study=Study(grounded=True)).longest(config) == 450  # MAIRA-2's model card
     given = Decoding(max_new_tokens=7, num_beams=1, study=Study(grounded=True))
     assert (given.longest(config), given.beams(config)) == (7, 1)
+    with pytest.raises(ConfigError, match=r"default is a beam search .3 beams., which does not sample"):
+        Decoding(temperature=1.0).beams(config)
+    assert Decoding(temperature=1.0, num_beams=1).beams(config) == 1
 
 
 def test_study_inputs_are_stripped_and_bounded() -> None:
