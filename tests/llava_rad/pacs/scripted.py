@@ -127,6 +127,9 @@ class Server(ThreadingHTTPServer):
         self.misbehave: Callable[[Handler, Reply], None] | None = None
         self.results: Callable[[str, dict[str, str], list[Any]], Any] = page
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a client that has gone."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/dicom-web"
