@@ -38,8 +38,7 @@ def auroc(labels: npt.NDArray[np.bool_], scores: Floats) -> float:
     sizes = np.diff(np.r_[first, len(scores)])
     ranks[order] = np.repeat(first + (sizes + 1) / 2, sizes)
     positives = int(labels.sum())
-    negatives = len(labels) - positives
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * (len(labels) - positives)))
 
 
 def average_precision(labels: npt.NDArray[np.bool_], scores: Floats) -> float:
@@ -196,8 +195,8 @@ class Probe:
         c = choose_c(fit, labels, known, groups, average_precision)
         inside, outside = standardise(fit, judge)
         weights, bias = logistic_regression(inside, labels, known, [c])
-        mean = fit.mean(0)
-        cosines = functional.normalize(judge - mean, dim=1) @ functional.normalize(fit - mean, dim=1).t()
+        queries, keys = (functional.normalize(part - fit.mean(0), dim=1) for part in (judge, fit))
+        cosines = queries @ keys.t()
         return Predictions(
             tuple(row for row in self.rows if row.split == "val"),
             self.labels,
@@ -285,13 +284,9 @@ def logistic_regression(
         going = size > tolerance**2 * first[active]
         if not bool(going.any()):
             break
-        active, w, y, k, p = active[going], w[:, going], y[:, going], k[:, going], p[:, going]
-        scores, gradient, hessian_weight, scale = (
-            scores[:, going],
-            gradient[:, going],
-            hessian_weight[:, going],
-            scale[:, going],
-        )
+        active = active[going]
+        tensors = (w, y, k, p, scores, gradient, hessian_weight, scale)
+        w, y, k, p, scores, gradient, hessian_weight, scale = (one[:, going] for one in tensors)
         accuracy = (size[going] / first[active]).clamp_max(0.01)  # quadratic convergence
         step = _newton_step(inputs, gradient, hessian_weight, p, scale, accuracy)
         weights[:, active] = w + _length(inputs, w, step, scores, gradient, y, k, p) * step
