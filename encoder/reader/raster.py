@@ -191,7 +191,9 @@ def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int)
     """Refuse a TIFF whose strips or tiles lie outside the file, or hold less than the image."""
     offsets, counts = (next((tags[tag] for tag in kind if tag in tags), ()) for kind in (OFFSETS, COUNTS))
     needed = -(-width * sum(tags.get(BITS, (1,))) // 8) * height
-    parts = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=False)]
+    if counts and len(offsets) != len(counts):
+        raise ReadError("corrupt", "the tiff file is damaged")
+    parts = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=True)] if counts else []
     compression = tags.get(COMPRESSION, UNCOMPRESSED)
     if any(end > len(source) for _, end in parts) or (compression == UNCOMPRESSED and counts and sum(counts) < needed):
         raise ReadError("truncated", "the tiff file ends early")

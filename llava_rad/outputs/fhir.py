@@ -156,8 +156,8 @@ def _patient(document: Document) -> dict[str, Any]:
         if "IssuerOfPatientID" in attributes:
             found["identifier"][0]["assigner"] = {"display": attributes["IssuerOfPatientID"]}
     if "PatientName" in attributes:
-        groups = zip(_GROUPS, attributes["PatientName"].split("="), strict=False)
-        found["name"] = [_human_name(group, kind) for kind, group in groups if group.strip("^ ")]
+        groups = attributes["PatientName"].split("=")[: len(_GROUPS)]
+        found["name"] = [_human_name(group, _GROUPS[i]) for i, group in enumerate(groups) if group.strip("^ ")]
     if "PatientSex" in attributes:
         found["gender"] = _GENDER[attributes["PatientSex"]]
     if "PatientBirthDate" in attributes:
