@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encoder.datasets.tables import columns_there
@@ -39,7 +39,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Field -> its usual names in order of preference, in lower case without spaces, underscores and other signs."""
 ATTRIBUTES = ("sex", "age", "ethnicity", "weight", "bmi")
 IGNORE = "ignore"
-_READERS = {"sex": sex_of, "age": age_of, "ethnicity": ethnicity_of, "weight": measure_of, "bmi": measure_of}
+_READERS: Mapping[str, Callable[[str], str]] = {
+    "sex": sex_of, "age": age_of, "ethnicity": ethnicity_of, "weight": measure_of, "bmi": measure_of,
+}  # fmt: skip
 _LISTED = 5
 _BANDS = {20: "<20", 40: "20-40", 60: "40-60", 80: "60-80"}
 
