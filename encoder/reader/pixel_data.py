@@ -77,10 +77,8 @@ def _native(file: DicomFile, shape: FrameShape, frames: int, index: int, admissi
         raise ReadError("truncated", f"PixelData is truncated: {min(file.length, available)} bytes of {needed}")
     if file.length > needed + 1:
         rest = np.frombuffer(file.source, np.uint8, min(file.length, available) - needed, file.offset + needed)
-        if rest.size >= shape.nbytes // shape.rows and rest.any():
-            raise ReadError(
-                "corrupt", "PixelData holds more rows than the header states, or the image has another size"
-            )
+        if rest.size >= shape.nbytes // max(shape.rows, shape.columns) and rest.any():
+            raise ReadError("corrupt", "PixelData holds at least a row or column more than the header states")
         admission.warn("PixelData holds more bytes than the stated image: they were left out")
     big_endian = not file.header.little_endian
     dtype = shape.dtype.newbyteorder(">") if big_endian else shape.dtype
@@ -113,7 +111,7 @@ def _fit(
 ) -> tuple[npt.NDArray[Any], int]:
     """Hold values against BitsStored and PixelRepresentation; nothing is clipped, wrapped or masked in silence.
 
-    Values that fit are read. For others, a lossy codestream is believed, whose samples are grey values; native and
+    Values that fit are read. Of others, a lossy codestream is believed, whose samples are grey values; native and
     lossless data may hold anything in the higher bits and are refused, except declared overlays and constant bits.
     Samples of JPEG and JPEG-LS have no sign, and native ones are stored with or without extension of the sign.
 
@@ -138,7 +136,7 @@ def _fit(
             admission.warn("the sign of the pixel values is not extended or not stated by the compressed image")
         return (patterns & mask if low < 0 else patterns), bits
     if signed and not own_sign:
-        if high <= mask:
+        if high <= mask and (stream is None or precision == bits):
             admission.warn("the sign of the pixel values is not extended or not stated by the compressed image")
             return patterns, bits
         half = 1 << (precision - 1)
@@ -153,7 +151,7 @@ def _fit(
     if stream and file.syntax in MAYBE_LOSSY and (signed == bool(own_sign) or (low >= 0 and not signed)):
         admission.warn("the compressed image has more bits than BitsStored: its own number of bits was used")
         return patterns & ((1 << precision) - 1), precision
-    if low >= 0 and above.min() == above.max():
+    if low >= 0 and above.min() == above.max() > 0:
         admission.warn("the bits above BitsStored are the same in all pixels: they were ignored")
         return patterns & mask, bits
     raise ReadError("corrupt", "pixel values exceed BitsStored, or their sign contradicts PixelRepresentation")

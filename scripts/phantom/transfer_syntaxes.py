@@ -46,7 +46,7 @@ def rewrite(dataset: Dataset, name: str) -> bytes:
     if dataset.BitsStored > bits:
         result = _fewer_bits(result, bits)
     values = _patterns(result)
-    if name.startswith("jpeg2000") and result.PixelRepresentation == 1:
+    if name.startswith(("jpeg2000", "htj2k")) and result.PixelRepresentation == 1:
         values = _signed(values, result.BitsStored)
     syntax = UID(SYNTAXES[name])
     result.file_meta = FileMetaDataset()

@@ -127,6 +127,12 @@ def test_a_signed_stream_in_an_unsigned_image_is_read_only_without_negative_valu
     refused(compressed(values - 5, "jpeg2000", 13), "corrupt")
 
 
+@pytest.mark.parametrize("name", ["jpeg-ls", "jpeg2000", "jpeg2000-lossless"])
+def test_unsigned_values_beyond_a_signed_range_are_refused(name: str) -> None:
+    """4095 in 13 bits of the stream and 12 signed bits of the header: 4095 or -1."""
+    refused(compressed(ramp(12).astype(np.uint16), name, 13, signed=True), "corrupt")
+
+
 @pytest.mark.parametrize("name", ["jpeg-ls", "jpeg2000-lossless"])
 def test_the_sign_of_a_stream_with_fewer_bits_is_read_as_by_pydicom(name: str) -> None:
     patterns = (ramp(12, signed=True) & 0xFFF).astype(np.uint16)
@@ -264,6 +270,9 @@ def test_16_bit_data_stated_as_8_bits_and_half_of_the_rows_are_refused() -> None
     for rows, columns in ((144, 79), (143, 80)):
         tall.Rows, tall.Columns = rows, columns
         refused(to_bytes(tall), "corrupt")
+    wide = dataset(ramp(8, rows=70, columns=101), bits=8)
+    wide.Columns = 100  # 70 bytes too many
+    refused(to_bytes(wide), "corrupt")
 
 
 @pytest.mark.parametrize("bits", [8, 12])
