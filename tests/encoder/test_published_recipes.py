@@ -8,18 +8,17 @@ import torch
 from PIL import Image
 
 from encoder.preprocessing import RECIPES, recipe_named
-from tests.encoder.backbones.test_baseline_recipes import OPENAI, hugging_face, picture
+from tests.encoder.backbones.test_baseline_recipes import OPENAI, picture
+from tests.encoder.test_preprocessing import published_processor
 
 
 @pytest.mark.parametrize("shape", [(640, 901), (700, 600)])
 def test_maira_2_is_minimum_to_maximum_rounded_down_then_rad_dinos_processor(shape: tuple[int, int]) -> None:
-    from transformers import BitImageProcessorPil
-
     image = picture(shape, low=20, high=190)
     # minus the least, over the greatest, times 255, cut to whole numbers: the published preparation, by hand
     values = image.astype(float) - image.min()
     grey = (values / values.max() * 255).astype(np.uint8)
-    expected = hugging_face(BitImageProcessorPil, grey, 518, ([0.5307] * 3, [0.2583] * 3))
+    expected = published_processor()(Image.fromarray(grey).convert("RGB"), return_tensors="pt").pixel_values[0]
     recipe = RECIPES["maira-2"]
     found = recipe.normalise(recipe.apply(image, from_dicom=False)[None])[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
