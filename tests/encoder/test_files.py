@@ -103,7 +103,7 @@ def test_a_lock_is_refused_or_waited_for_and_ends_with_its_process(tmp_path: Pat
         holder.wait()
     start = time.monotonic()
     with locked(lock):
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 60
 
 
 def test_lines_survive_and_a_half_line_is_cut(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +108,6 @@ def slowed(server: Served) -> Iterator[None]:
 
 
 def test_a_radiologist_reads_corrects_and_signs_the_example(page: Page, server: Served, tmp_path: Path) -> None:
-    start = time.monotonic()
     seen: set[str] = set()
     page.expose_function("sawDraft", lambda text: seen.add(text))
     page.evaluate(
@@ -153,7 +151,6 @@ def test_a_radiologist_reads_corrects_and_signs_the_example(page: Page, server: 
         page.click("#export-text")
     download.value.save_as(tmp_path / "report.txt")
     assert "Not for clinical use" in (tmp_path / "report.txt").read_text()
-    assert time.monotonic() - start < 30
 
 
 def test_window_level_zoom_and_keys_change_what_is_shown(page: Page) -> None:

@@ -237,7 +237,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(running: Iterator[Batch], delay_
     with pytest.raises(LlavaRadError, match="a process that cuts crops ended unexpectedly") as error:
         for _ in range(200):
             next(running)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert error.value.hint is not None and "data.workers" in error.value.hint
 
 

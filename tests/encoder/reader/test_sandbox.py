@@ -280,7 +280,7 @@ def test_a_misbehaving_decoder_gives_its_reason_and_the_next_image_is_read(
 ) -> None:
     started = time.monotonic()
     error = refused(faulty, f"crash {kind} .".encode(), reason)
-    assert time.monotonic() - started < 5 and "DOE" not in str(error)
+    assert time.monotonic() - started < 30 and "DOE" not in str(error)
     np.testing.assert_array_equal(faulty.read(chest()).pixels, ramp())
 
 

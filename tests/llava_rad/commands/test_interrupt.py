@@ -61,7 +61,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     output = tmp_path / "o.jsonl"
     process = spawn(*arguments(many, tiny, output))
     stop(process, output, 5, signal.SIGINT)
-    done = finished(process, timeout=10)
+    done = finished(process)
     assert done.code == 130
     assert "Traceback" not in done.err
     kept = output.read_bytes()
@@ -84,7 +84,7 @@ def test_ctrl_c_while_the_model_is_loaded(many: Path, tiny: Path, tmp_path: Path
         else:
             time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        done = finished(process, timeout=30)
+        done = finished(process)
         if delay is None and "29 of 30 reports written" in done.err:
             continue  # a fast machine was done by then
         if delay is not None and done.code == 1:  # Python was still importing the command line
@@ -127,7 +127,7 @@ def test_ctrl_c_leaves_whole_json(many: Path, tiny: Path, tmp_path: Path) -> Non
     wait_for_torch(process)
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
-    done = finished(process, timeout=15)
+    done = finished(process)
     if done.code == 130 and output.exists():
         reports = json.loads(output.read_text())
         assert all(report["schema"] == SCHEMA for report in reports)
@@ -144,8 +144,8 @@ def test_kill_9_at_random_places_then_the_same_command(
     for lines in sorted(random.sample(range(1, INPUTS - 6), kills)):
         process = spawn(*arguments(many, tiny, output), env=dict([mark.split("=", 1)]))
         stop(process, output, lines, signal.SIGKILL)
-        assert finished(process, timeout=10).code == -signal.SIGKILL
-        deadline = time.monotonic() + 10
+        assert finished(process).code == -signal.SIGKILL
+        deadline = time.monotonic() + 60
         while (left := processes_with(mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert left == [], "no reading process outlives a killed run"

@@ -68,7 +68,7 @@ def secret(tmp_path: Path) -> Path:
 def test_inputs_that_are_no_images(make: object, run: Run, tiny: Path, tmp_path: Path, secret: Path) -> None:
     begun = time.monotonic()
     done = run("generate", make(tmp_path, secret), "--model", tiny)  # type: ignore[operator]
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     assert (done.code, done.out) == (4, "")
     assert SECRET not in done.err
     assert "unexpected" not in done.err
