@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import Command
 from tests.llava_rad import small_files, tiny_model
 
 
@@ -84,9 +85,10 @@ def spawn(
     )
 
 
-def finished(process: subprocess.Popen[bytes], *, timeout: float = 120) -> Ran:
+def finished(process: subprocess.Popen[bytes] | Command, *, timeout: float = 120) -> Ran:
     """Wait for a process."""
     out, err = process.communicate(timeout=timeout)
+    assert process.returncode is not None
     return Ran(process.returncode, out.decode(), err.decode())
 
 

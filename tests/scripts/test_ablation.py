@@ -9,8 +9,12 @@ import pytest
 
 from encoder.datasets.manifest import write_manifest
 from encoder.pretraining.config import load_config
+from scripts import ablation
 from scripts.ablation import ABLATIONS, main, variants
+from tests.encoder.pretraining.run_processes import PRELOAD
 from tests.encoder.pretraining.test_probes import manifest_rows
+from tests.forked import Command
+from tests.llava_rad.conftest import finished
 
 SMALL = (
     "model.hidden_size=24", "model.num_hidden_layers=2", "model.num_attention_heads=2", "optimization.steps=2",
@@ -20,9 +24,9 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
-def test_every_variant_is_a_configuration(ablation: str) -> None:
-    for row in variants(ablation, [112, 224, 518], [0.1, 1.0]):
+@pytest.mark.parametrize("kind", ABLATIONS)
+def test_every_variant_is_a_configuration(kind: str) -> None:
+    for row in variants(kind, [112, 224, 518], [0.1, 1.0]):
         if row.overrides is not None:
             load_config("rad-dino", [*row.overrides, "data.manifests=[a.csv]"])
 
@@ -30,8 +34,8 @@ def test_every_variant_is_a_configuration(ablation: str) -> None:
 def test_variants_are_the_papers() -> None:
     """Variants make the same changes as the shipped configurations."""
     kinds = {"objective": ("no-mim", "rad-dino-no-mim"), "initialisation": ("random-start", "rad-dino-random-init")}
-    for ablation, (name, published) in kinds.items():
-        (row,) = (row for row in variants(ablation, [], []) if row.name == name)
+    for kind, (name, published) in kinds.items():
+        (row,) = (row for row in variants(kind, [], []) if row.name == name)
         ours = load_config("rad-dino", [*(row.overrides or ()), f"name={published}"])
         assert ours == load_config(published, [])
     (row,) = variants("resolution", [224], [])
@@ -39,11 +43,19 @@ def test_variants_are_the_papers() -> None:
     assert [row.overrides for row in variants("size", [], [0.1, 1.0])] == [("data.subset=0.1",), ()]
 
 
+def forked(*arguments: str | Path, launcher: str = "") -> None:
+    """Run ``llava-rad`` without loading torch for every command."""
+    done = finished(Command(arguments, 1, PRELOAD), timeout=240)
+    assert (done.code, launcher) == (0, ""), done.err
+    print(done.out, end="")
+
+
 @pytest.mark.slow
 def test_a_sweep_ends_in_one_table_and_resumes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)  # a run before this one may have set it
+    monkeypatch.setattr(ablation, "run", forked)
     write_manifest(manifest_rows(tmp_path / "images"), tmp_path / "labelled.csv")
     call = [
         "objective", "--config", "tiny", "--probe", str(tmp_path / "labelled.csv"), "--output", str(tmp_path / "out"),

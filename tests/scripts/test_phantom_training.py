@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts import phantom_training
+from tests.forked import Command
+from tests.llava_rad.conftest import finished
+from tests.llava_rad.training import runs
 
 
 def test_reports_are_assigned_to_other_images(tmp_path: Path) -> None:
@@ -18,8 +21,18 @@ def test_reports_are_assigned_to_other_images(tmp_path: Path) -> None:
     assert [(line["input"]["sha256"], line["text"][-1]) for line in assigned] == [("b", "a"), ("c", "b"), ("a", "c")]
 
 
+def forked(*arguments: str | Path) -> str:
+    """Run ``llava-rad`` without loading torch for every command."""
+    done = finished(Command(arguments, 1, runs.PRELOAD), timeout=runs.LIMIT)
+    assert done.code == 0, done.err
+    return done.out
+
+
 @pytest.mark.slow
-def test_the_chain_runs_and_a_model_that_has_learnt_nothing_fails(tmp_path: Path) -> None:
+def test_the_chain_runs_and_a_model_that_has_learnt_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phantom_training, "command", forked)
     changes = ["model.recipe=rad-dino-56", "optimization.epochs=1", "evaluation.samples=0", "engine.log_every=1"]
     arguments = [str(tmp_path / "out"), "--n", "40", "--size", "96", *changes]
     assert phantom_training.main(arguments) == 1

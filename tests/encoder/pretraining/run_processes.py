@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from encoder.runs.checkpoints import Checkpoints, Tensors
+from tests.forked import context, ranks
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["encoder.pretraining.train", "accelerate", "safetensors.torch"])
+PRELOAD = ("encoder.pretraining.train", "accelerate", "safetensors.torch", "matplotlib.pyplot")
 SECONDS = 240
 
 
@@ -45,7 +43,7 @@ def _train(config: str, run: str, overrides: Sequence[str], stop_after: int, env
 def start(config: Path, run: Path, *overrides: str, stop_after: int = 0, **environment: str) -> BaseProcess:
     """One process that trains, or goes on, with a configuration file; it may send itself SIGTERM after some steps."""
     arguments = (str(config), str(run), overrides, stop_after, environment)
-    process = _CONTEXT.Process(target=_train, args=arguments)
+    process = context(*PRELOAD).Process(target=_train, args=arguments)
     process.start()
     return process
 
@@ -63,29 +61,10 @@ def finish(*processes: BaseProcess, code: int = 0) -> None:
 
 def start_two(config: Path, run: Path, *overrides: str, stop_after: int = 0) -> list[BaseProcess]:
     """Two processes that train one model, by gloo; the second may send itself SIGTERM after some steps."""
-    port = str(free_port())
     return [
-        start(
-            config,
-            run,
-            *overrides,
-            stop_after=stop_after * rank,
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in range(2)
+        start(config, run, *overrides, stop_after=stop_after * rank, **variables)
+        for rank, variables in enumerate(ranks(2))
     ]
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def newest(run: Path) -> Tensors:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.forked import Command
 from tests.llava_rad import small_files
-from tests.llava_rad.conftest import Ran, finished, spawn
+from tests.llava_rad.conftest import Ran, finished
 
 TEST, TRAIN = 12, 4
 METRICS = ("--metrics", "rouge_l,bleu_4,rules", "--bootstrap", "20", "--no-cache")
+PRELOAD = ("llava_rad.generation.engine", "llava_rad.generation.decoding", "llava_rad.benchmark.results", "torch")
 WORDS = ("The heart is enlarged.", "There is a pleural effusion.", "No pneumothorax.", "The lungs are clear.")
 
 
@@ -37,23 +36,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return table
 
 
-def start(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1) -> subprocess.Popen[bytes]:
-    """Start the command on the data set, by torchrun where there are several processes."""
+def start(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1) -> Command:
+    """Start the command on the data set, in one process or in several that work together."""
     command = ["benchmark", "--dataset", "csv", "--data", pairs, "-o", output, *METRICS, *arguments]
-    if processes == 1:
-        return spawn(*command)
-    launcher = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-        "--no-python", sys.executable, "-c", "from llava_rad.cli import main; main()", "benchmark",
-    ]  # fmt: skip
-    return subprocess.Popen(
-        [*launcher, *map(str, command[1:])],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).resolve().parents[3],
-    )
+    return Command(command, processes, PRELOAD)
 
 
 def benchmark(pairs: Path, output: Path, *arguments: str | Path, processes: int = 1, code: int = 0) -> Ran:

@@ -6,33 +6,36 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.llava_rad.benchmark.conftest import benchmark, contents, start
+from tests.conftest import ROOT
+from tests.llava_rad.benchmark.conftest import METRICS, benchmark, contents, start
 from tests.llava_rad.conftest import finished
-from tests.llava_rad.training.runs import _children
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "protocol"), [(2, "paper"), (3, "fast")])
-def test_several_processes_give_the_same_bytes(
-    processes: int, protocol: str, pairs: Path, tiny: Path, tmp_path: Path
-) -> None:
-    how = ("--model", tiny, "--protocol", protocol, *(("--batch-size", "5") if protocol == "fast" else ()))
+def test_processes_of_torchrun_give_the_same_bytes(pairs: Path, tiny: Path, tmp_path: Path) -> None:
+    how = ("--model", tiny, "--protocol", "paper")
     benchmark(pairs, tmp_path / "one", *how)
-    benchmark(pairs, tmp_path / "many", *how, processes=processes)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
+        sys.executable, "-c", "from llava_rad.cli import main; main()", "benchmark", "--dataset", "csv", "--data",
+        pairs, "-o", tmp_path / "many", *METRICS, *how,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 @pytest.mark.slow
-def test_more_processes_than_images(pairs: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--protocol", "fast", "--batch-size", "5"), ("--limit", "2")])
+def test_three_processes_give_the_same_bytes(options: tuple[str, ...], pairs: Path, tiny: Path, tmp_path: Path) -> None:
     """Of 2 images and 3 processes the last share is empty."""
-    how = ("--model", tiny, "--limit", "2")
-    benchmark(pairs, tmp_path / "one", *how)
-    benchmark(pairs, tmp_path / "three", *how, processes=3)
+    benchmark(pairs, tmp_path / "one", "--model", tiny, *options)
+    benchmark(pairs, tmp_path / "three", "--model", tiny, *options, processes=3)
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
 
 
@@ -61,7 +64,7 @@ def test_killed_at_random_points_and_continued(
             time.sleep(0.002)
         time.sleep(chance.random() * 0.05)
         if process.poll() is None:
-            _kill(process)
+            process.kill()
             killed += 1
         process.communicate()
         seen.append(_lines(output))
@@ -91,11 +94,3 @@ def _lines(output: Path) -> int:
         except FileNotFoundError:
             continue
     return len(found)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    for number in (*_children(process.pid), process.pid):
-        try:
-            os.kill(number, signal.SIGKILL)
-        except ProcessLookupError:
-            continue

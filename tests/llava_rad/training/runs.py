@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.llava_rad.conftest import Ran, finished, spawn
+import torch
+
+from tests.forked import Command
+from tests.llava_rad.conftest import Ran, finished
 
 LIMIT = 420
+PRELOAD = ("llava_rad.training.run", "accelerate", "peft", "matplotlib.pyplot", "torch.utils.tensorboard")
 
 
-def start(arguments: Sequence[str | Path], *, processes: int = 1) -> subprocess.Popen[bytes]:
-    """Start ``llava-rad train``, with torchrun where there are several processes."""
-    if processes == 1:
-        return spawn("train", "--config", "tiny", *arguments)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-        "--no-python", sys.executable, "-c", "from llava_rad.cli import main; main()",
-    ]  # fmt: skip
-    import os
-
-    return subprocess.Popen(
-        [*command, "train", "--config", "tiny", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def start(arguments: Sequence[str | Path], *, processes: int = 1) -> Command:
+    """Start ``llava-rad train`` in one process or in several that work together."""
+    parallel = any("engine.deepspeed=zero" in str(argument) for argument in arguments)
+    preload = (*PRELOAD, "deepspeed") if parallel and not torch.cuda.is_available() else PRELOAD
+    return Command(["train", "--config", "tiny", *arguments], processes, preload)
 
 
 def train(folder: Path, overrides: Sequence[str | Path], *, processes: int = 1) -> Ran:
@@ -41,25 +34,28 @@ def train(folder: Path, overrides: Sequence[str | Path], *, processes: int = 1) 
     return ran
 
 
+def torchrun(folder: Path, overrides: Sequence[str | Path], processes: int) -> None:
+    """A whole run as the guide starts it on several processes."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        "--no-python", sys.executable, "-c", "from llava_rad.cli import main; main()", "train", "--config", "tiny",
+        *overrides, "-o", folder,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == b""
+
+
 def kill_after(folder: Path, checkpoint: str, overrides: Sequence[str | Path], *, processes: int = 1) -> None:
     """Begin a run and kill -9 all of it as soon as a checkpoint is there."""
-    import os
-    import signal
-
     process = start([*overrides, "-o", folder], processes=processes)
     deadline = time.monotonic() + LIMIT
     while not (folder / "checkpoints" / checkpoint).is_dir():
         assert process.poll() is None, process.communicate()[1].decode()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for pid in (*_children(process.pid), process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
-
-
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
-    return [number for child in map(int, listed) for number in (*_children(child), child)]
+    process.kill()
 
 
 def losses(folder: Path) -> dict[int, float]:

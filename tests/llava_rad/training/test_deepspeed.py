@@ -49,8 +49,15 @@ def test_p25_the_shipped_configurations(tmp_path: Path) -> None:
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("name", ["zero2", "zero3"])
+@pytest.mark.parametrize(
+    ("name", "processes"),
+    [
+        ("zero2", 1),
+        ("zero3", 2),
+        pytest.param("zero2", 2, marks=pytest.mark.nightly),
+        pytest.param("zero3", 1, marks=pytest.mark.nightly),
+    ],
+)
 def test_p22_p29_losses_equal_those_without_it_and_those_of_a_killed_run(
     plain: Path, tmp_path: Path, pairs: Path, tiny: Path, run: Run, chest: list[Path], name: str, processes: int
 ) -> None:
