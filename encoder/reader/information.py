@@ -55,11 +55,14 @@ def check(pixels: npt.NDArray[np.uint16], *, force: bool = False) -> list[str]:
         found.append("much of it is at one end of the grey scale")
     elif share[8:255].max() > 0.25:
         found.append("much of it has one grey level")
-    cells = grey.reshape(CELLS, SAMPLES, CELLS, SAMPLES)
+    cells = grey.astype(np.uint8).reshape(CELLS, SAMPLES, CELLS, SAMPLES)
     low, high = cells.min(axis=(1, 3)), cells.max(axis=(1, 3))
     flat = high - low <= 1
     black = high <= 3
-    if _largest_rectangle(flat) > 0.3 or _largest_rectangle(flat & ~black) > 0.1:
+    if any(
+        np.count_nonzero(cells) > limit * cells.size and _largest_rectangle(cells) > limit
+        for cells, limit in ((flat, 0.3), (flat & ~black, 0.1))
+    ):
         found.append("a large area has no variation")
     if not 0.65 <= height / width <= 1.6:
         found.append("it is much wider or taller than a radiograph of the chest")
