@@ -12,7 +12,10 @@ from pathlib import Path
 from encoder.runs.checkpoints import Checkpoints, Tensors
 from tests.forked import context, ranks
 
-PRELOAD = ("encoder.pretraining.train", "accelerate", "safetensors.torch", "matplotlib.pyplot")
+PRELOAD = (
+    "encoder.pretraining.train", "accelerate", "safetensors.torch", "matplotlib.pyplot", "torch._dynamo",
+    "torch.distributed.tensor", "torch.utils.tensorboard", "transformers.models.dinov2.modeling_dinov2",
+)  # fmt: skip
 SECONDS = 240
 
 
@@ -24,6 +27,7 @@ def _train(config: str, run: str, overrides: Sequence[str], stop_after: int, env
     from encoder.pretraining.config import load_config
 
     torch.set_num_threads(1)
+    engine.plot_run = lambda *_: None
     if stop_after:
         update, calls = engine.StudentTeacher.update_teacher, []
 

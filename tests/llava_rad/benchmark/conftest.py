@@ -14,7 +14,10 @@ from tests.llava_rad.conftest import Ran, finished
 
 TEST, TRAIN = 12, 4
 METRICS = ("--metrics", "rouge_l,bleu_4,rules", "--bootstrap", "20", "--no-cache")
-PRELOAD = ("llava_rad.generation.engine", "llava_rad.generation.decoding", "llava_rad.benchmark.results", "torch")
+PRELOAD = (
+    "llava_rad.cli", "llava_rad.generation.engine", "llava_rad.generation.decoding", "llava_rad.benchmark.results",
+    "matplotlib.backends.backend_svg", "matplotlib.figure",
+)  # fmt: skip
 WORDS = ("The heart is enlarged.", "There is a pleural effusion.", "No pneumothorax.", "The lungs are clear.")
 
 

@@ -16,14 +16,16 @@ from tests.forked import Command
 from tests.llava_rad.conftest import Ran, finished
 
 LIMIT = 420
-PRELOAD = ("llava_rad.training.run", "accelerate", "peft", "matplotlib.pyplot", "torch.utils.tensorboard")
+PRELOAD = (
+    "llava_rad.cli", "llava_rad.training.run", "accelerate", "peft", "matplotlib.pyplot", "torch._dynamo",
+    "torch.distributed.tensor", "torch.utils.tensorboard", "transformers.models.llama.modeling_llama",
+    "transformers.models.dinov2.modeling_dinov2", *([] if torch.cuda.is_available() else ["deepspeed"]),
+)  # fmt: skip
 
 
 def start(arguments: Sequence[str | Path], *, processes: int = 1) -> Command:
     """Start ``llava-rad train`` in one process or in several that work together."""
-    parallel = any("engine.deepspeed=zero" in str(argument) for argument in arguments)
-    preload = (*PRELOAD, "deepspeed") if parallel and not torch.cuda.is_available() else PRELOAD
-    return Command(["train", "--config", "tiny", *arguments], processes, preload)
+    return Command(["train", "--config", "tiny", *arguments], processes, PRELOAD)
 
 
 def train(folder: Path, overrides: Sequence[str | Path], *, processes: int = 1) -> Ran:
