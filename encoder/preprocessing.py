@@ -336,9 +336,19 @@ RECIPES: dict[str, Recipe] = {
 def recipe_named(name: str) -> Recipe:
     """Return a recipe by its name; names such as ``rad-dino-448`` and ``clip-448`` select other sizes.
 
+    Args:
+        name: of the recipe; "" is that of an encoder whose files state none.
+
     Raises:
+        ModelError: if the name is empty.
         LlavaRadError: if there is no such recipe.
     """
+    if not name:
+        raise ModelError(
+            "the encoder's files do not state its preprocessing recipe: neither config.json nor "
+            "preprocessor_config.json gives an image size, mean and deviation that are known",
+            hint="name it, e.g. --recipe rad-dino-224 (model.recipe=rad-dino-224 for 'llava-rad train')",
+        )
     if name in RECIPES:
         return RECIPES[name]
     family, _, size = name.rpartition("-")

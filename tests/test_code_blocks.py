@@ -18,7 +18,7 @@ from tests.source_tree import ROOT
 from tests.test_tutorials import follow
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BEFORE = {"pretraining.md 2": 'from PIL import Image\nimage = Image.open("b.png").convert("RGB")\n'}
+BEFORE = {"pretraining.md 2": 'import shutil\nshutil.copy("b.png", "image.png")\n'}
 """Code that a block presupposes."""
 LEFT_OUT = {"vllm.md 1": "needs vLLM in an environment of its own"}
 PYTHON = [

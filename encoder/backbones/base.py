@@ -14,7 +14,7 @@ from encoder.backbones.registry import AFTER_NORM, FeatureKind, PublishedEncoder
 from encoder.errors import ModelError
 
 RECIPE_KEY = "preprocessing_recipe"
-"""Key of a stored encoder's ``config.json``: name of its preprocessing recipe (absent means RAD-DINO's)."""
+"""Key of a stored encoder's ``config.json``: name of its preprocessing recipe."""
 
 
 class Features(NamedTuple):
@@ -83,7 +83,7 @@ class FrozenEncoder(nn.Module):
 
     Args:
         model: the network.
-        recipe: name of its preprocessing recipe (``encoder.preprocessing``).
+        recipe: name of its preprocessing recipe (``encoder.preprocessing``); "" if its files state none.
 
     Attributes:
         features: the output of the network that ``patches`` holds; stored in checkpoints.
@@ -134,7 +134,7 @@ class Sizes(NamedTuple):
     """Sizes of an encoder, known before its weights are read.
 
     Attributes:
-        recipe: name of its preprocessing recipe.
+        recipe: name of its preprocessing recipe; "" if its files state none.
         patch_size: side in pixels of the square that one patch vector covers.
         config: ``hidden_size`` and ``num_hidden_layers``, and ``parameters`` or the further keys of ``Dinov2Config``.
     """

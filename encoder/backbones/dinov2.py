@@ -7,7 +7,6 @@ LayerScale into the weights; ``scripts.bench.generate`` and ``scripts.bench.prob
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -33,11 +32,10 @@ from encoder.backbones.linear import TOGETHER, Linear
 from encoder.backbones.registry import RAD_DINO, PublishedEncoder
 from encoder.errors import ModelError
 from encoder.hub import fetch
+from encoder.preprocessing import IMAGENET, rad_dino
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
 class RadDino(FrozenEncoder):
@@ -101,27 +99,58 @@ class RadDino(FrozenEncoder):
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
         refuse_incomplete(report, what)
-        return cls(model, cls.own_recipe(folder))
+        return cls(model, cls.own_recipe(folder, what))
 
     @staticmethod
-    def own_recipe(folder: Path) -> str:
-        """Return the recipe named in a folder's files; else DINOv2's if they state ImageNet's mean, else RAD-DINO's."""
-        for name in ("config.json", "preprocessor_config.json"):
-            try:
-                found = json.loads((folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(found, dict) and isinstance(found.get(RECIPE_KEY), str):
+    def own_recipe(folder: Path, what: str = "the encoder") -> str:
+        """Return the recipe that a folder's files state; "" if they state none that is known.
+
+        A name in ``config.json`` comes first. Without one, as in published folders and exports of version 0.2.0,
+        ``preprocessor_config.json`` tells RAD-DINO's recipe from DINOv2's by its mean. The size is that of RAD-DINO's
+        processor, else ``image_size`` of ``config.json``, which is 518 in DINOv2's publications as in the paper.
+
+        Raises:
+            ModelError: if one of the files is damaged.
+        """
+        config = files.read_json(folder / files.CONFIG, what)
+        path = folder / "preprocessor_config.json"
+        processor = files.read_json(path, what) if path.is_file() else {}
+        for found in (config, processor):
+            if isinstance(found.get(RECIPE_KEY), str):
                 return str(found[RECIPE_KEY])
-            if isinstance(found, dict) and found.get("image_mean") == list(IMAGENET_MEAN):
-                return "dinov2-518"
-        return "rad-dino"
+        native = config.get("image_size")
+        kind = _kind_of(processor)
+        size = (_processor_side(processor, native) if kind == "rad-dino" else native) if kind else None
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            return ""
+        return rad_dino(size).name if kind == "rad-dino" else f"{kind}-{size}"
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` with the published (legacy) key names."""
-        if self.recipe != "rad-dino":
+        """Write ``config.json``, which names the recipe, and ``model.safetensors`` with the published key names."""
+        if self.recipe:
             setattr(self.model.config, RECIPE_KEY, self.recipe)
         self.model.save_pretrained(folder)
+
+
+def _kind_of(processor: Mapping[str, Any]) -> str | None:
+    """Return the family of recipes that an image processor has the mean and deviation of; None for another."""
+    usual = rad_dino()
+    mean = processor.get("image_mean", [usual.mean] * 3)
+    if mean == list(IMAGENET[0]):  # type: ignore[arg-type]
+        return "dinov2"
+    same = mean == [usual.mean] * 3 and processor.get("image_std", [usual.std] * 3) == [usual.std] * 3
+    return "rad-dino" if same else None
+
+
+def _processor_side(processor: Mapping[str, Any], native: object) -> object:
+    """Return the side of the square that an image processor makes; None if it resizes and crops to different sides."""
+    sides: list[object] = []
+    for stated in (processor.get("size"), processor.get("crop_size")):
+        if stated is not None:
+            sides += stated.values() if isinstance(stated, Mapping) else [stated]
+    if not sides:
+        return native
+    return sides[0] if all(side == sides[0] for side in sides) else None
 
 
 _EXPECTED = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "num_channels": 3}

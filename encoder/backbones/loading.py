@@ -157,6 +157,7 @@ def sizes(source: str | Path, *, kind: str | None = None, offline: bool = False)
             config = files.read_json(folder / files.CONFIG, what)
             if (family := _known_type(config.get("model_type"))) is not None:
                 named = isinstance(found, PublishedEncoder) and found.name != "rad-dino" and found.family == "dinov2"
+                named = named and files.RECIPE not in config
                 return family.sizes(folder, config, found.recipe if named else "")  # type: ignore[union-attr]
     return sizes_of(load_encoder(source, kind=kind, offline=offline))
 

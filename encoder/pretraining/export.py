@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from encoder.backbones.base import RECIPE_KEY
 from encoder.backbones.weight_names import to_hugging_face
 from encoder.errors import LlavaRadError, ModelError
-from encoder.preprocessing import RECIPES
+from encoder.preprocessing import Recipe, rad_dino
 from encoder.pretraining.config import ModelConfig, PretrainingConfig
 from encoder.pretraining.initialisation import HEAD_FILE, backbone_shapes, refuse_unequal, source_in_words
 
@@ -30,7 +31,6 @@ def export(
     heads: Mapping[str, torch.Tensor] | None,
     image_size: int,
     card: Mapping[str, Any],
-    recipe: str = "rad-dino",
 ) -> None:
     """Write a backbone, its head and its image processor. An earlier export in the same place is replaced.
 
@@ -42,9 +42,8 @@ def export(
         config: its shape.
         folder: where to.
         heads: the teacher's DINO head (``mlp.*``, ``last_layer.weight_g`` and ``weight_v``) or None.
-        image_size: side in pixels that the image processor resizes and crops to: that of the global crops.
+        image_size: side in pixels of the preprocessing recipe, which is RAD-DINO's: that of the global crops.
         card: what the model card says, see ``describe``.
-        recipe: name of the preprocessing recipe whose mean and standard deviation the processor takes.
 
     Raises:
         ModelError: if the tensors are not this model's, or are not finite.
@@ -60,7 +59,7 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(temporary, backbone, config, heads, image_size, card, recipe)
+        _write(temporary, backbone, config, heads, rad_dino(image_size), card)
         _replace(temporary, folder)
     except OSError as error:
         raise LlavaRadError(f"the model cannot be exported: {error.strerror or type(error).__name__}") from error
@@ -73,9 +72,8 @@ def _write(
     backbone: Mapping[str, torch.Tensor],
     config: ModelConfig,
     heads: Mapping[str, torch.Tensor] | None,
-    image_size: int,
+    recipe: Recipe,
     card: Mapping[str, Any],
-    recipe: str,
 ) -> None:
     from transformers import Dinov2Config
 
@@ -83,37 +81,37 @@ def _write(
 
     official = _on_cpu(backbone)
     shape = config.model_dump(exclude={"layerscale_value"})  # of random initialisation only
-    Dinov2Config(**shape, architectures=["Dinov2Model"], dtype="float32").save_pretrained(folder)
+    shape |= {"architectures": ["Dinov2Model"], "dtype": "float32", RECIPE_KEY: recipe.name}
+    Dinov2Config(**shape).save_pretrained(folder)
     # Legacy names, which every version of transformers reads.
     _save(to_hugging_face(official), folder / "model.safetensors")
     _save(official, folder / COMPATIBLE_FILE)
     if heads is not None:
         _save(_on_cpu(heads), folder / HEAD_FILE)
-    processor = json.dumps(processor_config(recipe, image_size), indent=2) + "\n"
+    processor = json.dumps(processor_config(recipe), indent=2) + "\n"
     (folder / "preprocessor_config.json").write_text(processor, encoding="utf-8")
-    (folder / "README.md").write_text(as_markdown(card), encoding="utf-8")
+    (folder / "README.md").write_text(as_markdown(card, recipe.size), encoding="utf-8")
     RadDino.from_pretrained(folder, offline=True)
 
 
-def processor_config(recipe: str, size: int) -> dict[str, Any]:
-    """``preprocessor_config.json`` as microsoft/rad-dino publishes it, for images of ``size`` pixels.
+def processor_config(recipe: Recipe) -> dict[str, Any]:
+    """``preprocessor_config.json`` as microsoft/rad-dino publishes it, at the size of the recipe.
 
     ``resample`` 3 is Pillow's bicubic, ``BitImageProcessor``'s own default.
     """
-    known = RECIPES[recipe]
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": size},
+        "size": {"shortest_edge": recipe.size},
         "resample": 3,
         "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
+        "crop_size": {"height": recipe.size, "width": recipe.size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [known.mean] * 3,
-        "image_std": [known.std] * 3,
+        "image_mean": [recipe.mean] * 3,
+        "image_std": [recipe.std] * 3,
     }
 
 
@@ -173,23 +171,26 @@ be bound by the terms of use of the images below.
 ## Use
 
 ```python
-import torch
+import numpy as np
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-processor = AutoImageProcessor.from_pretrained(FOLDER)
-model = AutoModel.from_pretrained(FOLDER)
-with torch.inference_mode():
-    tokens = model(**processor(image, return_tensors="pt")).last_hidden_state
+processor, model = AutoImageProcessor.from_pretrained(FOLDER), AutoModel.from_pretrained(FOLDER).eval()
+image = Image.open(FILE).convert("F")
+image = np.asarray(image.resize([int({size} * side / min(image.size)) for side in image.size], Image.BICUBIC))
+image = ((image - image.min()) * (255 / (float(image.max()) - float(image.min()))) + 0.5).astype(np.uint8)
+inputs = processor(Image.fromarray(image).convert("RGB"), return_tensors="pt")
+tokens = model(**inputs).last_hidden_state.detach()
 cls, patches = tokens[:, 0], tokens[:, 1:]
 ```
 
-`image` is an 8-bit picture whose darkest and brightest pixels are 0 and 255. The processor cuts the values of 16-bit
-pictures off without a word: scale them first. `encoder.backbones.dinov2.RadDino.from_pretrained(FOLDER)` gives the same
-features.
+`FILE` is a greyscale picture of 8 or 16 bits in which dense structures are bright. The lines in the middle are necessary: the encoder was trained on images that are resized
+to {size} pixels and then scaled so that their darkest and brightest pixels are 0 and 255 (preprocessing recipe
+`{recipe}`). The image processor alone does not scale, and cuts the values of 16-bit pictures off.
 
 | file | contents |
 |---|---|
-| `config.json`, `model.safetensors` | Hugging Face's `Dinov2Model`, key names as microsoft/rad-dino publishes them |
+| `config.json`, `model.safetensors` | Hugging Face's `Dinov2Model`, published key names, the preprocessing recipe |
 | `preprocessor_config.json` | its image processor |
 | `backbone_compatible.safetensors` | the same weights with DINOv2's own key names (torch.hub, timm) |
 | `dino_head.safetensors` | the teacher's projection head, to continue pre-training; where present |
@@ -229,11 +230,12 @@ def describe(
     return {"name": config.name, "datasets": dict(datasets), "facts": facts, "scores": dict(scores or {})}
 
 
-def as_markdown(card: Mapping[str, Any]) -> str:
+def as_markdown(card: Mapping[str, Any], size: int) -> str:
     """A card as README.md.
 
     Args:
         card: of :func:`describe`.
+        size: side of the prepared images in pixels.
     """
     counts: Mapping[str, tuple[int, int]] = card.get("datasets", {})
     rows = [
@@ -247,7 +249,14 @@ def as_markdown(card: Mapping[str, Any]) -> str:
             "\n## Frozen probes\n\n" + _table(("probe", "value"), [(n, f"{v:.4f}") for n, v in scores.items()]) + "\n"
         )
     facts = _table(("what", "value"), list(card.get("facts", {}).items()))
-    return _TEXT.format(name=_plain(card["name"]), datasets=datasets, facts=facts, scores=measured)
+    return _TEXT.format(
+        name=_plain(card["name"]),
+        datasets=datasets,
+        facts=facts,
+        scores=measured,
+        size=size,
+        recipe=rad_dino(size).name,
+    )
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -16,10 +16,11 @@ from encoder.backbones import registry as baselines
 from encoder.backbones.biovil_t import FILE, BioVilT
 from encoder.backbones.clip import Clip
 from encoder.backbones.dinov2 import RadDino, VisionTransformer
-from encoder.backbones.loading import load_encoder, load_stored, load_vision
+from encoder.backbones.loading import load_encoder, load_stored, load_vision, sizes
 from encoder.backbones.registry import LAST_LAYER
 from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import LlavaRadError, ModelError
+from encoder.preprocessing import recipe_named
 from tests.encoder.backbones import published
 from tests.encoder.dinov2_models import Evil, dinov2
 
@@ -115,7 +116,7 @@ def test_what_is_not_on_the_hub_says_where_it_is() -> None:
 
 
 def test_dinov2_and_its_recipes(tmp_path: Path) -> None:
-    RadDino(dinov2()).save_pretrained(tmp_path / "plain")
+    dinov2(size=518).save_pretrained(tmp_path / "plain")
     assert load_encoder(tmp_path / "plain").recipe == "rad-dino"
     assert load_encoder(tmp_path / "plain", kind="dinov2-base").recipe == "dinov2-518"
     folder = Path(shutil.copytree(tmp_path / "plain", tmp_path / "facebook"))
@@ -124,9 +125,51 @@ def test_dinov2_and_its_recipes(tmp_path: Path) -> None:
     assert encoder.recipe == "dinov2-518"
     encoder.save_pretrained(tmp_path / "stored")
     assert load_stored(tmp_path / "stored").recipe == load_encoder(tmp_path / "stored").recipe == "dinov2-518"
-    assert "preprocessing_recipe" not in (tmp_path / "plain" / "config.json").read_text()
     shutil.copytree(tmp_path / "plain", tmp_path / "run" / "export")
     assert load_encoder(tmp_path / "run").recipe == "rad-dino"
+
+
+RAD_DINO = {"image_mean": [0.5307] * 3, "image_std": [0.2583] * 3}
+
+
+@pytest.mark.parametrize(
+    ("native", "processor", "recipe"),
+    [
+        (112, None, "rad-dino-112"),
+        (518, RAD_DINO, "rad-dino"),
+        (56, {**RAD_DINO, "size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}, "rad-dino-112"),
+        (518, {"size": 224, "crop_size": 224}, "rad-dino-224"),
+        (518, {**RAD_DINO, "size": {"height": 224, "width": 224}}, "rad-dino-224"),
+        (518, {"image_mean": [0.485, 0.456, 0.406], "size": {"shortest_edge": 256}, "crop_size": 224}, "dinov2-518"),
+        (224, {"image_mean": [0.485, 0.456, 0.406]}, "dinov2-224"),
+        (518, {"preprocessing_recipe": "rad-dino-56"}, "rad-dino-56"),
+        (None, {**RAD_DINO, "crop_size": 112}, "rad-dino-112"),
+        (None, None, ""),
+        ("big", None, ""),
+        (518, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224}, ""),
+        (518, {**RAD_DINO, "size": {"shortest_edge": 256}, "crop_size": 224}, ""),
+        (518, {**RAD_DINO, "size": [224, 256]}, ""),
+        (518, {**RAD_DINO, "size": "large"}, ""),
+    ],
+)
+def test_folders_that_name_no_recipe(native: object, processor: object, recipe: str, tmp_path: Path) -> None:
+    """As exported by version 0.2.0 and published by others: the files' size counts, and no size is guessed."""
+    config = {"model_type": "dinov2", "patch_size": 14} | ({} if native is None else {"image_size": native})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if processor is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert sizes(tmp_path).recipe == RadDino.own_recipe(tmp_path) == recipe
+    if not recipe:
+        with pytest.raises(ModelError, match="do not state its preprocessing recipe") as caught:
+            recipe_named(sizes(tmp_path).recipe)
+        assert "--recipe" in str(caught.value.hint)
+
+
+def test_a_damaged_processor_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2", "patch_size": 14, "image_size": 518}))
+    (tmp_path / "preprocessor_config.json").write_text('{"size": ')
+    with pytest.raises(ModelError, match=r"preprocessor_config.json of the encoder cannot be read"):
+        sizes(tmp_path)
 
 
 def test_dinov2_giant_is_run_by_its_own_network(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from safetensors.torch import load_file
 
 from encoder.backbones.dinov2 import RadDino
 from encoder.backbones.dinov2 import VisionTransformer as InferenceTransformer
+from encoder.backbones.loading import load_encoder, sizes
 from encoder.errors import LlavaRadError, ModelError
-from encoder.preprocessing import RECIPES
+from encoder.preprocessing import RECIPES, recipe_named
 from encoder.pretraining import export as export_module
 from encoder.pretraining.config import InitConfig, ModelConfig, PretrainingConfig, ProbeConfig
 from encoder.pretraining.export import as_markdown, describe, export
 from encoder.pretraining.heads import Head
 from encoder.pretraining.initialisation import load_backbone, load_heads
 from encoder.pretraining.vit import VisionTransformer as TrainedTransformer
+from encoder.reader.sandbox import Reader
 from tests.encoder.dinov2_models import official_names, published_names, random_, timm_vit
 from tests.encoder.pretraining.test_initialisation import HEAD, MODEL
 
@@ -147,6 +150,39 @@ def test_image_processor_gives_what_the_recipe_gives(folder: Path) -> None:
     assert (ours - theirs).abs().max() < 4 / 255 / 0.2583
 
 
+@pytest.mark.parametrize(
+    ("size", "bits"), [((113, 90), 8), ((90, 113), 8), ((151, 70), 16), ((70, 70), 8), ((64, 301), 16), ((70, 107), 16)]
+)
+def test_the_lines_of_the_readme_give_equal_features(
+    folder: Path, tmp_path: Path, size: tuple[int, int], bits: int
+) -> None:
+    """Images whose values do not reach both ends, so that a processor that does not scale gives other features."""
+    rng = np.random.default_rng(sum(size))
+    coarse = Image.fromarray(rng.random((7, 6), dtype=np.float32)).resize(size)
+    low, high = (40, 170) if bits == 8 else (300, 3500)
+    grey = np.asarray(coarse).clip(0, 1) * (high - low) + low
+    Image.fromarray(grey.astype(np.uint8 if bits == 8 else np.uint16)).save(tmp_path / "image.png")
+    text = (folder / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {"FOLDER": folder, "FILE": tmp_path / "image.png"}
+    exec(code, found)  # noqa: S102
+    encoder = load_encoder(folder)
+    assert encoder.recipe == "rad-dino-70"
+    with Reader() as reader:
+        pixels = reader.prepare(tmp_path / "image.png", recipe_named(encoder.recipe), force=True).pixels
+    expected = encoder(recipe_named(encoder.recipe).normalise(pixels[None]))
+    torch.testing.assert_close(found["cls"], expected.cls, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["patches"], expected.patches, rtol=0, atol=1e-5)
+
+
+def test_the_recipe_is_exported(folder: Path, tmp_path: Path, teacher: TrainedTransformer) -> None:
+    assert json.loads((folder / "config.json").read_text())["preprocessing_recipe"] == "rad-dino-70"
+    for source in (folder, folder.parent):  # the export, or the run folder it lies in
+        assert load_encoder(source).recipe == sizes(source).recipe == "rad-dino-70"
+    export(teacher.state_dict(), MODEL, tmp_path / "e", heads=None, image_size=518, card=CARD)
+    assert load_encoder(tmp_path / "e").recipe == "rad-dino"
+
+
 def test_swiglu_models_are_exported(tmp_path: Path, pixels) -> None:
     model = MODEL.model_copy(update={"use_swiglu_ffn": True})
     network = random_(TrainedTransformer(model))
@@ -197,7 +233,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, teacher: Tra
 
 
 def test_card(tmp_path: Path) -> None:
-    text = as_markdown(CARD)
+    text = as_markdown(CARD, 518)
     for line in (
         "# rad-dino",
         "**For research only.** Not a medical device",
@@ -217,6 +253,6 @@ def test_card(tmp_path: Path) -> None:
             "probe": ProbeConfig(manifest=manifest),
         }
     )
-    private = as_markdown(describe(config, {"a|b\nc": (1, 2)}, step=1))
+    private = as_markdown(describe(config, {"a|b\nc": (1, 2)}, step=1), 112)
     assert str(tmp_path) not in private and "local weights" in private and "| a\\|b c | 1 | 2 |" in private
     assert "Frozen probes" not in private
