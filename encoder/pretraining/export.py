@@ -184,9 +184,10 @@ tokens = model(**inputs).last_hidden_state.detach()
 cls, patches = tokens[:, 0], tokens[:, 1:]
 ```
 
-`FILE` is a greyscale picture of 8 or 16 bits in which dense structures are bright. The lines in the middle are necessary: the encoder was trained on images that are resized
-to {size} pixels and then scaled so that their darkest and brightest pixels are 0 and 255 (preprocessing recipe
-`{recipe}`). The image processor alone does not scale, and cuts the values of 16-bit pictures off.
+`FILE` is a greyscale picture of 8 or 16 bits in which dense structures are bright. The lines in the middle are
+necessary: the encoder was trained on images that are resized to {size} pixels and then scaled so that their darkest and
+brightest pixels are 0 and 255 (preprocessing recipe `{recipe}`). The image processor alone does not scale, and cuts the
+values of 16-bit pictures off. `llava-rad embed` also reads DICOM and gives the same features.
 
 | file | contents |
 |---|---|
