@@ -1,14 +1,18 @@
-"""Evaluate the labeler ``rules`` against the two human gold standards of Open-i's chest X-ray reports.
+"""Evaluate the labeler ``rules`` against the two human gold standards of Open-i's reports, or against judged sentences.
 
     python scripts/evaluate_rules.py path/to/iu_xray_reports
+    python scripts/evaluate_rules.py tests/metrics/rules/sentences.csv
 
 The folder holds ``reports.jsonl`` with findings, impression, NegBio's gold labels and the manual MeSH codes. Phrases
-were tuned on the reports whose uid has an even SHA-256; by default the scores are those of the others.
+were tuned on the reports whose uid has an even SHA-256; by default the scores are those of the others. The table of
+sentences has the columns ``kind``, ``sentence``, ``labels`` and ``reason``; phrases were tuned on the sentences whose
+SHA-256 begins with an even digit.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import sys
@@ -17,7 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metrics.labels import CLASSES, POSITIVE, UNCERTAIN
+from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
 from metrics.rules.labeler import label, weights_id
 
 # Classes of NegBio's gold (those of ChestX-ray14) that CheXpert defines alike, and those with a similar definition.
@@ -148,12 +152,59 @@ def macro(rows: dict[str, Row], classes: Iterable[str]) -> float:
     return sum(values) / len(values)
 
 
+CODES = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN, "absent": BLANK}
+
+
+class Sentence(NamedTuple):
+    """A sentence judged by hand: the code of each named class, and whether phrases were tuned on it."""
+
+    kind: str
+    text: str
+    codes: dict[str, int]
+    reason: str
+    tuning: bool
+
+
+def read_sentences(path: Path) -> list[Sentence]:
+    """Read a table of judged sentences; labels are written ``Edema: negative; Fracture: absent``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Sentence(
+                row["kind"],
+                row["sentence"],
+                {name: CODES[code] for name, code in (part.split(": ") for part in row["labels"].split("; "))},
+                row["reason"],
+                int(hashlib.sha256(row["sentence"].encode()).hexdigest()[0], 16) % 2 == 0,
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def agreement(sentences: Iterable[Sentence]) -> tuple[int, int]:
+    """Count the judged labels that the labeler gives, and all of them."""
+    pairs = [(label(one.text)[CLASSES.index(name)], code) for one in sentences for name, code in one.codes.items()]
+    return sum(found == code for found, code in pairs), len(pairs)
+
+
+def print_sentences(sentences: list[Sentence], half: str) -> None:
+    """Print the agreement by kind."""
+    wanted = [one for one in sentences if half == "all" or one.tuning == (half == "tune")]
+    print(f"{weights_id()}; {len(wanted)} sentences ({half})\n{'kind':<30}{'labels':>8}{'right':>8}")
+    kinds = sorted({one.kind for one in wanted})
+    for kind, rows in (*((kind, [one for one in wanted if one.kind == kind]) for kind in kinds), ("all", wanted)):
+        right, total = agreement(rows)
+        print(f"{kind:<30}{total:>8}{right / total:>8.1%}")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with reports.jsonl")
+    parser.add_argument("folder", type=Path, help="folder with reports.jsonl, or table of judged sentences (.csv)")
     parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
     options = parser.parse_args(arguments)
+    if options.folder.suffix == ".csv":
+        print_sentences(read_sentences(options.folder), options.half)
+        return
     if not (options.folder / "reports.jsonl").is_file():
         sys.exit(f"{options.folder} has no reports.jsonl")
     rows = read(options.folder, options.half)

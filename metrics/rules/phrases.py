@@ -1,18 +1,19 @@
-"""Phrases of each observation, and the words that deny or doubt it.
+"""Phrases of each observation.
 
-They were written for this project, after the classes and phrase lists of the CheXpert labeler (Irvin et al. 2019, MIT)
-and the cues of NegBio (Peng et al. 2018, public domain) and ConText (Harkema et al. 2009). All patterns are for
-lower-cased text, have no nested repetition, and span at most 40 characters between two words.
+They were written for this project, after the classes and phrase lists of the CheXpert labeler (Irvin et al. 2019, MIT).
+All patterns are for lower-cased text, have no nested repetition, and span at most 40 characters between two words.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = "rules-1"
+from metrics.rules.cues import HARD_TO_JUDGE
+
+VERSION: Final = "rules-2"
 
 _GAP = r"[^.;:]{0,40}?"
-_LARGE = r"\b(?:enlarged|enlargement|large|increased|prominent|prominence|big|dilated|widened|widening|accentuat\w+)"
+_LARGE = r"\b(?:enlarged|enlargement|large|increased|prominent|prominence|big|dilated|widened|widening)"
 _HEART = r"(?:heart|cardiac|cardiopericardial|cardiomediastinal|cardio mediastinal|cardiothoracic)"
 _HEART_SIZE = (
     rf"(?:{_HEART}(?: and mediastin\w+)?"
@@ -40,6 +41,7 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         rf"{_LARGE}(?: (?:of|the|stable|size|in|appearance|cardiac|heart))*? {_HEART}",
         r"(?:heart|cardiac)[^.;:,]{0,25}? (?:slightly|mildly|moderately|borderline) (?:large|prominent)",
         r"cardiac enlargement",
+        rf"{_HEART_SIZE}(?: (?:is|are|was))? (?:{HARD_TO_JUDGE})",
     ),
     "Lung Opacity": (
         r"\bopaci\w+",
@@ -91,6 +93,8 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         r"\bsubsegmental (?:\w+ )?collapse",
         r"\b(?:lung|lobe|lobar|partial|segmental|complete) collapse",
         r"\bcollapse of",
+        r"\b(?:lungs?|lobes?|lingula)(?: (?:is|are|has|have|appears?|remains?|now|partially|completely))* collapsed",
+        r"\bcollapsed (?:\w+ )?(?:\w+ )?(?:lung|lobe|lingula)",
         r"\bvolume loss",
         r"\bloss of volume",
     ),
@@ -125,6 +129,7 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         r"\bmedi ?port\w*",
         r"\bchest port\b",
         r"\b(?:central|venous|jugular|subclavian|arterial|swan\S*|ij|dialysis|support|monitor\w*) lines?\b",
+        r"\blines? (?:placement|insertion|tip|terminat\w+)",
         r"\b(?:endotracheal|nasogastric|orogastric|enteric|feeding|chest|tracheostomy|gastric|thoracostomy|"
         r"pigtail|drainage|support|pleural) (?:tubes?|drains?|catheters?|devices?)\b",
         r"\btracheostomy\b",
@@ -156,7 +161,7 @@ NOT_MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Lung Opacity": (
         r"radio-?opaci\w+ (?:foreign|device|marker)",
         r"opacif\w+ of the (?:stomach|bowel)",
-        r"(?:nodular|rounded|round|calcified) (?:\w+ )?opaci\w+",
+        r"calcified (?:\w+ )?opaci\w+",
         r"calcifi\w+ opacit\w+",
     ),
     "Lung Lesion": (
@@ -191,6 +196,7 @@ ABSENCES: Final[dict[str, tuple[str, ...]]] = {
         rf"(?:normal|unremarkable)(?: in)?(?: size(?:d)?)?(?: of| and contour of)?(?: the)? {_HEART}",
         rf"normal (?:size )?(?:of )?(?:the )?{_HEART}",
     ),
+    "Support Devices": (r"\b(?:extubat|decannulat)\w+",),
     "Enlarged Cardiomediastinum": (
         rf"mediastin\w+{_GAP} {_NORMAL}",
         rf"cardio ?mediastinal{_GAP} {_NORMAL}",
@@ -276,112 +282,4 @@ OTHER_FINDINGS: Final = (
     r"\bheight loss\b",
     r"\bfusion\b",
     r"\brotat\w+ (?:scoliosis|deformity)",
-)
-
-# Words that resemble denials and deny nothing.
-NOT_DENIALS: Final = (
-    r"\bno (?:significant |definite |appreciable |substantial |acute |interval |apparent )*"
-    r"(?:interval )?(?:change|increase|decrease|improvement|difference)s?(?: (?:in|of|from|since|compared))?",
-    r"\bnot (?:significantly |appreciably |definitely )?(?:changed|increased|decreased|improved)",
-    r"\bnot only",
-    r"\bwithout (?:significant |definite |interval )*(?:change|improvement)",
-)
-DENIALS: Final = (
-    r"\bno\b",
-    r"\bnot\b",
-    r"\bwithout\b",
-    r"\bnor\b",
-    r"\bneither\b",
-    r"\bnone\b",
-    r"\bnever\b",
-    r"\b(?:free|clear|cleared|clearing) (?:of|from)\b",
-    r"\b(?:absence|absent|lack|resolution|disappearance|removal|clearing) of\b",
-    r"\bnegative for\b",
-    r"\brule[sd]? out\b",
-    r"\bfails? to (?:show|demonstrate|reveal)\b",
-    r"\bdenies\b",
-    r"\brather than\b",
-    r"\bno longer\b",
-    r"\bresolved\b",
-    r"\bhistory of\b(?= (?:pneumonia|chf|congestive|heart failure))",
-)
-# These deny the words before them.
-DENIALS_AFTER: Final = (
-    r"\b(?:is|are|was|were|has|have|been|now|be)(?: (?:now|been|since|also|completely|nearly))* (?:absent|"
-    r"excluded|resolved|cleared|"
-    r"removed|ruled out|not (?:well[- ])?(?:seen|identified|present|visualized|evident|demonstrated|appreciated|"
-    r"noted|enlarged))",
-    r"\bnot (?:well[- ])?(?:seen|identified|visualized|evident|demonstrated|appreciated|detected|noted|enlarged)\b",
-    r"\bno longer (?:seen|identified|visualized|present|evident)\b",
-    r"\b(?:resolved|removed|absent)\b",
-    r"\bis unlikely\b",
-    r"\bunlikely\b",
-    r": (?:none|no|absent|negative)\b",
-)
-DOUBTS: Final = (
-    r"\bpossib\w+",
-    r"\bprobab\w+",
-    r"\bmay\b",
-    r"\bmight\b",
-    r"\bcould\b",
-    r"\blikely\b",
-    r"\bsuspect\w*",
-    r"\bsuspicio\w+",
-    r"\bquestion\w*",
-    r"\bconcern\w*",
-    r"\bpotential\w*",
-    r"\bperhaps\b",
-    r"\bpresum\w+",
-    r"\bworrisome\b",
-    r"\bsuggest\w*",
-    r"\bcannot (?:be )?(?:exclude|rule out)\w*",
-    r"\bcan not (?:be )?exclude\w*",
-    r"\bnot exclude\w*",
-    r"\bnot (?:completely |entirely )?ruled out",
-    r"\bdifferential\b",
-    r"\bversus\b",
-    r"\bvs\b",
-    r"\bborderline\b",
-    r"\bequivocal\b",
-    r"\bindeterminate\b",
-    r"\bif clinically\b",
-    r"\bdifficult to (?:completely )?exclude\b",
-    r"\bto (?:exclude|evaluate|assess)\b",
-    r"\b(?:evaluate|evaluation) for\b",
-    r"\bcould (?:represent|reflect|be)\b",
-    r"\bindicative\b(?= of possible)",
-    r"\bup(?:per)? limits of normal\b",
-)
-DOUBTS_AFTER: Final = (
-    r"\b(?:is|are|was|were|be)(?: also)? (?:possible|probable|likely|suspected|questioned|considered|not excluded|"
-    r"difficult to exclude)",
-    r"\b(?:cannot|can not|could not|not) (?:be )?(?:entirely |completely |definitely )?(?:excluded|ruled out)",
-    r"\b(?:versus|vs)\b",
-    r"\bnot excluded\b",
-    r"\bsuspected\b",
-    r"\?",
-)
-# The reach of a cue ends at these.
-TURNS: Final = (
-    r"\bbut\b",
-    r"\bhowever\b",
-    r"\balthough\b",
-    r"\bthough\b",
-    r"\byet\b",
-    r"\bexcept\b",
-    r"\bapart from\b",
-    r"\baside from\b",
-    r"\bother than\b",
-    r"\bthere (?:is|are|has|have)\b",
-    r"\bwhich\b",
-    r"(?<!be )\b(?:secondary|due) to\b",
-    r"\bin the setting of\b",
-    r"\bwith(?= (?:a |an |the )?(?:mild|moderate|small|large|stable|persistent|unchanged|adjacent|associated|"
-    r"overlying|some|bi\w+|left|right|minimal|increased|interval|residual|prominent|new))",
-    r", (?=(?:stable|unchanged|persistent|again|interval|increas\w+|improv\w+|there|mild|moderate|minimal|"
-    r"unchanged|continued|residual|small|bibasilar)\b)",
-    r"\band (?=(?:stable|unchanged|persistent|there|mild|moderate|minimal|mildly|continued|residual)\b)",
-    r";",
-    r"\bthe (?:heart|lungs|cardiac|cardiomediastinal|mediastin\w+|aorta)\b",
-    r"\bheart size\b",
 )
