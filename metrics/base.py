@@ -17,6 +17,8 @@ Precision = Literal["float32", "bfloat16"]
 Options = TypeVar("Options")
 PAPER: Final = ("rouge_l", "bleu_4", "rg_er", "chexbert")
 """Metrics of the RAD-DINO paper (table 2)."""
+MIN_GROUP: Final = 30
+"""Number of reports from which on a group can be the worst one."""
 
 
 class MetricError(Exception):
@@ -193,6 +195,7 @@ class Settings:
         precision: Floating-point type of CheXbert and RadGraph.
         batch_size: Reports that a model takes at a time.
         allow_download: Fetch weights from the hub that are not in its cache.
+        min_group: Reports that a group needs to be the worst one.
         options: Values of the metrics' own options by name; see ``Metric.options``.
     """
 
@@ -202,6 +205,7 @@ class Settings:
     precision: Precision = option("float32")
     batch_size: int = option(8, minimum=1)
     allow_download: bool = option(False)
+    min_group: int = option(MIN_GROUP, minimum=1, panel=None)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, kind: type[Options]) -> Options:

@@ -1,20 +1,33 @@
-"""Confidence intervals by 500 seeded resamples of the reports, the same for every metric and every model.
+"""Intervals by 500 seeded resamples, of reports or of patients, and paired tests of two systems by patient.
 
-The paper gives "median and 95% confidence intervals from 500 bootstrap samples" (table 2). For BLEU and macro-F1 the
-median is not the score itself, so both are given.
+The paper gives "median and 95% confidence intervals from 500 bootstrap samples" (table 2), of reports. For BLEU and
+macro-F1 the median is not the score itself, so both are given. Reports of one patient resemble each other: intervals
+that resample reports are then too narrow, and comparisons resample patients with all their reports (cluster bootstrap,
+Davison & Hinkley 1997, section 3.8).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from metrics.base import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from metrics.scores import Floats, Scores
 
-SAMPLES, SEED = 500, 42
+SAMPLES, SEED, PERMUTATIONS = 500, 42, 10_000
+ALPHA = 0.05
+"""Level of a verdict: its interval has 95 % and its corrected p is below 5 %."""
+_ROWS = 500  # permutations that are scored at a time
+_ROUNDING = 1e-12
+
+Verdict = Literal["first", "second", "no difference shown"]
 
 
 @dataclass(frozen=True)
@@ -35,73 +48,219 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference(Interval):
+    """A first system's score minus a second one's, with its interval by patient.
+
+    Attributes:
+        p: p-value of the paired randomisation test by patient; None if a score is not defined.
+        p_holm: p after Holm's correction for all systems compared; see :func:`corrected`.
+    """
+
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The better system: the interval must exclude 0 and the corrected p be below 0.05."""
+        if self.low is None or self.high is None or self.p_holm is None or self.p_holm >= ALPHA:
+            return "no difference shown"
+        return "first" if self.low > 0 else "second" if self.high < 0 else "no difference shown"
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Random draws of patients with all their reports; see :meth:`Bootstrap.patients`.
+
+    Attributes:
+        rows: ``[N]``, number of each report's patient.
+        reports: ``[P]``, number of each patient's reports.
+        bootstrap: settings of the draws.
+    """
+
+    rows: NDArray[np.intp]
+    reports: Floats
+    bootstrap: Bootstrap
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def sums(self, statistics: Floats) -> Floats:
+        """Return the sums ``[P, S]`` of the statistics ``[N, S]`` of each patient's reports."""
+        import numpy as np
+
+        sums = np.zeros((len(self), statistics.shape[1]))
+        np.add.at(sums, self.rows, statistics)
+        return sums
+
+    def draws(self, scores: Scores) -> dict[str, Floats]:
+        """Return the score of every resample, ``[samples]`` each."""
+        return scores.of_sums(self._weights @ self.sums(scores.statistics), self._weights @ self.reports)
+
+    def p_values(self, first: Scores, second: Scores) -> dict[str, float | None]:
+        """Test the null hypothesis that the two systems' reports of a patient are exchangeable.
+
+        The statistic is the absolute difference of the scores. All 2^P exchanges are scored if these are few, else
+        random ones, and p = (extreme + 1) / (permutations + 1) (Phipson & Smyth 2010). Exchanges for which a score is
+        not defined count as extreme.
+        """
+        import numpy as np
+
+        points = second.point()
+        observed = {name: value - points[name] for name, value in first.point().items()}
+        extreme, number = dict.fromkeys(observed, 0), 0
+        moved = self.sums(second.statistics - first.statistics)
+        sums = first.statistics.sum(axis=0), second.statistics.sum(axis=0)
+        for exchanged in self._exchanges():
+            change, counts = exchanged @ moved, np.full(len(exchanged), float(len(first)))
+            number += len(exchanged)
+            found, others = first.of_sums(sums[0] + change, counts), second.of_sums(sums[1] - change, counts)
+            for name, value in observed.items():
+                less = np.abs(found[name] - others[name]) < abs(value) - _ROUNDING
+                extreme[name] += len(exchanged) - int(less.sum())
+        one = 0 if self._exact else 1
+        return {
+            name: None if np.isnan(value) else (extreme[name] + one) / (number + one)
+            for name, value in observed.items()
+        }
+
+    @cached_property
+    def _weights(self) -> Floats:
+        return self.bootstrap.weights(len(self))
+
+    @property
+    def _exact(self) -> bool:
+        return 2 ** min(len(self), 62) <= self.bootstrap.permutations
+
+    @cached_property
+    def _bits(self) -> NDArray[np.uint8]:
+        """Exchanged patients of each permutation, eight to a byte."""
+        import numpy as np
+
+        if self._exact:
+            return np.packbits((np.arange(2 ** len(self))[:, None] >> np.arange(len(self))) & 1, axis=1)
+        rng = np.random.default_rng(self.bootstrap.seed)
+        return rng.integers(0, 256, (self.bootstrap.permutations, -(-len(self) // 8)), dtype=np.uint8)
+
+    def _exchanges(self) -> Iterator[Floats]:
+        """Yield ``[<=500, P]``, 1 where the patient's reports are exchanged."""
+        import numpy as np
+
+        for start in range(0, len(self._bits), _ROWS):
+            yield np.unpackbits(self._bits[start : start + _ROWS], axis=1, count=len(self)).astype(np.float64)
+
+
+@dataclass(frozen=True)
 class Bootstrap:
-    """Settings of the bootstrap.
+    """Settings of the bootstrap and of the randomisation test.
 
     Attributes:
         samples: number of resamples, each as large as the set itself.
         seed: seed of ``numpy.random.default_rng``.
+        permutations: number of random exchanges of the test.
     """
 
     samples: int = SAMPLES
     seed: int = SEED
+    permutations: int = PERMUTATIONS
 
     @property
     def signature(self) -> str:
-        """All choices in one line."""
+        """All choices of the intervals in one line."""
         return f"bootstrap|samples:{self.samples}|seed:{self.seed}|interval:percentile-95"
 
-    def weights(self, reports: int) -> Floats:
-        """Draw the number of times that each report is in each resample: ``[samples, reports]``.
+    @property
+    def comparisons(self) -> str:
+        """All choices of comparisons in one line."""
+        return f"{self.signature}|resampled:patients|test:randomisation-{self.permutations}|correction:holm"
 
-        Row by row the draws equal ``default_rng(seed).choice(reports, reports, replace=True)``.
+    def weights(self, units: int) -> Floats:
+        """Draw the number of times that each report, or each patient, is in each resample: ``[samples, units]``.
+
+        Row by row the draws equal ``default_rng(seed).choice(units, units, replace=True)``.
         """
         import numpy as np
 
-        if self.samples < 1 or reports < 1:
+        if self.samples < 1 or units < 1:
             raise InputError("a bootstrap needs at least one sample and one report")
         rng = np.random.default_rng(self.seed)
-        weights = np.empty((self.samples, reports))
+        weights = np.empty((self.samples, units))
         for row in weights:
-            row[:] = np.bincount(rng.integers(0, reports, reports), minlength=reports)
+            row[:] = np.bincount(rng.integers(0, units, units), minlength=units)
         return weights
 
+    def patients(self, names: Sequence[str]) -> Patients:
+        """Return draws of patients.
+
+        Args:
+            names: patient of each of N reports; a report with "" is a patient of its own.
+        """
+        import numpy as np
+
+        numbers: dict[tuple[str, int], int] = {}
+        rows = [numbers.setdefault((name, -1 if name else row), len(numbers)) for row, name in enumerate(names)]
+        return Patients(np.array(rows, dtype=np.intp), np.bincount(rows).astype(np.float64), self)
+
     def intervals(self, scores: Scores, weights: Floats | None = None) -> dict[str, Interval]:
-        """Return point, median and 95 % interval of every score.
+        """Return point, median and 95 % interval of every score, by resampling reports as the paper does.
 
         Args:
             scores: scores of N reports.
             weights: result of :meth:`weights`, to draw once for many metrics.
         """
         weights = self.weights(len(scores)) if weights is None else weights
-        draws = _draws(scores, weights)
+        draws = scores.of_sums(weights @ scores.statistics, weights.sum(axis=1))
         return {name: _interval(value, draws[name]) for name, value in scores.point().items()}
 
-    def differences(self, first: Scores, second: Scores, weights: Floats | None = None) -> dict[str, Interval]:
-        """Return the intervals of first minus second, on the same resamples of the same reports.
+    def by_patient(self, scores: Scores, patients: Patients) -> dict[str, Interval]:
+        """Return point, median and 95 % interval of every score, by resampling patients with all their reports.
+
+        One patient has no interval.
+        """
+        draws = patients.draws(scores) if len(patients) > 1 else {}
+        return {name: _interval(value, draws.get(name)) for name, value in scores.point().items()}
+
+    def differences(self, first: Scores, second: Scores, patients: Patients | None = None) -> dict[str, Difference]:
+        """Return first minus second by score, with intervals on the same resampled patients and p-values.
+
+        ``p_holm`` is the p of this comparison alone.
+
+        Args:
+            first: scores of N reports.
+            second: scores of the same reports.
+            patients: of the N reports; by default each report is a patient of its own.
 
         Raises:
             InputError: if the two are not of the same reports or of the same metric.
         """
         if len(first) != len(second) or first.signature != second.signature:
             raise InputError("only the same metric on the same reports can be compared")
-        weights = self.weights(len(first)) if weights is None else weights
-        draws, others = _draws(first, weights), _draws(second, weights)
-        points = second.point()
-        return {
-            name: _interval(value - points[name], draws[name] - others[name]) for name, value in first.point().items()
-        }
+        patients = patients or self.patients([""] * len(first))
+        draws, others = (patients.draws(scores) if len(patients) > 1 else {} for scores in (first, second))
+        points, p_values = second.point(), patients.p_values(first, second)
+        found = {}
+        for name, value in first.point().items():
+            one = _interval(value - points[name], draws[name] - others[name] if draws else None)
+            found[name] = Difference(one.point, one.median, one.low, one.high, p_values[name], p_values[name])
+        return found
 
 
-def _draws(scores: Scores, weights: Floats) -> dict[str, Floats]:
-    return scores.of_sums(weights @ scores.statistics, weights.sum(axis=1))
+def corrected(tables: Sequence[dict[str, Difference]]) -> list[dict[str, Difference]]:
+    """Set ``p_holm`` of several comparisons: for each score Holm's step-down p-values (Holm 1979) over all of them."""
+    found = [dict(table) for table in tables]
+    for name in dict.fromkeys(name for table in tables for name in table):
+        tested = {row: one.p for row, table in enumerate(tables) if (one := table.get(name)) and one.p is not None}
+        highest = 0.0
+        for rank, row in enumerate(sorted(tested, key=lambda row: tested[row])):
+            highest = max(highest, min(1.0, (len(tested) - rank) * tested[row]))
+            found[row][name] = replace(tables[row][name], p_holm=highest)
+    return found
 
 
-def _interval(point: float, draws: Floats) -> Interval:
+def _interval(point: float, draws: Floats | None) -> Interval:
     import numpy as np
 
-    draws = draws[~np.isnan(draws)]
-    if np.isnan(point) or not len(draws):
+    draws = None if draws is None else draws[~np.isnan(draws)]
+    if np.isnan(point) or draws is None or not len(draws):
         return Interval(None if np.isnan(point) else point, None, None, None)
     low, median, high = (float(value) for value in np.quantile(draws, [0.025, 0.5, 0.975]))
     return Interval(point, median, low, high)

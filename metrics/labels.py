@@ -75,9 +75,10 @@ class LabelF1(AnnotatedMetric):
         kind, _, rest = score.partition("_")
         if kind != cls.kind:
             return None
-        if rest.startswith("f1"):
-            head, _, name = rest.partition("/")
-            return name + ("+" if head.endswith("+") else "")
+        head, slash, name = rest.partition("/")
+        if slash:
+            kind = head.rstrip("+")
+            return name + ("+" if head.endswith("+") else "") + ("" if kind == "f1" else f" ({kind})")
         mean, _, classes = rest.partition("_f1_")
         return f"{cls.labeler} {mean.capitalize()}-F1-{classes}"
 
@@ -98,13 +99,15 @@ def label_f1(
         references: ``[N, 14]``.
         uncertain: value that uncertain labels count as. ``positive`` is another metric, with a "+" after its names
             (as in f1chexbert and RadEval).
-        absent: F1 of a class that neither side has: 0 as in the paper; NaN leaves it out of the mean.
+        absent: F1 of a class that neither side has: 0 as in the paper; NaN leaves it out of the mean. Also the
+            precision of a class that no candidate has and the recall of one that no reference has.
         prefix: beginning of all names: the source of the labels.
         labeler: source of the labels, for the signature.
 
     Returns:
-        ``macro_f1_14``, ``micro_f1_14``, ``macro_f1_5``, ``micro_f1_5``, ``weighted_f1_14``, ``samples_f1_14`` and
-        ``f1/<class>``. The value of one report is the F1 of its own 14 labels.
+        ``macro_f1_14``, ``micro_f1_14``, ``macro_f1_5``, ``micro_f1_5``, ``weighted_f1_14``, ``samples_f1_14``,
+        ``f1/<class>``, ``precision/<class>`` and ``recall/<class>``. The value of one report is the F1 of its own 14
+        labels.
 
     Raises:
         InputError: if the arguments are not two arrays of that shape and of these codes.
@@ -137,7 +140,10 @@ def label_f1(
             "micro_f1_5": _f1(tp[..., five].sum(-1), fp[..., five].sum(-1), fn[..., five].sum(-1), absent),
             "weighted_f1_14": np.where(support.sum(axis=-1) > 0, weighted, absent),
             "samples_f1_14": sums[..., -1] / counts,
-        } | {f"f1/{name}": classes[..., column] for column, name in enumerate(CLASSES)}
+        }
+        of_classes = {"f1": classes, "precision": _share(tp, tp + fp, absent), "recall": _share(tp, support, absent)}
+        for key, values in of_classes.items():
+            scores |= {f"{key}/{name}": values[..., column] for column, name in enumerate(CLASSES)}
         return {name_of(key): value for key, value in scores.items()}
 
     def positives(sums: Floats) -> dict[str, int]:
@@ -145,7 +151,8 @@ def label_f1(
         every, top = int(support.sum()), int(support[five].sum())
         counts = dict.fromkeys(("macro_f1_14", "micro_f1_14", "weighted_f1_14", "samples_f1_14"), every)
         counts |= {"macro_f1_5": top, "micro_f1_5": top}
-        counts |= {f"f1/{name}": int(support[column]) for column, name in enumerate(CLASSES)}
+        for key in ("f1", "recall"):
+            counts |= {f"{key}/{name}": int(support[column]) for column, name in enumerate(CLASSES)}
         return {name_of(key): value for key, value in counts.items()}
 
     def name_of(key: str) -> str:
@@ -176,11 +183,14 @@ def _checked(rows: Any, what: str) -> NDArray[np.int8]:
 
 
 def _f1(tp: NDArray[Any], fp: NDArray[Any], fn: NDArray[Any], absent: float) -> Floats:
+    return _share(2 * tp, 2 * tp + fp + fn, absent)
+
+
+def _share(part: NDArray[Any], whole: NDArray[Any], absent: float) -> Floats:
     import numpy as np
 
-    whole = 2 * tp + fp + fn
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, 2 * tp / whole, absent)
+        return np.where(whole > 0, part / whole, absent)
 
 
 def _mean(classes: Floats) -> Floats:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metrics.base import InputError
+from metrics.base import MIN_GROUP, InputError
 
 if TYPE_CHECKING:
     from metrics.bootstrap import Bootstrap, Interval
     from metrics.scores import Scores
 
 UNKNOWN = "unknown"
-"""Name of the group of reports without a value."""
+"""Value of reports of no group: nothing is known, or the patient declined to answer."""
 NOT_ESTIMABLE = "not estimable"
 
 
@@ -23,11 +23,14 @@ class Group:
 
     Attributes:
         n: number of reports.
-        score: interval of the score; None if it cannot be estimated. Its ends are None for a single report.
+        patients: number of patients.
+        score: score with its interval by patient; None if it cannot be estimated. The ends of the interval are None
+            for a single patient.
         note: reason for a value that is None.
     """
 
     n: int
+    patients: int
     score: Interval | None
     note: str = ""
 
@@ -39,23 +42,36 @@ class Strata:
     Attributes:
         average: score of all reports, the paper's "avg" (appendix C.6), not the mean of the groups.
         groups: results by name of the group.
-        worst: name of the group with the lowest score, or None.
+        worst: name of the group with the lowest score among those with ``minimum`` reports; None if fewer than two
+            groups have as many.
         gap: average minus the worst group's score, or None.
+        unknown: number of reports of no group.
+        minimum: number of reports from which on a group can be the worst.
     """
 
     average: float | None
     groups: dict[str, Group]
     worst: str | None
     gap: float | None
+    unknown: int
+    minimum: int
 
 
-def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dict[str, Strata]:
-    """Return every score by group; each group is resampled by itself.
+def by_group(
+    scores: Scores,
+    groups: Sequence[str],
+    bootstrap: Bootstrap,
+    patients: Sequence[str] = (),
+    minimum: int = MIN_GROUP,
+) -> dict[str, Strata]:
+    """Return every score by group; the patients of each group are resampled by themselves.
 
     Args:
         scores: scores of N reports.
-        groups: group of each report.
+        groups: group of each report; reports of :data:`UNKNOWN` are counted, and in the average only.
         bootstrap: settings of the intervals.
+        patients: patient of each report, as for :meth:`metrics.bootstrap.Bootstrap.patients`; empty if none is known.
+        minimum: number of reports from which on a group can be the worst.
 
     Raises:
         InputError: if there are not as many groups as reports.
@@ -64,38 +80,32 @@ def by_group(scores: Scores, groups: Sequence[str], bootstrap: Bootstrap) -> dic
 
     if len(groups) != len(scores):
         raise InputError(f"{len(groups)} groups for {len(scores)} reports")
-    tables: dict[str, dict[str, Group]] = {}
-    names = np.array(groups, dtype=object)
-    for group in sorted(set(groups), key=_order):
-        part = scores.subset(np.flatnonzero(names == group))
+    tables: dict[str, dict[str, Group]] = {name: {} for name in scores.point()}
+    names, people = np.array(groups, dtype=object), list(patients) or [""] * len(groups)
+    for group in sorted(set(groups) - {UNKNOWN}, key=lambda group: (not group.startswith("<"), group)):
+        rows = np.flatnonzero(names == group)
+        part, drawn = scores.subset(rows), bootstrap.patients([people[row] for row in rows])
         positives = part.positives(part.statistics.sum(axis=0))
-        for name, interval in bootstrap.intervals(part).items():
-            tables.setdefault(name, {})[group] = _group(len(part), interval, positives.get(name))
-    points = scores.point()
-    return {name: _strata(points[name], table) for name, table in tables.items()}
+        for name, interval in bootstrap.by_patient(part, drawn).items():
+            tables[name][group] = _group(len(part), len(drawn), interval, positives.get(name))
+    points, unknown = scores.point(), int(np.count_nonzero(names == UNKNOWN))
+    return {name: _strata(points[name], table, unknown, minimum) for name, table in tables.items()}
 
 
-def _order(group: str) -> tuple[bool, bool, str]:
-    """Sort key of groups: bands of age in their order, unknown last."""
-    return group == UNKNOWN, not group.startswith("<"), group
-
-
-def _group(n: int, interval: Interval, positives: int | None) -> Group:
-    from metrics.bootstrap import Interval
-
+def _group(n: int, patients: int, interval: Interval, positives: int | None) -> Group:
     if positives == 0:
-        return Group(n, None, f"{NOT_ESTIMABLE}: no positive label among the references")
+        return Group(n, patients, None, f"{NOT_ESTIMABLE}: no positive label among the references")
     if interval.point is None:
-        return Group(n, None, f"{NOT_ESTIMABLE}: not defined")
-    if n < 2:
-        return Group(n, Interval(interval.point, None, None, None), f"interval {NOT_ESTIMABLE}: one report")
-    return Group(n, interval)
+        return Group(n, patients, None, f"{NOT_ESTIMABLE}: not defined")
+    return Group(n, patients, interval, f"interval {NOT_ESTIMABLE}: one patient" if patients < 2 else "")
 
 
-def _strata(average: float, groups: dict[str, Group]) -> Strata:
-    points = {name: group.score.point for name, group in groups.items() if group.score is not None}
+def _strata(average: float, groups: dict[str, Group], unknown: int, minimum: int) -> Strata:
+    points = {
+        name: group.score.point for name, group in groups.items() if group.score is not None and group.n >= minimum
+    }
     values = {name: point for name, point in points.items() if point is not None}
-    worst = min(values, key=lambda name: (values[name], name)) if values else None
+    worst = min(values, key=lambda name: (values[name], name)) if len(values) > 1 else None
     defined = None if average != average else average
     gap = None if worst is None or defined is None else defined - values[worst]
-    return Strata(defined, groups, worst, gap)
+    return Strata(defined, groups, worst, gap, unknown, minimum)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from metrics import registry
 from metrics.annotations import AnnotatedMetric, Given, Report
 from metrics.base import InputError, Metric, MetricError, Settings
-from metrics.bootstrap import Bootstrap, Interval
+from metrics.bootstrap import Bootstrap, Difference, Interval, corrected
 from metrics.cache import Cache
 from metrics.strata import Strata, by_group
 
@@ -34,12 +34,14 @@ class Pairs:
         candidates: N generated texts.
         references: N reference texts.
         strata: group of each report, by column name.
+        patients: patient of each report, "" if that one is unknown; empty if none is known.
     """
 
     ids: list[str]
     candidates: list[str]
     references: list[str]
     strata: dict[str, list[str]] = field(default_factory=dict)
+    patients: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,15 @@ class Model:
     Attributes:
         name: name in tables.
         scores: by metric.
-        intervals: by score.
+        intervals: by score; reports are resampled, as in the paper.
+        by_patient: by score; patients are resampled with all their reports.
         strata: by column, then by score.
     """
 
     name: str
     scores: dict[str, Scores]
     intervals: dict[str, Interval]
+    by_patient: dict[str, Interval]
     strata: dict[str, dict[str, Strata]] = field(default_factory=dict)
 
     @property
@@ -89,6 +93,7 @@ class Evaluation:
         ids: ids of the N reports.
         models: results of the predictions, then of those that they are compared with.
         differences: scores of the first model minus those of another, by the other's name.
+        patients: number of patients; None if no patient is known, so that each report counts as one of its own.
         not_computed: metrics without a value, by name.
         signatures: choices that the numbers depend on, by metric.
         bootstrap: settings of the intervals.
@@ -98,7 +103,8 @@ class Evaluation:
 
     ids: list[str]
     models: list[Model]
-    differences: dict[str, dict[str, Interval]]
+    differences: dict[str, dict[str, Difference]]
+    patients: int | None
     not_computed: dict[str, NotComputed]
     signatures: dict[str, str]
     bootstrap: Bootstrap
@@ -115,6 +121,7 @@ def evaluate(
     given: Given | None = None,
     report: Report | None = None,
     say: Callable[[str], None] = lambda message: None,
+    compare: bool = True,
 ) -> Evaluation:
     """Score predictions.
 
@@ -126,6 +133,7 @@ def evaluate(
         given: annotations that replace a model's; of the predictions, those of the first model.
         report: called with a name and a number of texts; returns the function that is called with the number done.
         say: called with each metric that cannot be computed, before the long work begins.
+        compare: compute the differences of the first model and the others.
 
     Raises:
         InputError: if there is nothing to score, a metric or option is unknown, or models have different reports.
@@ -178,32 +186,31 @@ def evaluate(
                 scores.pop(name, None)
 
     weights = bootstrap.weights(len(first.ids))
-    found = [
-        Model(
-            model,
-            scores,
-            {key: value for one in scores.values() for key, value in bootstrap.intervals(one, weights).items()},
-            {
-                column: {
-                    key: value for one in scores.values() for key, value in by_group(one, groups, bootstrap).items()
-                }
-                for column, groups in models[model].strata.items()
-            },
-        )
-        for model, scores in results.items()
-    ]
-    differences = {
-        other.name: {
-            key: value
-            for name in other.scores
-            for key, value in bootstrap.differences(found[0].scores[name], other.scores[name], weights).items()
-        }
-        for other in found[1:]
-    }
+    names_of = next((pairs.patients for pairs in models.values() if any(pairs.patients)), [""] * len(first.ids))
+    patients = bootstrap.patients(names_of)
+
+    def results_of(model: str, scores: dict[str, Scores]) -> Model:
+        intervals: dict[str, Interval] = {}
+        by_patient: dict[str, Interval] = {}
+        strata: dict[str, dict[str, Strata]] = {column: {} for column in models[model].strata}
+        for one in scores.values():
+            intervals |= bootstrap.intervals(one, weights)
+            by_patient |= bootstrap.by_patient(one, patients)
+            for column, groups in models[model].strata.items():
+                strata[column] |= by_group(one, groups, bootstrap, names_of, settings.min_group)
+        return Model(model, scores, intervals, by_patient, strata)
+
+    found = [results_of(model, scores) for model, scores in results.items()]
+    others = found[1:] if compare else []
+    tables: list[dict[str, Difference]] = [{} for _ in others]
+    for table, other in zip(tables, others, strict=True):
+        for name, one in other.scores.items():
+            table |= bootstrap.differences(found[0].scores[name], one, patients)
     return Evaluation(
         first.ids,
         found,
-        differences,
+        {other.name: table for other, table in zip(others, corrected(tables), strict=True)},
+        len(patients) if any(names_of) else None,
         not_computed,
         {
             name: f"{scores.signature}|clean:{settings.clean}|version:{version('llava-rad')}"

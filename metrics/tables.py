@@ -11,13 +11,14 @@ from dataclasses import asdict
 from typing import Any
 
 from metrics import registry
-from metrics.bootstrap import Interval
+from metrics.bootstrap import Difference, Interval
 from metrics.registry import title
-from metrics.strata import Group, Strata
+from metrics.strata import UNKNOWN, Group, Strata
 from metrics.suite import Evaluation, Model
 
 SCHEMA = "llava-rad.metrics/1"
 NOTICE = "Scores of AI-generated drafts. Research use only. Not for clinical use."
+BY_PATIENT = "interval by patient"
 Cells = list[list[str]]
 
 
@@ -28,6 +29,7 @@ def to_json(result: Evaluation) -> str:
         "schema": SCHEMA,
         "notice": NOTICE,
         "reports": len(result.ids),
+        "patients": result.patients,
         "bootstrap": {
             "samples": result.bootstrap.samples,
             "seed": result.bootstrap.seed,
@@ -36,8 +38,7 @@ def to_json(result: Evaluation) -> str:
         "models": [
             {
                 "name": model.name,
-                "scores": {name: _score(value, model.positives.get(name)) for name, value in model.intervals.items()}
-                | absent,
+                "scores": {name: _score(model, name) for name in model.intervals} | absent,
                 "strata": {
                     column: {name: asdict(strata) for name, strata in table.items()}
                     for column, table in model.strata.items()
@@ -49,12 +50,16 @@ def to_json(result: Evaluation) -> str:
             {
                 "first": result.models[0].name,
                 "second": other,
-                "scores": {key: asdict(one) for key, one in table.items()},
+                "scores": {key: asdict(one) | {"verdict": one.verdict} for key, one in table.items()},
             }
             for other, table in result.differences.items()
         ],
         "not_computed": {name: asdict(why) for name, why in result.not_computed.items()},
-        "signatures": {**result.signatures, "intervals": result.bootstrap.signature},
+        "signatures": {
+            **result.signatures,
+            "intervals": result.bootstrap.signature,
+            "comparisons": result.bootstrap.comparisons,
+        },
         "warnings": result.warnings,
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -128,9 +133,11 @@ def _tables(result: Evaluation) -> list[tuple[str, Cells]]:
         for column, table in model.strata.items():
             tables.append((f"{heading} by {column}".strip(), _strata(table)))
     for other, scores in result.differences.items():
-        head = ["difference", "score", "median", "95 % interval"]
-        rows = [[title(name), *_numbers(scores[name], signed=True)] for name in headline_names(scores)]
-        tables.append((f"{result.models[0].name} minus {other}", [head, *rows]))
+        first = result.models[0].name
+        head = ["difference", "score", "median", f"95 % {BY_PATIENT}", "p", "p (Holm)", "better"]
+        names = {"first": first, "second": other}
+        rows = [[title(name), *_difference(scores[name], names)] for name in headline_names(scores)]
+        tables.append((f"{first} minus {other}", [head, *rows]))
     return tables
 
 
@@ -146,67 +153,96 @@ def headline_names(scores: Any) -> list[str]:
 
 
 def _overall(model: Model, result: Evaluation) -> Cells:
-    rows = [["metric", "score", "median", "95 % interval"]]
-    rows += [[title(name), *_numbers(model.intervals[name])] for name in headline_names(model.intervals)]
-    rows += [[title(registry.headline(name)), "not computed", "", ""] for name in result.not_computed]
+    rows = [["metric", "score", "median", "95 % interval", BY_PATIENT]]
+    rows += [[title(name), *_both(model, name)] for name in headline_names(model.intervals)]
+    rows += [[title(registry.headline(name)), "not computed", "", "", ""] for name in result.not_computed]
     return rows
 
 
 def _classes(model: Model) -> list[tuple[str, Cells]]:
     labelers = registry.labelers()
     tables: dict[str, Cells] = {}
-    for name, interval in model.intervals.items():
-        labeler, found, _ = name.partition("_f1")
+    for name in model.intervals:
+        labeler, found, of_class = name.partition("_f1")
         if not found or "/" not in name:
             continue
-        head = ["class", "positives", "score", "median", "95 % interval"]
+        head = ["class", "positives", "F1", "median", "95 % interval", BY_PATIENT, "precision", "recall"]
         rows = tables.setdefault(f"{labelers[labeler]} F1 by class", [head])
-        rows.append([title(name), f"{model.positives[name]:,}", *_numbers(interval)])
+        more = [_number(model.intervals[f"{labeler}_{kind}{of_class}"].point) for kind in ("precision", "recall")]
+        rows.append([title(name), f"{model.positives[name]:,}", *_both(model, name), *more])
     return list(tables.items())
 
 
 def _strata(table: dict[str, Strata]) -> Cells:
-    rows = [["metric", "group", "n", "score", "median", "95 % interval"]]
+    rows = [["metric", "group", "n", "patients", "score", f"95 % {BY_PATIENT}"]]
     for name in headline_names(table):
         strata = table[name]
-        total = sum(group.n for group in strata.groups.values())
-        rows.append([title(name), "all (avg)", f"{total:,}", _number(strata.average), "", ""])
-        rows += [["", group, f"{found.n:,}", *_group_numbers(found)] for group, found in strata.groups.items()]
-        if strata.worst is not None and len(strata.groups) > 1:
-            worst = strata.groups[strata.worst].score
-            rows.append(["", f"worst ({strata.worst})", "", _number(worst.point if worst else None), "", ""])
-            rows.append(["", "gap (avg - worst)", "", _number(strata.gap), "", ""])
+        total = sum(group.n for group in strata.groups.values()) + strata.unknown
+        rows.append([title(name), "all (avg)", f"{total:,}", "", _number(strata.average), ""])
+        for group, found in strata.groups.items():
+            rows.append(["", group, f"{found.n:,}", f"{found.patients:,}", *_group_numbers(found)])
+        if strata.unknown:
+            rows.append(["", UNKNOWN, f"{strata.unknown:,}", "", "no group", ""])
+        worst = strata.groups[strata.worst].score if strata.worst is not None else None
+        name = f"worst, n >= {strata.minimum}" + (f": {strata.worst}" if worst else "")
+        rows.append(["", name, "", "", _number(worst.point) if worst else "none", ""])
+        rows.append(["", "gap (avg - worst)", "", "", "" if strata.gap is None else _number(strata.gap), ""])
     return rows
 
 
 def _group_numbers(group: Group) -> list[str]:
     if group.score is None:
-        return ["not estimable", "", ""]
-    numbers = _numbers(group.score)
-    return numbers if group.score.low is not None else [numbers[0], "", "not estimable"]
+        return ["not estimable", ""]
+    return [_number(group.score.point), _ends(group.score) or "not estimable"]
+
+
+def _both(model: Model, name: str) -> list[str]:
+    """Return score, median, interval by report and interval by patient."""
+    return [*_numbers(model.intervals[name]), _ends(model.by_patient[name])]
+
+
+def _difference(one: Difference, names: dict[str, str]) -> list[str]:
+    return [*_numbers(one, signed=True), p_value(one.p), p_value(one.p_holm), names.get(one.verdict, one.verdict)]
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value as the text of a table; the smallest that random permutations can give is 0.0001."""
+    return "" if p is None else f"{p:.4f}"
 
 
 def _numbers(interval: Interval, *, signed: bool = False) -> list[str]:
     if interval.low is None:
         return [_number(interval.point, signed), "", ""]
-    ends = f"[{_number(interval.low, signed)}, {_number(interval.high, signed)}]"
-    return [_number(interval.point, signed), _number(interval.median, signed), ends]
+    return [_number(interval.point, signed), _number(interval.median, signed), _ends(interval, signed)]
+
+
+def _ends(interval: Interval, signed: bool = False) -> str:
+    return "" if interval.low is None else f"[{_number(interval.low, signed)}, {_number(interval.high, signed)}]"
 
 
 def _number(value: float | None, signed: bool = False) -> str:
     return "not defined" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
 
 
-def _score(interval: Interval, positives: int | None) -> dict[str, Any]:
-    return asdict(interval) | ({} if positives is None else {"positives": positives})
+def _score(model: Model, name: str) -> dict[str, Any]:
+    by_patient, positives = model.by_patient[name], model.positives.get(name)
+    found = asdict(model.intervals[name]) | {"by_patient": {"low": by_patient.low, "high": by_patient.high}}
+    return found | ({} if positives is None else {"positives": positives})
 
 
 def _caption(result: Evaluation) -> str:
     bootstrap = result.bootstrap
     return (
         f"{len(result.ids):,} reports. Scores are x 100; median and 95 % interval from {bootstrap.samples} bootstrap "
-        f"samples, seed {bootstrap.seed}."
+        f"samples of the reports, seed {bootstrap.seed}. {of_patients(result.patients)}"
     )
+
+
+def of_patients(patients: int | None) -> str:
+    """Describe the unit of intervals by patient and of comparisons."""
+    if patients is None:
+        return "No column of patients: by patient, every report counts as a patient of its own."
+    return f"By patient: {patients:,} patients are resampled with all their reports; comparisons use this only."
 
 
 def _remarks(result: Evaluation) -> list[str]:
@@ -219,7 +255,7 @@ def _remarks(result: Evaluation) -> list[str]:
         remarks.append("\n".join(lines))
     if result.warnings:
         remarks.append("\n".join(f"warning: {warning}" for warning in result.warnings))
-    signatures = [*result.signatures.values(), result.bootstrap.signature]
+    signatures = [*result.signatures.values(), result.bootstrap.signature, result.bootstrap.comparisons]
     remarks.append("signatures:\n" + "\n".join(f"  {signature}" for signature in signatures))
     return remarks
 

@@ -157,8 +157,9 @@ def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], ima
 
 def _references(plan: Plan) -> str:
     lines = []
+    people = plan.task.patients
     for row, case in enumerate(plan.task.cases):
-        content = {"id": case.id, "reference": case.reference, "subject": case.subject, "study": case.study}
+        content = {"id": case.id, "reference": case.reference, "subject": people[row], "study": case.study}
         content |= {column: values[row] for column, values in plan.task.strata.items()}
         lines.append(json.dumps(content, ensure_ascii=False) + "\n")
     return "".join(lines)

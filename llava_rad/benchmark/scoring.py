@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llava_rad.benchmark.task import Task
 from metrics.base import Settings, is_empty
-from metrics.bootstrap import Bootstrap, Interval
+from metrics.bootstrap import Bootstrap, Difference, Verdict, corrected
 from metrics.suite import Evaluation, Pairs, evaluate
 
 if TYPE_CHECKING:
     from metrics.annotations import Report
     from metrics.cache import Cache
 
-Verdict = Literal["first", "second", "no difference shown"]
 FEW = 0.1
 """Share of different reports below which the results warn that a model repeats itself."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Paired comparison of two systems on the same resamples.
+    """Paired comparison of two systems on the same resampled patients.
 
     Attributes:
         first: name.
         second: name.
-        differences: first minus second, by score.
+        differences: first minus second, by score; p is corrected over all pairs of models, or over all models with all
+            reference points.
     """
 
     first: str
     second: str
-    differences: dict[str, Interval]
+    differences: dict[str, Difference]
 
     def verdict(self, score: str) -> Verdict:
-        """Return the better system: the 95 % interval of the difference must exclude 0."""
-        interval = self.differences[score]
-        if interval.low is not None and interval.low > 0:
-            return "first"
-        if interval.high is not None and interval.high < 0:
-            return "second"
-        return "no difference shown"
+        """Return the better system; see :attr:`metrics.bootstrap.Difference.verdict`."""
+        return self.differences[score].verdict
 
 
 @dataclass(frozen=True)
@@ -124,24 +119,32 @@ def score(
         InputError: if a metric is unknown.
     """
     ids, references = [case.id for case in task.cases], task.references
-    systems = {name: Pairs(ids, list(texts), references, task.strata) for name, texts in {**models, **points}.items()}
-    found = evaluate(systems, settings, bootstrap=bootstrap, cache=cache, report=report, say=say)
-    weights = bootstrap.weights(len(ids))
+    systems = {
+        name: Pairs(ids, list(texts), references, task.strata, task.patients)
+        for name, texts in {**models, **points}.items()
+    }
+    found = evaluate(systems, settings, bootstrap=bootstrap, cache=cache, report=report, say=say, compare=False)
+    patients = bootstrap.patients(task.patients)
     by_name = {one.name: one for one in found.models}
-    pairs = [*combinations(models, 2), *((model, point) for model in models for point in points)]
 
-    def compare(first: str, second: str) -> Compared:
-        differences: dict[str, Interval] = {}
-        for metric, scores in by_name[first].scores.items():
-            differences |= bootstrap.differences(scores, by_name[second].scores[metric], weights)
-        return Compared(first, second, differences)
+    def compare(pairs: Sequence[tuple[str, str]]) -> list[Compared]:
+        tables: list[dict[str, Difference]] = [{} for _ in pairs]
+        for table, (first, second) in zip(tables, pairs, strict=True):
+            for metric, scores in by_name[first].scores.items():
+                table |= bootstrap.differences(scores, by_name[second].scores[metric], patients)
+        return [Compared(*pair, table) for pair, table in zip(pairs, corrected(tables), strict=True)]
 
+    compared = compare([*combinations(models, 2)]) + compare([(model, point) for model in models for point in points])
+    of_first = {one.second: one.differences for one in compared if one.first == found.models[0].name}
     diversity = {name: Diversity.of(pairs.candidates) for name, pairs in systems.items()}
     return Scored(
-        found, [compare(*pair) for pair in pairs], diversity | {"references": Diversity.of(references)}, list(models)
+        replace(found, differences=of_first),
+        compared,
+        diversity | {"references": Diversity.of(references)},
+        list(models),
     )
 
 
-def as_json(interval: Interval) -> dict[str, Any]:
-    """Return an interval as JSON data."""
-    return {"point": interval.point, "median": interval.median, "low": interval.low, "high": interval.high}
+def as_json(difference: Difference) -> dict[str, Any]:
+    """Return a difference with its verdict as JSON data."""
+    return asdict(difference) | {"verdict": difference.verdict}

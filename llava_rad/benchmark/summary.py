@@ -11,8 +11,9 @@ from llava_rad.benchmark.scoring import FEW, Agreement, Compared, Scored, as_jso
 from llava_rad.benchmark.task import Task
 from metrics.bootstrap import Interval
 from metrics.registry import headline, labelers, title
+from metrics.strata import UNKNOWN, Strata
 from metrics.suite import Model
-from metrics.tables import NOTICE, Cells, aligned, headline_names, latex, markdown
+from metrics.tables import NOTICE, Cells, aligned, headline_names, latex, markdown, of_patients, p_value
 
 SCHEMA: Final = "llava-rad.benchmark/1"
 _MAIN: Final = ("rouge_l", "bleu_4", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
@@ -185,9 +186,7 @@ class Summary:
                 {
                     "first": one.first,
                     "second": one.second,
-                    "scores": {
-                        name: as_json(value) | {"verdict": one.verdict(name)} for name, value in one.differences.items()
-                    },
+                    "scores": {name: as_json(value) for name, value in one.differences.items()},
                 }
                 for one in scored.compared
             ],
@@ -215,14 +214,19 @@ class Summary:
             *([f"protocol {chosen}"] if chosen else []),
             *evaluation.signatures.values(),
             evaluation.bootstrap.signature,
+            evaluation.bootstrap.comparisons,
         ]
 
     @property
     def caption(self) -> str:
-        """Unit of the scores, and protocol of the reports."""
-        bootstrap = self.scored.evaluation.bootstrap
+        """Units of scores and comparisons, and protocol of the reports."""
+        evaluation = self.scored.evaluation
         way = f" Reports by protocol {self.made.protocol['name']}." if self.made.protocol else ""
-        return f"Scores x 100: median [95 % interval] of {bootstrap.samples} bootstrap samples.{way}"
+        unit = of_patients(evaluation.patients if self.task.has_patients else None)
+        if evaluation.patients is not None and not self.task.has_patients:
+            unit = "No column of patients: by patient, every study counts as a patient of its own."
+        samples = f"{evaluation.bootstrap.samples} bootstrap samples of the reports"
+        return f"Scores x 100: median [95 % interval] of {samples}. {unit}{way}"
 
     def _main(self) -> Section:
         cells = [["", *map(_short, self.columns), "different reports"]]
@@ -231,6 +235,8 @@ class Summary:
                 cells.append(["reference points", *[""] * (len(self.columns) + 1)])
             share = f"{100 * self.scored.diversity[model.name].share:.1f} %"
             cells.append([model.name, *(self._cell(model, name) for name in self.columns), share])
+            if self.scored.evaluation.patients is not None:
+                cells.append(["  by patient", *(_ends(model.by_patient.get(name)) for name in self.columns), ""])
         if self.task.published:
             row = TABLE_2[self.task.published][-1]
             values = [_published(getattr(row, name)) if name in SCORES else "" for name in self.columns]
@@ -247,12 +253,16 @@ class Summary:
         for one in self.scored.compared:
             if one.second not in self.scored.models:
                 continue
-            cells = [["score", "difference", "95 % interval", "better"]]
+            cells = [["score", "difference", "95 % interval by patient", "p", "p (Holm)", "better"]]
             names = {"first": one.first, "second": one.second}
             for name in headline_names(one.differences):
-                interval, verdict = one.differences[name], one.verdict(name)
-                cells.append([title(name), *_signed(interval), names.get(verdict, verdict)])
-            note = "Paired bootstrap: both on the same resampled reports. No correction for several comparisons."
+                difference, verdict = one.differences[name], one.verdict(name)
+                p = p_value(difference.p), p_value(difference.p_holm)
+                cells.append([title(name), *_signed(difference), *p, names.get(verdict, verdict)])
+            note = (
+                "Both on the same resampled patients; p of a paired randomisation test by patient, Holm: over all "
+                "pairs of models, not over scores. Better: the interval excludes 0 and p (Holm) is below 0.05."
+            )
             found.append(Section(f"{one.first} minus {one.second}", cells, note, brief=True))
         return found
 
@@ -299,11 +309,16 @@ class Summary:
         for labeler, words in labelers().items():
             names = [name for name in models[0].intervals if name.startswith(f"{labeler}_f1") and "/" in name]
             if names:
-                cells = [["class", "positives", *(model.name for model in models)]]
+                cells = [["class", "positives", "", *(model.name for model in models)]]
                 for name in names:
                     numbers = [_numbers(model.intervals[name]) for model in models]
-                    cells.append([title(name), f"{models[0].positives[name]:,}", *numbers])
-                found.append(Section(f"{words} F1 by class", cells, "Positives: positive references."))
+                    cells.append([title(name), f"{models[0].positives[name]:,}", "F1", *numbers])
+                    for kind in ("precision", "recall"):
+                        of_class = name.replace("_f1", f"_{kind}", 1)
+                        cells.append(["", "", kind, *(_numbers(model.intervals[of_class]) for model in models)])
+                found.append(
+                    Section(f"{words} F1, precision and recall by class", cells, "Positives: positive references.")
+                )
         return found
 
     def _strata(self) -> list[Section]:
@@ -311,23 +326,25 @@ class Summary:
         return [self._by(column, models) for column in self.task.strata]
 
     def _by(self, column: str, models: Sequence[Model]) -> Section:
-        """Return mean, groups, worst group and gap by one column (appendix C.6)."""
-        cells = [["score", column, "n", *(model.name for model in models)]]
+        """Return mean, groups, worst group and gap by one column (appendix C.6): points, with intervals by patient."""
+        cells = [["score", column, "n", "patients", *(model.name for model in models)]]
         for name in self.columns:
-            tables = [model.strata[column].get(name) for model in models]
-            if any(table is None for table in tables):
+            tables = [table for model in models if (table := model.strata[column].get(name)) is not None]
+            if not tables:
                 continue
-            known = [table for table in tables if table is not None]
-            cells.append([title(name), "all", f"{len(self.task.cases):,}", *(_point(one.average) for one in known)])
-            for group, first in known[0].groups.items():
-                values = [one.groups[group].score for one in known]
-                cells.append(["", group, f"{first.n:,}", *(_group(value) for value in values)])
-            worst = [one.worst and one.groups[one.worst].score for one in known]
-            shown = [
-                f"{_point(score.point)} ({one.worst})" if score else "" for one, score in zip(known, worst, strict=True)
+            points = [
+                _point(table.average) + _ends(model.by_patient[name], " ")
+                for table, model in zip(tables, models, strict=True)
             ]
-            cells.append(["", "worst", "", *shown])
-            cells.append(["", "all minus worst", "", *(_point(one.gap) for one in known)])
+            total, patients = f"{len(self.task.cases):,}", self.scored.evaluation.patients or len(self.task.cases)
+            cells.append([title(name), "all", total, f"{patients:,}", *points])
+            for group, first in tables[0].groups.items():
+                values = [table.groups[group].score for table in tables]
+                cells.append(["", group, f"{first.n:,}", f"{first.patients:,}", *map(_group, values)])
+            if tables[0].unknown:
+                cells.append(["", UNKNOWN, f"{tables[0].unknown:,}", "", *["no group"] * len(models)])
+            cells.append(["", f"worst, n >= {tables[0].minimum}", "", "", *map(_worst, tables)])
+            cells.append(["", "all minus worst", "", "", *(_point(table.gap) for table in tables)])
         note = ""
         if self.task.published == "mimic-cxr" and column in {"ethnicity", "race"}:
             rows = "; ".join(f"{row.encoder} {row.average}, worst {row.worst}" for row in WORST_GROUP)
@@ -349,11 +366,22 @@ def _short(name: str) -> str:
 def _numbers(interval: Interval) -> str:
     if interval.median is None:
         return "not defined" if interval.point is None else _point(interval.point)
-    return f"{100 * interval.median:.1f} [{_point(interval.low)}, {_point(interval.high)}]"
+    return f"{100 * interval.median:.1f}{_ends(interval, ' ')}"
 
 
 def _group(interval: Interval | None) -> str:
-    return "not estimable" if interval is None else _numbers(interval)
+    return "not estimable" if interval is None else _point(interval.point) + _ends(interval, " ")
+
+
+def _ends(interval: Interval | None, before: str = "") -> str:
+    if interval is None or interval.low is None:
+        return ""
+    return f"{before}[{_point(interval.low)}, {_point(interval.high)}]"
+
+
+def _worst(strata: Strata) -> str:
+    worst = strata.groups[strata.worst].score if strata.worst is not None else None
+    return "none" if worst is None else f"{_point(worst.point)} ({strata.worst})"
 
 
 def _point(value: float | None) -> str:

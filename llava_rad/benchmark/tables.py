@@ -11,7 +11,7 @@ from typing import Any, Literal
 from encoder.datasets import columns
 from encoder.datasets.columns import field_of, matching, plain
 from encoder.datasets.tables import columns_there, read_records
-from encoder.datasets.values import is_nothing, labels_of
+from encoder.datasets.values import is_nothing, is_unknown, labels_of
 from encoder.errors import LlavaRadError
 from metrics.base import InputError
 from metrics.labels import CLASSES
@@ -121,13 +121,14 @@ def read_table(path: Path, side: Side, *, id_field: str | None = None, text_fiel
     return Table(dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field)
 
 
-def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> Pairs:
+def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, patient: str | None = None) -> Pairs:
     """Join two tables by id.
 
     Args:
         predictions: generated reports.
         references: reference reports, which give the order.
         strata: columns that group the reports; looked up in the references, then in the predictions.
+        patient: column of the patients, looked up likewise; by default one with a usual name, if there is one.
 
     Raises:
         InputError: if an id is in one table only, or a column in neither.
@@ -142,13 +143,28 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = ()) -> P
     if faults:
         raise InputError("; ".join(faults))
     ids = list(references.texts)
-    groups = {}
-    for column in strata:
-        tables = ([table.rows[key] for key in ids] for table in (references, predictions))
-        groups[column] = next((found for rows in tables if (found := groups_of(column, rows)) is not None), [])
-        if not groups[column]:
-            raise InputError(f"neither table has a column {column}", hint=columns_there(references.rows[ids[0]]))
-    return Pairs(ids, [predictions.texts[key] for key in ids], list(references.texts.values()), groups)
+    tables = [[table.rows.get(key, {}) for key in ids] for table in (references, predictions)]
+
+    def first_of(found: Iterable[list[str] | None], column: str) -> list[str]:
+        values = next((one for one in found if one is not None), None)
+        if values is None:
+            raise InputError(f"neither table has a column {column}", hint=columns_there(tables[0][0]))
+        return values
+
+    groups = {column: first_of((groups_of(column, rows) for rows in tables), column) for column in strata}
+    people = (patients_of(rows, patient) for rows in tables)
+    patients = first_of(people, patient) if patient is not None else next((one for one in people if one), [])
+    return Pairs(ids, [predictions.texts[key] for key in ids], list(references.texts.values()), groups, patients)
+
+
+def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | None:
+    """Return the patient of each row, "" if unknown; None if no row names one in the column, or in a usual one."""
+    names = [column] if column else matching(dict.fromkeys(name for row in rows for name in row), "subject")
+    for name in names:
+        values = ["" if (value := lookup(row, name)) is None else str(value) for row in rows]
+        if any(values := ["" if is_unknown(value) else value.strip() for value in values]):
+            return values
+    return None
 
 
 def groups_of(column: str, rows: Sequence[Row]) -> list[str] | None:

@@ -94,6 +94,21 @@ class Task:
         return all(case.image is not None for case in self.cases)
 
     @property
+    def patients(self) -> list[str]:
+        """N ids of patients, "" for a case whose patient is unknown; without any patients those of the studies."""
+        of_one = len({case.dataset for case in self.cases}) < 2
+        kind = "subject" if self.has_patients else "study"
+        ids = [getattr(case, kind) for case in self.cases]
+        return [
+            one if of_one or not one else f"{case.dataset}/{one}" for case, one in zip(self.cases, ids, strict=True)
+        ]
+
+    @property
+    def has_patients(self) -> bool:
+        """True if the data set names patients."""
+        return any(case.subject for case in self.cases)
+
+    @property
     def references(self) -> list[str]:
         """N reference reports."""
         return [case.reference for case in self.cases]

@@ -47,7 +47,7 @@ def command(
             "--output", "-o", help="Results folder.", metavar="DIR", show_default=False, rich_help_panel=_OUTPUT
         ),
     ],
-    common: Annotated[Settings, opt.Fields("clean", "precision", "allow_download")],
+    common: Annotated[Settings, opt.Fields("clean", "min_group", "precision", "allow_download")],
     own: Annotated[metric.MetricOptions, opt.Fields()],
     model: Annotated[
         list[str] | None,

@@ -45,7 +45,9 @@ def command(
         ),
     ],
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Reference reports with the same ids.")],
-    common: Annotated[Settings, opt.Fields("clean", "device", "precision", "batch_size", "allow_download")],
+    common: Annotated[
+        Settings, opt.Fields("clean", "min_group", "device", "precision", "batch_size", "allow_download")
+    ],
     own: Annotated[metric.MetricOptions, opt.Fields()],
     metrics: metric.Metrics = "paper",
     strata: metric.Strata = "",
@@ -60,6 +62,12 @@ def command(
     ] = None,
     reference_field: Annotated[
         str | None, metric.path("Field of the references' text.", panel=_TABLES, metavar="NAME")
+    ] = None,
+    patient: Annotated[
+        str | None,
+        metric.path(
+            "Column of the patients (default: a usual name, such as subject_id).", panel=_TABLES, metavar="COLUMN"
+        ),
     ] = None,
     prediction_annotations: Annotated[
         Path | None, metric.path("Labels and graphs of the predictions, instead of weights.", panel=_TABLES)
@@ -109,7 +117,7 @@ def command(
     for path in (predictions, *(compare or ())):
         found = read_table(path, "prediction", id_field=id_field, text_field=prediction_field)
         name = path.stem if path.stem not in models else f"{path.stem} ({len(models) + 1})"
-        models[name] = join(found, truth, columns)
+        models[name] = join(found, truth, columns, patient=patient)
         note(f"{path.name}: {len(found.texts):,} reports, text from {found.text_field}, ids from {found.id_field}")
     first = next(iter(models.values()))
     reports = {name: pairs.candidates for name, pairs in models.items()} | {references.name: first.references}

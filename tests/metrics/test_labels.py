@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from metrics.base import InputError
 from metrics.labels import CLASSES, TOP_5, Uncertain, label_f1
@@ -55,7 +55,21 @@ def test_random_labels_equal_scikit_learn(seed: int) -> None:
     positives = ours.positives(ours.statistics.sum(axis=0))
     assert [positives[f"f1/{name}"] for name in CLASSES] == y_true.sum(axis=0).tolist()
     swapped = label_f1(there, found).point()
-    assert all(swapped[name] == pytest.approx(point[name]) for name in point if not name.startswith("weighted"))
+    same = [name for name in point if not name.startswith(("weighted", "precision", "recall"))]
+    assert all(swapped[name] == pytest.approx(point[name]) for name in same)
+
+
+@pytest.mark.parametrize("absent", [0.0, 1.0, float("nan")])
+@pytest.mark.parametrize("uncertain", ["negative", "positive"])
+def test_precision_and_recall_equal_scikit_learn(uncertain: Uncertain, absent: float) -> None:
+    found, there = np.random.default_rng(3).choice(4, (2, 9, 14), p=[0.8, 0.1, 0.05, 0.05])
+    positive, end = ([1, 3], "+") if uncertain == "positive" else ([1], "")
+    expected = precision_recall_fscore_support(
+        np.isin(there, positive), np.isin(found, positive), average=None, zero_division=absent
+    )
+    ours = label_f1(found, there, uncertain=uncertain, absent=absent).point()
+    for kind, values in zip(("precision", "recall", "f1"), expected[:3], strict=True):
+        assert [ours[f"{kind}{end}/{name}"] for name in CLASSES] == pytest.approx(values.tolist(), nan_ok=True)
 
 
 @pytest.mark.parametrize(

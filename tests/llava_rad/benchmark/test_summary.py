@@ -23,7 +23,7 @@ EVIL = '<script>alert("1")</script> & <b>heart</b>'
 def task(name: str = "csv", reports: int = 30) -> Task:
     texts = [f"The heart is {'large' if n % 3 else 'normal'}. Effusion {n}." for n in range(reports)]
     cases = [Case(f"id-{n}", text, subject=f"p{n}") for n, text in enumerate(texts)]
-    return Task(name, "test", cases, strata={"ethnicity": ["x"] * 10 + ["y"] * (reports - 10)})
+    return Task(name, "test", cases, strata={"ethnicity": ["x"] * 10 + ["y"] * (reports - 12) + ["unknown"] * 2})
 
 
 def summary(
@@ -34,7 +34,11 @@ def summary(
 ) -> Summary:
     models = {"A": found.references, "B_1%": texts or ["The heart is normal."] * len(found.cases)}
     scored = score(
-        found, models, {"random": list(reversed(found.references))}, Settings(metrics=metrics), Bootstrap(50, 1)
+        found,
+        models,
+        {"random": list(reversed(found.references))},
+        Settings(metrics=metrics, min_group=10),
+        Bootstrap(50, 1),
     )
     return Summary(found, scored, made or Origin(points={"random": "the report of another patient"}))
 
@@ -55,6 +59,25 @@ def test_medians_and_intervals_are_those_of_the_evaluation() -> None:
     shown = f"{100 * interval.median:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
     for text in (found.to_text(), found.to_markdown(), found.to_latex()):
         assert shown in text
+
+
+def test_intervals_by_patient_stand_below_those_by_report() -> None:
+    found = summary(task())
+    lines = found.to_text().splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("B_1%"))
+    interval = found.scored.evaluation.models[1].by_patient["rouge_l"]
+    assert interval.low is not None and interval.high is not None
+    ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    assert lines[row + 1].split("  ", 2)[1] == "by patient" and lines[row + 1].split("  ", 2)[2].strip().startswith(
+        ends
+    )
+    assert "By patient: 30 patients are resampled with all their reports" in found.to_text()
+    bare = task()
+    bare = replace(bare, cases=[replace(case, subject="") for case in bare.cases])
+    text = summary(bare).to_text()
+    assert "every report counts as a patient of its own" in text and "\n  by patient" not in text
+    studies = summary(replace(bare, cases=[replace(case, study="s") for case in bare.cases])).to_text()
+    assert "No column of patients: by patient, every study counts as a patient of its own." in studies
 
 
 def test_what_is_not_computed_is_said() -> None:
@@ -79,10 +102,16 @@ def test_weak_metrics_are_named() -> None:
 def test_groups_with_worst_gap_and_the_papers() -> None:
     found = summary(task("mimic-cxr"))
     (section,) = (one for one in found.sections() if one.heading == "By ethnicity")
-    rows = {row[1]: row[2:] for row in section.cells[1:6]}
-    assert section.cells[1][0] == "ROUGE-L" and list(rows) == ["all", "x", "y", "worst", "all minus worst"]
-    assert rows["all"][:2] == ["30", "100.0"] and rows["x"][:2] == ["10", "100.0 [100.0, 100.0]"]
-    assert rows["worst"][1] == "100.0 (x)" and rows["all minus worst"][1] == "0.0"
+    rows = {row[1]: row[2:] for row in section.cells[1:7]}
+    assert section.cells[1][0] == "ROUGE-L"
+    assert list(rows) == ["all", "x", "y", "unknown", "worst, n >= 10", "all minus worst"]
+    strata = found.scored.evaluation.models[1].strata["ethnicity"]["rouge_l"]
+    of_x = strata.groups["x"].score
+    assert of_x is not None and of_x.point is not None and of_x.low is not None and of_x.high is not None
+    shown = f"{100 * of_x.point:.1f} [{100 * of_x.low:.1f}, {100 * of_x.high:.1f}]"
+    assert rows["all"][:3] == ["30", "30", "100.0 [100.0, 100.0]"] and rows["unknown"] == ["2", "", *["no group"] * 3]
+    assert rows["x"][:4] == ["10", "10", "100.0 [100.0, 100.0]", shown], "points, not medians"
+    assert rows["worst, n >= 10"][2] == "100.0 (x)" and rows["all minus worst"][2] == "0.0"
     assert "RAD-DINO 24.6, worst 16.6" in section.note
 
 

@@ -69,7 +69,7 @@ def test_json_is_the_same_each_time_and_holds_no_text(run: Run, tables: tuple[Pa
     found = json.loads(first.out)
     assert (found["schema"], found["reports"]) == ("llava-rad.metrics/1", 40)
     scores = found["models"][0]["scores"]
-    assert set(scores["rouge_l"]) == {"point", "median", "low", "high"}
+    assert set(scores["rouge_l"]) == {"point", "median", "low", "high", "by_patient"}
     assert scores["rules_f1/Edema"]["positives"] > 0
     assert "effusion" not in first.out.lower().replace("pleural effusion", "")
     groups = found["models"][0]["strata"]["sex"]["rouge_l"]
@@ -161,16 +161,55 @@ def test_models_are_compared_on_the_same_resamples(run: Run, tables: tuple[Path,
     done = run("evaluate", *tables, *LEXICAL, "--compare", same, "-f", "json")
     found = json.loads(done.out)
     assert [model["name"] for model in found["models"]] == ["mine", "same"]
-    assert found["differences"][0]["scores"]["bleu_4"] == {"point": 0, "median": 0, "low": 0, "high": 0}
+    assert found["differences"][0]["scores"]["bleu_4"] == {
+        "point": 0, "median": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1, "verdict": "no difference shown"
+    }  # fmt: skip
     text = run("evaluate", *tables, *LEXICAL, "--compare", same).out
     assert "mine minus same" in text and "+0.00" in text
 
 
+@pytest.mark.parametrize(
+    ("head", "options", "patients"),
+    [
+        ("subject_id", (), 3),
+        ("Patient ID", (), 3),
+        ("person", (), None),
+        ("person", ("--patient", "person"), 3),
+        ("subject", ("--patient", "id"), 4),
+    ],
+)
+def test_patients_come_from_a_column(
+    run: Run, tmp_path: Path, head: str, options: tuple[str, ...], patients: int | None
+) -> None:
+    """Two reports of one patient, one of another, and one of "unknown", who is a third."""
+    texts = ["the heart is large", "the lungs are clear", "an effusion", "no effusion is seen"]
+    people = ["17", "17", "unknown", "18"]
+    (tmp_path / "ref.csv").write_text(
+        f"id,text,{head}\n" + "".join(f"{n},{text},{people[n]}\n" for n, text in enumerate(texts))
+    )
+    for name, found in (("a", "the heart"), ("b", "the effusion is large")):
+        (tmp_path / f"{name}.csv").write_text("id,text\n" + "".join(f"{n},{found}\n" for n in range(4)))
+    files = ("evaluate", tmp_path / "a.csv", tmp_path / "ref.csv", "--compare", tmp_path / "b.csv")
+    done = run(*files, *options, "--metrics", "rouge_l", "--no-cache")
+    said = "every report counts as a patient of its own" if patients is None else f"By patient: {patients} patients are"
+    assert said in done.out
+    found = json.loads(run(*files, *options, "--metrics", "rouge_l", "--no-cache", "-f", "json").out)
+    assert found["patients"] == patients
+    smallest = 2 / 2 ** (4 if patients is None else patients)  # all exchanges in one direction, or in the other
+    assert found["differences"][0]["scores"]["rouge_l"]["p"] >= smallest
+
+
+def test_a_patient_column_that_is_not_there_is_an_error(run: Run, tables: tuple[Path, Path]) -> None:
+    done = run("evaluate", *tables, *LEXICAL, "--patient", "person")
+    assert done.code == 2 and "neither table has a column person" in done.err
+
+
 def test_forms_for_papers(run: Run, tables: tuple[Path, Path]) -> None:
     markdown = run("evaluate", *tables, *LEXICAL, "-f", "markdown").out
-    assert "| metric | score | median | 95 % interval |\n| --- | ---: | ---: | ---: |\n| ROUGE-L | " in markdown
+    head = "| metric | score | median | 95 % interval | interval by patient |\n| --- | ---: | ---: | ---: | ---: |"
+    assert f"{head}\n| ROUGE-L | " in markdown
     latex = run("evaluate", *tables, *LEXICAL, "-f", "latex", "--strata", "age").out
-    assert r"\begin{tabular}{lrrr}" in latex and r"95 \% interval" in latex and "$<$20" in latex
+    assert r"\begin{tabular}{lrrrr}" in latex and r"95 \% interval" in latex and "$<$20" in latex
 
 
 def test_values_of_each_report(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
@@ -239,7 +278,11 @@ def test_published_reports_give_the_published_numbers(run: Run, shared_dir: Path
     assert found["reports"] == 590
     assert round(scores["bleu_4_coco"]["point"], 4) == 0.1754
     assert round(scores["rouge_l_coco"]["point"], 4) == 0.3759
-    assert all("|clean:r2gen|" in value for name, value in found["signatures"].items() if name != "intervals")
+    assert all(
+        "|clean:r2gen|" in value
+        for name, value in found["signatures"].items()
+        if name not in ("intervals", "comparisons")
+    )
 
 
 def test_scores_of_words_wait_for_no_heavy_library(tables: tuple[Path, Path]) -> None:
