@@ -59,7 +59,7 @@ def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert ratios["speed"]["value"] == pytest.approx(peer["s"] / ours["s"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_features_before_the_norm_are_a_failure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

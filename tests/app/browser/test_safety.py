@@ -45,6 +45,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def logged_in(browser: Browser, server: Served, name: str, *, after: str = "") -> Page:
     """Log in on a fresh profile, after an attempt with the password ``after``."""
     page = browser.new_context().new_page()
+    page.set_default_timeout(120_000)  # ten browsers share two cores
     page.goto(server.url)
     page.wait_for_url("**/login")
     for password in [after, f"{name}'s secret"] if after else [f"{name}'s secret"]:
@@ -100,6 +101,7 @@ def test_a_draft_outlives_reload_closing_and_a_cut_line(
 ) -> None:
     for pause in pauses:
         context = browser.new_context()
+        context.set_default_timeout(60_000)
         page = context.new_page()
         page.goto(server.url)
         page.wait_for_selector("#write")

@@ -122,13 +122,15 @@ def test_recomputing_activations_changes_no_bit(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-@pytest.mark.slow
-def test_compiled_blocks_keep_their_names_and_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize(  # the second calls a C++ compiler
+    "backend", [pytest.param("aot_eager", marks=pytest.mark.slow), pytest.param("inductor", marks=pytest.mark.nightly)]
+)
+def test_compiled_blocks_keep_their_names_and_results(tmp_path: Path, backend: str) -> None:
     config = small_config(tmp_path, "optimization.drop_path=0", "loss.centering=sinkhorn-knopp")  # without memory
     model, batch = a_model(config), a_batch(config)
     names, plain = list(model.state_dict()), model(batch, 0.05).total
     for block in model.student.backbone.blocks:
-        block.compile()
+        block.compile(backend=backend)
     assert list(model.state_dict()) == names
     total = model(batch, 0.05).total
     total.backward()

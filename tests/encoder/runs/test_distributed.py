@@ -16,7 +16,6 @@ from tests.conftest import ROOT
 from tests.encoder.pretraining.run_processes import finish, newest, start, start_two
 from tests.encoder.pretraining.small_run import small_config, write_images
 
-pytestmark = pytest.mark.slow
 SAME = ("optimization.drop_path=0", "loss.koleo=0", "optimization.steps=4")
 """KoLeo looks at one process's images and dropped paths are drawn there: without both, the runs are the same."""
 
@@ -41,8 +40,15 @@ def numbers(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
-@pytest.mark.parametrize(("centering", "accumulation"), [("moving-average", 2), ("sinkhorn-knopp", 1)])
+@pytest.mark.parametrize(
+    ("centering", "accumulation", "sharding"),
+    [
+        pytest.param("moving-average", 2, "none", marks=pytest.mark.slow),
+        pytest.param("sinkhorn-knopp", 1, "fsdp", marks=pytest.mark.slow),
+        pytest.param("moving-average", 2, "fsdp", marks=pytest.mark.nightly),
+        pytest.param("sinkhorn-knopp", 1, "none", marks=pytest.mark.nightly),
+    ],
+)
 def test_two_processes_equal_one_on_the_union(
     config: Path, tmp_path: Path, centering: str, accumulation: int, sharding: str
 ) -> None:
@@ -56,6 +62,7 @@ def test_two_processes_equal_one_on_the_union(
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_a_run_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, sharding: str) -> None:
     """Two steps on one process, two on two, two on one; SIGTERM to one of them ends both after the same step."""
@@ -70,6 +77,7 @@ def test_a_run_goes_on_with_another_number_of_processes(config: Path, tmp_path: 
     assert [line["step"] for line in numbers(run)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_torchrun(config: Path, tmp_path: Path) -> None:
     """The guide's command, also where there is no GPU; what cannot be divided is said in words, once."""
     run = ["--no-python", sys.executable, "-c", "from llava_rad.cli import main; main()", "pretrain"]

@@ -225,7 +225,7 @@ def test_p33_eight_images_are_learnt_to_the_letter_and_other_images_give_other_r
     table.write_text("".join(json.dumps({**line, "subject": ""}) + "\n" for line in [*lines, *watched]))
     overrides = small_pairs.overrides(
         table, None, f"model.encoder={tiny / 'encoder'}", "model.recipe=rad-dino-56", "model.scratch.hidden_size=96",
-        "optimization.epochs=150", "optimization.lr=3e-3", "evaluation.samples=8",
+        "optimization.epochs=150", "optimization.micro_batch_size=4", "optimization.lr=3e-3", "evaluation.samples=8",
         "evaluation.max_new_tokens=150", "engine.checkpoint_every=300", "engine.log_every=50",
     )  # fmt: skip
     runs.train(tmp_path / "run", overrides)
