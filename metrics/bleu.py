@@ -1,8 +1,8 @@
-"""Corpus BLEU-4 (Papineni et al. 2002), which is not the mean of sentence BLEU.
+"""Corpus BLEU-1 to 4 (Papineni et al. 2002), which are not the means of sentence BLEU.
 
-Ten integers of each pair determine the score of any set of pairs: two lengths, and matches and numbers of n-grams for
-n = 1 to 4. The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, where no count is
-zero, that of the ``evaluate`` library.
+A few integers of each pair determine the score of any set of pairs: two lengths, and matches and numbers of n-grams.
+The default equals sacrebleu's (``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp``) and, where no count is zero, that of
+the ``evaluate`` library.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from metrics.scores import Scores
 if TYPE_CHECKING:
     from metrics.scores import Floats
 
-Variant = Literal["bleu_4", "bleu_4_lower", "bleu_4_nosmooth", "bleu_4_coco"]
-_ORDER = 4
+Variant = Literal[
+    "bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_4_lower", "bleu_4_nosmooth", "bleu_1_coco", "bleu_2_coco",
+    "bleu_3_coco", "bleu_4_coco",
+]  # fmt: skip
+Ngrams = list[Counter[tuple[str, ...]]]
 
 # mteval-v13a.pl, as sacrebleu's "13a" has it (Post 2018): every symbol apart; stops and commas apart unless between
 # digits; a dash apart after a digit.
@@ -33,13 +36,14 @@ _ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 
 
 def bleu_4(candidates: Sequence[str], references: Sequence[str], *, variant: Variant = "bleu_4") -> Scores:
-    """Score N pairs by corpus BLEU-4.
+    """Score N pairs by corpus BLEU-4, or by BLEU with shorter n-grams only.
 
     Args:
         candidates: N generated texts.
         references: N texts.
-        variant: ``bleu_4``; ``bleu_4_lower``, the same on lower-cased text; ``bleu_4_nosmooth``, the ``evaluate``
-            library's: 0 if an n-gram count is 0; ``bleu_4_coco``, that of COCO caption evaluation: whitespace
+        variant: ``bleu_4``, or ``bleu_1`` to ``bleu_3`` with shorter n-grams only; ``bleu_4_lower``, the same on
+            lower-cased text; ``bleu_4_nosmooth``, the ``evaluate`` library's: 0 if an n-gram count is 0;
+            ``bleu_4_coco``, and ``bleu_1_coco`` to ``bleu_3_coco``, those of COCO caption evaluation: whitespace
             tokens, case kept, tiny constants instead of zero counts.
 
     Returns:
@@ -52,25 +56,25 @@ def bleu_4(candidates: Sequence[str], references: Sequence[str], *, variant: Var
     import numpy as np
 
     candidates, references = checked_pairs(candidates, references)
-    tokenise: Callable[[str], list[str]] = str.split if variant == "bleu_4_coco" else tokens_13a
-    lower = variant == "bleu_4_lower"
-    counts = np.empty((len(candidates), 2 + 2 * _ORDER))
-    known: dict[str, tuple[int, list[Counter[tuple[str, ...]]]]] = {}
+    order, kind = int(variant[5]), variant[6:]
+    tokenise: Callable[[str], list[str]] = str.split if kind == "_coco" else tokens_13a
+    counts = np.empty((len(candidates), 2 + 2 * order))
+    known: dict[str, tuple[int, Ngrams]] = {}
     for row, pair in enumerate(zip(candidates, references, strict=True)):
         both = []
         for text in pair:
             if text not in known:
-                tokens = tokenise(text.lower() if lower else text)
-                known[text] = len(tokens), _ngrams(tokens)
+                tokens = tokenise(text.lower() if kind == "_lower" else text)
+                known[text] = len(tokens), ngrams(tokens, order)
             both.append(known[text])
         (length, grams), (reference_length, reference_grams) = both
         counts[row] = [
             length,
             reference_length,
             *(sum((found & there).values()) for found, there in zip(grams, reference_grams, strict=True)),
-            *(max(0, length - order) for order in range(_ORDER)),
+            *(max(0, length - shorter) for shorter in range(order)),
         ]
-    combine, sentence, choices = _VARIANTS[variant]
+    combine, sentence, choices = _VARIANTS[kind]
     return Scores(
         counts,
         lambda sums, _: {variant: combine(sums)},
@@ -91,17 +95,19 @@ def tokens_13a(text: str) -> list[str]:
     return text.split()
 
 
-def _ngrams(tokens: list[str]) -> list[Counter[tuple[str, ...]]]:
-    counts: list[Counter[tuple[str, ...]]] = []
-    for order in range(1, _ORDER + 1):
-        number = max(0, len(tokens) - order + 1)
-        counts.append(Counter(zip(*(tokens[start : start + number] for start in range(order)), strict=True)))
+def ngrams(tokens: Sequence[str], order: int) -> Ngrams:
+    """Return the counts of n-grams for n = 1 to ``order``."""
+    counts: Ngrams = []
+    for n in range(1, order + 1):
+        number = max(0, len(tokens) - n + 1)
+        counts.append(Counter(zip(*(tokens[start : start + number] for start in range(n)), strict=True)))
     return counts
 
 
 def _parts(sums: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Split sums into lengths of candidates and references ``[...]``, matches and totals ``[..., 4]``."""
-    return sums[..., 0], sums[..., 1], sums[..., 2 : 2 + _ORDER], sums[..., 2 + _ORDER :]
+    """Split sums into lengths of candidates and references ``[...]``, matches and totals ``[..., order]``."""
+    order = (sums.shape[-1] - 2) // 2
+    return sums[..., 0], sums[..., 1], sums[..., 2 : 2 + order], sums[..., 2 + order :]
 
 
 def _brevity(length: Floats, reference: Floats) -> Floats:
@@ -122,7 +128,7 @@ def _smoothed(sums: Floats, *, effective_order: bool = False) -> Floats:
         smoothing = 2.0 ** np.cumsum((matches == 0) & (totals > 0), axis=-1)
         logarithms = np.log(np.where(matches > 0, matches, 1 / smoothing) / totals)
     there = totals > 0
-    orders = there.sum(axis=-1) if effective_order else np.full(length.shape, _ORDER)
+    orders = there.sum(axis=-1) if effective_order else np.full(length.shape, totals.shape[-1])
     mean = np.where(there, logarithms, 0.0 if effective_order else -np.inf).sum(axis=-1) / np.maximum(orders, 1)
     return np.where(matches.any(axis=-1), _brevity(length, reference) * np.exp(mean), 0.0)
 
@@ -136,7 +142,7 @@ def _unsmoothed(sums: Floats) -> Floats:
 
     length, reference, matches, totals = _parts(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.log(matches / totals).sum(axis=-1) / _ORDER
+        mean = np.log(matches / totals).mean(axis=-1)
     return np.where((matches > 0).all(axis=-1), _brevity(length, reference) * np.exp(mean), 0.0)
 
 
@@ -146,29 +152,29 @@ def _coco(sums: Floats) -> Floats:
     tiny, small = 1e-15, 1e-9
     length, reference, matches, totals = _parts(sums)
     ratio = (length + tiny) / (reference + small)
-    geometric = np.prod((matches + tiny) / (totals + small), axis=-1) ** (1 / _ORDER)
+    geometric = np.prod((matches + tiny) / (totals + small), axis=-1) ** (1 / totals.shape[-1])
     floats: Floats = np.where(ratio < 1, geometric * np.exp(1 - 1 / np.minimum(ratio, 1.0)), geometric)
     return floats
 
 
 _VARIANTS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], str]] = {
-    "bleu_4": (_smoothed, _sentence, "tokens:13a|case:mixed|smoothing:exp"),
-    "bleu_4_lower": (_smoothed, _sentence, "tokens:13a|case:lower|smoothing:exp"),
-    "bleu_4_nosmooth": (_unsmoothed, _unsmoothed, "tokens:13a|case:mixed|smoothing:none"),
-    "bleu_4_coco": (_coco, _coco, "tokens:whitespace|case:mixed|smoothing:tiny"),
+    "": (_smoothed, _sentence, "tokens:13a|case:mixed|smoothing:exp"),
+    "_lower": (_smoothed, _sentence, "tokens:13a|case:lower|smoothing:exp"),
+    "_nosmooth": (_unsmoothed, _unsmoothed, "tokens:13a|case:mixed|smoothing:none"),
+    "_coco": (_coco, _coco, "tokens:whitespace|case:mixed|smoothing:tiny"),
 }
 
 
-class Bleu4(Metric):
-    """BLEU-4 as a registered metric; the name of the row is the variant."""
+class Bleu(Metric):
+    """BLEU as a registered metric; the name of the row is the variant."""
 
-    summary = "corpus BLEU-4"
+    summary = "corpus BLEU"
     citation = "Papineni, K. et al. BLEU: a method for automatic evaluation of machine translation. 2002."
     titles: ClassVar = {
-        "bleu_4": "BLEU-4",
         "bleu_4_lower": "BLEU-4 (lower case)",
         "bleu_4_nosmooth": "BLEU-4 (not smoothed)",
-        "bleu_4_coco": "BLEU-4 (COCO)",
+        **{f"bleu_{order}": f"BLEU-{order}" for order in range(1, 5)},
+        **{f"bleu_{order}_coco": f"BLEU-{order} (COCO)" for order in range(1, 5)},
     }
 
     def scores(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:

@@ -16,7 +16,7 @@ from metrics.suite import Model
 from metrics.tables import NOTICE, Cells, aligned, headline_names, latex, markdown, of_patients, p_value
 
 SCHEMA: Final = "llava-rad.benchmark/1"
-_MAIN: Final = ("rouge_l", "bleu_4", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
+_MAIN: Final = ("rouge_l", "bleu_", "cider", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
 """Name prefixes of the main table's scores; summary.json holds all scores."""
 _MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
 

@@ -1,8 +1,8 @@
-"""BLEU-4 against golden values and sacrebleu."""
+"""BLEU against golden values, sacrebleu, and pycocoevalcap 1.2."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -71,6 +71,29 @@ def test_the_values_of_reports_are_sentence_bleu_and_not_the_corpus_score(
     )
     assert 100 * scores.per_sample["bleu_4"].mean() == pytest.approx(41.5515486822)
     assert 100 * scores["bleu_4"] == pytest.approx(43.7206482631)
+
+
+@pytest.mark.parametrize(("order", "expected"), [(1, 0.5470906869), (2, 0.4789572458), (3, 0.4275940485)])
+def test_shorter_ngrams_are_those_of_coco(lexical: Lexical, order: int, expected: float) -> None:
+    """Values of pycocoevalcap's ``Bleu(4)`` on the sixteen pairs."""
+    variant = cast(Variant, f"bleu_{order}_coco")
+    assert bleu_4(lexical.candidates, lexical.references, variant=variant)[variant] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_shorter_ngrams_equal_sacrebleu(lexical: Lexical, order: int) -> None:
+    variant = cast(Variant, f"bleu_{order}")
+    scores = bleu_4(lexical.candidates, lexical.references, variant=variant)
+    theirs = sacrebleu.BLEU(max_ngram_order=order)
+    assert 100 * scores[variant] == pytest.approx(
+        theirs.corpus_score(lexical.candidates, [lexical.references]).score, abs=1e-9
+    )
+    sentences = sacrebleu.BLEU(max_ngram_order=order, effective_order=True)
+    expected = [
+        sentences.sentence_score(found, [there]).score
+        for found, there in zip(lexical.candidates, lexical.references, strict=True)
+    ]
+    np.testing.assert_allclose(100 * scores.per_sample[variant], expected, atol=1e-9)
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), st.booleans())

@@ -272,10 +272,18 @@ def test_published_reports_give_the_published_numbers(run: Run, shared_dir: Path
         ids = [row["dicom_id"] for row in csv.DictReader(file)]
     references = tmp_path / "references.jsonl"
     references.write_text("".join(json.dumps({"id": key, "findings": truth[key]}) + "\n" for key in ids))
-    arguments = ("evaluate", generated, references, "--metrics", "bleu_4_coco,rouge_l_coco", "-f", "json")
-    found = json.loads(run(*arguments, "--clean", "r2gen").out)
+    arguments = ("evaluate", generated, references, "-f", "json", "--metrics")
+    metrics = "bleu_1_coco,bleu_2_coco,bleu_3_coco,bleu_4_coco,rouge_l_coco,cider"
+    found = json.loads(run(*arguments, metrics, "--clean", "r2gen").out)
     scores = found["models"][0]["scores"]
     assert found["reports"] == 590
+    of_coco = {
+        "bleu_1_coco": 0.4734639722,
+        "bleu_2_coco": 0.3037210987,
+        "bleu_3_coco": 0.224105525,
+    }  # pycocoevalcap 1.2
+    assert {name: scores[name]["point"] for name in of_coco} == pytest.approx(of_coco, abs=1e-9)
+    assert scores["cider"]["point"] == pytest.approx(0.6913529195, abs=1e-9)
     assert round(scores["bleu_4_coco"]["point"], 4) == 0.1754
     assert round(scores["rouge_l_coco"]["point"], 4) == 0.3759
     assert all(
