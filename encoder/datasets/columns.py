@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encoder.datasets.tables import columns_there
-from encoder.datasets.values import age_of, attributes_of, ethnicity_of, is_unknown, known, measure_of, sex_of, years_of
+from encoder.datasets.values import (
+    age_of,
+    attributes_of,
+    ethnicity_of,
+    is_no_answer,
+    is_unknown,
+    known,
+    measure_of,
+    sex_of,
+    years_of,
+)
 from encoder.errors import LlavaRadError
 from encoder.reader.views import view_of
 
@@ -73,7 +83,7 @@ def group_of(column: str, text: str) -> str:
         text: of the value.
 
     Returns:
-        The text itself in other columns; "" if the value is missing or not understood.
+        The text itself in other columns; "" if the value is missing, not understood or no answer.
     """
     kind, text = field_of(column), known(text)
     if kind == "age":
@@ -83,7 +93,9 @@ def group_of(column: str, text: str) -> str:
     if kind == "view":
         view = view_of(text)
         return "" if view == "unknown" else view
-    return read(text) if read else text
+    if read:
+        return read(text)
+    return "" if is_no_answer(text) else text
 
 
 def parsed(options: Sequence[str], allowed: Iterable[str]) -> dict[str, list[str]]:

@@ -56,6 +56,14 @@ _NOT_HISPANIC = re.compile(
 )
 _UNKNOWN = re.compile(
     r"unknown|unable|declin|refus|withheld|unspecified|undisclosed|unavailable|\bnot\b|\bno (?:answer|data|information)"
+    r"|\bdo(?:es)?n.?t know"
+)
+_NO_ANSWER = re.compile(
+    r"(?:patient |subject )?(?:unknown|undetermined|unspecified|undisclosed|unavailable|withheld|do(?:es)?n.?t know"
+    r"|(?:declined?|declines|refused|refuses|unable)(?: to (?:answer|obtain|say|state|specify|respond|disclose))?"
+    r"|(?:prefer|choose|chose)s? not to \w+"
+    r"|not (?:known|available|specified|reported|recorded|stated|given|provided|documented|disclosed|applicable)"
+    r"|no (?:answer|data|information))"
 )
 _ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "h": "hispanic/latino"}
 
@@ -71,6 +79,12 @@ def is_nothing(text: str) -> bool:
 def is_unknown(text: str) -> bool:
     """Tell whether a cell says nothing, or that something is not known, such as "declined to answer"."""
     return is_nothing(text) or _UNKNOWN.search(text.lower()) is not None
+
+
+def is_no_answer(text: str) -> bool:
+    """Tell whether a cell as a whole says nothing or that something is not known; "not smoking" is an answer."""
+    parts = re.split(r"\s*(?:[/,;|]|\bor\b)\s*", text.strip().strip(".?!()[]<>*").lower())
+    return is_nothing(text) or all(is_nothing(part) or _NO_ANSWER.fullmatch(part) for part in parts)
 
 
 def known(text: str) -> str:

@@ -48,6 +48,14 @@ figure img { max-width: 100%; height: auto; } figcaption { color: #444; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .8rem; font-size: .8rem; }
 pre { background: var(--soft); border-radius: 6px; }
 @media (max-width: 50rem) { .case { grid-template-columns: 1fr; } }
+@media print {
+  @page { size: A4 landscape; margin: 10mm; }
+  :root { color-scheme: light; } body { margin: 0; max-width: none; padding: 0; font-size: 9pt; }
+  .wide { overflow: visible; } table { width: 100%; font-size: 7.5pt; } thead { display: table-header-group; }
+  th, td { padding: .1rem .25rem; white-space: normal; overflow-wrap: anywhere; }
+  tr, figure, .case { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .case { grid-template-columns: auto 1fr 1fr; }
+}
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from encoder.datasets import columns
 from encoder.datasets.columns import field_of, matching, plain
 from encoder.datasets.tables import columns_there, read_records
-from encoder.datasets.values import is_nothing, is_unknown, labels_of
+from encoder.datasets.values import is_no_answer, is_nothing, labels_of
 from encoder.errors import LlavaRadError
 from metrics.base import InputError
 from metrics.labels import CLASSES
@@ -162,7 +162,7 @@ def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | N
     names = [column] if column else matching(dict.fromkeys(name for row in rows for name in row), "subject")
     for name in names:
         values = ["" if (value := lookup(row, name)) is None else str(value) for row in rows]
-        if any(values := ["" if is_unknown(value) else value.strip() for value in values]):
+        if any(values := ["" if is_no_answer(value) else value.strip() for value in values]):
             return values
     return None
 

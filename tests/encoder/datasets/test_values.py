@@ -7,6 +7,7 @@ import pytest
 from encoder.datasets.values import (
     age_of,
     ethnicity_of,
+    is_no_answer,
     is_nothing,
     label_of,
     labels_of,
@@ -58,6 +59,20 @@ def test_ages(text: str, years: float | None) -> None:
 )  # fmt: skip
 def test_ethnicities_are_the_papers_six_groups(text: str, group: str) -> None:
     assert ethnicity_of(text) == group
+
+
+@pytest.mark.parametrize(
+    ("text", "answered"),
+    [
+        ("", False), ("nan", False), ("?", False), ("Unknown", False), ("UNKNOWN/NOT SPECIFIED", False),
+        ("Patient declined to answer", False), ("refused", False), ("UNABLE TO OBTAIN", False),
+        ("unknown or not reported", False), ("Prefer not to say", False), ("don't know", False), ("n/a", False),
+        ("Medicare", True), ("not smoking", True), ("No", True), ("normal", True),
+        ("declined/private", True), ("unknown primary", True), ("no information desk", True), ("Other", True),
+    ],
+)  # fmt: skip
+def test_a_whole_cell_without_an_answer_is_told_from_an_answer_with_such_a_word(text: str, answered: bool) -> None:
+    assert is_no_answer(text) is not answered
 
 
 def test_sexes_splits_and_measures() -> None:

@@ -199,6 +199,38 @@ def test_patients_come_from_a_column(
     assert found["differences"][0]["scores"]["rouge_l"]["p"] >= smallest
 
 
+def test_raw_races_of_mimic_iv_are_the_papers_groups_and_small_ones_are_never_the_worst(
+    run: Run, tmp_path: Path
+) -> None:
+    races = {
+        "WHITE - RUSSIAN": (20, "a b c d"), "WHITE": (20, "a b c d"), "BLACK/CAPE VERDEAN": (31, "a b c x"),
+        "ASIAN - CHINESE": (5, "a x x x"), "UNKNOWN": (3, "x"), "PATIENT DECLINED TO ANSWER": (2, "x"),
+        "UNABLE TO OBTAIN": (1, "x"),
+    }  # fmt: skip
+    rows = [(race, text) for race, (count, text) in races.items() for _ in range(count)]
+    for name, texts in (("ref", ["a b c d"] * len(rows)), ("pred", [text for _, text in rows])):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            cells = [[n, text, row[0], n // 2] for n, (text, row) in enumerate(zip(texts, rows, strict=True))]
+            csv.writer(file).writerows([["id", "text", "race", "subject_id"], *cells])
+    call = ("evaluate", tmp_path / "pred.csv", tmp_path / "ref.csv", "--metrics", "rouge_l", "--strata", "race")
+
+    def found(*more: str) -> dict[str, Any]:
+        done: dict[str, Any] = json.loads(run(*call, "--no-cache", "-f", "json", *more).out)
+        table: dict[str, Any] = done["models"][0]["strata"]["race"]["rouge_l"]
+        return table
+
+    table = found()
+    assert {name: group["n"] for name, group in table["groups"].items()} == {
+        "asian": 5, "black/african american": 31, "white": 40
+    }  # fmt: skip
+    assert (table["worst"], table["unknown"]) == ("black/african american", 6)
+    assert table["average"] == pytest.approx((40 + 31 * 0.75 + 5 * 0.25) / 82), "unknown ones score 0 in avg"
+    assert table["gap"] == pytest.approx(table["average"] - 0.75)
+    assert found("--min-group", "5")["worst"] == "asian" and found("--min-group", "32")["worst"] is None
+    text = run(*call, "--no-cache").out
+    assert "worst, n >= 30: black/african american" in text and "no group" in text
+
+
 def test_a_patient_column_that_is_not_there_is_an_error(run: Run, tables: tuple[Path, Path]) -> None:
     done = run("evaluate", *tables, *LEXICAL, "--patient", "person")
     assert done.code == 2 and "neither table has a column person" in done.err
