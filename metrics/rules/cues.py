@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-_JUDGE = (
-    r"(?:assess|evaluat|exclud|rul(?:e|ed) out|confirm|determin|visuali[sz]|interpret|judg|delineat|apprecia|discern|"
-    r"detect|see|establish)\w*"
-)
+_JUDGE = r"(?:assess|evaluat|exclud|rul(?:e|ed) out|confirm|determin|interpret|judg|delineat|establish)\w*"
+_SEE = r"(?:see|visuali[sz]e|apprecia\w+|discern|detect|identify)"
 HARD_TO_JUDGE: Final = (
-    rf"(?:difficult|hard|impossible) to (?:\w+ly )?{_JUDGE}|(?:cannot|can not|could not) (?:be )?(?:\w+ly )?{_JUDGE}|"
+    rf"(?:difficult|hard|impossible) to (?:\w+ly )?(?:{_JUDGE}|{_SEE})\b|(?:cannot|can not|could not) (?:be )?(?:\w+ly )?{_JUDGE}|"
     r"not (?:be )?(?:(?:well|fully|adequately|optimally|reliably|completely|entirely|definitely|definitively|clearly|"
     r"convincingly|confidently|certainly)[ -])(?:\w+ )?(?:seen|identified|present|visuali[sz]ed|evident|demonstrated|"
     r"appreciated|detected|noted|excluded|ruled out|assessed|evaluated|delineated|shown|visible)|"
-    r"not (?:be )?(?:assessed|evaluated|excluded|ruled out|confirmed|assessable|evaluable)|"
+    r"not (?:be )?(?:certain|sure|assessed|evaluated|excluded|ruled out|confirmed|assessable|evaluable)|"
     r"(?:poorly|incompletely|suboptimally|inadequately|partially) (?:assessed|evaluated|seen|visuali[sz]ed)"
 )
 # Written out before any phrase is looked for.
@@ -73,6 +71,8 @@ NO_CUES: Final = (
     r"\b(?:not|unlikely)(?: (?:to be|be|necessarily|likely|definitely|clearly))* (?:new|acute|recent|old|chronic)\b",
     r"\bprobably (?=~|not (?:new|acute|recent|old|chronic))",
     r"\bnot only",
+    r"\b(?:no|not) more than\b",
+    r"\b(?:no|without) (?:evidence of |signs? of )?(?=(?:\w+ ){1,3}(?:complications?|loosening|malfunction|malposition\w*)\b)",
     r"\bby no means (?!excluded|ruled out)",
     # The denial of an end is no denial: what has not resolved is there, and so is a remainder.
     r"\b(?:not|never|incomplete|incompletely|partial|partially|nearly|almost|near|fail\w* to|failure to|yet to)[ -]"
@@ -83,7 +83,8 @@ NO_CUES: Final = (
     rf"\b(?:not|never|absent|no longer) (?:\w+ly )?(?:{_SEEN} )?(?:\w+ )?{_PAST}",
     rf"\b(?:not|never) previously {_SEEN}",
     r"\bnot (?:on |in |at )?(?:the )?(?:left|right)\b",
-    r"\b(?:no|without|beyond)(?: longer)?(?: an?y?)? (?:doubt|question)\b",
+    rf"\bnot (?:\w+ly )?{_SEEN} on (?:the )?(?:lateral|frontal|pa|ap|other|second)\b",
+    r"\b(?:no|little|without|beyond)(?: longer)?(?: an?y?)? (?:doubt|question)\b",
     r"\bage[- ]indeterminate|\bindeterminate (?:in )?(?:age|chronicity|significance)",
     r"\b(?:uncertain|unknown|unclear|questionable) (?:clinical )?(?:age|chronicity|significance|etiology|cause)",
 )
@@ -94,6 +95,7 @@ DENIALS: Final = (
     r"\bnor\b",
     r"\bneither\b",
     r"\bnone\b",
+    r"\bnothing\b",
     r"\bnever\b",
     r"\b(?:free|clear|cleared|clearing) (?:of|from)\b",
     r"\b(?:absence|absent|lack|resolution|disappearance|removal|clearing) of\b",
@@ -107,13 +109,14 @@ DENIALS: Final = (
     r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )\bresolved\b",
     r"\bhistory of\b",
     r"(?<!is )(?<!are )(?<!be )(?<!felt )\bunlikely (?!(?:and|to)\b)",
+    r"\bunlikely that\b",
     r"\bunlikely to (?:\w+ )?(?:be|represent|reflect|indicate|mean|suggest|signify|have)\b",
 )
 # These deny the words before them.
 DENIALS_AFTER: Final = (
     r"\b(?:is|are|was|were|has|have|been|now|be)(?: (?:now|been|since|also|completely|nearly))* (?:absent|"
     r"excluded|resolved|cleared|removed|ruled out)\b",
-    rf"\b(?:not|never|no longer)(?: (?:be|been|now|otherwise|currently|directly))? (?:{_SEEN}|enlarged)\b",
+    rf"\b(?:not|never|no longer|cannot)(?: (?:be|been|now|otherwise|currently|directly))? (?:{_SEEN}|enlarged|suspected)\b",
     r"\b(?:resolved|removed|absent|discontinued)\b",
     r"\bwithdrawn\b(?! (?:by|to|into|slightly|\d))",
     r"\bunlikely\b(?! to (?!be (?:present|there)))",
@@ -121,6 +124,7 @@ DENIALS_AFTER: Final = (
 # Directly after the mention.
 DENIALS_NEXT: Final = (
     r" (?:\w+ )?removal\b",
+    r" (?:(?:has|have|had|was|were|is|are) )?(?:been )?(?:excluded|ruled out)\b",
     r" ?[:=\u2013-] ?(?:none|no|nil|absent|negative)\s*(?:[,;)(]|$)",
 )
 DOUBTS: Final = (
@@ -140,16 +144,17 @@ DOUBTS: Final = (
     r"\bpresum\w+",
     r"\bworrisome\b",
     r"\bsuggest\w*",
-    r"\bconsider(?:ed|ations?)?\b",
+    r"\bconsider(?:ed(?! unlikely)|ations?)?\b(?! (?:\w+ ){0,2}(?:ct|mri|x-?rays?|imaging|views?|follow|repeat|comparison|films?)\b)",
     r"\bdoubt\w*",
     r"\bfavou?r\w*",
     r"\bunclear\b",
     r"\buncertain\b",
     r"\beither\b(?! (?:side|lung|hemi|base|apex|view|costo|hilum))",
     rf"\b(?:{HARD_TO_JUDGE})",
-    rf"\b(?:cannot|unable to|not (?:\w+ ){{0,2}}?possible to) (?:\w+ly )?{_JUDGE}",
+    rf"\b(?:cannot|unable to|not able to|not (?:\w+ ){{0,2}}?possible to) (?:\w+ly )?{_JUDGE}",
     r"\b(?:cannot|not)(?: be)?(?: \w+ly)? (?:exclude\w*|rule out)",
     r"\bexclusion of\b",
+    r"\bnot (?:definite|clear|certain|convincing|obvious)ly (?:an?|the)\b",
     r"\b(?:limit\w*|poor|suboptimal|incomplete) (?:the )?(?:evaluation|assessment|sensitivity)"
     r"(?: of [^.,;]{0,30}?)? for\b",
     r"\b(?:if|whether|unless|should)\b",
@@ -159,6 +164,8 @@ DOUBTS: Final = (
     r"\bvs\b",
     r"\bborderline\b",
     r"\bequivocal\b",
+    r"\b(?:not typical|atypical)(?: \w+)? (?:for|of)\b",
+    r"\b(?:assessment|evaluation) (?:of|for) [^.,;]{0,40} (?:is|was) (?:\w+ )?limited",
     r"\bindeterminate\b",
     r"(?<!is )(?<!are )\bapparent\b",
     r"\bindicative\b(?= of possible)",
@@ -167,20 +174,22 @@ DOUBTS: Final = (
 )
 DOUBTS_AFTER: Final = (
     r"\b(?:is|are|was|were|be)(?: (?:also|only|not|thought|felt|to be))* (?:possible|probable|likely|suspected|"
-    r"questioned|questionable|considered|favou?red|doubtful|doubted|uncertain|unclear|equivocal)",
+    r"questioned|questionable|considered(?! unlikely)|a consideration|a possibility|a concern|favou?red|doubtful|doubted|uncertain|unclear|equivocal)",
     rf"\b(?:{HARD_TO_JUDGE})",
     r"\b(?:not|never|by no means)(?: \w+ly)? (?:excluded|ruled out)",
     r"\b(?:may|might|could|can) (?:\w+ )?(?:be|have been) (?:missed|overlooked|obscured|hidden|masked|occult)",
     rf"\b(?:may|might|could) not be {_SEEN}",
     r"\b(?:remains?|is|are) (?:in|on|within|part of) the differential",
     r"\b(?:evaluation|assessment) (?:is|was) (?:\w+ )?limited",
-    r"\bsuspected\b",
+    r"(?<!not )\bsuspected\b",
+    r"\bin (?:doubt|question)\b",
     r"\?",
 )
 DOUBTS_NEXT: Final = (
     r",? ?(?:if|when) (?:\w+ly )?(?:present|any|real|there)\b",
     r" if (?:clinically|there)",
-    r"[^,;~]{0,40}\b(?:versus|vs)\b",
+    r"(?:(?! (?:-|is|are|may|represent\w*|reflect\w*)\b)[^,;:~\u2013-]){0,40}\b(?:versus|vs)\b",
+    r" (?:is |are )?(?:(?:less|more|most|very|quite) )?(?:likely|possible|probable)\s*(?:$|[,;)(])",
 )
 # An open question is uncertain unless the text answers it.
 QUESTIONS: Final = (
@@ -222,19 +231,21 @@ TURNS: Final = (
     rf"{_NOT_CLAUSE}\bthere (?:is|are|has|have)\b",
     r"\bwhich\b",
     r"(?<!be )\b(?:secondary|due|related) to\b",
-    r"\b(?:given|because of|owing to|associated with|adjacent to|(?:obscured|limited|caused|explained|hidden) by)\b",
+    r"\b(?:(?<!be )given|because of|owing to|associated with|adjacent to|(?:obscured|limited|caused|explained|hidden) by)\b",
     r"\b(?:after|following|status post)\b",
     r"\bin the setting of\b",
+    r"\b(?:without|with no) [^.,;]{0,60}? (?:is|are) (?=(?:concerning|suspicious|suggestive|consistent|compatible)\b)",
     r"\bwith(?= (?:a |an |the )?(?:mild|moderate|small|large|stable|persistent|unchanged|adjacent|associated|"
     r"overlying|some|bi\w+|left|right|minimal|increased|interval|residual|prominent|new))",
     r"\bwith(?= [\w -]{0,40}\bin (?:place|situ|position)\b)",
     rf"(?:, | / )(?={_OPENS}){_NOT_IN_LIST}",
     r", (?=(?:\d|\w+ \d[\d.x ]*(?:mm|cm)\b))",
     rf", (?!(?:and|or|nor|which|that|if|when)\b)(?=[^,;:.]{{1,50}}? {_PREDICATE}\b)",
+    rf"\band (?:an? |(?={_OPENS}))(?!.{{0,40}}\b(?:not|absent)\b){_NOT_IN_LIST}",
     r"\band (?=(?:stable|unchanged|persistent|there|mild|moderate|minimal|mildly|continued|residual)\b)",
     rf"\band (?=[^,;:.]{{1,40}}? {_PREDICATE}\b)",
     rf"\b{_SEEN},? (?:and|with)\b",
-    r"\((?=[^)]{0,60}\b(?:is|are|remains?|persists?|has|unchanged|stable)\b)",
+    r"\((?=[^)]{0,60}\b(?:is|are|remains?|persists?|has|unchanged|stable|in place|in situ)\b)",
     r"\b(?:if|unless|should|whether)\b(?! (?:\w+ly )?(?:present|any|real)\b)[^,;]{0,80}, ",
     r" [\u2013-]{1,2} ",
     r";",
@@ -242,6 +253,11 @@ TURNS: Final = (
     r"\b(?:heart|lungs) (?:is|are|remains?|appears?)\b",
     r"\bheart size\b",
 )
-_WORDS = r"(?!(?:is|are|was|were|has|have|had|with|without|no|not|likely|unlikely|possib\w+|due|to|from|which|if)\b)"
+# Directly after a mention these go on with it.
+GOES_ON: Final = (r"(?:, )?(?:and|which)\b",)
+_WORDS = (
+    r"(?!(?:is|are|was|were|has|have|had|with|without|no|not|likely|unlikely|possib\w+|due|to|from|which|if|"
+    rf"persists?|remains?|shows?|unchanged|stable|larger|smaller|increased|decreased|{_SEEN})\b)"
+)
 # Between two mentions of one list.
 SAME_LIST: Final = (rf"[ ,/]*(?:{_WORDS}[a-z-]+[ ,/]+){{0,4}}",)

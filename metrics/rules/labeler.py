@@ -62,6 +62,7 @@ class _Cues(NamedTuple):
     doubt_next: re.Pattern[str]
     question: re.Pattern[str]
     turn: re.Pattern[str]
+    goes_on: re.Pattern[str]
     same_list: re.Pattern[str]
     open_end: re.Pattern[str]
     open_start: re.Pattern[str]
@@ -229,9 +230,10 @@ def _code(words: _Words, mentions: Sequence[_Mention], number: int) -> int:
     if not words.cued:
         return POSITIVE
     reach = max((high for _, high in words.turns if high <= start), default=0)
-    # An "and" right after the mention is in a list.
+    # An "and" or "which" right after the mention continues what is said of it.
     stop = min(
-        (low for low, _ in words.turns if low >= end and words.line[end : low + 3] != " and"), default=len(words.line)
+        (low for low, _ in words.turns if low >= end and (low > end + 2 or not known.goes_on.match(words.line, low))),
+        default=len(words.line),
     )
     last = end
     for other in mentions[number + 1 :]:  # words after another mention are about that one, unless both are in one list
@@ -285,6 +287,7 @@ def _cues() -> _Cues:
                 cues.DOUBTS_NEXT,
                 cues.QUESTIONS,
                 cues.TURNS,
+                cues.GOES_ON,
                 cues.SAME_LIST,
                 cues.OPEN_ENDS,
                 cues.OPEN_STARTS,

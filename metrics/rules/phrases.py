@@ -19,7 +19,7 @@ _HEART_SIZE = (
     rf"(?:{_HEART}(?: and mediastin\w+)?"
     r"(?:[- ](?:size|silhouettes?|contours?|shadows?|diameter|enlargement|ratio))?|heart)"
 )
-_NORMAL = r"(?:normal|unremarkable|within (?:the )?(?:upper )?limits|not enlarged|top[- ]normal)"
+_NORMAL = r"(?:normal|unremarkable|within (?:the )?(?:upper )?limits|not (?:\w+ly )?(?:enlarged|dilated|widened)|top[- ]normal)"
 
 # A mention affirms its class unless a cue says otherwise.
 MENTIONS: Final[dict[str, tuple[str, ...]]] = {
@@ -31,10 +31,11 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         r"slightly|"
         r"mildly|moderately|stably|again|markedly))* (?:enlarged|widened|prominent|enlargement)",
         r"enlarge\w* (?:of )?(?:the )?cardiomediastinal",
+        rf"mediastin\w+(?: (?:contours?|silhouette|width))?(?: (?:is|are|was))? (?:{HARD_TO_JUDGE})",
     ),
     "Cardiomegaly": (
         r"cardiomegaly",
-        rf"{_HEART_SIZE}(?: (?:is|are|was|appears?|remains?|to be|size|of|the|shadow|silhouette|again|at|also|has|"
+        rf"{_HEART_SIZE}:?(?: (?:is|are|was|appears?|remains?|to be|size|of|the|shadow|silhouette|again|at|also|has|"
         rf"been))*"
         rf"(?: (?:slightly|mildly|moderately|markedly|severely|stably|borderline|minimally|upper|limits|normal|"
         rf"somewhat|top|grossly|at least|chronically|mild|moderate|prominently|stable|in|and|but|or))* {_LARGE}\b",
@@ -42,6 +43,7 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         r"(?:heart|cardiac)[^.;:,]{0,25}? (?:slightly|mildly|moderately|borderline) (?:large|prominent)",
         r"cardiac enlargement",
         rf"{_HEART_SIZE}(?: (?:is|are|was))? (?:{HARD_TO_JUDGE})",
+        rf"(?:assessment|evaluation) of (?:the )?{_HEART_SIZE} (?:is|was) (?:\w+ )?limited",
     ),
     "Lung Opacity": (
         r"\bopaci\w+",
@@ -55,7 +57,7 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         r"\breticul\w+",
         r"\bground[- ]glass",
         r"\bperibronchial (?:cuffing|thickening)",
-        r"\b(?:patchy|streaky|linear|bibasilar|basilar|bandlike|band-like|focal|retrocardiac|"
+        r"\b(?:patchy|streaky|linear|round|rounded|ill-defined|hazy|bibasilar|basilar|bandlike|band-like|focal|retrocardiac|"
         r"perihilar) (?:\w+ )?densit\w+",
         r"\bwhite[- ]?out",
     ),
