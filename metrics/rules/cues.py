@@ -11,7 +11,8 @@ from typing import Final
 _JUDGE = r"(?:assess|evaluat|exclud|rul(?:e|ed) out|confirm|determin|interpret|judg|delineat|establish)\w*"
 _SEE = r"(?:see|visuali[sz]e|apprecia\w+|discern|detect|identify)"
 HARD_TO_JUDGE: Final = (
-    rf"(?:difficult|hard|impossible) to (?:\w+ly )?(?:{_JUDGE}|{_SEE})\b|(?:cannot|can not|could not) (?:be )?(?:\w+ly )?{_JUDGE}|"
+    rf"(?:difficult|hard|impossible) to (?:\w+ly )?(?:{_JUDGE}|{_SEE})\b|"
+    rf"(?:cannot|can not|could not) (?:be )?(?:\w+ly )?{_JUDGE}|"
     r"not (?:be )?(?:(?:well|fully|adequately|optimally|reliably|completely|entirely|definitely|definitively|clearly|"
     r"convincingly|confidently|certainly)[ -])(?:\w+ )?(?:seen|identified|present|visuali[sz]ed|evident|demonstrated|"
     r"appreciated|detected|noted|excluded|ruled out|assessed|evaluated|delineated|shown|visible)|"
@@ -72,7 +73,8 @@ NO_CUES: Final = (
     r"\bprobably (?=~|not (?:new|acute|recent|old|chronic))",
     r"\bnot only",
     r"\b(?:no|not) more than\b",
-    r"\b(?:no|without) (?:evidence of |signs? of )?(?=(?:\w+ ){1,3}(?:complications?|loosening|malfunction|malposition\w*)\b)",
+    r"\b(?:no|without) (?:evidence of |signs? of )?"
+    r"(?=(?:\w+ ){1,3}(?:complications?|loosening|malfunction|malposition\w*)\b)",
     r"\bby no means (?!excluded|ruled out)",
     # The denial of an end is no denial: what has not resolved is there, and so is a remainder.
     r"\b(?:not|never|incomplete|incompletely|partial|partially|nearly|almost|near|fail\w* to|failure to|yet to)[ -]"
@@ -85,7 +87,8 @@ NO_CUES: Final = (
     r"\bnot (?:on |in |at )?(?:the )?(?:left|right)\b",
     rf"\bnot (?:\w+ly )?{_SEEN} on (?:the )?(?:lateral|frontal|pa|ap|other|second)\b",
     r"\b(?:no|little|without|beyond)(?: longer)?(?: an?y?)? (?:doubt|question)\b",
-    r"\bage[- ]indeterminate|\bindeterminate (?:in )?(?:age|chronicity|significance)",
+    r"\bage[- ]indeterminate\b",
+    r"\bindeterminate (?:in )?(?:age|chronicity|significance)",
     r"\b(?:uncertain|unknown|unclear|questionable) (?:clinical )?(?:age|chronicity|significance|etiology|cause)",
 )
 DENIALS: Final = (
@@ -116,7 +119,8 @@ DENIALS: Final = (
 DENIALS_AFTER: Final = (
     r"\b(?:is|are|was|were|has|have|been|now|be)(?: (?:now|been|since|also|completely|nearly))* (?:absent|"
     r"excluded|resolved|cleared|removed|ruled out)\b",
-    rf"\b(?:not|never|no longer|cannot)(?: (?:be|been|now|otherwise|currently|directly))? (?:{_SEEN}|enlarged|suspected)\b",
+    rf"\b(?:not|never|no longer|cannot)(?: (?:be|been|now|otherwise|currently|directly))? "
+    rf"(?:{_SEEN}|enlarged|suspected)\b",
     r"\b(?:resolved|removed|absent|discontinued)\b",
     r"\bwithdrawn\b(?! (?:by|to|into|slightly|\d))",
     r"\bunlikely\b(?! to (?!be (?:present|there)))",
@@ -144,7 +148,8 @@ DOUBTS: Final = (
     r"\bpresum\w+",
     r"\bworrisome\b",
     r"\bsuggest\w*",
-    r"\bconsider(?:ed(?! unlikely)|ations?)?\b(?! (?:\w+ ){0,2}(?:ct|mri|x-?rays?|imaging|views?|follow|repeat|comparison|films?)\b)",
+    r"\bconsider(?:ed(?! unlikely)|ations?)?\b"
+    r"(?! (?:\w+ ){0,2}(?:ct|mri|x-?rays?|imaging|views?|follow|repeat|comparison|films?)\b)",
     r"\bdoubt\w*",
     r"\bfavou?r\w*",
     r"\bunclear\b",
@@ -174,7 +179,8 @@ DOUBTS: Final = (
 )
 DOUBTS_AFTER: Final = (
     r"\b(?:is|are|was|were|be)(?: (?:also|only|not|thought|felt|to be))* (?:possible|probable|likely|suspected|"
-    r"questioned|questionable|considered(?! unlikely)|a consideration|a possibility|a concern|favou?red|doubtful|doubted|uncertain|unclear|equivocal)",
+    r"questioned|questionable|considered(?! unlikely)|a consideration|a possibility|a concern|favou?red|"
+    r"doubtful|doubted|uncertain|unclear|equivocal)",
     rf"\b(?:{HARD_TO_JUDGE})",
     r"\b(?:not|never|by no means)(?: \w+ly)? (?:excluded|ruled out)",
     r"\b(?:may|might|could|can) (?:\w+ )?(?:be|have been) (?:missed|overlooked|obscured|hidden|masked|occult)",
@@ -231,7 +237,8 @@ TURNS: Final = (
     rf"{_NOT_CLAUSE}\bthere (?:is|are|has|have)\b",
     r"\bwhich\b",
     r"(?<!be )\b(?:secondary|due|related) to\b",
-    r"\b(?:(?<!be )given|because of|owing to|associated with|adjacent to|(?:obscured|limited|caused|explained|hidden) by)\b",
+    r"\b(?:(?<!be )given|because of|owing to|associated with|adjacent to)\b",
+    r"\b(?:obscured|limited|caused|explained|hidden) by\b",
     r"\b(?:after|following|status post)\b",
     r"\bin the setting of\b",
     r"\b(?:without|with no) [^.,;]{0,60}? (?:is|are) (?=(?:concerning|suspicious|suggestive|consistent|compatible)\b)",

@@ -29,7 +29,6 @@ _SPACE = re.compile(r"[\s_]+")
 _PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u2010": "-", "\u2012": "\u2013", "\u2014": " \u2013 "})
 _EN_DASH = re.compile(r"(?<=\w)\u2013(?=\w)")
 _BROKEN_WORD = re.compile(r"(?<=[a-z])-\r?\n\s*(?=[a-z])", re.IGNORECASE)
-_WRAP = re.compile(r"[^\r\n]\r?\n[^\r\n]")
 _BULLET = re.compile(r"\s*(?:\d+[.)]|[-\u2013*\u2022\u00b7\u25cf]\s)")
 _NO_REACH = 150  # characters: a denial does not reach over a whole paragraph without stops
 _OTHER = -1
@@ -82,11 +81,11 @@ class _Words(NamedTuple):
     @classmethod
     def of(cls, line: str) -> _Words:
         known = _cues()
+        of_words = (known.denial, known.denial_after, known.doubt, known.doubt_after, known.question)
+        if not any(cue.search(line) for cue in of_words):
+            return cls(line, [], [], [], [], [], [])
         line = known.no_cue.sub(lambda match: "~" * len(match[0]), line)
-        spans = [
-            [match.span() for match in cue.finditer(line)]
-            for cue in (known.denial, known.denial_after, known.doubt, known.doubt_after, known.question)
-        ]
+        spans = [[match.span() for match in cue.finditer(line)] for cue in of_words]
         turns = [match.span() for match in known.turn.finditer(line)] if any(spans) else []
         return cls(line, *spans, turns)
 
@@ -135,7 +134,7 @@ def _clean(text: str) -> str:
     """Return lower-case text with plain apostrophes and dashes, full words for abbreviations, one statement a line."""
     if not text.isascii():
         text = _EN_DASH.sub("-", unicodedata.normalize("NFKC", text).translate(_PLAIN))
-    if _WRAP.search(text):
+    if "\n" in text.replace("\n\n", " ") or "\r" in text:
         text = _unwrapped(_BROKEN_WORD.sub("", text))
     text = text.lower()
     return _abbreviations().sub(lambda match: cues.ABBREVIATIONS[match[0]], text)
@@ -161,7 +160,7 @@ def _sections(text: str) -> tuple[str, str]:
     A heading of the context reaches to the next heading, or over one sentence where no other heading follows.
     """
     context, reading, begin, inside = [], [], 0, False
-    heads = list(_headings().finditer(text))
+    heads = list(_headings().finditer(text)) if ":" in text else []
     for number, head in enumerate(heads, 1):
         (context if inside else reading).append(text[begin : head.start()])
         begin, inside = head.end(), head["context"] is not None
@@ -308,7 +307,10 @@ def _abbreviations() -> re.Pattern[str]:
 
 
 def _any(patterns: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+    """Join patterns, with one word boundary before all that begin with it: most positions fail there."""
+    bounded = "|".join(f"(?:{pattern[2:]})" for pattern in patterns if pattern.startswith(r"\b"))
+    free = [f"(?:{pattern})" for pattern in patterns if not pattern.startswith(r"\b")]
+    return re.compile("|".join([rf"\b(?:{bounded})", *free] if bounded else free))
 
 
 class Rules:

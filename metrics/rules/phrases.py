@@ -19,7 +19,10 @@ _HEART_SIZE = (
     rf"(?:{_HEART}(?: and mediastin\w+)?"
     r"(?:[- ](?:size|silhouettes?|contours?|shadows?|diameter|enlargement|ratio))?|heart)"
 )
-_NORMAL = r"(?:normal|unremarkable|within (?:the )?(?:upper )?limits|not (?:\w+ly )?(?:enlarged|dilated|widened)|top[- ]normal)"
+_NORMAL = (
+    r"(?:normal|unremarkable|within (?:the )?(?:upper )?limits|not (?:\w+ly )?(?:enlarged|dilated|widened)|"
+    r"top[- ]normal)"
+)
 
 # A mention affirms its class unless a cue says otherwise.
 MENTIONS: Final[dict[str, tuple[str, ...]]] = {
