@@ -15,11 +15,24 @@ if TYPE_CHECKING:
     from llava_rad.generation.report_writer import Failure, ReportWriter
     from llava_rad.generation.study import StudyInputs
     from llava_rad.outputs.report import Report
+    from llava_rad.probes.embedding import Embedded, embed
 
-__all__ = ["Failure", "GenerationOptions", "Report", "ReportWriter", "StudyInputs", "__version__", "generate"]
+__all__ = [
+    "Embedded",
+    "Failure",
+    "GenerationOptions",
+    "Report",
+    "ReportWriter",
+    "StudyInputs",
+    "__version__",
+    "embed",
+    "generate",
+]
 
 _MODULES = {
     "generate": "llava_rad.api",
+    "embed": "llava_rad.probes.embedding",
+    "Embedded": "llava_rad.probes.embedding",
     "GenerationOptions": "llava_rad.generation.options",
     "Failure": "llava_rad.generation.report_writer",
     "ReportWriter": "llava_rad.generation.report_writer",

@@ -16,6 +16,7 @@ from encoder.errors import LlavaRadError
 from llava_rad.commands import (
     benchmark,
     checkpoint,
+    embed,
     evaluate,
     generate,
     inspect,
@@ -59,6 +60,7 @@ app.command("manifest", epilog=manifest.EPILOG)(manifest.command)
 app.command("reports", epilog=reports.EPILOG)(reports.command)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.command)
 app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.command)
+app.command("embed", epilog=embed.EPILOG)(embed.command)
 app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
 app.command("serve", epilog=serve.EPILOG)(serve.command)

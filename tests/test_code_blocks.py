@@ -61,9 +61,26 @@ def test_python(name: str, folder: Path) -> None:
         export = rad_dino_folder(folder / "runs" / "my-run" / "export")
         processor = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 56}, "crop_size": 56}
         (export / "preprocessor_config.json").write_text(json.dumps(processor))
+    if name == "python.md 5":
+        images = [(folder / f"{n}.png", n) for n in range(12)]
+        for path, n in images:
+            small_files.picture(path, seed=n)
+        rows = [
+            Row(path, "own", f"p{n}", image=f"i{n}", split="test" if n > 7 else "train", labels={"A": float(n % 2)})
+            for path, n in images
+        ]
+        write_manifest(rows, folder / "labelled.csv")
     printed = follow(folder, "python", BEFORE.get(name, "") + block("python", name))
     if name.startswith("README"):
         assert len(printed.splitlines()) == 2
+    if name == "python.md 1":
+        assert printed.startswith("(1, 384) [")
+    if name == "python.md 2":
+        assert Image.open(folder / "attention.png").size[0] > 4 * 224
+    if name == "python.md 4":
+        assert "rouge_l 0." in printed and ", p " in printed
+    if name == "python.md 5":
+        assert printed.startswith("{'A': [")
     if name == "pretraining.md 1":
         assert (folder / "mimic-cxr-train.csv").read_text().count("\n") == 3
 

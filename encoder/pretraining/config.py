@@ -321,11 +321,23 @@ class PretrainingConfig(_Strict):
             raise ValueError("model.hidden_size must be a multiple of model.num_attention_heads")
         if self.optimization.batch_size % self.optimization.accumulation:
             raise ValueError("optimization.batch_size must be a multiple of optimization.accumulation")
-        if self.optimization.passes is None and self.optimization.warmup_steps > self.optimization.steps:
-            raise ValueError("optimization.warmup_steps is more than optimization.steps")
+        if self.optimization.passes is None and (problem := self.too_short(self.optimization.steps)):
+            raise ValueError(problem)
         if self.probe.select == "probe" and self.probe.manifest is None:
             raise ValueError("probe.select = probe needs probe.manifest")
         return self
+
+    def too_short(self, steps: int) -> str:
+        """Return the settings that do not fit a run of so many steps, and fitting ones; "" if all do."""
+        warmup, frozen = self.optimization.warmup_steps, self.init.freeze_backbone_steps
+        wrong = {"optimization.warmup_steps": warmup} if warmup > steps else {}
+        if frozen >= steps:  # the backbone would not learn
+            wrong["init.freeze_backbone_steps"] = frozen
+        if not wrong:
+            return ""
+        stated = " and ".join(f"{name} = {value}" for name, value in wrong.items())
+        fitting = " ".join(f"{name}={steps // 10}" for name in wrong)
+        return f"{stated}: too many for a run of {steps} steps; set {fitting}, or make the run longer"
 
 
 _CONFIGURATIONS = Configurations(PretrainingConfig, "encoder.pretraining")

@@ -180,13 +180,11 @@ class Schedules:
             steps: its length, where ``optimization.passes`` decides it (see `total_steps`); default: as configured.
 
         Raises:
-            ConfigError: if the run is shorter than the warm-up of its learning rate.
+            ConfigError: if the run is shorter than its warm-up, or than the steps in which the backbone is frozen.
         """
         steps = config.optimization.steps if steps is None else steps
-        if config.optimization.warmup_steps > steps:
-            raise ConfigError(
-                f"optimization.warmup_steps = {config.optimization.warmup_steps} is more than the run's {steps} steps"
-            )
+        if problem := config.too_short(steps):
+            raise ConfigError(problem)
         return cls(config, steps)
 
     def at(self, step: int) -> Values:

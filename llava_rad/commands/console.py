@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from encoder.runs.progress import ProgressLines
+
 if TYPE_CHECKING:
     from encoder.errors import LlavaRadError
     from llava_rad.generation.sources import Source
@@ -45,9 +47,9 @@ def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool)
 
 
 def bar(what: str, total: int) -> Callable[[int], None]:
-    """Show a progress bar on standard error, if that is a terminal; call the result with the number of steps done."""
+    """Show progress on standard error, a bar or lines; call the result with the number of steps done."""
     if not sys.stderr.isatty():
-        return lambda done: None
+        return ProgressLines(total, what).update
     from tqdm import tqdm
 
     shown = tqdm(total=total, desc=what, file=sys.stderr, leave=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder.errors import ReadError
+from encoder.runs.progress import progress_bar
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note, uninterrupted
 from llava_rad.generation.options import GenerationOptions
@@ -143,10 +144,11 @@ def _is_one_file(named: str | Path) -> bool:
 def _write(writer: ReportWriter, sources: list[Source], results: Results, *, show_paths: bool, quiet: bool) -> None:
     total, failed = len(sources), 0
     left = results.left(writer, sources)
-    with _Progress(total, total - len(left), off=quiet or total == 1 or results.on_terminal) as progress:
+    wanted = not (quiet or total == 1 or results.on_terminal)
+    with progress_bar(total, "images", wanted, total - len(left)) as progress:
         for outcome in writer.write(left):
             failed += not results.take(outcome, total=total, show_paths=show_paths)
-            progress.step()
+            progress.update()
     results.finish()
     _sum_up(results.written, total - len(left), failed, total, quiet=quiet)
 
@@ -171,28 +173,3 @@ def _sum_up(written: int, existing: int, failed: int, total: int, *, quiet: bool
         note(f"{written} of {total} reports written{kept}{f', {failed} inputs failed' if failed else ''}")
     if failed:
         raise typer.Exit(3)
-
-
-class _Progress:
-    """Progress bar on standard error, if that is a terminal and does not show the results."""
-
-    def __init__(self, total: int, done: int, *, off: bool) -> None:
-        self._bar = None
-        if not off and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, initial=done, unit="image", file=sys.stderr)
-
-    def step(self) -> None:
-        if self._bar is not None:
-            self._bar.update()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

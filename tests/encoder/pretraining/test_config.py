@@ -230,3 +230,18 @@ def test_reading_a_configuration_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "keys"),
+    [
+        (10, "optimization.warmup_steps=1 init.freeze_backbone_steps=1"),
+        (29, "optimization.warmup_steps=2 init.freeze_backbone_steps=2"),
+        (30, "init.freeze_backbone_steps=3"),
+    ],
+)
+def test_a_short_run_names_the_keys_to_set(steps: int, keys: str) -> None:
+    """In 30 of 30 steps the backbone would be frozen."""
+    with pytest.raises(ConfigError, match=f"run of {steps} steps; set {keys}, or make the run longer"):
+        load_config("rad-dino-s", [f"optimization.steps={steps}"])
+    load_config("rad-dino-s", [f"optimization.steps={steps}", *keys.split()])

@@ -99,7 +99,10 @@ def test_files_that_are_gone(manifest: str, tmp_path: Path) -> None:
 
 def test_a_run_of_passes_shorter_than_its_warm_up(manifest: str) -> None:
     (problem,) = look(manifest, "optimization.passes=1").problems
-    assert str(problem) == "optimization.warmup_steps = 20 is more than the run's 10 steps"
+    assert str(problem) == (
+        "optimization.warmup_steps = 20: too many for a run of 10 steps; set optimization.warmup_steps=1, "
+        "or make the run longer"
+    )
 
 
 def test_probed_subjects_that_are_trained_on_are_warned_of(manifest: str, tmp_path: Path) -> None:
