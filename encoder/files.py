@@ -9,10 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
@@ -20,7 +25,10 @@ from encoder.errors import LlavaRadError
 
 TEMPORARY = ".tmp"
 """Suffix of files and folders that are being written, or left over from a killed process: never read."""
+DIGESTS = "digests.json"
+"""Name of the memory of :class:`Digests` in a folder of results or of vectors."""
 _OLD = ".old"
+_SETTLED_NS = 2_000_000_000  # the coarsest time stamps of file systems in use (FAT)
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -42,6 +50,74 @@ def sha256_of(path: str | Path | int) -> str:
         digest.update(block)
         position += len(block)
     return digest.hexdigest()
+
+
+class Digests:
+    """SHA-256 of the contents of files, which are read again only if size, times or inode differ from the last reading.
+
+    The time of the last change of status (``ctime``) is one of these, since any program can set the modification time.
+    Files that changed within two seconds before a reading are read again the next time: a later change could have the
+    same time stamp.
+
+    Args:
+        memory: file of the digests known so far, which :meth:`save` writes; None for none. Files are named in it by the
+            hash of their path, since paths may identify patients.
+    """
+
+    def __init__(self, memory: Path | None = None) -> None:
+        self._memory = memory
+        self._new = False
+        self._known: dict[str, list[int | str]] = {}
+        if memory is not None:
+            with contextlib.suppress(OSError, ValueError):  # absent or damaged: everything is read again
+                content = json.loads(memory.read_bytes())
+                self._known = content if isinstance(content, dict) else {}
+
+    def of(self, paths: Iterable[Path], progress: Callable[[int], None] = lambda number: None) -> list[str]:
+        """Return the SHA-256 of each file, in hexadecimal; "" if it cannot be read or is no regular file.
+
+        Args:
+            paths: of N files; repeated ones are read once.
+            progress: called with numbers of completed files, N in all.
+        """
+        paths = list(paths)
+        found: dict[Path, str] = {}
+        left = iter(dict.fromkeys(paths))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            while some := list(itertools.islice(left, 64)):  # few at a time, so that Ctrl-C need not wait for all
+                found |= zip(some, pool.map(self._one, some), strict=True)
+                progress(len(some))
+        progress(len(paths) - len(found))
+        return [found[path] for path in paths]
+
+    def save(self) -> None:
+        """Write what is known to the memory, whose folder is made if it is missing.
+
+        A memory that cannot be written only costs time, so that it is no error.
+        """
+        if self._memory is not None and self._new:
+            with contextlib.suppress(OSError):
+                self._memory.parent.mkdir(parents=True, exist_ok=True)
+                write(self._memory, json.dumps(self._known, separators=(",", ":")) + "\n")
+                self._new = False
+
+    def _one(self, path: Path) -> str:
+        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a FIFO would be waited for
+                return ""
+            state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            known = self._known.get(name)
+            if isinstance(known, list) and known[:-1] == state and isinstance(known[-1], str):
+                return known[-1]
+            settled = time.time_ns() - status.st_ctime_ns > _SETTLED_NS
+            digest = sha256_of(path)
+        except (OSError, ValueError):  # ValueError: a NUL in the path
+            return ""
+        if settled:
+            self._known[name], self._new = [*state, digest], True
+        return digest
 
 
 def sync(path: Path) -> None:

@@ -26,10 +26,10 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.datasets.manifest import Row
 from encoder.datasets.splits import disjoint
 from encoder.errors import LlavaRadError
-from encoder.files import writing_path
+from encoder.files import DIGESTS, Digests, writing_path
 from encoder.preprocessing import Recipe
 from encoder.pretraining.probes import auroc, average_precision, choose_c, logistic_regression, standardise
-from encoder.probing.vectors import CHUNK, Progress, prepared, row_key
+from encoder.probing.vectors import CHUNK, Progress, prepared
 from encoder.reader.sandbox import Reader
 
 Floats = npt.NDArray[np.float64]
@@ -261,6 +261,7 @@ class AugmentedVectors:
         seed: of the augmentation, together with epoch and image.
         device: of the encoder.
         progress: called with the number of prepared images.
+        digests: of the image files; default: those that ``cache`` remembers.
 
     Raises:
         LlavaRadError: if an image cannot be read, or the cache cannot be used.
@@ -276,10 +277,11 @@ class AugmentedVectors:
         seed: int = 0,
         device: torch.device | str = "cpu",
         progress: Progress = lambda number: None,
+        digests: Digests | None = None,
     ) -> None:
         self._encoder, self._recipe, self._seed, self._device = encoder.to(device), recipe, seed, device
         self._apply = transform(recipe.size)
-        self._images = _kept(rows, recipe, cache, progress)
+        self._images = _kept(rows, recipe, cache, progress, digests or Digests(cache / DIGESTS))
 
     def __call__(self, epoch: int, numbers: npt.NDArray[np.intp]) -> torch.Tensor:
         """Return the vectors [B, D] of the images with these numbers."""
@@ -308,9 +310,12 @@ def _both(rows: Sequence[Row], label: str) -> bool:
     return {0.0, 1.0} <= {_value(row, label) for row in rows}
 
 
-def _kept(rows: Sequence[Row], recipe: Recipe, cache: Path, progress: Progress) -> npt.NDArray[np.uint8]:
+def _kept(
+    rows: Sequence[Row], recipe: Recipe, cache: Path, progress: Progress, digests: Digests
+) -> npt.NDArray[np.uint8]:
     """Prepare the images [T, S, S] in a memory-mapped file: a data set need not fit into memory."""
-    file = cache / f"{hashlib.sha256(f'{recipe}{row_key(rows)}'.encode()).hexdigest()[:32]}.pixels.npy"
+    found = digests.of([row.path for row in rows])
+    file = cache / f"{hashlib.sha256(f'{recipe}{found}'.encode()).hexdigest()[:32]}.pixels.npy"
     try:
         if not file.is_file():
             cache.mkdir(parents=True, exist_ok=True)
@@ -319,15 +324,14 @@ def _kept(rows: Sequence[Row], recipe: Recipe, cache: Path, progress: Progress) 
                 images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
                 for start in range(0, len(rows), CHUNK):
                     chunk = rows[start : start + CHUNK]
-                    images[start : start + CHUNK] = np.stack(
-                        [image for image in prepared(chunk, recipe, reader) if image is not None]
-                    )
+                    read = prepared(chunk, recipe, reader, digests=found[start : start + CHUNK])
+                    images[start : start + CHUNK] = np.stack([image for image in read if image is not None])
                     progress(len(chunk))
                 images.flush()
-        found: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+        kept: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise LlavaRadError(f"prepared images cannot be kept ({type(error).__name__})") from None
-    return found
+    return kept
 
 
 def _bilinear() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from encoder.backbones.base import FrozenEncoder, Vision
 from encoder.backbones.loading import in_fastest_form
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import DIGESTS, Digests
 from encoder.preprocessing import Recipe
 from encoder.reader.sandbox import Reader
 
 Progress = Callable[[int], None]
+_NO_SETTINGS = {"name_or_path", "recipe", "training"}  # the recipe is part of each key that a model's is part of
 CHUNK = 64
 """Images that are read, encoded and stored together."""
 
@@ -29,6 +32,21 @@ def identity(encoder: FrozenEncoder) -> str:
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def model_key(encoder: FrozenEncoder) -> str:
+    """Hash all that an encoder's features depend on (SHA-256): weights, their type, modules and settings of modules.
+
+    Weights alone do not tell encoders apart: numbers of heads and epsilons are in ``config.json`` only. The encoder's
+    folder and addresses in memory are left out, so that the same encoder has the same key everywhere.
+    """
+    digest = hashlib.sha256(f"{identity(encoder)}{encoder.dtype}".encode())
+    digest.update(re.sub("0x[0-9a-f]+", "", str(encoder.model)).encode())
+    for name, module in encoder.named_modules():
+        facts = {key: value for key, value in vars(module).items() if isinstance(value, (int, float, str, tuple))}
+        facts = {key: value for key, value in facts.items() if key[0] != "_" and key not in _NO_SETTINGS}
+        digest.update(f"{name}{sorted(facts.items())}".encode())
     return digest.hexdigest()
 
 
@@ -69,22 +87,34 @@ class Unreadable:
 
 
 def prepared(
-    rows: Sequence[Row], recipe: Recipe, reader: Reader, unreadable: Unreadable | None = None
+    rows: Sequence[Row],
+    recipe: Recipe,
+    reader: Reader,
+    unreadable: Unreadable | None = None,
+    *,
+    digests: Sequence[str],
 ) -> list[npt.NDArray[np.uint8] | None]:
-    """Read and prepare images [S, S] uint8; None stands for one that is left out.
+    """Read and prepare images [S, S] uint8 of files with these SHA-256; None stands for one that is left out.
 
     Raises:
-        LlavaRadError: if an image cannot be read and ``unreadable`` is None or full; the message names its row.
+        LlavaRadError: if an image cannot be read and ``unreadable`` is None or full, or has another SHA-256; the
+            message names its row.
     """
     images: list[npt.NDArray[np.uint8] | None] = []
-    for row in rows:
+    for row, digest in zip(rows, digests, strict=True):
         try:
-            images.append(reader.prepare(row.path, recipe, force=True).pixels)
+            image = reader.prepare(row.path, recipe, force=True)
         except LlavaRadError as error:
             if unreadable is None:
                 raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
             unreadable.add(row, error)
             images.append(None)
+            continue
+        if image.sha256 != digest:
+            raise LlavaRadError(
+                f"row {row.number} of the manifest: the image file changed during the run", hint="run the command again"
+            )
+        images.append(image.pixels)
     return images
 
 
@@ -99,6 +129,7 @@ def vectors(
     dtype: torch.dtype = torch.float32,
     progress: Progress = lambda number: None,
     unreadable: Unreadable | None = None,
+    digests: Digests | None = None,
 ) -> npt.NDArray[np.float32]:
     """Compute the image vectors [N, D] (``Features.cls``: the CLS token or its equivalent).
 
@@ -106,20 +137,23 @@ def vectors(
         encoder: frozen; runs in its fastest form.
         rows: N images.
         recipe: preprocessing.
-        cache: folder of computed vectors: a file for each encoder and recipe, in which images are identified by path,
-            size and modification time.
+        cache: folder of computed vectors: a file for each encoder, recipe and type, in which images are identified by
+            the SHA-256 of their files.
         batch_size: images per batch.
         device: of the encoder.
         dtype: of the encoder; bfloat16 changes the third digit.
         progress: called with the number of completed images.
         unreadable: collects images that cannot be read, whose vectors are NaN; None raises for the first.
+        digests: of the image files; default: those that ``cache`` remembers.
 
     Raises:
         LlavaRadError: if an image, or too many, cannot be read, or the cache cannot be used.
     """
-    keys = [row_key([row]) if unreadable is None or row.path.is_file() else "" for row in rows]
-    what = f"{identity(encoder)}{recipe}{'' if dtype == torch.float32 else dtype}" if cache else ""
+    digests = digests or Digests(None if cache is None else cache / DIGESTS)
+    keys = digests.of([row.path for row in rows])
+    what = f"{model_key(encoder)}{recipe}{dtype}" if cache else ""
     kept = None if cache is None else _Kept(cache, hashlib.sha256(what.encode()).hexdigest())
+    digests.save()
     known = {} if kept is None else kept.get(keys)
     missing = [number for number, key in enumerate(keys) if key not in known]
     progress(len(rows) - len(missing))
@@ -127,7 +161,13 @@ def vectors(
     with Reader() as reader:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            images = prepared([rows[number] for number in chunk], recipe, reader, unreadable)
+            images = prepared(
+                [rows[number] for number in chunk],
+                recipe,
+                reader,
+                unreadable,
+                digests=[keys[number] for number in chunk],
+            )
             read = [(keys[number], image) for number, image in zip(chunk, images, strict=True) if image is not None]
             if read:
                 found = encode(vision, np.stack([image for _, image in read]), recipe, batch_size, device)
@@ -150,18 +190,6 @@ def encode(
     batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
     found = [encoder(recipe.normalise(batch).to(device)).cls.float().cpu().numpy() for batch in batches]
     return np.concatenate(found)
-
-
-def row_key(rows: Sequence[Row]) -> str:
-    """Hash paths, sizes and modification times of image files."""
-    digest = hashlib.sha256()
-    for row in rows:
-        try:
-            status = row.path.stat()
-        except OSError:
-            raise LlavaRadError(f"row {row.number} of the manifest: there is no such image") from None
-        digest.update(f"{row.path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:32]
 
 
 def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int = 4) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from encoder.errors import LlavaRadError
+from encoder.files import DIGESTS
 from llava_rad.outputs.files import OutputError, write_whole
 
 RUN: Final = "run.json"
@@ -42,14 +43,23 @@ class Folder:
         """Texts of a reference point."""
         return self.path / "reference_points" / f"{slug}.jsonl"
 
+    @property
+    def digests(self) -> Path:
+        """Memory of :class:`encoder.files.Digests`: of images and weights."""
+        return self.path / DIGESTS
+
     def features(self, slug: str) -> Path:
         """Folder of the image vectors of a model's encoder."""
         return self.path / "features" / slug
 
-    def open(self, task: dict[str, Any], systems: dict[str, dict[str, Any]], *, overwrite: bool) -> None:
-        """Create the folder, or check that its results have the same task and settings.
+    def open(self, task: dict[str, Any], systems: dict[str, dict[str, Any]], *, overwrite: bool) -> list[str]:
+        """Create the folder, or check that its results have the same task, settings and contents of images.
 
-        Systems that the folder does not hold yet are added.
+        Systems that the folder does not hold yet are added. Up to version 0.2.0 no contents of images were
+        recorded: merged predictions of these versions are kept, unfinished ones are removed.
+
+        Returns:
+            Systems whose predictions may be of other images, since their contents were not recorded.
 
         Raises:
             OutputError: if the folder holds other files, or results on other data or with other settings.
@@ -60,13 +70,25 @@ class Folder:
             raise OutputError(
                 "the results folder holds a benchmark on other data", hint="name another, or --overwrite to replace it"
             )
+        unverified = []
         for slug, settings in systems.items():
-            if slug in known and known[slug] != settings:
+            old = known.get(slug, settings)
+            if "images" in settings and "images" not in old:
+                if self.predictions(slug).is_file():
+                    unverified.append(slug)
+                else:
+                    self.forget(slug)
+                    del known[slug]
+                old = old | {"images": settings["images"]}
+            if old != settings:
+                changed = [key for key in settings if old.get(key) != settings[key]] == ["images"]
                 raise OutputError(
-                    f"the results folder holds reports of {slug} with other settings",
+                    f"the results folder holds reports of {slug} on image files that have changed since"
+                    if changed
+                    else f"the results folder holds reports of {slug} with other settings",
                     hint="name another, or --overwrite to replace it",
                 )
-        content = {"schema": SCHEMA, "task": task, "systems": known | systems}
+        content = {"schema": SCHEMA, "task": task, "systems": systems | known}
         try:
             for folder in (self.path, self.path / "predictions" / "samples", self.path / "reference_points"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +96,7 @@ class Folder:
             raise OutputError(f"the results folder cannot be made ({os.strerror(error.errno or 0)})") from None
         data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
         write_whole(self.run, data, overwrite=True)
+        return unverified
 
     def _before(self, *, overwrite: bool) -> dict[str, Any] | None:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
@@ -91,20 +114,22 @@ class Folder:
         shutil.rmtree(self.path)
         return None
 
-    def shared(self, task: dict[str, Any]) -> None:
-        """Check that this process sees the file that the first process wrote.
+    def shared(self, task: dict[str, Any], systems: dict[str, dict[str, Any]]) -> None:
+        """Check that this process sees the file that the first process wrote, and the same data, models and images.
 
         Raises:
             LlavaRadError: if the processes do not share the folder or the data.
         """
         try:
-            if json.loads(self.run.read_bytes())["task"] == task:
+            found = json.loads(self.run.read_bytes())
+            kept = found["systems"]
+            if found["task"] == task and all(settings | kept[slug] == settings for slug, settings in systems.items()):
                 return
         except (OSError, ValueError, KeyError):
             pass
         raise LlavaRadError(
-            "this process does not see the results folder of the first one, or other data",
-            hint="all machines need the same folder (NFS or the like) and the same data",
+            "this process does not see the results folder of the first one, or other data, models or images",
+            hint="all machines need the same folder (NFS or the like), the same data and the same models",
         )
 
     def forget(self, slug: str) -> None:

@@ -57,6 +57,12 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
     finally:
         if kept is not None:
             kept.close()
+    scored.evaluation.warnings.extend(
+        f"{name}: its reports may be of other images: an earlier version wrote them and recorded no SHA-256 of images "
+        "(--overwrite writes them anew)."
+        for name in options.models
+        if plan.slugs[name] in run.unverified
+    )
     summary = Summary(plan.task, scored, made)
     _write(run, summary, texts, images)
     return summary

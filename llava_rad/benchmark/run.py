@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
-from encoder.files import sha256_of
+from encoder.files import Digests, sha256_of
 from llava_rad.benchmark.folder import Folder, slugs
 from llava_rad.benchmark.predictions import Shards
 from llava_rad.benchmark.reference_points import NEAREST, POINTS, write_features
@@ -30,6 +30,7 @@ from llava_rad.benchmark.writing import (
     write_share,
 )
 from llava_rad.conversion.published import open_checkpoint
+from llava_rad.model.checkpoint import load_checked
 from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
 
@@ -84,12 +85,18 @@ class Options:
 class Plan:
     """A task with options, and the names, files and settings that follow from them.
 
+    Attributes:
+        task: cases.
+        options: of the run.
+        progress: takes a name and a number of steps, returns a function that counts completed steps.
+
     Raises:
         ModelError: if a model cannot be found (on the first access).
     """
 
     task: Task
     options: Options
+    progress: Progress
 
     @property
     def folder(self) -> Folder:
@@ -135,7 +142,7 @@ class Plan:
             return []
         home = self.folder.features(self.slugs[self.neighbours_of])
         parts = [self.task.cases, *([self.searched] if self.task.bank else [])]
-        return [(home / _digest(cases), cases) for cases in parts]
+        return [(home / self._contents(cases), cases) for cases in parts]
 
     @cached_property
     def compared(self) -> list[Case]:
@@ -153,12 +160,37 @@ class Plan:
         """Return the decoding options of the models."""
         return asdict(self.options.protocol) | {"engine": "vllm" if self.options.vllm else "llava-rad"}
 
-    def systems(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of each system, which must be unchanged for its predictions to be continued."""
-        models = {
-            self.slugs[name]: {"sha256": sha256_of(folder / "config.json")} | self.protocol()
-            for name, folder in self.located.items()
+    @cached_property
+    def digests(self) -> Digests:
+        """Of the files of images and models; the folder remembers them."""
+        return Digests(self.folder.digests)
+
+    @cached_property
+    def images(self) -> dict[str, str]:
+        """SHA-256 of each image that the models read, by the id of its case; "" where it cannot be read."""
+        cases = {
+            case.id: case for cases in (self.task.cases, self.searched if self.neighbours_of else []) for case in cases
         }
+        paths = [case.image for case in cases.values() if case.image is not None]
+        return dict(zip(cases, self.digests.of(paths, self.progress("files", len(paths))), strict=True))
+
+    def _contents(self, cases: Sequence[Case]) -> str:
+        """Hash ids and contents of the images of cases."""
+        return hashlib.sha256("\n".join(f"{case.id} {self.images[case.id]}" for case in cases).encode()).hexdigest()[
+            :32
+        ]
+
+    def systems(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of each system, which must be unchanged for its predictions to be continued.
+
+        Raises:
+            ModelError: if a file of a model is not the one that its ``config.json`` lists.
+        """
+        models = {}
+        for name, folder in self.located.items():
+            load_checked(folder, self.digests)
+            facts = {"sha256": sha256_of(folder / "config.json"), "images": self._contents(self.task.cases)}
+            models[self.slugs[name]] = facts | self.protocol()
         return models | {
             self.slugs[name]: {"sha256": sha256_of(file), "engine": "file"}
             for name, file in self.options.predictions.items()
@@ -171,15 +203,16 @@ class BenchmarkRun:
     Args:
         plan: task and options.
         processes: of the run.
-        progress: takes a name and a number of steps, returns a function that counts completed steps.
 
     Attributes:
+        unverified: systems whose reports may be of other images, since an earlier version did not record them.
         seconds: duration by activity.
         precision: torch's switches during decoding.
     """
 
-    def __init__(self, plan: Plan, processes: Processes, progress: Progress) -> None:
-        self.plan, self.processes, self.progress = plan, processes, progress
+    def __init__(self, plan: Plan, processes: Processes) -> None:
+        self.plan, self.processes, self.progress = plan, processes, plan.progress
+        self.unverified: list[str] = []
         self.seconds: dict[str, float] = {}
         self.precision: Mapping[str, Any] = {}
 
@@ -198,15 +231,19 @@ class BenchmarkRun:
             raise LlavaRadError(
                 "the data have no images for a model to write about", hint="--predictions FILE scores texts"
             )
-        facts, systems = plan.task.facts(), plan.systems()
+        facts = plan.task.facts()
         if self.processes.first:
-            plan.folder.open(facts, systems, overwrite=plan.options.overwrite)
+            systems = plan.systems()
+            self.unverified = plan.folder.open(facts, systems, overwrite=plan.options.overwrite)
+            plan.digests.save()
         self.processes.wait()
-        plan.folder.shared(facts)
+        if not self.processes.first:  # with the digests that the first process has kept
+            systems = plan.systems()
+        plan.folder.shared(facts, systems)
         if not plan.options.models:
             yield None
             return
-        with exact() as self.precision, Images(_readers()) as images:
+        with exact() as self.precision, Images(_readers(), plan.images) as images:
             for name in plan.options.models:
                 self._model(name, images)
             yield images
@@ -304,7 +341,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _digest(cases: Sequence[Case]) -> str:
-    return hashlib.sha256("\n".join(case.id for case in cases).encode()).hexdigest()[:16]

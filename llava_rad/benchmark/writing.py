@@ -6,7 +6,7 @@ import contextlib
 import os
 import typing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,9 +207,11 @@ class Images:
 
     Args:
         readers: number of child processes.
+        digests: SHA-256 of the image file of each case, by id; an image with another one ends the run.
     """
 
-    def __init__(self, readers: int) -> None:
+    def __init__(self, readers: int, digests: Mapping[str, str]) -> None:
+        self._digests = digests
         self._readers = [Reader() for _ in range(readers)]
         self._free = deque(self._readers)
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="decode")
@@ -242,11 +244,16 @@ class Images:
         assert case.image is not None
         reader = self._free.popleft()  # the pool has one thread for each reader
         try:
-            return reader.prepare(case.image, recipe, force=True).pixels
+            found = reader.prepare(case.image, recipe, force=True)
         except ReadError as error:
             return error
         finally:
             self._free.append(reader)
+        if found.sha256 != self._digests[case.id]:
+            raise LlavaRadError(
+                "an image file changed during the run", hint="run the command again, with another results folder"
+            )
+        return found.pixels
 
     def close(self) -> None:
         """Stop the child processes."""

@@ -191,7 +191,7 @@ def command(
             dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
             strata=metric.names(strata), groups=groups or (), progress=progress,
         )  # fmt: skip
-        run = BenchmarkRun(Plan(task, options), processes, progress)
+        run = BenchmarkRun(Plan(task, options, progress), processes)
         try:
             with run.written() as images:
                 if not processes.first:

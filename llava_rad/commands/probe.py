@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from encoder.backbones.base import FrozenEncoder
     from encoder.datasets.manifest import Row
+    from encoder.files import Digests
     from encoder.preprocessing import Recipe
     from llava_rad.probes.folder import ProbeFolder, ProbeTable
     from llava_rad.probes.probing import Sets
@@ -109,6 +110,7 @@ def linear(
     _check_rate(learning_rate)
     if protocol not in PROTOCOLS:
         raise typer.BadParameter(f"choose one of {', '.join(PROTOCOLS)}", param_hint="--protocol")
+    from encoder.files import DIGESTS, Digests
     from encoder.probing.linear import LinearConfig, Split
     from encoder.probing.vectors import Unreadable
 
@@ -129,10 +131,12 @@ def linear(
         lines.append(f"labels      {', '.join(split.labels)}")
         _report(lines, [*split.train, *split.judged], encoder, recipe, max_unreadable, offline=offline)
         return
-    folder = ProbeFolder(output, settings)
+    place = cache or output / "vectors"
+    digests, used = Digests(place / DIGESTS), [*split.train, *split.judged]
+    folder = ProbeFolder(output, settings | {"contents": probing.contents_of(used, digests, bar)})
     folder.open(overwrite=overwrite)
-    absent = Unreadable(len(split.train) + len(split.judged), max_unreadable)
-    source = probing.Vectors(cache or output / "vectors", batch_size, device, _dtype(dtype, device), absent)
+    absent = Unreadable(len(used), max_unreadable)
+    source = probing.Vectors(place, batch_size, device, _dtype(dtype, device), absent, digests)
     work = probing.Work(split, protocol, config, source)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
@@ -142,7 +146,7 @@ def linear(
             known = folder.keep(name, weights, facts | {"unreadable": absent.lines()})
         found[name] = known
     result = linear_table(found, split, protocol, named)
-    _finish(folder, result, bars(linear_bars(found), axis="AUROC x 100"), unreadable_note(found))
+    _finish(folder, digests, result, bars(linear_bars(found), axis="AUROC x 100"), unreadable_note(found))
 
 
 @app.command("demographics", epilog=EPILOG)
@@ -168,6 +172,7 @@ def demographics(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict sex, age etc. by logistic regression on the image vectors; print the accuracy of five folds."""
+    from encoder.files import DIGESTS, Digests
     from encoder.probing.demographics import VARIABLES, without_findings
     from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
@@ -187,19 +192,21 @@ def demographics(
     if validate:
         _report([f"images      {len(rows):,}"], rows, encoder, recipe, max_unreadable, offline=offline)
         return
-    folder = ProbeFolder(output, settings)
+    place = cache or output / "vectors"
+    digests = Digests(place / DIGESTS)
+    folder = ProbeFolder(output, settings | {"contents": probing.contents_of(rows, digests, bar)})
     folder.open(overwrite=overwrite)
     absent = Unreadable(len(rows), max_unreadable)
     found: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         known = folder.known(name, weights)
         if known is None:
-            source = probing.Vectors(cache or output / "vectors", batch_size, device, kind, absent)
+            source = probing.Vectors(place, batch_size, device, kind, absent, digests)
             results = probing.demographics(model, rows, way, source, wanted, seed, bar)
             known = folder.keep(name, weights, {"variables": results, "unreadable": absent.lines()})
         found[name] = known
     result = demographics_table(found, all_images=all_images)
-    _finish(folder, result, bars(demographics_bars(found), axis="accuracy x 100"), unreadable_note(found))
+    _finish(folder, digests, result, bars(demographics_bars(found), axis="accuracy x 100"), unreadable_note(found))
 
 
 @app.command("segment", epilog=EPILOG)
@@ -259,6 +266,7 @@ def segment(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a segmentation head on frozen features; print Dice of each structure."""
+    from encoder.files import DIGESTS, Digests
     from encoder.preprocessing import recipe_named
     from encoder.probing.heads import HEADS
     from encoder.probing.published import TARGETS
@@ -295,15 +303,16 @@ def segment(
         "recipe": recipe, "details": probing.details_of(rows),
     }  # fmt: skip
     device, found = _device(device), dict[str, Any]()
+    used = [row for part in parts for row in part]
     if validate:
         lines = [f"images      {len(parts[0]):,} train, {len(parts[1]):,} val, {len(parts[2]):,} test"]
         lines.append(f"structures  {', '.join(wanted)}")
-        images = [row for part in parts for row in part]
-        _report(lines, images, encoder or [], recipe, max_unreadable, offline=offline)
+        _report(lines, used, encoder or [], recipe, max_unreadable, offline=offline)
         return
-    folder = ProbeFolder(output, settings)
+    digests = Digests(output / DIGESTS)
+    folder = ProbeFolder(output, settings | {"contents": probing.contents_of(used, digests, bar, wanted)})
     folder.open(overwrite=overwrite)
-    absent_images = Unreadable(sum(map(len, parts)), max_unreadable)
+    absent_images = Unreadable(len(used), max_unreadable)
     read: dict[str, probing.Sets] = {}
 
     def sets(way: Recipe) -> probing.Sets:
@@ -330,6 +339,7 @@ def segment(
         kept = folder.known(called, weights)
         if kept is None:
             images = sets(way)
+            digests.save()
             facts = probing.segmentation(
                 images, model, way, wanted, configs[which], folder=folder.work(called, weights), device=device,
                 attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
@@ -346,7 +356,7 @@ def segment(
         judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
     sizes = tuple(next(iter(found.values())).get("sizes") or map(len, parts))
     result = segmentation_table(found, sizes, target)
-    _finish(folder, result, bars(segmentation_bars(found), axis="Dice x 100"), unreadable_note(found))
+    _finish(folder, digests, result, bars(segmentation_bars(found), axis="Dice x 100"), unreadable_note(found))
 
 
 def _check_masks(sets: Sets) -> None:
@@ -401,11 +411,12 @@ def _report(
     show_report(report)
 
 
-def _finish(folder: ProbeFolder, table: ProbeTable, figure: bytes | None, left_out: str) -> None:
+def _finish(folder: ProbeFolder, digests: Digests, table: ProbeTable, figure: bytes | None, left_out: str) -> None:
     if left_out:
         table = replace(table, notes=(*table.notes, left_out))
         note(f"warning: {left_out[0].lower()}{left_out[1:]}")
     folder.finish(table, figure)
+    digests.save()
     sys.stdout.write(table.text())
     note(f"results: {folder.path}/table.md, table.tex, encoders/*.json{', figure.svg' if figure else ''}")
 

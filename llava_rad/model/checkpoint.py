@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.files import sha256_of, writing_folder
+from encoder.files import Digests, sha256_of, writing_folder
 from encoder.hub import fetch
 from llava_rad.model.config import LlavaRadConfig
 
@@ -38,8 +36,12 @@ def locate(source: str | Path | None, *, revision: str | None = None, offline: b
     return fetch(source, revision=revision, offline=offline, patterns=_PATTERNS)
 
 
-def load_checked(folder: Path) -> LlavaRadConfig:
+def load_checked(folder: Path, digests: Digests | None = None) -> LlavaRadConfig:
     """Read the config and check every file that it lists; files that it does not list are refused.
+
+    Args:
+        folder: of the checkpoint.
+        digests: known from an earlier reading; default: every file is read.
 
     Raises:
         ModelError: if a file is missing, altered or not listed.
@@ -54,13 +56,15 @@ def load_checked(folder: Path) -> LlavaRadConfig:
     for needed in (PROJECTOR, f"{ENCODER}/config.json"):
         if needed not in listed:
             raise ModelError(f"the checkpoint's config.json does not list {needed}")
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for name, digest in zip(config.files, pool.map(lambda n: _sha256(folder / n), config.files), strict=True):
-            if digest != config.files[name]:
-                raise ModelError(
-                    f"the checkpoint's file {name} is damaged: its SHA-256 is not the one in config.json",
-                    hint="fetch or copy the checkpoint again",
-                )
+    found = (digests or Digests()).of([folder / name for name in config.files])
+    for (name, digest), other in zip(config.files.items(), found, strict=True):
+        if not other:
+            raise ModelError(f"the checkpoint's file {name} cannot be read")
+        if other != digest:
+            raise ModelError(
+                f"the checkpoint's file {name} is damaged: its SHA-256 is not the one in config.json",
+                hint="fetch or copy the checkpoint again",
+            )
     return config
 
 
@@ -68,13 +72,6 @@ def list_files(folder: Path) -> list[str]:
     """List the relative paths of all files below a folder, sorted, without hidden ones (download metadata)."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise ModelError(f"the checkpoint's file {path.name} cannot be read ({type(error).__name__})") from error
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from encoder.files import DIGESTS
 from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns, column
 from llava_rad.outputs.files import OutputError, write_whole
 from metrics.tables import Cells, aligned, latex, markdown
@@ -60,7 +61,7 @@ class ProbeFolder:
         """Check that the folder is free or has the same settings; nothing is written before there is something to keep.
 
         What a start with other settings has left is removed if it ended without a result. Settings that an earlier
-        version did not keep are not compared.
+        version did not keep are not compared; :meth:`known` passes over its results, which may be of other files.
 
         Raises:
             OutputError: if it holds something else.
@@ -68,7 +69,7 @@ class ProbeFolder:
         if self.path.exists() and (self.path.is_symlink() or not self.path.is_dir()):
             raise OutputError("the results folder is a file or a link")
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-        if names <= {"vectors"}:
+        if names <= {"vectors", DIGESTS}:
             return
         try:
             before = json.loads((self.path / "run.json").read_bytes())
@@ -77,27 +78,34 @@ class ProbeFolder:
         now = json.loads(json.dumps(self.settings))
         if not isinstance(before, dict) or before != {key: now[key] for key in now if key in before}:
             if not overwrite and any((self.path / "encoders").glob("*.json")):
+                old = before if isinstance(before, dict) else {}
+                changed = [key for key in now if old.get(key) != now[key]] == ["contents"]
                 raise OutputError(
-                    "the results folder holds a probe with other data or settings",
+                    "the results folder holds a probe of image files that have changed since"
+                    if changed
+                    else "the results folder holds a probe with other data or settings",
                     hint="name another, or --overwrite to replace it",
                 )
             for name in ("encoders", "work"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def known(self, encoder: str, identity: str) -> dict[str, Any] | None:
-        """Read the result of an encoder; None if there is none for the same weights."""
+        """Read the result of an encoder; None if there is none for the same encoder and the same contents of files."""
         try:
             found: dict[str, Any] = json.loads((self.path / "encoders" / f"{_slug(encoder)}.json").read_bytes())
         except (OSError, ValueError):
             return None
-        return found if (found.get("encoder"), found.get("weights")) == (encoder, identity) else None
+        return found if found.items() >= self._key(encoder, identity).items() else None
 
     def keep(self, encoder: str, identity: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """Write the result of an encoder."""
-        content = {"notice": NOTICE, "encoder": encoder, "weights": identity, **found}
+        content = {"notice": NOTICE, **self._key(encoder, identity), **found}
         self._write("run.json", _json(self.settings))
         self._write(f"encoders/{_slug(encoder)}.json", _json(content))
         return content
+
+    def _key(self, encoder: str, identity: str) -> dict[str, Any]:
+        return {"encoder": encoder, "weights": identity, "contents": self.settings["contents"]}
 
     def work(self, encoder: str, identity: str) -> Path:
         """Create the folder for checkpoints and pictures of an encoder's head."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from encoder.backbones.base import FrozenEncoder
     from encoder.datasets.manifest import Row
+    from encoder.files import Digests
     from encoder.preprocessing import Recipe
     from encoder.probing.linear import LinearConfig, LinearResult, Split
     from encoder.probing.segmentation.data import SegmentationSet
@@ -30,10 +31,10 @@ Progress = Callable[[str, int], Callable[[int], None]]
 def load_encoders(
     named: list[str], recipe: str | None, *, offline: bool
 ) -> Iterator[tuple[str, FrozenEncoder, Recipe, str]]:
-    """Load encoders one after the other; yield name, encoder, recipe and identity of its weights."""
+    """Load encoders one after the other; yield name, encoder, recipe and what identifies encoder and recipe."""
     from encoder.backbones.loading import load_encoder
     from encoder.preprocessing import recipe_named
-    from encoder.probing.vectors import identity
+    from encoder.probing.vectors import model_key
 
     seen: set[str] = set()
     for argument in named:
@@ -44,7 +45,7 @@ def load_encoders(
             raise LlavaRadError(f"two encoders are called {name!r}", hint="name them: --encoder NAME=ENCODER")
         seen.add(name)
         model = load_encoder(source, offline=offline)
-        yield name, model, recipe_named(recipe or model.recipe), identity(model) + (recipe or model.recipe)
+        yield name, model, recipe_named(recipe or model.recipe), model_key(model) + (recipe or model.recipe)
 
 
 def read_rows(files: list[Path]) -> list[Row]:
@@ -74,6 +75,13 @@ def details_of(rows: list[Row]) -> str:
     )
 
 
+def contents_of(rows: Sequence[Row], digests: Digests, progress: Progress, structures: Sequence[str] = ()) -> str:
+    """SHA-256 of the contents of the image files, and of the files of the masks of some structures."""
+    wanted = [[row.path, *(row.masks[name] for name in structures if name in row.masks)] for row in rows]
+    paths = [path for some in wanted for path in some]
+    return _hashed(digests.of(paths, progress("files", len(paths))))
+
+
 def _hashed(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
@@ -88,6 +96,7 @@ class Vectors:
         device: of the encoder.
         dtype: of the encoder.
         unreadable: collects images that cannot be read.
+        digests: of the image files.
     """
 
     cache: Path
@@ -95,6 +104,7 @@ class Vectors:
     device: str
     dtype: torch.dtype
     unreadable: Unreadable
+    digests: Digests
 
     def __call__(
         self, encoder: FrozenEncoder, rows: Sequence[Row], recipe: Recipe, progress: Callable[[int], None]
@@ -104,7 +114,7 @@ class Vectors:
 
         return vectors(
             encoder, rows, recipe, cache=self.cache, batch_size=self.batch_size, device=self.device, dtype=self.dtype,
-            progress=progress, unreadable=self.unreadable,
+            progress=progress, unreadable=self.unreadable, digests=self.digests,
         )  # fmt: skip
 
 
@@ -149,8 +159,9 @@ def linear(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progres
         return train(split, lambda epoch, batch: images[batch], judged, work.config, progress=epochs)
     told = progress("images (train)", len(split.train))
     source = AugmentedVectors(
-        encoder, split.train, recipe, work.vectors.cache, device=work.vectors.device, progress=told
-    )
+        encoder, split.train, recipe, work.vectors.cache, device=work.vectors.device, progress=told,
+        digests=work.vectors.digests,
+    )  # fmt: skip
     return train(split, source, judged, work.config, progress=epochs)
 
 

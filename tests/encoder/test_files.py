@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from encoder.errors import LlavaRadError
-from encoder.files import LineFile, locked, publish_folder, sha256_of, write, writing, writing_folder
+from encoder.files import Digests, LineFile, locked, publish_folder, sha256_of, write, writing, writing_folder
 
 
 def test_sha256_is_hashlibs(tmp_path: Path) -> None:
@@ -23,6 +23,90 @@ def test_sha256_is_hashlibs(tmp_path: Path) -> None:
     os.lseek(handle, 5, os.SEEK_SET)
     assert sha256_of(handle) == sha256_of(tmp_path / "a") and os.lseek(handle, 0, os.SEEK_CUR) == 5
     os.close(handle)  # still open
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Names of the files that were hashed; files count as settled at once."""
+    found: list[Path] = []
+    monkeypatch.setattr("encoder.files.sha256_of", lambda path: found.append(path) or sha256_of(path))  # type: ignore[func-returns-value]
+    monkeypatch.setattr("encoder.files._SETTLED_NS", -1)
+    return found
+
+
+def digests_of(folder: Path, *names: str) -> list[str]:
+    digests = Digests(folder / "memory.json")
+    found = digests.of([folder / name for name in names])
+    digests.save()
+    return found
+
+
+def test_digests_are_those_of_the_bytes_and_unchanged_files_are_read_once(tmp_path: Path, read: list[Path]) -> None:
+    contents = {"a": b"abc", "b": b"", "c": b"x" * 200_000}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    expected = [hashlib.sha256(content).hexdigest() for content in contents.values()]
+    told: list[int] = []
+    assert Digests().of([tmp_path / name for name in "abcab"], told.append) == [*expected, *expected[:2]]
+    assert sum(told) == 5 and len(read) == 3
+    assert digests_of(tmp_path, *"abc") == expected and len(read) == 6
+    assert digests_of(tmp_path, *"cba") == expected[::-1] and len(read) == 6
+    assert str(tmp_path) not in (tmp_path / "memory.json").read_text(), "paths may identify patients"
+
+
+@pytest.mark.parametrize("change", ["overwritten", "replaced", "linked", "exchanged"])
+def test_a_file_with_other_bytes_of_the_same_size_and_time_is_read_again(
+    tmp_path: Path, read: list[Path], change: str
+) -> None:
+    for name, content in {"a": b"first", "b": b"other"}.items():
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    (tmp_path / "l").symlink_to("a")
+    digests_of(tmp_path, *"abl")
+    time.sleep(0.02)  # more than the clock of time stamps counts in
+    if change == "overwritten":
+        (tmp_path / "a").write_bytes(b"other")
+    elif change == "replaced":
+        (tmp_path / "b").replace(tmp_path / "a")
+    elif change == "exchanged":
+        for source, target in ("ac", "ba", "cb"):
+            (tmp_path / source).rename(tmp_path / target)
+    else:
+        (tmp_path / "l").unlink()
+        (tmp_path / "l").symlink_to("b")
+    name = "l" if change == "linked" else "a"
+    os.utime(tmp_path / name, ns=(10**18, 10**18))
+    assert digests_of(tmp_path, name) == [hashlib.sha256(b"other").hexdigest()]
+
+
+def test_a_touched_file_is_read_again_and_is_the_same(tmp_path: Path, read: list[Path]) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    first = digests_of(tmp_path, "a")
+    (tmp_path / "a").touch()
+    assert digests_of(tmp_path, "a") == first and len(read) == 2
+    assert digests_of(tmp_path, "a") == first and len(read) == 2
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(tmp_path: Path) -> None:
+    """Otherwise a second change within the resolution of time stamps would go unseen."""
+    (tmp_path / "a").write_bytes(b"abc")
+    digests_of(tmp_path, "a")
+    assert not (tmp_path / "memory.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"a": 1}', b"\xff", b"null"])
+def test_a_damaged_memory_is_passed_over(tmp_path: Path, read: list[Path], content: bytes) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "memory.json").write_bytes(content)
+    for _ in range(2):
+        assert digests_of(tmp_path, "a") == [hashlib.sha256(b"abc").hexdigest()]
+    assert len(read) == 1
+
+
+def test_what_is_no_readable_file_has_no_digest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    assert digests_of(tmp_path, "absent", "fifo", ".", "loop") == [""] * 4
 
 
 def test_a_block_that_raises_leaves_the_earlier_content_and_no_temporary_file(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +15,13 @@ from PIL import Image
 
 from encoder.backbones.clip import Clip
 from encoder.backbones.dinov2 import RadDino
+from encoder.backbones.loading import load_encoder
 from encoder.backbones.timm_vit import TimmVit
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import Digests
 from encoder.preprocessing import rad_dino
-from encoder.probing.vectors import activations, as_maps, encode, identity, vectors
+from encoder.probing.vectors import activations, as_maps, encode, identity, model_key, vectors
 from encoder.reader.sandbox import Reader
 from tests.encoder.dinov2_models import dinov2, random_, timm_vit
 from tests.encoder.probing.toy import Patches
@@ -75,12 +81,47 @@ def test_each_image_is_encoded_once_whatever_stands_beside_it(
     Image.fromarray(np.zeros((70, 70), np.uint8)).save(rows[0].path)
     assert not np.array_equal(vectors(encoder, rows, RECIPE, cache=cache)[0], first[0]), "another file of that name"
     assert sum(encoded) == 10
+    moved = replace(rows[1], path=rows[1].path.rename(tmp_path / "moved.png"))
+    assert np.array_equal(vectors(encoder, [moved], RECIPE, cache=cache)[0], first[1]) and sum(encoded) == 10
+
+
+def test_exchanged_names_exchange_the_vectors(rows: list[Row], tmp_path: Path) -> None:
+    first = vectors(small(0), rows[:2], RECIPE, cache=tmp_path / "v")
+    for source, target in (("0", "x"), ("1", "0"), ("x", "1")):
+        (tmp_path / f"{source}.png").rename(tmp_path / f"{target}.png")
+    assert np.array_equal(vectors(small(0), rows[:2], RECIPE, cache=tmp_path / "v"), first[::-1])
+
+
+def test_a_file_that_changes_during_the_run_is_said(rows: list[Row], tmp_path: Path) -> None:
+    class Late(Digests):
+        def of(self, *arguments: Any) -> list[str]:
+            found = super().of(*arguments)
+            Image.fromarray(np.zeros((70, 70), np.uint8)).save(rows[1].path)
+            return found
+
+    with pytest.raises(LlavaRadError, match="row 2 of the manifest: the image file changed during the run"):
+        vectors(small(0), rows, RECIPE, cache=tmp_path / "v", digests=Late())
 
 
 def test_another_encoder_has_other_vectors(rows: list[Row], tmp_path: Path) -> None:
     first = vectors(small(0), rows, RECIPE, cache=tmp_path / "v")
     assert not np.allclose(vectors(small(1), rows, RECIPE, cache=tmp_path / "v"), first)
     assert identity(small(0)) == identity(small(0)) != identity(small(1))
+
+
+def test_equal_weights_with_other_settings_are_another_encoder(rows: list[Row], tmp_path: Path) -> None:
+    """From a folder's ``config.json``: what no weight shows."""
+    small(0).model.save_pretrained(tmp_path / "a")
+    found = {"as it is": vectors(load_encoder(tmp_path / "a"), rows, RECIPE, cache=tmp_path / "v")}
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+    assert model_key(load_encoder(tmp_path / "moved")) == model_key(load_encoder(tmp_path / "a"))
+    assert model_key(load_encoder(tmp_path / "a").half()) != model_key(load_encoder(tmp_path / "a"))
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    for key, value in {"num_attention_heads": 4, "layer_norm_eps": 0.1}.items():
+        (tmp_path / "a" / "config.json").write_text(json.dumps({**config, key: value}))
+        found[key] = vectors(load_encoder(tmp_path / "a"), rows, RECIPE, cache=tmp_path / "v")
+        assert identity(load_encoder(tmp_path / "a")) == identity(small(0))
+    assert len({one.tobytes() for one in found.values()}) == 3
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_row(rows: list[Row], tmp_path: Path) -> None:
@@ -95,7 +136,7 @@ def test_an_image_that_cannot_be_read_is_named_by_its_row(rows: list[Row], tmp_p
 
 def test_a_damaged_file_of_vectors_is_said(rows: list[Row], tmp_path: Path) -> None:
     vectors(small(0), rows, RECIPE, cache=tmp_path / "v")
-    (file,) = (tmp_path / "v").iterdir()
+    (file,) = (tmp_path / "v").glob("*.sqlite")
     file.write_bytes(b"damaged" * 99)
     with pytest.raises(LlavaRadError, match="cannot be used"):
         vectors(small(0), rows, RECIPE, cache=tmp_path / "v")

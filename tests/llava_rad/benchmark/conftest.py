@@ -58,5 +58,5 @@ def contents(folder: Path, names: Sequence[str] = ()) -> dict[str, bytes]:
     return {
         name: path.read_bytes()
         for name, path in files.items()
-        if name not in ("environment.json", "index.html", *names)
+        if name not in ("environment.json", "index.html", "digests.json", *names)
     }

@@ -27,10 +27,19 @@ def test_slugs_are_file_names_and_all_different() -> None:
 def test_a_process_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     first = Folder(tmp_path / "a")
     first.open({"sha256": "1"}, {}, overwrite=False)
-    first.shared({"sha256": "1"})
+    first.shared({"sha256": "1"}, {})
     for folder, task in ((tmp_path / "b", "1"), (tmp_path / "a", "2")):
         with pytest.raises(LlavaRadError, match="does not see the results folder"):
-            Folder(folder).shared({"sha256": task})
+            Folder(folder).shared({"sha256": task}, {})
+
+
+def test_a_process_that_sees_other_images_or_another_model_says_so(tmp_path: Path) -> None:
+    first, facts = Folder(tmp_path), {"sha256": "1"}
+    first.open(facts, {"m": {"sha256": "a", "images": "b"}}, overwrite=False)
+    first.shared(facts, {"m": {"sha256": "a", "images": "b"}})
+    for other in ({"sha256": "a", "images": "c"}, {"sha256": "b", "images": "b"}):
+        with pytest.raises(LlavaRadError, match="other data, models or images"):
+            first.shared(facts, {"m": other})
 
 
 @pytest.mark.parametrize(

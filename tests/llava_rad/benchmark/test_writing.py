@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
+from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.task import Case
@@ -48,7 +52,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[Images]:
-    with Images(2) as found:
+    with Images(2, defaultdict(lambda: ANY)) as found:
         yield found
 
 
@@ -81,6 +85,13 @@ def test_every_image_gets_its_own_text(images: Images, chest: list[Path], tmp_pa
         for case, path in zip(cases, chest, strict=True):
             mean = reader.prepare(path, RECIPE).pixels.mean()
             assert found[case.id].text.startswith(f"mean {mean:.3f}"), "spaces around a text are cut off"
+
+
+def test_an_image_with_other_bytes_than_at_the_start_ends_the_run(chest: list[Path], tmp_path: Path) -> None:
+    with Images(1, {"0": hashlib.sha256(chest[0].read_bytes()).hexdigest()}) as found:
+        share(found, [Case("0", "", chest[0])], tmp_path / "s")
+        with pytest.raises(LlavaRadError, match="changed during the run"):
+            share(found, [Case("0", "", chest[1])], tmp_path / "t")
 
 
 def test_an_unreadable_image_is_an_empty_report_with_its_reason(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -317,6 +318,116 @@ def test_attributes_edited_in_a_manifest_are_noticed(
     assert table.read_text() != text
     edited = run(*call, *quick)
     assert edited.code == 2 and "other data or settings" in edited.err
+
+
+def redraw(file: Path) -> None:
+    """Write other pixels into a file, without a change of its time."""
+    before = file.stat()
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+LOGISTIC = ("--protocol", "logistic", "--labels", "A,B")
+
+
+def test_results_on_other_image_files_are_refused_and_computed_anew_on_request(
+    manifest: Path, encoders: list[Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from encoder.probing import vectors
+
+    encoded: list[int] = []
+    encode = vectors.encode
+    monkeypatch.setattr(vectors, "encode", lambda *a: encoded.append(len(a[1])) or encode(*a))  # type: ignore[func-returns-value]
+    table = damaged(manifest, tmp_path / "copy")
+    call = (*linear(table, encoders[0])[:-1], "r", *LOGISTIC)
+    assert run(*call).code == 0
+    file = tmp_path / "r" / "encoders" / "first.json"
+    first, written = json.loads(file.read_text()), file.stat().st_mtime_ns
+    (table.parent / "0.png").touch()
+    shutil.move(table.parent, tmp_path / "moved")
+    table = tmp_path / "moved" / table.name
+    call = (*linear(table, encoders[0])[:-1], "r", *LOGISTIC)
+    assert run(*call).code == 0 and file.stat().st_mtime_ns == written, "the same bytes elsewhere"
+    for number in range(32, 40):
+        redraw(table.parent / f"{number}.png")
+    encoded.clear()
+    for more in ((), ("--encoder", f"other={encoders[1]}")):
+        refused = run(*call, *more)
+        assert refused.code == 2 and "image files that have changed since" in refused.err and refused.out == ""
+    assert json.loads(file.read_text()) == first and not encoded
+    assert run(*call, "--overwrite").code == 0 and sum(encoded) == 8, "the others' vectors are kept"
+    fresh = run(*linear(table, encoders[0])[:-1], "fresh", *LOGISTIC, "--cache", tmp_path / "new")
+    assert fresh.code == 0
+    found = json.loads(file.read_text())
+    assert found == json.loads((tmp_path / "fresh" / "encoders" / "first.json").read_text())
+    assert found["auroc"] != first["auroc"]
+
+
+@pytest.mark.parametrize("change", ["weights", "heads"])
+def test_an_encoder_that_changed_in_its_folder_is_probed_anew(
+    change: str, manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(encoders[0], tmp_path / "first")
+    call = (*linear(manifest, tmp_path / "first")[:-1], "r", *LOGISTIC)
+    assert run(*call).code == 0
+    file = tmp_path / "r" / "encoders" / "first.json"
+    before = json.loads(file.read_text())
+    if change == "weights":
+        shutil.copy(encoders[1] / "model.safetensors", tmp_path / "first")
+    else:
+        config = json.loads((tmp_path / "first" / "config.json").read_text())
+        (tmp_path / "first" / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))
+    assert run(*call).code == 0
+    found = json.loads(file.read_text())
+    assert found["auroc"] != before["auroc"] and found["weights"] != before["weights"]
+    assert run(*linear(manifest, tmp_path / "first")[:-1], "fresh", *LOGISTIC, "--cache", tmp_path / "new").code == 0
+    assert json.loads((tmp_path / "fresh" / "encoders" / "first.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(",1,", ",0,"), (",train,", ",test,"), ("p9,", "p99,")], ids=["label", "split", "subject"]
+)
+def test_labels_splits_and_subjects_edited_in_a_manifest_are_noticed(
+    old: str, new: str, manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    table = damaged(manifest, tmp_path / "copy")
+    call = (*linear(table, encoders[0])[:-1], "r", *LOGISTIC)
+    assert run(*call).code == 0
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, 1))
+    edited = run(*call)
+    assert edited.code == 2 and "other data or settings" in edited.err and edited.out == ""
+
+
+@pytest.mark.parametrize("file", ["0.png", "0-mask.png", "20-mask.png"])
+def test_segmentation_of_other_images_or_masks_is_refused(
+    file: str, masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    table = damaged(masked, tmp_path / "copy")
+    call = ("probe", "segment", "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", "s")
+    quick = ("--no-augment", "--epochs", "1", "--device", "cpu", "--overlays", "0")
+    first = run(*call, *quick)
+    assert first.code == 0
+    redraw(table.parent / file)
+    refused = run(*call, *quick)
+    assert refused.code == 2 and "image files that have changed since" in refused.err and refused.out == ""
+    anew = run(*call, *quick, "--overwrite")
+    assert anew.code == 0 and (anew.out != first.out or file != "20-mask.png"), "a test mask changes the score"
+
+
+def test_results_that_an_earlier_version_kept_without_contents_are_computed_anew(
+    manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    assert run(*linear(manifest, encoders[0]), *LOGISTIC).code == 0
+    file = tmp_path / "r" / "encoders" / "first.json"
+    right = json.loads(file.read_text())
+    for name in (tmp_path / "r" / "run.json", file):
+        content = json.loads(name.read_text())
+        del content["contents"]
+        name.write_text(json.dumps(content | ({"auroc": {"A": [0.123], "B": [0.1]}} if name == file else {})))
+    assert run(*linear(manifest, encoders[0]), *LOGISTIC).code == 0
+    assert json.loads(file.read_text()) == right
 
 
 def test_maps(chest: list[Path], encoders: list[Path], run: Run, tmp_path: Path) -> None:
