@@ -36,7 +36,7 @@ def train(folder: Path, overrides: Sequence[str | Path], *, processes: int = 1) 
     return ran
 
 
-def torchrun(folder: Path, overrides: Sequence[str | Path], processes: int) -> None:
+def torchrun(folder: Path, overrides: Sequence[str | Path], *, processes: int) -> None:
     """A whole run as the guide starts it on several processes."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,10 +191,14 @@ def test_p27_an_adapter_names_its_base_and_loads_with_it(tmp_path: Path, pairs: 
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(whole: Path, tmp_path: Path, pairs: Path, tiny: Path) -> None:
+@pytest.mark.parametrize(
+    "train", [pytest.param(runs.train, marks=pytest.mark.slow), pytest.param(runs.torchrun, marks=pytest.mark.nightly)]
+)
+def test_two_processes_equal_one(
+    whole: Path, tmp_path: Path, pairs: Path, tiny: Path, train: Callable[..., object]
+) -> None:
     overrides = small_pairs.overrides(pairs, tiny, "engine.checkpoint_every=1", f"data.cache={whole / 'cache'}")
-    runs.torchrun(tmp_path / "two", overrides, 2)
+    train(tmp_path / "two", overrides, processes=2)
     assert runs.close(runs.losses(tmp_path / "two"), runs.losses(whole), 1e-5)
     val = [[line["val_loss"] for line in runs.lines(at) if "val_loss" in line] for at in (tmp_path / "two", whole)]
     assert val[0] == pytest.approx(val[1], rel=1e-4)
