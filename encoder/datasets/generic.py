@@ -35,6 +35,7 @@ _FINDINGS = {
     *map(plain, CHEXPERT), "effusion", "infiltration", "mass", "nodule", "emphysema", "fibrosis", "hernia",
     "pleuralthickening", "tuberculosis", "covid19", "normal",
 }  # fmt: skip
+_TOGETHER = re.compile(r"\s*[/+&\n\t]\s*|\s+(?:and|with)\s+|\s{2,}", re.IGNORECASE)
 _QUOTED_NAME = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 _NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d*)?\s*")
 _FEW = 3  # a column with more numbers than these beside 1, 0 and -1 measures or counts something
@@ -90,7 +91,7 @@ def read_table(
         say("columns ignored: " + ", ".join(ignored))
     for line in found.unreadable(rows):
         say(f"warning: {line}")
-    classes = _classes(rows, [name for name in found.of.get("label", ()) if name not in names], names)
+    classes = _classes(rows, [name for name in found.of.get("label", ()) if name not in names], names, of)
     for number, row in enumerate(rows, 1):
         image = found.cell(row, "image").replace("\\", "/")
         if not image:
@@ -184,11 +185,14 @@ def _is_answer(text: str) -> bool:
 
 
 def _classes(
-    rows: _Rows, columns: Sequence[str], spelled: Sequence[str]
+    rows: _Rows, columns: Sequence[str], spelled: Sequence[str], of: str
 ) -> Callable[[Mapping[str, str]], dict[str, float | None]]:
     """Make the function that reads the labels of columns of names in a row; all are unknown in a row without names.
 
     A name in another case is the same label; ``spelled`` are the names of other labels.
+
+    Raises:
+        LlavaRadError: if a name is several known ones, such as "Edema/Effusion"; the message names the row.
     """
     other = {name.strip().lower(): name.strip() for name in spelled}
     spelling: dict[str, str] = {}
@@ -196,6 +200,14 @@ def _classes(
         for name in _named(row, columns):
             spelling.setdefault(name.lower(), other.get(name.lower(), name))
     names = sorted(spelling.values())
+    alone = _FINDINGS | {plain(name) for name in names}
+    together = {name.lower() for name in names if sum(plain(part) in alone for part in _TOGETHER.split(name)) > 1}
+    for number, row in enumerate(rows, 1) if together else ():
+        if any(name.lower() in together for name in _named(row, columns)):
+            raise LlavaRadError(
+                f"{of}: row {number}, column '{columns[0]}': a name stands for several labels",
+                hint="names are divided by |, ; or commas, or written as a Python list",
+            )
 
     def read(row: Mapping[str, str]) -> dict[str, float | None]:
         found = {spelling[name.lower()] for name in _named(row, columns)}

@@ -19,15 +19,15 @@ CHEXPERT = (
 """The 14 observations of the CheXpert labeler, which CheXpert, MIMIC-CXR-JPG and BRAX share."""
 ETHNICITIES = (
     ("hispanic/latino", r"hispanic|latin|mexican|puerto rican|cuban"),
-    ("white", r"white|caucasian|european"),
-    ("black/african american", r"black|african|afro"),
+    ("white", r"white|caucasi|european|blanc|branc|wei(?:ss|ß)"),
+    ("black/african american", r"black|african|afro|noire?\b|negr[oa]|schwarz|pret[oa]\b"),
     ("asian", r"asian|chinese|japanese|korean|vietnamese|filipino"),
     ("american indian/alaska native", r"american indian|alaska|native american"),
 )
 """Groups of the paper (C.6) and patterns of the words that name them; other known words are ``other``."""
 
-_NOTHING = {"nan", "none", "null", "na", "<na>", "n/a", "#n/a", "nat", "nil", "missing"}
-_LONGEST_NOTHING = max(map(len, _NOTHING))
+_NOTHING = {"nan", "none", "null", "na", "nat", "nil", "missing", "notavailable", "notapplicable", "nbsp"}
+_LONGEST_NOTHING = 16  # with spaces and full stops
 _SPLITS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune", "tuning"),
@@ -54,6 +54,7 @@ _PER_YEAR = {"m": 12.0, "w": 52.1775, "d": 365.25}
 _NOT_HISPANIC = re.compile(
     r"\bno[nt]?[ -]*(?:of )?(?:hispanic|latin[oaxe]?)(?:(?: ?/ ?| or |, )(?:latin[oaxe]?|spanish))*(?: origin)?\b"
 )
+_NOT_GROUP = re.compile(r"\bno[nt][ -]*(?:(?:an? |of )*)(?:white|caucasian|black|african|asian)\w*")
 _UNKNOWN = re.compile(
     r"unknown|unable|declin|refus|withheld|unspecified|undisclosed|unavailable|\bnot\b|\bno (?:answer|data|information)"
     r"|\bdo(?:es)?n.?t know"
@@ -73,7 +74,13 @@ def is_nothing(text: str) -> bool:
     word = text.strip()
     if len(word) > _LONGEST_NOTHING and word[0].isalnum():  # most cells of large tables
         return False
-    return word.lower() in _NOTHING or not any(map(str.isalnum, word))
+    return _is_nothing(word)
+
+
+@lru_cache(_WORDS)
+def _is_nothing(word: str) -> bool:
+    bare = "".join(filter(str.isalnum, word)).lower()  # "N.A.", "(none)", "<NA>"
+    return not bare or bare in _NOTHING
 
 
 def is_unknown(text: str) -> bool:
@@ -131,7 +138,7 @@ def ethnicity_of(text: str) -> str:
     Hispanic or Latino of any race is that group; several other groups together are ``other``.
     """
     word = " ".join(re.sub(r"[_]+", " ", text.lower()).split())
-    word = _NOT_HISPANIC.sub(" ", word)
+    word = _NOT_GROUP.sub(" ", _NOT_HISPANIC.sub(" ", word))
     if is_nothing(word) or not any(map(str.isalpha, word)):
         return ""
     if word.strip() in _ETHNICITY_CODES:

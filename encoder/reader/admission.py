@@ -7,11 +7,12 @@ set. Returned names come from the fixed lists of this module.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from encoder.errors import ReadError
-from encoder.reader.views import FRONTAL, OTHER_PART, View, signs_of, view_of, words_of
+from encoder.reader.views import FRONTAL, OTHER_PART, View, signs_of, stated, view_of, words_of
 
 if TYPE_CHECKING:
     from encoder.reader.header import Header
@@ -46,7 +47,14 @@ BODY_PARTS = CHEST_PARTS | {
 CHEST_CODES = {"51185008", "816094009", "T-D3000", "39607008", "T-28000", "43799004", "T-D3300"}
 _CHEST_WORDS = re.compile(
     "CHEST|CXR|TH?ORAX(AUFNAHME|UBERSICHT|ORGANE)?|TORACE|PECHO|PEITO|BRUSTKORB|BORSTKAS|LUNGS?|LUNGEN?|PULMON(ES)?|PULMAO|PULMOES|"
-    "POUMONS?|POLMON[EI]"
+    "POUMONS?|POLMON[EI]|LUNGENUBERSICHT|KLATK[AI]|PŁUCA?|HRUDNIKU?|PLICE|KEUHKO(T|KUVA)|AKCIGER|ΘΩΡΑΚ(ΑΣ|ΟΣ)|КЛЕТК[АИ]|"
+    "ЛЕГКИ[ЕХ]|ОГК|胸部?|胸片|胸部?(正位|正面|侧位|側面|平片|単純|[XX][線线光].*)|"
+    + unicodedata.normalize("NFKD", "흉부(정면|측면)?")
+)
+# words that name no body part
+_TECHNIQUE = re.compile(
+    "PA|AP|PORT(ABLE)?|MOBILE|BEDSIDE|ERECT|UPRIGHT|STANDING|SITTING|SUPINE|ROUTINE|DIGITAL|XR|CR|DX|RX|RTG|X|RAY|XRAY|"
+    "VIEWS?|VW|[0-9]+"
 )
 _BESIDE = {"HEAD", "ARM", "HEART", "TRACHEA", "MEDIASTINUM", "WALL", "WHOLE", "DORSAL"}  # with the chest: another image
 
@@ -121,15 +129,16 @@ def presentation_intent(header: Header, admission: Admission) -> str | None:
 def body_part(header: Header, admission: Admission) -> str | None:
     """Return the body part: the chest passes, others and the chest together with another part are refused.
 
-    A missing body part adds a warning; without a radiography modality it is refused.
+    A missing body part, also words such as "unknown" and "portable", adds a warning; without a radiography modality
+    it is refused.
     """
     texts = [" ".join(header.codes("BodyPartExamined"))]
-    if not texts[0]:
+    if not _names_part(texts[0]):
         texts = [
             "CHEST" if item.code("CodeValue") in CHEST_CODES else item.text("CodeMeaning")[:_LONGEST] or "OTHER"
             for item in header.items("AnatomicRegionSequence")[:_MOST_ITEMS]
         ]
-    words = [word for text in texts for word in words_of(text[:_LONGEST])]
+    words = [word for text in texts if _names_part(text) for word in words_of(text[:_LONGEST])]
     if not words:
         if header.code("Modality") not in RADIOGRAPHY:
             admission.refuse("body_part", "neither a radiography modality nor the chest as body part is stated")
@@ -142,6 +151,10 @@ def body_part(header: Header, admission: Admission) -> str | None:
     return name if name in BODY_PARTS - CHEST_PARTS else "OTHER"
 
 
+def _names_part(text: str) -> bool:
+    return stated(text[:_LONGEST]) and not all(map(_TECHNIQUE.fullmatch, words_of(text[:_LONGEST])))
+
+
 def view(header: Header, admission: Admission) -> tuple[View, str]:
     """Return the projection and the attribute that states it; other views than frontal ones are refused.
 
@@ -152,8 +165,9 @@ def view(header: Header, admission: Admission) -> tuple[View, str]:
         for code in (item, *item.items("ViewModifierCodeSequence")[:_MOST_ITEMS]):
             statements += [("ViewCodeSequence", code.code("CodeValue")), ("ViewCodeSequence", code.text("CodeMeaning"))]
     statements = [(source, text) for source, text in statements if text]
-    if not statements and view_of(part := " ".join(header.codes("BodyPartExamined"))) != "unknown":
-        statements = [("BodyPartExamined", part)]
+    by_part = view_of(part := " ".join(header.codes("BodyPartExamined")))
+    if by_part != "unknown" and not (statements and by_part in FRONTAL):  # a sign of another view outweighs PA and AP
+        statements.append(("BodyPartExamined", part))
     views = [(view_of(text), source) for source, text in statements]
     known = sorted((one for one in views if one[0] != "unknown"), key=lambda one: one[0] in FRONTAL)
     if known:

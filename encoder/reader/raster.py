@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 EXIF_ORIENTATION = 0x0112
 # TIFF tags and values
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
-OFFSETS, COUNTS, JPEG_TABLES, XMP = (273, 324), (279, 325), 347, 700  # of strips, of tiles
+ROWS_PER_STRIP, STRIP_COUNTS = 278, 279
+OFFSETS, COUNTS, JPEG_TABLES, XMP = (273, 324), (STRIP_COUNTS, 325), 347, 700  # of strips, of tiles
 MIN_IS_WHITE, MIN_IS_BLACK, UNCOMPRESSED, JPEG_STRIPS, UNSIGNED, SIGNED = 0, 1, 1, 7, 1, 2
 MAX_PAGES = 10_000
 # first column and row, and steps, of the passes of an interlaced PNG
@@ -188,7 +189,7 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
 
 
 def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int) -> None:
-    """Refuse a TIFF whose strips or tiles lie outside the file, or hold less than the image."""
+    """Refuse a TIFF whose strips or tiles lie outside the file, or hold less than the image, or rows more."""
     offsets, counts = (next((tags[tag] for tag in kind if tag in tags), ()) for kind in (OFFSETS, COUNTS))
     needed = -(-width * sum(tags.get(BITS, (1,))) // 8) * height
     if counts and len(offsets) != len(counts):
@@ -197,6 +198,13 @@ def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int)
     compression = tags.get(COMPRESSION, UNCOMPRESSED)
     if any(end > len(source) for _, end in parts) or (compression == UNCOMPRESSED and counts and sum(counts) < needed):
         raise ReadError("truncated", "the tiff file ends early")
+    rows = min(tags.get(ROWS_PER_STRIP, height), height) or height  # some writers fill the last strip
+    if (
+        compression == UNCOMPRESSED
+        and STRIP_COUNTS in tags
+        and sum(counts) >= needed // height * (-(-height // rows) * rows + 1)
+    ):
+        raise ReadError("corrupt", "the tiff file holds more data than its size states")
     if compression == JPEG_STRIPS:  # libtiff does not tell of missing data either
         for start, end in parts:
             strip = b"\xff\xd8" + tags.get(JPEG_TABLES, b"")[2:-2] + source[start + 2 : end]

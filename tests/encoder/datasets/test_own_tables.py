@@ -29,6 +29,16 @@ def labels(folder: Path, column: str, cells: list[str]) -> list[dict[str, float 
     return [dict(row.labels) for row in rows]
 
 
+@pytest.mark.parametrize(
+    "cell", ["Edema/Effusion", "edema + effusion", "Edema and Mass", "Edema &  Scar", "Scar  Mass"]
+)
+def test_labels_written_together_in_another_way_are_refused(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(LlavaRadError, match="row 2, column 'label': a name stands for several labels"):
+        labels(tmp_path, "label", ["Scar", cell, "Effusion"])
+    (row, _) = labels(tmp_path, "label", ["Emphysema/COPD|Scar and band", "Scar"])
+    assert row == {"Emphysema/COPD": 1.0, "Scar and band": 1.0, "Scar": 0.0}
+
+
 @pytest.mark.parametrize("header", [
     "Path,PatientID,AccessionNumber,ViewPosition,Partition,PatientSex,Patient Age,Race",
     "image_path,patient id,Study ID,view position,SPLIT,Gender,age_years,ethnicity",

@@ -52,6 +52,8 @@ def test_ages(text: str, years: float | None) -> None:
         ("AMERICAN INDIAN/ALASKA NATIVE", NATIVE), ("Native American", NATIVE),
         ("OTHER", OTHER), ("PORTUGUESE", OTHER), ("SOUTH AMERICAN", OTHER), ("MULTIPLE RACE/ETHNICITY", OTHER),
         ("NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER", OTHER), ("white / black", OTHER),
+        ("Blanca", WHITE), ("branco", WHITE), ("Noir", BLACK), ("Black, non-white", BLACK),
+        ("Non-white", ""), ("not white", ""), ("nonwhite", ""),
         ("UNKNOWN", ""), ("UNKNOWN/NOT SPECIFIED", ""), ("UNABLE TO OBTAIN", ""), ("PATIENT DECLINED TO ANSWER", ""),
         ("Declined", ""), ("Prefer not to say", ""), ("not reported", ""), ("Not Hispanic or Latino", ""),
         ("not of Hispanic origin", ""), ("Refused", ""), ("3", ""), ("", ""), ("nan", ""), ("___", ""), ("-", ""),
@@ -102,7 +104,9 @@ def test_sexes_splits_and_measures() -> None:
 def test_words_for_nothing() -> None:
     for word in ("", " ", "nan", "NaN", "None", "null", "N/A", "NA", "<NA>", "___", "-", ".", "." * 150, "\n"):
         assert is_nothing(word), word
-    for word in ("0", "no", "a.", "Normal", "X", "胸"):
+    for word in ("n.a.", "N / A", "None.", "(none)", "[nan]", "#NULL!", "not available", "Not applicable", "&nbsp;"):
+        assert is_nothing(word), word
+    for word in ("0", "no", "a.", "Normal", "X", "胸", "No.", "none seen", "Nan Smith"):
         assert not is_nothing(word), word
 
 

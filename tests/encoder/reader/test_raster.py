@@ -250,6 +250,22 @@ def test_short_strips_are_truncated(rows: int, packed: bool) -> None:
         refused(bytes(beyond), "truncated")
 
 
+def test_strips_with_more_rows_than_the_image_are_refused() -> None:
+    """As DICOM pixel data are; the last strip may be filled to its number of rows (TIFF 6.0, RowsPerStrip)."""
+    height = struct.pack("<HHII", 257, 4, 1, len(GREY16))
+    bits = struct.pack("<HHIHH", 258, 3, 1, 16, 0)
+    for rows in (20, 1 << 20):
+        data = tiff([GREY16], rows=rows)
+        assert height in data and bits in data
+        refused(data.replace(height, struct.pack("<HHII", 257, 4, 1, len(GREY16) - 20)), "corrupt")
+        refused(data.replace(bits, struct.pack("<HHIHH", 258, 3, 1, 8, 0)), "corrupt")
+    filled = tiff([GREY16], rows=len(GREY16) // 2 + 3)
+    last = struct.pack("<II", *(GREY16.shape[1] * 2 * rows for rows in (len(GREY16) // 2 + 3, len(GREY16) // 2 - 3)))
+    assert len(GREY16) % 2 == 0 and filled.count(last) == 1
+    padded = filled.replace(last, last[:4] * 2)
+    np.testing.assert_array_equal(read_image(padded).pixels, GREY16)
+
+
 def test_a_cut_jpeg_strip_is_truncated() -> None:
     data = bytearray(save(Image.fromarray(GREY8), "tiff", compression="jpeg"))
     tags: Any = Image.open(BytesIO(data)).tag_v2  # type: ignore[attr-defined]

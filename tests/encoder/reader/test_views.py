@@ -90,6 +90,8 @@ def test_words_of_real_tables_are_known(shared_dir: Path, name: str, column: str
         ({"ViewPosition": "PA", "ViewCodeSequence": ("399173006", "SCT", "x")}, "lateral", "ViewCodeSequence"),
         ({"ViewPosition": None, "ViewCodeSequence": ("399135007", "SCT", "x")}, "oblique", "ViewCodeSequence"),
         ({"ViewPosition": None, "ViewCodeSequence": ("x", "99A", "Swimmer's")}, "other", "ViewCodeSequence"),
+        ({"ViewPosition": "PA", "BodyPartExamined": "CHEST LATERAL"}, "lateral", "BodyPartExamined"),
+        ({"ViewPosition": "AP", "BodyPartExamined": "CHEST OBLIQUE"}, "oblique", "BodyPartExamined"),
         ({"ViewPosition": None, "BodyPartExamined": "CHEST LAT"}, "lateral", "BodyPartExamined"),
         ({"ViewPosition": None, "BodyPartExamined": "LUNG APEX"}, "other", "BodyPartExamined"),
     ],
@@ -111,6 +113,9 @@ def test_other_views_than_frontal_ones_are_refused(attributes: dict[str, Any], v
         ({"ViewPosition": "ROUTINE", "ViewCodeSequence": ("R-10214", "SRT", "x")}, "PA", "ViewCodeSequence"),
         ({"ViewPosition": ["AP", "PA"]}, "frontal", "ViewPosition"),
         ({"ViewPosition": "PORTABLE AP ERECT"}, "AP", "ViewPosition"),
+        ({"ViewPosition": "ROUTINE", "BodyPartExamined": "CHEST PA"}, "unknown", "ViewPosition"),
+        ({"ViewPosition": "AP", "BodyPartExamined": "CHEST PA"}, "AP", "ViewPosition"),
+        ({"ViewPosition": "AP", "BodyPartExamined": "CHEST PA/LAT"}, "AP", "ViewPosition"),
         ({"ViewPosition": None, "BodyPartExamined": "THORAX AP"}, "AP", "BodyPartExamined"),
         ({"ViewPosition": None, "BodyPartExamined": "CHEST 2 VIEWS"}, "frontal", "PatientOrientation"),
     ],
@@ -139,12 +144,15 @@ CHESTS = [
     "CHEST, 2V", "LUNG FIELDS", "LUNGS", "CHEST_PA", "CHEST-AP", "BRUSTKORB/THORAX", "Brustkorb", "POUMON",
     "Poumons", "Thorax p.a. im Stehen", "THORAXAUFNAHME", "CXR", "CHEST SINGLE VIEW", "CHEST FRONTAL", "RX TORAX",
     "PULMONES", "POLMONI", "PULMÃO", "CHEST (PORTABLE)", "XR CHEST AP BEDSIDE", "C.X.R.",
+    "Lungenübersicht", "KLATKA PIERSIOWA", "PŁUCA", "HRUDNÍK", "AKCİĞER", "Θώρακας", "Грудная клетка", "Лёгкие", "胸部",
+    "胸部X線", "胸部正位", "흉부",
 ]  # fmt: skip
 OTHERS = [
     "CHEST ABDOMEN", "CHESTABDOMEN", "CHEST/ABD", "CHEST & NECK", "NECK AND CHEST", "RIBS", "CHEST RIBS",
     "CHESTRIBS", "STERNUM", "CLAVICLE", "THORACIC SPINE", "TSPINE", "T SPINE CHEST", "BWS", "Brustwirbelsäule",
     "COLUMNA TORACICA", "THORAX KNÖCHERN", "TORAX OSEO", "HEMITHORAX", "CHEST WALL", "ABDOMEN", "SHOULDER",
     "ORCHESTRA", "THORACIC", "CHESTNUT", "PARRILLA COSTAL", "WHOLE BODY CHEST", "BREAST",
+    "PORTABLE ABDOMEN", "AP PELVIS", "胸椎", "胸骨", "胸腹部", "흉추", "Грудной отдел позвоночника",
 ]  # fmt: skip
 
 
@@ -156,6 +164,13 @@ def test_spellings_of_the_chest(part: str) -> None:
 @pytest.mark.parametrize("part", OTHERS)
 def test_other_parts_and_parts_of_the_chest_wall(part: str) -> None:
     refused(odd(BodyPartExamined=part), "body_part", forcible=True)
+
+
+@pytest.mark.parametrize("part", ["UNKNOWN", "N/A", "PORTABLE", "AP PORTABLE", "PA", "2 VIEWS", "XR", "-"])
+def test_words_that_name_no_part_are_no_statement(part: str) -> None:
+    image = read_image(odd(BodyPartExamined=part))
+    assert image.facts.body_part is None and "the body part is not stated" in image.warnings
+    refused(odd(BodyPartExamined=part, Modality="OT"), "body_part", forcible=True)
 
 
 def with_codes(attributes: dict[str, Any]) -> bytes:
