@@ -199,11 +199,8 @@ def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int)
     if any(end > len(source) for _, end in parts) or (compression == UNCOMPRESSED and counts and sum(counts) < needed):
         raise ReadError("truncated", "the tiff file ends early")
     rows = min(tags.get(ROWS_PER_STRIP, height), height) or height  # some writers fill the last strip
-    if (
-        compression == UNCOMPRESSED
-        and STRIP_COUNTS in tags
-        and sum(counts) >= needed // height * (-(-height // rows) * rows + 1)
-    ):
+    filled = needed // height * -(-height // rows) * rows
+    if compression == UNCOMPRESSED and STRIP_COUNTS in tags and filled != sum(counts) >= needed + needed // height:
         raise ReadError("corrupt", "the tiff file holds more data than its size states")
     if compression == JPEG_STRIPS:  # libtiff does not tell of missing data either
         for start, end in parts:
