@@ -262,7 +262,7 @@ def test_strips_with_more_rows_than_the_image_are_refused() -> None:
     filled = tiff([GREY16], rows=len(GREY16) // 2 + 3)
     last = struct.pack("<II", *(GREY16.shape[1] * 2 * rows for rows in (len(GREY16) // 2 + 3, len(GREY16) // 2 - 3)))
     assert len(GREY16) % 2 == 0 and filled.count(last) == 1
-    padded = filled.replace(last, last[:4] * 2)
+    padded = filled.replace(last, last[:4] * 2) + bytes(6 * GREY16.shape[1] * 2)
     np.testing.assert_array_equal(read_image(padded).pixels, GREY16)
 
 
