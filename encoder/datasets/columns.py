@@ -24,16 +24,16 @@ from encoder.reader.views import view_of
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "image": (
         "image", "imagepath", "path", "file", "filename", "filepath", "imagefile", "imagefilename", "imagename",
-        "dicompath", "pngpath", "imageindex", "imageid", "dicomid",
+        "dicompath", "pngpath", "pathtoimage", "imageindex", "imageid", "dicomid",
     ),
     "findings": (
         "findings", "report", "text", "reference", "caption", "generatedreport", "reporttext", "findingstext",
         "findingssection", "sectionfindings",
     ),
     "id": ("id", "imageid", "dicomid"),
-    "subject": ("subject", "subjectid", "patientid", "patient", "patientidentifier", "participantid"),
+    "subject": ("subject", "subjectid", "patientid", "patient", "patientidentifier", "participantid", "deidpatientid"),
     "study": ("study", "studyid", "studyinstanceuid", "accessionnumber", "accession"),
-    "view": ("view", "viewposition", "projection", "viewname", "frontallateral"),
+    "view": ("view", "viewposition", "projection", "viewname", "imageviewposition", "frontallateral"),
     "split": ("split", "partition", "datasplit", "datasetsplit"),
     "dataset": ("dataset",),
     "sex": ("sex", "gender", "patientsex", "patientgender", "patientsexdicom"),

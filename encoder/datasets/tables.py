@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from encoder.datasets.values import split_of
 from encoder.errors import LlavaRadError
 
 LIMIT = 2 << 30
@@ -129,28 +130,28 @@ def columns_there(header: Iterable[str]) -> str:
 
 
 def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table in CSV, JSON lines or JSON (one list of objects).
+    """Yield the rows of a table in CSV, JSON lines or JSON.
+
+    JSON is a list of rows, rows by id (as ReXrank's, ReXGradient's and RadGraph's files; the id becomes a column
+    ``id``), or lists of rows by split (as R2Gen's; the split becomes a column ``split``). Each row is an object.
 
     Args:
-        path: its suffix names the format: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.json``; ``.gz`` may follow.
-            Under another name, text that begins with ``{`` or ``[`` is JSON lines or JSON.
+        path: its suffix names the format: ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.json``, which may also hold
+            JSON lines; ``.gz`` may follow. Under another name, text that begins with ``{`` or ``[`` is JSON.
         of: name of the table, for error messages; they hold no value of the table.
 
     Raises:
-        LlavaRadError: as :func:`read_csv`, or if a row is not a JSON object or has a key twice.
+        LlavaRadError: as :func:`read_csv`, or if the file is JSON of another form, or has a key twice.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = _KINDS.get(suffixes[-1]) if suffixes else None
     if kind is None:
         begin = next((line.lstrip()[:1] for line in lines(path, of=of) if line.strip()), "")
-        kind = {"{": "lines", "[": "list"}.get(begin, "csv")
+        kind = "list" if begin in ("{", "[") else "csv"
     if kind == "csv":
         yield from read_csv(path, of=of)
-    elif kind == "list":
-        rows = _parsed("".join(lines(path, of=of)), of)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise LlavaRadError(f"{of}: it is not a list of JSON objects")
-        yield from rows
+    elif kind == "list" and not _has_lines(path, of):
+        yield from _rows(_parsed("".join(lines(path, of=of)), of), of)
     else:
         for number, line in enumerate(lines(path, of=of), 1):
             if line.strip():
@@ -158,6 +159,41 @@ def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:
                 if not isinstance(row, dict):
                     raise LlavaRadError(f"{of}: line {number} is not a JSON object")
                 yield row
+
+
+def _has_lines(path: Path, of: str) -> bool:
+    """Tell whether a file is JSON lines: several lines, of which the first is an object of its own."""
+    first, *more = itertools.islice((line for line in lines(path, of=of) if line.strip()), 2) or [""]
+    try:
+        return bool(more) and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _rows(document: Any, of: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON document."""
+    if isinstance(document, list) and all(isinstance(row, dict) for row in document):
+        yield from document
+    elif isinstance(document, dict) and document and all(isinstance(row, dict) for row in document.values()):
+        for key, row in document.items():
+            if str(row.get("id", key)) != key:
+                raise LlavaRadError(f"{of}: an object has another id than its key")
+            yield {"id": key, **row}
+    elif isinstance(document, dict) and document and all(map(split_of, document)) and _of_rows(document.values()):
+        for key, rows in document.items():
+            if any(split_of(str(row.get("split", key))) != split_of(key) for row in rows):
+                raise LlavaRadError(f"{of}: a row has another split than the list that it is in")
+            yield from ({**row, "split": key} for row in rows)
+    else:
+        raise LlavaRadError(
+            f"{of}: it is JSON of a form that is not known",
+            hint="read are a list of objects, objects by id (ReXrank, ReXGradient, RadGraph), and lists of objects by "
+            "split (R2Gen's annotation.json)",
+        )
+
+
+def _of_rows(lists: Iterable[Any]) -> bool:
+    return all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in lists)
 
 
 def csv_cells(text: Iterable[str], *, of: str, separator: str | None = ",") -> Iterator[list[str]]:

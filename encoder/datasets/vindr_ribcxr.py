@@ -3,7 +3,8 @@
 ``Annotations/train/Vindr_RibCXR_train_mask.json``: ``{"img": {"0": "data/train/img/VinDr_RibCXR_train_000.png", ...},
 "R1": {"0": [{"x": 1.5, "y": 2.0}, ...], ...}, ...}``, and the same for ``val``. The official parts are 196 training
 images and 49 called val, which are the test images as in the paper (E.3.2). One image is one subject. R is the
-patient's right.
+patient's right. The layout of the publishers' code (vinbigdata-medical) is read too:
+``data/train/Vindr_RibCXR_train_mask.json`` beside ``data/train/img``; the folder given holds ``data``, or is it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
     """Yield the images of both parts; every outlined rib is a mask of its own."""
     number = 0
     for part, split in (("train", "train"), ("val", "test")):
-        names = (f"Annotations/{part}/Vindr_RibCXR_{part}_mask.json", f"Vindr_RibCXR_{part}_mask.json")
+        file = f"Vindr_RibCXR_{part}_mask.json"
+        names = (f"Annotations/{part}/{file}", f"data/{part}/{file}", f"{part}/{file}", file)
         table = _table(find(root, *names, of=OF))
         for index, name in table["img"].items():
             number += 1
             path = root / str(name)
+            if not path.is_file() and (inside := root / str(name).removeprefix("data/")).is_file():
+                path = inside
             with naming(OF, number):
                 outlines = {rib: _points(table[rib][index]) for rib in RIBS if table.get(rib, {}).get(index)}
                 ribs: dict[str, Draw] = {rib: partial(from_outline, points) for rib, points in outlines.items()}

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from encoder.datasets import columns
 from encoder.datasets.columns import field_of, matching, plain
+from encoder.datasets.forms import derived, recognised
 from encoder.datasets.tables import columns_there, read_records
-from encoder.datasets.values import is_no_answer, is_nothing, labels_of
+from encoder.datasets.values import is_no_answer, is_nothing, known, labels_of, split_of
 from encoder.errors import LlavaRadError
+from llava_rad.reports.sections import findings_part
 from metrics.base import InputError
 from metrics.labels import CLASSES
 from metrics.strata import UNKNOWN
@@ -43,22 +45,26 @@ class Table:
         rows: id -> the whole row.
         id_field: name of the id field.
         text_field: name of the text field.
+        sectioned: number of texts of which only the Findings are taken.
     """
 
     texts: dict[str, str]
     rows: dict[str, Row]
     id_field: str
     text_field: str
+    sectioned: int = 0
 
 
 def read_rows(path: Path) -> list[Row]:
     """Read the rows of a table; see :func:`encoder.datasets.tables.read_records` for its form.
 
+    Rows of published tables have further columns (:mod:`encoder.datasets.forms`).
+
     Raises:
         InputError: if it cannot be read or has no rows.
     """
     try:
-        rows: list[Row] = list(read_records(path, of=path.name))
+        rows: list[Row] = list(derived(read_records(path, of=path.name), of=path.name))
     except LlavaRadError as error:
         raise InputError(str(error), hint=error.hint) from error
     if not rows:
@@ -82,19 +88,33 @@ def read_annotations(path: Path) -> list[Row]:
     return rows
 
 
-def read_table(path: Path, side: Side, *, id_field: str | None = None, text_field: str | None = None) -> Table:
+def read_table(
+    path: Path, side: Side, *, id_field: str | None = None, text_field: str | None = None, split: str = ""
+) -> Table:
     """Read the table of predictions or of references.
+
+    Of a text such as "Findings: ... Impression: ..." the Findings are taken
+    (:func:`llava_rad.reports.sections.findings_part`).
 
     Args:
         path: see :func:`read_rows`.
-        side: selects the field names that are tried if none is given.
+        side: selects the field names that are tried if none is given and the table has no published form.
         id_field: name of the id field; a dot goes into a nested object.
         text_field: name of the text field.
+        split: take the rows of this split only (``train``, ``val``, ``test``).
 
     Raises:
-        InputError: if there is no such field, several could be the text, a row has no id or text, or an id comes twice.
+        InputError: if there is no such field, several could be the text, a row has no id or text, an id comes twice, or
+            no row is of the split.
     """
     rows = read_rows(path)
+    if split:
+        column = next(iter(matching(rows[0], "split")), "")
+        rows = [row for row in rows if split_of(str(row.get(column, ""))) == split]
+        if not rows:
+            raise InputError(f"{path.name} has no row of the split {split}")
+    chosen = recognised(rows)[1]
+    id_field, text_field = id_field or chosen.get("id"), text_field or chosen.get(side)
     id_field = _fields(rows, id_field, ID_FIELDS, path, "--id-field")[0]
     could = _fields(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
     if len(could) > 1:
@@ -118,7 +138,10 @@ def read_table(path: Path, side: Side, *, id_field: str | None = None, text_fiel
     without = [key for key, text in zip(ids, texts, strict=True) if not isinstance(text, str)]
     if without:
         raise InputError(f"{path.name}: no text in {text_field} for {_counted(without)}: {listed(without)}")
-    return Table(dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field)
+    parts = [findings_part(text) for text in texts]
+    texts = [text if part is None else known(part) for text, part in zip(texts, parts, strict=True)]
+    sectioned = len(parts) - parts.count(None)
+    return Table(dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field, sectioned)
 
 
 def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, patient: str | None = None) -> Pairs:

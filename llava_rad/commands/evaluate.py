@@ -6,14 +6,18 @@ import sys
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder.datasets.values import SPLITS
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
 from metrics.base import InputError, Settings, is_empty
+
+if TYPE_CHECKING:
+    from llava_rad.benchmark.tables import Table
 
 EPILOG = "\n\n".join(
     (
@@ -69,6 +73,9 @@ def command(
             "Column of the patients (default: a usual name, such as subject_id).", panel=_TABLES, metavar="COLUMN"
         ),
     ] = None,
+    split: Annotated[
+        str, metric.path("Score this split of the references only: train, val, test.", panel=_TABLES, metavar="NAME")
+    ] = "",
     prediction_annotations: Annotated[
         Path | None, metric.path("Labels and graphs of the predictions, instead of weights.", panel=_TABLES)
     ] = None,
@@ -110,7 +117,10 @@ def command(
     _one_of(per_sample, (".csv", ".parquet"), "--per-sample")
     _one_of(figure, (".png", ".svg", ".pdf"), "--figure")
 
-    truth = read_table(references, "reference", id_field=id_field, text_field=reference_field)
+    if split not in SPLITS:
+        raise InputError("--split is one of train, val, test")
+    truth = read_table(references, "reference", id_field=id_field, text_field=reference_field, split=split)
+    _read(references, truth)
     columns = metric.names(strata)
     models: dict[str, Pairs] = {}
     given: dict[str, dict[tuple[str, str], object]] = {}
@@ -118,7 +128,7 @@ def command(
         found = read_table(path, "prediction", id_field=id_field, text_field=prediction_field)
         name = path.stem if path.stem not in models else f"{path.stem} ({len(models) + 1})"
         models[name] = join(found, truth, columns, patient=patient)
-        note(f"{path.name}: {len(found.texts):,} reports, text from {found.text_field}, ids from {found.id_field}")
+        _read(path, found)
     first = next(iter(models.values()))
     reports = {name: pairs.candidates for name, pairs in models.items()} | {references.name: first.references}
     for name, texts in reports.items():
@@ -128,7 +138,7 @@ def command(
         if file is not None:
             from metrics.annotations import read
 
-            annotated = read(read_annotations(file), first.ids, name=file.name, id_field=id_field or "id")
+            annotated = read(read_annotations(file), first.ids, name=file.name, id_field=truth.id_field)
             for kind, values in annotated.items():
                 given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
@@ -169,6 +179,12 @@ def command(
     if result.not_computed and not skip_missing:
         note(f"not computed: {', '.join(result.not_computed)} (--skip-missing to accept that)")
         raise typer.Exit(5)
+
+
+def _read(path: Path, table: Table) -> None:
+    note(f"{path.name}: {len(table.texts):,} reports, text from {table.text_field}, ids from {table.id_field}")
+    if table.sectioned:
+        note(f"{path.name}: of {table.sectioned:,} reports with headings only the Findings are scored")
 
 
 def _one_of(path: Path | None, ends: tuple[str, ...], option: str) -> None:

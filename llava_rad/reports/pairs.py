@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from encoder.datasets.columns import ATTRIBUTES, IGNORE, Columns
+from encoder.datasets.forms import derived, per_image, recognised
 from encoder.datasets.manifest import Row
 from encoder.datasets.tables import columns_there, read_records
-from encoder.datasets.values import split_of
+from encoder.datasets.values import known, split_of
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
 from encoder.reader.views import FRONTAL, stated, view_of
+from llava_rad.reports.sections import findings_part
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
 _READ = (*FIELDS, *ATTRIBUTES)
@@ -30,6 +32,7 @@ TABLE_FIELDS = (*_READ, IGNORE)
 """Fields of a table of pairs, for which a user may name columns."""
 _LISTED = 5
 _OF = "the table of pairs"
+_FIELD_OF = {"reference": "findings"}
 _NO_TEXT = "\0"  # stands for a value that is not text
 
 
@@ -67,13 +70,18 @@ def read_pairs(
     file: Path,
     columns: Mapping[str, Sequence[str]] | None = None,
     say: Callable[[str], None] = lambda message: None,
+    home: Path | None = None,
 ) -> list[Pair]:
     """Read a table of pairs; see :func:`encoder.datasets.tables.read_records` for its form.
+
+    Published tables are read by their form (:mod:`encoder.datasets.forms`); their rows without Findings are left out.
+    Of a text such as "Findings: ... Impression: ..." the Findings are taken.
 
     Args:
         file: the table.
         columns: field of :data:`TABLE_FIELDS` -> names of columns, where they have other names than usual.
         say: called with the columns that are read and those that are not, and with what cannot be read.
+        home: folder of relative paths; default: the table's own.
 
     Raises:
         LlavaRadError: if it does not exist, is not such a table, or a row lacks its image or text or repeats an id;
@@ -81,32 +89,45 @@ def read_pairs(
     """
     if not file.exists():
         raise LlavaRadError("the table of pairs does not exist", hint="llava-rad reports writes one")
-    rows = list(read_records(file, of=_OF))
+    rows = list(derived(read_records(file, of=_OF), of=_OF))
     if not rows:
         raise LlavaRadError(f"{_OF} is empty")
-    home = Path(os.path.normpath(file.parent.absolute()))
+    home = Path(os.path.normpath((home or file.parent).absolute()))
+    form, chosen = recognised(rows)
+    named = {_FIELD_OF.get(name, name): [column] for name, column in chosen.items()} | dict(columns or {})
+    if "image" not in chosen:
+        rows = list(per_image(rows))
     pairs: list[Pair] = []
     places: dict[str, int] = {}
     empty: list[int] = []
     twice: list[tuple[int, int]] = []
     found: dict[tuple[str, ...], Columns] = {}  # a record of JSON lines need not have the fields of the first one
     texts = [_texts(row, number) for number, row in enumerate(rows, 1)]
+    sectioned = 0
     for number, cells in enumerate(texts, 1):
         header = tuple(cells)
         if header not in found:
-            found[header] = Columns.find(header, columns or {}, _READ, of=_OF)
-        pair = _pair(cells, found[header], home, number)
+            found[header] = Columns.find(header, named, _READ, of=_OF)
+        report = found[header].cell(cells, "findings")
+        part = findings_part(report)
+        sectioned += part is not None
+        pair = _pair(cells, found[header], home, number, report if part is None else known(part))
         if not pair.findings:
             empty.append(number)
+            if form is not None:
+                continue
         if (first := places.setdefault(pair.id, number)) != number:
             twice.append((first, number))
         pairs.append(pair)
-    if empty:
+    if empty and not pairs:
+        raise LlavaRadError(f"no row of the table of pairs has a text in '{found[tuple(texts[0])].first('findings')}'")
+    if empty and form is None:
         raise LlavaRadError(f"{len(empty)} rows of the table of pairs have no text: {_listed(empty)}")
     if twice:
         raise LlavaRadError(
             f"{len(twice)} ids occur in the table of pairs more than once: rows "
-            + _listed([f"{first} and {second}" for first, second in twice])
+            + _listed([f"{first} and {second}" for first, second in twice]),
+            hint='--column "id=COLUMN" names another column of ids',
         )
     widest = max(found.values(), key=lambda one: len(one.header))
     say(widest.read())
@@ -114,6 +135,10 @@ def read_pairs(
         say(f"columns ignored: {', '.join(ignored)}")
     for line in widest.unreadable(texts):
         say(f"warning: {line}")
+    if empty:
+        say(f"{len(empty):,} of {len(rows):,} rows have no Findings and are left out")
+    if sectioned:
+        say(f"of {sectioned:,} texts with headings only the Findings are taken")
     return pairs
 
 
@@ -152,7 +177,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
-def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -> Pair:
+def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int, findings: str) -> Pair:
     for name in _READ:
         if name in columns.of and cells.get(columns.first(name)) == _NO_TEXT:
             raise LlavaRadError(f"row {number} of the table of pairs: {columns.first(name)} is not text")
@@ -179,7 +204,7 @@ def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -
             number=number,
             attributes=columns.attributes(cells),
         ),
-        collapse(columns.cell(cells, "findings")),
+        collapse(findings),
         odd_view=view_of(view) == "unknown" and stated(view),
     )
 

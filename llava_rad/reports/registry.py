@@ -178,9 +178,13 @@ def read_table(places: Places, progress: Progress) -> Found:
     """Find the pairs in a table that :func:`llava_rad.reports.pairs.read_pairs` reads."""
     root = places.root
     file = next((root / name for name in TABLES if there(root / name)), None) if root.is_dir() else root
+    file = places.reports or file
     if file is None:
-        raise LlavaRadError(f"there is no {' or '.join(TABLES)} in the folder", hint="name the table itself")
-    table = read_pairs(file, places.columns, places.say)
+        raise LlavaRadError(
+            f"there is no {' or '.join(TABLES)} in the folder",
+            hint="name the table itself, or with --reports beside the folder of its images",
+        )
+    table = read_pairs(file, places.columns, places.say, home=root if root.is_dir() else None)
     known = [pair for pair in table if places.unknown_views or not pair.odd_view]
     front = [pair for pair in known if frontal(pair)]
     present = in_threads(lambda pair: there(pair.row.path), front, progress("images", len(front)))

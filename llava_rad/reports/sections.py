@@ -128,3 +128,31 @@ def names_views_only(findings: str) -> bool:
     """
     words = set(re.findall("[a-z]+", findings.lower()))
     return words <= _NAMING | _FILLING and not words.isdisjoint(_NAMING)
+
+
+_KNOWN = "|".join(sorted((re.escape(name) for name in _NAMES), key=len, reverse=True))
+# Headings of a report in running text, as models write it: at its begin, after the end of a sentence or a line, or
+# in front of a capital letter that is no begin of a sentence ("effusion Impression: ...").
+_INLINE = re.compile(
+    rf"(?:^|(?<=[.!?:;)\]*\n]))[\s*#_-]*(?P<any>{_KNOWN})(?:[*_ ]*:[*_]*|[*_ ]*(?=\n))"
+    r"|\s[*#_]*(?P<capital>Findings|Impression|Conclusion)[*_ ]*:[*_]*",
+    re.IGNORECASE,
+)
+
+
+def findings_part(text: str) -> str | None:
+    """Return the Findings of "Findings: ... Impression: ..."; None if the text does not begin with a heading.
+
+    Args:
+        text: report whose headings stand in running text, as in ReXrank's files. Headings are those of
+            :func:`name_of`, as whole names; text begins with one of them, and one of them is Findings.
+    """
+    headings = [one for one in _INLINE.finditer(text) if one["any"] or one["capital"][0].isupper()]
+    if not headings or text[: headings[0].start()].strip():
+        return None
+    names = [_NAMES[(one["any"] or one["capital"]).lower()] for one in headings]
+    if "findings" not in names:
+        return None
+    number = names.index("findings")
+    end = headings[number + 1].start() if number + 1 < len(headings) else len(text)
+    return text[headings[number].end() : end].strip()

@@ -230,6 +230,20 @@ def test_vindr_ribcxr(phantoms: Path, tmp_path: Path, reader: Reader) -> None:
         assert tops == sorted(tops), "counted from above"
 
 
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_vindr_ribcxr_in_the_layout_of_its_publishers(phantoms: Path, tmp_path: Path, inside: str) -> None:
+    before = read("vindr-ribcxr", phantoms / "vindr-ribcxr", tmp_path / "m")
+    root = copy(phantoms / "vindr-ribcxr", tmp_path / "root")
+    for part in ("train", "val"):
+        name = f"Vindr_RibCXR_{part}_mask.json"
+        (root / "Annotations" / part / name).rename(root / "data" / part / name)
+    rows = read("vindr-ribcxr", root / inside, tmp_path / "n")
+    assert [(row.image, row.split, len(row.masks)) for row in rows] == [
+        (row.image, row.split, len(row.masks)) for row in before
+    ]
+    assert all(row.path.is_file() for row in rows)
+
+
 def test_vindr_ribcxr_refuses_damaged_outlines(phantoms: Path, tmp_path: Path) -> None:
     root = copy(phantoms / "vindr-ribcxr", tmp_path / "root")
     file = root / "Annotations" / "train" / "Vindr_RibCXR_train_mask.json"

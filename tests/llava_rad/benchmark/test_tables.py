@@ -52,7 +52,7 @@ def test_fields_can_be_named(tmp_path: Path) -> None:
         ("a.jsonl", '{"id": 1, "text": "a"}\n{"id"', r"a\.jsonl: line 2 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("a.jsonl", "\n", "has no rows"),
-        ("a.json", '{"id": 1}', "not a list of JSON objects"),
+        ("a.json", '{"id": 1}', "JSON of a form that is not known"),
         ("a.csv", "id,text\n", "has no rows"),
         ("a.csv", 'id,text\n1,"a', "the table is not CSV"),
         ("a.jsonl", '{"text": "a"}\n', "has no field input.sha256, id"),

@@ -140,7 +140,11 @@ def test_of_several_columns_that_could_be_the_report_the_user_chooses(tmp_path: 
         ("t.jsonl", f'["{CANARY}"]\n', "the table of pairs: line 1 is not a JSON object"),
         ("t.jsonl", f'{{"image": "{CANARY}", "text": NaN}}\n', "1 rows of the table of pairs have no text: 1"),
         ("t.jsonl", f'{{"image": "{CANARY}", "text": true}}\n', "row 1 of the table of pairs: text is not text"),
-        ("t.jsonl", f'{{"image": ["{CANARY}"], "text": "x"}}\n', "row 1 of the table of pairs: image is not text"),
+        (
+            "t.jsonl",
+            f'{{"image": {{"a": "{CANARY}"}}, "text": "x"}}\n',
+            "row 1 of the table of pairs: image is not text",
+        ),
         (
             "t.jsonl",
             f'{{"image": "a", "text": "x"}}\n{{"image": "b", "note": "{CANARY}"}}\n',
