@@ -129,7 +129,7 @@ DENIALS_AFTER: Final = (
 DENIALS_NEXT: Final = (
     r" (?:\w+ )?removal\b",
     r" (?:(?:has|have|had|was|were|is|are) )?(?:been )?(?:excluded|ruled out)\b",
-    r" ?[:=\u2013-] ?(?:none|no|nil|absent|negative)\s*(?:[,;)(]|$)",
+    r" ?[:=\u2013-] ?(?:none|no|nil|absent|negative|not \w+)\s*(?:[,;)(]|$)",
 )
 DOUBTS: Final = (
     r"\bpossib\w+",
@@ -158,6 +158,7 @@ DOUBTS: Final = (
     rf"\b(?:{HARD_TO_JUDGE})",
     rf"\b(?:cannot|unable to|not able to|not (?:\w+ ){{0,2}}?possible to) (?:\w+ly )?{_JUDGE}",
     r"\b(?:cannot|not)(?: be)?(?: \w+ly)? (?:exclude\w*|rule out)",
+    r"\b(?:no|not)\b[^.,;]{0,30}? to (?:\w+ly )?(?:exclude|rule out)\b",
     r"\bexclusion of\b",
     r"\bnot (?:definite|clear|certain|convincing|obvious)ly (?:an?|the)\b",
     r"\b(?:limit\w*|poor|suboptimal|incomplete) (?:the )?(?:evaluation|assessment|sensitivity)"
@@ -178,8 +179,9 @@ DOUBTS: Final = (
     r"\?",
 )
 DOUBTS_AFTER: Final = (
-    r"\b(?:is|are|was|were|be)(?: (?:also|only|not|thought|felt|to be))* (?:possible|probable|likely|suspected|"
-    r"questioned|questionable|considered(?! unlikely)|a consideration|a possibility|a concern|favou?red|"
+    r"\b(?:is|are|was|were|be)(?: (?:also|only|both|all|each|still|not|thought|felt|to be))* "
+    r"(?:possible|probable|likely|suspected|"
+    r"questioned|questionable|considered(?! unlikely)|a (?:\w+ )?consideration|a possibility|a concern|favou?red|"
     r"doubtful|doubted|uncertain|unclear|equivocal)",
     rf"\b(?:{HARD_TO_JUDGE})",
     r"\b(?:not|never|by no means)(?: \w+ly)? (?:excluded|ruled out)",
@@ -194,6 +196,8 @@ DOUBTS_AFTER: Final = (
 DOUBTS_NEXT: Final = (
     r",? ?(?:if|when) (?:\w+ly )?(?:present|any|real|there)\b",
     r" if (?:clinically|there)",
+    r" ?[:=\u2013-] ?(?:possibl[ey]|probabl[ey]|questionable|equivocal|suspected|likely|uncertain|(?:cannot be|not) "
+    r"excluded)\s*(?:[,;)(?]|$)",
     r"(?:(?! (?:-|is|are|may|represent\w*|reflect\w*)\b)[^,;:~\u2013-]){0,40}\b(?:versus|vs)\b",
     r" (?:is |are )?(?:(?:less|more|most|very|quite) )?(?:likely|possible|probable)\s*(?:$|[,;)(])",
 )

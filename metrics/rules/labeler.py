@@ -85,9 +85,11 @@ class _Words(NamedTuple):
         if not any(cue.search(line) for cue in of_words):
             return cls(line, [], [], [], [], [], [])
         line = known.no_cue.sub(lambda match: "~" * len(match[0]), line)
-        spans = [[match.span() for match in cue.finditer(line)] for cue in of_words]
-        turns = [match.span() for match in known.turn.finditer(line)] if any(spans) else []
-        return cls(line, *spans, turns)
+        denials, denials_after, doubts, doubts_after, questions = (
+            [match.span() for match in cue.finditer(line)] for cue in of_words
+        )
+        turns = [match.span() for match in known.turn.finditer(line)]
+        return cls(line, denials, denials_after, doubts, doubts_after, questions, turns)
 
     @property
     def cued(self) -> bool:
@@ -159,7 +161,8 @@ def _sections(text: str) -> tuple[str, str]:
 
     A heading of the context reaches to the next heading, or over one sentence where no other heading follows.
     """
-    context, reading, begin, inside = [], [], 0, False
+    context, reading = list[str](), list[str]()
+    begin, inside = 0, False
     heads = list(_headings().finditer(text)) if ":" in text else []
     for number, head in enumerate(heads, 1):
         (context if inside else reading).append(text[begin : head.start()])

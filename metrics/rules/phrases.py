@@ -38,8 +38,8 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Cardiomegaly": (
         r"cardiomegaly",
-        rf"{_HEART_SIZE}:?(?: (?:is|are|was|appears?|remains?|to be|size|of|the|shadow|silhouette|again|at|also|has|"
-        rf"been))*"
+        rf"{_HEART_SIZE}:?(?:,? (?:which|is|are|was|appears?|remains?|to be|size|of|the|shadow|silhouette|again|"
+        rf"at|also|has|been))*"
         rf"(?: (?:slightly|mildly|moderately|markedly|severely|stably|borderline|minimally|upper|limits|normal|"
         rf"somewhat|top|grossly|at least|chronically|mild|moderate|prominently|stable|in|and|but|or))* {_LARGE}\b",
         rf"{_LARGE}(?: (?:of|the|stable|size|in|appearance|cardiac|heart))*? {_HEART}",
