@@ -51,7 +51,8 @@ OPEN_STARTS: Final = (
 _PAST = (
     r"(?:before(?:hand)?|previously|earlier|yesterday|formerly|"
     r"(?:on|in|at) (?:the |a |any |her |his )?(?:\w+ )?(?:prior|"
-    r"previous|earlier|last|comparison|old|older|preceding|initial)\b|(?:on|in) (?:19|20)\d\d)"
+    r"previous|earlier|last|comparison|old|older|preceding|initial)\b|"
+    r"(?:on|in) (?:\w+ ){0,6}ago\b|(?:on|in) (?:19|20)\d\d)"
 )
 _SEEN = (
     r"(?:seen|identified|present|visible|visuali[sz]ed|evident|demonstrated|appreciated|noted|detected|apparent|"
@@ -78,10 +79,12 @@ NO_CUES: Final = (
     r"\bby no means (?!excluded|ruled out)",
     # The denial of an end is no denial: what has not resolved is there, and so is a remainder.
     r"\b(?:not|never|incomplete|incompletely|partial|partially|nearly|almost|near|fail\w* to|failure to|yet to)[ -]"
-    r"(?:(?:yet|been|be|complete|completely|full|fully|entirely|totally|significantly|quite) )*"
+    r"(?:(?:yet|appear|seem|to|have|been|be|complete|completely|full|fully|entirely|totally|significantly|quite) )*"
     r"(?:resol\w+|clear\w*|disappear\w*|absent|free of|gone)(?: of)?",
     r"\b(?:no|without|lack of|absence of) (?:(?:interval|significant|complete|further|evidence of|signs? of) )*"
     r"(?:resolution|clearing|clearance|disappearance)(?: of)?",
+    r"\b(?:resolved|cleared) (?:only )?(?:partial|partially|incompletely|in part)\b",
+    r"\bno (?:evidence|sign|indication) that [^.,;]{0,40}? (?:resol|clear|disappear)\w*",
     rf"\b(?:not|never|absent|no longer) (?:\w+ly )?(?:{_SEEN} )?(?:\w+ )?{_PAST}",
     rf"\b(?:not|never) previously {_SEEN}",
     r"\bnot (?:on |in |at )?(?:the )?(?:left|right)\b",
@@ -129,7 +132,8 @@ DENIALS_AFTER: Final = (
 DENIALS_NEXT: Final = (
     r" (?:\w+ )?removal\b",
     r" (?:(?:has|have|had|was|were|is|are) )?(?:been )?(?:excluded|ruled out)\b",
-    r" ?[:=\u2013-] ?(?:none|no|nil|absent|negative|not \w+)\s*(?:[,;)(]|$)",
+    r" ?[:=\u2013-] ?(?:none|no|nil|absent|negative|resolved|cleared|removed|unlikely|not \w+)"
+    r"\s*(?:[,;)(\u2013-]|$)",
 )
 DOUBTS: Final = (
     r"\bpossib\w+",
@@ -251,7 +255,9 @@ TURNS: Final = (
     r"\bwith(?= [\w -]{0,40}\bin (?:place|situ|position)\b)",
     rf"(?:, | / )(?={_OPENS}){_NOT_IN_LIST}",
     r", (?=(?:\d|\w+ \d[\d.x ]*(?:mm|cm)\b))",
-    rf", (?!(?:and|or|nor|which|that|if|when)\b)(?=[^,;:.]{{1,50}}? {_PREDICATE}\b)",
+    rf"\bno [^,;.]{{1,40}}, no [^,;.]{{1,40}}, (?!(?:no|and|or|nor)\b){_NOT_IN_LIST}",
+    rf"(?<!if present)(?<!if real)(?<!if any), (?!(?:and|or|nor|which|that|if|when)\b)"
+    rf"(?=[^,;:.]{{1,50}}? {_PREDICATE}\b)",
     rf"\band (?:an? |(?={_OPENS}))(?!.{{0,40}}\b(?:not|absent)\b){_NOT_IN_LIST}",
     r"\band (?=(?:stable|unchanged|persistent|there|mild|moderate|minimal|mildly|continued|residual)\b)",
     rf"\band (?=[^,;:.]{{1,40}}? {_PREDICATE}\b)",

@@ -38,8 +38,8 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Cardiomegaly": (
         r"cardiomegaly",
-        rf"{_HEART_SIZE}:?(?:,? (?:which|is|are|was|appears?|remains?|to be|size|of|the|shadow|silhouette|again|"
-        rf"at|also|has|been))*"
+        rf"{_HEART_SIZE}(?::| [\u2013-])?(?:,? (?:which|is|are|was|appears?|remains?|to be|size|of|the|shadow|"
+        rf"silhouette|again|at|also|has|been))*"
         rf"(?: (?:slightly|mildly|moderately|markedly|severely|stably|borderline|minimally|upper|limits|normal|"
         rf"somewhat|top|grossly|at least|chronically|mild|moderate|prominently|stable|in|and|but|or))* {_LARGE}\b",
         rf"{_LARGE}(?: (?:of|the|stable|size|in|appearance|cardiac|heart))*? {_HEART}",
@@ -197,13 +197,13 @@ NOT_MENTIONS: Final[dict[str, tuple[str, ...]]] = {
 # Sentences that deny a class without naming it.
 ABSENCES: Final[dict[str, tuple[str, ...]]] = {
     "Cardiomegaly": (
-        rf"{_HEART_SIZE}{_GAP} {_NORMAL}",
+        rf"{_HEART_SIZE}:?{_GAP} {_NORMAL}",
         rf"(?:normal|unremarkable)(?: in)?(?: size(?:d)?)?(?: of| and contour of)?(?: the)? {_HEART}",
         rf"normal (?:size )?(?:of )?(?:the )?{_HEART}",
     ),
     "Support Devices": (r"\b(?:extubat|decannulat)\w+",),
     "Enlarged Cardiomediastinum": (
-        rf"mediastin\w+{_GAP} {_NORMAL}",
+        rf"mediastin\w+:?{_GAP} {_NORMAL}",
         rf"cardio ?mediastinal{_GAP} {_NORMAL}",
         r"(?:normal|unremarkable) (?:\w+ )?(?:cardio ?)?mediastin\w+",
     ),

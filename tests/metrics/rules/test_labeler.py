@@ -153,7 +153,7 @@ def test_judged_sentences_name_every_class_and_are_unique() -> None:
         ("There is little doubt about the pneumonia.", {"Pneumonia": P}),
         ("Assessment of heart size is limited.", {"Cardiomegaly": U}),
         ("No pneumothorax (chest tube in place).", {"Pneumothorax": N, "Support Devices": P}),
-        ("Opacities without effusion are concerning for edema.", {"Lung Opacity": P, "Pleural Effusion": N, "Edema": U}),
+        ("Opacity without effusion is concerning for edema.", {"Lung Opacity": P, "Pleural Effusion": N, "Edema": U}),
         ("No more than a trace effusion.", {"Pleural Effusion": P}),
         ("No evidence of hardware complication.", {"Support Devices": P}),
         ("There is not enough evidence to exclude a nodule.", {"Lung Lesion": U}),
