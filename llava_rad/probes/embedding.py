@@ -96,7 +96,7 @@ def embed(
             encoder, features, recipe=recipe, batch_size=batch_size, device=device, dtype=dtype, offline=offline
         )
         found = work.run(rows, ids, Path(folder), max_unreadable=max_unreadable)
-        whole = np.concatenate(list(found.blocks()))
+        whole = next(found.blocks(len(rows)))
     return Embedded(whole, found.ids, found.paths, found.unreadable, found.about)
 
 
