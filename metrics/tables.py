@@ -242,7 +242,8 @@ def of_patients(patients: int | None) -> str:
     """Describe the unit of intervals by patient and of comparisons."""
     if patients is None:
         return "No column of patients: by patient, every report counts as a patient of its own."
-    return f"By patient: {patients:,} patients are resampled with all their reports; comparisons use this only."
+    are = "patient is" if patients == 1 else "patients are"
+    return f"By patient: {patients:,} {are} resampled with all their reports; comparisons use this only."
 
 
 def _remarks(result: Evaluation) -> list[str]:
