@@ -88,7 +88,7 @@ def convert(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Base model of an adapter. Default: the one that the adapter names.",
+            help="Base model of an adapter, or image tower of LLaVA-1.5. Default: the one that the model names.",
             metavar="DIR-OR-HUB-ID",
             show_default=False,
         ),
@@ -106,8 +106,8 @@ def convert(
     if kind not in published.MODELS:
         raise typer.BadParameter(f"choose one of {', '.join(published.MODELS)}", param_hint="--from")
     model = published.MODELS[kind]
-    if base is not None and not model.adapter:
-        raise typer.BadParameter(f"{kind} is no adapter of a base model", param_hint="--base")
+    if base is not None and not model.takes_base:
+        raise typer.BadParameter(f"{kind} has all its parts", param_hint="--base")
     note(f"{model.repository} is under its publisher's licence: {model.licence} ({model.page})")
     published.convert(kind, source, target, base=base, revision=revision, offline=offline, force=overwrite)
     note(f"the checkpoint is in {target}")

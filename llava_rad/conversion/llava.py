@@ -18,10 +18,12 @@ from encoder.backbones import weight_files as files
 from encoder.backbones.base import first_line
 from encoder.backbones.registry import AFTER_NORM, PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
+from encoder.hub import fetch
 from encoder.preprocessing import clip as clip_recipe
 from encoder.preprocessing import maira_2 as maira_2_recipe
+from llava_rad.conversion.lora import EXPECTED, original_projector
 from llava_rad.conversion.parts import Parts, check_preprocessor, llama_config, projector_names, tokens_of
-from llava_rad.conversion.weights import Stored, read_folder
+from llava_rad.conversion.weights import Stored, read_folder, read_pickle
 from llava_rad.model.config import PromptConfig
 from llava_rad.model.templates import IMAGE, MAIRA_2_INSTRUCTION, MAIRA_2_SYSTEM, TEMPLATES
 from llava_rad.model.tokenizer import Tokens
@@ -42,16 +44,24 @@ _PROBE = "\u241f probe \u241f"
 _POSITIONS = "vision_model.embeddings.position_ids"  # in older files; no weight
 
 
-def llava(folder: Path, what: str) -> Parts:
+def llava(folder: Path, what: str, *, base: str | Path | None = None, offline: bool = False) -> Parts:
     """Read LLaVA-1.5: CLIP's last layer but one, a projector of two layers, the paper's prompt.
 
     Args:
-        folder: folder of the published files.
+        folder: folder of the published files: of ``llava-hf/llava-1.5-7b-hf``, or of ``liuhaotian/llava-v1.5-7b``,
+            which has no image tower and may have its projector in ``mm_projector.bin``.
         what: name of the model in error messages.
+        base: image tower; None takes the one that ``config.json`` names.
+        offline: never ask the hub.
 
     Raises:
         ModelError: if a file is missing or damaged, or describes another model.
     """
+    described = files.read_json(folder / files.CONFIG, what)
+    if "mm_vision_tower" in described and "vision_config" not in described:
+        return _original(folder, described, what, base, offline=offline)
+    if base is not None:
+        raise ModelError(f"{what} has its image tower inside", hint="leave --base out")
     config, vision, text = _configs(folder, what, "llava", "clip_vision_model", {"vision_feature_layer": -2})
     parts = _split(read_folder(folder, "model", what), what)
     tower = {
@@ -73,6 +83,54 @@ def llava(folder: Path, what: str) -> Parts:
         recipe=recipe,
         prompt=PromptConfig(),
     )
+
+
+def _original(folder: Path, config: Mapping[str, Any], what: str, base: str | Path | None, *, offline: bool) -> Parts:
+    """Read LLaVA-1.5 as its authors publish it (haotian-liu/LLaVA ``llava/model/builder.py``): without the tower."""
+    from transformers import LlamaConfig
+
+    for key, value in EXPECTED.items():
+        if config.get(key, value) != value:
+            raise ModelError(f"config.json of {what} says {key} = {config[key]!r}; only {value!r} is read")
+    tensors = read_folder(folder, "model", what, pickled="pytorch_model")
+    if inside := sorted(name for name in tensors if "vision_tower." in name):
+        raise ModelError(f"{what} has an image tower of its own inside ({inside[0]}), which is not read")
+    projector = {name: tensor for name, tensor in tensors.items() if "mm_projector." in name}
+    language_model = {name: tensor for name, tensor in tensors.items() if name not in projector}
+    if not projector:
+        projector = read_pickle(folder / "mm_projector.bin", what)
+    tower, vision = _clip_tower(str(base or config["mm_vision_tower"]), offline=offline)
+    recipe = clip_recipe(int(vision["image_size"]))
+    known = {*LlamaConfig().to_dict(), "rope_scaling", "rope_theta"}
+    llama = llama_config({key: value for key, value in config.items() if key in known - {"model_type"}}, what)
+    return Parts(
+        encoder_config={**vision, files.RECIPE: recipe.name, STORED_KEY: PENULTIMATE},
+        encoder=tower,
+        features=PENULTIMATE,
+        patch_size=int(vision["patch_size"]),
+        projector=projector_names(original_projector(projector, "mm_projector.bin", what), what),
+        llama=llama,
+        language_model=language_model,
+        tokens=tokens_of(folder, llama.to_dict(), _pad(config, {}), llama.vocab_size, what),
+        recipe=recipe,
+        prompt=PromptConfig(),
+    )
+
+
+def _clip_tower(source: str, *, offline: bool) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Read the vision tower of a CLIP model: its tensors and configuration."""
+    of_tower = f"the image tower {source}"
+    folder = fetch(source, offline=offline, patterns=("config.json", "preprocessor_config.json", "*.safetensors"))
+    if not any(folder.glob("*.safetensors")):
+        folder = fetch(source, offline=offline, patterns=("config.json", "preprocessor_config.json", "pytorch_model*"))
+    config = files.read_json(folder / files.CONFIG, of_tower)
+    vision = _vision(config.get("vision_config", config), "clip_vision_model")
+    if config.get("model_type") not in ("clip", "clip_vision_model") or vision is None:
+        raise ModelError(f"{of_tower} is a {config.get('model_type')!r} model, not CLIP's")
+    check_preprocessor(folder, clip_recipe(int(vision["image_size"])), of_tower)
+    tensors = read_folder(folder, "model", of_tower, pickled="pytorch_model")
+    tower = {name: tensor for name, tensor in tensors.items() if not name.startswith(clip.TEXT)}
+    return tower, vision
 
 
 def maira_2(folder: Path, what: str) -> Parts:
@@ -137,8 +195,6 @@ def _configs(
 
     transformers' defaults fill in the tower's missing values; values other than ``expected`` are refused.
     """
-    from transformers import CLIPVisionConfig, Dinov2Config
-
     config = files.read_json(folder / files.CONFIG, what)
     if config.get("model_type") != kind:
         raise ModelError(f"{what} is a {config.get('model_type')!r} model, not {kind!r}")
@@ -147,13 +203,23 @@ def _configs(
         if config.get(key, value) != value:
             raise ModelError(f"config.json of {what} says {key} = {config[key]!r}; only {value!r} is read")
     vision, text = config.get("vision_config"), config.get("text_config")
-    if not isinstance(vision, dict) or not isinstance(text, dict) or vision.get("model_type", tower) != tower:
+    found = _vision(vision, tower)
+    if found is None or not isinstance(text, dict):
         raise ModelError(f"config.json of {what} describes no {tower!r} tower beside a language model")
+    return config, found, text
+
+
+def _vision(vision: Any, tower: _Family) -> dict[str, Any] | None:
+    """Complete a vision tower's configuration with transformers' defaults; None if it is of another family."""
+    from transformers import CLIPVisionConfig, Dinov2Config
+
+    if not isinstance(vision, dict) or vision.get("model_type", tower) != tower:
+        return None
     left_out = ("model_type", "architectures", "_name_or_path", "dtype", "torch_dtype", "transformers_version")
     kept = {key: value for key, value in vision.items() if key not in left_out}
     whole = CLIPVisionConfig(**kept) if tower == "clip_vision_model" else Dinov2Config(**kept)
     found = {key: value for key, value in whole.to_dict().items() if key not in left_out}
-    return config, {**found, "model_type": tower}, text
+    return {**found, "model_type": tower}
 
 
 def _split(tensors: Mapping[str, Stored], what: str) -> dict[str, dict[str, Stored]]:

@@ -32,9 +32,9 @@ _EXPECTED_ADAPTER: dict[str, Any] = {
     "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {},
 }  # fmt: skip
 
-_EXPECTED: dict[str, Any] = {
+EXPECTED: dict[str, Any] = {
     "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu",
-    "mm_use_im_start_end": False,
+    "mm_use_im_start_end": False, "mm_use_im_patch_token": False,
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offlin
             raise ModelError(f"adapter_config.json of {what} says {key} = {adapter[key]!r}; only {value!r} is read")
     if (folder / files.CONFIG).is_file():
         described = files.read_json(folder / files.CONFIG, what)
-        for key, value in _EXPECTED.items():
+        for key, value in EXPECTED.items():
             if described.get(key, value) != value:
                 raise ModelError(f"config.json of {what} says {key} = {described[key]!r}; only {value!r} is read")
     named = base or adapter.get("base_model_name_or_path")
@@ -76,7 +76,7 @@ def llava_rad(folder: Path, what: str, *, base: str | Path | None = None, offlin
         encoder=tower,
         features=PENULTIMATE,
         patch_size=patch,
-        projector=projector_names(_projector(projector, what), what),
+        projector=projector_names(original_projector(projector, "non_lora_trainables.bin", what), what),
         llama=llama,
         language_model=merged(tensors, pairs, int(adapter["r"]), float(adapter["lora_alpha"]), what),
         tokens=tokens_of(base_folder, llama.to_dict(), config.get("pad_token_id"), llama.vocab_size, of_base),
@@ -128,12 +128,17 @@ def _sum(base: Stored, down: Stored, up: Stored, scale: float) -> Stored:
     return Stored(base.shape, base.dtype, read)
 
 
-def _projector(tensors: Mapping[str, Stored], what: str) -> dict[str, Stored]:
+def original_projector(tensors: Mapping[str, Stored], file: str, what: str) -> dict[str, Stored]:
+    """Return the tensors of LLaVA's projector under the names of its ``nn.Sequential``.
+
+    Raises:
+        ModelError: if a tensor is of another part.
+    """
     found = {}
     for name, tensor in tensors.items():
         match = _PROJECTOR.fullmatch(name)
         if match is None:
-            raise ModelError(f"non_lora_trainables.bin of {what} has an unexpected tensor {name}")
+            raise ModelError(f"{file} of {what} has an unexpected tensor {name}")
         found[match[1]] = tensor
     return found
 

@@ -40,7 +40,8 @@ class PublishedModel:
         max_new_tokens: longest answer in the publisher's own examples.
         converter: ``module:function``; the function takes the folder and the name that errors give it, and returns
             ``Parts``.
-        adapter: the weights are an adapter; the converter also takes ``base`` and ``offline``.
+        takes_base: a part may be elsewhere (an adapter's base, an image tower); the converter also takes ``base`` and
+            ``offline``.
     """
 
     kind: str
@@ -49,7 +50,7 @@ class PublishedModel:
     patterns: tuple[str, ...]
     max_new_tokens: int
     converter: str
-    adapter: bool = False
+    takes_base: bool = False
 
     @property
     def page(self) -> str:
@@ -83,15 +84,16 @@ MODELS: dict[str, PublishedModel] = {
             ("*.json", "adapter_model.*", "non_lora_trainables.bin", "*.pt", "open_clip_model.safetensors"),
             256,  # llava/eval/model_mimic_cxr.py
             "llava_rad.conversion.lora:llava_rad",
-            adapter=True,
+            takes_base=True,
         ),
         PublishedModel(
             "llava-1.5",
             "llava-hf/llava-1.5-7b-hf",
             "Llama 2 Community License",
-            _HUGGING_FACE,
+            (*_HUGGING_FACE, "pytorch_model*.bin", "mm_projector.bin"),
             150,
             "llava_rad.conversion.llava:llava",
+            takes_base=True,
         ),
     )
 }
@@ -129,7 +131,8 @@ def convert(
         kind: a key of :data:`MODELS`.
         source: folder or hub repository.
         target: folder to write; it is complete or absent.
-        base: base model of an adapter; None takes the one that the adapter names.
+        base: base model of an adapter, or image tower of ``liuhaotian/llava-v1.5-7b``; None takes the one that the
+            model names.
         revision: branch, tag or commit of the repository.
         offline: never ask the hub.
         force: replace ``target``.
@@ -150,7 +153,7 @@ def convert(
     folder = fetch(source, revision=revision, offline=offline, patterns=model.patterns)
     original = str(source) == model.repository
     what = f"the model {source if original else folder.name}"
-    parts = converter(folder, what, base=base, offline=offline) if model.adapter else converter(folder, what)
+    parts = converter(folder, what, base=base, offline=offline) if model.takes_base else converter(folder, what)
     name = str(source) if original else f"{Path(source).name} ({model.kind})"
     return write_parts(parts, target, what, name=name, max_new_tokens=model.max_new_tokens, force=force)
 

@@ -136,6 +136,47 @@ def llava(folder: Path, *, new_names: bool = False) -> tuple[Path, Any]:
     return folder, model
 
 
+def llava_original(folder: Path, hf: Path, *, apart: bool) -> tuple[Path, Path]:
+    """As ``liuhaotian/llava-v1.5-7b`` and ``openai/clip-vit-large-patch14-336``: the weights of a replica of llava-hf.
+
+    Args:
+        folder: of both.
+        hf: the replica.
+        apart: the projector is in ``mm_projector.bin``.
+    """
+    model, tower = folder / "model", folder / "clip"
+    model.mkdir(parents=True)
+    tower.mkdir()
+    tensors: dict[str, torch.Tensor] = {}
+    for path in hf.glob("*.safetensors"):
+        tensors |= load_file(path)
+    layers = {"linear_1": "0", "linear_2": "2"}
+    projector = {
+        f"model.mm_projector.{layers[name.split('.')[1]]}.{name.split('.')[2]}": tensor
+        for name, tensor in tensors.items()
+        if name.startswith("multi_modal_projector.")
+    }
+    text = {n.removeprefix("language_model."): t for n, t in tensors.items() if n.startswith("language_model.")}
+    torch.save(text if apart else text | projector, model / "pytorch_model.bin")
+    if apart:
+        torch.save(projector, model / "mm_projector.bin")
+    vision = {n.removeprefix("vision_tower."): t for n, t in tensors.items() if n.startswith("vision_tower.")}
+    more = {"text_model.embeddings.position_ids": torch.arange(3), "logit_scale": torch.ones(())}
+    torch.save(vision | more, tower / "pytorch_model.bin")
+    hf_config = json.loads((hf / "config.json").read_text())
+    (tower / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": hf_config["vision_config"]}))
+    config = {
+        **hf_config["text_config"], "model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"],
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_hidden_size": 24, "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False, "image_aspect_ratio": "pad", "pad_token_id": 0, "use_mm_proj": True,
+    }  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(hf / name, model / name)
+    return model, tower
+
+
 def llava_rad(folder: Path, *, pickled: bool = True) -> Path:
     """As ``microsoft/llava-rad`` with its base beside it in ``base``: adapter, projector, open_clip's checkpoint."""
     import timm

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from encoder.backbones.registry import AFTER_NORM, PENULTIMATE
+from encoder.errors import LlavaRadError, ModelError
 from llava_rad.conversion.published import convert
 from llava_rad.generation.decoding import generate
 from llava_rad.generation.engine import Engine
@@ -194,3 +195,29 @@ def test_a_converted_model_is_one_like_any_other(rad: Path, maira: Path, tmp_pat
         model.save_pretrained(tmp_path / out.parent.name)
         again = load_checked(tmp_path / out.parent.name)
         assert again.model_copy(update={"files": {}}) == load_checked(out).model_copy(update={"files": {}})
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in the shards", "in mm_projector.bin"])
+def test_llava_as_its_authors_publish_it_is_the_same_model(
+    published: dict[str, Path], tmp_path: Path, apart: bool
+) -> None:
+    """Equal weights in the forms of llava-hf and of liuhaotian give equal checkpoints."""
+    model, tower = replicas.llava_original(tmp_path / "original", published["llava-1.5"], apart=apart)
+    convert("llava-1.5", published["llava-1.5"], tmp_path / "a")
+    convert("llava-1.5", model, tmp_path / "b", base=tower, offline=True)
+    for part in ("encoder", "language_model", "."):
+        one, other = stored(tmp_path / "a" / part), stored(tmp_path / "b" / part)
+        assert one.keys() == other.keys() and len(one)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert load_checked(tmp_path / "a").recipe == load_checked(tmp_path / "b").recipe
+    with pytest.raises(ModelError, match="has its image tower inside"):
+        convert("llava-1.5", published["llava-1.5"], tmp_path / "c", base=tower)
+    with pytest.raises(LlavaRadError, match="clip-vit-large-patch14-336"):
+        convert("llava-1.5", model, tmp_path / "c", offline=True)
+
+
+def test_pickled_code_in_a_projector_never_runs(published: dict[str, Path], tmp_path: Path) -> None:
+    model, tower = replicas.llava_original(tmp_path / "original", published["llava-1.5"], apart=True)
+    torch.save({"model.mm_projector.0.weight": Path("x")}, model / "mm_projector.bin")
+    with pytest.raises(ModelError, match=r"mm_projector\.bin of the model model cannot be read"):
+        convert("llava-1.5", model, tmp_path / "b", base=tower, offline=True)
