@@ -73,13 +73,13 @@ class Folder:
         unverified = []
         for slug, settings in systems.items():
             old = known.get(slug, settings)
-            if "images" in settings and "images" not in old:
+            if unknown := {key: settings[key] for key in ("images", "base") if key in settings and key not in old}:
                 if self.predictions(slug).is_file():
                     unverified.append(slug)
                 else:
                     self.forget(slug)
                     del known[slug]
-                old = old | {"images": settings["images"]}
+                old = old | unknown
             if old != settings:
                 changed = [key for key in settings if old.get(key) != settings[key]] == ["images"]
                 raise OutputError(

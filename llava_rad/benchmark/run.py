@@ -30,7 +30,7 @@ from llava_rad.benchmark.writing import (
     write_share,
 )
 from llava_rad.conversion.published import open_checkpoint
-from llava_rad.model.checkpoint import load_checked
+from llava_rad.model.checkpoint import LANGUAGE_MODEL, load_checked
 from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
 
@@ -180,6 +180,17 @@ class Plan:
             :32
         ]
 
+    def _base(self, folder: Path) -> dict[str, str]:
+        """Hash the files of the base model, which a checkpoint with an adapter names and does not list."""
+        if not (folder / LANGUAGE_MODEL / "adapter_config.json").is_file():
+            return {}
+        from llava_rad.model.llava_rad import adapter_base
+
+        _, base = adapter_base(folder / LANGUAGE_MODEL, offline=self.options.offline)
+        files = sorted(path for path in base.iterdir() if path.suffix in (".json", ".safetensors", ".model"))
+        lines = (f"{path.name} {digest}" for path, digest in zip(files, self.digests.of(files), strict=True))
+        return {"base": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+
     def systems(self) -> dict[str, dict[str, Any]]:
         """Return the settings of each system, which must be unchanged for its predictions to be continued.
 
@@ -190,6 +201,7 @@ class Plan:
         for name, folder in self.located.items():
             load_checked(folder, self.digests)
             facts = {"sha256": sha256_of(folder / "config.json"), "images": self._contents(self.task.cases)}
+            facts |= self._base(folder)
             models[self.slugs[name]] = facts | self.protocol()
         return models | {
             self.slugs[name]: {"sha256": sha256_of(file), "engine": "file"}

@@ -246,9 +246,13 @@ def greedy(ids: TokenIds) -> GenerationConfig:
     return GenerationConfig(bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, do_sample=False)
 
 
-def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-    from safetensors.torch import load_file
+def adapter_base(folder: Path, *, offline: bool = False) -> tuple[str, Path]:
+    """Return name and folder of the base model that a PEFT adapter folder names.
+
+    Raises:
+        ModelError: if the adapter's configuration cannot be read or names no base, or the base cannot be found.
+    """
+    from peft import PeftConfig
 
     from encoder.hub import fetch
 
@@ -259,14 +263,18 @@ def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> P
     name = adapter.base_model_name_or_path
     if not name:
         raise ModelError("adapter_config.json does not name its base model")
+    patterns = ("*.json", "*.safetensors", "tokenizer.model")
+    return name, fetch(name, revision=adapter.revision, offline=offline, patterns=patterns)
+
+
+def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    name, place = adapter_base(folder, offline=offline)
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("the adapter has no adapter_model.safetensors")
-    patterns = ("*.json", "*.safetensors", "tokenizer.model")
-    base = load_llama(
-        fetch(name, revision=adapter.revision, offline=offline, patterns=patterns),
-        f"the base model {name}",
-        dtype=dtype,
-    )
+    base = load_llama(place, f"the base model {name}", dtype=dtype)
     model = PeftModel.from_pretrained(base, str(folder))
     stored = set(load_file(folder / "adapter_model.safetensors"))
     expected = set(get_peft_model_state_dict(model))

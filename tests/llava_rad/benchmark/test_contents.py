@@ -148,6 +148,31 @@ def test_another_model_in_the_same_folder_is_refused(home: Path, run: Run) -> No
     assert ran.code == 2 and "other settings" in ran.err and ran.out == ""
 
 
+def test_the_base_model_of_an_adapter_is_part_of_the_settings(start: Path, tmp_path: Path) -> None:
+    from llava_rad.benchmark.run import Options, Plan
+    from llava_rad.benchmark.task import load
+    from llava_rad.benchmark.writing import PAPER
+    from metrics.base import Settings
+    from tests.llava_rad.model.test_checkpoint import rehash
+
+    model, base = tmp_path / "m", tmp_path / "base"
+    shutil.copytree(start / "model", model)
+    shutil.copytree(start / "model" / "language_model", base)
+    content = {"peft_type": "LORA", "base_model_name_or_path": str(base)}
+    (model / "language_model" / "adapter_config.json").write_text(json.dumps(content))
+    rehash(model)
+    options = Options(tmp_path / "r", {"m": str(model)}, {}, PAPER, PAPER, Settings(), offline=True)
+
+    def settings() -> dict[str, object]:
+        return Plan(load("csv", start / "t.jsonl"), options, lambda name, total: lambda done: None).systems()["m"]
+
+    first = settings()
+    assert settings() == first
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"1")
+    assert {key for key, value in settings().items() if value != first[key]} == {"base"}
+
+
 @pytest.mark.parametrize("key", ["recipe", "generation"])
 def test_another_recipe_or_number_of_tokens_in_the_config_is_refused(home: Path, run: Run, key: str) -> None:
     file = home / "model" / "config.json"
