@@ -88,7 +88,10 @@ class CheXbertF1(LabelF1):
             InputError: if the labels are malformed.
         """
         value = row.get("chexbert")
-        if value is None and all(name in row for name in CLASSES):
+        absent = [name for name in CLASSES if name not in row]
+        if value is None and 0 < len(absent) < len(CLASSES) // 2:
+            raise InputError(f"{where}: there is no column '{absent[0]}'")
+        if value is None and not absent:
             try:
                 return [_CODES[str("" if row[name] is None else row[name]).strip().lower()] for name in CLASSES]
             except KeyError:

@@ -103,7 +103,7 @@ def push(
         raise typer.BadParameter("name one archive", param_hint="--url, --to")
     for path in files:
         if not path.is_file():
-            raise typer.BadParameter("there is no such file", param_hint="FILE")
+            raise typer.BadParameter(f"there is no file {path}", param_hint="FILE")
     from llava_rad.pacs import jobs
 
     if to is not None:

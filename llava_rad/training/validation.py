@@ -228,7 +228,8 @@ def validate(config: TrainingConfig, *, processes: int = 1, offline: bool = Fals
     report.attempt(lambda: pairs.extend(_data(report, config)))
     parts: list[_Parts] = []
     texts = [pair.findings for pair in pairs if pair.row.split == "train"]
-    report.attempt(lambda: parts.append(_parts(config, texts, offline)))
+    # that there are no texts is a problem of the pairs, and reported
+    report.attempt(lambda: parts.append(_parts(config, texts or [""], offline)))
     if not report.problems:
         report.attempt(lambda: _cost(report, config, pairs, parts[0], processes))
     return report

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.annotations import refuse_constant
-from metrics.base import WeightsError
+from metrics.annotations import read, refuse_constant
+from metrics.base import InputError, WeightsError
 from metrics.chexbert import CheXbert, load_labeler
 from metrics.labels import CLASSES
 from scripts.random_models import F1CheXbert, reports, write_bert, write_chexbert
@@ -121,3 +121,11 @@ def test_a_model_that_says_the_same_of_everything_is_refused(tmp_path: Path, ber
     with pytest.raises(WeightsError, match="the same result for all 25 different reports"):
         CheXbert(tmp_path, vocabulary=bert).label(reports(25, words=10))
     refuse_constant(["a", "b"] * 30, [[1]] * 60, "two texts say nothing and")
+
+
+def test_a_table_of_labels_without_one_observation_is_named() -> None:
+    row = {"id": "1", **dict.fromkeys(CLASSES, "0")}
+    assert read([row], ["1"], name="t.csv") == {"chexbert": {"1": [2] * len(CLASSES)}}  # CheXbert codes negative as 2
+    del row["Fracture"]
+    with pytest.raises(InputError, match=r"^t\.csv, row 1: there is no column 'Fracture'$"):
+        read([row], ["1"], name="t.csv")

@@ -75,8 +75,8 @@ def test_push_names_files_as_they_were_given(server: Server, run: Run, files: li
     assert server.stored[0] == files[0].read_bytes()
     done = run("pacs", "push", "page.dcm", "--url", server.url)
     assert done.code == 1
-    done = run("pacs", "push", "none.dcm", "--url", server.url)
-    assert done.code == 2
+    done = run("pacs", "push", "sub/0.dcm", "none.dcm", "--url", server.url)
+    assert done.code == 2 and "none.dcm" in done.err
     done = run("pacs", "push", "sub/0.dcm", "--to", "A@B")
     assert done.code == 2 and "AET@HOST:PORT" in done.err
 

@@ -29,6 +29,13 @@ def test_a_run_in_words(run: Run, pairs: Path, tiny: Path) -> None:
     assert not Path("runs").exists()
 
 
+def test_a_table_that_cannot_be_read_is_one_error(run: Run, pairs: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text("image,findings,split\n0.png,Lungs, clear,train\n")
+    changes = [text for text in small_pairs.overrides(pairs, tiny) if not text.startswith(("data.pairs", "model."))]
+    done = run("train", "--config", "tiny", "--validate", *changes, f"data.pairs=[{tmp_path / 'cells.csv'}]")
+    assert done.code == 2 and done.err.count("error:") == 1 and "row 1 has 4 of 3 cells" in done.err
+
+
 def test_published_parts_are_sized_by_their_configuration_files_alone(run: Run, pairs: Path, tmp_path: Path) -> None:
     import json
 
