@@ -386,7 +386,7 @@ def _write_npz(found: Kept, file: IO[bytes], paths: bool) -> None:
             np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for block in found.blocks():
                 member.write(block.astype("<f4", copy=False).tobytes())
-        for name, values in (_columns(found, paths) | {"about": json.dumps(found.about)}).items():  # type: ignore[operator]
+        for name, values in (_columns(found, paths) | {"about": json.dumps(found.about)}).items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
                 np.lib.format.write_array(member, np.array(values), allow_pickle=False)
 
