@@ -54,8 +54,9 @@ class Form:
 
 def _key_view(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
     images, views, key = (row.get(name) for name in ("image_path", "frontal_lateral", "key_image_path"))
-    both = isinstance(images, list) and isinstance(views, list) and len(images) == len(views) and key in images
-    return {"view": views[images.index(key)] if both else ""}  # 46 of IU X-ray's 590 list other numbers of views
+    if isinstance(images, list) and isinstance(views, list) and len(images) == len(views) and key in images:
+        return {"view": views[images.index(key)]}
+    return {"view": ""}  # 46 of IU X-ray's 590 rows list other numbers of views
 
 
 def _chexpert_plus(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
