@@ -129,7 +129,7 @@ class Patients:
 
     @property
     def _exact(self) -> bool:
-        return 2 ** min(len(self), 62) <= self.bootstrap.permutations
+        return (1 << min(len(self), 62)) <= self.bootstrap.permutations
 
     @cached_property
     def _bits(self) -> NDArray[np.uint8]:
@@ -137,7 +137,7 @@ class Patients:
         import numpy as np
 
         if self._exact:
-            return np.packbits((np.arange(2 ** len(self))[:, None] >> np.arange(len(self))) & 1, axis=1)
+            return np.packbits((np.arange(1 << len(self))[:, None] >> np.arange(len(self))) & 1, axis=1)
         rng = np.random.default_rng(self.bootstrap.seed)
         return rng.integers(0, 256, (self.bootstrap.permutations, -(-len(self) // 8)), dtype=np.uint8)
 
