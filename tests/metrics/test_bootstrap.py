@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test  # type: ignore[import-untyped]
 
 from metrics.base import InputError
 from metrics.bleu import bleu_4
@@ -142,7 +142,7 @@ def test_p_of_a_corpus_score_rescores_the_exchanged_texts(lexical: Lexical) -> N
     others = [*lexical.candidates[1:], lexical.candidates[0]]
 
     def bleu(texts: list[str]) -> float:
-        return sacrebleu.corpus_bleu(texts, [lexical.references]).score
+        return float(sacrebleu.corpus_bleu(texts, [lexical.references]).score)
 
     observed, extreme = abs(bleu(lexical.candidates) - bleu(others)), 0
     for number in range(2**9):
@@ -151,8 +151,8 @@ def test_p_of_a_corpus_score_rescores_the_exchanged_texts(lexical: Lexical) -> N
         two = [lexical.candidates[row] if row in swapped else text for row, text in enumerate(others)]
         extreme += abs(bleu(one) - bleu(two)) >= observed - 1e-9
     bootstrap = Bootstrap(20)
-    scores = [bleu_4(texts, lexical.references) for texts in (lexical.candidates, others)]
-    found = bootstrap.differences(*scores, bootstrap.patients(PEOPLE))["bleu_4"]
+    first, second = (bleu_4(texts, lexical.references) for texts in (lexical.candidates, others))
+    found = bootstrap.differences(first, second, bootstrap.patients(PEOPLE))["bleu_4"]
     assert found.p == pytest.approx(extreme / 2**9)
 
 
