@@ -173,11 +173,11 @@ class Uploads:
         Raises:
             ReadError: if the file is no zip file, is empty, or exceeds ``MAX_FILES`` or ``MAX_UNPACKED``.
         """
-        names = _entries(archive)
-        batch = self._store.jobs.create_batch(owner, len(names))
+        entries = _entries(archive)
+        batch = self._store.jobs.create_batch(owner, len(entries))
         # the request removes the file when it ends: the open descriptor keeps its content
         held = archive.open("rb")
-        threading.Thread(target=self._unpack, args=(owner, batch, held, names), name="unpack", daemon=True).start()
+        threading.Thread(target=self._unpack, args=(owner, batch, held, entries), name="unpack", daemon=True).start()
         return batch
 
     def folder(self, owner: str, folder: Path) -> str:
@@ -205,23 +205,24 @@ class Uploads:
         threading.Thread(target=read, name="folder", daemon=True).start()
         return batch
 
-    def _unpack(self, owner: str, batch: str, held: IO[bytes], names: list[str]) -> None:
+    def _unpack(self, owner: str, batch: str, held: IO[bytes], entries: list[zipfile.ZipInfo]) -> None:
         with held, zipfile.ZipFile(held) as archive:
-            for number, name in enumerate(names, 1):
+            for number, entry in enumerate(entries, 1):
                 if self._closed.is_set():
                     return
                 with self.file() as (file, path):
                     try:
-                        _copy(archive, name, file)
+                        _copy(archive, entry, file)
                     except (LlavaRadError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
                         # RuntimeError: encrypted; NotImplementedError: unsupported compression
                         reason = "the file cannot be taken out of the archive, or is too large"
                         self._store.jobs.batch_failed(owner, batch, number=number, sha256=None, reason=reason)
                         continue
-                    self.of_batch(owner, batch, number, path, file_name=Path(name).stem)
+                    self.of_batch(owner, batch, number, path, file_name=Path(entry.filename).stem)
 
 
-def _entries(archive: Path) -> list[str]:
+def _entries(archive: Path) -> list[zipfile.ZipInfo]:
+    """List the entries that may be images. Names may repeat: an entry is read by its position, never by its name."""
     try:
         with zipfile.ZipFile(archive) as opened:
             found = [
@@ -237,14 +238,14 @@ def _entries(archive: Path) -> list[str]:
     if len(found) > MAX_FILES or sum(entry.file_size for entry in found) > MAX_UNPACKED:
         limits = f"{MAX_FILES:,} files or {MAX_UNPACKED >> 30} GiB"
         raise ReadError("too_large", f"the archive holds more than {limits}")
-    return [entry.filename for entry in found]
+    return found
 
 
-def _copy(archive: zipfile.ZipFile, name: str, file: IO[bytes]) -> None:
+def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> None:
     """Unpack one entry, up to ``MAX_FILE_BYTES`` whatever size the archive states."""
     size = 0
-    with archive.open(name) as entry:
-        while chunk := entry.read(_CHUNK):
+    with archive.open(entry) as content:
+        while chunk := content.read(_CHUNK):
             size += len(chunk)
             if size > MAX_FILE_BYTES:
                 raise TooLarge("too large")

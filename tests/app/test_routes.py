@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import statistics
@@ -60,6 +61,22 @@ def test_a_zip_becomes_a_worklist(local: Served) -> None:
     assert (batch["total"], batch["read"], batch["drafted"]) == (4, 3, 3)
     assert [failed["number"] for failed in batch["failed"]] == [4]
     assert client.call("POST", "/api/batches", b"no zip", **{"content-type": "application/zip"}).status == 415
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_entries_of_one_name_in_a_zip_are_studies_of_their_own(local: Served) -> None:
+    client = local.client()
+    images = [picture(300 + number) for number in range(2)]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as written:
+        for image in images:
+            written.writestr("IM1.png", image)
+    sent = client.call("POST", "/api/batches", archive.getvalue(), **{"content-type": "application/zip"})
+    batch = ended_batch(client, sent.json()["batch"])
+    assert (batch["total"], batch["read"], batch["failed"]) == (2, 2, [])
+    listed = client.call("GET", "/api/studies").json()["studies"]
+    found = {client.call("GET", f"/api/studies/{one['id']}").json()["sha256"] for one in listed}
+    assert {hashlib.sha256(image).hexdigest() for image in images} <= found
 
 
 def test_a_folder_is_read_file_by_file(local: Served) -> None:
