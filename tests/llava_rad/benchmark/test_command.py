@@ -246,7 +246,7 @@ def test_weights_that_are_missing_end_with_5_and_leave_the_rest(
         ("--reference-points", "oracle"),
         ("--model", "random=x"),
         ("--model", "a=x", "--model", "a=y"),
-        ("--metrics", "cider"),
+        ("--metrics", "meteor"),
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...], pairs: Path, run: Run, tmp_path: Path) -> None:

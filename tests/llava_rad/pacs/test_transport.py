@@ -93,7 +93,11 @@ def test_a_document_is_redirected_within_the_archive_only_if_it_stays_a_document
     assert len([one for one in server.asked if one.path.endswith("/")]) == stored
 
 
-@pytest.mark.parametrize("after", ["31536000", format_datetime(datetime.now(UTC) + timedelta(days=30)), "0"])
+@pytest.mark.parametrize(
+    "after",
+    ["31536000", format_datetime(datetime.now(UTC) + timedelta(days=30)), "0"],
+    ids=["a year", "a date", "none"],
+)
 def test_a_wait_that_the_archive_asks_for_is_limited_and_said(server: Server, after: str) -> None:
     server.misbehave = answers(429, Retry_After=after)
     server.meant = lambda request: server.misbehaved < 2
