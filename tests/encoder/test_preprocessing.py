@@ -199,10 +199,12 @@ def test_recipe_round_trip_and_refusals() -> None:
 def test_recipes_by_name() -> None:
     assert recipe_named("mimic-cxr-jpg") is RECIPES["mimic-cxr-jpg"]
     assert recipe_named("rad-dino-448") == rad_dino(448) and recipe_named("rad-dino-448").size == 448
-    for wrong in ("rad-dino-", "rad-dino-x", "rad-dino-4", "rad-dino-99999", "clip", ""):
+    for wrong in ("rad-dino-", "rad-dino-x", "rad-dino-4", "rad-dino-99999", "clip"):
         with pytest.raises(LlavaRadError, match="there is no recipe") as caught:
             recipe_named(wrong)
         assert caught.value.hint is not None and "rad-dino-SIZE" in caught.value.hint
+    with pytest.raises(ModelError, match="do not state its preprocessing recipe"):
+        recipe_named("")
 
 
 def test_tensors_are_normalised_as_arrays_are() -> None:

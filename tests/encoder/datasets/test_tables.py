@@ -76,7 +76,7 @@ def test_line_ends(tmp_path: Path) -> None:
         ("t.csv.gz", gzip.compress(b"id\n" + bytes(range(65, 90)) * 99, mtime=0)[:-9], "cannot be read (damaged)"),
         ("t.csv", "id\n" + "x" * (17 << 20), "a cell is longer than 16 MiB"),
         ("t.jsonl", '{"id": 1, "id": 2}\n', "key twice"),
-        ("t.json", "[1]", "not a list of JSON objects"),
+        ("t.json", "[1]", "JSON of a form that is not known"),
         ("t.jsonl", '{"id": 1}\n[]\n', "line 2 is not a JSON object"),
     ],
 )

@@ -48,7 +48,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
 def test_scores_as_text(run: Run, tables: tuple[Path, Path]) -> None:
     done = run("evaluate", *tables, *LEXICAL, "--strata", "sex,age")
     assert done.code == 0
-    assert done.err == "llava-rad: mine.csv: 40 reports, text from report, ids from id\n"
+    assert done.err.splitlines() == [
+        "llava-rad: truth.jsonl: 40 reports, text from findings, ids from id",
+        "llava-rad: mine.csv: 40 reports, text from report, ids from id",
+    ]
     lines = done.out.splitlines()
     assert lines[0] == "Scores of AI-generated drafts. Research use only. Not for clinical use."
     assert any(line.startswith("ROUGE-L  ") for line in lines)

@@ -8,8 +8,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from encoder.datasets.manifest import Row, write_manifest
 from encoder.pretraining.config import load_config
@@ -45,7 +47,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
 def images(tmp_path: Path) -> str:
     rows = []
     for i in range(20):
-        (tmp_path / f"{i}.png").touch()
+        noise = np.random.default_rng(i).integers(0, 256, (64, 64), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
         rows.append(Row(tmp_path / f"{i}.png", dataset="brax", subject=str(i), image=str(i), view="PA"))
     write_manifest(rows, tmp_path / "secret.csv")
     return f"data.manifests=[{tmp_path / 'secret.csv'}]"

@@ -232,7 +232,9 @@ def test_generated_reports_join_the_table_by_content(run: Run, chest: list[Path]
     for name in ("truth.jsonl", "truth.csv"):
         done = run("evaluate", out, tmp_path / name, "--metrics", "rouge_l", "-f", "json", "--strata", "view")
         assert done.code == 0, done.err
-        assert done.err == f"llava-rad: out.jsonl: {len(chest)} reports, text from report.text, ids from input.sha256\n"
+        truth, read = done.err.splitlines()
+        assert read == f"llava-rad: out.jsonl: {len(chest)} reports, text from report.text, ids from input.sha256"
+        assert truth.startswith(f"llava-rad: {name}: {len(chest)} reports, text from findings")
         assert json.loads(done.out)["reports"] == len(chest)
     # a table against itself: the references are the Findings
     done = run("evaluate", tmp_path / "truth.csv", tmp_path / "truth.jsonl", "--metrics", "rouge_l", "-f", "json")
