@@ -17,6 +17,7 @@ def test_no_silent_difference_in_a_sample() -> None:
     assert sum(outcome.startswith("refused") for outcome in outcomes.values()) > 30
 
 
+@pytest.mark.slow
 def test_a_reader_that_masks_values_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_same_reports_by_way_of_the_worker(tiny, engine, images) -> None:
             writer.generate(images, Decoding(max_new_tokens=500))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standin")
 def test_bfloat16_embeddings_arrive_as_they_are(tiny, images) -> None:
     engine = Engine.from_pretrained(tiny, device="cpu", dtype="bfloat16")
