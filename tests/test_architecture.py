@@ -178,6 +178,7 @@ def test_images_are_read_while_torch_is_still_loading() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_from_a_clean_process_without_side_output() -> None:
     names = [
         module_name(path) for path in python_files("encoder", "llava_rad", "metrics", "app") if path.stem != "__main__"

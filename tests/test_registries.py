@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def printed_by(code: str) -> Any:
     """Run a script that registers dummies before anything reads the registries; what it prints, as JSON."""
@@ -141,6 +143,7 @@ class Words(Metric):
 '''
 
 
+@pytest.mark.slow
 def test_a_registered_metric_appears_in_help_reference_and_doctor_and_is_scored(tmp_path: Path) -> None:
     code = """
 import json, sys

@@ -15,6 +15,8 @@ from app.accounts import read_users
 from scripts.soak.serving import served
 from tests.llava_rad.conftest import Ran, Run
 
+pytestmark = pytest.mark.slow
+
 
 def refused(done: Ran, code: int, message: str) -> None:
     assert (done.code, done.out) == (code, ""), done.err

@@ -29,6 +29,7 @@ def identified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
+@pytest.mark.slow
 def test_hospital_formats_of_draft_and_signed_report(identified: Served) -> None:
     source = pydicom.dcmread(example(), stop_before_pixels=True)
     client = identified.client()
@@ -49,6 +50,7 @@ def test_hospital_formats_of_draft_and_signed_report(identified: Served) -> None
     assert client.call("GET", f"/api/studies/{picture_only}/report.dcm").status == 422
 
 
+@pytest.mark.slow
 def test_hospital_formats_have_no_identifiers_by_default(local: Served) -> None:
     client = local.client()
     state = client.drafted(client.study(RG1)["id"])

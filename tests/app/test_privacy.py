@@ -14,7 +14,7 @@ from scripts.soak.serving import Client, Served, served
 from tests.encoder.dicom_files import to_bytes
 from tests.encoder.reader.test_privacy import canaries
 
-pytestmark = pytest.mark.acceptance(row=18)
+pytestmark = [pytest.mark.acceptance(row=18), pytest.mark.slow]
 
 FILE_NAME = "CANARY97^DOE.dcm"
 

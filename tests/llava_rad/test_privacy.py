@@ -114,6 +114,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_no_canary_anywhere(canaries: Path, tiny: Path, home: Path) -> None:
     stand_ins = {
         "ONE": canaries / f"{CANARY}^JANE.dcm",

@@ -13,6 +13,8 @@ from tests.llava_rad import small_files, tiny_model
 from tests.llava_rad.benchmark.conftest import contents
 from tests.llava_rad.conftest import Ran, Run
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 4
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.llava_rad.conftest import Run, spawn
 
+pytestmark = pytest.mark.slow
+
 pty = pytest.importorskip("pty")
 termios = pytest.importorskip("termios")
 COMMAND = [sys.executable, "-c", "from llava_rad.cli import main; main()"]

@@ -30,6 +30,8 @@ from tests.llava_rad.pacs.running import (
 )  # fmt: skip
 from tests.llava_rad.pacs.scripted import END, JSON, PART, Handler, Reply, Server, page, text
 
+pytestmark = pytest.mark.slow
+
 FIRST = "1.2.3.0"
 """Study that the archive misbehaves for."""
 
