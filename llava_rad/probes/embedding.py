@@ -176,7 +176,7 @@ class Embedding:
         from encoder.backbones.base import image_tokens
         from encoder.backbones.loading import load_encoder
         from encoder.preprocessing import recipe_named
-        from encoder.probing.vectors import identity
+        from encoder.probing.vectors import identity, model_key
         from llava_rad.generation.engine import choose_device, choose_dtype
 
         if features not in get_args(Kind):
@@ -188,6 +188,7 @@ class Embedding:
         self.dtype: torch.dtype = choose_dtype(dtype, self.device)
         self.encoder: FrozenEncoder = load_encoder(encoder, offline=offline)
         self.recipe: Recipe = recipe_named(recipe or self.encoder.recipe)
+        self._key = model_key(self.encoder)
         tokens = image_tokens(self.encoder, self.recipe.size)
         self.shape = (tokens, self.encoder.width) if features == "patches" else (self.encoder.width,)
         self.about = {
@@ -226,7 +227,7 @@ class Embedding:
         keys = [_state_of(row.path) for row in rows]
         with reported("the work in progress"):
             folder.mkdir(exist_ok=True)
-        with _Store(folder, json.dumps(self.about, sort_keys=True), self.shape) as store:
+        with _Store(folder, json.dumps([self._key, self.about], sort_keys=True), self.shape) as store:
             missing = [number for number, key in enumerate(keys) if key not in store.images]
             progress(len(rows) - len(missing))
             if missing:

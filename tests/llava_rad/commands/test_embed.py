@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,22 @@ def test_work_of_other_settings_is_not_continued(
     monkeypatch.chdir(tmp_path)
     assert run(*arguments).code == 0
     np.testing.assert_allclose(np.load(tmp_path / "f.npz")["features"], expected[:, 0], rtol=0, atol=1e-5)
+
+
+def test_work_of_an_encoder_with_another_configuration_is_not_continued(
+    run: Run, encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights alone do not tell them apart; the right features are those of a run that continues nothing."""
+    other = shutil.copytree(encoder, tmp_path / "small")
+    arguments = ("embed", images, "--encoder", other, "--features", "mean")
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding, "write_features", lambda *a, **k: None)
+        assert run(*arguments, "-o", "f.npz").code == 0 and (tmp_path / ".f.npz.part").is_dir()
+    config = json.loads((other / "config.json").read_bytes())
+    (other / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5}))
+    assert run(*arguments, "-o", "f.npz").code == run(*arguments, "-o", "fresh.npz").code == 0
+    with np.load(tmp_path / "f.npz") as found, np.load(tmp_path / "fresh.npz") as fresh:
+        np.testing.assert_array_equal(found["features"], fresh["features"])
 
 
 def test_unreadable_images_keep_their_place(run: Run, encoder: Path, images: Path, tmp_path: Path) -> None:
