@@ -226,7 +226,7 @@ class Drafting:
             self._writer = ReportWriter(self._options)
             self._writer.close()  # ends its process for reading images: they are already prepared
             self._writer.engine()
-        except Exception as error:
+        except Exception as error:  # whatever keeps the model from loading is shown on the page
             self._failed = _one_line(error)
         self._loaded.set()
         while not self._closed.is_set():
@@ -285,7 +285,7 @@ class Drafting:
                 boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._engine()),
                 inputs=inputs,
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # the job ends as failed with what was written so far; the next one runs
             self._store.jobs.finish(job, "failed", text=self._now[job.study], error=_one_line(error))
         finally:
             self._stopping.discard(job.id)

@@ -57,12 +57,12 @@ class StorageUser:
         try:
             meta = pydicom.filereader.read_file_meta_info(path)
             kind = str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
-        except Exception:
+        except Exception:  # pydicom raises any type on a damaged file, and messages that quote it
             raise PacsError("not DICOM with file meta information") from None
         self._associate(kind)
         try:
             status = self._association.send_c_store(path).get("Status")
-        except Exception as error:
+        except Exception as error:  # pynetdicom reads and encodes the file; only the type is named
             raise PacsError(f"it cannot be sent ({type(error).__name__})") from None
         if status is None:
             self._association.abort()  # the next file gets a new one

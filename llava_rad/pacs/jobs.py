@@ -222,7 +222,7 @@ def watch_once(
                     refusal = _draft(pacs, instance, folder / f"{name}.json", writer, reader if store else None)
                 except (ModelError, OutputError, RecordError):
                     raise  # of the run, not of the image
-                except Exception as error:
+                except Exception as error:  # one image never ends the run: named by type, counted, tried again
                     fault = error if isinstance(error, LlavaRadError) else _unexpected(error)
                     if pauses.failed(name) < READ_TRIES or not _by_reader(fault):
                         tell(f"image {name[:12]}: {fault}; it will be tried again")

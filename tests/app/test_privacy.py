@@ -115,7 +115,7 @@ def test_no_telemetry_and_no_evaluated_text_in_the_sources() -> None:
             "outerHTML",
             "insertAdjacentHTML",
             "document.write",
-            "eval(",
+            "eval(",  # must not occur in the page
             "new Function",
             "http:",
             "https:",

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import multiprocessing
-import pickle
+import pickle  # hands our own rows to a child process
 import signal
 import subprocess
 import sys
@@ -196,9 +196,10 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "in", 12)
     (tmp_path / "rows.pickle").write_bytes(pickle.dumps(rows))
     code = (
-        "import pickle, sys, time; from pathlib import Path; from encoder.datasets import pixel_cache as cache\n"
+        "import pickle, sys, time; from pathlib import Path\n"  # the rows of this test
+        "from encoder.datasets import pixel_cache as cache\n"
         f"cache.SHARD_BYTES = 2 * {SIZE} * {SIZE} * 5 // 4 + 8\n"
-        "rows = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "rows = pickle.loads(Path(sys.argv[1]).read_bytes())\n"  # written by this test
         f"cache.build(rows, Path(sys.argv[2]), size={SIZE}, workers=2, progress=lambda *_: time.sleep(0.1))\n"
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import pickle  # writes the hostile file that is to be refused
 from pathlib import Path
 
 import pytest

@@ -73,7 +73,7 @@ HUGGING_FACE: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
-        *zip(HUGGING_FACE, itertools.cycle(["maira-2", "llava-1.5"]), strict=False),
+        *zip(HUGGING_FACE, itertools.cycle(["maira-2", "llava-1.5"]), strict=False),  # has no end
         ("another layer", "maira-2"),
         ("another model", "llava-1.5"),
         ("other preprocessing", "maira-2"),

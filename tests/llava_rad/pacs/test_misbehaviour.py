@@ -343,6 +343,7 @@ def test_an_archive_that_ignores_dates_is_said(server: Server) -> None:
     server.results = lambda path, asked, found: page(
         path,
         asked,
+        # other levels than studies have fewer results
         [one | ({"00080020": text(day, "DA")} if day else {}) for one, day in zip(found, days, strict=False)],
     )
     said: list[str] = []
