@@ -70,7 +70,7 @@ def assemble(
     """
     if recipe is not None:
         recipe_named(recipe)
-    vision = load_encoder(encoder, kind=encoder_kind, revision=encoder_revision, offline=offline)
+    vision = load_encoder(encoder, kind=encoder_kind, revision=encoder_revision, offline=offline, dtype=None)
     preparation = recipe_named(recipe or vision.recipe)
     folder = fetch_language_model(language_model, language_model_revision, offline=offline)
     llama, tokens = _language_model(folder, str(language_model), offline=offline)

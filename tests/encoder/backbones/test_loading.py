@@ -16,7 +16,7 @@ from encoder.backbones import registry as baselines
 from encoder.backbones.biovil_t import FILE, BioVilT
 from encoder.backbones.clip import Clip
 from encoder.backbones.dinov2 import RadDino, VisionTransformer
-from encoder.backbones.loading import load_encoder, load_stored, load_vision, sizes
+from encoder.backbones.loading import in_fastest_form, load_encoder, load_stored, load_vision, sizes
 from encoder.backbones.registry import LAST_LAYER
 from encoder.backbones.timm_vit import TimmVit
 from encoder.errors import LlavaRadError, ModelError
@@ -323,3 +323,19 @@ def test_what_no_encoder_is(tmp_path: Path, made: dict[str, Path]) -> None:
     (tmp_path / "empty" / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="is a 'llama' model, not 'dinov2', 'clip'"):
         load_encoder(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_an_encoder_stored_in_half_precision_computes_in_float32(stored: torch.dtype, tmp_path: Path) -> None:
+    """Expected: transformers' own model, loaded with dtype=float32."""
+    from transformers import Dinov2Model
+
+    dinov2().to(stored).save_pretrained(tmp_path)
+    images = torch.randn(2, 3, 56, 56)
+    with torch.inference_mode():
+        expected = Dinov2Model.from_pretrained(tmp_path, dtype=torch.float32).eval()(images).last_hidden_state
+    encoder = load_encoder(tmp_path)
+    vision = in_fastest_form(encoder, size=56, device="cpu", dtype=torch.float32)
+    for found in (encoder(images), vision(images)):
+        torch.testing.assert_close(found.cls, expected[:, 0], rtol=0, atol=1e-5)
+    assert load_encoder(tmp_path, dtype=None).dtype == stored
