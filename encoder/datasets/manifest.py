@@ -2,13 +2,15 @@
 
 A manifest is a CSV file (UTF-8). Its first line ``# llava-rad.manifest/1 root=FOLDER`` names the folder that the column
 ``path`` is relative to, itself relative to the manifest's folder; without such a line that is the manifest's folder.
-The other columns are the fields of :class:`Row` and one column ``label:NAME`` for each label, ``mask:NAME`` for each
-structure (a path like ``path``) and ``attribute:NAME`` for each property of the patient. Only ``path`` is needed.
+The other columns are the fields of :class:`Row`, of which ``inverted`` (1 or empty) is written if a row is, and one
+column ``label:NAME`` for each label, ``mask:NAME`` for each structure (a path like ``path``) and ``attribute:NAME`` for
+each property of the patient. Only ``path`` is needed.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import os
 from collections import Counter
@@ -26,6 +28,8 @@ from encoder.reader.views import VIEWS, View
 
 _HEADER = "# llava-rad.manifest/1 root="
 _COLUMNS = ("path", "dataset", "subject", "study", "image", "view", "split")
+_INVERTED = "inverted"  # of no manifest of version 0.2.0, and only of those that need it since
+_YES = {"": False, "0": False, "1": True}
 _LABEL, _MASK, _ATTRIBUTE = "label:", "mask:", "attribute:"
 _LABEL_TEXTS = {value: text for text, value in LABEL_VALUES.items()}
 _NO_MASKS: Mapping[str, Path] = {}  # shared by all rows without any: a million empty mappings are 64 MB
@@ -50,6 +54,7 @@ class Row:
             :mod:`encoder.datasets.masks`.
         attributes: of the patient at the time of the image, as text: sex ("F", "M"), age (years), weight (kg), bmi,
             ethnicity.
+        inverted: the file holds low values where the image is bright, and does not say so itself; readers invert it.
     """
 
     path: Path
@@ -63,6 +68,11 @@ class Row:
     number: int = field(default=0, compare=False)
     masks: Mapping[str, Path] = field(default_factory=lambda: _NO_MASKS, hash=False)
     attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES, hash=False)
+    inverted: bool = False
+
+    def content(self, digest: str) -> str:
+        """Return what identifies the pixels that are read: the SHA-256 of the file, changed if it is inverted."""
+        return hashlib.sha256(f"inverted {digest}".encode()).hexdigest() if self.inverted and digest else digest
 
 
 class Count(NamedTuple):
@@ -126,15 +136,17 @@ def write_manifest(rows: Iterable[Row], file: Path, *, root: Path | None = None)
     stored = top.relative_to(home).as_posix() if top.is_relative_to(home) else str(top)
     labels, masks = _names(row.labels for row in rows), _names(row.masks for row in rows)
     attributes = _names(row.attributes for row in rows)
+    polarity = [_INVERTED] if any(row.inverted for row in rows) else []
     inside = f"{top}{os.sep}"
     with reported("the manifest"), writing(file, "w") as stream:
         stream.write(f"{_HEADER}{stored}\n")
         writer = csv.writer(stream, lineterminator="\n")
         kinds = ((_LABEL, labels), (_MASK, masks), (_ATTRIBUTE, attributes))
-        writer.writerow([*_COLUMNS, *(kind + name for kind, names in kinds for name in names)])
+        writer.writerow([*_COLUMNS, *polarity, *(kind + name for kind, names in kinds for name in names)])
         for row in rows:
             path = str(row.path).removeprefix(inside).replace(os.sep, "/")
             cells = [path, row.dataset, row.subject, row.study, row.image, row.view, row.split]
+            cells += ["1" if row.inverted else "" for _ in polarity]
             cells += [_LABEL_TEXTS[row.labels.get(name)] for name in labels]
             cells += [_mask_cell(row.masks.get(name), top, home) for name in masks]
             writer.writerow(cells + [row.attributes.get(name, "") for name in attributes])
@@ -160,7 +172,7 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
     header, top = next(table, []), os.path.join(root, "")  # noqa: PTH118 (a million strings)
     _check_columns(header)
     column = {name: position for position, name in enumerate(header)}
-    positions = [column.get(name) for name in _COLUMNS]
+    positions = [column.get(name) for name in (*_COLUMNS, _INVERTED)]
     label_positions, mask_positions, attribute_positions = (
         [(name.removeprefix(kind), position) for name, position in column.items() if name.startswith(kind)]
         for kind in (_LABEL, _MASK, _ATTRIBUTE)
@@ -170,13 +182,15 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
     for number, cells in enumerate(table, 1):
         if len(cells) != len(header):
             raise LlavaRadError(f"row {number} of the manifest has {len(cells)} cells, its header {len(header)}")
-        path, dataset, subject, study, image, view, split = ("" if p is None else cells[p] for p in positions)
+        path, dataset, subject, study, image, view, split, inverted = ("" if p is None else cells[p] for p in positions)
         if not path:
             raise LlavaRadError(f"row {number} of the manifest has no usable path")
         if (view or "unknown") not in VIEWS:
             raise LlavaRadError(f"row {number} of the manifest: the view is none of {', '.join(VIEWS)}")
         if split not in SPLITS:
             raise LlavaRadError(f"row {number} of the manifest: the split is none of train, val, test or empty")
+        if inverted not in _YES:
+            raise LlavaRadError(f"row {number} of the manifest: inverted is none of 1, 0 or empty")
         values = tuple(cells[position] for _, position in label_positions)
         labels = shared.get(values)
         if labels is None:
@@ -191,7 +205,7 @@ def _rows(table: Iterator[list[str]], root: Path) -> Iterator[Row]:
             people[facts] = {name: value for (name, _), value in pairs if value} or _NO_ATTRIBUTES
         yield Row(
             _file(path, top), dataset, subject, study, image, cast(View, view or "unknown"), split, labels, number,
-            masks, people[facts],
+            masks, people[facts], _YES[inverted],
         )  # fmt: skip
 
 
@@ -218,8 +232,8 @@ def _check_columns(header: Sequence[str]) -> None:
         raise LlavaRadError("the manifest has no column 'path'", hint="llava-rad manifest writes manifests")
     kinds = f"{_LABEL}NAME, {_MASK}NAME and {_ATTRIBUTE}NAME"
     for name in header:
-        if name not in _COLUMNS and not name.startswith((_LABEL, _MASK, _ATTRIBUTE)):
-            near = get_close_matches(name, _COLUMNS, 1)
+        if name not in (*_COLUMNS, _INVERTED) and not name.startswith((_LABEL, _MASK, _ATTRIBUTE)):
+            near = get_close_matches(name, (*_COLUMNS, _INVERTED), 1)
             what = f"; did you mean '{near[0]}'?" if near else f"; columns are {', '.join(_COLUMNS)}, {kinds}"
             raise LlavaRadError(f"the manifest has an unknown column{what}")
     if len(set(header)) != len(header):

@@ -1,8 +1,9 @@
 """PadChest (BIMCV): 16-bit PNG files, Spanish reports, 193 labels.
 
 ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv``: ``ImageID``, ``ImageDir``, ``StudyID``, ``PatientID``,
-``Projection`` (PA, L, AP, AP_horizontal, COSTAL, EXCLUDE, UNK), ``Labels`` (a list as Python writes it). The archives
-0.zip ... 54.zip unpack to ``ImageDir/ImageID``; files in the root itself are found too.
+``Projection`` (PA, L, AP, AP_horizontal, COSTAL, EXCLUDE, UNK), ``Labels`` (a list as Python writes it), and, if it is
+there, ``PhotometricInterpretation_DICOM``: the values of a MONOCHROME1 file were copied to the PNG as they are, so that
+they are inverted. The archives 0.zip ... 54.zip unpack to ``ImageDir/ImageID``; files in the root itself are found too.
 
 The lateral subset (paper, C.3): three findings that lateral views show well, with as many negatives. Positives of a
 finding are all lateral images with that label; its negatives are drawn from the lateral images with none of the three
@@ -35,6 +36,7 @@ LABELS = (
 )  # fmt: skip
 FINDINGS = ("vertebral degenerative changes", "pleural effusion", "costophrenic angle blunting")
 _SILENT = {"unchanged", "exclude", "suboptimal study"}
+_POLARITY = "PhotometricInterpretation_DICOM"
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
@@ -62,6 +64,7 @@ def labelled(root: Path) -> Iterator[tuple[Row, set[str]]]:
             view=view_of(row["Projection"]),
             labels={label: float(label in found) if found - _SILENT else None for label in LABELS},
             number=number,
+            inverted=row.get(_POLARITY, "").strip().upper() == "MONOCHROME1",
         )
         yield image, found
 

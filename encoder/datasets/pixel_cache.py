@@ -2,7 +2,7 @@
 
 A folder::
 
-    cache.json            format, side, recipe, number of rows, SHA-256 of the list of rows
+    cache.json            format, side, recipe, number of rows, SHA-256 of the list of rows and of the inverted ones
     shard-00000.bin       pixels of some hundred images, one after the other
     shard-00000.json      their rows and shapes, SHA-256 of the source files and of the .bin
     ...
@@ -63,8 +63,8 @@ class Cache:
         rows: [N] int64, position (from 0) of each image in the rows that the cache was built from; unreadable ones are
             missing.
         unreadable: number of rows that could not be read.
-        fingerprint: SHA-256 of the side, the recipe and the source files' contents in order; equal fingerprints mean
-            equal pixels.
+        fingerprint: SHA-256 of the side, the recipe, the source files' contents in order, and which are inverted; equal
+            fingerprints mean equal pixels.
     """
 
     def __init__(self, folder: Path, size: int, index: npt.NDArray[Any], fingerprint: str, unreadable: int) -> None:
@@ -87,6 +87,7 @@ class Cache:
             index = np.load(folder / "index.npy", mmap_mode="r", allow_pickle=False)
             digest = hashlib.sha256(json.dumps([facts["size"], facts["recipe"]], sort_keys=True).encode())
             digest.update(np.ascontiguousarray(index["sha256"]).tobytes())
+            digest.update(str(facts.get("inverted", "")).encode())
             return cls(folder, facts["size"], index, digest.hexdigest(), facts["rows"] - len(index))
         except (OSError, ValueError, KeyError, IndexError):
             raise LlavaRadError("the pixel cache is damaged", hint="remove its folder to build it again") from None
@@ -183,6 +184,8 @@ def build(
         "sha256_of_rows": _identity(rows),
         "rows_per_shard": max(1, SHARD_BYTES * 4 // (5 * size * size)),
     }
+    if inverted := [number for number, row in enumerate(rows) if row.inverted]:
+        facts["inverted"] = hashlib.sha256(str(inverted).encode()).hexdigest()
     allowed = int(max_unreadable * len(rows))
     with reported("the pixel cache"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,15 +282,15 @@ class _Builder:
         if reader is None:
             self._local.reader = reader = Reader(timeout_s=60.0)
             self._readers.append(reader)
-        path = self._rows[row].path
+        path, inverted = self._rows[row].path, self._rows[row].inverted
         try:
             try:
-                image = reader.prepare(path, self._recipe, crop=False)
+                image = reader.prepare(path, self._recipe, crop=False, inverted=inverted)
             except ReadError as error:
                 # The view is judged after modality and body part, so nothing else is forced with it.
                 if error.reason != "lateral":
                     raise
-                image = reader.prepare(path, self._recipe, crop=False, force=True)
+                image = reader.prepare(path, self._recipe, crop=False, force=True, inverted=inverted)
             if min(image.pixels.shape) != self._size:
                 raise ReadError("crashed", "the decoding process gave an image of another size")
             return image.pixels, image.sha256
@@ -356,6 +359,7 @@ def _identity(rows: Sequence[Row]) -> str:
     digest = hashlib.sha256()
     for row, path in zip(rows, paths, strict=True):
         text = "\0".join((row.dataset, row.subject, row.study, row.image, path[len(top) :]))
+        text += "\0inverted" * row.inverted
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest())
     return digest.hexdigest()
 

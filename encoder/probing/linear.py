@@ -315,7 +315,8 @@ def _kept(
 ) -> npt.NDArray[np.uint8]:
     """Prepare the images [T, S, S] in a memory-mapped file: a data set need not fit into memory."""
     found = digests.of([row.path for row in rows])
-    file = cache / f"{hashlib.sha256(f'{recipe}{found}'.encode()).hexdigest()[:32]}.pixels.npy"
+    keys = [row.content(digest) for row, digest in zip(rows, found, strict=True)]
+    file = cache / f"{hashlib.sha256(f'{recipe}{keys}'.encode()).hexdigest()[:32]}.pixels.npy"
     try:
         if not file.is_file():
             cache.mkdir(parents=True, exist_ok=True)

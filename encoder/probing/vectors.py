@@ -103,7 +103,7 @@ def prepared(
     images: list[npt.NDArray[np.uint8] | None] = []
     for row, digest in zip(rows, digests, strict=True):
         try:
-            image = reader.prepare(row.path, recipe, force=True)
+            image = reader.prepare(row.path, recipe, force=True, inverted=row.inverted)
         except LlavaRadError as error:
             if unreadable is None:
                 raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
@@ -138,7 +138,7 @@ def vectors(
         rows: N images.
         recipe: preprocessing.
         cache: folder of computed vectors: a file for each encoder, recipe and type, in which images are identified by
-            the SHA-256 of their files.
+            the SHA-256 of their files, and inverted ones apart.
         batch_size: images per batch.
         device: of the encoder.
         dtype: of the encoder; bfloat16 changes the third digit.
@@ -150,7 +150,8 @@ def vectors(
         LlavaRadError: if an image, or too many, cannot be read, or the cache cannot be used.
     """
     digests = digests or Digests(None if cache is None else cache / DIGESTS)
-    keys = digests.of([row.path for row in rows])
+    files = digests.of([row.path for row in rows])
+    keys = [row.content(digest) for row, digest in zip(rows, files, strict=True)]
     what = f"{model_key(encoder)}{recipe}{dtype}" if cache else ""
     kept = None if cache is None else _Kept(cache, hashlib.sha256(what.encode()).hexdigest())
     digests.save()
@@ -166,7 +167,7 @@ def vectors(
                 recipe,
                 reader,
                 unreadable,
-                digests=[keys[number] for number in chunk],
+                digests=[files[number] for number in chunk],
             )
             read = [(keys[number], image) for number, image in zip(chunk, images, strict=True) if image is not None]
             if read:

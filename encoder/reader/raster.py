@@ -77,16 +77,19 @@ class Picture(NamedTuple):
     inverted: bool = False
 
 
-def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = None) -> Radiograph:
+def read_raster(
+    source: mmap.mmap | bytes, name: str, *, frame: int | None = None, inverted: bool = False
+) -> Radiograph:
     """Read a picture file.
 
     Args:
         source: the whole file.
         name: result of :func:`raster_format`.
         frame: number of the page from 1; required if the file has several.
+        inverted: invert the grey values, which the file does not state to be inverted.
 
     Returns:
-        The radiograph, without SHA-256. Values of up to 16 bits are unchanged.
+        The radiograph, without SHA-256. Values of up to 16 bits are unchanged, or inverted within their bits.
 
     Raises:
         ReadError: if the file is refused; ``reason`` tells why.
@@ -106,6 +109,9 @@ def read_raster(source: mmap.mmap | bytes, name: str, *, frame: int | None = Non
         raise ReadError("corrupt", f"the {name} file ends early or is damaged") from None
     except (SyntaxError, ValueError, RuntimeError, KeyError, TypeError, IndexError, EOFError, struct.error, zlib.error):
         raise ReadError("corrupt", f"the {name} file ends early or is damaged") from None
+    if inverted:
+        top = np.uint16((1 << min(picture.bits, 16)) - 1)
+        picture = picture._replace(pixels=top - picture.pixels, inverted=not picture.inverted)
     pixels = turn(picture.pixels, *EXIF_TURNS.get(picture.pending, (0, False)))
     quarter, mirror = EXIF_TURNS.get(picture.orientation, (0, False))
     rows, columns = pixels.shape if quarter % 2 == 0 else pixels.shape[::-1]

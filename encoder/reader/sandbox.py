@@ -73,20 +73,25 @@ class Reader:
         with contextlib.suppress(AttributeError, OSError):
             self.close()
 
-    def read(self, source: Path | bytes, *, force: bool = False, frame: int | None = None) -> Radiograph:
+    def read(
+        self, source: Path | bytes, *, force: bool = False, frame: int | None = None, inverted: bool = False
+    ) -> Radiograph:
         """Read one frontal chest radiograph.
 
         Args:
             source: path of a regular file, or bytes of a file.
             force: override refusals of the content.
             frame: number of the frame from 1; required if the file has several.
+            inverted: invert the grey values of a picture file; a DICOM file states its own polarity and is refused.
 
         Raises:
             ReadError: if the file is refused; ``reason`` tells why.
         """
         output = _shared_memory()
         try:
-            header, body, digest = self._job(source, {"force": force, "frame": frame, "recipe": None}, output)
+            header, body, digest = self._job(
+                source, {"force": force, "frame": frame, "inverted": inverted, "recipe": None}, output
+            )
             rows, columns = header["shape"]
             position = 0 if output is not None else 2 * rows * columns
             memory = body if output is None else mmap.mmap(output, 2 * rows * columns, access=mmap.ACCESS_READ)
@@ -117,6 +122,7 @@ class Reader:
         force: bool = False,
         frame: int | None = None,
         crop: bool = True,
+        inverted: bool = False,
     ) -> PreparedImage:
         """Read one image and apply a preprocessing recipe in the child, which returns only the small result.
 
@@ -126,11 +132,12 @@ class Reader:
             force: override refusals of the content.
             frame: number of the frame from 1; required if the file has several.
             crop: False omits the recipe's centre crop: [h, w], the shorter side of the recipe's size.
+            inverted: as for :meth:`read`.
 
         Raises:
             ReadError: if the file is refused; ``reason`` tells why.
         """
-        job = {"force": force, "frame": frame, "recipe": recipe.to_dict(), "crop": crop}
+        job = {"force": force, "frame": frame, "recipe": recipe.to_dict(), "crop": crop, "inverted": inverted}
         header, body, digest = self._job(source, job)
         pixels = np.frombuffer(body, np.uint8).reshape(header["shape"])
         return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)

@@ -137,7 +137,9 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
             shared.madvise(MADV_POPULATE_WRITE, 0, 2 * count)  # one call instead of a page fault for each 4 KiB
         return memory[:count].reshape(shape)
 
-    image = read_image(source, force=bool(request["force"]), frame=request["frame"], allocate=allocate)
+    image = read_image(
+        source, force=bool(request["force"]), frame=request["frame"], allocate=allocate, inverted=request["inverted"]
+    )
     header: dict[str, Any] = {"ok": True, "facts": image.facts.to_dict(), "warnings": list(image.warnings)}
     if request["recipe"] is not None:
         from encoder.preprocessing import Recipe
@@ -172,7 +174,12 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
 
 
 def read_image(
-    source: mmap.mmap | bytes, *, force: bool = False, frame: int | None = None, allocate: Any = None
+    source: mmap.mmap | bytes,
+    *,
+    force: bool = False,
+    frame: int | None = None,
+    allocate: Any = None,
+    inverted: bool = False,
 ) -> Radiograph:
     """Read an image file of any supported format in this process.
 
@@ -183,17 +190,18 @@ def read_image(
         force: override refusals of the content.
         frame: number of the frame from 1.
         allocate: see :func:`encoder.reader.dicom.read_dicom`.
+        inverted: see :meth:`encoder.reader.sandbox.Reader.read`.
 
     Raises:
         ReadError: if the file is refused; ``reason`` tells why.
     """
     from encoder.reader import information
 
-    image = _decode(source, force, frame, allocate)
+    image = _decode(source, force, frame, allocate, inverted)
     return replace(image, warnings=(*information.check(image.pixels, force=force), *image.warnings))
 
 
-def _decode(source: mmap.mmap | bytes, force: bool, frame: int | None, allocate: Any) -> Radiograph:
+def _decode(source: mmap.mmap | bytes, force: bool, frame: int | None, allocate: Any, inverted: bool) -> Radiograph:
     import numpy as np
 
     from encoder.reader.dicom import read_dicom
@@ -201,11 +209,13 @@ def _decode(source: mmap.mmap | bytes, force: bool, frame: int | None, allocate:
     from encoder.reader.raster import raster_format, read_raster
 
     head = bytes(source[:132])
+    name = raster_format(head) if head[128:132] != b"DICM" else None
+    if name is not None:
+        return read_raster(source, name, frame=frame, inverted=inverted)
+    if inverted:
+        raise ReadError("unsupported", "the manifest says that the file is inverted, but only picture files may be")
     if head[128:132] == b"DICM":
         return read_dicom(source, force=force, frame=frame, allocate=allocate or np.empty)
-    name = raster_format(head)
-    if name is not None:
-        return read_raster(source, name, frame=frame)
     if looks_like_data_set(head):
         if force:
             return read_dicom(source, force=force, frame=frame, preamble=False)

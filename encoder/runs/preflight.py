@@ -72,14 +72,14 @@ class Report:
         recipe = rad_dino(_CHECKED_SIDE)
         with Reader(timeout_s=60.0) as reader:
             for number in range(count):
-                path = rows[number * len(rows) // count].path
+                row = rows[number * len(rows) // count]
                 try:
                     try:
-                        reader.prepare(path, recipe, crop=False, force=force)
+                        reader.prepare(row.path, recipe, crop=False, force=force, inverted=row.inverted)
                     except ReadError as error:
                         if error.reason != "lateral":
                             raise
-                        reader.prepare(path, recipe, crop=False, force=True)
+                        reader.prepare(row.path, recipe, crop=False, force=True, inverted=row.inverted)
                 except ReadError as error:
                     reasons[error.reason] += 1
         bad = reasons.total()

@@ -224,7 +224,7 @@ class Embedding:
         from encoder.probing.vectors import Unreadable
 
         unreadable = Unreadable(len(rows), max_unreadable)
-        keys = [_state_of(row.path) for row in rows]
+        keys = [row.content(_state_of(row.path)) for row in rows]
         with reported("the work in progress"):
             folder.mkdir(exist_ok=True)
         with _Store(folder, json.dumps([self._key, self.about], sort_keys=True), self.shape) as store:
@@ -264,7 +264,7 @@ class Embedding:
                 batch, read = images[start : start + self.batch_size], []
                 for row, key in batch:
                     try:
-                        image = reader.prepare(row.path, self.recipe, force=True)
+                        image = reader.prepare(row.path, self.recipe, force=True, inverted=row.inverted)
                         read.append((key, image.sha256, image.pixels))
                     except LlavaRadError as error:
                         unreadable.add(row, error)

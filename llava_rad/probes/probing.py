@@ -71,7 +71,8 @@ def details_of(rows: list[Row]) -> str:
     """SHA-256 of what else results depend on: file names, subjects, attributes and masks. Folders may move."""
     masks = ([(name, path.name) for name, path in row.masks.items()] for row in rows)
     return _hashed(
-        f"{row.path.name}/{row.subject}/{dict(row.attributes)}/{named}" for row, named in zip(rows, masks, strict=True)
+        f"{row.path.name}/{row.subject}/{dict(row.attributes)}/{named}{'/inverted' * row.inverted}"
+        for row, named in zip(rows, masks, strict=True)
     )
 
 

@@ -164,7 +164,7 @@ def read_segmentation_set(
     with Reader() as reader:
         for index, row in enumerate(rows):
             try:
-                image = reader.read(row.path, force=True)  # not resized: masks have its size
+                image = reader.read(row.path, force=True, inverted=row.inverted)  # not resized: masks have its size
                 from_dicom = image.facts.format == "dicom"
                 images[index] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
                 wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]

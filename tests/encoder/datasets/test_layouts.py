@@ -106,6 +106,22 @@ def test_padchest_labels_and_flat_folder(tmp_path: Path) -> None:
     assert three.path == tmp_path / "2_c.png"
 
 
+def test_padchest_polarity_and_labels_that_say_nothing(tmp_path: Path) -> None:
+    """A real table has the column of the photometric interpretation; 'unchanged' and 'exclude' alone deny nothing."""
+    cells = [
+        ("MONOCHROME1", "['unchanged']"), ("MONOCHROME2", "['exclude']"), ("monochrome1 ", "['exclude', 'unchanged']"),
+        ("", "['unchanged', 'cardiomegaly']"),
+    ]  # fmt: skip
+    lines = [f'{i}.png,0,s,p{i},PA,{one},"{labels}"' for i, (one, labels) in enumerate(cells)]
+    header = "ImageID,ImageDir,StudyID,PatientID,Projection,PhotometricInterpretation_DICOM,Labels"
+    (tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv").write_text("\n".join([header, *lines]) + "\n")
+    put(tmp_path, *(f"0/{i}.png" for i in range(4)))
+    rows = read("padchest", tmp_path)
+    assert [row.inverted for row in rows] == [True, False, True, False]
+    assert [row.labels["pneumonia"] for row in rows] == [None, None, None, 0.0]
+    assert [row.labels["cardiomegaly"] for row in rows] == [None, None, None, 1.0]
+
+
 def test_chexpert(tmp_path: Path) -> None:
     front = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{CHEXPERT}\n"
     (tmp_path / "train.csv").write_text(

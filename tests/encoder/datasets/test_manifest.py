@@ -40,6 +40,18 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["m.csv"], "no temporary file stays"  # noqa: PTH208
 
 
+def test_inverted_images_have_a_column_that_other_manifests_lack(tmp_path: Path) -> None:
+    plain, inverted = Row(tmp_path / "1.png", number=1), Row(tmp_path / "2.png", inverted=True, number=2)
+    write_manifest([plain, inverted], tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_text().splitlines()[1].split(",")[6:] == ["split", "inverted"]
+    assert read_manifest(tmp_path / "m.csv") == [plain, inverted]
+    (tmp_path / "m.csv").write_text("path,inverted\n1.png,0\n2.png,1\n")
+    assert [row.inverted for row in read_manifest(tmp_path / "m.csv")] == [False, True]
+    (tmp_path / "m.csv").write_text("path,inverted\n1.png,\n2.png,MONOCHROME1\n")
+    with pytest.raises(LlavaRadError, match="row 2 of the manifest: inverted is none of 1, 0 or empty"):
+        read_manifest(tmp_path / "m.csv")
+
+
 def test_a_data_set_can_be_moved_with_its_manifest(tmp_path: Path) -> None:
     (tmp_path / "here" / "data").mkdir(parents=True)
     write_manifest([Row(tmp_path / "here/data/1.png")], tmp_path / "here" / "m.csv", root=tmp_path / "here" / "data")

@@ -243,6 +243,21 @@ def test_a_cache_of_other_images_or_another_size_is_refused(tmp_path: Path) -> N
     assert stamps(tmp_path / "cache") == before
 
 
+def test_inverted_images_are_inverted_and_belong_to_another_cache(tmp_path: Path) -> None:
+    rows = pictures(tmp_path / "in", 3)
+    inverted = [rows[0], replace(rows[1], inverted=True), rows[2]]
+    plain, found = make(rows, tmp_path / "plain"), make(inverted, tmp_path / "cache")
+    for i in (0, 2):
+        assert np.array_equal(found.image(i), plain.image(i))
+    difference = found.image(1).astype(int) + plain.image(1) - 255
+    assert np.abs(difference).max() <= 1, "rounding"
+    assert found.fingerprint != plain.fingerprint and found.sha256(1) == plain.sha256(1)
+    assert make(inverted, tmp_path / "cache").fingerprint == found.fingerprint
+    for others in (rows, [replace(rows[0], inverted=True), rows[1], rows[2]]):
+        with pytest.raises(ConfigError, match="other images"):
+            make(others, tmp_path / "cache")
+
+
 def test_data_may_move_or_go_but_not_change(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "in", 4)
     fingerprint = make(rows, tmp_path / "cache").fingerprint

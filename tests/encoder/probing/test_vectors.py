@@ -55,6 +55,23 @@ def test_they_are_the_encoders(rows: list[Row]) -> None:
     assert found == pytest.approx(encoder(RECIPE.normalise(images)).cls.numpy(), abs=1e-5)
 
 
+def test_inverted_images_have_vectors_of_their_own(rows: list[Row], tmp_path: Path) -> None:
+    """Expected: the vectors of files that hold the complement."""
+    encoder, cache = small(0), tmp_path / "vectors"
+    plain = vectors(encoder, rows, RECIPE, cache=cache)
+    negative = []
+    for row in rows:
+        path = row.path.with_suffix(".negative.png")
+        Image.fromarray(255 - np.asarray(Image.open(row.path))).save(path)
+        negative.append(Row(path, number=row.number))
+    expected = vectors(encoder, negative, RECIPE)
+    inverted = [replace(row, inverted=True) for row in rows]
+    for _ in range(2):  # computed, then kept
+        assert vectors(encoder, inverted, RECIPE, cache=cache) == pytest.approx(expected, abs=1e-4)
+        assert np.array_equal(vectors(encoder, rows, RECIPE, cache=cache), plain)
+    assert np.abs(plain - expected).max() > 0.1
+
+
 def test_each_image_is_encoded_once_whatever_stands_beside_it(
     rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from encoder.errors import ReadError
 from encoder.reader.sandbox_worker import read_image
-from tests.encoder.dicom_files import ramp
+from tests.encoder.dicom_files import chest, ramp
 
 GREY8 = (ramp(8)).astype(np.uint8)
 GREY16 = ramp(16).astype(np.uint16)
@@ -50,6 +50,24 @@ def test_8_bits(name: str, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(image.pixels, expected)
     np.testing.assert_array_equal(image.display(), expected)
     assert any("no view" in text for text in image.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "top"),
+    [("png", GREY8, 255), ("png", GREY16, 65535), ("png", GREY16 >> 4, 65535), ("tiff", GREY16, 65535)],
+    ids=["png 8", "png 16", "png 12 of 16", "tiff 16"],
+)
+def test_an_inverted_file_is_read_as_its_complement(name: str, values: np.ndarray, top: int) -> None:
+    """Expected: the file that holds the complement, as PS3.3 C.7.6.3.1.2 defines MONOCHROME1."""
+    found = read_image(save(Image.fromarray(values), name), inverted=True)
+    expected = read_image(save(Image.fromarray((top - values).astype(values.dtype)), name))
+    np.testing.assert_array_equal(found.pixels, expected.pixels)
+    np.testing.assert_array_equal(found.display(), expected.display())
+    assert (found.facts.inverted, expected.facts.inverted) == (True, False)
+
+
+def test_a_dicom_file_is_not_inverted_by_a_table() -> None:
+    refused(chest(), "unsupported", inverted=True)
 
 
 def test_alpha_is_dropped_not_multiplied() -> None:

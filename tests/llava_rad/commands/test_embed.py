@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import llava_rad
 from encoder.backbones.dinov2 import RadDino
@@ -100,6 +101,22 @@ def test_a_manifest_keeps_its_order_and_ids(
         assert list(found["path"]) == [str(images / NAMES[n]) for n in order]
     write_manifest([*rows, Row(images / NAMES[2], "own")], tmp_path / "m.csv")  # one without an id
     assert llava_rad.embed(tmp_path / "m.csv", encoder).ids == [sha256(images / NAMES[n]) for n in (*order, 2)]
+
+
+def test_inverted_images_of_a_manifest_are_computed_anew(
+    run: Run, encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the work in progress holds the file as it is; expected: the complement under another name."""
+    Image.fromarray(255 - np.asarray(Image.open(images / "b.png"))).save(images / "negative.png")
+    right = llava_rad.embed(images / "negative.png", encoder).features
+    monkeypatch.setattr(embedding, "write_features", lambda *_, **__: None)  # leaves the work in progress
+    for inverted in (False, True):
+        write_manifest([Row(images / "b.png", inverted=inverted)], tmp_path / "m.csv")
+        assert run("embed", "m.csv", "-o", "f.npz", "--encoder", encoder).code == 0
+    monkeypatch.undo()
+    assert run("embed", tmp_path / "m.csv", "-o", tmp_path / "f.npz", "--encoder", encoder).code == 0
+    with np.load(tmp_path / "f.npz") as found:
+        np.testing.assert_allclose(found["features"], right, rtol=0, atol=1e-4)
 
 
 def test_a_killed_run_continues(
