@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +28,7 @@ from encoder.pretraining.augmentation import GLOBAL_CROPS, MultiCrop
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.masking import batch_masks, check_masks
 from encoder.pretraining.randomness import Purpose, generator
-
-_PREFETCH = 2
+from encoder.runs.workers import PREFETCH, ignore_interrupts, next_item, worker_context
 
 
 class Images(Protocol):
@@ -125,9 +121,9 @@ def batches(images: Images, config: PretrainingConfig, *, step: int, rank: int =
         batch_size=None,
         sampler=itertools.count(step * config.optimization.accumulation),
         num_workers=workers,
-        prefetch_factor=_PREFETCH if workers else None,
-        multiprocessing_context=_context() if workers else None,
-        worker_init_fn=_ignore_interrupts,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context=worker_context(__name__) if workers else None,
+        worker_init_fn=ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, or starting it would advance torch's global one
     )
@@ -139,7 +135,7 @@ def _timed(loader: DataLoader[Batch | LlavaRadError]) -> Iterator[Batch]:
     stream = iter(loader)
     try:
         while True:
-            batch = _next(stream, workers=loader.num_workers > 0)
+            batch = next_item(stream, _lost() if loader.num_workers else None)
             if isinstance(batch, LlavaRadError):
                 raise batch
             batch.wait_s = time.perf_counter() - started
@@ -149,37 +145,11 @@ def _timed(loader: DataLoader[Batch | LlavaRadError]) -> Iterator[Batch]:
         del stream  # ends the workers now; in the garbage collector, they do not hear of it and are waited for
 
 
-def _next(stream: Iterator[Batch | LlavaRadError], *, workers: bool) -> Batch | LlavaRadError:
-    try:
-        return next(stream)
-    except (RuntimeError, OSError, EOFError) as error:
-        if not workers or not _is_loss(error):
-            raise
-        raise LlavaRadError(
-            "a process that cuts crops ended unexpectedly, probably for want of memory or shared memory (/dev/shm)",
-            hint="use fewer data.workers, or 0",
-        ) from error
-
-
-def _is_loss(error: Exception) -> bool:
-    """Return True if a worker process ended, False if it raised an error."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker")
-    return "in DataLoader worker process" not in str(error)  # the connection to one broke
-
-
-def _context() -> BaseContext:
-    # never fork from here: this process may hold threads and a CUDA context
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])  # torch is loaded once, not by each worker
-    return context
-
-
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the training still needs the batches of the step it is in
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _lost() -> LlavaRadError:
+    return LlavaRadError(
+        "a process that cuts crops ended unexpectedly, probably for want of memory or shared memory (/dev/shm)",
+        hint="use fewer data.workers, or 0",
+    )
 
 
 class MicroBatches(Dataset["Batch | LlavaRadError"]):

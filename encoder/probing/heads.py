@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from encoder.errors import ConfigError
+from encoder.backbones.weight_files import read_tensors
+from encoder.errors import ConfigError, ModelError
 
 VITDET_CHANNELS = 540
 """Chosen for the paper's 24.8 M; ViTDet's own 256 give 7.9 M."""
@@ -28,6 +30,10 @@ POOLED = (1, 2, 3, 6)
 STRIDE = 32
 """Stride of EfficientNet's coarsest map."""
 LEVELS = 5
+WEIGHTS = (
+    "model.safetensors of the hub repository smp-hub/efficientnet-b6.imagenet, or efficientnet-b6-c76e70fd.pth of "
+    "lukemelas/EfficientNet-PyTorch"
+)
 
 
 class Head(nn.Module):
@@ -35,9 +41,11 @@ class Head(nn.Module):
 
     Attributes:
         layers: number of the encoder's activations that it takes; 0 if it takes the normalised pixels.
+        together: images of a training batch that share the statistics of batch normalisation; 0 if there is none.
     """
 
     layers: ClassVar[int]
+    together: ClassVar[int] = 0
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Compute logits [B, K, h, w] from ``layers`` maps [B, D, s, s] (shallowest first), or from [[B, 3, S, S]]."""
@@ -218,7 +226,11 @@ class UNet(Head):
     43,825,193 for one structure; 1.3 M of them in a layer that segmentation does not use), MONAI's FlexibleUNet 45.5 M:
     neither is within the rounding, and a decoder widened until it fits would only seem equal.
 
-    The weights are random. The paper does not say whether its own started from ImageNet; nothing is downloaded here.
+    Weights are random unless a file of ImageNet's is loaded (``load_image_net``): the paper does not say whether its
+    own started from ImageNet, and nothing is downloaded here.
+
+    Batch normalisation takes the statistics of 10 images, whatever fits into memory and however many GPUs there are:
+    the paper's batch of 80 is on 8 GPUs with 10 each (E.3.2), and each normalises its own unless told otherwise.
 
     Args:
         width: not used.
@@ -230,6 +242,7 @@ class UNet(Head):
     """
 
     layers: ClassVar[int] = 0
+    together: ClassVar[int] = 10
 
     def __init__(self, width: int, structures: int, channels: int | None = None) -> None:
         super().__init__()
@@ -257,6 +270,28 @@ class UNet(Head):
         filled = functional.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE))
         logits: torch.Tensor = self.network(filled)
         return logits[..., :height, :width]
+
+    def load_image_net(self, file: Path) -> None:
+        """Load the encoder's weights; a classifier's last layer is dropped.
+
+        Args:
+            file: safetensors or a torch state dict of segmentation-models-pytorch or efficientnet-pytorch, whose names
+                and padding the network has (torchvision's and timm's differ in both).
+
+        Raises:
+            ModelError: if the file is missing, damaged, or of another network.
+        """
+        if not file.is_file():
+            raise ModelError("the file of the U-Net's weights does not exist", hint=WEIGHTS)
+        encoder, found = self.network.encoder, read_tensors(file, "the U-Net's encoder")
+        found = {name: one for name, one in found.items() if not name.startswith("_fc.")}
+        wanted = encoder.state_dict()
+        for name in sorted(wanted.keys() | found.keys()):
+            if name not in found or name not in wanted or found[name].shape != wanted[name].shape:
+                raise ModelError(f"the file is not of EfficientNet-B6: {name!r} does not fit", hint=WEIGHTS)
+        if not all(bool(torch.isfinite(one).all()) for one in found.values()):
+            raise ModelError("the U-Net's weights are not all finite", hint=WEIGHTS)
+        encoder.load_state_dict(found)
 
 
 HEADS: dict[str, Callable[[int, int, int | None], Head]] = {

@@ -1,22 +1,15 @@
-"""Segmentation data: prepared images with masks, their split by subject, and their augmentation.
-
-The paper (E.3.2) names the kinds of augmentation: horizontal flip (not for left and right lungs and lung zones), affine
-transform, elastic transform, brightness and contrast, gamma. It gives no strengths; those here are ours.
-"""
+"""Segmentation data: prepared images with masks, and their split by subject."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from encoder.datasets.manifest import Row
 from encoder.datasets.masks import prepare_mask, read_mask
@@ -27,7 +20,6 @@ from encoder.preprocessing import Recipe
 from encoder.probing.vectors import Unreadable
 from encoder.reader.sandbox import Reader
 
-_SIDED = re.compile(r"\b(left|right|zones?)\b|^[lr]\d+$")
 Bools = npt.NDArray[np.bool_]
 
 
@@ -41,6 +33,7 @@ class SegmentationSet:
         packed: [N, K, bytes] uint8, ``numpy.packbits`` of each mask.
         known: [N, K], False where no mask is available for training or evaluation.
         attributes: N mappings, of the patients (``Row.attributes``).
+        recipe: of the images; None if it is not known.
     """
 
     structures: tuple[str, ...]
@@ -48,6 +41,7 @@ class SegmentationSet:
     packed: npt.NDArray[np.uint8]
     known: Bools
     attributes: tuple[Mapping[str, str], ...]
+    recipe: Recipe | None = None
 
     @classmethod
     def of(
@@ -85,13 +79,19 @@ class SegmentationSet:
 
     def masks(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> Bools:
         """Unpack the masks [B, K, S, S] of the images with these numbers."""
-        bits = np.unpackbits(self.packed[numbers], axis=-1, count=self.size**2)
+        return self.unpack(self.packed[numbers])
+
+    def unpack(self, packed: npt.NDArray[np.uint8]) -> Bools:
+        """Unpack masks [B, K, bytes] of this set's size to [B, K, S, S]."""
+        bits = np.unpackbits(packed, axis=-1, count=self.size**2)
         return bits.reshape(*bits.shape[:2], self.size, self.size).view(np.bool_)
 
     def subset(self, numbers: Sequence[int] | npt.NDArray[np.intp]) -> SegmentationSet:
         """Select the images with these numbers, in this order."""
         people = tuple(self.attributes[number] for number in numbers)
-        return SegmentationSet(self.structures, self.images[numbers], self.packed[numbers], self.known[numbers], people)
+        return replace(
+            self, images=self.images[numbers], packed=self.packed[numbers], known=self.known[numbers], attributes=people
+        )
 
     def select(self, structures: Sequence[str]) -> SegmentationSet:
         """Select some of the structures, in this order.
@@ -109,9 +109,18 @@ class SegmentationSet:
         if len(set(structures)) < len(structures) or not structures:
             raise LlavaRadError("name at least one structure, and each once")
         indices = [self.structures.index(name) for name in structures]
-        return SegmentationSet(
-            tuple(structures), self.images, self.packed[:, indices], self.known[:, indices], self.attributes
-        )
+        return replace(self, structures=tuple(structures), packed=self.packed[:, indices], known=self.known[:, indices])
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Check that the images were prepared by a recipe, if theirs is known.
+
+        Raises:
+            LlavaRadError: if they were prepared by another one.
+        """
+        if self.recipe not in (None, recipe):
+            raise LlavaRadError(
+                f"the images are prepared by another recipe than {recipe.name!r}", hint="read them with that recipe"
+            )
 
     def empty(self) -> list[str]:
         """Names of the structures that no image has a pixel of."""
@@ -178,7 +187,7 @@ def read_segmentation_set(
                 unreadable.add(row, error)
                 read[index] = False
             progress(1)
-    whole = SegmentationSet(tuple(structures), images, packed, known, tuple(row.attributes for row in rows))
+    whole = SegmentationSet(tuple(structures), images, packed, known, tuple(row.attributes for row in rows), recipe)
     return whole if read.all() else whole.subset(np.flatnonzero(read))
 
 
@@ -212,123 +221,3 @@ def by_split(rows: Sequence[Row], *, seed: int = 0) -> tuple[list[Row], list[Row
 def tensor(array: npt.NDArray[np.uint8] | Bools) -> torch.Tensor:
     """Copy an array, which may be a read-only memory map, to a tensor."""
     return torch.from_numpy(np.array(array))
-
-
-@dataclass(frozen=True)
-class SegmentationAugmentation:
-    """Strengths of the augmentation.
-
-    Attributes:
-        flip: probability of a horizontal flip; 0 if a structure has a side.
-        affine: probability of an affine transform.
-        degrees: largest rotation.
-        shift: largest shift, as a share of the side.
-        zoom: range of the scale.
-        shear: largest shear in degrees.
-        elastic: probability of an elastic transform.
-        elastic_points: control points per side.
-        elastic_sigma: standard deviation of their displacement, as a share of the side.
-        jitter: probability of a change in brightness and contrast.
-        brightness: largest relative change.
-        contrast: largest relative change.
-        gamma_chance: probability of a gamma adjustment.
-        gamma: range of the exponent, uniform on a logarithmic scale.
-    """
-
-    flip: float = 0.5
-    affine: float = 0.5
-    degrees: float = 10.0
-    shift: float = 0.05
-    zoom: tuple[float, float] = (0.9, 1.1)
-    shear: float = 5.0
-    elastic: float = 0.5
-    elastic_points: int = 7
-    elastic_sigma: float = 0.015
-    jitter: float = 0.5
-    brightness: float = 0.2
-    contrast: float = 0.2
-    gamma_chance: float = 0.5
-    gamma: tuple[float, float] = (0.7, 1.4)
-
-
-def has_side(structure: str) -> bool:
-    """Tell whether a structure's name has a side, so that its mirror image is another structure.
-
-    ``left_lung``, ``Right lower zone``, ``lung zones`` and VinDr-RibCXR's ``L3`` do; ``lungs``, ``chest tubes`` do not.
-    """
-    return _SIDED.search(structure.lower().replace("_", " ")) is not None
-
-
-def may_flip(structures: Iterable[str]) -> bool:
-    """Tell whether images with these structures may be flipped."""
-    return not any(has_side(structure) for structure in structures)
-
-
-def augmented(
-    images: torch.Tensor,
-    masks: torch.Tensor,
-    generators: Sequence[np.random.Generator],
-    config: SegmentationAugmentation,
-    *,
-    flip: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment each image, and each of its masks in the same way.
-
-    Args:
-        images: [B, S, S] uint8.
-        masks: [B, K, S, S] bool.
-        generators: B, one per image.
-        config: strengths.
-        flip: allow flips, see ``may_flip``.
-
-    Returns:
-        Images and masks of the same shapes and types. Pixels from beyond the border are black and outside of every
-        structure; interpolated masks are thresholded at one half.
-    """
-    grey, inside = images.float() / 255, masks.float()
-    for index, rng in enumerate(generators):
-        flipped = rng.random() < config.flip and flip
-        grid = _grid(images.shape[-1], rng, config)
-        stack = torch.cat([grey[index][None], inside[index]])
-        if flipped:
-            stack = stack.flip(-1)
-        if grid is not None:
-            grid = grid.to(stack.device)
-            stack = functional.grid_sample(
-                stack[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
-            )[0]
-        grey[index], inside[index] = _graded(stack[0], rng, config), stack[1:]
-    return (grey * 255).round().to(torch.uint8), inside > 0.5
-
-
-def _grid(side: int, rng: np.random.Generator, config: SegmentationAugmentation) -> torch.Tensor | None:
-    """Draw the sampling grid [1, S, S, 2], in -1..1 from edge to edge; None for an unchanged image."""
-    moved, bent = rng.random() < config.affine, rng.random() < config.elastic
-    angle, shear = np.radians(rng.uniform(-1, 1, 2) * (config.degrees, config.shear))
-    shift, zoom = rng.uniform(-1, 1, 2) * config.shift * 2, rng.uniform(*config.zoom)
-    points = rng.normal(0.0, config.elastic_sigma * 2, (1, 2, config.elastic_points, config.elastic_points))
-    if not (moved or bent):
-        return None
-    theta = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    if moved:
-        cosine, sine, slant = math.cos(angle), math.sin(angle), math.tan(shear)
-        turn = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, slant], [0.0, 1.0]]) / zoom
-        theta = torch.from_numpy(np.column_stack([turn, shift])).float()
-    grid = functional.affine_grid(theta[None], [1, 1, side, side], align_corners=False)
-    if bent:
-        field = torch.from_numpy(points).float()
-        field = functional.interpolate(field, size=(side, side), mode="bicubic", align_corners=True)
-        grid = grid + field.permute(0, 2, 3, 1)
-    return grid
-
-
-def _graded(image: torch.Tensor, rng: np.random.Generator, config: SegmentationAugmentation) -> torch.Tensor:
-    """Change brightness, contrast and gamma of grey values 0..1."""
-    jittered, curved = rng.random() < config.jitter, rng.random() < config.gamma_chance
-    brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (config.brightness, config.contrast)
-    exponent = math.exp(rng.uniform(math.log(config.gamma[0]), math.log(config.gamma[1])))
-    if jittered:
-        image = (image * float(brightness)).clamp(0, 1)
-        mean = image.mean()
-        image = ((image - mean) * float(contrast) + mean).clamp(0, 1)
-    return image**exponent if curved else image

@@ -37,7 +37,7 @@ from encoder.probing.segmentation.model import (
     keep_inputs,
     predict,
 )
-from encoder.probing.segmentation.train import head_layers, train_segmentation
+from encoder.probing.segmentation.train import Options, head_layers, train_segmentation
 
 CHUNK = 64
 """Images whose masks are unpacked at a time."""
@@ -191,6 +191,7 @@ def evaluate(
         LlavaRadError: as ``predict``, or masks of a structure are missing.
     """
     check_encoder(segmenter, encoder)
+    data.check_recipe(segmenter.recipe)
     data = data.select(segmenter.structures)
     shape = (len(data), len(data.structures))
     values, inside, drawn = np.full(shape, np.nan), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
@@ -264,6 +265,7 @@ def few_shot(
     progress: Callable[[FewShotPoint], None] = lambda point: None,
     device: torch.device | str | None = None,
     inputs: Sequence[Inputs] | None = None,
+    options: Options | None = None,
 ) -> list[FewShotPoint]:
     """Train on n images and evaluate, for each n and seed (paper C.2, figure C.2); the last point has all images.
 
@@ -279,6 +281,7 @@ def few_shot(
         seeds: one run per seed.
         progress: called after each run.
         inputs: precomputed activations of the three sets, see ``keep_inputs``; nothing is augmented then.
+        options: as for ``train_segmentation``.
 
     Raises:
         ConfigError: if a number is below 1.
@@ -297,7 +300,7 @@ def few_shot(
             part = None if kept is None else (kept[0].subset(chosen), kept[1])
             segmenter = train_segmentation(
                 train.subset(chosen), val, encoder, recipe, structures, replace(config, seed=seed), inputs=part,
-                device=device,
+                device=device, options=options,
             )  # fmt: skip
             result = evaluate(segmenter, encoder, test, device=device, inputs=None if kept is None else kept[2])
             points.append(FewShotPoint.of(images, seed, result))

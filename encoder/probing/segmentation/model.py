@@ -17,11 +17,13 @@ from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.files import write
 from encoder.preprocessing import Recipe
 from encoder.probing.heads import HEADS, Head, build_head, to_size, trainable
-from encoder.probing.segmentation.data import SegmentationAugmentation, tensor
-from encoder.probing.vectors import activations, as_maps, identity
+from encoder.probing.segmentation.augmentation import SegmentationAugmentation
+from encoder.probing.segmentation.data import tensor
+from encoder.probing.vectors import activations, as_maps, identity, model_key
 
 _JSON, _WEIGHTS = "segmenter.json", "head.safetensors"
-_FORMAT = 1
+_FORMAT = 2
+_WEIGHTS_ALONE = "weights "  # heads of format 1 know the encoder's weights, not its configuration
 CHUNK = 16
 """Images per pass of the encoder."""
 
@@ -49,6 +51,7 @@ class SegmentationConfig:
             computed in every epoch.
         precision: of the head's products; losses and weights stay float32. UPerNet takes 0.4 of the time in bf16 on a
             CPU with AMX. The encoder keeps its own type: ``encoder.to(torch.bfloat16)``.
+        image_net: SHA-256 of the file of ImageNet weights that the U-Net's encoder starts from; "" for random ones.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -65,6 +68,7 @@ class SegmentationConfig:
     seed: int = 0
     cache_gib: float = 8.0
     precision: Literal["float32", "bf16"] = "float32"
+    image_net: str = ""
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -80,10 +84,12 @@ class SegmentationConfig:
             raise ConfigError("segmentation: precision is float32 or bf16")
         if self.channels is not None and self.channels < 1:
             raise ConfigError("segmentation: channels is at least 1")
+        if self.image_net and self.head != "unet":
+            raise ConfigError("segmentation: image_net is of the U-Net alone")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
+        """JSON-ready data; ``image_net`` is left out where there is none, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "image_net" or value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SegmentationConfig:
@@ -218,7 +224,7 @@ class Segmenter:
         recipe: of the images.
         structures: names of the K masks.
         width: D, of the encoder's features; 0 for a head without encoder.
-        encoder: SHA-256 of the encoder's weights; "" for a head without encoder.
+        encoder: ``model_key`` of the encoder (weights, type, configuration); "" for a head without encoder.
         epoch: counted from 1.
         val_loss: of that epoch.
     """
@@ -247,12 +253,12 @@ class Segmenter:
         from safetensors.torch import save
 
         data = {
-            "format": _FORMAT,
+            "format": 1 if self.encoder.startswith(_WEIGHTS_ALONE) else _FORMAT,
             "config": self.config.to_dict(),
             "recipe": self.recipe.to_dict(),
             "structures": list(self.structures),
             "width": self.width,
-            "encoder": self.encoder,
+            "encoder": self.encoder.removeprefix(_WEIGHTS_ALONE),
             "epoch": self.epoch,
             "val_loss": self.val_loss,
         }
@@ -277,20 +283,21 @@ class Segmenter:
         try:
             data = json.loads((folder / _JSON).read_text(encoding="utf-8"))
             tensors = load_file(folder / _WEIGHTS)
-            if data["format"] != _FORMAT:
+            if data["format"] not in (1, _FORMAT):
                 raise ModelError("the segmentation head is of a format that this version does not read")
             config = SegmentationConfig.from_dict(data["config"])
             structures, width = tuple(data["structures"]), int(data["width"])
             with torch.device("meta"):
                 head = build_head(config.head, width, len(structures), config.channels)
             head.load_state_dict(tensors, assign=True)
+            key = str(data["encoder"])
             return cls(
                 head.eval(),
                 config,
                 Recipe.from_dict(data["recipe"]),
                 structures,
                 width,
-                str(data["encoder"]),
+                _WEIGHTS_ALONE + key if key and data["format"] == 1 else key,
                 int(data["epoch"]),
                 float(data["val_loss"]),
             )
@@ -365,11 +372,21 @@ def device_of(encoder: FrozenEncoder | None, device: torch.device | str | None) 
     return torch.device("cpu") if encoder is None else next(encoder.parameters()).device
 
 
+def encoder_key(encoder: FrozenEncoder | None) -> str:
+    """Hash all that an encoder's features depend on; "" without an encoder."""
+    return "" if encoder is None else model_key(encoder)
+
+
 def check_encoder(segmenter: Segmenter, encoder: FrozenEncoder | None) -> None:
     """Check that the encoder is that of the segmenter's training.
 
     Raises:
-        LlavaRadError: if it has other weights.
+        LlavaRadError: if it has other weights, or another configuration or type.
     """
-    if ("" if encoder is None else identity(encoder)) != segmenter.encoder:
-        raise LlavaRadError("the segmentation head was trained on another encoder")
+    key = encoder_key(encoder)
+    if encoder is not None and segmenter.encoder.startswith(_WEIGHTS_ALONE):
+        key = _WEIGHTS_ALONE + identity(encoder)
+    if key != segmenter.encoder:
+        raise LlavaRadError(
+            "the segmentation head was trained on another encoder", hint="weights, configuration and type must be equal"
+        )

@@ -1,11 +1,8 @@
 """Training of a segmentation head on a frozen encoder (paper, E.3.2), and of the U-Net that it is compared with.
 
-The paper names no loss. Lung zones lie inside lungs and tubes cross ribs, so each structure is a binary decision of
-its own.
-Cross-entropy alone gives little weight to thin structures; soft Dice (Milletari et al. 2016), close to the evaluated
-score, is added as in nnU-Net (Isensee et al. 2021). Dice is taken over all pixels of a batch together: an image
-without the
-structure, as most of CANDID-PTX are, has no Dice of its own.
+A batch goes through the head in parts, one after another and on several processes, and its gradient is that of the
+whole batch (``loss``). Order, augmentation and dropped paths follow from seed, epoch and image, or part of a batch, so
+that micro-batches, workers and processes change a run by no more than rounding.
 """
 
 from __future__ import annotations
@@ -15,25 +12,35 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from encoder.backbones.base import FrozenEncoder
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import sha256_of
 from encoder.preprocessing import Recipe
-from encoder.probing.heads import Head, build_head, to_size
-from encoder.probing.segmentation.data import SegmentationSet, augmented, may_flip, tensor
-from encoder.probing.segmentation.model import Inputs, SegmentationConfig, Segmenter, device_of, run_head
-from encoder.probing.vectors import identity
+from encoder.probing.heads import Head, UNet, build_head
+from encoder.probing.segmentation.batches import Batch, Batches
+from encoder.probing.segmentation.data import Bools, SegmentationSet, tensor
+from encoder.probing.segmentation.loss import TERMS, backward, loss_of, loss_sums, summed
+from encoder.probing.segmentation.model import (
+    Inputs,
+    SegmentationConfig,
+    Segmenter,
+    device_of,
+    encoder_key,
+    run_head,
+)
 from encoder.runs.checkpoints import Checkpoints
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,24 @@ class Epoch:
     best: bool
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a run is computed; of these, only the first weights change its result by more than rounding.
+
+    Attributes:
+        micro_batch: images that go through the head at a time; None for the batch. The U-Net takes the images that
+            share batch statistics.
+        workers: processes that augment images; 0 for none beside the training.
+        image_net: file of ImageNet weights that the U-Net's encoder starts from.
+        accelerator: of several processes, each of which calls ``train_segmentation``; the first one writes.
+    """
+
+    micro_batch: int | None = None
+    workers: int = 0
+    image_net: Path | None = None
+    accelerator: Accelerator | None = None
+
+
 def train_segmentation(
     train: SegmentationSet,
     val: SegmentationSet,
@@ -69,6 +94,7 @@ def train_segmentation(
     folder: Path | None = None,
     device: torch.device | str | None = None,
     inputs: tuple[Inputs, Inputs] | None = None,
+    options: Options | None = None,
 ) -> Segmenter:
     """Train one head for all structures and return the epoch with the lowest validation loss.
 
@@ -86,65 +112,37 @@ def train_segmentation(
         folder: receives a checkpoint of each epoch and the segmenter; the same call resumes from it.
         device: of the head; default: the encoder's, else the CPU.
         inputs: precomputed activations of training and validation images; nothing is augmented then.
+        options: how it is computed.
 
     Raises:
         ConfigError: if head and encoder do not match, or the folder holds another run.
-        LlavaRadError: if sizes do not match, there are no images, the loss is not finite, or a file cannot be written.
+        ModelError: if the U-Net's first weights do not fit.
+        LlavaRadError: if sizes or recipes do not match, there are no images, the loss is not finite, or a file cannot
+            be written.
     """
-    train, val = train.select(structures), val.select(structures)
+    train, val, options = train.select(structures), val.select(structures), options or Options()
     if (encoder is None) != (config.head == "unet"):
         raise ConfigError("the U-Net is trained without an encoder, every other head needs one")
     for data in (train, val):
         if not len(data) or data.size != recipe.size:
             raise LlavaRadError(f"segmentation needs images of {recipe.size} pixels to train on and to choose by")
+        data.check_recipe(recipe)
+    if config.image_net != ("" if options.image_net is None else sha256_of(options.image_net)):
+        raise ConfigError("the U-Net's ImageNet weights are another file than the configuration states")
     device = device_of(encoder, device)
-    run = _SegmentationRun(train, val, encoder, recipe, config, device, inputs)
+    run = _SegmentationRun(train, val, encoder, recipe, config, device, inputs, options)
     run.resume(folder)
     if run.epoch < config.epochs:
         run.encode()
-    while run.epoch < config.epochs:
-        done = run.one_epoch()
-        run.save()
-        progress(done)
+    with closing(run.batches()) as batches:
+        while run.epoch < config.epochs:
+            done = run.one_epoch(batches)
+            run.save()
+            progress(done)
     segmenter = run.segmenter()
-    if folder is not None:
+    if folder is not None and run.rank == 0:
         segmenter.save(folder)
     return segmenter
-
-
-def loss_sums(logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Compute the terms of the loss, which are summed over batches.
-
-    Args:
-        logits: [B, K, h, w]; resized to the masks here.
-        masks: [B, K, S, S] bool.
-        known: [B, K] bool; unknown masks have no weight.
-
-    Returns:
-        [4, K]: sum over images of the mean cross-entropy (nats); number of images; sum of probabilities over the truth;
-        sum of probabilities and truth.
-    """
-    logits, truth = to_size(logits, masks.shape[-2:]), masks.to(logits.dtype)
-    weight = known.to(logits.dtype)
-    entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
-    probs = torch.sigmoid(logits)
-    both, total = (probs * truth).sum((2, 3)), probs.sum((2, 3)) + truth.sum((2, 3))
-    return torch.stack([(weight * one).sum(0) for one in (entropy, torch.ones_like(entropy), both, total)])
-
-
-def loss_of(sums: torch.Tensor, dice_weight: float) -> torch.Tensor:
-    """Compute the loss: the mean over all structures with a known mask.
-
-    Args:
-        sums: [4, K] of ``loss_sums``, of one batch or of many.
-        dice_weight: of soft Dice, ``1 - (2 both + 1) / (total + 1)``; the added pixel avoids division by zero.
-    """
-    entropy, images, both, total = sums
-    dice = 1 - (2 * both + 1) / (total + 1)
-    losses = entropy / images.clamp_min(1) + dice_weight * dice
-    there = (images > 0).to(losses.dtype)
-    mean: torch.Tensor = (losses * there).sum() / there.sum().clamp_min(1)
-    return mean
 
 
 def head_layers(config: SegmentationConfig) -> int:
@@ -165,11 +163,29 @@ class _SegmentationRun:
         config: SegmentationConfig,
         device: torch.device,
         inputs: tuple[Inputs, Inputs] | None,
+        options: Options,
     ) -> None:
-        self.data, self.val, self.config, self.recipe, self.device = train, val, config, recipe, device
-        self.width, self.encoder = (0, "") if encoder is None else (encoder.width, identity(encoder))
+        self.data, self.config, self.recipe, self.device = train, config, recipe, device
+        self.accelerator, self.workers = options.accelerator, options.workers
+        self.rank, self.world = 0, 1
+        if options.accelerator is not None:
+            self.rank, self.world = options.accelerator.process_index, options.accelerator.num_processes
+        self.micro_batch = options.micro_batch or config.batch_size
+        self.width, self.encoder = 0 if encoder is None else encoder.width, encoder_key(encoder)
         with _seeded(config.seed, device):
             self.head: Head = build_head(config.head, self.width, len(train.structures), config.channels)
+        if self.head.together:
+            if options.micro_batch and options.micro_batch < min(self.head.together, config.batch_size):
+                raise ConfigError(
+                    f"the U-Net's batch statistics are of {self.head.together} images, which are in memory together",
+                    hint="a smaller micro-batch would change them; --precision bf16 halves the memory",
+                )
+            self.micro_batch = self.head.together
+        if isinstance(self.head, UNet) and options.image_net is not None:
+            self.head.load_image_net(options.image_net)
+        self.name = self._name(val)
+        mine = np.arange(self.rank, len(val), self.world)
+        self.val = val if self.world == 1 else val.subset(mine)
         self.head.to(device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), config.learning_rate)
         self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
@@ -180,6 +196,8 @@ class _SegmentationRun:
         self.given = inputs is not None
         fresh = Inputs(encoder, recipe, self.head.layers, device), Inputs(encoder, recipe, self.head.layers, device)
         self.inputs, self.val_inputs = inputs or fresh
+        if inputs is not None and self.world > 1:
+            self.val_inputs = self.val_inputs.subset(mine)
 
     def encode(self) -> None:
         """Compute the activations of unchanged images once, if they fit into memory."""
@@ -196,16 +214,23 @@ class _SegmentationRun:
     def _steps_of_a_pass(self) -> int:
         return -(-len(self.data) // self.config.batch_size)
 
-    def one_epoch(self) -> Epoch:
+    def batches(self) -> Generator[Batch]:
+        """Yield this process's part of each remaining step."""
+        config, together = replace(self.config, augmentation=self.changes), self.head.together > 0
+        return Batches(
+            self.data, config, self.passes, self.micro_batch, together, self.workers, self.rank, self.world
+        ).stream(self.epoch)
+
+    def one_epoch(self, batches: Iterator[Batch]) -> Epoch:
+        """Train on the next batches and validate."""
         started, total, config = time.perf_counter(), 0.0, self.config
         steps = self.passes * self._steps_of_a_pass
         self.head.train()
-        with _seeded((config.seed << 20) + self.epoch + 1, self.device):
-            for step, (numbers, visit) in enumerate(self._order()):
-                share = (self.epoch * steps + step) / (config.epochs * steps)
-                rate = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
-                self.optimizer.param_groups[0]["lr"] = rate
-                total += self._step(numbers, visit)
+        for step in range(steps):
+            share = (self.epoch * steps + step) / (config.epochs * steps)
+            rate = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+            self.optimizer.param_groups[0]["lr"] = rate
+            total += self._step(next(batches))
         self.epoch += 1
         loss = self._validate()
         if not math.isfinite(total + loss):
@@ -216,48 +241,43 @@ class _SegmentationRun:
             self.best = copy.deepcopy(self.head.state_dict())
         return Epoch(self.epoch, total / steps, loss, rate, time.perf_counter() - started, best)
 
-    def _order(self) -> Iterator[tuple[npt.NDArray[np.intp], int]]:
-        """Yield the images of each step, and the number of earlier passes over them in this epoch."""
-        rng, size = np.random.default_rng((self.config.seed, self.epoch)), self.config.batch_size
-        for visit in range(self.passes):
-            order = rng.permutation(len(self.data))
-            for start in range(0, len(order), size):
-                yield order[start : start + size], visit
+    def _step(self, batch: Batch) -> float:
+        """Move the weights by the gradient of the whole batch; return its loss."""
+        features = None
+        if self.head.layers and batch.own:
+            kept = self.inputs.kept(batch.numbers) if self.changes is None else None
+            features = kept or self.inputs.of(batch.images)
 
-    def _step(self, numbers: npt.NDArray[np.intp], visit: int) -> float:
-        masks, known = tensor(self.data.masks(numbers)), tensor(self.data.known[numbers])
-        maps = None if self.changes is not None else self.inputs.kept(numbers)
-        if maps is None:
-            images = tensor(self.data.images[numbers])
-            if self.changes is not None:
-                key = (self.config.seed, self.epoch, visit)
-                generators = [np.random.default_rng((*key, int(number))) for number in numbers]
-                images, masks = augmented(images, masks, generators, self.changes, flip=may_flip(self.data.structures))
-            maps = self.inputs.of(images)
-        sums = loss_sums(
-            run_head(self.head, maps, self.config, self.device), masks.to(self.device), known.to(self.device)
-        )
-        loss = loss_of(sums, self.config.dice_weight)
+        def sums_of(part: int) -> torch.Tensor:
+            where = batch.own[part]
+            maps = self.inputs.of(batch.images[where]) if features is None else [one[where] for one in features]
+            seed = np.random.SeedSequence((self.config.seed, *batch.time, part)).generate_state(1, np.uint64)
+            with _seeded(int(seed[0]), self.device):
+                return self._sums(maps, self.data.unpack(batch.packed[where]), self.data.known[batch.numbers[where]])
+
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(
+            self.head, sums_of, list(batch.own), batch.count, len(self.data.structures), self.config.dice_weight,
+            self.accelerator,
+        )  # fmt: skip
         self.optimizer.step()
-        return float(loss.detach())
+        return loss
+
+    def _sums(self, maps: list[torch.Tensor], masks: Bools, known: Bools) -> torch.Tensor:
+        logits = run_head(self.head, maps, self.config, self.device)
+        return loss_sums(logits, tensor(masks).to(self.device), tensor(known).to(self.device))
 
     @torch.no_grad()
     def _validate(self) -> float:
         self.head.eval()
-        sums = torch.zeros(4, len(self.val.structures), dtype=torch.float64)
-        for start in range(0, len(self.val), self.config.batch_size):
-            numbers = np.arange(start, min(start + self.config.batch_size, len(self.val)))
+        sums = torch.zeros(TERMS, len(self.val.structures), dtype=torch.float64)
+        for start in range(0, len(self.val), self.micro_batch):
+            numbers = np.arange(start, min(start + self.micro_batch, len(self.val)))
             maps = self.val_inputs.kept(numbers) or self.val_inputs.of(self.val.images[numbers])
-            masks, known = tensor(self.val.masks(numbers)), tensor(self.val.known[numbers])
-            sums += (
-                loss_sums(
-                    run_head(self.head, maps, self.config, self.device), masks.to(self.device), known.to(self.device)
-                )
-                .double()
-                .cpu()
-            )
+            sums += self._sums(maps, self.val.masks(numbers), self.val.known[numbers]).double().cpu()
+        if self.accelerator is not None:
+            exact = torch.float32 if self.device.type == "mps" else torch.float64
+            sums = summed(sums.to(self.device, exact), self.accelerator).double().cpu()
         return float(loss_of(sums, self.config.dice_weight))
 
     def resume(self, folder: Path | None) -> None:
@@ -269,7 +289,7 @@ class _SegmentationRun:
         if newest is None:
             return
         tensors, state = self.checkpoints.load(newest)
-        if state["run"] != self._name():
+        if state["run"] != self.name:
             raise ConfigError(
                 "the folder holds a run with another configuration, encoder or other images",
                 hint="give another folder, or remove this one",
@@ -285,7 +305,7 @@ class _SegmentationRun:
 
     def save(self) -> None:
         """Save this epoch's checkpoint."""
-        if self.checkpoints is None:
+        if self.checkpoints is None or self.rank:
             return
         slots = {
             f"{number}.{key}": one
@@ -294,13 +314,13 @@ class _SegmentationRun:
         }
         tensors = {"head": self.head.state_dict(), "best": self.best, "optimizer": slots}
         state = {
-            "run": self._name(), "epoch": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
+            "run": self.name, "epoch": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
         }  # fmt: skip
         self.checkpoints.save(self.epoch, tensors, state)
 
-    def _name(self) -> str:
-        facts: list[Any] = [asdict(self.config), self.recipe.to_dict(), self.encoder]
-        facts += [self.data.fingerprint(), self.val.fingerprint()]
+    def _name(self, val: SegmentationSet) -> str:
+        facts: list[Any] = [self.config.to_dict(), self.recipe.to_dict(), self.encoder, self.head.together]
+        facts += [self.data.fingerprint(), val.fingerprint()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def segmenter(self) -> Segmenter:

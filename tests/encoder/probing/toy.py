@@ -22,7 +22,11 @@ class Patches(FrozenEncoder):
         super().__init__(nn.Conv2d(1, 1, 1), "toy")
         nn.init.ones_(self.model.weight)
         nn.init.zeros_(self.model.bias)
-        self.seen = 0
+        self._seen = 0
+
+    @property
+    def seen(self) -> int:
+        return self._seen
 
     @property
     def width(self) -> int:
@@ -33,7 +37,7 @@ class Patches(FrozenEncoder):
         return PATCH
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
-        self.seen += len(pixel_values)
+        self._seen += len(pixel_values)
         patches = nn.functional.unfold(pixel_values[:, :1], PATCH, stride=PATCH).transpose(1, 2)
         return Features(patches.mean(1), patches)
 

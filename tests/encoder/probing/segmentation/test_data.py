@@ -13,15 +13,8 @@ from PIL import Image
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import rad_dino
-from encoder.probing.segmentation.data import (
-    SegmentationAugmentation,
-    SegmentationSet,
-    augmented,
-    by_split,
-    has_side,
-    may_flip,
-    read_segmentation_set,
-)
+from encoder.probing.segmentation.augmentation import SegmentationAugmentation, augmented, has_side, may_flip
+from encoder.probing.segmentation.data import SegmentationSet, by_split, read_segmentation_set
 from tests.encoder.probing.toy import discs
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +17,17 @@ import torch
 
 from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.probing.heads import build_head
-from encoder.probing.segmentation.data import SegmentationAugmentation, SegmentationSet
+from encoder.probing.segmentation.augmentation import SegmentationAugmentation
+from encoder.probing.segmentation.batches import Batches
+from encoder.probing.segmentation.data import SegmentationSet
 from encoder.probing.segmentation.evaluate import evaluate, few_shot
+from encoder.probing.segmentation.loss import loss_of, loss_sums
 from encoder.probing.segmentation.model import Inputs, SegmentationConfig, Segmenter, keep_inputs, predict, run_head
-from encoder.probing.segmentation.train import Epoch, loss_of, loss_sums, train_segmentation
-from encoder.probing.vectors import as_maps
+from encoder.probing.segmentation.train import Epoch, Options, train_segmentation
+from encoder.probing.vectors import as_maps, identity
+from tests.encoder.pretraining.run_processes import finish
 from tests.encoder.probing.toy import RECIPE, SIZE, STRUCTURES, Patches, discs
+from tests.forked import context, ranks
 
 QUICK = SegmentationConfig(epochs=12, batch_size=8, learning_rate=0.02, augmentation=None)
 
@@ -239,16 +248,119 @@ def test_images_without_a_structure_are_counted_apart(learned: tuple[Segmenter, 
     assert result.structures["disc"].mean > 0.9 and np.isnan(result.values[:3, 0]).all()
 
 
-def test_loss_by_hand() -> None:
-    logits = torch.zeros(2, 1, 2, 2)
-    masks = torch.tensor([[[[True, False], [False, False]]], [[[True, True], [True, True]]]])
-    sums = loss_sums(logits, masks, torch.ones(2, 1, dtype=torch.bool))
-    # all probabilities are 1/2: 2 * 2.5 + 1 over 4 + 5 + 1
-    assert float(loss_of(sums, 1.0)) == pytest.approx(np.log(2) + 1 - 6 / 10)
-    assert float(loss_of(sums, 0.0)) == pytest.approx(np.log(2))
-    one = loss_sums(logits, masks, torch.tensor([[True], [False]]))
-    assert float(loss_of(one, 1.0)) == pytest.approx(np.log(2) + 1 - (2 * 0.5 + 1) / (2 + 1 + 1))
-    assert float(loss_of(torch.zeros(4, 1), 1.0)) == 0
+def change(data: SegmentationSet, config: SegmentationConfig, workers: int) -> list[bytes]:
+    """The augmented images and masks of a run."""
+    batches = Batches(data, config, 1, 8, False, workers, 0, 1)
+    with closing(batches.stream(0)) as stream:
+        return [batch.images.tobytes() + batch.packed.tobytes() for batch in stream]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_augment_the_same_images(workers: int) -> None:
+    config = replace(QUICK, epochs=2, batch_size=20, augmentation=SegmentationAugmentation())
+    here, there = change(discs(36), config, 0), change(discs(36), config, workers)
+    assert len(here) == 4 and here == there and here[0] != here[2]
+    torch.set_num_threads(2)
+    assert change(discs(36), config, 0) == here
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_and_micro_batches_is_the_same_run() -> None:
+    config, data = replace(QUICK, epochs=2, augmentation=SegmentationAugmentation()), (discs(12), discs(4, 1))
+    plain = train_segmentation(*data, Patches(), RECIPE, STRUCTURES, config)
+    workers = train_segmentation(*data, Patches(), RECIPE, STRUCTURES, config, options=Options(workers=2))
+    assert same(plain, workers)
+    parts = train_segmentation(*data, Patches(), RECIPE, STRUCTURES, config, options=Options(micro_batch=3))
+    for ours, theirs in zip(weights(parts), weights(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_said_in_words() -> None:
+    config = replace(QUICK, augmentation=SegmentationAugmentation())
+    with closing(Batches(discs(80), config, 1, 8, False, 1, 0, 1).stream(0)) as stream:
+        next(stream)
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        with pytest.raises(LlavaRadError, match="a process that augments images ended"):
+            list(stream)
+
+
+def together(folder: str, environment: dict[str, str]) -> None:
+    """One process of a run of two."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    from encoder.runs.distributed import start
+
+    torch.set_num_threads(1)
+    config = replace(QUICK, epochs=3, augmentation=SegmentationAugmentation())
+    train_segmentation(
+        discs(17), discs(5, 1), Patches(), RECIPE, STRUCTURES, config, folder=Path(folder),
+        options=Options(micro_batch=2, accelerator=start(bf16=False)),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Batches of 8, 8 and one image, which only one of the processes has; validation sets of 3 and 2 images."""
+    config = replace(QUICK, epochs=3, augmentation=SegmentationAugmentation())
+    alone = train_segmentation(discs(17), discs(5, 1), Patches(), RECIPE, STRUCTURES, config)
+    server = context("accelerate", "encoder.probing.segmentation.train", "torch.distributed")
+    processes = [server.Process(target=together, args=(str(tmp_path), variables)) for variables in ranks(2)]
+    for process in processes:
+        process.start()
+    finish(*processes)
+    both = Segmenter.load(tmp_path)
+    assert both.epoch == alone.epoch and both.val_loss == pytest.approx(alone.val_loss, rel=1e-5)
+    for ours, theirs in zip(weights(both), weights(alone), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_is_of_one_encoder_configuration_and_one_recipe() -> None:
+    """Numbers of attention heads and epsilons are in an encoder's configuration alone, not among its weights."""
+    from encoder.backbones.dinov2 import RadDino
+    from tests.encoder.dinov2_models import dinov2
+
+    recipe = replace(RECIPE, size=56)
+    data = SegmentationSet.of(
+        discs(4).images[:, 4:60, 4:60], discs(4).masks(range(4))[..., 4:60, 4:60], STRUCTURES
+    )  # fmt: skip
+    encoder, other = RadDino(dinov2(layers=2)), RadDino(dinov2(layers=2))
+    other.model.load_state_dict(encoder.model.state_dict())
+    config = replace(QUICK, epochs=1)
+    segmenter = train_segmentation(data, data, encoder, recipe, STRUCTURES, config)
+    predict(segmenter, other, data.images)
+    for module in other.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 0.1
+    with pytest.raises(LlavaRadError, match="another encoder"):
+        predict(segmenter, other, data.images)
+    prepared = replace(data, recipe=recipe)
+    assert evaluate(segmenter, encoder, prepared).epoch == 1
+    changed = replace(recipe, scaling="minmax-equalize-then-resize")
+    for call in (
+        lambda: evaluate(segmenter, encoder, replace(data, recipe=changed)),
+        lambda: train_segmentation(data, prepared, encoder, changed, STRUCTURES, config),
+    ):
+        with pytest.raises(LlavaRadError, match="prepared by another recipe"):
+            call()
+
+
+def test_heads_of_earlier_versions_are_checked_by_weights(tmp_path: Path) -> None:
+    encoder = Patches()
+    segmenter = train_segmentation(
+        discs(4), discs(2, 1), encoder, RECIPE, STRUCTURES, replace(QUICK, epochs=1), folder=tmp_path
+    )
+    file = tmp_path / "segmenter.json"
+    data = json.loads(file.read_text()) | {"format": 1, "encoder": identity(encoder)}
+    file.write_text(json.dumps(data))
+    old = Segmenter.load(tmp_path)
+    np.testing.assert_array_equal(*(predict(one, encoder, discs(2).images) for one in (old, segmenter)))
+    old.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "segmenter.json").read_text()) == data
+    with torch.no_grad():
+        encoder.model.weight.add_(1)
+    with pytest.raises(LlavaRadError, match="another encoder"):
+        predict(old, encoder, discs(2).images)
 
 
 def test_what_does_not_go_together_is_refused() -> None:
