@@ -166,10 +166,31 @@ def _tried(key: Callable[[Path], object], path: Path) -> object:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows to train on, in their order, and the number of dropped rows by reason (each counted once)."""
+    """Rows to train on.
+
+    Attributes:
+        rows: in their order.
+        left_out: data set -> reason -> number of dropped rows, each counted once.
+    """
 
     rows: list[Row]
-    dropped: dict[str, int]
+    left_out: dict[str, dict[str, int]]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of dropped rows by reason, of all data sets together."""
+        total: Counter[str] = Counter()
+        for reasons in self.left_out.values():
+            total.update(reasons)
+        return dict(total)
+
+    def with_others(self, others: Iterable[Selection]) -> Selection:
+        """The same rows, with what selections before this one dropped."""
+        counted: dict[str, Counter[str]] = {}
+        for selection in (*others, self):
+            for dataset, reasons in selection.left_out.items():
+                counted.setdefault(dataset, Counter()).update(reasons)
+        return Selection(self.rows, {dataset: dict(reasons) for dataset, reasons in counted.items()})
 
 
 def select(
@@ -203,27 +224,30 @@ def select(
     paths = {row.path for row in exclude}
     kept: list[Row] = []
     seen: set[Path] = set()
-    dropped: Counter[str] = Counter()
+    dropped: Counter[tuple[str, str]] = Counter()
     for row in rows:
         if row.path in seen:
-            dropped["duplicate"] += 1
+            dropped[row.dataset, "duplicate"] += 1
         elif wanted is not None and row.view not in wanted:
-            dropped["view"] += 1
+            dropped[row.dataset, "view"] += 1
         elif splits is not None and row.split not in splits:
-            dropped["split"] += 1
+            dropped[row.dataset, "split"] += 1
         elif row.subject and (row.dataset, row.subject) in subjects:
-            dropped["excluded subject"] += 1
+            dropped[row.dataset, "excluded subject"] += 1
         elif (row.image and (row.dataset, row.image) in images) or row.path in paths:
-            dropped["excluded image"] += 1
+            dropped[row.dataset, "excluded image"] += 1
         else:
             kept.append(row)
         seen.add(row.path)
     if subset is not None:
         number = _subset_size(subset, len(kept))
         order = sorted(range(len(kept)), key=lambda i: _place(kept[i], seed))
-        dropped["subset"] = len(kept) - number
+        dropped.update((kept[i].dataset, "subset") for i in order[number:])
         kept = [kept[i] for i in sorted(order[:number])]
-    return Selection(kept, {reason: number for reason, number in dropped.items() if number})
+    left_out: dict[str, dict[str, int]] = {}
+    for (dataset, reason), number in dropped.items():
+        left_out.setdefault(dataset, {})[reason] = number
+    return Selection(kept, left_out)
 
 
 def drawn(*parts: str) -> bytes:

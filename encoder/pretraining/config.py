@@ -13,6 +13,7 @@ import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from encoder.runs.config import Configurations
 
@@ -20,6 +21,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Range = tuple[float, float]
+Views = tuple[Literal["frontal", "lateral"], ...]
 
 
 class _Strict(BaseModel):
@@ -61,14 +63,38 @@ class InitConfig(_Strict):
     freeze_backbone_steps: Count = 0
 
 
+class ManifestConfig(_Strict):
+    """One manifest; in a list of manifests, its file name alone is short for one without filters of its own.
+
+    Attributes:
+        path: file of ``llava-rad manifest``.
+        views: views to keep of this manifest; null for ``data.views``.
+        splits: splits to keep of this manifest, ``""`` for images without one; null for ``data.splits``.
+    """
+
+    path: str
+    views: Views | None = None
+    splits: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"path": value}
+        if not isinstance(value, dict | ManifestConfig):
+            raise PydanticCustomError("manifest", "a file, or {path: FILE, views: [frontal], splits: [train]}")
+        return value
+
+
 class DataConfig(_Strict):
     """Images to train on.
 
     Attributes:
-        manifests: files of ``llava-rad manifest``.
+        manifests: files of ``llava-rad manifest``, or tables ``{path: FILE, views: [...], splits: [...]}`` with filters
+            of their own. [paper D.1]: MIMIC-CXR's frontal training images, all images of the others.
         folder: or one folder of DICOM, PNG or JPEG files.
         views: views to keep, of ``frontal`` and ``lateral``; null keeps all, unknown views included.
-        splits: splits to keep; null keeps all. [paper D.1]: MIMIC-CXR's training split, all of the others.
+        splits: splits to keep, ``""`` for images without one; null keeps all, with a warning if there are test images.
         exclude: manifests of evaluation sets, whose subjects and images are left out.
         subset: number of images (above 1) or share of them (at most 1.0), drawn by subject [paper B.3]; null for all.
         cache: folder of the pixel cache, which runs on the same images can share; null for the run folder's.
@@ -77,9 +103,9 @@ class DataConfig(_Strict):
         workers: processes that cut crops, for each training process.
     """
 
-    manifests: tuple[str, ...] = ()
+    manifests: tuple[ManifestConfig, ...] = ()
     folder: str | None = None
-    views: tuple[Literal["frontal", "lateral"], ...] | None = None
+    views: Views | None = None
     splits: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     subset: float | None = Field(default=None, gt=0)
@@ -277,13 +303,17 @@ class ProbeConfig(_Strict):
         manifest: labelled images with the splits ``train`` and ``val``; null for no probing.
         every: steps; also before the first and after the last.
         size: side of probed images in pixels; null for ``crops.global_size``.
-        select: exported teacher: of the ``last`` step, or of the best linear ``probe``.
+        select: exported teacher: of the ``last`` step, of the best linear ``probe`` (AUPRC) [card], or of the lowest
+            validation ``loss`` of that probe [paper B.3].
+        patience: end the run after so many probes without a better one, by ``select``; null for all steps
+            [paper B.3: early stopping by the loss].
     """
 
     manifest: str | None = None
     every: Positive = 1000
     size: Positive | None = None
-    select: Literal["last", "probe"] = "last"
+    select: Literal["last", "probe", "loss"] = "last"
+    patience: Positive | None = None
 
 
 class PretrainingConfig(_Strict):
@@ -323,8 +353,10 @@ class PretrainingConfig(_Strict):
             raise ValueError("optimization.batch_size must be a multiple of optimization.accumulation")
         if self.optimization.passes is None and (problem := self.too_short(self.optimization.steps)):
             raise ValueError(problem)
-        if self.probe.select == "probe" and self.probe.manifest is None:
-            raise ValueError("probe.select = probe needs probe.manifest")
+        if self.probe.select != "last" and self.probe.manifest is None:
+            raise ValueError(f"probe.select = {self.probe.select} needs probe.manifest")
+        if self.probe.patience is not None and self.probe.select == "last":
+            raise ValueError("probe.patience needs probe.select = loss or probe")
         return self
 
     def too_short(self, steps: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +210,40 @@ class MicroBatches(Dataset["Batch | LlavaRadError"]):
         return int(self._orders[turn][place])
 
 
-def training_rows(config: PretrainingConfig) -> Selection:
+@dataclass(frozen=True)
+class TrainingRows(Selection):
+    """Images to train on.
+
+    Attributes:
+        unasked: data set -> number of images of its split ``test`` that are trained on although no ``splits`` names it.
+    """
+
+    unasked: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """For each data set, the number of images that are trained on, and of those left out for each reason."""
+        kept = Counter(row.dataset for row in self.rows)
+        lines = []
+        for dataset in sorted({*kept, *self.left_out}):
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.left_out.get(dataset, {}).items())
+            lines.append(
+                f"{dataset or 'unnamed'}: {kept[dataset]:,} kept" + (f", left out: {reasons}" if reasons else "")
+            )
+        return lines
+
+    def warning(self) -> str:
+        """Warn of test images that nobody asked for; "" if there are none."""
+        if not self.unasked:
+            return ""
+        counted = ", ".join(f"{dataset or 'unnamed'} {number:,}" for dataset, number in sorted(self.unasked.items()))
+        return (
+            f"test images are trained on ({counted}), since no splits are given: results on them will not be valid. "
+            "data.splits=[train] or a manifest's own splits leave them out; "
+            'data.splits=[train, val, test, ""] takes them, as the paper does but for MIMIC-CXR (table D.1)'
+        )
+
+
+def training_rows(config: PretrainingConfig) -> TrainingRows:
     """The images of ``data``, filtered, without the subjects and images of ``data.exclude``.
 
     Raises:
@@ -220,31 +254,38 @@ def training_rows(config: PretrainingConfig) -> Selection:
     if data.folder is not None and data.manifests:
         raise ConfigError("data.manifests and data.folder are both given", hint="take one of them")
     if data.folder is not None:
-        rows = _folder(data.folder)
+        tables = [(_folder(data.folder), data.views, data.splits)]
     elif data.manifests:
-        rows = _read("data.manifests", data.manifests)
+        read = _read("data.manifests", [manifest.path for manifest in data.manifests])
+        tables = [
+            (rows, data.views if one.views is None else one.views, data.splits if one.splits is None else one.splits)
+            for rows, one in zip(read, data.manifests, strict=True)
+        ]
     else:
         raise ConfigError(
             "there are no images: neither data.manifests nor data.folder is given",
             hint="data.manifests=[FILE.csv], which llava-rad manifest writes, or data.folder=FOLDER",
         )
+    exclude = [row for rows in _read("data.exclude", data.exclude) for row in rows]
+    filtered = [select(rows, views=views, splits=splits) for rows, views, splits in tables]
+    merged = [row for selection in filtered for row in selection.rows]
     try:
-        selection = select(
-            rows,
-            views=data.views,
-            splits=data.splits,
-            exclude=_read("data.exclude", data.exclude),
-            subset=data.subset,
-            seed=config.seed,
-        )
-    except ConfigError:
-        raise
+        selection = select(merged, exclude=exclude, subset=data.subset, seed=config.seed).with_others(filtered)
     except LlavaRadError as error:
         raise ConfigError(f"data.subset: {error}", hint=error.hint) from None
     if not selection.rows:
         left_out = ", ".join(f"{reason} {number:,}" for reason, number in selection.dropped.items())
-        raise ConfigError(f"none of {len(rows):,} images is left to train on ({left_out or 'the manifests are empty'})")
-    return selection
+        total = sum(len(rows) for rows, _, _ in tables)
+        raise ConfigError(f"none of {total:,} images is left to train on ({left_out or 'the manifests are empty'})")
+    tests = {
+        row.path
+        for one, (_, _, splits) in zip(filtered, tables, strict=True)
+        if splits is None
+        for row in one.rows
+        if row.split == "test"
+    }
+    unasked = Counter(row.dataset for row in selection.rows if row.path in tests)
+    return TrainingRows(selection.rows, selection.left_out, dict(unasked))
 
 
 def probe_rows(config: PretrainingConfig) -> list[Row]:
@@ -255,7 +296,8 @@ def probe_rows(config: PretrainingConfig) -> list[Row]:
     """
     if config.probe.manifest is None:
         return []
-    rows = [row for row in _read("probe.manifest", [config.probe.manifest]) if row.split in ("train", "val")]
+    (table,) = _read("probe.manifest", [config.probe.manifest])
+    rows = [row for row in table if row.split in ("train", "val")]
     if not any(row.labels for row in rows):
         raise ConfigError("probe.manifest has no labelled images in the splits train and val")
     for split in ("train", "val"):
@@ -278,12 +320,12 @@ def _folder(folder: str) -> list[Row]:
     return rows
 
 
-def _read(key: str, files: Sequence[str]) -> list[Row]:
-    rows: list[Row] = []
+def _read(key: str, files: Sequence[str]) -> list[list[Row]]:
+    tables: list[list[Row]] = []
     for number, file in enumerate(files, 1):
         try:
-            rows += read_manifest(Path(file).expanduser())
+            tables.append(read_manifest(Path(file).expanduser()))
         except LlavaRadError as error:
             which = f", number {number} of {len(files)}" if len(files) > 1 else ""
             raise ConfigError(f"{key}{which}: {error}", hint=error.hint) from None
-    return rows
+    return tables

@@ -56,6 +56,7 @@ class ProbeResult:
 
     Attributes:
         linear_auprc, linear_auroc, knn_auroc: label -> score.
+        linear_loss: label -> mean log loss of the linear probe.
         left_out: labels with fewer than 2 positives or negatives in train, or none in val.
         c: inverse strength of the linear probe's regularisation, as scikit-learn counts it.
     """
@@ -63,14 +64,15 @@ class ProbeResult:
     linear_auprc: dict[str, float]
     linear_auroc: dict[str, float]
     knn_auroc: dict[str, float]
+    linear_loss: dict[str, float]
     left_out: tuple[str, ...]
     c: float
 
     def scores(self) -> dict[str, float]:
-        """The three macro averages."""
+        """The macro averages."""
         return {
             name: float(np.mean(list(getattr(self, name).values())))
-            for name in ("linear_auprc", "linear_auroc", "knn_auroc")
+            for name in ("linear_auprc", "linear_auroc", "knn_auroc", "linear_loss")
         }
 
 
@@ -209,14 +211,16 @@ class Probe:
     def score(self, features: torch.Tensor) -> ProbeResult:
         """Scores of [N, D] features in the order of ``rows``; raises as ``predict``."""
         predicted = self.predict(features)
-        auprc, roc, near = {}, {}, {}
+        auprc, roc, near, loss = {}, {}, {}, {}
         for column, name in enumerate(predicted.labels):
             known = ~np.isnan(predicted.truth[:, column])
             truth = predicted.truth[known, column] == 1
             auprc[name] = average_precision(truth, predicted.linear[known, column])
             roc[name] = auroc(truth, predicted.linear[known, column])
             near[name] = auroc(truth, predicted.knn[known, column])
-        return ProbeResult(auprc, roc, near, self.left_out, predicted.c)
+            odds = predicted.linear[known, column]
+            loss[name] = float(np.mean(np.logaddexp(0, odds) - truth * odds))
+        return ProbeResult(auprc, roc, near, loss, self.left_out, predicted.c)
 
 
 def _votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

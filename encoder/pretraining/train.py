@@ -5,6 +5,7 @@
     RUN/
       config.yaml        the resolved configuration
       data.sha256        hash of the images' names, by which an edited manifest is noticed
+      data.txt           images of each data set: kept, and left out for each reason
       initialisation.txt source of the first weights
       cache/             decoded images, unless data.cache names another folder
       checkpoints/       see ``encoder.runs.checkpoints``
@@ -32,7 +33,7 @@ from encoder.datasets import pixel_cache
 from encoder.datasets.manifest import counts
 from encoder.errors import LlavaRadError
 from encoder.pretraining.config import PretrainingConfig, load_config
-from encoder.pretraining.data import Batch, Images, batches, probe_rows, training_rows
+from encoder.pretraining.data import Batch, Images, TrainingRows, batches, probe_rows, training_rows
 from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbone, load_heads
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
@@ -121,12 +122,21 @@ class _PretrainingRun:
                 ),
                 data_key="data.manifests or probe.manifest",
             )
+            self._report(selection)
         with accelerator.main_process_first():
             self.images: Images = self._cache(selection.rows)
         self.steps = total_steps(config.optimization, len(self.images))
         self.schedules = Schedules.from_config(config, self.steps)
         self.best: tuple[int, float] | None = None
         self._build()
+
+    def _report(self, selection: TrainingRows) -> None:
+        lines = selection.lines()
+        if warning := selection.warning():
+            lines.append(f"warning: {warning}")
+        files.write(self.output / "data.txt", "".join(f"{line}\n" for line in lines))
+        for line in lines:
+            self._note(line)
 
     def _note(self, message: str) -> None:
         if self.progress:
@@ -202,9 +212,10 @@ class _PretrainingRun:
         device = self.accelerator.device
         if self.start == 0:
             self._look(0)
+        ended = self._any(self._stalled(self.start))
         started, seen, waited = time.perf_counter(), 0, 0.0
         with stop_signals() as stop, progress_bar(self.steps, config.name, self.progress, self.start) as bar:
-            for step in range(self.start, self.steps):
+            for step in range(self.start, self.start if ended else self.steps):
                 values = self.schedules.at(step)
                 set_rates(self.optimizer, values)
                 parts = torch.zeros(4, device=device)
@@ -228,9 +239,14 @@ class _PretrainingRun:
                     numbers |= {"images_per_s": seen / seconds, "data_wait": waited / seconds}
                     self._record(done, numbers, bar)
                     started, seen, waited = time.perf_counter(), 0, 0.0
-                better = (done % config.probe.every == 0 or done == self.steps) and self._look(done)
-                if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping:
+                probed = done % config.probe.every == 0 or done == self.steps
+                better = probed and self._look(done)
+                ended = probed and self._any(self._stalled(done))
+                if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping or ended:
                     self._save(done)
+                if ended:
+                    self._note(f"step {done:,}: {config.probe.patience} probes without a better one, the run ends")
+                    break
                 if stopping and done < self.steps:
                     raise KeyboardInterrupt
         stream.close()  # type: ignore[attr-defined]
@@ -318,11 +334,19 @@ class _PretrainingRun:
         if self.metrics is not None:
             self.metrics.write(step, {f"probe_{name}": value for name, value in scores.items()})
         self._note(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-        score = scores["linear_auprc"]
-        if self.config.probe.select == "probe" and step and (self.best is None or score > self.best[1]):
+        select = self.config.probe.select
+        score = scores["linear_loss" if select == "loss" else "linear_auprc"]
+        if select == "last" or not step:
+            return False
+        if self.best is None or (score < self.best[1] if select == "loss" else score > self.best[1]):
             self.best = (step, score)
             return True
         return False
+
+    def _stalled(self, step: int) -> bool:
+        """Return whether so many probes as ``probe.patience`` have passed since the best one."""
+        patience, every = self.config.probe.patience, self.config.probe.every
+        return patience is not None and self.best is not None and step // every - self.best[0] // every >= patience
 
     def _save(self, step: int) -> None:
         groups = gather(self.model, self.optimizer)
@@ -338,10 +362,11 @@ class _PretrainingRun:
         if self.main:
             from encoder.pretraining.export import describe, export
 
-            step = self.best[0] if self.best and self.config.probe.select == "probe" else self.steps
+            step = self.best[0] if self.best and self.config.probe.select != "last" else self.steps
             groups, _ = self.checkpoints.load(self.checkpoints.folder / f"step-{step:08d}")
             teacher = groups["teacher"]
-            scores = {"linear probe macro AUPRC (val)": self.best[1]} if self.best else None
+            measure = "log loss" if self.config.probe.select == "loss" else "AUPRC"
+            scores = {f"linear probe macro {measure} (val)": self.best[1]} if self.best else None
             export(
                 _part(teacher, "backbone."),
                 self.config.model,

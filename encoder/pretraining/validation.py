@@ -217,8 +217,9 @@ def _data(report: Report, config: PretrainingConfig) -> None:
     report.lines.append(f"images      {len(rows):,} to train on")
     report.lines += _table(rows, by_data_set=config.data.folder is None)
     if selection.dropped:
-        left_out = ", ".join(f"{reason} {number:,}" for reason, number in selection.dropped.items())
-        report.lines.append(f"  left out: {left_out}")
+        report.lines += [f"  {line}" for line in selection.lines()]
+    if warning := selection.warning():
+        report.warnings.append(warning)
     if config.data.exclude and not any(reason.startswith("excluded") for reason in selection.dropped):
         report.warnings.append("data.exclude leaves nothing out: its data sets, subjects and images are others")
     report.attempt(lambda: report.check_files(rows, config.data.max_unreadable))

@@ -170,7 +170,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _did_you_mean(key: str, model: type[BaseModel]) -> str:
     """The known key that looks most like one, or whose last part is the same."""
-    keys = list(_keys(model))
+    keys = sorted(_keys(model), key=lambda known: known.count("."))  # the setting of all before that of one in a list
     same = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]]
     close = [*same, *difflib.get_close_matches(key, keys, n=1, cutoff=0.6)]
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -190,7 +190,10 @@ def _in_words(error: ErrorDetails, model: type[BaseModel]) -> str:
         allowed = f"a table of keys such as {key}.{_section(key, model)[0]}"
     elif error["type"] == "tuple_type":
         allowed = "a list, such as [a, b]"
-    elif error["type"] in {"missing", "too_long"}:  # no key is required: of a list of fixed length
+    elif error["type"] == "missing" and not parts[-1].isdigit():
+        key, _, name = key.rpartition(".")
+        allowed = f"its key {name} is missing"
+    elif error["type"] in {"missing", "too_long"}:  # of a list of fixed length
         allowed = "a list of another length"
     return f"{key} = {_short(error['input'])} is not allowed: {allowed}"
 

@@ -26,6 +26,7 @@ PANELS = (
     ("lr", "learning rate"),
     ("probe_linear_auprc", "linear probe, macro AUPRC"),
     ("probe_linear_auroc", "linear probe, macro AUROC"),
+    ("probe_linear_loss", "linear probe, log loss"),
     ("probe_knn_auroc", "nearest neighbours, macro AUROC"),
 )
 """Panels in reading order: name in the metrics log and title. Panels without a logged value are left out."""

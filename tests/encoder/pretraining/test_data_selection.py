@@ -44,6 +44,45 @@ def test_filters(manifest: Path) -> None:
     assert len(images(manifest, subset=3)) == 3
 
 
+def test_each_manifest_has_its_own_views_and_splits(tmp_path: Path) -> None:
+    """Table D.1: of MIMIC-CXR the frontal training images, of the others everything."""
+    mimic = [
+        row(tmp_path, "m1", dataset="mimic-cxr"), row(tmp_path, "m2", dataset="mimic-cxr", view="lateral"),
+        row(tmp_path, "n1", dataset="mimic-cxr", split="test"),
+        row(tmp_path, "n2", dataset="mimic-cxr", view="unknown"),
+    ]  # fmt: skip
+    brax = [
+        row(tmp_path, "x1", dataset="brax", split=""),
+        row(tmp_path, "x2", dataset="brax", view="lateral", split=""),
+    ]
+    write_manifest(mimic, tmp_path / "mimic.csv")
+    write_manifest(brax, tmp_path / "brax.csv")
+    own = {"path": str(tmp_path / "mimic.csv"), "views": ["frontal"], "splits": ["train"]}
+    chosen = training_rows(config(manifests=[own, str(tmp_path / "brax.csv")]))
+    assert [row.image for row in chosen.rows] == ["m1", "x1", "x2"]
+    assert chosen.lines() == ["brax: 2 kept", "mimic-cxr: 1 kept, left out: view 2, split 1"]
+    assert (chosen.dropped, chosen.warning()) == ({"view": 2, "split": 1}, "")
+    both = training_rows(config(manifests=[own, str(tmp_path / "brax.csv")], views=["lateral"], splits=["val"]))
+    assert [row.image for row in both.rows] == ["m1"], "filters of all manifests hold for those without their own"
+    one = training_rows(config(manifests=[own | {"views": None}, str(tmp_path / "brax.csv")], subset=2, exclude=[]))
+    assert sum(sum(reasons.values()) for reasons in one.left_out.values()) + len(one.rows) == 6
+
+
+def test_test_images_that_no_splits_ask_for_are_warned_of(manifest: Path, tmp_path: Path) -> None:
+    file = str(manifest)
+    assert "(set 1)" in training_rows(config(manifests=[file])).warning()
+    assert "(set 1)" in training_rows(config(manifests=[{"path": file, "views": ["frontal"]}])).warning()
+    write_manifest([row(tmp_path, "b9")], tmp_path / "evaluation.csv")
+    for quiet in (
+        {"manifests": [file], "splits": ["train", "test"]},
+        {"manifests": [file], "splits": ["train"]},
+        {"manifests": [{"path": file, "splits": ["test"]}]},
+        {"manifests": [file], "views": ["lateral"]},
+        {"manifests": [file], "exclude": [str(tmp_path / "evaluation.csv")]},
+    ):
+        assert training_rows(config(**quiet)).warning() == "", quiet
+
+
 def test_whoever_is_in_an_excluded_manifest_is_left_out_whole(manifest: Path, tmp_path: Path) -> None:
     write_manifest([row(tmp_path, "b9"), row(tmp_path, "a7", dataset="other set")], tmp_path / "evaluation.csv")
     assert images(manifest, exclude=[str(tmp_path / "evaluation.csv")]) == ["a1", "a2", "c1"]

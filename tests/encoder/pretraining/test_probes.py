@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
@@ -230,9 +230,11 @@ def test_predictions_and_scores_equal_scikit_learns(
         assert result.linear_auprc[name] == pytest.approx(average_precision_score(right, odds[judged]))
         assert result.linear_auroc[name] == pytest.approx(roc_auc_score(right, odds[judged]))
         assert result.knn_auroc[name] == pytest.approx(roc_auc_score(right, share[judged]))
+        chances = 1 / (1 + np.exp(-odds[judged]))
+        assert result.linear_loss[name] == pytest.approx(log_loss(right, chances), rel=1e-6)
     assert result.scores() == {
         name: pytest.approx(np.mean([getattr(result, name)[label] for label in probe.labels]))
-        for name in ("linear_auprc", "linear_auroc", "knn_auroc")
+        for name in ("linear_auprc", "linear_auroc", "knn_auroc", "linear_loss")
     }
 
 
@@ -329,7 +331,7 @@ def test_the_step_with_the_best_probe_is_exported(
     def scripted(self: Probe, encode: probes.Encode, batch_size: int = 32) -> ProbeResult:
         said.append(encode(pixels))
         score = {"a": by_step[len(said) - 1]}
-        return ProbeResult(score, score, score, (), 1.0)
+        return ProbeResult(score, score, score, score, (), 1.0)
 
     monkeypatch.setattr(Probe, "run", scripted)
     images = write_images(tmp_path / "images")
@@ -353,6 +355,39 @@ def test_the_step_with_the_best_probe_is_exported(
     assert Checkpoints(tmp_path / "run" / "checkpoints", 1).steps() == [2, 6]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert {row["step"]: row["probe_linear_auprc"] for row in lines if "probe_linear_auprc" in row} == by_step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("losses", "last", "exported"),
+    [
+        ([0.1, 0.9, 0.5, 0.6, 0.7, 0.4, 0.3], 4, 2),  # two probes above 0.5; the untrained start does not count
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], 6, 6),  # still falling at the end
+        ([0.9, 0.3, 0.4, 0.3, 0.3, 0.2, 0.1], 3, 1),  # an equal loss is no lower one
+    ],
+)
+def test_a_run_stops_early_by_the_loss_of_the_probe(
+    losses: list[float], last: int, exported: int, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B.3: it ends two probes after the lowest loss and exports that teacher; the same command does not go on."""
+    asked: list[int] = []
+
+    def scripted(self: Probe, encode: probes.Encode, batch_size: int = 32) -> ProbeResult:
+        asked.append(len(asked))
+        loss, same = {"a": losses[len(asked) - 1]}, {"a": 0.5}
+        return ProbeResult(same, same, same, loss, (), 1.0)
+
+    monkeypatch.setattr(Probe, "run", scripted)
+    settings = [f"probe.manifest={manifest}", "probe.every=1", "probe.select=loss", "probe.patience=2"]
+    config = small_config(write_images(tmp_path / "images"), *settings, "engine.keep_checkpoints=1")
+    for _ in range(2):
+        export = engine.run(config, tmp_path / "run", progress=False)
+        assert asked == list(range(last + 1))
+        assert f"| log loss | {losses[exported]:.4f} |" in (export / "README.md").read_text().replace(
+            "linear probe macro log loss (val)", "log loss"
+        )
+        steps = Checkpoints(tmp_path / "run" / "checkpoints", 1).steps()
+        assert steps == sorted({exported, last})
 
 
 def test_probing_leaves_the_run_as_it_is(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

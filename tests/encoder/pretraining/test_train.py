@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from encoder.datasets.pixel_cache import Cache
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining import train as engine
 from encoder.runs.checkpoints import Checkpoints
@@ -131,6 +132,30 @@ def test_images_changed_between_stop_and_start_are_noticed(images: Path, tmp_pat
     manifest.write_text(manifest.read_text().replace("s3\n", "s4\n"))
     with pytest.raises(ConfigError, match=r"table of data\.manifests or probe\.manifest has changed"):
         engine.run(config, tmp_path / "run", progress=False)
+
+
+def test_another_selection_is_another_run_and_another_cache(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "m.csv"
+    lines = (f"images/{n:02d}.png,ours,{'test' if n < 4 else 'train'}\n" for n in range(12))
+    manifest.write_text("path,dataset,split\n" + "".join(lines))
+    shared = ["data.folder=null", "optimization.steps=2", f"data.cache={tmp_path / 'cache'}"]
+    everything = small_config(images, *shared, f"data.manifests=[{manifest}]")
+    engine.run(everything, tmp_path / "run", progress=True)
+    said = (tmp_path / "run" / "data.txt").read_text()
+    assert said.startswith("ours: 12 kept\nwarning: test images are trained on (ours 4), since neither")
+    assert "warning: test images are trained on (ours 4)" in capfd.readouterr().err
+    trained = f"data.manifests=[{{path: {manifest}, splits: [train]}}]"
+    with pytest.raises(ConfigError, match=r"another data\.manifests"):
+        engine.run(small_config(images, *shared, trained), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="cache"):
+        engine.run(small_config(images, *shared, trained), tmp_path / "other", progress=False)
+    own = small_config(images, *shared[:2], trained)
+    engine.run(own, tmp_path / "own", progress=True)
+    assert (tmp_path / "own" / "data.txt").read_text() == "ours: 8 kept, left out: split 4\n"
+    assert "test images" not in capfd.readouterr().err
+    assert len(Cache.open(tmp_path / "own" / "cache")) == 8
 
 
 @pytest.mark.parametrize(

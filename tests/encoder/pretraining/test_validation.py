@@ -54,7 +54,8 @@ def test_a_run_in_numbers(manifest: str) -> None:
 
 
 def test_filters_are_seen(manifest: str) -> None:
-    assert "  left out: view 50" in look(manifest, "data.views=[frontal]").lines
+    lines = look(manifest, "data.views=[frontal]").lines
+    assert "  ours: 0 kept, left out: view 50" in lines and "  mimic-cxr: 100 kept" in lines
 
 
 @pytest.mark.parametrize(("batch", "warned"), [(8, True), (63, True), (64, False), (640, False)])
