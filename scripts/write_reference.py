@@ -129,14 +129,14 @@ def configuration_keys(config: Any, prefix: str = "") -> dict[str, tuple[Any, st
     found: dict[str, tuple[Any, str]] = {}
     told = attributes(inspect.getdoc(config) or "")
     for name, field in config.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             found |= configuration_keys(type(default), f"{prefix}{name}.")
         else:
             parts = [
                 part for part in get_args(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)
             ]
-            for part in parts:  # null, or keys of its own
+            for part in parts:  # null, or keys of its own, or those of each member of a list
                 found |= configuration_keys(part, f"{prefix}{name}.")
             found[f"{prefix}{name}"] = (default, told.get(name, ""))
     return found

@@ -144,7 +144,7 @@ def test_another_selection_is_another_run_and_another_cache(
     everything = small_config(images, *shared, f"data.manifests=[{manifest}]")
     engine.run(everything, tmp_path / "run", progress=True)
     said = (tmp_path / "run" / "data.txt").read_text()
-    assert said.startswith("ours: 12 kept\nwarning: test images are trained on (ours 4), since neither")
+    assert said.startswith("ours: 12 kept\nwarning: test images are trained on (ours 4), since no splits")
     assert "warning: test images are trained on (ours 4)" in capfd.readouterr().err
     trained = f"data.manifests=[{{path: {manifest}, splits: [train]}}]"
     with pytest.raises(ConfigError, match=r"another data\.manifests"):

@@ -6,7 +6,17 @@ import re
 from pathlib import Path
 
 from encoder.probing.heads import HEADS
-from encoder.probing.published import ACCURACY, AUPRC, DICE, PARAMETERS, TARGETS, WORST_GROUP
+from encoder.probing.published import (
+    ACCURACY,
+    AUPRC,
+    AUROC,
+    DICE,
+    PARAMETERS,
+    TARGETS,
+    WORST_GROUP,
+    Columns,
+    column,
+)  # fmt: skip
 
 
 def _lines(shared: Path) -> list[str]:
@@ -14,15 +24,68 @@ def _lines(shared: Path) -> list[str]:
     return [re.sub(r"\[\[.*?\]\(.*?\)\]", "", line) for line in text.splitlines()]
 
 
-def test_vindr_numbers_stand_in_table_1(shared_dir: Path) -> None:
-    (line,) = (
-        line for line in _lines(shared_dir) if line.startswith("VinDr-CXR") and "RAD" not in line and "Agg." in line
-    )
-    ours = line[line.index("R ad-DINO") :]
-    values = AUPRC["vindr-cxr"]["RAD-DINO"]
-    assert [ours.find(f"{value.mean:.1f}") >= 0 for value in values.values()] == [True] * 8
-    assert ours.rstrip().endswith("52.8")
-    assert abs(sum(value.mean for name, value in values.items() if name != "macro") / 7 - 52.8) < 0.05
+# a value stands in the paper's text as "9.7 9.7 9.7 9.7 p m 0.4", or, in bold, as "79.7(4)uncertain 79.7 4 ..."
+_VALUE = re.compile(r"(\d+\.\d+)(?: \1){3} p m (\d+\.\d+)|(\d+\.\d)\((\d+)\)uncertain")
+_NAMES = {
+    "CLIP@224": "CLIP@224", "CLIP@336": "CLIP@336", "BioViL-T": "BioViL-T", "BiomedCLIP": "BiomedCLIP",
+    "CheXzero": "CheXzero", "MRM": "MRM", "R ad-DINO (Random init.)": "RAD-DINO (random initialisation)",
+    "R ad-DINO (Continual)": "RAD-DINO", "R ad-DINO": "RAD-DINO", "DINOv2 (ViT-B)": "DINOv2 (ViT-B)",
+    "DINOv2 (ViT-G)": "DINOv2 (ViT-G)",
+}  # fmt: skip
+
+
+def _table(text: str) -> dict[str, list[tuple[str, str]]]:
+    """Encoder -> mean and standard deviation of each column, and the aggregate where the row ends in one."""
+    start = re.compile("|".join(re.escape(name) for name in sorted(_NAMES, key=len, reverse=True)))
+    found = list(start.finditer(text))
+    rows = {}
+    for one, after in zip(found, [*found[1:], None], strict=True):
+        cells = text[one.end() : None if after is None else after.start()]
+        values = [(a or b, c or f"{int(d) / 10}") for a, c, b, d in _VALUE.findall(cells)]
+        last = re.search(r" (\d\d\.\d+)\s*$", cells)
+        if last is not None and not re.search(r"p m \d+\.\d+\s*$", cells):
+            values.append((last.group(1), ""))
+        rows[_NAMES[one.group()]] = values
+    return rows
+
+
+def _ours(columns: Columns) -> list[tuple[float, float | None]]:
+    return [tuple(value) for value in columns.values()]
+
+
+def _numbers(values: list[tuple[str, str]]) -> list[tuple[float, float | None]]:
+    return [(float(mean), float(sd) if sd else None) for mean, sd in values]
+
+
+def test_linear_probes_are_those_of_tables_1_b_1_and_c_1(shared_dir: Path) -> None:
+    """Every row and every number of the paper's text, in its order."""
+    lines = _lines(shared_dir)
+    (vindr,) = (_table(line) for line in lines if line.startswith("VinDr-CXR") and "Agg." in line)
+    at = next(number for number, line in enumerate(lines) if line.startswith("Model LO CM PL-T"))
+    starts = _table("\n".join(lines[at + 1 : at + 5]))
+    at = next(number for number, line in enumerate(lines) if line.startswith("Model Architecture PTX"))
+    both = _table("\n".join(lines[at + 1 : at + 8]))
+    at = next(number for number, line in enumerate(lines) if line.startswith("Image encoder Pre-trained with"))
+    lateral = _table("\n".join(lines[at + 1 : at + 5]))
+    assert (len(vindr), len(starts), len(both), len(lateral)) == (7, 4, 7, 4)
+    unadapted = {name: values for name, values in starts.items() if name != "RAD-DINO"}
+    for dataset, table in (("vindr-cxr", vindr | unadapted), ("padchest-lateral", lateral)):
+        assert {name: _ours(row) for name, row in AUPRC[dataset].items()} == {
+            name: _numbers(values) for name, values in table.items()
+        }
+    assert [mean for mean, _ in starts["RAD-DINO"]] == [mean for mean, _ in vindr["RAD-DINO"]]
+    for name, values in both.items():
+        numbers = _numbers(values)
+        assert [*_ours(AUPRC["candid-ptx"][name]), *_ours(AUPRC["rsna-pneumonia"][name])] == numbers[:4]
+        assert _ours(AUROC["rsna-pneumonia"][name]) == numbers[4:]
+    assert column("rsna-pneumonia", auroc=True)["Pneumonia"] == (88.4, 0.6)
+
+
+def test_an_aggregate_is_the_mean_of_its_labels() -> None:
+    for rows in (AUPRC["vindr-cxr"], AUPRC["padchest-lateral"]):
+        for name, columns in rows.items():
+            means = [value.mean for label, value in columns.items() if label != "macro"]
+            assert abs(sum(means) / len(means) - columns["macro"].mean) < 0.06, name
 
 
 def test_demographics_are_those_of_tables_5_and_c_2(shared_dir: Path) -> None:
