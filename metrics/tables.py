@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -102,9 +102,9 @@ def columns_by_report(result: Evaluation) -> dict[str, list[Any]]:
     return columns
 
 
-def by_report_csv(result: Evaluation) -> bytes:
-    """Return :func:`columns_by_report` as CSV."""
-    columns = columns_by_report(result)
+def by_report_csv(result: Evaluation, more: Mapping[str, Sequence[str]] | None = None) -> bytes:
+    """Return :func:`columns_by_report` as CSV, followed by ``more`` columns with a text for each report."""
+    columns = columns_by_report(result) | {name: list(texts) for name, texts in (more or {}).items()}
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

@@ -326,7 +326,7 @@ def _kept(
                 for start in range(0, len(rows), CHUNK):
                     chunk = rows[start : start + CHUNK]
                     read = prepared(chunk, recipe, reader, digests=found[start : start + CHUNK])
-                    images[start : start + CHUNK] = np.stack([image for image in read if image is not None])
+                    images[start : start + CHUNK] = np.stack([image.pixels for image in read if image is not None])
                     progress(len(chunk))
                 images.flush()
         kept: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import DIGESTS, Digests
 from encoder.preprocessing import Recipe
+from encoder.reader.information import finding
+from encoder.reader.radiograph import PreparedImage
 from encoder.reader.sandbox import Reader
 
 Progress = Callable[[int], None]
@@ -51,7 +54,7 @@ def model_key(encoder: FrozenEncoder) -> str:
 
 
 class Unreadable:
-    """Images that cannot be read and are left out: a share as in pre-training, and one in any case.
+    """Images that cannot be read and are left out (a share as in pre-training, and one in any case), and doubtful ones.
 
     Args:
         total: number of images.
@@ -60,12 +63,14 @@ class Unreadable:
 
     Attributes:
         reasons: path of an image -> its row of the manifest and the error.
+        doubtful: path of an image that is read -> its row and the finding of :mod:`encoder.reader.information`.
     """
 
     def __init__(self, total: int, share: float = 0.01, *, hint: str = "--max-unreadable sets the limit") -> None:
         self.hint = hint
         self.total, self.allowed = total, max(1, int(share * total))
         self.reasons: dict[Path, tuple[int, LlavaRadError]] = {}
+        self.doubtful: dict[Path, tuple[int, str]] = {}
 
     def add(self, row: Row, error: LlavaRadError) -> None:
         """Leave an image out.
@@ -85,6 +90,10 @@ class Unreadable:
         """Row of the manifest and reason of each image; rows name images, since file names may identify patients."""
         return [f"row {number}: {error}" for number, error in self.reasons.values()]
 
+    def findings(self) -> list[dict[str, int | str]]:
+        """Row of the manifest and finding of each doubtful image."""
+        return [{"row": number, "finding": found} for number, found in self.doubtful.values()]
+
 
 def prepared(
     rows: Sequence[Row],
@@ -93,14 +102,14 @@ def prepared(
     unreadable: Unreadable | None = None,
     *,
     digests: Sequence[str],
-) -> list[npt.NDArray[np.uint8] | None]:
-    """Read and prepare images [S, S] uint8 of files with these SHA-256; None stands for one that is left out.
+) -> list[PreparedImage | None]:
+    """Read and prepare images of files with these SHA-256; None stands for one that is left out.
 
     Raises:
         LlavaRadError: if an image cannot be read and ``unreadable`` is None or full, or has another SHA-256; the
             message names its row.
     """
-    images: list[npt.NDArray[np.uint8] | None] = []
+    images: list[PreparedImage | None] = []
     for row, digest in zip(rows, digests, strict=True):
         try:
             image = reader.prepare(row.path, recipe, force=True, inverted=row.inverted)
@@ -114,7 +123,7 @@ def prepared(
             raise LlavaRadError(
                 f"row {row.number} of the manifest: the image file changed during the run", hint="run the command again"
             )
-        images.append(image.pixels)
+        images.append(image)
     return images
 
 
@@ -143,7 +152,8 @@ def vectors(
         device: of the encoder.
         dtype: of the encoder; bfloat16 changes the third digit.
         progress: called with the number of completed images.
-        unreadable: collects images that cannot be read, whose vectors are NaN; None raises for the first.
+        unreadable: collects images that cannot be read, whose vectors are NaN, and doubtful ones; None raises for the
+            first that cannot be read.
         digests: of the image files; default: those that ``cache`` remembers.
 
     Raises:
@@ -156,6 +166,7 @@ def vectors(
     kept = None if cache is None else _Kept(cache, hashlib.sha256(what.encode()).hexdigest())
     digests.save()
     known = {} if kept is None else kept.get(keys)
+    findings = {} if kept is None else kept.findings(keys)
     missing = [number for number, key in enumerate(keys) if key not in known]
     progress(len(rows) - len(missing))
     vision = in_fastest_form(encoder, size=recipe.size, device=device, dtype=dtype) if missing else encoder
@@ -171,14 +182,20 @@ def vectors(
             )
             read = [(keys[number], image) for number, image in zip(chunk, images, strict=True) if image is not None]
             if read:
-                found = encode(vision, np.stack([image for _, image in read]), recipe, batch_size, device)
+                found = encode(vision, np.stack([image.pixels for _, image in read]), recipe, batch_size, device)
                 new = dict(zip((key for key, _ in read), found, strict=True))
+                doubts = {key: text for key, image in read if (text := finding(image.warnings))}
                 known |= new
+                findings |= doubts
                 if kept is not None:
-                    kept.put(new)
+                    kept.put(new, doubts)
             progress(len(chunk))
     if kept is not None:
         kept.close()
+    if unreadable is not None:
+        unreadable.doubtful |= {
+            row.path: (row.number, findings[key]) for row, key in zip(rows, keys, strict=True) if key in findings
+        }
     absent = np.full(encoder.width if not known else len(next(iter(known.values()))), np.nan, np.float32)
     return np.stack([known.get(key, absent) for key in keys])
 
@@ -257,7 +274,7 @@ def as_maps(patches: torch.Tensor) -> torch.Tensor:
 
 
 class _Kept:
-    """Vectors in an SQLite file."""
+    """Vectors and findings of images in an SQLite file; what ``put`` returned from survives a kill."""
 
     def __init__(self, folder: Path, name: str) -> None:
         try:
@@ -265,22 +282,30 @@ class _Kept:
             self._base = sqlite3.connect(folder / f"{name[:24]}.sqlite", timeout=60)
             with self._base:
                 self._base.execute("CREATE TABLE IF NOT EXISTS vectors (image TEXT PRIMARY KEY, value BLOB)")
+                self._base.execute("CREATE TABLE IF NOT EXISTS findings (image TEXT PRIMARY KEY, text TEXT)")
         except (sqlite3.Error, OSError) as error:
             raise _unusable(error) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+        rows = self._all("SELECT image, value FROM vectors", keys)
+        return {key: np.frombuffer(value, np.float32) for key, value in rows}
+
+    def findings(self, keys: Sequence[str]) -> dict[str, str]:
+        return dict(self._all("SELECT image, text FROM findings", keys))
+
+    def _all(self, query: str, keys: Sequence[str]) -> list[tuple[str, Any]]:
         wanted = set(keys)
         try:
-            rows = self._base.execute("SELECT image, value FROM vectors").fetchall()
+            return [row for row in self._base.execute(query) if row[0] in wanted]
         except sqlite3.Error as error:
             raise _unusable(error) from None
-        return {key: np.frombuffer(value, np.float32) for key, value in rows if key in wanted}
 
-    def put(self, new: dict[str, npt.NDArray[np.float32]]) -> None:
+    def put(self, new: dict[str, npt.NDArray[np.float32]], findings: dict[str, str]) -> None:
         try:
             with self._base:
                 rows = [(key, value.tobytes()) for key, value in new.items()]
                 self._base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                self._base.executemany("INSERT OR REPLACE INTO findings VALUES (?, ?)", findings.items())
         except sqlite3.Error as error:
             raise _unusable(error) from None
 

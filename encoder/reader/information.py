@@ -8,6 +8,7 @@ radiographs of five public sets, of which 0.1 % are warned of (docs/dicom.md, "P
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from encoder.errors import ReadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
 WARNING = "THE PICTURE IS PROBABLY DAMAGED OR INCOMPLETE, do not rely on a report about it: "
@@ -67,6 +70,23 @@ def check(pixels: npt.NDArray[np.uint16], *, force: bool = False) -> list[str]:
     if not 0.65 <= height / width <= 1.6:
         found.append("it is much wider or taller than a radiograph of the chest")
     return [WARNING + "; ".join(found)] if found else []
+
+
+def finding(warnings: Iterable[str]) -> str:
+    """Return what :func:`check` found, of all warnings about an image: reasons divided by "; ", or ""."""
+    return next((text.removeprefix(WARNING) for text in warnings if text.startswith(WARNING)), "")
+
+
+def by_reason(findings: Iterable[str]) -> dict[str, int]:
+    """Count images by reason; one may have several."""
+    return dict(sorted(Counter(reason for found in findings if found for reason in found.split("; ")).items()))
+
+
+def summary(findings: Iterable[str]) -> str:
+    """Return a sentence that counts images with a finding, without identifiers; "" if there is none."""
+    found = [text for text in findings if text]
+    reasons = "; ".join(f"{reason}: {number:,}" for reason, number in by_reason(found).items())
+    return f"Probably damaged or incomplete, but included: {len(found):,} images ({reasons})." if found else ""
 
 
 def _largest_rectangle(cells: npt.NDArray[np.bool_]) -> float:

@@ -28,17 +28,19 @@ class Prediction:
         text: "" if the image could not be read.
         complete: False if the text reached the maximal length.
         error: reason of the reader if the image could not be read, else None.
+        warning: why the image is probably damaged or incomplete (:mod:`encoder.reader.information`), else "".
     """
 
     id: str
     text: str
     complete: bool = True
     error: str | None = None
+    warning: str = ""
 
     def line(self, notice: str = NOTICE) -> str:
         """Return one line of JSON; equal predictions give equal bytes."""
         content: dict[str, Any] = {"schema": SCHEMA, "notice": notice, "id": self.id, "prediction": self.text}
-        content |= {"complete": self.complete, "error": self.error}
+        content |= {"complete": self.complete, "error": self.error, "warning": self.warning}
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -52,7 +54,9 @@ class Prediction:
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError("no prediction")
         try:
-            return cls(content["id"], content["prediction"], content["complete"], content["error"])
+            return cls(
+                content["id"], content["prediction"], content["complete"], content["error"], content.get("warning", "")
+            )
         except KeyError:
             raise ValueError("no prediction") from None
 

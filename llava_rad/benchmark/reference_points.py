@@ -160,7 +160,7 @@ def write_features(
     model = engine()
     prepared = images.batches([chunk for _, chunk in missing], model.recipe)
     for (file, chunk), batch in zip(missing, prepared, strict=True):
-        readable = [image for _, image in batch if not isinstance(image, ReadError)]
+        readable = [image.pixels for _, image in batch if not isinstance(image, ReadError)]
         vectors = np.full((len(chunk), model.vision.width), np.nan, np.float32)
         if readable:
             with torch.inference_mode():

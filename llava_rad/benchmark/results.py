@@ -74,6 +74,7 @@ def _merged(plan: Plan, name: str, made: Origin) -> list[str]:
     if errors := Counter(one.error for one in found if one.error is not None):
         made.unreadable[name] = errors.total()
         made.errors[name] = dict(errors)
+    made.warnings[name] = [one.warning for one in found]
     config = LlavaRadConfig.load(plan.located[name])
     made.models[name] = {
         "id": config.name,
@@ -140,7 +141,7 @@ def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], ima
         if images is None or recipe is None:
             return None
         image = images.one(plan.task.cases[row], recipe)
-        return None if isinstance(image, ReadError) else image
+        return None if isinstance(image, ReadError) else image.pixels
 
     def as_json(content: Any) -> str:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -148,7 +149,7 @@ def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], ima
     environment, drawings = _environment(run), plots(summary)
     files: dict[str, str | bytes] = {
         "references.jsonl": _references(plan),
-        "per_sample.csv": tables.by_report_csv(summary.scored.evaluation),
+        "per_sample.csv": tables.by_report_csv(summary.scored.evaluation, summary.warnings()),
         "summary.json": as_json(summary.to_json(json.loads(tables.to_json(summary.scored.evaluation)))),
         "summary.md": summary.to_markdown(),
         "summary.tex": summary.to_latex(),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from encoder.reader.information import by_reason
+from encoder.reader.information import summary as doubtful
 from llava_rad.benchmark.published import REPORTS, SCORES, SOURCE, TABLE_2, WORST_GROUP, Value
 from llava_rad.benchmark.scoring import FEW, Agreement, Compared, Scored, as_json
 from llava_rad.benchmark.task import Task
@@ -50,6 +52,7 @@ class Origin:
         agreement: of each model's fast protocol with the paper's.
         unreadable: number of unreadable images by model, which are scored as empty reports.
         errors: number of unreadable images by model and reason.
+        warnings: of each report by model, why its image is probably damaged or incomplete, else "".
     """
 
     protocol: dict[str, Any] | None = None
@@ -59,6 +62,7 @@ class Origin:
     agreement: dict[str, Agreement] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ class Summary:
         for name, count in made.unreadable.items():
             reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(made.errors[name].items()))
             notes.append(f"{name}: {count:,} images could not be read and count as empty reports ({reasons}).")
+        for name, warnings in made.warnings.items():
+            if text := doubtful(warnings):
+                notes.append(f"{name}: {text[0].lower()}{text[1:]}")
         for name in scored.models:
             diversity = scored.diversity[name]
             if diversity.share < FEW and len(task.cases) > 1 / FEW:
@@ -195,6 +202,7 @@ class Summary:
                 name: asdict(one) | {"interval": one.interval} for name, one in made.agreement.items()
             },
             "unreadable": made.errors,
+            "doubtful": {name: by_reason(found) for name, found in made.warnings.items()},
             "published": {
                 "source": SOURCE,
                 "reports": REPORTS[task.published] if task.published else None,
@@ -205,6 +213,11 @@ class Summary:
                 ],
             },
         }
+
+    def warnings(self) -> dict[str, list[str]]:
+        """Return the columns of warnings beside the values of each report, named like those."""
+        several = len(self.scored.evaluation.models) > 1
+        return {f"{name}/warning" if several else "warning": found for name, found in self.made.warnings.items()}
 
     def signatures(self) -> list[str]:
         """Return one line per choice on which the numbers depend: protocol, metrics, bootstrap."""

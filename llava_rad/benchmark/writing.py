@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
 from encoder.errors import LlavaRadError, ReadError
+from encoder.reader.information import finding
 from encoder.reader.sandbox import Reader
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.task import Case
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from encoder.preprocessing import Recipe
+    from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.decoding import Draft
     from llava_rad.generation.engine import Engine
     from llava_rad.generation.vllm import VllmWriter
@@ -218,9 +220,9 @@ class Images:
 
     def batches(
         self, batches: Sequence[Sequence[Case]], recipe: Recipe
-    ) -> Iterator[list[tuple[Case, Image | ReadError]]]:
+    ) -> Iterator[list[tuple[Case, PreparedImage | ReadError]]]:
         """Yield each batch with its images, or with the error of an unreadable one."""
-        waiting: deque[list[tuple[Case, Future[Image | ReadError]]]] = deque()
+        waiting: deque[list[tuple[Case, Future[PreparedImage | ReadError]]]] = deque()
         left = iter(batches)
         try:
             while True:
@@ -236,11 +238,11 @@ class Images:
                 for _, future in batch_left:
                     future.cancel()
 
-    def one(self, case: Case, recipe: Recipe) -> Image | ReadError:
+    def one(self, case: Case, recipe: Recipe) -> PreparedImage | ReadError:
         """Prepare one image."""
         return self._pool.submit(self._prepare, case, recipe).result()
 
-    def _prepare(self, case: Case, recipe: Recipe) -> Image | ReadError:
+    def _prepare(self, case: Case, recipe: Recipe) -> PreparedImage | ReadError:
         assert case.image is not None
         reader = self._free.popleft()  # the pool has one thread for each reader
         try:
@@ -253,7 +255,7 @@ class Images:
             raise LlavaRadError(
                 "an image file changed during the run", hint="run the command again, with another results folder"
             )
-        return found.pixels
+        return found
 
     def close(self) -> None:
         """Stop the child processes."""
@@ -316,7 +318,7 @@ def write_share(
     write, written = writer(), 0
     with contextlib.closing(shards):
         for batch in images.batches(missing, write.recipe):
-            readable = [image for _, image in batch if not isinstance(image, ReadError)]
+            readable = [image.pixels for _, image in batch if not isinstance(image, ReadError)]
             drafts = iter(_drafts(write, readable))
             predictions = []
             for case, image in batch:
@@ -324,7 +326,8 @@ def write_share(
                     predictions.append(Prediction(case.id, "", error=image.reason))
                 else:
                     draft = next(drafts)
-                    predictions.append(Prediction(case.id, clean(draft.text).strip(), draft.complete))
+                    text, warning = clean(draft.text).strip(), finding(image.warnings)
+                    predictions.append(Prediction(case.id, text, draft.complete, warning=warning))
             new = [prediction for prediction in predictions if prediction.id not in done]
             shards.append(new)
             written += len(new)

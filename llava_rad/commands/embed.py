@@ -13,7 +13,8 @@ from llava_rad.commands.maps import Encoder, RecipeName
 from llava_rad.commands.probe import BatchSize, DTypeOption, MaxUnreadable
 
 EPILOG = (
-    "An .npz file has the arrays features (float32), id, readable and about (JSON: encoder, SHA-256 of its weights, "
+    "An .npz file has the arrays features (float32), id, readable, warning (of an image that is probably damaged or "
+    "incomplete) and about (JSON: encoder, SHA-256 of its weights, "
     "recipe); a .parquet file has the same as columns and metadata. Images keep their order; the id is the manifest's "
     "column 'image', else the file's SHA-256. An image that cannot be read keeps its place, with NaN as features "
     "(exit code 3).\n\n"
@@ -48,6 +49,7 @@ def command(
     quiet: opt.Quiet = False,
 ) -> None:
     """Compute features of images with a frozen encoder."""
+    from encoder.reader.information import summary
     from llava_rad.outputs.files import check_output
     from llava_rad.probes import embedding
 
@@ -71,6 +73,8 @@ def command(
         note(f"warning: image {number} of {len(rows)}: {reason}")
     if len(found.unreadable) > _LISTED:
         note(f"warning: {len(found.unreadable) - _LISTED} more images cannot be read")
+    if text := summary(found.doubtful.values()):
+        note(f"warning: {text[0].lower()}{text[1:]}")
     if not quiet:
         read = len(rows) - len(found.unreadable)
         shape = " x ".join(map(str, found.shape))

@@ -105,7 +105,7 @@ def linear(
 ) -> None:
     """Train a linear layer on the frozen image vectors; print AUPRC and AUROC of each label."""
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, linear_bars, linear_table, unreadable_note
+    from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, image_notes, linear_bars, linear_table
 
     _check_rate(learning_rate)
     if protocol not in PROTOCOLS:
@@ -143,10 +143,10 @@ def linear(
         known = folder.known(name, weights)
         if known is None:
             facts = probing.linear_facts(probing.linear(model, way, work, bar))
-            known = folder.keep(name, weights, facts | {"unreadable": absent.lines()})
+            known = folder.keep(name, weights, facts | {"unreadable": absent.lines(), "doubtful": absent.findings()})
         found[name] = known
     result = linear_table(found, split, protocol, named)
-    _finish(folder, digests, result, bars(linear_bars(found), axis="AUROC x 100"), unreadable_note(found))
+    _finish(folder, digests, result, bars(linear_bars(found), axis="AUROC x 100"), image_notes(found))
 
 
 @app.command("demographics", epilog=EPILOG)
@@ -176,7 +176,7 @@ def demographics(
     from encoder.probing.demographics import VARIABLES, without_findings
     from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table, unreadable_note
+    from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table, image_notes
 
     wanted = _names(variables)
     if odd := [name for name in wanted if name not in VARIABLES] or not wanted:
@@ -203,10 +203,12 @@ def demographics(
         if known is None:
             source = probing.Vectors(place, batch_size, device, kind, absent, digests)
             results = probing.demographics(model, rows, way, source, wanted, seed, bar)
-            known = folder.keep(name, weights, {"variables": results, "unreadable": absent.lines()})
+            known = folder.keep(
+                name, weights, {"variables": results, "unreadable": absent.lines(), "doubtful": absent.findings()}
+            )
         found[name] = known
     result = demographics_table(found, all_images=all_images)
-    _finish(folder, digests, result, bars(demographics_bars(found), axis="accuracy x 100"), unreadable_note(found))
+    _finish(folder, digests, result, bars(demographics_bars(found), axis="accuracy x 100"), image_notes(found))
 
 
 @app.command("segment", epilog=EPILOG)
@@ -274,7 +276,7 @@ def segment(
     from encoder.probing.segmentation.model import SegmentationConfig
     from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import ProbeFolder, bars, segmentation_bars, segmentation_table, unreadable_note
+    from llava_rad.probes.folder import ProbeFolder, bars, image_notes, segmentation_bars, segmentation_table
 
     _check_rate(learning_rate)
     heads = head or ["linear"]
@@ -345,7 +347,11 @@ def segment(
                 attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
             )  # fmt: skip
             sizes = [len(images.train), len(images.val), len(images.test)]
-            kept = folder.keep(called, weights, facts | {"sizes": sizes, "unreadable": absent_images.lines()})
+            kept = folder.keep(
+                called,
+                weights,
+                facts | {"sizes": sizes, "unreadable": absent_images.lines(), "doubtful": absent_images.findings()},
+            )
         found[called] = kept
 
     for name, model, way, weights in probing.load_encoders(encoder or [], recipe, offline=offline):
@@ -356,7 +362,7 @@ def segment(
         judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
     sizes = tuple(next(iter(found.values())).get("sizes") or map(len, parts))
     result = segmentation_table(found, sizes, target)
-    _finish(folder, digests, result, bars(segmentation_bars(found), axis="Dice x 100"), unreadable_note(found))
+    _finish(folder, digests, result, bars(segmentation_bars(found), axis="Dice x 100"), image_notes(found))
 
 
 def _check_masks(sets: Sets) -> None:
@@ -411,10 +417,12 @@ def _report(
     show_report(report)
 
 
-def _finish(folder: ProbeFolder, digests: Digests, table: ProbeTable, figure: bytes | None, left_out: str) -> None:
-    if left_out:
-        table = replace(table, notes=(*table.notes, left_out))
-        note(f"warning: {left_out[0].lower()}{left_out[1:]}")
+def _finish(
+    folder: ProbeFolder, digests: Digests, table: ProbeTable, figure: bytes | None, notes: Sequence[str]
+) -> None:
+    for one in notes:
+        note(f"warning: {one[0].lower()}{one[1:]}")
+    table = replace(table, notes=(*table.notes, *notes))
     folder.finish(table, figure)
     digests.save()
     sys.stdout.write(table.text())

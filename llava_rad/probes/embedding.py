@@ -1,7 +1,8 @@
 """Features of many images for use elsewhere: the images of a folder or manifest, and NPZ and Parquet files.
 
 Work in progress is a hidden folder: ``vectors.bin``, to which the features of every batch are appended, and
-``images.jsonl`` with one line for each of them. A later call of the same settings continues it.
+``images.jsonl`` with one line for each of them (key, SHA-256, finding of :mod:`encoder.reader.information`). A later
+call of the same settings continues it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["cls", "mean", "patches"]
 FORMATS = (".npz", ".parquet")
+_LINES = 2
+"""Version of the work in progress."""
 _MANIFESTS = {".csv", ".tsv", ".gz"}
 
 
@@ -48,6 +51,7 @@ class Embedded:
         paths: of the files.
         unreadable: position of an image, from 1 -> the reason why it cannot be read.
         about: encoder, SHA-256 of its weights, recipe and kind of the features; JSON-compatible.
+        doubtful: position of an image that is read, from 1 -> why it is probably damaged or incomplete.
     """
 
     features: npt.NDArray[np.float32]
@@ -55,6 +59,7 @@ class Embedded:
     paths: list[Path]
     unreadable: dict[int, str]
     about: dict[str, Any]
+    doubtful: dict[int, str]
 
 
 def embed(
@@ -97,7 +102,7 @@ def embed(
         )
         found = work.run(rows, ids, Path(folder), max_unreadable=max_unreadable)
         whole = next(found.blocks(len(rows)))
-    return Embedded(whole, found.ids, found.paths, found.unreadable, found.about)
+    return Embedded(whole, found.ids, found.paths, found.unreadable, found.about, found.doubtful)
 
 
 def rows_of(images: str | Path | Iterable[str | Path], *, recursive: bool = False) -> tuple[list[Row], list[str]]:
@@ -141,6 +146,7 @@ class Kept:
     paths: list[Path]
     unreadable: dict[int, str]
     about: dict[str, Any]
+    doubtful: dict[int, str]
 
     def blocks(self, images: int = 64) -> Iterator[npt.NDArray[np.float32]]:
         """Iterate over the features of ``images`` images at a time, in the order of the output."""
@@ -227,7 +233,7 @@ class Embedding:
         keys = [row.content(_state_of(row.path)) for row in rows]
         with reported("the work in progress"):
             folder.mkdir(exist_ok=True)
-        with _Store(folder, json.dumps([self._key, self.about], sort_keys=True), self.shape) as store:
+        with _Store(folder, json.dumps([_LINES, self._key, self.about], sort_keys=True), self.shape) as store:
             missing = [number for number, key in enumerate(keys) if key not in store.images]
             progress(len(rows) - len(missing))
             if missing:
@@ -246,6 +252,7 @@ class Embedding:
             [row.path for row in rows],
             {number: reasons[row.path] for number, row in enumerate(rows, 1) if row.path in reasons},
             self.about,
+            {number: images[key][2] for number, key in enumerate(keys, 1) if key in images and images[key][2]},
         )
 
     def _compute(
@@ -256,6 +263,7 @@ class Embedding:
         progress: Callable[[int], None],
     ) -> None:
         from encoder.backbones.loading import in_fastest_form
+        from encoder.reader.information import finding
         from encoder.reader.sandbox import Reader
 
         vision = in_fastest_form(self.encoder, size=self.recipe.size, device=self.device, dtype=self.dtype)
@@ -265,12 +273,12 @@ class Embedding:
                 for row, key in batch:
                     try:
                         image = reader.prepare(row.path, self.recipe, force=True, inverted=row.inverted)
-                        read.append((key, image.sha256, image.pixels))
+                        read.append((key, image.sha256, finding(image.warnings), image.pixels))
                     except LlavaRadError as error:
                         unreadable.add(row, error)
                 if read:
                     found = self._encode(vision, np.stack([pixels for *_, pixels in read]))
-                    store.add(found, [(key, digest) for key, digest, _ in read])
+                    store.add(found, [one[:3] for one in read])
                 progress(len(batch))
 
     def _encode(self, vision: Vision, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -291,7 +299,7 @@ class _Store:
 
     def __init__(self, folder: Path, settings: str, shape: tuple[int, ...]) -> None:
         self.vectors = folder / "vectors.bin"
-        self.images: dict[str, tuple[int, str]] = {}  # key of a file -> position of its features, SHA-256 of the file
+        self.images: dict[str, tuple[int, str, str]] = {}  # key of a file -> position of its features, SHA-256, finding
         self._length = 4 * int(np.prod(shape))
         self._count = 0
         with reported("the work in progress"):
@@ -306,14 +314,14 @@ class _Store:
                 with reported("the work in progress"):
                     self._lines.append(first)
                 lines = [first]
-            for key, digest in map(json.loads, lines[1:]):
-                self.images[key] = self._count, digest
+            for key, digest, found in map(json.loads, lines[1:]):
+                self.images[key] = self._count, digest, found
                 self._count += 1
         except BaseException:
             self.close()
             raise
 
-    def add(self, vectors: npt.NDArray[np.float32], images: Sequence[tuple[str, str]]) -> None:
+    def add(self, vectors: npt.NDArray[np.float32], images: Sequence[tuple[str, str, str]]) -> None:
         with reported("the work in progress"):
             view, at = memoryview(np.ascontiguousarray(vectors).tobytes()), self._count * self._length
             while view:
@@ -321,8 +329,8 @@ class _Store:
                 view, at = view[written:], at + written
             os.fsync(self._file)
             self._lines.append(b"".join(json.dumps(image).encode() + b"\n" for image in images))
-        for key, digest in images:
-            self.images[key] = self._count, digest
+        for key, digest, found in images:
+            self.images[key] = self._count, digest, found
             self._count += 1
 
     def close(self) -> None:
@@ -377,6 +385,7 @@ def write_features(found: Kept, output: Path, *, paths: bool = False, overwrite:
 
 def _columns(found: Kept, paths: bool) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"id": found.ids, "readable": [place is not None for place in found.places]}
+    columns["warning"] = [found.doubtful.get(number, "") for number in range(1, 1 + len(found.places))]
     return columns | ({"path": [str(path) for path in found.paths]} if paths else {})
 
 
@@ -414,7 +423,7 @@ def _write_parquet(found: Kept, file: IO[bytes], paths: bool) -> None:
     for length in reversed(found.shape):
         kind = pyarrow.list_(kind, length)
     columns = _columns(found, paths)
-    types = {"id": pyarrow.string(), "readable": pyarrow.bool_(), "path": pyarrow.string()}
+    types = {"id": pyarrow.string(), "readable": pyarrow.bool_(), "warning": pyarrow.string(), "path": pyarrow.string()}
     fields = [(name, types[name]) for name in columns] + [("features", kind)]
     schema = pyarrow.schema(fields, metadata={"llava-rad": json.dumps(found.about)})
     start = 0

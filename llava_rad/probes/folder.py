@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from encoder.files import DIGESTS
 from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns, column
+from encoder.reader.information import summary
 from llava_rad.outputs.files import OutputError, write_whole
 from metrics.tables import Cells, aligned, latex, markdown
 
@@ -169,8 +170,17 @@ def bars(values: Mapping[str, Mapping[str, tuple[float, float]]], *, axis: str) 
     return out.getvalue()
 
 
-def unreadable_note(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say how many images were left out because they cannot be read; "" if none was."""
+def image_notes(found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Say how many images were left out because they cannot be read, and how many are doubtful.
+
+    Args:
+        found: encoder -> facts with ``unreadable`` and ``doubtful``.
+    """
+    doubtful: list[Any] = next((one["doubtful"] for one in found.values() if one.get("doubtful")), [])
+    return tuple(filter(None, (_unreadable_note(found), summary(one["finding"] for one in doubtful))))
+
+
+def _unreadable_note(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = next((one["unreadable"] for one in found.values() if one.get("unreadable")), [])
     shown = "; ".join(lines[:_LISTED]) + ("; ..." if len(lines) > _LISTED else "")
     return f"Left out, since they cannot be read: {len(lines):,} images ({shown})." if lines else ""

@@ -18,6 +18,7 @@ from encoder.datasets.splits import disjoint, split_by_subject
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from encoder.probing.vectors import Unreadable
+from encoder.reader.information import finding
 from encoder.reader.sandbox import Reader
 
 Bools = npt.NDArray[np.bool_]
@@ -174,6 +175,8 @@ def read_segmentation_set(
         for index, row in enumerate(rows):
             try:
                 image = reader.read(row.path, force=True, inverted=row.inverted)  # not resized: masks have its size
+                if unreadable is not None and (found := finding(image.warnings)):
+                    unreadable.doubtful[row.path] = row.number, found
                 from_dicom = image.facts.format == "dicom"
                 images[index] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
                 wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]

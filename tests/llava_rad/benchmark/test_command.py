@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from llava_rad.outputs.report import NOTICE
+from tests.llava_rad import small_files
 from tests.llava_rad.benchmark.conftest import METRICS, TEST, benchmark, contents
 from tests.llava_rad.commands.test_offline import watched  # noqa: F401 (a fixture)
 from tests.llava_rad.conftest import Run, finished, spawn
@@ -222,6 +224,28 @@ def test_unreadable_and_missing_images_end_with_3(pairs: Path, tiny: Path, tmp_p
     assert [line["error"] for line in lines] == [None, None, "not_an_image", None]
     assert "SMITH" not in ran.out + ran.err
     assert run(*call).code == 3, "and again where nothing is left to do"
+
+
+def test_reports_of_doubtful_images_carry_a_warning(pairs: Path, tiny: Path, tmp_path: Path, run: Run) -> None:
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()[:4]]
+    for row in rows:
+        shutil.copy(pairs.parent / row["image"], tmp_path)
+    half = small_files.pixels(2)
+    half[len(half) // 2 :] = 0
+    small_files.dicom(tmp_path / "2.dcm", seed=2, PixelData=half.tobytes())
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = ("benchmark", "--dataset", "csv", "--data", "p.jsonl", "-o", "r", *METRICS, "--model", tiny)
+    text = "tiny: probably damaged or incomplete, but included: 1 images (a large area has no variation: 1)."
+    for _ in range(2):  # written, then read again
+        ran = run(*call)
+        assert ran.code == 0 and text in ran.out, ran.err
+    expected = ["", "", "a large area has no variation", ""]
+    lines = (tmp_path / "r/predictions/tiny.jsonl").read_text().splitlines()
+    assert [json.loads(line)["warning"] for line in lines] == expected
+    with (tmp_path / "r/per_sample.csv").open(newline="") as file:
+        assert [row["tiny/warning"] for row in csv.DictReader(file)] == expected
+    summary = json.loads((tmp_path / "r/summary.json").read_text())
+    assert summary["doubtful"] == {"tiny": {"a large area has no variation": 1}}
 
 
 def test_weights_that_are_missing_end_with_5_and_leave_the_rest(

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
-import numpy as np
 import pytest
 
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
+from encoder.reader.radiograph import PreparedImage
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.task import Case
 from llava_rad.benchmark.writing import Images, Processes, batches_of, write_share
@@ -157,6 +157,9 @@ def test_prepared_images_come_in_order(images: Images, chest: list[Path]) -> Non
     cases = [Case(path.stem, "", path) for path in chest]
     batches = [cases[at : at + 1] for at in range(len(cases))]
     order = [
-        case.id for batch in images.batches(batches, RECIPE) for case, image in batch if isinstance(image, np.ndarray)
+        case.id
+        for batch in images.batches(batches, RECIPE)
+        for case, image in batch
+        if isinstance(image, PreparedImage)
     ]
     assert order == [case.id for case in cases]

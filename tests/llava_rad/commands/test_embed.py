@@ -103,6 +103,26 @@ def test_a_manifest_keeps_its_order_and_ids(
     assert llava_rad.embed(tmp_path / "m.csv", encoder).ids == [sha256(images / NAMES[n]) for n in (*order, 2)]
 
 
+def test_doubtful_images_are_counted_and_marked(run: Run, encoder: Path, images: Path, tmp_path: Path) -> None:
+    pixels = np.array(Image.open(images / "c.png"))
+    pixels[len(pixels) // 2 :] = 0
+    Image.fromarray(pixels).save(images / "c.png")
+    work = embedding.Embedding(encoder)
+    for _ in range(2):  # computed, then continued
+        rows, ids = embedding.rows_of(images)
+        found = work.run(rows, ids, embedding.work_folder(tmp_path / "f.npz"))
+        assert found.doubtful == {3: "a large area has no variation"}
+    ran = run("embed", images, "-o", "f.npz", "--encoder", encoder)
+    assert ran.code == 0 and "c.png" not in ran.err
+    text = (
+        "llava-rad: warning: probably damaged or incomplete, but included: 1 images (a large area has no variation: 1)."
+    )
+    assert ran.err.splitlines().count(text) == 1
+    with np.load(tmp_path / "f.npz") as written:
+        assert list(written["warning"]) == ["", "", "a large area has no variation", "", ""]
+        assert written["readable"].all()
+
+
 def test_inverted_images_of_a_manifest_are_computed_anew(
     run: Run, encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

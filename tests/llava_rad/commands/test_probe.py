@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.datasets.manifest import Row, write_manifest
+from encoder.datasets.manifest import Row, read_manifest, write_manifest
 from tests.llava_rad.conftest import Run
 from tests.shared_readers import _idle_readers, shared_readers
 
@@ -76,6 +77,28 @@ def test_linear(protocol: str, manifest: Path, encoders: list[Path], run: Run, t
     assert "Left out" in ran.out and "C" in ran.out[ran.out.index("Left out") :]
     names = {path.relative_to(tmp_path / "r").as_posix() for path in (tmp_path / "r").rglob("*") if path.is_file()}
     assert names >= {"run.json", "table.md", "table.tex", "figure.svg", "environment.json", "encoders/first.json"}
+
+
+def test_doubtful_images_are_counted_by_reason(manifest: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    """Also where their vectors are known; the note names no image, the result only rows."""
+    rows = read_manifest(manifest)
+    for number, share in ((2, 1.0), (40, 0.4), (41, 0.4)):  # nothing but black, and two fifths of it
+        pixels = np.array(Image.open(rows[number].path))
+        pixels[int(len(pixels) * (1 - share)) :] = 0
+        rows[number] = replace(rows[number], path=tmp_path / f"JANE-{number}.png")
+        Image.fromarray(pixels).save(rows[number].path)
+    write_manifest(rows, tmp_path / "m.csv")
+    text = (
+        "robably damaged or incomplete, but included: 3 images (a large area has no variation: 2; the picture is "
+        "nearly constant: it shows nothing: 1)."
+    )
+    known = ("--recipe", "rad-dino-28", "--cache", "v", "--device", "cpu", "--protocol", "logistic")
+    for output in "rs":
+        ran = run("probe", "linear", "--data", "m.csv", "--encoder", encoders[0], *known, "-o", output)
+        assert ran.code == 0 and f"warning: p{text}" in ran.err and "JANE" not in ran.err + ran.out
+        assert f"P{text}" in (tmp_path / output / "table.md").read_text()
+        found = json.loads((tmp_path / output / "encoders" / "first.json").read_text())["doubtful"]
+        assert {one["row"] for one in found} == {3, 41, 42} and "JANE" not in str(found)
 
 
 def test_an_encoder_is_added_and_none_computed_twice(
