@@ -225,7 +225,7 @@ class Drafting:
 
             self._writer = ReportWriter(self._options)
             self._writer.close()  # ends its process for reading images: they are already prepared
-            self._writer.engine()
+            self._writer.warm_up()
         except Exception as error:  # whatever keeps the model from loading is shown on the page
             self._failed = _one_line(error)
         self._loaded.set()

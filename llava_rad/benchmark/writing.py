@@ -198,7 +198,7 @@ class EngineWriter:
         from llava_rad.generation.engine import Engine
 
         if isinstance(self._model, Engine):
-            return generate(self._model, images, self._protocol.settings)
+            return generate(self._model, images, self._protocol.settings, at_once=self._protocol.batch_size)
         return self._model.generate(images, self._protocol.settings)
 
 

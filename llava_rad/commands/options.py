@@ -99,8 +99,10 @@ def option(name: str, kind: type = GenerationOptions) -> OptionInfo:
     """Make the command-line option of one field of a dataclass; its type and default are the caller's."""
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     shown: CommandLine = field.metadata["cli"]
+    flag = name.replace("_", "-")
     made: OptionInfo = typer.Option(
-        f"--{name.replace('_', '-')}",
+        # a flag that may be left open needs a form for no
+        f"--{flag}/--no-{flag}" if get_type_hints(kind)[name] == bool | None else f"--{flag}",
         help=_documentation(kind)[name],
         min=shown.minimum,
         max=getattr(shown, "maximum", None),  # options of metrics have none

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 
 from encoder.errors import LlavaRadError
+from llava_rad.generation.compiled import EVERY, Tokens
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
 
@@ -34,7 +36,13 @@ class Draft:
     unfamiliar: bool = False
 
 
-def generate(engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding | None = None) -> list[Draft]:
+def generate(
+    engine: Engine,
+    images: Sequence[npt.NDArray[np.uint8]],
+    settings: Decoding | None = None,
+    *,
+    at_once: int | None = None,
+) -> list[Draft]:
     """Write a report for each image, as one batch.
 
     Args:
@@ -42,6 +50,8 @@ def generate(engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: 
         images: [S, S] uint8 each, prepared by ``engine.recipe``; if ``settings.study`` has several images, those of
             the first report, then those of the second and so on, each in the order frontal, lateral, prior.
         settings: decoding; the checkpoint's defaults if None.
+        at_once: reports at a time where decoding is compiled: the next one begins as soon as one has ended. None writes
+            all at once, as every other decoding does.
 
     Raises:
         LlavaRadError: if prompt, image and answer do not fit the language model's context.
@@ -49,15 +59,16 @@ def generate(engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: 
     if not images:
         return []
     settings = settings or Decoding()
+    reports = len(images) // settings.study.images
+    if compiles(engine, settings):
+        return _generate_in_slots(engine, images, settings, min(at_once or reports, reports))
     embeds, mask, unfamiliar = prepare(engine, images, settings)
     if settings.beams(engine.config) > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
-        rows = [[] for _ in range(len(embeds))]
-        decode = _decode_compiled if _by_graph(engine, embeds, settings) else _decode
-        for tokens in decode(engine, embeds, mask, settings):
-            for row, token in zip(rows, tokens, strict=True):
-                row.append(token)
+        rows = [[] for _ in range(reports)]
+        for row, token in chain.from_iterable(_decode(engine, embeds, mask, settings)):
+            rows[row].append(token)
     return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
 
 
@@ -84,8 +95,8 @@ def stream(
     embeds, mask, (unfamiliar,) = prepare(engine, [image, *others], settings)
     row: list[int] = []
     shown = ""
-    for (token,) in _decode(engine, embeds, mask, settings):
-        row.append(token)
+    for tokens in _tokens(engine, embeds, mask, settings):
+        row += [token for _, token in tokens]
         text = draft(engine, row).text
         # an incomplete multi-byte character decodes to U+FFFD
         if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
@@ -137,42 +148,110 @@ def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Dr
     return Draft(engine.tokens.decode(ids), ids, complete, unfamiliar)
 
 
-@torch.inference_mode()
-def _decode(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding) -> Iterator[list[int]]:
-    """Yield the next token of every row until all have ended; a finished row repeats the end token.
+def compiles(engine: Engine, settings: Decoding) -> bool:
+    """Tell whether greedy decoding is compiled: on CUDA, unless the settings say otherwise."""
+    if settings.compile is False or settings.temperature > 0 or settings.beams(engine.config) > 1:
+        return False
+    # with 8 bits the number of outliers is only known at run time
+    return engine.device.type == "cuda" and engine.llama.bits != 8
 
-    A finished row leaves the batch, and the last row takes its place.
+
+def warm_up(engine: Engine, settings: Decoding) -> None:
+    """Compile decoding for one report at a time, if it is compiled at all, on a black image."""
+    import numpy as np
+
+    if not compiles(engine, settings):
+        return
+    black = np.zeros((engine.recipe.size, engine.recipe.size), np.uint8)
+    embeds, mask, _ = prepare(engine, [black] * settings.study.images, settings)
+    tokens = _tokens(engine, embeds, mask, settings)
+    for _ in zip(range(2), tokens, strict=False):  # the first token comes without the compiled step
+        pass
+
+
+def _generate_in_slots(
+    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding, slots: int
+) -> list[Draft]:
+    each, unfamiliar = settings.study.images, list[bool]()
+
+    def prompts() -> Iterator[torch.Tensor]:
+        for at in range(0, len(images), slots * each):
+            embeds, mask, flags = prepare(engine, images[at : at + slots * each], settings)
+            unfamiliar.extend(flags)
+            yield from _without_padding(embeds, mask)
+
+    rows: list[list[int]] = [[] for _ in range(len(images) // each)]
+    for row, token in chain.from_iterable(_decode_in_slots(engine, prompts(), settings, slots)):
+        rows[row].append(token)
+    return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
+
+
+@torch.inference_mode()
+def _decode_in_slots(
+    engine: Engine, prompts: Iterator[torch.Tensor], settings: Decoding, slots: int
+) -> Iterator[Tokens]:
+    """Decode greedily as ``_decode`` does, by the compiled step."""
+    first, steps = next(prompts), settings.longest(engine.config)
+    decoder = engine.decoder(slots, len(first) + steps)
+    yield from decoder(chain([first], prompts), steps, engine.tokens.ids.eos)
+
+
+def _without_padding(embeds: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    lengths = [embeds.shape[1]] * len(embeds) if mask is None else mask.sum(1).tolist()
+    yield from (row[len(row) - length :] for row, length in zip(embeds, lengths, strict=True))
+
+
+def _tokens(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding) -> Iterator[Tokens]:
+    """Decode greedily or by sampling, in the fastest way."""
+    if compiles(engine, settings):
+        return _decode_in_slots(engine, _without_padding(embeds, mask), settings, len(embeds))
+    return _decode(engine, embeds, mask, settings)
+
+
+@torch.inference_mode()
+def _decode(
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding, every: int | None = None
+) -> Iterator[Tokens]:
+    """Yield the next tokens of all rows until all have ended.
+
+    A row that has ended leaves the batch, and the last row takes its place. On CUDA, tokens are looked at every few
+    steps (``every``), since that waits for the device; the first one at once.
     """
     llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
     longest = settings.longest(engine.config)
+    every = every or (EVERY if engine.device.type == "cuda" else 1)
     cache = llama.cache(batch, length + longest)
-    suppressed = list(engine.tokens.suppressed)
+    suppressed = torch.tensor(engine.tokens.suppressed, dtype=torch.long, device=engine.device)
     generators = None
     if settings.temperature > 0:
         generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
-    rows, ended = list(range(batch)), [False] * batch
+    rows, done = list(range(batch)), list[torch.Tensor]()
     start = 0
-    for _ in range(longest):
+    for step in range(longest):
         logits = llama(embeds, cache, start, mask)
         start += embeds.shape[1]
-        if suppressed:
-            logits[:, suppressed] = -torch.inf
+        if len(suppressed):
+            logits.index_fill_(1, suppressed, -torch.inf)
         tokens = logits.argmax(-1) if generators is None else _sample(logits, settings.temperature, generators)
-        step = [eos] * batch
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if not ended[row]:
-                step[row], ended[row] = token, token == eos
-        yield step
-        left = [at for at, row in enumerate(rows) if not ended[row]]
-        if not left:
-            return
-        if len(left) < len(rows):
-            order = _without_gaps(left)
-            cache.move(order)
-            cache, chosen = cache.rows(slice(len(order))), torch.tensor(order, device=engine.device)
-            tokens, mask = tokens[chosen], None if mask is None else mask[chosen]
-            rows, generators = [rows[at] for at in order], generators and [generators[at] for at in order]
+        done.append(tokens)
+        if step % every == 0 or step == longest - 1:
+            new, left = Tokens(), []
+            for at, written in enumerate(torch.stack(done, 1).tolist()):
+                end = written.index(eos) + 1 if eos in written else len(written)
+                new += [(rows[at], token) for token in written[:end]]
+                if eos not in written:
+                    left.append(at)
+            yield new
+            done.clear()
+            if not left:
+                return
+            if len(left) < len(rows):
+                order = _without_gaps(left)
+                cache.move(order)
+                cache, chosen = cache.rows(slice(len(order))), torch.tensor(order, device=engine.device)
+                tokens, mask = tokens[chosen], None if mask is None else mask[chosen]
+                rows, generators = [rows[at] for at in order], generators and [generators[at] for at in order]
         embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
@@ -182,29 +261,6 @@ def _without_gaps(left: Sequence[int]) -> list[int]:
     """Order the numbers in ``left`` so that as many as possible keep their place and the last ones fill the gaps."""
     kept, moved = set(left[:]), list(left)
     return [at if at in kept else moved.pop() for at in range(len(left))]
-
-
-def _by_graph(engine: Engine, embeds: torch.Tensor, settings: Decoding) -> bool:
-    if not settings.compile or settings.temperature > 0 or engine.device.type != "cuda":
-        return False
-    if engine.llama.bits == 8:  # the number of outliers is only known at run time
-        return False
-    batch, length, _ = embeds.shape
-    return engine.compiled.fits(batch, length + settings.longest(engine.config))
-
-
-@torch.inference_mode()
-def _decode_compiled(
-    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding
-) -> Iterator[list[int]]:
-    """Decode greedily as ``_decode`` does; no row leaves the batch."""
-    eos, ended = engine.tokens.ids.eos, [False] * len(embeds)
-    for tokens in engine.compiled(embeds, mask, settings.longest(engine.config)):
-        step = [eos if over else token for over, token in zip(ended, tokens.tolist(), strict=True)]
-        yield step
-        ended = [token == eos for token in step]
-        if all(ended):
-            return
 
 
 def _sample(logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator]) -> torch.Tensor:

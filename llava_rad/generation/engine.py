@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +65,7 @@ class Engine:
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
         self.device, self.dtype = llama.device, llama.dtype
         self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens
+        self._decoder: CompiledDecoder | None = None
 
     @property
     def precision(self) -> str:
@@ -150,10 +150,22 @@ class Engine:
         embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))
         return embeds, None if bool(mask.all()) else mask.bool()
 
-    @cached_property
-    def compiled(self) -> CompiledDecoder:
-        """Greedy decoder with a compiled step, compiled on first use."""
-        return CompiledDecoder(self.llama, self.tokens.suppressed)
+    def decoder(self, slots: int, length: int) -> CompiledDecoder:
+        """Return the greedy decoder with compiled steps, which is compiled when it first runs.
+
+        It is made anew only for more reports at a time or longer ones than before.
+
+        Args:
+            slots: reports at a time.
+            length: longest prompt and answer together.
+        """
+        if self._decoder is not None:
+            if self._decoder.fits(slots, length):
+                return self._decoder
+            slots, length = max(slots, self._decoder.slots), max(length, self._decoder.length)
+            self._decoder = None  # frees its cache
+        self._decoder = CompiledDecoder(self.llama, self.tokens.suppressed, slots, length)
+        return self._decoder
 
     def language_model(self) -> PreTrainedModel:
         """Make transformers' ``LlamaForCausalLM`` on the same weights, for beam search."""

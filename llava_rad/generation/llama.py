@@ -33,21 +33,19 @@ class _Layer(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Key-value cache: [layers, B, kv heads, length, head size] each, allocated once."""
+    """Key-value cache, allocated once: [layers, 2 (keys, values), B, kv heads, length, head size]."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    states: torch.Tensor
 
     def rows(self, chosen: slice) -> Cache:
         """Return the rows of a slice, as views."""
-        return Cache(self.keys[:, chosen], self.values[:, chosen])
+        return Cache(self.states[:, :, chosen])
 
     def move(self, order: Sequence[int]) -> None:
         """Replace row n by row ``order[n]``."""
         for at, row in enumerate(order):
             if at != row:
-                self.keys[:, at] = self.keys[:, row]
-                self.values[:, at] = self.values[:, row]
+                self.states[:, :, at] = self.states[:, :, row]
 
 
 class Llama:
@@ -130,7 +128,8 @@ class Llama:
             raise ModelError(f"the language model has {len(left)} tensors too many, first {min(left)}")
         powers = torch.arange(0, self.head_size, 2, dtype=torch.int64).float() / self.head_size
         angles = torch.outer(torch.arange(self.longest).float(), 1.0 / theta**powers / stretch).repeat(1, 2)
-        self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), angles.sin()))
+        signed = angles.sin() * torch.tensor([-1.0, 1.0]).repeat_interleave(self.head_size // 2)  # see _rotate
+        self._cos, self._sin = (part.to(device=device, dtype=dtype) for part in (angles.cos(), signed))
 
     @classmethod
     def load(
@@ -190,11 +189,8 @@ class Llama:
 
     def cache(self, batch: int, length: int) -> Cache:
         """Allocate a cache for ``length`` tokens, prompt and answer together."""
-        shape = (len(self._layers), batch, self.kv_heads, length, self.head_size)
-        return Cache(
-            torch.empty(shape, device=self.device, dtype=self.dtype),
-            torch.empty(shape, device=self.device, dtype=self.dtype),
-        )
+        shape = (len(self._layers), 2, batch, self.kv_heads, length, self.head_size)
+        return Cache(torch.empty(shape, device=self.device, dtype=self.dtype))
 
     def __call__(
         self, embeds: torch.Tensor, cache: Cache, start: int, mask: torch.Tensor | None = None
@@ -226,9 +222,9 @@ class Llama:
         positions: slice | torch.Tensor = index
         if mask is not None:
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, start:]
-            attention = _attention(mask, length)
-        filled = Cache(*(part[:, :, :, :end] for part in cache))
-        return self._run(embeds, filled, index, positions, attention, causal=causal)
+            attention = _attention(mask, length).to(self.dtype)
+        filled = Cache(cache.states[..., :end, :])
+        return self._run(embeds.clone(), filled, index, positions, attention, causal=causal)
 
     @torch.inference_mode()
     def attention(self, embeds: torch.Tensor, rows: slice) -> Iterator[torch.Tensor]:
@@ -245,34 +241,31 @@ class Llama:
         cache = self.cache(1, length)
         angles = self._cos[:length].unsqueeze(-2), self._sin[:length].unsqueeze(-2)
         later = torch.ones(length, length, dtype=torch.bool, device=self.device).triu(1)[rows]
-        hidden = embeds
+        hidden = embeds[0].clone()
         for number, layer in enumerate(self._layers):
-            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, number, slice(0, length), angles)
+            normal = self._normalise(hidden, layer.norm1)
+            query = self._fill(normal[None], layer, cache, number, slice(0, length), angles)
+            keys, values = cache.states[number]
             grouped = self.heads != self.kv_heads
-            mixed = functional.scaled_dot_product_attention(
-                query, cache.keys[number], cache.values[number], is_causal=True, enable_gqa=grouped
-            )
-            key = cache.keys[number].repeat_interleave(self.heads // self.kv_heads, dim=1)
+            mixed = functional.scaled_dot_product_attention(query, keys, values, is_causal=True, enable_gqa=grouped)
+            key = keys.repeat_interleave(self.heads // self.kv_heads, dim=1)
             products = query[0, :, rows].float() @ key[0].float().transpose(-1, -2) / self.head_size**0.5
             yield products.masked_fill(later, -torch.inf).softmax(-1)
-            hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
-            hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
+            hidden = self._finish(hidden, mixed, layer)
 
-    def step(self, embeds: torch.Tensor, cache: Cache, index: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Compute the logits of one more token, with shapes that do not change from step to step.
+    def step(self, embeds: torch.Tensor, cache: Cache, index: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of one more token of each row, with shapes that do not change from step to step.
 
         Args:
-            embeds: [B, 1, D], embedding of the token.
-            cache: the whole cache; entries that are not filled are masked.
-            index: [1], number of tokens before this one, with padding.
-            positions: [B, 1], number of tokens before this one, without the padding on the left.
+            embeds: [B, 1, D], embedding of the token; overwritten.
+            cache: the whole cache; what follows a row's last token is not seen, but must be finite.
+            index: [B], number of tokens before this one, of each row.
 
         Returns:
             [B, V], float32.
         """
-        columns = torch.arange(cache.keys.shape[3], device=self.device)
-        seen = (columns <= index) & (columns >= index - positions)
-        return self._run(embeds, cache, index, positions, seen[:, None, None], causal=False)
+        seen = torch.arange(cache.states.shape[-2], device=self.device) <= index[:, None]
+        return self._run(embeds, cache, index, index[:, None], seen[:, None, None], causal=False)
 
     def _run(
         self,
@@ -284,24 +277,24 @@ class Llama:
         *,
         causal: bool,
     ) -> torch.Tensor:
+        batch, length, _ = embeds.shape
         cos, sin = self._cos[positions].unsqueeze(-2), self._sin[positions].unsqueeze(-2)
-        hidden = embeds
+        hidden = embeds.view(batch * length, self.width)
         for number, layer in enumerate(self._layers):
-            query = self._fill(self._normalise(hidden, layer.norm1), layer, cache, number, index, (cos, sin))
-            if number == len(self._layers) - 1:  # only the last position is needed
-                query, hidden, causal = query[:, :, -1:], hidden[:, -1:], False
+            normal = self._normalise(hidden, layer.norm1).view(batch, length, self.width)
+            query = self._fill(normal, layer, cache, number, index, (cos, sin))
+            if number == len(self._layers) - 1 and length > 1:  # only the last position is needed
+                query, hidden, causal = query[:, :, -1:], hidden.view(embeds.shape)[:, -1].contiguous(), False
                 attention = None if attention is None else attention[:, :, -1:]
-            mixed = functional.scaled_dot_product_attention(
-                query,
-                cache.keys[number],
-                cache.values[number],
-                attn_mask=attention,
-                is_causal=causal,
-                enable_gqa=self.heads != self.kv_heads,
-            )
-            hidden = layer.out(mixed.transpose(1, 2).flatten(2)) + hidden
-            hidden = _gated(self._normalise(hidden, layer.norm2), layer) + hidden
-        return self._head(self._normalise(hidden[:, -1], self._norm)).float()
+            keys, values = cache.states[number]
+            if torch.compiler.is_compiling():
+                mixed = _attend(query, keys, values, attention)
+            else:
+                mixed = functional.scaled_dot_product_attention(
+                    query, keys, values, attention, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+                )
+            hidden = self._finish(hidden, mixed, layer)
+        return self._head(self._normalise(hidden.view(batch, -1, self.width)[:, -1], self._norm)).float()
 
     def _fill(
         self,
@@ -313,39 +306,62 @@ class Llama:
         angles: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         """Write a layer's keys and values into the cache; return its queries, [B, heads, L, head size]."""
-        parts = layer.qkv(inputs).unflatten(-1, (-1, self.head_size))
-        rotated = self.heads + self.kv_heads
-        turned = _rotate(parts[:, :, :rotated], *angles).transpose(1, 2)
-        cache.keys[number][:, :, index] = turned[:, self.heads :]
-        cache.values[number][:, :, index] = parts[:, :, rotated:].transpose(1, 2)
-        return turned[:, : self.heads]
+        parts: torch.Tensor = layer.qkv(inputs).unflatten(-1, (-1, self.head_size))
+        _rotate(parts[:, :, : self.heads + self.kv_heads], *angles)
+        new = parts[:, :, self.heads :].unflatten(2, (2, self.kv_heads))
+        if isinstance(index, slice):
+            cache.states[number][:, :, :, index] = new.permute(2, 0, 3, 1, 4)
+        else:
+            cache.states[number][:, torch.arange(len(index), device=self.device), :, index] = new[:, 0]
+        return parts[:, :, : self.heads].transpose(1, 2)
+
+    def _finish(self, hidden: torch.Tensor, mixed: torch.Tensor, layer: _Layer) -> torch.Tensor:
+        """The rest of a layer after its attention: [N, D], which may be overwritten, and [B, heads, L, head size]."""
+        hidden = layer.out.added_to(hidden, mixed.transpose(1, 2).reshape(len(hidden), -1))
+        gate, up = layer.gate_up(self._normalise(hidden, layer.norm2)).chunk(2, -1)
+        return layer.down.added_to(hidden, functional.silu(gate).mul_(up))
 
     def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMSNorm, computed in float32 as in ``LlamaRMSNorm``."""
-        if hidden.dtype == torch.float32:
+        if hidden.dtype == torch.float32 or hidden.device.type != "cpu":
             return functional.rms_norm(hidden, (self.width,), weight, self.epsilon)
         exact = hidden.float()
         scale = (torch.linalg.vecdot(exact, exact) / self.width + self.epsilon).rsqrt()
         return exact.mul_(scale[..., None]).to(hidden.dtype).mul_(weight)
 
 
-def _gated(inputs: torch.Tensor, layer: _Layer) -> torch.Tensor:
-    gate, up = layer.gate_up(inputs).chunk(2, -1)
-    return layer.down(functional.silu(gate).mul_(up))
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Apply rotary position embedding to [B, L, heads, head size] in place; the first half of ``sin`` is negative."""
+    exchanged = states.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    states.mul_(cos).addcmul_(exchanged, sin)
 
 
-def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply rotary position embedding to [B, L, heads, head size]."""
-    first, second = states.chunk(2, -1)
-    return (states * cos).add_(torch.cat([-second, first], -1).mul_(sin))
+def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """Attention of one query of each row and head, [B, heads, 1, head size], in float32 and in plain products.
+
+    The compiler fuses them into reductions that all processors of a GPU share. The kernels for many queries give each
+    head to one processor: at batch 1 most of them would idle.
+    """
+    batch, heads, _, size = query.shape
+    grouped: torch.Tensor = query.reshape(batch, keys.shape[1], -1, size).float()
+    scores = grouped @ keys.float().transpose(-1, -2) / size**0.5
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    mixed: torch.Tensor = scores.softmax(-1) @ values.float()
+    return mixed.to(values.dtype).view(batch, heads, 1, size)
 
 
 def _attention(mask: torch.Tensor, length: int) -> torch.Tensor:
-    """Make the mask [B, 1, length, total]: causal, without padding, but every query sees itself: no row is empty."""
+    """Make the mask [B, 1, length, total], added to scores: 0 or -inf.
+
+    It is causal and without padding, but every query sees itself: no row is empty. A boolean mask would be converted in
+    every layer.
+    """
     total = mask.shape[1]
     rows = torch.arange(total - length, total, device=mask.device)[:, None]
     columns = torch.arange(total, device=mask.device)[None]
-    return ((columns <= rows) & mask[:, None, None, :]) | (columns == rows)
+    seen = ((columns <= rows) & mask[:, None, None, :]) | (columns == rows)
+    return torch.zeros((), device=mask.device).masked_fill(~seen, -torch.inf)
 
 
 def read_llama(folder: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:

@@ -78,7 +78,8 @@ class Decoding:
         temperature: 0 takes the likeliest token; 0.01 to 100 samples.
         seed: Seed of the sampling; each image is sampled on its own.
         prompt: Instruction in place of the checkpoint's own.
-        compile: Decode greedily on CUDA by a compiled step; ignored elsewhere.
+        compile: Compile greedy decoding on CUDA, once for a model (compiled kernels are kept in
+            TORCHINDUCTOR_CACHE_DIR, default llava-rad/compiled in the user's cache). Default: on CUDA.
         study: Images and texts that each report is written from besides a frontal image.
 
     Raises:
@@ -90,7 +91,7 @@ class Decoding:
     temperature: float = option(0.0, "Decoding", minimum=0.0, maximum=100.0)
     seed: int = option(0, "Decoding")
     prompt: str | None = option(None, "Decoding")
-    compile: bool = False
+    compile: bool | None = option(None, "Decoding")
     study: Study = FRONTAL_ONLY
 
     def __post_init__(self) -> None:

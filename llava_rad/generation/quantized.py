@@ -65,6 +65,10 @@ class QuantizedLinear:
         result: Tensor = self._layer(inputs)
         return result.to(inputs.dtype)
 
+    def added_to(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+        """Return ``hidden`` plus the result; ``hidden`` may be overwritten."""
+        return hidden.add_(self(inputs))
+
     @property
     def weight(self) -> Tensor:
         """Not available: the unquantised weight is gone.

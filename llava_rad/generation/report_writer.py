@@ -141,10 +141,22 @@ class ReportWriter:
             window.append(item)
             images = sum(not isinstance(image, ReadError) for _, image in window)
             # a failure waits only for the images before it, to keep the order; the window bounds the wait
-            if images in (0, batch_size) or len(window) == 8 * batch_size:
+            if images in (0, self._together()) or len(window) == 8 * batch_size:
                 yield from self._write_batch(window)
                 window = []
         yield from self._write_batch(window)
+
+    def _together(self) -> int:
+        """Images of one call of the model; several batches where the next report takes the place of one that ended."""
+        from llava_rad.generation.decoding import compiles
+
+        return self._options.batch_size * (4 if compiles(self.engine(), self._options) else 1)
+
+    def warm_up(self) -> None:
+        """Load the model, and compile decoding where it is compiled, before the first report is asked for."""
+        from llava_rad.generation.decoding import warm_up
+
+        warm_up(self.engine(), self._options)
 
     def stream(self, source: Source) -> Iterator[str | Outcome]:
         """Yield the findings of one source piece by piece, then the whole report; or only a failure."""
@@ -270,10 +282,10 @@ class ReportWriter:
         engine = self.engine()
         try:
             pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._context))]
-            return generate(engine, pixels, self._settings())
+            return generate(engine, pixels, self._settings(), at_once=self._options.batch_size)
         except torch.OutOfMemoryError:
             raise LlavaRadError(
-                f"the device's memory does not hold a batch of {len(images)}",
+                f"the device's memory does not hold a batch of {min(len(images), self._options.batch_size)}",
                 hint="lower --batch-size, or use --device cpu",
             ) from None
 

@@ -8,11 +8,11 @@ weights. On a CPU nothing is compiled.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from scripts.bench.harness import Report, equal_rows, median, time_calls
 from scripts.bench.worker import OUT_OF_MEMORY
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from llava_rad.generation.compiled import Tokens
     from llava_rad.generation.llama import Llama
 
 COLUMNS = {"prompt s": ".3f", "tokens/s": ".0f", "of bound": ".2f", "reports/s": ".2f", "equal tokens": ".4f"}
@@ -66,16 +67,17 @@ def sides(llama: Llama, peer: PreTrainedModel) -> dict[str, Callable[[], Write]]
     engine = cast(Engine, SimpleNamespace(llama=llama, tokens=tokens, config=config, device=llama.device))
 
     def ours(embeds: torch.Tensor, steps: int) -> list[list[int]]:
-        return _columns(_decode(engine, embeds, None, Decoding(max_new_tokens=steps)))
+        return _rows(_decode(engine, embeds, None, Decoding(max_new_tokens=steps)), len(embeds))
 
     def graph() -> Write:
-        compiled = CompiledDecoder(llama, (), as_graph if llama.device.type == "cuda" else lambda step: step)
+        made: list[CompiledDecoder] = []
 
         @torch.inference_mode()
         def write(embeds: torch.Tensor, steps: int) -> list[list[int]]:
-            if steps == 1:  # the prompt alone, which is not compiled
-                return ours(embeds, steps)
-            return _columns(step.tolist() for step in compiled(embeds, None, steps))
+            if not made:
+                record = as_graph if llama.device.type == "cuda" else lambda step: step
+                made.append(CompiledDecoder(llama, (), len(embeds), embeds.shape[1] + steps, record))
+            return _rows(made[0](iter(embeds), steps, -1), len(embeds))
 
         return write
 
@@ -135,5 +137,8 @@ def run(report: Report, device: str, *, tiny: bool, rounds: int, batches: tuple[
             report.row(label, row | {"reports/s": batch / whole, "equal tokens": equal})
 
 
-def _columns(steps: Any) -> list[list[int]]:
-    return [list(row) for row in zip(*steps, strict=True)]
+def _rows(pieces: Iterable[Tokens], count: int) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for row, token in chain.from_iterable(pieces):
+        rows[row].append(token)
+    return rows

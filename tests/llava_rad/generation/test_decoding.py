@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,9 @@ def test_left_padded_prompts_equal_single_runs(engine: Engine, model: LlavaRad, 
     conversation = [engine.config.conversation.with_instruction(prompt) for prompt in prompts]
     embeds, mask = engine.embed(engine.encode_images(np.stack(images[:3])), conversation)
     assert mask is not None and not bool(mask[0, 0]) and bool(mask[1].all())
-    steps = list(_decode(engine, embeds, mask, settings[0]))
-    rows = [[step[index] for step in steps] for index in range(3)]
+    rows: list[list[int]] = [[] for _ in prompts]
+    for row, token in chain.from_iterable(_decode(engine, embeds, mask, settings[0])):
+        rows[row].append(token)
     assert [list(draft(engine, row).ids) for row in rows] == single
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from encoder.errors import ModelError
-from llava_rad.generation.llama import Llama
+from llava_rad.generation.llama import Llama, _attend
 
 VARIANTS = {
     "llama": {},
@@ -109,6 +109,18 @@ def test_variants_that_would_compute_something_else_are_refused(change: dict[str
     model = llama_for_causal_lm()
     with pytest.raises(ModelError):
         Llama(model.config.to_dict() | change, model.state_dict())
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_attention_of_the_compiled_step_is_torchs(kv_heads: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    query, keys, values = (
+        torch.randn(3, heads, length, 8, generator=rng) for heads, length in ((4, 1), (kv_heads, 11), (kv_heads, 11))
+    )
+    seen = (torch.arange(11) <= torch.tensor([[10], [3], [0]]))[:, None, None]
+    for mask in (seen, None):
+        expected = torch.nn.functional.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=True)
+        torch.testing.assert_close(_attend(query, keys, values, mask), expected)
 
 
 @pytest.mark.parametrize("change", ["missing", "too many", "shape"])

@@ -62,13 +62,13 @@ def test_4_bits_as_a_cuda_graph(folder: Path) -> None:
         pytest.skip("needs a CUDA device")
     llama = Llama.load(folder, bits=4, device="cuda", dtype=torch.bfloat16)
     ids = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(1)).cuda()
-    decoder = CompiledDecoder(llama, ())
+    decoder = CompiledDecoder(llama, (), 2, 20)
     with torch.inference_mode():
         words = torch.nn.functional.embedding(ids, llama.embedding)
-        found = [tokens.tolist() for tokens in decoder(words, None, 8)]
+        found = list(decoder(iter(words), 8, -1))
         assert decoder.compiled
         decoder.compiled = False
-        assert found == [tokens.tolist() for tokens in decoder(words, None, 8)]
+        assert found == list(decoder(iter(words), 8, -1))
 
 
 @pytest.mark.parametrize("rows", [32, 40])
