@@ -25,6 +25,7 @@ from llava_rad.commands import (
     pacs,
     pretrain,
     probe,
+    probe_segment,
     reports,
     serve,
     train,
@@ -65,6 +66,8 @@ app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
 app.command("serve", epilog=serve.EPILOG)(serve.command)
 app.add_typer(serve.users, name="user")
+probe.app.command("segment", epilog=probe.EPILOG)(probe_segment.segment)
+probe.app.command("nnunet", epilog=probe.EPILOG)(probe_segment.nnunet_dataset)
 app.add_typer(probe.app, name="probe")
 app.add_typer(maps.app, name="maps")
 app.add_typer(pacs.app, name="pacs")

@@ -7,11 +7,13 @@ backward pass needs. Workspaces of kernels, communication buffers and fragmentat
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -225,6 +227,21 @@ def transformer_flops(parameters: int, tokens: int, width: int, depth: int) -> f
 def gpu_memory() -> int | None:
     """Return the bytes of the first GPU, or None without one."""
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Return the free bytes of a GPU, or of this machine and control group."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError, IndexError):  # another system than Linux
+        (line,) = [one for one in Path("/proc/meminfo").read_text().splitlines() if one.startswith("MemAvailable:")]
+        found.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, min(found))
 
 
 def matrix_rate(precision: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from encoder.datasets.registry import DATASETS
-from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
 from llava_rad.generation.options import DType
@@ -19,12 +18,11 @@ from llava_rad.generation.options import DType
 if TYPE_CHECKING:
     import torch
 
-    from encoder.backbones.base import FrozenEncoder
+    from encoder.backbones.base import Sizes
     from encoder.datasets.manifest import Row
     from encoder.files import Digests
     from encoder.preprocessing import Recipe
     from llava_rad.probes.folder import ProbeFolder, ProbeTable
-    from llava_rad.probes.probing import Sets
 
 EPILOG = "\n\n".join(
     (
@@ -107,7 +105,7 @@ def linear(
     from llava_rad.probes import probing
     from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, image_notes, linear_bars, linear_table
 
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     if protocol not in PROTOCOLS:
         raise typer.BadParameter(f"choose one of {', '.join(PROTOCOLS)}", param_hint="--protocol")
     from encoder.files import DIGESTS, Digests
@@ -115,7 +113,7 @@ def linear(
     from encoder.probing.vectors import Unreadable
 
     rows = probing.read_rows(data)
-    split = Split.of(rows, _names(labels))
+    split = Split.of(rows, names(labels))
     config = LinearConfig(
         epochs=epochs, learning_rate=learning_rate, seeds=tuple(range(seeds)), augment=protocol == "paper"
     )
@@ -125,11 +123,11 @@ def linear(
         "dataset": named, "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype,
         "details": probing.details_of(rows),
     }  # fmt: skip
-    device = _device(device)
+    device = choose_device(device)
     if validate:
         lines = [f"images      {len(split.train):,} train, {len(split.judged):,} {split.judged_on}"]
         lines.append(f"labels      {', '.join(split.labels)}")
-        _report(lines, [*split.train, *split.judged], encoder, recipe, max_unreadable, offline=offline)
+        report_sizes(lines, [*split.train, *split.judged], encoder, recipe, max_unreadable, offline=offline)
         return
     place = cache or output / "vectors"
     digests, used = Digests(place / DIGESTS), [*split.train, *split.judged]
@@ -146,7 +144,7 @@ def linear(
             known = folder.keep(name, weights, facts | {"unreadable": absent.lines(), "doubtful": absent.findings()})
         found[name] = known
     result = linear_table(found, split, protocol, named)
-    _finish(folder, digests, result, bars(linear_bars(found), axis="AUROC x 100"), image_notes(found))
+    finish(folder, digests, result, bars(linear_bars(found), axis="AUROC x 100"), image_notes(found))
 
 
 @app.command("demographics", epilog=EPILOG)
@@ -172,28 +170,25 @@ def demographics(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict sex, age etc. by logistic regression on the image vectors; print the accuracy of five folds."""
-    from encoder.datasets.splits import counted
     from encoder.files import DIGESTS, Digests
-    from encoder.probing.demographics import VARIABLES, cohort, without_findings
+    from encoder.probing.demographics import VARIABLES, without_findings
     from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
     from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table, image_notes
 
-    wanted = _names(variables)
+    wanted = names(variables)
     if odd := [name for name in wanted if name not in VARIABLES] or not wanted:
         raise typer.BadParameter(f"choose from {', '.join(VARIABLES)}, not {odd}", param_hint="--variables")
     rows = probing.read_rows(data)
     rows = rows if all_images else without_findings(rows)
-    suitable, rows = counted(rows), cohort(rows, wanted)
-    images = f"{counted(rows)}; {suitable} without the condition that all variables are known"
     settings = {
         "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
         "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype, "details": probing.details_of(rows),
     }  # fmt: skip
-    device = _device(device)
+    device = choose_device(device)
     kind = _dtype(dtype, device)
     if validate:
-        _report([f"images      {images}"], rows, encoder, recipe, max_unreadable, offline=offline)
+        report_sizes([f"images      {len(rows):,}"], rows, encoder, recipe, max_unreadable, offline=offline)
         return
     place = cache or output / "vectors"
     digests = Digests(place / DIGESTS)
@@ -210,182 +205,11 @@ def demographics(
                 name, weights, {"variables": results, "unreadable": absent.lines(), "doubtful": absent.findings()}
             )
         found[name] = known
-    result = demographics_table(found, all_images=all_images, images=images)
-    _finish(folder, digests, result, bars(demographics_bars(found), axis="accuracy x 100"), image_notes(found))
+    result = demographics_table(found, all_images=all_images)
+    finish(folder, digests, result, bars(demographics_bars(found), axis="accuracy x 100"), image_notes(found))
 
 
-@app.command("segment", epilog=EPILOG)
-def segment(
-    data: Data,
-    output: Output,
-    encoder: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeatable; see below. The head unet needs none.", metavar="[NAME=]ENCODER", show_default=False
-        ),
-    ] = None,
-    head: Annotated[
-        list[str] | None,
-        typer.Option(help="linear, vitdet, upernet, unet (end to end, without encoder); repeatable.", metavar="HEAD"),
-    ] = None,
-    structures: Annotated[
-        str, typer.Option(help="Comma-separated names of masks. Default: all.", metavar="NAMES")
-    ] = "",
-    absent: Annotated[
-        bool, typer.Option("--absent", help="Treat a structure without a mask as absent (CANDID-PTX).")
-    ] = False,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Structure whose published numbers are shown: lungs, lung zones, pneumothorax, chest tubes, ribs.",
-            show_default=False,
-        ),
-    ] = None,
-    strata: Annotated[
-        str, typer.Option(help="Comma-separated attributes of patients to group by.", metavar="NAMES")
-    ] = "",
-    few_shot: Annotated[
-        str, typer.Option(help="Numbers of training images of the few-shot curve, e.g. 1,5,20.", metavar="NUMBERS")
-    ] = "",
-    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 80,
-    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of Adam.")] = 5e-4,
-    augment: Annotated[
-        bool,
-        typer.Option("--augment/--no-augment", help="Without augmentation features are computed once: much faster."),
-    ] = True,
-    channels: Annotated[
-        int | None,
-        typer.Option(min=1, help="Channels of the head's layers. Default: as in the paper.", show_default=False),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Precision of the head's products; bf16 is faster.", metavar="float32|bf16")
-    ] = "float32",
-    overlays: Annotated[int, typer.Option(min=0, help="Number of test images drawn with their masks.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
-    recipe: RecipeName = None,
-    device: opt.Device = "auto",
-    offline: opt.Offline = False,
-    max_unreadable: MaxUnreadable = 0.01,
-    validate: Validate = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a segmentation head on frozen features; print Dice of each structure."""
-    from encoder.files import DIGESTS, Digests
-    from encoder.preprocessing import recipe_named
-    from encoder.probing.heads import HEADS
-    from encoder.probing.published import TARGETS
-    from encoder.probing.segmentation.data import by_split, read_segmentation_set
-    from encoder.probing.segmentation.model import SegmentationConfig
-    from encoder.probing.vectors import Unreadable
-    from llava_rad.probes import probing
-    from llava_rad.probes.folder import ProbeFolder, bars, image_notes, segmentation_bars, segmentation_table
-
-    _check_rate(learning_rate)
-    heads = head or ["linear"]
-    if odd := [name for name in heads if name not in HEADS]:
-        raise typer.BadParameter(f"there is no {odd[0]!r}; choose from {', '.join(HEADS)}", param_hint="--head")
-    if target is not None and target not in TARGETS:
-        raise typer.BadParameter(f"choose from {', '.join(TARGETS)}", param_hint="--target")
-    if not encoder and set(heads) != {"unet"}:
-        raise typer.BadParameter("a head other than unet needs an encoder", param_hint="--encoder")
-    numbers = _numbers(few_shot)
-    rows = probing.read_rows(data)
-    parts = by_split(rows, seed=seed)
-    wanted = _names(structures) or sorted({name for row in rows for name in row.masks})
-    for name in _names(strata):
-        if not any(name in row.attributes for row in rows):
-            raise LlavaRadError(f"no image of the manifest has the attribute {name!r}")
-    base = SegmentationConfig(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, channels=channels,
-        precision=precision,  # type: ignore[arg-type]
-    )  # fmt: skip
-    base = base if augment else replace(base, augmentation=None)
-    configs = {name: replace(base, head=name) for name in heads}
-    settings = {
-        "probe": "segment", "config": base.to_dict() | {"head": None}, "structures": wanted,
-        "absent": absent, "strata": _names(strata), "few_shot": numbers, "images": probing.digest_of(rows),
-        "recipe": recipe, "details": probing.details_of(rows),
-    }  # fmt: skip
-    device, found = _device(device), dict[str, Any]()
-    used = [row for part in parts for row in part]
-    if validate:
-        lines = [f"images      {len(parts[0]):,} train, {len(parts[1]):,} val, {len(parts[2]):,} test"]
-        lines.append(f"structures  {', '.join(wanted)}")
-        _report(lines, used, encoder or [], recipe, max_unreadable, offline=offline)
-        return
-    digests = Digests(output / DIGESTS)
-    folder = ProbeFolder(output, settings | {"contents": probing.contents_of(used, digests, bar, wanted)})
-    folder.open(overwrite=overwrite)
-    absent_images = Unreadable(len(used), max_unreadable)
-    read: dict[str, probing.Sets] = {}
-
-    def sets(way: Recipe) -> probing.Sets:
-        if way.name not in read:
-            read.clear()  # one recipe's images at a time
-            read[way.name] = probing.Sets(
-                *(
-                    read_segmentation_set(
-                        part,
-                        way,
-                        wanted,
-                        missing="empty" if absent else "unknown",
-                        progress=bar(f"images ({name})", len(part)),
-                        unreadable=absent_images,
-                    )
-                    for name, part in zip(("train", "val", "test"), parts, strict=True)
-                )
-            )
-            _check_masks(read[way.name])
-        return read[way.name]
-
-    def judged(name: str, which: str, model: FrozenEncoder | None, way: Recipe, weights: str) -> None:
-        called = f"{name}, {which}"
-        kept = folder.known(called, weights)
-        if kept is None:
-            images = sets(way)
-            digests.save()
-            facts = probing.segmentation(
-                images, model, way, wanted, configs[which], folder=folder.work(called, weights), device=device,
-                attributes=_names(strata), few_shot=numbers, overlays=overlays, progress=bar,
-            )  # fmt: skip
-            sizes = [len(images.train), len(images.val), len(images.test)]
-            kept = folder.keep(
-                called,
-                weights,
-                facts | {"sizes": sizes, "unreadable": absent_images.lines(), "doubtful": absent_images.findings()},
-            )
-        found[called] = kept
-
-    for name, model, way, weights in probing.load_encoders(encoder or [], recipe, offline=offline):
-        for which in heads:
-            if which != "unet":
-                judged(name, which, model, way, weights)
-    if "unet" in heads:
-        judged("U-Net", "unet", None, recipe_named(recipe or "rad-dino"), f"unet {recipe}")
-    sizes = tuple(next(iter(found.values())).get("sizes") or map(len, parts))
-    result = segmentation_table(found, sizes, target)
-    _finish(folder, digests, result, bars(segmentation_bars(found), axis="Dice x 100"), image_notes(found))
-
-
-def _check_masks(sets: Sets) -> None:
-    """Say before the training which structures have no pixel in a split.
-
-    Raises:
-        LlavaRadError: if no test image has a pixel of any structure.
-    """
-    for split, part in (("training", sets.train), ("validation", sets.val), ("test", sets.test)):
-        empty = part.empty()
-        if part is sets.test and len(empty) == len(part.structures):
-            raise LlavaRadError(
-                f"all masks of the {len(part):,} test images are empty: there would be nothing to score",
-                hint="look at the masks of the split test, or divide the images anew",
-            )
-        if empty:
-            note(f"warning: all masks of the {split} images are empty for {', '.join(empty)}")
-
-
-def _report(
+def report_sizes(
     lines: list[str],
     rows: Sequence[Row],
     encoders: list[str],
@@ -393,8 +217,12 @@ def _report(
     max_unreadable: float,
     *,
     offline: bool,
+    describe: Callable[[Sizes, Recipe], Iterable[str]] = lambda found, way: (),
 ) -> None:
-    """Print what ``--validate`` finds: ``lines``, the encoders' sizes, and how many of a sample of images are read."""
+    """Print what ``--validate`` finds: ``lines``, the encoders' sizes, and how many of a sample of images are read.
+
+    ``describe`` gives further lines about an encoder.
+    """
     from encoder.backbones.base import tokens_of_patches
     from encoder.backbones.loading import sizes
     from encoder.datasets.splits import disjoint_files
@@ -412,6 +240,7 @@ def _report(
         report.lines.append(
             f"encoder     {Path(source).name}, recipe {way.name}, width {found.config['hidden_size']:,}"
         )
+        report.lines += describe(found, way)
 
     for argument in encoders:
         report.attempt(lambda argument=argument: look(argument))  # type: ignore[misc]
@@ -420,7 +249,7 @@ def _report(
     show_report(report)
 
 
-def _finish(
+def finish(
     folder: ProbeFolder, digests: Digests, table: ProbeTable, figure: bytes | None, notes: Sequence[str]
 ) -> None:
     for one in notes:
@@ -432,25 +261,15 @@ def _finish(
     note(f"results: {folder.path}/table.md, table.tex, encoders/*.json{', figure.svg' if figure else ''}")
 
 
-def _check_rate(value: float) -> None:
+def check_rate(value: float) -> None:
     if not 0 < value <= 1e30:  # no NaN, and nothing that overflows within the optimiser
         raise typer.BadParameter("a number above 0, at most 1e30", param_hint="--learning-rate")
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in _names(text)]
-    except ValueError:
-        numbers = [0]
-    if any(number < 1 for number in numbers):
-        raise typer.BadParameter("comma-separated numbers of images", param_hint="--few-shot")
-    return numbers
+def choose_device(name: str) -> str:
+    from llava_rad.generation import engine
 
-
-def _device(name: str) -> str:
-    from llava_rad.generation.engine import choose_device
-
-    return str(choose_device(name))
+    return str(engine.choose_device(name))
 
 
 def _dtype(name: DType, device: str) -> torch.dtype:
@@ -461,5 +280,5 @@ def _dtype(name: DType, device: str) -> torch.dtype:
     return choose_dtype(name, torch.device(device))
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -226,13 +226,12 @@ def linear_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, t
     }
 
 
-def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bool, images: str) -> ProbeTable:
+def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bool) -> ProbeTable:
     """Tabulate accuracy as mean (standard deviation over folds) for each variable and encoder.
 
     Args:
         found: encoder -> {"variables": {variable -> facts of a DemographicsResult}}.
         all_images: images with findings are included.
-        images: numbers of images and patients by split.
     """
     cells = [["variable", "images", "subjects", "most frequent class", *found, "paper: RAD-DINO", "paper: BiomedCLIP"]]
     first = next(iter(found.values()))["variables"]
@@ -248,7 +247,6 @@ def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bo
     notes = (
         f"Accuracy x 100 on {which}, mean (standard deviation) of 5 folds that divide no subject; scikit-learn's "
         "LogisticRegression, at most 100 iterations (paper, E.3.4).",
-        f"Images: {images}.",
         "The paper's numbers are of 60.1 thousand MIMIC-CXR images without findings.",
     )
     return ProbeTable("Demographics from image vectors", cells, notes)
@@ -293,7 +291,8 @@ def segmentation_table(
             cells.append([f"{attribute} {name}", f"{scores[0]['images']:,}", *map(_dice_sd, scores)])
         worst = [one["groups"][attribute]["worst_group"] for one in found.values()]
         cells.append([f"worst {attribute}", "", *(name or "" for name in worst)])
-    cells.append(["trainable parameters", "", *(f"{one['parameters']:,}" for one in found.values())])
+    parameters = (one["parameters"] for one in found.values())
+    cells.append(["trainable parameters", "", *("" if number is None else f"{number:,}" for number in parameters)])
     for row in first.get("few_shot", ()):
         if row["seed"] == first["few_shot"][0]["seed"]:
             cells.append(
@@ -349,7 +348,9 @@ def _dice_sd(score: Mapping[str, Any]) -> str:
 
 
 def _few_shot(one: Mapping[str, Any], images: int) -> str:
-    means = [100 * row["dice"]["mean"] for row in one["few_shot"] if row["images"] == images]
+    means = [100 * row["dice"]["mean"] for row in one.get("few_shot", ()) if row["images"] == images]
+    if not means:
+        return ""  # of predictions from elsewhere
     return f"{sum(means) / len(means):.1f} ({min(means):.1f} to {max(means):.1f})"
 
 

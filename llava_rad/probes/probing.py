@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from accelerate import Accelerator
 
     from encoder.backbones.base import FrozenEncoder
     from encoder.datasets.manifest import Row
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from encoder.probing.linear import LinearConfig, LinearResult, Split
     from encoder.probing.segmentation.data import SegmentationSet
     from encoder.probing.segmentation.model import SegmentationConfig
+    from encoder.probing.segmentation.train import Options
     from encoder.probing.vectors import Unreadable
 
 Protocol = Literal["paper", "cached", "logistic"]
@@ -190,6 +192,71 @@ def demographics(
     return {one: asdict(accuracy(rows, found, one, seed=seed)) for one in variables}
 
 
+def processes() -> Accelerator | None:
+    """Join the processes that torchrun or ``accelerate launch`` has started; None where there is one."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from encoder.runs.distributed import start
+
+    return start(bf16=False)
+
+
+def first_of(accelerator: Accelerator | None) -> bool:
+    """Tell whether this is the process that writes."""
+    return accelerator is None or bool(accelerator.is_main_process)
+
+
+def agreed(accelerator: Accelerator | None, value: Any) -> Any:
+    """Return the first process's value on every process."""
+    if accelerator is None:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Any] = broadcast_object_list([value])
+    return found[0]
+
+
+def micro_batch(
+    config: SegmentationConfig, width: int, side: int, recipe: Recipe, kinds: int, device: str,
+    asked: int | None = None, accelerator: Accelerator | None = None,
+) -> tuple[int, str]:  # fmt: skip
+    """Choose the images that go through a head at a time.
+
+    Args:
+        config: of the training.
+        width: D, of the encoder's features.
+        side: patches per side.
+        recipe: of the images.
+        kinds: number of structures.
+        device: of the head.
+        asked: number of images; None chooses as many as fit.
+        accelerator: of several processes, which share the batch.
+
+    Returns:
+        The number, and a description of the step's memory with a warning if it does not fit.
+    """
+    import os
+
+    from encoder.probing.segmentation.memory import step_memory
+    from encoder.runs.preflight import available_memory, gigabytes
+
+    memory = step_memory(config, width, side, recipe.size, kinds)
+    batch, free = config.batch_size, float(available_memory(device))
+    if accelerator is not None:
+        from accelerate.utils import gather_object
+
+        batch = -(-batch // accelerator.num_processes)
+        free = min(gather_object([free]))
+        free /= 1 if device.startswith("cuda") else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    chosen = asked if asked and not memory.together else memory.largest(free, batch)
+    text = memory.text(chosen, batch)
+    if memory.needed(chosen, batch) > free:
+        text += f"; {gigabytes(free)} are free"
+    return asked or chosen, text
+
+
 @dataclass(frozen=True)
 class Sets:
     """Images and masks of different subjects, prepared by one recipe."""
@@ -197,6 +264,45 @@ class Sets:
     train: SegmentationSet
     val: SegmentationSet
     test: SegmentationSet
+
+
+def digest_of_predictions(folders: Sequence[Path]) -> str:
+    """SHA-256 of the files of nnU-Net's predictions."""
+    from encoder.files import sha256_of
+
+    files = [file for folder in folders for file in sorted(folder.glob("*.png")) + sorted(folder.glob("dataset.json"))]
+    return _hashed(f"{file.name} {sha256_of(file)}" for file in files)
+
+
+def external(
+    sets: Sets, folders: Sequence[Path], structures: Sequence[str], attributes: Sequence[str]
+) -> dict[str, Any]:
+    """Score predictions of nnU-Net on the test images.
+
+    Args:
+        sets: images, prepared as those that nnU-Net got.
+        folders: of predictions, of different structures.
+        structures: names of masks.
+        attributes: of patients, to group by.
+
+    Raises:
+        LlavaRadError: if the predictions are not of these structures, images and splits.
+    """
+    import numpy as np
+
+    from encoder.probing.segmentation.evaluate import score
+    from encoder.probing.segmentation.nnunet import read_predictions
+
+    found: dict[str, npt.NDArray[np.bool_]] = {}
+    for folder in folders:
+        named, masks = read_predictions(folder, sets.train, sets.val, sets.test)
+        if odd := [name for name in named if name in found]:
+            raise LlavaRadError(f"two folders of nnU-Net's predictions have {odd[0]!r}")
+        found |= {name: masks[:, number] for number, name in enumerate(named)}
+    if missing := [name for name in structures if name not in found]:
+        raise LlavaRadError(f"nnU-Net's predictions lack {missing[0]!r}")
+    masks = np.stack([found[name] for name in structures], axis=1)
+    return score(sets.test.select(structures), lambda numbers: masks[numbers], attributes=attributes).to_dict()
 
 
 def segmentation(
@@ -212,8 +318,9 @@ def segmentation(
     overlays: int,
     device: str,
     progress: Progress,
+    options: Options,
 ) -> dict[str, Any]:
-    """Train one head on one encoder and evaluate it.
+    """Train one head on one encoder and evaluate it; of several processes, each gets the result, the first one draws.
 
     Args:
         sets: images.
@@ -227,6 +334,7 @@ def segmentation(
         overlays: number of test images that are drawn.
         device: of encoder and head.
         progress: function from a task's name and number of steps to a function that is called with completed steps.
+        options: how the training is computed.
     """
     from encoder.probing.segmentation.evaluate import evaluate, overlay_sheet, write_png
     from encoder.probing.segmentation.evaluate import few_shot as curve
@@ -240,11 +348,11 @@ def segmentation(
     epochs = progress(f"epochs ({config.head})", config.epochs)
     segmenter = train_segmentation(
         sets.train, sets.val, encoder, recipe, structures, config, lambda epoch: epochs(1),
-        folder=folder, device=device, inputs=None if kept is None else (kept[0], kept[1]),
+        folder=folder, device=device, inputs=None if kept is None else (kept[0], kept[1]), options=options,
     )  # fmt: skip
     judged = None if kept is None else kept[2]
     found = evaluate(segmenter, encoder, sets.test, attributes=attributes, device=device, inputs=judged).to_dict()
-    if overlays:
+    if overlays and first_of(options.accelerator):
         import numpy as np
 
         chosen = np.arange(min(overlays, len(sets.test)))
@@ -260,7 +368,7 @@ def segmentation(
         told = progress("few-shot runs", 3 * (1 + sum(number < len(sets.train) for number in few_shot)))
         points = curve(
             sets.train, sets.val, sets.test, encoder, recipe, structures, config, numbers=few_shot, device=device,
-            progress=lambda point: told(1), inputs=kept,
+            progress=lambda point: told(1), inputs=kept, options=options,
         )  # fmt: skip
         found["few_shot"] = [point.to_dict() for point in points]
     return found

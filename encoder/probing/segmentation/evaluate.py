@@ -135,10 +135,10 @@ class SegmentationResult:
         groups: attribute of the patient -> scores of that mean by group.
         empty: name -> number of images known not to have the structure.
         false_alarms: name -> number of these with a predicted mask.
-        head: name of the head.
-        parameters: number of trainable parameters.
-        epoch: the chosen one.
         values: [N, K] Dice of each image; NaN if its truth is unknown or empty.
+        head: name of the head; "" for masks from elsewhere.
+        parameters: number of trainable parameters; None if it is not known.
+        epoch: the chosen one; None if there is none.
     """
 
     structures: dict[str, DiceScore]
@@ -146,10 +146,10 @@ class SegmentationResult:
     groups: dict[str, GroupScores]
     empty: dict[str, int]
     false_alarms: dict[str, int]
-    head: str
-    parameters: int
-    epoch: int
     values: npt.NDArray[np.float64] = field(repr=False, compare=False)
+    head: str = ""
+    parameters: int | None = None
+    epoch: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data without the values of single images."""
@@ -192,17 +192,34 @@ def evaluate(
     """
     check_encoder(segmenter, encoder)
     data.check_recipe(segmenter.recipe)
+
+    def found(numbers: npt.NDArray[np.intp]) -> Bools:
+        part = None if inputs is None else inputs.subset(numbers)
+        return predict(
+            segmenter, encoder, data.images[numbers], batch_size=batch_size, device=device, inputs=part, check=False
+        )
+
     data = data.select(segmenter.structures)
+    result = score(data, found, attributes=attributes)
+    return replace(result, head=segmenter.config.head, parameters=segmenter.parameters, epoch=segmenter.epoch)
+
+
+def score(
+    data: SegmentationSet, found: Callable[[npt.NDArray[np.intp]], Bools], *, attributes: Sequence[str] = ()
+) -> SegmentationResult:
+    """Compare masks with the truth, whatever they come from.
+
+    Args:
+        data: N images with masks.
+        found: computes masks [B, K, S, S] of the images with these numbers.
+        attributes: of the patients, to group by.
+    """
     shape = (len(data), len(data.structures))
     values, inside, drawn = np.full(shape, np.nan), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     for start in range(0, len(data), CHUNK):
         numbers = np.arange(start, min(start + CHUNK, len(data)))
-        part = None if inputs is None else inputs.subset(numbers)
-        found = predict(
-            segmenter, encoder, data.images[numbers], batch_size=batch_size, device=device, inputs=part, check=False
-        )
-        truth = data.masks(numbers)
-        values[numbers], inside[numbers], drawn[numbers] = dice(found, truth), truth.any((2, 3)), found.any((2, 3))
+        masks, truth = found(numbers), data.masks(numbers)
+        values[numbers], inside[numbers], drawn[numbers] = dice(masks, truth), truth.any((2, 3)), masks.any((2, 3))
     values[~(data.known & inside)] = np.nan
     absent = data.known & ~inside
     with warnings.catch_warnings():
@@ -217,9 +234,6 @@ def evaluate(
         },
         empty={name: int(absent[:, index].sum()) for index, name in enumerate(data.structures)},
         false_alarms={name: int((absent & drawn)[:, index].sum()) for index, name in enumerate(data.structures)},
-        head=segmenter.config.head,
-        parameters=segmenter.parameters,
-        epoch=segmenter.epoch,
         values=values,
     )
 

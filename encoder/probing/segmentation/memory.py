@@ -9,7 +9,7 @@ import torch
 from encoder.probing.heads import build_head
 from encoder.probing.segmentation.loss import loss_of, loss_sums
 from encoder.probing.segmentation.model import SegmentationConfig
-from encoder.runs.preflight import trace
+from encoder.runs.preflight import gigabytes, trace
 
 SHARE = 0.8
 """Of the available memory; workspaces of kernels and fragmentation take some of the rest."""
@@ -34,6 +34,11 @@ class StepMemory:
     def needed(self, micro_batch: int, batch: int) -> float:
         """Bytes of a step on ``batch`` images, ``micro_batch`` at a time."""
         return self.weights + self.image * min(micro_batch, batch) + self.features * batch
+
+    def text(self, micro_batch: int, batch: int) -> str:
+        """Describe a step on ``batch`` images: "about 26.9 GB for each process: 80 images, 10 at a time"."""
+        needed = gigabytes(self.needed(micro_batch, batch))
+        return f"about {needed} for each process: {batch} images, {min(micro_batch, batch)} at a time"
 
     def largest(self, available: float, batch: int) -> int:
         """Choose the largest micro-batch, of equal ones, that fits into ``SHARE`` of the available bytes; at least 1.
