@@ -10,17 +10,21 @@ stands for all above 89). ``omr`` (``subject_id``, ``chartdate``, ``result_name`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Final
 
 from encoder.datasets import mimic_cxr
 from encoder.datasets.manifest import Row
+from encoder.datasets.splits import counted
 from encoder.datasets.tables import find, project, read_csv
 from encoder.datasets.values import ethnicity_of, sex_of
 
 OF = "MIMIC-IV"
+COHORT: Final = ("sex", "age", "weight", "bmi")
+"""Attributes that all images of the paper's cohort have: the numbers of table E.1 add up to the same for each."""
 _MEASURES = {"Weight (Lbs)": ("weight", 0.45359237, 20, 350), "BMI (kg/m2)": ("bmi", 1.0, 8, 120)}
 
 
@@ -32,11 +36,21 @@ class _Person:
     measures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
-def read_no_finding(root: Path) -> Iterator[Row]:
-    """Yield frontal images labelled "No Finding" of known patients: the paper's 60,100 (E.3.4)."""
+def read_no_finding(root: Path, say: Callable[[str], None] = lambda message: None) -> Iterator[Row]:
+    """Yield frontal images labelled "No Finding" of patients with all attributes: the paper's 60,100 (E.3.4).
+
+    Args:
+        root: folder of both projects.
+        say: called with the number of images and patients after each step.
+    """
     cxr = project(root, ("mimic-cxr-jpg", "mimic-cxr"), mimic_cxr.METADATA, of="MIMIC-CXR")
-    suitable = (r for r in mimic_cxr.read(cxr) if r.view in ("PA", "AP") and r.labels["No Finding"] == 1.0)
-    return (row for row in linked(list(suitable), mimic_cxr.study_dates(cxr), root) if row.attributes)
+    suitable = [r for r in mimic_cxr.read(cxr) if r.view in ("PA", "AP") and r.labels["No Finding"] == 1.0]
+    known = [row for row in linked(suitable, mimic_cxr.study_dates(cxr), root) if row.attributes]
+    whole = [row for row in known if all(name in row.attributes for name in COHORT)]
+    say(f"PA and AP images without findings: {counted(suitable)}")
+    say(f"their patient is in MIMIC-IV: {counted(known)}")
+    say(f"sex, age, weight and bmi are known (the paper: 60.1 thousand images): {counted(whole)}")
+    return iter(whole)
 
 
 def linked(rows: Collection[Row], dates: Mapping[str, date], root: Path) -> list[Row]:

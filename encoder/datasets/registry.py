@@ -50,6 +50,7 @@ class DataSet:
         reader: ``"module:function"`` of a function from the data set's folder to its rows, which raises LlavaRadError
             if a file is missing. The module is in this package unless its name has a dot.
         draws: the function also takes a MaskFiles and a seed: it draws masks, or images at random.
+        tells: the function also takes a function for notes on what it reads.
         own: the function also takes the names of columns, and a function for notes on what it reads.
         published: the paper's numbers, or None.
         shares: of the subjects in train, val and test, where the data set itself makes no splits; None makes none.
@@ -59,6 +60,7 @@ class DataSet:
     title: str
     reader: str
     draws: bool = False
+    tells: bool = False
     own: bool = False
     published: Published | None = None
     shares: Shares | None = None
@@ -90,7 +92,9 @@ class DataSet:
         if not root.exists():
             raise LlavaRadError(f"{self.title}: the folder does not exist")
         read = self._function()
-        more = (masks or MaskFiles(), seed) if self.draws else (columns, say) if self.own else ()
+        more = (
+            (masks or MaskFiles(), seed) if self.draws else (columns, say) if self.own else (say,) if self.tells else ()
+        )
         rows = list(read(root, *more))
         check_unique(rows, of=self.title)
         there = [row for row in rows if row.path.is_file()]
@@ -141,7 +145,9 @@ DATASETS: dict[str, DataSet] = {
             "mimic-cxr-lungs", "lungs and lung zones on MIMIC-CXR", "mimic_cxr_lungs:read", draws=True,
             shares=SEGMENTATION,
         ),
-        DataSet("mimic-cxr-no-finding", "MIMIC-CXR without findings, with MIMIC-IV", "mimic_iv:read_no_finding"),
+        DataSet(
+            "mimic-cxr-no-finding", "MIMIC-CXR without findings, with MIMIC-IV", "mimic_iv:read_no_finding", tells=True
+        ),
         DataSet("vindr-ribcxr", "VinDr-RibCXR", "vindr_ribcxr:read", draws=True),
         DataSet("nih-sample", "a prepared sample of ChestX-ray14", "chestxray14:read_sample"),
         DataSet("kermany", "Kermany, pneumonia in children", "kermany:read"),

@@ -95,6 +95,18 @@ def redraw_validation(rows: Sequence[Row], share: float, seed: int) -> list[Row]
     ]
 
 
+def counted(rows: Sequence[Row]) -> str:
+    """Say how many images of how many patients rows are, in all and by split."""
+
+    def count(some: Sequence[Row], images: str = "", patients: str = "") -> str:
+        subjects = {(row.dataset, row.subject) for row in some if row.subject}
+        return f"{len(some):,}{images} of {len(subjects):,}{patients}"
+
+    splits = [(name, [row for row in rows if row.split == name]) for name in (*_NAMES, "")]
+    parts = ", ".join(f"{name or 'no split'} {count(some)}" for name, some in splits if some)
+    return count(rows, " images", " patients") + (f" ({parts})" if any(row.split for row in rows) else "")
+
+
 def disjoint(rows: Iterable[Row]) -> None:
     """Check that no subject is in two splits.
 

@@ -2,7 +2,8 @@
 
 The paper (3.6, E.3.4, C.6): scikit-learn's ``LogisticRegression`` at its defaults, at most 100 iterations, on the
 vectors of images without findings; five-fold cross-validation, accuracy as mean (standard deviation). Continuous
-variables are cut into five bins (table E.1). Folds never divide a subject.
+variables are cut into five bins (table E.1). Folds never divide a subject. The images are those on which all wanted
+variables of that table are known, as its numbers add up to the same for each.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row
+from encoder.datasets.mimic_iv import COHORT
 from encoder.datasets.values import ethnicity_of, measure_of, sex_of, years_of
 from encoder.errors import LlavaRadError
 
@@ -84,6 +86,19 @@ def without_findings(rows: Sequence[Row], label: str = "No Finding") -> list[Row
     kept = [row for row in rows if row.labels.get(label) == 1]
     if not kept:
         raise LlavaRadError(f"no image of the manifest has the label {label!r}", hint="--all-images takes all of them")
+    return kept
+
+
+def cohort(rows: Sequence[Row], variables: Sequence[str]) -> list[Row]:
+    """Select the images on which all of ``variables`` that table E.1 has are known; ethnicity is not in it.
+
+    Raises:
+        LlavaRadError: if there are none.
+    """
+    wanted = [name for name in variables if name in COHORT]
+    kept = [row for row in rows if all(class_of(name, row.attributes.get(name, "")) is not None for name in wanted)]
+    if not kept:
+        raise LlavaRadError(f"no image of the manifest has all of {', '.join(wanted)}")
     return kept
 
 

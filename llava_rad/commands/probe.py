@@ -170,8 +170,9 @@ def demographics(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict sex, age etc. by logistic regression on the image vectors; print the accuracy of five folds."""
+    from encoder.datasets.splits import counted
     from encoder.files import DIGESTS, Digests
-    from encoder.probing.demographics import VARIABLES, without_findings
+    from encoder.probing.demographics import VARIABLES, cohort, without_findings
     from encoder.probing.vectors import Unreadable
     from llava_rad.probes import probing
     from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table, image_notes
@@ -181,6 +182,8 @@ def demographics(
         raise typer.BadParameter(f"choose from {', '.join(VARIABLES)}, not {odd}", param_hint="--variables")
     rows = probing.read_rows(data)
     rows = rows if all_images else without_findings(rows)
+    suitable, rows = counted(rows), cohort(rows, wanted)
+    images = f"{counted(rows)}; {suitable} without the condition that all variables are known"
     settings = {
         "probe": "demographics", "variables": wanted, "all_images": all_images, "seed": seed,
         "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype, "details": probing.details_of(rows),
@@ -188,7 +191,7 @@ def demographics(
     device = choose_device(device)
     kind = _dtype(dtype, device)
     if validate:
-        report_sizes([f"images      {len(rows):,}"], rows, encoder, recipe, max_unreadable, offline=offline)
+        report_sizes([f"images      {images}"], rows, encoder, recipe, max_unreadable, offline=offline)
         return
     place = cache or output / "vectors"
     digests = Digests(place / DIGESTS)
@@ -205,7 +208,7 @@ def demographics(
                 name, weights, {"variables": results, "unreadable": absent.lines(), "doubtful": absent.findings()}
             )
         found[name] = known
-    result = demographics_table(found, all_images=all_images)
+    result = demographics_table(found, all_images=all_images, images=images)
     finish(folder, digests, result, bars(demographics_bars(found), axis="accuracy x 100"), image_notes(found))
 
 

@@ -226,12 +226,13 @@ def linear_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, t
     }
 
 
-def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bool) -> ProbeTable:
+def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bool, images: str) -> ProbeTable:
     """Tabulate accuracy as mean (standard deviation over folds) for each variable and encoder.
 
     Args:
         found: encoder -> {"variables": {variable -> facts of a DemographicsResult}}.
         all_images: images with findings are included.
+        images: numbers of images and patients by split.
     """
     cells = [["variable", "images", "subjects", "most frequent class", *found, "paper: RAD-DINO", "paper: BiomedCLIP"]]
     first = next(iter(found.values()))["variables"]
@@ -247,6 +248,7 @@ def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bo
     notes = (
         f"Accuracy x 100 on {which}, mean (standard deviation) of 5 folds that divide no subject; scikit-learn's "
         "LogisticRegression, at most 100 iterations (paper, E.3.4).",
+        f"Images: {images}.",
         "The paper's numbers are of 60.1 thousand MIMIC-CXR images without findings.",
     )
     return ProbeTable("Demographics from image vectors", cells, notes)

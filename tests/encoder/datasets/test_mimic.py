@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,28 @@ def test_no_finding_subset(world: Path, tmp_path: Path) -> None:
         assert abs(float(row.attributes["weight"]) - patient["weight"]) < 0.1, "kg, not pounds"
         assert row.attributes["bmi"] == str(patient["bmi"])
         assert row.attributes.get("ethnicity", "") == ethnicity_of(patient["ethnicity"])
+
+
+def test_patients_without_all_attributes_are_counted_and_left_out(world: Path, tmp_path: Path) -> None:
+    before = read("mimic-cxr-no-finding", world, tmp_path / "m")
+    subject = before[0].subject
+    left = [row for row in before if row.subject != subject]
+    root, hosp = tmp_path / "root", world / "mimiciv" / "hosp"
+    (root / "mimiciv" / "hosp").mkdir(parents=True)
+    (root / "mimic-cxr-jpg").symlink_to(world / "mimic-cxr-jpg")
+    for file in hosp.iterdir():
+        lines = _table(file) if file.suffix == ".gz" else file.read_text().splitlines()
+        kept = [line for line in lines if not (line.startswith(f"{subject},") and "BMI" in line)]
+        (root / "mimiciv" / "hosp" / file.name.removesuffix(".gz")).write_text("\n".join(kept) + "\n")
+    said: list[str] = []
+    rows, _ = DATASETS["mimic-cxr-no-finding"].rows(root, say=said.append)
+    assert [row.image for row in rows] == [row.image for row in left] and len(left) < len(before)
+    patients = len({row.subject for row in before})
+    assert f"{len(before):,} images of {patients:,} patients (" in said[1]
+    assert f"{len(left):,} images of {patients - 1:,} patients (" in said[2]
+    for name, number in Counter(row.split for row in left).items():
+        people = len({row.subject for row in left if row.split == name})
+        assert f"{name} {number:,} of {people:,}" in said[2]
 
 
 def _table(path: Path) -> list[str]:

@@ -9,7 +9,9 @@ import pytest
 
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.probing.demographics import class_of, demographics, without_findings
+from encoder.probing.demographics import class_of, cohort, demographics, without_findings
+
+WANTED = (["sex", "age"], ["sex", "age", "weight", "bmi"], ["bmi", "ethnicity"], ["ethnicity"])
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,27 @@ def rows(number: int, sexes: list[str]) -> list[Row]:
         )
         for n in range(number)
     ]
+
+
+def test_the_cohort_has_all_wanted_variables_of_table_e1() -> None:
+    known = {"sex": "F", "age": "50", "weight": "70", "bmi": "24"}
+    people = [
+        known,
+        known | {"bmi": ""},
+        known | {"weight": "-1"},
+        known | {"sex": "?"},
+        known | {"ethnicity": "white"},
+    ]
+    images = [Row(Path(f"/{n}"), "d", f"p{n}", attributes=one) for n, one in enumerate(people)]
+    numbers = {tuple(wanted): [int(row.subject[1:]) for row in cohort(images, wanted)] for wanted in WANTED}
+    assert numbers == {
+        ("sex", "age"): [0, 1, 2, 4],
+        ("sex", "age", "weight", "bmi"): [0, 4],
+        ("bmi", "ethnicity"): [0, 2, 3, 4],
+        ("ethnicity",): [0, 1, 2, 3, 4],
+    }
+    with pytest.raises(LlavaRadError, match="no image of the manifest has all of sex, bmi"):
+        cohort(images[1:2], ["sex", "bmi"])
 
 
 def test_what_is_in_the_vectors_is_found_and_what_is_not_is_not() -> None:

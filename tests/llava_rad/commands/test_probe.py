@@ -136,6 +136,7 @@ def test_demographics(manifest: Path, encoders: list[Path], run: Run, tmp_path: 
     assert np.mean(found["sex"]["accuracy"]) > 0.75 and found["sex"]["classes"] == {"F": 24, "M": 24}
     assert found["age"]["classes"] == {"20-40": 20, "40-60": 20, "60-80": 8}
     assert "99.6 (0.1)" in ran.out and "75.1" not in ran.out
+    assert "Images: 48 images of 48 patients (train 32 of 32, test 16 of 16); 48 images" in ran.out
     healthy = run(*call, "-o", "h", "--variables", "sex")
     assert healthy.code == 1 and "classes are too few" in healthy.err, "all men here have no finding, and no woman"
 
