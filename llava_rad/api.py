@@ -39,11 +39,11 @@ def generate(
     Raises:
         ReadError: if an input is refused; ``ReportWriter.write`` goes on with the others.
         ModelError: if the model is missing or damaged.
-        ConfigError: if an option is out of its range, the model's prompt does not take a study input, or study inputs
-            are given with several images.
+        ConfigError: if an input is neither path nor bytes (but an array), an option is out of its range, the model's
+            prompt does not take a study input, or study inputs are given with several images.
         TypeError: if there is no such option.
     """
-    named = [paths] if isinstance(paths, str | Path | bytes) else paths
+    named = paths if isinstance(paths, Iterable) and not isinstance(paths, str | bytes) else [paths]
     sources = expand(named, recursive=recursive).sources
     inputs = StudyInputs(**{name: options.pop(name) for name in STUDY & options.keys()})
     if [name for name in inputs.study.used if name != "grounded"] and len(sources) > 1:

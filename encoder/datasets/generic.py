@@ -71,8 +71,8 @@ def read_table(
         say: called with the columns that are read and those that are not, and with what cannot be read.
 
     Raises:
-        LlavaRadError: if there is no table, it has no column of images, it is empty, an image comes twice, or a split
-            or a label is not understood; the message names row and column.
+        LlavaRadError: if there is no table, it has no column of images, it is empty, an image comes twice, a relative
+            path leads out of the folder, or a split or a label is not understood; the message names row and column.
     """
     of = "the table of images"
     file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of, hint="name the table itself")
@@ -96,6 +96,11 @@ def read_table(
         image = found.cell(row, "image").replace("\\", "/")
         if not image:
             raise LlavaRadError(f"{of}: row {number} names no image")
+        if os.path.normpath(image).split("/")[0] == "..":
+            raise LlavaRadError(
+                f"{of}: row {number}: the path leads out of the table's folder",
+                hint="images lie in the table's folder, or their paths are absolute",
+            )
         split = found.cell(row, "split")
         if split and not split_of(split):
             raise LlavaRadError(

@@ -79,6 +79,7 @@ def pull(
 
 @app.command("push", epilog=EPILOG)
 def push(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(help=f"DICOM files, such as 'generate -f {_FORMATS}' writes.", metavar="FILE..."),
@@ -92,13 +93,16 @@ def push(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Application entity of an archive without DICOMweb, for C-STORE.",
+            help="Application entity of an archive without DICOMweb, for C-STORE; LLAVA_RAD_PACS_URL is then not used.",
             metavar="AET@HOST:PORT",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Store DICOM files."""
+    source = context.get_parameter_source("url")
+    if to is not None and source is not None and source.name == "ENVIRONMENT":
+        url = None  # an option is nearer than the environment, which serves the other commands
     if (url is None) == (to is None):
         raise typer.BadParameter("name one archive", param_hint="--url, --to")
     for path in files:

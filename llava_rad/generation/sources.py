@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from encoder.errors import LlavaRadError, ReadError
+from encoder.errors import ConfigError, LlavaRadError, ReadError
 from encoder.files import sha256_of
 
 MAX_BYTES = 256 << 20
@@ -77,10 +77,12 @@ def expand(
 
     Raises:
         LlavaRadError: if standard input is named twice, or holds too much.
+        ConfigError: if an argument is something else, such as an array.
     """
     found: list[Path | bytes] = []
     skipped, stdin_read = 0, False
     for argument in arguments:
+        checked_kind(argument)
         if isinstance(argument, bytes):
             found.append(argument)
         elif argument == "-" and stdin is not None:
@@ -102,6 +104,19 @@ def expand(
         Source(n, data=item) if isinstance(item, bytes) else Source(n, path=item) for n, item in enumerate(found, 1)
     ]
     return Inputs(sources, skipped)
+
+
+def checked_kind(image: object) -> None:
+    """Check that something names an image or is the content of a file.
+
+    Raises:
+        ConfigError: if it is something else, such as an array.
+    """
+    if not isinstance(image, str | os.PathLike | bytes):
+        raise ConfigError(
+            f"an image is a path or the bytes of a file, not {type(image).__name__}",
+            hint="write pixels to a PNG file of 8 or 16 bits",
+        )
 
 
 def example() -> Path:

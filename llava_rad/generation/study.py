@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from encoder.errors import ConfigError, ReadError
 from encoder.reader.admission import OVERRIDDEN
 from llava_rad.generation.options import option
-from llava_rad.generation.sources import Source
+from llava_rad.generation.sources import Source, checked_kind
 from llava_rad.model.templates import TEXTS, Study
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class StudyInputs:
     white space; an empty one counts as none.
 
     Raises:
-        ConfigError: if a text is longer than 64 KiB.
+        ConfigError: if a text is longer than 64 KiB, or an image is neither path nor bytes.
     """
 
     lateral: str | Path | bytes | None = option(None, _PANEL, kind=Path, metavar="FILE")
@@ -53,6 +53,9 @@ class StudyInputs:
     grounded: bool = option(False, _PANEL)
 
     def __post_init__(self) -> None:
+        for image in (self.lateral, self.prior):
+            if image is not None:
+                checked_kind(image)
         for name in TEXTS:
             text: str | None = getattr(self, name)
             if text is not None and len(text) > MAX_TEXT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from encoder.errors import ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
 from llava_rad.model.config import LlavaRadConfig, positions, token_ids
-from llava_rad.model.llava_rad import LlavaRad, load_language_model, load_llama
+from llava_rad.model.llava_rad import LlavaRad, adapter_base, load_language_model, load_llama
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import encode_text
 from llava_rad.model.tokenizer import Tokens
@@ -128,10 +127,7 @@ def _language_model(folder: Path, name: str, *, offline: bool) -> tuple[PreTrain
     if (folder / "adapter_config.json").is_file():
         model = load_language_model(folder, dtype="auto", offline=offline)
         if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
-            base = str(
-                json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-            )
-            folder = fetch_language_model(base, None, offline=offline)
+            name, folder = adapter_base(folder, offline=offline)
     else:
         model = load_llama(folder, f"the language model {name}", dtype="auto", use_safetensors=False)
     return model, _tokens(folder, name, model)

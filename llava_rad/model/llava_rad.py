@@ -261,7 +261,7 @@ def adapter_base(folder: Path, *, offline: bool = False) -> tuple[str, Path]:
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ModelError(f"adapter_config.json is not a PEFT configuration: {first_line(error)}") from error
     name = adapter.base_model_name_or_path
-    if not name:
+    if not isinstance(name, str) or not name:
         raise ModelError("adapter_config.json does not name its base model")
     patterns = ("*.json", "*.safetensors", "tokenizer.model")
     return name, fetch(name, revision=adapter.revision, offline=offline, patterns=patterns)

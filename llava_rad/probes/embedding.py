@@ -25,7 +25,7 @@ import numpy.typing as npt
 from encoder.datasets.manifest import Row, read_manifest
 from encoder.errors import ConfigError, LlavaRadError, ModelError, ReadError
 from encoder.files import LineFile, reported, sync, writing
-from llava_rad.generation.sources import Source, expand
+from llava_rad.generation.sources import Source, checked_kind, expand
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,11 @@ def rows_of(images: str | Path | Iterable[str | Path], *, recursive: bool = Fals
     Raises:
         LlavaRadError: if there are none, or the manifest is not one.
     """
-    named = [images] if isinstance(images, str | Path) else list(images)
+    named = list(images) if isinstance(images, Iterable) and not isinstance(images, str | bytes) else [images]
+    for one in named:
+        checked_kind(one)
+        if isinstance(one, bytes):
+            raise ConfigError("features are computed of files: name a path instead of bytes")
     manifests = [Path(one) for one in named if Path(one).suffix.lower() in _MANIFESTS and not Path(one).is_dir()]
     if manifests:
         if len(named) > 1:

@@ -55,6 +55,23 @@ def test_usual_names(tmp_path: Path, header: str) -> None:
     assert read_manifest(tmp_path / "m.csv") == rows
 
 
+@pytest.mark.parametrize("image", ["../0.png", "sub/../../0.png", "..\\0.png", "./../data/0.png"])
+def test_paths_that_lead_out_of_the_folder_are_refused(tmp_path: Path, image: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "0.png").write_bytes(b"not of this data set")
+    with pytest.raises(LlavaRadError, match="row 2: the path leads out of the table's folder") as raised:
+        read(tmp_path / "data", f"image\n1.png\n{image}\n")
+    assert "png" not in str(raised.value)
+
+
+def test_paths_within_the_folder_and_absolute_ones_are_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "0.png").write_bytes(b"elsewhere")
+    (tmp_path / "data" / "..png").write_bytes(b"a name that begins with dots")
+    rows, _ = read(tmp_path / "data", f"image\nsub/../1.png\n{tmp_path / '0.png'}\n..png\n")
+    assert [row.path for row in rows] == [tmp_path / "data/1.png", tmp_path / "0.png", tmp_path / "data/..png"]
+
+
 def test_named_columns(tmp_path: Path) -> None:
     table = "Picture name;MRN;Cohort;Edema;Follow-up #\n0.png;007;validation;1;0\n1.png;008;test;0;1\n"
     given = ("image=picture_name", "subject=MRN", "split=Cohort", "ignore=Follow-up #")

@@ -93,14 +93,14 @@ def test_killed_and_continued(
     for _ in range(KILLS):
         before = len(encoded(log))
         process = start(log, 2, *again)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(encoded(log)) <= before + unit and process.poll() is None:  # one unit is kept, the next is begun
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert process.poll() is None, "killed while it computes, or this tests nothing"
         process.kill()
         process.communicate()
-    ran = finished(start(log, 0, *again))
+    ran = finished(start(log, 0, *again), timeout=300)
     assert ran.code == 0, ran.err
     times = Counter(encoded(log))
     assert len(times) == IMAGES < times.total() <= IMAGES + KILLS * unit, (

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from encoder.errors import LlavaRadError, ReadError
+import llava_rad
+from encoder.errors import ConfigError, LlavaRadError, ReadError
 from llava_rad.generation.sources import MAX_BYTES, expand
 from tests.llava_rad import small_files
 
@@ -91,3 +94,26 @@ def test_sha256_of_what_cannot_be_read(tmp_path: Path) -> None:
     for name in ("missing", ".", "/dev/zero", "a\0b"):
         (source,) = expand([tmp_path / name]).sources if name != "." else expand([b""]).sources
         assert source.sha256() is None or name == "."
+
+
+def test_arrays_and_other_things_are_no_images() -> None:
+    """In a call of one image, in a list, as a study input, and for features; nothing is loaded before."""
+    array = np.zeros((64, 64), np.uint8)
+    calls: list[Callable[[], object]] = [
+        lambda: llava_rad.generate(array),
+        lambda: llava_rad.generate([array]),  # type: ignore[list-item]
+        lambda: llava_rad.generate(None),  # type: ignore[arg-type]
+        lambda: llava_rad.generate(b"x", lateral=array),
+        lambda: llava_rad.embed(array),
+        lambda: llava_rad.embed([b"bytes"]),  # type: ignore[list-item]
+    ]
+    said = []
+    for call in calls:
+        with pytest.raises(ConfigError) as raised:
+            call()
+        said.append(str(raised.value))
+    assert set(said) == {
+        "an image is a path or the bytes of a file, not ndarray",
+        "an image is a path or the bytes of a file, not NoneType",
+        "features are computed of files: name a path instead of bytes",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,34 @@ def test_refusals(parts: tuple[Path, Path], assembled: Path, tmp_path: Path, mon
     with pytest.raises(ModelError):
         assemble(encoder, short, tmp_path / "out", recipe="test-56")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model_name_or_path": None}, "adapter_config.json does not name its base model"),
+        ({"base_model_name_or_path": 5}, "adapter_config.json does not name its base model"),
+        ({"base_model_name_or_path": "/no/such/base"}, "there is no folder /no/such/base"),
+        ({}, "the language model BASE has neither tokenizer.json nor tokenizer.model"),
+    ],
+    ids=["no base", "a number", "no such base", "a base without tokenizer"],
+)
+def test_an_adapter_without_base_or_tokenizer_is_refused(
+    change: dict[str, object], message: str, parts: tuple[Path, Path], assembled: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(assembled / "language_model", base, ignore=shutil.ignore_patterns("tokenizer*"))
+    settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(LlamaForCausalLM.from_pretrained(base), settings).save_pretrained(adapter)
+    content = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": str(base)} | change))
+    with pytest.raises(ModelError) as raised:
+        assemble(parts[0], adapter, tmp_path / "model", recipe="test-56")
+    assert str(raised.value).startswith(message.replace("BASE", str(base))) and raised.value.exit_code == 5
+    assert not (tmp_path / "model").exists()
 
 
 def test_lora_adapter_as_language_model(parts: tuple[Path, Path], assembled: Path, tmp_path: Path) -> None:

@@ -81,6 +81,26 @@ def test_push_names_files_as_they_were_given(server: Server, run: Run, files: li
     assert done.code == 2 and "AET@HOST:PORT" in done.err
 
 
+def test_push_takes_the_option_rather_than_the_environment(
+    server: Server, run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--to of a command is meant though the URL of the other commands is set; both options are not."""
+    stored: list[str] = []
+    monkeypatch.setattr("llava_rad.pacs.c_store.StorageUser.__init__", lambda self, to: stored.append(to))
+    monkeypatch.setattr("llava_rad.pacs.c_store.StorageUser.store", lambda self, path: None)
+    monkeypatch.setattr("llava_rad.pacs.c_store.StorageUser.close", lambda self: None)
+    monkeypatch.setenv("LLAVA_RAD_PACS_URL", server.url)
+    done = run("pacs", "push", files[0], "--to", "AET@archive:104")
+    assert done.code == 0 and stored == ["AET@archive:104"] and not server.stored
+    done = run("pacs", "push", files[0])
+    assert done.code == 0 and len(server.stored) == 1 and len(stored) == 1
+    done = run("pacs", "push", files[0], "--to", "AET@archive:104", "--url", server.url)
+    assert done.code == 2 and "name one archive" in done.err
+    monkeypatch.delenv("LLAVA_RAD_PACS_URL")
+    done = run("pacs", "push", files[0])
+    assert done.code == 2 and "name one archive" in done.err
+
+
 def test_watch_writes_drafts_and_tries_failed_images_again(server: Server, run: Run, tiny: Path) -> None:
     arguments = ("pacs", "watch", "--url", server.url, "-o", "out", "--once", "--store", "--model", tiny)
     server.misbehave, server.meant = (
