@@ -283,7 +283,10 @@ class VisionTransformer(nn.Module):
         return torch.cat([first, patches + position[:, 1:]], dim=1)
 
     def _positions(self, rows: int, columns: int) -> torch.Tensor:
-        """[1, 1 + rows * columns, D]: bicubic to the wanted grid, no offset, no antialias, as ``Dinov2Embeddings``."""
+        """[1, 1 + rows * columns, D]: bicubic to the wanted grid, no antialias, as ``Dinov2Embeddings``.
+
+        Without DINOv2's offset of 0.1, since exports are used in transformers, which has none (docs/pretraining.md).
+        """
         native = self.config.image_size // self.config.patch_size
         if rows == columns == native:
             return self.pos_embed

@@ -10,7 +10,9 @@ import torch
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
+from encoder.pretraining.config import ModelConfig
 from encoder.pretraining.crops import Box, by_area, by_side
+from encoder.pretraining.vit import VisionTransformer
 
 DRAWS = 2500
 SIGNIFICANT = 1e-4  # seeds are fixed: a test that passes once passes always
@@ -129,3 +131,29 @@ def test_an_area_that_must_not_be_enlarged(shape: tuple[int, int]) -> None:
         assert min(box[3] for box in boxes) >= min(196, width)
     small = areas(518, 518, (0.01, 0.5), target=196)
     assert min(min(box[2:]) for box in small) < 100  # what was prevented
+
+
+def test_local_crops_have_the_positions_of_transformers_and_within_a_quarter_patch_those_of_dinov2() -> None:
+    """Where on the grid of 37 x 37 each of 14 x 14 patches reads its embedding, shown by one that is its own row.
+
+    Without an offset, patch i reads at (i + 1/2) 37 / 14 - 1/2. DINOv2 (``interpolate_offset: 0.1``) asks for a grid of
+    14.1, and reads at (i + 1/2) 37 / 14.1 - 1/2.
+    """
+    from transformers import Dinov2Config
+    from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
+
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 518, "patch_size": 14}
+    vit, theirs = VisionTransformer(ModelConfig(**size)), Dinov2Embeddings(Dinov2Config(**size))
+    rows = torch.arange(37.0).repeat_interleave(37)[:, None].expand(-1, 8)
+    with torch.no_grad():
+        vit.pos_embed.copy_(torch.cat([torch.zeros(1, 8), rows])[None])
+        theirs.position_embeddings.copy_(vit.pos_embed)
+        ours = vit._positions(14, 14)
+        assert torch.equal(ours, theirs.interpolate_pos_encoding(torch.zeros(1, 197, 8), 196, 196))
+        grid = vit.pos_embed[:, 1:].reshape(1, 37, 37, 8).permute(0, 3, 1, 2)
+        dinov2 = torch.nn.functional.interpolate(grid, scale_factor=(14.1 / 37, 14.1 / 37), mode="bicubic")
+    read, of_dinov2 = ours[0, 1:, 0].view(14, 14)[:, 7], dinov2[0, 0, :, 7]
+    inner = np.arange(1, 13)  # of the outer ones, the kernel reaches beyond the grid
+    np.testing.assert_allclose(read[inner], (inner + 0.5) * 37 / 14 - 0.5, atol=0.06)  # torch's kernel bends a ramp
+    np.testing.assert_allclose(of_dinov2[inner], (inner + 0.5) * 37 / 14.1 - 0.5, atol=0.06)
+    assert 0.15 < float((read - of_dinov2)[12]) < 0.35, "12.5 (37 / 14 - 37 / 14.1) = 0.23"
