@@ -30,6 +30,7 @@ DIGESTS = "digests.json"
 _OLD = ".old"
 _SETTLED_NS = 2_000_000_000  # the coarsest time stamps of file systems in use (FAT)
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_PATIENCE = 30.0
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -270,7 +271,7 @@ def publish_folder(temporary: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
+def locked(path: Path, *, busy: str | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock file; it is released when the block or the process ends, however it ends.
 
     On file systems that know no locks the block runs without one.
@@ -278,6 +279,7 @@ def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
     Args:
         path: of the lock file, which is made and holds nothing.
         busy: message of the error if another process holds the lock; None waits for it.
+        waiting: called when the wait begins, and every half minute.
 
     Raises:
         LlavaRadError: if another process holds the lock.
@@ -285,11 +287,16 @@ def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=-1 if busy is None else 0)
+    lock, timeout = FileLock(path), 0.0
     try:
-        lock.acquire()
-    except Timeout:
-        raise LlavaRadError(busy or "") from None
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=timeout)
+            except Timeout:
+                if busy is not None:
+                    raise LlavaRadError(busy) from None
+                waiting()
+                timeout = _PATIENCE
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise

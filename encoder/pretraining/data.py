@@ -22,7 +22,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from encoder.datasets.cache_building import Builder
 from encoder.datasets.manifest import Row, read_manifest
+from encoder.datasets.pixel_cache import Progress
 from encoder.datasets.splits import Selection, disjoint, select
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining.augmentation import GLOBAL_CROPS, MultiCrop
@@ -286,6 +288,27 @@ def training_rows(config: PretrainingConfig) -> TrainingRows:
     }
     unasked = Counter(row.dataset for row in selection.rows if row.path in tests)
     return TrainingRows(selection.rows, selection.left_out, dict(unasked))
+
+
+def cache_folder(config: PretrainingConfig, output: Path) -> Path:
+    """Folder of the pixel cache: ``data.cache``, or in the run folder."""
+    return Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
+
+
+def cache_builder(
+    config: PretrainingConfig, output: Path, rows: Sequence[Row], progress: Progress, notify: Callable[[str], None]
+) -> Builder:
+    """Make the builder of the pixel cache of some rows; see ``encoder.datasets.cache_building``."""
+    data = config.data
+    return Builder(
+        rows,
+        cache_folder(config, output),
+        size=data.size,
+        workers=data.workers,
+        max_unreadable=data.max_unreadable,
+        progress=progress,
+        notify=notify,
+    )
 
 
 def probe_rows(config: PretrainingConfig) -> list[Row]:

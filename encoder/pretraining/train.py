@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,19 @@ import torch
 from torch import distributed
 
 from encoder import files
-from encoder.datasets import pixel_cache
 from encoder.datasets.manifest import counts
 from encoder.errors import LlavaRadError
 from encoder.pretraining.config import PretrainingConfig, load_config
-from encoder.pretraining.data import Batch, Images, TrainingRows, batches, probe_rows, training_rows
+from encoder.pretraining.data import (
+    Batch,
+    Images,
+    TrainingRows,
+    batches,
+    cache_builder,
+    cache_folder,
+    probe_rows,
+    training_rows,
+)
 from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbone, load_heads
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
@@ -45,7 +54,8 @@ from encoder.runs import distributed as processes
 from encoder.runs.checkpoints import Checkpoints, diverged, first_not_finite
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import whole
-from encoder.runs.folder import MayChange, data_digest, own_cache, prepare
+from encoder.runs.folder import MayChange, data_digest, prepare
+from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
 
@@ -60,7 +70,13 @@ _MAY_CHANGE: MayChange = {"engine": None, "data": {"workers", "cache"}, "optimiz
 
 
 def run(
-    config: PretrainingConfig, output: Path, *, offline: bool = False, progress: bool = True, restart: bool = False
+    config: PretrainingConfig,
+    output: Path,
+    *,
+    offline: bool = False,
+    progress: bool = True,
+    restart: bool = False,
+    stage: Path | None = None,
 ) -> Path:
     """Train, or go on training, and export the teacher.
 
@@ -70,6 +86,7 @@ def run(
         offline: look for weights in the hub's cache only.
         progress: a progress bar on stderr, where that is a terminal, and notes.
         restart: begin anew where the folder holds a run.
+        stage: folder on a disk of each machine, to which the pixel cache is copied; None reads it where it is.
 
     Returns:
         The exported encoder's folder.
@@ -82,7 +99,9 @@ def run(
     """
     accelerator = processes.start(bf16=config.engine.precision == "bf16")
     try:
-        return _PretrainingRun(config, output, accelerator, offline=offline, progress=progress, restart=restart).train()
+        return _PretrainingRun(
+            config, output, accelerator, offline=offline, progress=progress, restart=restart, stage=stage
+        ).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
@@ -98,6 +117,7 @@ class _PretrainingRun:
         offline: bool,
         progress: bool,
         restart: bool,
+        stage: Path | None,
     ) -> None:
         self.config, self.output, self.accelerator, self.offline = config, output, accelerator, offline
         self.main, self.progress = accelerator.is_main_process, progress and accelerator.is_main_process
@@ -124,7 +144,16 @@ class _PretrainingRun:
             )
             self._report(selection)
         with accelerator.main_process_first():
-            self.images: Images = self._cache(selection.rows)
+            cache = open_images(
+                partial(cache_builder, config, output, selection.rows),
+                cache_folder(config, output),
+                replace=self.main and not config.data.cache and self.checkpoints.latest() is None,
+                progress=self.progress,
+            )
+        if stage is not None:
+            with accelerator.local_main_process_first():
+                cache = stage_images(cache, stage, progress=self.progress)
+        self.images: Images = cache
         self.steps = total_steps(config.optimization, len(self.images))
         self.schedules = Schedules.from_config(config, self.steps)
         self.best: tuple[int, float] | None = None
@@ -141,27 +170,6 @@ class _PretrainingRun:
     def _note(self, message: str) -> None:
         if self.progress:
             sys.stderr.write(f"llava-rad: {message}\n")
-
-    def _cache(self, rows: list[Any]) -> pixel_cache.Cache:
-        data = self.config.data
-        folder = Path(data.cache).expanduser() if data.cache else self.output / "cache"
-        with progress_bar(len(rows), "reading images", self.progress) as bar:
-
-            def advance(done: int, total: int) -> None:
-                bar.update(done - bar.n)
-
-            return own_cache(
-                lambda: pixel_cache.build(
-                    rows,
-                    folder,
-                    size=data.size,
-                    workers=max(1, data.workers),
-                    max_unreadable=data.max_unreadable,
-                    progress=advance,
-                ),
-                folder,
-                replace=not data.cache and self.checkpoints.latest() is None,
-            )
 
     def _build(self) -> None:
         config = self.config

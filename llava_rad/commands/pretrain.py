@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,9 @@ def command(
         bool, typer.Option("--validate", help="Check configuration, data, weights and memory, and do not train.")
     ] = False,
     processes: runs.Processes = None,
+    cache_only: runs.CacheOnly = False,
+    part: runs.Part = None,
+    stage: runs.Stage = None,
     show: runs.Show = False,
     restart: runs.Restart = False,
     offline: opt.Offline = False,
@@ -64,6 +68,7 @@ def command(
 ) -> None:
     """Pre-train an image encoder on chest radiographs, without labels (DINOv2's method, RAD-DINO's recipe)."""
     runs.heed(processes=processes, validate=validate)
+    which = runs.part_of(part, cache_only=cache_only)
     from encoder.pretraining.config import load_config
     from encoder.runs.config import dump  # pydantic
 
@@ -76,10 +81,19 @@ def command(
 
         runs.show_report(look(run, processes=runs.expected(processes), offline=offline))
         return
+    folder = output or Path("runs") / run.name
+    if cache_only:
+        from encoder.pretraining.data import cache_builder, training_rows
+        from encoder.runs.images import prepare_images
+
+        make = partial(cache_builder, run, folder, training_rows(run).rows)
+        with runs.resumable(restart=False, quiet=quiet):
+            cache = prepare_images(make, part=which, stage_folder=stage, progress=runs.speaks(quiet))
+        runs.show_cache(cache, which, quiet=quiet)
+        return
     from encoder.pretraining import train as engine
 
-    folder = output or Path("runs") / run.name
     with runs.resumable(restart=restart, quiet=quiet):
-        exported = engine.run(run, folder, offline=offline, progress=not quiet, restart=restart)
+        exported = engine.run(run, folder, offline=offline, progress=not quiet, restart=restart, stage=stage)
     if runs.speaks(quiet):
         note(f"the encoder is in {exported}")

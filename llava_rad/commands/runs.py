@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +15,7 @@ import typer
 from llava_rad.commands.console import note, show_error
 
 if TYPE_CHECKING:
+    from encoder.datasets.pixel_cache import Cache
     from encoder.runs.preflight import Report
 
 Processes = Annotated[
@@ -25,6 +28,25 @@ Processes = Annotated[
 ]
 Show = Annotated[bool, typer.Option("--show", help="Print the whole configuration; do not train.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Remove the checkpoints of the run folder and start anew.")]
+CacheOnly = Annotated[
+    bool, typer.Option("--cache-only", help="Prepare the images (data.cache, or in the run folder); do not train.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        help="With --cache-only: prepare one of N parts, each on a machine of its own; the last one joins them.",
+        metavar="K/N",
+        show_default=False,
+    ),
+]
+Stage = Annotated[
+    Path | None,
+    typer.Option(
+        help="Copy the prepared images into a folder on each machine's own disk, and read them there.",
+        metavar="FOLDER",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]
 
 
@@ -36,6 +58,32 @@ def heed(*, processes: int | None, validate: bool) -> None:
     """
     if processes is not None and not validate:
         raise typer.BadParameter("only --validate takes a number; torchrun starts processes", param_hint="--processes")
+
+
+def part_of(part: str | None, *, cache_only: bool) -> tuple[int, int] | None:
+    """Read ``K/N``.
+
+    Raises:
+        typer.BadParameter: if it is none, or given without ``--cache-only``.
+    """
+    if part is None:
+        return None
+    if not cache_only:
+        raise typer.BadParameter("only --cache-only prepares parts", param_hint="--part")
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise typer.BadParameter("expected K/N with K from 1 to N, such as 3/16", param_hint="--part")
+    return int(match[1]), int(match[2])
+
+
+def show_cache(cache: Cache | None, part: tuple[int, int] | None, *, quiet: bool) -> None:
+    """Tell what ``--cache-only`` has done."""
+    if not speaks(quiet):
+        return
+    if cache is not None:
+        note(f"{len(cache):,} images are in {cache.folder}")
+    elif part is not None:
+        note(f"part {part[0]}/{part[1]} is done; other parts are missing")
 
 
 def expected(processes: int | None) -> int:

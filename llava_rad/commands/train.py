@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,9 @@ def command(
         typer.Option("--validate", help="Check configuration, data and parts, estimate memory and time; do not train."),
     ] = False,
     processes: runs.Processes = None,
+    cache_only: runs.CacheOnly = False,
+    part: runs.Part = None,
+    stage: runs.Stage = None,
     show: runs.Show = False,
     restart: runs.Restart = False,
     offline: opt.Offline = False,
@@ -67,6 +71,7 @@ def command(
 ) -> None:
     """Train projector and language model on image-report pairs, the encoder frozen (the paper's report generator)."""
     runs.heed(processes=processes, validate=validate)
+    which = runs.part_of(part, cache_only=cache_only)
     from encoder.runs.config import dump  # pydantic
     from llava_rad.training.config import load_config
 
@@ -79,8 +84,19 @@ def command(
 
         runs.show_report(look(run, processes=runs.expected(processes), offline=offline))
         return
+    folder = output or Path("runs") / run.name
+    if cache_only:
+        from encoder.runs.images import prepare_images
+        from llava_rad.training.data import cache_builder, cache_folder, select_pairs
+        from llava_rad.training.initial import recipe_of
+
+        recipe = recipe_of(run, offline=offline)
+        make = partial(cache_builder, run.data, select_pairs(run.data).pairs, recipe, cache_folder(run, folder))
+        with runs.resumable(restart=False, quiet=quiet):
+            cache = prepare_images(make, part=which, stage_folder=stage, progress=runs.speaks(quiet))
+        runs.show_cache(cache, which, quiet=quiet)
+        return
     from llava_rad.training import run as training
 
-    folder = output or Path("runs") / run.name
     with runs.resumable(restart=restart, quiet=quiet), stdout_to_stderr():  # DeepSpeed, and the compiler that it starts
-        training.run(run, folder, offline=offline, progress=not quiet, restart=restart)
+        training.run(run, folder, offline=offline, progress=not quiet, restart=restart, stage=stage)

@@ -21,16 +21,17 @@ import numpy.typing as npt
 import torch
 
 from encoder.backbones.base import FrozenEncoder, image_tokens
-from encoder.datasets import pixel_cache as pixel_cache
+from encoder.datasets.cache_building import Builder
 from encoder.datasets.manifest import Row
-from encoder.datasets.pixel_cache import Progress
+from encoder.datasets.pixel_cache import Cache, Progress
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import locked
 from encoder.preprocessing import Recipe
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import encode_answer
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, frontal, read_pairs
-from llava_rad.training.config import DataConfig
+from llava_rad.training.config import DataConfig, TrainingConfig
 
 IGNORED = -100
 """The label of a position without a loss (that of torch's cross-entropy)."""
@@ -50,7 +51,7 @@ class Pixels:
 
     field = "pixels"
 
-    def __init__(self, cache: pixel_cache.Cache, recipe: Recipe) -> None:
+    def __init__(self, cache: Cache, recipe: Recipe) -> None:
         self.cache, self.recipe = cache, recipe
 
     def __len__(self) -> int:
@@ -114,16 +115,16 @@ def select_pairs(data: DataConfig) -> Selected:
     )
 
 
-def open_cache(
-    data: DataConfig, pairs: Sequence[Pair], recipe: Recipe, folder: Path, progress: Progress | None = None
-) -> pixel_cache.Cache:
-    """Build, continue or open the pixel cache of the pairs' images.
-
-    Raises:
-        ConfigError: if the folder holds a cache of other images.
-        LlavaRadError: if too many images are unreadable, or the disk refuses.
-    """
-    return pixel_cache.build(
+def cache_builder(
+    data: DataConfig,
+    pairs: Sequence[Pair],
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> Builder:
+    """Make the builder of the pixel cache of the pairs' images; see ``encoder.datasets.cache_building``."""
+    return Builder(
         [pair.row for pair in pairs],
         folder,
         size=recipe.side,
@@ -131,7 +132,13 @@ def open_cache(
         workers=max(data.workers, min(8, os.cpu_count() or 1)),
         max_unreadable=data.max_unreadable,
         progress=progress,
+        notify=notify,
     )
+
+
+def cache_folder(config: TrainingConfig, output: Path) -> Path:
+    """Folder of the pixel cache: ``data.cache``, or in the run folder."""
+    return Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
 
 
 class Samples(torch.utils.data.Dataset[dict[str, Any]]):
@@ -331,12 +338,25 @@ def keep_features(
     Raises:
         LlavaRadError: if the disk is too small or refuses.
     """
-    dtype = encoder.dtype
-    parts = ["llava-rad.features/1", pixels.cache.fingerprint, weights, recipe.to_dict(), str(dtype)]
+    parts = ["llava-rad.features/1", pixels.cache.fingerprint, weights, recipe.to_dict(), str(encoder.dtype)]
     name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     file = pixels.cache.folder / f"features-{name}.npy"
-    if file.is_file():
-        return Features(file)
+    with locked(pixels.cache.folder / ".features.lock"):
+        if not file.is_file():
+            _write_features(file, pixels, encoder, recipe, device=device, advance=advance)
+    return Features(file)
+
+
+def _write_features(
+    file: Path,
+    pixels: Pixels,
+    encoder: FrozenEncoder,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    advance: Callable[[int], None],
+) -> None:
+    dtype = encoder.dtype
     shape = (len(pixels), image_tokens(encoder, recipe.size), encoder.width)
     needed, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(file.parent).free
     if needed > free:
@@ -362,4 +382,3 @@ def keep_features(
         raise LlavaRadError(f"the features cannot be written ({os.strerror(error.errno or 0)})") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return Features(file)

@@ -14,9 +14,9 @@ import torch
 
 from encoder.backbones.base import FrozenEncoder, image_tokens
 from encoder.backbones.loading import load_encoder as load_any
-from encoder.backbones.loading import load_stored
+from encoder.backbones.loading import load_stored, sizes
 from encoder.errors import ConfigError
-from encoder.preprocessing import recipe_named
+from encoder.preprocessing import Recipe, recipe_named
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.assemble import assemble, make_projector
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked
@@ -62,6 +62,19 @@ def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, 
             _from_scratch(config, texts, offline).save_pretrained(folder)
     load_checked(folder)
     return folder
+
+
+def recipe_of(config: TrainingConfig, *, offline: bool = False) -> Recipe:
+    """Preprocessing of a run's images, from configuration files alone.
+
+    Raises:
+        ModelError: if a part is missing.
+        LlavaRadError: if there is no such recipe.
+    """
+    model = config.model
+    if model.checkpoint is not None:
+        return LlavaRadConfig.load(open_checkpoint(model.checkpoint, offline=offline)).preprocessing
+    return recipe_named(model.recipe or sizes(model.encoder, kind=model.encoder_kind, offline=offline).recipe)
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> FrozenEncoder:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from functools import partial
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,15 @@ from encoder.files import sha256_of
 from encoder.runs.checkpoints import TrainerCheckpoints
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import keep_freed_memory
-from encoder.runs.folder import MayChange, data_digest, own_cache, prepare
+from encoder.runs.folder import MayChange, data_digest, prepare
+from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
 from llava_rad.model.checkpoint import ENCODER
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
 from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
-from llava_rad.training.data import Pixels, Prompted, keep_features, open_cache, select_pairs, tokenise
+from llava_rad.training.data import Pixels, Prompted, cache_builder, cache_folder, keep_features, select_pairs, tokenise
 from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
 from llava_rad.training.module import ReportLoss
@@ -67,7 +69,13 @@ _MAY_CHANGE: MayChange = {
 
 
 def run(
-    config: TrainingConfig, output: Path, *, offline: bool = False, progress: bool = True, restart: bool = False
+    config: TrainingConfig,
+    output: Path,
+    *,
+    offline: bool = False,
+    progress: bool = True,
+    restart: bool = False,
+    stage: Path | None = None,
 ) -> Path:
     """Train, or go on training, and write the checkpoint directory.
 
@@ -77,6 +85,7 @@ def run(
         offline: look for weights in the hub's cache only.
         progress: a progress bar on stderr, where that is a terminal, and notes.
         restart: begin anew where the folder holds a run.
+        stage: folder on a disk of each machine, to which the pixel cache is copied; None reads it where it is.
 
     Returns:
         The result's folder.
@@ -93,15 +102,26 @@ def run(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return _ReportTrainingRun(config, output, offline=offline, progress=progress, restart=restart).train()
+        return _ReportTrainingRun(
+            config, output, offline=offline, progress=progress, restart=restart, stage=stage
+        ).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 class _ReportTrainingRun:
-    def __init__(self, config: TrainingConfig, output: Path, *, offline: bool, progress: bool, restart: bool) -> None:
-        self.config, self.output, self.offline = config, output, offline
+    def __init__(
+        self,
+        config: TrainingConfig,
+        output: Path,
+        *,
+        offline: bool,
+        progress: bool,
+        restart: bool,
+        stage: Path | None,
+    ) -> None:
+        self.config, self.output, self.offline, self.stage = config, output, offline, stage
         settings = deepspeed_config.prepare(config)
         self.world = int(environ.get("WORLD_SIZE", "1"))
         self.accumulation = accumulation(config, self.world)
@@ -188,24 +208,28 @@ class _ReportTrainingRun:
         half = config.engine.precision == "bf16"
         self.encoder = load_encoder(self.initial, torch.bfloat16 if half else torch.float32)
         self.encoder.to(self.arguments.device)
-        with self.arguments.main_process_first(local=False, desc="images"):
-            self.images: Any = self._images()
+        self.images: Any = self._images()
 
     def _images(self) -> Any:
         config, recipe = self.config, LlavaRadConfig.load(self.initial).preprocessing
-        pairs = self.selected.pairs
-        with progress_bar(len(pairs), "reading images", self.progress) as bar:
-            folder = Path(config.data.cache).expanduser() if config.data.cache else self.output / "cache"
-            cache = own_cache(
-                lambda: open_cache(config.data, pairs, recipe, folder, lambda done, total: bar.update(done - bar.n)),
-                folder,
-                replace=not config.data.cache and not self.checkpoints.all(),
+        with self.arguments.main_process_first(local=False, desc="images"):
+            cache = open_images(
+                partial(cache_builder, config.data, self.selected.pairs, recipe, cache_folder(config, self.output)),
+                cache_folder(config, self.output),
+                replace=self.main and not config.data.cache and not self.checkpoints.all(),
+                progress=self.progress,
             )
+        if self.stage is not None:
+            with self.arguments.main_process_first(local=True, desc="copy of the images"):
+                cache = stage_images(cache, self.stage, progress=self.progress)
         self.rows = cache.rows
         pixels = Pixels(cache, recipe)
         if not config.data.keep_features:
             return pixels
-        with progress_bar(len(cache), "encoding images", self.progress) as bar:
+        with (
+            self.arguments.main_process_first(local=False, desc="features"),
+            progress_bar(len(cache), "encoding images", self.progress) as bar,
+        ):
             return keep_features(
                 pixels,
                 self.encoder,

@@ -31,7 +31,7 @@ from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, write_pairs
 from llava_rad.training import run as training
 from llava_rad.training.config import ScratchConfig, TrainingConfig
-from llava_rad.training.data import IGNORED, LengthGrouped, Pixels, Prompted, open_cache, select_pairs, tokenise
+from llava_rad.training.data import IGNORED, LengthGrouped, Pixels, Prompted, cache_builder, select_pairs, tokenise
 from llava_rad.training.initial import llama_config, make_tokens
 from llava_rad.training.trainer import Watcher
 from llava_rad.training.validation import Sizes, cost_of
@@ -66,7 +66,7 @@ def prepare(order: Order) -> None:
     _write_pairs(case, folder, texts)
     config, model = settings(case, folder), LlavaRadConfig.load(folder / MODEL)
     pairs = select_pairs(config.data).pairs
-    cache = open_cache(config.data, pairs, model.preprocessing, folder / "cache")
+    cache = cache_builder(config.data, pairs, model.preprocessing, folder / "cache").cache()
     tokens = Tokens.load(folder / MODEL / LANGUAGE_MODEL, model.tokens)
     prompt = Prompted.of(model, tokens)
     samples = tokenise(pairs, cache.rows.tolist(), tokens, prompt, config.data)[0]["train"]

@@ -11,20 +11,25 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.datasets import pixel_cache as module
+from encoder.datasets import cache_building as module
+from encoder.datasets.cache_building import Builder
 from encoder.datasets.manifest import Row
-from encoder.datasets.pixel_cache import Cache, build
+from encoder.datasets.pixel_cache import Cache, stage
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.files import locked
 from encoder.reader.sandbox import Reader
 from tests.encoder import dicom_files
+from tests.forked import context
 
 SIZE = 56
 
@@ -47,12 +52,16 @@ def dicom(path: Path, values: np.ndarray | None = None, **attributes: object) ->
     return Row(path, image=path.name)
 
 
+def builder(rows: list[Row], folder: Path, **options: object) -> Builder:
+    return Builder(rows, folder, **({"size": SIZE, "workers": 2} | options))  # type: ignore[arg-type]
+
+
 def make(rows: list[Row], folder: Path, **options: object) -> Cache:
-    return build(rows, folder, **({"size": SIZE, "workers": 2} | options))  # type: ignore[arg-type]
+    return builder(rows, folder, **options).cache()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".lock")}
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -197,10 +206,10 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "rows.pickle").write_bytes(pickle.dumps(rows))
     code = (
         "import pickle, sys, time; from pathlib import Path\n"  # the rows of this test
-        "from encoder.datasets import pixel_cache as cache\n"
+        "from encoder.datasets import cache_building as cache\n"
         f"cache.SHARD_BYTES = 2 * {SIZE} * {SIZE} * 5 // 4 + 8\n"
         "rows = pickle.loads(Path(sys.argv[1]).read_bytes())\n"  # written by this test
-        f"cache.build(rows, Path(sys.argv[2]), size={SIZE}, workers=2, progress=lambda *_: time.sleep(0.1))\n"
+        f"cache.Builder(rows, Path(sys.argv[2]), size={SIZE}, workers=2, progress=lambda *_: time.sleep(0.1)).cache()\n"
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command = [sys.executable, "-c", code, str(tmp_path / "rows.pickle")]
@@ -309,18 +318,191 @@ def test_a_cache_goes_to_other_processes(tmp_path: Path, monkeypatch: pytest.Mon
         assert pool.apply(_pixels, (cache,)) == expected
 
 
-def test_one_build_at_a_time(tmp_path: Path) -> None:
+def _opened(queue: Any, rows: list[Row], folder: Path) -> None:
+    try:
+        queue.put([image.hex() for image in _pixels(make(rows, folder, workers=1))])
+    except BaseException as error:  # the test compares what comes
+        queue.put(repr(error))
+
+
+@pytest.mark.parametrize(
+    ("processes", "rounds"),
+    [
+        pytest.param(8, 1, marks=pytest.mark.slow),
+        pytest.param(8, 20, marks=pytest.mark.nightly),
+        pytest.param(16, 20, marks=pytest.mark.nightly),
+    ],
+)
+def test_many_processes_build_and_open_a_cache_at_once(tmp_path: Path, processes: int, rounds: int) -> None:
+    rows = pictures(tmp_path / "in", 3)
+    expected = [image.hex() for image in _pixels(make(rows, tmp_path / "expected"))]
+    forked = context("encoder.datasets.cache_building", "filelock")
+    for turn in range(rounds):
+        folder, queue = tmp_path / str(turn), forked.Queue()
+        started = [forked.Process(target=_opened, args=(queue, rows, folder)) for _ in range(processes)]
+        for process in started:
+            process.start()
+        found = [queue.get(timeout=120) for _ in started]
+        for process in started:
+            process.join()
+        assert found == [expected] * processes
+        assert _pixels(Cache.open(folder)) == _pixels(Cache.open(tmp_path / "expected"))
+
+
+def test_a_build_waits_for_another_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encoder.files._PATIENCE", 0.05)
+    rows, lines = pictures(tmp_path / "in", 2), list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[Cache]] = []
+
+        def progress(done: int, total: int) -> None:
+            if not waiting:
+                waiting.append(pool.submit(make, rows, tmp_path / "cache", notify=lines.append))
+                while len(lines) < 2:
+                    time.sleep(0.01)
+
+        cache = make(rows, tmp_path / "cache", progress=progress)
+        assert waiting[0].result(30).fingerprint == cache.fingerprint
+    assert lines[0] == "another process builds the pixel cache; waiting (0 of 1 shards are ready)"
+
+
+def test_a_complete_cache_is_opened_without_a_lock(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "in", 2)
+    make(rows, tmp_path / "cache")
+    with locked(tmp_path / "cache" / ".lock"):
+        assert len(make(rows, tmp_path / "cache")) == 2
+        assert builder(rows, tmp_path / "cache").part(1, 2)
 
-    def progress(done: int, total: int) -> None:
-        with pytest.raises(LlavaRadError, match="another process is building"):
-            make(rows, tmp_path / "cache")
 
-    assert len(make(rows, tmp_path / "cache", progress=progress)) == 2
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_parts_in_any_order_make_the_same_cache(tmp_path: Path, parts: int) -> None:
+    rows = pictures(tmp_path / "in", 9)
+    rows[4].path.write_bytes(b"broken")
+    make(rows, tmp_path / "whole", max_unreadable=0.2)
+    order = np.random.default_rng(parts).permutation(parts) + 1
+    counted: list[tuple[int, int]] = []
+    for number in order:
+        if number != order[0]:
+            with pytest.raises(LlavaRadError, match="no complete pixel cache"):
+                Cache.open(tmp_path / "parts")
+        done = builder(
+            rows, tmp_path / "parts", max_unreadable=0.2, progress=lambda *count: counted.append(count)
+        ).part(int(number), parts)
+        assert done == (number == order[-1])
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert len(counted) == 9 and sum(done == total for done, total in counted) == min(parts, 5)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_part_is_continued_and_a_whole_build_takes_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pictures(tmp_path / "in", 8)
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        builder(rows, tmp_path / "cache", progress=stop).part(1, 2)
+    assert sorted(name for name in contents(tmp_path / "cache") if name.endswith("json")) == [
+        "cache.json", "shard-00000.json"
+    ]  # fmt: skip
+    counted: list[int] = []
+    assert not builder(rows, tmp_path / "cache", progress=lambda done, total: counted.append(done)).part(1, 2)
+    assert counted == [3, 4]
+    make(rows, tmp_path / "cache", progress=lambda done, total: counted.append(done))
+    assert counted == [3, 4, 5, 6, 7, 8]
+    assert builder(rows, tmp_path / "cache").part(2, 2)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_part_is_built_once_at_a_time_and_a_whole_build_waits_for_it(tmp_path: Path) -> None:
+    rows = pictures(tmp_path / "in", 6)
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[Cache]] = []
+
+        def progress(done: int, total: int) -> None:
+            if not waiting:
+                with pytest.raises(LlavaRadError, match="another process is building part 2/2"):
+                    builder(rows, tmp_path / "cache").part(2, 2)
+                waiting.append(pool.submit(make, rows, tmp_path / "cache"))
+                time.sleep(0.2)
+                assert not (tmp_path / "cache" / "index.npy").exists()
+
+        assert builder(rows, tmp_path / "cache", progress=progress).part(2, 2)
+        assert len(waiting[0].result(60)) == 6
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_parts_together_may_not_have_more_unreadable_images_than_allowed(tmp_path: Path) -> None:
+    rows = pictures(tmp_path / "in", 8)
+    for broken in (1, 3):  # one in each part
+        rows[broken].path.write_bytes(b"broken")
+    assert not builder(rows, tmp_path / "cache", max_unreadable=0.125).part(1, 2)
+    with pytest.raises(LlavaRadError, match="2 of 8 images cannot be read, 1 may be"):
+        builder(rows, tmp_path / "cache", max_unreadable=0.125).part(2, 2)
+    assert (tmp_path / "cache" / "unreadable.csv").read_text().count("not_an_image") == 2
+    assert len(make(rows, tmp_path / "cache", max_unreadable=0.25)) == 6
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_staged_cache_has_the_same_pixels_and_is_copied_once(tmp_path: Path) -> None:
+    cache = make(pictures(tmp_path / "in", 7), tmp_path / "cache")
+    counted: list[tuple[int, int]] = []
+    copy = stage(cache, tmp_path / "disk", progress=lambda *count: counted.append(count), waiting=lambda: None)
+    assert copy.folder.parent == tmp_path / "disk" and copy.fingerprint == cache.fingerprint
+    assert _pixels(copy) == _pixels(cache)
+    copy.verify()
+    assert counted[-1][0] == counted[-1][1] == sum(map(len, _pixels(cache)))
+    before = stamps(copy.folder)
+    with locked(copy.folder / ".lock"):
+        stage(cache, tmp_path / "disk", waiting=lambda: pytest.fail("a complete copy needs no lock"))
+    assert stamps(copy.folder) == before
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_interrupted_copy_is_continued_and_a_damaged_shard_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoder.datasets.pixel_cache._COPIES", 1)
+    cache = make(pictures(tmp_path / "in", 7), tmp_path / "cache")
+    shard = tmp_path / "cache" / "shard-00002.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(LlavaRadError, match="a shard of the pixel cache is damaged"):
+        stage(cache, tmp_path / "disk", waiting=lambda: None)
+    folder = next((tmp_path / "disk").iterdir())
+    assert sorted(path.name for path in folder.glob("*.bin"))[:2] == ["shard-00000.bin", "shard-00001.bin"]
+    assert not (folder / "shard-00002.bin").exists() and not (folder / "index.npy").exists()
+    assert not list(folder.glob("*.tmp"))
+    shard.write_bytes(whole)
+    before = stamps(folder)
+    copy = stage(cache, tmp_path / "disk", waiting=lambda: None)
+    assert _pixels(copy) == _pixels(cache)
+    assert before.items() <= stamps(folder).items(), "what was copied is not copied again"
+
+
+def test_a_disk_without_room_for_a_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make(pictures(tmp_path / "in", 2), tmp_path / "cache")
+    monkeypatch.setattr("encoder.datasets.pixel_cache.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    with pytest.raises(LlavaRadError, match="the copy of the pixel cache needs at least"):
+        stage(cache, tmp_path / "disk", waiting=lambda: None)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_cache_of_more_shards_than_open_files_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encoder.datasets.pixel_cache._OPEN_FILES", 2)
+    cache = make(pictures(tmp_path / "in", 9), tmp_path / "cache")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    expected = _pixels(cache)
+    assert [cache.image(i).tobytes() for i in (8, 0, 4, 4, 2, 8)] == [expected[i] for i in (8, 0, 4, 4, 2, 8)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
 
 
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    monkeypatch.setattr("encoder.datasets.pixel_cache.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
     with pytest.raises(LlavaRadError, match=r"needs at least 0\.0 GB"):
         make(pictures(tmp_path / "in", 2), tmp_path / "cache")
 
