@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 _ALLOCATIONS = ("aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided", "aten._unsafe_view")
 
 
+def configuration(size: Size) -> dict[str, Any]:
+    """Contents of the model's ``config.json``, without transformers."""
+    return {
+        "model_type": "llama", "hidden_act": "silu", "vocab_size": size.vocabulary, "hidden_size": size.width,
+        "intermediate_size": size.inner, "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
+        "num_key_value_heads": size.heads, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
 def shapes(size: Size) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of a ``LlamaForCausalLM``."""
     wide, inner = (size.width, size.width), (size.inner, size.width)
@@ -43,7 +53,7 @@ def without_weights(size: Size) -> Llama:
     from llava_rad.generation.llama import Llama
 
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes(size).items()}
-    return Llama(size.llama_config().to_dict(), tensors, device="meta", dtype=torch.bfloat16)
+    return Llama(configuration(size), tensors, device="meta", dtype=torch.bfloat16)
 
 
 def kernels(call: Callable[[], object]) -> Counter[str]:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from scripts.bench import decode_causes
-from scripts.bench.decode_causes import kernels, shapes, token
+from scripts.bench.decode_causes import configuration, kernels, shapes, token
 from scripts.rehearse import REAL, TINY, Size
 
 LAYER = {
@@ -45,6 +45,8 @@ def test_shapes_are_those_of_transformers() -> None:
 
     with torch.device("meta"):
         model = LlamaForCausalLM(TINY.llama_config())
+    published = model.config.to_dict()
+    assert configuration(TINY).items() <= published.items()
     assert shapes(TINY) == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
