@@ -47,7 +47,7 @@ from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbon
 from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
 from encoder.pretraining.randomness import Purpose, generator
-from encoder.pretraining.student_teacher import Groups, Losses, StudentTeacher, gather, restore
+from encoder.pretraining.student_teacher import Losses, StudentTeacher, gather, restore
 from encoder.pretraining.validation import check_sizes
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs import distributed as processes
@@ -191,24 +191,31 @@ class _PretrainingRun:
                 for block in list(network.backbone.blocks)[:-1]:  # the last one's shapes change with every batch
                     block.compile()
         self.model.train()
-        blocks = [block for network in (self.model.student, self.model.teacher) for block in network.backbone.blocks]
+        blocks = [list(network.backbone.blocks) for network in (self.model.student, self.model.teacher)]
         shards = blocks if config.engine.sharding == "fsdp" else None
         self.wrapped = processes.spread(self.model, self.accelerator, shards)
         self.optimizer = make_optimizer(self.model.student, config.optimization)
         self.start = 0
-        groups: Groups = {}
+        groups: dict[str, dict[str, torch.Tensor]] = {}
+        state = processes.on_first(lambda: self._newest(groups))
+        if state is not None:
+            restore(self.model, self.optimizer, processes.share(groups, self.accelerator.device))
+            self.start = int(state["step"])
+            self.best = tuple(state["best"]) if state["best"] else None
+            self._note(f"going on from step {self.start:,}")
+
+    def _newest(self, groups: dict[str, dict[str, torch.Tensor]]) -> dict[str, Any] | None:
+        """Load the newest checkpoint with finite weights into ``groups`` and return its state, or None."""
+        state = None
         while (newest := self.checkpoints.latest()) is not None:
-            groups, state = self.checkpoints.load(newest)
+            tensors, state = self.checkpoints.load(newest)
+            groups.update(tensors)
             if (odd := first_not_finite(groups["student"].items())) is None:
                 break
             self.checkpoints.ignored[newest.name] = f"its weights are not finite (first {odd})"
         for name, reason in self.checkpoints.ignored.items():
             self._note(f"warning: {name} is passed over: {reason}")
-        if newest is not None:
-            restore(self.model, self.optimizer, groups)
-            self.start = int(state["step"])
-            self.best = tuple(state["best"]) if state["best"] else None
-            self._note(f"going on from step {self.start:,}")
+        return state if newest is not None else None
 
     def train(self) -> Path:
         """The loop."""
@@ -240,8 +247,9 @@ class _PretrainingRun:
                 done = step + 1
                 seen += config.optimization.batch_size
                 bar.update(1)
-                stopping = self._any(bool(stop))
-                if done % config.engine.log_every == 0 or done == self.steps or stopping:
+                logging = done % config.engine.log_every == 0 or done == self.steps
+                stopping = (logging or self.world == 1) and self._any(bool(stop))  # asking all waits for the device
+                if logging or stopping:
                     seconds = time.perf_counter() - started
                     numbers = self._numbers(parts / config.optimization.accumulation, norms, losses, values)
                     numbers |= {"images_per_s": seen / seconds, "data_wait": waited / seconds}

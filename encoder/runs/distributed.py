@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import distributed, nn
+
+from encoder.errors import ConfigError, LlavaRadError, ModelError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,14 +45,69 @@ def start(*, bf16: bool) -> Accelerator:
     )
 
 
-def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[nn.Module] | None) -> nn.Module:
+Result = TypeVar("Result")
+
+
+def on_first(make: Callable[[], Result]) -> Result:
+    """Call a function on the first process; its result, or its error, becomes that of all (all processes must call).
+
+    Args:
+        make: returns something small, which is pickled.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return make()
+    found: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            found[0] = make()
+        except LlavaRadError as error:
+            kind = next((kind for kind in (ConfigError, ModelError) if isinstance(error, kind)), LlavaRadError)
+            distributed.broadcast_object_list([None, (kind, str(error), error.hint)])
+            raise
+    distributed.broadcast_object_list(found)
+    if found[1] is not None:
+        kind, message, hint = found[1]
+        raise kind(message, hint=hint)
+    result: Result = found[0]
+    return result
+
+
+def share(groups: Mapping[str, Mapping[str, torch.Tensor]], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+    """Send named tensors of the first process to all (all processes must call).
+
+    Args:
+        groups: on the CPU; only those of the first process count.
+        device: of this process, through which they are sent one at a time.
+    """
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    kinds = on_first(
+        lambda: {
+            group: {name: (tensor.shape, tensor.dtype) for name, tensor in named.items()}
+            for group, named in groups.items()
+        }
+    )
+    if not distributed.is_initialized():
+        return {group: dict(named) for group, named in groups.items()}
+    shared: dict[str, dict[str, torch.Tensor]] = {}
+    for group, named in kinds.items():
+        shared[group] = {}
+        for name, (shape, dtype) in named.items():
+            tensor = groups[group][name] if first else torch.empty(shape, dtype=dtype)
+            sent = tensor.to(device).contiguous()
+            distributed.broadcast(sent.view(-1).view(torch.uint8), 0)  # bytes: not every backend knows every type
+            shared[group][name] = tensor if first else sent.cpu()
+    return shared
+
+
+def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[Sequence[nn.Module]] | None) -> nn.Module:
     """Move the model to the device and make its gradients those of all processes together.
 
     Args:
         model: complete on every process.
         accelerator: of this process.
-        shards: modules to gather one at a time: each process keeps a part of every parameter (torch's FSDP2), and the
-            optimiser must be made afterwards. None keeps the parameters whole (DDP).
+        shards: chains of modules to gather one at a time, each while the one before it computes: each process keeps a
+            part of every parameter (torch's FSDP2), and the optimiser must be made afterwards. None keeps the
+            parameters whole (DDP).
 
     Returns:
         The module to call in place of ``model``, whose attributes stay accessible.
@@ -62,8 +120,11 @@ def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[nn.Modul
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for module in shards:
-        fully_shard(module, mesh=mesh)
+    for chain in shards:
+        parts = [fully_shard(module, mesh=mesh) for module in chain]
+        for before, after in pairwise(parts):
+            before.set_modules_to_forward_prefetch([after])
+            after.set_modules_to_backward_prefetch([before])
     fully_shard(model, mesh=mesh)
     return model
 

@@ -33,7 +33,7 @@ from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from encoder.runs.checkpoints import TrainerCheckpoints
 from encoder.runs.curves import plot_run
-from encoder.runs.distributed import keep_freed_memory
+from encoder.runs.distributed import keep_freed_memory, on_first
 from encoder.runs.folder import MayChange, data_digest, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
@@ -129,8 +129,11 @@ class _ReportTrainingRun:
         self.checkpoints = TrainerCheckpoints(output / CHECKPOINTS, config.engine.keep_checkpoints, facts)
         self.selected = select_pairs(config.data)
         self.arguments = self._arguments(settings)
+        alone = one_device(self.arguments)
         self.main = self.arguments.process_index == 0
         self.progress = progress and self.main
+        if alone is not None:
+            self._note(alone)
         if settings is not None:
             deepspeed_config.join_processes()
         if self.main:
@@ -267,7 +270,7 @@ class _ReportTrainingRun:
 
     def train(self) -> Path:
         """The loop."""
-        newest = self.checkpoints.latest()
+        newest = on_first(self.checkpoints.latest)
         for name, reason in self.checkpoints.ignored.items():
             self._note(f"warning: {name} is passed over: {reason}")
         start = int(newest.name.rpartition("-")[2]) if newest else 0
@@ -318,6 +321,18 @@ class _ReportTrainingRun:
             "pairs": {split: len(samples) for split, samples in self.samples.items()},
             "datasets": sorted({pair.row.dataset for pair in self.selected.pairs} - {""}),
         }
+
+
+def one_device(arguments: TrainingArguments) -> str | None:
+    """Keep a process without a launcher to one GPU, where transformers would copy the model to all (``DataParallel``).
+
+    Returns:
+        What to tell the user where there are more, or None.
+    """
+    if arguments.n_gpu <= 1:
+        return None
+    found, arguments._n_gpu = arguments.n_gpu, 1
+    return f"one process trains on one of {found} GPUs; torchrun --nproc-per-node {found} --no-python uses all"
 
 
 def use_liger(language_model: Any) -> None:

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from encoder.errors import LlavaRadError, ModelError
 from encoder.runs.checkpoints import TrainerCheckpoints, diverged, first_not_finite, not_written
+from encoder.runs.distributed import on_first
 from encoder.runs.metrics_log import MetricsLog
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.data import LengthGrouped, Samples, collate
@@ -126,7 +127,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        if self.checkpoints.folder / name in self.checkpoints.all():  # a stop at the end of an epoch
+        if on_first(lambda: self.checkpoints.folder / name in self.checkpoints.all()):  # a stop at the end of an epoch
             return
         # with ZeRO-3, a parameter is an empty shell around this process's part
         odd = first_not_finite((name, getattr(value, "ds_tensor", value).data) for name, value in self._trained())
@@ -307,11 +308,15 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._begun = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Advance the bar; on a signal, ask for a checkpoint and an end, on all processes at the same step."""
+        """Advance the bar; on a signal, ask for a checkpoint and an end, on all processes at the same step.
+
+        Several processes ask one another every ``engine.log_every`` steps.
+        """
         self._seconds += time.perf_counter() - self._begun
         self._steps += 1
         self.bar.update(1)
-        if self._trainer.any_process(bool(self.stop)) and state.global_step < state.max_steps:
+        asking = args.world_size == 1 or state.global_step % args.logging_steps == 0  # asking all waits for the device
+        if asking and self._trainer.any_process(bool(self.stop)) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
         if self.stopped or state.global_step >= state.max_steps:  # log_every may be longer than the run
             control.should_log = True

@@ -7,14 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from encoder.errors import ConfigError
 from encoder.runs.config import dump
+from encoder.runs.distributed import on_first, share
 from tests.conftest import ROOT
 from tests.encoder.pretraining.run_processes import finish, newest, start, start_two
 from tests.encoder.pretraining.small_run import small_config, write_images
+from tests.forked import context, ranks
 
 SAME = ("optimization.drop_path=0", "loss.koleo=0", "optimization.steps=4")
 """KoLeo looks at one process's images and dropped paths are drawn there: without both, the runs are the same."""
@@ -65,16 +69,59 @@ def test_two_processes_equal_one_on_the_union(
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_a_run_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, sharding: str) -> None:
-    """Two steps on one process, two on two, two on one; SIGTERM to one of them ends both after the same step."""
+    """Two steps on one process, two on two, two on one.
+
+    SIGTERM to one of the two ends both after the next step that is logged, and checkpoints are read by the first alone.
+    """
     steps = "optimization.steps=6"
     finish(start(config, tmp_path / "one", steps))
     run = tmp_path / "run"
     finish(start(config, run, steps, stop_after=2), code=130)
-    finish(*start_two(config, run, steps, f"engine.sharding={sharding}", stop_after=2), code=130)
-    assert [line["step"] for line in numbers(run)] == [1, 2, 3, 4]
+    apart = {"stop_after": 1, "elsewhere": tmp_path / "elsewhere"}
+    finish(*start_two(config, run, steps, f"engine.sharding={sharding}", "engine.log_every=2", **apart), code=130)
+    assert [line["step"] for line in numbers(run)] == [1, 2, 4]
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["cache"]
     finish(start(config, run, steps))
     assert_close(run, tmp_path / "one")
-    assert [line["step"] for line in numbers(run)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in numbers(run)] == [1, 2, 4, 5, 6]
+
+
+def _together(queue: Any, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    rank = int(environment["RANK"])
+    torch.distributed.init_process_group("gloo")
+
+    def fail() -> None:
+        raise ConfigError("of the first", hint="a hint")
+
+    sent = {"a": {"x": torch.arange(6).view(2, 3).t(), "half": torch.tensor(0.5, dtype=torch.bfloat16)}, "b": {}}
+    got = share(sent if rank == 0 else {}, torch.device("cpu"))
+    numbers = {group: {name: tensor.tolist() for name, tensor in named.items()} for group, named in got.items()}
+    answers: list[Any] = [on_first(lambda: rank), numbers, str(got["a"]["half"].dtype)]
+    try:
+        on_first(fail)
+    except ConfigError as error:
+        answers.append((str(error), error.hint))
+    queue.put(answers)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_what_the_first_process_finds_or_refuses_holds_for_all() -> None:
+    forked = context("torch.distributed")
+    queue = forked.Queue()
+    started = [forked.Process(target=_together, args=(queue, one)) for one in ranks(2)]
+    for process in started:
+        process.start()
+    found = [queue.get(timeout=120) for _ in started]
+    finish(*started)
+    tensors = {"a": {"x": [[0, 3], [1, 4], [2, 5]], "half": 0.5}, "b": {}}
+    assert found == [[0, tensors, "torch.bfloat16", ("of the first", "a hint")]] * 2
+
+
+def test_alone_nothing_is_sent() -> None:
+    groups = {"a": {"x": torch.ones(2)}}
+    assert share(groups, torch.device("cpu")) == groups and on_first(lambda: 3) == 3
 
 
 @pytest.mark.slow
