@@ -99,6 +99,8 @@ class Builder:
         }
         if inverted := [number for number, row in enumerate(rows) if row.inverted]:
             self._facts["inverted"] = hashlib.sha256(str(inverted).encode()).hexdigest()
+        if aspects := [(number, row.aspect) for number, row in enumerate(rows) if row.aspect is not None]:
+            self._facts["aspects"] = hashlib.sha256(str(aspects).encode()).hexdigest()
         self._local = threading.local()
         self._readers: list[Reader] = []
         self._done = self._total = 0
@@ -244,15 +246,15 @@ class Builder:
         if reader is None:
             self._local.reader = reader = Reader(timeout_s=60.0)
             self._readers.append(reader)
-        path, inverted = self._rows[row].path, self._rows[row].inverted
+        path = self._rows[row].path
         try:
             try:
-                image = reader.prepare(path, self._recipe, crop=False, inverted=inverted)
+                image = reader.prepare(path, self._recipe, crop=False, **self._rows[row].reading)
             except ReadError as error:
                 # The view is judged after modality and body part, so nothing else is forced with it.
                 if error.reason != "lateral":
                     raise
-                image = reader.prepare(path, self._recipe, crop=False, force=True, inverted=inverted)
+                image = reader.prepare(path, self._recipe, crop=False, force=True, **self._rows[row].reading)
             if min(image.pixels.shape) != self._size:
                 raise ReadError("crashed", "the decoding process gave an image of another size")
             return image.pixels, image.sha256
@@ -316,7 +318,7 @@ def _identity(rows: Sequence[Row]) -> str:
     digest = hashlib.sha256()
     for row, path in zip(rows, paths, strict=True):
         text = "\0".join((row.dataset, row.subject, row.study, row.image, path[len(top) :]))
-        text += "\0inverted" * row.inverted
+        text += "\0inverted" * row.inverted + ("" if row.aspect is None else f"\0aspect {row.aspect:g}")
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest())
     return digest.hexdigest()
 

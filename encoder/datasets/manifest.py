@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypedDict, cast
 
 from encoder.datasets.tables import csv_cells, lines
 from encoder.datasets.values import LABEL_VALUES, SPLITS
@@ -34,6 +34,13 @@ _LABEL, _MASK, _ATTRIBUTE = "label:", "mask:", "attribute:"
 _LABEL_TEXTS = {value: text for text, value in LABEL_VALUES.items()}
 _NO_MASKS: Mapping[str, Path] = {}  # shared by all rows without any: a million empty mappings are 64 MB
 _NO_ATTRIBUTES: Mapping[str, str] = {}
+
+
+class Reading(TypedDict):
+    """Arguments of :class:`encoder.reader.sandbox.Reader` that a manifest states."""
+
+    inverted: bool
+    aspect: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class Row:
         masks: structure -> picture file of the image's pixel size or aspect ratio, non-zero inside; see
             :mod:`encoder.datasets.masks`.
         attributes: of the patient at the time of the image, as text: sex ("F", "M"), age (years), weight (kg), bmi,
-            ethnicity.
+            ethnicity; and ``aspect``, see there.
         inverted: the file holds low values where the image is bright, and does not say so itself; readers invert it.
     """
 
@@ -70,9 +77,41 @@ class Row:
     attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES, hash=False)
     inverted: bool = False
 
+    @property
+    def aspect(self) -> float | None:
+        """Width of the radiograph divided by its height, where the data set states it (attribute ``aspect``).
+
+        Readers stretch files that were squashed to another ratio; None leaves them as they are.
+
+        Raises:
+            LlavaRadError: if it is no number between 0.25 and 4.
+        """
+        text = self.attributes.get("aspect")
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0.25 <= value <= 4:
+            raise LlavaRadError(f"row {self.number} of the manifest: aspect is no number between 0.25 and 4")
+        return value
+
+    @property
+    def reading(self) -> Reading:
+        """What readers must be told of the file."""
+        return {"inverted": self.inverted, "aspect": self.aspect}
+
+    @property
+    def changes(self) -> str:
+        """Say how readers change the pixels of the file by what the manifest states; "" if they do not."""
+        words = ["inverted"] * self.inverted + ([] if self.aspect is None else [f"aspect {self.aspect:g}"])
+        return " ".join(words)
+
     def content(self, digest: str) -> str:
-        """Return what identifies the pixels that are read: the SHA-256 of the file, changed if it is inverted."""
-        return hashlib.sha256(f"inverted {digest}".encode()).hexdigest() if self.inverted and digest else digest
+        """Return what identifies the pixels that are read: the SHA-256 of the file, changed as they are."""
+        changes = self.changes
+        return hashlib.sha256(f"{changes} {digest}".encode()).hexdigest() if changes and digest else digest
 
 
 class Count(NamedTuple):

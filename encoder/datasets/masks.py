@@ -27,13 +27,16 @@ Draw = Callable[[tuple[int, int]], "Mask | None"]
 """A mask [H, W] of an image of size (H, W); None where there is none."""
 
 
-def read_mask(path: Path, size: tuple[int, int], *, reader: Reader | None = None) -> npt.NDArray[np.bool_]:
+def read_mask(
+    path: Path, size: tuple[int, int], *, file: tuple[int, int] | None = None, reader: Reader | None = None
+) -> npt.NDArray[np.bool_]:
     """Read a mask in the limited process that reads images (:mod:`encoder.reader.sandbox`).
 
     Args:
         path: PNG or another picture file of at least 64 pixels a side; pixels other than 0 are inside.
         size: (H, W) of the upright image that it belongs to. The file may have another size of the same aspect ratio,
             to one pixel of the coarser of both; it is resized by nearest neighbours then.
+        file: rows and columns of the image's file, if that is squashed (``Row.aspect``), as the mask may be, too.
         reader: shared by many masks: each costs a fork then, not the start of a process.
 
     Returns:
@@ -48,7 +51,8 @@ def read_mask(path: Path, size: tuple[int, int], *, reader: Reader | None = None
     with contextlib.nullcontext(reader) if reader is not None else Reader() as one:
         inside: npt.NDArray[np.bool_] = one.read(path, force=True).pixels != 0
     (height, width), (rows, columns) = size, inside.shape
-    if abs(rows * width - columns * height) > max(*size, *inside.shape):
+    alike = [size] if file is None else [size, file]
+    if all(abs(rows * wide - columns * high) > max(high, wide, rows, columns) for high, wide in alike):
         raise LlavaRadError("a mask has another aspect than its image", hint="masks are of the image's own pixels")
     if inside.shape == size:
         return inside

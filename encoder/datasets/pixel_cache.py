@@ -2,7 +2,7 @@
 
 A folder::
 
-    cache.json            format, side, recipe, number of rows, SHA-256 of the list of rows and of the inverted ones
+    cache.json            format, side, recipe, number of rows, SHA-256 of the list of rows and of their changes
     shard-00000.bin       pixels of some hundred images, one after the other
     shard-00000.json      their rows and shapes, SHA-256 of the source files and of the .bin
     ...
@@ -54,8 +54,8 @@ class Cache:
             missing.
         unreadable: number of rows that could not be read.
         index: [N] of ``INDEX``.
-        fingerprint: SHA-256 of the side, the recipe, the source files' contents in order, and which are inverted; equal
-            fingerprints mean equal pixels.
+        fingerprint: SHA-256 of the side, the recipe, the source files' contents in order, and which are inverted or
+            stretched; equal fingerprints mean equal pixels.
     """
 
     def __init__(self, folder: Path, size: int, index: npt.NDArray[Any], fingerprint: str, unreadable: int) -> None:
@@ -79,6 +79,7 @@ class Cache:
             digest = hashlib.sha256(json.dumps([facts["size"], facts["recipe"]], sort_keys=True).encode())
             digest.update(np.ascontiguousarray(index["sha256"]).tobytes())
             digest.update(str(facts.get("inverted", "")).encode())
+            digest.update(str(facts.get("aspects", "")).encode())
             return cls(folder, facts["size"], index, digest.hexdigest(), facts["rows"] - len(index))
         except (OSError, ValueError, KeyError, IndexError):
             raise LlavaRadError("the pixel cache is damaged", hint="remove its folder to build it again") from None

@@ -7,7 +7,7 @@ age), masks ``mask/*_mask.png`` (Shenzhen, Stirenko et al. 2018) and ``ManualMas
 
 A file with both lungs is the mask ``lungs``; ``left lung`` and ``right lung`` (the patient's, by their position on the
 image, whatever a folder is called) are drawn if a line separates them. The prepared images are squashed to squares:
-``est_aspect_w_over_h`` becomes the attribute ``aspect``.
+``est_aspect_w_over_h`` becomes the attribute ``aspect``, by which readers stretch images and masks again.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Probe:
         with Reader() as reader:
             for row in self.rows:
                 try:
-                    images.append(reader.prepare(row.path, self._recipe, inverted=row.inverted).pixels)
+                    images.append(reader.prepare(row.path, self._recipe, **row.reading).pixels)
                 except LlavaRadError as error:
                     self.unreadable.add(row, error)
         self.rows = tuple(row for row in self.rows if row.path not in self.unreadable.reasons)

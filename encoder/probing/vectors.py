@@ -112,7 +112,7 @@ def prepared(
     images: list[PreparedImage | None] = []
     for row, digest in zip(rows, digests, strict=True):
         try:
-            image = reader.prepare(row.path, recipe, force=True, inverted=row.inverted)
+            image = reader.prepare(row.path, recipe, force=True, **row.reading)
         except LlavaRadError as error:
             if unreadable is None:
                 raise LlavaRadError(f"row {row.number} of the manifest: {error}", hint=error.hint) from None
@@ -147,7 +147,7 @@ def vectors(
         rows: N images.
         recipe: preprocessing.
         cache: folder of computed vectors: a file for each encoder, recipe and type, in which images are identified by
-            the SHA-256 of their files, and inverted ones apart.
+            the SHA-256 of their files, and those that are inverted or stretched apart.
         batch_size: images per batch.
         device: of the encoder.
         dtype: of the encoder; bfloat16 changes the third digit.

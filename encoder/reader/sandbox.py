@@ -74,7 +74,13 @@ class Reader:
             self.close()
 
     def read(
-        self, source: Path | bytes, *, force: bool = False, frame: int | None = None, inverted: bool = False
+        self,
+        source: Path | bytes,
+        *,
+        force: bool = False,
+        frame: int | None = None,
+        inverted: bool = False,
+        aspect: float | None = None,
     ) -> Radiograph:
         """Read one frontal chest radiograph.
 
@@ -83,6 +89,8 @@ class Reader:
             force: override refusals of the content.
             frame: number of the frame from 1; required if the file has several.
             inverted: invert the grey values of a picture file; a DICOM file states its own polarity and is refused.
+            aspect: width of the radiograph divided by its height: a picture file that was squashed is stretched; a
+                DICOM file states its own pixels and is refused.
 
         Raises:
             ReadError: if the file is refused; ``reason`` tells why.
@@ -90,7 +98,7 @@ class Reader:
         output = _shared_memory()
         try:
             header, body, digest = self._job(
-                source, {"force": force, "frame": frame, "inverted": inverted, "recipe": None}, output
+                source, {"force": force, "frame": frame, "inverted": inverted, "aspect": aspect, "recipe": None}, output
             )
             rows, columns = header["shape"]
             position = 0 if output is not None else 2 * rows * columns
@@ -123,6 +131,7 @@ class Reader:
         frame: int | None = None,
         crop: bool = True,
         inverted: bool = False,
+        aspect: float | None = None,
     ) -> PreparedImage:
         """Read one image and apply a preprocessing recipe in the child, which returns only the small result.
 
@@ -133,11 +142,15 @@ class Reader:
             frame: number of the frame from 1; required if the file has several.
             crop: False omits the recipe's centre crop: [h, w], the shorter side of the recipe's size.
             inverted: as for :meth:`read`.
+            aspect: as for :meth:`read`.
 
         Raises:
             ReadError: if the file is refused; ``reason`` tells why.
         """
-        job = {"force": force, "frame": frame, "recipe": recipe.to_dict(), "crop": crop, "inverted": inverted}
+        job = {"force": force, "frame": frame, "recipe": recipe.to_dict(), "crop": crop} | {
+            "inverted": inverted,
+            "aspect": aspect,
+        }
         header, body, digest = self._job(source, job)
         pixels = np.frombuffer(body, np.uint8).reshape(header["shape"])
         return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)

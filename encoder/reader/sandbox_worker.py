@@ -138,7 +138,12 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
         return memory[:count].reshape(shape)
 
     image = read_image(
-        source, force=bool(request["force"]), frame=request["frame"], allocate=allocate, inverted=request["inverted"]
+        source,
+        force=bool(request["force"]),
+        frame=request["frame"],
+        allocate=allocate,
+        inverted=request["inverted"],
+        aspect=request["aspect"],
     )
     header: dict[str, Any] = {"ok": True, "facts": image.facts.to_dict(), "warnings": list(image.warnings)}
     if request["recipe"] is not None:
@@ -180,6 +185,7 @@ def read_image(
     frame: int | None = None,
     allocate: Any = None,
     inverted: bool = False,
+    aspect: float | None = None,
 ) -> Radiograph:
     """Read an image file of any supported format in this process.
 
@@ -191,6 +197,7 @@ def read_image(
         frame: number of the frame from 1.
         allocate: see :func:`encoder.reader.dicom.read_dicom`.
         inverted: see :meth:`encoder.reader.sandbox.Reader.read`.
+        aspect: see there.
 
     Raises:
         ReadError: if the file is refused; ``reason`` tells why.
@@ -198,7 +205,23 @@ def read_image(
     from encoder.reader import information
 
     image = _decode(source, force, frame, allocate, inverted)
+    if aspect is not None:
+        image = _stretched(image, aspect)
     return replace(image, warnings=(*information.check(image.pixels, force=force), *image.warnings))
+
+
+def _stretched(image: Radiograph, aspect: float) -> Radiograph:
+    """Undo the squashing of a picture file to another ratio of width to height; 1 % is left as it is."""
+    from encoder.reader import geometry
+
+    if image.facts.format == "dicom":
+        raise ReadError("unsupported", "the manifest states an aspect of the file, but only picture files may have one")
+    height, width = image.pixels.shape
+    ratio = width / height / aspect
+    if abs(ratio - 1) <= geometry.SAME_ASPECT:
+        return image
+    pixels, valid = geometry.square(image.pixels, image.valid, ratio)
+    return replace(image, pixels=pixels, valid=valid, facts=replace(image.facts, resampled=True))
 
 
 def _decode(source: mmap.mmap | bytes, force: bool, frame: int | None, allocate: Any, inverted: bool) -> Radiograph:

@@ -77,11 +77,11 @@ class Report:
                 row = rows[number * len(rows) // count]
                 try:
                     try:
-                        reader.prepare(row.path, recipe, crop=False, force=force, inverted=row.inverted)
+                        reader.prepare(row.path, recipe, crop=False, force=force, **row.reading)
                     except ReadError as error:
                         if error.reason != "lateral":
                             raise
-                        reader.prepare(row.path, recipe, crop=False, force=True, inverted=row.inverted)
+                        reader.prepare(row.path, recipe, crop=False, force=True, **row.reading)
                 except ReadError as error:
                     reasons[error.reason] += 1
         bad = reasons.total()

@@ -276,7 +276,7 @@ class Embedding:
                 batch, read = images[start : start + self.batch_size], []
                 for row, key in batch:
                     try:
-                        image = reader.prepare(row.path, self.recipe, force=True, inverted=row.inverted)
+                        image = reader.prepare(row.path, self.recipe, force=True, **row.reading)
                         read.append((key, image.sha256, finding(image.warnings), image.pixels))
                     except LlavaRadError as error:
                         unreadable.add(row, error)

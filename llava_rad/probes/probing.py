@@ -73,9 +73,13 @@ def details_of(rows: list[Row]) -> str:
     """SHA-256 of what else results depend on: file names, subjects, attributes and masks. Folders may move."""
     masks = ([(name, path.name) for name, path in row.masks.items()] for row in rows)
     return _hashed(
-        f"{row.path.name}/{row.subject}/{dict(row.attributes)}/{named}{'/inverted' * row.inverted}"
+        f"{row.path.name}/{row.subject}/{dict(row.attributes)}/{named}{_changed(row)}"
         for row, named in zip(rows, masks, strict=True)
     )
+
+
+def _changed(row: Row) -> str:
+    return f"/{row.changes}" if row.changes else ""
 
 
 def contents_of(rows: Sequence[Row], digests: Digests, progress: Progress, structures: Sequence[str] = ()) -> str:

@@ -174,15 +174,16 @@ def read_segmentation_set(
     with Reader() as reader:
         for index, row in enumerate(rows):
             try:
-                image = reader.read(row.path, force=True, inverted=row.inverted)  # not resized: masks have its size
+                image = reader.read(row.path, force=True, **row.reading)  # not resized: masks have its size
                 if unreadable is not None and (found := finding(image.warnings)):
                     unreadable.doubtful[row.path] = row.number, found
                 from_dicom = image.facts.format == "dicom"
                 images[index] = recipe.apply(image.pixels, image.valid, from_dicom=from_dicom)
                 wanted = [(number, row.masks[name]) for number, name in enumerate(structures) if name in row.masks]
                 height, width = image.pixels.shape
+                file = None if row.aspect is None else (image.facts.rows, image.facts.columns)
                 for number, path in wanted:
-                    mask = prepare_mask(read_mask(path, (height, width), reader=reader), recipe)
+                    mask = prepare_mask(read_mask(path, (height, width), file=file, reader=reader), recipe)
                     packed[index, number], known[index, number] = np.packbits(mask), True
             except LlavaRadError as error:
                 if unreadable is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_round_trip(tmp_path: Path) -> None:
         "path,dataset,subject,study,image,view,split,label:Edema,label:Mass",
     ]
     assert os.listdir(tmp_path) == ["m.csv"], "no temporary file stays"  # noqa: PTH208
+
+
+def test_an_aspect_is_a_number_and_changes_the_pixels(tmp_path: Path) -> None:
+    plain, squashed = Row(tmp_path / "1.png"), Row(tmp_path / "2.png", number=2, attributes={"aspect": "0.8"})
+    assert plain.aspect is None and squashed.aspect == 0.8
+    contents = {row.content("ab" * 32) for row in (plain, squashed, replace(squashed, inverted=True))}
+    assert len(contents) == 3 and "ab" * 32 in contents
+    assert replace(squashed, attributes={"aspect": "0.80"}).content("ab" * 32) == squashed.content("ab" * 32)
+    for bad in ("wide", "0", "nan", "5", "-1"):
+        with pytest.raises(LlavaRadError, match="row 2 of the manifest: aspect is no number between"):
+            _ = replace(squashed, attributes={"aspect": bad}).aspect
 
 
 def test_inverted_images_have_a_column_that_other_manifests_lack(tmp_path: Path) -> None:

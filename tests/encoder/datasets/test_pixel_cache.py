@@ -267,6 +267,21 @@ def test_inverted_images_are_inverted_and_belong_to_another_cache(tmp_path: Path
             make(others, tmp_path / "cache")
 
 
+def test_squashed_images_are_stretched_and_belong_to_another_cache(tmp_path: Path) -> None:
+    rows = pictures(tmp_path / "in", 2)
+    plain = make(rows, tmp_path / "plain")
+    height, width = plain.image(1).shape
+    squashed = [rows[0], replace(rows[1], attributes={"aspect": f"{1.5 * width / height}"})]
+    found = make(squashed, tmp_path / "cache")
+    assert np.array_equal(found.image(0), plain.image(0)) and found.fingerprint != plain.fingerprint
+    high, wide = found.image(1).shape
+    assert wide / high == pytest.approx(1.5 * width / height, rel=0.03)
+    assert make(squashed, tmp_path / "cache").fingerprint == found.fingerprint
+    for others in (rows, [rows[0], replace(rows[1], attributes={"aspect": "1.1"})]):
+        with pytest.raises(ConfigError, match="other images"):
+            make(others, tmp_path / "cache")
+
+
 def test_data_may_move_or_go_but_not_change(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "in", 4)
     fingerprint = make(rows, tmp_path / "cache").fingerprint

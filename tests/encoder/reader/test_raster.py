@@ -389,3 +389,22 @@ def test_huge_png_is_refused_from_its_header() -> None:
 def test_16_bit_colour_png_says_that_bits_are_lost() -> None:
     data = bytes(imagecodecs.png_encode(np.stack([GREY16] * 3, -1)))
     assert any("16-bit PNG" in text for text in read_image(data).warnings)
+
+
+def test_a_squashed_picture_is_stretched_to_its_aspect() -> None:
+    """A disc that was squashed with its image is round again."""
+    rows, columns = np.mgrid[:120, :120]
+    squashed = ((np.hypot((rows - 60) / 40, (columns - 60) / 20) < 1) * 200 + 20).astype(np.uint8)
+    file = save(Image.fromarray(squashed), "png")
+    image = read_image(file, force=True, aspect=2.0)
+    assert image.pixels.shape == (120, 240) and image.facts.resampled and image.facts.columns == 120
+    high, wide = np.ptp(np.argwhere(image.pixels > 120), axis=0) + 1
+    assert abs(high - wide) <= 2 and abs(high - 80) <= 2
+    assert read_image(file, force=True, aspect=0.8).pixels.shape == (150, 120)
+    for same in (None, 1.0, 1.005):
+        plain = read_image(file, force=True, aspect=same)
+        np.testing.assert_array_equal(plain.pixels, squashed)
+        assert not plain.facts.resampled
+    true = save(Image.fromarray(np.repeat(squashed, 2, axis=1)), "png")
+    assert not read_image(true, force=True, aspect=2.0).facts.resampled, "it has that aspect"
+    refused(chest(), "unsupported", aspect=1.2)

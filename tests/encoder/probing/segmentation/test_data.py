@@ -63,6 +63,29 @@ def test_images_and_masks_are_read_alike(tmp_path: Path) -> None:
         read_segmentation_set(rows, rad_dino(112), ("box",))
 
 
+def test_squashed_images_and_their_masks_are_stretched_alike(tmp_path: Path) -> None:
+    """What was squashed to a square is, but for its resolution, what it was before."""
+    rows, columns = np.mgrid[:160, :240]
+    mask = np.hypot(rows - 70, columns - 110) < 50
+    true = picture(tmp_path / "true.png", np.where(mask, 200, 40).astype(np.uint8))
+    masks = {"disc": picture(tmp_path / "mask.png", mask.astype(np.uint8))}
+    with Image.open(true) as image:
+        squashed = picture(tmp_path / "squashed.png", np.asarray(image.resize((160, 160))))
+    low = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((160, 160), Image.Resampling.NEAREST))
+    small, aspect = {"disc": picture(tmp_path / "small.png", low)}, {"aspect": "1.5"}
+    found = []
+    for path, drawn, facts in ((true, masks, {}), (squashed, small, aspect), (squashed, masks, aspect)):
+        found.append(read_segmentation_set([Row(path, masks=drawn, attributes=facts)], rad_dino(112), ("disc",)))
+    for other in found[1:]:
+        difference = np.abs(other.images[0].astype(int) - found[0].images[0])
+        assert difference.mean() < 5, "bicubic overshoot, scaled to 0..255"
+        assert (other.masks([0]) == found[0].masks([0])).mean() > 0.98
+    left = read_segmentation_set([Row(squashed, masks=small)], rad_dino(112), ("disc",))
+    assert (left.masks([0]) == found[0].masks([0])).mean() < 0.9
+    with pytest.raises(LlavaRadError, match="another aspect"):
+        read_segmentation_set([Row(squashed, masks=masks)], rad_dino(112), ("disc",))
+
+
 def row(number: int, subject: str, split: str) -> Row:
     return Row(Path(f"/{number}.png"), "toy", subject, split=split, number=number)
 
