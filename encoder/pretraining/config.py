@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Range = tuple[float, float]
 Views = tuple[Literal["frontal", "lateral"], ...]
+Splits = tuple[Literal["train", "val", "test", ""], ...]
 
 
 class _Strict(BaseModel):
@@ -74,7 +75,7 @@ class ManifestConfig(_Strict):
 
     path: str
     views: Views | None = None
-    splits: tuple[str, ...] | None = None
+    splits: Splits | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +107,7 @@ class DataConfig(_Strict):
     manifests: tuple[ManifestConfig, ...] = ()
     folder: str | None = None
     views: Views | None = None
-    splits: tuple[str, ...] | None = None
+    splits: Splits | None = None
     exclude: tuple[str, ...] = ()
     subset: float | None = Field(default=None, gt=0)
     cache: str | None = None

@@ -218,9 +218,11 @@ class TrainingRows(Selection):
 
     Attributes:
         unasked: data set -> number of images of its split ``test`` that are trained on although no ``splits`` names it.
+        empty: positions, from 1, of manifests whose views and splits leave none of their images.
     """
 
     unasked: dict[str, int]
+    empty: tuple[int, ...]
 
     def lines(self) -> list[str]:
         """For each data set, the number of images that are trained on, and of those left out for each reason."""
@@ -233,16 +235,19 @@ class TrainingRows(Selection):
             )
         return lines
 
-    def warning(self) -> str:
-        """Warn of test images that nobody asked for; "" if there are none."""
-        if not self.unasked:
-            return ""
+    def warnings(self) -> list[str]:
+        """Warn of test images that nobody asked for, and of manifests that give no image."""
         counted = ", ".join(f"{dataset or 'unnamed'} {number:,}" for dataset, number in sorted(self.unasked.items()))
-        return (
-            f"test images are trained on ({counted}), since no splits are given: results on them will not be valid. "
-            "data.splits=[train] or a manifest's own splits leave them out; "
-            'data.splits=[train, val, test, ""] takes them, as the paper does but for MIMIC-CXR (table D.1)'
-        )
+        found = [
+            f"data.manifests: no image of number {number} has the views and splits asked for" for number in self.empty
+        ]
+        if counted:
+            found.append(
+                f"test images are trained on ({counted}), since no splits are given: results on them are not valid. "
+                "data.splits=[train] or a manifest's own splits leave them out; "
+                'data.splits=[train, val, test, ""] takes them, as the paper does but for MIMIC-CXR (table D.1)'
+            )
+        return found
 
 
 def training_rows(config: PretrainingConfig) -> TrainingRows:
@@ -287,7 +292,8 @@ def training_rows(config: PretrainingConfig) -> TrainingRows:
         if row.split == "test"
     }
     unasked = Counter(row.dataset for row in selection.rows if row.path in tests)
-    return TrainingRows(selection.rows, selection.left_out, dict(unasked))
+    empty = tuple(number for number, one in enumerate(filtered, 1) if not one.rows)
+    return TrainingRows(selection.rows, selection.left_out, dict(unasked), empty)
 
 
 def cache_folder(config: PretrainingConfig, output: Path) -> Path:

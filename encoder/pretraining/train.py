@@ -160,9 +160,7 @@ class _PretrainingRun:
         self._build()
 
     def _report(self, selection: TrainingRows) -> None:
-        lines = selection.lines()
-        if warning := selection.warning():
-            lines.append(f"warning: {warning}")
+        lines = [*selection.lines(), *(f"warning: {warning}" for warning in selection.warnings())]
         files.write(self.output / "data.txt", "".join(f"{line}\n" for line in lines))
         for line in lines:
             self._note(line)

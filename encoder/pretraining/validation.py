@@ -218,8 +218,7 @@ def _data(report: Report, config: PretrainingConfig) -> None:
     report.lines += _table(rows, by_data_set=config.data.folder is None)
     if selection.dropped:
         report.lines += [f"  {line}" for line in selection.lines()]
-    if warning := selection.warning():
-        report.warnings.append(warning)
+    report.warnings += selection.warnings()
     if config.data.exclude and not any(reason.startswith("excluded") for reason in selection.dropped):
         report.warnings.append("data.exclude leaves nothing out: its data sets, subjects and images are others")
     report.attempt(lambda: report.check_files(rows, config.data.max_unreadable))

@@ -145,6 +145,7 @@ def test_a_file_extends_a_name_or_a_file_beside_it(tmp_path: Path) -> None:
          "'data.manifests.views'?"),
         ("data.manifests=[a, {path: b, views: [PA]}]", "data.manifests.views = 'PA' is not allowed: "
          "'frontal' or 'lateral'"),
+        ("data.splits=[trian]", "data.splits = 'trian' is not allowed: 'train', 'val', 'test' or ''"),
         ("probe.patience=3", "probe.patience needs probe.select = loss or probe"),
         ("probe.select=loss", "probe.select = loss needs probe.manifest"),
         ("crops.global_scale=[0.5]", "crops.global_scale = [0.5] is not allowed: a list of another length"),

@@ -61,8 +61,9 @@ def test_each_manifest_has_its_own_views_and_splits(tmp_path: Path) -> None:
     chosen = training_rows(config(manifests=[own, str(tmp_path / "brax.csv")]))
     assert [row.image for row in chosen.rows] == ["m1", "x1", "x2"]
     assert chosen.lines() == ["brax: 2 kept", "mimic-cxr: 1 kept, left out: view 2, split 1"]
-    assert (chosen.dropped, chosen.warning()) == ({"view": 2, "split": 1}, "")
+    assert (chosen.dropped, chosen.warnings()) == ({"view": 2, "split": 1}, [])
     both = training_rows(config(manifests=[own, str(tmp_path / "brax.csv")], views=["lateral"], splits=["val"]))
+    assert both.warnings() == ["data.manifests: no image of number 2 has the views and splits asked for"]
     assert [row.image for row in both.rows] == ["m1"], "filters of all manifests hold for those without their own"
     one = training_rows(config(manifests=[own | {"views": None}, str(tmp_path / "brax.csv")], subset=2, exclude=[]))
     assert sum(sum(reasons.values()) for reasons in one.left_out.values()) + len(one.rows) == 6
@@ -70,8 +71,9 @@ def test_each_manifest_has_its_own_views_and_splits(tmp_path: Path) -> None:
 
 def test_test_images_that_no_splits_ask_for_are_warned_of(manifest: Path, tmp_path: Path) -> None:
     file = str(manifest)
-    assert "(set 1)" in training_rows(config(manifests=[file])).warning()
-    assert "(set 1)" in training_rows(config(manifests=[{"path": file, "views": ["frontal"]}])).warning()
+    for warned in (file, {"path": file, "views": ["frontal"]}):
+        (warning,) = training_rows(config(manifests=[warned])).warnings()
+        assert warning.startswith("test images are trained on (set 1)")
     write_manifest([row(tmp_path, "b9")], tmp_path / "evaluation.csv")
     for quiet in (
         {"manifests": [file], "splits": ["train", "test"]},
@@ -80,7 +82,7 @@ def test_test_images_that_no_splits_ask_for_are_warned_of(manifest: Path, tmp_pa
         {"manifests": [file], "views": ["lateral"]},
         {"manifests": [file], "exclude": [str(tmp_path / "evaluation.csv")]},
     ):
-        assert training_rows(config(**quiet)).warning() == "", quiet
+        assert training_rows(config(**quiet)).warnings() == [], quiet
 
 
 def test_whoever_is_in_an_excluded_manifest_is_left_out_whole(manifest: Path, tmp_path: Path) -> None:
