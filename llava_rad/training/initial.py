@@ -192,11 +192,12 @@ def with_adapters(
         language_model: ``LlamaForCausalLM``.
         config: rank, scale, dropout.
         seed: of the adapters' random half.
-        float32: keep adapters in float32 beside a language model in bfloat16. DeepSpeed takes one type only, and its
-            optimiser has a copy in float32.
+        float32: keep adapters in float32 beside a language model in bfloat16, which then runs under autocast only.
+            DeepSpeed takes one type only, and its optimiser has a copy in float32.
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     language_model.requires_grad_(False)
     state = torch.random.get_rng_state()
@@ -214,6 +215,10 @@ def with_adapters(
         autocast_adapter_dtype=float32,
     )
     torch.random.set_rng_state(state)
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            # autocast casts the small weights; PEFT would cast the inputs of all seven products to float32 first
+            module.cast_input_dtype_enabled = False
     return adapted
 
 

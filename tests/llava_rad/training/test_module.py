@@ -214,6 +214,35 @@ def test_p21_adapters_sit_on_the_decoder_alone_and_the_projector_is_trained_whol
     torch.testing.assert_close(module(**batch)["loss"], plain)  # adapters begin as nothing
 
 
+def test_adapters_compute_in_bfloat16_where_their_base_does_and_give_the_same_gradients(
+    make: Callable[..., Made], batch: dict[str, torch.Tensor]
+) -> None:
+    found = []
+    for casting in (False, True):  # as PEFT does it: to float32, and by autocast back to bfloat16
+        module, whole = make(LoraConfig(r=4, alpha=8, dropout=0.0), dtype=torch.bfloat16)
+        whole.encoder.float()
+        module.projector.float()
+        rng, kinds = torch.Generator().manual_seed(3), set()
+        for name, part in module.named_modules():
+            if hasattr(part, "cast_input_dtype_enabled"):
+                part.cast_input_dtype_enabled |= casting
+            if name.endswith("lora_B.default"):
+                torch.nn.init.normal_(part.weight, std=0.1, generator=rng)
+            if name.endswith("lora_A.default"):
+                part.register_forward_pre_hook(lambda _, inputs: kinds.add(inputs[0].dtype))
+        module.llama.activation_checkpointing_enable({"use_reentrant": False})
+        module.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = module(**batch)["loss"]
+        loss.backward()
+        assert kinds == {torch.float32 if casting else torch.bfloat16}
+        adapters = {name: value for name, value in module.named_parameters() if "lora_" in name}
+        assert all(value.dtype == value.grad.dtype == torch.float32 for value in adapters.values())
+        found.append([loss, *(value.grad for value in adapters.values())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all(bool(value.any()) for value in found[0])
+
+
 def test_lora_dropout_and_random_halves_follow_the_seed(make: Callable[..., Made]) -> None:
     one, other = (make(LoraConfig(r=4, alpha=8))[0].state_dict() for _ in range(2))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
