@@ -66,6 +66,7 @@ _END, _SOC = re.compile(END), re.compile(rb"\xff\x4f\xff\x51")  # faster than th
 # SOF markers
 PROGRESSIVE, LOSSLESS, ARITHMETIC = {0xC2, 0xC6}, {0xC3, 0xC7}, {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 EARLY, DAMAGED = "the compressed image ends early", "the compressed image ends early or is damaged"
+MORE = 64  # rows that a stream is asked for beyond those that it states
 # read as further entropy-coded data, with every restart marker, by a decoder that has not finished
 FILLER = b"".join(bytes(range(254, -1, -1)) + bytes((0xFF, 0xD0 + number)) for number in range(8))
 
@@ -148,7 +149,7 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> tuple[npt.NDArr
     return pixels.view(f"{'i' if stream.signed else 'u'}{pixels.dtype.itemsize}"), stream
 
 
-def decode_jpeg(data: bytes, stream: Codestream) -> npt.NDArray[Any]:
+def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False) -> npt.NDArray[Any]:
     """Decode a JPEG of any Huffman-coded process, and refuse one that ends early.
 
     libjpeg fills missing data with medium grey and tells nobody. A stream is whole if data added before its end marker
@@ -158,6 +159,7 @@ def decode_jpeg(data: bytes, stream: Codestream) -> npt.NDArray[Any]:
     Args:
         data: the stream; more may follow its end marker.
         stream: result of :func:`jpeg_header`.
+        alone: no other header states the size, so that a stream with more rows than it states is refused too.
 
     Returns:
         [rows, columns] or [rows, columns, samples], unsigned.
@@ -172,7 +174,7 @@ def decode_jpeg(data: bytes, stream: Codestream) -> npt.NDArray[Any]:
         data = data.rstrip(b"\0") + b"\0\0" + END  # the last bits may be zero
         end = len(data) - 2
     try:
-        pixels: npt.NDArray[Any] = imagecodecs.jpeg8_decode(data)
+        pixels, more = _decode_stated(data, stream) if alone else (imagecodecs.jpeg8_decode(data), False)
     except (ValueError, RuntimeError):
         raise ReadError("corrupt" if stream.end >= 0 else "truncated", DAMAGED) from None
     progressive = stream.frame in PROGRESSIVE
@@ -182,7 +184,36 @@ def decode_jpeg(data: bytes, stream: Codestream) -> npt.NDArray[Any]:
         body = data[:end]
         if (progressive and not _all_scans(body, stream)) or _needs_more(body, pixels):
             raise ReadError("truncated", EARLY)
+    if more:
+        raise ReadError("corrupt", "the compressed image holds more rows than it states")
     return pixels
+
+
+def _decode_stated(data: bytes, stream: Codestream) -> tuple[npt.NDArray[Any], bool]:
+    """Decode a JPEG, and tell whether it holds more rows than it states; libjpeg reads the stated ones and stops.
+
+    Some rows more are asked for. They are medium grey if the data end before them, but for the first blocks, which the
+    last bits may fill; so the first row of blocks is passed over. Lossless and arithmetic coding leave other values
+    there and are not examined.
+    """
+    import imagecodecs
+
+    count = stream.samples
+    factors = data[stream.offset + 11 : stream.offset + 10 + 3 * count : 3]  # vertical ones in the low bits
+    block = 8 * max((factor & 15 for factor in factors), default=1) if count > 1 else 8
+    height = -(-stream.rows // block) * block
+    if stream.frame in LOSSLESS | ARITHMETIC or height + MORE > 65500:
+        return imagecodecs.jpeg8_decode(data), False
+    at = stream.offset + 5
+    rest = data[at + 2 :] if stream.end >= 0 else data[at + 2 : -4] + END  # without the zeros that decode_jpeg adds
+    found = imagecodecs.jpeg8_decode(data[:at] + (height + MORE).to_bytes(2, "big") + rest)
+    grey = 1 << (stream.precision - 1)
+    changed = np.abs(found[height + block :].reshape(MORE - block, -1).astype(np.int32) - grey) > grey // 16
+    more = bool(np.any(np.mean(changed, axis=1) > 0.5))
+    if count == 1 and stream.frame not in PROGRESSIVE and stream.end >= 0:
+        return found[: stream.rows], more
+    # the last row of enlarged colour, and blocks of a progressive stream that ends early, depend on the next ones
+    return imagecodecs.jpeg8_decode(data), more
 
 
 def _needs_more(body: bytes, pixels: npt.NDArray[Any]) -> bool:

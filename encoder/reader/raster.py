@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
@@ -28,6 +29,7 @@ ROWS_PER_STRIP, STRIP_COUNTS = 278, 279
 OFFSETS, COUNTS, JPEG_TABLES, XMP = (273, 324), (STRIP_COUNTS, 325), 347, 700  # of strips, of tiles
 MIN_IS_WHITE, MIN_IS_BLACK, UNCOMPRESSED, JPEG_STRIPS, UNSIGNED, SIGNED = 0, 1, 1, 7, 1, 2
 MAX_PAGES = 10_000
+_PIECE = 16 << 20  # bytes that are decompressed at a time
 # first column and row, and steps, of the passes of an interlaced PNG
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # EXIF orientation -> clockwise quarter turns, then mirror left-right
@@ -137,7 +139,7 @@ def _read_jpeg(data: bytes, frame: int | None, warnings: list[str]) -> Picture:
         orientation = _orientation(Image.open(BytesIO(data), formats=["JPEG"]))
     except UnidentifiedImageError:  # Pillow opens 8 bits only
         orientation = 1
-    pixels = decode_jpeg(data, header)
+    pixels = decode_jpeg(data, header, alone=True)
     if pixels.ndim == 3:
         pixels = _equal_channels(pixels, warnings, lossy=True)
     return Picture(pixels.astype(np.uint16), header.precision, orientation, orientation)
@@ -231,8 +233,8 @@ def _read_with_pillow(source: mmap.mmap | bytes, name: str, frame: int | None, w
     if bits == 8 and (source[24] if name == "png" else max(getattr(image, "tag_v2", {}).get(BITS, (8,)))) > 8:
         warnings.append(f"16-bit {name.upper()} with colour or alpha channels: read with 8 bits")
     pixels = _grey(image, warnings, lossy=name == "webp")
-    if name == "png" and (source[28:29] != b"\0" or not pixels[-1].any()) and _rows_missing(source):
-        raise ReadError("truncated", "the png file ends early")
+    if name == "png":
+        _check_rows(source)
     return Picture(pixels, bits, orientation, _orientation(image), frames)  # Pillow turns a TIFF while loading it
 
 
@@ -241,21 +243,28 @@ def _orientation(image: Image) -> int:
     return stated if isinstance(stated, int) else 1
 
 
-def _rows_missing(source: mmap.mmap | bytes) -> bool:
-    """Return True if the compressed data of a PNG hold less than its size; Pillow leaves such rows black."""
+def _check_rows(source: mmap.mmap | bytes) -> None:
+    """Refuse a PNG whose compressed data hold less than its size, where Pillow leaves rows black, or a row more."""
     width, height = (int.from_bytes(source[at : at + 4], "big") for at in (16, 20))
     bits = source[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[source[25]]
-    needed = 0
+    needed, row = 0, 1 + -(-width * bits // 8)
     for left, top, right, down in ADAM7 if source[28] else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // right), -(-(height - top) // down)
         needed += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
-    position, packed = 8, b""
+    position, parts = 8, []
     while position + 8 <= len(source):
         length = int.from_bytes(source[position : position + 4], "big")
         if source[position + 4 : position + 8] == b"IDAT":
-            packed += source[position + 8 : position + 8 + length]
+            parts.append(source[position + 8 : position + 8 + length])
         position += 12 + length
-    return len(zlib.decompressobj().decompress(packed, needed)) < needed
+    stream, left, packed = zlib.decompressobj(), needed, b"".join(parts)
+    while left and (piece := stream.decompress(packed, min(left, _PIECE))):
+        left, packed = left - len(piece), stream.unconsumed_tail
+    if left:
+        raise ReadError("truncated", "the png file ends early")
+    with contextlib.suppress(zlib.error):  # damage behind the picture
+        if len(stream.decompress(packed, row)) == row:
+            raise ReadError("corrupt", "the png file holds more rows than it states")
 
 
 def _check(width: int, height: int, frames: int, frame: int | None) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from encoder.errors import ReadError
+from encoder.reader.decoders import jpeg_header
 from encoder.reader.sandbox_worker import read_image
 from tests.encoder.dicom_files import chest, ramp
 
@@ -347,6 +348,42 @@ def test_cut_jpeg_with_an_end_marker_is_truncated(mode: str, options: dict[str, 
             refused(data, "truncated")
     for data in (whole[:-2], whole + bytes(1000), whole[:-2] + bytes(999)):
         np.testing.assert_array_equal(read_image(data).pixels, read_image(whole).pixels)
+
+
+def fewer_rows(data: bytes, rows: int) -> bytes:
+    """The same file with a header that states fewer rows."""
+    if data[1:4] == b"PNG":
+        chunk = data[12:20] + rows.to_bytes(4, "big") + data[24:29]
+        return data[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + data[33:]
+    at = jpeg_header(data).offset + 5
+    return data[:at] + rows.to_bytes(2, "big") + data[at + 2 :]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("jpeg", {}), ("jpeg", {"progressive": True}), ("jpeg", {"restart_marker_blocks": 3}),
+        ("jpeg", {"subsampling": 0}), ("jpeg", {"quality": 5, "optimize": True, "progressive": True}),
+        ("png", {}), ("png", {"bits": 16}),
+    ],
+    ids=["baseline", "progressive", "restarts", "no subsampling", "low quality", "png", "png 16"],
+)  # fmt: skip
+def test_a_header_that_states_fewer_rows_is_refused(mode: str, name: str, options: dict[str, Any]) -> None:
+    """Pillow and libjpeg read the stated rows and say nothing; whole files of any height are read as by Pillow."""
+    kind = np.uint16 if options.get("bits") == 16 else np.uint8
+    grey = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (191, 90)).astype(kind)
+    if mode == "RGB" and grey.dtype != np.uint8:
+        return
+    options = {key: value for key, value in options.items() if key != "bits"}
+    for height in (160, 175, 176, 177, 191):
+        image = Image.fromarray(grey[:height])
+        data = save(image if grey.dtype != np.uint8 else image.convert(mode), name, **options)
+        expected = np.asarray(Image.open(BytesIO(data)))
+        np.testing.assert_array_equal(read_image(data).pixels, expected if mode == "L" else expected[..., 1])
+        for fewer in (height // 2, height - 48):
+            assert Image.open(BytesIO(fewer_rows(data, fewer))).size[1] == fewer
+            refused(fewer_rows(data, fewer), "corrupt")
 
 
 @pytest.mark.parametrize("lossless", [False, True])
