@@ -10,6 +10,7 @@ patient in one fold, chooses one penalty for all labels. The neighbours vote as 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from encoder.datasets.splits import disjoint
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import rad_dino
 from encoder.probing.vectors import Unreadable
+from encoder.runs.distributed import everyone, on_first, rank_and_world
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 Floats = npt.NDArray[np.float64]
@@ -98,7 +100,7 @@ class Predictions:
 
 
 class Probe:
-    """Labelled images, read once and preprocessed as for inference.
+    """Labelled images, read once, each by one of the processes, and preprocessed as for inference.
 
     Args:
         rows: with splits ``train`` and ``val``, others are passed over; labels 1 and 0, others count as unknown.
@@ -145,37 +147,55 @@ class Probe:
         return min(fewest[:2]) >= 2 and min(fewest[2:]) >= 1
 
     def _read(self) -> npt.NDArray[np.uint8]:
-        """Read the images; rows of those that cannot be read are dropped."""
+        """Read this process's share of the images; rows of those that cannot be read are dropped on all processes."""
         from encoder.reader.sandbox import Reader
 
-        images = []
+        rank, world = rank_and_world()
+        images: dict[int, npt.NDArray[np.uint8]] = {}
+        failed: list[tuple[int, str]] = []
         with Reader() as reader:
-            for row in self.rows:
+            for number in range(rank, len(self.rows), world):
+                row = self.rows[number]
                 try:
-                    images.append(reader.prepare(row.path, self._recipe, **row.reading).pixels)
+                    images[number] = reader.prepare(row.path, self._recipe, **row.reading).pixels
                 except LlavaRadError as error:
-                    self.unreadable.add(row, error)
-        self.rows = tuple(row for row in self.rows if row.path not in self.unreadable.reasons)
-        return np.stack(images)
+                    failed.append((number, str(error)))
+                    if len(failed) > self.unreadable.allowed:
+                        break
+        for number, reason in sorted(itertools.chain(*everyone(failed))):
+            self.unreadable.add(self.rows[number], LlavaRadError(reason))
+        kept = [number for number, row in enumerate(self.rows) if row.path not in self.unreadable.reasons]
+        self.rows = tuple(self.rows[number] for number in kept)
+        self._mine = [place for place, number in enumerate(kept) if number in images]
+        return np.array([images[number] for number in kept if number in images], np.uint8)
 
     def run(self, encode: Encode, batch_size: int = 32) -> ProbeResult:
-        """Probe an encoder; arguments as for ``features``."""
-        return self.score(self.features(encode, batch_size))
+        """Probe an encoder; arguments as for ``features``. All processes must call, and get the first one's result."""
+        features = self.features(encode, batch_size)
+        return on_first(lambda: self.score(features))
 
     @torch.no_grad()
     def features(self, encode: Encode, batch_size: int = 32) -> torch.Tensor:
-        """Features of all images, float64 [N, D] in the order of ``rows``.
+        """Features of all images, float64 [N, D] in the order of ``rows`` on the encoder's device.
+
+        Each process computes those of its share of the images; all must call.
 
         Args:
             encode: [B, 3, S, S] normalised images -> [B, D] features; of a network in evaluation mode. No gradient is
                 recorded.
             batch_size: images at a time.
         """
+        # a process without an image learns the width from an empty one
+        images = self._images if len(self._images) else np.zeros((1, self._recipe.size, self._recipe.size), np.uint8)
         parts = [
-            encode(self._recipe.normalise(self._images[start : start + batch_size])).cpu().double()
-            for start in range(0, len(self._images), batch_size)
+            encode(self._recipe.normalise(images[start : start + batch_size])).float()
+            for start in range(0, len(images), batch_size)
         ]
-        return torch.cat(parts)
+        features = parts[0].new_zeros(len(self.rows), parts[0].shape[1])
+        features[self._mine] = torch.cat(parts)[: len(self._mine)]
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(features)
+        return features.double() if features.device.type != "mps" else features.cpu().double()  # it has no float64
 
     def predict(self, features: torch.Tensor) -> Predictions:
         """Fit both probes on the split ``train`` and predict the split ``val``.
@@ -189,8 +209,8 @@ class Probe:
         if not bool(torch.isfinite(features).all()):
             raise LlavaRadError("the features of the probed images are not finite")
         fit, judge = features[self._train].double(), features[~self._train].double()
-        known = (~self._truth[self._train].isnan()).double()
-        labels = self._truth[self._train].nan_to_num(0.0)
+        known = (~self._truth[self._train].isnan()).double().to(fit.device)
+        labels = self._truth[self._train].nan_to_num(0.0).to(fit.device)
         # a row of unknown subject is a group of its own
         indices = self._train.nonzero()[:, 0].tolist()
         groups = [(row.dataset, row.subject or i) for i in indices if (row := self.rows[i])]
@@ -203,8 +223,10 @@ class Probe:
             tuple(row for row in self.rows if row.split == "val"),
             self.labels,
             self._truth[~self._train].numpy(),
-            (outside @ weights[..., 0] + bias[:, 0]).numpy(),
-            torch.stack([_votes(cosines, *column) for column in zip(labels.t(), known.t(), strict=True)], 1).numpy(),
+            (outside @ weights[..., 0] + bias[:, 0]).cpu().numpy(),
+            torch.stack([_votes(cosines, *column) for column in zip(labels.t(), known.t(), strict=True)], 1)
+            .cpu()
+            .numpy(),
             c,
         )
 
@@ -274,8 +296,8 @@ def logistic_regression(
     labels, known = labels.repeat_interleave(len(cs), 1), known.repeat_interleave(len(cs), 1)
 
     weights = features.new_zeros(width + 1, columns)
-    first = torch.full((columns,), torch.inf, dtype=features.dtype)
-    active = torch.arange(columns)
+    first = features.new_full((columns,), torch.inf)
+    active = torch.arange(columns, device=features.device)
     for _ in range(100):
         w, y, k, p = weights[:, active], labels[:, active], known[:, active], penalty[:, active]
         scores = inputs @ w
@@ -390,10 +412,11 @@ def choose_c(
             continue
         inside, outside = standardise(features[fit], features[held])
         weights, bias = logistic_regression(inside, labels[fit][:, usable], known[fit][:, usable], GRID, tolerance=1e-3)
-        odds = torch.tensordot(outside, weights, dims=1) + bias
+        odds = (torch.tensordot(outside, weights, dims=1) + bias).cpu()
+        judged, truths = known[held].cpu() == 1, labels[held].cpu() == 1
         for column, label in enumerate(usable.nonzero()[:, 0].tolist()):
-            seen = known[held][:, label] == 1
-            truth = labels[held][seen, label].numpy() == 1
+            seen = judged[:, label]
+            truth = truths[seen, label].numpy()
             found.append([score(truth, odds[seen, column, i].numpy()) for i in range(len(GRID))])
     return GRID[int(np.argmax(np.mean(found, axis=0)))] if found else UNDECIDED
 

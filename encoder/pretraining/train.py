@@ -225,7 +225,7 @@ class _PretrainingRun:
         device = self.accelerator.device
         if self.start == 0:
             self._look(0)
-        ended = self._any(self._stalled(self.start))
+        ended = self._stalled(self.start)
         started, seen, waited = time.perf_counter(), 0, 0.0
         with stop_signals() as stop, progress_bar(self.steps, config.name, self.progress, self.start) as bar:
             for step in range(self.start, self.start if ended else self.steps):
@@ -255,7 +255,7 @@ class _PretrainingRun:
                     started, seen, waited = time.perf_counter(), 0, 0.0
                 probed = done % config.probe.every == 0 or done == self.steps
                 better = probed and self._look(done)
-                ended = probed and self._any(self._stalled(done))
+                ended = probed and self._stalled(done)
                 if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping or ended:
                     self._save(done)
                 if ended:
@@ -320,7 +320,7 @@ class _PretrainingRun:
         bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['lr']:.1e}", wait=f"{numbers['data_wait']:.0%}")
 
     def _probe(self) -> Probe | None:
-        if not self.probed or not self.main:
+        if not self.probed:
             return None
         from encoder.pretraining.probes import Probe
 
@@ -330,20 +330,20 @@ class _PretrainingRun:
         return probe
 
     def _look(self, step: int) -> bool:
-        """Probe the teacher on the first process; return True if it is the best so far."""
-        if self.config.probe.manifest is None:
+        """Probe the teacher; return True if it is the best so far."""
+        if self.probe is None:
             return False
-        weights = {name: processes.whole(tensor) for name, tensor in self.model.teacher.backbone.state_dict().items()}
-        return self._any(self.probe is not None and self._score(self.probe, step, weights))
-
-    def _score(self, probe: Probe, step: int, weights: dict[str, torch.Tensor]) -> bool:
-        backbone = VisionTransformer(self.config.model).to(self.accelerator.device).eval()
-        backbone.load_state_dict(weights)
+        device = self.accelerator.device
+        backbone = VisionTransformer(self.config.model).to(device).eval()
+        weights = self.model.teacher.backbone.state_dict()
+        backbone.load_state_dict({name: processes.whole(tensor) for name, tensor in weights.items()})
+        half = device.type == "cuda" and self.config.engine.precision == "bf16"
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
-            return backbone.features(pixels.to(self.accelerator.device))[0]
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                return backbone.features(pixels.to(device))[0]
 
-        result = probe.run(encode)
+        result = self.probe.run(encode)
         scores = result.scores()
         if self.metrics is not None:
             self.metrics.write(step, {f"probe_{name}": value for name, value in scores.items()})

@@ -72,6 +72,20 @@ def on_first(make: Callable[[], Result]) -> Result:
     return result
 
 
+def everyone(value: Result) -> list[Result]:
+    """Return the values of all processes, small ones, by rank (all processes must call)."""
+    if not distributed.is_initialized():
+        return [value]
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return the number of this process, from 0, and the number of processes."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
 def share(groups: Mapping[str, Mapping[str, torch.Tensor]], device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
     """Send named tensors of the first process to all (all processes must call).
 

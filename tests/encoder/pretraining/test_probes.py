@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +35,9 @@ from encoder.pretraining.probes import (
     logistic_regression,
 )
 from encoder.runs.checkpoints import Checkpoints
+from tests.encoder.pretraining.run_processes import finish
 from tests.encoder.pretraining.small_run import small_config, write_images
+from tests.forked import context, ranks
 
 
 def task(
@@ -268,6 +272,40 @@ def test_features_come_in_order_whatever_the_batches(probe: Probe) -> None:
     assert whole.shape == (60, 24) and whole.dtype == torch.float64
     assert torch.equal(whole, probe.features(encode, batch_size=7))
     assert not torch.equal(whole[0], whole[1])
+
+
+def _share(queue: Any, rows: list[Row], environment: dict[str, str]) -> None:
+    os.environ |= environment
+    torch.distributed.init_process_group("gloo")
+    probe, asked = Probe(rows, size=28), list[int]()
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        asked.append(len(pixels))
+        return pixels.flatten(1)[:, ::100]
+
+    features = probe.features(encode)
+    queue.put((sum(asked), probe.rows, probe.unreadable.lines(), features.numpy(), probe.run(encode)))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_and_have_one_result(rows: list[Row], probe: Probe, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    listed = [*rows[:7], Row(broken, split="val", labels={}, number=61), *rows[7:]]
+    forked = context("encoder.pretraining.probes", "torch.distributed")
+    queue = forked.Queue()
+    started = [forked.Process(target=_share, args=(queue, listed, one)) for one in ranks(2)]
+    for process in started:
+        process.start()
+    found = [queue.get(timeout=120) for _ in started]
+    finish(*started)
+    expected = probe.features(lambda pixels: pixels.flatten(1)[:, ::100])
+    assert sum(one[0] for one in found) == 60 and all(29 <= one[0] <= 31 for one in found)
+    for _, kept, lines, features, result in found:
+        assert kept == probe.rows and len(lines) == 1 and lines[0].startswith("row 61: ")
+        assert np.array_equal(features, expected.numpy())
+        assert result == probe.score(expected)
 
 
 def test_a_subject_in_both_splits_is_refused(rows: list[Row]) -> None:
