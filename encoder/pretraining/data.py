@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,8 @@ from encoder.datasets.pixel_cache import Progress
 from encoder.datasets.splits import Selection, disjoint, select
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining.augmentation import GLOBAL_CROPS, MultiCrop
-from encoder.pretraining.config import PretrainingConfig
-from encoder.pretraining.masking import batch_masks, check_masks
+from encoder.pretraining.config import PretrainingConfig, Range
+from encoder.pretraining.masking import MaskedPatches, batch_masks, check_masks, masked_patches, most_masked
 from encoder.pretraining.randomness import Purpose, generator
 from encoder.runs.workers import PREFETCH, ignore_interrupts, next_item, worker_context
 
@@ -52,6 +52,7 @@ class Batch:
         local_crops: uint8 [V, b, s, s].
         masks: bool [2, b, N], True for patches hidden from the student, row by row; all False for an unmasked crop.
         positions: int64 [b], draw positions.
+        masked: the masked patches, by default those of ``masks``.
         wait_s: time that the training waited for this batch, in seconds.
     """
 
@@ -59,7 +60,12 @@ class Batch:
     local_crops: torch.Tensor
     masks: torch.Tensor
     positions: torch.Tensor
+    masked: MaskedPatches = None  # type: ignore[assignment]  # never None once made
     wait_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.masked is None:
+            self.masked = masked_patches(self.masks.numpy())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""
@@ -78,7 +84,9 @@ class Batch:
         return sha.hexdigest()
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        return Batch(**{name: change(tensor) for name, tensor in self._tensors().items()}, wait_s=self.wait_s)
+        masked = MaskedPatches(change(self.masked.tokens), change(self.masked.weights), self.masked.number)
+        changed = {name: change(tensor) for name, tensor in self._tensors().items()}
+        return Batch(**changed, masked=masked, wait_s=self.wait_s)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {
@@ -155,6 +163,13 @@ def _lost() -> LlavaRadError:
     )
 
 
+class _Shares(TypedDict):
+    images: int
+    side: int
+    probability: float
+    ratio: Range
+
+
 class MicroBatches(Dataset["Batch | LlavaRadError"]):
     """Batches by number: batch ``step * accumulation + a`` is the a-th of its optimiser step.
 
@@ -192,17 +207,15 @@ class MicroBatches(Dataset["Batch | LlavaRadError"]):
             image = self._images.image(self._index(position))
             rng = generator(config.seed, Purpose.CROPS, position)
             self._multi_crop(image, rng, global_out[:, i], local_out[:, i])
-        masks = batch_masks(
-            seed=config.seed,
-            batch=step,
-            first=first,
-            images=config.optimization.batch_size,
-            part=mine,
-            side=crops.global_size // config.model.patch_size,
-            probability=config.masking.probability if config.loss.ibot else 0.0,
-            ratio=config.masking.ratio,
-        )
-        return Batch(global_crops, local_crops, torch.from_numpy(masks), torch.tensor(positions))
+        shares: _Shares = {
+            "images": config.optimization.batch_size,
+            "side": crops.global_size // config.model.patch_size,
+            "probability": config.masking.probability if config.loss.ibot else 0.0,
+            "ratio": config.masking.ratio,
+        }
+        masks = batch_masks(seed=config.seed, batch=step, first=first, part=mine, **shares)
+        masked = masked_patches(masks, most_masked(part=count, **shares))
+        return Batch(global_crops, local_crops, torch.from_numpy(masks), torch.tensor(positions), masked)
 
     def _index(self, position: int) -> int:
         turn, place = divmod(position, len(self._images))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from encoder.backbones.linear import linear
 from encoder.pretraining.config import HeadConfig
+from encoder.pretraining.fused_layers import cast, product_type
 
 
 class Prototypes(nn.Module):
@@ -52,6 +53,10 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[M, D] -> [M, bottleneck], of length 1."""
-        for layer in self.mlp:
-            features = linear(features, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer(features)
-        return functional.normalize(features.float(), dim=-1)
+        dtype = product_type(features.device)
+        weights = iter(cast(list(self.mlp.parameters()), dtype))
+        hidden = features.to(dtype)
+        with torch.autocast(features.device.type, enabled=False):
+            for layer in self.mlp:
+                hidden = linear(hidden, next(weights), next(weights)) if isinstance(layer, nn.Linear) else layer(hidden)
+            return functional.normalize(hidden.float(), dim=-1)

@@ -30,7 +30,7 @@ def prototype_cross_entropy(
     teacher_prototypes: torch.Tensor,
     offset: torch.Tensor,
     *,
-    pairs: torch.Tensor,
+    pairs: torch.Tensor | None,
     weights: torch.Tensor,
     student_temperature: float,
     teacher_temperature: float,
@@ -44,7 +44,7 @@ def prototype_cross_entropy(
         teacher: [N, T, C]; no gradient flows into it.
         teacher_prototypes: [K, C]
         offset: [K] float32, from ``MovingAverage`` or ``sinkhorn_knopp``.
-        pairs: [S, T], 1 where student crop s is to predict teacher crop t, else 0.
+        pairs: [S, T], 1 where student crop s is to predict teacher crop t, else 0; None where S and T are 1.
         weights: [N] float32.
         student_temperature: divides the student's scores.
         teacher_temperature: divides the teacher's.
@@ -59,7 +59,7 @@ def prototype_cross_entropy(
         teacher.detach(),
         teacher_prototypes.detach(),
         offset,
-        pairs.to(student.device, torch.float32),
+        pairs,
         weights,
         student_temperature,
         teacher_temperature,
@@ -69,7 +69,7 @@ def prototype_cross_entropy(
 
 
 def _chunk(device: torch.device, prototypes: int) -> int:
-    return 1 << 27 if device.type == "cuda" else max(1 << 20, 64 * prototypes)
+    return max(1 << 20, 64 * prototypes) if device.type == "cpu" else 1 << 28
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -81,53 +81,36 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         teacher: torch.Tensor,
         teacher_prototypes: torch.Tensor,
         offset: torch.Tensor,
-        pairs: torch.Tensor,
+        pairs: torch.Tensor | None,
         weights: torch.Tensor,
         student_temperature: float,
         teacher_temperature: float,
         chunk: int,
     ) -> torch.Tensor:
         dtype = product_type(student.device)
-        images, crops, width = student.shape
-        prototypes = len(student_prototypes)
-        by_teacher = [rows.nonzero().squeeze(1).tolist() for rows in pairs]
-        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        gradient = torch.zeros_like(student, dtype=torch.float32) if learning else None
-        prototype_gradient = torch.zeros_like(student_prototypes, dtype=torch.float32) if learning else None
-        total = torch.zeros((), device=student.device)
-        counts = pairs.sum(1)
+        images, crops, _ = student.shape
+        step = max(1, chunk // (len(student_prototypes) * crops))
         with torch.autocast(student.device.type, enabled=False):
-            ours, theirs = student_prototypes.to(dtype), teacher_prototypes.to(dtype)
-            step = max(1, chunk // (prototypes * crops))
-            for start in range(0, images, step):
-                part = student[start : start + step].to(dtype).flatten(0, 1)
-                count = len(part) // crops
-                targets = linear(teacher[start : start + step].to(dtype).flatten(0, 1), theirs)
-                targets = targets.float().div_(teacher_temperature).add_(offset)
-                targets = torch.softmax(targets, dim=1).view(count, -1, prototypes)
-                scores = linear(part, ours).float().div_(student_temperature)
-                log_sum = torch.logsumexp(scores, dim=1, keepdim=True)
-                scale = (weights[start : start + step, None] * counts).view(-1, 1)
-                total += (log_sum * scale).sum()
-                scores, weight = scores.view(count, crops, prototypes), weights[start : start + step]
-                for crop, chosen in enumerate(by_teacher):
-                    for other in chosen:
-                        total -= ((scores[:, crop] * targets[:, other]).sum(1) * weight).sum()
-                if gradient is None or prototype_gradient is None:
-                    continue
-                grad_scores = (
-                    scores.view(-1, prototypes).sub_(log_sum).exp_().mul_(scale).view(count, crops, prototypes)
-                )
-                targets = targets.mul_(weight[:, None, None])
-                for crop, chosen in enumerate(by_teacher):
-                    for other in chosen:
-                        grad_scores[:, crop] -= targets[:, other]
-                grad_scores = grad_scores.div_(student_temperature).view(-1, prototypes).to(dtype)
-                gradient[start : start + step] = linear(grad_scores, ours.t()).view(count, crops, width)
-                prototype_gradient += linear(grad_scores.t(), part.t())
-        if gradient is not None and prototype_gradient is not None:
+            ours = (student_prototypes / student_temperature).to(dtype)
+            theirs, others, bias = _centred(teacher_prototypes / teacher_temperature, teacher, offset, dtype)
+            weighted = (student * (weights / student_temperature)[:, None, None]).to(dtype)
+            prototype_gradient = torch.zeros_like(student_prototypes, dtype=torch.float32)
+            parts = []
+            tensors = (tensor.split(step) for tensor in (student.to(dtype), others, weighted))
+            for vectors, targets, scaled in zip(*tensors, strict=True):
+                *part, for_prototypes = cross_entropy_chunk(vectors, targets, scaled, ours, theirs, bias, pairs)
+                parts.append(part)
+                prototype_gradient += for_prototypes
+            highest, prob, mean, gradient = (torch.cat(column).float() for column in zip(*parts, strict=True))
+            # the logarithm of the sum of exponentials, by way of the likeliest prototype
+            log_sum = (highest - prob.log()).view(images, crops)
+            if pairs is not None:
+                log_sum = log_sum * pairs.sum(1)
+            # sum_k targets[k] * scores[k] is the vector times the mean of the prototypes, weighted by the targets
+            found = log_sum.sum(1) - (student * mean.view_as(student)).sum((1, 2))
+            gradient = gradient.view_as(student) * weights[:, None, None]
             ctx.save_for_backward(gradient.to(student.dtype), prototype_gradient.to(student_prototypes.dtype))
-        return total
+            return (found * weights).sum()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -135,9 +118,70 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         return gradient * grad_outputs[0], prototype_gradient * grad_outputs[0], *[None] * 8
 
 
-def dino_pairs(local_crops: int) -> torch.Tensor:
+_OFFSET_TERMS = 8
+"""Columns that an offset takes in half precision: three terms, filled up to a multiple of 8 for the products."""
+
+
+def _centred(
+    prototypes: torch.Tensor, vectors: torch.Tensor, offset: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Prototypes, vectors and a bias that make ``scores + offset`` one product, as exact as with a float32 offset.
+
+    A product's bias has the product's type, and would round the offset of a prototype the same way for every vector.
+    In half precision it is therefore split into three columns, whose sum the product takes in float32.
+    """
+    if dtype == torch.float32:
+        return prototypes, vectors.to(dtype), offset
+    terms = torch.zeros(len(prototypes), _OFFSET_TERMS, dtype=dtype, device=prototypes.device)
+    rest = offset
+    for term in range(3):
+        terms[:, term] = rest
+        rest = rest - terms[:, term]
+    vectors = functional.pad(vectors.to(dtype), (0, _OFFSET_TERMS), value=1.0)
+    return torch.cat([prototypes.to(dtype), terms], dim=1), vectors, None
+
+
+def cross_entropy_chunk(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    weighted: torch.Tensor,
+    ours: torch.Tensor,
+    theirs: torch.Tensor,
+    bias: torch.Tensor | None,
+    pairs: torch.Tensor | None,
+) -> tuple[torch.Tensor, ...]:
+    """What loss and gradients of some images need; few passes over the scores, each in the type of the products.
+
+    Args:
+        student: [n, S, C].
+        teacher: [n, T, C], or with more columns, as ``theirs``.
+        weighted: [n, S, C], the student's vectors times their weights.
+        ours: [K, C], the student's prototypes divided by its temperature.
+        theirs: [K, C], the teacher's likewise; the offset may be in further columns.
+        bias: [K], the offset, where it is not in ``theirs``.
+        pairs: [S, T]; None where S and T are 1.
+
+    Returns:
+        The highest score of each vector [n * S, 1] and its probability (which never underflows), the mean prototype by
+        the targets [n * S, C], the vectors' gradient [n * S, C] without weights, and that of the prototypes [K, C].
+    """
+    targets = torch.softmax(linear(teacher.flatten(0, 1), theirs, bias), dim=1)
+    scores = linear(student.flatten(0, 1), ours)
+    probs = torch.softmax(scores, dim=1)
+    highest, place = scores.max(dim=1, keepdim=True)
+    prob = probs.gather(1, place)
+    if pairs is not None:
+        pairs = pairs.to(targets.dtype)
+        targets = torch.matmul(pairs, targets.view(len(teacher), -1, len(theirs))).flatten(0, 1)
+        probs = probs * pairs.sum(1).repeat(len(student))[:, None]
+    mean = linear(targets, ours.t())
+    grad_scores = probs.sub_(targets)
+    return highest, prob, mean, linear(grad_scores, ours.t()), linear(grad_scores.t(), weighted.flatten(0, 1).t())
+
+
+def dino_pairs(local_crops: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """[2 + V, 2]: each global crop is to predict the other one, each local crop both."""
-    pairs = torch.ones(2 + local_crops, 2)
+    pairs = torch.ones(2 + local_crops, 2, device=device)
     pairs[0, 0] = pairs[1, 1] = 0
     return pairs
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from encoder.errors import ConfigError
 from encoder.pretraining.config import PretrainingConfig, Range
@@ -17,6 +19,24 @@ _SMALLEST_BLOCK = 4
 _ASPECT = (0.3, 1 / 0.3)
 _TRIES = 10
 _VIEWS = 2
+_GROUP = 4
+"""Fewest images whose masks are drawn together."""
+_MULTIPLE = 64
+"""Of the number of masked patches that are computed for one batch; those beyond the masked ones count nothing."""
+
+
+class MaskedPatches(NamedTuple):
+    """The masked patches of a batch's global crops, for the loss.
+
+    Attributes:
+        tokens: [M] int64, places in the packed sequence of the global crops, ascending; 0 beyond the masked ones.
+        weights: [M] float32, each patch's share of the loss: 1 / (masked patches of its crop x all crops); 0 beyond.
+        number: of masked patches, at most M.
+    """
+
+    tokens: torch.Tensor
+    weights: torch.Tensor
+    number: int
 
 
 def block_mask(rng: np.random.Generator, rows: int, columns: int, target: int) -> Mask:
@@ -92,13 +112,26 @@ def _enough(images: int) -> str:
     return f"{share:.{digits}f}"
 
 
+def mask_group(images: int, probability: float) -> int:
+    """Number of images whose masks are drawn together: the smallest of at least 4 that divides a batch evenly.
+
+    Each group masks the same number of crops. The number of masked patches of a process whose images are whole groups
+    is therefore nearly the same in every step, and results have one shape.
+    """
+    count = masked_crops(images, probability)
+    sizes = (size for size in range(_GROUP, images) if images % size == 0 and count * size % images == 0)
+    return next(sizes, images)
+
+
 def batch_masks(
     *, seed: int, batch: int, first: int, images: int, part: slice, side: int, probability: float, ratio: Range
 ) -> Mask:
     """The masks of one part of a batch; all parts together do not depend on their number.
 
-    Of the 2 x ``images`` global crops, ``probability`` are masked, drawn anew for each batch. The n masked ones are
-    given n target shares, one from each of n equal slices of ``ratio``, as DINOv2 does.
+    Of the 2 x ``images`` global crops, ``probability`` are masked, drawn anew for each batch, the same number in each
+    group of images (see `mask_group`). The n masked ones of a group are given n target shares, one from each of n equal
+    slices of ``ratio``, as DINOv2 does for the images of a GPU; in two neighbouring slices, one lies as far from the
+    lower end as the other from the upper end, so that their sum is constant.
 
     Args:
         seed: of the run.
@@ -113,16 +146,58 @@ def batch_masks(
     Returns:
         [2, images in part, side * side]: views, images, patches row by row.
     """
-    count = masked_crops(images, probability)
-    edges = np.linspace(*ratio, count + 1)
-    masked = generator(seed, Purpose.MASKED, batch).permutation(_VIEWS * images)[:count]
+    size = mask_group(images, probability)
+    groups = images // size
+    rng = generator(seed, Purpose.MASKED, batch)
+    edges = _edges(images, probability, ratio)
+    count = len(edges) - 1
+    masked = rng.permuted(np.tile(np.arange(_VIEWS * size), (groups, 1)), axis=1)[:, :count]
+    shares = rng.random((groups, count))
+    shares[:, 1::2] = 1 - shares[:, 0 : count - count % 2 : 2]
+    targets = (side * side * (edges[:-1] + shares * np.diff(edges))).astype(int)
     indices = range(images)[part]
     masks = np.zeros((_VIEWS, len(indices), side * side), np.bool_)
-    for piece, crop in enumerate(masked.tolist()):
-        view, image = divmod(crop, images)
-        if image not in indices:
-            continue
-        rng = generator(seed, Purpose.BLOCKS, _VIEWS * (first + image) + view)
-        target = int(side * side * rng.uniform(edges[piece], edges[piece + 1]))
-        masks[view, image - indices.start] = block_mask(rng, side, side, target).ravel()
+    for group in range(groups):
+        for crop, target in zip(masked[group].tolist(), targets[group].tolist(), strict=True):
+            view, image = divmod(crop, size)
+            image += group * size
+            if image in indices:
+                blocks = generator(seed, Purpose.BLOCKS, _VIEWS * (first + image) + view)
+                masks[view, image - indices.start] = block_mask(blocks, side, side, target).ravel()
     return masks
+
+
+def _edges(images: int, probability: float, ratio: Range) -> npt.NDArray[np.float64]:
+    """Ends of the slices of ``ratio`` for the masked crops of a group."""
+    count = masked_crops(images, probability) * mask_group(images, probability) // images
+    return np.linspace(*ratio, count + 1)
+
+
+def most_masked(*, images: int, part: int, side: int, probability: float, ratio: Range) -> int | None:
+    """Largest number of masked patches of ``part`` of a batch's images; None if they are not whole groups."""
+    size = mask_group(images, probability)
+    if part % size:
+        return None
+    edges = _edges(images, probability, ratio)
+    pairs = edges[:-2:2] + edges[2::2]  # the two targets of neighbouring slices add up to this
+    ends = edges[-1:] if len(edges) % 2 == 0 else edges[:0]
+    return part // size * int(sum(math.ceil(side * side * share) for share in [*pairs, *ends]))
+
+
+def masked_patches(masks: Mask, most: int | None = None) -> MaskedPatches:
+    """The masked patches of a batch.
+
+    Args:
+        masks: [2, b, N].
+        most: number of patches to fill up to, at least; they are filled up to a multiple of 64 in any case.
+    """
+    crops = masks.reshape(-1, masks.shape[-1])
+    crop, patch = crops.nonzero()
+    tokens = crop * (1 + crops.shape[1]) + 1 + patch
+    weights = 1 / (np.maximum(crops.sum(1), 1)[crop] * float(len(crops)))
+    fill = -(-max(len(crop), most or 0) // _MULTIPLE) * _MULTIPLE - len(crop)
+    return MaskedPatches(
+        torch.from_numpy(np.pad(tokens, (0, fill))),
+        torch.from_numpy(np.pad(weights, (0, fill)).astype(np.float32)),
+        len(crop),
+    )

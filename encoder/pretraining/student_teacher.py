@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from encoder.errors import ModelError
 from encoder.pretraining.config import PretrainingConfig
@@ -30,9 +29,6 @@ from encoder.runs.distributed import like, part, whole
 
 if TYPE_CHECKING:
     from encoder.pretraining.data import Batch
-
-MASKED_MULTIPLE = 64
-"""Of the number of masked patches that are computed for one batch; those beyond the masked ones count nothing."""
 
 
 @dataclass
@@ -139,13 +135,8 @@ class StudentTeacher(nn.Module):
         device = globals_.device
 
         cls_tokens = torch.arange(2 * images, device=device) * length
-        # The masked patches as places in the packed sequence, and for each the share of its crop's loss.
-        crop, patch = masks.nonzero(as_tuple=True) if masking else (cls_tokens[:0], cls_tokens[:0])
-        masked, count = crop * length + 1 + patch, len(crop)
-        masked_weights = 1 / (masks.sum(1).clamp_min(1)[crop] * 2.0 * images)
-        # Filled up to a multiple: libraries prepare their kernels anew for every shape that they have not met.
-        fill = (0, -count % MASKED_MULTIPLE)
-        masked, masked_weights = functional.pad(masked, fill), functional.pad(masked_weights, fill)
+        patches = batch.masked
+        masked, masked_weights = (patches.tokens, patches.weights) if masking else (cls_tokens[:0],) * 2
 
         with torch.no_grad():
             teacher_features = self.teacher.backbone([Crops(globals_)], torch.cat([cls_tokens, masked]))
@@ -169,21 +160,21 @@ class StudentTeacher(nn.Module):
             student_temperature=weights.student_temperature,
             teacher_temperature=teacher_temperature,
         )
-        pairs = dino_pairs(crops // images - 2)
+        views = crops // images
         dino = weights.dino * cross_entropy(
             student_cls.view(-1, images, student_cls.shape[-1]).transpose(0, 1),
             student_prototypes[0],
             teacher_cls.view(2, images, -1).transpose(0, 1),
             teacher_prototypes[0],
             dino_offset,
-            pairs=pairs,
-            weights=torch.full((images,), 1 / (images * float(pairs.sum())), device=device),
+            pairs=dino_pairs(views - 2, device),
+            weights=torch.full((images,), 1 / (images * 2 * (views - 1)), device=device),
         )
         ibot = koleo = dino.new_zeros(())
         if masking:
             with torch.no_grad():
                 offset = self._offset(
-                    self.ibot_centre, teacher_patches[:count], teacher_prototypes[1], teacher_temperature
+                    self.ibot_centre, teacher_patches[: patches.number], teacher_prototypes[1], teacher_temperature
                 )
             ibot = weights.ibot * cross_entropy(
                 student_patches[:, None],
@@ -191,7 +182,7 @@ class StudentTeacher(nn.Module):
                 teacher_patches[:, None],
                 teacher_prototypes[1],
                 offset,
-                pairs=torch.ones(1, 1),
+                pairs=None,
                 weights=masked_weights,
             )
         if weights.koleo:

@@ -191,6 +191,7 @@ class _PretrainingRun:
         self.model.train()
         blocks = [list(network.backbone.blocks) for network in (self.model.student, self.model.teacher)]
         shards = blocks if config.engine.sharding == "fsdp" else None
+        self.model.student.backbone.sharded = shards is not None
         self.wrapped = processes.spread(self.model, self.accelerator, shards)
         self.optimizer = make_optimizer(self.model.student, config.optimization)
         self.start = 0

@@ -26,10 +26,10 @@ SMALL_BATCH = 64
 """Smallest batch at which the method is known to learn well; below it the loss often stays flat or collapses."""
 _PAPER_IMAGES = 838_336
 _GLOBAL_CROPS = 2
-_CHUNK = 1 << 27
+_CHUNK = 1 << 28
 """Scores held at a time on a GPU (``losses.py``)."""
-_CHUNK_BYTES = 14
-"""For each score: student's and teacher's scores, probabilities in float32, and the gradient in bfloat16."""
+_CHUNK_BYTES = 6
+"""For each score: student's scores, and both's probabilities, in bfloat16; twice as many in float32."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def cost_of(config: PretrainingConfig, processes: int = 1) -> Cost:
     row = config.model.hidden_size * student.tokens
     in_block = kept * (student.block.kept + (2 if bf16 else 4) * row)  # GPUs keep attention's output by crop and packed
     # with checkpointing: inputs of all blocks, and one block recomputed
-    in_blocks = blocks * 4 * row + in_block if engine.activation_checkpointing else blocks * in_block
+    in_blocks = blocks * (2 if bf16 else 4) * row + in_block if engine.activation_checkpointing else blocks * in_block
     shards = processes if engine.sharding == "fsdp" else 1
     return Cost(
         backbone=backbone,
@@ -160,7 +160,8 @@ def _scores(config: PretrainingConfig, images: int) -> int:
     head, crops = config.head, _GLOBAL_CROPS + config.crops.local_crops
     rows = max(images * crops, int(images * masked_patches(config)))
     held = max(min(_CHUNK, rows * head.prototypes), crops * head.prototypes)
-    return held * _CHUNK_BYTES + 3 * 4 * head.prototypes * head.bottleneck
+    size = _CHUNK_BYTES if config.engine.precision == "bf16" else 2 * _CHUNK_BYTES
+    return held * size + 3 * 4 * head.prototypes * head.bottleneck
 
 
 def check_sizes(config: PretrainingConfig, processes: int) -> None:

@@ -2,14 +2,16 @@
 
 Crops of different sizes travel through the blocks as one packed sequence of tokens, so that every matrix product is
 done once for all of them; attention looks at each crop alone. Dropped paths cost nothing (the rows are left out), and
-the last block's MLP and the final LayerNorm are computed only for the tokens that a loss looks at. The results are
-those of Hugging Face's ``Dinov2Model`` on the same weights, which the tests hold this to.
+the last block's MLP and the final LayerNorm are computed only for the tokens that a loss looks at. Under autocast the
+tokens themselves have the type of the products, as in DINOv2's own mixed precision: most of a GPU's time outside of
+products goes into reading and writing them. The results are those of Hugging Face's ``Dinov2Model`` on the same
+weights, which the tests hold this to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +19,17 @@ from torch.nn import functional
 
 from encoder.backbones.linear import linear
 from encoder.pretraining.config import ModelConfig
-from encoder.pretraining.fused_layers import Shapes, attention, gelu_linear, norm_linear
+from encoder.pretraining.fused_layers import (
+    Shapes,
+    attention,
+    cast,
+    gelu_linear,
+    give,
+    norm_linear,
+    product_type,
+    starts_of,
+    take,
+)
 
 MEAN, STD = 0.5307, 0.2583
 """Of MIMIC-CXR's pixels in 0..1, the normalisation of microsoft/rad-dino (preprocessor_config.json)."""
@@ -35,18 +47,30 @@ class Crops(NamedTuple):
     masks: torch.Tensor | None = None
 
 
+class Packing(NamedTuple):
+    """Where the crops of a packed sequence lie.
+
+    Attributes:
+        shapes: (crops, tokens of each crop) for each group.
+        starts: [crops + 1], for variable-length attention, where that is used.
+    """
+
+    shapes: Shapes
+    starts: torch.Tensor | None = None
+
+
 class Kept(NamedTuple):
     """Crops that go through a residual branch, and the positions of their tokens in the packed sequence.
 
     Attributes:
         tokens: [k] int64, ascending.
-        shapes: of the packed sequence of kept tokens.
-        scale: [k, 1], crops / kept crops of the token's group, which keeps the expectation.
+        packing: of the kept tokens.
+        scales: crops / kept crops of each group, which keeps the expectation.
     """
 
     tokens: torch.Tensor
-    shapes: Shapes
-    scale: torch.Tensor
+    packing: Packing
+    scales: tuple[float, ...]
 
 
 class Wanted(NamedTuple):
@@ -63,15 +87,12 @@ class Wanted(NamedTuple):
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int, bias: bool) -> None:
+    """Holds the weights under their official names, as the next two do; the work is done by ``Block``."""
+
+    def __init__(self, width: int, bias: bool) -> None:
         super().__init__()
-        self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
-
-    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, shapes: Shapes) -> torch.Tensor:
-        """[T, D] -> [T, D], from before the norm to before the output projection."""
-        return attention(norm_linear(tokens, norm, self.qkv.weight, self.qkv.bias), shapes, self.heads)
 
 
 class _Mlp(nn.Module):
@@ -80,10 +101,13 @@ class _Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
-        """gamma times the MLP of the normed [T, D]."""
-        inner = norm_linear(tokens, norm, self.fc1.weight, self.fc1.bias)
-        return gelu_linear(inner, *_scaled(self.fc2, gamma))
+    def layers(self) -> tuple[nn.Linear, nn.Linear]:
+        """First and last layer."""
+        return self.fc1, self.fc2
+
+    def between(self, inner: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """From the first layer's result to the last one's."""
+        return gelu_linear(inner, weight, bias)
 
 
 class _SwiGlu(nn.Module):
@@ -95,10 +119,14 @@ class _SwiGlu(nn.Module):
         self.w12 = nn.Linear(width, 2 * hidden)
         self.w3 = nn.Linear(hidden, width)
 
-    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, gamma: torch.Tensor) -> torch.Tensor:
-        """gamma times the SwiGLU of the normed [T, D]."""
-        gate, value = norm_linear(tokens, norm, self.w12.weight, self.w12.bias).chunk(2, dim=-1)
-        return linear(functional.silu(gate) * value, *_scaled(self.w3, gamma))
+    def layers(self) -> tuple[nn.Linear, nn.Linear]:
+        """First and last layer."""
+        return self.w12, self.w3
+
+    def between(self, inner: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """From the first layer's result to the last one's."""
+        gate, value = inner.chunk(2, dim=-1)
+        return linear(functional.silu(gate) * value, weight, bias)
 
 
 class _LayerScale(nn.Module):
@@ -107,87 +135,100 @@ class _LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), value))
 
 
-def _scaled(layer: nn.Linear, gamma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A layer's weight and bias times LayerScale's gamma: they are smaller than the tokens that come out."""
-    return layer.weight * gamma[:, None], layer.bias * gamma
-
-
 class Block(nn.Module):
     """Attention and MLP, each with LayerNorm before and LayerScale after, added to the packed tokens."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, hidden = config.hidden_size, config.hidden_size * config.mlp_ratio
+        self.heads = config.num_attention_heads
         self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attn = _Attention(width, config.num_attention_heads, config.qkv_bias)
+        self.attn = _Attention(width, config.qkv_bias)
         self.ls1 = _LayerScale(width, config.layerscale_value)
         self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = (_SwiGlu if config.use_swiglu_ffn else _Mlp)(width, hidden)
         self.ls2 = _LayerScale(width, config.layerscale_value)
 
-    def attend(self, tokens: torch.Tensor, shapes: Shapes) -> torch.Tensor:
-        """The attention branch of [T, D]."""
-        return linear(self.attn(tokens, self.norm1, shapes), *_scaled(self.attn.proj, self.ls1.gamma))
-
-    def transform(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The MLP branch of [T, D]."""
-        branch: torch.Tensor = self.mlp(tokens, self.norm2, self.ls2.gamma)
-        return branch
-
     def forward(
         self,
         tokens: torch.Tensor,
-        shapes: Shapes,
+        packing: Packing,
         attended: Kept | None = None,
         transformed: Kept | None = None,
         wanted: Wanted | None = None,
+        *,
+        copy: bool = False,
     ) -> torch.Tensor:
         """One block.
 
         Args:
-            tokens: [T, D].
-            shapes: of the packed sequence.
+            tokens: [T, D]; changed in place where crops are dropped or no gradient is wanted.
+            packing: of the tokens.
             attended: crops that go through the attention branch; None for all.
             transformed: likewise for the MLP branch; not looked at where ``wanted`` is given.
             wanted: in the last block, the tokens whose features are wanted.
+            copy: leave ``tokens`` as they are.
 
         Returns:
             [T, D], or [M, D] where ``wanted`` is given.
         """
-        if attended is None:
-            tokens = tokens + self.attend(tokens, shapes)
-        else:
-            tokens = _add(tokens, self.attend(tokens.index_select(0, attended.tokens), attended.shapes), attended)
-        if wanted is not None:
-            tokens = tokens.index_select(0, wanted.tokens)
-            branch = self.transform(tokens)
-            return tokens + (branch if wanted.scale is None else branch * wanted.scale)
-        if transformed is None:
-            return tokens + self.transform(tokens)
-        return _add(tokens, self.transform(tokens.index_select(0, transformed.tokens)), transformed)
+        if copy:
+            tokens = tokens.clone()
+        first, last = self.mlp.layers()
+        gammas: tuple[torch.Tensor, ...] = (self.ls1.gamma, self.ls2.gamma)
+        scaled: tuple[torch.Tensor, ...] = (self.attn.proj.weight, self.attn.proj.bias, last.weight, last.bias)
+        if self.training:  # on the weights, which are smaller than the tokens that come out
+            scaled = (*_scaled(self.attn.proj, gammas[0]), *_scaled(last, gammas[1]))
+            gammas = ()
+        biased = self.attn.qkv.bias is not None
+        norms = (self.norm1.weight, self.norm1.bias, self.norm2.weight, self.norm2.bias)
+        inner = (self.attn.qkv.weight, first.weight, first.bias, *([self.attn.qkv.bias] if biased else []))
+        with torch.autocast(tokens.device.type, enabled=False):
+            scale1, shift1, scale2, shift2, proj, proj_bias, out, out_bias, qkv, into, into_bias, *rest = cast(
+                (*norms, *scaled, *inner, *gammas), tokens.dtype
+            )
+            gamma1, gamma2 = rest[-2:] if gammas else (None, None)
+
+            def attend(rows: torch.Tensor, packing: Packing) -> torch.Tensor:
+                projected = norm_linear(rows, scale1, shift1, self.norm1.eps, qkv, rest[0] if biased else None)
+                mixed = attention(projected, packing.shapes, self.heads, packing.starts)
+                return linear(mixed, proj, proj_bias)
+
+            def transform(rows: torch.Tensor) -> torch.Tensor:
+                branch: torch.Tensor = self.mlp.between(
+                    norm_linear(rows, scale2, shift2, self.norm2.eps, into, into_bias), out, out_bias
+                )
+                return branch
+
+            if attended is None:
+                tokens = _add(tokens, attend(tokens, packing), gamma1)
+            else:
+                rows, tokens = take(tokens, attended.tokens)
+                branch = attend(rows, attended.packing)
+                tokens = give(tokens, branch, attended.tokens, attended.packing.shapes, attended.scales)
+            if wanted is not None:
+                tokens = tokens.index_select(0, wanted.tokens)
+                if wanted.scale is not None:
+                    return tokens + transform(tokens) * wanted.scale
+                return _add(tokens, transform(tokens), gamma2)
+            if transformed is None:
+                return _add(tokens, transform(tokens), gamma2)
+            rows, tokens = take(tokens, transformed.tokens)
+            return give(tokens, transform(rows), transformed.tokens, transformed.packing.shapes, transformed.scales)
 
 
-def _add(tokens: torch.Tensor, branch: torch.Tensor, kept: Kept) -> torch.Tensor:
-    """[T, D] with the scaled branch [k, D] added to the kept tokens."""
-    added: torch.Tensor = _Add.apply(tokens, branch, kept.tokens, kept.scale)
-    return added
+def _scaled(layer: nn.Linear, gamma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's weight and bias times LayerScale's gamma."""
+    return layer.weight * gamma[:, None], layer.bias * gamma
 
 
-class _Add(torch.autograd.Function):
-    """Unlike ``index_add`` of the scaled branch, keeps no copy of it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, tokens: torch.Tensor, branch: torch.Tensor, places: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(places, scale)
-        ctx.dtype = branch.dtype
-        return tokens.index_add(0, places, branch * scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        places, scale = ctx.saved_tensors
-        return grad_outputs[0], grad_outputs[0].index_select(0, places).mul_(scale).to(ctx.dtype), None, None
+def _add(tokens: torch.Tensor, branch: torch.Tensor, gamma: torch.Tensor | None) -> torch.Tensor:
+    """Tokens plus a branch of all of them, times LayerScale's gamma where that is not in the weights."""
+    if gamma is None:
+        return tokens + branch
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.addcmul(tokens, branch, gamma)
+    return tokens.addcmul_(branch, gamma)
 
 
 class _PatchEmbedding(nn.Module):
@@ -204,12 +245,17 @@ class VisionTransformer(nn.Module):
     Args:
         config: its shape.
         drop_path: share of the crops that skip a residual branch in training mode.
+
+    Attributes:
+        activation_checkpointing: compute blocks again in the backward pass.
+        sharded: the blocks' weights are spread over processes (FSDP).
     """
 
     def __init__(self, config: ModelConfig, drop_path: float = 0.0) -> None:
         super().__init__()
         width = config.hidden_size
-        self.config, self.drop_path, self.activation_checkpointing = config, drop_path, False
+        self.config, self.drop_path = config, drop_path
+        self.activation_checkpointing = self.sharded = False
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (config.image_size // config.patch_size) ** 2, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))
@@ -244,19 +290,24 @@ class VisionTransformer(nn.Module):
         embedded = [self._embed(crops) for crops in groups]
         shapes: Shapes = tuple((len(part), part.shape[1]) for part in embedded)
         tokens = torch.cat([part.flatten(0, 1) for part in embedded])
-        last = len(self.blocks) - 1
+        packing = Packing(shapes, starts_of(shapes, tokens.device))
+        kept = self._drop(shapes, tokens.device)
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            attended, transformed = self._drop(shapes, tokens.device), self._drop(shapes, tokens.device)
-            arguments: tuple[object, ...] = (tokens, shapes, attended, transformed)
-            if index == last:
-                arguments += (_among(wanted, transformed, sum(r * n for r, n in shapes)),)
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            attended, transformed = kept[2 * index : 2 * index + 2]
+            arguments: tuple[object, ...] = (tokens, packing, attended, transformed)
+            if index + 1 == len(self.blocks):
+                arguments += (_among(wanted, transformed, len(tokens)),)
+            # FSDP hands a block views of its inputs, and a block that is computed again needs them as they were
+            if recompute:
                 from torch.utils.checkpoint import checkpoint
 
-                tokens = checkpoint(block, *arguments, use_reentrant=False)
+                tokens = checkpoint(block, *arguments, copy=True, use_reentrant=False)
             else:
-                tokens = block(*arguments)
-        return self.norm(tokens)  # type: ignore[no-any-return]
+                tokens = block(*arguments, copy=self.sharded)
+        return functional.layer_norm(
+            tokens.float(), self.norm.normalized_shape, self.norm.weight, self.norm.bias, self.norm.eps
+        )
 
     def features(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """CLS [B, D] and patches [B, N, D] of [B, S, S] uint8 or [B, 3, S, S] normalised images, nothing dropped."""
@@ -276,11 +327,12 @@ class VisionTransformer(nn.Module):
         rows, columns = height // side, width // side
         cells = pixels.view(count, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
         patches = linear(cells.reshape(count, rows * columns, -1), weight.flatten(1), bias)
+        patches = patches.to(product_type(patches.device))
         if crops.masks is not None:
             patches = torch.where(crops.masks[..., None], self.mask_token.to(patches.dtype), patches)
         position = self._positions(rows, columns)
-        first = (self.cls_token + position[:, :1]).expand(count, -1, -1)
-        return torch.cat([first, patches + position[:, 1:]], dim=1)
+        first = (self.cls_token + position[:, :1]).to(patches.dtype).expand(count, -1, -1)
+        return torch.cat([first, patches + position[:, 1:].to(patches.dtype)], dim=1)
 
     def _positions(self, rows: int, columns: int) -> torch.Tensor:
         """[1, 1 + rows * columns, D]: bicubic to the wanted grid, no antialias, as ``Dinov2Embeddings``.
@@ -294,25 +346,36 @@ class VisionTransformer(nn.Module):
         grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
         return torch.cat([self.pos_embed[:, :1], grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)], dim=1)
 
-    def _drop(self, shapes: Shapes, device: torch.device) -> Kept | None:
-        """Draw the crops that go through one residual branch, from torch's generator of the CPU."""
+    def _drop(self, shapes: Shapes, device: torch.device) -> list[Kept | None]:
+        """Draw the crops that go through each residual branch, from torch's generator of the CPU; send them once."""
+        branches = 2 * len(self.blocks)
         if not self.training or self.drop_path == 0:
-            return None
-        kept_shapes, scales, tokens, start = [], [], [], 0
-        for rows, length in shapes:
-            count = max(int(rows * (1 - self.drop_path)), 1)
-            chosen = torch.randperm(rows)[:count].sort().values
-            tokens.append((start + chosen[:, None] * length + torch.arange(length)).flatten())
-            scales.append(torch.full((count * length, 1), rows / count))
-            kept_shapes.append((count, length))
+            return [None] * branches
+        counts = [max(int(rows * (1 - self.drop_path)), 1) for rows, _ in shapes]
+        drawn = [
+            torch.rand(branches, rows).argsort(1)[:, :count].sort(1).values
+            for (rows, _), count in zip(shapes, counts, strict=True)
+        ]
+        crops = torch.cat(drawn, dim=1)
+        if device.type == "cuda":
+            crops = crops.pin_memory()
+        tokens, start = [], 0
+        chosen = crops.to(device, non_blocking=True).split(counts, dim=1)
+        for (rows, length), part in zip(shapes, chosen, strict=True):
+            at = start + part[:, :, None] * length + torch.arange(length, device=device)
+            tokens.append(at.flatten(1))
             start += rows * length
-        places, scale = (torch.cat(parts).to(device, non_blocking=True) for parts in (tokens, scales))
-        return Kept(places, tuple(kept_shapes), scale)
+        kept = tuple((count, length) for count, (_, length) in zip(counts, shapes, strict=True))
+        packing = Packing(kept, starts_of(kept, device))
+        scales = tuple(rows / count for (rows, _), count in zip(shapes, counts, strict=True))
+        return [Kept(places, packing, scales) for places in torch.cat(tokens, dim=1)]
 
 
 def _among(wanted: torch.Tensor, kept: Kept | None, total: int) -> Wanted:
     if kept is None:
         return Wanted(wanted)
     scale = torch.zeros(total, 1, device=wanted.device)
-    scale[kept.tokens] = kept.scale
+    sizes = [rows * length for rows, length in kept.packing.shapes]
+    for places, value in zip(kept.tokens.split(sizes), kept.scales, strict=True):
+        scale.index_fill_(0, places, value)
     return Wanted(wanted, scale[wanted])

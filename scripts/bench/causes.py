@@ -12,17 +12,15 @@ every operator. Tensors on the CPU stay real: they are the host's. The rules:
 - Every operator that is no view and no allocation is a kernel; lists of tensors take one for each 320 blocks of 65,536
   numbers, or each 30 tensors, as in torch's multi_tensor_apply.
 - The host waits for the device where it needs a value: ``item``, ``tolist``, ``nonzero``, a boolean index, ``cpu``.
-
-`--compiled` counts graphs and graph breaks of the parts that ``engine.compile`` compiles, at a toy size.
+- What is sent to the device is counted too; sent from page-locked memory, it needs no waiting.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,8 +34,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
-from encoder.pretraining import losses
-from encoder.pretraining.data import MicroBatches
+from encoder.pretraining import fused_layers, losses
+from encoder.pretraining.data import Batch, MicroBatches
 from encoder.pretraining.optimization import Schedules, clip_gradients, make_optimizer, set_rates
 from encoder.pretraining.student_teacher import StudentTeacher
 from scripts.bench.harness import Report, parser
@@ -62,14 +60,24 @@ class Counts:
     moved: Counter[str] = field(default_factory=Counter)
     kernels: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)
-    sent: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+
+    def row(self) -> dict[str, float]:
+        """Its row of the table, and the largest causes."""
+        row: dict[str, Any] = {"TFLOP": self.flops / 1e12, "GB": sum(self.moved.values()) / 1e9}
+        row |= {"kernels": sum(self.kernels.values()), "waits": sum(self.waits.values()), "sent": self.sent}
+        return row | {
+            "GB by operator": self.moved,
+            "kernels by operator": self.kernels,
+            "waits by operator": self.waits,
+        }
 
 
 class Device(TorchDispatchMode):
     """Runs operators on meta tensors and counts them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phases: dict[str, Counts] = {}
         self.values: Any = WeakIdKeyDictionary()
         self.phase("set-up")
@@ -87,7 +95,7 @@ class Device(TorchDispatchMode):
             if wanted is None or torch.device(wanted).type == "cpu":
                 return func(*args, **kwargs)
             if name == "_to_copy":
-                self.now.sent[name] += 1
+                self.now.sent += 1
         value = self._value(func, name, tensors, args, kwargs)
         if name in _WAITS or (name == "_to_copy" and wanted is not None and torch.device(wanted).type == "cpu"):
             self.now.waits[name] += 1
@@ -122,9 +130,7 @@ class Device(TorchDispatchMode):
         args, kwargs = tree_map(real, (args, kwargs))
         return func(*args, **kwargs)
 
-    def _count(
-        self, func: Any, name: str, tensors: list[torch.Tensor], args: Any, kwargs: Any, out: Any
-    ) -> None:
+    def _count(self, func: Any, name: str, tensors: list[torch.Tensor], args: Any, kwargs: Any, out: Any) -> None:
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         packet = func._overloadpacket
         if packet in flop_registry:
@@ -134,7 +140,7 @@ class Device(TorchDispatchMode):
         mutated, outside = _mutated(func, args, kwargs)
         storages = {tensor.untyped_storage()._cdata for tensor in tensors}
         if not mutated and (
-            "empty" in name or all(one.untyped_storage()._cdata in storages for one in outputs) and outputs
+            "empty" in name or (all(one.untyped_storage()._cdata in storages for one in outputs) and outputs)
         ):
             return  # an allocation or a view
         if "foreach" in name or "fused_adam" in name:
@@ -195,7 +201,7 @@ class _Autocast(TorchFunctionMode):
             if meta and self.enabled:
                 args, kwargs = tree_map(_to_bf16, (args, kwargs))
             if meta and func is functional.scaled_dot_product_attention:
-                return _Attention.apply(*args)
+                return _Attention.apply(*args, args[0].numel() * args[1].shape[-2])  # [rows, heads, length, width]
         return func(*args, **kwargs)
 
     def is_enabled(self, device: str | None = None) -> bool:
@@ -219,49 +225,63 @@ class _Attention(torch.autograd.Function):
     """A fused kernel each way, as on a GPU; on the meta device torch would take plain products."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, macs: int) -> torch.Tensor:
         ctx.save_for_backward(query, key, value)
-        return _attention_forward(query, key, value)
+        ctx.macs = macs
+        mixed: torch.Tensor = _attention_forward(query, key, value, macs)
+        return mixed
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        query, key, value = ctx.saved_tensors
-        return _attention_backward(grad_outputs[0], query, key, value)
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*_attention_backward(grad_outputs[0], *ctx.saved_tensors, ctx.macs), None)
 
 
 @torch.library.custom_op("llava_rad_bench::attention", mutates_args=())
-def _attention_forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attention_forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, macs: int) -> torch.Tensor:
     raise NotImplementedError
 
 
 @_attention_forward.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, macs: int) -> torch.Tensor:
     return torch.empty_like(query)
 
 
 @torch.library.custom_op("llava_rad_bench::attention_backward", mutates_args=())
 def _attention_backward(
-    grad_out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    grad_out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, macs: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     raise NotImplementedError
 
 
 @_attention_backward.register_fake
 def _(
-    grad_out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    grad_out: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, macs: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _attention_flops(products: int) -> Callable[..., int]:
-    def flops(query: Any, key: Any, value: Any, *rest: Any, out_val: Any = None) -> int:
-        return products * 2 * query.numel() * key.shape[-2]  # [rows, heads, length, width]
-
-    return flops
+# two products forward; backward, these and three more, since the first is computed again
+flop_registry[torch.ops.llava_rad_bench.attention] = lambda *shapes, out_val: 4 * shapes[3]
+flop_registry[torch.ops.llava_rad_bench.attention_backward] = lambda *shapes, out_val: 10 * shapes[4]
 
 
-flop_registry[torch.ops.llava_rad_bench.attention] = _attention_flops(2)
-flop_registry[torch.ops.llava_rad_bench.attention_backward] = lambda grad, *rest, **words: _attention_flops(5)(*rest)
+class _VariableLengths:
+    """`fused_layers.starts_of` and `varlen_attn` as they are on CUDA."""
+
+    def __init__(self) -> None:
+        self._squares: Any = WeakIdKeyDictionary()
+
+    def starts_of(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
+        """Where crops start, without values."""
+        starts = torch.empty(1 + sum(rows for rows, _ in shapes), dtype=torch.int32, device=device)
+        self._squares[starts] = sum(rows * length**2 for rows, length in shapes)
+        return starts
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *starts: Any) -> torch.Tensor:
+        """Attention of [T, heads, width]."""
+        macs = self._squares[starts[0]] * math.prod(query.shape[1:])
+        mixed: torch.Tensor = _Attention.apply(query, key, value, macs)
+        return mixed
 
 
 class _Grey:
@@ -281,6 +301,7 @@ def count(case: Case) -> dict[str, Counts]:
     """The counts of one step by phase."""
     config = settings(case)
     batch = MicroBatches(_Grey(case), config, rank=0, world=1)[0]
+    assert isinstance(batch, Batch)
     values = Schedules.from_config(config).at(0)
     with torch.device("meta"):
         model = StudentTeacher(config).train()
@@ -295,7 +316,12 @@ def count(case: Case) -> dict[str, Counts]:
             "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["meta"],
         }.items():
             stack.enter_context(mock.patch(name, stand_in))
-        stack.enter_context(mock.patch.object(losses, "_chunk", lambda *_: 1 << 27))  # as on CUDA
+        cuda = torch.device("cuda")  # its sizes of chunks, by whatever rule this version has
+        stack.enter_context(mock.patch.object(losses, "_chunk", lambda _, k, rule=losses._chunk: rule(cuda, k)))
+        if hasattr(fused_layers, "starts_of"):
+            packed = _VariableLengths()
+            stack.enter_context(mock.patch("encoder.pretraining.vit.starts_of", packed.starts_of))
+            stack.enter_context(mock.patch("torch.nn.attention.varlen.varlen_attn", packed.attend))
         stack.enter_context(autocast)
         stack.enter_context(device)
         for state in model.student.parameters():  # AdamW makes its state in the first step
@@ -316,3 +342,31 @@ def count(case: Case) -> dict[str, Counts]:
         model.update_teacher(values.momentum)
     del device.phases["set-up"]
     return device.phases
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the counts by phase, and the operators that move most."""
+    made = parser(__doc__, quick="a toy size")
+    made.add_argument("--batch", type=int, default=64, help="images; default: 64")
+    options = made.parse_args(argv)
+    report = Report(options)
+    case = replace(CASES["vitb-bf16"], **({"layers": 2} | QUICK if options.quick else {"batch": options.batch}))
+    phases = count(case)
+    columns = {"TFLOP": ".1f", "GB": ".0f", "kernels": ".0f", "waits": ".0f", "sent": ".0f"}
+    report.table("step", columns, f"{case.batch} images")
+    total = Counts()
+    for name, counts in phases.items():
+        report.row(name, counts.row())
+        total.flops, total.sent = total.flops + counts.flops, total.sent + counts.sent
+        total.moved, total.kernels = total.moved + counts.moved, total.kernels + counts.kernels
+        total.waits += counts.waits
+    report.row("together", total.row())
+    report.table("operators", {"GB": ".1f", "kernels": ".0f"}, "most bytes outside products")
+    for name, moved in total.moved.most_common(12):
+        report.row(name, {"GB": moved / 1e9, "kernels": total.kernels[name]})
+    report.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.nn import functional
 
 from encoder.backbones.linear import linear, works_in_float32
 from encoder.pretraining import fused_layers
-from encoder.pretraining.fused_layers import attention, gelu_linear, norm_linear, product_type
+from encoder.pretraining.fused_layers import attention, cast, gelu_linear, give, norm_linear, product_type, take
 
 Layout = Callable[[torch.Tensor], torch.Tensor]
 
@@ -171,7 +173,9 @@ def plain_attention(projected: torch.Tensor, shapes: fused_layers.Shapes, heads:
     return torch.cat(crops)
 
 
-def fused_attention(projected: torch.Tensor, shapes: fused_layers.Shapes, heads: int) -> torch.Tensor:
+def fused_attention(
+    projected: torch.Tensor, shapes: fused_layers.Shapes, heads: int, starts: torch.Tensor | None = None
+) -> torch.Tensor:
     """torch's own."""
     crops = []
     for part, (rows, length) in zip(projected.split([r * n for r, n in shapes]), shapes, strict=True):
@@ -241,20 +245,110 @@ def test_crops_do_not_see_each_other() -> None:
     assert changed[17:34].all() and not changed[:17].any() and not changed[34:].any()
 
 
+def test_variable_length_attention_gets_each_crops_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in does what torch documents: it attends within rows ``starts[i]`` to ``starts[i + 1]``."""
+
+    def varlen_attn(*arguments: Any) -> torch.Tensor:
+        query, key, value, starts, key_starts, longest, key_longest = arguments
+        assert starts is key_starts and starts.dtype == torch.int32 and longest == key_longest == 17
+        parts = [
+            functional.scaled_dot_product_attention(*(one[a:b].transpose(0, 1) for one in (query, key, value)))
+            for a, b in itertools.pairwise(starts.tolist())
+        ]
+        return torch.cat(parts, dim=1).transpose(0, 1)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    projected = numbers(98, 24)
+    starts = fused_layers._starts(SHORT, torch.device("cpu"))
+    assert starts.tolist() == [0, 17, 34, 51, 68, 73, 78, 83, 88, 93, 98]
+    torch.testing.assert_close(attention(projected, SHORT, 2, starts), plain_attention(projected, SHORT, 2))
+
+
+def test_variable_lengths_are_for_gpus() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused_layers.starts_of(SHORT, torch.device("cpu")) is None
+
+
+# Residual branches on some of the tokens
+
+GROUPS = ((2, 3), (1, 2))
+PLACES, SCALES = torch.tensor([0, 1, 2, 6, 7, 8, 11, 12]), (1.5, 3.0)
+
+
+def branch_in_place(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    rows, tokens = take(tokens * 1, PLACES)  # not a leaf
+    return give(tokens, torch.tanh(rows @ weight), PLACES, GROUPS, SCALES) * 1
+
+
+def branch_by_rows(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """One row at a time, word for word."""
+    rows = list(tokens.unbind(0))
+    scales = [1.5] * 6 + [3.0] * 2
+    for place, scale in zip(PLACES.tolist(), scales, strict=True):
+        rows[place] = rows[place] + scale * torch.tanh(rows[place] @ weight)
+    return torch.stack(rows)
+
+
+def test_a_branch_on_some_rows_is_that_of_each_row() -> None:
+    tensors, slope = [numbers(13, 5), numbers(5, 5, seed=1)], numbers(13, 5, seed=2)
+    exact = doubled(branch_by_rows, tensors, slope)
+    for ours, right in zip(gradients(branch_in_place, tensors, slope), exact, strict=True):
+        assert furthest(ours, right) < 3e-6
+
+
+def test_branches_after_one_another_change_tokens_and_gradients_in_place() -> None:
+    def twice(branch: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda tokens, weight: branch(branch(tokens, weight), weight)
+
+    def chained(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        tokens = tokens * 1
+        for _ in range(2):
+            rows, same = take(tokens, PLACES)
+            assert same.data_ptr() == tokens.data_ptr()
+            tokens = give(same, torch.tanh(rows @ weight), PLACES, GROUPS, SCALES)
+            assert tokens.data_ptr() == same.data_ptr()
+        return tokens * 1
+
+    tensors, slope = [numbers(13, 5), numbers(5, 5, seed=1)], numbers(13, 5, seed=2)
+    exact = doubled(twice(branch_by_rows), tensors, slope)
+    for ours, right in zip(gradients(chained, tensors, slope), exact, strict=True):
+        assert furthest(ours, right) < 3e-6
+
+
+def test_a_gradient_that_is_one_number_is_refused_not_added_to() -> None:
+    """``sum`` gives the same memory for all rows."""
+    rows, tokens = take(leaf(numbers(13, 5)) * 1, PLACES)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        give(tokens, rows, PLACES, GROUPS, SCALES).sum().backward()
+
+
+def test_cast_parameters_have_gradients_of_their_own_type() -> None:
+    weight, bias = leaf(numbers(3, 4)), leaf(numbers(3, seed=1))
+    ours = cast((weight, bias), torch.bfloat16)
+    assert [torch.equal(one, other.bfloat16()) for one, other in zip(ours, (weight, bias), strict=True)] == [True] * 2
+    slope = numbers(3, 4, seed=2).bfloat16()
+    (ours[0] * slope).sum().backward()
+    assert weight.grad is not None and torch.equal(weight.grad, slope.float())
+    assert bias.grad is None or not bias.grad.any()
+    assert cast((weight, bias), torch.float32) == (weight, bias)
+
+
 # Layers that repeat their first half in the backward pass
 
 
 def after_norm(norm: nn.LayerNorm) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
     def ours(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *layer: torch.Tensor) -> torch.Tensor:
-        same = nn.LayerNorm(x.shape[-1], eps=norm.eps)
-        del same.weight, same.bias
-        same.weight, same.bias = scale, shift  # type: ignore[assignment]
-        return norm_linear(x, same, layer[0], layer[1] if len(layer) > 1 else None)
+        scale, shift, *layer = cast((scale, shift, *layer), x.dtype)  # type: ignore[assignment]
+        return norm_linear(x, scale, shift, norm.eps, layer[0], layer[1] if len(layer) > 1 else None)
 
     def plain(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *layer: torch.Tensor) -> torch.Tensor:
         return functional.linear(functional.layer_norm(x, x.shape[-1:], scale, shift, norm.eps), *layer)
 
     return ours, plain
+
+
+def gelu_linear_of(x: torch.Tensor, *layer: torch.Tensor) -> torch.Tensor:
+    return gelu_linear(x, *cast(layer, x.dtype))
 
 
 def after_gelu(x: torch.Tensor, *layer: torch.Tensor) -> torch.Tensor:
@@ -287,14 +381,14 @@ def test_norm_linear_is_torchs(bias: bool, rows: int, layout: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gelu", "norm"])
-def test_under_autocast_they_round_no_more_than_torch(kind: str) -> None:
-    """Inputs of GELU are bfloat16 then, those of the norm float32, weights float32: so are their gradients."""
+def test_under_autocast_they_round_hardly_more_than_torch(kind: str) -> None:
+    """Inputs are bfloat16 then, weights float32: so are their gradients. Ours rounds the norm's weights too."""
     if kind == "gelu":
-        ours, plain = gelu_linear, after_gelu
+        ours, plain = gelu_linear_of, after_gelu
         tensors = [numbers(60, 48).bfloat16(), numbers(36, 48, seed=1), numbers(36, seed=2)]
     else:
         ours, plain = after_norm(nn.LayerNorm(48, eps=1e-6))
-        tensors = [3 + numbers(60, 48), 1 + numbers(48, seed=4) / 9, numbers(48, seed=5) / 9]
+        tensors = [(3 + numbers(60, 48)).bfloat16(), 1 + numbers(48, seed=4) / 9, numbers(48, seed=5) / 9]
         tensors += [numbers(36, 48, seed=1), numbers(36, seed=2)]
     slope = numbers(60, 36, seed=3).bfloat16()
     exact = doubled(plain, tensors, slope)
@@ -308,7 +402,7 @@ def test_under_autocast_they_round_no_more_than_torch(kind: str) -> None:
     for one, other, right in zip(*results, exact, strict=True):
         assert one.dtype == other.dtype
         errors = [float((tensor.double() - right).square().mean().sqrt()) for tensor in (one, other)]
-        assert errors[0] < 1.3 * errors[1] + 1e-6
+        assert errors[0] < (1.3 if kind == "gelu" else 1.5) * errors[1] + 1e-6
         assert furthest(one, right) < 0.1
 
 
@@ -327,7 +421,7 @@ def test_they_keep_nothing_but_their_input_and_weights(autocast: bool) -> None:
     with precision, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         gelu_linear(x, weight, bias)
         assert kept.count((60, 48)) == 1
-        norm_linear(x, norm, weight, bias)
+        norm_linear(x, norm.weight, norm.bias, norm.eps, weight, bias)
         assert kept.count((60, 48)) == 2
         functional.linear(functional.gelu(x), weight, bias)
         assert kept.count((60, 48)) == 4  # what is saved

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from encoder.pretraining.losses import (
     MovingAverage,
+    _centred,
     dino_pairs,
     koleo_loss,
     prototype_cross_entropy,
@@ -127,6 +129,38 @@ def test_prototype_gradient_equals_autograd() -> None:
     torch.testing.assert_close(ours, dense)
     for ours_, theirs in zip(found, torch.autograd.grad(dense * 3, [vectors, prototypes]), strict=True):
         torch.testing.assert_close(ours_, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_rounds_gradients_by_a_hundredth() -> None:
+    """Vectors near their prototypes, offsets of several units: 2 ** -9 of scores up to 25 is a twentieth."""
+    prototypes, others = (functional.normalize(scores(512, 64, seed=seed), dim=1) for seed in (0, 1))
+    vectors = functional.normalize(scores(40, 64, seed=2) + 12 * prototypes[:40], dim=1)[:, None]
+    teacher = functional.normalize(scores(40, 64, seed=3) + 12 * others[:40], dim=1)[:, None]
+    offset, weights = 3 * scores(512, seed=4), torch.rand(40, generator=torch.Generator().manual_seed(5))
+
+    def found(bf16: bool) -> list[torch.Tensor]:
+        leaves = [vectors.clone().requires_grad_(), prototypes.clone().requires_grad_()]
+        student, ours = leaves
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = prototype_cross_entropy(
+                student, ours, teacher, others, offset, pairs=None, weights=weights,
+                student_temperature=0.1, teacher_temperature=0.04, chunk=512 * 16,
+            )  # fmt: skip
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    exact, rounded = found(False), found(True)
+    assert float((rounded[0] - exact[0]).abs() / exact[0]) < 0.01
+    for one, other in zip(rounded[1:], exact[1:], strict=True):
+        assert one.dtype == torch.float32 and float((one - other).norm() / other.norm()) < 0.02
+
+
+def test_an_offset_is_as_exact_in_bfloat16_as_in_float32() -> None:
+    """Vectors of zeros have no scores: what is left is the offset."""
+    prototypes, vectors = torch.eye(8) / 4, torch.zeros(1, 8)
+    offset = 20 + torch.arange(8) / 1000
+    ours, theirs, bias = _centred(prototypes, vectors, offset, torch.bfloat16)
+    assert bias is None and ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close((theirs.float() @ ours.float().t())[0], offset, rtol=1e-6, atol=0)
 
 
 def test_koleo_equals_lightly() -> None:

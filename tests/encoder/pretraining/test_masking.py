@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -10,7 +11,16 @@ from scipy import stats
 
 from encoder.errors import ConfigError
 from encoder.pretraining.config import MaskingConfig, OptimizationConfig, PretrainingConfig
-from encoder.pretraining.masking import Mask, batch_masks, block_mask, check_masks, masked_crops
+from encoder.pretraining.masking import (
+    Mask,
+    batch_masks,
+    block_mask,
+    check_masks,
+    mask_group,
+    masked_crops,
+    masked_patches,
+    most_masked,
+)
 
 SIDE = 37
 SIGNIFICANT = 1e-4
@@ -45,12 +55,47 @@ def test_counts_and_ratios_are_dinov2s() -> None:
     assert 0.1 - 3 / SIDE**2 <= ratios.min() <= 0.101 and 0.499 - 10 / SIDE**2 <= ratios.max() <= 0.5
 
 
-def test_ratios_are_spread_over_each_batch() -> None:
-    """The n-th of 8 masked crops, by count, aims at the n-th eighth of 0.1 to 0.5."""
+def test_ratios_are_spread_over_each_group() -> None:
+    """Of 4 masked crops in 4 images, the n-th by count aims at the n-th quarter of 0.1 to 0.5."""
+    edges = np.linspace(0.1, 0.5, 5) * SIDE**2
     for batch in range(20):
-        counts = np.sort(masks_of(8, batch=batch).sum(-1).ravel())[8:]
-        edges = np.linspace(0.1, 0.5, 9) * SIDE**2
-        assert (counts <= edges[1:]).all() and (counts >= edges[:-1] - 12).all()
+        for part in (slice(0, 4), slice(4, 8)):
+            counts = np.sort(masks_of(8, batch=batch, part=part).sum(-1).ravel())
+            assert not counts[:4].any()
+            assert (counts[4:] <= edges[1:]).all() and (counts[4:] >= edges[:-1] - 12).all()
+
+
+@pytest.mark.parametrize(("images", "probability", "group"), [(640, 0.5, 4), (50, 0.5, 5), (6, 0.5, 6), (640, 0.3, 5)])
+def test_masks_are_drawn_by_groups_that_divide_the_batch(images: int, probability: float, group: int) -> None:
+    """By hand: the smallest size from 4 on that leaves whole images and whole masked crops, of 2 x 0.3 an image."""
+    assert mask_group(images, probability) == group
+
+
+@pytest.mark.parametrize("part", [4, 8, 16])
+def test_processes_of_whole_groups_mask_as_many_patches_in_every_step(part: int) -> None:
+    """By hand: each pair of neighbouring quarters of 0.1 to 0.5 of 1369 patches adds up to 0.4 x 1369, then 0.8 x."""
+    most = most_masked(images=16, part=part, side=SIDE, probability=0.5, ratio=(0.1, 0.5))
+    assert most == part // 4 * (math.ceil(0.4 * 1369) + math.ceil(0.8 * 1369))
+    for batch in range(30):
+        for start in range(0, 16, part):
+            masks = masks_of(16, batch=batch, part=slice(start, start + part))
+            assert most - part * 3 <= masks.sum() <= most  # what no block reached
+            assert len(masked_patches(masks, most).tokens) == math.ceil(most / 64) * 64
+
+
+def test_parts_of_groups_have_no_fixed_number() -> None:
+    assert most_masked(images=16, part=2, side=SIDE, probability=0.5, ratio=(0.1, 0.5)) is None
+
+
+def test_masked_patches_by_hand() -> None:
+    """Two crops of 2 x 2 patches: tokens are CLS and 4 patches for each crop; a crop's patches share 1 / 4 crops."""
+    masks = np.zeros((2, 2, 4), np.bool_)
+    masks[0, 1, [0, 3]] = masks[1, 1, 2] = True
+    tokens, weights, number = masked_patches(masks)
+    assert number == 3 and len(tokens) == len(weights) == 64
+    assert tokens[:3].tolist() == [5 + 1, 5 + 4, 15 + 3] and not tokens[3:].any()
+    assert weights[:3].tolist() == [1 / 8, 1 / 8, 1 / 4] and not weights[3:].any()
+    assert len(masked_patches(np.zeros((2, 2, 4), np.bool_)).tokens) == 0
 
 
 def test_which_crops_and_how_much_changes_with_every_batch() -> None:
