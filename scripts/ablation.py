@@ -96,13 +96,16 @@ def variants(
             for size in sizes
         ]  # fmt: skip
     if ablation == "size":
-        return [Variant(f"{share:g}", () if share == 1 else (f"data.subset={share:g}",)) for share in shares]
+        return [
+            Variant(f"{share:g}", (), "RAD-DINO") if share == 1 else Variant(f"{share:g}", (f"data.subset={share:g}",))
+            for share in shares
+        ]
     listed = [one if one.lstrip().startswith("{") else json.dumps(one) for one in sets]
     some = [
         Variant(f"{count}-sets", (f"data.manifests=[{', '.join(listed[:count])}]", "data.views=[frontal]"))
         for count in range(1, len(sets))
     ]
-    return [*some, Variant("all-views", (f"data.manifests=[{', '.join(listed)}]", "data.views=null"))]
+    return [*some, Variant("all-views", (f"data.manifests=[{', '.join(listed)}]", "data.views=null"), "RAD-DINO")]
 
 
 def run(*arguments: str | Path, launcher: str = "") -> None:

@@ -61,7 +61,9 @@ def test_what_is_not_adapted_is_dinov2() -> None:
 
 def test_the_ladder_adds_set_after_set_and_laterals_at_last() -> None:
     """B.3: frontal images up to 546 thousand, lateral ones and the last set in the final stage."""
-    ladder = [load_config("rad-dino", row.overrides or ()).data for row in variants("diversity", sets=SETS)]
+    rows = variants("diversity", sets=SETS)
+    ladder = [load_config("rad-dino", row.overrides or ()).data for row in rows]
+    assert [row.paper for row in rows] == ["", "", "RAD-DINO"], "the whole set is that of table 1a"
     assert [[one.path for one in data.manifests] for data in ladder] == [
         ["mimic.csv"], ["mimic.csv", "chexpert.csv"], ["mimic.csv", "chexpert.csv", "padchest.csv"],
     ]  # fmt: skip
