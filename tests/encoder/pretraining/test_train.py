@@ -134,6 +134,7 @@ def test_images_changed_between_stop_and_start_are_noticed(images: Path, tmp_pat
         engine.run(config, tmp_path / "run", progress=False)
 
 
+@pytest.mark.slow
 def test_another_selection_is_another_run_and_another_cache(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
