@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from encoder.errors import ConfigError
+from encoder.errors import ConfigError, ModelError
 from encoder.probing.heads import HEADS, UNet, build_head, trainable
 
 VIT_B = 768
@@ -89,3 +91,37 @@ def test_what_cannot_be_built_is_refused() -> None:
         build_head("linear", 24, 1, 16)
     with pytest.raises(ConfigError, match="halved"):
         build_head("unet", 0, 1, 100)
+
+
+@pytest.mark.slow
+def test_the_u_net_takes_image_nets_weights_strictly(tmp_path: Path) -> None:
+    """The library's own encoder is the reference; its published file also has the classifier that it drops."""
+    library = pytest.importorskip("segmentation_models_pytorch")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    state = library.Unet("efficientnet-b6", encoder_weights=None).encoder.state_dict()
+    head = build_head("unet", 0, 1)
+    assert isinstance(head, UNet)
+    full = state | {"_fc.weight": torch.zeros(1000, 2304), "_fc.bias": torch.zeros(1000)}
+    for name, save in (("b6.safetensors", save_file), ("b6.pth", torch.save)):
+        with torch.no_grad():
+            head.network.encoder._conv_stem.weight.zero_()
+        save(full, tmp_path / name)
+        head.load_image_net(tmp_path / name)
+        for key, value in head.network.encoder.state_dict().items():
+            assert torch.equal(value, state[key]), key
+    stem = state["_conv_stem.weight"]
+    for wrong in (
+        {name: value for name, value in state.items() if name != "_bn1.bias"},
+        state | {"features.0.0.weight": torch.zeros(1)},
+        state | {"_conv_stem.weight": stem[:32]},
+        state | {"_conv_stem.weight": torch.full_like(stem, torch.nan)},
+    ):
+        torch.save(wrong, tmp_path / "wrong.pth")
+        with pytest.raises(ModelError, match=r"does not fit|not all finite") as error:
+            head.load_image_net(tmp_path / "wrong.pth")
+        assert "smp-hub/efficientnet-b6.imagenet" in error.value.hint
+    torch.save({"model": print}, tmp_path / "code.pth")
+    with pytest.raises(ModelError, match="more than tensors"):
+        head.load_image_net(tmp_path / "code.pth")

@@ -467,3 +467,83 @@ def test_maps(chest: list[Path], encoders: list[Path], run: Run, tmp_path: Path)
 
 def test_maps_refuse_a_lateral_view(lateral: Path, encoders: list[Path], run: Run) -> None:
     assert run("maps", "attention", lateral, "--encoder", encoders[0], "-o", "a.png").code == 4
+
+
+SEGMENT = ("--no-augment", "--epochs", "2", "--batch-size", "6", "--device", "cpu", "--overlays", "0")
+
+
+@pytest.mark.slow
+def test_segment_states_its_memory_and_micro_batches_change_rounding_alone(
+    masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84")
+    whole = run(*call, *SEGMENT, "-o", "whole")
+    parts = run(*call, *SEGMENT, "-o", "parts", "--micro-batch", "2")
+    assert whole.code == parts.code == 0, whole.err + parts.err
+    assert "memory of a step (first, linear): about" in whole.err and "6 images, 6 at a time" in whole.err
+    assert "6 images, 2 at a time" in parts.err
+    found = [
+        json.loads((tmp_path / name / "encoders" / "first-linear.json").read_text())["together"]["mean"]
+        for name in ("whole", "parts")
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+    stated = run(*call, "-o", "v", "--head", "linear", "--head", "upernet", "--validate")
+    assert stated.code == 0 and "memory      linear: about" in stated.out and "memory      upernet: about" in stated.out
+    for wrong in ("0", "many", "-1"):
+        assert run(*call, *SEGMENT, "-o", "w", "--micro-batch", wrong).code == 2
+
+
+@pytest.mark.slow
+def test_nnunets_predictions_are_a_row_beside_the_heads(
+    masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    where = tmp_path / "nnUNet_raw" / "Dataset501_Squares"
+    given = ("--data", masked, "--recipe", "rad-dino-84")
+    written = run("probe", "nnunet", *given, "-o", where)
+    assert written.code == 0, written.err
+    assert "12 train, 4 val, 6 test, 0 left out" in written.err and "nnUNetv2_train 501 2d 0" in written.err
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    shutil.copy(where / "dataset.json", predictions)
+    for image in (where / "imagesTs").iterdir():  # squares are dark: a model that is nearly always right
+        dark = np.asarray(Image.open(image)) < 120
+        Image.fromarray(dark.astype(np.uint8)).save(predictions / image.name.replace("_0000", ""))
+    alone = run("probe", "segment", *given, "--nnunet", predictions, "-o", "alone")
+    assert alone.code == 0, alone.err
+    facts = json.loads((tmp_path / "alone" / "encoders" / "nnU-Net-external.json").read_text())
+    assert facts["structures"]["square"]["mean"] > 0.95 and facts["parameters"] is None and facts["sizes"] == [12, 4, 6]
+    beside = run(
+        "probe", "segment", *given, *SEGMENT, "--nnunet", predictions, "-o", "both", "--encoder", encoders[0],
+        "--few-shot", "2",
+    )  # fmt: skip
+    assert beside.code == 0 and "nnU-Net, external" in beside.out and "first, linear" in beside.out, beside.err
+    next(predictions.glob("*.png")).unlink()
+    spoiled = run("probe", "segment", *given, "--nnunet", predictions, "-o", "spoiled")
+    assert spoiled.code == 1 and "1 of nnU-Net's 6 predictions are missing" in spoiled.err
+    other = run("probe", "segment", "--data", masked, "--recipe", "rad-dino-56", "--nnunet", predictions, "-o", "o")
+    assert other.code == 1 and "nnU-Net was trained on other images" in other.err
+
+
+def test_weights_of_the_u_net_are_named_where_they_are_missing(masked: Path, run: Run) -> None:
+    call = ("probe", "segment", "--data", masked, "-o", "u", "--head", "unet")
+    missing = run(*call, "--unet-weights", "none.safetensors")
+    assert (
+        missing.code == 1 and "smp-hub/efficientnet-b6.imagenet" in missing.err and "model.safetensors" in missing.err
+    )
+    assert run(*call[:-1], "linear", "--encoder", "x", "--unet-weights", "none.safetensors").code == 2
+
+
+@pytest.mark.slow
+def test_a_u_net_says_what_it_starts_from(masked: Path, run: Run, tmp_path: Path) -> None:
+    library = pytest.importorskip("segmentation_models_pytorch")
+    from safetensors.torch import save_file
+
+    state = library.Unet("efficientnet-b6", encoder_weights=None).encoder.state_dict()
+    save_file(state, tmp_path / "imagenet.safetensors")
+    call = ("probe", "segment", "--data", masked, "--recipe", "rad-dino-84", "-o", "u", "--head", "unet", *SEGMENT[1:])
+    plain = run(*call, "--epochs", "1")
+    assert plain.code == 0 and "U-Net not ImageNet-initialised, unet" in plain.out, plain.err
+    start = run(*call, "--epochs", "1", "--unet-weights", tmp_path / "imagenet.safetensors")
+    assert start.code == 0 and "U-Net from imagenet, unet" in start.out, start.err
+    folder = next((tmp_path / "u" / "work").glob("U-Net-from-*"))
+    assert len(json.loads((folder / "segmenter.json").read_text())["config"]["image_net"]) == 64
