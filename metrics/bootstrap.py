@@ -94,7 +94,7 @@ class Patients:
 
     def draws(self, scores: Scores) -> dict[str, Floats]:
         """Return the score of every resample, ``[samples]`` each."""
-        return scores.of_sums(self._weights @ self.sums(scores.statistics), self._weights @ self.reports)
+        return scores.of_sums(self.weights @ self.sums(scores.statistics), self.weights @ self.reports)
 
     def p_values(self, first: Scores, second: Scores) -> dict[str, float | None]:
         """Test the null hypothesis that the two systems' reports of a patient are exchangeable.
@@ -110,25 +110,30 @@ class Patients:
         extreme, number = dict.fromkeys(observed, 0), 0
         moved = self.sums(second.statistics - first.statistics)
         sums = first.statistics.sum(axis=0), second.statistics.sum(axis=0)
-        for exchanged in self._exchanges():
+        for exchanged in self.exchanges():
             change, counts = exchanged @ moved, np.full(len(exchanged), float(len(first)))
             number += len(exchanged)
             found, others = first.of_sums(sums[0] + change, counts), second.of_sums(sums[1] - change, counts)
             for name, value in observed.items():
                 less = np.abs(found[name] - others[name]) < abs(value) - _ROUNDING
                 extreme[name] += len(exchanged) - int(less.sum())
-        one = 0 if self._exact else 1
         return {
-            name: None if np.isnan(value) else (extreme[name] + one) / (number + one)
-            for name, value in observed.items()
+            name: None if np.isnan(value) else self.p_value(extreme[name], number) for name, value in observed.items()
         }
 
+    def p_value(self, extreme: int, number: int) -> float:
+        """Return p of a test in which ``extreme`` of ``number`` exchanges are as extreme as the observation."""
+        one = 0 if self.exact else 1
+        return (extreme + one) / (number + one)
+
     @cached_property
-    def _weights(self) -> Floats:
+    def weights(self) -> Floats:
+        """Number of times that each patient is in each resample, ``[samples, P]``."""
         return self.bootstrap.weights(len(self))
 
     @property
-    def _exact(self) -> bool:
+    def exact(self) -> bool:
+        """All exchanges are tried."""
         return (1 << min(len(self), 62)) <= self.bootstrap.permutations
 
     @cached_property
@@ -136,13 +141,13 @@ class Patients:
         """Exchanged patients of each permutation, eight to a byte."""
         import numpy as np
 
-        if self._exact:
+        if self.exact:
             return np.packbits((np.arange(1 << len(self))[:, None] >> np.arange(len(self))) & 1, axis=1)
         rng = np.random.default_rng(self.bootstrap.seed)
         return rng.integers(0, 256, (self.bootstrap.permutations, -(-len(self) // 8)), dtype=np.uint8)
 
-    def _exchanges(self) -> Iterator[Floats]:
-        """Yield ``[<=500, P]``, 1 where the patient's reports are exchanged."""
+    def exchanges(self) -> Iterator[Floats]:
+        """Yield the exchanges of the randomisation test, ``[<=500, P]``, 1 where a patient's are exchanged."""
         import numpy as np
 
         for start in range(0, len(self._bits), _ROWS):
@@ -209,7 +214,7 @@ class Bootstrap:
         """
         weights = self.weights(len(scores)) if weights is None else weights
         draws = scores.of_sums(weights @ scores.statistics, weights.sum(axis=1))
-        return {name: _interval(value, draws[name]) for name, value in scores.point().items()}
+        return {name: interval(value, draws[name]) for name, value in scores.point().items()}
 
     def by_patient(self, scores: Scores, patients: Patients) -> dict[str, Interval]:
         """Return point, median and 95 % interval of every score, by resampling patients with all their reports.
@@ -217,7 +222,7 @@ class Bootstrap:
         One patient has no interval.
         """
         draws = patients.draws(scores) if len(patients) > 1 else {}
-        return {name: _interval(value, draws.get(name)) for name, value in scores.point().items()}
+        return {name: interval(value, draws.get(name)) for name, value in scores.point().items()}
 
     def differences(self, first: Scores, second: Scores, patients: Patients | None = None) -> dict[str, Difference]:
         """Return first minus second by score, with intervals on the same resampled patients and p-values.
@@ -239,7 +244,7 @@ class Bootstrap:
         points, p_values = second.point(), patients.p_values(first, second)
         found = {}
         for name, value in first.point().items():
-            one = _interval(value - points[name], draws[name] - others[name] if draws else None)
+            one = interval(value - points[name], draws[name] - others[name] if draws else None)
             found[name] = Difference(one.point, one.median, one.low, one.high, p_values[name], p_values[name])
         return found
 
@@ -256,7 +261,7 @@ def corrected(tables: Sequence[dict[str, Difference]]) -> list[dict[str, Differe
     return found
 
 
-def _interval(point: float, draws: Floats | None) -> Interval:
+def interval(point: float, draws: Floats | None) -> Interval:
     import numpy as np
 
     draws = None if draws is None else draws[~np.isnan(draws)]

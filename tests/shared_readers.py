@@ -13,7 +13,7 @@ from encoder.reader.sandbox import Reader
 
 # they import the class by name, some of them when a test first needs them
 _USERS = (
-    "encoder.datasets.cache_building", "encoder.probing.vectors", "encoder.probing.linear",
+    "encoder.datasets.cache_building", "encoder.probing.vectors", "encoder.probing.augmented",
     "encoder.probing.segmentation.data", "encoder.pretraining.probes",
 )  # fmt: skip
 

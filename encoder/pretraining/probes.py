@@ -381,10 +381,10 @@ def standardise(fit: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor,
     return tuple((features - mean) / std for features in (fit, *others))
 
 
-def folds(groups: Sequence[Hashable]) -> npt.NDArray[np.int64]:
-    """The fold of each row, always the same for the same groups: a group is in one fold, each fold has as many."""
+def folds(groups: Sequence[Hashable], seed: int = 0) -> npt.NDArray[np.int64]:
+    """The fold of each row, the same for the same groups and seed: a group is in one fold, each fold has as many."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    turn = np.random.default_rng(0).permutation(len(numbers)) % FOLDS
+    turn = np.random.default_rng(seed).permutation(len(numbers)) % FOLDS
     return turn[[numbers[group] for group in groups]]
 
 

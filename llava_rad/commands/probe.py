@@ -84,10 +84,32 @@ def linear(
             metavar="paper|cached|logistic",
         ),
     ] = "paper",
-    labels: Annotated[str, typer.Option(help="Comma-separated names. Default: all.", metavar="LABELS")] = "",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated names, or all. Default: the paper's for its data sets, else all.", metavar="LABELS"
+        ),
+    ] = "",
     dataset: Annotated[
         str, typer.Option(help="Data set whose published numbers are shown. Default: the manifest's.", metavar="NAME")
     ] = "",
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            help="Images of the runs: whole (split train), fifths (each run leaves another fifth of it out), folds (of "
+            "all images), train-folds, draws (a new split for each run). Default: as in the paper; logistic: whole.",
+            metavar="HOW",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Results folder of an earlier run on the same images, whose encoders are compared too.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 100,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate of AdamW.")] = 5e-5,
@@ -101,49 +123,65 @@ def linear(
     validate: Validate = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a linear layer on the frozen image vectors; print AUPRC and AUROC of each label."""
+    """Train a linear layer on the frozen image vectors; print AUPRC and AUROC of each label.
+
+    Intervals and paired differences resample patients with all their images.
+    """
+    from encoder.probing.allocation import ALLOCATIONS
+    from llava_rad.probes import linear as probes
     from llava_rad.probes import probing
-    from llava_rad.probes.folder import PROTOCOLS, ProbeFolder, bars, image_notes, linear_bars, linear_table
+    from llava_rad.probes.folder import ProbeFolder, bars, image_notes, linear_bars
+    from llava_rad.probes.predictions import earlier, known, read_predictions
 
     check_rate(learning_rate)
-    if protocol not in PROTOCOLS:
-        raise typer.BadParameter(f"choose one of {', '.join(PROTOCOLS)}", param_hint="--protocol")
+    if protocol not in probes.PROTOCOLS:
+        raise typer.BadParameter(f"choose one of {', '.join(probes.PROTOCOLS)}", param_hint="--protocol")
+    if allocation is not None and allocation not in ALLOCATIONS:
+        raise typer.BadParameter(f"choose one of {', '.join(ALLOCATIONS)}", param_hint="--allocation")
     from encoder.files import DIGESTS, Digests
-    from encoder.probing.linear import LinearConfig, Split
+    from encoder.probing.linear import LinearConfig
     from encoder.probing.vectors import Unreadable
 
     rows = probing.read_rows(data)
-    split = Split.of(rows, names(labels))
+    named = dataset or probing.dataset_of(rows)
     config = LinearConfig(
         epochs=epochs, learning_rate=learning_rate, seeds=tuple(range(seeds)), augment=protocol == "paper"
     )
-    named = dataset or probing.dataset_of(rows)
+    wanted = probes.labels_of(names(labels), named, rows)
+    parts = probes.allocate(rows, wanted, protocol, allocation, named, config)  # type: ignore[arg-type]
     settings = {
-        "probe": "linear", "protocol": protocol, "config": asdict(config), "labels": list(split.labels),
-        "dataset": named, "images": probing.digest_of(rows), "recipe": recipe, "dtype": dtype,
-        "details": probing.details_of(rows),
+        "probe": "linear", "protocol": protocol, "allocation": parts.how, "config": asdict(config),
+        "labels": list(parts.labels), "dataset": named, "images": probing.digest_of(rows), "recipe": recipe,
+        "dtype": dtype, "details": probing.details_of(rows),
     }  # fmt: skip
     device = choose_device(device)
     if validate:
-        lines = [f"images      {len(split.train):,} train, {len(split.judged):,} {split.judged_on}"]
-        lines.append(f"labels      {', '.join(split.labels)}")
-        report_sizes(lines, [*split.train, *split.judged], encoder, recipe, max_unreadable, offline=offline)
+        lines = [f"images      {len(parts.rows):,}, {len(parts.judged):,} evaluated ({parts.splits[0].judged_on})"]
+        lines.append(f"labels      {', '.join(parts.labels)}")
+        lines.append(f"allocation  {parts.how}: {ALLOCATIONS[parts.how]}")
+        report_sizes(lines, parts.rows, encoder, recipe, max_unreadable, offline=offline)
         return
     place = cache or output / "vectors"
-    digests, used = Digests(place / DIGESTS), [*split.train, *split.judged]
-    folder = ProbeFolder(output, settings | {"contents": probing.contents_of(used, digests, bar)})
+    digests = Digests(place / DIGESTS)
+    settings |= {"contents": probing.contents_of(parts.rows, digests, bar)}
+    folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
-    absent = Unreadable(len(used), max_unreadable)
+    judged = digests.of([row.path for row in parts.judged])
+    averaged, _ = probes.averaged(parts.labels, named)
+    others = {} if against is None else earlier(against, settings, parts, judged, averaged)
+    absent = Unreadable(len(parts.rows), max_unreadable)
     source = probing.Vectors(place, batch_size, device, _dtype(dtype, device), absent, digests)
-    work = probing.Work(split, protocol, config, source)  # type: ignore[arg-type]
+    work = probes.Work(parts, protocol, config, source)
     found: dict[str, Any] = {}
+    predicted: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
-        known = folder.known(name, weights)
-        if known is None:
-            facts = probing.linear_facts(probing.linear(model, way, work, bar))
-            known = folder.keep(name, weights, facts | {"unreadable": absent.lines(), "doubtful": absent.findings()})
-        found[name] = known
-    result = linear_table(found, split, protocol, named)
+        if known(folder, name, weights) is None:
+            probes.keep(folder, name, weights, work, named, probes.probe(model, way, work, bar))
+        facts, table = known(folder, name, weights) or ({}, b"")
+        found[name], predicted[name] = facts, read_predictions(table, parts, judged, averaged)
+    compared = probes.compare(parts, predicted, others)
+    folder.write("comparison.json", compared.to_json())
+    result = probes.linear_table(found, compared, parts, work.protocol, named)
     finish(folder, digests, result, bars(linear_bars(found), axis="AUROC x 100"), image_notes(found))
 
 

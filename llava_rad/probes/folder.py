@@ -12,22 +12,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from encoder.files import DIGESTS
-from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns, column
+from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns
 from encoder.reader.information import summary
 from llava_rad.outputs.files import OutputError, write_whole
 from metrics.tables import Cells, aligned, latex, markdown
 
-if TYPE_CHECKING:
-    from encoder.probing.linear import Split
-
-PROTOCOLS: Final = {
-    "paper": "AdamW, lr 5e-5, 100 epochs, batch 96, augmented images, 5 seeds (paper, E.3.1)",
-    "cached": "the same on vectors that are computed once, without augmentation",
-    "logistic": "penalised logistic regression on standardised vectors, penalty by cross-validation",
-}
 MACRO: Final = "macro"
 _LISTED = 5
 NOTICE: Final = "Probes of image encoders' features. Research use only. Not for clinical use."
@@ -35,15 +27,29 @@ NOTICE: Final = "Probes of image encoders' features. Research use only. Not for 
 
 @dataclass(frozen=True)
 class ProbeTable:
-    """A table with a heading and notes."""
+    """A table with a heading and notes, and another one that follows it."""
 
     heading: str
     cells: Cells
     notes: tuple[str, ...] = ()
+    then: ProbeTable | None = None
 
     def text(self) -> str:
         """Format the table in columns of spaces."""
-        return "\n".join([self.heading, aligned(self.cells), *self.notes]) + "\n"
+        text = "\n".join([self.heading, aligned(self.cells), *self.notes]) + "\n"
+        return text if self.then is None else f"{text}\n{self.then.text()}"
+
+    def markdown(self) -> str:
+        """Format the table in Markdown."""
+        notes = "".join(f"\n- {note}" for note in self.notes)
+        text = f"# {self.heading}\n\n*{NOTICE}*\n\n{markdown(self.cells)}\n{notes}\n"
+        return text if self.then is None else f"{text}\n{self.then.markdown()}"
+
+    def latex(self) -> str:
+        """Format the table in LaTeX."""
+        comments = "".join(f"% {note}\n" for note in (NOTICE, self.heading, *self.notes))
+        text = f"{comments}{latex(self.cells)}\n"
+        return text if self.then is None else f"{text}\n{self.then.latex()}"
 
 
 @dataclass(frozen=True)
@@ -87,46 +93,56 @@ class ProbeFolder:
                     else "the results folder holds a probe with other data or settings",
                     hint="name another, or --overwrite to replace it",
                 )
-            for name in ("encoders", "work"):
+            for name in ("encoders", "work", "predictions", "heads"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
-    def known(self, encoder: str, identity: str) -> dict[str, Any] | None:
-        """Read the result of an encoder; None if there is none for the same encoder and the same contents of files."""
+    def known(self, encoder: str, identity: str | None) -> dict[str, Any] | None:
+        """Read the result of an encoder; None if there is none for the same encoder and the same contents of files.
+
+        Args:
+            encoder: name.
+            identity: of weights, configuration and recipe; None accepts every one.
+        """
         try:
-            found: dict[str, Any] = json.loads((self.path / "encoders" / f"{_slug(encoder)}.json").read_bytes())
+            found: dict[str, Any] = json.loads((self.path / "encoders" / f"{self.slug(encoder)}.json").read_bytes())
         except (OSError, ValueError):
             return None
-        return found if found.items() >= self._key(encoder, identity).items() else None
+        key = self._key(encoder, found.get("weights", "") if identity is None else identity)
+        return found if found.items() >= key.items() else None
 
     def keep(self, encoder: str, identity: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """Write the result of an encoder."""
         content = {"notice": NOTICE, **self._key(encoder, identity), **found}
-        self._write("run.json", _json(self.settings))
-        self._write(f"encoders/{_slug(encoder)}.json", _json(content))
+        self.write("run.json", _json(self.settings))
+        self.write(f"encoders/{self.slug(encoder)}.json", _json(content))
         return content
+
+    @staticmethod
+    def slug(name: str) -> str:
+        """Turn a name into that of a file."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80] or "encoder"
 
     def _key(self, encoder: str, identity: str) -> dict[str, Any]:
         return {"encoder": encoder, "weights": identity, "contents": self.settings["contents"]}
 
     def work(self, encoder: str, identity: str) -> Path:
         """Create the folder for checkpoints and pictures of an encoder's head."""
-        folder = self.path / "work" / f"{_slug(encoder)}-{identity[:8]}"
-        self._write("run.json", _json(self.settings))
+        folder = self.path / "work" / f"{self.slug(encoder)}-{identity[:8]}"
+        self.write("run.json", _json(self.settings))
         _make(folder)
         return folder
 
     def finish(self, table: ProbeTable, figure: bytes | None) -> None:
         """Write the tables, the plot and the environment."""
-        self._write("run.json", _json(self.settings))
-        notes = "".join(f"\n- {note}" for note in table.notes)
-        self._write("table.md", f"# {table.heading}\n\n*{NOTICE}*\n\n{markdown(table.cells)}\n{notes}\n".encode())
-        comments = "".join(f"% {note}\n" for note in (NOTICE, table.heading, *table.notes))
-        self._write("table.tex", f"{comments}{latex(table.cells)}\n".encode())
+        self.write("run.json", _json(self.settings))
+        self.write("table.md", table.markdown().encode())
+        self.write("table.tex", table.latex().encode())
         if figure is not None:
-            self._write("figure.svg", figure)
-        self._write("environment.json", _json(_environment()))
+            self.write("figure.svg", figure)
+        self.write("environment.json", _json(_environment()))
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder."""
         target = self.path / name
         _make(target.parent)
         write_whole(target, data, overwrite=True)
@@ -186,38 +202,6 @@ def _unreadable_note(found: Mapping[str, Mapping[str, Any]]) -> str:
     return f"Left out, since they cannot be read: {len(lines):,} images ({shown})." if lines else ""
 
 
-def linear_table(found: Mapping[str, Mapping[str, Any]], split: Split, protocol: str, dataset: str) -> ProbeTable:
-    """Tabulate mean (standard deviation) of AUPRC and AUROC for each label and encoder.
-
-    Args:
-        found: encoder -> facts of :func:`~llava_rad.probes.probing.linear`.
-        split: of the images.
-        protocol: of :data:`PROTOCOLS`.
-        dataset: whose published numbers are shown.
-    """
-    published = column(dataset)
-    head = ["label", "positives", *(f"{name} {what}" for name in found for what in ("AUPRC", "AUROC"))]
-    cells = [[*head, *(["paper: RAD-DINO AUPRC"] if published else [])]]
-    first = next(iter(found.values()))
-    labels = [label for label in split.labels if all(label in one["auprc"] for one in found.values())]
-    for label in (*labels, MACRO):
-        numbers = [
-            _mean_sd(one["macro"][what] if label == MACRO else one[what][label])
-            for one in found.values()
-            for what in ("auprc", "auroc")
-        ]
-        positives = "" if label == MACRO else f"{first['positives'][label]:,}"
-        cells.append([label, positives, *numbers, *([_paper(published, label)] if published else [])])
-    notes = [
-        f"{first['trained']:,} training images, {first['judged']:,} evaluated ({split.judged_on}). x 100, "
-        "mean (standard deviation over seeds).",
-        f"Protocol {protocol}: {PROTOCOLS[protocol]}.",
-    ]
-    if left_out := (*split.left_out, *(label for label in split.labels if label not in labels)):
-        notes.append(f"Left out, since they are not both present and absent on both sides: {', '.join(left_out)}.")
-    return ProbeTable(f"Linear probe: {dataset or 'manifest'}", cells, tuple(notes))
-
-
 def linear_bars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
     """AUROC of each label and encoder, for :func:`bars`."""
     return {
@@ -237,13 +221,13 @@ def demographics_table(found: Mapping[str, Mapping[str, Any]], *, all_images: bo
     cells = [["variable", "images", "subjects", "most frequent class", *found, "paper: RAD-DINO", "paper: BiomedCLIP"]]
     first = next(iter(found.values()))["variables"]
     for variable, one in first.items():
-        numbers = [_mean_sd(other["variables"][variable]["accuracy"]) for other in found.values()]
+        numbers = [mean_sd(other["variables"][variable]["accuracy"]) for other in found.values()]
         papers = [
             f"{row[variable].mean:.1f} ({row[variable].sd:.1f})"
             for row in (ACCURACY["RAD-DINO"], ACCURACY["BiomedCLIP"])
         ]
         counts = [f"{one['images']:,}", f"{one['subjects']:,}"]
-        cells.append([variable, *counts, _mean_sd(one["most_frequent"]), *numbers, *papers])
+        cells.append([variable, *counts, mean_sd(one["most_frequent"]), *numbers, *papers])
     which = "all images" if all_images else "images without findings"
     notes = (
         f"Accuracy x 100 on {which}, mean (standard deviation) of 5 folds that divide no subject; scikit-learn's "
@@ -323,12 +307,14 @@ def _moments(values: Sequence[float]) -> tuple[float, float]:
     return 100 * statistics.mean(values), 100 * (statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-def _mean_sd(values: Sequence[float]) -> str:
+def mean_sd(values: Sequence[float]) -> str:
+    """Format mean (standard deviation), times 100."""
     mean, sd = _moments(values)
     return f"{mean:.1f} ({sd:.1f})" if len(values) > 1 else f"{mean:.1f}"
 
 
-def _paper(published: Columns, label: str) -> str:
+def paper_value(published: Columns, label: str) -> str:
+    """Format the paper's value of a label, in whatever case; "" if there is none."""
     value = next((value for name, value in published.items() if name.lower() == label.lower()), None)
     if value is None:
         return ""
@@ -365,10 +351,6 @@ def _make(folder: Path) -> None:
 
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80] or "encoder"
 
 
 def _environment() -> dict[str, Any]:

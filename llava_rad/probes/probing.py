@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from encoder.datasets.manifest import Row
     from encoder.files import Digests
     from encoder.preprocessing import Recipe
-    from encoder.probing.linear import LinearConfig, LinearResult, Split
     from encoder.probing.segmentation.data import SegmentationSet
     from encoder.probing.segmentation.model import SegmentationConfig
     from encoder.probing.segmentation.train import Options
@@ -123,59 +122,6 @@ class Vectors:
             encoder, rows, recipe, cache=self.cache, batch_size=self.batch_size, device=self.device, dtype=self.dtype,
             progress=progress, unreadable=self.unreadable, digests=self.digests,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Work:
-    """A linear probe on one split.
-
-    Attributes:
-        split: images and labels.
-        protocol: of the fit.
-        config: of the training.
-        vectors: of the images.
-    """
-
-    split: Split
-    protocol: Protocol
-    config: LinearConfig
-    vectors: Vectors
-
-
-def linear(encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress) -> LinearResult:
-    """Fit and evaluate the linear probe of one encoder on the images that can be read."""
-    import torch
-
-    from encoder.probing.linear import AugmentedVectors, logistic, train
-
-    def fixed(rows: Sequence[Row], what: str) -> npt.NDArray[np.float32]:
-        return work.vectors(encoder, rows, recipe, progress(f"vectors ({what})", len(rows)))
-
-    judged, fit = fixed(work.split.judged, work.split.judged_on), fixed(work.split.train, "train")
-    absent = work.vectors.unreadable.reasons
-    split = work.split.without(absent)
-    judged, fit = (
-        found[[row.path not in absent for row in rows]]
-        for found, rows in ((judged, work.split.judged), (fit, work.split.train))
-    )
-    if work.protocol == "logistic":
-        return logistic(split, fit, judged)
-    epochs = progress("epochs", work.config.epochs * len(work.config.seeds))
-    if work.protocol == "cached":
-        images = torch.from_numpy(fit)
-        return train(split, lambda epoch, batch: images[batch], judged, work.config, progress=epochs)
-    told = progress("images (train)", len(split.train))
-    source = AugmentedVectors(
-        encoder, split.train, recipe, work.vectors.cache, device=work.vectors.device, progress=told,
-        digests=work.vectors.digests,
-    )  # fmt: skip
-    return train(split, source, judged, work.config, progress=epochs)
-
-
-def linear_facts(result: LinearResult) -> dict[str, Any]:
-    """Reduce a result to the values that are written; log-odds of single images are dropped."""
-    content = {name: value for name, value in asdict(result).items() if name != "odds"}
-    return content | {"macro": {name: result.macro(name) for name in ("auprc", "auroc")}}
 
 
 def demographics(

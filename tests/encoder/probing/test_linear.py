@@ -11,7 +11,8 @@ import torch
 
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.probing.linear import LinearConfig, Split, judge, logistic, train
+from encoder.probing.allocation import Allocation, Split
+from encoder.probing.linear import Head, LinearConfig, heads_file, judge, logistic, read_heads, train
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 QUICK = LinearConfig(epochs=40, batch_size=16, learning_rate=0.05, seeds=(0, 1), augment=False)
@@ -19,6 +20,10 @@ QUICK = LinearConfig(epochs=40, batch_size=16, learning_rate=0.05, seeds=(0, 1),
 
 def row(number: int, split: str, labels: dict[str, float | None], subject: str = "") -> Row:
     return Row(Path(f"/{number}.png"), "d", subject or f"p{number}", split=split, labels=labels, number=number)
+
+
+def whole(split: Split) -> Allocation:
+    return Allocation.of([*split.train, *split.judged], split.labels)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def data() -> tuple[Split, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
 def test_scores_are_scikit_learns_with_ties_and_unknown_labels(data) -> None:  # type: ignore[no-untyped-def]
     split, _, _ = data
     odds = np.random.default_rng(1).integers(0, 9, size=(60, 2)).astype(float)
-    found = judge(split, [odds])
+    found = judge(whole(split), [odds])
     truth = split.truth(split.judged)
     for column, label in enumerate(split.labels):
         known = ~np.isnan(truth[:, column])
@@ -57,28 +62,33 @@ def test_a_label_without_both_classes_is_left_out(data) -> None:  # type: ignore
 def test_training_finds_what_is_linear_and_is_the_same_for_the_same_seeds(data) -> None:  # type: ignore[no-untyped-def]
     split, vectors, judged = data
     images = torch.from_numpy(vectors)
-    first = train(split, lambda epoch, batch: images[batch], judged, QUICK)
-    assert min(first.auroc["A"]) > 0.97 > 0.9 > max(first.auroc["B"]) > 0.5
-    assert not np.array_equal(first.odds[0], first.odds[1]), "seeds differ"
-    one, same = (train(split, lambda epoch, batch: images[batch], judged, replace(QUICK, epochs=2)) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(one.odds, same.odds, strict=True))
+
+    def fitted(seed: int, config: LinearConfig = QUICK) -> np.ndarray:  # type: ignore[type-arg]
+        return train(split, lambda seed, epoch, batch: images[batch], 12, config, seed).odds(judged)
+
+    for seed in QUICK.seeds:
+        found = judge(whole(split), [fitted(seed)])
+        assert found.auroc["A"][0] > 0.97 > 0.9 > found.auroc["B"][0] > 0.5
+    few = replace(QUICK, epochs=2)
+    assert not np.array_equal(fitted(0, few), fitted(1, few)), "seeds differ"
+    assert np.array_equal(fitted(0, few), fitted(0, few))
 
 
 def test_logistic_regression_finds_it_too(data) -> None:  # type: ignore[no-untyped-def]
     split, vectors, judged = data
     found = logistic(split, vectors, judged)
-    assert found.auroc["A"][0] > 0.97 and found.c is not None
+    assert found.auroc["A"][0] > 0.97 and len(found.c) == 1 and found.trained == [120]
 
 
 def test_every_training_image_is_asked_for_once_an_epoch(data) -> None:  # type: ignore[no-untyped-def]
-    split, vectors, judged = data
+    split, vectors, _ = data
     images, asked = torch.from_numpy(vectors), dict[int, list[int]]()
 
-    def given(epoch: int, batch: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    def given(seed: int, epoch: int, batch: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
         asked.setdefault(epoch, []).extend(batch.tolist())
         return images[batch]
 
-    train(split, given, judged, LinearConfig(epochs=3, batch_size=50, seeds=(0,)))
+    train(split, given, 12, LinearConfig(epochs=3, batch_size=50), 0)
     assert set(asked) == {0, 1, 2} and all(sorted(numbers) == list(range(120)) for numbers in asked.values())
     assert asked[0] != asked[1], "in another order"
 
@@ -112,7 +122,7 @@ def test_val_is_judged_where_there_is_no_test() -> None:
 
 
 def test_augmentation_depends_on_its_seed_only_and_leaves_torchs_generator() -> None:
-    from encoder.probing.linear import augment, transform
+    from encoder.probing.augmented import augment, transform
 
     image = (np.arange(56 * 56).reshape(56, 56) % 251).astype(np.uint8)
     apply = transform(56)
@@ -123,3 +133,50 @@ def test_augmentation_depends_on_its_seed_only_and_leaves_torchs_generator() -> 
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(augment(image, apply, 7), first) and not torch.equal(augment(image, apply, 8), first)
     assert first.shape == (56, 56) and first.dtype == torch.uint8
+
+
+def test_every_seed_epoch_and_image_has_an_augmentation_of_its_own() -> None:
+    from encoder.probing.augmented import stream
+
+    seeds = {stream(seed, epoch, number) for seed in range(5) for epoch in range(10) for number in range(20)}
+    assert len(seeds) == 1000 and min(seeds) >= 0 and max(seeds) < 1 << 63, "as torch.manual_seed takes"
+    assert stream(1, 2, 3) == stream(1, 2, 3)
+
+
+def test_a_logistic_head_is_scikit_learns_fit_on_standardised_vectors(data) -> None:  # type: ignore[no-untyped-def]
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from encoder.probing.linear import fit
+
+    split, vectors, judged = data
+    shifted, others = (part * 3 + 100 for part in (vectors, judged))  # far from zero, as real features may be
+    head = fit(split, shifted)
+    truth = split.truth(split.train)
+    scaler = StandardScaler().fit(shifted.astype(float))
+    for column in range(2):
+        known = ~np.isnan(truth[:, column])
+        assert head.c is not None
+        model = LogisticRegression(C=head.c, tol=1e-10, max_iter=10_000)
+        # as in the fit, unknown labels are left out of the loss, not of the standardisation
+        model.fit(scaler.transform(shifted[known].astype(float)), truth[known, column])
+        np.testing.assert_allclose(
+            head.odds(others)[:, column], model.decision_function(scaler.transform(others.astype(float))), atol=1e-5
+        )
+
+
+def test_saved_heads_give_the_same_log_odds_to_the_same_encoder_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    heads = [Head(rng.normal(size=(2, 3)), rng.normal(size=2)) for _ in range(2)]
+    file = tmp_path / "heads.safetensors"
+    file.write_bytes(heads_file(heads, ("A", "B"), "key"))
+    labels, found = read_heads(file, "key")
+    vectors = rng.normal(size=(4, 3)).astype(np.float32)
+    assert labels == ("A", "B")
+    for head, other in zip(heads, found, strict=True):
+        np.testing.assert_array_equal(other.odds(vectors), vectors.astype(float) @ head.weight.T + head.bias)
+    with pytest.raises(LlavaRadError, match="another encoder"):
+        read_heads(file, "other")
+    file.write_bytes(b"pickle")
+    with pytest.raises(LlavaRadError, match="cannot be read"):
+        read_heads(file, "key")

@@ -71,12 +71,14 @@ def test_linear(protocol: str, manifest: Path, encoders: list[Path], run: Run, t
     ran = run(*linear(manifest, encoders[0]), "--protocol", protocol, *quick)
     assert ran.code == 0, ran.err
     found = json.loads((tmp_path / "r" / "encoders" / "first.json").read_text())
-    assert min(found["auroc"]["A"]) > {"logistic": 0.9, "cached": 0.75, "paper": 0.65}[protocol]
+    assert min(found["auroc"]["A"]) > {"logistic": 0.9, "cached": 0.7, "paper": 0.65}[protocol]
     assert len(found["auroc"]["A"]) == (1 if protocol == "logistic" else 2)
-    assert (found["positives"]["A"], found["judged"], found["trained"]) == (8, 16, 32)
+    assert (found["positives"]["A"], found["judged"]) == (8, 16)
+    assert found["trained"] == ([32] if protocol == "logistic" else [25, 25]), "a fifth of the subjects is left out"
     assert "Left out" in ran.out and "C" in ran.out[ran.out.index("Left out") :]
     names = {path.relative_to(tmp_path / "r").as_posix() for path in (tmp_path / "r").rglob("*") if path.is_file()}
     assert names >= {"run.json", "table.md", "table.tex", "figure.svg", "environment.json", "encoders/first.json"}
+    assert names >= {"predictions/first.csv", "heads/first.safetensors", "comparison.json"}
 
 
 def test_doubtful_images_are_counted_by_reason(manifest: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_other_settings_are_not_mixed_and_known_data_sets_show_the_papers_column
 ) -> None:
     call = (*linear(manifest, encoders[0]), "--protocol", "logistic", "--labels")
     known = run(*call, "A")
-    assert "paper: RAD-DINO AUPRC" in known.out and "52.8" in known.out
+    assert "paper: RAD-DINO AUPRC" in known.out and "52.8" not in known.out, "the paper's is of other labels"
     refused = run(*call, "B")
     assert refused.code == 2 and "other data or settings" in refused.err
     unknown = run(*call, "B", "--dataset", "x", "--overwrite")
@@ -246,7 +248,8 @@ def test_a_corrupt_image_is_left_out_of_a_linear_probe_and_counted(
     assert ran.code == 0, ran.err
     assert "left out, since they cannot be read: 1 images (row 6: " in ran.err and "cannot be read: 1 images" in ran.out
     found = json.loads((tmp_path / "r" / "encoders" / "first.json").read_text())
-    assert (found["trained"], found["judged"], len(found["unreadable"])) == (31, 16, 1)
+    assert found["trained"] == [31 if protocol == "logistic" else 24]
+    assert (found["judged"], len(found["unreadable"])) == (16, 1)
     expected = run(*linear(table.parent / "without.csv", encoders[0])[:-1], "w", *quick)
     assert expected.code == 0 and "cannot be read" not in expected.err
     assert found["auroc"] == json.loads((tmp_path / "w" / "encoders" / "first.json").read_text())["auroc"]
