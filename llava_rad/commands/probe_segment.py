@@ -144,6 +144,9 @@ def segment(
     strata: Annotated[
         str, typer.Option(help="Comma-separated attributes of patients to group by.", metavar="NAMES")
     ] = "",
+    min_group: Annotated[
+        int, typer.Option(min=1, help="Images from which on a group of --strata can be the worst one.")
+    ] = 30,
     few_shot: Annotated[
         str, typer.Option(help="Numbers of training images of the few-shot curve, e.g. 1,5,20.", metavar="NUMBERS")
     ] = "",
@@ -226,8 +229,8 @@ def segment(
         configs["unet"] = replace(configs["unet"], image_net=image_net)
     settings = {
         "probe": "segment", "config": base.to_dict() | {"head": None}, "structures": wanted,
-        "absent": absent, "strata": names(strata), "few_shot": numbers, "images": probing.digest_of(rows),
-        "recipe": recipe, "details": probing.details_of(rows),
+        "absent": absent, "strata": names(strata), "min_group": min_group, "few_shot": numbers,
+        "images": probing.digest_of(rows), "recipe": recipe, "details": probing.details_of(rows),
     }  # fmt: skip
     bare = recipe_named(recipe or _RECIPE)
     used = [row for part in parts for row in part]
@@ -263,7 +266,8 @@ def segment(
 
     def keep(called: str, weights: str, compute: Callable[[], dict[str, Any]], way: Recipe) -> None:
         kept = together.once(lambda: folder.known(called, weights))
-        if kept is None:
+        # earlier results name a worst group of any size
+        if kept is None or any("minimum" not in groups for groups in kept["groups"].values()):
             sets = images(way)
             together.once(digests.save)
             facts = compute() | {
@@ -283,7 +287,7 @@ def segment(
             return probing.segmentation(
                 images(way), model, way, wanted, configs[which],
                 folder=together.once(lambda: folder.work(called, weights)), device=device, attributes=names(strata),
-                few_shot=numbers, overlays=overlays, progress=together.show,
+                minimum=min_group, few_shot=numbers, overlays=overlays, progress=together.show,
                 options=Options(
                     micro_batch=chosen, workers=workers, accelerator=together.accelerator,
                     image_net=unet_weights if which == "unet" else None,
@@ -303,7 +307,7 @@ def segment(
         weights = f"nnunet {recipe} {probing.digest_of_predictions(nnunet)}"
         keep(
             "nnU-Net, external", weights,
-            lambda: probing.external(images(bare), nnunet, wanted, names(strata)), bare,
+            lambda: probing.external(images(bare), nnunet, wanted, names(strata), min_group), bare,
         )  # fmt: skip
     if together.first:
         sizes = tuple(next(iter(found.values())).get("sizes") or map(len, parts))

@@ -275,8 +275,8 @@ def segmentation_table(
         for name in groups["groups"]:
             scores = [one["groups"][attribute]["groups"][name] for one in found.values()]
             cells.append([f"{attribute} {name}", f"{scores[0]['images']:,}", *map(_dice_sd, scores)])
-        worst = [one["groups"][attribute]["worst_group"] for one in found.values()]
-        cells.append([f"worst {attribute}", "", *(name or "" for name in worst)])
+        worst = [one["groups"][attribute] for one in found.values()]
+        cells.append([f"worst {attribute}", "", *map(_worst, worst)])
     parameters = (one["parameters"] for one in found.values())
     cells.append(["trainable parameters", "", *("" if number is None else f"{number:,}" for number in parameters)])
     for row in first.get("few_shot", ()):
@@ -290,6 +290,9 @@ def segmentation_table(
     ]
     if first.get("few_shot"):
         notes.append("Few-shot rows: mean of each image's mean, lowest to highest of three draws.")
+    if first["groups"]:
+        minimum = next(iter(first["groups"].values()))["minimum"]
+        notes.append(f"Worst group: among those of at least {minimum} images, if there are two.")
     if target is not None:
         notes.append(f"Paper (table 3), {target}: {_paper_dice(target)}.")
     return ProbeTable("Segmentation on frozen features", cells, tuple(notes))
@@ -333,6 +336,13 @@ def _dice_sd(score: Mapping[str, Any]) -> str:
     if score["mean"] is None:
         return "none"
     return f"{100 * score['mean']:.1f}" + ("" if score["sd"] is None else f" ({100 * score['sd']:.1f})")
+
+
+def _worst(groups: Mapping[str, Any]) -> str:
+    name = groups["worst_group"]
+    return (
+        "none" if name is None else f"{name} {_dice_sd(groups['groups'][name])}, n {groups['groups'][name]['images']:,}"
+    )
 
 
 def _few_shot(one: Mapping[str, Any], images: int) -> str:

@@ -225,7 +225,7 @@ def digest_of_predictions(folders: Sequence[Path]) -> str:
 
 
 def external(
-    sets: Sets, folders: Sequence[Path], structures: Sequence[str], attributes: Sequence[str]
+    sets: Sets, folders: Sequence[Path], structures: Sequence[str], attributes: Sequence[str], minimum: int
 ) -> dict[str, Any]:
     """Score predictions of nnU-Net on the test images.
 
@@ -234,6 +234,7 @@ def external(
         folders: of predictions, of different structures.
         structures: names of masks.
         attributes: of patients, to group by.
+        minimum: images from which on a group can be the worst.
 
     Raises:
         LlavaRadError: if the predictions are not of these structures, images and splits.
@@ -252,7 +253,8 @@ def external(
     if missing := [name for name in structures if name not in found]:
         raise LlavaRadError(f"nnU-Net's predictions lack {missing[0]!r}")
     masks = np.stack([found[name] for name in structures], axis=1)
-    return score(sets.test.select(structures), lambda numbers: masks[numbers], attributes=attributes).to_dict()
+    test = sets.test.select(structures)
+    return score(test, lambda numbers: masks[numbers], attributes=attributes, minimum=minimum).to_dict()
 
 
 def segmentation(
@@ -264,6 +266,7 @@ def segmentation(
     *,
     folder: Path,
     attributes: Sequence[str],
+    minimum: int,
     few_shot: Sequence[int],
     overlays: int,
     device: str,
@@ -280,6 +283,7 @@ def segmentation(
         config: of the training.
         folder: for checkpoints, the head and overlays.
         attributes: of patients, to group by.
+        minimum: images from which on a group can be the worst.
         few_shot: numbers of training images of the few-shot curve; empty for none.
         overlays: number of test images that are drawn.
         device: of encoder and head.
@@ -301,7 +305,9 @@ def segmentation(
         folder=folder, device=device, inputs=None if kept is None else (kept[0], kept[1]), options=options,
     )  # fmt: skip
     judged = None if kept is None else kept[2]
-    found = evaluate(segmenter, encoder, sets.test, attributes=attributes, device=device, inputs=judged).to_dict()
+    found = evaluate(
+        segmenter, encoder, sets.test, attributes=attributes, minimum=minimum, device=device, inputs=judged
+    ).to_dict()
     if overlays and first_of(options.accelerator):
         import numpy as np
 

@@ -41,6 +41,8 @@ from encoder.probing.segmentation.train import Options, head_layers, train_segme
 
 CHUNK = 64
 """Images whose masks are unpacked at a time."""
+MIN_GROUP = 30
+"""Images with a value from which on a group can be the worst one."""
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 TRUTH, PREDICTION, BOTH = (0, 205, 0), (235, 30, 30), (240, 220, 0)
 Bools = npt.NDArray[np.bool_]
@@ -93,21 +95,24 @@ class GroupScores:
     Attributes:
         groups: name -> score over that group's images; images of unknown group ("") are ignored.
         mean: mean over all images that have a group, as in the paper's "avg".
-        worst: name of the group with the lowest mean; "" if no group has a value.
+        worst: name of the group with the lowest mean among those of at least ``minimum`` images; "" if fewer than two
+            groups have as many.
+        minimum: number of images from which on a group can be the worst.
     """
 
     groups: dict[str, DiceScore]
     mean: float
     worst: str
+    minimum: int
 
     @classmethod
-    def of(cls, values: Floats, groups: Sequence[str]) -> GroupScores:
+    def of(cls, values: Floats, groups: Sequence[str], minimum: int = MIN_GROUP) -> GroupScores:
         """Summarise values [N] by each image's group."""
         names = np.array(groups, dtype=object)
         scores = {name: DiceScore.of(values[names == name]) for name in sorted({*groups} - {""})}
-        judged = {name: score for name, score in scores.items() if score.images}
-        worst = min(judged, key=lambda name: (judged[name].mean, name)) if judged else ""
-        return cls(scores, DiceScore.of(values[names != ""]).mean, worst)
+        judged = {name: score for name, score in scores.items() if score.images >= max(1, minimum)}
+        worst = min(judged, key=lambda name: (judged[name].mean, name)) if len(judged) > 1 else ""
+        return cls(scores, DiceScore.of(values[names != ""]).mean, worst, minimum)
 
     @property
     def worst_mean(self) -> float:
@@ -120,6 +125,7 @@ class GroupScores:
             "mean": None if math.isnan(self.mean) else self.mean,
             "worst_group": self.worst or None,
             "worst_mean": None if not self.worst else self.worst_mean,
+            "minimum": self.minimum,
             "groups": {name: score.to_dict() for name, score in self.groups.items()},
         }
 
@@ -171,6 +177,7 @@ def evaluate(
     data: SegmentationSet,
     *,
     attributes: Sequence[str] = (),
+    minimum: int = MIN_GROUP,
     batch_size: int = 16,
     device: torch.device | str | None = None,
     inputs: Inputs | None = None,
@@ -183,6 +190,7 @@ def evaluate(
         data: N images with masks of the segmenter's structures.
         attributes: of the patients, to group by, e.g. ``ethnicity``, or ``age`` in bands; patients without the
             attribute are in no group.
+        minimum: images from which on a group can be the worst.
         batch_size: images per batch.
         device: as for ``predict``.
         inputs: kept activations of these images.
@@ -200,12 +208,16 @@ def evaluate(
         )
 
     data = data.select(segmenter.structures)
-    result = score(data, found, attributes=attributes)
+    result = score(data, found, attributes=attributes, minimum=minimum)
     return replace(result, head=segmenter.config.head, parameters=segmenter.parameters, epoch=segmenter.epoch)
 
 
 def score(
-    data: SegmentationSet, found: Callable[[npt.NDArray[np.intp]], Bools], *, attributes: Sequence[str] = ()
+    data: SegmentationSet,
+    found: Callable[[npt.NDArray[np.intp]], Bools],
+    *,
+    attributes: Sequence[str] = (),
+    minimum: int = MIN_GROUP,
 ) -> SegmentationResult:
     """Compare masks with the truth, whatever they come from.
 
@@ -213,6 +225,7 @@ def score(
         data: N images with masks.
         found: computes masks [B, K, S, S] of the images with these numbers.
         attributes: of the patients, to group by.
+        minimum: images from which on a group can be the worst.
     """
     shape = (len(data), len(data.structures))
     values, inside, drawn = np.full(shape, np.nan), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
@@ -229,7 +242,7 @@ def score(
         structures={name: DiceScore.of(values[:, index]) for index, name in enumerate(data.structures)},
         together=DiceScore.of(means),
         groups={
-            name: GroupScores.of(means, [group_of(name, person.get(name, "")) for person in data.attributes])
+            name: GroupScores.of(means, [group_of(name, person.get(name, "")) for person in data.attributes], minimum)
             for name in attributes
         },
         empty={name: int(absent[:, index].sum()) for index, name in enumerate(data.structures)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,7 @@ def test_segment(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -
     assert {point["images"] for point in found["few_shot"]} == {2, 12}
     assert [path.name for path in (tmp_path / "s" / "work").glob("first-linear-*/*.png")] == ["overlays.png"]
     assert "95.9 (1.5)" in ran.out and "2 training images" in ran.out
+    assert re.search(r"worst sex +none", ran.out) and "at least 30 images" in ran.out, "three images each"
     again = run(*call, *quick, "--strata", "sex", "--few-shot", "2", "--target", "lungs")
     assert again.out == ran.out
 

@@ -59,7 +59,7 @@ def test_mean_and_standard_deviation() -> None:
 
 def test_worst_group() -> None:
     values = np.array([0.9, 0.8, 0.5, 0.7, NAN, 0.1])
-    scores = GroupScores.of(values, ["a", "a", "b", "b", "c", ""])
+    scores = GroupScores.of(values, ["a", "a", "b", "b", "c", ""], 2)
     assert scores.worst == "b" and scores.worst_mean == pytest.approx(0.6)
     assert scores.mean == pytest.approx((0.9 + 0.8 + 0.5 + 0.7) / 4)
     assert {name: score.images for name, score in scores.groups.items()} == {"a": 2, "b": 2, "c": 0}
@@ -69,7 +69,16 @@ def test_worst_group() -> None:
 
 def test_nobody_in_a_group() -> None:
     data = GroupScores.of(np.array([0.5]), [""]).to_dict()
-    assert data == {"mean": None, "worst_group": None, "worst_mean": None, "groups": {}}
+    assert data == {"mean": None, "worst_group": None, "worst_mean": None, "minimum": 30, "groups": {}}
+
+
+def test_a_small_group_is_never_the_worst_and_one_group_alone_neither() -> None:
+    values = np.concatenate([np.full(40, 0.9), np.full(35, 0.8), np.full(29, 0.1), np.full(30, NAN)])
+    groups = ["a"] * 40 + ["b"] * 35 + ["c"] * 29 + ["d"] * 30
+    scores = GroupScores.of(values, groups)
+    assert scores.worst == "b" and scores.groups["c"].mean == pytest.approx(0.1)
+    assert GroupScores.of(values, groups, 29).worst == "c"
+    assert GroupScores.of(values, groups, 36).worst == "", "only one group is large enough"
 
 
 def square(left: int, right: int) -> np.ndarray:
