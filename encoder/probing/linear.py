@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional
 
 from encoder.errors import LlavaRadError
-from encoder.pretraining.probes import auroc, average_precision, choose_c, logistic_regression, standardise
+from encoder.pretraining.probes import Score, auroc, average_precision, choose_c, logistic_regression, standardise
 from encoder.probing.allocation import Allocation, Floats, Split
 
 Vectors = Callable[[int, int, npt.NDArray[np.intp]], torch.Tensor]
@@ -142,18 +142,19 @@ def train(
     return Head(weight, bias)
 
 
-def fit(split: Split, vectors: npt.NDArray[np.float32]) -> Head:
+def fit(split: Split, vectors: npt.NDArray[np.float32], score: Score = average_precision) -> Head:
     """Fit penalised logistic regression on standardised vectors; cross-validation by subject chooses the penalty.
 
     Args:
         split: T training images.
         vectors: [T, D].
+        score: by which the penalty is chosen.
     """
     given = torch.from_numpy(vectors).double()
     truth = torch.tensor(split.truth(split.train))
     known, target = (~truth.isnan()).double(), truth.nan_to_num(0.0)
     groups = [(row.dataset, row.subject or number) for number, row in enumerate(split.train)]
-    c = choose_c(given, target, known, groups, average_precision)
+    c = choose_c(given, target, known, groups, score)
     mean, std = given.mean(0), given.std(0, correction=0).clamp_min(1e-6)  # those of standardise
     weights, bias = logistic_regression(standardise(given)[0], target, known, [c])
     weight = weights[..., 0] / std[:, None]

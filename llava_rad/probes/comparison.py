@@ -93,8 +93,8 @@ def intervals(predictions: Predictions, patients: Patients) -> dict[tuple[str, s
     """
     from metrics.bootstrap import interval
 
-    draws = _draws(predictions, patients)
-    return {key: interval(float(value[0]), draws.get(key)) for key, value in points(predictions).items()}
+    drawn = draws(predictions, patients)
+    return {key: interval(float(value[0]), drawn.get(key)) for key, value in points(predictions).items()}
 
 
 def differences(first: Predictions, second: Predictions, patients: Patients) -> dict[tuple[str, str], Difference]:
@@ -107,18 +107,19 @@ def differences(first: Predictions, second: Predictions, patients: Patients) -> 
     """
     from metrics.bootstrap import Difference, interval
 
-    draws, others = _draws(first, patients), _draws(second, patients)
+    drawn, others = draws(first, patients), draws(second, patients)
     one, other = points(first), points(second)
     p_values = _p_values(first, second, patients)
     found = {}
     for key in one:
         value = float(one[key][0] - other[key][0])
-        drawn = interval(value, draws[key] - others[key] if draws else None)
-        found[key] = Difference(drawn.point, drawn.median, drawn.low, drawn.high, p_values[key], p_values[key])
+        ends = interval(value, drawn[key] - others[key] if drawn else None)
+        found[key] = Difference(ends.point, ends.median, ends.low, ends.high, p_values[key], p_values[key])
     return found
 
 
-def _draws(predictions: Predictions, patients: Patients) -> Table:
+def draws(predictions: Predictions, patients: Patients) -> Table:
+    """Return the scores of every resample of patients, [S] each; none for a single patient."""
     if len(patients) < 2:
         return {}
     return _weighted(predictions, patients.weights[:, patients.rows])

@@ -10,65 +10,44 @@ import pytest
 from PIL import Image
 
 from encoder.datasets.manifest import Row, write_manifest
-from scripts.compare_encoders import Answer, Judged, accuracy, bootstrap, likelihood, macro, main, out_of_fold, table
+from metrics.bootstrap import Interval
+from scripts.compare_encoders import main, means, sexes, table
 
 PATIENTS = [f"p{number // 2}" for number in range(120)]
 
 
-def judged(seed: int = 0) -> Judged:
-    rng = np.random.default_rng(seed)
-    truth = (rng.random((120, 3)) < 0.3).astype(float)
-    predicted = truth + rng.normal(size=truth.shape)
-    truth[::7, 1] = np.nan
-    return Judged(truth, predicted, PATIENTS)
-
-
-def test_macro_scores_are_those_of_scikit_learn() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    one = judged()
-    columns = [
-        (one.truth[:, c][known], one.predicted[:, c][known]) for c in range(3) for known in [~np.isnan(one.truth[:, c])]
-    ]
-    roc, precision = macro(one, np.arange(120))
-    assert roc == pytest.approx(np.mean([metrics.roc_auc_score(*pair) for pair in columns]))
-    assert precision == pytest.approx(np.mean([metrics.average_precision_score(*pair) for pair in columns]))
-
-
-def test_a_label_without_both_classes_is_left_out_of_a_sample() -> None:
-    one = Judged(np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]), np.array([[2.0, 1], [1, 1], [3, 1]]), ["a", "b", "c"])
-    assert macro(one, np.arange(3)) == (1.0, 1.0)
-
-
-def test_accuracy_counts_the_sign_of_the_log_odds() -> None:
-    one = Judged(np.array([[1.0], [0.0], [0.0], [1.0]]), np.array([[0.1], [-2.0], [3.0], [5.0]]), ["a", "b", "c", "d"])
-    assert accuracy(one, np.arange(4)) == 0.75
-    assert accuracy(one, np.array([2, 2])) == 0.0
-
-
-def test_samples_draw_patients_with_all_their_images() -> None:
-    for images in bootstrap(PATIENTS, 20):
-        counts = np.bincount(images, minlength=120)
-        assert counts.sum() == 120 and (counts[::2] == counts[1::2]).all()
-    assert [a.tolist() for a in bootstrap(PATIENTS, 2)] == [a.tolist() for a in bootstrap(PATIENTS, 2)]
-
-
-def test_out_of_fold_never_judges_a_patient_that_it_was_fitted_on() -> None:
+def test_sex_is_never_predicted_by_a_fit_on_the_same_patient() -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(120, 4)).astype(np.float32)
-    name = np.repeat(np.eye(60, dtype=np.float32), 2, axis=0)  # tells patients apart, nothing else
-    truth = np.repeat(rng.integers(0, 2, (60, 1)), 2, axis=0).astype(float)
-    leaked = out_of_fold(name, truth, PATIENTS, likelihood)
-    assert accuracy(leaked, np.arange(120)) < 0.75  # would be 1 with the other image of the patient
-    seen = out_of_fold(np.hstack([vectors, truth.astype(np.float32)]), truth, PATIENTS, likelihood)
-    assert accuracy(seen, np.arange(120)) == 1.0
+    truth = np.repeat(rng.integers(0, 2, 60), 2)
+    rows = [
+        Row(Path(f"/{number}.png"), "d", PATIENTS[number], attributes={"sex": "MF"[truth[number]]})
+        for number in range(120)
+    ]
+    rows.insert(3, Row(Path("/unknown.png"), "d", "q"))
+    name = np.insert(np.repeat(np.eye(60, dtype=np.float32), 2, axis=0), 3, 0, axis=0)  # tells patients apart only
+    correct, patients = sexes(rows, name)
+    assert len(correct) == 120 and patients == [f"d/{patient}" for patient in PATIENTS]
+    assert correct.mean() < 0.75  # would be 1 with the other image of the patient
+    seen, _ = sexes(rows, np.hstack([name, np.insert(truth, 3, 0)[:, None].astype(np.float32) * 10]))
+    assert seen.mean() > 0.95
+
+
+def test_means_are_of_images_and_their_differences_paired_by_patient() -> None:
+    values = np.random.default_rng(0).random(120)
+    found, changes = means("accuracy", {"a": values, "b": values + 0.1, "c": values[::-1]}, PATIENTS)
+    assert found["a"]["accuracy"].point == pytest.approx(values.mean()) and list(changes) == ["b", "c"]
+    same = changes["b"]["accuracy"]
+    assert (same.low, same.high) == (pytest.approx(0.1), pytest.approx(0.1))
 
 
 def test_table_has_paired_differences() -> None:
-    first = {"val AUROC": Answer(0.7, np.linspace(0.6, 0.8, 101))}
-    other = {"val AUROC": Answer(0.75, np.linspace(0.6, 0.8, 101) + 0.05)}
-    text = table({"start": first, "own": other})
-    assert "| val AUROC | 70.0 (60.5 to 79.5) | 75.0 (65.5 to 84.5) |" in text
-    assert "| val AUROC | +5.0 (+5.0 to +5.0) |" in text
+    found = {
+        "start": {"val AUROC": Interval(0.7, 0.7, 0.605, 0.795)},
+        "own": {"val AUROC": Interval(0.75, 0.7, 0.7, 1)},
+    }
+    text = table(found, {"own": {"val AUROC": Interval(0.05, 0.05, -0.01, 0.05)}})
+    assert "| val AUROC | 70.0 (60.5 to 79.5) | 75.0 (70.0 to 100.0) |" in text
+    assert "| difference from start | own |" in text and "| val AUROC | +5.0 (-1.0 to +5.0) |" in text
 
 
 @pytest.fixture
@@ -108,7 +87,7 @@ def test_a_whole_run(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytes
         RadDino(Dinov2Model(small), "rad-dino-224").save_pretrained(tmp_path / name)
     output = tmp_path / "out"
     code = main(
-        ["--labelled", str(manifests[0]), "--masks", str(manifests[1]), "--draws", "50", "--output", str(output)]
+        ["--labelled", str(manifests[0]), "--masks", str(manifests[1]), "--output", str(output)]
         + [part for name in "ab" for part in ("--encoder", f"{name}={tmp_path / name}")]
     )
     assert code == 0
@@ -119,7 +98,7 @@ def test_a_whole_run(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytes
             one["sex accuracy"]["point"] > 0.9 and one["val AUROC"]["point"] > 0.9 and one["lung Dice"]["point"] > 0.7
         )
         for answer in one.values():
-            assert answer["interval"][0] <= answer["point"] <= answer["interval"][1]
+            assert answer["low"] <= answer["point"] <= answer["high"]
     assert capsys.readouterr().out.endswith((output / "table.md").read_text())
 
 
