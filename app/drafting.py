@@ -93,6 +93,8 @@ class Drafting:
         self._closed.set()
         self._wake.set()
         self._thread.join(timeout=10)
+        if self._writer is not None:
+            self._writer.close()
 
     def status(self) -> dict[str, Any]:
         """Return ``state`` (loading, ready or failed), the model's id and hash, and the inputs that it ``takes``."""
@@ -224,7 +226,7 @@ class Drafting:
             from llava_rad.generation.report_writer import ReportWriter
 
             self._writer = ReportWriter(self._options)
-            self._writer.close()  # ends its process for reading images: they are already prepared
+            self._writer.stop_reading()  # ends its process for reading images: they are already prepared
             self._writer.warm_up()
         except Exception as error:  # whatever keeps the model from loading is shown on the page
             self._failed = _one_line(error)

@@ -263,7 +263,7 @@ class BenchmarkRun:
     def _model(self, name: str, images: Images) -> None:
         """Write the reports of one model, and its encoder's image vectors if they are needed."""
         plan, protocol = self.plan, self.plan.options.protocol
-        engine = cache(lambda: self._engine(name, protocol))
+        engine = cache(lambda: self._engine(name, protocol, decodes=plan.options.vllm is None))
         with ExitStack() as stack:
 
             def writer() -> Writer:
@@ -303,10 +303,11 @@ class BenchmarkRun:
             shards = Shards(folder.shards(slug), processes.rank, processes.size)
             done = shards.done()
             processes.wait()  # no process writes before all have read the completed ids
-            share = sum(len(batch) for batch in batches_of(cases, protocol.batch_size, processes))
+            size = self._together(protocol)
+            share = sum(len(batch) for batch in batches_of(cases, size, processes))
             with self.timed(f"writing: {name}"):
                 self.seconds[f"reports written: {name}"] = write_share(
-                    writer, cases, shards, protocol.batch_size, processes, images,
+                    writer, cases, shards, size, processes, images,
                     done=done, advance=self.progress(name, share),
                 )  # fmt: skip
             processes.wait()
@@ -316,6 +317,15 @@ class BenchmarkRun:
         if processes.first:
             folder.forget(slug)
 
+    def _together(self, protocol: Protocol) -> int:
+        """Images of one call: several batches where the next report takes the place of one that ended."""
+        import torch
+
+        device = self.processes.device(self.plan.options.device)
+        on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        own = self.plan.options.vllm is None or protocol is self.plan.options.paper
+        return protocol.batch_size * (4 if not own or (protocol.compile and on_cuda) else 1)
+
     def _features(self, engine: Callable[[], Engine], images: Images) -> None:
         with self.timed("image vectors"):
             for folder, cases in self.plan.vectors():
@@ -323,13 +333,13 @@ class BenchmarkRun:
                 write_features(engine, cases, folder, self.processes, images, advance)
         self.processes.wait()
 
-    def _engine(self, name: str, protocol: Protocol) -> Engine:
+    def _engine(self, name: str, protocol: Protocol, *, decodes: bool = True) -> Engine:
         from llava_rad.generation.engine import Engine
 
         options = self.plan.options
         device = self.processes.device(options.device)
         return Engine.from_pretrained(
-            self.plan.located[name], device=device, dtype=protocol.dtype, offline=options.offline
+            self.plan.located[name], device=device, dtype=protocol.dtype, offline=options.offline, decodes=decodes
         )
 
     @contextmanager

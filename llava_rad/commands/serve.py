@@ -79,7 +79,9 @@ def command(
     ] = True,
     options: Annotated[
         GenerationOptions,
-        opt.Fields("model", "revision", "offline", "device", "dtype", "max_new_tokens", "compile", "show_paths"),
+        opt.Fields(
+            "model", "revision", "offline", "device", "dtype", "max_new_tokens", "compile", "vllm_python", "show_paths"
+        ),
     ],
     identifiers: Annotated[
         bool,

@@ -130,7 +130,7 @@ def prepare(
     each = settings.study.images
     patches = engine.encode_images(np.stack(images))
     embeds, mask = engine.embed(patches, [prompt] * (len(images) // each))
-    length, longest, new = embeds.shape[1], engine.llama.longest, settings.longest(engine.config)
+    length, longest, new = embeds.shape[1], engine.words.longest, settings.longest(engine.config)
     what = "prompt and image" if each == 1 else "prompt and images"
     if length + new > longest:
         raise LlavaRadError(

@@ -17,6 +17,7 @@ from llava_rad.conversion.published import open_checkpoint
 from llava_rad.generation.compiled import CompiledDecoder
 from llava_rad.generation.llama import Llama
 from llava_rad.generation.quantized import BITS
+from llava_rad.generation.words import WordEmbeddings
 from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.familiarity import Familiarity
@@ -43,6 +44,8 @@ class Engine:
         sha256: SHA-256 of ``config.json``, which holds the SHA-256 of every other file.
         device: device of the computation.
         dtype: type of the computation.
+        words: language model, or its word embeddings alone where another engine decodes.
+        decoder_name: name and version of that engine, once it runs.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Engine:
         config: LlavaRadConfig,
         vision: Vision,
         projector: Projector,
-        llama: Llama,
+        words: Llama | WordEmbeddings,
         tokens: Tokens,
         *,
         familiarity: Familiarity | None = None,
@@ -59,19 +62,32 @@ class Engine:
     ) -> None:
         tokens_of_image = image_tokens(vision, config.preprocessing.size)
         inner = (projector.in_features, projector.out_features)
-        if tokens_of_image != config.image_tokens or inner != (vision.width, llama.width):
+        if tokens_of_image != config.image_tokens or inner != (vision.width, words.width):
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
         self.familiarity = familiarity
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
-        self.device, self.dtype = llama.device, llama.dtype
-        self.vision, self.projector, self.llama, self.tokens = vision, projector.eval(), llama, tokens
+        self.device, self.dtype = words.device, words.dtype
+        self.vision, self.projector, self.words, self.tokens = vision, projector.eval(), words, tokens
+        self.decoder_name: str | None = None
         self._decoder: CompiledDecoder | None = None
 
     @property
     def precision(self) -> str:
-        """Type of the computation, and the number of bits of the language model's layers if they are quantised."""
+        """Type of the computation; bits of the language model's layers if they are quantised; another engine's name."""
         name = str(self.dtype).removeprefix("torch.")
-        return f"{name}, {self.llama.bits}-bit weights" if self.llama.bits else name
+        bits = self.words.bits if isinstance(self.words, Llama) else None
+        return ", ".join([name, *([f"{bits}-bit weights"] if bits else []), *filter(None, [self.decoder_name])])
+
+    @property
+    def llama(self) -> Llama:
+        """The language model.
+
+        Raises:
+            LlavaRadError: if another engine decodes.
+        """
+        if not isinstance(self.words, Llama):
+            raise LlavaRadError("the language model runs in vLLM", hint="leave --vllm-python out for this")
+        return self.words
 
     @property
     def recipe(self) -> Recipe:
@@ -87,6 +103,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        decodes: bool = True,
     ) -> Engine:
         """Load a checkpoint (None: the embedded default) after checking the SHA-256 of every file.
 
@@ -97,10 +114,11 @@ class Engine:
             dtype: ``"auto"`` (bfloat16 on CUDA, else float32), ``"float32"``, ``"bfloat16"`` or ``"float16"``;
                 ``"8bit"`` and ``"4bit"`` quantise the language model's layers, the rest is as with auto.
             offline: never ask the hub.
+            decodes: False loads word embeddings in place of the language model, which another engine runs.
 
         Raises:
             ModelError: if it is missing, damaged, or of an unknown form.
-            LlavaRadError: if there is no such device or type.
+            LlavaRadError: if there is no such device or type, or another engine cannot run the language model.
         """
         target, bits = choose_device(device), BITS.get(dtype)
         kind = choose_dtype("auto" if bits else dtype, target)
@@ -110,14 +128,17 @@ class Engine:
         vision = load_vision(folder / ENCODER, size=size, device=target, dtype=kind, features=config.features)
         projector = Projector.load(folder / PROJECTOR).to(device=target, dtype=kind)
         language_model = folder / LANGUAGE_MODEL
-        if (language_model / "adapter_config.json").is_file():
-            llama = _merge_adapter(language_model, target, kind, bits, offline=offline)
+        words: Llama | WordEmbeddings
+        if not decodes:
+            words = WordEmbeddings.load(language_model, device=target, dtype=kind)
+        elif (language_model / "adapter_config.json").is_file():
+            words = _merge_adapter(language_model, target, kind, bits, offline=offline)
         else:
-            llama = Llama.load(language_model, device=target, dtype=kind, bits=bits)
+            words = Llama.load(language_model, device=target, dtype=kind, bits=bits)
         tokens = Tokens.load(language_model, config.tokens)
         known = Familiarity.load(folder / FAMILIARITY, vision.width, target)
         digest = sha256_of(folder / "config.json")
-        return cls(config, vision, projector, llama, tokens, familiarity=known, sha256=digest, revision=revision)
+        return cls(config, vision, projector, words, tokens, familiarity=known, sha256=digest, revision=revision)
 
     @torch.inference_mode()
     def encode_images(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -145,7 +166,7 @@ class Engine:
         """
         projected = self.projector(patches)
         chunks = {prompt: prompt.pieces(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
-        table = self.llama.embedding
+        table = self.words.embedding
         pairs = [chunks[prompt] for prompt in prompts]
         embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))
         return embeds, None if bool(mask.all()) else mask.bool()

@@ -136,12 +136,15 @@ class GenerationOptions(Decoding):
         dtype: auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16; 8bit, 4bit: the language model's
             layers in so few bits (needs bitsandbytes).
         batch_size: Images at a time.
+        vllm_python: Python interpreter of an environment with vLLM, which then decodes (docs/vllm.md). Text is printed
+            when it is complete.
         force: Read images that are refused as no frontal chest radiograph (lateral, other body part, for processing).
         frame: Frame of a multi-frame file, counted from 1.
         show_paths: Name inputs by path in results and messages. File names may identify a patient.
 
     Raises:
-        ConfigError: if a value is out of its range, or a beam search is to sample.
+        ConfigError: if a value is out of its range, a beam search is to sample, or vLLM is asked for what it is not
+            used for here.
     """
 
     model: str | Path | None = option(None, "Model", kind=str, metavar="DIR-OR-HUB-ID")
@@ -150,6 +153,16 @@ class GenerationOptions(Decoding):
     device: str = option("auto", "Model")
     dtype: Precision = option("auto", "Model", choices=get_args(Precision), metavar="TYPE")
     batch_size: int = option(4, "Model", minimum=1)
+    vllm_python: str | Path | None = option(None, "Model", kind=str, metavar="PYTHON")
     force: bool = option(False, "Input")
     frame: int | None = option(None, "Input", minimum=1)
     show_paths: bool = option(False, "Output")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vllm_python is None:
+            return
+        if self.temperature > 0 or (self.num_beams or 1) > 1:
+            raise ConfigError("vLLM is asked for greedy reports only", hint="use one beam and temperature 0")
+        if self.dtype in ("8bit", "4bit"):
+            raise ConfigError(f"vLLM is given whole weights, not {self.dtype}", hint="use another --dtype")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.decoding import Draft
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.vllm import VllmWriter
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class ReportWriter:
         self._stopped = threading.Event()
         self._folder: Path | None = None
         self._engine: Engine | None = None
+        self._vllm: VllmWriter | None = None
 
     def __enter__(self) -> ReportWriter:
         return self
@@ -78,6 +80,12 @@ class ReportWriter:
         self.close()
 
     def close(self) -> None:
+        """Stop reading images, and end vLLM's process."""
+        self.stop_reading()
+        if self._vllm is not None:
+            self._vllm.close()
+
+    def stop_reading(self) -> None:
         """Stop reading images, without waiting for one that takes long."""
         self._stopped.set()
         closing = threading.Thread(target=self._reader.close, name="close", daemon=True)
@@ -94,6 +102,7 @@ class ReportWriter:
 
         Raises:
             ModelError: if it is missing or damaged.
+            LlavaRadError: if vLLM is to decode, and cannot be started.
         """
         if self._engine is None:
             from llava_rad.generation.engine import Engine
@@ -104,7 +113,12 @@ class ReportWriter:
                 device=self._options.device,
                 dtype=self._options.dtype,
                 offline=self._options.offline,
+                decodes=self._options.vllm_python is None,
             )
+            if self._options.vllm_python is not None:
+                from llava_rad.generation.vllm import VllmWriter
+
+                self._vllm = VllmWriter(self._engine, self._located(), self._options.vllm_python)
         return self._engine
 
     def settings(self) -> dict[str, Any]:
@@ -150,13 +164,16 @@ class ReportWriter:
         """Images of one call of the model; several batches where the next report takes the place of one that ended."""
         from llava_rad.generation.decoding import compiles
 
-        return self._options.batch_size * (4 if compiles(self.engine(), self._options) else 1)
+        engine = self.engine()
+        return self._options.batch_size * (4 if self._vllm is not None or compiles(engine, self._options) else 1)
 
     def warm_up(self) -> None:
         """Load the model, and compile decoding where it is compiled, before the first report is asked for."""
         from llava_rad.generation.decoding import warm_up
 
-        warm_up(self.engine(), self._options)
+        engine = self.engine()
+        if self._vllm is None:
+            warm_up(engine, self._options)
 
     def stream(self, source: Source) -> Iterator[str | Outcome]:
         """Yield the findings of one source piece by piece, then the whole report; or only a failure."""
@@ -186,7 +203,10 @@ class ReportWriter:
 
         engine = self.engine()
         others = [other.pixels for _, other in (self._context if context is None else context)]
-        pieces = _Pieces(stream(engine, image.pixels, self._settings(study), others))
+        if self._vllm is None:
+            pieces = _Pieces(stream(engine, image.pixels, self._settings(study), others))
+        else:
+            pieces = _Pieces(_whole(self._vllm, [image.pixels, *others], self._settings(study)))
         text = ""
         for piece in cleaned(pieces):
             text += piece
@@ -282,6 +302,8 @@ class ReportWriter:
         engine = self.engine()
         try:
             pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._context))]
+            if self._vllm is not None:
+                return self._vllm.generate(pixels, self._settings())
             return generate(engine, pixels, self._settings(), at_once=self._options.batch_size)
         except torch.OutOfMemoryError:
             raise LlavaRadError(
@@ -299,6 +321,13 @@ class ReportWriter:
     def _path(self, source: Source) -> str | None:
         """The input's path, if the options show paths."""
         return str(source.path) if self._options.show_paths and source.path is not None else None
+
+
+def _whole(writer: VllmWriter, images: Sequence[Any], settings: GenerationOptions) -> Generator[str, None, Draft]:
+    """A report of vLLM as one piece."""
+    (draft,) = writer.generate(images, settings)
+    yield draft.text
+    return draft
 
 
 class _Pieces:

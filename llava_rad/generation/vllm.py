@@ -17,6 +17,7 @@ from encoder.errors import LlavaRadError
 from llava_rad.generation import vllm_worker
 from llava_rad.generation.decoding import Draft, draft, prepare
 from llava_rad.generation.options import Decoding
+from llava_rad.generation.words import refuse_adapter
 from llava_rad.model.checkpoint import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class VllmWriter:
     """Greedy writer of reports, like ``llava_rad.generation.decoding.generate``; a context manager.
 
     Args:
-        engine: the model; its own language model only embeds the prompts.
+        engine: the model; its word embeddings suffice (``Engine.from_pretrained(…, decodes=False)``).
         folder: checkpoint folder of the model.
         python: interpreter of an environment with vLLM.
         memory: share of the GPU's memory that vLLM may take, in addition to that of ``engine``.
@@ -45,11 +46,7 @@ class VllmWriter:
 
     def __init__(self, engine: Engine, folder: str | Path, python: str | Path, *, memory: float = 0.7) -> None:
         language_model = Path(folder) / LANGUAGE_MODEL
-        if (language_model / "adapter_config.json").is_file():
-            raise LlavaRadError(
-                "the language model is an adapter, and vLLM is given whole models only",
-                hint="merge the adapter into its base first, see docs/vllm.md",
-            )
+        refuse_adapter(language_model)
         self._engine, self._python = engine, str(python)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
         try:
@@ -62,9 +59,10 @@ class VllmWriter:
         except OSError as error:
             self._log.close()
             raise LlavaRadError(f"{python} cannot be run ({error.strerror})", hint=_INSTALL) from None
-        load = {"do": "load", "folder": str(language_model), "dtype": _name(engine), "longest": engine.llama.longest}
+        load = {"do": "load", "folder": str(language_model), "dtype": _name(engine), "longest": engine.words.longest}
         try:
             self.version = str(self._ask({**load, "memory": memory}).get("vllm"))
+            engine.decoder_name = f"vLLM {self.version}"
         except BaseException:
             self.close()
             raise
@@ -78,7 +76,7 @@ class VllmWriter:
         """Write a report for each image.
 
         Args:
-            images: [S, S] uint8 each, prepared by ``recipe``.
+            images: [S, S] uint8 each, prepared by ``recipe``; those of a study one after the other.
             settings: greedy decoding; the checkpoint's defaults if None.
 
         Raises:
@@ -103,8 +101,8 @@ class VllmWriter:
         }
         payload = embeds.cpu().contiguous().view(torch.uint8).numpy().tobytes()
         rows = self._ask(message, payload).get("ids", [])
-        if len(rows) != len(images) or not all(rows):
-            raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(images)} prompts")
+        if len(rows) != len(embeds) or not all(rows):
+            raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(embeds)} prompts")
         if any(token in row for row in rows for token in tokens.suppressed):
             raise LlavaRadError("vLLM wrote a token that it was told never to write")
         return [draft(self._engine, row, unfamiliar=far) for row, far in zip(rows, unfamiliar, strict=True)]

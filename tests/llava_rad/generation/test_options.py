@@ -51,6 +51,9 @@ def test_every_field_is_an_argument_in_python() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"dtype": "int8"}, "there is no dtype 'int8'"),
         ({"num_beams": 2, "temperature": 1.0}, "beam search does not sample"),
+        ({"vllm_python": "python", "num_beams": 2}, "greedy reports only"),
+        ({"vllm_python": "python", "temperature": 1.0}, "greedy reports only"),
+        ({"vllm_python": "python", "dtype": "4bit"}, "whole weights, not 4bit"),
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:

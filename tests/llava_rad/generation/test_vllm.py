@@ -9,17 +9,21 @@ import io
 import os
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from encoder.errors import LlavaRadError
-from llava_rad.generation.decoding import generate
+from llava_rad.generation.decoding import generate, prepare
 from llava_rad.generation.engine import Engine
-from llava_rad.generation.options import Decoding
+from llava_rad.generation.options import Decoding, GenerationOptions
+from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.vllm import VllmWriter
 from llava_rad.generation.vllm_worker import receive, send
+from llava_rad.generation.words import WordEmbeddings
 from tests.llava_rad import tiny_model
 
 SETTINGS = Decoding(max_new_tokens=tiny_model.MAX_NEW_TOKENS)
@@ -90,6 +94,53 @@ def test_a_killed_worker_is_an_error_and_not_a_hang(tiny, engine, images) -> Non
         for _ in range(2):
             with pytest.raises(LlavaRadError, match=r"ended without an answer \(exit code -9\)"):
                 writer.generate(images, SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standin")
+def test_a_report_writer_decodes_by_vllm_without_a_second_language_model(tiny, chest) -> None:
+    from llava_rad.generation.sources import Source
+
+    sources, plain = (
+        [Source(n, path) for n, path in enumerate(chest[:3], 1)],
+        GenerationOptions(model=tiny, device="cpu"),
+    )
+    with ReportWriter(plain) as writer:
+        expected = [outcome.text for outcome in writer.write(sources)]
+    with ReportWriter(replace(plain, vllm_python=sys.executable)) as writer:
+        found = list(writer.write(sources))
+        engine, process = writer.engine(), writer._vllm._process
+        assert isinstance(engine.words, WordEmbeddings)
+        with pytest.raises(LlavaRadError, match="runs in vLLM"):
+            engine.llama  # noqa: B018
+        *pieces, report = writer.stream(sources[0])
+        assert "".join(pieces).strip() == report.text == expected[0]
+        writer.warm_up()
+    assert process.returncode is not None
+    assert [outcome.text for outcome in found] == expected
+    assert {outcome.generation.dtype for outcome in found} == {"float32, vLLM stand-in"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standin")
+def test_generate_decodes_by_vllm(tiny, chest, run) -> None:
+    call = ("generate", *chest[:2], "--model", tiny, "--device", "cpu")
+    found = run(*call, "--vllm-python", sys.executable)
+    assert (found.code, found.out) == (0, run(*call).out)
+    missing = run(*call, "--vllm-python", "/no/python")
+    assert missing.code == 1 and missing.err.startswith("llava-rad: error: /no/python cannot be run")
+
+
+def test_word_embeddings_are_those_of_the_language_model(tiny, engine, images, tmp_path: Path) -> None:
+    alone = Engine.from_pretrained(tiny, device="cpu", dtype="float32", decodes=False)
+    for settings in (SETTINGS, Decoding(prompt="The heart?", max_new_tokens=5)):
+        assert torch.equal(prepare(alone, images, settings)[0], prepare(engine, images, settings)[0])
+    assert (alone.words.longest, alone.words.width, alone.precision) == (512, 32, "float32")
+    with pytest.raises(LlavaRadError, match="exceed the model's 512"):
+        prepare(alone, images, Decoding(max_new_tokens=500))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(LlavaRadError, match="adapter"):
+        WordEmbeddings.load(tmp_path, device="cpu", dtype=torch.float32)
 
 
 def test_an_environment_without_vllm(tiny, engine, tmp_path: Path) -> None:

@@ -217,12 +217,13 @@ def test_p21_adapters_sit_on_the_decoder_alone_and_the_projector_is_trained_whol
 def test_adapters_compute_in_bfloat16_where_their_base_does_and_give_the_same_gradients(
     make: Callable[..., Made], batch: dict[str, torch.Tensor]
 ) -> None:
-    found = []
+    found, kinds = [], set[torch.dtype]()
     for casting in (False, True):  # as PEFT does it: to float32, and by autocast back to bfloat16
         module, whole = make(LoraConfig(r=4, alpha=8, dropout=0.0), dtype=torch.bfloat16)
         whole.encoder.float()
         module.projector.float()
-        rng, kinds = torch.Generator().manual_seed(3), set()
+        rng = torch.Generator().manual_seed(3)
+        kinds.clear()
         for name, part in module.named_modules():
             if hasattr(part, "cast_input_dtype_enabled"):
                 part.cast_input_dtype_enabled |= casting
