@@ -15,7 +15,7 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.backbones.loading import in_fastest_form
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.files import DIGESTS, Digests, writing_path
+from encoder.files import DIGESTS, Digests, locked, sync, write
 from encoder.preprocessing import Recipe
 from encoder.probing.vectors import CHUNK, Progress, encode, prepared
 from encoder.reader.sandbox import Reader
@@ -105,23 +105,38 @@ def _kept(
     """Prepare the images [T, S, S] in a memory-mapped file: a data set need not fit into memory."""
     found = digests.of([row.path for row in rows])
     keys = [row.content(digest) for row, digest in zip(rows, found, strict=True)]
-    file = cache / f"{hashlib.sha256(f'{recipe}{keys}'.encode()).hexdigest()[:32]}.pixels.npy"
+    name = hashlib.sha256(f"{recipe}{keys}".encode()).hexdigest()[:32]
+    file = cache / f"{name}.pixels.npy"
     try:
         if not file.is_file():
             cache.mkdir(parents=True, exist_ok=True)
-            shape = (len(rows), recipe.size, recipe.size)
-            with writing_path(file) as temporary, Reader() as reader:
-                images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-                for start in range(0, len(rows), CHUNK):
-                    chunk = rows[start : start + CHUNK]
-                    read = prepared(chunk, recipe, reader, digests=found[start : start + CHUNK])
-                    images[start : start + CHUNK] = np.stack([image.pixels for image in read if image is not None])
-                    progress(len(chunk))
-                images.flush()
+            with locked(cache / f".{name}.lock"):
+                if not file.is_file():
+                    _prepare(rows, found, recipe, file, progress)
         kept: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise LlavaRadError(f"prepared images cannot be kept ({type(error).__name__})") from None
     return kept
+
+
+def _prepare(rows: Sequence[Row], digests: Sequence[str], recipe: Recipe, file: Path, progress: Progress) -> None:
+    """Write the file of prepared images; after a kill another call continues behind the last whole chunk."""
+    part, count = file.with_name(f".{file.name}.part"), file.with_name(f".{file.name}.count")
+    done = int(count.read_bytes()) if part.is_file() and count.is_file() else 0
+    shape = (len(rows), recipe.size, recipe.size)
+    images = np.lib.format.open_memmap(part, mode="r+" if done else "w+", dtype=np.uint8, shape=shape)
+    progress(done)
+    with Reader() as reader:
+        for start in range(done, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            read = prepared(chunk, recipe, reader, digests=digests[start : start + CHUNK])
+            images[start : start + CHUNK] = np.stack([image.pixels for image in read if image is not None])
+            images.flush()
+            write(count, str(start + len(chunk)))
+            progress(len(chunk))
+    part.replace(file)
+    sync(file.parent)
+    count.unlink()
 
 
 def _bilinear() -> Any:

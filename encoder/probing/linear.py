@@ -13,10 +13,14 @@ Runs differ in their images too: :mod:`encoder.probing.allocation`.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError  # an error of torch.load; nothing is unpickled but tensors and numbers
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +28,7 @@ import torch
 from torch.nn import functional
 
 from encoder.errors import LlavaRadError
+from encoder.files import reported, write
 from encoder.pretraining.probes import Score, auroc, average_precision, choose_c, logistic_regression, standardise
 from encoder.probing.allocation import Allocation, Floats, Split
 
@@ -109,6 +114,7 @@ def train(
     seed: int,
     *,
     progress: Callable[[int], None] = lambda steps: None,
+    state: Path | None = None,
 ) -> Head:
     """Train the layer of one run; its last epoch counts.
 
@@ -119,6 +125,8 @@ def train(
         config: of the training.
         seed: of the run.
         progress: called with the number of completed epochs.
+        state: file of the run after its last epoch, from which another call with the same arguments continues; that of
+            other arguments is passed over.
     """
     truth = torch.tensor(split.truth(split.train))
     known, target = ~truth.isnan(), truth.nan_to_num(0.0)
@@ -127,7 +135,11 @@ def train(
     optimizer = torch.optim.AdamW(layer, lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * -(-len(truth) // config.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for epoch in range(config.epochs):
+    key = hashlib.sha256(f"{config} {seed} {split.labels} {[row.number for row in split.train]}".encode())
+    run = _Run(key.hexdigest(), layer, optimizer, schedule, generator)
+    first = 0 if state is None else run.restore(state)
+    progress(first)
+    for epoch in range(first, config.epochs):
         order = torch.randperm(len(truth), generator=generator)
         for batch in order.split(config.batch_size):
             logits = functional.linear(vectors(seed, epoch, batch.numpy()), *layer)
@@ -137,6 +149,8 @@ def train(
             loss.backward()
             optimizer.step()
             schedule.step()
+        if state is not None:
+            run.save(state, epoch + 1)
         progress(1)
     weight, bias = (part.detach().double().numpy() for part in layer)
     return Head(weight, bias)
@@ -225,6 +239,51 @@ def read_heads(file: Path, encoder: str) -> tuple[tuple[str, ...], list[Head]]:
     if facts.get("encoder") != encoder:
         raise LlavaRadError("the heads belong to another encoder or recipe")
     return labels, [Head(one, other) for one, other in zip(weight, bias, strict=True)]
+
+
+class _Run(NamedTuple):
+    """A training in progress; the key tells what it is of."""
+
+    key: str
+    layer: list[torch.Tensor]
+    optimizer: torch.optim.AdamW
+    schedule: torch.optim.lr_scheduler.CosineAnnealingLR
+    generator: torch.Generator
+
+    def save(self, file: Path, epochs: int) -> None:
+        """Write the state after some epochs."""
+        content = {
+            "key": self.key, "epochs": epochs, "layer": [part.detach() for part in self.layer],
+            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+        }  # fmt: skip
+        data = io.BytesIO()
+        torch.save(content, data)
+        with reported("the state of the probe"):
+            write(file, data.getvalue())
+
+    def restore(self, file: Path) -> int:
+        """Restore the state, and return its number of epochs; 0 without a file of this training.
+
+        Raises:
+            LlavaRadError: if the file is damaged.
+        """
+        if not file.is_file():
+            return 0
+        try:
+            content = torch.load(file, weights_only=True)
+            if content["key"] != self.key:
+                return 0
+            with torch.no_grad():
+                for part, stored in zip(self.layer, content["layer"], strict=True):
+                    part.copy_(stored)
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.schedule.load_state_dict(content["schedule"])
+            self.generator.set_state(content["generator"])
+            return int(content["epochs"])
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+            hint = f"remove {file.name} in the folder 'work'"
+            raise LlavaRadError(f"the state of the probe is damaged ({type(error).__name__})", hint=hint) from None
 
 
 def _layer(width: int, labels: int, generator: torch.Generator) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -176,7 +177,10 @@ def linear(
     predicted: dict[str, Any] = {}
     for name, model, way, weights in probing.load_encoders(encoder, recipe, offline=offline):
         if known(folder, name, weights) is None:
-            probes.keep(folder, name, weights, work, named, probes.probe(model, way, work, bar))
+            runs = folder.work(name, weights) if protocol == "paper" else None
+            probes.keep(folder, name, weights, work, named, probes.probe(model, way, work, bar, runs))
+            if runs is not None:
+                shutil.rmtree(runs, ignore_errors=True)
         facts, table = known(folder, name, weights) or ({}, b"")
         found[name], predicted[name] = facts, read_predictions(table, parts, judged, averaged)
     compared = probes.compare(parts, predicted, others)

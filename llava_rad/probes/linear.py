@@ -16,6 +16,8 @@ from llava_rad.probes.folder import ProbeFolder, ProbeTable, mean_sd, paper_valu
 from llava_rad.probes.probing import Protocol, Vectors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from encoder.backbones.base import FrozenEncoder
     from encoder.datasets.manifest import Row
     from encoder.preprocessing import Recipe
@@ -101,9 +103,17 @@ def allocate(
 
 
 def probe(
-    encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress
+    encoder: FrozenEncoder, recipe: Recipe, work: Work, progress: Progress, folder: Path | None = None
 ) -> tuple[Allocation, LinearResult, list[Head]]:
     """Fit and evaluate the linear probe of one encoder on the images that can be read.
+
+    Args:
+        encoder: frozen.
+        recipe: of the images.
+        work: the probe.
+        progress: takes a name and a number of steps, returns a function that counts completed steps.
+        folder: for the state of runs on augmented images, whose every epoch is a pass of the encoder; a later call
+            continues behind the last epoch.
 
     Returns:
         The images of the runs without unreadable ones, the scores, and the head of each split.
@@ -129,7 +139,7 @@ def probe(
             dtype=work.vectors.dtype, progress=told, digests=work.vectors.digests,
         )  # fmt: skip
     numbers = {row.path: number for number, row in enumerate(rows)}
-    for seed, split in zip(allocation.seeds, allocation.splits, strict=True):
+    for number, (seed, split) in enumerate(zip(allocation.seeds, allocation.splits, strict=True)):
         fixed = found[[place[row.path] for row in split.train]]
         if work.protocol == "logistic":
             heads.append(fit(split, fixed))
@@ -142,7 +152,8 @@ def probe(
         ) -> torch.Tensor:
             return images[batch] if augmented is None else augmented(seed, epoch, among[batch])
 
-        heads.append(train(split, vectors, encoder.width, work.config, seed, progress=epochs))
+        state = None if folder is None or augmented is None else folder / f"run-{number}.pt"
+        heads.append(train(split, vectors, encoder.width, work.config, seed, progress=epochs, state=state))
     odds = [
         head.odds(found[[place[row.path] for row in split.judged]])
         for head, split in zip(heads, allocation.splits, strict=True)

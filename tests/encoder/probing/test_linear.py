@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
+from encoder.files import Digests
+from encoder.preprocessing import rad_dino
+from encoder.probing import augmented
 from encoder.probing.allocation import Allocation, Split
 from encoder.probing.linear import Head, LinearConfig, heads_file, judge, logistic, read_heads, train
+from encoder.probing.vectors import prepared
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 QUICK = LinearConfig(epochs=40, batch_size=16, learning_rate=0.05, seeds=(0, 1), augment=False)
@@ -91,6 +97,63 @@ def test_every_training_image_is_asked_for_once_an_epoch(data) -> None:  # type:
     train(split, given, 12, LinearConfig(epochs=3, batch_size=50), 0)
     assert set(asked) == {0, 1, 2} and all(sorted(numbers) == list(range(120)) for numbers in asked.values())
     assert asked[0] != asked[1], "in another order"
+
+
+def test_a_stopped_run_continues_behind_its_last_epoch(data, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """And gives the same layer to the last bit; a state of another run is passed over, a damaged one is an error."""
+    split, vectors, _ = data
+    images, config, asked = torch.from_numpy(vectors), LinearConfig(epochs=6, batch_size=50), list[int]()
+
+    def given(stop: int) -> Callable[[int, int, np.ndarray], torch.Tensor]:
+        def encode(seed: int, epoch: int, batch: np.ndarray) -> torch.Tensor:
+            if epoch == stop:
+                raise KeyboardInterrupt
+            asked.append(epoch)
+            return images[batch]
+
+        return encode
+
+    expected, state = train(split, given(9), 12, config, 0), tmp_path / "run.pt"
+    asked.clear()
+    for stop in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(split, given(stop), 12, config, 0, state=state)
+    told: list[int] = []
+    found = train(split, given(9), 12, config, 0, state=state, progress=told.append)
+    assert np.array_equal(found.weight, expected.weight) and np.array_equal(found.bias, expected.bias)
+    assert asked == [epoch for epoch in range(6) for _ in range(3)], "no epoch twice"
+    assert sum(told) == 6
+    other = train(split, given(9), 12, config, 1, state=state)
+    assert np.array_equal(other.weight, train(split, given(9), 12, config, 1).weight)
+    state.write_bytes(state.read_bytes()[:400])
+    with pytest.raises(LlavaRadError, match="the state of the probe is damaged"):
+        train(split, given(9), 12, config, 1, state=state)
+
+
+def test_images_are_prepared_once_though_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(tmp_path / f"{number}.png", number=number + 1) for number in range(7)]
+    for one in rows:
+        noise = np.random.default_rng(one.number).integers(0, 256, (70, 70)).astype(np.uint8)
+        Image.fromarray(noise).save(one.path)
+    read, stop, prepare = list[int](), [0], prepared
+
+    def counted(chunk, *arguments, **keywords):  # type: ignore[no-untyped-def]
+        if len(read) == stop[0]:
+            raise KeyboardInterrupt
+        read.extend(one.number for one in chunk)
+        return prepare(chunk, *arguments, **keywords)
+
+    monkeypatch.setattr(augmented, "CHUNK", 2)
+    monkeypatch.setattr(augmented, "prepared", counted)
+    arguments = (rows, rad_dino(28), tmp_path / "v", lambda number: None, Digests())
+    for stop[0] in (2, 6):
+        with pytest.raises(KeyboardInterrupt):
+            augmented._kept(*arguments)
+    stop[0] = 99
+    found = augmented._kept(*arguments)
+    assert read == list(range(1, 8))
+    assert np.array_equal(found, augmented._kept(rows, rad_dino(28), tmp_path / "w", lambda number: None, Digests()))
+    assert not [path for path in (tmp_path / "v").iterdir() if path.suffix in (".part", ".count")]
 
 
 def test_the_papers_settings_are_the_default() -> None:
