@@ -148,6 +148,19 @@ def reported(what: str) -> Iterator[None]:
         raise LlavaRadError(f"{what} cannot be written ({os.strerror(error.errno or 0)})") from error
 
 
+def check_room(folder: Path, needed: int, what: str, hint: str) -> None:
+    """Check that a disk has room.
+
+    Raises:
+        LlavaRadError: "WHAT needs at least 9.0 GB, its disk has 1.0 GB free", with the hint.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LlavaRadError(
+            f"{what} needs at least {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free", hint=hint
+        )
+
+
 @overload
 def writing(
     path: Path, mode: Literal["w"], *, overwrite: bool = ..., permissions: int = ...

@@ -33,14 +33,13 @@ from encoder.datasets.pixel_cache import (
     Pixels,
     Progress,
     check_format,
-    check_room,
     damaged,
     read_json,
     shard_file,
 )
 from encoder.datasets.splits import disjoint_contents
 from encoder.errors import ConfigError, LlavaRadError, ReadError
-from encoder.files import TEMPORARY, locked, reported, sha256_of, write, writing
+from encoder.files import TEMPORARY, check_room, locked, reported, sha256_of, write, writing
 from encoder.preprocessing import Recipe, rad_dino
 from encoder.reader.sandbox import Reader, open_source
 

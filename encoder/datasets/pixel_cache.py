@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import LlavaRadError
-from encoder.files import TEMPORARY, locked, reported, sha256_of, write, writing
+from encoder.files import TEMPORARY, check_room, locked, reported, sha256_of, write, writing
 
 FORMAT = "llava-rad.pixels/1"
 # One entry for each image: its row (from 0), the position of its pixels, and the SHA-256 of its source file.
@@ -210,19 +209,6 @@ def _copy(cache: Cache, target: Path, progress: Progress | None) -> None:
 
 def _is_copied(path: Path, facts: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == facts["bytes"]
-
-
-def check_room(folder: Path, needed: int, what: str, hint: str) -> None:
-    """Check that a disk has room.
-
-    Raises:
-        LlavaRadError: "WHAT needs at least 9.0 GB, its disk has 1.0 GB free", with the hint.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise LlavaRadError(
-            f"{what} needs at least {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free", hint=hint
-        )
 
 
 def check_format(facts: dict[str, Any]) -> None:

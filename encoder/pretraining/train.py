@@ -365,12 +365,14 @@ class _PretrainingRun:
 
     def _save(self, step: int) -> None:
         groups = gather(self.model, self.optimizer)
-        if self.main:
+
+        def write() -> None:
             if (odd := first_not_finite(groups["student"].items())) is not None:
                 raise LlavaRadError(f"the weights are no longer finite (first {odd}); no checkpoint was written")
             state = {"step": step, "best": self.best, "steps": self.steps, "processes": self.world}
             self.checkpoints.save(step, groups, state, protect=[self.best[0]] if self.best else [])
-        self.accelerator.wait_for_everyone()
+
+        processes.on_first(write)
 
     def _export(self) -> Path:
         folder = self.output / EXPORT

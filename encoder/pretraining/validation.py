@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,17 +14,29 @@ from encoder.datasets.manifest import Row, counts
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import ConfigError
 from encoder.pretraining.config import HeadConfig, ModelConfig, PretrainingConfig
-from encoder.pretraining.data import images_per_process, probe_rows, training_rows
+from encoder.pretraining.data import cache_folder, images_per_process, probe_rows, training_rows
 from encoder.pretraining.heads import Head
-from encoder.pretraining.initialisation import load_backbone, load_heads
+from encoder.pretraining.initialisation import CHECKPOINTS, load_backbone, load_heads
 from encoder.pretraining.masking import check_masks
 from encoder.pretraining.optimization import Schedules, peak_lr, total_steps
 from encoder.pretraining.student_teacher import Network
 from encoder.pretraining.vit import Crops, VisionTransformer
-from encoder.runs.preflight import Report, Trace, by_depth, flop, gigabytes, parameters_of, trace
+from encoder.runs.preflight import (
+    Report,
+    Trace,
+    by_depth,
+    cache_need,
+    checkpoints_need,
+    flop,
+    gigabytes,
+    parameters_of,
+    trace,
+)
 
 SMALL_BATCH = 64
 """Smallest batch at which the method is known to learn well; below it the loss often stays flat or collapses."""
+LARGE_PROBE = 0.03
+"""Share of a run's compute that probes should not exceed."""
 _PAPER_IMAGES = 838_336
 _GLOBAL_CROPS = 2
 _CHUNK = 1 << 28
@@ -100,6 +113,13 @@ def cost_of(config: PretrainingConfig, processes: int = 1) -> Cost:
         scores=_scores(config, images),
         checkpoint=16 * parameters,
     )
+
+
+def probe_share(config: PretrainingConfig, images: int, cost: Cost) -> float:
+    """Operations of the probes, in which so many images are encoded, in proportion to those of training."""
+    side = config.probe.size or config.crops.global_size
+    one = _crop_cost(config.model, side, config.engine.precision == "bf16").flops(config.model.num_hidden_layers)
+    return images * one / 1e12 / (config.probe.every * config.optimization.batch_size * cost.tera_flops_run)
 
 
 def masked_patches(config: PretrainingConfig) -> float:
@@ -179,13 +199,22 @@ def check_sizes(config: PretrainingConfig, processes: int) -> None:
         )
 
 
-def validate(config: PretrainingConfig, *, processes: int = 1, offline: bool = False) -> Report:
+def validate(
+    config: PretrainingConfig,
+    *,
+    processes: int = 1,
+    offline: bool = False,
+    output: Path = Path(),
+    tflops: float | None = None,
+) -> Report:
     """Check everything that a run needs.
 
     Args:
         config: the run.
         processes: number of processes that will train.
         offline: look for weights in the cache only.
+        output: the run folder, whose disk is looked at.
+        tflops: TFLOP/s that the run reaches on each process; None for a share of what is measured here.
 
     Returns:
         Summary, warnings and problems; problems are kept, not raised, so that all are seen at once.
@@ -194,7 +223,7 @@ def validate(config: PretrainingConfig, *, processes: int = 1, offline: bool = F
     cost = cost_of(config, processes)
     _model(report, config, cost)
     report.attempt(lambda: check_sizes(config, processes))
-    report.attempt(lambda: _data(report, config))
+    report.attempt(lambda: _data(report, config, cost, processes, output, tflops))
     report.attempt(lambda: _weights(report, config, offline))
     _cost(report, config, cost, processes)
     _warn(report, config)
@@ -212,7 +241,9 @@ def _model(report: Report, config: PretrainingConfig, cost: Cost) -> None:
     ]
 
 
-def _data(report: Report, config: PretrainingConfig) -> None:
+def _data(
+    report: Report, config: PretrainingConfig, cost: Cost, processes: int, output: Path, tflops: float | None
+) -> None:
     selection = training_rows(config)
     rows, run = selection.rows, config.optimization
     report.lines.append(f"images      {len(rows):,} to train on")
@@ -234,9 +265,15 @@ def _data(report: Report, config: PretrainingConfig) -> None:
     )
     if len(rows) < run.batch_size:
         report.warnings.append(f"a batch has {run.batch_size:,} images, the data only {len(rows):,}")
-    size = config.data.size
-    report.lines.append(
-        f"disk        pixel cache of {size} px: {len(rows) * size**2 / 1e9:.1f} GB if images are square"
+    operations = steps * run.batch_size * cost.tera_flops_run
+    each = f"{flop(cost.tera_flops_run)} an image"
+    report.tell_time(operations, processes, each, precision=config.engine.precision, tflops=tflops)
+    number = config.engine.keep_checkpoints + 1 + (config.probe.select != "last")  # one being written, the best one
+    report.check_disks(
+        [
+            cache_need(len(rows), config.data.size, cache_folder(config, output)),
+            checkpoints_need(number, cost.checkpoint, output / CHECKPOINTS),
+        ]
     )
 
     probed = probe_rows(config)
@@ -244,7 +281,11 @@ def _data(report: Report, config: PretrainingConfig) -> None:
     if probed:
         trained = {(row.dataset, row.subject) for row in rows if row.subject}
         shared = {(row.dataset, row.subject) for row in probed} & trained
-        report.lines.append(f"probe       {len(probed):,} labelled images, every {config.probe.every:,} steps")
+        share = probe_share(config, len(probed), cost)
+        every = f"every {config.probe.every:,} steps: {share:.2%} of the compute"
+        report.lines.append(f"probe       {len(probed):,} labelled images, {every}")
+        if share > LARGE_PROBE:
+            report.warnings.append(f"probes take {share:.0%} of the compute: raise probe.every, or name fewer images")
         if shared:
             report.warnings.append(
                 f"{len(shared):,} subjects of probe.manifest are trained on too: name it in data.exclude as well"
@@ -284,7 +325,6 @@ def _cost(report: Report, config: PretrainingConfig, cost: Cost, processes: int)
         f"memory      about {gigabytes(cost.memory)} for each: weights and optimizer {gigabytes(cost.weights)}, "
         f"activations {gigabytes(cost.activations)}, scores {gigabytes(cost.scores)}",
         f"compute     {flop(cost.tera_flops_run)} an image ({flop(cost.tera_flops)} if no paths were dropped)",
-        f"checkpoints {gigabytes(cost.checkpoint)} each, up to {config.engine.keep_checkpoints + 1} are kept",
     ]
     report.check_memory(cost.memory, "raise optimization.accumulation, or set engine.activation_checkpointing=true")
 

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 
 from encoder.errors import ConfigError, LlavaRadError, ModelError
-from encoder.files import publish_folder, sha256_of, write
+from encoder.files import check_room, publish_folder, sha256_of, write
 
 _FORMAT = 1
 _INDEX = "checkpoint.json"
@@ -46,6 +46,7 @@ _FOLDER = re.compile(r"step-(\d{8,})(\.old)?")
 _TRAINER_FOLDER = re.compile(r"checkpoint-(\d+)")
 _TRAINER_FACTS = "llava-rad.json"
 _FINITE = "finite"
+_INTACT = "the checkpoints before it are intact; the same command goes on from the newest"
 _GROUP = re.compile(r"[A-Za-z0-9][\w-]*")
 
 Tensors = Mapping[str, Mapping[str, torch.Tensor]]
@@ -98,6 +99,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
+            check_disk(self.folder, _bytes_of(tensors), f"the checkpoint of step {step}")
             _write(temporary, step, tensors, state)
             publish_folder(temporary, final)
         except (OSError, SafetensorError) as error:  # the latter is what safetensors raises on a full disk
@@ -327,7 +329,20 @@ def diverged(step: int, hint: str) -> LlavaRadError:
 
 def not_written(message: str) -> LlavaRadError:
     """Make the error of a checkpoint that could not be written; its hint tells how to continue."""
-    return LlavaRadError(message, hint="the checkpoints before it are intact; the same command goes on from the newest")
+    return LlavaRadError(message, hint=_INTACT)
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Check that a disk has room for a checkpoint before it is written.
+
+    Raises:
+        LlavaRadError: if it has not; what is there stays as it is.
+    """
+    check_room(folder, needed, what, _INTACT)
+
+
+def _bytes_of(tensors: Tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for named in tensors.values() for tensor in named.values())
 
 
 class _Unusable(Exception):

@@ -8,6 +8,7 @@ backward pass needs. Workspaces of kernels, communication buffers and fragmentat
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +30,29 @@ Module = TypeVar("Module", bound=nn.Module)
 SHARE_OF_RATE = 0.4
 """Assumed speed of a training step, as a share of the measured rate of large matrix products."""
 _CHECKED_FILES, _CHECKED_SIDE = 64, 64
+
+
+class Need(NamedTuple):
+    """Something that a run writes: its name, size in words, folder and bytes."""
+
+    name: str
+    what: str
+    folder: Path
+    size: float
+
+
+def cache_need(images: int, side: int, folder: Path) -> Need:
+    """The pixel cache of so many images; a complete one needs nothing more."""
+    size = 1.2 * images * side**2
+    left = 0.0 if (folder / "index.npy").is_file() else size
+    return Need("the pixel cache", f"pixel cache of {side} px about {gigabytes(size)}", folder, left)
+
+
+def checkpoints_need(number: int, size: float, folder: Path) -> Need:
+    """The checkpoints of a run, of which so many are on the disk while one is written."""
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    text = f"checkpoints {gigabytes(size)} each, up to {number} at a time"
+    return Need("checkpoints", text, folder, max(0.0, number * size - there))
 
 
 @dataclass
@@ -97,6 +121,45 @@ class Report:
                 hint="is the disk mounted, were they moved? Manifests hold paths; llava-rad manifest writes them anew",
             )
         self.warnings.append(text)
+
+    def tell_time(
+        self, operations: float, processes: int, each: str, *, precision: str, tflops: float | None = None
+    ) -> None:
+        """Add a line with the time of a run.
+
+        Args:
+            operations: floating-point operations of all of it, in units of 1e12.
+            processes: number of processes that share them.
+            each: operations of one image or sample, in words.
+            precision: ``bf16`` or ``fp32``.
+            tflops: TFLOP/s that the run reaches on each process; None for a share of what is measured here.
+        """
+        if tflops is None:
+            measured = matrix_rate(precision) / 1e12
+            reached, how = SHARE_OF_RATE * measured, f"{SHARE_OF_RATE:.0%} of the {measured:.3g} TFLOP/s measured here"
+        else:
+            reached, how = tflops, f"the given {tflops:g} TFLOP/s"
+        hours = operations / reached / 3600
+        kind = "GPU-hours" if tflops is not None or torch.cuda.is_available() else "process-hours"
+        where = f"{processes}{'' if tflops else ' like this one'}"
+        taken = duration(3600 * hours / processes)
+        self.lines.append(f"time        about {taken} on {where}: {hours:,.3g} {kind}; {each}, at {how}")
+
+    def check_disks(self, needs: Sequence[Need]) -> None:
+        """Add a line with what a run writes, and warn where a disk has no room for it."""
+        self.lines.append("disk        " + "; ".join(need.what for need in needs))
+        disks: dict[int, tuple[float, int, list[str]]] = {}
+        for need in needs:
+            folder = need.folder.absolute()
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            size, _, names = disks.get(folder.stat().st_dev, (0.0, 0, []))
+            disks[folder.stat().st_dev] = size + need.size, shutil.disk_usage(folder).free, [*names, need.name]
+        for size, free, names in disks.values():
+            if size > free:
+                self.warnings.append(
+                    f"{' and '.join(names)} need {gigabytes(size)}, their disk has {gigabytes(free)} free"
+                )
 
     def check_memory(self, needed: float, remedy: str) -> None:
         """Warn if each process needs more bytes than the GPU has; ``remedy`` names the settings to change."""

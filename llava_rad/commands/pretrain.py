@@ -58,6 +58,7 @@ def command(
         bool, typer.Option("--validate", help="Check configuration, data, weights and memory, and do not train.")
     ] = False,
     processes: runs.Processes = None,
+    tflops: runs.Tflops = None,
     cache_only: runs.CacheOnly = False,
     part: runs.Part = None,
     stage: runs.Stage = None,
@@ -67,7 +68,7 @@ def command(
     quiet: runs.Quiet = False,
 ) -> None:
     """Pre-train an image encoder on chest radiographs, without labels (DINOv2's method, RAD-DINO's recipe)."""
-    runs.heed(processes=processes, validate=validate)
+    runs.heed(processes=processes, tflops=tflops, validate=validate)
     which = runs.part_of(part, cache_only=cache_only)
     from encoder.pretraining.config import load_config
     from encoder.runs.config import dump  # pydantic
@@ -76,12 +77,12 @@ def command(
     if show:
         sys.stdout.write(dump(run))
         return
+    folder = output or Path("runs") / run.name
     if validate:
         from encoder.pretraining.validation import validate as look
 
-        runs.show_report(look(run, processes=runs.expected(processes), offline=offline))
+        runs.show_report(look(run, processes=runs.expected(processes), offline=offline, output=folder, tflops=tflops))
         return
-    folder = output or Path("runs") / run.name
     if cache_only:
         from encoder.pretraining.data import cache_builder, training_rows
         from encoder.runs.images import prepare_images

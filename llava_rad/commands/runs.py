@@ -26,6 +26,15 @@ Processes = Annotated[
         show_default=False,
     ),
 ]
+Tflops = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="For --validate: TFLOP/s that training reaches on each process, from which GPU-hours follow. Default: 40 "
+        "% of the rate measured on this machine.",
+        show_default=False,
+    ),
+]
 Show = Annotated[bool, typer.Option("--show", help="Print the whole configuration; do not train.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Remove the checkpoints of the run folder and start anew.")]
 CacheOnly = Annotated[
@@ -50,12 +59,14 @@ Stage = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]
 
 
-def heed(*, processes: int | None, validate: bool) -> None:
+def heed(*, processes: int | None, tflops: float | None, validate: bool) -> None:
     """Check options that depend on one another.
 
     Raises:
-        typer.BadParameter: if a number of processes is given without ``--validate``.
+        typer.BadParameter: if a number of processes or a rate is given without ``--validate``.
     """
+    if tflops is not None and not validate:
+        raise typer.BadParameter("only --validate takes a rate", param_hint="--tflops")
     if processes is not None and not validate:
         raise typer.BadParameter("only --validate takes a number; torchrun starts processes", param_hint="--processes")
 

@@ -61,6 +61,7 @@ def command(
         typer.Option("--validate", help="Check configuration, data and parts, estimate memory and time; do not train."),
     ] = False,
     processes: runs.Processes = None,
+    tflops: runs.Tflops = None,
     cache_only: runs.CacheOnly = False,
     part: runs.Part = None,
     stage: runs.Stage = None,
@@ -70,7 +71,7 @@ def command(
     quiet: runs.Quiet = False,
 ) -> None:
     """Train projector and language model on image-report pairs, the encoder frozen (the paper's report generator)."""
-    runs.heed(processes=processes, validate=validate)
+    runs.heed(processes=processes, tflops=tflops, validate=validate)
     which = runs.part_of(part, cache_only=cache_only)
     from encoder.runs.config import dump  # pydantic
     from llava_rad.training.config import load_config
@@ -79,12 +80,12 @@ def command(
     if show:
         sys.stdout.write(dump(run))
         return
+    folder = output or Path("runs") / run.name
     if validate:
         from llava_rad.training.validation import validate as look
 
-        runs.show_report(look(run, processes=runs.expected(processes), offline=offline))
+        runs.show_report(look(run, processes=runs.expected(processes), offline=offline, output=folder, tflops=tflops))
         return
-    folder = output or Path("runs") / run.name
     if cache_only:
         from encoder.runs.images import prepare_images
         from llava_rad.training.data import cache_builder, cache_folder, select_pairs

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from encoder.datasets.cache_building import Builder
 from encoder.datasets.manifest import Row
 from encoder.datasets.pixel_cache import Cache, Progress
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import locked
+from encoder.files import check_room, locked
 from encoder.preprocessing import Recipe
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import encode_answer
@@ -358,12 +357,8 @@ def _write_features(
 ) -> None:
     dtype = encoder.dtype
     shape = (len(pixels), image_tokens(encoder, recipe.size), encoder.width)
-    needed, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(file.parent).free
-    if needed > free:
-        raise LlavaRadError(
-            f"the features need {needed / 1e9:.1f} GB, the disk of the pixel cache has {free / 1e9:.1f} GB free",
-            hint="data.keep_features=false computes them in every epoch",
-        )
+    needed = int(np.prod(shape)) * dtype.itemsize
+    check_room(file.parent, needed, "the features file", "data.keep_features=false computes them in every epoch")
     temporary = file.with_name(f".{file.name}-{secrets.token_hex(8)}.tmp")
     try:
         array = np.lib.format.open_memmap(temporary, "w+", _TYPES[dtype], shape)

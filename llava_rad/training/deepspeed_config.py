@@ -57,6 +57,21 @@ def offloads(config: TrainingConfig) -> tuple[bool, bool]:
     return state, weights
 
 
+def checkpoint_bytes(config: TrainingConfig, trained: int, frozen: int = 0) -> int:
+    """Bytes of a checkpoint during training.
+
+    Args:
+        config: the run.
+        trained: number of trained parameters.
+        frozen: number of frozen ones of the language model, which DeepSpeed writes too.
+    """
+    if config.engine.deepspeed == _NONE:
+        return 12 * trained  # weights and two moments in float32
+    small = 2 if config.engine.precision == "bf16" else 4
+    # the optimiser's float32 copy of the weights and two moments; below ZeRO-3 also the weights that are computed with
+    return (12 if stage(config) == 3 else 12 + small) * trained + small * frozen
+
+
 def prepare(config: TrainingConfig) -> dict[str, Any] | None:
     """Prepare the environment for DeepSpeed's import, and return its configuration.
 

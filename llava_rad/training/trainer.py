@@ -15,9 +15,10 @@ from torch import distributed, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.runs.checkpoints import TrainerCheckpoints, diverged, first_not_finite, not_written
+from encoder.runs.checkpoints import TrainerCheckpoints, check_disk, diverged, first_not_finite, not_written
 from encoder.runs.distributed import on_first
 from encoder.runs.metrics_log import MetricsLog
+from llava_rad.training import deepspeed_config
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.data import LengthGrouped, Samples, collate
 from llava_rad.training.module import ReportLoss
@@ -138,10 +139,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
             )
         if not math.isfinite(self._loss_of_one()):  # of finite weights too: the next step would show it, after this
             raise diverged(self.state.global_step, _LOWER)
-        if self.is_world_process_zero():
-            self.checkpoints.clear()
-            (self.checkpoints.partial / name).mkdir(parents=True)
-        self._wait()
+        on_first(lambda: self._make_room(name))
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
@@ -150,6 +148,17 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             self.checkpoints.publish(name)
         self._wait()
+
+    def _make_room(self, name: str) -> None:
+        """Make an empty folder for a checkpoint, on a disk that has room for it.
+
+        Raises:
+            LlavaRadError: if it has not.
+        """
+        self.checkpoints.clear()
+        (self.checkpoints.partial / name).mkdir(parents=True)
+        trained = sum(getattr(value, "ds_numel", value.numel()) for _, value in self._trained())
+        check_disk(self.checkpoints.folder, deepspeed_config.checkpoint_bytes(self.config, trained), name)
 
     @torch.no_grad()
     def _loss_of_one(self) -> float:

@@ -20,14 +20,13 @@ from encoder.preprocessing import recipe_named
 from encoder.pretraining.config import ModelConfig as VitConfig
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs.preflight import (
-    SHARE_OF_RATE,
     Report,
     Trace,
     by_depth,
-    duration,
+    cache_need,
+    checkpoints_need,
     flop,
     gigabytes,
-    matrix_rate,
     parameters_of,
     trace,
     transformer_flops,
@@ -39,9 +38,9 @@ from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
 from llava_rad.training.config import LoraConfig, TrainingConfig, accumulation, total_steps, warmup_steps
-from llava_rad.training.data import Prompted, Samples, select_pairs, tokenise
-from llava_rad.training.deepspeed_config import offloads, read_deepspeed, stage
-from llava_rad.training.initial import llama_config, make_tokens, with_adapters
+from llava_rad.training.data import Prompted, Samples, cache_folder, select_pairs, tokenise
+from llava_rad.training.deepspeed_config import checkpoint_bytes, offloads, read_deepspeed, stage
+from llava_rad.training.initial import llama_config, make_tokens, recipe_of, with_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -139,7 +138,8 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
     kept = (own * trained + frozen) / (processes if level == 3 else 1)
     shards = processes if level >= 2 else 1
     host = (state * trained / shards if to_host else 0) + (kept if weights_to_host else 0)
-    inputs = sizes.length * width * small
+    # autocast keeps what is added up from block to block in the type of the weights
+    inputs = sizes.length * width * (2 if small == 2 and (engine.deepspeed != "none" or config.lora) else 4)
     in_blocks = layers * inputs + block.kept if engine.activation_checkpointing else layers * block.kept
     return Cost(
         encoder=encoder,
@@ -210,13 +210,22 @@ def _trace_llama(config: str, length: int, lora: LoraConfig | None, spread: bool
     return by_depth(measure)
 
 
-def validate(config: TrainingConfig, *, processes: int = 1, offline: bool = False) -> Report:
+def validate(
+    config: TrainingConfig,
+    *,
+    processes: int = 1,
+    offline: bool = False,
+    output: Path = Path(),
+    tflops: float | None = None,
+) -> Report:
     """Check everything that a run needs.
 
     Args:
         config: the run.
         processes: number of processes that will train.
         offline: look for the parts in the cache only.
+        output: the run folder, whose disk is looked at.
+        tflops: TFLOP/s that the run reaches on each process; None for a share of what is measured here.
 
     Returns:
         Summary, warnings and problems; problems are kept, not raised, so that all are seen at once.
@@ -231,7 +240,8 @@ def validate(config: TrainingConfig, *, processes: int = 1, offline: bool = Fals
     # that there are no texts is a problem of the pairs, and reported
     report.attempt(lambda: parts.append(_parts(config, texts or [""], offline)))
     if not report.problems:
-        report.attempt(lambda: _cost(report, config, pairs, parts[0], processes))
+        report.attempt(lambda: _cost(report, config, pairs, parts[0], processes, tflops))
+        report.attempt(lambda: _disk(report, config, len(pairs), parts[0], output))
     return report
 
 
@@ -306,7 +316,28 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _cost(report: Report, config: TrainingConfig, pairs: Sequence[Pair], parts: _Parts, processes: int) -> None:
+def _disk(report: Report, config: TrainingConfig, images: int, parts: _Parts, output: Path) -> None:
+    recipe = recipe_of(config, offline=True)
+    width = int(parts.language_model["hidden_size"])
+    total, adapters = language_model_parameters(parts.language_model, config.lora)
+    projector = parameters_of(lambda: Projector(int(parts.encoder["hidden_size"]), width))
+    size = checkpoint_bytes(config, projector + (adapters if config.lora else total), total if config.lora else 0)
+    report.check_disks(
+        [
+            cache_need(images, recipe.side, cache_folder(config, output)),
+            checkpoints_need(config.engine.keep_checkpoints + 1, size, output / "checkpoints"),
+        ]
+    )
+
+
+def _cost(
+    report: Report,
+    config: TrainingConfig,
+    pairs: Sequence[Pair],
+    parts: _Parts,
+    processes: int,
+    tflops: float | None,
+) -> None:
     samples, dropped = tokenise(pairs, range(len(pairs)), parts.tokens, parts.prompt, config.data)
     train = samples["train"]
     steps = total_steps(config, len(train), processes)
@@ -320,12 +351,9 @@ def _cost(report: Report, config: TrainingConfig, pairs: Sequence[Pair], parts: 
     sizes = Sizes(parts.encoder, parts.language_model, parts.image_tokens, mean, train.supervised() / len(train))
     cost = cost_of(config, sizes, processes)
     _print_cost(report, cost)
-    rate = matrix_rate(config.engine.precision)
-    seconds = steps * run.batch_size * cost.tera_flops * 1e12 / (SHARE_OF_RATE * rate * processes)
-    report.lines.append(
-        f"time        about {duration(seconds)} on {processes} like this one: {flop(cost.tera_flops)} a sample, at "
-        f"{SHARE_OF_RATE:.0%} of the {rate / 1e12:.3g} TFLOP/s measured here"
-    )
+    operations = steps * run.batch_size * cost.tera_flops
+    each = f"{flop(cost.tera_flops)} a sample"
+    report.tell_time(operations, processes, each, precision=config.engine.precision, tflops=tflops)
     report.check_memory(
         cost.memory,
         "lower optimization.micro_batch_size, or set engine.deepspeed=zero3 or zero3-offload, or lora={}",

@@ -501,7 +501,7 @@ def test_an_interrupted_copy_is_continued_and_a_damaged_shard_is_not_copied(
 
 def test_a_disk_without_room_for_a_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make(pictures(tmp_path / "in", 2), tmp_path / "cache")
-    monkeypatch.setattr("encoder.datasets.pixel_cache.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    monkeypatch.setattr("encoder.files.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
     with pytest.raises(LlavaRadError, match="the copy of the pixel cache needs at least"):
         stage(cache, tmp_path / "disk", waiting=lambda: None)
 
@@ -517,7 +517,7 @@ def test_a_cache_of_more_shards_than_open_files_is_read(tmp_path: Path, monkeypa
 
 
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder.datasets.pixel_cache.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    monkeypatch.setattr("encoder.files.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
     with pytest.raises(LlavaRadError, match=r"needs at least 0\.0 GB"):
         make(pictures(tmp_path / "in", 2), tmp_path / "cache")
 

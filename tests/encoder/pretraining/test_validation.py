@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
 from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.heads import Head
-from encoder.pretraining.validation import check_sizes, cost_of, masked_patches, validate
+from encoder.pretraining.validation import check_sizes, cost_of, masked_patches, probe_share, validate
 from encoder.pretraining.vit import Crops, VisionTransformer
 from encoder.runs.preflight import Report, parameters_of
 from tests.encoder.pretraining.test_fused_layers import fused_attention
@@ -45,9 +46,9 @@ def test_a_run_in_numbers(manifest: str) -> None:
     assert report.problems == []
     assert "150 to train on" in text
     assert "200 steps of 75 images, 100.0 passes" in text
-    (mimic,) = [line.split() for line in report.lines if "mimic-cxr" in line]
+    (mimic,) = [line.split() for line in report.lines if line.startswith("  mimic-cxr ")]
     assert mimic == ["mimic-cxr", "100", "50", "0", "210,491", "images,", "188,546", "subjects"]
-    (ours,) = [line.split() for line in report.lines if "ours" in line]
+    (ours,) = [line.split() for line in report.lines if line.startswith("  ours ")]
     assert ours == ["ours", "50", "50", "50"]
     assert "838,336" in text
     assert report.warnings == []
@@ -253,3 +254,24 @@ def test_memory_grows_with_images_and_shrinks_with_what_shrinks_it() -> None:
     assert memory("engine.precision=fp32") > plain
     assert memory("crops.local_crops=0") < plain
     assert cost_of(load_config("rad-dino-no-mim"), 16).activations < cost_of(PAPER, 16).activations
+
+
+def test_hours_disk_and_probes_of_the_papers_run(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: 60,000 steps of 640 images at 315 TFLOP/s; 19,237 images of CANDID-PTX encoded each 640,000."""
+    config = load_config("rad-dino", [f"data.manifests=[{manifest}]", "init.source=random"])
+    cost = cost_of(config)
+    assert 0.001 < probe_share(config, 19_237, cost) < 0.01
+    assert probe_share(config, 10 * 19_237, cost) == pytest.approx(10 * probe_share(config, 19_237, cost))
+    monkeypatch.setattr("encoder.runs.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
+    report = validate(config, processes=16, output=tmp_path / "not" / "there", tflops=315)
+    (line,) = [line for line in report.lines if line.startswith("time")]
+    hours = 60_000 * 640 * cost.tera_flops_run / 315 / 3600
+    assert f"{hours:,.3g} GPU-hours" in line and f"{hours / 16:.1f} h on 16" in line and "given 315 TFLOP/s" in line
+    (warning,) = [warning for warning in report.warnings if "free" in warning]
+    each = 16 * (cost.backbone + cost.heads)
+    assert warning.startswith("the pixel cache and checkpoints need") and "1.0 GB free" in warning
+    assert any(f"checkpoints {each / 1e9:.1f} GB each, up to 4 at a time" in line for line in report.lines)
+    monkeypatch.setattr("encoder.runs.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=10**12))
+    assert not any("free" in warning for warning in validate(config, output=tmp_path, tflops=1).warnings)

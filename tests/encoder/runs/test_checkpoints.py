@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,6 +232,21 @@ def test_refused_values_leave_no_trace_that_matters(tmp_path: Path) -> None:
     assert checkpoints.steps() == [1]
     checkpoints.save(3, some(3), {"step": 3})
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path / "run", 1)
+    first = checkpoints.save(1, {"student": {"x": torch.ones(1000)}}, {})
+    monkeypatch.setattr("encoder.files.shutil.disk_usage", lambda _: SimpleNamespace(free=3999))
+    with pytest.raises(LlavaRadError, match=r"the checkpoint of step 2 needs at least 0\.0 GB") as raised:
+        checkpoints.save(2, {"student": {"x": torch.ones(1000)}}, {})
+    assert "the checkpoints before it are intact" in str(raised.value.hint)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["step-00000001"]
+    assert checkpoints.latest() == first and checkpoints.load(first)[0]["student"]["x"].sum() == 1000
+    monkeypatch.setattr("encoder.files.shutil.disk_usage", lambda _: SimpleNamespace(free=4000))
+    checkpoints.save(2, {"student": {"x": torch.ones(1000)}}, {})
 
 
 def test_a_failing_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

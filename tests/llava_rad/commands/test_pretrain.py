@@ -59,7 +59,7 @@ def test_the_engine_gets_the_run(calls: list[Any], tmp_path: Path) -> None:
     assert calls == [
         (
             (load_config("tiny", ["loss.ibot=0"]), tmp_path / "run"),
-            {"offline": True, "progress": False, "restart": False},
+            {"offline": True, "progress": False, "restart": False, "stage": None},
         )
     ]
 
@@ -69,7 +69,7 @@ def test_defaults(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     ((config, folder), options), = calls  # fmt: skip
     assert config == load_config("rad-dino", ["name=mine"])
     assert folder == Path("runs/mine")
-    assert options == {"offline": False, "progress": True, "restart": True}
+    assert options == {"offline": False, "progress": True, "restart": True, "stage": None}
     shown = capsys.readouterr()
     assert shown.out == "" and "the encoder is in runs/mine/export" in shown.err
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from encoder.errors import ConfigError
 from llava_rad.training.config import DEEPSPEED, TrainingConfig, load_config
-from llava_rad.training.deepspeed_config import offloads, read_deepspeed, stage
+from llava_rad.training.deepspeed_config import checkpoint_bytes, offloads, read_deepspeed, stage
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import runs, small_pairs
 
@@ -67,6 +67,13 @@ def test_p22_p29_losses_equal_those_without_it_and_those_of_a_killed_run(
     whole = tmp_path / "whole"
     runs.train(whole, overrides, processes=processes)
     assert runs.close(runs.losses(whole), runs.losses(plain), 1e-6)
+
+    newest = max((whole / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+    written = sum(path.stat().st_size for path in newest.rglob("*") if path.suffix == ".pt")
+    parts = [load_file(tiny / part) for part in ("projector.safetensors", "language_model/model.safetensors")]
+    trained = sum(value.numel() for part in parts for value in part.values())
+    config = load_config("tiny", [f"engine.deepspeed={name}", "engine.precision=fp32"])
+    assert 1 < written / checkpoint_bytes(config, trained) < 1.2  # small files and names
 
     killed = tmp_path / "killed"
     runs.kill_after(killed, "checkpoint-1", overrides, processes=processes)

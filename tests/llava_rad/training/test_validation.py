@@ -9,6 +9,7 @@ import pytest
 
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.training.config import load_config
+from llava_rad.training.deepspeed_config import checkpoint_bytes
 from llava_rad.training.validation import Sizes, cost_of, encoder_parameters, language_model_parameters
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import small_pairs
@@ -57,6 +58,21 @@ def test_published_parts_are_sized_by_their_configuration_files_alone(run: Run, 
     assert "encoder 86,580,480, projector 19,931,136, language model 6,738,415,616" in done.out
     assert "trained 6,758,346,752" in done.out and "on 4 like this one" in done.out
     assert "128 samples: 16 at a time, 2 times, on 4 processes" in done.out
+    assert "checkpoints 81.1 GB each, up to 3 at a time" in done.out  # 12 bytes for each trained parameter
+
+
+def test_checkpoints_of_7b() -> None:
+    """Counted by hand; the files of small runs have these sizes (``test_deepspeed.py``)."""
+    parameters = 6_738_415_616
+    for changes, size in (
+        (["engine.deepspeed=zero3"], 80.9),
+        (["engine.deepspeed=zero2"], 94.3),
+        (["engine.deepspeed=zero2", "engine.precision=fp32"], 107.8),
+        (["engine.deepspeed=none"], 80.9),
+    ):
+        assert round(checkpoint_bytes(load_config("paper", changes), parameters) / 1e9, 1) == size
+    lora = load_config("paper-lora", ["engine.deepspeed=zero3"])
+    assert checkpoint_bytes(lora, 1000, parameters) == 12 * 1000 + 2 * parameters
 
 
 def test_problems_are_listed_together_and_say_what_to_do(run: Run, tmp_path: Path) -> None:
