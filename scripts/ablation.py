@@ -250,7 +250,7 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def together(output: Path, ablation: str, rows: Sequence[Variant]) -> ProbeTable:
     """Tabulate macro scores of all variants beside the paper's (VinDr-CXR); writes table and plot into ``probe``."""
-    from encoder.probing.published import column
+    from encoder.probing.published import VINDR, column
     from llava_rad.probes.folder import ProbeFolder, ProbeTable, bars, linear_bars
 
     found = {row.name: _results(output / "probe" / (row.recipe or "all"))[row.name] for row in rows}
@@ -261,8 +261,11 @@ def together(output: Path, ablation: str, rows: Sequence[Variant]) -> ProbeTable
         paper = column("vindr-cxr", row.paper).get("macro")
         cells.append([row.name, _images(output / "runs" / row.name), *scores, f"{paper.mean:.1f}" if paper else ""])
     figures = {"resolution": "figures B.1 and C.1", "size": "figure B.2", "diversity": "figure B.2"}
-    notes = (f"The paper's other numbers are in {figures[ablation]} only.",) if ablation in figures else ()
-    table = ProbeTable(f"Ablation of the {ablation}", cells, notes)
+    notes = [f"The paper's other numbers are in {figures[ablation]} only."] if ablation in figures else []
+    averaged = {label.lower() for label in found[rows[0].name].get("averaged", ())}
+    if averaged != {label.lower() for label in VINDR}:
+        notes.append(f"Not comparable with the paper's: macro scores are of {len(averaged)} labels, not of its seven.")
+    table = ProbeTable(f"Ablation of the {ablation}", cells, tuple(notes))
     ProbeFolder(output / "probe", {}).finish(table, bars(linear_bars(found), axis="AUROC x 100"))
     return table
 

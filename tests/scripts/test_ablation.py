@@ -203,10 +203,11 @@ def test_resolutions_are_probed_separately_and_share_one_table(tmp_path: Path) -
         folder = tmp_path / "probe" / str(row.recipe) / "encoders"
         folder.mkdir(parents=True)
         macro = {"auprc": [value], "auroc": [value + 0.1, value + 0.3]}
-        content = {"encoder": row.name, "macro": macro, "auroc": {"A": [value]}}
+        content = {"encoder": row.name, "macro": macro, "auroc": {"A": [value]}, "averaged": ["A"]}
         (folder / f"{row.name}.json").write_text(json.dumps(content))
     text = together(tmp_path, "resolution", rows).text()
     assert [line.split() for line in text.splitlines()[2:4]] == [
         ["112px", "25.0", "45.0"], ["518px", "50.0", "70.0", "52.8"],
     ]  # fmt: skip
+    assert "Not comparable with the paper's: macro scores are of 1 labels" in text
     assert (tmp_path / "probe" / "table.md").is_file() and (tmp_path / "probe" / "figure.svg").is_file()
