@@ -81,6 +81,28 @@ def test_linear_probes_are_those_of_tables_1_b_1_and_c_1(shared_dir: Path) -> No
     assert column("rsna-pneumonia", auroc=True)["Pneumonia"] == (88.4, 0.6)
 
 
+def test_dice_and_worst_groups_are_those_of_tables_3_and_c_3(shared_dir: Path) -> None:
+    lines = _lines(shared_dir)
+    (table,) = (line for line in lines if line.startswith("Encoder Decoder# Features"))
+    row = re.compile(
+        r"(NN-UNet|EfficientNet-B6|BioViL-T|BiomedCLIP|CheXzero|R ad-DINO(?: \(no MIM\))?) ?"
+        r"(Unet|Linear|ViTDet|UPerNet)"
+    )
+    found = list(row.finditer(table))
+    assert len(found) == len(DICE)
+    for one, after in zip(found, [*found[1:], None], strict=True):
+        cells = table[one.end() : None if after is None else after.start()]
+        numbers = [(float(a), float(b)) for a, b in re.findall(r"(\d+\.\d) \((\d+\.\d)\)", cells)]
+        encoder = one.group(1).replace("R ad-DINO", "RAD-DINO")
+        assert _ours(DICE[encoder, one.group(2).lower()]) == numbers
+    at = next(number for number, line in enumerate(lines) if line.startswith("Table C.3"))
+    groups = " ".join(lines[at + 1 : at + 6])
+    for encoder, columns in WORST_GROUP.items():
+        name = groups.index(encoder.replace("RAD-DINO", "R ad-DINO"))
+        numbers = [float(number) for number in re.findall(r"\b(\d\d\.\d)\b", groups[name:])][:4]
+        assert [value for pair in columns.values() for value in pair] == numbers, encoder
+
+
 def test_an_aggregate_is_the_mean_of_its_labels() -> None:
     for rows in (AUPRC["vindr-cxr"], AUPRC["padchest-lateral"]):
         for name, columns in rows.items():
