@@ -146,7 +146,8 @@ class EngineConfig(_Strict):
         tf32: float32 matrix products in TF32 where the GPU has it [LLaVA].
         deepspeed: ``none``; ``zero2``, ``zero3`` [LLaVA]; ``zero2-offload``, ``zero3-offload`` (optimiser state, and
             weights, in main memory); or a DeepSpeed JSON file.
-        activation_checkpointing: recompute decoder blocks in the backward pass [LLaVA].
+        activation_checkpointing: recompute decoder blocks in the backward pass [LLaVA: true]; ``auto`` only if the
+            memory of the device is too small without.
         liger: Liger's kernels for Llama (CUDA, package liger-kernel).
         log_every: steps.
         checkpoint_every: steps; null for every epoch.
@@ -156,7 +157,7 @@ class EngineConfig(_Strict):
     precision: Literal["bf16", "fp32"] = "bf16"
     tf32: bool = True
     deepspeed: str = "none"
-    activation_checkpointing: bool = True
+    activation_checkpointing: Literal["auto"] | bool = "auto"
     liger: bool = False
     log_every: Positive = 10
     checkpoint_every: Positive | None = None

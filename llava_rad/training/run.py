@@ -29,6 +29,8 @@ from torch import distributed
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from encoder.backbones.loading import stored_sizes
+from encoder.backbones.weight_files import read_json
 from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from encoder.runs.checkpoints import TrainerCheckpoints
@@ -37,8 +39,9 @@ from encoder.runs.distributed import keep_freed_memory, on_first
 from encoder.runs.folder import MayChange, data_digest, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
+from encoder.runs.preflight import available_memory
 from encoder.runs.progress import progress_bar, stop_signals
-from llava_rad.model.checkpoint import ENCODER
+from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
 from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
@@ -47,6 +50,7 @@ from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
 from llava_rad.training.module import ReportLoss
 from llava_rad.training.trainer import SAMPLES, ReportTrainer, Watcher
+from llava_rad.training.validation import Sizes, decide_recomputation
 
 MODEL, INITIAL, CHECKPOINTS = "model", "initial", "checkpoints"
 PANELS = (
@@ -262,11 +266,28 @@ class _ReportTrainingRun:
         self._note(f"samples: {counted}{left_out}")
         if config.engine.liger:
             use_liger(language_model)
-        if config.engine.activation_checkpointing:
+        if self._recomputes(settings):
             language_model.activation_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
             language_model = with_adapters(language_model, config.lora, config.seed, float32=not spread)
         self.model = ReportLoss(projector, language_model, tokens, prompt, self.encoder, settings.preprocessing)
+
+    def _recomputes(self, settings: LlavaRadConfig) -> bool:
+        """Whether decoder blocks are computed again in the backward pass."""
+        if self.config.engine.activation_checkpointing != "auto":
+            return self.config.engine.activation_checkpointing
+        train, device = self.samples["train"], self.arguments.device
+        words = read_json(self.initial / LANGUAGE_MODEL / "config.json", "the language model")
+        encoder = stored_sizes(self.initial / ENCODER).config
+        answer = train.supervised() / len(train)
+        sizes = Sizes(encoder, words, settings.image_tokens, float(train.lengths.max()), answer)
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        decided = decide_recomputation(self.config, sizes, self.world, memory or available_memory(device))
+        found = bool(decided.engine.activation_checkpointing)
+        self._note(
+            f"activations of decoder blocks are {'recomputed' if found else 'kept'} (activation_checkpointing=auto)"
+        )
+        return found
 
     def train(self) -> Path:
         """The loop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,11 +22,13 @@ from encoder.pretraining.vit import VisionTransformer
 from encoder.runs.preflight import (
     Report,
     Trace,
+    available_memory,
     by_depth,
     cache_need,
     checkpoints_need,
     flop,
     gigabytes,
+    gpu_memory,
     parameters_of,
     trace,
     transformer_flops,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LAYERS = "num_hidden_layers"
+_SHARE_OF_MEMORY = 0.8
+"""Of a device, for what is estimated; workspaces of kernels, communication and fragmentation come on top."""
 _PAPER = {"train": 146_909, "val": 7_250}
 
 
@@ -154,6 +158,25 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
     )
 
 
+def decide_recomputation(config: TrainingConfig, sizes: Sizes, processes: int, available: int) -> TrainingConfig:
+    """Replace ``engine.activation_checkpointing: auto`` by true or false.
+
+    Args:
+        config: the run.
+        sizes: with the length of the longest sample.
+        processes: number of processes that train.
+        available: bytes of each one's device.
+    """
+    if config.engine.activation_checkpointing != "auto":
+        return config
+
+    def decided(recompute: bool) -> TrainingConfig:
+        engine = config.engine.model_copy(update={"activation_checkpointing": recompute})
+        return config.model_copy(update={"engine": engine})
+
+    return decided(cost_of(decided(False), sizes, processes).memory > _SHARE_OF_MEMORY * available)
+
+
 def encoder_parameters(config: Mapping[str, Any]) -> int:
     """Count the parameters of an encoder: 86,580,480 for DINOv2's ViT-B/14 at 518 px."""
     if "parameters" in config:
@@ -248,14 +271,14 @@ def validate(
 def _engine(report: Report, config: TrainingConfig, processes: int) -> None:
     run, engine = config.optimization, config.engine
     read_deepspeed(engine.deepspeed)
-    micro = accumulation(config, processes)
+    micro, chosen = accumulation(config, processes), engine.activation_checkpointing
     kind = f"adapters of rank {config.lora.r}" if config.lora else "all of the language model"
     report.lines += [
         f"trained     the projector and {kind}; the encoder is frozen",
         f"batch       {run.batch_size:,} samples: {run.micro_batch_size} at a time, {micro} times, on {processes} "
         f"process{'es' if processes > 1 else ''}",
         f"engine      {engine.precision}, DeepSpeed {engine.deepspeed}, activation checkpointing "
-        f"{'on' if engine.activation_checkpointing else 'off'}",
+        f"{chosen if isinstance(chosen, str) else 'on' if chosen else 'off'}",
     ]
 
 
@@ -349,6 +372,12 @@ def _cost(
     )
     mean = float(train.lengths.mean())
     sizes = Sizes(parts.encoder, parts.language_model, parts.image_tokens, mean, train.supervised() / len(train))
+    longest = replace(sizes, length=float(train.lengths.max()))
+    decided = decide_recomputation(config, longest, processes, gpu_memory() or available_memory("cpu"))
+    if config.engine.activation_checkpointing == "auto":
+        recomputed = "recomputed in the backward pass" if decided.engine.activation_checkpointing else "kept"
+        report.lines.append(f"blocks      activations are {recomputed} (auto)")
+    config = decided
     cost = cost_of(config, sizes, processes)
     _print_cost(report, cost)
     operations = steps * run.batch_size * cost.tera_flops

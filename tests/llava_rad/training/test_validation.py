@@ -10,7 +10,13 @@ import pytest
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.training.config import load_config
 from llava_rad.training.deepspeed_config import checkpoint_bytes
-from llava_rad.training.validation import Sizes, cost_of, encoder_parameters, language_model_parameters
+from llava_rad.training.validation import (
+    Sizes,
+    cost_of,
+    decide_recomputation,
+    encoder_parameters,
+    language_model_parameters,
+)
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import small_pairs
 
@@ -166,6 +172,27 @@ def test_floating_point_operations_of_a_sample() -> None:
     assert full.tera_flops - kept.tera_flops == pytest.approx(20, rel=0.05)
     without = cost_of(load_config("paper", ["data.keep_features=true"]), PAPER, 4)
     assert full.tera_flops - without.tera_flops == pytest.approx(0.30, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gigabytes", "recomputed"),
+    [
+        # adapters: 20 GB of weights and states, 13.6 GB of activations a sample; 80 % of the memory may be planned for
+        (["lora={}", "engine.deepspeed=none", "optimization.micro_batch_size=1"], 80, False),
+        (["lora={}", "engine.deepspeed=none", "optimization.micro_batch_size=1"], 40, True),
+        (["lora={}", "engine.deepspeed=none", "optimization.micro_batch_size=4"], 80, True),
+        (["lora={}", "engine.deepspeed=none", "optimization.micro_batch_size=4"], 141, False),
+        (["engine.activation_checkpointing=true"], 10_000, True),
+        (["engine.activation_checkpointing=false"], 1, False),
+    ],
+    ids=["lora-80", "lora-40", "lora4-80", "lora4-141", "always", "never"],
+)
+def test_blocks_are_recomputed_only_where_memory_is_short(
+    changes: list[str], gigabytes: float, recomputed: bool
+) -> None:
+    assert load_config("paper").engine.activation_checkpointing == "auto"
+    decided = decide_recomputation(load_config("paper", changes), PAPER, 1, int(gigabytes * GB))
+    assert decided.engine.activation_checkpointing is recomputed
 
 
 def test_states_of_the_full_fine_tune() -> None:
