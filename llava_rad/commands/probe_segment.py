@@ -190,7 +190,7 @@ def segment(
     """
     from encoder.files import DIGESTS, Digests, sha256_of
     from encoder.preprocessing import recipe_named
-    from encoder.probing.heads import HEADS, WEIGHTS
+    from encoder.probing.heads import HEADS, WEIGHTS, UNet
     from encoder.probing.published import TARGETS
     from encoder.probing.segmentation.data import by_split
     from encoder.probing.segmentation.model import SegmentationConfig
@@ -212,6 +212,11 @@ def segment(
     if unet_weights is not None and not unet_weights.is_file():
         raise LlavaRadError("the file of the U-Net's weights does not exist", hint=WEIGHTS)
     numbers, at_a_time = _numbers(few_shot), _micro(micro_batch)
+    if "unet" in heads and at_a_time is not None and at_a_time < min(batch_size, UNet.together):
+        raise typer.BadParameter(
+            f"the U-Net's batch statistics are of {UNet.together} images, which go through it together",
+            param_hint="--micro-batch",
+        )
     rows = probing.read_rows(data)
     parts = by_split(rows, seed=seed)
     wanted = names(structures) or sorted({name for row in rows for name in row.masks})

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from encoder.datasets.manifest import Row, read_manifest, write_manifest
+from tests.forked import Command
 from tests.llava_rad.conftest import Run
 from tests.shared_readers import _idle_readers, shared_readers
 
@@ -536,6 +537,7 @@ def test_weights_of_the_u_net_are_named_where_they_are_missing(masked: Path, run
         missing.code == 1 and "smp-hub/efficientnet-b6.imagenet" in missing.err and "model.safetensors" in missing.err
     )
     assert run(*call[:-1], "linear", "--encoder", "x", "--unet-weights", "none.safetensors").code == 2
+    assert run(*call, "--micro-batch", "9").code == 2, "its statistics are of ten images"
 
 
 @pytest.mark.slow
@@ -552,3 +554,25 @@ def test_a_u_net_says_what_it_starts_from(masked: Path, run: Run, tmp_path: Path
     assert start.code == 0 and "U-Net from imagenet, unet" in start.out, start.err
     folder = next((tmp_path / "u" / "work").glob("U-Net-from-*"))
     assert len(json.loads((folder / "segmenter.json").read_text())["config"]["image_net"]) == 64
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_results_of_one(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    """As torchrun starts them: each takes half of each batch, the first one writes and speaks."""
+    call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84", "--epochs", "2")
+    call += ("--batch-size", "5", "--few-shot", "3", "--strata", "sex", "--overlays", "1", "--device", "cpu")
+    one = run(*call, "-o", "one")
+    assert one.code == 0, one.err
+    both = Command([*call, "-o", tmp_path / "two"], 2, ("llava_rad.cli", "encoder.probing.segmentation.train"))
+    out, err = (text.decode() for text in both.communicate(240))
+    assert both.returncode == 0, err
+    assert err.count("memory of a step") == 1 and err.count("results: ") == 1 and out.count("trainable parameters") == 1
+    results = [json.loads((tmp_path / name / "encoders" / "first-linear.json").read_text()) for name in ("one", "two")]
+    for key in ("structures", "groups", "few_shot", "sizes", "epoch"):
+        assert flat(results[1][key]) == pytest.approx(flat(results[0][key]), abs=2e-3), key
+
+
+def flat(value: object) -> list[float]:
+    if isinstance(value, dict | list):
+        return [one for part in (value.values() if isinstance(value, dict) else value) for one in flat(part)]
+    return [float(value)] if isinstance(value, int | float) else []
