@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -181,6 +182,8 @@ def linear(
             probes.keep(folder, name, weights, work, named, probes.probe(model, way, work, bar, runs))
             if runs is not None:
                 shutil.rmtree(runs, ignore_errors=True)
+                with contextlib.suppress(OSError):  # other encoders' runs are in it
+                    runs.parent.rmdir()
         facts, table = known(folder, name, weights) or ({}, b"")
         found[name], predicted[name] = facts, read_predictions(table, parts, judged, averaged)
     compared = probes.compare(parts, predicted, others)
