@@ -52,6 +52,7 @@ def rows_of(text: str) -> dict[str, str]:
     return {line.split("  ")[0].strip(): line for line in lines}
 
 
+@pytest.mark.slow
 def test_vindrs_macro_average_is_over_the_seven_labels_of_table_1(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_padchests_lateral_images_are_divided_anew_for_each_run(
     assert "every run draws" in ran.out
 
 
+@pytest.mark.slow
 def test_probabilities_intervals_and_heads_are_those_of_the_saved_predictions(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_images_of_a_patient_count_together(manifest: Path, encoders: list[Path]
     assert alone.code == 0 and "of 1 patients" in alone.out and not re.search(r"\[\d+\.\d", alone.out), "no interval"
 
 
+@pytest.mark.slow
 def test_encoders_are_compared_with_the_first_and_with_those_of_an_earlier_run(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
 ) -> None:
@@ -171,6 +174,7 @@ def test_encoders_are_compared_with_the_first_and_with_those_of_an_earlier_run(
     assert run(*linear(manifest, encoders[1]), *call).code == 0, "comparisons are no setting of the results"
 
 
+@pytest.mark.slow
 def test_earlier_runs_of_other_images_labels_or_settings_are_refused(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
 ) -> None:
@@ -194,6 +198,7 @@ def test_earlier_runs_of_other_images_labels_or_settings_are_refused(
     assert not (tmp_path / "f").exists()
 
 
+@pytest.mark.slow
 def test_lost_predictions_are_computed_again(manifest: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
     call = (*linear(manifest, encoders[0]), *LOGISTIC, "--labels", "A")
     first = run(*call)
@@ -205,6 +210,7 @@ def test_lost_predictions_are_computed_again(manifest: Path, encoders: list[Path
         assert again.code == 0 and again.out == first.out and file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_folds_of_the_training_images_are_judged_together_by_logistic_regression(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
 ) -> None:
@@ -217,6 +223,7 @@ def test_folds_of_the_training_images_are_judged_together_by_logistic_regression
     assert odd.code == 2 and "choose one of whole" in odd.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_training_and_judged_images_are_encoded_in_the_same_type(
     dtype: str, manifest: Path, encoders: list[Path], run: Run, monkeypatch: pytest.MonkeyPatch
