@@ -153,7 +153,7 @@ def probe(
             return images[batch] if augmented is None else augmented(seed, epoch, among[batch])
 
         state = None if folder is None or augmented is None else folder / f"run-{number}.pt"
-        heads.append(train(split, vectors, encoder.width, work.config, seed, progress=epochs, state=state))
+        heads.append(train(split, vectors, found.shape[1], work.config, seed, progress=epochs, state=state))
     odds = [
         head.odds(found[[place[row.path] for row in split.judged]])
         for head, split in zip(heads, allocation.splits, strict=True)
