@@ -278,7 +278,7 @@ class EngineConfig(_Strict):
 
     Attributes:
         precision: ``bf16``: matrix products in bfloat16, weights and statistics in float32; ``fp32``.
-        compile: torch.compile of the transformer blocks.
+        compile: torch.compile of transformer blocks, heads and losses; null: on CUDA.
         activation_checkpointing: recompute blocks in the backward pass: less memory, a third more time.
         sharding: ``none`` (DDP) or ``fsdp``.
         log_every: steps.
@@ -287,7 +287,7 @@ class EngineConfig(_Strict):
     """
 
     precision: Literal["bf16", "fp32"] = "bf16"
-    compile: bool = False
+    compile: bool | None = None
     activation_checkpointing: bool = False
     sharding: Literal["none", "fsdp"] = "none"
     log_every: Positive = 10

@@ -189,11 +189,16 @@ class _NormLinear(torch.autograd.Function):
             normed = torch.native_layer_norm(x, shape, scale, shift, ctx.eps)[0].to(grad_output.dtype)
             grad_weight = linear(grad_output.t(), normed.t())
             del normed
-            inner = linear(grad_output, weight.t()).to(x.dtype)
+            inner, dtype = linear(grad_output, weight.t()).to(x.dtype), x.dtype
+            if x.device.type == "cpu" and dtype != torch.float64:
+                # torch would add up the gradients of the norm's weights in the type of x: 6 % off over 4,000 rows
+                tensors = (inner, x, mean, inverse_std, scale, shift)
+                inner, x, mean, inverse_std, scale, shift = (tensor.float() for tensor in tensors)
             grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
                 inner, x, shape, mean, inverse_std, scale, shift, [True, True, True]
             )
-        return grad_x, grad_scale, grad_shift, None, grad_weight, grad_output.sum(0) if ctx.biased else None
+        grad_bias = grad_output.sum(0) if ctx.biased else None
+        return grad_x.to(dtype), grad_scale, grad_shift, None, grad_weight, grad_bias
 
 
 def gelu_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ steps makes each row sum to 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from encoder.backbones.linear import linear
 from encoder.pretraining.fused_layers import product_type
+
+Compute = Callable[..., tuple[torch.Tensor, ...]]
 
 
 def prototype_cross_entropy(
@@ -35,6 +37,7 @@ def prototype_cross_entropy(
     student_temperature: float,
     teacher_temperature: float,
     chunk: int | None = None,
+    compute: Compute | None = None,
 ) -> torch.Tensor:
     """``sum_n weights[n] * sum_st pairs[s, t] * CE(teacher probabilities [n, t], student probabilities [n, s])``.
 
@@ -49,6 +52,7 @@ def prototype_cross_entropy(
         student_temperature: divides the student's scores.
         teacher_temperature: divides the teacher's.
         chunk: scores held at a time; None for a value that suits the device.
+        compute: a compiled `cross_entropy_chunk`.
 
     Returns:
         A scalar, float32.
@@ -64,6 +68,7 @@ def prototype_cross_entropy(
         student_temperature,
         teacher_temperature,
         chunk or _chunk(student.device, len(student_prototypes)),
+        compute or cross_entropy_chunk,
     )
     return loss
 
@@ -86,6 +91,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         student_temperature: float,
         teacher_temperature: float,
         chunk: int,
+        compute: Compute,
     ) -> torch.Tensor:
         dtype = product_type(student.device)
         images, crops, _ = student.shape
@@ -98,7 +104,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
             parts = []
             tensors = (tensor.split(step) for tensor in (student.to(dtype), others, weighted))
             for vectors, targets, scaled in zip(*tensors, strict=True):
-                *part, for_prototypes = cross_entropy_chunk(vectors, targets, scaled, ours, theirs, bias, pairs)
+                *part, for_prototypes = compute(vectors, targets, scaled, ours, theirs, bias, pairs)
                 parts.append(part)
                 prototype_gradient += for_prototypes
             highest, prob, mean, gradient = (torch.cat(column).float() for column in zip(*parts, strict=True))
@@ -115,7 +121,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradient, prototype_gradient = ctx.saved_tensors
-        return gradient * grad_outputs[0], prototype_gradient * grad_outputs[0], *[None] * 8
+        return gradient * grad_outputs[0], prototype_gradient * grad_outputs[0], *[None] * 9
 
 
 _OFFSET_TERMS = 8

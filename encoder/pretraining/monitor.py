@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import torch
 
+from encoder.runs.checkpoints import diverged
+
 FLAT = 0.01
 """Share of ln K within which entropy or loss count as standing at ln K."""
 ALIKE = 0.01
@@ -89,3 +91,54 @@ class CollapseMonitor:
             if self._rows[kind] == self._patience:
                 warnings.append(texts[kind])
         return warnings
+
+
+class FiniteSteps:
+    """Stops a run at the first step whose losses or gradient norms are not finite, without waiting for a GPU.
+
+    On CUDA the answer of a step is read when the next one is asked about, or in `settle`; elsewhere at once.
+
+    Args:
+        delayed: whether to read answers late.
+    """
+
+    def __init__(self, *, delayed: bool) -> None:
+        self._delayed = delayed
+        self._asked: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
+
+    def ask(self, step: int, odd: torch.Tensor) -> None:
+        """Ask about a step.
+
+        Args:
+            step: its number.
+            odd: scalar, not 0 if something is not finite, the same on all processes.
+
+        Raises:
+            LlavaRadError: if this step, or where answers are read late the one before, is not finite.
+        """
+        self.settle()
+        event = None
+        if odd.device.type == "cuda":
+            answer = torch.empty(odd.shape, dtype=odd.dtype, pin_memory=True).copy_(odd, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        else:
+            answer = odd.cpu()
+        self._asked = (step, answer, event)
+        if not self._delayed:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read what was asked last.
+
+        Raises:
+            LlavaRadError: if that step is not finite.
+        """
+        if self._asked is None:
+            return
+        step, answer, event = self._asked
+        self._asked = None
+        if event is not None:
+            event.synchronize()
+        if bool(answer):
+            raise diverged(step, "lower optimization.base_lr, or use engine.precision=fp32")

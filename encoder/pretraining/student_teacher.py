@@ -7,18 +7,21 @@ as in DINOv2 (Oquab et al. 2023, section 4).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from encoder.errors import ModelError
+from encoder.errors import LlavaRadError, ModelError
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.heads import Head
 from encoder.pretraining.losses import (
+    Compute,
     MovingAverage,
+    cross_entropy_chunk,
     dino_pairs,
     koleo_loss,
     prototype_cross_entropy,
@@ -92,6 +95,19 @@ class StudentTeacher(nn.Module):
         prototypes, momentum = config.head.prototypes, config.loss.centre_momentum
         self.dino_centre = MovingAverage(prototypes, momentum)
         self.ibot_centre = MovingAverage(prototypes, momentum)
+        self.chunk: Compute = cross_entropy_chunk
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile blocks, heads and the losses' work on the scores, each apart, so that blocks share their code.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        for network in (self.student, self.teacher):
+            for module in (*network.backbone.blocks, network.dino_head, network.ibot_head):
+                if module is not None:
+                    module.compile(**options)
+        self.chunk = torch.compile(cross_entropy_chunk, **options)
 
     def train(self, mode: bool = True) -> StudentTeacher:
         """The teacher stays in evaluation mode: it drops no paths."""
@@ -159,6 +175,7 @@ class StudentTeacher(nn.Module):
             prototype_cross_entropy,
             student_temperature=weights.student_temperature,
             teacher_temperature=teacher_temperature,
+            compute=self.chunk,
         )
         views = crops // images
         dino = weights.dino * cross_entropy(
@@ -207,6 +224,22 @@ class StudentTeacher(nn.Module):
         if self.training:
             centre.update(vectors, prototypes)
         return offset
+
+
+@contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Explain errors of the compiler.
+
+    Raises:
+        LlavaRadError: in their place.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise LlavaRadError(f"the step cannot be compiled: {reason}", hint="engine.compile=false") from error
 
 
 Groups = dict[str, dict[str, torch.Tensor]]

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +46,14 @@ from encoder.pretraining.data import (
     training_rows,
 )
 from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbone, load_heads
-from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
+from encoder.pretraining.monitor import CollapseMonitor, FiniteSteps, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
 from encoder.pretraining.randomness import Purpose, generator
-from encoder.pretraining.student_teacher import Losses, StudentTeacher, gather, restore
+from encoder.pretraining.student_teacher import Losses, StudentTeacher, compiler_errors, gather, restore
 from encoder.pretraining.validation import check_sizes
 from encoder.pretraining.vit import VisionTransformer
 from encoder.runs import distributed as processes
-from encoder.runs.checkpoints import Checkpoints, diverged, first_not_finite
+from encoder.runs.checkpoints import Checkpoints, first_not_finite
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import whole
 from encoder.runs.folder import MayChange, data_digest, prepare
@@ -184,10 +186,12 @@ class _PretrainingRun:
         for line in report.lines():
             self._note(line)
         self.model.student.backbone.activation_checkpointing = config.engine.activation_checkpointing
-        if config.engine.compile:
-            for network in (self.model.student, self.model.teacher):
-                for block in list(network.backbone.blocks)[:-1]:  # the last one's shapes change with every batch
-                    block.compile()
+        cuda = self.accelerator.device.type == "cuda"
+        self.explained: Callable[[], AbstractContextManager[None]] = nullcontext
+        if cuda if config.engine.compile is None else config.engine.compile:
+            self.model.compile_parts()
+            self.explained = compiler_errors
+        self.finite = FiniteSteps(delayed=cuda)
         self.model.train()
         blocks = [list(network.backbone.blocks) for network in (self.model.student, self.model.teacher)]
         shards = blocks if config.engine.sharding == "fsdp" else None
@@ -248,13 +252,15 @@ class _PretrainingRun:
                 bar.update(1)
                 logging = done % config.engine.log_every == 0 or done == self.steps
                 stopping = (logging or self.world == 1) and self._any(bool(stop))  # asking all waits for the device
+                probed = done % config.probe.every == 0 or done == self.steps
+                if logging or stopping or probed or done % config.engine.checkpoint_every == 0:
+                    self.finite.settle()
                 if logging or stopping:
                     seconds = time.perf_counter() - started
                     numbers = self._numbers(parts / config.optimization.accumulation, norms, losses, values)
                     numbers |= {"images_per_s": seen / seconds, "data_wait": waited / seconds}
                     self._record(done, numbers, bar)
                     started, seen, waited = time.perf_counter(), 0, 0.0
-                probed = done % config.probe.every == 0 or done == self.steps
                 better = probed and self._look(done)
                 ended = probed and self._stalled(done)
                 if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping or ended:
@@ -273,14 +279,14 @@ class _PretrainingRun:
         return folder
 
     def _check_finite(self, step: int, parts: torch.Tensor, norms: dict[str, torch.Tensor]) -> None:
-        """Stop at the first step whose loss or gradient is not finite, on all processes.
+        """Stop at the first step whose loss or gradient is not finite, on all processes; a step later on CUDA.
 
         Raises:
             LlavaRadError: if it is not.
         """
         values = [parts, *(whole(norm).reshape(1) for norm in norms.values())]
-        if self._any(not bool(torch.isfinite(torch.cat(values)).all())):
-            raise diverged(step, "lower optimization.base_lr, or use engine.precision=fp32")
+        odd = (~torch.isfinite(torch.cat(values))).any().float()
+        self.finite.ask(step, self.accelerator.reduce(odd, "sum") if self.world > 1 else odd)
 
     def _backward(self, batch: Batch, step: int, turn: int, values: Values) -> Losses:
         accumulation = self.config.optimization.accumulation
@@ -288,9 +294,10 @@ class _PretrainingRun:
         torch.manual_seed(int(generator(self.config.seed, Purpose.PATHS, place).integers(2**63)))
         last = turn + 1 == accumulation
         with processes.synchronised(self.wrapped, self.accelerator, last):
-            with self.accelerator.autocast():
+            with self.explained(), self.accelerator.autocast():
                 losses: Losses = self.wrapped(batch, values.teacher_temperature)
-            self.accelerator.backward(losses.total / accumulation)
+            with self.explained():
+                self.accelerator.backward(losses.total / accumulation)
         return losses
 
     def _numbers(

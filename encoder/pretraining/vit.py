@@ -149,6 +149,25 @@ class Block(nn.Module):
         self.mlp = (_SwiGlu if config.use_swiglu_ffn else _Mlp)(width, hidden)
         self.ls2 = _LayerScale(width, config.layerscale_value)
 
+    def _weights(self, tokens: torch.Tensor) -> _Weights:
+        first, last = self.mlp.layers()
+        weights = {"qkv": self.attn.qkv.weight, "into": first.weight, "into_bias": first.bias}
+        if self.attn.qkv.bias is not None:
+            weights["qkv_bias"] = self.attn.qkv.bias
+        gamma1, gamma2 = self.ls1.gamma, self.ls2.gamma
+        if self.training:  # on the weights, which are smaller than the tokens that come out
+            weights["proj"], weights["proj_bias"] = _scaled(self.attn.proj, gamma1)
+            weights["out"], weights["out_bias"] = _scaled(last, gamma2)
+        else:
+            weights |= {"proj": self.attn.proj.weight, "proj_bias": self.attn.proj.bias}
+            weights |= {"out": last.weight, "out_bias": last.bias, "gamma1": gamma1, "gamma2": gamma2}
+        norms = {"scale1": self.norm1.weight, "shift1": self.norm1.bias}
+        norms |= {"scale2": self.norm2.weight, "shift2": self.norm2.bias}
+        if tokens.device.type != "cpu":  # where norms may have another type than tokens
+            weights, norms = weights | norms, {}
+        lowered = cast(list(weights.values()), tokens.dtype)
+        return _Weights(**norms, **dict(zip(weights, lowered, strict=True)))
+
     def forward(
         self,
         tokens: torch.Tensor,
@@ -172,36 +191,23 @@ class Block(nn.Module):
         Returns:
             [T, D], or [M, D] where ``wanted`` is given.
         """
-        if copy:
+        if copy and not torch.compiler.is_compiling():  # compiled code changes no inputs
             tokens = tokens.clone()
-        first, last = self.mlp.layers()
-        gammas: tuple[torch.Tensor, ...] = (self.ls1.gamma, self.ls2.gamma)
-        scaled: tuple[torch.Tensor, ...] = (self.attn.proj.weight, self.attn.proj.bias, last.weight, last.bias)
-        if self.training:  # on the weights, which are smaller than the tokens that come out
-            scaled = (*_scaled(self.attn.proj, gammas[0]), *_scaled(last, gammas[1]))
-            gammas = ()
-        biased = self.attn.qkv.bias is not None
-        norms = (self.norm1.weight, self.norm1.bias, self.norm2.weight, self.norm2.bias)
-        inner = (self.attn.qkv.weight, first.weight, first.bias, *([self.attn.qkv.bias] if biased else []))
         with torch.autocast(tokens.device.type, enabled=False):
-            scale1, shift1, scale2, shift2, proj, proj_bias, out, out_bias, qkv, into, into_bias, *rest = cast(
-                (*norms, *scaled, *inner, *gammas), tokens.dtype
-            )
-            gamma1, gamma2 = rest[-2:] if gammas else (None, None)
+            of = self._weights(tokens)
 
             def attend(rows: torch.Tensor, packing: Packing) -> torch.Tensor:
-                projected = norm_linear(rows, scale1, shift1, self.norm1.eps, qkv, rest[0] if biased else None)
+                projected = norm_linear(rows, of.scale1, of.shift1, self.norm1.eps, of.qkv, of.qkv_bias)
                 mixed = attention(projected, packing.shapes, self.heads, packing.starts)
-                return linear(mixed, proj, proj_bias)
+                return linear(mixed, of.proj, of.proj_bias)
 
             def transform(rows: torch.Tensor) -> torch.Tensor:
-                branch: torch.Tensor = self.mlp.between(
-                    norm_linear(rows, scale2, shift2, self.norm2.eps, into, into_bias), out, out_bias
-                )
+                inner = norm_linear(rows, of.scale2, of.shift2, self.norm2.eps, of.into, of.into_bias)
+                branch: torch.Tensor = self.mlp.between(inner, of.out, of.out_bias)
                 return branch
 
             if attended is None:
-                tokens = _add(tokens, attend(tokens, packing), gamma1)
+                tokens = _add(tokens, attend(tokens, packing), of.gamma1)
             else:
                 rows, tokens = take(tokens, attended.tokens)
                 branch = attend(rows, attended.packing)
@@ -210,11 +216,30 @@ class Block(nn.Module):
                 tokens = tokens.index_select(0, wanted.tokens)
                 if wanted.scale is not None:
                     return tokens + transform(tokens) * wanted.scale
-                return _add(tokens, transform(tokens), gamma2)
+                return _add(tokens, transform(tokens), of.gamma2)
             if transformed is None:
-                return _add(tokens, transform(tokens), gamma2)
+                return _add(tokens, transform(tokens), of.gamma2)
             rows, tokens = take(tokens, transformed.tokens)
             return give(tokens, transform(rows), transformed.tokens, transformed.packing.shapes, transformed.scales)
+
+
+class _Weights(NamedTuple):
+    """Of a block, in the type of its products; LayerScale's gammas only where they are not in ``proj`` and ``out``."""
+
+    scale1: torch.Tensor
+    shift1: torch.Tensor
+    scale2: torch.Tensor
+    shift2: torch.Tensor
+    qkv: torch.Tensor
+    proj: torch.Tensor
+    proj_bias: torch.Tensor
+    into: torch.Tensor
+    into_bias: torch.Tensor
+    out: torch.Tensor
+    out_bias: torch.Tensor
+    qkv_bias: torch.Tensor | None = None
+    gamma1: torch.Tensor | None = None
+    gamma2: torch.Tensor | None = None
 
 
 def _scaled(layer: nn.Linear, gamma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

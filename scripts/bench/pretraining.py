@@ -82,7 +82,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     made = steps.options(__doc__, list(CASES))
     made.add_argument("--peer-python", help="interpreter of the environment that has lightly-train")
     made.add_argument("--batch", nargs="+", type=int, help=f"images; default on a GPU: {CUDA_BATCHES}")
-    made.add_argument("--compile", action="store_true", help="torch.compile our transformer blocks")
+    made.add_argument("--compile", action="store_true", help="torch.compile our blocks, heads and losses")
     return made.parse_args(argv)
 
 

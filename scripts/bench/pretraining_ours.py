@@ -95,9 +95,7 @@ class Ours(Side):
             getattr(self.model, role).load_state_dict(part)
         del weights, part
         if order["compile"]:
-            for network in (self.model.student, self.model.teacher):
-                for block in list(network.backbone.blocks)[:-1]:
-                    block.compile()
+            self.model.compile_parts()
         self.model.to(self.device).train()
         inputs = load_file(folder / "inputs.safetensors")
         batch = Batch(inputs["global"], inputs["local"], inputs["masks"], torch.arange(self.case.batch))

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder.errors import LlavaRadError
 from encoder.pretraining import train as engine
-from encoder.pretraining.monitor import CollapseMonitor, cls_std, effective_rank, teacher_entropy
+from encoder.pretraining.monitor import CollapseMonitor, FiniteSteps, cls_std, effective_rank, teacher_entropy
 from encoder.reader.sandbox import Reader
 from tests.encoder.pretraining.conftest import Finished
 from tests.encoder.pretraining.small_run import small_config, write_images
@@ -122,3 +123,22 @@ def test_a_real_run_whose_loss_stands_at_ln_k_warns(tmp_path: Path, capsys: pyte
 
 def test_a_real_run_that_learns_does_not_warn(unbroken: Finished) -> None:
     assert "is exported" in unbroken.printed and "warning" not in unbroken.printed
+
+
+@pytest.mark.parametrize(("delayed", "answered"), [(False, 1), (True, 2)])
+def test_a_step_that_is_not_finite_is_named_when_it_is_known(delayed: bool, answered: int) -> None:
+    steps, asked = FiniteSteps(delayed=delayed), 0
+    with pytest.raises(LlavaRadError, match="finite at step 7;"):
+        for step in (7, 8):
+            asked += 1
+            steps.ask(step, torch.tensor(float(step == 7)))
+    assert asked == answered
+    steps.settle()  # the answer is read once
+
+
+def test_the_last_steps_answer_is_read_by_settling() -> None:
+    steps = FiniteSteps(delayed=True)
+    steps.ask(1, torch.tensor(0.0))
+    steps.ask(2, torch.tensor(1.0))
+    with pytest.raises(LlavaRadError, match="finite at step 2;"):
+        steps.settle()

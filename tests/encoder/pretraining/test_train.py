@@ -12,6 +12,7 @@ import torch
 from encoder.datasets.pixel_cache import Cache
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining import train as engine
+from encoder.pretraining.monitor import FiniteSteps
 from encoder.runs.checkpoints import Checkpoints
 from encoder.runs.config import dump
 from tests.encoder.pretraining.conftest import Finished
@@ -85,10 +86,21 @@ def test_one_image_on_a_process_is_refused_while_koleo_is_on(images: Path, tmp_p
         engine.run(small_config(images, "optimization.batch_size=1"), tmp_path / "run", progress=False)
 
 
+@pytest.mark.parametrize(("delayed", "every", "kept", "calls_made"), [(False, 1, [2, 3], 4), (True, 2, [2], 4)])
 def test_the_first_step_that_is_not_finite_ends_a_run(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    delayed: bool,
+    every: int,
+    kept: list[int],
+    calls_made: int,
 ) -> None:
-    """The fourth step's gradient is NaN; the log would look at steps 100, 200, ... only."""
+    """The fourth step's gradient is NaN; the log would look at steps 100, 200, ... only.
+
+    On CUDA the host learns of it a step later, but before it writes a checkpoint, here that of step 4.
+    """
+    monkeypatch.setattr(engine, "FiniteSteps", lambda **_: FiniteSteps(delayed=delayed))
     clip, calls = engine.clip_gradients, []
 
     def clipped(student: object, limit: float) -> dict[str, torch.Tensor]:
@@ -97,11 +109,14 @@ def test_the_first_step_that_is_not_finite_ends_a_run(
         return norms if len(calls) < 4 else {**norms, "backbone": torch.tensor(float("nan"))}
 
     monkeypatch.setattr(engine, "clip_gradients", clipped)
-    config = small_config(images, "engine.log_every=100", "engine.checkpoint_every=1", "engine.keep_checkpoints=2")
+    config = small_config(
+        images, "engine.log_every=100", f"engine.checkpoint_every={every}", "engine.keep_checkpoints=2"
+    )
     with pytest.raises(LlavaRadError, match="no longer finite at step 4; the checkpoints before") as caught:
         engine.run(config, tmp_path / "run", progress=False)
     assert caught.value.exit_code == 1
-    assert Checkpoints(tmp_path / "run" / "checkpoints", 2).steps() == [2, 3]
+    assert Checkpoints(tmp_path / "run" / "checkpoints", 2).steps() == kept
+    assert len(calls) == calls_made
 
 
 def test_a_checkpoint_with_nan_is_passed_over_and_a_short_run_logs_its_last_step(
