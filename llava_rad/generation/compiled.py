@@ -33,7 +33,7 @@ Tokens = list[tuple[int, int]]
 
 
 def as_graph(step: Step) -> Any:
-    """Compile a step with CUDA graphs, for one shape.
+    """Compile a step with CUDA graphs, for one shape, when it is first called; the log says so.
 
     Products of matrices with one vector become reductions, whose tiles are tuned. Compiled kernels are kept in
     ``$TORCHINDUCTOR_CACHE_DIR``; default: ``llava-rad/compiled`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
@@ -46,7 +46,21 @@ def as_graph(step: Step) -> Any:
         "coordinate_descent_tuning": True,
         "guard_filter_fn": guards_of_arguments,
     }
-    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
+    made = torch.compile(step, fullgraph=True, dynamic=False, options=options)
+    begun = False
+
+    def run(*inputs: Any) -> Any:
+        nonlocal begun
+        if begun:
+            return made(*inputs)
+        begun, start = True, time.perf_counter()
+        # printed by the handler of last resort, where nobody has configured logging
+        _LOG.warning("llava-rad: compiling the decoder; later runs find its kernels (--no-compile does without)")
+        found = made(*inputs)
+        _LOG.warning("llava-rad: the decoder was compiled in %.0f s", time.perf_counter() - start)
+        return found
+
+    return run
 
 
 def guards_of_arguments(guards: Sequence[Any]) -> list[bool]:
@@ -85,7 +99,6 @@ class CompiledDecoder:
             torch._dynamo.mark_static_address(tensor)  # a graph writes to the addresses at which it was recorded
         self._step: Step = record(self._next)
         self._key = next(self._keys)
-        self._begun = False
         self.compiled = True
 
     def fits(self, slots: int, length: int) -> bool:
@@ -147,21 +160,13 @@ class CompiledDecoder:
 
     def _try(self, tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Run the compiled step; if it fails, warn and use the plain one from then on."""
-        if not self.compiled:
-            return self._next(tokens, index, self._key)
-        start = time.perf_counter()
-        try:
-            found = self._step(tokens, index, self._key).clone()  # the next step overwrites the graph's memory
-        except Exception as error:  # the parts of the compiler raise errors of many types
-            warnings.warn(f"decoding is not compiled: {_reason(error)}", stacklevel=2)
-            self.compiled = False
-            return self._next(tokens, index, self._key)
-        seconds = time.perf_counter() - start
-        if not self._begun and seconds >= 1:
-            # printed by the handler of last resort, where nobody has configured logging
-            _LOG.warning("llava-rad: decoding was compiled once, in %.0f s (--no-compile does without)", seconds)
-        self._begun = True
-        return found
+        if self.compiled:
+            try:
+                return self._step(tokens, index, self._key).clone()  # the next step overwrites the graph's memory
+            except Exception as error:  # the parts of the compiler raise errors of many types
+                warnings.warn(f"decoding is not compiled: {_reason(error)}", stacklevel=2)
+                self.compiled = False
+        return self._next(tokens, index, self._key)
 
     def _next(self, tokens: torch.Tensor, index: torch.Tensor, key: int) -> torch.Tensor:
         """The next token of each slot, [slots]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
@@ -190,6 +191,27 @@ def test_compiled_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
     as_graph(lambda *_: torch.zeros(1))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+
+def test_the_log_says_how_long_compilation_took(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def slow(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            time.sleep(0.6)
+            return step(*inputs)
+
+        return run
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", lambda step, **_: slow(step))
+    step = as_graph(lambda tokens, index, key: tokens)
+    for _ in range(2):
+        step(torch.zeros(1), torch.zeros(1), 0)
+    assert [record.message for record in caplog.records] == [
+        "llava-rad: compiling the decoder; later runs find its kernels (--no-compile does without)",
+        "llava-rad: the decoder was compiled in 1 s",
+    ]
 
 
 class Traced:
