@@ -27,11 +27,12 @@ How = Literal["whole", "fifths", "folds", "train-folds", "draws"]
 ALLOCATIONS: Final[dict[str, str]] = {
     "whole": "every run trains on all images of the split train",
     "fifths": "every run leaves another fifth of the training subjects out",
-    "folds": "every run judges another of five folds of all subjects and leaves the next one out of its training",
-    "train-folds": "the same with the subjects of the split train alone",
+    "folds": "every run judges another of five folds of all subjects",
+    "train-folds": "every run judges another of five folds of the subjects of the split train",
     "draws": "every run draws its training, validation and test subjects anew",
 }
-"""Images of the runs of a probe. By ``logistic`` no fold is left out: its predictions of all folds are one run."""
+"""Images of the runs of a probe. With folds each run also leaves the next one out of its training, for validation; if
+their predictions are pooled to one run, none is left out."""
 
 
 @dataclass(frozen=True)

@@ -324,14 +324,16 @@ def linear_table(
             for what in ("auprc", "auroc")
         ]
         cells.append([f"{MACRO} of {len(labels)} labels", "", *every, *("" for _ in papers)])
-    several = "" if len(first["trained"]) == 1 else f" in each of {len(first['trained'])} runs"
+    what = "fits" if allocation.pooled else "runs"
+    several = "" if len(first["trained"]) == 1 else f" in each of {len(first['trained'])} {what}"
+    more = "; the next one is left out of the training" if allocation.how in ("folds", "train-folds") else ""
+    more = "; the predictions of all folds are judged together" if allocation.pooled else more
     trained = sum(first["trained"]) / len(first["trained"])
     notes = [
         f"{trained:,.0f} training images{several}, {first['judged']:,} evaluated, of {compared.patients:,} patients "
         f"({allocation.splits[0].judged_on}). x 100, mean (standard deviation over runs) [95 % interval by patient].",
         f"Protocol {protocol}: {PROTOCOLS[protocol]}.",
-        f"Allocation {allocation.how}: {ALLOCATIONS[allocation.how]}"
-        + ("; the predictions of all folds are judged together." if allocation.pooled else "."),
+        f"Allocation {allocation.how}: {ALLOCATIONS[allocation.how]}{more}.",
     ]
     left_out = dict.fromkeys((*allocation.splits[0].left_out, *(x for x in allocation.labels if x not in labels)))
     if left_out:
@@ -348,10 +350,10 @@ def _differences(compared: Compared, rows: Sequence[tuple[str, str]]) -> ProbeTa
     for title, label in rows:
         numbers = [_change(table[what, label]) for table in pairs.values() for what in ("auprc", "auroc")]
         cells.append([title, *numbers])
-    several = ", p corrected for the encoders compared (Holm)" if len(pairs) > 1 else ""
+    several = ", corrected for the encoders compared (Holm)" if len(pairs) > 1 else ""
     notes = (
-        f"x 100, [95 % interval], p by exchanging the two encoders' ranks of a patient{several}. Heads are fixed: "
-        "intervals show the choice of patients, not that of training images.",
+        f"x 100, [95 % interval], p by exchanging the two encoders' ranks of a patient{several}, not "
+        "corrected for labels. Heads are fixed: intervals show the choice of patients, not that of training images.",
     )
     return ProbeTable("Paired differences by patient", cells, notes)
 
