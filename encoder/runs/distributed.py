@@ -120,7 +120,8 @@ def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[Sequence
         model: complete on every process.
         accelerator: of this process.
         shards: chains of modules to gather one at a time, each while the one before it computes: each process keeps a
-            part of every parameter (torch's FSDP2), and the optimiser must be made afterwards. None keeps the
+            part of every parameter (torch's FSDP2), and the optimiser must be made afterwards. In mixed precision they
+            are gathered in bfloat16, half of the bytes, and gradients are added up in float32. None keeps the
             parameters whole (DDP).
 
     Returns:
@@ -131,11 +132,13 @@ def spread(model: nn.Module, accelerator: Accelerator, shards: Sequence[Sequence
         wrapped: nn.Module = accelerator.prepare_model(model)
         return wrapped
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for chain in shards:
-        parts = [fully_shard(module, mesh=mesh) for module in chain]
+        parts = [fully_shard(module, mesh=mesh, mp_policy=policy) for module in chain]
         for before, after in pairwise(parts):
             before.set_modules_to_forward_prefetch([after])
             after.set_modules_to_backward_prefetch([before])

@@ -64,15 +64,15 @@ def finish(*processes: BaseProcess, code: int = 0) -> None:
 
 
 def start_two(
-    config: Path, run: Path, *overrides: str, stop_after: int = 0, elsewhere: Path | None = None
+    config: Path, run: Path, *overrides: str, stop_after: int = 0, elsewhere: Path | None = None, count: int = 2
 ) -> list[BaseProcess]:
-    """Two processes that train one model, by gloo; the second may send itself SIGTERM after some steps.
+    """Two processes, or more, that train one model, by gloo; the second may send itself SIGTERM after some steps.
 
-    The second may have its run folder elsewhere, as on a machine that does not share the disk.
+    Others than the first may have their run folder elsewhere, as on a machine that does not share the disk.
     """
     return [
         start(config, elsewhere if rank and elsewhere else run, *overrides, stop_after=stop_after * rank, **variables)
-        for rank, variables in enumerate(ranks(2))
+        for rank, variables in enumerate(ranks(count))
     ]
 
 

@@ -66,6 +66,28 @@ def test_two_processes_equal_one_on_the_union(
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+@pytest.mark.parametrize("count", [4, 8])
+def test_many_processes_equal_one(config: Path, tmp_path: Path, count: int, sharding: str) -> None:
+    options = ("optimization.batch_size=8", f"engine.sharding={sharding}")
+    finish(start(config, tmp_path / "one", *options[:1]))
+    finish(*start_two(config, tmp_path / "many", *options, count=count))
+    assert_close(tmp_path / "many", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_blocks_gathered_in_bfloat16_learn_what_whole_ones_do(config: Path, tmp_path: Path) -> None:
+    """Gradients are added up in float32; the first loss is that of equal weights, rounded to bfloat16."""
+    half = ("engine.precision=bf16", "optimization.base_lr=0.001")
+    finish(*start_two(config, tmp_path / "whole", *half))
+    finish(*start_two(config, tmp_path / "parts", *half, "engine.sharding=fsdp"))
+    for ours, theirs in zip(numbers(tmp_path / "parts"), numbers(tmp_path / "whole"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+        assert ours["gradient_norm_backbone"] == pytest.approx(theirs["gradient_norm_backbone"], rel=2e-2)
+    assert {tensor.dtype for tensor in newest(tmp_path / "parts")["student"].values()} == {torch.float32}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_a_run_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, sharding: str) -> None:
