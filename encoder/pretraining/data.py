@@ -31,7 +31,7 @@ from encoder.pretraining.augmentation import GLOBAL_CROPS, MultiCrop
 from encoder.pretraining.config import PretrainingConfig, Range
 from encoder.pretraining.masking import MaskedPatches, batch_masks, check_masks, masked_patches, most_masked
 from encoder.pretraining.randomness import Purpose, generator
-from encoder.runs.workers import PREFETCH, ignore_interrupts, next_item, worker_context
+from encoder.runs.workers import PREFETCH, begin_worker, next_item, worker_context
 
 
 class Images(Protocol):
@@ -134,7 +134,7 @@ def batches(images: Images, config: PretrainingConfig, *, step: int, rank: int =
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context=worker_context(__name__) if workers else None,
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=begin_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, or starting it would advance torch's global one
     )

@@ -1,12 +1,22 @@
-"""Worker processes of torch's data loader: how they start, and what is said when one is lost."""
+"""Worker processes of torch's data loader: how they start and send, and what is said when one is lost.
+
+They send tensors by their pipe. torch would put each into shared memory, of which a container has 64 MB (/dev/shm) and
+a few processes with batches ahead need hundreds.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
-from typing import TypeVar
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import get_worker_info
 
 from encoder.errors import LlavaRadError
 
@@ -21,6 +31,7 @@ def worker_context(*preload: str) -> BaseContext:
     Args:
         preload: modules that are imported once, not by each worker.
     """
+    check_shared_memory()
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -28,9 +39,43 @@ def worker_context(*preload: str) -> BaseContext:
     return context
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which reaches every process of the terminal, to the process that the worker works for."""
+def check_shared_memory() -> None:
+    """Check that processes can share locks, which they need in any case.
+
+    Raises:
+        LlavaRadError: if there is no shared memory.
+    """
+    try:
+        multiprocessing.Lock()
+    except (OSError, ImportError):  # the latter where Python was built without
+        raise LlavaRadError(
+            "there is no shared memory for worker processes: /dev/shm is missing, full or read-only",
+            hint="mount it (64 MB are enough: docker run --shm-size 64m), or use data.workers=0",
+        ) from None
+
+
+def begin_worker(worker: int) -> None:
+    """Prepare a worker: it sends by its pipe.
+
+    Ctrl-C, which reaches every process of the terminal, is left to the process that the worker works for.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    send_by_pipe()
+
+
+def send_by_pipe() -> None:
+    """Send tensors from a worker by its pipe from now on; nothing in other processes."""
+    if get_worker_info() is not None:
+        ForkingPickler.register(torch.Tensor, _sent)
+
+
+def _sent(tensor: torch.Tensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()  # NumPy does not know every type
+    return _received, (data, tensor.dtype, tuple(tensor.shape))
+
+
+def _received(data: npt.NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(data).view(dtype).view(shape)
 
 
 def next_item(stream: Iterator[Item], loss: LlavaRadError | None) -> Item:

@@ -26,6 +26,7 @@ from encoder.datasets.pixel_cache import Cache, Progress
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import check_room, locked
 from encoder.preprocessing import Recipe
+from encoder.runs.workers import send_by_pipe
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import encode_answer
 from llava_rad.model.tokenizer import Tokens
@@ -235,6 +236,7 @@ def tokenise(
 
 def collate(batch: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch: ``labels`` [B, T] int64 with ``IGNORED`` after each answer, ``pixels`` or ``features`` stacked."""
+    send_by_pipe()
     longest = max(len(sample["labels"]) for sample in batch)
     labels = torch.full((len(batch), longest), IGNORED)
     for row, sample in zip(labels, batch, strict=True):

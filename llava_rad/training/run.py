@@ -41,6 +41,7 @@ from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.preflight import available_memory
 from encoder.runs.progress import progress_bar, stop_signals
+from encoder.runs.workers import check_shared_memory
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
@@ -126,6 +127,8 @@ class _ReportTrainingRun:
         stage: Path | None,
     ) -> None:
         self.config, self.output, self.offline, self.stage = config, output, offline, stage
+        if config.data.workers:
+            check_shared_memory()
         settings = deepspeed_config.prepare(config)
         self.world = int(environ.get("WORLD_SIZE", "1"))
         self.accumulation = accumulation(config, self.world)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from encoder.errors import LlavaRadError
-from encoder.runs.workers import PREFETCH, ignore_interrupts, next_item, worker_context
+from encoder.runs.workers import PREFETCH, begin_worker, next_item, worker_context
 
 _SIDED = re.compile(r"\b(left|right|zones?)\b|^[lr]\d+$")
 Bytes = npt.NDArray[np.uint8]
@@ -187,7 +187,7 @@ def augmented_stream(
         num_workers=workers,
         prefetch_factor=PREFETCH,
         multiprocessing_context=worker_context(__name__),
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=begin_worker,
         collate_fn=_as_it_is,  # arrays come through a pipe: shared memory may be small
         generator=torch.Generator(),  # its own, or starting it would advance torch's global one
     )
