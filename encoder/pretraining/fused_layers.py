@@ -66,18 +66,30 @@ def starts_of(shapes: Shapes, device: torch.device) -> torch.Tensor | None:
     It needs autocast to half precision, and an NVIDIA GPU of compute capability 8.0 or more. Only the first call for
     some shapes sends anything to the device.
     """
-    if device.type != "cuda" or product_type(device) == torch.float32 or not _has_variable_lengths(device):
+    if device.type != "cuda" or product_type(device) == torch.float32:
         return None
-    return _starts(shapes, device)
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    return _starts(shapes, device) if has_variable_lengths(device) else None
 
 
 @cache
-def _has_variable_lengths(device: torch.device) -> bool:
-    try:
-        import torch.nn.attention.varlen
-    except ImportError:
-        return False
-    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+def has_variable_lengths(device: torch.device) -> bool:
+    """Return True if this torch has variable-length attention and its results and gradients are correct."""
+    shapes: Shapes = ((2, 150), (3, 17))
+    generator = torch.Generator(device).manual_seed(0)
+    projected = torch.randn(351, 3 * 2 * 64, device=device, generator=generator).bfloat16()
+    grad_output = torch.randn(351, 2 * 64, device=device, generator=generator).bfloat16()
+    found = []
+    for starts in (_starts(shapes, device), None):
+        leaf = projected.clone().requires_grad_()
+        try:
+            with torch.enable_grad():
+                out = attention(leaf, shapes, 2, starts)
+                found.append((out.detach(), *torch.autograd.grad(out, leaf, grad_output)))
+        except (ImportError, RuntimeError, AttributeError, TypeError, NotImplementedError):
+            return False
+    return all(torch.allclose(one, other, rtol=0.05, atol=0.05) for one, other in zip(*found, strict=True))
 
 
 @cache

@@ -245,23 +245,44 @@ def test_crops_do_not_see_each_other() -> None:
     assert changed[17:34].all() and not changed[:17].any() and not changed[34:].any()
 
 
+def varlen_attn(*arguments: Any) -> torch.Tensor:
+    """Does what torch documents: attends within rows ``starts[i]`` to ``starts[i + 1]``."""
+    query, key, value, starts, key_starts, longest, key_longest = arguments
+    assert starts is key_starts and starts.dtype == torch.int32
+    assert longest == key_longest == int(starts.diff().max())
+    parts = [
+        functional.scaled_dot_product_attention(*(one[a:b].transpose(0, 1) for one in (query, key, value)))
+        for a, b in itertools.pairwise(starts.tolist())
+    ]
+    return torch.cat(parts, dim=1).transpose(0, 1)
+
+
 def test_variable_length_attention_gets_each_crops_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in does what torch documents: it attends within rows ``starts[i]`` to ``starts[i + 1]``."""
-
-    def varlen_attn(*arguments: Any) -> torch.Tensor:
-        query, key, value, starts, key_starts, longest, key_longest = arguments
-        assert starts is key_starts and starts.dtype == torch.int32 and longest == key_longest == 17
-        parts = [
-            functional.scaled_dot_product_attention(*(one[a:b].transpose(0, 1) for one in (query, key, value)))
-            for a, b in itertools.pairwise(starts.tolist())
-        ]
-        return torch.cat(parts, dim=1).transpose(0, 1)
-
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     projected = numbers(98, 24)
     starts = fused_layers._starts(SHORT, torch.device("cpu"))
     assert starts.tolist() == [0, 17, 34, 51, 68, 73, 78, 83, 88, 93, 98]
     torch.testing.assert_close(attention(projected, SHORT, 2, starts), plain_attention(projected, SHORT, 2))
+
+
+def unscaled(*arguments: Any) -> torch.Tensor:
+    return varlen_attn(2 * arguments[0], *arguments[1:])
+
+
+def missing(*arguments: Any) -> torch.Tensor:
+    raise NotImplementedError("no kernel for this device")
+
+
+@pytest.mark.parametrize(("function", "works"), [(varlen_attn, True), (unscaled, False), (missing, False)])
+def test_variable_length_attention_is_used_where_it_works(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., torch.Tensor], works: bool
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", function)
+    fused_layers.has_variable_lengths.cache_clear()
+    before = torch.get_rng_state()
+    assert fused_layers.has_variable_lengths(torch.device("cpu")) is works
+    assert torch.equal(torch.get_rng_state(), before)  # a run's random numbers are its own
+    fused_layers.has_variable_lengths.cache_clear()
 
 
 def test_variable_lengths_are_for_gpus() -> None:

@@ -163,6 +163,20 @@ def test_an_offset_is_as_exact_in_bfloat16_as_in_float32() -> None:
     torch.testing.assert_close((theirs.float() @ ours.float().t())[0], offset, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_no_vectors_cost_nothing_and_have_gradients(bf16: bool) -> None:
+    """A process of few images may have no masked crop."""
+    vectors, prototypes = torch.empty(0, 1, 8, requires_grad=True), scores(40, 8).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = prototype_cross_entropy(
+            vectors, prototypes, torch.empty(0, 1, 8), scores(40, 8, seed=1), scores(40, seed=2), pairs=None,
+            weights=torch.empty(0), student_temperature=0.1, teacher_temperature=0.04,
+        )  # fmt: skip
+    loss.backward()
+    assert float(loss.detach()) == 0 and vectors.grad is not None
+    assert prototypes.grad is not None and not prototypes.grad.any()
+
+
 def test_koleo_equals_lightly() -> None:
     features = scores(8, 16)
     torch.testing.assert_close(koleo_loss(features), lightly_loss.KoLeoLoss()(features))
