@@ -270,7 +270,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
             samples = [self.eval_dataset[number] for number in range(start, min(start + batch, limit))]
             inputs = self._prepare_inputs(collate(samples))
             labels = inputs.pop("labels")
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():  # the Trainer's own context leaves this to the wrapped forward
                 features = self.model.features(inputs.get("pixels"), inputs.get("features"))
                 embeds = self.model.embed(features, labels[:, :0])
                 found = self.model.language_model.generate(

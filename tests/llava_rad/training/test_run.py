@@ -172,6 +172,13 @@ def test_adapters_are_merged_into_the_result(
 
 
 @pytest.mark.slow
+def test_adapters_in_bfloat16_write_samples_without_deepspeed(tmp_path: Path, pairs: Path, tiny: Path) -> None:
+    overrides = ("engine.precision=bf16", "lora={r: 4, alpha: 8}", "optimization.steps=1", "evaluation.samples=2")
+    runs.train(tmp_path / "run", small_pairs.overrides(pairs, tiny, *overrides))
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
 def test_p27_an_adapter_names_its_base_and_loads_with_it(tmp_path: Path, pairs: Path, tiny: Path, whole: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny / "language_model", base)
