@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,13 +22,15 @@ from encoder.files import write
 
 SESSION_S: Final = 12 * 3600.0
 """Lifetime of a session after its last use."""
-FREE_TRIES: Final = {"name": 5, "client": 20}
-"""Failed attempts before the first wait; more for an address than for a name, since many people may share one."""
+FREE_TRIES: Final = {"pair": 5, "name": 50, "client": 20}
+"""Failed attempts before the first wait: on a name from one address, on a name from all, from an address on all names.
+Few for the pair only, so that nobody can lock out somebody else from another address."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 900.0
 MIN_PASSWORD: Final = 8
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _N, _R, _P = 1 << 15, 8, 1  # scrypt parameters recommended by OWASP: 32 MiB, about 0.1 s
 _REMEMBERED = 10_000
+_SAVED_S: Final = 60.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -53,26 +56,41 @@ class _Tries(NamedTuple):
     not_before: float
 
 
+@dataclass
+class _Session:
+    name: str
+    hash: str
+    used: float
+
+
 class Accounts:
     """Users of one auth file and their sessions.
 
     Args:
         path: of the auth file; it is read again when it changes.
         sessions: path of the SQLite file of open sessions.
+        by_address: the addresses of attempts are those of users, not of a proxy in between: limit the attempts from
+            one address on all names as well. Behind a proxy, that would lock out everyone.
         now: returns the current time in seconds.
 
     Raises:
         ConfigError: if the auth file cannot be read.
     """
 
-    def __init__(self, path: Path, sessions: Path, *, now: Callable[[], float] = time.time) -> None:
-        self._path, self._now = path, now
+    def __init__(
+        self, path: Path, sessions: Path, *, by_address: bool = False, now: Callable[[], float] = time.time
+    ) -> None:
+        self._path, self._now, self.by_address = path, now, by_address
         self._database = Database(sessions, _SCHEMA)
         self._lock = threading.Lock()
         self._tries: dict[tuple[str, str], _Tries] = {}
         self._read_at: tuple[int, int, int] | None = None
         self._users: dict[str, str] = {}
         self._known()
+        # sessions are looked up in memory: no request waits for the disk
+        rows = self._database.read().execute("SELECT * FROM sessions").fetchall()
+        self._sessions = {row["token"]: _Session(row["name"], row["hash"], row["used"]) for row in rows}
+        self._used: set[str] = set()  # tokens whose last use is not saved yet
 
     def login(self, name: str, password: str, client: str) -> str:
         """Check name and password and open a session.
@@ -88,42 +106,60 @@ class Accounts:
         Raises:
             LoginRefused: if name or password is wrong, or after too many failed attempts.
         """
-        mine, theirs = ("name", name), ("client", client)
+        keys = [("pair", f"{name[:64]} {client}"), ("name", name[:64])]
+        theirs = ("client", client)
         with self._lock:
-            wait = max(self._tries.get(key, _Tries(0, 0.0)).not_before for key in (mine, theirs)) - self._now()
+            limited = [*keys, theirs] if self.by_address else keys
+            wait = max(self._tries.get(key, _Tries(0, 0.0)).not_before for key in limited) - self._now()
             if wait > 0:
                 raise LoginRefused("Too many attempts. Wait before the next one.", wait)
-            self._count(mine)  # before hashing, so that simultaneous attempts count too
+            for key in keys:  # before hashing, so that simultaneous attempts count too
+                self._count(key)
         kept = self._known().get(name)
         right = _matches(password, kept or _NOBODY) and kept is not None
         if not right or kept is None:
             with self._lock:
                 self._count(theirs)
             raise LoginRefused("Name or password is wrong.")
-        with self._lock:
-            self._tries.pop(mine, None)
-            self._tries.pop(theirs, None)
-        token = secrets.token_urlsafe(32)
+        token, now = secrets.token_urlsafe(32), self._now()
         with self._database.write() as connection:
-            connection.execute("DELETE FROM sessions WHERE used < ?", (self._now() - SESSION_S,))
-            connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, kept, self._now()))
+            connection.execute("DELETE FROM sessions WHERE used < ?", (now - SESSION_S,))
+            connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, kept, now))
+        with self._lock:
+            for key in (*keys, theirs):
+                self._tries.pop(key, None)
+            self._sessions = {key: one for key, one in self._sessions.items() if one.used >= now - SESSION_S}
+            self._sessions[_digest(token)] = _Session(name, kept, now)
         return token
 
     def user_of(self, token: str | None) -> str | None:
         """Return the user of a session token; None if the session has expired or the user's password has changed."""
         if not token:
             return None
-        row = self._database.read().execute("SELECT * FROM sessions WHERE token = ?", (_digest(token),)).fetchone()
-        if row is None or row["used"] < self._now() - SESSION_S or self._known().get(row["name"]) != row["hash"]:
-            return None
-        if self._now() - row["used"] > 60:
+        digest, now = _digest(token), self._now()
+        with self._lock:
+            found = self._sessions.get(digest)
+            if found is None or found.used < now - SESSION_S or self._known().get(found.name) != found.hash:
+                return None
+            if now - found.used > _SAVED_S:
+                found.used = now
+                self._used.add(digest)
+            return found.name
+
+    def save(self) -> None:
+        """Write the last use of sessions to the disk; called now and then, off the event loop."""
+        with self._lock:
+            used = [(self._sessions[one].used, one) for one in self._used if one in self._sessions]
+        if used:
             with self._database.write() as connection:
-                connection.execute("UPDATE sessions SET used = ? WHERE token = ?", (self._now(), row["token"]))
-        name: str = row["name"]
-        return name
+                connection.executemany("UPDATE sessions SET used = ? WHERE token = ?", used)
+        with self._lock:
+            self._used.difference_update(one for _, one in used)
 
     def logout(self, token: str) -> None:
         """Close a session."""
+        with self._lock:
+            self._sessions.pop(_digest(token), None)
         with self._database.write() as connection:
             connection.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
 

@@ -109,9 +109,7 @@ class Drafting:
         ready = self._loaded.is_set() and self._failed is None
         return ready and outdated(state, self._places())
 
-    def queue(
-        self, owner: str, study: str, *, replace: bool = False, batch: str | None = None, grounded: bool = False
-    ) -> None:
+    def queue(self, owner: str, study: str, *, replace: bool = False, grounded: bool = False) -> None:
         """Request a draft; see :meth:`app.jobs.Jobs.add`.
 
         Raises:
@@ -119,7 +117,11 @@ class Drafting:
         """
         if self._failed is not None:
             raise ModelError(self._failed)
-        self._store.jobs.add(owner, study, replace=replace, batch=batch, grounded=grounded)
+        self._store.jobs.add(owner, study, replace=replace, grounded=grounded)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look into the queue of drafts now."""
         self._wake.set()
 
     def stop(self, owner: str, study: str) -> None:

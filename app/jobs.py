@@ -1,4 +1,4 @@
-"""Queue of drafts to be written, and batches of uploaded files, in the database of the store.
+"""Queue of drafts to be written, in the database of the store.
 
 Every method of :class:`Jobs` is one transaction.
 """
@@ -6,14 +6,13 @@ Every method of :class:`Jobs` is one transaction.
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app import database, review
-from app.database import Database, NotFound
+from app.database import Database
 from app.review import ReviewError
 
 
@@ -37,7 +36,7 @@ class Job:
 
 
 class Jobs:
-    """Drafts and batches of all users.
+    """Drafts of all users.
 
     Args:
         file: database of the store.
@@ -46,16 +45,13 @@ class Jobs:
     def __init__(self, file: Database) -> None:
         self._database = file
 
-    def add(
-        self, owner: str, study: str, *, replace: bool = False, batch: str | None = None, grounded: bool = False
-    ) -> Job:
+    def add(self, owner: str, study: str, *, replace: bool = False, grounded: bool = False) -> Job:
         """Request a draft; a job that is already waiting or running is returned instead.
 
         Args:
             owner: of the study.
             study: its id.
             replace: allow the draft to replace sentences that a reviewer has decided.
-            batch: id of the batch that the study was uploaded in.
             grounded: request bounding boxes for the sentences.
 
         Raises:
@@ -73,8 +69,8 @@ class Jobs:
             if waiting is not None:
                 return _job(waiting)
             made = connection.execute(
-                "INSERT INTO jobs (study, owner, batch, state, inputs) VALUES (?, ?, ?, 'queued', ?) RETURNING *",
-                (study, owner, batch, database.dump({"grounded": True}) if grounded else None),
+                "INSERT INTO jobs (study, owner, state, inputs) VALUES (?, ?, 'queued', ?) RETURNING *",
+                (study, owner, database.dump({"grounded": True}) if grounded else None),
             ).fetchone()
             return _job(made)
 
@@ -178,50 +174,6 @@ class Jobs:
         with self._database.write() as connection:
             return connection.execute("UPDATE jobs SET state = 'queued', text = '' WHERE state = 'running'").rowcount
 
-    def create_batch(self, owner: str, total: int) -> str:
-        """Create a batch of ``total`` files and return its id."""
-        batch = secrets.token_hex(16)
-        with self._database.write() as connection:
-            connection.execute(
-                "INSERT INTO batches VALUES (?, ?, ?, ?, 0)", (batch, owner, database.timestamp(), total)
-            )
-        return batch
-
-    def batch_read(self, owner: str, batch: str) -> None:
-        """Count a file of a batch that has become a study.
-
-        Raises:
-            NotFound: if the batch does not exist.
-        """
-        with self._database.write() as connection:
-            _require_batch(connection, owner, batch)
-            connection.execute("UPDATE batches SET read = read + 1 WHERE id = ?", (batch,))
-
-    def batch_failed(self, owner: str, batch: str, *, number: int, sha256: str | None, reason: str) -> None:
-        """Record a file of a batch that was refused.
-
-        Raises:
-            NotFound: if the batch does not exist.
-        """
-        with self._database.write() as connection:
-            _require_batch(connection, owner, batch)
-            connection.execute("INSERT INTO refused VALUES (?, ?, ?, ?)", (batch, number, sha256, reason))
-
-    def batches(self, owner: str) -> list[dict[str, Any]]:
-        """Return the progress of the owner's last 20 batches, newest first."""
-        connection, found = self._database.read(), []
-        rows = connection.execute("SELECT * FROM batches WHERE owner = ? ORDER BY rowid DESC LIMIT 20", (owner,))
-        for row in rows.fetchall():
-            failed = connection.execute("SELECT number, sha256, reason FROM refused WHERE batch = ?", (row["id"],))
-            states = connection.execute("SELECT state, count(*) FROM jobs WHERE batch = ? GROUP BY state", (row["id"],))
-            counts: dict[str, int] = dict(map(tuple, states.fetchall()))
-            waiting = counts.get("queued", 0) + counts.get("running", 0)
-            found.append({
-                "id": row["id"], "created": row["created"], "total": row["total"], "read": row["read"],
-                "failed": [dict(one) for one in failed], "drafted": counts.get("done", 0), "waiting": waiting,
-            })  # fmt: skip
-        return found
-
 
 # Inside the caller's transaction
 
@@ -276,11 +228,6 @@ def require_no_draft(connection: sqlite3.Connection, study: str) -> None:
 def cancel_waiting(connection: sqlite3.Connection, study: str) -> None:
     """Remove a study's waiting job from the queue."""
     connection.execute("UPDATE jobs SET state = 'stopped' WHERE study = ? AND state = 'queued'", (study,))
-
-
-def _require_batch(connection: sqlite3.Connection, owner: str, batch: str) -> None:
-    if connection.execute("SELECT 1 FROM batches WHERE id = ? AND owner = ?", (batch, owner)).fetchone() is None:
-        raise NotFound("there is no such batch")
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 
 from app import exports, review
+from app.batches import MAX_FILES
 from app.database import NotFound
 from app.review import ReviewError, StaleError
 from app.security import error
@@ -79,6 +81,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
         return answer
 
+    app.add_exception_handler(RequestValidationError, lambda request, raised: error(422, "a parameter is not valid"))
     app.add_exception_handler(NotFound, handler(lambda raised: 404))
     app.add_exception_handler(ReviewError, handler(lambda raised: 422))
     app.add_exception_handler(ReadError, handler(lambda raised: 415))
@@ -93,12 +96,17 @@ async def _json(request: Request) -> dict[str, Any]:
         if len(body) > MAX_BODY:
             raise TooLarge("the request is too large")
     try:
-        found = json.loads(body or b"{}")
-    except ValueError:
+        found = json.loads(body or b"{}", parse_constant=_no_number)
+        json.dumps(found, ensure_ascii=False).encode()  # lone surrogates are no text
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ReviewError("the request is not a JSON object")
     return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 Body = Annotated[dict[str, Any], Depends(_json)]
@@ -159,18 +167,19 @@ def _add_studies(api: APIRouter, services: Services) -> None:
         user: User, status: str | None = None, search: str = "", limit: int = 100, offset: int = 0
     ) -> dict[str, Any]:
         return store.worklist(
-            user, status=status or None, search=search[:200], limit=min(max(limit, 1), 500), offset=max(offset, 0)
+            user,
+            status=status or None,
+            search=search[:200],
+            limit=min(max(limit, 1), 500),
+            offset=min(max(offset, 0), 1 << 32),
         )
 
     @api.post("/studies", status_code=201)
     async def upload(request: Request, user: User) -> dict[str, Any]:
-        batch, number = request.query_params.get("batch"), request.query_params.get("number", "0")
+        if (batch := request.query_params.get("batch")) is not None:
+            return await _accept(request, user, batch, services)
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
-            if batch:
-                position = int(number) if number.isdecimal() else 0
-                await asyncio.to_thread(uploads.of_batch, user, batch, position, path, file_name=_name(request))
-                return {"batch": batch}
             study = await asyncio.to_thread(uploads.study, user, path, file_name=_name(request), force=_force(request))
         return shown(await asyncio.to_thread(store.state, user, study), services)
 
@@ -187,6 +196,23 @@ def _add_studies(api: APIRouter, services: Services) -> None:
             return shown(store.act(user, study, revision, body, user=user), services)
         except StaleError as stale:
             return error(409, str(stale), state=shown(store.state(user, study), services))
+
+
+async def _accept(request: Request, user: str, batch: str, services: Services) -> dict[str, Any]:
+    """Receive a file of a batch; one that is too large is listed as refused."""
+    uploads, batches = services.uploads, services.store.batches
+    sent = request.query_params.get("number", "")
+    number = int(sent) if sent.isascii() and sent.isdecimal() and len(sent) < 9 else 0
+    wanted = await asyncio.to_thread(batches.require, user, batch, number)
+    with uploads.file() as (file, path):
+        try:
+            await uploads.receive(request.stream(), file, whole=True)
+        except TooLarge as error:
+            await asyncio.to_thread(batches.refuse, user, batch, number, sha256=None, reason=str(error))
+        else:
+            if wanted:
+                await asyncio.to_thread(uploads.accept, user, batch, number, path, file_name=_name(request))
+    return {"batch": batch}
 
 
 def _add_context(api: APIRouter, services: Services, kind: ContextImage) -> None:
@@ -322,15 +348,15 @@ def _add_batches(api: APIRouter, services: Services) -> None:
 
     @api.get("/batches")
     def batches(user: User) -> list[dict[str, Any]]:
-        return store.jobs.batches(user)
+        return store.batches.progress(user)
 
     @api.post("/batches", status_code=201)
     async def begin(request: Request, user: User) -> dict[str, Any]:
         if request.headers.get("content-type", "").startswith("application/json"):
             total = (await _json(request)).get("total")
-            if type(total) is not int or not 0 < total <= 10_000:
-                raise ReviewError("a batch has 1 to 10,000 files")
-            return {"batch": await asyncio.to_thread(store.jobs.create_batch, user, total)}
+            if type(total) is not int or not 0 < total <= MAX_FILES:
+                raise ReviewError(f"a batch has 1 to {MAX_FILES:,} files")
+            return {"batch": await asyncio.to_thread(store.batches.create, user, total)}
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file, MAX_ZIP_BYTES)
             return {"batch": await asyncio.to_thread(uploads.unpack, user, path)}

@@ -63,5 +63,14 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_of_study ON jobs (study, id);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('queued', 'running');
 CREATE TABLE IF NOT EXISTS turns (owner TEXT PRIMARY KEY, last INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, owner TEXT NOT NULL, created TEXT NOT NULL, total INTEGER NOT NULL, read INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, owner TEXT NOT NULL, created TEXT NOT NULL, total INTEGER NOT NULL, read INTEGER NOT NULL, source TEXT);
 CREATE TABLE IF NOT EXISTS refused (batch TEXT NOT NULL REFERENCES batches (id), number INTEGER NOT NULL, sha256 TEXT, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_files ( -- accepted files
+    batch TEXT NOT NULL REFERENCES batches (id),
+    number INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'ended')),
+    path TEXT, -- while it waits; NULL in a zip file
+    name TEXT,
+    PRIMARY KEY (batch, number)
+);
+CREATE INDEX IF NOT EXISTS batch_files_waiting ON batch_files (batch, number) WHERE state = 'waiting';

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from html import escape
 from http.cookies import CookieError, SimpleCookie
@@ -14,12 +13,14 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.datastructures import Headers, MutableHeaders
 
 from app.accounts import LoginRefused, is_loopback
+from encoder.errors import LlavaRadError
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from app.accounts import Accounts
+    from app.lanes import Lane
 
 COOKIE = "llava_rad_session"
 CALL_HEADER = "x-llava-rad"
@@ -31,8 +32,11 @@ GRADIO = (
     "/manifest.json", "/favicon.ico",
 )  # fmt: skip
 """Paths of Gradio that the page needs; all others (uploads, cached files, calls, proxies) are blocked."""
-OURS = ("/api/", "/health", "/login", "/logout", "/ui/")
+OURS = ("/api/", "/ui/")
 SAFE = {"GET", "HEAD"}
+LOGIN = {"/login": ("GET", "POST"), "/logout": ("POST",)}
+"""Our own pages; Gradio has others of these names, which redirect to where a request's headers say."""
+_FORWARDED = (b"x-forwarded-", b"forwarded", b"x-gradio-", b"x-original-", b"x-direct-url")
 HEADERS = {
     # Gradio's page needs inline scripts and eval; nothing is loaded from or sent to another host
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -70,10 +74,13 @@ class Guard:
         app: application to protect.
         hosts: accepted host names; empty accepts all.
         user_of: returns the user of a session token, or None.
+        logins: users log in.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: set[str], user_of: Callable[[str | None], str | None]) -> None:
-        self._app, self._hosts, self._user_of = app, hosts, user_of
+    def __init__(
+        self, app: ASGIApp, *, hosts: set[str], user_of: Callable[[str | None], str | None], logins: bool
+    ) -> None:
+        self._app, self._hosts, self._user_of, self._logins = app, hosts, user_of, logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, pass it on or refuse it, and add the security headers to the response."""
@@ -93,9 +100,14 @@ class Guard:
                     headers["cache-control"] = "no-store"
             await send(message)
 
+        # the server has used what trusted proxies say; Gradio would believe anybody, and build addresses from it
+        scope["headers"] = [one for one in scope["headers"] if not one[0].lower().startswith(_FORWARDED)]
         headers = Headers(scope=scope)
-        user = self._user_of(token_of(headers))
-        refusal = self._refusal(scope["method"], path, headers, user)
+        try:
+            user = self._user_of(token_of(headers))
+            refusal = self._refusal(scope["method"], path, headers, user)
+        except LlavaRadError as unreadable:  # the file of accounts
+            user, refusal = None, error(503, str(unreadable))
         if refusal is not None:
             await refusal(scope, receive, guarded)
             return
@@ -103,13 +115,17 @@ class Guard:
         await self._app(scope, receive, guarded)
 
     def _refusal(self, method: str, path: str, headers: Headers, user: str | None) -> ASGIApp | None:
-        host = headers.get("host", "")
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not (_well_formed(f"//{host}") and _well_formed(origin or "")):
+            return error(400, "the request's host or origin is malformed")
         if self._hosts and name_of(host) not in self._hosts:
             return error(421, "this server does not accept that host name")
-        if not (path == "/" or path.startswith(OURS) or path.startswith(GRADIO)):
+        ours = path in ("/", "/health") or path.startswith(OURS) or (self._logins and path in LOGIN)
+        if not (ours or path.startswith(GRADIO)):
             return error(404, "there is no such page")
+        if method not in LOGIN.get(path, (method,)):
+            return error(405, "the page does not take that method")
         if method not in SAFE:
-            origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != host:
                 return error(403, "the request came from another site")
             if path.startswith("/api/") and headers.get(CALL_HEADER) is None:
@@ -122,6 +138,14 @@ class Guard:
 def error(status: int, message: str, **more: object) -> JSONResponse:
     """Return an error response in the format of all routes: ``{"error": MESSAGE, ...}``."""
     return JSONResponse({"error": message, **more}, status)
+
+
+def _well_formed(address: str) -> bool:
+    try:
+        urlsplit(address).port  # noqa: B018 - is parsed here
+    except ValueError:
+        return False
+    return True
 
 
 def token_of(headers: Headers) -> str | None:
@@ -140,11 +164,12 @@ def name_of(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def login_router(accounts: Accounts, *, https: bool) -> APIRouter:
+def login_router(accounts: Accounts, lane: Lane, *, https: bool) -> APIRouter:
     """Create the routes ``/login`` and ``/logout``.
 
     Args:
         accounts: of the users.
+        lane: threads that check passwords.
         https: send the session cookie over HTTPS only.
     """
     pages = APIRouter()
@@ -169,7 +194,8 @@ def login_router(accounts: Accounts, *, https: bool) -> APIRouter:
         name, password = (fields.get(key, [""])[0] for key in ("name", "password"))
         client = request.client.host if request.client else ""
         try:
-            token = await asyncio.to_thread(accounts.login, name, password, client)
+            line = client if accounts.by_address else f"{client} {name}"
+            token = await lane.run(line, request.is_disconnected, accounts.login, name, password, client)
         except LoginRefused as refused:
             wait = refused.retry_after
             return form(request, str(refused), 429 if wait else 401, None if not wait else round(wait))

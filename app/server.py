@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +42,8 @@ class Settings:
         names: host names by which browsers may address the server, in addition to ``host``.
         https: a proxy on this machine serves HTTPS: the session cookie is sent over HTTPS only, and client addresses
             are taken from X-Forwarded-For.
+        trusted_proxies: addresses or networks of proxies on other machines, whose X-Forwarded-For and
+            X-Forwarded-Proto are believed.
         options: model and decoding of the drafts; None uses the embedded model and its defaults.
         keep_names: name studies after their files; file names may identify a patient.
         identifiers: keep patient and study identifiers, for structured reports and FHIR.
@@ -51,6 +56,7 @@ class Settings:
     auth_file: Path | None = None
     names: tuple[str, ...] = ()
     https: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     options: GenerationOptions | None = None
     keep_names: bool = False
     identifiers: bool = False
@@ -60,8 +66,13 @@ class Settings:
         """Check that other machines can reach the server only if there are accounts.
 
         Raises:
-            ConfigError: if they could without accounts, or the auth file is missing.
+            ConfigError: if they could without accounts, the auth file is missing, or a trusted proxy is no address.
         """
+        for proxy in self.trusted_proxies:
+            try:
+                ip_network(proxy)
+            except ValueError:
+                raise ConfigError("a trusted proxy is an IP address or a network such as 10.0.0.0/24") from None
         if self.auth_file is not None and not self.auth_file.is_file():
             raise ConfigError("there is no such auth file", hint="llava-rad user add NAME --auth-file FILE makes one")
         if self.auth_file is None and not is_loopback(self.host):
@@ -93,11 +104,11 @@ def services(settings: Settings) -> Iterator[Services]:
         drafting = Drafting(store, images.prepared, settings.options)
         stack.callback(drafting.close)
         uploads = Uploads(
-            settings.data / "incoming", store, images, reader,
-            lambda owner, study, batch: drafting.queue(owner, study, batch=batch), keep_names=settings.keep_names,
-            identifiers=settings.identifiers,
+            settings.data / "incoming", settings.data / "batches", store, images, reader, drafting.wake,
+            keep_names=settings.keep_names, identifiers=settings.identifiers,
         )  # fmt: skip
         stack.callback(uploads.close)
+        uploads.resume()
         yield Services(store, images, uploads, drafting, settings.auth_file is not None, settings.keep_names)
 
 
@@ -109,6 +120,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     from fastapi.staticfiles import StaticFiles
 
     from app import page, routes
+    from app.lanes import Lane
     from app.security import Guard, error, login_router
 
     served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
@@ -122,7 +134,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
 
     served.include_router(routes.router(services))
     if accounts is not None:
-        served.include_router(login_router(accounts, https=settings.https))
+        served.include_router(login_router(accounts, Lane("login", 2), https=settings.https))
     served.mount("/ui", StaticFiles(directory=STATIC))
     served.add_exception_handler(500, lambda request, raised: error(500, "something went wrong on the server"))
 
@@ -142,6 +154,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     return Guard(
         served, hosts=set() if any_host else {name.lower() for name in hosts},
         user_of=accounts.user_of if accounts is not None else lambda token: LOCAL_USER,
+        logins=accounts is not None,
     )  # fmt: skip
 
 
@@ -168,33 +181,62 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
     with services(settings) as parts:
         accounts = None
         if settings.auth_file is not None:
-            accounts = Accounts(settings.auth_file, settings.data / "sessions.sqlite")
+            known = settings.https or bool(settings.trusted_proxies)
+            accounts = Accounts(settings.auth_file, settings.data / "sessions.sqlite", by_address=known)
         else:
             _first_studies(parts, settings, worklist)
         listening = _listen(settings)
         config = uvicorn.Config(
             application(settings, parts, accounts), log_level="error", access_log=False, server_header=False,
-            date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on", proxy_headers=settings.https,
+            date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on",
+            proxy_headers=settings.https or bool(settings.trusted_proxies),
+            forwarded_allow_ips=[*settings.trusted_proxies, *(["127.0.0.1", "::1"] if settings.https else [])],
         )  # fmt: skip
         port = listening.getsockname()[1]
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         sys.stderr.write(f"llava-rad: the review application is at http://{address}:{port}\n")
         sys.stderr.flush()
-        uvicorn.Server(config).run(sockets=[listening])
+        with nullcontext() if accounts is None else _saving(accounts):
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -> None:
     from llava_rad.generation.sources import example
 
     if worklist is not None:
-        unpacked = worklist.is_file()
-        (parts.uploads.unpack if unpacked else parts.uploads.folder)(LOCAL_USER, worklist)
+        if parts.store.batches.unfinished(LOCAL_USER, worklist.absolute()):
+            return  # it continues
+        if worklist.is_file():
+            parts.uploads.unpack(LOCAL_USER, worklist, received=False)
+        else:
+            parts.uploads.folder(LOCAL_USER, worklist)
     elif settings.example and not parts.store.worklist(LOCAL_USER)["studies"]:
         try:
             study = parts.uploads.study(LOCAL_USER, example(), name="Example radiograph")
         except LlavaRadError:  # the package with the example is not installed
             return
         parts.drafting.queue(LOCAL_USER, study)
+
+
+@contextmanager
+def _saving(accounts: Accounts) -> Iterator[None]:
+    """Write the last use of sessions every minute, and at the end."""
+    ended = threading.Event()
+
+    def save() -> None:
+        while not ended.wait(60.0):
+            with suppress(sqlite3.Error):  # the disk is full or the file locked: the next minute tries again
+                accounts.save()
+
+    thread = threading.Thread(target=save, name="sessions", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(sqlite3.Error):
+            accounts.save()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app import database, jobs, review
+from app import batches, database, jobs, review
 from app.database import Database
 from app.review import ReviewError, StaleError
 
@@ -32,7 +32,8 @@ class Store:
         path: of the SQLite file.
 
     Attributes:
-        jobs: queue of drafts and batches.
+        jobs: queue of drafts.
+        batches: of uploaded files.
 
     Raises:
         LlavaRadError: if the file cannot be used.
@@ -40,17 +41,25 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         schema = files("app").joinpath("schema.sql").read_text(encoding="utf-8")
-        self._database = Database(path, schema, newer=(("studies", "lateral"), ("jobs", "inputs")))
+        self._database = Database(
+            path, schema, newer=(("studies", "lateral"), ("jobs", "inputs"), ("batches", "source"))
+        )
         self.jobs = jobs.Jobs(self._database)
+        self.batches = batches.Batches(self._database)
 
     def create(
         self, owner: str, *, name: str | None, sha256: str, facts: Mapping[str, Any], warnings: Sequence[str],
-        image: Mapping[str, Any],
+        image: Mapping[str, Any], file: tuple[str, int] | None = None,
     ) -> str:  # fmt: skip
         """Create a study; without a name it is called "Radiograph N", N counting the owner's studies.
 
+        With a ``file`` (batch and number), the file of that batch is counted as read and a draft is requested.
+
         Returns:
             Its random id.
+
+        Raises:
+            ReviewError: if the file has been read before.
         """
         study, now = secrets.token_hex(16), database.timestamp()
         with self._database.write() as connection:
@@ -63,6 +72,8 @@ class Store:
                  database.dump(image), database.dump(document), database.search_text(called, document)),
             )  # fmt: skip
             database.add_event(connection, study, 1, owner, "open")
+            if file is not None:
+                batches.add_study(connection, *file, study, owner)
         return study
 
     def set_context(self, owner: str, study: str, kind: ContextImage, image: Mapping[str, Any] | None) -> None:

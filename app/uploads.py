@@ -5,27 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sqlite3
 import tempfile
 import threading
-import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from app import archives
+from app.batches import MAX_FILES
+from app.lanes import FairLock
+from app.review import ReviewError
 from encoder.errors import LlavaRadError, ReadError
+from encoder.files import reported, sync
 from encoder.reader.sandbox import MAX_FILE_BYTES
 from llava_rad.generation.sources import Source
 from llava_rad.generation.study import prepare
 
 if TYPE_CHECKING:
+    from app.archives import Archive
+    from app.batches import Waiting
     from app.images import ImageFolder
     from app.store import ContextImage, Store
     from encoder.reader.radiograph import Radiograph
     from encoder.reader.sandbox import Reader
 
 MAX_ZIP_BYTES = 8 << 30
-MAX_FILES, MAX_UNPACKED = 10_000, 64 << 30
-_CHUNK = 1 << 20
+_RETRY_S = 5.0
 
 
 class TooLarge(LlavaRadError):
@@ -33,14 +39,17 @@ class TooLarge(LlavaRadError):
 
 
 class Uploads:
-    """Reads uploaded images and creates studies.
+    """Reads uploaded images and creates studies; one image of a user at a time, users in turn.
+
+    Files of batches are kept on disk until they are read, so that a batch continues after a crash.
 
     Args:
-        incoming: folder for files that are being read; emptied at the start.
+        incoming: folder for files that are being received or read; emptied at the start.
+        kept: folder for accepted files of batches that wait to be read.
         store: receives the studies.
         images: receives their pixels.
         reader: decodes image files in a sandboxed process.
-        on_study: called with owner, study and batch after a file of a batch has become a study.
+        on_study: called after a file of a batch has become a study, whose draft is in the queue.
         keep_names: name studies after their files; file names may identify a patient.
         identifiers: keep patient and study identifiers, for DICOM and FHIR documents.
     """
@@ -48,24 +57,40 @@ class Uploads:
     def __init__(
         self,
         incoming: Path,
+        kept: Path,
         store: Store,
         images: ImageFolder,
         reader: Reader,
-        on_study: Callable[[str, str, str], object],
+        on_study: Callable[[], object],
         *,
         keep_names: bool = False,
         identifiers: bool = False,
     ) -> None:
-        self._incoming, self._store, self._images, self._reader = incoming, store, images, reader
+        self._incoming, self._kept, self._store, self._images, self._reader = incoming, kept, store, images, reader
         self._on_study, self._keep_names, self._identifiers = on_study, keep_names, identifiers
         self._closed = threading.Event()
-        incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in incoming.iterdir():
-            left.unlink(missing_ok=True)
+        self._turn, self._turns = FairLock(), dict[str, FairLock]()
+        self._lock, self._at_work = threading.Lock(), dict[str, threading.Thread]()
+        store.batches.recover()
+        waiting = store.batches.paths()
+        for folder in (incoming, kept):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in folder.iterdir():
+                if left not in waiting:
+                    left.unlink(missing_ok=True)
+
+    def resume(self) -> None:
+        """Continue with the batches that an earlier process of the server left."""
+        for owner in self._store.batches.owners():
+            self._begin(owner)
 
     def close(self) -> None:
-        """Stop reading batches after their current image."""
+        """Stop reading batches after their current image; they continue after the next start."""
         self._closed.set()
+        with self._lock:
+            at_work = list(self._at_work.values())
+        for thread in at_work:
+            thread.join(timeout=15)
 
     @contextlib.contextmanager
     def file(self) -> Iterator[tuple[IO[bytes], Path]]:
@@ -81,8 +106,16 @@ class Uploads:
         """Return a new path for an outgoing file, in the folder that is emptied at the start."""
         return self._incoming / f"out-{secrets.token_hex(16)}"
 
-    async def receive(self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES) -> None:
+    async def receive(
+        self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES, *, whole: bool = False
+    ) -> None:
         """Write an upload to a file.
+
+        Args:
+            chunks: of the upload.
+            file: receives them.
+            limit: largest number of bytes.
+            whole: receive a file that is too large to its end, so that its sender sees the answer.
 
         Raises:
             TooLarge: if it is longer than ``limit`` bytes.
@@ -90,14 +123,18 @@ class Uploads:
         size = 0
         async for chunk in chunks:
             size += len(chunk)
-            if size > limit:
-                raise TooLarge(f"the upload holds more than {limit >> 20} MiB")
-            file.write(chunk)
+            if size > limit and not (whole and size <= MAX_ZIP_BYTES):
+                break
+            if size <= limit:
+                file.write(chunk)
+        if size > limit:
+            raise TooLarge(f"the upload holds more than {limit >> 20} MiB")
         file.flush()
 
     def study(
-        self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False
-    ) -> str:
+        self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False,
+        file: tuple[str, int] | None = None,
+    ) -> str:  # fmt: skip
         """Create a study from an image file.
 
         Args:
@@ -106,6 +143,7 @@ class Uploads:
             file_name: uploaded name of the file, used as the study's name if names are kept.
             name: of the study, instead.
             force: accept images that are not frontal chest radiographs.
+            file: batch and number, if it is a file of a batch: its draft is requested as well.
 
         Returns:
             The study's id.
@@ -113,8 +151,9 @@ class Uploads:
         Raises:
             ReadError: if the file is refused.
         """
-        image = self._reader.read(path, force=force)
-        identity, warnings = self._identity(path)
+        with self._reading(owner):
+            image = self._reader.read(path, force=force)
+            identity, warnings = self._identity(path)
         return self._store.create(
             owner,
             name=name or (file_name if self._keep_names else None),
@@ -122,7 +161,16 @@ class Uploads:
             facts=image.facts.to_dict(),
             warnings=[*image.warnings, *warnings],
             image=self._images.keep(image) | identity,
+            file=file,
         )
+
+    @contextlib.contextmanager
+    def _reading(self, owner: str) -> Iterator[None]:
+        """Wait until it is the user's turn to have an image read."""
+        with self._lock:
+            mine = self._turns.setdefault(owner, FairLock())
+        with mine, self._turn:
+            yield
 
     def _identity(self, path: Path) -> tuple[dict[str, Any], list[str]]:
         """Return the identifiers to keep, and a warning if a DICOM file has none that can be used."""
@@ -141,9 +189,10 @@ class Uploads:
             NotFound: if the study does not exist.
             ReviewError: if it is signed or discarded.
         """
-        image: Radiograph = prepare(
-            kind, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
-        )
+        with self._reading(owner):
+            image: Radiograph = prepare(
+                kind, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
+            )
         kept: dict[str, Any] = {
             "image": self._images.keep(image),
             "facts": image.facts.to_dict(),
@@ -152,33 +201,52 @@ class Uploads:
         }
         self._store.set_context(owner, study, kind, kept)
 
-    def of_batch(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
-        """Create a study from a file of a batch; a refused file is recorded in the batch instead of raised."""
-        try:
-            study = self.study(owner, path, file_name=file_name)
-        except ReadError as error:
-            self._store.jobs.batch_failed(
-                owner, batch, number=number, sha256=Source(number, path).sha256(), reason=str(error)
-            )
-            return
-        self._store.jobs.batch_read(owner, batch)
-        self._on_study(owner, study, batch)
+    def accept(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
+        """Keep a received file of a batch on disk, to be read in the background.
 
-    def unpack(self, owner: str, archive: Path) -> str:
+        Without effect if a file of that number has been accepted before.
+
+        Raises:
+            NotFound: if the batch does not exist.
+            ReviewError: if it has no file of that number.
+            LlavaRadError: if the disk refuses.
+        """
+        kept = self._keep(path)
+        try:
+            name = file_name if self._keep_names else None
+            if self._store.batches.accept(owner, batch, number, kept, name):
+                self._begin(owner)
+                return
+        except BaseException:
+            kept.unlink(missing_ok=True)
+            raise
+        kept.unlink(missing_ok=True)
+
+    def unpack(self, owner: str, archive: Path, *, received: bool = True) -> str:
         """Start reading the images of a zip file in the background.
+
+        Args:
+            owner: of the batch.
+            archive: the zip file.
+            received: it was uploaded: keep it until its images are read, then remove it.
 
         Returns:
             The batch's id.
 
         Raises:
-            ReadError: if the file is no zip file, is empty, or exceeds ``MAX_FILES`` or ``MAX_UNPACKED``.
+            ReadError: if the file is no zip file, is empty, or too large.
+            LlavaRadError: if the disk refuses.
         """
-        entries = _entries(archive)
-        batch = self._store.jobs.create_batch(owner, len(entries))
-        # the request removes the file when it ends: the open descriptor keeps its content
-        held = archive.open("rb")
-        threading.Thread(target=self._unpack, args=(owner, batch, held, entries), name="unpack", daemon=True).start()
-        return batch
+        with archives.opened(archive) as opened:
+            stems = [Path(entry.filename).stem[:100] for entry in opened.entries]
+        files = [(None, stem if self._keep_names else None) for stem in stems]
+        source = self._keep(archive) if received else archive.absolute()
+        try:
+            return self._create(owner, source, files)
+        except BaseException:
+            if received:
+                source.unlink(missing_ok=True)
+            raise
 
     def folder(self, owner: str, folder: Path) -> str:
         """Start reading the images of a folder and its subfolders in the background.
@@ -187,67 +255,93 @@ class Uploads:
             The batch's id.
 
         Raises:
-            ReadError: if it has none.
+            ReadError: if it has none, or too many.
         """
         from llava_rad.generation.sources import expand
 
-        paths = [source.path for source in expand([folder], recursive=True).sources if source.path is not None]
-        if not paths or not folder.is_dir():
+        found = expand([folder], recursive=True).sources if folder.is_dir() else []
+        paths = [source.path.absolute() for source in found if source.path is not None]
+        if not paths:
             raise ReadError("missing", "there is no image in the folder")
-        batch = self._store.jobs.create_batch(owner, len(paths))
+        if len(paths) > MAX_FILES:
+            raise ReadError("too_large", f"the folder holds more than {MAX_FILES:,} images")
+        files = [(path, path.stem if self._keep_names else None) for path in paths]
+        return self._create(owner, folder.absolute(), files)
 
-        def read() -> None:
-            for number, path in enumerate(paths, 1):
-                if self._closed.is_set():
-                    return
-                self.of_batch(owner, batch, number, path, file_name=path.stem)
+    def _keep(self, path: Path) -> Path:
+        """Move a received file to the folder of accepted ones; it is on the disk afterwards."""
+        kept = self._kept / secrets.token_hex(16)
+        with reported("the upload"):
+            sync(path)
+            path.replace(kept)
+            sync(self._kept)
+        return kept
 
-        threading.Thread(target=read, name="folder", daemon=True).start()
+    def _create(self, owner: str, source: Path, files: Sequence[tuple[Path | None, str | None]]) -> str:
+        batch = self._store.batches.create(owner, len(files), source=source, files=files)
+        self._begin(owner)
         return batch
 
-    def _unpack(self, owner: str, batch: str, held: IO[bytes], entries: list[zipfile.ZipInfo]) -> None:
-        with held, zipfile.ZipFile(held) as archive:
-            for number, entry in enumerate(entries, 1):
-                if self._closed.is_set():
-                    return
-                with self.file() as (file, path):
-                    try:
-                        _copy(archive, entry, file)
-                    except (LlavaRadError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
-                        # RuntimeError: encrypted; NotImplementedError: unsupported compression
-                        reason = "the file cannot be taken out of the archive, or is too large"
-                        self._store.jobs.batch_failed(owner, batch, number=number, sha256=None, reason=reason)
-                        continue
-                    self.of_batch(owner, batch, number, path, file_name=Path(entry.filename).stem)
+    def _begin(self, owner: str) -> None:
+        """Start a thread that reads the user's waiting files, if none does."""
+        with self._lock:
+            if owner not in self._at_work and not self._closed.is_set():
+                thread = threading.Thread(target=self._work, args=(owner,), name="batches", daemon=True)
+                self._at_work[owner] = thread
+                thread.start()
+
+    def _work(self, owner: str) -> None:
+        with contextlib.ExitStack() as held:
+            archive: tuple[Path, Archive | ReadError] | None = None
+            while not self._closed.is_set():
+                try:
+                    with self._lock:
+                        file = self._store.batches.next(owner)
+                        if file is None:
+                            del self._at_work[owner]
+                            return
+                    if file.archive is not None and (archive is None or archive[0] != file.archive):
+                        held.close()
+                        archive = (file.archive, _opened(file.archive, held))
+                    self._read(file, archive[1] if archive else None)
+                except (LlavaRadError, OSError, sqlite3.Error):
+                    # the disk is full or the database locked: the file keeps waiting
+                    self._closed.wait(_RETRY_S)
+
+    def _read(self, file: Waiting, archive: Archive | ReadError | None) -> None:
+        """Make a study of a file, or record why it is refused."""
+        path, sha256 = file.path, None
+        with contextlib.ExitStack() as stack:
+            try:
+                if path is None:
+                    if not isinstance(archive, archives.Archive):
+                        raise archive or ReadError("missing", "the file is no longer on the server's disk")
+                    unpacked, path = stack.enter_context(self.file())
+                    archive.copy(file.number, unpacked)
+                sha256 = Source(file.number, path).sha256()
+                self.study(file.owner, path, file_name=file.name, file=(file.batch, file.number))
+            except ReadError as error:
+                self._refuse(file, sha256, str(error))
+            except (LlavaRadError, OSError, sqlite3.Error) as error:
+                if not isinstance(error, ReviewError):  # it has been read already
+                    raise
+            except Exception as error:  # a fault of ours must not stop the files after it
+                self._refuse(file, sha256, f"unexpected {type(error).__name__}")
+        self._on_study()
+        self._remove(file)
+
+    def _refuse(self, file: Waiting, sha256: str | None, reason: str) -> None:
+        self._store.batches.refuse(file.owner, file.batch, file.number, sha256=sha256, reason=reason)
+
+    def _remove(self, file: Waiting) -> None:
+        """Remove what was uploaded once it is read; a folder or zip file of the server's own disk stays."""
+        for path in (file.path, file.archive if self._store.batches.ended(file.batch) else None):
+            if path is not None and path.parent == self._kept:
+                path.unlink(missing_ok=True)
 
 
-def _entries(archive: Path) -> list[zipfile.ZipInfo]:
-    """List the entries that may be images. Names may repeat: an entry is read by its position, never by its name."""
+def _opened(path: Path, held: contextlib.ExitStack) -> Archive | ReadError:
     try:
-        with zipfile.ZipFile(archive) as opened:
-            found = [
-                entry for entry in opened.infolist()
-                if not entry.is_dir() and not Path(entry.filename).name.startswith(".")
-                and "__MACOSX" not in entry.filename and Path(entry.filename).name.upper() != "DICOMDIR"
-            ]  # fmt: skip
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise ReadError("corrupt", "the file is not a readable zip file") from None
-    if not found:
-        raise ReadError("missing", "there is no file in the archive")
-    # zipfile reads no more of an entry than its stated size
-    if len(found) > MAX_FILES or sum(entry.file_size for entry in found) > MAX_UNPACKED:
-        limits = f"{MAX_FILES:,} files or {MAX_UNPACKED >> 30} GiB"
-        raise ReadError("too_large", f"the archive holds more than {limits}")
-    return found
-
-
-def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> None:
-    """Unpack one entry, up to ``MAX_FILE_BYTES`` whatever size the archive states."""
-    size = 0
-    with archive.open(entry) as content:
-        while chunk := content.read(_CHUNK):
-            size += len(chunk)
-            if size > MAX_FILE_BYTES:
-                raise TooLarge("too large")
-            file.write(chunk)
-    file.flush()
+        return held.enter_context(archives.opened(path))
+    except ReadError as error:
+        return error

@@ -66,6 +66,15 @@ def command(
             help="An HTTPS proxy runs on this machine: use secure cookies and its header for client addresses.",
         ),
     ] = False,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address or network of a proxy on another machine, whose headers for client addresses and HTTPS are "
+            "believed; repeatable.",
+            metavar="ADDRESS",
+            show_default=False,
+        ),
+    ] = None,
     worklist: Annotated[
         Path | None,
         typer.Option(
@@ -99,7 +108,8 @@ def command(
     server = _application("server")
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
-        names=tuple(name or ()), https=https, options=options, keep_names=options.show_paths,
+        names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,
+        keep_names=options.show_paths,
         identifiers=identifiers, example=example,
     )  # fmt: skip
     server.run(settings, worklist=worklist)

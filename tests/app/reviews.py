@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from app.jobs import Job
@@ -14,6 +15,14 @@ MODEL = {"id": "small", "revision": None, "sha256": "ab" * 32, "demonstration": 
 def study_of(store: Store, owner: str = "ann", sha256: str = "c" * 64) -> str:
     """Create a study without pixels."""
     return store.create(owner, name=None, sha256=sha256, facts=FACTS, warnings=["look"], image={"id": "i"})
+
+
+def of_batch(store: Store, batch: str, number: int, owner: str = "ann") -> str:
+    """Create the study of a file of a batch."""
+    assert store.batches.accept(owner, batch, number, Path(f"{number}.png"), None)
+    return store.create(
+        owner, name=None, sha256="c" * 64, facts=FACTS, warnings=[], image={"id": "i"}, file=(batch, number)
+    )
 
 
 def taken(store: Store) -> Job:

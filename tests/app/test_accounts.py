@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import stat
+import time
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,22 +119,64 @@ def failed(accounts: Accounts, name: str, client: str, password: str = "wrong") 
 
 
 def test_waits_grow_with_every_failure(accounts: Accounts, clock: Clock) -> None:
-    assert [failed(accounts, "ann", f"client {n}")[1] for n in range(5)] == [0] * 5
+    assert [failed(accounts, "ann", "1.2.3.4")[1] for _ in range(5)] == [0] * 5
     for wait in (30, 60, 120, 240, 480, 900, 900):
-        said, left = failed(accounts, "ann", "elsewhere", "correct horse")
+        said, left = failed(accounts, "ann", "1.2.3.4", "correct horse")
         assert "Too many attempts" in said and left == wait, "the right password does not help"
         clock.seconds += wait
-        assert failed(accounts, "ann", f"client after {wait}")[1] == 0
+        assert failed(accounts, "ann", "1.2.3.4")[1] == 0
     clock.seconds += 900
-    token = accounts.login("ann", "correct horse", "somewhere")
+    token = accounts.login("ann", "correct horse", "1.2.3.4")
     assert accounts.user_of(token) == "ann"
-    assert failed(accounts, "ann", "somewhere")[1] == 0, "a success forgets the failures"
+    assert failed(accounts, "ann", "1.2.3.4")[1] == 0, "a success forgets the failures"
 
 
-def test_attempts_of_one_client_are_limited_over_all_names(accounts: Accounts) -> None:
+def test_nobody_locks_out_somebody_at_another_address(accounts: Accounts) -> None:
+    assert [failed(accounts, "ann", "6.6.6.6")[1] for _ in range(6)] == [0] * 5 + [30]
+    assert accounts.login("ann", "correct horse", "1.2.3.4")
+
+
+def test_attempts_on_one_name_are_limited_over_all_addresses(accounts: Accounts) -> None:
+    assert [failed(accounts, "ann", f"client {n}")[1] for n in range(51)] == [0] * 50 + [30]
+
+
+def test_a_proxy_does_not_lock_everyone_out(accounts: Accounts) -> None:
+    """Forty failed attempts on many names from the one address that an unknown proxy shows."""
+    assert {failed(accounts, f"name{number}", "10.0.0.1")[1] for number in range(40)} == {0}
+    assert accounts.login("ann", "correct horse", "10.0.0.1")
+
+
+def test_attempts_of_one_known_address_are_limited_over_all_names(accounts: Accounts) -> None:
+    accounts.by_address = True
     answers = [failed(accounts, f"name{number}", "1.2.3.4") for number in range(21)]
     assert [wait for _, wait in answers] == [0] * 20 + [30]
     assert accounts.login("ann", "correct horse", "5.6.7.8")
+
+
+def test_sessions_outlive_the_server_with_their_last_use(tmp_path: Path, accounts: Accounts, clock: Clock) -> None:
+    token = accounts.login("ann", "correct horse", "1.2.3.4")
+    clock.seconds += 11 * 3600
+    assert accounts.user_of(token) == "ann"
+    accounts.save()
+    clock.seconds += 11 * 3600
+    again = Accounts(tmp_path / "users", tmp_path / "sessions.sqlite", now=clock)
+    assert again.user_of(token) == "ann"
+    again.logout(token)
+    assert Accounts(tmp_path / "users", tmp_path / "sessions.sqlite", now=clock).user_of(token) is None
+
+
+def test_sessions_are_known_while_their_file_is_locked(tmp_path: Path, accounts: Accounts, clock: Clock) -> None:
+    token = accounts.login("ann", "correct horse", "1.2.3.4")
+    other = sqlite3.connect(tmp_path / "sessions.sqlite")
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        clock.seconds += 3600
+        start = time.monotonic()
+        assert accounts.user_of(token) == "ann"
+        assert time.monotonic() - start < 1
+    finally:
+        other.rollback()
+        other.close()
 
 
 def test_people_behind_one_address_log_in_at_the_same_time(tmp_path: Path, accounts: Accounts) -> None:
@@ -146,7 +190,7 @@ def test_people_behind_one_address_log_in_at_the_same_time(tmp_path: Path, accou
 
 def test_simultaneous_attempts_on_one_name_are_counted(accounts: Accounts) -> None:
     def guess(number: int) -> float:
-        return failed(accounts, "ann", f"client {number}")[1]
+        return failed(accounts, "ann", "1.2.3.4")[1]
 
     with ThreadPoolExecutor(12) as people:
         waits = list(people.map(guess, range(12)))

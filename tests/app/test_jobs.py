@@ -8,13 +8,13 @@ import pytest
 
 from app.review import ReviewError
 from app.store import Store
-from tests.app.reviews import MODEL, act, drafted, study_of, taken
+from tests.app.reviews import MODEL, act, drafted, of_batch, study_of, taken
 
 
 def test_users_take_turns_and_single_requests_come_before_batches(store: Store) -> None:
-    batch = store.jobs.create_batch("ann", 3)
-    for _ in range(3):
-        store.jobs.add("ann", study_of(store), batch=batch)
+    batch = store.batches.create("ann", 3)
+    for number in range(1, 4):
+        of_batch(store, batch, number)
     mine = study_of(store)
     store.jobs.add("ann", mine)
     others = [study_of(store, "bob") for _ in range(2)]
@@ -111,19 +111,6 @@ def test_a_second_request_returns_the_waiting_job(store: Store) -> None:
     job = store.jobs.next()
     assert job is not None and store.jobs.next() is None
     assert store.jobs.add("ann", study) == job
-
-
-def test_a_batch_counts_the_outcomes_of_its_files(store: Store) -> None:
-    batch = store.jobs.create_batch("ann", 4)
-    for _ in range(3):
-        store.jobs.batch_read("ann", batch)
-        store.jobs.add("ann", study_of(store), batch=batch)
-    store.jobs.batch_failed("ann", batch, number=3, sha256="e" * 64, reason="no image")
-    store.jobs.finish(taken(store), "done", text="x.", sentences=["x."])
-    store.jobs.finish(taken(store), "failed", error="no memory")
-    (found,) = store.jobs.batches("ann")
-    assert (found["total"], found["read"], found["drafted"], found["waiting"]) == (4, 3, 1, 1)
-    assert found["failed"] == [{"number": 3, "sha256": "e" * 64, "reason": "no image"}]
 
 
 def test_a_new_draft_ends_the_undo_history(store: Store) -> None:

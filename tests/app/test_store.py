@@ -181,7 +181,7 @@ def test_events_and_signed_reports_cannot_be_changed(store: Store, tmp_path: Pat
 @pytest.mark.acceptance(row=14)
 def test_nobody_has_anything_of_anothers(store: Store) -> None:
     study = drafted(store, "One.")
-    batch = store.jobs.create_batch("ann", 1)
+    batch = store.batches.create("ann", 1)
     for forbidden in (
         lambda: store.state("bob", study),
         lambda: store.act("bob", study, 2, {"action": "sign"}, user="bob"),
@@ -190,13 +190,14 @@ def test_nobody_has_anything_of_anothers(store: Store) -> None:
         lambda: store.jobs.stop("bob", study),
         lambda: store.jobs.draft("bob", study),
         lambda: store.events("bob", study),
-        lambda: store.jobs.batch_read("bob", batch),
-        lambda: store.jobs.batch_failed("bob", batch, number=1, sha256=None, reason=""),
+        lambda: store.batches.require("bob", batch, 1),
+        lambda: store.batches.accept("bob", batch, 1, Path("file"), None),
+        lambda: store.batches.refuse("bob", batch, 1, sha256=None, reason=""),
     ):
         with pytest.raises(NotFound):
             forbidden()
     assert store.worklist("bob") == {"studies": [], "counts": {}}
-    assert store.studies("bob") == [] and store.signed("bob") == [] and store.jobs.batches("bob") == []
+    assert store.studies("bob") == [] and store.signed("bob") == [] and store.batches.progress("bob") == []
 
 
 def test_invalid_seconds_are_clamped(store: Store) -> None:

@@ -1,0 +1,108 @@
+"""Threads for each kind of work, shared fairly: one call per user at a time, in the order of arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_LOOK_S: Final = 0.25
+"""Time between two looks whether the connection of a waiting call is still open."""
+
+
+class ConnectionClosed(Exception):
+    """The connection of a waiting call was closed: nobody waits for its result."""
+
+
+class Lane:
+    """Threads for one kind of work.
+
+    Args:
+        name: of the threads.
+        threads: number of calls of different users at a time.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._users: dict[str, tuple[asyncio.Lock, list[object]]] = {}
+
+    async def run(
+        self, user: str, closed: Callable[[], Awaitable[bool]], call: Callable[P, T], *args: P.args, **more: P.kwargs
+    ) -> T:
+        """Run a call in a thread, after the user's earlier calls.
+
+        Args:
+            user: who may have one call at a time.
+            closed: returns True if the connection is closed; the call is then dropped if it has not begun.
+            call: to be run.
+            args: of the call.
+            more: keyword arguments of the call.
+
+        Raises:
+            ConnectionClosed: if the connection is closed before the call begins.
+        """
+        lock, waiting = self._users.setdefault(user, (asyncio.Lock(), []))
+        mine = object()
+        waiting.append(mine)
+        try:
+            await _acquire(lock, closed)
+            try:
+                if await closed():
+                    raise ConnectionClosed
+                loop = asyncio.get_running_loop()
+                running = loop.run_in_executor(self._executor, lambda: call(*args, **more))
+                # a cancelled request keeps the user's turn until its thread is free
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.wait([running])
+                raise
+            finally:
+                lock.release()
+        finally:
+            waiting.remove(mine)
+            if not waiting:
+                self._users.pop(user, None)
+
+    def close(self) -> None:
+        """End the threads after their current calls."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class FairLock:
+    """Lock that threads get in the order in which they ask for it."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._next = self._serving = 0
+
+    def __enter__(self) -> None:
+        with self._condition:
+            mine = self._next
+            self._next += 1
+            while mine != self._serving:
+                self._condition.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._condition:
+            self._serving += 1
+            self._condition.notify_all()
+
+
+async def _acquire(lock: asyncio.Lock, closed: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a lock as long as the connection is open."""
+    acquiring = asyncio.ensure_future(lock.acquire())
+    try:
+        while not (await asyncio.wait([acquiring], timeout=_LOOK_S))[0]:
+            if await closed():
+                raise ConnectionClosed
+    except BaseException:
+        if not acquiring.cancel() and not acquiring.cancelled() and acquiring.result():
+            lock.release()
+        raise

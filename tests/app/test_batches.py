@@ -1,0 +1,100 @@
+"""Batches: every accepted file becomes a study or a refusal exactly once, also after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from app.batches import NOT_RECEIVED
+from app.review import ReviewError
+from app.store import Store
+from scripts.soak.serving import picture, served
+from tests.app.reviews import FACTS, of_batch, study_of, taken
+
+
+def test_a_batch_counts_the_outcomes_of_its_files(store: Store) -> None:
+    batch = store.batches.create("ann", 4)
+    for number in (1, 2, 4):
+        of_batch(store, batch, number)
+    store.batches.refuse("ann", batch, 3, sha256="e" * 64, reason="no image")
+    store.jobs.finish(taken(store), "done", text="x.", sentences=["x."])
+    store.jobs.finish(taken(store), "failed", error="no memory")
+    (found,) = store.batches.progress("ann")
+    assert (found["total"], found["read"], found["drafted"], found["waiting"]) == (4, 3, 1, 1)
+    assert found["failed"] == [{"number": 3, "sha256": "e" * 64, "reason": "no image"}]
+    assert store.batches.ended(batch)
+
+
+def test_no_file_of_a_batch_is_read_twice(store: Store) -> None:
+    batch = store.batches.create("ann", 2)
+    of_batch(store, batch, 1)
+    assert not store.batches.accept("ann", batch, 1, Path("again"), None)
+    with pytest.raises(ReviewError, match="already"):
+        store.create("ann", name=None, sha256="c" * 64, facts=FACTS, warnings=[], image={"id": "i"}, file=(batch, 1))
+    store.batches.refuse("ann", batch, 1, sha256=None, reason="late")
+    (found,) = store.batches.progress("ann")
+    assert (len(store.studies("ann")), found["read"], found["failed"]) == (1, 1, [])
+    for number in (0, 3, 1 << 40):
+        with pytest.raises(ReviewError, match="no file of that number"):
+            store.batches.require("ann", batch, number)
+
+
+def test_files_that_never_arrived_end_with_the_server_and_may_come_later(store: Store) -> None:
+    batch = store.batches.create("ann", 3)
+    of_batch(store, batch, 2)
+    store.batches.recover()
+    store.batches.recover()
+    (found,) = store.batches.progress("ann")
+    assert [(one["number"], one["reason"]) for one in found["failed"]] == [(1, NOT_RECEIVED), (3, NOT_RECEIVED)]
+    of_batch(store, batch, 3)
+    (found,) = store.batches.progress("ann")
+    assert (found["read"], [one["number"] for one in found["failed"]]) == (2, [1])
+
+
+def test_batches_of_earlier_versions_end(store: Store) -> None:
+    """Earlier versions recorded counts only: 1 read, 1 refused of 4 when they were killed."""
+    batch = store.batches.create("ann", 4)
+    with store._database.write() as connection:
+        connection.execute("UPDATE batches SET read = 1")
+        connection.execute("INSERT INTO refused VALUES (?, 2, NULL, 'no image')", (batch,))
+    store.batches.recover()
+    (found,) = store.batches.progress("ann")
+    assert found["read"] + len(found["failed"]) == found["total"]
+    assert study_of(store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["zip", "one by one"])
+def test_all_files_are_there_after_a_kill(tmp_path: Path, way: str) -> None:
+    images = [picture(number, side=96) for number in range(60)]
+    with served(tmp_path, "--no-example") as running:
+        client = running.client()
+        if way == "zip":
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w") as archive:
+                for number, image in enumerate(images):
+                    archive.writestr(f"{number}.png", image)
+            sent = client.call("POST", "/api/batches", content.getvalue(), **{"content-type": "application/zip"})
+            assert sent.status == 201
+        else:
+            batch = client.call("POST", "/api/batches", {"total": len(images)}).json()["batch"]
+            for number, image in enumerate(images, 1):
+                assert client.call("POST", f"/api/studies?batch={batch}&number={number}", image).status == 201
+        while client.call("GET", "/api/batches").json()[0]["read"] < 10:
+            time.sleep(0.01)
+        running.kill()
+    with served(tmp_path, "--no-example") as running:
+        client, end = running.client(), time.monotonic() + 120
+        while (batch := client.call("GET", "/api/batches").json()[0])["read"] < len(images):
+            assert time.monotonic() < end, batch
+            time.sleep(0.1)
+        listed = client.call("GET", "/api/studies?limit=500").json()["studies"]
+        kept = [client.call("GET", f"/api/studies/{one['id']}").json()["sha256"] for one in listed]
+        assert sorted(kept) == sorted(hashlib.sha256(image).hexdigest() for image in images), "each once"
+        assert batch["failed"] == [] and all(one["draft"] for one in listed)
+        assert list((running.data / "batches").iterdir()) == []
