@@ -105,6 +105,10 @@ class CompiledDecoder:
         """Compare numbers of slots and tokens with those of this decoder."""
         return slots <= self.slots and length <= self.length
 
+    def release(self) -> None:
+        """Free the cache, gigabytes that compiled code and garbage collection would keep for longer."""
+        self._cache = self._llama.cache(0, 0)
+
     def __call__(self, prompts: Iterable[torch.Tensor], steps: int, eos: int) -> Iterator[Tokens]:
         """Yield the next tokens of all prompts, in the order of each prompt, up to the end token.
 

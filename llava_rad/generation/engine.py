@@ -184,7 +184,7 @@ class Engine:
             if self._decoder.fits(slots, length):
                 return self._decoder
             slots, length = max(slots, self._decoder.slots), max(length, self._decoder.length)
-            self._decoder = None  # frees its cache
+            self._decoder.release()
         self._decoder = CompiledDecoder(self.llama, self.tokens.suppressed, slots, length)
         return self._decoder
 

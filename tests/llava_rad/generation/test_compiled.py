@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,24 @@ def test_one_compilation_serves_all_lengths_and_batches(engine: Engine, images: 
         embeds, mask = prompts(engine, part, padded=padded)
         assert written(one, engine, embeds, mask) == rows(_decode(engine, embeds, mask, SETTINGS), len(part))
     assert one.compiled and record.graphs == 1
+
+
+@pytest.mark.slow
+def test_a_larger_decoder_takes_the_memory_of_the_smaller_one(
+    tiny: Path, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    record, engine = Traced(), Engine.from_pretrained(tiny, device="cpu")
+    monkeypatch.setattr("llava_rad.generation.engine.CompiledDecoder", partial(CompiledDecoder, record=record))
+    embeds, mask = prompts(engine, images[:3], padded=False)
+    expected = rows(_decode(engine, embeds, mask, SETTINGS), 3)
+    small = engine.decoder(1, 240)
+    assert written(small, engine, embeds, mask) == expected
+    cache = weakref.ref(small._cache.states)
+    large = engine.decoder(2, 230)
+    assert (large.slots, large.length) == (2, 256) and cache() is None
+    assert written(large, engine, embeds, mask) == expected
+    assert record.graphs == 2 and large.compiled
 
 
 @pytest.mark.slow
