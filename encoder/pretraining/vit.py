@@ -27,6 +27,7 @@ from encoder.pretraining.fused_layers import (
     give,
     norm_linear,
     product_type,
+    scaled,
     starts_of,
     take,
 )
@@ -156,8 +157,8 @@ class Block(nn.Module):
             weights["qkv_bias"] = self.attn.qkv.bias
         gamma1, gamma2 = self.ls1.gamma, self.ls2.gamma
         if self.training:  # on the weights, which are smaller than the tokens that come out
-            weights["proj"], weights["proj_bias"] = _scaled(self.attn.proj, gamma1)
-            weights["out"], weights["out_bias"] = _scaled(last, gamma2)
+            weights["proj"], weights["proj_bias"] = scaled(self.attn.proj.weight, self.attn.proj.bias, gamma1)
+            weights["out"], weights["out_bias"] = scaled(last.weight, last.bias, gamma2)
         else:
             weights |= {"proj": self.attn.proj.weight, "proj_bias": self.attn.proj.bias}
             weights |= {"out": last.weight, "out_bias": last.bias, "gamma1": gamma1, "gamma2": gamma2}
@@ -240,11 +241,6 @@ class _Weights(NamedTuple):
     qkv_bias: torch.Tensor | None = None
     gamma1: torch.Tensor | None = None
     gamma2: torch.Tensor | None = None
-
-
-def _scaled(layer: nn.Linear, gamma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A layer's weight and bias times LayerScale's gamma."""
-    return layer.weight * gamma[:, None], layer.bias * gamma
 
 
 def _add(tokens: torch.Tensor, branch: torch.Tensor, gamma: torch.Tensor | None) -> torch.Tensor:
@@ -376,7 +372,7 @@ class VisionTransformer(nn.Module):
         branches = 2 * len(self.blocks)
         if not self.training or self.drop_path == 0:
             return [None] * branches
-        counts = [max(int(rows * (1 - self.drop_path)), 1) for rows, _ in shapes]
+        counts = kept_crops([rows for rows, _ in shapes], self.drop_path)
         drawn = [
             torch.rand(branches, rows).argsort(1)[:, :count].sort(1).values
             for (rows, _), count in zip(shapes, counts, strict=True)
@@ -390,10 +386,23 @@ class VisionTransformer(nn.Module):
             at = start + part[:, :, None] * length + torch.arange(length, device=device)
             tokens.append(at.flatten(1))
             start += rows * length
-        kept = tuple((count, length) for count, (_, length) in zip(counts, shapes, strict=True))
-        packing = Packing(kept, starts_of(kept, device))
+        parts: Shapes = tuple((count, length) for count, (_, length) in zip(counts, shapes, strict=True))
+        packing = Packing(parts, starts_of(parts, device))
         scales = tuple(rows / count for (rows, _), count in zip(shapes, counts, strict=True))
         return [Kept(places, packing, scales) for places in torch.cat(tokens, dim=1)]
+
+
+def kept_crops(groups: Sequence[int], drop_path: float) -> list[int]:
+    """How many crops of each group go through a residual branch: their share rounded down, at least one.
+
+    Where that is within a hundredth of the group, it is the first group's share: then one factor is enough for all.
+    """
+    counts = [max(int(rows * (1 - drop_path)), 1) for rows in groups]
+    for index, rows in enumerate(groups):
+        alike, rest = divmod(counts[0] * rows, groups[0])
+        if rest == 0 and abs(alike - counts[index]) <= rows / 100:
+            counts[index] = alike
+    return counts
 
 
 def _among(wanted: torch.Tensor, kept: Kept | None, total: int) -> Wanted:

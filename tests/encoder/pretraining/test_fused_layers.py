@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from encoder.backbones.linear import linear, works_in_float32
 from encoder.pretraining import fused_layers
-from encoder.pretraining.fused_layers import attention, cast, gelu_linear, give, norm_linear, product_type, take
+from encoder.pretraining.fused_layers import attention, cast, gelu_linear, give, norm_linear, product_type, scaled, take
 
 Layout = Callable[[torch.Tensor], torch.Tensor]
 
@@ -341,6 +341,16 @@ def test_a_gradient_that_is_one_number_is_refused_not_added_to() -> None:
     rows, tokens = take(leaf(numbers(13, 5)) * 1, PLACES)
     with pytest.raises(RuntimeError, match="single memory location"):
         give(tokens, rows, PLACES, GROUPS, SCALES).sum().backward()
+
+
+def test_scaled_layers_are_products_with_gamma() -> None:
+    def both(function: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Callable[..., torch.Tensor]:
+        return lambda *tensors: torch.cat([one.flatten() for one in function(*tensors)])
+
+    tensors, slope = [numbers(5, 7), numbers(5, seed=1), numbers(5, seed=2)], numbers(40, seed=3)
+    exact = doubled(both(lambda w, b, g: (torch.diag(g) @ w, g * b)), tensors, slope)
+    for ours, right in zip(gradients(both(scaled), tensors, slope), exact, strict=True):
+        assert furthest(ours, right) < 1e-6
 
 
 def test_cast_parameters_have_gradients_of_their_own_type() -> None:

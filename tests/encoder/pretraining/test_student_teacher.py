@@ -14,7 +14,7 @@ from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.data import Batch, batches
 from encoder.pretraining.optimization import Values, clip_gradients, make_optimizer, rates, set_rates
 from encoder.pretraining.student_teacher import StudentTeacher, compiler_errors
-from encoder.pretraining.vit import Crops, VisionTransformer
+from encoder.pretraining.vit import Crops, VisionTransformer, kept_crops
 from tests.encoder.pretraining.small_run import small_config
 
 
@@ -106,6 +106,38 @@ def test_packed_crops_and_wanted_tokens_equal_one_crop_at_a_time(config: Pretrai
     torch.testing.assert_close(
         packed, torch.stack([cls_large[0], patches_large[1, 1], patches_large[2, 3], cls_small[0], cls_small[1]])
     )
+
+
+@pytest.mark.parametrize(
+    ("groups", "drop_path", "kept"),
+    [
+        ((128, 512), 0.3, [89, 356]),  # int(89.6) and, in place of int(358.4), four times as many
+        ((4, 16), 0.3, [2, 11]),  # half of four crops is no share for sixteen
+        ((128, 320), 0.3, [89, 224]),  # 222.5 would be as many
+        ((128,), 0.999, [1]),
+    ],
+)
+def test_crops_that_are_kept(groups: tuple[int, ...], drop_path: float, kept: list[int]) -> None:
+    assert kept_crops(groups, drop_path) == kept
+
+
+def test_dropped_paths_leave_the_expectation(config: PretrainingConfig) -> None:
+    """A branch is linear in what it adds: averaged over many draws, each token's branch counts once."""
+    vit = VisionTransformer(config.model, 0.4).train()
+    shapes = ((6, 5), (4, 2))
+    counted = torch.zeros(6 * 5 + 4 * 2)
+    for seed in range(100):
+        torch.manual_seed(seed)
+        for kept in vit._drop(shapes, torch.device("cpu")):
+            assert kept is not None and kept.packing.shapes == ((3, 5), (2, 2))
+            sizes = [15, 4]
+            for places, scale in zip(kept.tokens.split(sizes), kept.scales, strict=True):
+                counted[places] += scale
+            assert len(set(kept.tokens.tolist())) == 19
+            crops = [set(kept.tokens[5 * i : 5 * i + 5].tolist()) for i in range(3)]
+            assert all(crop == set(range(min(crop), min(crop) + 5)) and min(crop) % 5 == 0 for crop in crops)
+    counted /= 100 * 2 * len(vit.blocks)
+    assert float((counted - 1).abs().max()) < 0.25  # five deviations of 400 draws at one half
 
 
 def test_recomputing_activations_changes_no_bit(tmp_path: Path) -> None:
