@@ -51,7 +51,6 @@ from encoder.pretraining.optimization import Schedules, Values, clip_gradients, 
 from encoder.pretraining.randomness import Purpose, generator
 from encoder.pretraining.student_teacher import Losses, StudentTeacher, compiler_errors, gather, restore
 from encoder.pretraining.validation import check_sizes
-from encoder.pretraining.vit import VisionTransformer
 from encoder.runs import distributed as processes
 from encoder.runs.checkpoints import Checkpoints, first_not_finite
 from encoder.runs.curves import plot_run
@@ -341,29 +340,18 @@ class _PretrainingRun:
         """Probe the teacher; return True if it is the best so far."""
         if self.probe is None:
             return False
-        device = self.accelerator.device
-        backbone = VisionTransformer(self.config.model).to(device).eval()
-        weights = self.model.teacher.backbone.state_dict()
-        backbone.load_state_dict({name: processes.whole(tensor) for name, tensor in weights.items()})
-        half = device.type == "cuda" and self.config.engine.precision == "bf16"
+        from encoder.pretraining.probes import score_teacher
 
-        def encode(pixels: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                return backbone.features(pixels.to(device))[0]
-
-        result = self.probe.run(encode)
-        scores = result.scores()
+        scores = score_teacher(self.probe, self.config, self.model.teacher.backbone, self.accelerator.device)
         if self.metrics is not None:
             self.metrics.write(step, {f"probe_{name}": value for name, value in scores.items()})
         self._note(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-        select = self.config.probe.select
-        score = scores["linear_loss" if select == "loss" else "linear_auprc"]
-        if select == "last" or not step:
+        if self.config.probe.select == "last" or not step:
             return False
-        if self.best is None or (score < self.best[1] if select == "loss" else score > self.best[1]):
-            self.best = (step, score)
-            return True
-        return False
+        sign, name = (-1, "linear_loss") if self.config.probe.select == "loss" else (1, "linear_auprc")
+        better = self.best is None or sign * scores[name] > sign * self.best[1]
+        self.best = (step, scores[name]) if better else self.best
+        return better
 
     def _stalled(self, step: int) -> bool:
         """Return whether so many probes as ``probe.patience`` have passed since the best one."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from encoder.datasets.manifest import Row
 from encoder.datasets.splits import CLASSIFICATION, Shares, disjoint, split_by_subject
 from encoder.errors import LlavaRadError
-from encoder.pretraining.probes import FOLDS, folds
+from encoder.probing.logistic import FOLDS, folds
 
 Floats = npt.NDArray[np.float64]
 How = Literal["whole", "fifths", "folds", "train-folds", "draws"]

@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from encoder.errors import LlavaRadError
 from encoder.files import reported, write
-from encoder.pretraining.probes import Score, auroc, average_precision, choose_c, logistic_regression, standardise
 from encoder.probing.allocation import Allocation, Floats, Split
+from encoder.probing.logistic import Score, auroc, average_precision, choose_c, logistic_regression, standardise
 
 Vectors = Callable[[int, int, npt.NDArray[np.intp]], torch.Tensor]
 """Function from a seed, an epoch and the numbers of B training images to their vectors [B, D]."""

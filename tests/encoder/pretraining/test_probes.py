@@ -22,12 +22,11 @@ from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.pretraining import probes
 from encoder.pretraining import train as engine
-from encoder.pretraining.probes import (
+from encoder.pretraining.probes import Probe, ProbeResult
+from encoder.probing.logistic import (
     FOLDS,
     GRID,
     UNDECIDED,
-    Probe,
-    ProbeResult,
     auroc,
     average_precision,
     choose_c,
@@ -207,7 +206,7 @@ def test_predictions_and_scores_equal_scikit_learns(
     probe: Probe, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert probe.labels == ("effusion", "nodule") and probe.left_out == ("rare",)
-    monkeypatch.setattr(probes, "GRID", (0.05,))
+    monkeypatch.setattr("encoder.probing.logistic.GRID", (0.05,))
     monkeypatch.setattr(probes, "NEIGHBOURS", 5)
     truth = table(rows, probe.labels)
     rng = np.random.default_rng(0)
