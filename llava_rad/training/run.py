@@ -7,7 +7,7 @@
       data.sha256      hash of the pairs, by which an edited table is noticed
       initial/         the checkpoint that training started from (not where model.checkpoint lies ready)
       cache/           prepared images, unless data.cache names another folder
-      checkpoints/     see ``encoder.runs.checkpoints``
+      checkpoints/     see ``encoder.runs.trainer_checkpoints``
       metrics.jsonl    one line for each logged step; tensorboard/ next to it where TensorBoard is installed
       samples.jsonl    reports written for pairs of ``val`` during training
       curves.png       the same as curves, where Matplotlib is installed
@@ -33,7 +33,6 @@ from encoder.backbones.loading import stored_sizes
 from encoder.backbones.weight_files import read_json
 from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
-from encoder.runs.checkpoints import TrainerCheckpoints
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import keep_freed_memory, on_first
 from encoder.runs.folder import MayChange, data_digest, prepare
@@ -41,16 +40,18 @@ from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.preflight import available_memory
 from encoder.runs.progress import progress_bar, stop_signals
+from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 from encoder.runs.workers import check_shared_memory
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
+from llava_rad.training.callbacks import SAMPLES, Watcher
 from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
 from llava_rad.training.data import Pixels, Prompted, cache_builder, cache_folder, keep_features, select_pairs, tokenise
 from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
 from llava_rad.training.module import ReportLoss
-from llava_rad.training.trainer import SAMPLES, ReportTrainer, Watcher
+from llava_rad.training.trainer import ReportTrainer
 from llava_rad.training.validation import Sizes, decide_recomputation
 
 MODEL, INITIAL, CHECKPOINTS = "model", "initial", "checkpoints"

@@ -30,10 +30,10 @@ from llava_rad.model.projector import Projector
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, write_pairs
 from llava_rad.training import run as training
+from llava_rad.training.callbacks import Watcher
 from llava_rad.training.config import ScratchConfig, TrainingConfig
 from llava_rad.training.data import IGNORED, LengthGrouped, Pixels, Prompted, cache_builder, select_pairs, tokenise
 from llava_rad.training.initial import llama_config, make_tokens
-from llava_rad.training.trainer import Watcher
 from llava_rad.training.validation import Sizes, cost_of
 from scripts.bench.training import Case
 from scripts.bench.worker import Order, Side, Turning, Turns, peak_bytes, work

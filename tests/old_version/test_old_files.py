@@ -121,7 +121,8 @@ def same_weights(file: Path, other: Path) -> None:
 
 
 def test_the_checkpoints_of_runs_are_found(old: Path) -> None:
-    from encoder.runs.checkpoints import Checkpoints, TrainerCheckpoints
+    from encoder.runs.checkpoints import Checkpoints
+    from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 
     kept = Checkpoints(old / "pretraining" / "checkpoints", keep=3)
     newest = kept.latest()

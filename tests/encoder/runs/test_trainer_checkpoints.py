@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.runs.checkpoints import TrainerCheckpoints
+from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 
 FACTS = {"processes": 1}
 NAN, INF = float("nan"), float("inf")

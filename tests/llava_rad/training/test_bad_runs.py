@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from encoder.errors import LlavaRadError
-from encoder.runs.checkpoints import TrainerCheckpoints
+from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 from llava_rad.model.checkpoint import load_checked
 from llava_rad.training.trainer import ReportTrainer
 from tests.llava_rad.conftest import Run

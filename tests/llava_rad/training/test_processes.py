@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from llava_rad.training.callbacks import Watcher
 from llava_rad.training.run import one_device
-from llava_rad.training.trainer import Watcher
 
 
 @pytest.mark.parametrize("gpus", [1, 8])

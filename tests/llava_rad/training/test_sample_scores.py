@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sklearn.metrics import f1_score
 
-from llava_rad.training.trainer import score
+from llava_rad.training.callbacks import score
 from metrics.labels import POSITIVE
 from metrics.rules.labeler import label
 
