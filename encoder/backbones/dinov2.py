@@ -33,6 +33,7 @@ from encoder.backbones.registry import RAD_DINO, PublishedEncoder
 from encoder.errors import ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import IMAGENET, rad_dino
+from encoder.runs.distributed import choose_deepspeed_device
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
@@ -129,6 +130,7 @@ class RadDino(FrozenEncoder):
         """Write ``config.json``, which names the recipe, and ``model.safetensors`` with the published key names."""
         if self.recipe:
             setattr(self.model.config, RECIPE_KEY, self.recipe)
+        choose_deepspeed_device()
         self.model.save_pretrained(folder)
 
 

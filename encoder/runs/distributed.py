@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -31,6 +32,15 @@ def keep_freed_memory() -> None:
         glibc = ctypes.CDLL("libc.so.6")
         glibc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that it takes
         glibc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def choose_deepspeed_device() -> None:
+    """Tell DeepSpeed to use the CPU if there is no GPU; it is otherwise said on standard output.
+
+    Where DeepSpeed is installed, accelerate imports it, and transformers does so when it saves a model.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def start(*, bf16: bool) -> Accelerator:

@@ -17,6 +17,7 @@ from encoder.backbones.base import FrozenEncoder, first_line, image_tokens, refu
 from encoder.backbones.loading import check_features, load_stored
 from encoder.backbones.weight_files import CONFIG, read_json
 from encoder.errors import ModelError
+from encoder.runs.distributed import choose_deepspeed_device
 from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
 from llava_rad.model.config import LlavaRadConfig, TokenIds, check_language_model, token_ids
 from llava_rad.model.familiarity import Familiarity
@@ -130,6 +131,7 @@ class LlavaRad(nn.Module):
         """
         from safetensors.torch import save_file
 
+        choose_deepspeed_device()
         with writing(Path(folder), self.config, force=force) as temporary:
             encoder = self.encoder
             if encoder_dtype is not None and encoder_dtype != encoder.dtype:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.runs.distributed import choose_deepspeed_device
 from llava_rad.training.config import DEEPSPEED, TrainingConfig
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def prepare(config: TrainingConfig) -> dict[str, Any] | None:
     settings = read_deepspeed(config.engine.deepspeed)
     if settings is None:
         return None
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    choose_deepspeed_device()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import deepspeed  # noqa: F401

@@ -34,7 +34,7 @@ from encoder.backbones.weight_files import read_json
 from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from encoder.runs.curves import plot_run
-from encoder.runs.distributed import keep_freed_memory, on_first
+from encoder.runs.distributed import choose_deepspeed_device, keep_freed_memory, on_first
 from encoder.runs.folder import MayChange, data_digest, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
@@ -103,8 +103,7 @@ def run(
         KeyboardInterrupt: if stopped by SIGINT or SIGTERM, after a checkpoint of the last whole step.
     """
     keep_freed_memory()
-    if not torch.cuda.is_available():
-        environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed where it is installed
+    choose_deepspeed_device()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
