@@ -18,6 +18,7 @@ from transformers import Trainer
 from encoder.errors import LlavaRadError
 from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 from llava_rad.model.checkpoint import load_checked
+from llava_rad.training.config import load_config
 from llava_rad.training.trainer import ReportTrainer
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import runs, small_pairs
@@ -71,6 +72,21 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, weight: flo
     with pytest.raises(LlavaRadError, match="no longer finite"):
         trainer(tmp_path, weight=weight)._save_checkpoint(None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight with its two moments takes 12 bytes."""
+    (tmp_path / "checkpoint-2").mkdir()
+    made = trainer(tmp_path)
+    made.config, made._loss_of_one = load_config("tiny"), lambda: 1.0
+    monkeypatch.setattr("encoder.files.shutil.disk_usage", lambda _: SimpleNamespace(free=11))
+    monkeypatch.setattr(Trainer, "_save_checkpoint", lambda *_: pytest.fail("it was begun"))
+    with pytest.raises(LlavaRadError, match=r"^checkpoint-3 needs at least .* free$") as caught:
+        made._save_checkpoint(None, None)
+    assert caught.value.exit_code == 1 and "before it are intact" in str(caught.value.hint)
+    assert made.checkpoints.all() == [tmp_path / "checkpoint-2"]
 
 
 @pytest.mark.parametrize("loss", [NAN, INF])
