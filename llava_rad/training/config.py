@@ -149,6 +149,7 @@ class EngineConfig(_Strict):
         activation_checkpointing: recompute decoder blocks in the backward pass [LLaVA: true]; ``auto`` only if the
             memory of the device is too small without.
         liger: Liger's kernels for Llama (CUDA, package liger-kernel).
+        compile: torch.compile of Llama's norms and MLPs, in place of Liger's kernels; not with ZeRO-3.
         log_every: steps.
         checkpoint_every: steps; null for every epoch.
         keep_checkpoints: number of newest checkpoints to keep.
@@ -159,6 +160,7 @@ class EngineConfig(_Strict):
     deepspeed: str = "none"
     activation_checkpointing: Literal["auto"] | bool = "auto"
     liger: bool = False
+    compile: bool = False
     log_every: Positive = 10
     checkpoint_every: Positive | None = None
     keep_checkpoints: Positive = 2
@@ -195,6 +197,8 @@ class TrainingConfig(_Strict):
         run, scratch = self.optimization, self.model.scratch
         if run.batch_size % run.micro_batch_size:
             raise ValueError("optimization.batch_size must be a multiple of optimization.micro_batch_size")
+        if self.engine.compile and self.engine.liger:
+            raise ValueError("engine.compile and engine.liger replace the same kernels: choose one")
         if any(1e30 < rate < math.inf for rate in (run.lr, run.projector_lr or 0)):
             raise ValueError("optimization.lr must be at most 1e30")  # AdamW multiplies it
         if scratch.hidden_size % (2 * scratch.num_attention_heads):

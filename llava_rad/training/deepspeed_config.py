@@ -51,6 +51,16 @@ def stage(config: TrainingConfig) -> int:
     return int(found.get("zero_optimization", {}).get("stage", 0))
 
 
+def check_compile(config: TrainingConfig) -> None:
+    """Refuse compiled layers whose weights are elsewhere.
+
+    Raises:
+        ConfigError: if layers are to be compiled with ZeRO-3.
+    """
+    if config.engine.compile and stage(config) == 3:
+        raise ConfigError("engine.compile does not work with ZeRO-3", hint="use engine.deepspeed=zero2 or none")
+
+
 def offloads(config: TrainingConfig) -> tuple[bool, bool]:
     """Return True for the optimiser state, and for the weights, if they are kept in main memory."""
     zero = (read_deepspeed(config.engine.deepspeed) or {}).get("zero_optimization", {})
@@ -77,9 +87,11 @@ def prepare(config: TrainingConfig) -> dict[str, Any] | None:
     """Prepare the environment for DeepSpeed's import, and return its configuration.
 
     Raises:
+        ConfigError: if layers are to be compiled with ZeRO-3.
         LlavaRadError: if DeepSpeed is wanted, and not installed.
     """
     settings = read_deepspeed(config.engine.deepspeed)
+    check_compile(config)
     if settings is None:
         return None
     choose_deepspeed_device()

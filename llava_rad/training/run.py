@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from functools import partial
@@ -31,7 +30,6 @@ from transformers.utils import logging as transformers_logging
 
 from encoder.backbones.loading import stored_sizes
 from encoder.backbones.weight_files import read_json
-from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import choose_deepspeed_device, keep_freed_memory, on_first
@@ -50,6 +48,7 @@ from llava_rad.training.config import TrainingConfig, accumulation, load_config,
 from llava_rad.training.data import Pixels, Prompted, cache_builder, cache_folder, keep_features, select_pairs, tokenise
 from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
+from llava_rad.training.kernels import compile_layers, use_liger
 from llava_rad.training.module import ReportLoss
 from llava_rad.training.trainer import ReportTrainer
 from llava_rad.training.validation import Sizes, decide_recomputation
@@ -67,7 +66,15 @@ PANELS = (
     ("sample_distinct", "distinct reports of samples"),
 )
 _MAY_CHANGE: MayChange = {
-    "engine": {"tf32", "activation_checkpointing", "liger", "log_every", "checkpoint_every", "keep_checkpoints"},
+    "engine": {
+        "tf32",
+        "activation_checkpointing",
+        "liger",
+        "compile",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    },
     "data": {"workers", "cache", "keep_features"},
     "evaluation": None,
 }
@@ -267,6 +274,8 @@ class _ReportTrainingRun:
         counted = ", ".join(f"{split} {len(samples):,}" for split, samples in self.samples.items())
         left_out = "; left out: " + ", ".join(f"{reason} {n:,}" for reason, n in dropped.items()) if dropped else ""
         self._note(f"samples: {counted}{left_out}")
+        if config.engine.compile:
+            compile_layers(language_model)
         if config.engine.liger:
             use_liger(language_model)
         if self._recomputes(settings):
@@ -357,25 +366,3 @@ def one_device(arguments: TrainingArguments) -> str | None:
         return None
     found, arguments._n_gpu = arguments.n_gpu, 1
     return f"one process trains on one of {found} GPUs; torchrun --nproc-per-node {found} --no-python uses all"
-
-
-def use_liger(language_model: Any) -> None:
-    """Replace a Llama's norms, rotary embedding and MLP by Liger's kernels.
-
-    Raises:
-        LlavaRadError: if liger-kernel is not installed, or there is no CUDA device.
-    """
-    if not torch.cuda.is_available() or importlib.util.find_spec("liger_kernel") is None:
-        raise LlavaRadError(
-            "engine.liger needs a CUDA device and the package liger-kernel", hint="engine.liger=false does without"
-        )
-    from liger_kernel.transformers import apply_liger_kernel_to_llama
-
-    apply_liger_kernel_to_llama(
-        rope=True,
-        cross_entropy=False,
-        fused_linear_cross_entropy=False,
-        rms_norm=True,
-        swiglu=True,
-        model=language_model,
-    )

@@ -41,7 +41,7 @@ from llava_rad.model.prompt import Prompt
 from llava_rad.reports.pairs import Pair
 from llava_rad.training.config import LoraConfig, TrainingConfig, accumulation, total_steps, warmup_steps
 from llava_rad.training.data import Prompted, Samples, cache_folder, select_pairs, tokenise
-from llava_rad.training.deepspeed_config import checkpoint_bytes, offloads, read_deepspeed, stage
+from llava_rad.training.deepspeed_config import check_compile, checkpoint_bytes, offloads, read_deepspeed, stage
 from llava_rad.training.initial import llama_config, make_tokens, recipe_of, with_adapters
 
 if TYPE_CHECKING:
@@ -271,6 +271,7 @@ def validate(
 def _engine(report: Report, config: TrainingConfig, processes: int) -> None:
     run, engine = config.optimization, config.engine
     read_deepspeed(engine.deepspeed)
+    check_compile(config)
     micro, chosen = accumulation(config, processes), engine.activation_checkpointing
     kind = f"adapters of rank {config.lora.r}" if config.lora else "all of the language model"
     report.lines += [

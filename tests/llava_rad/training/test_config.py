@@ -8,6 +8,7 @@ from encoder.backbones.registry import ENCODERS
 from encoder.errors import ConfigError
 from encoder.runs.config import dump
 from llava_rad.training.config import accumulation, load_config, shipped, total_steps, warmup_steps
+from llava_rad.training.deepspeed_config import check_compile
 
 
 def test_what_ships() -> None:
@@ -63,6 +64,14 @@ def test_mistakes_name_the_key(change: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("paper", [change])
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_layers_are_not_compiled_where_their_weights_or_kernels_are_others() -> None:
+    with pytest.raises(ConfigError, match="choose one"):
+        load_config("tiny", ["engine.compile=true", "engine.liger=true"])
+    with pytest.raises(ConfigError, match="does not work with ZeRO-3"):
+        check_compile(load_config("paper", ["engine.compile=true"]))
+    check_compile(load_config("paper", ["engine.compile=true", "engine.deepspeed=zero2"]))
 
 
 def test_an_adapter_needs_a_base_that_can_be_named() -> None:

@@ -15,6 +15,7 @@ from llava_rad.model.prompt import encode_answer
 from llava_rad.training.config import LoraConfig
 from llava_rad.training.data import IGNORED, Prompted
 from llava_rad.training.initial import with_adapters
+from llava_rad.training.kernels import compile_layers
 from llava_rad.training.module import ReportLoss
 from tests.llava_rad.training.small_pairs import REPORTS
 
@@ -242,6 +243,32 @@ def test_adapters_compute_in_bfloat16_where_their_base_does_and_give_the_same_gr
         found.append([loss, *(value.grad for value in adapters.values())])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     assert all(bool(value.any()) for value in found[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8, dropout=0.0)], ids=["full", "lora"])
+def test_compiled_norms_and_mlps_give_the_same_gradients_and_are_compiled_once_for_all_layers(
+    make: Callable[..., Made], batch: dict[str, torch.Tensor], lora: LoraConfig | None
+) -> None:
+    graphs, found = [], []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for compiled in (False, True):
+        module, _ = make(lora)
+        if compiled:
+            compile_layers(module.llama, backend)
+        module.llama.activation_checkpointing_enable({"use_reentrant": False})
+        module.train()
+        loss = module(**batch)["loss"]
+        loss.backward()
+        found.append([loss, *(value.grad for value in module.parameters() if value.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert len(graphs) == 2  # norm and MLP; the two layers and the last norm share them
 
 
 def test_lora_dropout_and_random_halves_follow_the_seed(make: Callable[..., Made]) -> None:
