@@ -283,8 +283,8 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, bias, gamma = ctx.saved_tensors
         grad_weight, grad_bias = grad_outputs
-        by_row = torch.bmm(grad_weight[:, None], weight[:, :, None]).flatten()
-        return grad_weight * gamma[:, None], grad_bias * gamma, torch.addcmul(by_row, grad_bias, bias)
+        grad_gamma = torch.addcmul((grad_weight * weight).sum(1), grad_bias, bias)
+        return grad_weight * gamma[:, None], grad_bias * gamma, grad_gamma
 
 
 def take(tokens: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

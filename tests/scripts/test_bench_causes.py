@@ -85,7 +85,7 @@ def test_the_papers_step_keeps_its_aims() -> None:
     case = replace(CASES["vitb-bf16"], batch=64)
     phases = count(case).values()
     assert sum(sum(phase.moved.values()) for phase in phases) < 400e9
-    assert sum(sum(phase.kernels.values()) for phase in phases) <= 1400
+    assert sum(sum(phase.kernels.values()) for phase in phases) <= 1500
     assert sum(sum(phase.waits.values()) for phase in phases) == 0
     flops = sum(phase.flops for phase in phases) / 1e12
     assert flops == pytest.approx(64 * cost_of(settings(case)).tera_flops_run, rel=0.02)
