@@ -16,8 +16,9 @@ from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from encoder.reader.radiograph import PreparedImage
 from llava_rad.benchmark.predictions import Prediction, Shards
+from llava_rad.benchmark.run import BenchmarkRun
 from llava_rad.benchmark.task import Case
-from llava_rad.benchmark.writing import Images, Processes, batches_of, write_share
+from llava_rad.benchmark.writing import FAST, PAPER, Images, Processes, Protocol, batches_of, write_share
 from tests.llava_rad.tiny_model import RECIPE
 
 DONE: set[str] = set()
@@ -35,6 +36,24 @@ def test_shares_are_all_images_once_and_batches_do_not_depend_on_the_number_of_p
     assert sorted((list(batch) for share in shares for batch in share), key=lambda batch: int(batch[0].id)) == [
         list(batch) for batch in alone
     ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "device", "vllm", "images"),
+    [
+        (FAST, "cpu", None, 32),
+        (FAST, "cuda:1", None, 4 * 32),
+        (FAST, "cpu", Path("python"), 4 * 32),
+        (PAPER, "cuda", None, 1),
+        (PAPER, "cuda", Path("python"), 1),
+    ],
+    ids=["cpu", "cuda", "vllm", "paper", "paper-vllm"],
+)
+def test_several_batches_are_one_call_where_ended_reports_leave_their_place(
+    protocol: Protocol, device: str, vllm: Path | None, images: int
+) -> None:
+    plan: Any = SimpleNamespace(options=SimpleNamespace(device=device, vllm=vllm, paper=PAPER), progress=None)
+    assert BenchmarkRun(plan, Processes())._together(protocol) == images
 
 
 class Counting:
