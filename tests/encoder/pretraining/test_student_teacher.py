@@ -108,6 +108,26 @@ def test_packed_crops_and_wanted_tokens_equal_one_crop_at_a_time(config: Pretrai
     )
 
 
+@pytest.mark.parametrize("change", ["model.use_swiglu_ffn=true", "model.qkv_bias=false", "model.mlp_ratio=4"])
+def test_layerscale_on_weights_and_on_tokens_is_the_same(tmp_path: Path, change: str) -> None:
+    """In training it is done on the weights, else on what they give; with nothing dropped, all is equal."""
+    vit = a_model(small_config(tmp_path, "optimization.drop_path=0", change)).student.backbone
+    pixels, wanted = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8), torch.arange(0, 15, 2)
+    slope = torch.randn(8, 24)
+    found = []
+    for training in (True, False):
+        vit.train(training)
+        vit.zero_grad()
+        out = vit([Crops(pixels)], wanted)
+        out.backward(slope)
+        with torch.no_grad():  # in place
+            torch.testing.assert_close(vit([Crops(pixels)], wanted), out)
+        found.append({name: p.grad for name, p in vit.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 25
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize(
     ("groups", "drop_path", "kept"),
     [
