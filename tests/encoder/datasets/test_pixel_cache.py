@@ -409,6 +409,41 @@ def test_parts_in_any_order_make_the_same_cache(tmp_path: Path, parts: int) -> N
     assert len(counted) == 9 and sum(done == total for done, total in counted) == min(parts, 5)
 
 
+def _build_part(rows: list[Row], folder: Path, part: tuple[int, int]) -> None:
+    module.SHARD_BYTES = 2 * SIZE * SIZE * 5 // 4 + 8
+    builder(rows, folder, workers=1, progress=lambda *_: time.sleep(0.05)).part(*part)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_built_at_once_and_killed_at_random_make_the_same_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rows = pictures(tmp_path / "in", 24)
+    monkeypatch.setattr(module, "SHARD_BYTES", 2 * SIZE * SIZE * 5 // 4 + 8)
+    make(rows, tmp_path / "whole")
+    rng, forked = np.random.default_rng(seed), context("encoder.datasets.cache_building", "filelock")
+    parts = {number: rng.integers(1, 4) for number in (1, 2, 3)}  # times that it is killed
+    running: dict[int, Any] = {}
+    deadline = time.monotonic() + 240
+    while parts or running:
+        assert time.monotonic() < deadline
+        for number in [number for number in parts if number not in running]:
+            running[number] = forked.Process(target=_build_part, args=(rows, tmp_path / "parts", (number, 3)))
+            running[number].start()
+        time.sleep(rng.uniform(0, 2))
+        for number, process in list(running.items()):
+            if parts[number] and rng.random() < 0.5:
+                process.kill()
+                parts[number] -= 1
+            process.join(0.1)
+            if process.exitcode is not None:
+                del running[number]
+                if process.exitcode == 0:
+                    del parts[number]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_a_part_is_continued_and_a_whole_build_takes_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError
 from encoder.runs.config import dump
 from encoder.runs.distributed import on_first, share
@@ -74,6 +76,30 @@ def test_many_processes_equal_one(config: Path, tmp_path: Path, count: int, shar
     finish(start(config, tmp_path / "one", *options[:1]))
     finish(*start_two(config, tmp_path / "many", *options, count=count))
     assert_close(tmp_path / "many", tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    "sharding", [pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.nightly)]
+)
+def test_probes_of_two_processes_are_those_of_one(config: Path, tmp_path: Path, sharding: str) -> None:
+    rows = [
+        Row(path, "made", f"p{number}", "", path.name, split="train" if number < 8 else "val", labels={"x": number % 2})
+        for number, path in enumerate(sorted((tmp_path / "images").iterdir()))
+    ]
+    write_manifest(rows, tmp_path / "labelled.csv")
+    options = (f"probe.manifest={tmp_path / 'labelled.csv'}", "probe.every=2", "probe.select=probe")
+    finish(start(config, tmp_path / "one", *options))
+    finish(*start_two(config, tmp_path / "two", *options, f"engine.sharding={sharding}"))
+    scores = [
+        [
+            (line["step"], line["probe_linear_loss"], line["probe_knn_auroc"])
+            for line in numbers(run)
+            if "probe_linear_loss" in line
+        ]
+        for run in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert [step for step, *_ in scores[1]] == [0, 2, 4]
+    assert np.allclose(scores[0], scores[1], rtol=1e-3)
 
 
 @pytest.mark.slow
