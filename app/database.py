@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from app import review
-from app.review import ReviewError
+from app.review import ReviewError, StaleError
 from encoder.errors import LlavaRadError
 
-BUSY_S: Final = 30.0
-"""Longest wait for another thread's transaction."""
+BUSY_S: Final = 5.0
+"""Longest wait for the transaction of another thread or program."""
 OPEN: Final = ("pending", "draft")
 """Statuses of studies that can be edited."""
 
@@ -41,6 +41,7 @@ class Database:
     def __init__(self, path: Path, schema: str, newer: Sequence[tuple[str, str]] = ()) -> None:
         self._path = path
         self._connections = threading.local()
+        self._writing = threading.Lock()  # SQLite's own waiting is by chance: a busy thread might wait for ever
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             with self.write() as connection:
@@ -79,15 +80,20 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Open a write transaction: durable when the block ends, rolled back if it raises."""
-        connection = self.read()
-        connection.execute("BEGIN IMMEDIATE")
+        if not self._writing.acquire(timeout=BUSY_S):
+            raise sqlite3.OperationalError("database is locked")
         try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+            connection = self.read()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        finally:
+            self._writing.release()
 
     def check(self) -> list[str]:
         """Run SQLite's integrity check and return the problems it finds."""
@@ -120,6 +126,16 @@ def study_row(connection: sqlite3.Connection, owner: str, study: str) -> sqlite3
     if found is None:
         raise NotFound("there is no such study")
     return found
+
+
+def require_revision(row: sqlite3.Row, revision: int | None) -> None:
+    """Check that a study has not changed since a revision; None is not checked.
+
+    Raises:
+        StaleError: if it has.
+    """
+    if revision is not None and row["revision"] != revision:
+        raise StaleError
 
 
 def require_open(row: sqlite3.Row) -> None:

@@ -109,7 +109,9 @@ class Drafting:
         ready = self._loaded.is_set() and self._failed is None
         return ready and outdated(state, self._places())
 
-    def queue(self, owner: str, study: str, *, replace: bool = False, grounded: bool = False) -> None:
+    def queue(
+        self, owner: str, study: str, *, replace: bool = False, grounded: bool = False, revision: int | None = None
+    ) -> None:
         """Request a draft; see :meth:`app.jobs.Jobs.add`.
 
         Raises:
@@ -117,7 +119,7 @@ class Drafting:
         """
         if self._failed is not None:
             raise ModelError(self._failed)
-        self._store.jobs.add(owner, study, replace=replace, grounded=grounded)
+        self._store.jobs.add(owner, study, replace=replace, grounded=grounded, revision=revision)
         self.wake()
 
     def wake(self) -> None:

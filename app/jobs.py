@@ -45,7 +45,9 @@ class Jobs:
     def __init__(self, file: Database) -> None:
         self._database = file
 
-    def add(self, owner: str, study: str, *, replace: bool = False, grounded: bool = False) -> Job:
+    def add(
+        self, owner: str, study: str, *, replace: bool = False, grounded: bool = False, revision: int | None = None
+    ) -> Job:
         """Request a draft; a job that is already waiting or running is returned instead.
 
         Args:
@@ -53,13 +55,16 @@ class Jobs:
             study: its id.
             replace: allow the draft to replace sentences that a reviewer has decided.
             grounded: request bounding boxes for the sentences.
+            revision: of the study that the request was made on; None is not checked.
 
         Raises:
             NotFound: if the study does not exist.
+            StaleError: if the study has changed since the revision.
             ReviewError: if it is signed or discarded, or has decided sentences and ``replace`` is false.
         """
         with self._database.write() as connection:
             row = database.study_row(connection, owner, study)
+            database.require_revision(row, revision)
             database.require_open(row)
             if review.decided(json.loads(row["document"])) and not replace:
                 raise ReviewError("sentences of this study are decided already: a new draft would replace them")

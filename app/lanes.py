@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, ParamSpec, TypeVar
 
@@ -54,13 +55,12 @@ class Lane:
             try:
                 if await closed():
                     raise ConnectionClosed
-                loop = asyncio.get_running_loop()
-                running = loop.run_in_executor(self._executor, lambda: call(*args, **more))
-                # a cancelled request keeps the user's turn until its thread is free
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                await asyncio.wait([running])
-                raise
+                running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*args, **more))
+                try:
+                    return await asyncio.shield(running)
+                except asyncio.CancelledError:
+                    await asyncio.wait([running])  # the user's turn lasts until the thread is free
+                    raise
             finally:
                 lock.release()
         finally:
@@ -71,6 +71,25 @@ class Lane:
     def close(self) -> None:
         """End the threads after their current calls."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Threads of the routes, so that one kind of work does not wait for another.
+
+    Attributes:
+        reading: of uploaded images.
+        saving: of steps of reviews and requests of drafts.
+        drafts: the progress of drafts.
+        maps: attention maps, one at a time.
+        exports: documents, exports and statistics.
+    """
+
+    reading: Lane = field(default_factory=lambda: Lane("reading", 8))
+    saving: Lane = field(default_factory=lambda: Lane("saving", 8))
+    drafts: Lane = field(default_factory=lambda: Lane("drafts", 2))
+    maps: Lane = field(default_factory=lambda: Lane("maps", 1))
+    exports: Lane = field(default_factory=lambda: Lane("exports", 2))
 
 
 class FairLock:
@@ -93,6 +112,11 @@ class FairLock:
         with self._condition:
             self._serving += 1
             self._condition.notify_all()
+
+
+async def never() -> bool:
+    """Answer for calls that run even if their connection is closed, such as saving."""
+    return False
 
 
 async def _acquire(lock: asyncio.Lock, closed: Callable[[], Awaitable[bool]]) -> None:

@@ -30,6 +30,9 @@ class ReviewError(LlavaRadError):
 class StaleError(LlavaRadError):
     """The step was made on an earlier revision of the study than the current one."""
 
+    def __init__(self) -> None:
+        super().__init__("the study was changed elsewhere in the meantime")
+
 
 @dataclass(frozen=True)
 class Step:

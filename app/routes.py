@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import unquote
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 
 from app import exports, review
 from app.batches import MAX_FILES
 from app.database import NotFound
+from app.lanes import Lanes, never
+from app.requests import Body, User, file_name, forced, json_body, revision_of
 from app.review import ReviewError, StaleError
 from app.security import error
 from app.store import CONTEXT_IMAGES
 from app.uploads import MAX_ZIP_BYTES, TooLarge
-from encoder.errors import LlavaRadError, ReadError
 from llava_rad.outputs.formats import OutputFormat, document_formats
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from app.drafting import Drafting
     from app.images import ImageFolder
     from app.store import ContextImage, Store
     from app.uploads import Uploads
 
-MAX_BODY = 1 << 20
 _TICK_S, _HEARTBEAT_S = 0.04, 10.0
 
 
@@ -49,6 +44,7 @@ class Services:
         drafting: writes drafts.
         named_users: users log in; otherwise there is one local user.
         keep_names: studies are named after their files.
+        lanes: threads of the routes.
     """
 
     store: Store
@@ -57,59 +53,7 @@ class Services:
     drafting: Drafting
     named_users: bool
     keep_names: bool
-
-
-def user(request: Request) -> str:
-    """Return the user's name, which the guard has put into the request."""
-    name: str = request.state.user
-    return name
-
-
-User = Annotated[str, Depends(user)]
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Turn errors that users can act on into a status and a one-line message."""
-
-    def handler(status: Callable[[LlavaRadError], int]) -> Callable[[Request, Exception], Response]:
-        def answer(request: Request, raised: Exception) -> Response:
-            assert isinstance(raised, LlavaRadError)
-            more = {"hint": raised.hint} if raised.hint else {}
-            if isinstance(raised, ReadError):
-                more["reason"] = raised.reason
-            return error(status(raised), str(raised), **more)
-
-        return answer
-
-    app.add_exception_handler(RequestValidationError, lambda request, raised: error(422, "a parameter is not valid"))
-    app.add_exception_handler(NotFound, handler(lambda raised: 404))
-    app.add_exception_handler(ReviewError, handler(lambda raised: 422))
-    app.add_exception_handler(ReadError, handler(lambda raised: 415))
-    app.add_exception_handler(TooLarge, handler(lambda raised: 413))
-    app.add_exception_handler(LlavaRadError, handler(lambda raised: 503))
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise TooLarge("the request is too large")
-    try:
-        found = json.loads(body or b"{}", parse_constant=_no_number)
-        json.dumps(found, ensure_ascii=False).encode()  # lone surrogates are no text
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ReviewError("the request is not a JSON object")
-    return found
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
-
-
-Body = Annotated[dict[str, Any], Depends(_json)]
+    lanes: Lanes = field(default_factory=Lanes)
 
 
 def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
@@ -126,6 +70,15 @@ def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
     return state | {"image": image, "labels": labels if state["sentences"] else [], "outdated": outdated}
 
 
+def changed(services: Services, user: str, study: str, change: Callable[[], object]) -> dict[str, Any] | JSONResponse:
+    """Change a study and return its state; the answer is 409 with the state if the study has changed elsewhere."""
+    try:
+        change()
+    except StaleError as stale:
+        return error(409, str(stale), state=shown(services.store.state(user, study), services))
+    return shown(services.store.state(user, study), services)
+
+
 def router(services: Services) -> APIRouter:
     """Create all routes."""
     api = APIRouter(prefix="/api")
@@ -136,16 +89,6 @@ def router(services: Services) -> APIRouter:
     _add_reading(api, services)
     _add_batches(api, services)
     return api
-
-
-def _name(request: Request) -> str | None:
-    """Return the file name that the page sent, without folders and ending."""
-    sent = unquote(request.headers.get("x-file-name", ""))
-    return Path(sent.replace("\\", "/")).stem[:100] or None
-
-
-def _force(request: Request) -> bool:
-    return request.query_params.get("force") == "true"
 
 
 def _add_studies(api: APIRouter, services: Services) -> None:
@@ -180,22 +123,23 @@ def _add_studies(api: APIRouter, services: Services) -> None:
             return await _accept(request, user, batch, services)
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
-            study = await asyncio.to_thread(uploads.study, user, path, file_name=_name(request), force=_force(request))
-        return shown(await asyncio.to_thread(store.state, user, study), services)
+
+            def read() -> dict[str, Any]:
+                study = uploads.study(user, path, file_name=file_name(request), force=forced(request))
+                return shown(store.state(user, study), services)
+
+            return await services.lanes.reading.run(user, request.is_disconnected, read)
 
     @api.get("/studies/{study}")
     def state(study: str, user: User) -> dict[str, Any]:
         return shown(store.state(user, study), services)
 
     @api.post("/studies/{study}/actions", response_model=None)
-    def act(study: str, user: User, body: Body) -> dict[str, Any] | JSONResponse:
-        revision = body.pop("revision", None)
-        if type(revision) is not int:
-            raise ReviewError("the action lacks the revision of the study that it was made on")
-        try:
-            return shown(store.act(user, study, revision, body, user=user), services)
-        except StaleError as stale:
-            return error(409, str(stale), state=shown(store.state(user, study), services))
+    async def act(study: str, user: User, body: Body) -> dict[str, Any] | JSONResponse:
+        revision = revision_of(body.pop("revision", None))
+        return await services.lanes.saving.run(
+            user, never, changed, services, user, study, lambda: store.act(user, study, revision, body, user=user)
+        )
 
 
 async def _accept(request: Request, user: str, batch: str, services: Services) -> dict[str, Any]:
@@ -203,15 +147,16 @@ async def _accept(request: Request, user: str, batch: str, services: Services) -
     uploads, batches = services.uploads, services.store.batches
     sent = request.query_params.get("number", "")
     number = int(sent) if sent.isascii() and sent.isdecimal() and len(sent) < 9 else 0
-    wanted = await asyncio.to_thread(batches.require, user, batch, number)
+    saving = services.lanes.saving
+    wanted = await saving.run(user, never, batches.require, user, batch, number)
     with uploads.file() as (file, path):
         try:
             await uploads.receive(request.stream(), file, whole=True)
         except TooLarge as error:
-            await asyncio.to_thread(batches.refuse, user, batch, number, sha256=None, reason=str(error))
+            await saving.run(user, never, batches.refuse, user, batch, number, sha256=None, reason=str(error))
         else:
             if wanted:
-                await asyncio.to_thread(uploads.accept, user, batch, number, path, file_name=_name(request))
+                await saving.run(user, never, uploads.accept, user, batch, number, path, file_name=file_name(request))
     return {"batch": batch}
 
 
@@ -219,41 +164,55 @@ def _add_context(api: APIRouter, services: Services, kind: ContextImage) -> None
     """Routes that add and remove a study's lateral or prior image."""
     store, uploads = services.store, services.uploads
 
-    @api.post(f"/studies/{{study}}/{kind}")
-    async def add(request: Request, study: str, user: User) -> dict[str, Any]:
-        await asyncio.to_thread(store.state, user, study)  # refuse unknown studies before reading the upload
+    @api.post(f"/studies/{{study}}/{kind}", response_model=None)
+    async def add(request: Request, study: str, user: User) -> dict[str, Any] | JSONResponse:
+        # refuse unknown studies before reading the upload
+        await services.lanes.saving.run(user, never, store.state, user, study)
+        revision, force = revision_of(request.query_params.get("revision")), forced(request)
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
-            await asyncio.to_thread(uploads.context_image, user, study, kind, path, force=_force(request))
-        return shown(await asyncio.to_thread(store.state, user, study), services)
+            return await services.lanes.reading.run(
+                user, request.is_disconnected, changed, services, user, study,
+                lambda: uploads.context_image(user, study, kind, path, force=force, revision=revision),
+            )  # fmt: skip
 
-    @api.delete(f"/studies/{{study}}/{kind}")
-    def remove(study: str, user: User) -> dict[str, Any]:
-        store.set_context(user, study, kind, None)
-        return shown(store.state(user, study), services)
+    @api.delete(f"/studies/{{study}}/{kind}", response_model=None)
+    async def remove(request: Request, study: str, user: User) -> dict[str, Any] | JSONResponse:
+        await services.lanes.saving.run(user, never, store.state, user, study)
+        revision = revision_of(request.query_params.get("revision"))
+        return await services.lanes.saving.run(
+            user, never, changed, services, user, study,
+            lambda: store.set_context(user, study, kind, None, revision=revision),
+        )  # fmt: skip
 
 
 def _add_drafts(api: APIRouter, services: Services) -> None:
-    store, drafting = services.store, services.drafting
+    drafting, lanes = services.drafting, services.lanes
 
-    @api.post("/studies/{study}/draft")
-    def write(study: str, user: User, body: Body) -> dict[str, Any]:
-        drafting.queue(user, study, replace=body.get("replace") is True, grounded=body.get("grounded") is True)
-        return shown(store.state(user, study), services)
+    @api.post("/studies/{study}/draft", response_model=None)
+    async def write(study: str, user: User, body: Body) -> dict[str, Any] | JSONResponse:
+        replace, grounded = body.get("replace") is True, body.get("grounded") is True
+        sent = body.get("revision")
+        revision = revision_of(sent) if replace or sent is not None else None
+        return await lanes.saving.run(
+            user, never, changed, services, user, study,
+            lambda: drafting.queue(user, study, replace=replace, grounded=grounded, revision=revision),
+        )  # fmt: skip
 
-    @api.post("/studies/{study}/stop")
-    def stop(study: str, user: User) -> dict[str, Any]:
-        drafting.stop(user, study)
-        return shown(store.state(user, study), services)
+    @api.post("/studies/{study}/stop", response_model=None)
+    async def stop(study: str, user: User) -> dict[str, Any] | JSONResponse:
+        return await lanes.saving.run(
+            user, never, changed, services, user, study, lambda: drafting.stop(user, study)
+        )  # fmt: skip
 
     @api.get("/studies/{study}/draft")
     async def follow(request: Request, study: str, user: User) -> StreamingResponse:
-        await asyncio.to_thread(store.state, user, study)
+        await lanes.drafts.run(user, request.is_disconnected, drafting.now, user, study)
 
         async def pieces() -> AsyncIterator[str]:
             last, silent = None, 0.0
             while not await request.is_disconnected():
-                now = await asyncio.to_thread(drafting.now, user, study)
+                now = await lanes.drafts.run(user, never, drafting.now, user, study)
                 if now != last:
                     last, silent = now, 0.0
                     yield f"data: {json.dumps(now)}\n\n"
@@ -268,12 +227,17 @@ def _add_drafts(api: APIRouter, services: Services) -> None:
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
     @api.get("/studies/{study}/evidence")
-    def evidence(study: str, user: User, sentence: str = "", of: str = "sentence") -> dict[str, Any]:
-        return drafting.evidence(user, study, sentence=sentence or None, encoder=of == "encoder")
+    async def evidence(
+        request: Request, study: str, user: User, sentence: str = "", of: str = "sentence"
+    ) -> dict[str, Any]:
+        return await lanes.maps.run(
+            user, request.is_disconnected, drafting.evidence, user, study, sentence=sentence or None,
+            encoder=of == "encoder",
+        )  # fmt: skip
 
 
 def _add_reading(api: APIRouter, services: Services) -> None:
-    store, images = services.store, services.images
+    store, images, lane = services.store, services.images, services.lanes.exports
 
     @api.get("/studies/{study}/image/{image}")
     def pixels(study: str, image: str, user: User) -> FileResponse:
@@ -295,7 +259,7 @@ def _add_reading(api: APIRouter, services: Services) -> None:
 
     for format in document_formats():
         for number, name in enumerate(format.downloads):
-            _add_download(api, store, format, number, name)
+            _add_download(api, services, format, number, name)
 
     @api.get("/export.jsonl")
     def lines(user: User) -> StreamingResponse:
@@ -304,10 +268,10 @@ def _add_reading(api: APIRouter, services: Services) -> None:
         )
 
     @api.get("/export.zip")
-    def research_set(user: User, dicom: bool = False) -> FileResponse:
+    async def research_set(request: Request, user: User, dicom: bool = False) -> FileResponse:
         path = services.uploads.path()
         try:
-            exports.research_set(store, images, user, path, dicom=dicom)
+            await lane.run(user, request.is_disconnected, exports.research_set, store, images, user, path, dicom=dicom)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -321,11 +285,11 @@ def _add_reading(api: APIRouter, services: Services) -> None:
         return StreamingResponse(exports.csv(store, user), media_type="text/csv", headers=_attachment("reviews.csv"))
 
     @api.get("/statistics")
-    def statistics(user: User) -> dict[str, Any]:
+    async def statistics(request: Request, user: User) -> dict[str, Any]:
         from app.statistics import summary
         from llava_rad.outputs.document import labels_of
 
-        return summary(store, user, labels_of)
+        return await lane.run(user, request.is_disconnected, summary, store, user, labels_of)
 
 
 def downloads() -> list[dict[str, str]]:
@@ -333,12 +297,17 @@ def downloads() -> list[dict[str, str]]:
     return [{"name": row.name, "title": row.title, "file": row.downloads[0]} for row in document_formats()]
 
 
-def _add_download(api: APIRouter, store: Store, format: OutputFormat, number: int, name: str) -> None:
+def _add_download(api: APIRouter, services: Services, format: OutputFormat, number: int, name: str) -> None:
     """Add the route of one file of a registered document format."""
+    store, lane = services.store, services.lanes.exports
 
     @api.get(f"/studies/{{study}}/{name}")
-    def download(study: str, user: User, version: int | None = None) -> Response:
-        content = format.load()().files(exports.document(store.state(user, study), version))[number]
+    async def download(request: Request, study: str, user: User, version: int | None = None) -> Response:
+        def made() -> bytes:
+            files: Sequence[bytes] = format.load()().files(exports.document(store.state(user, study), version))
+            return files[number]
+
+        content = await lane.run(user, request.is_disconnected, made)
         stem, _, ending = name.partition(".")
         return Response(content, media_type=format.media_type, headers=_attachment(f"{stem}-{study[:12]}.{ending}"))
 
@@ -353,13 +322,13 @@ def _add_batches(api: APIRouter, services: Services) -> None:
     @api.post("/batches", status_code=201)
     async def begin(request: Request, user: User) -> dict[str, Any]:
         if request.headers.get("content-type", "").startswith("application/json"):
-            total = (await _json(request)).get("total")
+            total = (await json_body(request)).get("total")
             if type(total) is not int or not 0 < total <= MAX_FILES:
                 raise ReviewError(f"a batch has 1 to {MAX_FILES:,} files")
-            return {"batch": await asyncio.to_thread(store.batches.create, user, total)}
+            return {"batch": await services.lanes.saving.run(user, never, store.batches.create, user, total)}
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file, MAX_ZIP_BYTES)
-            return {"batch": await asyncio.to_thread(uploads.unpack, user, path)}
+            return {"batch": await services.lanes.saving.run(user, never, uploads.unpack, user, path)}
 
 
 def _attachment(name: str) -> dict[str, str]:

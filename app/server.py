@@ -119,12 +119,12 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     from fastapi import FastAPI, Request
     from fastapi.staticfiles import StaticFiles
 
-    from app import page, routes
+    from app import page, requests, routes
     from app.lanes import Lane
     from app.security import Guard, error, login_router
 
     served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
-    routes.add_error_handlers(served)
+    requests.add_error_handlers(served)
 
     @served.get("/health")
     def health() -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from app import batches, database, jobs, review
 from app.database import Database
-from app.review import ReviewError, StaleError
+from app.review import ReviewError
 
 ContextImage = Literal["lateral", "prior"]
 """Kind of an image that a study has besides its frontal one."""
@@ -76,17 +76,27 @@ class Store:
                 batches.add_study(connection, *file, study, owner)
         return study
 
-    def set_context(self, owner: str, study: str, kind: ContextImage, image: Mapping[str, Any] | None) -> None:
+    def set_context(
+        self,
+        owner: str,
+        study: str,
+        kind: ContextImage,
+        image: Mapping[str, Any] | None,
+        *,
+        revision: int | None = None,
+    ) -> None:
         """Add a lateral or prior image to a study, or remove it.
 
         If the owner has signed a report about the prior image, it becomes the prior report if that field is empty.
 
         Raises:
             NotFound: if the study does not exist.
+            StaleError: if the study has changed since the revision.
             ReviewError: if it is signed or discarded.
         """
         with self._database.write() as connection:
             row = database.study_row(connection, owner, study)
+            database.require_revision(row, revision)
             database.require_open(row)
             kept = None if image is None else database.dump(image)
             connection.execute(f"UPDATE studies SET {kind} = ? WHERE id = ?", (kept, study))
@@ -126,8 +136,7 @@ class Store:
         """
         with self._database.write() as connection:
             row = database.study_row(connection, owner, study)
-            if row["revision"] != revision:
-                raise StaleError("the study was changed elsewhere in the meantime")
+            database.require_revision(row, revision)
             change_status = _STATUS_STEPS.get(str(action.get("action")))
             if change_status is not None:
                 change_status(connection, row, user, _seconds(action))
@@ -166,7 +175,7 @@ class Store:
 
     def studies(self, owner: str) -> list[str]:
         """Return the ids of the owner's studies, oldest first."""
-        query = "SELECT id FROM studies WHERE owner = ? ORDER BY created, rowid"
+        query = "SELECT id FROM studies WHERE owner = ? ORDER BY rowid"
         return [row["id"] for row in self._database.read().execute(query, (owner,))]
 
     def events(self, owner: str, study: str) -> list[dict[str, Any]]:
@@ -180,9 +189,9 @@ class Store:
         return [dict(row) for row in connection.execute("SELECT * FROM events WHERE study = ? ORDER BY id", (study,))]
 
     def signed(self, owner: str) -> list[dict[str, Any]]:
-        """Return all versions of the owner's signed reports, with their documents."""
+        """Return all versions of the owner's signed reports in the order in which they were signed, with documents."""
         rows = self._database.read().execute(
-            "SELECT signed.* FROM signed JOIN studies ON studies.id = study WHERE owner = ? ORDER BY signed.at",
+            "SELECT signed.* FROM signed JOIN studies ON studies.id = study WHERE owner = ? ORDER BY signed.rowid",
             (owner,),
         )
         return [dict(row) | {"document": json.loads(row["document"])} for row in rows]
@@ -230,7 +239,7 @@ def _signed_text(connection: sqlite3.Connection, owner: str, sha256: str) -> str
     """Return the last report that the owner signed about an image, or an empty text."""
     found = connection.execute(
         "SELECT text FROM signed JOIN studies ON studies.id = study WHERE owner = ? AND sha256 = ? "
-        "ORDER BY signed.at DESC LIMIT 1",
+        "ORDER BY signed.rowid DESC LIMIT 1",
         (owner, sha256),
     ).fetchone()
     return "" if found is None else str(found["text"])

@@ -181,12 +181,22 @@ class Uploads:
         except ReadError as error:
             return {}, [] if error.reason == "not_an_image" else [str(error)]
 
-    def context_image(self, owner: str, study: str, kind: ContextImage, path: Path, *, force: bool = False) -> None:
+    def context_image(
+        self,
+        owner: str,
+        study: str,
+        kind: ContextImage,
+        path: Path,
+        *,
+        force: bool = False,
+        revision: int | None = None,
+    ) -> None:
         """Add a lateral or prior image to a study.
 
         Raises:
             ReadError: if the file is refused.
             NotFound: if the study does not exist.
+            StaleError: if the study has changed since the revision.
             ReviewError: if it is signed or discarded.
         """
         with self._reading(owner):
@@ -199,7 +209,7 @@ class Uploads:
             "warnings": list(image.warnings),
             "sha256": image.sha256,
         }
-        self._store.set_context(owner, study, kind, kept)
+        self._store.set_context(owner, study, kind, kept, revision=revision)
 
     def accept(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
         """Keep a received file of a batch on disk, to be read in the background.

@@ -215,18 +215,18 @@ class Session extends EventTarget {
 
   /** Add a lateral or prior image to the study. */
   addContext(which, file) {
-    return this.#change("POST", which, { body: file });
+    return this.#change("POST", `${which}?revision=${this.study?.revision}`, { body: file });
   }
 
   removeContext(which) {
-    return this.#change("DELETE", which);
+    return this.#change("DELETE", `${which}?revision=${this.study?.revision}`);
   }
 
   async write(replace = false, grounded = false) {
     const epoch = this.#epoch;
     await this.#actions; // save the last edits first
     if (epoch !== this.#epoch) return;
-    await this.#change("POST", "draft", { json: { replace, grounded } });
+    await this.#change("POST", "draft", { json: { replace, grounded, revision: this.study?.revision } });
     this.#tell("worklist");
   }
 

@@ -100,18 +100,21 @@ def ended_batch(client: Client, batch: str) -> dict[str, Any]:
 
 def test_a_lateral_and_a_prior_come_and_go_with_their_pixels(local: Served, tmp_path: Path) -> None:
     client = local.client()
-    study = client.study(RG1)["id"]
+    state = client.study(RG1)
+    study = state["id"]
     sent = {
         "lateral": small_files.dicom(tmp_path / "lateral.dcm", ViewPosition="LL").read_bytes(), "prior": picture(500),
     }  # fmt: skip
     for which, content in sent.items():
-        state = client.call("POST", f"/api/studies/{study}/{which}", content).json()
+        at = f"/api/studies/{study}/{which}?revision="
+        state = client.call("POST", f"{at}{state['revision']}", content).json()
         pixels = client.call("GET", f"/api/studies/{study}/image/{state[which]['image']['id']}")
         assert len(pixels.body) == 2 * state[which]["image"]["width"] * state[which]["image"]["height"]
         assert "Doe" not in json.dumps(state) and "4711" not in json.dumps(state)
-        assert client.call("POST", f"/api/studies/{study}/{which}", b"nothing").status == 415
+        assert client.call("POST", f"{at}{state['revision']}", b"nothing").status == 415
     for which in sent:
-        assert client.call("DELETE", f"/api/studies/{study}/{which}").json()[which] is None
+        state = client.call("DELETE", f"/api/studies/{study}/{which}?revision={state['revision']}").json()
+        assert state[which] is None
     assert client.call("POST", f"/api/studies/{'0' * 32}/lateral", RG1).status == 404
     assert client.call("POST", f"/api/studies/{study}/another", RG1).status in (404, 405)
 

@@ -1,0 +1,117 @@
+"""Requests and their errors: user, JSON bodies, revisions, one-line messages for what users can act on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
+
+from app.database import NotFound
+from app.lanes import ConnectionClosed
+from app.review import ReviewError
+from app.security import error
+from app.uploads import TooLarge
+from encoder.errors import LlavaRadError, ReadError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+MAX_BODY = 1 << 20
+
+
+def user(request: Request) -> str:
+    """Return the user's name, which the guard has put into the request."""
+    name: str = request.state.user
+    return name
+
+
+User = Annotated[str, Depends(user)]
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Turn errors that users can act on into a status and a one-line message."""
+
+    def handler(status: Callable[[LlavaRadError], int]) -> Callable[[Request, Exception], Response]:
+        def answer(request: Request, raised: Exception) -> Response:
+            assert isinstance(raised, LlavaRadError)
+            more = {"hint": raised.hint} if raised.hint else {}
+            if isinstance(raised, ReadError):
+                more["reason"] = raised.reason
+            return error(status(raised), str(raised), **more)
+
+        return answer
+
+    app.add_exception_handler(RequestValidationError, lambda request, raised: error(422, "a parameter is not valid"))
+    app.add_exception_handler(NotFound, handler(lambda raised: 404))
+    app.add_exception_handler(ReviewError, handler(lambda raised: 422))
+    app.add_exception_handler(ReadError, handler(lambda raised: 415))
+    app.add_exception_handler(TooLarge, handler(lambda raised: 413))
+    app.add_exception_handler(sqlite3.Error, _not_saved)
+    app.add_exception_handler(OSError, _not_saved)
+    app.add_exception_handler(ConnectionClosed, lambda request, raised: error(499, "the connection was closed"))
+    app.add_exception_handler(ClientDisconnect, lambda request, raised: error(499, "the connection was closed"))
+    app.add_exception_handler(LlavaRadError, handler(lambda raised: 503))
+
+
+def _not_saved(request: Request, raised: Exception) -> Response:
+    """Say why the disk or the database refused."""
+    code = getattr(raised, "sqlite_errorcode", None)
+    full = code == sqlite3.SQLITE_FULL or getattr(raised, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or str(raised) == "database or disk is full":
+        return error(507, "the server's disk is full: nothing was saved")
+    if isinstance(raised, sqlite3.OperationalError):
+        busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or str(raised) == "database is locked"
+        reason = "is used by another program" if busy else "cannot be written"
+        return error(503, f"the server's database {reason}: nothing was saved, try again")
+    return error(500, "something went wrong on the server")
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise TooLarge("the request is too large")
+    try:
+        found = json.loads(body or b"{}", parse_constant=_no_number)
+        json.dumps(found, ensure_ascii=False).encode()  # lone surrogates are no text
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ReviewError("the request is not a JSON object")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def revision_of(sent: object) -> int:
+    """Return the revision of a study that a request was made on."""
+    if isinstance(sent, str) and sent.isascii() and sent.isdecimal() and len(sent) < 19:
+        sent = int(sent)
+    if type(sent) is not int:
+        raise ReviewError("the request lacks the revision of the study that it was made on")
+    return sent
+
+
+Body = Annotated[dict[str, Any], Depends(json_body)]
+
+
+def file_name(request: Request) -> str | None:
+    """Return the file name that the page sent, without folders and ending."""
+    sent = unquote(request.headers.get("x-file-name", ""))
+    return Path(sent.replace("\\", "/")).stem[:100] or None
+
+
+def forced(request: Request) -> bool:
+    return request.query_params.get("force") == "true"
