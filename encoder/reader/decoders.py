@@ -57,6 +57,8 @@ HTJ2K = {
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
 }
 RLE = {"1.2.840.10008.1.2.5": "RLE Lossless"}
+MAX_SCANS = 100
+"""Most scans of a JPEG image; encoders write about ten."""
 TRANSFER_SYNTAXES = {**NATIVE, **JPEG, **JPEG_LS, **JPEG_2000, **HTJ2K, **RLE}
 MAYBE_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203)}
 LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}  # for the others the header states it
@@ -165,10 +167,13 @@ def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False) -> npt.
         [rows, columns] or [rows, columns, samples], unsigned.
 
     Raises:
-        ReadError: corrupt or truncated.
+        ReadError: corrupt, truncated or too_large.
     """
     import imagecodecs
 
+    # every scan is decoded over the whole image, however few bytes it takes
+    if len(re.findall(rb"\xff\xda", data[stream.offset : stream.end if stream.end >= 0 else None])) > MAX_SCANS:
+        raise ReadError("too_large", f"the JPEG image has more than {MAX_SCANS} scans")
     end = stream.end
     if end < 0:
         data = data.rstrip(b"\0") + b"\0\0" + END  # the last bits may be zero

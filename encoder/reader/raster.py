@@ -162,6 +162,8 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
         stream.seek(position)
         pages[-1].load(stream)
         position = pages[-1].next
+    if position not in seen:
+        raise ReadError("too_large", f"the tiff file has more than {MAX_PAGES:,} pages")
     tags: Any = pages[(frame or 1) - 1] if 1 <= (frame or 1) <= len(pages) else pages[0]
     width, height, bits = tags[WIDTH], tags[LENGTH], tags.get(BITS, (1,))
     _check(width, height, len(pages), frame)

@@ -174,8 +174,14 @@ class Reader:
     ) -> tuple[dict[str, Any], bytearray, str]:
         file = open_source(source)
         try:
+            before = os.fstat(file)
             with self._lock:
-                return self._exchange(file, job, output)
+                answer = self._exchange(file, job, output)
+            after = os.fstat(file)
+            # the child decodes and the parent hashes the same file: they must have seen the same bytes
+            if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                raise ReadError("changed", "the file was changed while it was read")
+            return answer
         finally:
             os.close(file)
 
