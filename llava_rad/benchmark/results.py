@@ -93,7 +93,13 @@ def _merged(plan: Plan, name: str, made: Origin) -> list[str]:
 
 def _given(plan: Plan, name: str, file: Path, made: Origin) -> list[str]:
     """Read a file of texts, join it by id and record its origin."""
-    references = Table(dict(zip(plan.ids, plan.task.references, strict=True)), {}, "id", "reference")
+    references = Table(
+        dict(zip(plan.ids, plan.task.references, strict=True)),
+        {},
+        "id",
+        "reference",
+        numbers={key: at for at, key in enumerate(plan.ids, 1)},
+    )
     joined = join(read_table(file, "prediction"), references)
     predictions = [Prediction(key, text) for key, text in zip(plan.ids, joined.candidates, strict=True)]
     write_predictions(predictions, plan.folder.predictions(plan.slugs[name]))

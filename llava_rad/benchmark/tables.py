@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class Table:
         id_field: name of the id field.
         text_field: name of the text field.
         sectioned: number of texts of which only the Findings are taken.
+        numbers: id -> row number in the file, from 1.
     """
 
     texts: dict[str, str]
@@ -53,6 +54,7 @@ class Table:
     id_field: str
     text_field: str
     sectioned: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -108,9 +110,11 @@ def read_table(
             no row is of the split.
     """
     rows = read_rows(path)
+    numbers = list(range(1, len(rows) + 1))
     if split:
         column = next(iter(matching(rows[0], "split")), "")
-        rows = [row for row in rows if split_of(str(row.get(column, ""))) == split]
+        numbers = [at for at in numbers if split_of(str(rows[at - 1].get(column, ""))) == split]
+        rows = [rows[at - 1] for at in numbers]
         if not rows:
             raise InputError(f"{path.name} has no row of the split {split}")
     chosen = recognised(rows)[1]
@@ -124,24 +128,28 @@ def read_table(
         )
     text_field = could[0]
     ids = []
-    for number, row in enumerate(rows, 1):
+    for number, row in zip(numbers, rows, strict=True):
         value = lookup(row, id_field)
         frame = lookup(row, "input.facts.frame") if id_field == "input.sha256" else None
         if value is None or isinstance(value, dict | list) or is_nothing(str(value)):
             raise InputError(f"{path.name}, row {number}: no {id_field}")
         ids.append(f"{value}/{frame}" if isinstance(frame, int) and frame > 1 else str(value))
-    twice = [key for key, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise InputError(f"{path.name}: {_counted(twice)} more than once: {listed(twice)}")
+    counts = Counter(ids)
+    if twice := sum(count > 1 for count in counts.values()):
+        where = [at for at, key in zip(numbers, ids, strict=True) if counts[key] > 1]
+        raise InputError(f"{path.name}: {_counted(twice)} more than once: {listed(where)}")
     texts = [lookup(row, text_field) for row in rows]
     texts = ["" if isinstance(text, str) and is_nothing(text) else text for text in texts]
-    without = [key for key, text in zip(ids, texts, strict=True) if not isinstance(text, str)]
+    without = [at for at, text in zip(numbers, texts, strict=True) if not isinstance(text, str)]
     if without:
-        raise InputError(f"{path.name}: no text in {text_field} for {_counted(without)}: {listed(without)}")
+        raise InputError(f"{path.name}: no text in {text_field} for {_counted(len(without))}: {listed(without)}")
     parts = [findings_part(text) for text in texts]
     texts = [text if part is None else known(part) for text, part in zip(texts, parts, strict=True)]
     sectioned = len(parts) - parts.count(None)
-    return Table(dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field, sectioned)
+    places = dict(zip(ids, numbers, strict=True))
+    return Table(
+        dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field, sectioned, places
+    )
 
 
 def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, patient: str | None = None) -> Pairs:
@@ -156,13 +164,13 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, p
     Raises:
         InputError: if an id is in one table only, or a column in neither.
     """
-    missing = [key for key in references.texts if key not in predictions.texts]
-    extra = [key for key in predictions.texts if key not in references.texts]
+    missing = [references.numbers[key] for key in references.texts if key not in predictions.texts]
+    extra = [predictions.numbers[key] for key in predictions.texts if key not in references.texts]
     faults = []
     if missing:
-        faults.append(f"{_counted(missing)} of the references without a prediction: {listed(missing)}")
+        faults.append(f"{_counted(len(missing))} of the references without a prediction: {listed(missing)}")
     if extra:
-        faults.append(f"{_counted(extra)} of the predictions without a reference: {listed(extra)}")
+        faults.append(f"{_counted(len(extra))} of the predictions without a reference: {listed(extra)}")
     if faults:
         raise InputError("; ".join(faults))
     ids = list(references.texts)
@@ -219,14 +227,14 @@ def lookup(row: Row, name: str) -> Any:
     return value
 
 
-def listed(ids: Sequence[str]) -> str:
-    """Return the first ids, and the number of the others, for a message."""
-    shown = ", ".join(key[:80] for key in ids[:_LISTED])
-    return f"{shown} and {len(ids) - _LISTED} more" if len(ids) > _LISTED else shown
+def listed(numbers: Sequence[int]) -> str:
+    """Return the first row numbers, and the number of the others, for a message; ids may identify a patient."""
+    shown = f"row{'s' if len(numbers) != 1 else ''} " + ", ".join(map(str, numbers[:_LISTED]))
+    return f"{shown} and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else shown
 
 
-def _counted(ids: Sequence[str]) -> str:
-    return f"{len(ids)} id" + ("s" if len(ids) != 1 else "")
+def _counted(count: int) -> str:
+    return f"{count} id" + ("s" if count != 1 else "")
 
 
 def _fields(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: Path, option: str) -> list[str]:

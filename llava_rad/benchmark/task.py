@@ -231,8 +231,9 @@ def _groups(column: str, cases: Sequence[Case], tables: Sequence[Sequence[Mappin
         counts: dict[str, Counter[str]] = {}
         for row, group in zip(rows, of_rows, strict=True):
             counts.setdefault(str(lookup(row, key)), Counter())[group] += 1
-        if kind == "id" and (twice := [name for name, found in counts.items() if found.total() > 1]):
-            raise MetricError(f"a table of groups: {len(twice)} of its {key} come more than once: {listed(twice)}")
+        if kind == "id" and (twice := {name for name, found in counts.items() if found.total() > 1}):
+            where = [at for at, row in enumerate(rows, 1) if str(lookup(row, key)) in twice]
+            raise MetricError(f"a table of groups: {len(twice)} of its {key} come more than once: {listed(where)}")
         groups = {
             name: max(found, key=lambda group: (group != UNKNOWN, found[group])) for name, found in counts.items()
         }

@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
 from encoder.errors import ReadError
+from encoder.files import sha256_of
 from encoder.reader import sandbox
 from encoder.reader.decoders import MAX_SCANS
 from encoder.reader.sandbox import Reader
@@ -83,9 +84,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     path, other = tmp_path / "a.png", io.BytesIO()
-    for seed, file in enumerate((path, other)):
+    both: tuple[Any, Any] = (path, other)
+    for seed, file in enumerate(both):
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96), np.uint8)).save(file, "PNG")
-    hashed: Callable[[int], str] = sandbox.sha256_of
+    hashed: Callable[[int], str] = sha256_of
 
     def changing(file: int) -> str:
         def alter() -> None:

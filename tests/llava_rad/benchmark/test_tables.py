@@ -57,8 +57,8 @@ def test_fields_can_be_named(tmp_path: Path) -> None:
         ("a.csv", 'id,text\n1,"a', "the table is not CSV"),
         ("a.jsonl", '{"text": "a"}\n', "has no field input.sha256, id"),
         ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": null, "text": "b"}\n', "row 2: no id"),
-        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": 2}\n{"id": 3, "text": 5}\n', "no text in text for 2 ids: 2, 3"),
-        ("a.csv", "id,text\n1,a\n2,b\n1,c\n2,d\n3,e\n", "2 ids more than once: 1, 2"),
+        ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": 2}\n{"id": 3, "text": 5}\n', "no text in text for 2 ids: rows 2"),
+        ("a.csv", "id,text\n1,a\n2,b\n1,c\n2,d\n3,e\n", "2 ids more than once: rows 1, 2, 3, 4"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -78,8 +78,8 @@ def test_ids_must_be_on_both_sides(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         join(first, second)
     assert str(error.value) == (
-        "1 id of the references without a prediction: 30; "
-        "28 ids of the predictions without a reference: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 18 more"
+        "1 id of the references without a prediction: row 3; "
+        "28 ids of the predictions without a reference: rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 18 more"
     )
 
 

@@ -281,8 +281,8 @@ def test_refusals(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "extra.csv").write_text(lines + "s99,more\n")
     for arguments, says in (
         (("none.csv", references), "none.csv: the table cannot be read"),
-        (("twice.csv", references), "twice.csv: 1 id more than once: s3"),
-        (("extra.csv", references), "1 id of the predictions without a reference: s99"),
+        (("twice.csv", references), "twice.csv: 1 id more than once: rows"),
+        (("extra.csv", references), "1 id of the predictions without a reference: row 41"),
         ((predictions, references, "--metrics", "rouge"), "there is no metric 'rouge'"),
         ((predictions, references, "--metrics", ","), "no metric is named"),
         ((predictions, references, *LEXICAL, "--strata", "race"), "neither table has a column race"),

@@ -139,7 +139,7 @@ def test_rexgradient_gives_an_image_a_row(tmp_path: Path) -> None:
         (tmp_path / "deid_png" / "A" / "1.png", "PA", "A", "1.2", "61"),
         (tmp_path / "deid_png" / "A" / "2.png", "lateral", "A", "1.2", "61"),
     ]
-    with pytest.raises(InputError, match="no text in Findings for 1 id: pB_s1"):
+    with pytest.raises(InputError, match="no text in Findings for 1 id: row 2"):
         read_table(file, "reference")
 
 
