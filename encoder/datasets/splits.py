@@ -132,7 +132,7 @@ def disjoint_contents(rows: Iterable[Row], digests: Iterable[str]) -> None:
 
     Args:
         rows: N images.
-        digests: hash of each image file.
+        digests: hash of each image file; "" if it cannot be read.
 
     Raises:
         LlavaRadError: if files of two splits have equal hashes; the message lists the first of them.
@@ -140,7 +140,7 @@ def disjoint_contents(rows: Iterable[Row], digests: Iterable[str]) -> None:
     first: dict[str, Row] = {}
     shared: list[tuple[Row, Row]] = []
     for row, digest in zip(rows, digests, strict=True):
-        if row.split and first.setdefault(digest, row).split != row.split:
+        if row.split and digest and first.setdefault(digest, row).split != row.split:
             shared.append((first[digest], row))
     if shared:
         listed = ", ".join(f"{a.number} ({a.split}) and {b.number} ({b.split})" for a, b in shared[:_LISTED])

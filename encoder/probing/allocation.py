@@ -9,8 +9,8 @@ out for validation; and if PadChest's laterals are divided anew for each run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row
-from encoder.datasets.splits import CLASSIFICATION, Shares, disjoint, split_by_subject
+from encoder.datasets.splits import CLASSIFICATION, Shares, disjoint, disjoint_contents, split_by_subject
 from encoder.errors import LlavaRadError
 from encoder.probing.logistic import FOLDS, folds
 
@@ -172,6 +172,20 @@ class Allocation:
             shares=self.shares,
             pooled=self.pooled,
         )
+
+    def check_contents(self, digests: Mapping[Path, str]) -> None:
+        """Check that no run judges a picture that it trains on under another name.
+
+        Args:
+            digests: hash of each image file.
+
+        Raises:
+            LlavaRadError: if files of both sides have equal hashes; the message lists the first of them.
+        """
+        for split in self.splits:
+            sides = (("train", split.train), ("judged", split.judged))
+            rows = [replace(row, split=name) for name, side in sides for row in side]
+            disjoint_contents(rows, [digests[row.path] for row in rows])
 
     def truth(self) -> Floats:
         """Return labels [J, L] of the judged images: 1, 0, or NaN if unknown."""

@@ -127,12 +127,14 @@ def demographics(
     numbers = {id(row): number for number, row in enumerate(rows)}
     places = np.array([numbers[id(row)] for row, _ in known], np.intp)
     classes = np.array([name for _, name in known])
-    groups = [f"{row.dataset}/{row.subject or f'row {row.number}'}" for row, _ in known]
+    groups = [f"{row.dataset}/{row.subject}" if row.subject else f"row {numbers[id(row)]}" for row, _ in known]
     if len(set(groups)) < FOLDS or len(set(classes)) < 2:
         raise LlavaRadError(f"{variable}: {len(set(groups))} subjects of {len(set(classes))} classes are too few")
     accuracy, usual = [], []
     folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
     for inside, outside in folds.split(places, classes, groups):
+        if len(set(classes[inside])) < 2:
+            raise LlavaRadError(f"{variable}: the images of a training fold are all of one class")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 100 iterations often do not converge: the paper's setting
             model = LogisticRegression(max_iter=100).fit(vectors[places[inside]], classes[inside])

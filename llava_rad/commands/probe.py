@@ -166,6 +166,8 @@ def linear(
     place = cache or output / "vectors"
     digests = Digests(place / DIGESTS)
     settings |= {"contents": probing.contents_of(parts.rows, digests, bar)}
+    paths = [row.path for row in parts.rows]
+    parts.check_contents(dict(zip(paths, digests.of(paths), strict=True)))
     folder = ProbeFolder(output, settings)
     folder.open(overwrite=overwrite)
     judged = digests.of([row.path for row in parts.judged])
@@ -203,7 +205,7 @@ def demographics(
     all_images: Annotated[
         bool, typer.Option("--all-images", help="Include images with findings (the paper takes those without).")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the folds.")] = 0,
     recipe: RecipeName = None,
     cache: Cache = None,
     batch_size: BatchSize = 32,
@@ -329,4 +331,5 @@ def _dtype(name: DType, device: str) -> torch.dtype:
 
 
 def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Return comma-separated names, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

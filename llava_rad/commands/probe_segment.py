@@ -188,6 +188,7 @@ def segment(
 
     Under torchrun, processes share each batch: torchrun --nproc-per-node 8 --no-python llava-rad probe segment ...
     """
+    from encoder.datasets.splits import disjoint_contents
     from encoder.files import DIGESTS, Digests, sha256_of
     from encoder.preprocessing import recipe_named
     from encoder.probing.heads import HEADS, WEIGHTS, UNet
@@ -263,6 +264,7 @@ def segment(
         return
     digests = Digests(output / DIGESTS)
     contents = probing.contents_of(used, digests, together.show, wanted)
+    disjoint_contents(used, digests.of([row.path for row in used]))
     folder = ProbeFolder(output, settings | {"contents": contents})
     together.once(lambda: folder.open(overwrite=overwrite))
     left_out = Unreadable(len(used), max_unreadable)

@@ -50,10 +50,25 @@ def load_encoders(
 
 
 def read_rows(files: list[Path]) -> list[Row]:
+    """Read manifests.
+
+    Raises:
+        LlavaRadError: if an image is in two of them, or a subject in two splits.
+    """
     from encoder.datasets.manifest import read_manifest
     from encoder.datasets.splits import disjoint
 
-    rows = [row for file in files for row in read_manifest(file)]
+    rows: list[Row] = []
+    places: dict[Path, tuple[int, int]] = {}
+    for file, found in enumerate(map(read_manifest, files), 1):
+        for row in found:
+            first, number = places.setdefault(row.path, (file, row.number))
+            if first != file:
+                raise LlavaRadError(
+                    f"row {number} of manifest {first} and row {row.number} of manifest {file} are the same image",
+                    hint="name each manifest once, and leave one of the rows out",
+                )
+        rows += found
     disjoint(rows)
     return rows
 

@@ -126,3 +126,18 @@ def test_folds_need_no_split_of_the_manifest_but_fifths_do() -> None:
         Allocation.of(given, how="fifths")
     with pytest.raises(LlavaRadError, match="needs images of the split train"):
         Allocation.of(given, how="train-folds")
+
+
+@pytest.mark.parametrize("how", ["whole", "fifths", "train-folds"])
+def test_a_run_that_judges_bytes_it_trains_on_is_refused(how: How) -> None:
+    given = rows(20, 0, 10)
+    found = Allocation.of(given, ["A"], how, seeds=range(5))
+    digests = {row.path: str(row.path) for row in given}
+    found.check_contents(digests)
+    twice = digests | {Path("/train0-1.png"): digests[Path("/train0-0.png")]}
+    found.check_contents(twice)  # two images of one subject are on the same side
+    other = "/train1-0.png" if how == "train-folds" else "/test0-0.png"
+    shared = digests | {Path(f"/train{n}-0.png"): digests[Path(other)] for n in (0, 2, 3, 4, 5, 6, 7)}
+    with pytest.raises(LlavaRadError, match="images with the same bytes in two splits"):
+        found.check_contents(shared)
+    found.check_contents(digests | dict.fromkeys((Path("/train0-0.png"), Path("/test0-0.png")), ""))  # unreadable ones

@@ -121,3 +121,11 @@ def test_only_images_without_findings() -> None:
     assert len(without_findings(rows(9, ["F"] * 5))) == 6
     with pytest.raises(LlavaRadError, match="No Finding"):
         without_findings([Row(Path("/a"))])
+
+
+def test_a_training_fold_of_one_class_is_said() -> None:
+    pytest.importorskip("sklearn")
+    images = rows(20, ["F", *"M" * 9])  # the only woman is in one fold, whose model would know men only
+    vectors = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    with pytest.raises(LlavaRadError, match="sex: the images of a training fold are all of one class"):
+        demographics(images, vectors, "sex")

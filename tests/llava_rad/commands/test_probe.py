@@ -160,6 +160,36 @@ def test_usage_errors(arguments: tuple[str, ...], code: int, manifest: Path, enc
     assert ran.code == code, ran.err
 
 
+@pytest.mark.parametrize("probe", ["linear", "demographics"])
+def test_an_image_in_two_manifests_is_refused(
+    probe: str, manifest: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    rows = [row for row in read_manifest(manifest) if row.split == "train"]
+    write_manifest([replace(row, dataset="other", split="test") for row in rows[3:]], tmp_path / "other.csv")
+    for second in (manifest, tmp_path / "other.csv"):
+        ran = run("probe", probe, "--data", manifest, "--data", second, "--encoder", encoders[0], "-o", "r")
+        number = 1 if second == manifest else 4
+        assert ran.code == 1, ran.err
+        assert f"row {number} of manifest 1 and row 1 of manifest 2 are the same image" in ran.err.replace("\n", " ")
+
+
+def copied(manifest: Path, folder: Path) -> Path:
+    """A manifest whose last test image is a copy of the first training image."""
+    rows = read_manifest(manifest)
+    shutil.copy(rows[0].path, folder / "copy.png")
+    write_manifest([*rows[:-1], replace(rows[-1], path=folder / "copy.png")], folder / "copied.csv")
+    return folder / "copied.csv"
+
+
+def test_a_copy_of_a_training_image_is_not_judged(
+    manifest: Path, masked: Path, encoders: list[Path], run: Run, tmp_path: Path
+) -> None:
+    for probe, file, number in (("linear", manifest, IMAGES), ("segment", masked, 22)):
+        table = copied(file, tmp_path)
+        ran = run("probe", probe, "--data", table, "--encoder", encoders[0], "--recipe", "rad-dino-84", "-o", probe)
+        assert ran.code == 1 and f"rows 1 (train) and {number} (" in ran.err.replace("\n", " "), ran.err
+
+
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dark squares in bright noise, with their masks; 12 training, 4 validation, 6 test images."""
