@@ -127,6 +127,9 @@ def train(
         progress: called with the number of completed epochs.
         state: file of the run after its last epoch, from which another call with the same arguments continues; that of
             other arguments is passed over.
+
+    Raises:
+        LlavaRadError: if the training diverges.
     """
     truth = torch.tensor(split.truth(split.train))
     known, target = ~truth.isnan(), truth.nan_to_num(0.0)
@@ -153,6 +156,8 @@ def train(
             run.save(state, epoch + 1)
         progress(1)
     weight, bias = (part.detach().double().numpy() for part in layer)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise LlavaRadError("the training of the linear layer diverged", hint="choose a smaller learning rate")
     return Head(weight, bias)
 
 

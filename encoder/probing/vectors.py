@@ -16,7 +16,7 @@ import torch
 from encoder.backbones.base import FrozenEncoder, Vision
 from encoder.backbones.loading import in_fastest_form
 from encoder.datasets.manifest import Row
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.files import DIGESTS, Digests
 from encoder.preprocessing import Recipe
 from encoder.reader.information import finding
@@ -204,10 +204,17 @@ def vectors(
 def encode(
     encoder: Vision, images: npt.NDArray[np.uint8], recipe: Recipe, batch_size: int, device: torch.device | str
 ) -> npt.NDArray[np.float32]:
-    """Compute the vectors [N, D] of prepared images [N, S, S] in batches."""
+    """Compute the vectors [N, D] of prepared images [N, S, S] in batches.
+
+    Raises:
+        ModelError: if a value is not finite.
+    """
     batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
     found = [encoder(recipe.normalise(batch).to(device)).cls.float().cpu().numpy() for batch in batches]
-    return np.concatenate(found)
+    result = np.concatenate(found)
+    if not np.isfinite(result).all():
+        raise ModelError("the encoder gives values that are not finite")
+    return result
 
 
 def activations(encoder: FrozenEncoder, pixel_values: torch.Tensor, count: int = 4) -> list[torch.Tensor]:

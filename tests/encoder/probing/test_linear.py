@@ -243,3 +243,10 @@ def test_saved_heads_give_the_same_log_odds_to_the_same_encoder_only(tmp_path: P
     file.write_bytes(b"pickle")
     with pytest.raises(LlavaRadError, match="cannot be read"):
         read_heads(file, "key")
+
+
+def test_a_training_that_diverges_is_said(data) -> None:  # type: ignore[no-untyped-def]
+    split, vectors, _ = data
+    images = torch.from_numpy(vectors)
+    with pytest.raises(LlavaRadError, match="diverged"):
+        train(split, lambda seed, epoch, batch: images[batch], 12, replace(QUICK, learning_rate=1e30), 0)

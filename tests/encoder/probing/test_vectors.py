@@ -18,7 +18,7 @@ from encoder.backbones.dinov2 import RadDino
 from encoder.backbones.loading import load_encoder
 from encoder.backbones.timm_vit import TimmVit
 from encoder.datasets.manifest import Row
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.files import Digests
 from encoder.preprocessing import rad_dino
 from encoder.probing.vectors import activations, as_maps, encode, identity, model_key, vectors
@@ -139,6 +139,15 @@ def test_equal_weights_with_other_settings_are_another_encoder(rows: list[Row], 
         found[key] = vectors(load_encoder(tmp_path / "a"), rows, RECIPE, cache=tmp_path / "v")
         assert identity(load_encoder(tmp_path / "a")) == identity(small(0))
     assert len({one.tobytes() for one in found.values()}) == 3
+
+
+def test_vectors_that_are_not_finite_are_refused(rows: list[Row], tmp_path: Path) -> None:
+    """NaN means an image that cannot be read, which would be left out of the scores without a word."""
+    broken = small(0)
+    with torch.no_grad():
+        next(iter(broken.model.parameters())).fill_(torch.inf)
+    with pytest.raises(ModelError, match="not finite"):
+        vectors(broken, rows, rad_dino(28), cache=tmp_path / "cache")
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_row(rows: list[Row], tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_demographics(manifest: Path, encoders: list[Path], run: Run, tmp_path: 
         (("linear", "--labels", "D"), 1),
         (("linear", "--encoder", "no/such"), 5),
         (("demographics", "--variables", "height"), 2),
+        (("demographics", "--seed", "-1"), 2),
+        (("demographics", "--seed", "99999999999999"), 2),
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...], code: int, manifest: Path, encoders: list[Path], run: Run) -> None:
@@ -171,6 +173,11 @@ def test_an_image_in_two_manifests_is_refused(
         number = 1 if second == manifest else 4
         assert ran.code == 1, ran.err
         assert f"row {number} of manifest 1 and row 1 of manifest 2 are the same image" in ran.err.replace("\n", " ")
+
+
+def test_a_label_that_is_named_twice_is_one(manifest: Path, run: Run) -> None:
+    ran = run("probe", "linear", "--data", manifest, "--encoder", "none", "-o", "r", "--labels", "A, B,A", "--validate")
+    assert "labels      A, B\n" in ran.out + ran.err
 
 
 def copied(manifest: Path, folder: Path) -> Path:
