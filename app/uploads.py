@@ -106,8 +106,9 @@ class Uploads:
         """Return a new path for an outgoing file, in the folder that is emptied at the start."""
         return self._incoming / f"out-{secrets.token_hex(16)}"
 
+    @staticmethod
     async def receive(
-        self, chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES, *, whole: bool = False
+        chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES, *, whole: bool = False
     ) -> None:
         """Write an upload to a file.
 

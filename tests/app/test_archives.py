@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import resource
 import struct
 import time
 import tracemalloc
 import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from app import archives
 from app.archives import Archive
+from app.uploads import TooLarge, Uploads
 from encoder.errors import ReadError
 
 
@@ -97,6 +100,28 @@ def test_a_large_entry_is_refused_for_itself(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ReadError, match="larger than"):
         copied(archive, 1)
     assert copied(archive, 2) == bytes(1000)
+
+
+def test_stated_sizes_count_together_before_anything_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_UNPACKED", 1000)
+    entry = ("a.png", bytes(400), zipfile.ZIP_DEFLATED)
+    assert len(Archive(packed(entry, entry)).entries) == 2
+    with pytest.raises(ReadError, match="the archive holds more than"):
+        Archive(packed(entry, entry, entry))
+
+
+def test_uploads_are_limited_as_a_whole_not_by_chunk() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(300)
+
+    received = io.BytesIO()
+    with pytest.raises(TooLarge):
+        asyncio.run(Uploads.receive(chunks(), received, 1000))
+    assert len(received.getvalue()) <= 1000
+    received = io.BytesIO()
+    asyncio.run(Uploads.receive(chunks(), received, 1500))
+    assert received.getvalue() == bytes(1500)
 
 
 def test_an_entry_that_lies_about_its_size_gives_no_more_than_stated() -> None:

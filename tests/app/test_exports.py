@@ -89,6 +89,13 @@ def test_jsonl_has_all_studies_with_their_events(store: Store) -> None:
     assert all(record["notice"] == NOTICE for record in records)
 
 
+@pytest.mark.parametrize("first", "=+-@\t\r", ids=["equals", "plus", "minus", "at", "tab", "return"])
+def test_csv_cells_are_never_formulas(first: str) -> None:  # OWASP's list of first characters
+    cells = [f"{first}1+1", f"x{first}1", 1.5, None]
+    (read,) = csv.reader(io.StringIO(exports.csv_row(cells), newline=""))
+    assert read == [f"'{first}1+1", f"x{first}1", "1.5", ""]
+
+
 def test_csv_has_one_row_per_sentence_and_no_formulas(store: Store) -> None:
     study = signed(store)
     rows = list(csv.DictReader(io.StringIO("".join(exports.csv(store, "ann")))))
