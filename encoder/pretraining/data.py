@@ -267,8 +267,9 @@ def training_rows(config: PretrainingConfig) -> TrainingRows:
     """The images of ``data``, filtered, without the subjects and images of ``data.exclude``.
 
     Raises:
-        ConfigError: if no images are named or none is left, a manifest cannot be read, or the subset is larger than the
-            rest. The message names a manifest by its position in the list, not by its path.
+        ConfigError: if no images are named or none is left, a manifest cannot be read, the subset is larger than the
+            rest, or an image is taken from one manifest and left out by the split of another. The message names a
+            manifest by its position in the list, not by its path.
     """
     data = config.data
     if data.folder is not None and data.manifests:
@@ -297,6 +298,14 @@ def training_rows(config: PretrainingConfig) -> TrainingRows:
         left_out = ", ".join(f"{reason} {number:,}" for reason, number in selection.dropped.items())
         total = sum(len(rows) for rows, _, _ in tables)
         raise ConfigError(f"none of {total:,} images is left to train on ({left_out or 'the manifests are empty'})")
+    if len(tables) > 1:
+        held = {row.path: row.split for rows, _, splits in tables if splits for row in rows if row.split not in splits}
+        if shared := [row for row in selection.rows if held.get(row.path, row.split) != row.split]:
+            raise ConfigError(
+                f"data.manifests: {len(shared):,} images are in two manifests, one of which leaves them out by "
+                f"their split ({held[shared[0].path] or 'none'}; {shared[0].split or 'none'} in the other)",
+                hint="take each image from one manifest, or give both the same splits",
+            )
     tests = {
         row.path
         for one, (_, _, splits) in zip(filtered, tables, strict=True)

@@ -36,15 +36,19 @@ def load_encoders(
     from encoder.backbones.loading import load_encoder
     from encoder.preprocessing import recipe_named
     from encoder.probing.vectors import model_key
+    from llava_rad.probes.folder import ProbeFolder
 
-    seen: set[str] = set()
+    seen: set[str] = set()  # names of files, which are those of results, predictions and heads
     for argument in named:
         name, equals, source = argument.partition("=")
         if not equals or "/" in name:
             name, source = (argument if "/" not in argument else Path(argument).name), argument
-        if name in seen:
-            raise LlavaRadError(f"two encoders are called {name!r}", hint="name them: --encoder NAME=ENCODER")
-        seen.add(name)
+        if (slug := ProbeFolder.slug(name)) in seen:
+            raise LlavaRadError(
+                f"two encoders are called {name!r}, or alike in names of files",
+                hint="name them: --encoder NAME=ENCODER",
+            )
+        seen.add(slug)
         model = load_encoder(source, offline=offline)
         yield name, model, recipe_named(recipe or model.recipe), model_key(model) + (recipe or model.recipe)
 

@@ -139,3 +139,15 @@ def test_probes_need_labels_both_splits_and_disjoint_subjects(tmp_path: Path) ->
         probes(row(tmp_path, "a1"), row(tmp_path, "b1", split="val"))
     with pytest.raises(ConfigError, match=r"probe\.manifest: subjects in more than one split"):
         probes(train, val, row(tmp_path, "a2", split="val"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_image_held_out_by_one_manifest_is_not_taken_from_another(first: int, tmp_path: Path) -> None:
+    write_manifest([row(tmp_path, "a1"), row(tmp_path, "b1", split="test")], tmp_path / "held.csv")
+    write_manifest([row(tmp_path, "b1", dataset="other"), row(tmp_path, "c1")], tmp_path / "taken.csv")
+    named = [{"path": str(tmp_path / name), "splits": ["train"]} for name in ("held.csv", "taken.csv")]
+    with pytest.raises(ConfigError, match="1 images are in two manifests, one of which leaves them out") as told:
+        training_rows(config(manifests=[named[first], named[1 - first]]))
+    assert "(test; train in the other)" in str(told.value)
+    views = [{"path": named[0]["path"], "splits": [split], "views": ["frontal"]} for split in ("train", "test")]
+    assert [row.image for row in training_rows(config(manifests=views)).rows] == ["a1", "b1"], "one manifest, twice"

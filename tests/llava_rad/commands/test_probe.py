@@ -180,6 +180,12 @@ def test_a_label_that_is_named_twice_is_one(manifest: Path, run: Run) -> None:
     assert "labels      A, B\n" in ran.out + ran.err
 
 
+def test_names_of_encoders_that_would_share_files_are_refused(manifest: Path, encoders: list[Path], run: Run) -> None:
+    """The second one's predictions and heads would replace the first one's."""
+    ran = run(*linear(manifest, f"x y={encoders[0]}", f"x-y={encoders[1]}"), "--protocol", "logistic", "--labels", "A")
+    assert ran.code == 1 and "two encoders are called 'x-y'" in ran.err, ran.err
+
+
 def copied(manifest: Path, folder: Path) -> Path:
     """A manifest whose last test image is a copy of the first training image."""
     rows = read_manifest(manifest)
