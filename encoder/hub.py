@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from encoder.errors import ModelError
@@ -67,12 +69,35 @@ def fetch(source: str | Path, *, patterns: Iterable[str], revision: str | None =
     return Path(folder)
 
 
+@contextmanager
+def refused_packages(*names: str) -> Iterator[None]:
+    """Make packages look absent to libraries that import them unasked.
+
+    With ``kernels``, transformers and bitsandbytes fetch compiled code from the hub; PEFT imports bitsandbytes as soon
+    as it is installed.
+
+    Args:
+        names: of the packages; default: ``kernels``, ``flash_attn`` and ``bitsandbytes``.
+    """
+    names = names or ("kernels", "flash_attn", "bitsandbytes")
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type] # None: the import system takes it as absent
+    try:
+        yield
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
 def refuse_pointer(path: Path) -> None:
     """Refuse a Git LFS pointer, the few lines that stand for a large file in a clone without Git LFS.
 
     Raises:
         ModelError: if the file is one.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        return
     try:
         with path.open("rb") as file:
             pointer = file.read(len(_POINTER)) == _POINTER

@@ -256,9 +256,10 @@ def read(rows: Iterable[Row], ids: Iterable[str], *, name: str, id_field: str = 
                 found.setdefault(kind, {})[key] = value
     missing = [key for key in wanted if key not in seen]
     if missing:
-        shown = ", ".join(key[:80] for key in missing[:_LISTED])
+        numbers = [number for number, key in enumerate(wanted, 1) if key not in seen]
+        shown = ", ".join(map(str, numbers[:_LISTED]))
         shown += f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise InputError(f"{name}: {len(missing)} ids have no annotation: {shown}")
+        raise InputError(f"{name}: {len(missing)} reports have no annotation, by position: {shown}")
     return found
 
 

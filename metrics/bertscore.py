@@ -131,9 +131,14 @@ class BERTScore:
             logging.disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if getattr(config, "quantization_config", None):
+                raise ValueError("quantised weights are not read")
+            config._attn_implementation = None  # a file may name code to be fetched from the hub
             space = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **space)
-            self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self._model: Any = AutoModel.from_pretrained(
+                folder, config=config, local_files_only=True, use_safetensors=True
+            )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise WeightsError(
                 f"BERTScore's model in {folder.name} cannot be loaded ({type(error).__name__})",

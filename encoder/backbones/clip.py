@@ -17,8 +17,9 @@ import torch
 
 from encoder.backbones import weight_files as files
 from encoder.backbones.base import EncoderFamily, Features, Fetch, FrozenEncoder, Taps, first_line, refuse_incomplete
-from encoder.backbones.registry import LAST_LAYER, PENULTIMATE, STORED_KEY, FeatureKind, PublishedEncoder
+from encoder.backbones.registry import LAST_LAYER, PENULTIMATE, FeatureKind, PublishedEncoder
 from encoder.errors import ModelError
+from encoder.hub import refused_packages
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
@@ -131,7 +132,7 @@ def architecture(config: Mapping[str, Any]) -> CLIPVisionModel:
     from transformers import CLIPVisionModel
 
     with torch.device("meta"):
-        return CLIPVisionModel(_config(config))
+        return CLIPVisionModel(_config(config, "the encoder"))
 
 
 def build(config: Mapping[str, Any], tensors: dict[str, torch.Tensor], what: str) -> Clip:
@@ -146,10 +147,11 @@ def build(config: Mapping[str, Any], tensors: dict[str, torch.Tensor], what: str
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
-        settings = _config(config)
-        model, report = CLIPVisionModel.from_pretrained(
-            None, config=settings, state_dict=tensors, output_loading_info=True
-        )
+        settings = _config(config, what)
+        with refused_packages():
+            model, report = CLIPVisionModel.from_pretrained(
+                None, config=settings, state_dict=tensors, attn_implementation="sdpa", output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
     refuse_incomplete(report, what)
@@ -157,11 +159,10 @@ def build(config: Mapping[str, Any], tensors: dict[str, torch.Tensor], what: str
     return Clip(model, str(config.get(files.RECIPE) or f"clip-{settings.image_size}"), features)
 
 
-def _config(config: Mapping[str, Any]) -> Any:
+def _config(config: Mapping[str, Any], what: str) -> Any:
     from transformers import CLIPVisionConfig
 
-    ours = ("model_type", files.RECIPE, STORED_KEY)
-    return CLIPVisionConfig(**{key: value for key, value in config.items() if key not in ours})
+    return CLIPVisionConfig(**files.architecture_of(config, CLIPVisionConfig, what))
 
 
 _PARTS = {

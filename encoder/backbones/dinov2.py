@@ -31,7 +31,7 @@ from encoder.backbones.base import (
 from encoder.backbones.linear import TOGETHER, Linear
 from encoder.backbones.registry import RAD_DINO, PublishedEncoder
 from encoder.errors import ModelError
-from encoder.hub import fetch
+from encoder.hub import fetch, refused_packages
 from encoder.preprocessing import IMAGENET, rad_dino
 from encoder.runs.distributed import choose_deepspeed_device
 
@@ -87,17 +87,25 @@ class RadDino(FrozenEncoder):
             logging.disable_progress_bar()
         if (folder / "export" / "config.json").is_file():
             folder = folder / "export"
-        kind = files.read_json(folder / files.CONFIG, what).get("model_type")
+        published = files.read_json(folder / files.CONFIG, what)
+        kind = published.get("model_type")
         if kind != "dinov2":
             raise ModelError(f"{what} is a {kind!r} model, not 'dinov2'")
         if not (folder / files.WEIGHTS).is_file():
             raise ModelError(f"{what} has no file {files.WEIGHTS}")
+        if (folder / "adapter_config.json").exists():  # transformers would load the adapter
+            raise ModelError(f"{what} has an adapter, which is not read")
         try:
-            config = Dinov2Config.from_pretrained(folder)
-            model, report = Dinov2Model.from_pretrained(
-                folder, config=config, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError) as error:
+            config = Dinov2Config(**files.architecture_of(published, Dinov2Config, what))
+            with refused_packages():
+                model, report = Dinov2Model.from_pretrained(
+                    folder,
+                    config=config,
+                    use_safetensors=True,
+                    attn_implementation="sdpa",
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise ModelError(f"{what} could not be loaded: {first_line(error)}") from error
         refuse_incomplete(report, what)
         return cls(model, cls.own_recipe(folder, what))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from encoder import json_files
 from encoder.backbones.base import RECIPE_KEY, first_line, refuse_incomplete
 from encoder.backbones.registry import STORED_KEY, FeatureKind
 from encoder.errors import ModelError
@@ -29,13 +31,41 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         ModelError: if the file is missing or holds no JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_files.read_json(path)
     except FileNotFoundError:
         raise ModelError(f"{what} has no file {path.name}") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path.name} of {what} cannot be read ({type(error).__name__})") from error
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise ModelError(f"{path.name} of {what} cannot be read ({reason})") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path.name} of {what} is no JSON object")
+    return found
+
+
+_LARGEST = {"num_hidden_layers": 1000}
+_LARGEST_SIZE = 10_000_000
+_OF_ANY = ("dtype", "torch_dtype", "tie_word_embeddings", "rope_theta", "rope_scaling")
+
+
+def architecture_of(config: Mapping[str, Any], kind: type, what: str) -> dict[str, Any]:
+    """Return the entries of a ``config.json`` that a class of transformers declares for its architecture.
+
+    All others are dropped: transformers would fetch and run code from the hub, or import another package, for some
+    (``attn_implementation``, ``quantization_config``, ``auto_map``).
+
+    Args:
+        config: contents of ``config.json``.
+        kind: subclass of ``PreTrainedConfig``.
+        what: name of the model in error messages.
+
+    Raises:
+        ModelError: if a size is out of range; a network of a billion layers would be built for hours.
+    """
+    known = {name for name in inspect.get_annotations(kind) if not name.startswith("_")} | set(_OF_ANY)
+    found = {key: value for key, value in config.items() if key in known}
+    for key, value in found.items():
+        if isinstance(value, int) and value > _LARGEST.get(key, _LARGEST_SIZE):
+            raise ModelError(f"config.json of {what} has no usable {key}")
     return found
 
 
@@ -85,7 +115,7 @@ def shards(folder: Path, name: str, what: str) -> list[str]:
     if not index.is_file():
         return [name] if (folder / name).is_file() else []
     try:
-        files = sorted({str(file) for file in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+        files = sorted({str(file) for file in json_files.read_json(index)["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index.name} of {what} cannot be read ({type(error).__name__})") from error
     if any(Path(file).name != file for file in files):

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from encoder.runs.progress import ProgressLines
@@ -26,16 +26,28 @@ def debugging() -> bool:
 
 
 def note(message: str) -> None:
-    """Write one line to standard error."""
-    sys.stderr.write(f"llava-rad: {message}\n")
-    sys.stderr.flush()
+    """Write one line to standard error; nothing if it is closed."""
+    _put(f"llava-rad: {printable(message)}\n")
+
+
+def printable(text: str) -> str:
+    """Write control characters, and bytes of names that are no UTF-8, as escapes, so that a message is one line."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def _put(line: str) -> None:
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):  # closed, or nobody reads it any more
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def show_error(error: LlavaRadError | MetricError, *, of: str = "") -> None:
     """Write an error in one line and, below it, its hint."""
     note(f"error: {of}{error}")
     if error.hint:
-        sys.stderr.write(f"  hint: {error.hint}\n")
+        _put(f"  hint: {printable(error.hint)}\n")
 
 
 def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool) -> str:

@@ -216,8 +216,9 @@ def _vision(vision: Any, tower: _Family) -> dict[str, Any] | None:
     if not isinstance(vision, dict) or vision.get("model_type", tower) != tower:
         return None
     left_out = ("model_type", "architectures", "_name_or_path", "dtype", "torch_dtype", "transformers_version")
-    kept = {key: value for key, value in vision.items() if key not in left_out}
-    whole = CLIPVisionConfig(**kept) if tower == "clip_vision_model" else Dinov2Config(**kept)
+    kind = CLIPVisionConfig if tower == "clip_vision_model" else Dinov2Config
+    kept = files.architecture_of(vision, kind, "the image tower")
+    whole = kind(**{key: value for key, value in kept.items() if key not in left_out})
     found = {key: value for key, value in whole.to_dict().items() if key not in left_out}
     return {**found, "model_type": tower}
 

@@ -187,14 +187,15 @@ def llama_config(text: Mapping[str, Any], what: str) -> LlamaConfig:
 
     if text.get("model_type", "llama") != "llama":
         raise ModelError(f"the language model of {what} is a {text['model_type']!r} model, not 'llama'")
-    left_out = ("model_type", "architectures", "_name_or_path", "dtype", "torch_dtype", "transformers_version")
+    described = files.architecture_of(text, LlamaConfig, f"the language model of {what}")
     try:
-        config = LlamaConfig(**{key: value for key, value in text.items() if key not in left_out})
+        config = LlamaConfig(**{key: value for key, value in described.items() if "dtype" not in key})
     except Exception as error:  # transformers checks values with exceptions of several libraries
         raise ModelError(f"the language model's configuration of {what} is not valid: {first_line(error)}") from error
     config.architectures = ["LlamaForCausalLM"]
     config.tie_word_embeddings = False
-    check_language_model(config.to_dict(), f"the language model of {what}")
+    stated = {key: value for key, value in text.items() if "rope" not in key}  # those are in config, completed
+    check_language_model({**stated, **config.to_dict()}, f"the language model of {what}")
     return config
 
 

@@ -10,8 +10,10 @@ import torch
 
 from encoder.backbones.base import Vision, image_tokens
 from encoder.backbones.loading import load_vision
+from encoder.backbones.weight_files import architecture_of
 from encoder.errors import LlavaRadError, ModelError
 from encoder.files import sha256_of
+from encoder.hub import refused_packages
 from encoder.preprocessing import Recipe
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.generation.compiled import CompiledDecoder
@@ -192,8 +194,9 @@ class Engine:
         """Make transformers' ``LlamaForCausalLM`` on the same weights, for beam search."""
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        config = LlamaConfig(**{key: value for key, value in self.llama.config.items() if key != "dtype"})
-        with torch.device("meta"):
+        described = architecture_of(self.llama.config, LlamaConfig, "the language model")
+        config = LlamaConfig(**{key: value for key, value in described.items() if "dtype" not in key})
+        with torch.device("meta"), refused_packages():
             model = LlamaForCausalLM(config)
         model.load_state_dict(self.llama.tensors(), assign=True)
         model.model.rotary_emb = type(model.model.rotary_emb)(config).to(self.device)

@@ -7,7 +7,6 @@ arXiv 2208.07339); 4 bits in blocks of 64 (Dettmers et al. 2023, arXiv 2305.1431
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from encoder.errors import LlavaRadError
+from encoder.hub import refused_packages
 
 BITS = {"8bit": 8, "4bit": 4}
 """Bits of a weight, by the name of the type."""
@@ -89,18 +89,12 @@ class QuantizedLinear:
 @cache
 def _bitsandbytes() -> Any:
     """Import bitsandbytes without the package ``kernels``, by which it would load a CPU kernel from the hub."""
-    before = sys.modules.get("kernels")
-    sys.modules["kernels"] = None  # type: ignore[assignment]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        import bitsandbytes
+        with refused_packages("kernels"):
+            import bitsandbytes
     except ImportError as error:
         raise LlavaRadError(
             "8- and 4-bit weights need the package bitsandbytes", hint="pip install 'llava-rad[quantized]'"
         ) from error
-    finally:
-        if before is None:
-            del sys.modules["kernels"]
-        else:
-            sys.modules["kernels"] = before
     return bitsandbytes

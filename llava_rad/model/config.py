@@ -19,6 +19,7 @@ from pydantic import (
 
 from encoder.backbones.registry import AFTER_NORM, FeatureKind
 from encoder.errors import ModelError
+from encoder.json_files import read_json
 from encoder.preprocessing import Recipe
 from llava_rad.model.prompt import INSTRUCTION, SYSTEM, Chunks, Prompt
 from llava_rad.model.templates import TemplateName
@@ -75,6 +76,9 @@ _READ: Mapping[str, Any] = {
     "quantization_config": None,
 }
 """Values of a language model's ``config.json`` with which ``llava_rad.generation.llama`` computes; null is the same."""
+_LARGEST_SIZE = 10_000_000
+_MOST_LAYERS = 1000
+_LONGEST_NAME = 1000
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -97,14 +101,17 @@ def check_language_model(config: Mapping[str, Any], what: str = "the language mo
     sizes = {key: config.get(key) for key in _SIZES}
     kv_heads = config.get("num_key_value_heads") or sizes["num_attention_heads"]
     for key, size in {**sizes, "num_key_value_heads": kv_heads, "max_position_embeddings": positions(config)}.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST_SIZE:
             raise ModelError(f"config.json of {what} has no usable {key}")
+    if config["num_hidden_layers"] > _MOST_LAYERS:
+        raise ModelError(f"config.json of {what} has no usable num_hidden_layers")
     width, heads = config["hidden_size"], config["num_attention_heads"]
     head_size = config.get("head_dim") or width // heads
     fits = isinstance(head_size, int) and head_size > 0 and head_size % 2 == 0 and heads % kv_heads == 0
     if not fits or (not config.get("head_dim") and width % heads):
         raise ModelError(f"config.json of {what}: its hidden_size, heads and head_dim do not fit together")
-    if not isinstance(config.get("rms_norm_eps", 1e-6), float):
+    eps = config.get("rms_norm_eps", 1e-6)
+    if not isinstance(eps, float) or not 0 <= eps < math.inf:
         raise ModelError(f"config.json of {what} has no usable rms_norm_eps")
 
 
@@ -186,6 +193,13 @@ class LlavaRadConfig(_Strict):
     generation: GenerationDefaults = GenerationDefaults()
     files: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable() or len(value) > _LONGEST_NAME:
+            raise ValueError("a name is one printable line")
+        return value
+
     @field_validator("recipe")
     @classmethod
     def _known_recipe(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +212,8 @@ class LlavaRadConfig(_Strict):
         for name in value:
             if name.startswith("/") or ".." in Path(name).parts:
                 raise ValueError(f"the file {name!r} lies outside the checkpoint")
+            if not name.isprintable():
+                raise ValueError(f"the file {name!r} has control characters in its name")
         return value
 
     @property
@@ -220,7 +236,7 @@ class LlavaRadConfig(_Strict):
         """
         path = folder / "config.json"
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate(read_json(path))
         except FileNotFoundError:
             raise ModelError(
                 f"{folder.name or folder} holds no config.json, so it is not a LLaVA-Rad checkpoint"
@@ -237,3 +253,6 @@ class LlavaRadConfig(_Strict):
                     "the checkpoint names no preprocessing recipe; without one the images would be prepared by guess"
                 ) from None
             raise ModelError(f"config.json of the checkpoint is not valid: {where or 'file'}: {first['msg']}") from None
+        except ValueError as error:
+            reason = str(error) if type(error) is ValueError else "no JSON"
+            raise ModelError(f"config.json of the checkpoint is not valid: file: {reason}") from None

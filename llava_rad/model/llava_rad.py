@@ -8,15 +8,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from encoder.backbones.base import FrozenEncoder, first_line, image_tokens, refuse_incomplete
 from encoder.backbones.loading import check_features, load_stored
-from encoder.backbones.weight_files import CONFIG, read_json
+from encoder.backbones.weight_files import CONFIG, architecture_of, read_json
 from encoder.errors import ModelError
+from encoder.hub import fetch, refused_packages
 from encoder.runs.distributed import choose_deepspeed_device
 from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
 from llava_rad.model.config import LlavaRadConfig, TokenIds, check_language_model, token_ids
@@ -197,7 +198,7 @@ def load_language_model(folder: Path, *, dtype: torch.dtype | str, offline: bool
     Raises:
         ModelError: if it is missing, not safetensors, not a Llama, or has missing or unexpected tensors.
     """
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER).is_file():
         return _load_adapter(folder, dtype=dtype, offline=offline)
     return load_llama(folder, f"the language model {folder.name}", dtype=dtype)
 
@@ -218,19 +219,23 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
     if published.get("model_type") != "llama":
         raise ModelError(f"{what} is a {published.get('model_type')!r} model, not 'llama'")
     check_language_model(published, what)
+    if (folder / ADAPTER).exists():  # transformers would fetch and load it
+        raise ModelError(f"{what} is an adapter itself, not a whole model")
     ids = token_ids(published, what)
     from transformers import LlamaConfig, LlamaForCausalLM
 
     try:
-        config = LlamaConfig.from_pretrained(folder)
+        config = LlamaConfig(**architecture_of(published, LlamaConfig, what))
         # None lets transformers take .bin shards as well, which it reads with weights_only=True
-        model, report = LlamaForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True if use_safetensors else None,
-            output_loading_info=True,
-        )
+        with refused_packages():
+            model, report = LlamaForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True if use_safetensors else None,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
     except Exception as error:  # transformers, safetensors and torch each raise types of their own for damaged files
         cut = isinstance(error, EOFError) or (isinstance(error, OSError) and error.errno == errno.EINVAL)
         reason = "a file of its weights is cut short" if cut else first_line(error)
@@ -239,6 +244,18 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
     # Vicuna's own file has temperature and top_p without do_sample, which makes save_pretrained raise
     model.generation_config = greedy(ids)
     return model
+
+
+ADAPTER = "adapter_config.json"
+_ADAPTER_READ = {
+    "r", "lora_alpha", "target_modules", "exclude_modules", "bias", "fan_in_fan_out", "modules_to_save", "use_rslora",
+    "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
+}  # fmt: skip
+_ADAPTER_UNUSED = {
+    "peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode",
+    "lora_dropout", "init_lora_weights", "megatron_core", "qalora_group_size", "ensure_weight_tying", "loftq_config",
+}  # fmt: skip
+"""Settings of training, and those that PEFT writes without using them unless another is set."""
 
 
 def greedy(ids: TokenIds) -> GenerationConfig:
@@ -254,30 +271,47 @@ def adapter_base(folder: Path, *, offline: bool = False) -> tuple[str, Path]:
     Raises:
         ModelError: if the adapter's configuration cannot be read or names no base, or the base cannot be found.
     """
-    from peft import PeftConfig
-
-    from encoder.hub import fetch
-
-    try:
-        adapter = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ModelError(f"adapter_config.json is not a PEFT configuration: {first_line(error)}") from error
-    name = adapter.base_model_name_or_path
-    if not isinstance(name, str) or not name:
+    adapter = read_json(folder / ADAPTER, "the adapter")
+    name, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    if not isinstance(name, str) or not name or not isinstance(revision, str | None):
         raise ModelError("adapter_config.json does not name its base model")
     patterns = ("*.json", "*.safetensors", "tokenizer.model")
-    return name, fetch(name, revision=adapter.revision, offline=offline, patterns=patterns)
+    return name, fetch(name, revision=revision, offline=offline, patterns=patterns)
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    """Read the settings of LoRA in ``adapter_config.json``; PEFT would import a module that others name.
+
+    Raises:
+        ModelError: if it is no LoRA adapter, or has a setting that changes the result and is not read.
+    """
+    found = read_json(folder / ADAPTER, "the adapter")
+    if found.get("peft_type") != "LORA":
+        raise ModelError("adapter_config.json is not a PEFT configuration of LoRA")
+    odd = [key for key, value in found.items() if key not in _ADAPTER_READ | _ADAPTER_UNUSED and value]
+    if odd:
+        raise ModelError(f"adapter_config.json sets {odd[0][:80]}, which is not read")
+    if found.get("init_lora_weights", True) not in (True, False, None, "gaussian", "orthogonal"):
+        raise ModelError("adapter_config.json sets init_lora_weights to a way that changes the base model: not read")
+    return {key: value for key, value in found.items() if key in _ADAPTER_READ}
 
 
 def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
-    from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
+
+    settings = _adapter_settings(folder)
+    with refused_packages():
+        from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
     name, place = adapter_base(folder, offline=offline)
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("the adapter has no adapter_model.safetensors")
     base = load_llama(place, f"the base model {name}", dtype=dtype)
-    model = PeftModel.from_pretrained(base, str(folder))
+    try:
+        with refused_packages():
+            model = PeftModel.from_pretrained(base, str(folder), config=LoraConfig(**settings))
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise ModelError(f"the adapter could not be loaded: {first_line(error)}") from error
     stored = set(load_file(folder / "adapter_model.safetensors"))
     expected = set(get_peft_model_state_dict(model))
     if stored != expected:

@@ -10,6 +10,7 @@ import torch
 
 from encoder.backbones.base import first_line
 from encoder.errors import LlavaRadError, ModelError
+from encoder.hub import refused_packages
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, writing
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.llava_rad import greedy, load_llama
@@ -91,7 +92,8 @@ def _save_merged(
     from peft import get_peft_model, set_peft_model_state_dict
 
     base = load_llama(initial / LANGUAGE_MODEL, "the language model", dtype=torch.float32)
-    whole = get_peft_model(base, adapted.peft_config["default"])
+    with refused_packages():
+        whole = get_peft_model(base, adapted.peft_config["default"])
     adapters = {name.replace(".default.", "."): tensor for name, tensor in state.items() if ".lora_" in name}
     result = set_peft_model_state_dict(whole, adapters)
     left = [name for name in result.missing_keys if ".lora_" in name] + list(result.unexpected_keys)

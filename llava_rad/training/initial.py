@@ -16,6 +16,7 @@ from encoder.backbones.base import FrozenEncoder, image_tokens
 from encoder.backbones.loading import load_encoder as load_any
 from encoder.backbones.loading import load_stored, sizes
 from encoder.errors import ConfigError
+from encoder.hub import refused_packages
 from encoder.preprocessing import Recipe, recipe_named
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.assemble import assemble, make_projector
@@ -202,18 +203,16 @@ def with_adapters(
     language_model.requires_grad_(False)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    adapted = get_peft_model(
-        language_model,
-        PeftLoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=_LINEAR,
-            bias="none",
-            task_type="CAUSAL_LM",
-        ),
-        autocast_adapter_dtype=float32,
+    settings = PeftLoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=_LINEAR,
+        bias="none",
+        task_type="CAUSAL_LM",
     )
+    with refused_packages():
+        adapted = get_peft_model(language_model, settings, autocast_adapter_dtype=float32)
     torch.random.set_rng_state(state)
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):

@@ -13,9 +13,10 @@ import torch
 
 from encoder.backbones.base import tokens_of_patches
 from encoder.backbones.loading import sizes, stored_sizes
+from encoder.backbones.weight_files import architecture_of
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import LlavaRadError, ModelError
-from encoder.hub import fetch
+from encoder.hub import fetch, refused_packages
 from encoder.preprocessing import recipe_named
 from encoder.pretraining.config import ModelConfig as VitConfig
 from encoder.pretraining.vit import VisionTransformer
@@ -203,8 +204,11 @@ def _count(config: str) -> int:
 def _llama(config: Mapping[str, Any], **changes: Any) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    keys = {"model_type", "architectures", "dtype", "torch_dtype", "quantization_config", "transformers_version"}
-    return LlamaForCausalLM(LlamaConfig(**{key: config[key] for key in config.keys() - keys} | changes))
+    described = architecture_of(config, LlamaConfig, "the language model")
+    with refused_packages():
+        return LlamaForCausalLM(
+            LlamaConfig(**{key: value for key, value in described.items() if "dtype" not in key} | changes)
+        )
 
 
 def _language_model_cost(config: TrainingConfig, sizes: Sizes) -> tuple[Trace, Trace]:

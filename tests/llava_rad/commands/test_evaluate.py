@@ -141,7 +141,7 @@ def test_annotations_take_the_place_of_weights(
     (made / "references.jsonl").write_text("\n".join(lines[:-2]) + "\n")
     done = run(*arguments, *given)
     assert done.code == 2
-    assert "2 ids have no annotation: s38, s39" in done.err
+    assert "2 reports have no annotation, by position: 39, 40" in done.err
 
 
 def test_labels_in_the_form_of_chexberts_own_tables(run: Run, tmp_path: Path) -> None:

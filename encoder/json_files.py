@@ -1,0 +1,45 @@
+"""JSON from others' files and services, read with limits: on type and size of the file, and on depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 64 << 20
+"""Largest JSON file that is read; an index of a model's shards has a few MB."""
+
+
+def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of a regular file; pipes, sockets and devices are refused at once, not waited for.
+        limit: largest size in bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no regular file, larger than ``limit``, or holds no JSON.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"larger than {limit >> 20} MiB")
+    return parse_json(data)
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON that somebody else wrote.
+
+    Raises:
+        ValueError: if it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
