@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -92,20 +92,51 @@ def stream(
     settings = settings or Decoding()
     if settings.beams(engine.config) > 1:
         raise LlavaRadError("beam search cannot be streamed", hint="use one beam, or do not stream")
-    embeds, mask, (unfamiliar,) = prepare(engine, [image, *others], settings)
-    row: list[int] = []
-    shown = ""
-    for tokens in _tokens(engine, embeds, mask, settings):
-        row += [token for _, token in tokens]
-        text = draft(engine, row).text
-        # an incomplete multi-byte character decodes to U+FFFD
-        if text.startswith(shown) and not text.endswith("\ufffd") and len(text) > len(shown):
-            yield text[len(shown) :]
-            shown = text
-    whole = draft(engine, row, unfamiliar=unfamiliar)
-    if len(whole.text) > len(shown):
-        yield whole.text[len(shown) :]
-    return whole
+    for _, piece in stream_batch(engine, [image, *others], settings, streamed=(0,)):
+        if isinstance(piece, Draft):
+            return piece
+        yield piece
+    raise AssertionError("a stream ends with its draft")
+
+
+def stream_batch(
+    engine: Engine,
+    images: Sequence[npt.NDArray[np.uint8]],
+    settings: Decoding,
+    *,
+    streamed: Container[int] = (),
+    dropped: Container[int] = (),
+) -> Iterator[tuple[int, str | Draft]]:
+    """Write several reports together, yielding each draft with its number as soon as it has ended.
+
+    Args:
+        engine: the model.
+        images: as for ``generate``.
+        settings: greedy decoding or sampling.
+        streamed: numbers of the reports whose pieces are yielded as well, before the draft; joined they are its text.
+        dropped: numbers of reports that nobody waits for any more, looked at before every token: they leave the batch
+            and yield no draft. Where decoding is compiled they are written to their end.
+    """
+    embeds, mask, unfamiliar = prepare(engine, images, settings)
+    rows: list[list[int]] = [[] for _ in unfamiliar]
+    shown = [""] * len(rows)
+    longest, eos = settings.longest(engine.config), engine.tokens.ids.eos
+    for tokens in _tokens(engine, embeds, mask, settings, dropped):
+        for row, token in tokens:
+            rows[row].append(token)
+        for row in dict.fromkeys(row for row, _ in tokens):
+            if row in dropped:
+                continue
+            ended = rows[row][-1] == eos or len(rows[row]) == longest
+            if row in streamed:
+                text = draft(engine, rows[row]).text
+                # an incomplete multi-byte character decodes to U+FFFD
+                whole = text.startswith(shown[row]) and not text.endswith("\ufffd")
+                if (whole or ended) and len(text) > len(shown[row]):
+                    yield row, text[len(shown[row]) :]
+                    shown[row] = text
+            if ended:
+                yield row, draft(engine, rows[row], unfamiliar=unfamiliar[row])
 
 
 def prepare(
@@ -192,8 +223,9 @@ def _decode_in_slots(
 ) -> Iterator[Tokens]:
     """Decode greedily as ``_decode`` does, by the compiled step."""
     first, steps = next(prompts), settings.longest(engine.config)
-    decoder = engine.decoder(slots, len(first) + steps)
-    yield from decoder(chain([first], prompts), steps, engine.tokens.ids.eos)
+    with engine.slots_in_use():
+        decoder = engine.decoder(slots, len(first) + steps)
+        yield from decoder(chain([first], prompts), steps, engine.tokens.ids.eos)
 
 
 def _without_padding(embeds: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
@@ -201,21 +233,28 @@ def _without_padding(embeds: torch.Tensor, mask: torch.Tensor | None) -> Iterato
     yield from (row[len(row) - length :] for row, length in zip(embeds, lengths, strict=True))
 
 
-def _tokens(engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding) -> Iterator[Tokens]:
+def _tokens(
+    engine: Engine,
+    embeds: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Decoding,
+    dropped: Container[int] = (),
+) -> Iterator[Tokens]:
     """Decode greedily or by sampling, in the fastest way."""
     if compiles(engine, settings):
         return _decode_in_slots(engine, _without_padding(embeds, mask), settings, len(embeds))
-    return _decode(engine, embeds, mask, settings)
+    return _decode(engine, embeds, mask, settings, dropped=dropped)
 
 
 @torch.inference_mode()
 def _decode(
-    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding, every: int | None = None
-) -> Iterator[Tokens]:
+    engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding, every: int | None = None,
+    dropped: Container[int] = (),
+) -> Iterator[Tokens]:  # fmt: skip
     """Yield the next tokens of all rows until all have ended.
 
-    A row that has ended leaves the batch, and the last row takes its place. On CUDA, tokens are looked at every few
-    steps (``every``), since that waits for the device; the first one at once.
+    A row that has ended or is dropped leaves the batch, and the last row takes its place. On CUDA, tokens are looked at
+    every few steps (``every``), since that waits for the device; the first one at once.
     """
     llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
@@ -240,7 +279,7 @@ def _decode(
             for at, written in enumerate(torch.stack(done, 1).tolist()):
                 end = written.index(eos) + 1 if eos in written else len(written)
                 new += [(rows[at], token) for token in written[:end]]
-                if eos not in written:
+                if eos not in written and rows[at] not in dropped:
                     left.append(at)
             yield new
             done.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +74,7 @@ class Engine:
         self.vision, self.projector, self.words, self.tokens = vision, projector.eval(), words, tokens
         self.decoder_name: str | None = None
         self._decoder: CompiledDecoder | None = None
+        self._decoding, self._decoding_thread = threading.Lock(), 0
 
     @property
     def precision(self) -> str:
@@ -189,6 +192,22 @@ class Engine:
             self._decoder.release()
         self._decoder = CompiledDecoder(self.llama, self.tokens.suppressed, slots, length)
         return self._decoder
+
+    @contextmanager
+    def slots_in_use(self) -> Iterator[None]:
+        """Hold the compiled decoder, whose one cache two threads would overwrite; others wait.
+
+        Raises:
+            LlavaRadError: if this thread itself holds it, by a stream that it has not read to the end.
+        """
+        if self._decoding_thread == threading.get_ident():
+            raise LlavaRadError("another report of this thread is half written", hint="read its stream to the end")
+        with self._decoding:
+            self._decoding_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._decoding_thread = 0
 
     def language_model(self) -> PreTrainedModel:
         """Make transformers' ``LlamaForCausalLM`` on the same weights, for beam search."""

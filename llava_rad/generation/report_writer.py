@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ _Item = tuple[Source, "PreparedImage | ReadError"]
 
 
 class ReportWriter:
-    """Writer of reports with one model; a context manager.
+    """Writer of reports with one model; a context manager. Threads may share it: the model is loaded once.
 
     The process that reads images starts at once; ``write`` and ``stream`` read the first inputs while torch is imported
     and the model is loaded.
@@ -69,6 +69,7 @@ class ReportWriter:
         self._options = replace(options or GenerationOptions(), study=self._inputs.study)
         self._context: list[tuple[str, PreparedImage]] = []
         self._stopped = threading.Event()
+        self._loading = threading.RLock()
         self._folder: Path | None = None
         self._engine: Engine | None = None
         self._vllm: VllmWriter | None = None
@@ -104,22 +105,24 @@ class ReportWriter:
             ModelError: if it is missing or damaged.
             LlavaRadError: if vLLM is to decode, and cannot be started.
         """
-        if self._engine is None:
-            from llava_rad.generation.engine import Engine
+        with self._loading:
+            if self._engine is None:
+                from llava_rad.generation.engine import Engine
 
-            self._engine = Engine.from_pretrained(
-                self._located(),
-                revision=self._options.revision,
-                device=self._options.device,
-                dtype=self._options.dtype,
-                offline=self._options.offline,
-                decodes=self._options.vllm_python is None,
-            )
-            if self._options.vllm_python is not None:
-                from llava_rad.generation.vllm import VllmWriter
+                engine = Engine.from_pretrained(
+                    self._located(),
+                    revision=self._options.revision,
+                    device=self._options.device,
+                    dtype=self._options.dtype,
+                    offline=self._options.offline,
+                    decodes=self._options.vllm_python is None,
+                )
+                if self._options.vllm_python is not None:
+                    from llava_rad.generation.vllm import VllmWriter
 
-                self._vllm = VllmWriter(self._engine, self._located(), self._options.vllm_python)
-        return self._engine
+                    self._vllm = VllmWriter(engine, self._located(), self._options.vllm_python)
+                self._engine = engine  # last: a writer whose vLLM cannot be started has no engine
+            return self._engine
 
     def settings(self) -> dict[str, Any]:
         """Return model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
@@ -216,6 +219,48 @@ class ReportWriter:
             image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path, study=study, context=context
         )
 
+    def stream_batch(
+        self,
+        batch: Sequence[tuple[PreparedImage, Context]],
+        study: Study,
+        *,
+        streamed: Container[int] = (),
+        dropped: Container[int] = (),
+    ) -> Iterator[tuple[int, str | Report]]:
+        """Write reports of one kind of study together; yield each with its number as soon as it has ended.
+
+        Args:
+            batch: frontal image and context of each report.
+            study: study inputs of all of them.
+            streamed: numbers of reports whose pieces are yielded before them, as they are generated: a stream of them
+                is cleaned by ``outputs.report.cleaned``. They come as one piece from a beam search or vLLM.
+            dropped: numbers of reports that nobody waits for any more; they leave the batch and are not yielded.
+        """
+        from llava_rad.generation import decoding
+
+        engine, settings = self.engine(), self._settings(study)
+        pixels = [one.pixels for image, context in batch for one in (image, *(other for _, other in context))]
+        found: Iterator[tuple[int, str | Draft]]
+        if self._vllm is not None:
+            found = enumerate(self._vllm.generate(pixels, settings))
+        elif settings.beams(engine.config) > 1:
+            found = enumerate(decoding.generate(engine, pixels, settings))
+        else:
+            found = decoding.stream_batch(engine, pixels, settings, streamed=streamed, dropped=dropped)
+        begun = set[int]()
+        for number, part in found:
+            if isinstance(part, str):
+                begun.add(number)
+                yield number, part
+            elif number not in dropped:
+                image, context = batch[number]
+                if number in streamed and number not in begun:
+                    yield number, part.text
+                yield number, self._report(
+                    image, clean(part.text).strip(), complete=part.complete, unfamiliar=part.unfamiliar, study=study,
+                    context=context,
+                )  # fmt: skip
+
     def report(
         self, image: PreparedImage, text: str, *, study: Study | None = None, context: Context | None = None
     ) -> Report:
@@ -244,8 +289,10 @@ class ReportWriter:
         if self._options.study.used:  # inputs that the prompt does not take are refused before the model is loaded
             _ = LlavaRadConfig.load(folder).conversation.with_study(self._options.study).text
 
+        abandoned = threading.Event()
+
         def put(item: _Item | BaseException | None) -> None:
-            while not self._stopped.is_set():
+            while not (self._stopped.is_set() or abandoned.is_set()):
                 with contextlib.suppress(queue.Full):
                     items.put(item, timeout=0.2)
                     return
@@ -258,7 +305,7 @@ class ReportWriter:
                     for name, source in self._inputs.images
                 ]
                 for source in sources:
-                    if self._stopped.is_set():
+                    if self._stopped.is_set() or abandoned.is_set():
                         return
                     put((source, self._prepare(source, recipe)))
                 put(None)
@@ -266,11 +313,14 @@ class ReportWriter:
                 put(error)
 
         threading.Thread(target=decode, name="decode", daemon=True).start()
-        self.engine()
-        while (item := items.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        try:
+            self.engine()
+            while (item := items.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            abandoned.set()
 
     def _read(self, recipe: Recipe, source: Source, force: bool) -> PreparedImage:
         return self._reader.prepare(source.content(), recipe, force=force)
@@ -312,11 +362,12 @@ class ReportWriter:
             ) from None
 
     def _located(self) -> Path:
-        if self._folder is None:
-            self._folder = open_checkpoint(
-                self._options.model, revision=self._options.revision, offline=self._options.offline
-            )
-        return self._folder
+        with self._loading:
+            if self._folder is None:
+                self._folder = open_checkpoint(
+                    self._options.model, revision=self._options.revision, offline=self._options.offline
+                )
+            return self._folder
 
     def _path(self, source: Source) -> str | None:
         """The input's path, if the options show paths."""

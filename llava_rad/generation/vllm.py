@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class VllmWriter:
         language_model = Path(folder) / LANGUAGE_MODEL
         refuse_adapter(language_model)
         self._engine, self._python = engine, str(python)
+        self._lock = threading.Lock()  # an answer belongs to the question before it
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
         try:
             self._process = subprocess.Popen(
@@ -128,7 +130,7 @@ class VllmWriter:
     def _ask(self, message: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         answer = None
-        with contextlib.suppress(OSError, EOFError, ValueError):  # ValueError: closed, or no JSON
+        with self._lock, contextlib.suppress(OSError, EOFError, ValueError):  # ValueError: closed, or no JSON
             vllm_worker.send(self._process.stdin, message, payload)
             answer = vllm_worker.receive(self._process.stdout)
         if answer is None:

@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from encoder.errors import LlavaRadError
 from llava_rad.generation import decoding
 from llava_rad.generation.compiled import EVERY, CompiledDecoder, Tokens, as_graph, guards_of_arguments
 from llava_rad.generation.decoding import _decode, _without_padding, compiles, generate, stream, warm_up
@@ -147,6 +149,22 @@ def test_generate_and_stream_write_the_same_in_slots(
     assert [(one.slots, one.length) for one in slots] == [(4, 256)]
     generate(engine, images, SETTINGS)  # all at once: nine slots
     assert [(one.slots, one.length) for one in slots] == [(4, 256), (9, 256)]
+
+
+def test_threads_take_turns_in_the_slots(
+    engine: Engine, images: list[np.ndarray], slots: list[CompiledDecoder]
+) -> None:
+    plain = Decoding(max_new_tokens=STEPS, compile=False)
+    expected = [draft.text for draft in generate(engine, images[:4], plain)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: "".join(stream(engine, image, SETTINGS)), images[:4]))
+    assert found == expected
+    half = stream(engine, images[0], SETTINGS)
+    next(half)
+    with pytest.raises(LlavaRadError, match="half written"):
+        generate(engine, images[:1], SETTINGS)
+    half.close()
+    assert generate(engine, images[:1], SETTINGS)[0].text == expected[0]
 
 
 def test_warming_up_makes_the_decoder_of_the_first_report(tiny: Path, slots: list[CompiledDecoder]) -> None:

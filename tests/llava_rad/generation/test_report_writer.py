@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -15,6 +20,7 @@ from encoder.errors import ModelError, ReadError
 from llava_rad import Failure, Report, ReportWriter
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import expand
+from llava_rad.model.templates import FRONTAL_ONLY
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
 
@@ -126,3 +132,77 @@ def test_generating_does_not_import_transformers_or_pydicom(tiny: Path, chest: l
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_threads_share_one_model(tiny: Path, eight: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from llava_rad.generation.engine import Engine
+
+    load, loads = Engine.from_pretrained, list[object]()
+
+    def slow(*arguments: Any, **more: Any) -> Engine:
+        loads.append(arguments)
+        time.sleep(0.2)  # every thread asks meanwhile
+        return load(*arguments, **more)
+
+    monkeypatch.setattr(Engine, "from_pretrained", slow)
+    alone = [report.text for report in llava_rad.generate(eight[:4], tiny)]
+    loads.clear()
+    with ReportWriter(GenerationOptions(model=tiny)) as writer, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda source: list(writer.write([source])), expand(eight[:4]).sources))
+    assert len(loads) == 1
+    assert [[report.text for report in reports if isinstance(report, Report)] for reports in found] == [
+        [text] for text in alone
+    ]
+
+
+def test_abandoned_writing_ends_its_reading_thread(tiny: Path, eight: list[Path]) -> None:
+    def reading() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "decode"}
+
+    before = reading()
+    with ReportWriter(GenerationOptions(model=tiny, batch_size=1)) as writer:
+        written = writer.write(expand(eight).sources)
+        next(written)
+        (thread,) = reading() - before
+        written.close()  # type: ignore[attr-defined]
+        thread.join(5)
+        assert not thread.is_alive()
+        assert len(list(writer.write(expand(eight[:1]).sources))) == 1  # the writer itself goes on
+
+
+def test_reports_written_together_are_those_written_alone(tiny: Path, eight: list[Path]) -> None:
+    from llava_rad.outputs.report import cleaned
+
+    alone = llava_rad.generate(eight, tiny)
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
+        recipe = writer.engine().recipe
+        images = [writer._reader.prepare(path, recipe) for path in eight]
+        for more in ({}, {"streamed": {2, 5}}):
+            pieces, reports = dict[int, str](), dict[int, Report]()
+            for number, part in writer.stream_batch([(image, ()) for image in images], FRONTAL_ONLY, **more):
+                if isinstance(part, str):
+                    assert number not in reports
+                    pieces[number] = pieces.get(number, "") + part
+                else:
+                    reports[number] = part
+            assert [reports[number] for number in range(8)] == alone
+            joined = {number: "".join(cleaned([text])) for number, text in pieces.items()}
+            assert joined == {number: alone[number].text for number in more.get("streamed", ())}
+
+
+def test_a_dropped_report_leaves_the_batch_and_changes_no_other(tiny: Path, eight: list[Path]) -> None:
+    alone = llava_rad.generate(eight[:3], tiny)
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
+        engine = writer.engine()
+        images = [(writer._reader.prepare(path, engine.recipe), ()) for path in eight[:3]]
+        rows, forward = list[int](), engine.llama.__call__
+        dropped = set[int]()
+        with mock.patch.object(type(engine.llama), "__call__", autospec=True) as counted:
+            counted.side_effect = lambda llama, embeds, *more: (rows.append(len(embeds)), forward(embeds, *more))[1]
+            reports = {}
+            for number, part in writer.stream_batch(images, FRONTAL_ONLY, streamed={0}, dropped=dropped):
+                dropped.add(0)  # after its first piece
+                reports[number] = part
+        assert reports == {0: reports[0], 1: alone[1], 2: alone[2]}
+        assert isinstance(reports[0], str)
+        assert rows[0] == 3 and rows[2] <= 2
