@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import IO, Any, Literal, overload
 
 from encoder.errors import LlavaRadError
+from encoder.json_files import read_json
 
 TEMPORARY = ".tmp"
 """Suffix of files and folders that are being written, or left over from a killed process: never read."""
 DIGESTS = "digests.json"
 """Name of the memory of :class:`Digests` in a folder of results or of vectors."""
+_ANY_SIZE = 1 << 40  # a million files take 200 MB
 _OLD = ".old"
 _SETTLED_NS = 2_000_000_000  # the coarsest time stamps of file systems in use (FAT)
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -71,7 +73,7 @@ class Digests:
         self._known: dict[str, list[int | str]] = {}
         if memory is not None:
             with contextlib.suppress(OSError, ValueError):  # absent or damaged: everything is read again
-                content = json.loads(memory.read_bytes())
+                content = read_json(memory, limit=_ANY_SIZE)
                 self._known = content if isinstance(content, dict) else {}
 
     def of(self, paths: Iterable[Path], progress: Callable[[int], None] = lambda number: None) -> list[str]:
@@ -319,6 +321,46 @@ def locked(path: Path, *, busy: str | None = None, waiting: Callable[[], None] =
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, busy: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold an existing folder of results; no file is made in it. It is released when the process ends, however it ends.
+
+    On file systems that know no locks, and on Windows, the block runs without one; so it does if there is no folder.
+
+    Args:
+        folder: the folder.
+        busy: message of the error if another process holds it.
+        patience: seconds to wait for it. Workers of a killed process live a few seconds longer and hold it, too.
+
+    Raises:
+        LlavaRadError: if another process holds it.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except (ImportError, OSError):  # whoever writes to the folder reports the error
+        yield
+        return
+    until = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise LlavaRadError(busy) from None
+                time.sleep(0.2)
+            except OSError as error:
+                if error.errno not in {*_NO_LOCKS, errno.EBADF, errno.EINVAL}:
+                    raise
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 class LineFile:

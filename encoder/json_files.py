@@ -25,12 +25,12 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"larger than {limit >> 20} MiB")
-    return parse_json(data)
+        if status.st_size > limit:
+            raise ValueError(f"larger than {limit >> 20} MiB")
+        return parse_json(file.read(status.st_size))
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from typing import Annotated, NoReturn
@@ -30,9 +31,10 @@ from llava_rad.commands import (
     serve,
     train,
 )
-from llava_rad.commands.console import DEBUG, debugging, note, show_error
+from llava_rad.commands.console import DEBUG, debugging, hint, note, show_error
 from metrics.base import MetricError
 
+_STDOUT = "standard output cannot be written"
 _PACKAGES = ("encoder", "metrics", "llava_rad", "app")
 EPILOG = "\n\n".join(
     (
@@ -100,7 +102,11 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: always.
     """
     try:
+        if arguments is None:
+            _interrupt_at_sigterm()
         _run(arguments)
+    except KeyboardInterrupt:  # while an error was being shown
+        _leave(130)
     except SystemExit as end:
         if arguments is None:
             _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
@@ -114,21 +120,50 @@ def _leave(code: int) -> NoReturn:
     called without an active exception") with exit code 134 after the work is done.
     """
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):
-            code = code or 1
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, BrokenPipeError):  # a reader such as head, which had enough
+            note(f"error: {_STDOUT} ({os.strerror(getattr(error, 'errno', 0) or 0)})")
+        code = code or 1
     os._exit(code)
 
 
+def _interrupt_at_sigterm() -> None:
+    """Take SIGTERM as Ctrl-C: results are kept as for it, and the first process of a container ends at all."""
+    own = os.getpid()
+
+    def interrupt(number: int, frame: object) -> None:
+        if os.getpid() != own:  # a worker that was forked
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _open_standard_streams() -> None:
+    """Open those that the caller closed: the next files would get their numbers, and libraries write to both outputs.
+
+    Input is empty then. Output is opened for reading, so that results are not lost without an error.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))
+
+
 def _run(arguments: list[str] | None) -> None:
+    _open_standard_streams()
     if not debugging():
         _silence_libraries()
     logging.getLogger("DeepSpeed").addFilter(_redirect_log)
     with contextlib.suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        # a name that is no UTF-8 is shown with escapes
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app(args=arguments, prog_name="llava-rad")
     except (LlavaRadError, MetricError) as error:
@@ -145,9 +180,13 @@ def _run(arguments: list[str] | None) -> None:
             sys.exit(130)
         if debugging():
             raise
+        if isinstance(error, OSError):  # its file name is not shown
+            if not isinstance(error, BrokenPipeError):
+                note(f"error: a file cannot be read or written ({os.strerror(error.errno or 0)}; {_line_of(error)})")
+            sys.exit(1)
         # the message of an unexpected error may quote a header, so only its type and line are shown
         note(f"error: unexpected {type(error).__name__} in {_line_of(error)}")
-        sys.stderr.write(f"  hint: {DEBUG}=1 shows the traceback, which may identify a patient\n")
+        hint(f"{DEBUG}=1 shows the traceback, which may identify a patient")
         sys.exit(1)
 
 

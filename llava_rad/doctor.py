@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoder.errors import LlavaRadError, ModelError
+from encoder.json_files import read_json
 
 Status = Literal["ok", "warning", "missing"]
 # Needed at run time; pip checks the versions at installation.
@@ -364,7 +364,7 @@ def need_of(folder: Path) -> Need:
     if not whole:
         return Need(parameters, quantisable, 0, whole=False)
     try:
-        llama = json.loads((folder / LANGUAGE_MODEL / "config.json").read_text(encoding="utf-8"))
+        llama = read_json(folder / LANGUAGE_MODEL / "config.json")
         heads = int(llama["num_attention_heads"])
         width = int(llama.get("head_dim") or int(llama["hidden_size"]) // heads)
         each = 2 * int(llama["num_hidden_layers"]) * int(llama.get("num_key_value_heads") or heads) * width

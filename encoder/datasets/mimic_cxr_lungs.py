@@ -11,7 +11,6 @@ pixels of the original image. A zone is its lung's mask inside its box.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -24,6 +23,7 @@ from encoder.datasets.mask_decoding import Box, from_boxes, sides
 from encoder.datasets.masks import Draw, MaskFiles, naming
 from encoder.datasets.tables import project
 from encoder.errors import LlavaRadError
+from encoder.json_files import read_json
 
 if TYPE_CHECKING:
     from encoder.datasets.mask_decoding import Mask
@@ -100,9 +100,9 @@ def _boxes(folder: Path, image: str) -> Mapping[str, Box]:
     if not file.is_file():
         return {}
     try:
-        objects = json.loads(file.read_bytes())["objects"]
+        objects = read_json(file)["objects"]
         corners = ("original_x1", "original_y1", "original_x2", "original_y2")
         boxes = {str(o["bbox_name"]): tuple(float(o[c]) for c in corners) for o in objects if o["bbox_name"] in ZONES}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise LlavaRadError("the scene graph of the image is damaged") from None
     return {zone: (box[0], box[1], box[2], box[3]) for zone, box in boxes.items()}

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder import json_files
 from encoder.errors import LlavaRadError
 from encoder.files import TEMPORARY, check_room, locked, reported, sha256_of, write, writing
 
@@ -234,7 +235,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         LlavaRadError: if it is damaged.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = json_files.read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

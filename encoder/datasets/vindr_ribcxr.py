@@ -9,7 +9,6 @@ patient's right. The layout of the publishers' code (vinbigdata-medical) is read
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from encoder.datasets.mask_decoding import from_outline
 from encoder.datasets.masks import Draw, MaskFiles, naming
 from encoder.datasets.tables import find
 from encoder.errors import LlavaRadError
+from encoder.json_files import read_json
 
 RIBS = tuple(f"{side}{number}" for side in "RL" for number in range(1, 11))
 OF = "VinDr-RibCXR"
@@ -46,8 +46,8 @@ def read(root: Path, masks: MaskFiles, seed: int) -> Iterator[Row]:
 
 def _table(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        table = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        table = read_json(file)
+    except (OSError, ValueError):
         raise LlavaRadError(f"{OF}: its table cannot be read as JSON") from None
     if not isinstance(table, dict) or not all(isinstance(part, dict) for part in table.values()) or "img" not in table:
         raise LlavaRadError(f"{OF}: its table has no images under 'img'")

@@ -55,7 +55,7 @@ from encoder.runs import distributed as processes
 from encoder.runs.checkpoints import Checkpoints, first_not_finite
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import whole
-from encoder.runs.folder import MayChange, data_digest, prepare
+from encoder.runs.folder import MayChange, data_digest, locked_run, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.progress import progress_bar, stop_signals
@@ -100,9 +100,10 @@ def run(
     """
     accelerator = processes.start(bf16=config.engine.precision == "bf16")
     try:
-        return _PretrainingRun(
-            config, output, accelerator, offline=offline, progress=progress, restart=restart, stage=stage
-        ).train()
+        with locked_run(output) if accelerator.is_main_process else nullcontext():
+            return _PretrainingRun(
+                config, output, accelerator, offline=offline, progress=progress, restart=restart, stage=stage
+            ).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

@@ -29,6 +29,7 @@ import torch
 
 from encoder.errors import LlavaRadError, ModelError
 from encoder.files import check_room, publish_folder, sha256_of, write
+from encoder.json_files import read_json
 
 _FORMAT = 1
 _INDEX = "checkpoint.json"
@@ -132,7 +133,7 @@ class Checkpoints:
                 if sha256_of(folder / name) != entry["sha256"]:
                     raise _Unusable(f"{name} has changed since it was written")
             tensors = {Path(name).stem: load_file(folder / name) for name in files if name != _STATE}
-            state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            state: dict[str, Any] = read_json(folder / _STATE)
         except (_Unusable, OSError, ValueError, SafetensorError) as error:
             reason = str(error) if isinstance(error, _Unusable) else f"it cannot be read ({type(error).__name__})"
             self.ignored[folder.name] = reason
@@ -264,7 +265,7 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
         ModelError: if the list is of another format.
     """
     try:
-        index = json.loads((folder / _INDEX).read_bytes())
+        index = read_json(folder / _INDEX)
         if index["format"] != _FORMAT:
             raise ModelError(
                 f"checkpoint {folder.name} is of a format that this version does not read",

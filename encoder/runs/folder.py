@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import write
+from encoder.files import locked_folder, write
 from encoder.runs.config import dump
 from encoder.runs.metrics_log import METRICS
 
@@ -20,6 +21,18 @@ CONFIG, CURVES, DATA = "config.yaml", "curves.png", "data.sha256"
 
 MayChange = Mapping[str, Collection[str] | None]
 """Section of a configuration -> keys that a resumed run may change; None for all keys of the section."""
+
+
+_PATIENCE = 10.0
+
+
+def locked_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run folder, in the first process of a run.
+
+    Raises:
+        LlavaRadError: on entry, if another run is writing to it.
+    """
+    return locked_folder(folder, busy="another run is writing to the run folder", patience=_PATIENCE)
 
 
 def prepare(

@@ -24,6 +24,7 @@ import torch
 
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import publish_folder, write
+from encoder.json_files import read_json
 from encoder.runs.checkpoints import first_not_finite, not_written
 
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -69,7 +70,7 @@ class TrainerCheckpoints:
         """
         for newest in reversed(self.all()):
             try:
-                facts = json.loads((newest / _FACTS).read_text(encoding="utf-8"))
+                facts = read_json(newest / _FACTS)
             except (OSError, ValueError):
                 raise LlavaRadError(
                     f"{newest.name} in the run folder is damaged",
@@ -118,7 +119,7 @@ def _divergence(folder: Path) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        for line in json.loads((folder / "trainer_state.json").read_bytes())["log_history"]:
+        for line in read_json(folder / "trainer_state.json")["log_history"]:
             for name in ("loss", "val_loss", "grad_norm"):
                 if not math.isfinite(line.get(name, 0.0)):
                     return f"its {name} is not finite"

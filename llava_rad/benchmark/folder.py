@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from encoder.errors import LlavaRadError
 from encoder.files import DIGESTS
+from encoder.json_files import read_json
 from llava_rad.outputs.files import OutputError, write_whole
 
 RUN: Final = "run.json"
@@ -104,7 +105,7 @@ class Folder:
         if not self.path.exists() or not any(self.path.iterdir()):
             return None
         try:
-            content: dict[str, Any] = json.loads(self.run.read_bytes())
+            content: dict[str, Any] = read_json(self.run)
             if content["schema"] != SCHEMA:
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError):
@@ -121,7 +122,7 @@ class Folder:
             LlavaRadError: if the processes do not share the folder or the data.
         """
         try:
-            found = json.loads(self.run.read_bytes())
+            found = read_json(self.run)
             kept = found["systems"]
             if found["task"] == task and all(settings | kept[slug] == settings for slug, settings in systems.items()):
                 return

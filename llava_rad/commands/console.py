@@ -30,6 +30,11 @@ def note(message: str) -> None:
     _put(f"llava-rad: {printable(message)}\n")
 
 
+def hint(advice: str) -> None:
+    """Write the line of advice below an error."""
+    _put(f"  hint: {printable(advice)}\n")
+
+
 def printable(text: str) -> str:
     """Write control characters, and bytes of names that are no UTF-8, as escapes, so that a message is one line."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
@@ -47,7 +52,7 @@ def show_error(error: LlavaRadError | MetricError, *, of: str = "") -> None:
     """Write an error in one line and, below it, its hint."""
     note(f"error: {of}{error}")
     if error.hint:
-        _put(f"  hint: {printable(error.hint)}\n")
+        hint(error.hint)
 
 
 def name_of(source: Source, total: int, sha256: str | None, *, show_paths: bool) -> str:

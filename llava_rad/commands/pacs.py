@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder.errors import LlavaRadError
+from encoder.files import locked_folder
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 from llava_rad.generation.options import GenerationOptions
@@ -163,7 +164,7 @@ def watch(
         raise typer.BadParameter("a search is due once a day at least", param_hint="--every")
     modalities, pacs, folder = _codes(modality), Pacs(url, tell=note), _made(output)
     pauses, passed_over = Pauses(0.0 if once else every), 0
-    with ReportWriter(options) as writer:
+    with locked_folder(folder, busy="another process is writing to the folder"), ReportWriter(options) as writer:
         while True:
             pacs.passed_over = 0
             try:

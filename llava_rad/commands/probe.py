@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from encoder.datasets.registry import DATASETS
+from encoder.files import locked_folder
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
 from llava_rad.generation.options import DType
@@ -75,6 +76,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results th
 
 @app.command("linear", epilog=EPILOG)
 def linear(
+    context: typer.Context,
     data: Data,
     encoder: Encoder,
     output: Output,
@@ -169,6 +171,7 @@ def linear(
     paths = [row.path for row in parts.rows]
     parts.check_contents(dict(zip(paths, digests.of(paths), strict=True)))
     folder = ProbeFolder(output, settings)
+    context.with_resource(locked_folder(output, busy="another run is writing to the results folder"))
     folder.open(overwrite=overwrite)
     judged = digests.of([row.path for row in parts.judged])
     averaged, _ = probes.averaged(parts.labels, named)
@@ -196,6 +199,7 @@ def linear(
 
 @app.command("demographics", epilog=EPILOG)
 def demographics(
+    context: typer.Context,
     data: Data,
     encoder: Encoder,
     output: Output,
@@ -243,6 +247,7 @@ def demographics(
     place = cache or output / "vectors"
     digests = Digests(place / DIGESTS)
     folder = ProbeFolder(output, settings | {"contents": probing.contents_of(rows, digests, bar)})
+    context.with_resource(locked_folder(output, busy="another run is writing to the results folder"))
     folder.open(overwrite=overwrite)
     absent = Unreadable(len(rows), max_unreadable)
     found: dict[str, Any] = {}

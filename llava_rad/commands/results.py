@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.errors import ReadError
+from encoder.errors import LlavaRadError, ReadError
+from encoder.files import locked_folder
 from llava_rad.commands.console import name_of, note, show_error, uninterrupted
 from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
 from llava_rad.generation.sources import Source
@@ -160,9 +163,21 @@ class _Folder(Results):
 
     def __init__(self, format: OutputFormat, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
         super().__init__()
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise OutputError("the output is not a folder", hint=f"{format.name} documents go into one")
-        folder.mkdir(exist_ok=True)
+        try:
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise OutputError("the output is not a folder", hint=f"{format.name} documents go into one")
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise OutputError("the output's folder does not exist") from None
+        except OSError as error:
+            raise OutputError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError("the output folder is read-only")
+        self._held = ExitStack()
+        try:
+            self._held.enter_context(locked_folder(folder, busy="another process is writing to the output folder"))
+        except LlavaRadError as error:
+            raise OutputError(str(error)) from None
         self._writer: DocumentWriter = format.load()()
         self._endings = format.endings
         self._folder, self._overwrite, self._identifiers = folder, overwrite, identifiers
@@ -217,6 +232,7 @@ class _Folder(Results):
         return [self._folder / f"{sha256[:16]}-{self._made[:8]}.{ending}" for ending in self._endings]
 
     def close(self) -> None:
+        self._held.close()
         if self._reader is not None:
             self._reader.close()
 

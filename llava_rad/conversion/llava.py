@@ -19,6 +19,7 @@ from encoder.backbones.base import first_line
 from encoder.backbones.registry import AFTER_NORM, PENULTIMATE, STORED_KEY
 from encoder.errors import ModelError
 from encoder.hub import fetch
+from encoder.json_files import read_json
 from encoder.preprocessing import clip as clip_recipe
 from encoder.preprocessing import maira_2 as maira_2_recipe
 from llava_rad.conversion.lora import EXPECTED, original_projector
@@ -311,7 +312,7 @@ def _chat_template(folder: Path, what: str) -> str | None:
             return (folder / "chat_template.jinja").read_text(encoding="utf-8")
         for name in ("chat_template.json", "tokenizer_config.json"):
             if (folder / name).is_file():
-                found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+                found = read_json(folder / name).get("chat_template")
                 if isinstance(found, str):
                     return found
     except (OSError, ValueError, AttributeError) as error:

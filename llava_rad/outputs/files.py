@@ -41,6 +41,13 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
     """
     if "\0" in str(path):
         raise OutputError("the output's name has a NUL character in it")
+    try:
+        _check_output(path, inputs, overwrite, resumable)
+    except OSError as error:
+        raise OutputError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
+
+
+def _check_output(path: Path, inputs: Iterable[Path], overwrite: bool, resumable: bool) -> None:
     if path.is_symlink():
         raise OutputError("the output is a symbolic link, which is not written through", hint="name the file itself")
     if path.is_dir():
@@ -48,6 +55,9 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
     if not path.parent.is_dir():
         raise OutputError("the output's folder does not exist")
     if not path.exists():
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OutputError("the output's folder is read-only")
+        _check_name(path)
         return
     if not path.is_file():
         raise OutputError("the output is not a regular file", hint="leave --output out to write to standard output")
@@ -55,6 +65,16 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
         raise OutputError("the output is one of the inputs")
     if not (overwrite or resumable):
         raise OutputError("the output exists already", hint="give another name, or --overwrite to replace it")
+
+
+def _check_name(path: Path) -> None:
+    """Look a new name up: file systems refuse the ones that are too long or hold characters that they do not know.
+
+    Raises:
+        OSError: if it is refused.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()
 
 
 def write_whole(path: Path, data: bytes, *, overwrite: bool = False, mode: int = 0o666) -> None:

@@ -6,12 +6,13 @@ the SHA-256 of its bytes; the same input, model and settings give the same bytes
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from encoder.reader.radiograph import ImageFacts
 from encoder.reader.views import View
@@ -73,6 +74,12 @@ class InputFacts(_Part):
     view: View
     recipe: RecipeFacts
     facts: ImageFacts
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _readable(cls, value: Any) -> Any:
+        """Write bytes of a path that are no UTF-8 as escapes: JSON has no form for them."""
+        return os.fsencode(value).decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
 class GenerationFacts(_Part):

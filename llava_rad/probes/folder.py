@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from encoder.files import DIGESTS
+from encoder.json_files import read_json
 from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns
 from encoder.reader.information import summary
 from llava_rad.outputs.files import OutputError, write_whole
@@ -79,7 +80,7 @@ class ProbeFolder:
         if names <= {"vectors", DIGESTS}:
             return
         try:
-            before = json.loads((self.path / "run.json").read_bytes())
+            before = read_json(self.path / "run.json")
         except (OSError, ValueError):
             raise OutputError("the folder is not empty and holds no results of a probe") from None
         now = json.loads(json.dumps(self.settings))
@@ -104,7 +105,7 @@ class ProbeFolder:
             identity: of weights, configuration and recipe; None accepts every one.
         """
         try:
-            found: dict[str, Any] = json.loads((self.path / "encoders" / f"{self.slug(encoder)}.json").read_bytes())
+            found: dict[str, Any] = read_json(self.path / "encoders" / f"{self.slug(encoder)}.json")
         except (OSError, ValueError):
             return None
         key = self._key(encoder, found.get("weights", "") if identity is None else identity)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.errors import LlavaRadError
+from encoder.json_files import read_json
 from llava_rad.probes.folder import ProbeFolder
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ def earlier(
         LlavaRadError: if there are none, or they are of other images, labels or settings.
     """
     try:
-        before = json.loads((folder / "run.json").read_bytes())
+        before = read_json(folder / "run.json")
         files = sorted((folder / "encoders").glob("*.json"))
-        names = [str(json.loads(file.read_bytes())["encoder"]) for file in files]
+        names = [str(read_json(file)["encoder"]) for file in files]
     except (OSError, ValueError, KeyError, TypeError):
         names = []
     if not names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from encoder.errors import ConfigError, LlavaRadError
+from encoder.json_files import parse_json, read_json
 from encoder.runs.distributed import choose_deepspeed_device
 from llava_rad.training.config import DEEPSPEED, TrainingConfig
 
@@ -33,9 +33,9 @@ def read_deepspeed(name: str) -> dict[str, Any] | None:
     try:
         if name in DEEPSPEED:
             text = (resources.files("llava_rad.training") / "deepspeed" / f"{name}.json").read_text("utf-8")
+            found = parse_json(text)
         else:
-            text = Path(name).expanduser().read_text("utf-8")
-        found = json.loads(text)
+            found = read_json(Path(name).expanduser())
     except (OSError, ValueError, RuntimeError):
         found = None
     if not isinstance(found, dict):

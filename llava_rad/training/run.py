@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import nullcontext
 from functools import partial
 from os import environ
 from pathlib import Path
@@ -33,7 +34,7 @@ from encoder.backbones.weight_files import read_json
 from encoder.files import sha256_of
 from encoder.runs.curves import plot_run
 from encoder.runs.distributed import choose_deepspeed_device, keep_freed_memory, on_first
-from encoder.runs.folder import MayChange, data_digest, prepare
+from encoder.runs.folder import MayChange, data_digest, locked_run, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.preflight import available_memory
@@ -114,9 +115,10 @@ def run(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return _ReportTrainingRun(
-            config, output, offline=offline, progress=progress, restart=restart, stage=stage
-        ).train()
+        with locked_run(output) if environ.get("RANK", "0") == "0" else nullcontext():
+            return _ReportTrainingRun(
+                config, output, offline=offline, progress=progress, restart=restart, stage=stage
+            ).train()
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

@@ -17,6 +17,7 @@ from encoder.backbones.weight_files import architecture_of
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch, refused_packages
+from encoder.json_files import read_json
 from encoder.preprocessing import recipe_named
 from encoder.pretraining.config import ModelConfig as VitConfig
 from encoder.pretraining.vit import VisionTransformer
@@ -336,7 +337,7 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):

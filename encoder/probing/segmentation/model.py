@@ -15,6 +15,7 @@ import torch
 from encoder.backbones.base import FrozenEncoder
 from encoder.errors import ConfigError, LlavaRadError, ModelError
 from encoder.files import write
+from encoder.json_files import read_json
 from encoder.preprocessing import Recipe
 from encoder.probing.heads import HEADS, Head, build_head, to_size, trainable
 from encoder.probing.segmentation.augmentation import SegmentationAugmentation
@@ -281,7 +282,7 @@ class Segmenter:
         from safetensors.torch import load_file
 
         try:
-            data = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+            data = read_json(folder / _JSON)
             tensors = load_file(folder / _WEIGHTS)
             if data["format"] not in (1, _FORMAT):
                 raise ModelError("the segmentation head is of a format that this version does not read")

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from encoder.errors import LlavaRadError
 from encoder.files import reported, write
+from encoder.json_files import read_json
 from encoder.probing.segmentation.data import Bools, SegmentationSet
 from encoder.reader.sandbox import Reader
 
@@ -145,7 +146,7 @@ def read_predictions(
             image, or a file cannot be read.
     """
     try:
-        facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        facts = read_json(folder / "dataset.json")
         labels = {str(name): np.atleast_1d(np.array(value, int)) for name, value in facts["labels"].items()}
         key = facts[_KEY]
     except FileNotFoundError:

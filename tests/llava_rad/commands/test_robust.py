@@ -1,0 +1,190 @@
+"""Every command under the conditions of other machines: one line on standard error and a documented exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoder.errors import LlavaRadError
+from encoder.files import locked_folder
+from tests.llava_rad.conftest import Run, spawn
+
+CODES = {0, 1, 2, 3, 4, 5, 130}
+LONG = "x" * 300
+
+
+def commands(image: str, output: str) -> dict[str, list[str]]:
+    """A call of each command that reads ``image`` and, if it writes, writes to ``output``."""
+    return {
+        "generate": ["generate", image, "-f", "json", "-o", output],
+        "generate fhir": ["generate", image, "-f", "fhir", "-o", output],
+        "generate jsonl": ["generate", image, "-f", "jsonl", "-o", output],
+        "inspect": ["inspect", image, "--save-image", output],
+        "doctor": ["doctor", "--model", image],
+        "assemble": ["assemble", "--encoder", image, "--language-model", image, "--out", output],
+        "convert": ["convert", image, output],
+        "manifest": ["manifest", "table", image, "-o", output],
+        "reports": ["reports", "table", image, "-o", output],
+        "evaluate": ["evaluate", image, image, "-o", output],
+        "benchmark": ["benchmark", "table", image, "-o", output],
+        "embed": ["embed", image, "-o", f"{output}.npz"],
+        "pretrain": ["pretrain", "--config", image, "--output", output],
+        "train": ["train", "--config", image, "--output", output],
+        "probe linear": ["probe", "linear", image, "-o", output],
+        "probe demographics": ["probe", "demographics", image, "-o", output],
+        "maps attention": ["maps", "attention", image, "-o", output],
+        "pacs pull": ["pacs", "pull", "--url", "http://127.0.0.1:9", "-o", output],
+        "pacs watch": ["pacs", "watch", "--once", "--url", "http://127.0.0.1:9", "-o", output],
+        "user add": ["user", "add", "somebody", "--data", output],
+    }
+
+
+def bad_name(folder: Path) -> str:
+    return os.fsdecode(os.fsencode(folder) + b"/no\xffsuch\x1b\n.dcm")
+
+
+def read_only(folder: Path) -> str:
+    return "/proc/self/out"  # of a file system that takes no files, from root neither
+
+
+OUTPUTS: dict[str, Callable[[Path], str]] = {
+    "no folder": lambda folder: str(folder / "none" / "out"),
+    "below a file": lambda folder: str(folder / "file" / "out"),
+    "too long": lambda folder: str(folder / LONG),
+    "read-only": read_only,
+    "no UTF-8": bad_name,
+}
+
+
+def check(code: int, err: str) -> None:
+    assert code in CODES, err
+    assert "Traceback" not in err and "unexpected" not in err, err
+    assert all(one.isprintable() or one == "\n" for one in err), err
+    boxed = "Usage:" in err  # typer's box
+    lines = [line for line in err.splitlines() if re.match("llava-rad: error", line)]
+    assert boxed or len(lines) <= 1, err
+    assert boxed or code in (0, 1, 3) or lines, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", commands("", ""))
+def test_outputs_that_cannot_be_written_and_inputs_of_odd_names(
+    name: str, run: Run, chest: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    (tmp_path / "file").write_text("")
+    cases = {kind: (str(chest[0]), make(tmp_path)) for kind, make in OUTPUTS.items()}
+    if name.startswith("pacs"):  # a usable folder: they would try to reach the archive for a quarter of a minute
+        del cases["no folder"], cases["no UTF-8"]
+    else:
+        cases["odd input"] = (bad_name(tmp_path), "out")
+    for image, output in cases.values():
+        done = run(*commands(image, output)[name])
+        check(done.code, done.err)
+
+
+def test_an_unusable_output_is_refused_before_the_model_is_loaded(run: Run, chest: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for kind, make in OUTPUTS.items():
+        for form in ("json", "fhir"):
+            if kind == "no UTF-8":
+                continue  # a name like any other
+            done = run("generate", chest[0], "-f", form, "-o", make(tmp_path), "--model", tmp_path / "none")
+            assert done.code == 2 and done.err.count("\n") == 1 and "output" in done.err, (kind, form, done.err)
+
+
+def test_a_name_that_is_no_utf8_is_shown_with_escapes(run: Run, chest: list[Path], tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.dcm"))
+    path.write_bytes(chest[0].read_bytes())
+    done = run("inspect", path, "--show-paths", "-f", "json", stdin=b"")
+    assert done.code == 0 and r"a\\xff.dcm" in done.out, done.err
+
+
+def test_a_second_run_on_one_output_folder_is_refused(run: Run, chest: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as another process
+    try:
+        done = run("generate", chest[0], "-f", "fhir", "-o", folder)
+        assert (done.code, done.err) == (2, "llava-rad: error: another process is writing to the output folder\n")
+        with pytest.raises(LlavaRadError, match="busy"), locked_folder(folder, busy="busy", patience=0.3):
+            pass
+    finally:
+        os.close(handle)
+    with locked_folder(folder, busy="busy"):
+        assert not list(folder.iterdir())
+    with locked_folder(folder, busy="busy"):  # it was released
+        pass
+
+
+def _shell(text: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    program = 'LR() { "$PYTHON" -c "from llava_rad.cli import main; main()" "$@"; }\n'
+    env = os.environ | {"PYTHON": sys.executable, "LANG": "C"}
+    return subprocess.run(
+        ["bash", "-c", program + text, "bash", *arguments], env=env, capture_output=True, check=False, **more
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "code", "says"),
+    [
+        ('LR inspect "$1" <&- >/dev/null', 0, ""),
+        ("LR inspect - <&-", 4, "the file is empty"),
+        ('LR inspect "$1" >&-', 1, "standard output cannot be written (Bad file descriptor)"),
+        ('LR inspect "$1" >/dev/full', 1, "No space left on device"),
+        ('LR inspect "$1" <&- >&- 2>&-', 1, ""),
+        ('LR inspect "$1" | true; exit ${PIPESTATUS[0]}', 1, ""),
+    ],
+)
+def test_closed_streams(call: str, code: int, says: str, chest: list[Path]) -> None:
+    done = _shell(call, str(chest[0]))
+    err = done.stderr.decode()
+    assert done.returncode == code, err
+    assert says in err and err.count("\n") == bool(says), err
+
+
+@contextlib.contextmanager
+def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_watch_as_an_interrupt(tmp_path: Path) -> None:
+    process = spawn("pacs", "watch", "--url", "http://127.0.0.1:9", "-o", tmp_path / "out", "--every", "60")
+    with stopped(process):
+        assert process.stderr is not None
+        while not (tmp_path / "out").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 130
+        assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(chest: list[Path], tmp_path: Path) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+
+    done = _shell('LR inspect "$1" --save-image "$2"', str(chest[0]), str(tmp_path / "a.png"), preexec_fn=limit)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1, done.stderr
+    assert b"cannot be written (File too large)" in done.stderr
+    assert not list(tmp_path.iterdir())
