@@ -180,6 +180,9 @@ def _run(arguments: list[str] | None) -> None:
             sys.exit(130)
         if debugging():
             raise
+        if advice := _missing_place(error):
+            show_error(advice)
+            sys.exit(1)
         if isinstance(error, OSError):  # its file name is not shown
             if not isinstance(error, BrokenPipeError):
                 note(f"error: a file cannot be read or written ({os.strerror(error.errno or 0)}; {_line_of(error)})")
@@ -188,6 +191,17 @@ def _run(arguments: list[str] | None) -> None:
         note(f"error: unexpected {type(error).__name__} in {_line_of(error)}")
         hint(f"{DEBUG}=1 shows the traceback, which may identify a patient")
         sys.exit(1)
+
+
+def _missing_place(error: Exception) -> LlavaRadError | None:
+    """Explain an error of Python's own search for the home directory or for a temporary folder."""
+    if _line_of(error).startswith("tempfile,") and isinstance(error, FileNotFoundError):
+        return LlavaRadError("there is no writable temporary folder", hint="set TMPDIR to one")
+    if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":
+        return LlavaRadError(
+            "the home directory is unknown, in which caches are kept", hint="set HOME, or XDG_CACHE_HOME and HF_HOME"
+        )
+    return None
 
 
 def _silence_libraries() -> None:

@@ -170,7 +170,12 @@ def _device() -> Iterator[Check]:
 def _cache() -> Iterator[Check]:
     """Show the hub's cache folder and access; a token is never shown."""
     home = os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE") or "~/.cache/huggingface"
-    folder = Path(home).expanduser()
+    try:
+        folder = Path(home).expanduser()
+    except RuntimeError:  # an unknown user without HOME
+        fix = "set HOME, or HF_HOME and XDG_CACHE_HOME, to a folder that can be written to"
+        yield Check(name="hub cache", status="warning", detail="the home directory is unknown", fix=fix)
+        return
     parent = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
     writable = os.access(parent, os.W_OK)
     statistics = os.statvfs(parent)
@@ -208,7 +213,10 @@ def _published_models() -> Iterator[Check]:
     from llava_rad.conversion.published import MODELS, converted_folder
 
     for kind, model in MODELS.items():
-        converted = (converted_folder(model) / "config.json").is_file()
+        try:
+            converted = (converted_folder(model) / "config.json").is_file()
+        except RuntimeError:  # the home directory is unknown, see _cache
+            converted = False
         detail = f"{model.repository}, {'converted' if converted else 'converted on first use'}"
         yield Check(name=f"published {kind}", status="ok", detail=detail)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import re
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ import pytest
 
 from encoder.errors import LlavaRadError
 from encoder.files import locked_folder
+from llava_rad import cli
+from metrics.cache import default_path
 from tests.llava_rad.conftest import Run, spawn
 
 CODES = {0, 1, 2, 3, 4, 5, 130}
@@ -155,6 +159,31 @@ def test_closed_streams(call: str, code: int, says: str, chest: list[Path]) -> N
     err = done.stderr.decode()
     assert done.returncode == code, err
     assert says in err and err.count("\n") == bool(says), err
+
+
+def nobody(number: int) -> None:
+    raise KeyError(number)
+
+
+def test_an_unknown_user_without_home_is_told_which_variable_to_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    done = run("doctor")
+    assert done.code in (0, 1) and "set HOME, or HF_HOME" in done.out and not done.err, done.err
+    monkeypatch.setattr(cli, "app", lambda **call: default_path())
+    done = run()
+    assert (done.code, done.err.count("\n")) == (1, 2) and "set HOME, or XDG_CACHE_HOME" in done.err
+
+
+def test_without_a_temporary_folder_the_variable_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(tempfile, "tempdir", None)
+        changed.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+        changed.setattr(cli, "app", lambda **call: tempfile.gettempdir())
+        done = run()
+    assert done.code == 1
+    assert done.err == "llava-rad: error: there is no writable temporary folder\n  hint: set TMPDIR to one\n"
 
 
 @contextlib.contextmanager
