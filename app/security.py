@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 COOKIE = "llava_rad_session"
 CALL_HEADER = "x-llava-rad"
 """Header of every change that our pages make; pages of another origin cannot send it without a CORS preflight."""
-OPEN = ("/health", "/login", "/ui/login.css", "/favicon.ico")
+HEALTH = ("/health", "/health/live", "/health/ready")
+"""Paths that programs ask by IP address, without a login."""
+OPEN = (*HEALTH, "/login", "/ui/login.css", "/favicon.ico")
 """Paths that need no login."""
 GRADIO = (
     "/assets/", "/static/", "/svelte/", "/theme.css", "/config", "/gradio_api/heartbeat/", "/gradio_api/info",
@@ -118,9 +120,9 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not (_well_formed(f"//{host}") and _well_formed(origin or "")):
             return error(400, "the request's host or origin is malformed")
-        if self._hosts and name_of(host) not in self._hosts:
+        if self._hosts and name_of(host) not in self._hosts and path not in HEALTH:
             return error(421, "this server does not accept that host name")
-        ours = path in ("/", "/health") or path.startswith(OURS) or (self._logins and path in LOGIN)
+        ours = path in ("/", *HEALTH) or path.startswith(OURS) or (self._logins and path in LOGIN)
         if not (ours or path.startswith(GRADIO)):
             return error(404, "there is no such page")
         if method not in LOGIN.get(path, (method,)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import sys
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.accounts import is_loopback
 from encoder.errors import ConfigError, LlavaRadError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 LOCAL_USER = "local"
 """Name of the only user if there are no accounts; the server then accepts connections from this machine only."""
+MIN_FREE = 256 << 20
+"""Free bytes of the data folder's disk below which the server is not ready: one image at most."""
 STATIC = Path(__file__).parent / "static"
 
 
@@ -117,20 +120,33 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     _confine_gradio(settings.data / "gradio")
     import gradio
     from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
     from fastapi.staticfiles import StaticFiles
 
     from app import page, requests, routes
     from app.lanes import Lane
     from app.security import Guard, error, login_router
+    from llava_rad.outputs.compose import software_version
 
     served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
     requests.add_error_handlers(served)
 
-    @served.get("/health")
-    def health() -> dict[str, str]:
-        from llava_rad.outputs.compose import software_version
-
+    @served.get("/health/live")
+    def live() -> dict[str, str]:
         return {"status": "ok", "version": software_version()}
+
+    @served.get("/health/ready")
+    def ready() -> Any:
+        model, room = services.drafting.status()["state"], shutil.disk_usage(settings.data).free >= MIN_FREE
+        good = model == "ready" and room
+        found = {"status": "ok" if good else "failed", "model": model, "disk": "ok" if room else "full"}
+        return JSONResponse(found, 200 if good else 503)
+
+    @served.get("/health")
+    def health() -> Any:
+        if services.drafting.status()["state"] == "failed":
+            return JSONResponse({"status": "failed", "model": "failed"}, 503)
+        return JSONResponse({"status": "ok", "version": software_version()})
 
     served.include_router(routes.router(services))
     if accounts is not None:
@@ -185,7 +201,7 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
             accounts = Accounts(settings.auth_file, settings.data / "sessions.sqlite", by_address=known)
         else:
             _first_studies(parts, settings, worklist)
-        listening = _listen(settings)
+        listening = listen(settings.host, settings.port)
         config = uvicorn.Config(
             application(settings, parts, accounts), log_level="error", access_log=False, server_header=False,
             date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on",
@@ -252,9 +268,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket of a server.
+
+    Raises:
+        LlavaRadError: if the address or port cannot be used.
+    """
     try:
-        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

@@ -145,7 +145,7 @@ def served(folder: Path, *options: str, wait_s: float = 120) -> Iterator[Served]
         running = Served(process, folder / "data", int(found.group(1)), log)
         while True:
             try:
-                if running.client().call("GET", "/health").status == 200:
+                if running.client().call("GET", "/health/live").status == 200:
                     break
             except OSError:
                 assert process.poll() is None and time.monotonic() < end, log.read_text()

@@ -55,6 +55,8 @@ def test_a_missing_model_a_second_server_and_ctrl_c(run: Run, tmp_path: Path) ->
             assert time.monotonic() < end
             time.sleep(0.05)
         assert model["state"] == "failed" and "no-model" in model["error"]
+        statuses = {path: client.call("GET", f"/health{path}").status for path in ("", "/live", "/ready")}
+        assert statuses == {"": 503, "/live": 200, "/ready": 503}
         refused(run("serve", "--data-dir", running.data, "--port", "0"), 1, "another review application is using")
         os.killpg(running.process.pid, signal.SIGINT)
         assert running.process.wait(timeout=20) in (0, 130)

@@ -108,6 +108,14 @@ def test_changes_from_other_sites_are_refused(local: Served) -> None:
     assert client.call("GET", "/api/studies", host="evil.example").status == 421, "DNS rebinding"
 
 
+def test_health_is_answered_by_address_without_a_login(shared: Served) -> None:
+    for path in ("/health", "/health/live", "/health/ready"):
+        answer = Client("127.0.0.1", shared.port).call("GET", path, host="10.0.0.7:8000")
+        assert answer.status == (200 if path != "/health/ready" else answer.status) and answer.status in (200, 503)
+        assert "error" not in answer.json()
+    assert shared.client().call("GET", "/", host="10.0.0.7").status == 421
+
+
 def test_security_headers_are_on_every_response(local: Served) -> None:
     for path in ("/", "/api/me", "/ui/session.js", "/no-such-page"):
         headers = local.client().call("GET", path).headers
