@@ -29,6 +29,7 @@ from llava_rad.commands import (
     probe_segment,
     reports,
     serve,
+    service,
     train,
 )
 from llava_rad.commands.console import DEBUG, debugging, hint, note, show_error
@@ -68,6 +69,8 @@ app.command("pretrain", epilog=pretrain.EPILOG)(pretrain.command)
 app.command("train", epilog=train.EPILOG)(train.command)
 app.command("serve", epilog=serve.EPILOG)(serve.command)
 app.add_typer(serve.users, name="user")
+app.command("api", epilog=service.EPILOG)(service.command)
+app.add_typer(service.keys, name="key")
 probe.app.command("segment", epilog=probe.EPILOG)(probe_segment.segment)
 probe.app.command("nnunet", epilog=probe.EPILOG)(probe_segment.nnunet_dataset)
 app.add_typer(probe.app, name="probe")

@@ -105,7 +105,7 @@ def command(
         raise typer.BadParameter("goes to the one local user: leave --auth-file out", param_hint="--worklist")
     if worklist is not None and not worklist.exists():
         raise typer.BadParameter("there is no such folder or file", param_hint="--worklist")
-    server = _application("server")
+    server = application("server")
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
         names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,
@@ -125,7 +125,7 @@ def add(
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
         password = sys.stdin.readline().rstrip("\n")
-    _application("accounts").add_user(auth_file, name, password)
+    application("accounts").add_user(auth_file, name, password)
 
 
 @users.command("remove")
@@ -134,7 +134,7 @@ def remove(
     auth_file: Annotated[Path, typer.Option(metavar="FILE", show_default=False)],
 ) -> None:
     """Remove a user and end open sessions."""
-    _application("accounts").remove_user(auth_file, name)
+    application("accounts").remove_user(auth_file, name)
 
 
 def default_folder() -> Path:
@@ -143,7 +143,12 @@ def default_folder() -> Path:
     return (Path(home) if home else Path.home() / ".local" / "share") / "llava-rad" / "review"
 
 
-def _application(part: str) -> Any:
+def application(part: str) -> Any:
+    """Load a module of the applications.
+
+    Raises:
+        LlavaRadError: if they are not installed.
+    """
     from importlib.metadata import entry_points
 
     found = entry_points(group=GROUP, name=part)

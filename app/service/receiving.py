@@ -1,0 +1,154 @@
+"""Bodies of requests, in memory only: a file, or a form of files and texts; and the reasons of refusals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.service.batcher import QueueFull
+from encoder.errors import ConfigError, LlavaRadError, ModelError, ReadError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+UPLOAD_S: Final = 60.0
+MAX_FILES: Final = 1000
+_END: Final = 256
+"""Bytes of a form's end that hold its boundary, of 70 characters at most (RFC 2046)."""
+
+
+class BadRequest(LlavaRadError):
+    """A request is refused before an image is read.
+
+    Attributes:
+        status: of the answer.
+        reason: fixed identifier, for programs.
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+@dataclass
+class Room:
+    """Requests and bytes that may be in memory at a time.
+
+    Attributes:
+        requests: most requests.
+        largest: bytes of one request.
+        total: bytes of all.
+    """
+
+    requests: int
+    largest: int
+    total: int
+    _open: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
+
+    @contextmanager
+    def take(self, request: Request, wait_s: float) -> Iterator[None]:
+        """Reserve room for a request; only called on the event loop.
+
+        Raises:
+            BadRequest: if the request is too large.
+            QueueFull: if there is no room now.
+        """
+        stated = request.headers.get("content-length", "")
+        size = int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else self.largest
+        if size > self.largest:
+            raise BadRequest(413, "too_large", f"the request holds more than {self.largest >> 20} MiB")
+        if self._open >= self.requests or self._bytes + size > self.total:
+            raise QueueFull(wait_s)
+        self._open, self._bytes = self._open + 1, self._bytes + size
+        try:
+            yield
+        finally:
+            self._open, self._bytes = self._open - 1, self._bytes - size
+
+
+async def receive(request: Request, largest: int) -> bytes | FormData:
+    """Receive a body: bytes, or the parts of a form.
+
+    Raises:
+        BadRequest: if it is too large, too slow, or no valid form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        async with asyncio.timeout(UPLOAD_S):
+            if kind != "multipart/form-data":
+                return b"".join([chunk async for chunk in _chunks(request, largest)])
+            boundary = parse_options_header(request.headers["content-type"])[1][b"boundary"]
+            end = bytearray()
+            parser = MultiPartParser(
+                request.headers, _chunks(request, largest, end), max_files=MAX_FILES, max_fields=20,
+                max_part_size=1 << 18,
+            )  # fmt: skip
+            parser.spool_max_size = largest  # nothing goes to the disk
+            form = await parser.parse()
+            if not end.rstrip().endswith(b"--" + boundary + b"--"):  # the parser drops an unfinished part silently
+                raise BadRequest(400, "bad_form", "the form is cut off")
+            return form
+    except TimeoutError:
+        raise BadRequest(408, "upload_timeout", f"the upload took longer than {UPLOAD_S:.0f} s") from None
+    except (MultiPartException, KeyError, UnicodeDecodeError):  # KeyError: no boundary
+        raise BadRequest(400, "bad_form", "the form cannot be read") from None
+
+
+async def bytes_of(part: object, name: str) -> bytes:
+    """Return the content of a form's file.
+
+    Raises:
+        BadRequest: if the part is a text.
+    """
+    if not isinstance(part, UploadFile):
+        raise BadRequest(400, "bad_form", f"the part {name} is no file")
+    return await part.read()
+
+
+def text_of(part: object, name: str) -> str:
+    """Return a form's text.
+
+    Raises:
+        BadRequest: if the part is a file.
+    """
+    if not isinstance(part, str):
+        raise BadRequest(400, "bad_form", f"the part {name} is no text")
+    return part
+
+
+async def _chunks(request: Request, largest: int, end: bytearray | None = None) -> AsyncGenerator[bytes, None]:
+    """Chunks of a body; ``end`` receives its last bytes."""
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if end is not None:
+            end[:] = (end + chunk[-_END:])[-_END:]
+        if size > largest:
+            raise BadRequest(413, "too_large", f"the request holds more than {largest >> 20} MiB")
+        yield chunk
+
+
+def refusal_of(raised: Exception) -> tuple[int, str, str]:
+    """Return status, reason and message of an error; unexpected ones tell nothing but that they happened."""
+    if isinstance(raised, BadRequest):
+        return raised.status, raised.reason, str(raised)
+    if isinstance(raised, QueueFull):
+        return 429, "queue_full", str(raised)
+    if isinstance(raised, ReadError):
+        status = {"too_large": 413, "crashed": 503, "unreadable": 503}.get(raised.reason, 422)
+        return status, raised.reason, str(raised)
+    if isinstance(raised, ConfigError):
+        return 400, "not_taken", str(raised)
+    if isinstance(raised, ModelError):
+        return 503, "model", str(raised)
+    if isinstance(raised, LlavaRadError):
+        return 503, "failed", str(raised)
+    return 500, "internal", "something went wrong on the server"

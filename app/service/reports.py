@@ -1,0 +1,289 @@
+"""Routes ``/v1/reports`` and ``/v1/batches``: images in, reports out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import FormData
+
+from app.security import error
+from app.service.batcher import Job, QueueFull
+from app.service.receiving import BadRequest, bytes_of, receive, refusal_of, text_of
+from encoder.errors import LlavaRadError, ReadError
+from llava_rad.generation.study import StudyInputs
+from llava_rad.model.templates import TEXTS
+from llava_rad.outputs.document import Document
+from llava_rad.outputs.formats import FORMATS
+from llava_rad.outputs.report import Report, clean
+
+if TYPE_CHECKING:
+    from app.service.batcher import Batcher
+    from app.service.measures import Measures
+    from app.service.polling import Batches
+    from app.service.receiving import Room
+
+EVENTS: Final = "text/event-stream"
+BOTH_OBJECTS: Final = "multipart/related"
+KINDS: Final = ("application/json", "text/plain", EVENTS, "application/dicom", BOTH_OBJECTS, "application/fhir+json")
+"""Media types of a report, the preferred one first."""
+_LOOK_S: Final = 0.25
+_BOUNDARY: Final = "llava-rad-object"
+_BINARY: Final = {"type": "string", "format": "binary"}
+_TEXTS: Final[dict[str, Any]] = {name: {"type": "string"} for name in TEXTS}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Components that the routes use.
+
+    Attributes:
+        batcher: writes the reports.
+        measures: count refusals and seconds.
+        room: for requests in memory.
+        batches: that are polled.
+    """
+
+    batcher: Batcher
+    measures: Measures
+    room: Room
+    batches: Batches
+
+
+def refuse(raised: Exception, measures: Measures) -> JSONResponse:
+    """Make the response of an error, ``{"error": MESSAGE, "reason": SLUG}``, and count it."""
+    status, reason, message = refusal_of(raised)
+    measures.refusals.labels(reason).inc()
+    more: dict[str, object] = {"hint": raised.hint} if isinstance(raised, LlavaRadError) and raised.hint else {}
+    if isinstance(raised, ReadError):
+        more["forcible"] = raised.forcible
+    answer = error(status, message, reason=reason, **more)
+    if isinstance(raised, QueueFull):
+        answer.headers["retry-after"] = str(int(raised.retry_after))
+    return answer
+
+
+def kind_of(accept: str) -> str:
+    """Choose the media type of the answer by an ``Accept`` header.
+
+    Raises:
+        BadRequest: if it names none that there is.
+    """
+    asked = []
+    for at, part in enumerate(accept.lower().split(",") if accept.strip() else ["*/*"]):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                with contextlib.suppress(ValueError):
+                    weight = float(parameter[2:])
+        if weight > 0:
+            asked.append((-weight, at, name))
+    for _, _, name in sorted(asked):
+        for kind in KINDS:
+            if name in (kind, "*/*") or (name.endswith("/*") and kind.startswith(name[:-1])):
+                return kind
+    raise BadRequest(406, "not_acceptable", f"a report is one of {', '.join(KINDS)}")
+
+
+def router(parts: Parts) -> APIRouter:
+    """Create the routes."""
+    api = APIRouter(prefix="/v1")
+    body = {
+        "required": True,
+        "content": {
+            "application/dicom": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": _BINARY, "lateral": _BINARY, "prior": _BINARY, **_TEXTS}
+                    | {"grounded": {"type": "string", "enum": ["true", "false"]}},
+                }
+            },
+        },
+    }
+    content: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
+    problems: dict[int | str, Any] = {
+        status: {"description": text}
+        for status, text in (
+            (400, "Bad form, or a study input that the model does not take"), (401, "No valid API key"),
+            (406, "No such media type"), (408, "Slow upload"), (413, "Too large"), (422, "Image refused: `reason`"),
+            (429, "Limit reached or queue full: `Retry-After`"), (503, "No model, or the server is stopping"),
+        )
+    }  # fmt: skip
+
+    @api.post(
+        "/reports", openapi_extra={"requestBody": body}, response_class=Response,
+        responses={200: {"description": "The report", "content": content}, **problems},
+    )  # fmt: skip
+    async def report(
+        request: Request, frame: int | None = None, force: bool = False, identifiers: bool = False
+    ) -> Response:
+        """Write the report of an image, in the form that `Accept` asks for.
+
+        The body is the file, or a form of a study's files and texts. `identifiers` copies those of the DICOM file
+        into SR and FHIR documents.
+        """
+        with parts.room.take(request, parts.batcher.wait_s()):
+            kind = kind_of(request.headers.get("accept", ""))
+            if frame is not None and frame < 1:
+                raise BadRequest(400, "parameter", "frames are counted from 1")
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            image, inputs = await _study(await receive(request, parts.room.largest))
+            parts.measures.seconds.labels("upload").observe(loop.time() - begun)
+            answers: asyncio.Queue[str | Report | Exception] = asyncio.Queue()
+
+            def put(part: str | Report | Exception) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(answers.put_nowait, part)
+
+            job = Job(image, inputs, put, force=force, frame=frame, streamed=kind == EVENTS)
+            await asyncio.to_thread(parts.batcher.read, job)
+            parts.batcher.submit(job)
+            if kind == EVENTS:
+                return StreamingResponse(_events(parts, job, answers), media_type=EVENTS)
+            try:
+                answer = await _first(answers, request.is_disconnected)
+            finally:
+                if not job.answered:
+                    parts.batcher.cancel(job)
+            if isinstance(answer, Exception):
+                raise answer
+            assert isinstance(answer, Report)
+            return await asyncio.to_thread(_response, parts.batcher, answer, kind, image if identifiers else None)
+
+    images: dict[str, Any] = {"type": "object", "required": ["images"]}
+    images["properties"] = {"images": {"type": "array", "items": _BINARY}}
+
+    @api.post(
+        "/batches", status_code=202, responses=problems,
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": images}}}},
+    )  # fmt: skip
+    async def accept(request: Request, force: bool = False) -> dict[str, Any]:
+        """Write the reports of several images; the results are polled. They are kept in memory for an hour."""
+        room = contextlib.ExitStack()
+        room.enter_context(parts.room.take(request, parts.batcher.wait_s()))
+        with room:
+            form = await receive(request, parts.room.largest)
+            if not isinstance(form, FormData):
+                raise BadRequest(400, "bad_form", "a batch is a form with the files in parts named images")
+            files = [await bytes_of(part, "images") for part in form.getlist("images")]
+            if not files:
+                raise BadRequest(400, "bad_form", "the form has no part named images")
+            return parts.batches.add(request.state.caller, files, force=force, room=room.pop_all())
+
+    @api.get("/batches/{batch}", responses={404: {"description": "No such batch"}, 410: {"description": "Lost"}})
+    async def results(request: Request, batch: str) -> dict[str, Any]:
+        """Return the state of a batch, and its reports and errors so far."""
+        return parts.batches.state(request.state.caller, batch)
+
+    @api.delete("/batches/{batch}", status_code=204, responses={404: {"description": "No such batch"}})
+    async def remove(request: Request, batch: str) -> Response:
+        """Stop a batch, and forget its results."""
+        parts.batches.remove(request.state.caller, batch)
+        return Response(status_code=204)
+
+    @api.post("/admin/reload", responses={403: {"description": "The key is not an administrator's"}})
+    async def reload(request: Request) -> dict[str, str]:
+        """Load the model again; requests go on meanwhile."""
+        if not request.state.admin:
+            raise BadRequest(403, "forbidden", "the key may not load the model")
+        await asyncio.to_thread(parts.batcher.reload)
+        return parts.batcher.state()
+
+    return api
+
+
+async def _study(body: bytes | FormData) -> tuple[bytes, StudyInputs]:
+    """Frontal image and other inputs of a request."""
+    if not isinstance(body, FormData):
+        return body, StudyInputs()
+    known = {"image", "lateral", "prior", *TEXTS, "grounded"}
+    given = body.multi_items()
+    names = [name for name, _ in given]
+    if unknown := [name for name in names if name not in known]:
+        raise BadRequest(400, "bad_form", f"{len(unknown)} parts of the form have unknown names")
+    if len(set(names)) < len(names):
+        raise BadRequest(400, "bad_form", "two parts of the form have one name")
+    inputs: dict[str, Any] = {}
+    for name, part in given:
+        if name in ("image", "lateral", "prior"):
+            inputs[name] = await bytes_of(part, name)
+        elif name == "grounded":
+            flag = text_of(part, name)
+            if flag not in ("true", "false"):
+                raise BadRequest(400, "bad_form", "grounded is true or false")
+            inputs[name] = flag == "true"
+        else:
+            inputs[name] = text_of(part, name)
+    if "image" not in inputs:
+        raise BadRequest(400, "bad_form", "the form has no part named image")
+    return inputs.pop("image"), StudyInputs(**inputs)
+
+
+async def _first(
+    answers: asyncio.Queue[str | Report | Exception], closed: Callable[[], Awaitable[bool]]
+) -> str | Report | Exception:
+    """Wait for an answer as long as somebody waits for it."""
+    while True:
+        try:
+            return await asyncio.wait_for(answers.get(), _LOOK_S)
+        except TimeoutError:
+            if await closed():
+                raise BadRequest(499, "closed", "the connection was closed") from None
+
+
+async def _events(parts: Parts, job: Job, answers: asyncio.Queue[str | Report | Exception]) -> AsyncIterator[str]:
+    """Server-sent events: ``text`` with pieces, then ``report`` or ``error``."""
+    raw, shown = "", ""
+    try:
+        while True:
+            part = await answers.get()
+            if isinstance(part, str):
+                raw += part
+                text = clean(raw).strip()
+                if text.startswith(shown) and text != shown:
+                    yield _event("text", {"text": text[len(shown) :]})
+                    shown = text
+            elif isinstance(part, Report):
+                yield f"event: report\ndata: {part.to_json(indent=None)}\n\n"
+                return
+            else:
+                _, reason, message = refusal_of(part)
+                parts.measures.refusals.labels(reason).inc()
+                yield _event("error", {"error": message, "reason": reason})
+                return
+    finally:
+        if not job.answered:
+            parts.batcher.cancel(job)
+
+
+def _event(name: str, data: dict[str, str]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def _response(batcher: Batcher, report: Report, kind: str, identified_by: bytes | None) -> Response:
+    """A report in one of the media types ``KINDS``."""
+    if kind == "application/json":
+        return Response(report.to_json(), media_type=kind)
+    if kind == "text/plain":
+        return Response(report.to_text(), media_type=kind)
+    identity = None if identified_by is None else batcher.identity(identified_by)
+    document = Document.of(report, datetime.now(UTC), identity=identity)
+    row = FORMATS["fhir" if kind == "application/fhir+json" else "sr"]
+    first, *others = row.load()().files(document)
+    if kind != BOTH_OBJECTS:
+        return Response(first, media_type=kind)
+    head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = b"".join(head + one + b"\r\n" for one in (first, *others)) + f"--{_BOUNDARY}--\r\n".encode()
+    return Response(body, headers={"content-type": f'{kind}; type="application/dicom"; boundary={_BOUNDARY}'})
