@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,7 +174,7 @@ class Batches:
                 free = (number for number in range(1, row["total"] + 1) if number not in known)
                 connection.executemany(
                     "INSERT INTO refused VALUES (?, ?, NULL, ?)",
-                    [(batch, number, NOT_RECEIVED) for number, _ in zip(free, range(missing), strict=False)],
+                    [(batch, number, NOT_RECEIVED) for number in islice(free, missing)],
                 )
 
     def paths(self) -> set[Path]:

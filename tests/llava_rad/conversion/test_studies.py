@@ -134,7 +134,7 @@ def test_maps_are_of_the_frontal_image(maira: Path) -> None:
 
 def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<obj>Opacity.<box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
-    monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_: [Draft(text, (), True)])
+    monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_, **__: [Draft(text, (), True)])
     done = run("generate", chest[0], "--model", maira, "--grounded", "-f", "json")
     report = json.loads(done.out)
     jsonschema.validate(report, json_schema(grounded=True))
@@ -152,7 +152,7 @@ def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], m
 
 def test_a_box_without_words_is_no_sentence(maira: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<obj><box><x10><y20><x30><y40></box></obj><obj>No effusion.</obj>"
-    monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_: [Draft(text, (), True)])
+    monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_, **__: [Draft(text, (), True)])
     (report,) = llava_rad.generate(chest[0], maira, grounded=True)
     assert [len(finding.text) for finding in report.report.findings] == [0, 12]
     kept = from_data(report.model_dump(mode="json"))
