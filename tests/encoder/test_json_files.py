@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from encoder import json_files
+from encoder.backbones.dinov2 import RadDino
 from encoder.backbones.weight_files import read_json as read_of_model
 from encoder.backbones.weight_files import shards
 from encoder.errors import ModelError
 from encoder.json_files import parse_json, read_json
+from llava_rad.model.checkpoint import DEMO
 from llava_rad.model.config import LlavaRadConfig
 
 
@@ -67,6 +71,25 @@ def test_json_of_any_type_is_given_back(tmp_path: Path) -> None:
     path.write_text('{"a": [1, null, "ü"]}', encoding="utf-8")
     assert read_json(path) == {"a": [1, None, "ü"]}
     assert parse_json(b"3") == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "a\nb"}, {"name": "\x1b[2J"}, {"name": "x" * 2000}, {"files": {"a\x07": ""}}]
+)
+def test_names_with_control_characters_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    config = json.loads((DEMO / "config.json").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError) as caught:
+        LlavaRadConfig.load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("layers", [10**9, 10**30])
+def test_an_encoder_of_absurd_size_is_refused_before_it_is_built(layers: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2", "num_hidden_layers": layers}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="no usable num_hidden_layers"):
+        RadDino.load(tmp_path, "the encoder")
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '"text"', "null", "true"])

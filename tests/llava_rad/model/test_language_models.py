@@ -55,6 +55,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "odd heads": {"head_dim": 127},
     "grouped heads that do not divide": {"num_key_value_heads": 5},
     "positions in words": {"max_position_embeddings": "4096"},
+    "a billion layers": {"num_hidden_layers": 1_000_000_000},
+    "a width beyond any": {"hidden_size": 1 << 62, "num_attention_heads": 2, "num_key_value_heads": 2},
+    "an epsilon that is none": {"rms_norm_eps": float("nan")},
+    "a vocabulary of both": {"vocab_size": True},
 }
 
 
