@@ -173,13 +173,14 @@ def run(settings: Settings) -> None:
             proxy_headers=False,
         )  # fmt: skip
         _log_to_stderr()
+        server = uvicorn.Server(config)
         # uvicorn ends gracefully and then raises the signal again: the exit code is to be 0
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
         signal.signal(signal.SIGHUP, lambda number, frame: _reload(batcher))
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         sys.stderr.write(f"llava-rad: the service is at http://{address}:{listening.getsockname()[1]}\n")
         sys.stderr.flush()
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         batcher.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 KEPT_S: Final = 3600.0
 _MOST: Final = 100
+_NUMBER: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{24}")
+_MOST_OF_ONE: Final = 20
 
 
 @dataclass(eq=False)
@@ -47,9 +50,10 @@ class Batches:
         """Begin a batch, which gives its room back at its end.
 
         Raises:
-            QueueFull: if there are too many.
+            QueueFull: if there are too many, of this owner or of all.
         """
-        if len(self._batches) >= _MOST:
+        own = sum(batch.owner == owner for batch in self._batches.values())
+        if own >= _MOST_OF_ONE or len(self._batches) >= _MOST:
             room.close()
             raise QueueFull(60.0)
         number = f"{self._process}-{secrets.token_hex(12)}"
@@ -90,7 +94,7 @@ class Batches:
 
     def _of(self, owner: str, number: str) -> _Batch:
         batch = self._batches.get(number)
-        if batch is None and not number.startswith(f"{self._process}-"):
+        if batch is None and _NUMBER.fullmatch(number) and not number.startswith(f"{self._process}-"):
             raise BadRequest(410, "lost", "the batch is of another process of the server: send it again")
         if batch is None or batch.owner != owner:
             raise BadRequest(404, "no_batch", "there is no such batch")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.service.batcher import QueueFull
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 UPLOAD_S: Final = 60.0
 MAX_FILES: Final = 1000
+_BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046
 _END: Final = 256
-"""Bytes of a form's end that hold its boundary, of 70 characters at most (RFC 2046)."""
+"""Bytes of a form's end that hold its last boundary."""
 
 
 class BadRequest(LlavaRadError):
@@ -85,20 +87,29 @@ async def receive(request: Request, largest: int) -> bytes | FormData:
         async with asyncio.timeout(UPLOAD_S):
             if kind != "multipart/form-data":
                 return b"".join([chunk async for chunk in _chunks(request, largest)])
-            boundary = parse_options_header(request.headers["content-type"])[1][b"boundary"]
+            parameters = parse_options_header(request.headers["content-type"])[1]
+            boundary = parameters.get(b"boundary", b"").decode("latin-1")
+            if not _BOUNDARY.fullmatch(boundary):
+                raise BadRequest(400, "bad_form", "the form has no valid boundary")
+            if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+                raise BadRequest(400, "bad_form", "the texts of a form are UTF-8")
             end = bytearray()
+            # Latin-1 keeps every byte: the parser would take texts that are no UTF-8 for Latin-1 without a word
+            exact = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
             parser = MultiPartParser(
-                request.headers, _chunks(request, largest, end), max_files=MAX_FILES, max_fields=20,
+                exact, _chunks(request, largest, end), max_files=MAX_FILES, max_fields=20,
                 max_part_size=1 << 18,
             )  # fmt: skip
             parser.spool_max_size = largest  # nothing goes to the disk
             form = await parser.parse()
-            if not end.rstrip().endswith(b"--" + boundary + b"--"):  # the parser drops an unfinished part silently
+            if not end.rstrip().endswith(
+                f"--{boundary}--".encode("latin-1")
+            ):  # the parser drops an unfinished part silently
                 raise BadRequest(400, "bad_form", "the form is cut off")
             return form
     except TimeoutError:
         raise BadRequest(408, "upload_timeout", f"the upload took longer than {UPLOAD_S:.0f} s") from None
-    except (MultiPartException, KeyError, UnicodeDecodeError):  # KeyError: no boundary
+    except MultiPartException:
         raise BadRequest(400, "bad_form", "the form cannot be read") from None
 
 
@@ -117,11 +128,14 @@ def text_of(part: object, name: str) -> str:
     """Return a form's text.
 
     Raises:
-        BadRequest: if the part is a file.
+        BadRequest: if the part is a file, or no UTF-8.
     """
     if not isinstance(part, str):
         raise BadRequest(400, "bad_form", f"the part {name} is no text")
-    return part
+    try:
+        return part.encode("latin-1").decode("utf-8")  # see receive
+    except UnicodeDecodeError:
+        raise BadRequest(400, "bad_form", f"the part {name} is no UTF-8 text") from None
 
 
 async def _chunks(request: Request, largest: int, end: bytearray | None = None) -> AsyncGenerator[bytes, None]:

@@ -177,6 +177,8 @@ def router(parts: Parts) -> APIRouter:
             form = await receive(request, parts.room.largest)
             if not isinstance(form, FormData):
                 raise BadRequest(400, "bad_form", "a batch is a form with the files in parts named images")
+            if any(name != "images" for name, _ in form.multi_items()):
+                raise BadRequest(400, "bad_form", "a part of the form has another name than images")
             files = [await bytes_of(part, "images") for part in form.getlist("images")]
             if not files:
                 raise BadRequest(400, "bad_form", "the form has no part named images")

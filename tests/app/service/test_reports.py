@@ -137,11 +137,15 @@ def test_odd_requests_are_refused_with_a_reason(service: Service, chest: list[Pa
         (400, "not_taken", "/v1/reports", prompt, {"content-type": kind}),
         (400, "bad_form", "/v1/reports", b"--x", {"content-type": "multipart/form-data"}),
         (400, "bad_form", "/v1/reports", twice[:-40], {"content-type": kind}),
+        (400, "bad_form", "/v1/reports", prompt.replace(b"cough", b"\xe4"), {"content-type": kind}),
+        (400, "bad_form", "/v1/reports", prompt, {"content-type": f"{kind}; charset=utf-16"}),
+        (400, "bad_form", "/v1/batches", unknown, {"content-type": kind}),
+        (404, "no_batch", "/v1/batches/x", None, {}),
         (404, "no_route", "/v1/nothing", b"", {}),
         (403, "origin", "/v1/reports", data, {"origin": "https://example.org"}),
         (421, "host", "/v1/reports", data, {"host": "example.org"}),
         (413, "too_large", "/v1/reports", b"", {"content-length": str(1 << 40)}),
     ):  # fmt: skip
-        answer = service.client.call("POST", path, body, **headers)
+        answer = service.client.call("GET" if body is None else "POST", path, body, **headers)
         assert (answer.status, answer.json().get("reason")) == (status, reason), (path, answer.body)
     assert service.client.call("GET", "/v1/reports").json()["reason"] == "method"

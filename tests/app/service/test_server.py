@@ -58,6 +58,23 @@ def test_a_cancelled_request_leaves_the_queue(service: Service, chest: list[Path
     assert first.result().status == 200
 
 
+def test_a_closed_stream_of_events_leaves_the_queue(service: Service, chest: list[Path]) -> None:
+    with ThreadPoolExecutor(1) as pool, waiting(service.batcher, 0):
+        first = pool.submit(service.client.call, "POST", "/v1/reports", chest[0].read_bytes())
+        time.sleep(1)
+        connection = http.client.HTTPConnection(service.client.host, service.client.port)
+        connection.request("POST", "/v1/reports", chest[1].read_bytes(), {"accept": "text/event-stream"})
+        connection.getresponse()
+        (job,) = service.batcher._jobs
+        connection.close()
+        end = time.monotonic() + 10
+        while service.batcher._jobs:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert job.cancelled
+    assert first.result().status == 200
+
+
 def test_keys_are_checked_and_limited(tiny: Path, chest: list[Path], tmp_path: Path) -> None:
     file, data = tmp_path / "keys", chest[0].read_bytes()
     ann = add_key(file, "ann", per_minute=2, at_once=1, admin=False)
@@ -192,7 +209,7 @@ def test_batches_are_polled(service: Service, tiny: Path, chest: list[Path], lat
     assert (second["number"], second["reason"]) == (2, "lateral")
     assert service.client.call("DELETE", f"/v1/batches/{number}").status == 204
     assert service.client.call("GET", f"/v1/batches/{number}").json()["reason"] == "no_batch"
-    lost = service.client.call("GET", "/v1/batches/00000000-0")
+    lost = service.client.call("GET", f"/v1/batches/00000000-{0:024}")
     assert (lost.status, lost.json()["reason"]) == (410, "lost")
 
 
