@@ -14,6 +14,7 @@ from encoder.backbones.weight_files import read_safetensors
 from encoder.errors import ModelError
 from encoder.hub import fetch
 from encoder.preprocessing import recipe_named
+from llava_rad.model.checkpoint import refuse_existing
 from llava_rad.model.config import LlavaRadConfig, positions, token_ids
 from llava_rad.model.llava_rad import LlavaRad, adapter_base, load_language_model, load_llama
 from llava_rad.model.projector import Projector
@@ -69,6 +70,7 @@ def assemble(
     """
     if recipe is not None:
         recipe_named(recipe)
+    refuse_existing(Path(out), force=force)
     vision = load_encoder(encoder, kind=encoder_kind, revision=encoder_revision, offline=offline, dtype=None)
     preparation = recipe_named(recipe or vision.recipe)
     folder = fetch_language_model(language_model, language_model_revision, offline=offline)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.files import Digests, sha256_of, writing_folder
+from encoder.files import Digests, reported, sha256_of, writing_folder
 from encoder.hub import fetch
 from llava_rad.model.config import LlavaRadConfig
 
@@ -75,11 +76,20 @@ def list_files(folder: Path) -> list[str]:
 
 
 def refuse_existing(target: Path, *, force: bool = False) -> None:
-    """Refuse to write over a file or a folder that is not empty.
+    """Refuse to write over a file or a folder that is not empty, and where no folder can be made.
 
     Raises:
-        LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set.
+        LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set; or if it cannot be made.
     """
+    try:
+        parent = next(path for path in target.absolute().parents if path.exists())
+        usable = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            target.lstat()  # refuses a name that is too long
+    except OSError as error:
+        raise LlavaRadError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
+    if not usable:
+        raise LlavaRadError(f"the output's folder is {'read-only' if parent.is_dir() else 'a file'}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
         raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
 
@@ -92,7 +102,7 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
         LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set.
     """
     refuse_existing(target, force=force)
-    with writing_folder(target) as folder:
+    with reported("the checkpoint"), writing_folder(target) as folder:
         yield folder
         files = {name: sha256_of(folder / name) for name in list_files(folder) if name not in _UNHASHED}
         full = config.model_copy(update={"files": files})

@@ -22,6 +22,7 @@ import pytest
 from encoder.errors import LlavaRadError
 from encoder.files import locked_folder
 from llava_rad import cli
+from llava_rad.model.checkpoint import DEMO
 from metrics.cache import default_path
 from tests.llava_rad.conftest import Run, spawn
 
@@ -37,21 +38,21 @@ def commands(image: str, output: str) -> dict[str, list[str]]:
         "generate jsonl": ["generate", image, "-f", "jsonl", "-o", output],
         "inspect": ["inspect", image, "--save-image", output],
         "doctor": ["doctor", "--model", image],
-        "assemble": ["assemble", "--encoder", image, "--language-model", image, "--out", output],
-        "convert": ["convert", image, output],
+        "assemble": ["assemble", output, "--encoder", f"{DEMO}/encoder", "--language-model", f"{DEMO}/language_model"],
+        "convert": ["convert", image, output, "--from", "llava-rad"],
         "manifest": ["manifest", "table", image, "-o", output],
-        "reports": ["reports", "table", image, "-o", output],
+        "reports": ["reports", "table", image, "-o", f"{output}.csv"],
         "evaluate": ["evaluate", image, image, "-o", output],
-        "benchmark": ["benchmark", "table", image, "-o", output],
+        "benchmark": ["benchmark", "--dataset", "csv", "--data", image, "-o", output],
         "embed": ["embed", image, "-o", f"{output}.npz"],
         "pretrain": ["pretrain", "--config", image, "--output", output],
         "train": ["train", "--config", image, "--output", output],
-        "probe linear": ["probe", "linear", image, "-o", output],
-        "probe demographics": ["probe", "demographics", image, "-o", output],
+        "probe linear": ["probe", "linear", "--encoder", "rad-dino", "--data", image, "-o", output],
+        "probe demographics": ["probe", "demographics", "--encoder", "rad-dino", "--data", image, "-o", output],
         "maps attention": ["maps", "attention", image, "-o", output],
         "pacs pull": ["pacs", "pull", "--url", "http://127.0.0.1:9", "-o", output],
         "pacs watch": ["pacs", "watch", "--once", "--url", "http://127.0.0.1:9", "-o", output],
-        "user add": ["user", "add", "somebody", "--data", output],
+        "user add": ["user", "add", "somebody", "--auth-file", output],
     }
 
 
