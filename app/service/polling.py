@@ -37,13 +37,14 @@ class Batches:
 
     Args:
         batcher: writes the reports.
-        at_once: images of a batch in the queue at a time, so that single requests find room.
+        at_once: images of all batches in the queue at a time, so that single requests find room.
         kept_s: seconds after its end for which a batch is kept.
     """
 
     def __init__(self, batcher: Batcher, at_once: int, kept_s: float = KEPT_S) -> None:
         self._batcher, self._at_once, self._kept_s = batcher, at_once, kept_s
         self._process = secrets.token_hex(4)
+        self._turns = asyncio.Semaphore(at_once)
         self._batches: dict[str, _Batch] = {}
 
     def add(self, owner: str, files: list[bytes], *, force: bool, room: ExitStack) -> dict[str, Any]:
@@ -101,10 +102,10 @@ class Batches:
         return batch
 
     async def _run(self, number: str, batch: _Batch, files: list[bytes], force: bool, room: ExitStack) -> None:
-        free = asyncio.Semaphore(self._at_once)
+        free = asyncio.Semaphore(self._at_once)  # more would stand before another's batch
 
         async def one(at: int) -> None:
-            async with free:
+            async with free, self._turns:
                 batch.results[at] = await self._write(files[at], force)
                 files[at] = b""
 
