@@ -36,7 +36,7 @@ def test_studies_of_several_requests_are_kept_apart(maira: Path, chest: list[Pat
     with serving(Settings(options=options)) as service, ThreadPoolExecutor(8) as pool:
 
         def ask(study: dict[str, Any]) -> str:
-            parts = [("image", chest[0].read_bytes())]
+            parts: list[tuple[str, bytes | str]] = [("image", chest[0].read_bytes())]
             for name, value in study.items():
                 sent = value.read_bytes() if isinstance(value, Path) else str(value).replace("True", "true")
                 parts.append((name, sent))
