@@ -12,6 +12,10 @@ MAX_BYTES = 64 << 20
 """Largest JSON file that is read; an index of a model's shards has a few MB."""
 
 
+class TooDeep(ValueError):
+    """JSON that is nested more deeply than Python can parse."""
+
+
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
     """Read a JSON file.
 
@@ -37,9 +41,10 @@ def parse_json(data: bytes | str) -> Any:
     """Parse JSON that somebody else wrote.
 
     Raises:
-        ValueError: if it is no JSON, or nested too deeply.
+        ValueError: if it is no JSON.
+        TooDeep: if it is nested too deeply.
     """
     try:
         return json.loads(data)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise TooDeep("nested too deeply") from None

@@ -193,7 +193,7 @@ class Session extends EventTarget {
   }
 
   /** Send a request about the open study and show the new state that it returns. */
-  async #change(method, path, options) {
+  async #change(method, path, options, again = () => null) {
     const { id } = this.study ?? {};
     const epoch = this.#epoch;
     if (!id) return null;
@@ -205,6 +205,8 @@ class Session extends EventTarget {
       if (epoch !== this.#epoch) return null;
       if (error.status === 409 && error.body.state) {
         this.#show(error.body.state);
+        const other = again(error.body.state);
+        if (other) return this.#change(method, other, options);
         this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it.", "error");
       } else {
         this.fail(error);
@@ -215,11 +217,19 @@ class Session extends EventTarget {
 
   /** Add a lateral or prior image to the study. */
   addContext(which, file) {
-    return this.#change("POST", `${which}?revision=${this.study?.revision}`, { body: file });
+    return this.#context("POST", which, { body: file });
   }
 
   removeContext(which) {
-    return this.#change("DELETE", `${which}?revision=${this.study?.revision}`);
+    return this.#context("DELETE", which);
+  }
+
+  /** Change a lateral or prior image. A draft that has ended meanwhile is no conflict, another image is one. */
+  #context(method, which, options) {
+    const before = JSON.stringify(this.study?.[which]);
+    const path = (state) => `${which}?revision=${state?.revision}`;
+    const again = (state) => (JSON.stringify(state[which]) === before ? path(state) : null);
+    return this.#change(method, path(this.study), options, again);
   }
 
   async write(replace = false, grounded = false) {

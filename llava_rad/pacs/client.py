@@ -14,7 +14,7 @@ from datetime import date as Day
 from email import message_from_bytes
 from typing import Any, Final, NamedTuple
 
-from encoder.json_files import parse_json
+from encoder.json_files import TooDeep, parse_json
 from encoder.reader.sandbox import MAX_FILE_BYTES
 from llava_rad.pacs.completeness import fault_of
 from llava_rad.pacs.transport import Answer, PacsError, PacsUsageError, StatusError, Tell, Transport, UnreachableError
@@ -352,6 +352,8 @@ def _json(answer: Answer) -> Any:
         # names in another character set, or with control characters, are none of the attributes that are read
         text = content.decode(json.detect_encoding(content), "replace")
         return parse_json(re.sub(r"[\x00-\x1f]", " ", text))
+    except TooDeep as error:
+        raise _not_dicomweb(str(error)) from None
     except ValueError:
         raise _not_dicomweb("damaged JSON") from None
 

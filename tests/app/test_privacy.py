@@ -32,7 +32,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Cli
         refused = client.call("POST", "/api/studies", data[:-200], **{"x-file-name": quote(FILE_NAME)})
         assert refused.status == 415
         for which in ("prior", "lateral"):
-            assert client.call("POST", f"/api/studies/{state['id']}/{which}?force=true", data).status == 200
+            revision = client.call("GET", f"/api/studies/{state['id']}").json()["revision"]
+            path = f"/api/studies/{state['id']}/{which}?force=true&revision={revision}"
+            assert client.call("POST", path, data).status == 200
         client.signed(client.call("GET", f"/api/studies/{state['id']}").json())
         yield running, client, state["id"], words
 
