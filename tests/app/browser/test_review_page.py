@@ -88,15 +88,15 @@ def sign(page: Page) -> None:
 
 @contextmanager
 def slowed(server: Served) -> Iterator[None]:
-    """Let the server run for 20 ms of every 100, so that drafts take seconds as with a larger model."""
+    """Let the server run for 8 ms of every 100, so that drafts take seconds as with a larger model."""
     over = threading.Event()
 
     def pulse() -> None:
         while not over.is_set():
             server.process.send_signal(signal.SIGSTOP)
-            over.wait(0.08)
+            over.wait(0.092)
             server.process.send_signal(signal.SIGCONT)
-            over.wait(0.02)
+            over.wait(0.008)
 
     pulsing = threading.Thread(target=pulse)
     pulsing.start()
