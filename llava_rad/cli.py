@@ -177,7 +177,7 @@ def _run(arguments: list[str] | None) -> None:
     except KeyboardInterrupt:
         note("interrupted")
         sys.exit(130)
-    except Exception as error:
+    except Exception as error:  # a full disk, a closed stream, or a fault of ours: one line, no traceback
         if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps one raised while a class is created
             note("interrupted")
             sys.exit(130)

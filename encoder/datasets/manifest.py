@@ -99,7 +99,7 @@ class Row:
 
     @property
     def reading(self) -> Reading:
-        """What readers must be told of the file."""
+        """Keyword arguments of the reader for this file: inversion and aspect."""
         return {"inverted": self.inverted, "aspect": self.aspect}
 
     @property

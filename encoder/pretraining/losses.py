@@ -156,7 +156,7 @@ def cross_entropy_chunk(
     bias: torch.Tensor | None,
     pairs: torch.Tensor | None,
 ) -> tuple[torch.Tensor, ...]:
-    """What loss and gradients of some images need; few passes over the scores, each in the type of the products.
+    """Compute the terms of loss and gradients of some images, in few passes over the scores, in the products' type.
 
     Args:
         student: [n, S, C].

@@ -49,7 +49,7 @@ class Crops(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where the crops of a packed sequence lie.
+    """Layout of the crops in a packed sequence.
 
     Attributes:
         shapes: (crops, tokens of each crop) for each group.
@@ -393,9 +393,10 @@ class VisionTransformer(nn.Module):
 
 
 def kept_crops(groups: Sequence[int], drop_path: float) -> list[int]:
-    """How many crops of each group go through a residual branch: their share rounded down, at least one.
+    """Count the crops of each group that go through a residual branch: their share rounded down, at least one.
 
-    Where that is within a hundredth of the group, it is the first group's share: then one factor is enough for all.
+    A group takes the first group's share if that is a whole number of crops and differs by at most a hundredth of the
+    group, so that one factor serves all groups.
     """
     counts = [max(int(rows * (1 - drop_path)), 1) for rows in groups]
     for index, rows in enumerate(groups):

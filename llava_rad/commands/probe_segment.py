@@ -79,7 +79,7 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Processes:
-    """What one of several processes does: all compute, the first one writes and speaks."""
+    """Role of this process among several: all compute, only the first writes files and messages."""
 
     accelerator: Accelerator | None
 

@@ -272,7 +272,7 @@ class _VariableLengths:
         self._squares: Any = WeakIdKeyDictionary()
 
     def starts_of(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
-        """Where crops start, without values."""
+        """Offsets of the crops, without values."""
         starts = torch.empty(1 + sum(rows for rows, _ in shapes), dtype=torch.int32, device=device)
         self._squares[starts] = sum(rows * length**2 for rows, length in shapes)
         return starts

@@ -66,7 +66,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is computed; of these, only the first weights change its result by more than rounding.
+    """Options of the computation; only the initial weights change the result by more than rounding.
 
     Attributes:
         micro_batch: images that go through the head at a time; None for the batch. The U-Net takes the images that
