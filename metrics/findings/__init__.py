@@ -1,0 +1,1 @@
+"""Comparison of the findings of two reports, with every error named."""
