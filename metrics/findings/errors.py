@@ -68,6 +68,9 @@ _CATEGORIES = {
 _SIGNIFICANCE = {
     Significance.URGENT: ("Urgent", "The error changes what has to be done at once."),
     Significance.ACTIONABLE: ("Actionable, not urgent", "The error changes treatment or follow-up, not at once."),
-    Significance.NOT_ACTIONABLE: ("Not actionable", "The error is worth a correction but changes nothing that is done."),
+    Significance.NOT_ACTIONABLE: (
+        "Not actionable",
+        "The error is worth a correction but changes nothing that is done.",
+    ),
     Significance.BENIGN: ("Expected or benign", "The error concerns a finding that is normal for the age or harmless."),
 }
