@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import gradio as gr
 
 TITLE = "LLaVA-Rad review"
+STYLES = ("shell.css", "report.css", "viewer.css", "worklist.css")
+"""Style sheets of ``app/static``."""
 
 
 def build() -> gr.Blocks:

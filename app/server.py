@@ -160,8 +160,9 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
 
     gradio.mount_gradio_app(
         served, page.build(), "/", auth_dependency=name, show_error=False, footer_links=[], run_history=False,
-        enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False, css_paths=[STATIC / "review.css"],
-        theme=page.theme(), allowed_paths=[], blocked_paths=[str(settings.data)],
+        enable_monitoring=False, mcp_server=False, ssr_mode=False, pwa=False,
+        css_paths=[STATIC / name for name in page.STYLES], theme=page.theme(), allowed_paths=[],
+        blocked_paths=[str(settings.data)],
     )  # fmt: skip
     hosts = {settings.host, *settings.names} | (
         {"127.0.0.1", "localhost", "::1"} if is_loopback(settings.host) else set()

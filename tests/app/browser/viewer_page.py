@@ -25,7 +25,8 @@ STATIC = Path(app.__file__).parent / "static"
 SIDE = 512  # CSS pixels of a viewer's image area
 KINDS = {".js": "text/javascript", ".css": "text/css"}
 PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Viewer</title><link rel="icon" href="data:,">
-<link rel="stylesheet" href="/ui/review.css"><style>.lr {{ display: flex; align-items: start }}
+<link rel="stylesheet" href="/ui/shell.css"><link rel="stylesheet" href="/ui/viewer.css">
+<style>.lr {{ display: flex; align-items: start }}
 .lr .lr-viewer .lr-stage {{ flex: none; width: {SIDE}px; height: {SIDE}px }}
 .lr .lr-toolbar {{ height: 36px; box-sizing: border-box; flex-wrap: nowrap }} body {{ margin: 8px }}</style>
 <div class="lr"><div id="one"></div><div id="two"></div></div>
