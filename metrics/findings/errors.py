@@ -21,7 +21,7 @@ class Category(StrEnum):
     OTHER = "other"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """Name for readers."""
         return _CATEGORIES[self][0]
 
@@ -40,7 +40,7 @@ class Significance(StrEnum):
     BENIGN = "benign_expected"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """Name for readers."""
         return _SIGNIFICANCE[self][0]
 

@@ -29,5 +29,5 @@ def test_significance_has_the_values_of_radprefs_files():
 
 
 @pytest.mark.parametrize("value", [*Category, *Significance], ids=str)
-def test_every_value_has_a_title_and_a_definition(value: Category | Significance):
-    assert value.title and value.definition.endswith(".")
+def test_every_value_has_a_label_and_a_definition(value: Category | Significance):
+    assert value.label and value.definition.endswith(".")
