@@ -119,11 +119,18 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *options: str, wait_s: float = 120) -> Iterator[Served]:
-    """Run ``llava-rad serve`` on a free port until the end of the context."""
+def served(folder: Path, *options: str, wait_s: float = 120, first: str = "") -> Iterator[Served]:
+    """Run ``llava-rad serve`` on a free port until the end of the context.
+
+    Args:
+        folder: for its data, its log and its empty working directory.
+        options: of the command.
+        wait_s: longest time until the server answers.
+        first: Python code that the process runs before the command.
+    """
     log = folder / "server.log"
     command = [
-        sys.executable, "-c", "from llava_rad.cli import main; main()", "serve", "--port", "0",
+        sys.executable, "-c", f"{first}\nfrom llava_rad.cli import main\nmain()", "serve", "--port", "0",
         "--data-dir", str(folder / "data"), *options,
     ]  # fmt: skip
     # an empty working directory: Gradio may serve files of the one that it is started in

@@ -25,18 +25,24 @@ from tests.app.reviews import act, study_of
 # threads of one kind of work
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
 def test_a_user_has_one_call_at_a_time_and_others_do_not_wait() -> None:
     lane, order, gate = Lane("test", 2), list[str](), threading.Event()
 
     def work(name: str) -> None:
         order.append(name)
         if name.startswith("ann"):
-            gate.wait(10)
+            gate.wait(60)
 
     async def all_of() -> None:
         anns = [asyncio.ensure_future(lane.run("ann", never, work, f"ann {n}")) for n in range(20)]
-        await asyncio.sleep(0.05)
-        await asyncio.wait_for(lane.run("bob", never, work, "bob"), 5)
+        await until(lambda: order == ["ann 0"])
+        await asyncio.wait_for(lane.run("bob", never, work, "bob"), 60)
         assert order == ["ann 0", "bob"]
         gate.set()
         await asyncio.gather(*anns)
@@ -57,13 +63,13 @@ def test_calls_of_closed_connections_are_dropped(monkeypatch: pytest.MonkeyPatch
 
     def work(number: int) -> None:
         done.append(number)
-        gate.wait(10)
+        gate.wait(60)
 
     async def all_of() -> list[object]:
         calls = [asyncio.ensure_future(lane.run("ann", closed(n), work, n)) for n in range(5)]
-        await asyncio.sleep(0.05)
+        await until(lambda: done == [0])
         gone.update({0, 1, 3})
-        await asyncio.sleep(0.1)
+        await until(lambda: calls[1].done() and calls[3].done())
         calls[2].cancel()
         gate.set()
         return list(await asyncio.gather(*calls, return_exceptions=True))
@@ -86,7 +92,8 @@ def test_a_fair_lock_is_given_in_the_order_of_arrival() -> None:
     with ThreadPoolExecutor(8) as threads, lock:
         for number in range(8):
             threads.submit(take, number)
-            time.sleep(0.02)
+            while lock._next < number + 2:  # the block itself was first
+                time.sleep(0.001)
     assert order == list(range(8))
 
 
@@ -133,6 +140,9 @@ def test_uploads_and_maps_of_one_user_do_not_slow_another(shared: Served) -> Non
     drawn = ann.drafted(ann.study(picture(1, 512))["id"])["id"]
     state = bob.study(picture(2))
     seconds: dict[str, list[float]] = {"login": [], "me": [], "save": []}
+    start = time.monotonic()
+    logged_in(shared, "bob")
+    alone = time.monotonic() - start  # a slower machine is given more time
     with (
         open_requests(ann, 40, "POST", "/api/studies", picture(3)[:100], size=1 << 20),
         open_requests(ann, 120, "GET", f"/api/studies/{drawn}/evidence?sentence=s1"),
@@ -151,7 +161,7 @@ def test_uploads_and_maps_of_one_user_do_not_slow_another(shared: Served) -> Non
             assert answer.status == 200
             state = answer.json()
     middle = {name: sorted(found)[2] for name, found in seconds.items()}
-    assert max(middle.values()) < 1, seconds  # other work on the machine may delay single ones
+    assert max(middle.values()) < 1 + 10 * alone, seconds  # other work on the machine may delay single ones
     end = time.monotonic() + 30
     while ann.call("GET", "/api/me").status == 200:
         start = time.monotonic()

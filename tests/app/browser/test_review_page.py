@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +19,45 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 AXE_SCREENS = ("review", "signed", "worklist", "statistics")
+TOKENS = 4
+"""Tokens that a test releases at a time."""
+GATED = """
+import time
+from pathlib import Path
+from llava_rad.generation.report_writer import ReportWriter
+
+gate, written = Path("../gate"), ReportWriter.stream_image
+
+def stream_image(self, *given, **named):
+    for number, piece in enumerate(written(self, *given, **named)):
+        while allowed() <= number:
+            time.sleep(0.01)
+        yield piece
+
+def allowed():
+    try:
+        return gate.stat().st_size
+    except FileNotFoundError:
+        return float("inf")
+
+ReportWriter.stream_image = stream_image
+"""
+"""Program text that lets the server write one token for each byte of the file ``gate``, and all without the file."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("review"), "--no-example") as running:
+    with served(tmp_path_factory.mktemp("review"), "--no-example", first=GATED) as running:
         yield running
+
+
+@pytest.fixture
+def gate(server: Served) -> Iterator[Path]:
+    """File whose size is the number of tokens that a draft may have, until a test removes it."""
+    file = server.data.parent / "gate"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -86,43 +116,26 @@ def sign(page: Page) -> None:
     page.wait_for_selector(".lr-signed")
 
 
-@contextmanager
-def slowed(server: Served) -> Iterator[None]:
-    """Let the server run for 8 ms of every 100, so that drafts take seconds as with a larger model."""
-    over = threading.Event()
-
-    def pulse() -> None:
-        while not over.is_set():
-            server.process.send_signal(signal.SIGSTOP)
-            over.wait(0.092)
-            server.process.send_signal(signal.SIGCONT)
-            over.wait(0.008)
-
-    pulsing = threading.Thread(target=pulse)
-    pulsing.start()
-    try:
-        yield
-    finally:
-        over.set()
-        pulsing.join()
+def shown_part(page: Page, gate: Path, before: str) -> str:
+    """Let the server write a few more tokens and return the part of the draft that the page then shows."""
+    with gate.open("ab") as stream:
+        stream.write(bytes(TOKENS))
+    page.wait_for_function("before => document.querySelector('#stream').textContent.length > before.length", arg=before)
+    return str(page.text_content("#stream"))
 
 
-def test_a_radiologist_reads_corrects_and_signs_the_example(page: Page, server: Served, tmp_path: Path) -> None:
-    seen: set[str] = set()
-    page.expose_function("sawDraft", lambda text: seen.add(text))
-    page.evaluate(
-        "new MutationObserver(() => sawDraft(document.querySelector('#stream').textContent))"
-        ".observe(document.querySelector('#stream'), {childList: true, characterData: true, subtree: true})"
-    )
-    with slowed(server):
-        upload(page, str(example()))
-        assert "View: PA" in (page.text_content("#warnings") or "")
-        count = drafted(page)
+def test_a_radiologist_reads_corrects_and_signs_the_example(page: Page, gate: Path, tmp_path: Path) -> None:
+    upload(page, str(example()))
+    assert "View: PA" in (page.text_content("#warnings") or "")
+    first = shown_part(page, gate, "")
+    second = shown_part(page, gate, first)
+    assert page.is_disabled("#sign")
+    gate.unlink()
+    count = drafted(page)
     assert page.is_disabled("#sign")
     rows = page.locator("#sentences li")
     drafts = rows.locator(".lr-text").all_text_contents()
-    parts = {text for text in seen if text and text != " ".join(drafts)}
-    assert len(parts) > 1 and all(" ".join(drafts).startswith(text) for text in parts), "shown while it is written"
+    assert second.startswith(first) and " ".join(drafts).startswith(second), "shown while it is written"
 
     rows.nth(0).locator(".lr-do-accept").click()
     rows.nth(1).locator(".lr-do-edit").click()
@@ -204,12 +217,14 @@ def test_a_bad_file_after_a_good_one_leaves_nothing_of_the_good_one(page: Page, 
 
 
 @pytest.mark.acceptance(row=13)
-def test_a_second_study_while_the_first_is_being_drafted(page: Page, tmp_path: Path) -> None:
+def test_a_second_study_while_the_first_is_being_drafted(page: Page, gate: Path, tmp_path: Path) -> None:
     first = upload(page, str(example()))
+    shown_part(page, gate, "")
     other = tmp_path / "other.png"
     Image.fromarray(np.asarray(np.random.default_rng(1).integers(0, 255, (400, 400)), np.uint8)).save(other)
     second = upload(page, other)
     assert second != first and page.evaluate("location.hash") == f"#{second}"
+    gate.unlink()
     drafted(page)
     page.evaluate("id => { location.hash = id; }", first)
     page.wait_for_function("id => document.body.dataset.study === id", arg=first)
