@@ -114,14 +114,14 @@ def _statements(schema: str) -> Iterator[str]:
 # Access to the table of studies, inside the caller's transaction
 
 
-def study_row(connection: sqlite3.Connection, owner: str, study: str) -> sqlite3.Row:
-    """Return an owner's study.
+def study_row(connection: sqlite3.Connection, user: str, study: str) -> sqlite3.Row:
+    """Return a study that a user owns or is assigned to.
 
     Raises:
-        NotFound: if the study does not exist or belongs to another user.
+        NotFound: if the study does not exist, or belongs to another user who has not assigned it.
     """
     found: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM studies WHERE id = ? AND owner = ?", (study, owner)
+        "SELECT * FROM studies WHERE id = ? AND (owner = ? OR assigned = ?)", (study, user, user)
     ).fetchone()
     if found is None:
         raise NotFound("there is no such study")
@@ -149,10 +149,10 @@ def require_open(row: sqlite3.Row) -> None:
 
 
 def set_document(connection: sqlite3.Connection, row: sqlite3.Row, document: review.Document, *, status: str) -> None:
-    """Replace a study's document and update its search text."""
+    """Replace a study's document and update its search text and findings."""
     connection.execute(
-        "UPDATE studies SET document = ?, words = ?, status = ? WHERE id = ?",
-        (dump(document), search_text(row["name"], document), status, row["id"]),
+        "UPDATE studies SET document = ?, words = ?, findings = ?, status = ? WHERE id = ?",
+        (dump(document), search_text(row["name"], document), dump(findings_of(document)), status, row["id"]),
     )
 
 
@@ -177,6 +177,13 @@ def add_event(
 def search_text(name: str, document: review.Document) -> str:
     """Return the lower-case text that the worklist's search looks in."""
     return "\n".join([name, review.text_of(document), *document["fields"].values()]).lower()
+
+
+def findings_of(document: review.Document) -> list[str]:
+    """Return the positive CheXpert findings of a document's current text."""
+    from llava_rad.outputs.document import labels_of
+
+    return [finding for finding, said in labels_of(review.text_of(document)).items() if said == "positive"]
 
 
 def model_name(model: Mapping[str, Any] | None) -> str | None:

@@ -1,15 +1,18 @@
 """Pixels of the studies on disk; uploaded files themselves are never kept.
 
 An image is a file of 16-bit values, and a bit mask if parts of it are padding, both named by a random id. Its size and
-its window presets go into the store.
+its window presets go into the store. Previews are JPEG files beside it, made when they are first asked for.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import secrets
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from encoder.errors import LlavaRadError
 from encoder.files import reported, write
@@ -22,6 +25,26 @@ if TYPE_CHECKING:
     from encoder.reader.radiograph import PreparedImage, Radiograph, Window
 
 LEVELS = 1 << 16
+PREVIEW_SIDES: Final = (96, 256, 512, 1024, 2048)
+"""Longest sides of previews in pixels: the first is that of thumbnails."""
+PREVIEW_BYTES: Final = 150_000
+"""Largest preview: 0.12 s at 10 Mbit/s."""
+_QUALITIES: Final = (85, 70, 50, 30)
+_PREVIEW_SHARES: Final = (0.001, 0.999)
+
+
+class Preview(NamedTuple):
+    """A small image.
+
+    Attributes:
+        content: JPEG file of 8-bit grey values.
+        low: pixel value of grey 0; lower values have it too.
+        high: pixel value of grey 255; higher values have it too.
+    """
+
+    content: bytes
+    low: int
+    high: int
 
 
 class ImageFolder:
@@ -39,7 +62,8 @@ class ImageFolder:
         """Write an image's pixels.
 
         Returns:
-            Description for the store: ``id``, ``width``, ``height``, ``presets`` (see :func:`presets`) and ``padded``.
+            Description for the store: ``id``, ``width``, ``height``, ``presets`` (see :func:`presets`), ``padded`` and
+            ``spacing`` (``mm`` and ``at`` of :class:`encoder.reader.radiograph.Spacing`, or None).
 
         Raises:
             LlavaRadError: if the disk refuses.
@@ -53,7 +77,10 @@ class ImageFolder:
             assert image.valid is not None
             self._write(f"{name}.valid", np.packbits(image.valid).tobytes())
         height, width = image.pixels.shape
-        return {"id": name, "width": width, "height": height, "presets": presets(image), "padded": padded}
+        return {
+            "id": name, "width": width, "height": height, "presets": presets(image), "padded": padded,
+            "spacing": image.spacing and image.spacing._asdict(),
+        }  # fmt: skip
 
     def file(self, description: dict[str, Any]) -> Path:
         """Return the path of an image's file: little-endian uint16 values, row by row.
@@ -75,6 +102,37 @@ class ImageFolder:
         import numpy as np
 
         return np.fromfile(self.file(description), "<u2").reshape(description["height"], description["width"])
+
+    def planes(self, description: dict[str, Any]) -> bytes:
+        """Read an image's pixels as a gzip file of all high bytes, then all low bytes, each row by row.
+
+        Raises:
+            LlavaRadError: if the file is missing.
+        """
+        import numpy as np
+
+        pixels = self.pixels(description)
+        packer = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
+        planes = ((pixels >> 8).astype(np.uint8), (pixels & 0xFF).astype(np.uint8))
+        return b"".join([*(packer.compress(plane.tobytes()) for plane in planes), packer.flush()])
+
+    def preview(self, description: dict[str, Any], side: int) -> Preview:
+        """Read or make a preview of an image.
+
+        Args:
+            description: of the image, from the store.
+            side: of :data:`PREVIEW_SIDES`; smaller images are not enlarged.
+
+        Raises:
+            LlavaRadError: if the image's file is missing.
+        """
+        path = self._root / f"{description['id']}.{side}.jpg"
+        with contextlib.suppress(OSError):
+            return _read_preview(path.read_bytes())
+        made = preview(self.pixels(description), side)
+        with contextlib.suppress(LlavaRadError):  # a full disk: it is made again the next time
+            self._write(path.name, made.content)
+        return made
 
     def prepared(self, state: dict[str, Any], recipe: Recipe) -> PreparedImage:
         """Preprocess a study's image as ``encoder.reader.sandbox.Reader.prepare`` does with the file.
@@ -100,6 +158,35 @@ class ImageFolder:
     def _write(self, name: str, content: bytes) -> None:
         with reported("the image"):
             write(self._root / name, content, overwrite=False, permissions=0o600)
+
+
+def preview(pixels: npt.NDArray[np.uint16], side: int) -> Preview:
+    """Reduce an image to ``side`` pixels on its longest side and to 8 bits, linear between the central 99.8 percent.
+
+    The range is that of the percentiles, because a single bright pixel would leave few grey levels to the others.
+    """
+    import numpy as np
+    from PIL import Image
+
+    low, high = (int(np.quantile(pixels[::4, ::4], share)) for share in _PREVIEW_SHARES)
+    high = max(high, low + 1)
+    greys = np.clip((np.arange(LEVELS, dtype=np.float64) - low) / (high - low), 0.0, 1.0) * 255.0 + 0.5
+    image = Image.fromarray(greys.astype(np.uint8)[pixels])
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    for quality in _QUALITIES:
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=quality, comment=f"{low} {high}")
+        if stream.tell() <= PREVIEW_BYTES:
+            break
+    return Preview(stream.getvalue(), low, high)
+
+
+def _read_preview(content: bytes) -> Preview:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        low, high = image.info["comment"].split()
+    return Preview(content, int(low), int(high))
 
 
 def presets(image: Radiograph) -> list[dict[str, Any]]:

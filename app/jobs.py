@@ -75,7 +75,7 @@ class Jobs:
                 return _job(waiting)
             made = connection.execute(
                 "INSERT INTO jobs (study, owner, state, inputs) VALUES (?, ?, 'queued', ?) RETURNING *",
-                (study, owner, database.dump({"grounded": True}) if grounded else None),
+                (study, row["owner"], database.dump({"grounded": True}) if grounded else None),
             ).fetchone()
             return _job(made)
 

@@ -12,9 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 
-from app import exports, review
+from app import exports, review, study_routes
 from app.batches import MAX_FILES
-from app.database import NotFound
 from app.lanes import Lanes, never
 from app.requests import Body, User, file_name, forced, json_body, revision_of
 from app.review import ReviewError, StaleError
@@ -82,6 +81,7 @@ def changed(services: Services, user: str, study: str, change: Callable[[], obje
 def router(services: Services) -> APIRouter:
     """Create all routes."""
     api = APIRouter(prefix="/api")
+    study_routes.add(api, services)
     _add_studies(api, services)
     for kind in CONTEXT_IMAGES:
         _add_context(api, services, kind)
@@ -104,18 +104,6 @@ def _add_studies(api: APIRouter, services: Services) -> None:
             "model": services.drafting.status(),
             "exports": downloads(),
         }
-
-    @api.get("/studies")
-    def worklist(
-        user: User, status: str | None = None, search: str = "", limit: int = 100, offset: int = 0
-    ) -> dict[str, Any]:
-        return store.worklist(
-            user,
-            status=status or None,
-            search=search[:200],
-            limit=min(max(limit, 1), 500),
-            offset=min(max(offset, 0), 1 << 32),
-        )
 
     @api.post("/studies", status_code=201)
     async def upload(request: Request, user: User) -> dict[str, Any]:
@@ -238,14 +226,6 @@ def _add_drafts(api: APIRouter, services: Services) -> None:
 
 def _add_reading(api: APIRouter, services: Services) -> None:
     store, images, lane = services.store, services.images, services.lanes.exports
-
-    @api.get("/studies/{study}/image/{image}")
-    def pixels(study: str, image: str, user: User) -> FileResponse:
-        state = store.state(user, study)
-        for kept in (state["image"], *((state[kind] or {}).get("image") for kind in CONTEXT_IMAGES)):
-            if kept is not None and kept["id"] == image:
-                return FileResponse(images.file(kept), media_type="application/octet-stream")
-        raise NotFound("there is no such image")
 
     @api.get("/studies/{study}/report.txt")
     def text(study: str, user: User, version: int | None = None) -> PlainTextResponse:

@@ -15,7 +15,10 @@ CREATE TABLE IF NOT EXISTS studies (
     prior TEXT,
     document TEXT NOT NULL,
     words TEXT NOT NULL, -- search text, lower case
-    lateral TEXT
+    lateral TEXT,
+    further TEXT, -- images beyond frontal, lateral and prior
+    assigned TEXT, -- user who is to review it
+    findings TEXT -- positive findings of the current text
 );
 CREATE INDEX IF NOT EXISTS studies_of_owner ON studies (owner, changed DESC);
 CREATE TABLE IF NOT EXISTS events (

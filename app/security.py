@@ -98,7 +98,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                if not path.startswith(("/assets/", "/static/", "/svelte/")):
+                cached = path.startswith("/api/") and "immutable" in headers.get("cache-control", "")
+                if not (cached or path.startswith(("/assets/", "/static/", "/svelte/"))):
                     headers["cache-control"] = "no-store"
             await send(message)
 

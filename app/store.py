@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app import batches, database, jobs, review
+from app import batches, database, jobs, measurements, review, worklist
 from app.database import Database
 from app.review import ReviewError
 
@@ -42,8 +42,10 @@ class Store:
     def __init__(self, path: Path) -> None:
         schema = files("app").joinpath("schema.sql").read_text(encoding="utf-8")
         self._database = Database(
-            path, schema, newer=(("studies", "lateral"), ("jobs", "inputs"), ("batches", "source"))
-        )
+            path, schema, newer=(("studies", "lateral"), ("studies", "further"), ("studies", "assigned"),
+                                 ("studies", "findings"), ("jobs", "inputs"), ("batches", "source")),
+        )  # fmt: skip
+        self._find_findings()
         self.jobs = jobs.Jobs(self._database)
         self.batches = batches.Batches(self._database)
 
@@ -67,7 +69,9 @@ class Store:
             called = name or f"Radiograph {count + 1}"
             document = review.empty()
             connection.execute(
-                "INSERT INTO studies VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, NULL, ?, ?, NULL)",
+                "INSERT INTO studies (id, owner, name, sha256, status, version, revision, created, changed, facts, "
+                "warnings, image, document, words, findings) "
+                "VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, ?, ?, '[]')",
                 (study, owner, called, sha256, now, now, database.dump(facts), database.dump(list(warnings)),
                  database.dump(image), database.dump(document), database.search_text(called, document)),
             )  # fmt: skip
@@ -145,33 +149,26 @@ class Store:
             database.next_revision(connection, study)
             return _state(connection, database.study_row(connection, owner, study))
 
-    def worklist(
-        self, owner: str, *, status: str | None = None, search: str = "", limit: int = 200, offset: int = 0
-    ) -> dict[str, Any]:
-        """List the owner's studies, last changed first.
+    def worklist(self, user: str, *, limit: int = 200, offset: int = 0, **query: Any) -> dict[str, Any]:
+        """List the studies that a user sees, last changed first; see :func:`app.worklist.worklist`.
 
         Args:
-            owner: of the studies.
-            status: list only studies of this status.
-            search: part of name, text or fields, or the beginning of id or SHA-256.
+            user: who asks.
             limit: largest number of studies.
             offset: number of studies to skip.
+            query: filters and order, see :class:`app.worklist.Query`.
         """
-        connection = self._database.read()
-        wanted = search.strip().lower()
-        where, values = "owner = ?", [owner]
-        if status:
-            where, values = where + " AND status = ?", [*values, status]
-        if wanted:
-            where += " AND (instr(words, ?) > 0 OR substr(sha256, 1, length(?)) = ? OR substr(id, 1, length(?)) = ?)"
-            values = [*values, *[wanted] * 5]
-        found = connection.execute(
-            "SELECT *, (SELECT state FROM jobs WHERE study = studies.id ORDER BY id DESC LIMIT 1) AS draft "
-            f"FROM studies WHERE {where} ORDER BY changed DESC, rowid DESC LIMIT ? OFFSET ?",
-            (*values, limit, offset),
-        )
-        counts = connection.execute("SELECT status, count(*) FROM studies WHERE owner = ? GROUP BY status", (owner,))
-        return {"studies": [_summary(row) for row in found], "counts": dict(map(tuple, counts.fetchall()))}
+        with self._database.snapshot() as connection:
+            return worklist.worklist(connection, user, worklist.Query(**query), limit, offset)
+
+    def neighbours(self, user: str, study: str, **query: Any) -> dict[str, str | None]:
+        """Return the open studies around one in the worklist's order; see :func:`app.worklist.neighbours`.
+
+        Raises:
+            NotFound: if the study does not exist.
+        """
+        with self._database.snapshot() as connection:
+            return worklist.neighbours(connection, user, study, worklist.Query(**query))
 
     def studies(self, owner: str) -> list[str]:
         """Return the ids of the owner's studies, oldest first."""
@@ -196,6 +193,15 @@ class Store:
         )
         return [dict(row) | {"document": json.loads(row["document"])} for row in rows]
 
+    def _find_findings(self) -> None:
+        """Name the findings of studies of earlier versions, for the worklist."""
+        with self._database.write() as connection:
+            rows = connection.execute("SELECT id, document FROM studies WHERE findings IS NULL").fetchall()
+            connection.executemany(
+                "UPDATE studies SET findings = ? WHERE id = ?",
+                [(database.dump(database.findings_of(json.loads(row["document"]))), row["id"]) for row in rows],
+            )
+
     def check(self) -> list[str]:
         """Run SQLite's integrity check and return the problems it finds."""
         return self._database.check()
@@ -214,7 +220,11 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     return {
         **{key: row[key] for key in plain},
         **{key: json.loads(row[key]) for key in ("facts", "warnings", "image")},
-        **{key: json.loads(row[key] or "null") for key in ("prior", "lateral")},
+        "prior": _prior(row),
+        "lateral": json.loads(row["lateral"] or "null"),
+        "further": json.loads(row["further"] or "[]"),
+        "assigned": row["assigned"],
+        "measurements": [],
         **review.whole(document),
         "draft": jobs.last_draft(connection, study),
         "undecided": review.undecided(document),
@@ -223,16 +233,10 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def _summary(row: sqlite3.Row) -> dict[str, Any]:
-    """Return a study as a row of the worklist."""
-    document = json.loads(row["document"])
-    return {
-        **{key: row[key] for key in ("id", "name", "status", "version", "created", "changed", "draft")},
-        "view": json.loads(row["facts"]).get("view", "unknown"),
-        "undecided": review.undecided(document),
-        "sentences": len(document["sentences"]),
-        "warnings": len(json.loads(row["warnings"])),
-    }
+def _prior(row: sqlite3.Row) -> dict[str, Any] | None:
+    """Return a study's prior image with the keys that priors of earlier versions lack."""
+    prior: dict[str, Any] | None = json.loads(row["prior"] or "null")
+    return prior and {"study": None, "report": None, "date": None, "found": False} | prior
 
 
 def _signed_text(connection: sqlite3.Connection, owner: str, sha256: str) -> str:
@@ -260,8 +264,10 @@ def _edit(connection: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str,
         last = _last_step(connection, row)
         if last is None:
             raise ReviewError("there is nothing to undo")
-        undoes = last["id"]
-        step = review.undo(document, {key: json.loads(last[key]) for key in ("before", "after")})
+        undoes, kept = last["id"], {key: json.loads(last[key]) for key in ("before", "after")}
+        step = (measurements if last["action"] in measurements.STEPS else review).undo(document, kept)
+    elif action.get("action") in measurements.STEPS:
+        step = measurements.apply(document, action, _images(row))
     else:
         step = review.apply(document, action)
     if step.sentence is not None:
@@ -274,14 +280,21 @@ def _edit(connection: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str,
     )  # fmt: skip
 
 
+def _images(row: sqlite3.Row) -> dict[str, Any]:
+    """Return the images of a study."""
+    found = {key: json.loads(row[key] or "null") for key in ("image", "lateral", "prior")}
+    return found | {"further": json.loads(row["further"] or "[]")}
+
+
 def _last_step(connection: sqlite3.Connection, row: sqlite3.Row) -> sqlite3.Row | None:
     """Return the last step of this version, since its last draft, that has not been undone."""
-    marks = ", ".join("?" * len(review.UNDOABLE))
+    undoable = (*review.UNDOABLE, *measurements.STEPS)
+    marks = ", ".join("?" * len(undoable))
     found: sqlite3.Row | None = connection.execute(
         f"SELECT * FROM events WHERE study = ? AND version = ? AND action IN ({marks}) "
         "AND id > coalesce((SELECT max(id) FROM events WHERE study = ? AND action = 'drafted'), 0) "
         "AND id NOT IN (SELECT undoes FROM events WHERE study = ? AND undoes IS NOT NULL) ORDER BY id DESC LIMIT 1",
-        (row["id"], row["version"], *review.UNDOABLE, row["id"], row["id"]),
+        (row["id"], row["version"], *undoable, row["id"], row["id"]),
     ).fetchone()
     return found
 

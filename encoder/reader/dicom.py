@@ -140,6 +140,7 @@ def read_dicom(
         scale=greys.scale,
         offset=greys.offset,
         monochrome1=photometric == "MONOCHROME1",
+        spacing=geometry.spacing(header, ratio),
     )
 
 

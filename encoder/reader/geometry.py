@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from encoder.errors import ReadError
+from encoder.reader.radiograph import Spacing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,6 +95,34 @@ def aspect(header: Header, admission: Admission) -> float:
                 return 1.0
             return ratio
     return 1.0
+
+
+def spacing(header: Header, ratio: float) -> Spacing | None:
+    """Return the distance between the pixels of the image after :func:`square`; None if no usable one is stated.
+
+    PixelSpacing that differs from ImagerPixelSpacing, or names its calibration, was calibrated (PS3.3 10.7.1.3).
+
+    Args:
+        header: attributes of the file.
+        ratio: returned by :func:`aspect`.
+    """
+    stated, detector = (_pair(header, keyword) for keyword in ("PixelSpacing", "ImagerPixelSpacing"))
+    rows, columns = stated or detector or (0.0, 0.0)
+    if not 0.01 <= min(rows, columns) <= max(rows, columns) <= 2 or abs(rows / columns / ratio - 1) > SAME_ASPECT:
+        return None
+    if stated is None or (detector and math.isclose(stated[0], detector[0], rel_tol=1e-4)):
+        at: Literal["patient", "detector", "unknown"] = "detector"
+    elif detector or header.code("PixelSpacingCalibrationType") in ("GEOMETRY", "FIDUCIAL"):
+        at = "patient"
+    else:
+        at = "unknown"
+    return Spacing(min(rows, columns), at)
+
+
+def _pair(header: Header, keyword: str) -> tuple[float, float] | None:
+    """Return two positive numbers of an attribute, or None."""
+    found = header.numbers(keyword)
+    return (found[0], found[1]) if len(found) == 2 and all(value > 0 for value in found) else None
 
 
 def square(

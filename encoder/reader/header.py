@@ -30,7 +30,8 @@ OVERLAY_BIT_POSITION = 0x0102  # element in these groups
 KEYWORDS = [
     "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
     "ViewPosition", "ViewCodeSequence", "PatientOrientation", "AnatomicRegionSequence", "FieldOfViewRotation",
-    "FieldOfViewHorizontalFlip", "ImagerPixelSpacing", "PixelSpacing", "PixelAspectRatio", "SamplesPerPixel",
+    "FieldOfViewHorizontalFlip", "ImagerPixelSpacing", "PixelSpacing", "PixelSpacingCalibrationType",
+    "PixelAspectRatio", "SamplesPerPixel",
     "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleIntercept", "RescaleSlope", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation",

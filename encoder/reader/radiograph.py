@@ -7,7 +7,7 @@ identifier leaves the reader. Only NumPy is imported.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,20 @@ from encoder.reader.views import View
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+class Spacing(NamedTuple):
+    """Distance between the centres of neighbouring pixels of a radiograph with square pixels (PS3.3 10.7.1.3).
+
+    Attributes:
+        mm: millimetres.
+        at: plane of the distance: ``"patient"`` if it was calibrated; ``"detector"`` if it was not, and structures
+            appear larger than they are; ``"unknown"`` if the file does not tell.
+    """
+
+    mm: float
+    at: Literal["patient", "detector", "unknown"]
+
 
 WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID", "LUT"]
 
@@ -144,6 +158,7 @@ class Radiograph:
         scale: with ``offset``: modality value = scale * pixel + offset.
         offset: see ``scale``.
         monochrome1: True if the photometric interpretation is MONOCHROME1 (low values are bright).
+        spacing: distance between pixels; None if the file states none that can be used.
     """
 
     pixels: npt.NDArray[np.uint16]
@@ -155,6 +170,7 @@ class Radiograph:
     scale: float = 1.0
     offset: float = 0.0
     monochrome1: bool = False
+    spacing: Spacing | None = None
 
     def display(self, window: int = 0) -> npt.NDArray[np.uint8]:
         """Render the image with a window of the file, or with percentiles 0.5 to 99.5 if it has none.

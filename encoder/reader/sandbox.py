@@ -29,7 +29,7 @@ import numpy as np
 from encoder.errors import ReadError
 from encoder.files import sha256_of
 from encoder.reader.identity import Identity
-from encoder.reader.radiograph import ImageFacts, PreparedImage, Radiograph, Window
+from encoder.reader.radiograph import ImageFacts, PreparedImage, Radiograph, Spacing, Window
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -120,6 +120,7 @@ class Reader:
         return Radiograph(
             pixels, valid, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest, tuple(windows),
             header["scale"], header["offset"], header["monochrome1"],
+            None if header["spacing"] is None else Spacing(*header["spacing"]),
         )  # fmt: skip
 
     def prepare(

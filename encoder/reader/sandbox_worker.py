@@ -175,6 +175,7 @@ def _answer(request: dict[str, Any], source: mmap.mmap, shared: mmap.mmap | None
             arrays.append(window.lut)
     header |= {"shape": image.pixels.shape, "valid": image.valid is not None, "windows": windows}
     header |= {"scale": image.scale, "offset": image.offset, "monochrome1": image.monochrome1}
+    header["spacing"] = image.spacing
     return header, arrays
 
 

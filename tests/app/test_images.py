@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import io
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from app.images import ImageFolder, presets
+from app.images import ImageFolder, Preview, presets, preview
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import recipe_named
 from encoder.reader.radiograph import ImageFacts, Radiograph, Window
@@ -93,3 +96,55 @@ def test_without_windows_the_central_99_percent_are_displayed() -> None:
     assert first["label"] == "automatic"
     assert first["center"] == pytest.approx((low + high) / 2, abs=2)
     assert first["width"] == pytest.approx(high - low, abs=2)
+
+
+def shown(preview: Preview) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    with Image.open(io.BytesIO(preview.content)) as image:
+        assert (image.format, image.mode) == ("JPEG", "L")
+        return np.asarray(image)
+
+
+def test_a_preview_is_linear_between_the_values_that_it_states() -> None:
+    ramp = np.tile(np.linspace(1000, 21000, 2000).astype(np.uint16), (1000, 1))
+    made = preview(ramp, 1024)
+    found = shown(made)
+    assert found.shape == (512, 1024) and len(made.content) <= 150_000
+    assert made.low == pytest.approx(1020, abs=50) and made.high == pytest.approx(20980, abs=50)
+    values = made.low + found[256] / 255 * (made.high - made.low)
+    assert np.abs(values - np.linspace(1000, 21000, 1024)).max() < 150, "less than two grey levels"
+
+
+def test_one_hot_pixel_does_not_flatten_a_preview() -> None:
+    pixels = np.random.default_rng(0).integers(0, 1000, (400, 400)).astype(np.uint16)
+    pixels[0, 0] = 65535
+    assert preview(pixels, 512).high < 1100
+    assert shown(preview(pixels, 512)).shape == (400, 400), "small images are not enlarged"
+
+
+@pytest.mark.parametrize("value", [0, 77, 65535])
+def test_a_constant_image_has_a_preview(value: int) -> None:
+    made = preview(np.full((100, 80), value, np.uint16), 96)
+    assert made.low == value and made.high == value + 1 and shown(made).max() == 0
+
+
+def test_noise_stays_below_the_largest_preview() -> None:
+    noise = np.random.default_rng(0).integers(0, 65536, (2048, 2048)).astype(np.uint16)
+    assert len(preview(noise, 1024).content) < 450_000, "noise is the worst case; a film has a third of it"
+
+
+def test_the_first_picture_of_a_film_is_sent_in_a_tenth_of_a_second_at_10_mbit(tmp_path: Path) -> None:
+    with Reader() as reader:
+        image = reader.read(example())
+    folder = ImageFolder(tmp_path / "images")
+    kept = folder.keep(image)
+    first, again = folder.preview(kept, 1024), folder.preview(kept, 1024)
+    assert first == again and len(first.content) < 125_000
+    assert len(folder.preview(kept, 96).content) < 5_000
+    assert {path.suffix for path in (tmp_path / "images").iterdir()} == {".u16", ".jpg"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "images").iterdir()} == {0o600}
+
+
+def test_planes_are_the_pixels_high_bytes_first(tmp_path: Path) -> None:
+    folder, image = ImageFolder(tmp_path / "images"), drawn()
+    planes = np.frombuffer(gzip.decompress(folder.planes(folder.keep(image))), np.uint8).reshape(2, 256, 256)
+    assert np.array_equal(planes[0].astype(np.uint16) << 8 | planes[1], image.pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -45,6 +46,32 @@ def test_the_viewer_gets_the_readers_pixels(local: Served) -> None:
         expected = reader.read(example()).pixels
     found = np.frombuffer(answer.body, "<u2").reshape(state["image"]["height"], state["image"]["width"])
     assert np.array_equal(found, expected)
+
+
+def test_images_are_kept_by_the_browser_and_have_previews(local: Served) -> None:
+    client = local.client()
+    state = client.study(RG1)
+    study, image = state["id"], state["image"]["id"]
+    at = f"/api/studies/{study}/image/{image}"
+    answers = {
+        what: client.call("GET", at + what)
+        for what in ("", "?planes=1", "?preview=1024", "?preview=1500", "?preview=1")
+    }
+    for what, answer in answers.items():
+        assert answer.status == 200
+        assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        again = client.call("GET", at + what, **{"if-none-match": answer.headers["etag"]})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", answer.headers["etag"])
+    assert len({answer.headers["etag"] for answer in answers.values()}) == 4, "1500 is answered with 1024 pixels"
+    assert len(answers["?preview=1024"].body) < 150_000
+    assert int(answers["?preview=1024"].headers["x-low"]) < int(answers["?preview=1024"].headers["x-high"])
+    planes = np.frombuffer(gzip.decompress(answers["?planes=1"].body), np.uint8).reshape(2, -1)
+    assert np.array_equal(planes[0].astype("<u2") << 8 | planes[1], np.frombuffer(answers[""].body, "<u2"))
+    (row,) = [one for one in client.call("GET", "/api/studies").json()["studies"] if one["id"] == study]
+    assert client.call("GET", row["thumbnail"]).headers["content-type"] == "image/jpeg"
+    assert "immutable" not in client.call("GET", f"/api/studies/{study}/thumbnail").headers["cache-control"]
+    assert client.call("GET", "/api/studies").headers["cache-control"] == "no-store"
+    assert client.call("GET", f"/api/studies/{study}/neighbours?sort=created&descending=0").json()["next"] is None
 
 
 def test_a_zip_becomes_a_worklist(local: Served) -> None:

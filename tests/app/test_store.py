@@ -196,7 +196,7 @@ def test_nobody_has_anything_of_anothers(store: Store) -> None:
     ):
         with pytest.raises(NotFound):
             forbidden()
-    assert store.worklist("bob") == {"studies": [], "counts": {}}
+    assert store.worklist("bob") == {"studies": [], "counts": {}, "total": 0}
     assert store.studies("bob") == [] and store.signed("bob") == [] and store.batches.progress("bob") == []
 
 
