@@ -45,6 +45,19 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "weight": ("weight", "weightkg", "patientweight"),
     "bmi": ("bmi", "bodymassindex"),
     "label": ("label", "labels", "findinglabels"),
+    "impression": ("impression", "sectionimpression", "impressions", "conclusion"),
+    "indication": (
+        "indication", "sectionindication", "reasonforexam", "reasonforexamination", "reasonforstudy",
+        "clinicalindication", "clinicalhistory", "sectionclinicalhistory", "history", "sectionhistory",
+    ),
+    "technique": ("technique", "sectiontechnique"),
+    "comparison": ("comparison", "sectioncomparison", "comparisons"),
+    "lateral": ("lateral", "lateralimage", "lateralpath", "lateralimagepath"),
+    "prior": ("prior", "priorimage", "priorpath", "priorimagepath"),
+    "prior_report": ("priorreport", "priorfindings"),
+    "days": ("days", "dayssinceprior"),
+    "date": ("studydate", "studydatedicom", "date", "patientreportdateorder"),
+    "time": ("studytime",),
 }  # fmt: skip
 """Field -> its usual names in order of preference, in lower case without spaces, underscores and other signs."""
 ATTRIBUTES = ("sex", "age", "ethnicity", "weight", "bmi")

@@ -27,6 +27,7 @@ from encoder.reader.views import view_of
 Row = dict[str, Any]
 _MIMIC_REPORT = re.compile(r"(?:files/)?p\d\d/p(\d+)/s(\d+)(?:\.txt)?")
 _MIMIC_ENTRY = re.compile(r"(\d{8})_(\d{8})")
+_CONTEXT = re.compile(r"\b(Indication|Comparison|Technique|Age|Gender|History):", re.IGNORECASE)
 _CHEXPERT_IMAGE = re.compile(r"(patient\d+)/(study\d+)/[^/]+")
 
 
@@ -52,11 +53,21 @@ class Form:
         return {name: column for name, column in found.items() if column}
 
 
-def _key_view(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
+def _rexrank(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
+    """View and lateral of the images, and the texts of "Indication: ... Comparison: ..."."""
     images, views, key = (row.get(name) for name in ("image_path", "frontal_lateral", "key_image_path"))
+    found: dict[str, Any] = {"view": ""}  # 46 of IU X-ray's 590 rows list other numbers of views
     if isinstance(images, list) and isinstance(views, list) and len(images) == len(views) and key in images:
-        return {"view": views[images.index(key)]}
-    return {"view": ""}  # 46 of IU X-ray's 590 rows list other numbers of views
+        sides = [view_of(str(view)) for view in views]
+        found = {"view": views[images.index(key)]}
+        if "lateral" in sides and images[sides.index("lateral")] != key:
+            found["lateral"] = images[sides.index("lateral")]
+    context = row.get("context")
+    headings = list(_CONTEXT.finditer(context)) if isinstance(context, str) else []
+    ends = [*(heading.start() for heading in headings), len(context or "")][1:]
+    for heading, end in zip(headings, ends, strict=True):
+        found.setdefault(heading[1].lower(), str(context)[heading.end() : end].strip())
+    return found
 
 
 def _chexpert_plus(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
@@ -72,7 +83,8 @@ def _answer(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
     if not isinstance(turns, list) or len(turns) != 2 or len(answers) != 1:
         raise LlavaRadError(f"{of}: conversations is not one question and one answer")
     found = _MIMIC_ENTRY.fullmatch(str(row.get("id")))
-    return {"findings": answers[0]} | ({"subject_id": found[1], "study_id": found[2]} if found else {})
+    texts = {"findings": answers[0], "indication": row.get("reason")}  # its prompts take the reason
+    return texts | ({"subject_id": found[1], "study_id": found[2]} if found else {})
 
 
 def _graph(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
@@ -93,7 +105,7 @@ FORMS: Mapping[str, Form] = {
             "reference": ("section_findings", "findings"),
             "view": ("view",),
         },
-        _key_view,
+        _rexrank,
     ),
     "CheXpert Plus": Form(
         (frozenset({"path_to_image", "section_findings"}),),

@@ -1,4 +1,4 @@
-"""``llava-rad reports``: write the table of image-report pairs of a public data set."""
+"""``llava-rad reports``: write the table of the studies of a public data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from encoder.errors import LlavaRadError
 from encoder.files import sha256_of
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
-from llava_rad.reports.pairs import TABLE_FIELDS, Pair, write_pairs
+from llava_rad.reports.comparisons import comparing, without_comparisons
+from llava_rad.reports.pairs import CONTEXT, TABLE_FIELDS, Pair, write_pairs
 from llava_rad.reports.registry import DATASETS, Found, PairSet, in_threads, places
 from llava_rad.reports.sections import names_views_only
 
@@ -43,6 +44,9 @@ class Summary:
         splits: images and known subjects by split; "" for none.
         paper: pairs by split in the paper.
         only_views: pairs whose Findings only name views.
+        context: pairs with each further input, such as ``lateral`` and ``indication``.
+        comparing: pairs without a prior image whose Findings compare with an earlier study.
+        shortened: pairs that lost such sentences (``--no-comparisons``).
         written: pairs in the written table.
     """
 
@@ -53,6 +57,9 @@ class Summary:
     splits: dict[str, dict[str, int]]
     paper: dict[str, int]
     only_views: int
+    context: dict[str, int]
+    comparing: int
+    shortened: int
     written: int
 
     def to_text(self) -> str:
@@ -66,6 +73,12 @@ class Summary:
             published = f"{self.paper[split]:>10,}" if split in self.paper else ""
             lines.append(f"{split or 'none':<20}{count['images']:>10,}{known:>10}{published}")
         lines += ["", f"texts: {self.source}"]
+        if self.context:
+            lines += ["further inputs: " + ", ".join(f"{name} {number:,}" for name, number in self.context.items())]
+        if self.comparing:
+            lines.append(f"Findings that compare with an earlier study, without a prior image: {self.comparing:,}")
+        if self.shortened:
+            lines.append(f"Findings from which such sentences were left out: {self.shortened:,}")
         if self.only_views:
             lines.append(f"Findings that only name views (kept): {self.only_views:,}")
         if self.written != sum(count["images"] for count in self.splits.values()):
@@ -109,15 +122,25 @@ def command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the validation split.")] = 0,
-    split: Annotated[
+    splits: Annotated[
         list[str] | None,
-        typer.Option(help="Write the pairs of this split only (train, val, test; repeatable).", show_default=False),
+        typer.Option(
+            "--split", help="Write the pairs of this split only (train, val, test; repeatable).", show_default=False
+        ),
     ] = None,
     unknown_views: Annotated[
         bool,
         typer.Option(
             "--unknown-views",
             help="Keep the rows of 'table' whose stated view is not known, or that name several views.",
+        ),
+    ] = False,
+    no_comparisons: Annotated[
+        bool,
+        typer.Option(
+            "--no-comparisons",
+            help="Leave out the sentences that compare with an earlier study where the pair has no prior image. "
+            "The paper keeps them.",
         ),
     ] = False,
     column: opt.Columns = None,
@@ -139,7 +162,7 @@ def command(
         raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
     if output.suffix.lower() not in (".jsonl", ".csv"):
         raise typer.BadParameter("the table's name ends in .jsonl or .csv", param_hint="--output")
-    if set(split or ()) - {*_SPLITS}:
+    if set(splits or ()) - {*_SPLITS}:
         raise typer.BadParameter(f"choose one of {', '.join(_SPLITS)}", param_hint="--split")
     columns = opt.columns(column, TABLE_FIELDS if dataset == "table" else ())
     check_output(output, overwrite=overwrite)
@@ -147,13 +170,16 @@ def command(
     found = adapter.find(where, val_share=val_share, seed=seed, progress=bar)
     if output.exists():
         check_output(output, inputs=(*found.files, *(pair.row.path for pair in found.pairs)), overwrite=overwrite)
-    pairs = [pair for pair in found.pairs if not split or pair.row.split in split]
+    shortened = 0
+    if no_comparisons:
+        found, shortened = _without_comparisons(found)
+    pairs = [pair for pair in found.pairs if not splits or pair.row.split in splits]
     if not pairs:
         raise LlavaRadError("there is no pair of the split that is to be written")
     if sha256:
         pairs = by_content(pairs)
     write_pairs(pairs, output)
-    summary = summarise(adapter, found, len(pairs))
+    summary = summarise(adapter, found, len(pairs), shortened)
     sys.stdout.write(json.dumps(asdict(summary), indent=2) + "\n" if format is opt.Plain.json else summary.to_text())
     if fault := adapter.fault(found):
         raise LlavaRadError(f"{adapter.title} is complete, but there are {fault}")
@@ -161,6 +187,22 @@ def command(
         frontal = found.missing + found.steps["image file there"]
         note(f"{found.missing:,} of {frontal:,} frontal images are not in the folder and were left out")
         raise typer.Exit(3)
+
+
+def _without_comparisons(found: Found) -> tuple[Found, int]:
+    """Leave out the sentences that compare from pairs without a prior, and the pairs of which nothing is left.
+
+    Returns:
+        The pairs, and the number of those that were changed or left out.
+    """
+    kept: list[Pair] = []
+    changed = 0
+    for pair in found.pairs:
+        findings = pair.findings if pair.context.prior else without_comparisons(pair.findings)
+        changed += findings != pair.findings
+        if findings:
+            kept.append(replace(pair, findings=findings))
+    return replace(found, pairs=kept, whole=False), changed
 
 
 def by_content(pairs: list[Pair]) -> list[Pair]:
@@ -172,17 +214,18 @@ def by_content(pairs: list[Pair]) -> list[Pair]:
     digests = in_threads(_sha256, pairs, bar("SHA-256", len(pairs)))
     first: dict[str, Pair] = {}
     for pair, digest in zip(pairs, digests, strict=True):
-        first.setdefault(digest, Pair(replace(pair.row, image=digest), pair.findings))
+        first.setdefault(digest, replace(pair, row=replace(pair.row, image=digest)))
     if len(first) != len(pairs):
         note(f"{len(pairs) - len(first):,} images have the bytes of an earlier one and were left out")
     return list(first.values())
 
 
-def summarise(adapter: PairSet, found: Found, written: int) -> Summary:
+def summarise(adapter: PairSet, found: Found, written: int, shortened: int = 0) -> Summary:
     """Count the pairs of a data set."""
+    pairs = found.pairs
     splits: dict[str, dict[str, Any]] = {}
     for name in (*_SPLITS, ""):
-        rows = [pair.row for pair in found.pairs if pair.row.split == name]
+        rows = [pair.row for pair in pairs if pair.row.split == name]
         if rows or name in adapter.published:
             subjects = {(row.dataset, row.subject) for row in rows if row.subject}
             splits[name] = {"images": len(rows), "subjects": len(subjects)}
@@ -193,7 +236,10 @@ def summarise(adapter: PairSet, found: Found, written: int) -> Summary:
         missing=found.missing,
         splits=splits,
         paper=adapter.published,
-        only_views=sum(names_views_only(pair.findings) for pair in found.pairs),
+        only_views=sum(names_views_only(pair.findings) for pair in pairs),
+        context={name: number for name in CONTEXT if (number := sum(name in pair.context.given for pair in pairs))},
+        comparing=sum(pair.context.prior is None and bool(comparing(pair.findings)) for pair in pairs),
+        shortened=shortened,
         written=written,
     )
 

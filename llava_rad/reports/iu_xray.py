@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,15 +22,18 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.tables import find, keyed, read_csv
 from encoder.datasets.values import known
 from encoder.errors import LlavaRadError
+from encoder.reader.views import View
 from llava_rad.reports.pairs import Pair, collapse
 from llava_rad.reports.registry import WITH_FINDINGS, Found, Places, Progress, in_threads
 from llava_rad.reports.sections import names_views_only
+from llava_rad.reports.studies import Image, Sections, join
 
 _OF = "IU-Xray"
 _WHOLE = ((3_851, 7_466), (3_955, 7_466))  # reports (Kaggle's, Open-i's) and rows of indiana_projections.csv
 _KEY = re.compile(r"\d+_IM-\d+(?:-\d+)+")
 _SUFFIXES = {".dcm": 0, ".png": 1, ".jpg": 2, ".jpeg": 2}  # preferred first: the original image
 _LARGEST_XML = 1 << 20
+_VIEWS: Mapping[str, View] = {"frontal": "frontal", "lateral": "lateral"}
 
 
 def read(places: Places, progress: Progress) -> Found:
@@ -43,32 +46,46 @@ def read(places: Places, progress: Progress) -> Found:
     table, folder = _reports(places)
     if table is not None:
         reports = keyed(read_csv(table, "uid", "findings", of=_OF), "uid", of=_OF)
-        findings = {uid: collapse(known(row["findings"])) for uid, row in reports}
+        texts = {uid: _sections(row) for uid, row in reports}
         images = [(key, _uid(key)) for key in projections]
         source = "a table of reports"
     else:
-        findings, images = _open_i(folder, progress)
+        texts, images = _open_i(folder, progress)
         source = "Open-i's XML files"
-    frontal = [(number, key, uid) for number, (key, uid) in enumerate(images, 1) if projections.get(key) == "frontal"]
     files = _files(places.root)
-    rows = [
-        Row(files[key], "iu-xray", uid, uid, key, "frontal", "test", number=number)
-        for number, key, uid in frontal
-        if key in files
+    there = [
+        Image(Row(files[key], "iu-xray", uid, uid, key, view, "test", number=number))
+        for number, (key, uid) in enumerate(images, 1)
+        if key in files and (view := _VIEWS.get(projections.get(key, "")))
     ]
-    with_report = [row for row in rows if row.subject in findings]
-    pairs = [Pair(row, findings[row.subject]) for row in with_report if findings[row.subject]]
+    frontal = sum(projections.get(key) == "frontal" for key, _ in images)
+    rows = [image.row for image in there if image.row.view == "frontal"]
+    with_report = [row for row in rows if row.subject in texts]
+    pairs = [Pair(row, texts[row.subject].findings) for row in with_report if texts[row.subject].findings]
     kept = [pair for pair in pairs if not names_views_only(pair.findings)]
     steps = {
         "in the table of images": len(images),
-        "frontal": len(frontal),
+        "frontal": frontal,
         "image file there": len(rows),
         "report there": len(with_report),
         WITH_FINDINGS: len(pairs),
         "Findings say more than the views": len(kept),
     }
-    whole = (len(findings), len(projections)) in _WHOLE
-    return Found(kept, steps, len(frontal) - len(rows), source, (listed, table or folder), whole)
+    joined = join(kept, there, {("iu-xray", uid, uid): found for uid, found in texts.items()})
+    for note in joined.notes:
+        places.say(note)
+    whole = (len(texts), len(projections)) in _WHOLE
+    return Found(joined.pairs, steps, frontal - len(rows), source, (listed, table or folder), whole)
+
+
+def _sections(texts: Mapping[str, str]) -> Sections:
+    """Make the texts of a report from fields in lower case."""
+    return Sections(
+        *(
+            collapse(known(texts.get(name) or ""))
+            for name in ("findings", "impression", "indication", "technique", "comparison")
+        )
+    )
 
 
 def _projections(places: Places) -> tuple[Path, dict[str, str]]:
@@ -106,22 +123,22 @@ def _reports(places: Places) -> tuple[Path | None, Path]:
     )
 
 
-def _open_i(folder: Path, progress: Progress) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Read Findings by report number, and the images (name, report number) in the order of the reports."""
+def _open_i(folder: Path, progress: Progress) -> tuple[dict[str, Sections], list[tuple[str, str]]]:
+    """Read texts by report number, and the images (name, report number) in the order of the reports."""
     files = sorted(folder.glob("*.xml"), key=lambda file: (len(file.name), file.name))
-    findings: dict[str, str] = {}
+    found: dict[str, Sections] = {}
     images: list[tuple[str, str]] = []
     parsed = in_threads(_report, files, progress("reports", len(files)))
-    for number, (uid, text, names) in enumerate(parsed, 1):
-        if not uid or uid in findings:
+    for number, (uid, texts, names) in enumerate(parsed, 1):
+        if not uid or uid in found:
             raise LlavaRadError(f"{_OF}: XML file {number} has no number, or that of another one")
-        findings[uid] = collapse(text)
+        found[uid] = texts
         images += [(_key(name, number), uid) for name in names]
-    return findings, images
+    return found, images
 
 
-def _report(file: Path) -> tuple[str, str, list[str]]:
-    """Read number, Findings and image names of an XML report."""
+def _report(file: Path) -> tuple[str, Sections, list[str]]:
+    """Read number, texts and image names of an XML report."""
     try:
         with file.open("rb") as stream:
             data = stream.read(_LARGEST_XML + 1)
@@ -133,13 +150,12 @@ def _report(file: Path) -> tuple[str, str, list[str]]:
     except (OSError, ValueError, ElementTree.ParseError):
         raise LlavaRadError(f"{_OF}: an XML file cannot be read") from None
     number = root.find("uId")
-    texts = [
-        "".join(part.itertext())
-        for part in root.iter("AbstractText")
-        if part.get("Label", "").strip().upper() == "FINDINGS"
-    ]
+    texts: dict[str, str] = {}
+    for part in root.iter("AbstractText"):
+        label = part.get("Label", "").strip().lower()
+        texts[label] = f"{texts.get(label, '')} {''.join(part.itertext())}"
     uid = "" if number is None else number.get("id", "").removeprefix("CXR")
-    return uid, " ".join(texts), [image.get("id", "") for image in root.iter("parentImage")]
+    return uid, _sections(texts), [image.get("id", "") for image in root.iter("parentImage")]
 
 
 def _files(root: Path) -> dict[str, Path]:

@@ -2,7 +2,8 @@
 
 The paper (2.2.1): official splits, non-frontal images removed, samples without a Findings section dropped. Frontal is
 ``ViewPosition`` AP or PA in the metadata table. The reports are the files ``files/p10/p10000032/s50414267.txt`` of
-MIMIC-CXR, or the table ``mimic_cxr_sectioned.csv`` that MIT-LCP's scripts make of them.
+MIMIC-CXR, or the table ``mimic_cxr_sectioned.csv`` that MIT-LCP's scripts make of them. Laterals and earlier studies
+come from the same table of images, by ``ViewPosition``, ``StudyDate`` and ``StudyTime``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from encoder.errors import LlavaRadError
 from encoder.reader.views import view_of
 from llava_rad.reports.pairs import Pair, collapse
 from llava_rad.reports.registry import Found, Places, Progress, in_threads, there
-from llava_rad.reports.sections import HAND_MADE, findings_of
+from llava_rad.reports.sections import HAND_MADE, last_section, split_sections
+from llava_rad.reports.studies import Image, Sections, join, moment
 
 IMAGES = 377_110
 """Rows of the metadata table of the whole data set."""
@@ -43,32 +45,41 @@ def _read(places: Places, progress: Progress, of: str, suffix: str) -> Found:
     table = keyed(read_csv(splits, "dicom_id", "split", of=of), "dicom_id", of=of)
     split = {image: split_of(row["split"]) for image, row in table}
     rows: list[Row] = []
+    images: list[Image] = []
     total = 0
-    for total, row in enumerate(read_csv(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of), 1):
-        if row["ViewPosition"] not in ("AP", "PA"):
+    for total, cells in enumerate(read_csv(metadata, "dicom_id", "subject_id", "study_id", "ViewPosition", of=of), 1):
+        view = view_of(cells["ViewPosition"])
+        if cells["ViewPosition"] not in ("AP", "PA") and view != "lateral":
             continue
-        subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
+        subject, study, image = cells["subject_id"], cells["study_id"], cells["dicom_id"]
         if not (subject + study).isdecimal() or not re.fullmatch("[0-9A-Za-z-]+", image):
             raise LlavaRadError(f"{of}: row {total} of its table of images has an id of another form")
         path = places.root / "files" / _folder(subject) / f"s{study}" / f"{image}{suffix}"
-        view = view_of(row["ViewPosition"])
-        rows.append(Row(path, "mimic-cxr", subject, study, image, view, split.get(image, ""), number=total))
+        row = Row(path, "mimic-cxr", subject, study, image, view, split.get(image, ""), number=total)
+        images.append(Image(row, moment(cells.get("StudyDate", ""), cells.get("StudyTime", ""))))
+        if view != "lateral":
+            rows.append(row)
     steps = {"in the table of images": total, "frontal (AP or PA)": len(rows)}
     # before the images, so that a missing source is reported at once
     source = _source(places, rows, of)
-    present = in_threads(lambda row: there(row.path), rows, progress("images", len(rows)))
-    missing = len(rows) - sum(present)
-    rows = [row for row, is_there in zip(rows, present, strict=True) if is_there]
-    findings = _sectioned(source, of) if source.is_file() else _from_files(source, rows, progress, of)
-    with_report = [row for row in rows if row.study in findings]
-    pairs = [Pair(row, findings[row.study]) for row in with_report if findings[row.study]]
+    present = in_threads(lambda image: there(image.row.path), images, progress("images", len(images)))
+    images = [image for image, is_there in zip(images, present, strict=True) if is_there]
+    kept = [image.row for image in images if image.row.view != "lateral"]
+    missing, rows = len(rows) - len(kept), kept
+    texts = _sectioned(source, of) if source.is_file() else _from_files(source, rows, progress, of)
+    with_report = [row for row in rows if row.study in texts]
+    pairs = [Pair(row, texts[row.study].findings) for row in with_report if texts[row.study].findings]
     steps |= {
         "image file there": len(rows),
         "report there, sectioned by rule": len(with_report),
         "Findings section in it": len(pairs),
     }
-    texts = "a table of sections" if source.is_file() else "report files"
-    return Found(pairs, steps, missing, texts, (metadata, splits, source), whole=total == IMAGES)
+    of_studies = {("mimic-cxr", row.subject, row.study): texts[row.study] for row in with_report}
+    joined = join(pairs, images, of_studies)
+    for note in joined.notes:
+        places.say(note)
+    kind = "a table of sections" if source.is_file() else "report files"
+    return Found(joined.pairs, steps, missing, kind, (metadata, splits, source), whole=total == IMAGES)
 
 
 def _tables(places: Places, of: str) -> tuple[Path, Path]:
@@ -109,21 +120,28 @@ def _source(places: Places, rows: list[Row], of: str) -> Path:
     )
 
 
-def _sectioned(file: Path, of: str) -> dict[str, str]:
-    """Read Findings by study; "" if the table has none."""
+def _sectioned(file: Path, of: str) -> dict[str, Sections]:
+    """Read texts by study; the table has no indication and no technique."""
     rows = read_csv(file, "study", "findings", of=f"{of}: {_SECTIONED}")
     table = keyed(rows, "study", of=f"{of}: {_SECTIONED}")
-    return {study.removeprefix("s"): collapse(known(row["findings"])) for study, row in table}
+    return {
+        study.removeprefix("s"): Sections(
+            collapse(known(row["findings"])),
+            collapse(known(row.get("impression", ""))),
+            comparison=collapse(known(row.get("comparison", ""))),
+        )
+        for study, row in table
+    }
 
 
-def _from_files(files: Path, rows: Iterable[Row], progress: Progress, of: str) -> dict[str, str]:
-    """Read Findings by study, of studies whose report exists and is not one of those sectioned by hand."""
+def _from_files(files: Path, rows: Iterable[Row], progress: Progress, of: str) -> dict[str, Sections]:
+    """Read texts by study, of studies whose report exists and is not one of those sectioned by hand."""
     studies = list({row.study: row for row in rows if row.study not in HAND_MADE}.values())
-    texts = in_threads(lambda row: _findings(_report(files, row), of), studies, progress("reports", len(studies)))
+    texts = in_threads(lambda row: _sections(_report(files, row), of), studies, progress("reports", len(studies)))
     return {row.study: text for row, text in zip(studies, texts, strict=True) if text is not None}
 
 
-def _findings(path: Path, of: str) -> str | None:
+def _sections(path: Path, of: str) -> Sections | None:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             text = file.read(_LARGEST_REPORT + 1)
@@ -133,7 +151,14 @@ def _findings(path: Path, of: str) -> str | None:
         raise LlavaRadError(f"{of}: a report file cannot be read") from None
     if len(text) > _LARGEST_REPORT:
         raise LlavaRadError(f"{of}: a report file is larger than a report can be")
-    return collapse(findings_of(text))
+    found = split_sections(text)
+    findings, impression, indication, history, technique, comparison = (
+        collapse(last_section(found, name))
+        for name in ("findings", "impression", "indication", "history", "technique", "comparison")
+    )
+    return Sections(
+        findings, known(impression), known(indication) or known(history), known(technique), known(comparison)
+    )
 
 
 def _report(files: Path, row: Row) -> Path:

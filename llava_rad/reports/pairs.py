@@ -1,9 +1,9 @@
-"""The table of image-report pairs, which readers of data sets write and training and benchmarks read.
+"""The table of studies, which readers of data sets write and training and benchmarks read.
 
-JSON lines or CSV in UTF-8, one image each: ``id``, ``image`` (path, relative to the table's folder if it is inside),
-``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``, and the patient's ``sex``, ``age``,
-``ethnicity``, ``weight`` and ``bmi`` where they are known. Other tables of images and texts are read too:
-:mod:`encoder.datasets.columns` has the usual names of these fields; other fields are ignored.
+JSON lines or CSV in UTF-8, one frontal image each: ``id``, ``image`` (path, relative to the table's folder if it is
+inside), ``findings``, ``dataset``, ``subject``, ``study``, ``view``, ``split``; where they are known, the patient's
+``sex``, ``age``, ``ethnicity``, ``weight`` and ``bmi``, and the fields of :class:`Context`. Other tables of images and
+texts are read too: :mod:`encoder.datasets.columns` has the usual names of these fields; other fields are ignored.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ from encoder.reader.views import FRONTAL, stated, view_of
 from llava_rad.reports.sections import findings_part
 
 FIELDS = ("id", "image", "findings", "dataset", "subject", "study", "view", "split")
-_READ = (*FIELDS, *ATTRIBUTES)
-TABLE_FIELDS = (*_READ, IGNORE)
+CONTEXT_IMAGES = ("lateral", "prior")
+CONTEXT_TEXTS = ("prior_report", "indication", "technique", "comparison", "impression")
+CONTEXT = (*CONTEXT_IMAGES, *CONTEXT_TEXTS, "days")
+"""Fields of :class:`Context`."""
+_READ = (*FIELDS, *ATTRIBUTES, *CONTEXT)
+_DATES = ("date", "time")
+TABLE_FIELDS = (*_READ, *_DATES, IGNORE)
 """Fields of a table of pairs, for which a user may name columns."""
 _LISTED = 5
 _OF = "the table of pairs"
@@ -37,18 +42,55 @@ _NO_TEXT = "\0"  # stands for a value that is not text
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """What a study has besides its frontal image and Findings; "" and None where it is not known.
+
+    A text that says nothing ("None.", ``___``) counts as not known.
+
+    Attributes:
+        lateral: lateral image of the same study.
+        prior: frontal image of an earlier study of the same patient.
+        prior_report: Findings of that study.
+        indication: indication, history or reason for the examination.
+        technique: section of that name.
+        comparison: section of that name.
+        impression: section of that name.
+        days: from the prior to this study.
+    """
+
+    lateral: Path | None = None
+    prior: Path | None = None
+    prior_report: str = ""
+    indication: str = ""
+    technique: str = ""
+    comparison: str = ""
+    impression: str = ""
+    days: int | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the fields that are known."""
+        return tuple(name for name in CONTEXT if getattr(self, name) not in (None, ""))
+
+
+NO_CONTEXT = Context()
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """One image and the Findings section of its report.
+    """One frontal image and the Findings section of its report.
 
     Attributes:
         row: the image, as in a manifest.
         findings: text with white space collapsed; case, punctuation, ``___`` and ``XXXX`` are unchanged.
         odd_view: a view is stated, but it is not known, or several are; the row's view is ``"unknown"``.
+        context: what else is known of the study.
     """
 
     row: Row
     findings: str
     odd_view: bool = False
+    context: Context = NO_CONTEXT
 
     @property
     def id(self) -> str:
@@ -72,6 +114,16 @@ def read_pairs(
     say: Callable[[str], None] = lambda message: None,
     home: Path | None = None,
 ) -> list[Pair]:
+    """Read a table of pairs; see :func:`read_dated`, which also returns the dates."""
+    return [pair for pair, _ in read_dated(file, columns, say, home)]
+
+
+def read_dated(
+    file: Path,
+    columns: Mapping[str, Sequence[str]] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    home: Path | None = None,
+) -> list[tuple[Pair, tuple[str, str]]]:
     """Read a table of pairs; see :func:`encoder.datasets.tables.read_records` for its form.
 
     Published tables are read by their form (:mod:`encoder.datasets.forms`); their rows without Findings are left out.
@@ -82,6 +134,9 @@ def read_pairs(
         columns: field of :data:`TABLE_FIELDS` -> names of columns, where they have other names than usual.
         say: called with the columns that are read and those that are not, and with what cannot be read.
         home: folder of relative paths; default: the table's own.
+
+    Returns:
+        Each pair with the texts of the study's date and time, "" where the table has none.
 
     Raises:
         LlavaRadError: if it does not exist, is not such a table, or a row lacks its image or text or repeats an id;
@@ -97,7 +152,7 @@ def read_pairs(
     named = {_FIELD_OF.get(name, name): [column] for name, column in chosen.items()} | dict(columns or {})
     if "image" not in chosen:
         rows = list(per_image(rows))
-    pairs: list[Pair] = []
+    pairs: list[tuple[Pair, tuple[str, str]]] = []
     places: dict[str, int] = {}
     empty: list[int] = []
     twice: list[tuple[int, int]] = []
@@ -107,7 +162,7 @@ def read_pairs(
     for number, cells in enumerate(texts, 1):
         header = tuple(cells)
         if header not in found:
-            found[header] = Columns.find(header, named, _READ, of=_OF)
+            found[header] = Columns.find(header, named, (*_READ, *_DATES), of=_OF)
         report = found[header].cell(cells, "findings")
         part = findings_part(report)
         sectioned += part is not None
@@ -118,7 +173,7 @@ def read_pairs(
                 continue
         if (first := places.setdefault(pair.id, number)) != number:
             twice.append((first, number))
-        pairs.append(pair)
+        pairs.append((pair, (found[header].cell(cells, "date"), found[header].cell(cells, "time"))))
     if empty and not pairs:
         raise LlavaRadError(f"no row of the table of pairs has a text in '{found[tuple(texts[0])].first('findings')}'")
     if empty and form is None:
@@ -139,7 +194,33 @@ def read_pairs(
         say(f"{len(empty):,} of {len(rows):,} rows have no Findings and are left out")
     if sectioned:
         say(f"of {sectioned:,} texts with headings only the Findings are taken")
+    check_context([pair for pair, _ in pairs])
     return pairs
+
+
+def check_context(pairs: Sequence[Pair]) -> None:
+    """Check that priors and laterals belong to the patient, and that no test image is a prior in training.
+
+    Raises:
+        LlavaRadError: if a lateral or prior is the image itself, or an image of the table of another patient, another
+            split or (lateral) another study; or if a prior report has no prior image or a prior is not earlier.
+    """
+    rows = {pair.row.path: pair.row for pair in pairs}
+    for pair in pairs:
+        row, where = pair.row, f"row {pair.row.number} of the table of pairs"
+        if pair.context.days is not None and pair.context.days < 0:
+            raise LlavaRadError(f"{where}: the prior is not earlier than the study (days is negative)")
+        for name in CONTEXT_IMAGES:
+            path: Path | None = getattr(pair.context, name)
+            if path == row.path:
+                raise LlavaRadError(f"{where}: the {name} image is the image itself")
+            other = None if path is None else rows.get(path)
+            if other is None:
+                continue
+            for field in ("subject", "split", *(["study"] if name == "lateral" else [])):
+                ours, theirs = getattr(row, field), getattr(other, field)
+                if ours and theirs and ours != theirs:
+                    raise LlavaRadError(f"{where}: the {name} image is one of another {field}, see row {other.number}")
 
 
 def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
@@ -153,19 +234,37 @@ def write_pairs(pairs: Iterable[Pair], file: Path) -> None:
     with reported("the table of pairs"), writing(file, "w") as stream:
         pairs = list(pairs)
         more = [name for name in ATTRIBUTES if any(name in pair.row.attributes for pair in pairs)]
-        names = (*FIELDS, *more)
+        context = [name for name in CONTEXT if any(name in pair.context.given for pair in pairs)]
+        names = (*FIELDS, *more, *context)
         table = csv.writer(stream, lineterminator="\n") if file.suffix.lower() == ".csv" else None
         if table:
             table.writerow(names)
         for pair in pairs:
             row = pair.row
-            image = str(row.path).removeprefix(inside).replace(os.sep, "/")
-            cells = [pair.id, image, pair.findings, row.dataset, row.subject, row.study, row.view, row.split]
+            image = _written(row.path, inside)
+            cells: list[str | int] = [
+                pair.id,
+                image,
+                pair.findings,
+                row.dataset,
+                row.subject,
+                row.study,
+                row.view,
+                row.split,
+            ]
             cells += [row.attributes.get(name, "") for name in more]
+            cells += [_written(getattr(pair.context, name), inside) for name in context]
             if table:
                 table.writerow(cells)
             else:
                 stream.write(json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False) + "\n")
+
+
+def _written(value: Any, inside: str) -> str | int:
+    """Return a value as it is written: paths below a folder are relative to it."""
+    if isinstance(value, Path):
+        return str(value).removeprefix(inside).replace(os.sep, "/")
+    return "" if value is None else value
 
 
 def _texts(row: Mapping[str, Any], number: int) -> dict[str, str]:
@@ -178,7 +277,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int, findings: str) -> Pair:
-    for name in _READ:
+    for name in (*FIELDS, *ATTRIBUTES):
         if name in columns.of and cells.get(columns.first(name)) == _NO_TEXT:
             raise LlavaRadError(f"row {number} of the table of pairs: {columns.first(name)} is not text")
     image = columns.cell(cells, "image").replace("\\", "/")
@@ -194,7 +293,7 @@ def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int, f
     view = columns.cell(cells, "view")
     return Pair(
         Row(
-            Path(os.path.normpath(image if image[0] == "/" else f"{home}/{image}")),
+            _absolute(image, home),
             dataset=columns.cell(cells, "dataset"),
             subject=columns.cell(cells, "subject"),
             study=columns.cell(cells, "study"),
@@ -206,7 +305,27 @@ def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int, f
         ),
         collapse(findings),
         odd_view=view_of(view) == "unknown" and stated(view),
+        context=_context(cells, columns, home, number),
     )
+
+
+def _absolute(image: str, home: Path) -> Path:
+    return Path(os.path.normpath(image if image[0] == "/" else f"{home}/{image}"))
+
+
+def _context(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -> Context:
+    found = {name: columns.cell(cells, name) for name in CONTEXT if name in columns.of}
+    found = {name: text for name, text in found.items() if text and text != _NO_TEXT}
+    if not found:
+        return NO_CONTEXT
+    read: dict[str, Any] = {name: collapse(found[name]) for name in CONTEXT_TEXTS if name in found}
+    read |= {name: _absolute(found[name].replace("\\", "/"), home) for name in CONTEXT_IMAGES if name in found}
+    if "days" in found:
+        try:
+            read["days"] = int(float(found["days"]))
+        except (ValueError, OverflowError):
+            raise LlavaRadError(f"row {number} of the table of pairs: the days since the prior are no number") from None
+    return Context(**read)
 
 
 def _listed(found: list[Any]) -> str:

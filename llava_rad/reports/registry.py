@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from encoder.datasets.splits import disjoint, redraw_validation
 from encoder.errors import LlavaRadError
-from llava_rad.reports.pairs import Pair, frontal, read_pairs
+from llava_rad.reports.pairs import CONTEXT_IMAGES, Pair, frontal, read_dated
+from llava_rad.reports.studies import Image, Key, Sections, join, key_of, moment
 
 TABLES = ("pairs.jsonl", "pairs.csv")
 WITH_FINDINGS = "Findings section in it"
@@ -184,18 +185,46 @@ def read_table(places: Places, progress: Progress) -> Found:
             f"there is no {' or '.join(TABLES)} in the folder",
             hint="name the table itself, or with --reports beside the folder of its images",
         )
-    table = read_pairs(file, places.columns, places.say, home=root if root.is_dir() else None)
+    dated = read_dated(file, places.columns, places.say, home=root if root.is_dir() else None)
+    table = [pair for pair, _ in dated]
     known = [pair for pair in table if places.unknown_views or not pair.odd_view]
     front = [pair for pair in known if frontal(pair)]
-    present = in_threads(lambda pair: there(pair.row.path), front, progress("images", len(front)))
-    pairs = [pair for pair, is_there in zip(front, present, strict=True) if is_there]
+    images = [Image(pair.row, moment(*texts) if texts[0] else None) for pair, texts in dated]
+    present = in_threads(lambda image: there(image.row.path), images, progress("images", len(images)))
+    images = [image for image, is_there in zip(images, present, strict=True) if is_there]
+    found = {image.row.path for image in images}
+    pairs = [pair for pair in front if pair.row.path in found]
     steps = {
         "in the table": len(table),
         "view known or not stated": len(known),
         "not lateral, oblique or special": len(front),
         "image file there": len(pairs),
     }
-    return Found(pairs, steps, len(front) - len(pairs), "the table", (file,))
+    joined = join([_context_there(pair) for pair in pairs], images, _texts(table))
+    for note in joined.notes:
+        places.say(note)
+    return Found(joined.pairs, steps, len(front) - len(pairs), "the table", (file,))
+
+
+def _texts(pairs: Iterable[Pair]) -> dict[Key, Sections]:
+    """Return the texts of the studies of a table, each by its first frontal image."""
+    found: dict[Key, Sections] = {}
+    for pair in pairs:
+        key, own = key_of(pair.row), pair.context
+        if key is not None and frontal(pair):
+            texts = Sections(pair.findings, own.impression, own.indication, own.technique, own.comparison)
+            found.setdefault(key, texts)
+    return found
+
+
+def _context_there(pair: Pair) -> Pair:
+    """Return a pair without the laterals and priors whose file does not exist."""
+    gone: dict[str, Any] = {
+        name: None for name in CONTEXT_IMAGES if (path := getattr(pair.context, name)) and not there(path)
+    }
+    if "prior" in gone:
+        gone |= {"prior_report": "", "days": None}
+    return replace(pair, context=replace(pair.context, **gone)) if gone else pair
 
 
 _MIMIC = {"train": 146_909, "val": 7_250, "test": 2_461}

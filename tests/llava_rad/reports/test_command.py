@@ -51,6 +51,7 @@ def test_counts_stand_beside_the_papers(run: Run, mimic: Path, tmp_path: Path) -
         "test                         1         1     2,461",
         "",
         "texts: report files",
+        "further inputs: lateral 1, impression 3",
     ]
     assert [(p.id, p.row.view) for p in read_pairs(tmp_path / "t.jsonl")] == [
         ("a-1", "PA"),
@@ -80,6 +81,9 @@ def test_counts_as_json(run: Run, mimic: Path, tmp_path: Path) -> None:
         },
         "paper": {"train": 146909, "val": 7250, "test": 2461},
         "only_views": 0,
+        "context": {"lateral": 1, "impression": 3},
+        "comparing": 0,
+        "shortened": 0,
         "written": 3,
     }
 
@@ -96,6 +100,8 @@ def test_the_table_holds_what_training_needs(run: Run, mimic: Path, tmp_path: Pa
         "study": "51111111",
         "view": "PA",
         "split": "train",
+        "lateral": f"{CANARY}/mimic-cxr-jpg/files/p11/p11111111/s51111111/a-2.jpg",
+        "impression": CANARY,
     }
 
 
@@ -306,3 +312,26 @@ def test_progress_is_shown_on_a_terminal_only(mimic: Path, tmp_path: Path, run: 
 def test_help_names_every_data_set(run: Run) -> None:
     text = " ".join(run("reports", "--help").out.split())
     assert [name for name in DATASETS if name not in text] == []
+
+
+def test_sentences_that_compare_are_counted_and_left_out_on_request(run: Run, tmp_path: Path) -> None:
+    """The pair with a prior keeps its sentence; one with nothing else to say is left out."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    rows = [
+        ("i1", "The heart is large. The effusion is unchanged.", ""),
+        ("i2", "The heart is large. The effusion is unchanged.", "a.png"),
+        ("i3", "Stable chest.", ""),
+        ("i4", "The lungs are clear.", ""),
+    ]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "image", "text", "prior"), *((a, f"{a}.png", b, c) for a, b, c in rows)])
+    for name, *_ in rows:
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    counted = run("reports", "table", tmp_path / "t.csv", "-o", tmp_path / "all.jsonl", "-f", "json")
+    assert (json.loads(counted.out)["comparing"], json.loads(counted.out)["shortened"]) == (2, 0)
+    assert [p.findings for p in read_pairs(tmp_path / "all.jsonl")] == [text for _, text, _ in rows]
+    done = run("reports", "table", tmp_path / "t.csv", "-o", tmp_path / "few.jsonl", "-f", "json", "--no-comparisons")
+    assert (json.loads(done.out)["comparing"], json.loads(done.out)["shortened"]) == (0, 2)
+    assert [(p.id, p.findings) for p in read_pairs(tmp_path / "few.jsonl")] == [
+        ("i1", "The heart is large."), ("i2", rows[1][1]), ("i4", rows[3][1]),
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from encoder.datasets.values import known
 from encoder.errors import LlavaRadError
 from llava_rad.reports import iu_xray
 from llava_rad.reports.registry import DATASETS, Found, no_progress, places
@@ -284,7 +285,11 @@ def test_the_real_xml_files_say_what_the_reference_data_says(real: list[dict[str
         pytest.skip("needs Open-i's XML files, which come in the package torchxrayvision")
     with tarfile.open(Path(package.origin).parent / "data" / "NLMCXR_reports.tgz") as archive:
         archive.extractall(tmp_path, filter="data")
-    findings, images = iu_xray._open_i(tmp_path / "ecgen-radiology", no_progress)
-    assert findings == {r["uid"].removeprefix("CXR"): " ".join(r["findings"].split()) for r in real}
+    texts, images = iu_xray._open_i(tmp_path / "ecgen-radiology", no_progress)
+    for name in ("findings", "impression", "indication", "comparison"):
+        wanted = {r["uid"].removeprefix("CXR"): known(" ".join((r[name] or "").split())) for r in real}
+        assert {uid: getattr(found, name) for uid, found in texts.items()} == wanted
+    assert sum(bool(found.findings) for found in texts.values()) == 3425  # README of the reference data
+    assert sum(bool(found.impression) for found in texts.values()) == 3921
     assert sorted(name for name, _ in images) == sorted(key(image) for r in real for image in r["images"])
     assert all(name.startswith(f"{uid}_") for name, uid in images)
