@@ -102,7 +102,7 @@ class Health:
 def application(settings: Settings, batcher: Batcher, measures: Measures) -> ASGIApp:
     """Build the ASGI application."""
     batches = Batches(batcher, at_once=max(1, min(settings.queue // 2, 2 * settings.options.batch_size)))
-    room = Room(settings.queue, settings.largest, settings.memory)
+    room = Room(settings.queue, settings.largest, settings.memory, shared=settings.keys is not None)
     health = Health(batcher)
 
     @asynccontextmanager

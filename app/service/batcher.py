@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from app.readers import Readers
 from encoder.errors import LlavaRadError, ModelError, ReadError
-from encoder.reader.sandbox import Reader
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import Context, ReportWriter
 from llava_rad.generation.study import StudyInputs, prepare
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
     from encoder.reader.identity import Identity
     from encoder.reader.radiograph import PreparedImage
+    from encoder.reader.sandbox import Reader
     from llava_rad.generation.sources import Source
 
 _LOG: Final = logging.getLogger("app.service")
@@ -38,7 +39,8 @@ _DOT: Final = bytes.fromhex(  # a picture of one pixel: too small, but decoded b
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
     "3a7e9b550000000a4944415478da6360000000020001e527defc0000000049454e44ae426082"
 )
-T = TypeVar("T")
+HEALTH: Final = " health"
+"""Caller of the check of the decoders; no key has such a name."""
 _BROKEN: Final = {"crashed", "timeout", "memory"}
 
 
@@ -59,6 +61,7 @@ class Job:
     """One report.
 
     Attributes:
+        caller: name of the key.
         data: bytes of the frontal image.
         inputs: other images and texts of the study.
         put: takes the pieces (if ``streamed``), then the report or an error; called by another thread.
@@ -67,6 +70,7 @@ class Job:
         streamed: hand out pieces.
     """
 
+    caller: str
     data: bytes
     inputs: StudyInputs
     put: Callable[[str | Report | Exception], object]
@@ -87,20 +91,18 @@ class Batcher:
         options: model and decoding.
         measures: take sizes and times.
         most: reports that may wait.
-        readers: processes that decode images.
+        readers: processes that decode images; one caller has all but one at most.
     """
 
-    def __init__(self, options: GenerationOptions, measures: Measures, *, most: int = 64, readers: int = 2) -> None:
+    def __init__(self, options: GenerationOptions, measures: Measures, *, most: int = 64, readers: int = 3) -> None:
         self._options, self._measures, self._most = options, measures, most
         self._jobs, self._changed = deque[Job](), threading.Condition()
         self._writer: ReportWriter | None = None
         self._failed: str | None = None
         self._closed, self._reloading, self._busy = False, threading.Lock(), threading.Lock()
         self._each_s = 1.0
-        self._readers: queue.SimpleQueue[Reader] = queue.SimpleQueue()
-        for _ in range(readers):
-            self._readers.put(Reader())
-        self._count = readers
+        self._readers = Readers(readers, each=max(1, readers - 1))
+        self.threads = ThreadPoolExecutor(2 * most, thread_name_prefix="reading")
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
@@ -117,23 +119,26 @@ class Batcher:
     def decodes(self) -> bool:
         """Return True if the processes that decode images work."""
         try:
-            self._with_reader(lambda reader: reader.read(_DOT))
+            with self._readers.turn(HEALTH) as reader:
+                reader.read(_DOT)
         except ReadError as error:
             return error.reason not in _BROKEN
         return True
 
-    def identity(self, data: bytes) -> Identity:
+    def identity(self, caller: str, data: bytes) -> Identity:
         """Read the identifiers of a DICOM file.
 
         Raises:
             ReadError: if it has none.
         """
-        return self._with_reader(lambda reader: reader.identity(data))
+        with self._readers.turn(caller) as reader:
+            return reader.identity(data)
 
     def read(self, job: Job) -> None:
-        """Decode the images of a job.
+        """Decode the images of a job; to be called in one of ``threads``, where callers wait for their turn.
 
         Raises:
+            Abandoned: if it was cancelled before its turn.
             ReadError: if an image is refused.
             ConfigError: if the model's prompt does not take a study input.
             ModelError: if there is no model.
@@ -207,9 +212,8 @@ class Batcher:
         self._thread.join(wait_s)
         if self._writer is not None:
             self._writer.close()
-        for _ in range(self._count):
-            with contextlib.suppress(queue.Empty):
-                self._readers.get(timeout=1.0).close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
 
     def _load(self) -> ReportWriter:
         writer = ReportWriter(self._options)
@@ -226,25 +230,16 @@ class Batcher:
         with self._busy:
             writer.close()
 
-    def _with_reader(self, call: Callable[[Reader], T]) -> T:
-        reader = self._readers.get()
-        try:
-            return call(reader)
-        finally:
-            self._readers.put(reader)
-
     def _read(self, job: Job, writer: ReportWriter) -> None:
         engine, begun = writer.engine(), time.monotonic()
         _ = engine.config.conversation.with_study(job.inputs.study).text
         recipe = engine.recipe
         force = job.force or self._options.force
-
-        def images(reader: Reader) -> tuple[PreparedImage, Context]:
+        with self._readers.turn(job.caller, lambda: not job.cancelled) as reader:
             image = reader.prepare(job.data, recipe, force=force, frame=job.frame)
             read = partial(_prepare, reader, recipe)
-            return image, [(name, prepare(name, one, read, force=force)) for name, one in job.inputs.images]
-
-        job.images = (recipe, *self._with_reader(images))
+            others = [(name, prepare(name, one, read, force=force)) for name, one in job.inputs.images]
+        job.images = recipe, image, others
         self._measures.seconds.labels("read").observe(time.monotonic() - begun)
 
     def _work(self) -> None:
@@ -261,14 +256,14 @@ class Batcher:
                 self._write(batch)
 
     def _next(self) -> list[Job]:
-        """Wait for reports, and take those with the same study inputs as the first; empty at the end."""
+        """Wait for reports; take those with the study inputs of the first one, callers in turns. Empty at the end."""
         with self._changed:
             while not self._jobs:
                 if self._closed:
                     return []
                 self._changed.wait()
             study = self._jobs[0].inputs.study
-            batch = [job for job in self._jobs if job.inputs.study == study][: self._options.batch_size]
+            batch = _in_turns(job for job in self._jobs if job.inputs.study == study)[: self._options.batch_size]
             for job in batch:
                 self._jobs.remove(job)
             self._measures.waiting.set(len(self._jobs))
@@ -301,6 +296,9 @@ class Batcher:
     def _run(self, writer: ReportWriter, batch: list[Job]) -> None:
         images: list[tuple[PreparedImage, Context]] = []
         for job in list(batch):
+            if job.cancelled:
+                batch.remove(job)
+                continue
             if job.images is None or job.images[0] != writer.engine().recipe:  # the model was loaded again
                 try:
                     self._read(job, writer)
@@ -336,6 +334,15 @@ class _Cancelled:
 
 def _prepare(reader: Reader, recipe: Recipe, source: Source, force: bool) -> PreparedImage:
     return reader.prepare(source.content(), recipe, force=force)
+
+
+def _in_turns(jobs: Iterable[Job]) -> list[Job]:
+    """Order jobs so that the first ones of all callers come before the second ones."""
+    before, numbered = Counter[str](), list[tuple[int, Job]]()
+    for job in jobs:
+        numbered.append((before[job.caller], job))
+        before[job.caller] += 1
+    return [job for _, job in sorted(numbered, key=lambda one: one[0])]
 
 
 def _answer(job: Job, answer: Report | Exception) -> None:

@@ -37,7 +37,8 @@ class Batches:
 
     Args:
         batcher: writes the reports.
-        at_once: images of all batches in the queue at a time, so that single requests find room.
+        at_once: images of all batches in the queue at a time, so that single requests find room; and images of one
+            owner that are decoded.
         kept_s: seconds after its end for which a batch is kept.
     """
 
@@ -45,6 +46,7 @@ class Batches:
         self._batcher, self._at_once, self._kept_s = batcher, at_once, kept_s
         self._process = secrets.token_hex(4)
         self._turns = asyncio.Semaphore(at_once)
+        self._decoded: dict[str, asyncio.Semaphore] = {}
         self._batches: dict[str, _Batch] = {}
 
     def add(self, owner: str, files: list[bytes], *, force: bool, room: ExitStack) -> dict[str, Any]:
@@ -102,11 +104,12 @@ class Batches:
         return batch
 
     async def _run(self, number: str, batch: _Batch, files: list[bytes], force: bool, room: ExitStack) -> None:
-        free = asyncio.Semaphore(self._at_once)  # more would stand before another's batch
+        free = asyncio.Semaphore(self._at_once)  # more would stand before another batch of the owner
+        decoded = self._decoded.setdefault(batch.owner, asyncio.Semaphore(self._at_once))
 
         async def one(at: int) -> None:
-            async with free, self._turns:
-                batch.results[at] = await self._write(files[at], force)
+            async with free, decoded:
+                batch.results[at] = await self._write(batch.owner, files[at], force)
                 files[at] = b""
 
         with room:
@@ -115,7 +118,7 @@ class Batches:
                     group.create_task(one(at))
         asyncio.get_running_loop().call_later(self._kept_s, self._batches.pop, number, None)
 
-    async def _write(self, data: bytes, force: bool) -> dict[str, Any]:
+    async def _write(self, owner: str, data: bytes, force: bool) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[str | Report | Exception] = loop.create_future()
 
@@ -127,16 +130,17 @@ class Batches:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(deliver, part)
 
-        job = Job(data, StudyInputs(), put, force=force)
+        job = Job(owner, data, StudyInputs(), put, force=force)
         try:
-            await asyncio.to_thread(self._batcher.read, job)
-            while True:
-                try:
-                    self._batcher.submit(job)
-                    break
-                except QueueFull:
-                    await asyncio.sleep(0.2)
-            found = await answer
+            await loop.run_in_executor(self._batcher.threads, self._batcher.read, job)
+            async with self._turns:
+                while True:
+                    try:
+                        self._batcher.submit(job)
+                        break
+                    except QueueFull:
+                        await asyncio.sleep(0.2)
+                found = await answer
         except Exception as error:  # of one image: it is told in the results, the others go on
             found = error
         finally:

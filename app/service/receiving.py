@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,16 +48,18 @@ class Room:
         requests: most requests.
         largest: bytes of one request.
         total: bytes of all.
+        shared: several callers share the room: each has half of it at most, or one request of the largest size.
     """
 
     requests: int
     largest: int
     total: int
-    _open: int = field(default=0, init=False)
-    _bytes: int = field(default=0, init=False)
+    shared: bool = False
+    _open: Counter[str] = field(default_factory=Counter, init=False)
+    _bytes: Counter[str] = field(default_factory=Counter, init=False)
 
     @contextmanager
-    def take(self, request: Request, wait_s: float) -> Iterator[None]:
+    def take(self, request: Request, caller: str, wait_s: float) -> Iterator[None]:
         """Reserve room for a request; only called on the event loop.
 
         Raises:
@@ -67,13 +70,19 @@ class Room:
         size = int(stated) if stated.isascii() and stated.isdecimal() and len(stated) < 19 else self.largest
         if size > self.largest:
             raise BadRequest(413, "too_large", f"the request holds more than {self.largest >> 20} MiB")
-        if self._open >= self.requests or self._bytes + size > self.total:
+        full = self._open.total() >= self.requests or self._bytes.total() + size > self.total
+        if self.shared:
+            full |= self._open[caller] >= max(1, self.requests // 2)
+            full |= self._bytes[caller] + size > max(self.largest, self.total // 2)
+        if full:
             raise QueueFull(wait_s)
-        self._open, self._bytes = self._open + 1, self._bytes + size
+        self._open[caller] += 1
+        self._bytes[caller] += size
         try:
             yield
         finally:
-            self._open, self._bytes = self._open - 1, self._bytes - size
+            self._open[caller] -= 1
+            self._bytes[caller] -= size
 
 
 async def receive(request: Request, largest: int) -> bytes | FormData:

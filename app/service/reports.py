@@ -133,7 +133,7 @@ def router(parts: Parts) -> APIRouter:
         The body is the file, or a form of a study's files and texts. `identifiers` copies those of the DICOM file
         into SR and FHIR documents.
         """
-        with parts.room.take(request, parts.batcher.wait_s()):
+        with parts.room.take(request, request.state.caller, parts.batcher.wait_s()):
             kind = kind_of(request.headers.get("accept", ""))
             if frame is not None and frame < 1:
                 raise BadRequest(400, "parameter", "frames are counted from 1")
@@ -147,8 +147,9 @@ def router(parts: Parts) -> APIRouter:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(answers.put_nowait, part)
 
-            job = Job(image, inputs, put, force=force, frame=frame, streamed=kind == EVENTS)
-            await asyncio.to_thread(parts.batcher.read, job)
+            caller: str = request.state.caller
+            job = Job(caller, image, inputs, put, force=force, frame=frame, streamed=kind == EVENTS)
+            await _read(parts.batcher, job, request.is_disconnected)
             parts.batcher.submit(job)
             if kind == EVENTS:
                 return StreamingResponse(_events(parts, job, answers), media_type=EVENTS)
@@ -160,7 +161,9 @@ def router(parts: Parts) -> APIRouter:
             if isinstance(answer, Exception):
                 raise answer
             assert isinstance(answer, Report)
-            return await asyncio.to_thread(_response, parts.batcher, answer, kind, image if identifiers else None)
+            identified_by = (caller, image) if identifiers else None
+            making = loop.run_in_executor(parts.batcher.threads, _response, parts.batcher, answer, kind, identified_by)
+            return await making
 
     images: dict[str, Any] = {"type": "object", "required": ["images"]}
     images["properties"] = {"images": {"type": "array", "items": _BINARY}}
@@ -172,7 +175,7 @@ def router(parts: Parts) -> APIRouter:
     async def accept(request: Request, force: bool = False) -> dict[str, Any]:
         """Write the reports of several images; the results are polled. They are kept in memory for an hour."""
         room = contextlib.ExitStack()
-        room.enter_context(parts.room.take(request, parts.batcher.wait_s()))
+        room.enter_context(parts.room.take(request, request.state.caller, parts.batcher.wait_s()))
         with room:
             form = await receive(request, parts.room.largest)
             if not isinstance(form, FormData):
@@ -233,6 +236,20 @@ async def _study(body: bytes | FormData) -> tuple[bytes, StudyInputs]:
     return inputs.pop("image"), StudyInputs(**inputs)
 
 
+async def _read(batcher: Batcher, job: Job, closed: Callable[[], Awaitable[bool]]) -> None:
+    """Decode the images of a job as long as somebody waits for it."""
+    reading = asyncio.get_running_loop().run_in_executor(batcher.threads, batcher.read, job)
+    try:
+        while not (await asyncio.wait([reading], timeout=_LOOK_S))[0]:
+            if await closed():
+                raise BadRequest(499, "closed", "the connection was closed")
+        await reading
+    except BaseException:
+        job.cancelled = True
+        reading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody waits for it
+        raise
+
+
 async def _first(
     answers: asyncio.Queue[str | Report | Exception], closed: Callable[[], Awaitable[bool]]
 ) -> str | Report | Exception:
@@ -274,13 +291,13 @@ def _event(name: str, data: dict[str, str]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _response(batcher: Batcher, report: Report, kind: str, identified_by: bytes | None) -> Response:
-    """A report in one of the media types ``KINDS``."""
+def _response(batcher: Batcher, report: Report, kind: str, identified_by: tuple[str, bytes] | None) -> Response:
+    """A report in one of the media types ``KINDS``, with the identifiers of a caller's file."""
     if kind == "application/json":
         return Response(report.to_json(), media_type=kind)
     if kind == "text/plain":
         return Response(report.to_text(), media_type=kind)
-    identity = None if identified_by is None else batcher.identity(identified_by)
+    identity = None if identified_by is None else batcher.identity(*identified_by)
     document = Document.of(report, datetime.now(UTC), identity=identity)
     row = FORMATS["fhir" if kind == "application/fhir+json" else "sr"]
     first, *others = row.load()().files(document)

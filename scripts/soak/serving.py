@@ -104,13 +104,14 @@ class Served:
     data: Path
     port: int
     log: Path
+    headers: dict[str, str] = field(default_factory=lambda: {"x-llava-rad": "1"})
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self) -> Client:
-        return Client("127.0.0.1", self.port)
+        return Client("127.0.0.1", self.port, headers=dict(self.headers))
 
     def kill(self) -> None:
         """Kill the process (SIGKILL), as a power failure does."""
@@ -120,26 +121,43 @@ class Served:
 
 @contextmanager
 def served(folder: Path, *options: str, wait_s: float = 120, first: str = "") -> Iterator[Served]:
-    """Run ``llava-rad serve`` on a free port until the end of the context.
+    """Run ``llava-rad serve`` on a free port until the end of the context; see :func:`launched`."""
+    data = ("--data-dir", str(folder / "data"))
+    with launched(folder, "serve", *data, *options, wait_s=wait_s, first=first) as running:
+        yield running
+
+
+@contextmanager
+def reporting(folder: Path, *options: str, wait_s: float = 120, first: str = "") -> Iterator[Served]:
+    """Run ``llava-rad api`` on a free port until the end of the context; its model is loaded."""
+    with launched(folder, "api", *options, wait_s=wait_s, first=first) as running:
+        running.headers = {}
+        await_status(running, "/health/ready", wait_s)
+        yield running
+
+
+@contextmanager
+def launched(folder: Path, command: str, *options: str, wait_s: float, first: str = "") -> Iterator[Served]:
+    """Run a server on a free port until the end of the context.
 
     Args:
         folder: for its data, its log and its empty working directory.
+        command: of ``llava-rad``.
         options: of the command.
         wait_s: longest time until the server answers.
         first: Python code that the process runs before the command.
     """
     log = folder / "server.log"
-    command = [
-        sys.executable, "-c", f"{first}\nfrom llava_rad.cli import main\nmain()", "serve", "--port", "0",
-        "--data-dir", str(folder / "data"), *options,
-    ]  # fmt: skip
+    code = f"{first}\nfrom llava_rad.cli import main\nmain()"
+    line = [sys.executable, "-c", code, command, "--port", "0", *options]
     # an empty working directory: Gradio may serve files of the one that it is started in
     (folder / "empty").mkdir(exist_ok=True)
     root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as written:
         process = subprocess.Popen(
-            command, stdout=written, stderr=written, cwd=folder / "empty", env=environment, start_new_session=True
+            line, stdout=written, stderr=written, cwd=folder / "empty", env=environment, start_new_session=True
         )
     try:
         end = time.monotonic() + wait_s
@@ -150,13 +168,7 @@ def served(folder: Path, *options: str, wait_s: float = 120, first: str = "") ->
             found = re.search(r"http://\S+:(\d+)", log.read_text())
             time.sleep(0.05)
         running = Served(process, folder / "data", int(found.group(1)), log)
-        while True:
-            try:
-                if running.client().call("GET", "/health/live").status == 200:
-                    break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end, log.read_text()
-                time.sleep(0.05)
+        await_status(running, "/health/live", end - time.monotonic())
         yield running
     finally:
         if process.poll() is None:
@@ -166,6 +178,19 @@ def served(folder: Path, *options: str, wait_s: float = 120, first: str = "") ->
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def await_status(running: Served, path: str, wait_s: float) -> None:
+    """Wait until a server answers 200 at a path."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            if running.client().call("GET", path).status == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        assert running.process.poll() is None and time.monotonic() < end, running.log.read_text()
+        time.sleep(0.05)
 
 
 def picture(seed: int, side: int = 128) -> bytes:
