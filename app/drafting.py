@@ -151,7 +151,10 @@ class Drafting:
             found["text"] = self._now.get(study, found["text"])
         return found
 
-    def evidence(self, owner: str, study: str, *, sentence: str | None, encoder: bool = False) -> dict[str, Any]:
+    def evidence(
+        self, owner: str, study: str, *, sentence: str | None, encoder: bool = False,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> dict[str, Any]:  # fmt: skip
         """Compute the attention map of a sentence of the draft, or of the encoder.
 
         Args:
@@ -159,6 +162,7 @@ class Drafting:
             study: its id.
             sentence: id of a sentence that the model wrote.
             encoder: compute the encoder's map instead.
+            wanted: returns False if nobody waits for the map any more.
 
         Returns:
             ``side``, ``values`` (0 to 1, row by row), ``box`` (left, top, width and height of the map as shares of
@@ -197,7 +201,13 @@ class Drafting:
                 assert sentence is not None
                 texts = [one["draft"] for one in drafted]
                 maps = attention_maps.attention_by_sentence(
-                    engine, image.pixels, texts, prompt=self._prompt(), study=study_of(inputs), others=others
+                    engine,
+                    image.pixels,
+                    texts,
+                    prompt=self._prompt(),
+                    study=study_of(inputs),
+                    others=others,
+                    wanted=wanted,
                 )
                 found, note = maps[numbers[sentence]], attention_maps.SENTENCE_NOTE
         box = attention_maps.box(engine.recipe, state["image"]["height"], state["image"]["width"])

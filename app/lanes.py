@@ -7,7 +7,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -39,13 +38,14 @@ class Lane:
 
         Args:
             user: who may have one call at a time.
-            closed: returns True if the connection is closed; the call is then dropped if it has not begun.
+            closed: returns True if the connection is closed: a call that has not begun is then dropped, as is the
+                result of one that has. The user's turn lasts until its thread is free.
             call: to be run.
             args: of the call.
             more: keyword arguments of the call.
 
         Raises:
-            ConnectionClosed: if the connection is closed before the call begins.
+            ConnectionClosed: if the connection is closed before the call ends.
         """
         lock, waiting = self._users.setdefault(user, (asyncio.Lock(), []))
         mine = object()
@@ -57,9 +57,15 @@ class Lane:
                     raise ConnectionClosed
                 running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*args, **more))
                 try:
-                    return await asyncio.shield(running)
+                    gone = False
+                    while not (await asyncio.wait([running], timeout=_LOOK_S))[0]:
+                        gone = gone or await closed()
+                    if gone:
+                        running.exception()
+                        raise ConnectionClosed
+                    return running.result()
                 except asyncio.CancelledError:
-                    await asyncio.wait([running])  # the user's turn lasts until the thread is free
+                    await asyncio.wait([running])
                     raise
             finally:
                 lock.release()
@@ -78,40 +84,39 @@ class Lanes:
     """Threads of the routes, so that one kind of work does not wait for another.
 
     Attributes:
-        reading: of uploaded images.
+        reading: of uploaded images; threads wait for a process that decodes.
         saving: of steps of reviews and requests of drafts.
         drafts: the progress of drafts.
         maps: attention maps, one at a time.
         exports: documents, exports and statistics.
     """
 
-    reading: Lane = field(default_factory=lambda: Lane("reading", 8))
+    reading: Lane = field(default_factory=lambda: Lane("reading", 64))
     saving: Lane = field(default_factory=lambda: Lane("saving", 8))
     drafts: Lane = field(default_factory=lambda: Lane("drafts", 2))
     maps: Lane = field(default_factory=lambda: Lane("maps", 1))
     exports: Lane = field(default_factory=lambda: Lane("exports", 2))
 
 
-class FairLock:
-    """Lock that threads get in the order in which they ask for it."""
+class Connection:
+    """Connection of a call, for the event loop and for the thread that the call runs in.
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._next = self._serving = 0
+    Args:
+        closed: returns True if it is closed.
+    """
 
-    def __enter__(self) -> None:
-        with self._condition:
-            mine = self._next
-            self._next += 1
-            while mine != self._serving:
-                self._condition.wait()
+    def __init__(self, closed: Callable[[], Awaitable[bool]]) -> None:
+        self._closed, self._seen = closed, threading.Event()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._condition:
-            self._serving += 1
-            self._condition.notify_all()
+    async def closed(self) -> bool:
+        """Look whether it is closed; on the event loop."""
+        if await self._closed():
+            self._seen.set()
+        return self._seen.is_set()
+
+    def open(self) -> bool:
+        """Return False once it was seen closed; in any thread."""
+        return not self._seen.is_set()
 
 
 async def never() -> bool:

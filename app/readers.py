@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from encoder.errors import LlavaRadError
+from encoder.errors import ReadError
 from encoder.reader.sandbox import Reader
 
 HALF_LIFE_S: Final = 60.0
@@ -20,8 +20,9 @@ MUCH_S: Final = 2.0
 _LOOK_S: Final = 0.25
 
 
-class Abandoned(LlavaRadError):
-    """Nobody waits for the image any more."""
+def always() -> bool:
+    """Answer for images that are read to their end."""
+    return True
 
 
 @dataclass(eq=False)
@@ -63,16 +64,23 @@ class Readers:
         self._waiting: list[_Waiting] = []
         self._running, self._used = Counter[str](), dict[str, _Used]()
 
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @contextmanager
-    def turn(self, caller: str, wanted: Callable[[], bool] = lambda: True) -> Iterator[Reader]:
+    def turn(self, caller: str, wanted: Callable[[], bool] = always) -> Iterator[Reader]:
         """Wait for a process, and hold it.
 
         Args:
             caller: whose image it is.
-            wanted: returns False if nobody waits for the image any more; looked at while it waits for its turn.
+            wanted: returns False if nobody waits for the image any more; looked at while it waits for its turn, and
+                while it is decoded.
 
         Raises:
-            Abandoned: if it is no longer wanted.
+            ReadError: if it is no longer wanted.
         """
         mine = _Waiting(caller)
         with self._changed:
@@ -82,11 +90,12 @@ class Readers:
                 self._changed.wait(_LOOK_S)
                 if mine.chosen is None and not wanted():
                     self._waiting.remove(mine)
-                    raise Abandoned("nobody waits for the image any more")
-        begun = self._now()
+                    raise ReadError("abandoned", "nobody waits for the image any more")
+        begun, mine.chosen.wanted = self._now(), wanted
         try:
             yield mine.chosen
         finally:
+            mine.chosen.wanted = always
             with self._changed:
                 ended = self._now()
                 self._used.setdefault(caller, _Used(at=ended)).add(ended - begun, ended)

@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 
 from app import exports, review, study_routes
 from app.batches import MAX_FILES
-from app.lanes import Lanes, never
+from app.lanes import Connection, Lanes, never
 from app.requests import Body, User, file_name, forced, json_body, revision_of
 from app.review import ReviewError, StaleError
 from app.security import error
@@ -112,11 +112,15 @@ def _add_studies(api: APIRouter, services: Services) -> None:
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
 
+            connection = Connection(request.is_disconnected)
+
             def read() -> dict[str, Any]:
-                study = uploads.study(user, path, file_name=file_name(request), force=forced(request))
+                study = uploads.study(
+                    user, path, file_name=file_name(request), force=forced(request), wanted=connection.open
+                )
                 return shown(store.state(user, study), services)
 
-            return await services.lanes.reading.run(user, request.is_disconnected, read)
+            return await services.lanes.reading.run(user, connection.closed, read)
 
     @api.get("/studies/{study}")
     def state(study: str, user: User) -> dict[str, Any]:
@@ -159,9 +163,12 @@ def _add_context(api: APIRouter, services: Services, kind: ContextImage) -> None
         revision, force = revision_of(request.query_params.get("revision")), forced(request)
         with uploads.file() as (file, path):
             await uploads.receive(request.stream(), file)
+            connection = Connection(request.is_disconnected)
             return await services.lanes.reading.run(
-                user, request.is_disconnected, changed, services, user, study,
-                lambda: uploads.context_image(user, study, kind, path, force=force, revision=revision),
+                user, connection.closed, changed, services, user, study,
+                lambda: uploads.context_image(
+                    user, study, kind, path, force=force, revision=revision, wanted=connection.open
+                ),
             )  # fmt: skip
 
     @api.delete(f"/studies/{{study}}/{kind}", response_model=None)
@@ -218,9 +225,10 @@ def _add_drafts(api: APIRouter, services: Services) -> None:
     async def evidence(
         request: Request, study: str, user: User, sentence: str = "", of: str = "sentence"
     ) -> dict[str, Any]:
+        connection = Connection(request.is_disconnected)
         return await lanes.maps.run(
-            user, request.is_disconnected, drafting.evidence, user, study, sentence=sentence or None,
-            encoder=of == "encoder",
+            user, connection.closed, drafting.evidence, user, study, sentence=sentence or None,
+            encoder=of == "encoder", wanted=connection.open,
         )  # fmt: skip
 
 

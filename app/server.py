@@ -94,20 +94,20 @@ def services(settings: Settings) -> Iterator[Services]:
     """
     from app.drafting import Drafting
     from app.images import ImageFolder
+    from app.readers import Readers
     from app.routes import Services
     from app.store import Store
     from app.uploads import Uploads
-    from encoder.reader.sandbox import Reader
 
     with ExitStack() as stack:
         stack.enter_context(_locked(settings.data))
         store = Store(settings.data / "reviews.sqlite")
         images = ImageFolder(settings.data / "images")
-        reader = stack.enter_context(Reader())
+        readers = stack.enter_context(Readers(each=1))
         drafting = Drafting(store, images.prepared, settings.options)
         stack.callback(drafting.close)
         uploads = Uploads(
-            settings.data / "incoming", settings.data / "batches", store, images, reader, drafting.wake,
+            settings.data / "incoming", settings.data / "batches", store, images, readers, drafting.wake,
             keep_names=settings.keep_names, identifiers=settings.identifiers,
         )  # fmt: skip
         stack.callback(uploads.close)

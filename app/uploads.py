@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from app import archives
 from app.batches import MAX_FILES
-from app.lanes import FairLock
+from app.readers import Readers, always
 from app.review import ReviewError
 from encoder.errors import LlavaRadError, ReadError
 from encoder.files import reported, sync
@@ -48,7 +48,7 @@ class Uploads:
         kept: folder for accepted files of batches that wait to be read.
         store: receives the studies.
         images: receives their pixels.
-        reader: decodes image files in a sandboxed process.
+        readers: decode image files in sandboxed processes, one file of a user at a time.
         on_study: called after a file of a batch has become a study, whose draft is in the queue.
         keep_names: name studies after their files; file names may identify a patient.
         identifiers: keep patient and study identifiers, for DICOM and FHIR documents.
@@ -60,16 +60,15 @@ class Uploads:
         kept: Path,
         store: Store,
         images: ImageFolder,
-        reader: Reader,
+        readers: Readers,
         on_study: Callable[[], object],
         *,
         keep_names: bool = False,
         identifiers: bool = False,
     ) -> None:
-        self._incoming, self._kept, self._store, self._images, self._reader = incoming, kept, store, images, reader
+        self._incoming, self._kept, self._store, self._images, self._readers = incoming, kept, store, images, readers
         self._on_study, self._keep_names, self._identifiers = on_study, keep_names, identifiers
         self._closed = threading.Event()
-        self._turn, self._turns = FairLock(), dict[str, FairLock]()
         self._lock, self._at_work = threading.Lock(), dict[str, threading.Thread]()
         store.batches.recover()
         waiting = store.batches.paths()
@@ -134,7 +133,7 @@ class Uploads:
 
     def study(
         self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False,
-        file: tuple[str, int] | None = None,
+        file: tuple[str, int] | None = None, wanted: Callable[[], bool] = always,
     ) -> str:  # fmt: skip
         """Create a study from an image file.
 
@@ -145,6 +144,7 @@ class Uploads:
             name: of the study, instead.
             force: accept images that are not frontal chest radiographs.
             file: batch and number, if it is a file of a batch: its draft is requested as well.
+            wanted: returns False if nobody waits for the study any more.
 
         Returns:
             The study's id.
@@ -152,9 +152,9 @@ class Uploads:
         Raises:
             ReadError: if the file is refused.
         """
-        with self._reading(owner):
-            image = self._reader.read(path, force=force)
-            identity, warnings = self._identity(path)
+        with self._readers.turn(owner, wanted) as reader:
+            image = reader.read(path, force=force)
+            identity, warnings = self._identity(reader, path)
         return self._store.create(
             owner,
             name=name or (file_name if self._keep_names else None),
@@ -165,20 +165,12 @@ class Uploads:
             file=file,
         )
 
-    @contextlib.contextmanager
-    def _reading(self, owner: str) -> Iterator[None]:
-        """Wait until it is the user's turn to have an image read."""
-        with self._lock:
-            mine = self._turns.setdefault(owner, FairLock())
-        with mine, self._turn:
-            yield
-
-    def _identity(self, path: Path) -> tuple[dict[str, Any], list[str]]:
+    def _identity(self, reader: Reader, path: Path) -> tuple[dict[str, Any], list[str]]:
         """Return the identifiers to keep, and a warning if a DICOM file has none that can be used."""
         if not self._identifiers:
             return {}, []
         try:
-            return {"identity": self._reader.identity(path).to_dict()}, []
+            return {"identity": reader.identity(path).to_dict()}, []
         except ReadError as error:
             return {}, [] if error.reason == "not_an_image" else [str(error)]
 
@@ -191,6 +183,7 @@ class Uploads:
         *,
         force: bool = False,
         revision: int | None = None,
+        wanted: Callable[[], bool] = always,
     ) -> None:
         """Add a lateral or prior image to a study.
 
@@ -200,9 +193,9 @@ class Uploads:
             StaleError: if the study has changed since the revision.
             ReviewError: if it is signed or discarded.
         """
-        with self._reading(owner):
+        with self._readers.turn(owner, wanted) as reader:
             image: Radiograph = prepare(
-                kind, Source(1, path), lambda source, forced: self._reader.read(path, force=forced), force=force
+                kind, Source(1, path), lambda source, forced: reader.read(path, force=forced), force=force
             )
         kept: dict[str, Any] = {
             "image": self._images.keep(image),

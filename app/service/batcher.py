@@ -138,8 +138,7 @@ class Batcher:
         """Decode the images of a job; to be called in one of ``threads``, where callers wait for their turn.
 
         Raises:
-            Abandoned: if it was cancelled before its turn.
-            ReadError: if an image is refused.
+            ReadError: if an image is refused, or the job was cancelled meanwhile.
             ConfigError: if the model's prompt does not take a study input.
             ModelError: if there is no model.
         """

@@ -32,6 +32,7 @@ from encoder.reader.identity import Identity
 from encoder.reader.radiograph import ImageFacts, PreparedImage, Radiograph, Spacing, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from encoder.preprocessing import Recipe
@@ -40,6 +41,7 @@ MAX_FILE_BYTES = 256 << 20
 START_TIMEOUT_S = 120.0  # imports on a busy machine
 MAX_REPLY_HEADER = 1 << 20
 MAX_PIXEL_BYTES = 128 << 20  # 64 Mi pixels of 2 bytes
+_LOOK_S = 0.25
 
 
 class Reader:
@@ -50,11 +52,16 @@ class Reader:
     Args:
         timeout_s: time limit for one image in seconds.
         memory_bytes: address space of one worker.
+
+    Attributes:
+        wanted: returns False if nobody waits for the image any more: its worker is ended. Looked at four times a
+            second.
     """
 
     def __init__(self, *, timeout_s: float = 10.0, memory_bytes: int = 3 << 30) -> None:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
+        self.wanted: Callable[[], bool] = lambda: True
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -219,6 +226,7 @@ class Reader:
     def _receive(self, channel: socket.socket, started: float) -> tuple[dict[str, Any], bytearray]:
         """Receive the worker's answer: a JSON header, then the arrays."""
         try:
+            self._await_answer(channel, started + self._timeout_s + 2)
             channel.settimeout(self._timeout_s + 2)
             length = struct.unpack("!I", _receive_exactly(channel, 4))[0]
             if length > MAX_REPLY_HEADER:
@@ -235,6 +243,24 @@ class Reader:
                 raise self._timed_out() from None
             raise ReadError("crashed", "the image crashed its decoder, which runs in a separate process") from None
         raise ReadError(header["reason"], header["message"], forcible=header["forcible"], hint=header["hint"])
+
+    def _await_answer(self, channel: socket.socket, end: float) -> None:
+        """Wait for the first byte of an answer.
+
+        Raises:
+            TimeoutError: if none comes.
+            ReadError: if it is no longer wanted; the worker ends when the channel is closed.
+        """
+        channel.settimeout(_LOOK_S)
+        while True:
+            try:
+                channel.recv(1, socket.MSG_PEEK)
+                return
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise
+                if not self.wanted():
+                    raise ReadError("abandoned", "nobody waits for the image any more") from None
 
     def _timed_out(self) -> ReadError:
         return ReadError("timeout", f"the image took longer than {self._timeout_s:g} s to read")

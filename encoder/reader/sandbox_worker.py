@@ -7,6 +7,7 @@ when the parent's end of the control socket closes, also if the parent was kille
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import io
 import json
@@ -14,6 +15,7 @@ import math
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -94,6 +96,7 @@ def _serve(request: dict[str, Any], file: int, reply: socket.socket, output: int
     cpu_s = math.ceil(2 * timeout_s) + 1  # JPEG 2000 uses two threads
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     reply.sendall(b"\x01")
+    _end_with(reply, True)
     try:
         source = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
         shared = None if output is None else mmap.mmap(output, MAX_PIXEL_BYTES)
@@ -103,11 +106,21 @@ def _serve(request: dict[str, Any], file: int, reply: socket.socket, output: int
         # Decoders raise any type, even BaseException (a Rust panic). Messages of foreign exceptions may quote the
         # header and are not passed on.
         header, arrays = _refusal(error), []
+    _end_with(reply, False)  # from here on, a reply that is read would count
     header["bytes"] = sum(memoryview(array).nbytes for array in arrays)
     message = json.dumps(header).encode()
     reply.sendall(struct.pack("!I", len(message)) + message)
     for array in arrays:
         reply.sendall(memoryview(array).cast("B"))
+
+
+def _end_with(reply: socket.socket, on: bool) -> None:
+    """End the process, even within C code, as soon as the parent closes its end of the channel (SIGIO), or no more."""
+    flags = fcntl.fcntl(reply, fcntl.F_GETFL)
+    fcntl.fcntl(reply, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(reply, fcntl.F_SETFL, flags | os.O_ASYNC if on else flags & ~os.O_ASYNC)
+    if on and select.select([reply], [], [], 0)[0]:  # it was closed before
+        os._exit(0)
 
 
 def _refusal(error: BaseException) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -40,6 +40,7 @@ _NOTHING: Final = 1e-6
 def attention_by_sentence(
     engine: Engine, image: npt.NDArray[np.uint8], sentences: Sequence[str], *, prompt: str | None = None,
     study: Study = FRONTAL_ONLY, others: Sequence[npt.NDArray[np.uint8]] = (),
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Map:  # fmt: skip
     """Compute the language model's attention to the image while it writes each sentence of a report.
 
@@ -56,12 +57,13 @@ def attention_by_sentence(
         prompt: instruction in place of the checkpoint's own.
         study: study inputs of the report; boxes are not part of the sentences.
         others: lateral and prior image of the study. The maps are of the frontal one.
+        wanted: returns False if nobody waits for the maps any more; looked at before each layer.
 
     Returns:
         A map for each sentence, [number, side, side], from 0 to 1; all 0 if it does not exceed the mean anywhere.
 
     Raises:
-        LlavaRadError: if there is no sentence, or they do not fit the model's context.
+        LlavaRadError: if there is no sentence, they do not fit the model's context, or are no longer wanted.
     """
     import numpy as np
 
@@ -76,7 +78,11 @@ def attention_by_sentence(
     # a token is chosen by the position before it
     rows = slice(embeds.shape[1] - 1, embeds.shape[1] - 1 + len(tokens))
     attention = engine.llama.attention(torch.cat([embeds, words.to(embeds.dtype)], dim=1), rows)
-    layers = [layer[:, :, start : start + patches].mean(0) for layer in attention]
+    layers = []
+    for layer in attention:
+        if not wanted():
+            raise LlavaRadError("nobody waits for the map any more")
+        layers.append(layer[:, :, start : start + patches].mean(0))
     late = torch.stack(layers[-max(1, len(layers) // 3) :]).mean(0)
     maps = torch.stack([part.mean(0) for part in late.split([len(piece) for piece in pieces])])
     maps = maps / maps.sum(-1, keepdim=True).clamp(min=1e-12)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from app import readers
-from app.readers import HALF_LIFE_S, MUCH_S, Abandoned, Readers
+from app.readers import HALF_LIFE_S, MUCH_S, Readers
+from encoder.errors import ReadError
 
 
 class Idle:
@@ -121,7 +122,7 @@ def test_a_single_process_serves_callers_of_slow_images(turns: Turns) -> None:
 @pytest.mark.parametrize("turns", [(1, None)], indirect=True, ids=["one"])
 def test_what_nobody_waits_for_leaves_the_queue(turns: Turns) -> None:
     turns.ask("ann 0")
-    with pytest.raises(Abandoned), turns.shared.turn("bob", lambda: False):
+    with pytest.raises(ReadError, match="nobody"), turns.shared.turn("bob", lambda: False):
         pass
     assert not turns.shared._waiting
 

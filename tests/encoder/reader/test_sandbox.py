@@ -284,6 +284,24 @@ def test_a_misbehaving_decoder_gives_its_reason_and_the_next_image_is_read(
     np.testing.assert_array_equal(faulty.read(chest()).pixels, ramp())
 
 
+@pytest.mark.parametrize("kind", ["sleep", "spin"])
+def test_an_image_that_nobody_waits_for_gives_its_place_to_the_next(kind: str) -> None:
+    with FaultyReader(timeout_s=600.0) as reader:
+        reader.read(chest())
+        assert reader._server is not None
+        server = reader._server.pid
+        reader.wanted = lambda: False
+        refused(reader, f"crash {kind} .".encode(), "abandoned")
+        reader.wanted = lambda: True
+        np.testing.assert_array_equal(reader.read(chest()).pixels, ramp())
+        assert reader._server.pid == server
+        children = Path(f"/proc/{server}/task/{server}/children")
+        end = time.monotonic() + 60
+        while len(children.read_text().split()) > 1:  # the one that waits for the next image
+            assert time.monotonic() < end, "the worker goes on"
+            time.sleep(0.02)
+
+
 def test_child_ends_with_its_killed_parent() -> None:
     code = (
         "import json, os, signal, sys; from encoder.reader.sandbox import Reader; r = Reader(); "
