@@ -164,13 +164,14 @@ def next_revision(connection: sqlite3.Connection, study: str) -> None:
 def add_event(
     connection: sqlite3.Connection, study: str, version: int, user: str, action: str, *, sentence: str | None = None,
     before: Any = None, after: Any = None, undoes: int | None = None, model: str | None = None, seconds: float = 0.0,
+    step: str | None = None,
 ) -> None:  # fmt: skip
     """Append to a study's event log, which is never changed."""
     kept = [None if part is None else dump(part) for part in (before, after)]
     connection.execute(
-        "INSERT INTO events (study, version, at, who, action, sentence, before, after, undoes, model, seconds) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (study, version, timestamp(), user, action, sentence, *kept, undoes, model, seconds),
+        "INSERT INTO events (study, version, at, who, action, sentence, before, after, undoes, model, seconds, step) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (study, version, timestamp(), user, action, sentence, *kept, undoes, model, seconds, step),
     )
 
 

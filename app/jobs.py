@@ -137,11 +137,13 @@ class Jobs:
                     (*(None if part is None else database.dump(part) for part in (report, model, inputs)), job.id),
                 )
                 before = json.loads(row["document"])
-                document = review.drafted(before, sentences, boxes)
-                database.set_document(connection, row, document, status="draft")
+                step = review.drafted(before, sentences, boxes, job.id)
+                database.set_document(connection, row, step.document, status="draft")
+                # a draft in place of other sentences can be undone; the first one cannot
+                kept = [step.before, step.after] if before["sentences"] else [[], step.after["sentences"]]
                 database.add_event(
-                    connection, job.study, row["version"], job.owner, "drafted", before=before["sentences"],
-                    after=document["sentences"], model=database.model_name(model),
+                    connection, job.study, row["version"], job.owner, "drafted", before=kept[0], after=kept[1],
+                    model=database.model_name(model),
                 )  # fmt: skip
             database.next_revision(connection, job.study)
             return True
@@ -170,8 +172,8 @@ class Jobs:
             NotFound: if the study does not exist.
         """
         with self._database.snapshot() as connection:
-            database.study_row(connection, owner, study)
-            found = last_draft(connection, study)
+            row = database.study_row(connection, owner, study)
+            found = last_draft(connection, study, json.loads(row["document"]))
         return None if found is None else {key: found[key] for key in ("state", "position", "text")}
 
     def requeue_running(self) -> int:
@@ -201,17 +203,18 @@ def waiting_jobs(connection: sqlite3.Connection) -> list[Job]:
     return order
 
 
-def last_draft(connection: sqlite3.Connection, study: str) -> dict[str, Any] | None:
-    """Return a study's last job, with model, report and inputs of the last job that produced sentences."""
+def last_draft(connection: sqlite3.Connection, study: str, document: review.Document) -> dict[str, Any] | None:
+    """Return a study's last job, with model, report and inputs of the job that wrote the document's drafts."""
     row = connection.execute("SELECT * FROM jobs WHERE study = ? ORDER BY id DESC LIMIT 1", (study,)).fetchone()
     if row is None:
         return None
     position = 0
     if row["state"] == "queued":
         position = 1 + next(at for at, job in enumerate(waiting_jobs(connection)) if job.id == row["id"])
-    wrote = connection.execute(
-        "SELECT model, report, inputs FROM jobs WHERE study = ? AND model IS NOT NULL ORDER BY id DESC LIMIT 1",
-        (study,),
+    wrote = connection.execute(  # documents of earlier versions do not name the job: it is the last one
+        "SELECT model, report, inputs FROM jobs WHERE study = ? AND model IS NOT NULL AND id = coalesce(?, id) "
+        "ORDER BY id DESC LIMIT 1",
+        (study, document.get("job")),
     ).fetchone()
     return {
         "state": row["state"], "position": position, "text": row["text"], "error": row["error"],

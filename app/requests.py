@@ -43,9 +43,13 @@ def add_error_handlers(app: FastAPI) -> None:
     def handler(status: Callable[[LlavaRadError], int]) -> Callable[[Request, Exception], Response]:
         def answer(request: Request, raised: Exception) -> Response:
             assert isinstance(raised, LlavaRadError)
-            more = {"hint": raised.hint} if raised.hint else {}
+            more: dict[str, object] = {}
+            if raised.hint and not raised.hint.startswith("--"):  # options of the command line are no advice here
+                more["hint"] = raised.hint
             if isinstance(raised, ReadError):
                 more["reason"] = raised.reason
+            if isinstance(raised, ReadError | TooLarge):
+                more["forcible"] = isinstance(raised, ReadError) and raised.forcible
             return error(status(raised), str(raised), **more)
 
         return answer
@@ -114,4 +118,5 @@ def file_name(request: Request) -> str | None:
 
 
 def forced(request: Request) -> bool:
-    return request.query_params.get("force") == "true"
+    """Return True if the user decided to read an image that is not admitted."""
+    return request.query_params.get("force") in ("true", "1")

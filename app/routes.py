@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -22,6 +23,7 @@ from app.store import CONTEXT_IMAGES
 from app.uploads import MAX_ZIP_BYTES, TooLarge
 from llava_rad.outputs.formats import OutputFormat, document_formats
 from llava_rad.outputs.report import NOTICE
+from metrics.findings.errors import Category, Significance
 
 if TYPE_CHECKING:
     from app.drafting import Drafting
@@ -56,17 +58,21 @@ class Services:
 
 
 def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
-    """Add to a study's state the labels of its draft and its current text, and whether its draft is outdated.
+    """Add to a study's state the labels of its findings, and whether its draft is outdated.
 
-    The page marks findings whose labels differ, and drafts whose inputs have changed.
+    Labels are those of the draft, of the current text, and those that the reviewer corrected.
     """
     from llava_rad.outputs.document import labels_of
 
     before, now = labels_of(review.drafted_text(state)), labels_of(review.text_of(state))
-    labels = [{"finding": finding, "draft": before[finding], "present": now[finding]} for finding in now]
+    corrected = state["corrections"]
+    labels = [
+        {"finding": finding, "draft": before[finding], "present": now[finding], "corrected": corrected.get(finding)}
+        for finding in now
+    ]
     image = {name: value for name, value in state["image"].items() if name != "identity"}
     outdated = services.drafting.outdated(state)
-    return state | {"image": image, "labels": labels if state["sentences"] else [], "outdated": outdated}
+    return state | {"image": image, "labels": labels if state["sentences"] or corrected else [], "outdated": outdated}
 
 
 def changed(services: Services, user: str, study: str, change: Callable[[], object]) -> dict[str, Any] | JSONResponse:
@@ -103,7 +109,20 @@ def _add_studies(api: APIRouter, services: Services) -> None:
             "notice": NOTICE,
             "model": services.drafting.status(),
             "exports": downloads(),
+            "errors": {"categories": described(Category), "significance": described(Significance)},
         }
+
+    @api.get("/settings")
+    def settings(user: User) -> dict[str, Any]:
+        return store.settings.get(user)
+
+    @api.put("/settings")
+    async def update(user: User, body: Body) -> dict[str, Any]:
+        return await services.lanes.saving.run(user, never, store.settings.update, user, body)
+
+    @api.get("/palette")
+    def palette() -> Any:
+        return json.loads(files("app").joinpath("palette.json").read_text(encoding="utf-8"))
 
     @api.post("/studies", status_code=201)
     async def upload(request: Request, user: User) -> dict[str, Any]:
@@ -278,6 +297,11 @@ def _add_reading(api: APIRouter, services: Services) -> None:
         from llava_rad.outputs.document import labels_of
 
         return await lane.run(user, request.is_disconnected, summary, store, user, labels_of)
+
+
+def described(choices: Iterable[Category | Significance]) -> list[dict[str, str]]:
+    """List the choices that the page offers."""
+    return [{"value": one.value, "title": one.label, "definition": one.definition} for one in choices]
 
 
 def downloads() -> list[dict[str, str]]:

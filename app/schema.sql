@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS events (
     after TEXT,
     undoes INTEGER REFERENCES events (id),
     model TEXT,
-    seconds REAL NOT NULL
+    seconds REAL NOT NULL,
+    step TEXT -- id that the page gave the step: sent twice, it is applied once
 );
 CREATE INDEX IF NOT EXISTS events_of_study ON events (study, id);
 CREATE TRIGGER IF NOT EXISTS events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE (ABORT, 'events are never changed'); END;
@@ -77,3 +78,4 @@ CREATE TABLE IF NOT EXISTS batch_files ( -- accepted files
     PRIMARY KEY (batch, number)
 );
 CREATE INDEX IF NOT EXISTS batch_files_waiting ON batch_files (batch, number) WHERE state = 'waiting';
+CREATE TABLE IF NOT EXISTS settings (owner TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -13,16 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app import batches, database, jobs, measurements, review, worklist
+from app import batches, database, jobs, notices, review, steps, worklist
 from app.database import Database
-from app.review import ReviewError
+from app.settings import UserSettings
 
 ContextImage = Literal["lateral", "prior"]
 """Kind of an image that a study has besides its frontal one."""
 CONTEXT_IMAGES: Final[tuple[ContextImage, ...]] = ("lateral", "prior")
 """In the order in which prompts take them."""
-MAX_SECONDS: Final = 600.0
-"""Longest working time that one step of a review can claim."""
 
 
 class Store:
@@ -34,6 +32,7 @@ class Store:
     Attributes:
         jobs: queue of drafts.
         batches: of uploaded files.
+        settings: of the users.
 
     Raises:
         LlavaRadError: if the file cannot be used.
@@ -43,11 +42,13 @@ class Store:
         schema = files("app").joinpath("schema.sql").read_text(encoding="utf-8")
         self._database = Database(
             path, schema, newer=(("studies", "lateral"), ("studies", "further"), ("studies", "assigned"),
-                                 ("studies", "findings"), ("jobs", "inputs"), ("batches", "source")),
+                                 ("studies", "findings"), ("jobs", "inputs"), ("batches", "source"),
+                                 ("events", "step")),
         )  # fmt: skip
         self._find_findings()
         self.jobs = jobs.Jobs(self._database)
         self.batches = batches.Batches(self._database)
+        self.settings = UserSettings(self._database)
 
     def create(
         self, owner: str, *, name: str | None, sha256: str, facts: Mapping[str, Any], warnings: Sequence[str],
@@ -108,7 +109,7 @@ class Store:
             if kind == "prior" and image and not json.loads(row["document"])["fields"]["prior_report"]:
                 text = _signed_text(connection, owner, image["sha256"])
                 if 0 < len(text) <= review.MAX_TEXT:
-                    _edit(connection, row, {"action": "field", "field": "prior_report", "text": text}, owner)
+                    steps.edit(connection, row, {"action": "field", "field": "prior_report", "text": text}, owner)
             database.next_revision(connection, study)
 
     def state(self, owner: str, study: str) -> dict[str, Any]:
@@ -127,7 +128,8 @@ class Store:
             owner: of the study.
             study: its id.
             revision: of the study that the step was made on.
-            action: ``action`` with its arguments, and ``seconds`` of work since the last step.
+            action: ``action`` with its arguments, ``seconds`` of work since the last step, and ``step``, an id that
+                the page made: a step that is sent again, because its answer was lost, is applied once.
             user: name of the reviewer.
 
         Returns:
@@ -140,13 +142,9 @@ class Store:
         """
         with self._database.write() as connection:
             row = database.study_row(connection, owner, study)
-            database.require_revision(row, revision)
-            change_status = _STATUS_STEPS.get(str(action.get("action")))
-            if change_status is not None:
-                change_status(connection, row, user, _seconds(action))
-            else:
-                _edit(connection, row, action, user)
-            database.next_revision(connection, study)
+            if not steps.repeated(connection, study, action):
+                database.require_revision(row, revision)
+                steps.perform(connection, row, action, user)
             return _state(connection, database.study_row(connection, owner, study))
 
     def worklist(self, user: str, *, limit: int = 200, offset: int = 0, **query: Any) -> dict[str, Any]:
@@ -212,6 +210,8 @@ class Store:
 
 def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     document, study = json.loads(row["document"]), row["id"]
+    past, draft = steps.history(connection, row), jobs.last_draft(connection, study, document)
+    editable = row["status"] in database.OPEN
     signed = connection.execute(
         'SELECT version, at, who AS "by", text, document, model, seconds FROM signed WHERE study = ? ORDER BY version',
         (study,),
@@ -226,9 +226,11 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         "assigned": row["assigned"],
         "measurements": [],
         **review.whole(document),
-        "draft": jobs.last_draft(connection, study),
+        "draft": draft,
+        "notices": notices.of_row(row, draft),
         "undecided": review.undecided(document),
-        "can_undo": row["status"] in database.OPEN and _last_step(connection, row) is not None,
+        "can_undo": editable and bool(past.undo),
+        "can_redo": editable and bool(past.redo),
         "signed": [dict(one) | {"document": json.loads(one["document"])} for one in signed],
     }
 
@@ -247,103 +249,3 @@ def _signed_text(connection: sqlite3.Connection, owner: str, sha256: str) -> str
         (owner, sha256),
     ).fetchone()
     return "" if found is None else str(found["text"])
-
-
-def _seconds(action: Mapping[str, Any]) -> float:
-    """Return the working time that a step claims, between 0 and ``MAX_SECONDS``."""
-    claimed = action.get("seconds", 0)
-    known = isinstance(claimed, int | float) and not isinstance(claimed, bool) and claimed == claimed
-    return float(min(max(claimed, 0.0), MAX_SECONDS)) if known else 0.0
-
-
-def _edit(connection: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str, Any], user: str) -> None:
-    """Change sentences or fields, or undo the last change."""
-    database.require_open(row)
-    document, undoes = json.loads(row["document"]), None
-    if action.get("action") == "undo":
-        last = _last_step(connection, row)
-        if last is None:
-            raise ReviewError("there is nothing to undo")
-        undoes, kept = last["id"], {key: json.loads(last[key]) for key in ("before", "after")}
-        step = (measurements if last["action"] in measurements.STEPS else review).undo(document, kept)
-    elif action.get("action") in measurements.STEPS:
-        step = measurements.apply(document, action, _images(row))
-    else:
-        step = review.apply(document, action)
-    if step.sentence is not None:
-        jobs.require_no_draft(connection, row["id"])  # the draft would replace the change
-    status = "draft" if step.document["sentences"] else "pending"
-    database.set_document(connection, row, step.document, status=status)
-    database.add_event(
-        connection, row["id"], row["version"], user, str(action["action"]), sentence=step.sentence, before=step.before,
-        after=step.after, undoes=undoes, seconds=_seconds(action),
-    )  # fmt: skip
-
-
-def _images(row: sqlite3.Row) -> dict[str, Any]:
-    """Return the images of a study."""
-    found = {key: json.loads(row[key] or "null") for key in ("image", "lateral", "prior")}
-    return found | {"further": json.loads(row["further"] or "[]")}
-
-
-def _last_step(connection: sqlite3.Connection, row: sqlite3.Row) -> sqlite3.Row | None:
-    """Return the last step of this version, since its last draft, that has not been undone."""
-    undoable = (*review.UNDOABLE, *measurements.STEPS)
-    marks = ", ".join("?" * len(undoable))
-    found: sqlite3.Row | None = connection.execute(
-        f"SELECT * FROM events WHERE study = ? AND version = ? AND action IN ({marks}) "
-        "AND id > coalesce((SELECT max(id) FROM events WHERE study = ? AND action = 'drafted'), 0) "
-        "AND id NOT IN (SELECT undoes FROM events WHERE study = ? AND undoes IS NOT NULL) ORDER BY id DESC LIMIT 1",
-        (row["id"], row["version"], *undoable, row["id"], row["id"]),
-    ).fetchone()
-    return found
-
-
-def _sign(connection: sqlite3.Connection, row: sqlite3.Row, user: str, seconds: float) -> None:
-    database.require_open(row)
-    study, version = row["id"], row["version"]
-    jobs.require_no_draft(connection, study)
-    document = json.loads(row["document"])
-    text = review.signable(document)
-    draft = jobs.last_draft(connection, study)
-    kept = document | {"draft": draft and {key: draft[key] for key in ("model", "report", "inputs")}}
-    (before,) = connection.execute(
-        "SELECT coalesce(sum(seconds), 0) FROM events WHERE study = ? AND version = ?", (study, version)
-    ).fetchone()
-    model = database.model_name(draft and draft["model"])
-    connection.execute(
-        "INSERT INTO signed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (study, version, database.timestamp(), user, text, database.dump(kept), model, before + seconds),
-    )
-    _set_status(connection, row, "signed", "sign", user, seconds)
-
-
-def _discard(connection: sqlite3.Connection, row: sqlite3.Row, user: str, seconds: float) -> None:
-    database.require_open(row)
-    jobs.cancel_waiting(connection, row["id"])
-    _set_status(connection, row, "discarded", "discard", user, seconds)
-
-
-def _restore(connection: sqlite3.Connection, row: sqlite3.Row, user: str, seconds: float) -> None:
-    if row["status"] != "discarded":
-        raise ReviewError("the study is not discarded")
-    has = bool(json.loads(row["document"])["sentences"])
-    _set_status(connection, row, "draft" if has else "pending", "restore", user, seconds)
-
-
-def _reopen(connection: sqlite3.Connection, row: sqlite3.Row, user: str, seconds: float) -> None:
-    if row["status"] != "signed":
-        raise ReviewError("only a signed report can be reopened")
-    connection.execute("UPDATE studies SET version = version + 1 WHERE id = ?", (row["id"],))
-    _set_status(connection, row, "draft", "reopen", user, seconds, version=row["version"] + 1)
-
-
-_STATUS_STEPS: Final = {"sign": _sign, "discard": _discard, "restore": _restore, "reopen": _reopen}
-
-
-def _set_status(
-    connection: sqlite3.Connection, row: sqlite3.Row, status: str, action: str, user: str, seconds: float,
-    version: int | None = None,
-) -> None:  # fmt: skip
-    connection.execute("UPDATE studies SET status = ? WHERE id = ?", (status, row["id"]))
-    database.add_event(connection, row["id"], version or row["version"], user, action, seconds=seconds)

@@ -113,12 +113,37 @@ def test_a_second_request_returns_the_waiting_job(store: Store) -> None:
     assert store.jobs.add("ann", study) == job
 
 
-def test_a_new_draft_ends_the_undo_history(store: Store) -> None:
-    study = drafted(store, "One.")
+def test_a_new_draft_over_decided_sentences_is_undone_in_one_step(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
     act(store, study, "accept", sentence="s1")
+    act(store, study, "edit", sentence="s2", text="Mine.")
+    before = act(store, study, "add", text="Normal.", section="impression")
     with pytest.raises(ReviewError, match="would replace them"):
         store.jobs.add("ann", study)
     store.jobs.add("ann", study, replace=True)
-    store.jobs.finish(taken(store), "done", text="New.", sentences=["New."], model=MODEL)
+    with pytest.raises(ReviewError, match="is being written"):
+        act(store, study, "undo")
+    other = MODEL | {"id": "other"}
+    store.jobs.finish(taken(store), "done", text="New.", sentences=["New."], report={"b": 2}, model=other)
     state = store.state("ann", study)
-    assert [one["text"] for one in state["sentences"]] == ["New."] and not state["can_undo"]
+    assert [one["text"] for one in state["sentences"]] == ["New.", "Normal."] and state["can_undo"]
+    assert state["draft"]["model"]["id"] == "other"
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "undo")
+    undone = act(store, study, "undo")
+    assert undone["sentences"] == before["sentences"]
+    assert (undone["draft"]["model"], undone["draft"]["report"]) == (MODEL, {"a": 1}), "the draft that is shown"
+    assert undone["can_undo"] and undone["can_redo"]
+    assert act(store, study, "undo")["sentences"][-1]["text"] == "Mine.", "what was before the draft can be undone, too"
+    act(store, study, "redo")
+    redone = act(store, study, "redo")
+    assert redone["sentences"] == state["sentences"] and redone["draft"]["report"] == {"b": 2}
+
+
+def test_the_first_draft_is_not_undone(store: Store) -> None:
+    study = study_of(store)
+    act(store, study, "field", field="indication", text="Cough.")
+    store.jobs.add("ann", study)
+    store.jobs.finish(taken(store), "done", text="One.", sentences=["One."], model=MODEL)
+    state = store.state("ann", study)
+    assert not state["can_undo"] and state["fields"]["indication"] == "Cough."

@@ -9,10 +9,11 @@ import pytest
 
 from app import review
 from app.review import ReviewError
+from metrics.findings.errors import Category
 
 
 def document(*texts: str) -> review.Document:
-    return review.drafted(review.empty(), texts or ("One.", "Two.", "Three."))
+    return review.drafted(review.empty(), texts or ("One.", "Two.", "Three.")).document
 
 
 def do(found: review.Document, action: str, **more: Any) -> review.Document:
@@ -51,22 +52,109 @@ def test_an_empty_report_cannot_be_signed() -> None:
         review.signable(document("One."))
 
 
-def test_a_decision_on_an_edited_sentence_restores_its_draft() -> None:
+def test_only_edit_and_revert_change_a_text() -> None:
     edited = do(document(), "edit", sentence="s1", text="Mine.")
-    assert states(do(edited, "accept", sentence="s1"))[0] == ("One.", "accepted")
-    assert states(do(edited, "undecide", sentence="s1"))[0] == ("One.", "undecided")
+    assert states(do(edited, "accept", sentence="s1"))[0] == ("Mine.", "edited")
+    rejected = do(edited, "reject", sentence="s1")
+    assert states(rejected)[0] == ("Mine.", "rejected")
+    assert states(do(rejected, "accept", sentence="s1"))[0] == ("Mine.", "edited")
+    undecided = do(edited, "undecide", sentence="s1")
+    assert states(undecided)[0] == ("Mine.", "undecided")
+    assert states(do(undecided, "accept", sentence="s1"))[0] == ("Mine.", "edited")
+    for found in (edited, rejected, undecided):
+        assert states(do(found, "revert", sentence="s1"))[0] == ("One.", "accepted")
     assert states(do(edited, "edit", sentence="s1", text="One."))[0] == ("One.", "accepted")
+
+
+def test_a_step_that_changes_nothing_is_none() -> None:
+    found = do(document(), "accept", sentence="s1")
+    found = do(found, "edit", sentence="s2", text="Mine.")
+    found = do(found, "label", finding="Edema", value="negative")
+    for action in (
+        {"action": "accept", "sentence": "s1"}, {"action": "accept", "sentence": "s2"},
+        {"action": "revert", "sentence": "s1"}, {"action": "edit", "sentence": "s2", "text": " Mine. "},
+        {"action": "undecide", "sentence": "s3"}, {"action": "annotate", "sentence": "s1", "category": None},
+        {"action": "label", "finding": "Edema", "value": "negative"}, {"action": "label", "finding": "Fracture"},
+        {"action": "field", "field": "indication", "text": " "},
+    ):  # fmt: skip
+        assert not review.apply(found, action).changes, action
+    assert review.apply(found, {"action": "undecide", "sentence": "s2"}).changes
+
+
+def test_a_half_typed_text_is_undecided() -> None:
+    found = do(document("One."), "edit", sentence="s1", text="One and", done=False)
+    assert states(found) == [("One and", "undecided")] and review.decided(found), "a new draft would replace it"
+    found = do(found, "edit", sentence="s1", text="One.", done=False)
+    assert states(found) == [("One.", "undecided")]
+    assert states(do(found, "edit", sentence="s1", text="One and two.")) == [("One and two.", "edited")]
+    own = do(found, "add", text="My", done=False)
+    assert states(own)[1] == ("My", "undecided")
+    assert states(do(own, "accept", sentence="s2"))[1] == ("My", "added")
+    assert states(do(own, "edit", sentence="s2", text="My own."))[1] == ("My own.", "added")
+    with pytest.raises(ReviewError, match="2 sentences are"):
+        review.signable(own)
 
 
 def test_added_sentences_can_only_be_edited_or_removed() -> None:
     found = do(document("One."), "add", text="Mine.", after=None)
     assert states(do(found, "edit", sentence="s2", text="Still mine."))[1] == ("Still mine.", "added")
     assert states(do(found, "remove", sentence="s2")) == [("One.", "undecided")]
-    for action in ("accept", "reject", "undecide"):
+    for action in ("reject", "undecide"):
         with pytest.raises(ReviewError, match="only be edited or removed"):
             do(found, action, sentence="s2")
+    with pytest.raises(ReviewError, match="has no draft"):
+        do(found, "revert", sentence="s2")
     with pytest.raises(ReviewError, match="rejected, but not removed"):
         do(found, "remove", sentence="s1")
+
+
+def test_all_findings_come_before_the_impression() -> None:
+    found = do(document("One.", "Two."), "add", text="Normal.", section="impression")
+    found = do(found, "add", text="Three.")
+    found = do(found, "add", text="Follow up.", after="s3")
+    found = do(found, "add", text="First.", after="s1")
+    found = do(found, "add", text="Four.", after="s3", section="findings")
+    found = do(found, "add", text="Last.", after="s1", section="impression")
+    assert [one["text"] for one in found["sentences"]] == [
+        "One.", "First.", "Two.", "Three.", "Four.", "Normal.", "Follow up.", "Last.",
+    ]  # fmt: skip
+    found = do(do(found, "accept", sentence="s1"), "reject", sentence="s2")
+    assert review.signable(found) == "One. First. Three. Four.\n\nNormal. Follow up. Last."
+    assert review.texts_of(found, "impression") == ["Normal.", "Follow up.", "Last."]
+    old = {"sentences": [{"id": "s1", "draft": "A.", "text": "A.", "state": "accepted"}], "fields": {}}
+    assert review.text_of(do(old, "add", text="B.", section="impression")) == "A.\n\nB."
+    assert review.text_of(do(review.empty(), "add", text="B.", section="impression")) == "B."
+
+
+def test_a_new_draft_keeps_the_impression_and_can_be_undone() -> None:
+    found = do(document("One.", "Two.", "Three."), "add", text="Normal.", section="impression")
+    found = do(found, "edit", sentence="s2", text="Mine.")
+    step = review.drafted(found, ["New."], job=7)
+    assert [(one["id"], one["text"], one["section"]) for one in step.document["sentences"]] == [
+        ("s1", "New.", "findings"), ("s2", "Normal.", "impression"),
+    ]  # fmt: skip
+    assert step.document["job"] == 7 and step.of_sentences
+    back = review.undo(step.document, {"before": step.before, "after": step.after})
+    assert review.whole(back.document) == review.whole(found)
+    assert review.undo(back.document, {"before": back.before, "after": back.after}).document == step.document
+
+
+def test_errors_are_named_with_the_change() -> None:
+    found = do(document("One."), "edit", sentence="s1", text="Mine.")
+    found = do(found, "annotate", sentence="s1", category="place", significance="urgent")
+    assert found["sentences"][0]["error"] == {"category": "place", "significance": "urgent"}
+    assert do(found, "annotate", sentence="s1", category="other")["sentences"][0]["error"]["significance"] is None
+    assert do(found, "annotate", sentence="s1", category=None)["sentences"][0]["error"] is None
+    assert do(found, "edit", sentence="s1", text="Mine, too.")["sentences"][0]["error"]
+    for gone in (do(found, "revert", sentence="s1"), do(found, "edit", sentence="s1", text="One.")):
+        assert gone["sentences"][0]["error"] is None, "there is no change left that it could explain"
+
+
+def test_labels_are_corrected() -> None:
+    found = do(document("One."), "label", finding="Edema", value="positive")
+    found = do(found, "label", finding="Fracture", value="not mentioned")
+    assert found["corrections"] == {"Edema": "positive", "Fracture": "not mentioned"}
+    assert do(found, "label", finding="Edema", value=None)["corrections"] == {"Fracture": "not mentioned"}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +171,17 @@ def test_added_sentences_can_only_be_edited_or_removed() -> None:
         ({"action": "add", "text": "x", "after": "s9"}, "no such sentence"),
         ({"action": "field", "field": "name", "text": "x"}, "no such field"),
         ({"action": "field", "field": "indication", "text": 3}, "no text"),
+        ({"action": "field", "field": ["indication"], "text": ""}, "no such field"),
+        ({"action": "add", "text": "x", "section": "technique"}, "no such section"),
+        ({"action": "add", "text": "x", "section": None}, "no such section"),
+        ({"action": "annotate", "sentence": "s1", "category": "typo"}, "no such category"),
+        ({"action": "annotate", "sentence": "s1", "category": {}}, "no such category"),
+        ({"action": "annotate", "sentence": "s1", "category": "other", "significance": "high"}, "no such significance"),
+        ({"action": "annotate", "sentence": "s1", "significance": "urgent"}, "needs a category"),
+        ({"action": "annotate", "sentence": "s9", "category": "other"}, "no such sentence"),
+        ({"action": "label", "finding": "Cough", "value": "positive"}, "no such finding"),
+        ({"action": "label", "finding": "Edema", "value": True}, "no such label"),
+        ({"action": "revert", "sentence": ["s1"]}, "no such sentence"),
     ],
 )
 def test_invalid_steps_are_refused(action: dict[str, Any], said: str) -> None:
@@ -113,7 +212,7 @@ def test_tabs_and_carriage_returns_separate_words() -> None:
     assert found["fields"]["indication"] == "a b\nc\nd"
 
 
-def test_undoing_all_steps_restores_the_first_document() -> None:
+def test_undoing_all_steps_restores_the_first_document_and_redoing_the_last() -> None:
     draw = random.Random(0)
     for _ in range(50):
         start = document(*(f"Sentence {number}." for number in range(draw.randint(1, 5))))
@@ -123,6 +222,9 @@ def test_undoing_all_steps_restores_the_first_document() -> None:
             action = {
                 "action": draw.choice(review.UNDOABLE), "sentence": draw.choice(ids), "text": f"text {number}",
                 "after": draw.choice([None, *ids]), "field": draw.choice(review.FIELDS),
+                "section": draw.choice(review.SECTIONS), "done": draw.choice([True, False]),
+                "category": draw.choice([None, *Category]), "finding": draw.choice(["Edema", "Fracture"]),
+                "value": draw.choice([None, *review.LABELS]),
             }  # fmt: skip
             try:
                 step = review.apply(now, action)
@@ -130,7 +232,13 @@ def test_undoing_all_steps_restores_the_first_document() -> None:
                 continue
             steps.append(step)
             now = step.document
+            sections = [one["section"] for one in now["sentences"]]
+            assert sections == sorted(sections), "findings before impression"
         assert steps
+        last = now
         for step in reversed(steps):
             now = review.undo(now, {"before": step.before, "after": step.after}).document
         assert now == start
+        for step in steps:  # redo is the reversal of the reversal
+            now = review.undo(now, {"before": step.after, "after": step.before}).document
+        assert now == last

@@ -143,6 +143,82 @@ def test_undo_reverses_step_by_step_and_is_logged(store: Store) -> None:
     assert act(store, study, "undo")["sentences"][1]["state"] == "undecided"
 
 
+def test_what_was_undone_can_be_redone_until_the_next_step(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "edit", sentence="s2", text="Mine.")
+    done = act(store, study, "label", finding="Edema", value="positive")
+    assert done["can_undo"] and not done["can_redo"] and done["corrections"] == {"Edema": "positive"}
+    for _ in range(3):
+        undone = act(store, study, "undo")
+    assert undone["can_redo"] and not undone["can_undo"] and undone["corrections"] == {}
+    for _ in range(3):
+        redone = act(store, study, "redo")
+    same = ("sentences", "fields", "corrections", "can_undo", "can_redo", "undecided")
+    assert [redone[key] for key in same] == [done[key] for key in same]
+    with pytest.raises(ReviewError, match="nothing to redo"):
+        act(store, study, "redo")
+    act(store, study, "undo")
+    act(store, study, "undo")
+    act(store, study, "redo")
+    assert act(store, study, "reject", sentence="s1")["can_redo"] is False
+    act(store, study, "undo")
+    assert [one["state"] for one in act(store, study, "undo")["sentences"]] == ["accepted", "undecided"]
+
+
+def test_a_step_that_changes_nothing_costs_no_undo_but_counts_its_time(store: Store) -> None:
+    study = drafted(store, "One.")
+    before = act(store, study, "accept", sentence="s1", seconds=2)
+    assert act(store, study, "accept", sentence="s1", seconds=3) == before
+    assert act(store, study, "accept", sentence="s1") == before
+    assert act(store, study, "undo")["sentences"][0]["state"] == "undecided"
+    assert [one["action"] for one in store.events("ann", study)] == ["open", "drafted", "accept", "work", "undo"]
+    act(store, study, "reject", sentence="s1")
+    act(store, study, "add", text="Mine.")
+    act(store, study, "sign", seconds=1)
+    assert store.signed("ann")[0]["seconds"] == 6
+
+
+def test_a_step_that_is_sent_again_is_applied_once(store: Store) -> None:
+    study = drafted(store, "One.", "Two.")
+    revision = store.state("ann", study)["revision"]
+    step = {"action": "add", "text": "Mine.", "after": "s1", "step": "9f5ae9a4-6a3f-4ef2-a1a9-0c1ea8fbb2f0"}
+    done = store.act("ann", study, revision, step, user="ann")
+    act(store, study, "accept", sentence="s1")
+    again = store.act("ann", study, revision, step, user="ann")
+    assert (
+        [one["text"] for one in again["sentences"]]
+        == ["One.", "Mine.", "Two."]
+        == [one["text"] for one in done["sentences"]]
+    )
+    with pytest.raises(StaleError):
+        store.act("ann", study, revision, step | {"step": "another"}, user="ann")
+    with pytest.raises(ReviewError, match="another step has the same id"):
+        act(store, study, "accept", sentence="s2", step=step["step"])
+    wrongs: tuple[object, ...] = ("", "x" * 65, 7, [], True)
+    for wrong in wrongs:
+        with pytest.raises(ReviewError, match="the id of a step"):
+            act(store, study, "accept", sentence="s2", step=wrong)
+    act(store, study, "accept", sentence="s2", step="s")
+    undone = act(store, study, "undo", step="u")
+    assert act(store, study, "undo", step="u") == undone, "once"
+    act(store, study, "redo")
+    signed = act(store, study, "sign", step="signed")
+    assert act(store, study, "sign", step="signed") == signed
+    other = drafted(store, "One.")
+    assert act(store, other, "accept", sentence="s1", step="s")["undecided"] == 0, "ids are those of a study"
+
+
+def test_settings_of_a_user(store: Store) -> None:
+    assert store.settings.get("ann") == {}
+    store.settings.update("ann", {"theme": "dark", "macros": [{"name": ".normal", "text": "Clear."}], "later": [1]})
+    assert store.settings.update("ann", {"theme": "light", "macros": None}) == {"theme": "light", "later": [1]}
+    assert store.settings.get("ann") == {"theme": "light", "later": [1]} and store.settings.get("bob") == {}
+    with pytest.raises(ReviewError, match="at most 64 kB"):
+        store.settings.update("ann", {"macros": "ä" * 32768})
+    assert store.settings.get("ann") == {"theme": "light", "later": [1]}
+
+
 def test_the_second_of_two_steps_on_one_revision_is_refused(store: Store) -> None:
     study = drafted(store, "One.", "Two.")
     revision = store.state("ann", study)["revision"]
@@ -204,8 +280,9 @@ def test_invalid_seconds_are_clamped(store: Store) -> None:
     study = drafted(store, "One.")
     claims = (10**400, float("inf"), float("nan"), -5, "7", True, None)
     for claim in claims:
-        act(store, study, "accept", sentence="s1", seconds=claim)
-    assert [one["seconds"] for one in store.events("ann", study)[2:]] == [600, 600, 0, 0, 0, 0, 0]
+        act(store, study, "reject", sentence="s1", seconds=claim)
+        act(store, study, "accept", sentence="s1")
+    assert [one["seconds"] for one in store.events("ann", study)[2::2]] == [600, 600, 0, 0, 0, 0, 0]
 
 
 def test_the_worklist_is_filtered_searched_and_counted(store: Store) -> None:

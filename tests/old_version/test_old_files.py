@@ -277,6 +277,8 @@ def test_reviews(old: Path, expected: dict[str, Any]) -> None:
             "events"
         )
         draft, signed = wanted.pop("draft"), wanted.pop("signed")
+        new = {"section": "findings", "error": None, "confidence": None}
+        assert state.pop("sentences") == [new | one for one in wanted.pop("sentences")]
         assert {key: state[key] for key in wanted} == wanted
         assert draft is None or {key: state["draft"][key] for key in draft} == draft
         assert [{key: one[key] for key in ("version", "by", "text")} for one in state["signed"]] == signed
