@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import sys
@@ -20,6 +21,7 @@ from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import locked
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.types import ASGIApp
 
     from app.accounts import Accounts
@@ -209,12 +211,8 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
             proxy_headers=settings.https or bool(settings.trusted_proxies),
             forwarded_allow_ips=[*settings.trusted_proxies, *(["127.0.0.1", "::1"] if settings.https else [])],
         )  # fmt: skip
-        port = listening.getsockname()[1]
-        address = f"[{settings.host}]" if ":" in settings.host else settings.host
-        sys.stderr.write(f"llava-rad: the review application is at http://{address}:{port}\n")
-        sys.stderr.flush()
         with nullcontext() if accounts is None else _saving(accounts):
-            uvicorn.Server(config).run(sockets=[listening])
+            run_until_stopped(uvicorn.Server(config), listening, settings.host, "review application")
 
 
 def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -> None:
@@ -267,6 +265,26 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise LlavaRadError(f"the data folder cannot be used: {error.strerror}", hint="--data-dir DIR") from None
         yield
+
+
+def run_until_stopped(server: uvicorn.Server, listening: socket.socket, host: str, name: str) -> None:
+    """Serve until SIGTERM, which is the regular end of a server, or until Ctrl-C; standard error tells the address.
+
+    Args:
+        server: to be run.
+        listening: its socket.
+        host: that it listens on.
+        name: of the server, for people.
+
+    Raises:
+        KeyboardInterrupt: at Ctrl-C.
+    """
+    # uvicorn ends gracefully and then raises the signal again: the exit code is to be 0
+    signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
+    address = f"[{host}]" if ":" in host else host
+    sys.stderr.write(f"llava-rad: the {name} is at http://{address}:{listening.getsockname()[1]}\n")
+    sys.stderr.flush()
+    server.run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -53,6 +53,10 @@ ROWS = {
     26: ("browser end to end", "all cases"),
     27: ("soak", "500 reports in one process: memory +5 % at most, no open files"),
     28: ("dependencies", "floors, pip check, no GPL by default"),
+    29: ("the service", "texts of generate; keys, limits; reload, SIGTERM, SIGKILL: answered, or failed aloud"),
+    30: ("hostile users", "zips, floods, maps in a row, odd requests: 4xx with headers, others served meanwhile"),
+    31: ("deployment", "unknown user, read-only root, 64 MB of shared memory; archive, draft, review, archive"),
+    32: ("odd machines", "every command: closed streams, no home, full disk: one line, right code, nothing lost"),
 }
 """Number -> promise, and the criterion by which it is kept; ``SECURITY.md`` explains them."""
 

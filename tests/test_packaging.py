@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from scripts.deploy.lock import closure, requirements_of
 from tests.source_tree import ROOT
 
 pytestmark = pytest.mark.acceptance(row=28)
@@ -53,26 +54,6 @@ def below(requirement: Requirement, floor: str) -> bool:
     """Return True if a requirement admits a version below the floor."""
     lower = [Version(s.version) for s in requirement.specifier if s.operator in {">=", "==", "~=", ">", "==="}]
     return not lower or max(lower) < Version(floor)
-
-
-def closure(name: str) -> dict[str, list[Requirement]]:
-    """Return the packages of a plain install of ``name``, each with the requirements for it (markers applied)."""
-    asked: dict[str, list[Requirement]] = {}
-    done: set[tuple[str, str]] = set()
-    todo = [(name, "")]
-    while todo:
-        package, extra = todo.pop()
-        if (package, extra) in done:
-            continue
-        done.add((package, extra))
-        for text in metadata.requires(package) or []:
-            requirement = Requirement(text)
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-                continue
-            key = canonicalize_name(requirement.name)
-            asked.setdefault(key, []).append(requirement)
-            todo += [(key, wanted) for wanted in ("", *requirement.extras)]
-    return asked
 
 
 def unmet(asked: dict[str, list[Requirement]]) -> list[str]:
@@ -132,12 +113,12 @@ def test_the_floor_rule_itself(requirement: str, bad: bool) -> None:
 
 def test_nothing_banned_is_declared_or_installed_by_default() -> None:
     assert {canonicalize_name(r.name) for r in declared()} & set(BANNED) == set()
-    assert set(closure("llava-rad")) & set(BANNED) == set()
+    assert set(closure(requirements_of("llava-rad"))) & set(BANNED) == set()
     assert [str(r) for r in declared() if r.name == "pydicom" and r.extras] == [], "its extras bring GPL decoders"
 
 
 def test_default_install_is_consistent() -> None:
-    asked = closure("llava-rad")
+    asked = closure(requirements_of("llava-rad"))
     assert {"torch", "transformers", "pydicom", "imagecodecs", "typer"} <= set(asked)
     assert unmet(asked) == []
 
@@ -155,7 +136,7 @@ def test_the_whole_environment_is_consistent() -> None:
 
 
 def test_no_gpl_in_the_default_install() -> None:
-    names = [name for name in closure("llava-rad") if name not in KNOWN_LICENCES]
+    names = [name for name in closure(requirements_of("llava-rad")) if name not in KNOWN_LICENCES]
     assert [name for name in names if not licence_of(name)] == [], "state their licence in KNOWN_LICENCES"
     assert {name: licence_of(name) for name in names if any(map(is_copyleft, licence_of(name)))} == {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +22,7 @@ from starlette.types import ASGIApp
 
 from app.accounts import is_loopback
 from app.security import error
-from app.server import listen
+from app.server import listen, run_until_stopped
 from app.service import reports
 from app.service.batcher import Batcher
 from app.service.guarding import KeyGuard
@@ -173,14 +172,8 @@ def run(settings: Settings) -> None:
             proxy_headers=False,
         )  # fmt: skip
         _log_to_stderr()
-        server = uvicorn.Server(config)
-        # uvicorn ends gracefully and then raises the signal again: the exit code is to be 0
-        signal.signal(signal.SIGTERM, lambda number, frame: setattr(server, "should_exit", True))
         signal.signal(signal.SIGHUP, lambda number, frame: _reload(batcher))
-        address = f"[{settings.host}]" if ":" in settings.host else settings.host
-        sys.stderr.write(f"llava-rad: the service is at http://{address}:{listening.getsockname()[1]}\n")
-        sys.stderr.flush()
-        server.run(sockets=[listening])
+        run_until_stopped(uvicorn.Server(config), listening, settings.host, "service")
     finally:
         batcher.close()
 

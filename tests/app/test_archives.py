@@ -19,6 +19,8 @@ from app.archives import Archive
 from app.uploads import TooLarge, Uploads
 from encoder.errors import ReadError
 
+pytestmark = pytest.mark.acceptance(row=30)
+
 
 def packed(*entries: tuple[str, bytes, int]) -> io.BytesIO:
     content = io.BytesIO()

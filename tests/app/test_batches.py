@@ -16,6 +16,8 @@ from app.store import Store
 from scripts.soak.serving import picture, served
 from tests.app.reviews import FACTS, of_batch, study_of, taken
 
+pytestmark = pytest.mark.acceptance(row=30)
+
 
 def test_a_batch_counts_the_outcomes_of_its_files(store: Store) -> None:
     batch = store.batches.create("ann", 4)

@@ -22,6 +22,8 @@ from app.security import HEADERS
 from scripts.soak.serving import Client, Served, picture, served
 from tests.app.reviews import act, study_of
 
+pytestmark = pytest.mark.acceptance(row=30)
+
 # threads of one kind of work
 
 

@@ -14,6 +14,8 @@ from app.accounts import add_user
 from app.security import HEADERS
 from scripts.soak.serving import Answer, Client, Served, picture, served
 
+pytestmark = pytest.mark.acceptance(row=30)
+
 
 @pytest.fixture(scope="module")
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:

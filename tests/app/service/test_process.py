@@ -20,7 +20,7 @@ import llava_rad
 from scripts.soak.serving import Client
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.acceptance(row=29)]
 
 CODE = """
 import sys

@@ -18,6 +18,8 @@ from llava_rad.generation.options import GenerationOptions
 from tests.app.service.conftest import Service, serving, waiting
 from tests.llava_rad import small_files
 
+pytestmark = pytest.mark.acceptance(row=29)
+
 BOUNDARY = "b0undary"
 
 

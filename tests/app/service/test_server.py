@@ -23,6 +23,8 @@ from llava_rad.generation.options import GenerationOptions
 from tests.app.service.conftest import Service, serving, waiting
 from tests.app.service.test_reports import form
 
+pytestmark = pytest.mark.acceptance(row=29)
+
 
 def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tiny: Path, chest: list[Path]) -> None:
     data = chest[0].read_bytes()

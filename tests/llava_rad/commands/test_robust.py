@@ -26,6 +26,7 @@ from llava_rad.model.checkpoint import DEMO
 from metrics.cache import default_path
 from tests.llava_rad.conftest import Run, spawn
 
+pytestmark = pytest.mark.acceptance(row=32)
 CODES = {0, 1, 2, 3, 4, 5, 130}
 LONG = "x" * 300
 
