@@ -1,6 +1,7 @@
 """Export of reviews: text, JSON and hospital formats of one study; JSONL, CSV and a research set of all.
 
-Every export carries the notice of ``llava_rad.outputs.report.NOTICE``.
+Every export carries the notice of ``llava_rad.outputs.report.NOTICE``, and of the same state of a study (draft, under
+review or signed) the same text and the same warnings (:mod:`app.notices`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app import review
+from app import notices, review
 from encoder.reader.identity import Identity
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.document import FINDINGS, labels_of, uid_of
@@ -37,7 +38,7 @@ SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class of the DICOM images of a research set."""
 COLUMNS: Final = (
     "study", "name", "status", "version", "sha256", "view", "model", "reviewer", "signed_at", "seconds", "sentence",
-    "state", "draft", "text", "notice",
+    "state", "draft", "text", "notice", "section", "error_category", "error_significance", "corrections", "warnings",
 )  # fmt: skip
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -51,16 +52,17 @@ def report_text(state: State, version: int | None = None) -> str:
         ReviewError: if the version does not exist or has no text.
     """
     signed = _signed(state, version)
-    shown = signed["document"] if signed else state
-    text = signed["text"] if signed else review.text_of(state)
-    if not text:
+    shown = _shown(state, signed)
+    if not review.text_of(shown):
         raise review.ReviewError("there is no report yet")
     fields = [f"{name.replace('_', ' ').upper()}:\n{value}\n" for name, value in shown["fields"].items() if value]
-    warnings = ["WARNINGS:", *(f"- {warning}" for warning in state["warnings"]), ""] if state["warnings"] else []
+    texts = {section: " ".join(review.texts_of(shown, section)) for section in review.SECTIONS}
+    sections = [f"{section.upper()}:\n{text}\n" for section, text in texts.items() if text]
+    known = [f"- {notices.line(one)}" for one in notices_of(state, signed)]
     by = f"Signed by {signed['by']} at {signed['at']}, version {signed['version']}" if signed else NOT_SIGNED
     lines = [
-        NOTICE, "", *fields, "FINDINGS:", text, "", *warnings, by, f"Input: sha256 {state['sha256']}",
-        _writer(shown), "",
+        NOTICE, "", *(["WARNINGS:", *known, ""] if known else []), *fields, *sections, by,
+        f"Input: sha256 {state['sha256']}", _writer(shown), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -72,7 +74,7 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         ReviewError: if the version does not exist.
     """
     signed = _signed(state, version)
-    shown = signed["document"] if signed else state
+    shown = _shown(state, signed)
     return {
         "schema": SCHEMA,
         "ai_generated": ai_generated(shown),
@@ -81,40 +83,60 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         "signed": signed and {key: signed[key] for key in ("version", "at", "by", "text")},
         "study": {key: state[key] for key in ("id", "name", "version", "created", "changed")},
         "input": {"sha256": state["sha256"], "facts": state["facts"], "warnings": state["warnings"]},
+        "notices": notices_of(state, signed),
         "fields": shown["fields"],
-        "text": signed["text"] if signed else review.text_of(state),
+        "text": review.text_of(shown),
         "sentences": shown["sentences"],
+        "corrections": shown["corrections"],
         **{name: (shown.get("draft") or {}).get(key) for name, key in (("draft", "report"), ("inputs", "inputs"))},
         "software": {"name": "llava-rad", "version": software_version()},
     }
 
 
 def document(state: State, version: int | None = None) -> Document:
-    """Return a study's report for DICOM and FHIR: a signed version, or the model's draft.
+    """Return a study's report for DICOM and FHIR: a signed version, or the current text, which is not signed.
 
     Raises:
         ReviewError: if the version does not exist, or no draft records the model.
     """
-    from llava_rad.outputs.document import Document, Signature
+    from llava_rad.outputs.document import Document, Review, Signature
     from llava_rad.outputs.report import from_data
 
     signed = _signed(state, version)
-    shown = signed["document"] if signed else state
+    shown = _shown(state, signed)
     kept = (shown["draft"] or {}).get("report")
     if kept is None:
         raise review.ReviewError("hospital formats name the model that wrote the draft, and this study has no draft")
     signature = None
     if signed is not None:
-        at = datetime.fromisoformat(signed["at"])
-        texts = tuple(one["text"] for one in shown["sentences"] if one["state"] != "rejected")
-        signature = Signature(signed["by"], at, texts, signed["version"])
+        signature = Signature(signed["by"], datetime.fromisoformat(signed["at"]), signed["version"])
     identity = state["image"].get("identity")
+    findings, impression = (tuple(review.texts_of(shown, section)) for section in review.SECTIONS)
+    warnings = tuple(notices.line(one) for one in notices_of(state, signed))
     return Document.of(
         from_data(kept),
         datetime.fromisoformat(state["changed"]),
         identity=None if identity is None else Identity.from_dict(identity),
         signature=signature,
+        review=Review(findings, impression, warnings, shown["corrections"]),
     )
+
+
+def notices_of(state: State, signed: dict[str, Any] | None = None) -> list[notices.Notice]:
+    """Return the notices of a study, or those that were known when a version was signed."""
+    if signed is None:
+        current: list[notices.Notice] = state["notices"]
+        return current
+    shown = signed["document"]
+    if "notices" in shown:
+        kept: list[notices.Notice] = shown["notices"]
+        return kept
+    return notices.of(state["warnings"], **notices.of_draft(shown["sentences"], shown.get("draft")))
+
+
+def _shown(state: State, signed: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the document of a signed version, or the current one, with the keys that earlier versions lack."""
+    return review.whole(signed["document"]) if signed else state
 
 
 def jsonl(store: Store, owner: str) -> Iterator[str]:
@@ -128,19 +150,30 @@ def jsonl(store: Store, owner: str) -> Iterator[str]:
 
 
 def csv(store: Store, owner: str) -> Iterator[str]:
-    """Yield the owner's studies as a table, one row per sentence of the last signed version or the current text."""
+    """Yield the owner's studies as a table, one row per sentence of the last signed version or the current text.
+
+    ``seconds`` is the working time of all signed versions.
+    """
     yield csv_row(COLUMNS)
     for study in store.studies(owner):
         state = store.state(owner, study)
         signed = last_signed(state)
+        shown = _shown(state, signed)
         model = (state["draft"] or {}).get("model") or {}
         head = [
             study, state["name"], state["status"], state["version"], state["sha256"], state["facts"].get("view"),
             signed["model"] if signed else "@".join(str(model[key]) for key in ("id", "sha256") if key in model),
-            signed["by"] if signed else "", signed["at"] if signed else "", signed["seconds"] if signed else "",
+            signed["by"] if signed else "", signed["at"] if signed else "",
+            sum(one["seconds"] for one in state["signed"]) if signed else "",
         ]  # fmt: skip
-        for one in (signed["document"] if signed else state)["sentences"]:
-            yield csv_row([*head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE])
+        corrections = "; ".join(f"{finding}: {label}" for finding, label in shown["corrections"].items())
+        warnings = "; ".join(notices.line(one) for one in notices_of(state, signed))
+        for one in shown["sentences"]:
+            error = one["error"] or {"category": "", "significance": ""}
+            yield csv_row([
+                *head, one["id"], one["state"], one["draft"] or "", one["text"], NOTICE, one["section"],
+                error["category"], error["significance"] or "", corrections, warnings,
+            ])  # fmt: skip
 
 
 def ai_generated(shown: dict[str, Any]) -> bool:
@@ -185,7 +218,7 @@ def _harmless(cell: Any) -> Any:
 
 
 def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, dicom: bool = False) -> int:
-    """Write the owner's signed studies to a zip file: images, reports and labels.
+    """Write the owner's signed studies to a zip file: images, reports, and labels by the reviewer, else by text.
 
     The application keeps pixels, not files, so images are written anew, as 16-bit PNG files or as DICOM objects
     without any attribute of the original (more than the Basic Profile of DICOM PS3.15 annex E asks for). File names,
@@ -213,14 +246,14 @@ def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, d
             archive.writestr(name, _dicom(pixels, study) if dicom else _png(pixels))
             if dicom and (signed["document"]["draft"] or {}).get("report"):
                 archive.writestr(f"reports/{study}.dcm", _structured_report(state, study))
-            shown = signed["document"]
+            shown = _shown(state, signed)
             record = {
                 "image": name, "text": signed["text"], "fields": shown["fields"], "sentences": shown["sentences"],
-                "model": signed["model"], "facts": state["facts"], "notice": NOTICE,
-                "ai_generated": ai_generated(shown),
+                "corrections": shown["corrections"], "model": signed["model"], "facts": state["facts"],
+                "notice": NOTICE, "notices": notices_of(state, signed), "ai_generated": ai_generated(shown),
             }  # fmt: skip
             reports.append(json.dumps(record, ensure_ascii=False) + "\n")
-            labels.append(csv_row([name, *labels_of(signed["text"]).values()]))
+            labels.append(csv_row([name, *(labels_of(signed["text"]) | shown["corrections"]).values()]))
         archive.writestr("reports.jsonl", "".join(reports))
         archive.writestr("labels.csv", "".join(labels))
         archive.writestr("README.txt", f"{NOTICE}\n{len(reports)} reports signed by a person, images without header.\n")

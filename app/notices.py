@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypedDict
 
 from encoder.reader.admission import OVERRIDDEN
+from encoder.reader.identity import Identity
 
 Level = Literal["loud", "quiet"]
 About = Literal["image", "lateral", "prior", "further", "draft"]
@@ -100,7 +101,10 @@ def of_row(row: sqlite3.Row, draft: Mapping[str, Any] | None) -> list[Notice]:
     context = {name: json.loads(row[name] or "null") for name in ("lateral", "prior")}
     further = json.loads(row["further"] or "[]")
     sentences = json.loads(row["document"])["sentences"]
-    return of(json.loads(row["warnings"]), **context, further=further, **of_draft(sentences, draft))
+    identity = json.loads(row["image"]).get("identity")
+    left_out = None if identity is None else Identity.from_dict(identity).warning
+    image = [*json.loads(row["warnings"]), *([left_out] if left_out else [])]
+    return of(image, **context, further=further, **of_draft(sentences, draft))
 
 
 def of_draft(sentences: Iterable[Mapping[str, Any]], draft: Mapping[str, Any] | None) -> dict[str, Any]:

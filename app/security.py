@@ -77,12 +77,17 @@ class Guard:
         hosts: accepted host names; empty accepts all.
         user_of: returns the user of a session token, or None.
         logins: users log in.
+        microphone: the page may use the browser's microphone.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: set[str], user_of: Callable[[str | None], str | None], logins: bool
-    ) -> None:
+        self, app: ASGIApp, *, hosts: set[str], user_of: Callable[[str | None], str | None], logins: bool,
+        microphone: bool = False,
+    ) -> None:  # fmt: skip
         self._app, self._hosts, self._user_of, self._logins = app, hosts, user_of, logins
+        policy = HEADERS["permissions-policy"]
+        allowed = policy.replace("microphone=()", "microphone=(self)") if microphone else policy
+        self._headers = HEADERS | {"permissions-policy": allowed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, pass it on or refuse it, and add the security headers to the response."""
@@ -96,7 +101,7 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     headers[name] = value
                 cached = path.startswith("/api/") and "immutable" in headers.get("cache-control", "")
                 if not (cached or path.startswith(("/assets/", "/static/", "/svelte/"))):

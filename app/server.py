@@ -53,6 +53,7 @@ class Settings:
         keep_names: name studies after their files; file names may identify a patient.
         identifiers: keep patient and study identifiers, for structured reports and FHIR.
         example: add the example radiograph to an empty worklist.
+        microphone: the page may use the browser's microphone, for dictation.
     """
 
     host: str = "127.0.0.1"
@@ -66,6 +67,7 @@ class Settings:
     keep_names: bool = False
     identifiers: bool = False
     example: bool = True
+    microphone: bool = False
 
     def check(self) -> None:
         """Check that other machines can reach the server only if there are accounts.
@@ -173,7 +175,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     return Guard(
         served, hosts=set() if any_host else {name.lower() for name in hosts},
         user_of=accounts.user_of if accounts is not None else lambda token: LOCAL_USER,
-        logins=accounts is not None,
+        logins=accounts is not None, microphone=settings.microphone,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Statistics of reviews: decisions on drafted sentences, edit distance, label changes and working time."""
+"""Statistics of reviews: decisions on drafted sentences, edit distance, errors, label changes and working time."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from app import review
+from metrics.findings.errors import Category, Significance
 
 if TYPE_CHECKING:
     from app.store import Store
 
 Labeler = Callable[[str], Mapping[str, str]]
 Signed = Mapping[str, Any]
+NOT_RATED = "not rated"
 _MOST_LABELS = 10
 
 
 def summary(store: Store, owner: str, labels_of: Labeler) -> dict[str, Any]:
-    """Summarise an owner's signed reports; a report that was signed several times counts with its last version.
+    """Summarise an owner's signed reports.
+
+    A report that was signed several times counts with its last version and the working time of all of them.
 
     Args:
         store: studies and signed reports.
         owner: of the studies.
         labels_of: returns the label of each finding for a text.
     """
-    last = {one["study"]: one for one in store.signed(owner)}
+    versions = store.signed(owner)
+    time: Counter[str] = Counter()
+    for one in versions:
+        time[one["study"]] += one["seconds"]
+    last = {one["study"]: one | {"seconds": time[one["study"]]} for one in versions}
     reports = list(last.values())
     models = sorted({one["model"] for one in reports if one["model"]})
     return {
@@ -76,15 +84,47 @@ def levenshtein(before: str, after: str) -> int:
 
 
 def label_changes(reports: Iterable[Signed], labels_of: Labeler) -> list[dict[str, Any]]:
-    """Count the findings whose label differs between draft and signed text, most frequent first."""
+    """Count the findings whose label differs between draft and signed report, most frequent first.
+
+    The label of a signed report is that of its text, or the one that the reviewer set.
+    """
     found: Counter[tuple[str, str, str]] = Counter()
     for one in reports:
-        before, after = labels_of(review.drafted_text(one["document"])), labels_of(one["text"])
+        before = labels_of(review.drafted_text(one["document"]))
+        after = {**labels_of(one["text"]), **one["document"].get("corrections", {})}
         found.update((name, before[name], after[name]) for name in before if before[name] != after[name])
     return [
         {"finding": name, "from": before, "to": after, "count": count}
         for (name, before, after), count in found.most_common(_MOST_LABELS)
     ]
+
+
+def errors_of(reports: Iterable[Signed]) -> dict[str, Any]:
+    """Count the errors that reviewers named, by category, by significance and by both.
+
+    Errors without a significance are counted as ``not rated``.
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    for report in reports:
+        for one in report["document"]["sentences"]:
+            if error := one.get("error"):
+                found[error["category"], error["significance"] or NOT_RATED] += 1
+    categories, significance = Counter[str](), Counter[str]()
+    for (category, rated), count in found.items():
+        categories[category] += count
+        significance[rated] += count
+    ratings = [*Significance, NOT_RATED]
+    return {
+        "total": found.total(),
+        "categories": {one.value: categories[one] for one in Category},
+        "significance": {str(one): significance[one] for one in ratings},
+        "both": [
+            {"category": one.value, "significance": str(rated), "count": found[one, rated]}
+            for one in Category
+            for rated in ratings
+            if found[one, rated]
+        ],
+    }
 
 
 def _numbers(reports: Sequence[Signed]) -> dict[str, Any]:
@@ -100,6 +140,7 @@ def _numbers(reports: Sequence[Signed]) -> dict[str, Any]:
         "sentences": total,
         "added": sum(one["draft"] is None for report in reports for one in report["document"]["sentences"]),
         "shares": {state: states[state] / total if total else None for state in review.STATES[1:4]},
+        "errors": errors_of(reports),
         "edit_distance": {"mean": statistics.mean(distances) if distances else None},
         "seconds": {"median": statistics.median(seconds) if seconds else None, "low": low, "high": high},
     }

@@ -99,6 +99,13 @@ def command(
             help="Keep the identifiers of patient and study of DICOM files, for structured reports and FHIR bundles.",
         ),
     ] = False,
+    microphone: Annotated[
+        bool,
+        typer.Option(
+            "--microphone",
+            help="Allow the browser's microphone on the page, for dictation extensions, which may send the sound away.",
+        ),
+    ] = False,
 ) -> None:
     """Review drafts in the browser: decide on every sentence, then sign the report."""
     if worklist is not None and auth_file is not None:
@@ -110,7 +117,7 @@ def command(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
         names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,
         keep_names=options.show_paths,
-        identifiers=identifiers, example=example,
+        identifiers=identifiers, example=example, microphone=microphone,
     )  # fmt: skip
     server.run(settings, worklist=worklist)
 

@@ -1,9 +1,10 @@
-"""A report prepared for hospital formats: sentences, named findings, model, signature, and identity of the image."""
+"""A report prepared for hospital formats: sections, named findings, model, signature, and identity of the image."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -38,14 +39,29 @@ class Signature:
     Attributes:
         reviewer: name of the person.
         at: time of signing, with time zone.
-        sentences: of the signed report.
         version: of the signed report, from 1.
     """
 
     reviewer: str
     at: datetime
-    sentences: tuple[str, ...]
     version: int = 1
+
+
+@dataclass(frozen=True)
+class Review:
+    """Content of a report under review or signed, in place of the draft's.
+
+    Attributes:
+        findings: sentences of the section.
+        impression: sentences of the section.
+        warnings: about images and draft, one line each.
+        corrections: labels of CheXpert findings that the reviewer set, in place of those of the text.
+    """
+
+    findings: tuple[str, ...]
+    impression: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    corrections: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,39 +71,63 @@ class Document:
     Attributes:
         report: the draft, with model, input and warnings.
         identity: of image, study and patient; :func:`anonymous` if identifiers are not carried.
-        signature: None for a draft.
+        signature: None for a draft, and for a review that is not signed.
         at: creation time of the document, with time zone.
+        review: None for a draft that nobody has reviewed.
     """
 
     report: Report
     identity: Identity
     signature: Signature | None
     at: datetime
+    review: Review | None = None
 
     @classmethod
     def of(
-        cls, report: Report, at: datetime, *, identity: Identity | None = None, signature: Signature | None = None
+        cls,
+        report: Report,
+        at: datetime,
+        *,
+        identity: Identity | None = None,
+        signature: Signature | None = None,
+        review: Review | None = None,
     ) -> Document:
         """Build a document; without an identity it names no patient and belongs to no study of an archive."""
-        return cls(report, identity or anonymous(report.input.sha256), signature, at)
+        return cls(report, identity or anonymous(report.input.sha256), signature, at, review)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Sentences of the signed report, or of the draft."""
-        if self.signature is not None:
-            return self.signature.sentences
+        """Sentences of the findings: of the review, or else of the draft."""
+        if self.review is not None:
+            return self.review.findings
         return tuple(finding.text for finding in self.report.report.findings if finding.text)
 
     @property
+    def impression(self) -> tuple[str, ...]:
+        """Sentences of the impression, which drafts have not."""
+        return () if self.review is None else self.review.impression
+
+    @property
+    def text(self) -> str:
+        """Paragraph of the findings, then that of the impression."""
+        return "\n\n".join(" ".join(part) for part in (self.sentences, self.impression) if part)
+
+    @property
     def warnings(self) -> list[str]:
-        """Warnings of the report, and one about identifiers that were left out."""
-        return [*self.report.warnings, *([self.identity.warning] if self.identity.warning else [])]
+        """Warnings of the review or else the draft, and one about identifiers that were left out."""
+        given = self.report.warnings if self.review is None else self.review.warnings
+        return list(dict.fromkeys([*given, *([self.identity.warning] if self.identity.warning else [])]))
 
     @property
     def findings(self) -> dict[str, str]:
-        """CheXpert findings that the sentences mention: positive, negative or uncertain."""
-        named = labels_of(" ".join(self.sentences))
+        """CheXpert findings: positive, negative or uncertain by the text, or by the reviewer who corrected them."""
+        named = labels_of(self.text) | dict(self.corrections)
         return {finding: said for finding, said in named.items() if said != "not mentioned"}
+
+    @property
+    def corrections(self) -> Mapping[str, str]:
+        """Labels of findings that the reviewer set."""
+        return {} if self.review is None else self.review.corrections
 
     @property
     def made(self) -> datetime:
@@ -101,11 +141,16 @@ class Document:
         return f"{model.id}@{model.revision}" if model.revision else model.id
 
     def uid(self, kind: str) -> str:
-        """Derive a UID from image, model and version: a document stored twice has the same UID and is stored once."""
-        version = self.signature.version if self.signature else 0
+        """Derive a UID from image, model and version: a document stored twice has the same UID and is stored once.
+
+        A review that is not signed changes from one document to the next: its content and time count as its version.
+        """
+        version = str(self.signature.version if self.signature else 0)
+        if self.review is not None and self.signature is None:
+            version = repr((self.at.isoformat(), self.text, self.warnings, sorted(self.corrections.items())))
         made_from, model = self.report.input, self.report.model
         frame = str(made_from.facts.frame)
-        return uid_of(kind, self.identity.instance_uid, made_from.sha256, frame, model.sha256, str(version))
+        return uid_of(kind, self.identity.instance_uid, made_from.sha256, frame, model.sha256, version)
 
 
 def anonymous(sha256: str) -> Identity:

@@ -1,4 +1,4 @@
-"""FHIR R4: a Bundle of DiagnosticReport, Observations, Device and Provenance (https://hl7.org/fhir/R4/)."""
+"""FHIR R4: a Bundle of DiagnosticReport, Observations, Device, Provenance and Composition (https://hl7.org/fhir/R4/)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import date
+from html import escape
 from typing import Any, Final
 
 from llava_rad.outputs.document import Document
@@ -25,6 +26,8 @@ _SAID: Final = {
     "uncertain": ("373068000", "Undetermined"),
 }
 
+_LABELED: Final = "CheXpert findings of the text, by the labeler 'rules'"
+_CORRECTED: Final = "CheXpert findings, corrected by the reviewer"
 _GENDER: Final = {"M": "male", "F": "female", "O": "other"}
 _GROUPS: Final = ("ABC", "IDE", "SYL")
 """Alphabetic, ideographic and phonetic, by http://terminology.hl7.org/CodeSystem/v3-EntityNameUse."""
@@ -39,7 +42,7 @@ def to_fhir(document: Document) -> dict[str, Any]:
     if not observations:
         del report["result"]
     patient = [_patient(document)] if document.identity.attributes else []
-    parts = [report, *observations, *patient, _device(document), _provenance(document)]
+    parts = [report, *observations, *patient, _device(document), _provenance(document), _composition(document)]
     return {
         "resourceType": "Bundle",
         "id": str(_uuid(document, "Bundle")),
@@ -58,9 +61,10 @@ class BundleWriter(DocumentWriter):
 
 
 def _diagnostic_report(document: Document) -> dict[str, Any]:
-    text = " ".join(document.sentences)
-    warnings = "".join(f"\n- {warning}" for warning in document.warnings)
-    shown = f"{NOTICE}\n\nFINDINGS:\n{text}\n{f'WARNINGS:{warnings}' if warnings else ''}"
+    warnings = "".join(f"- {warning}\n" for warning in document.warnings)
+    above = f"WARNINGS:\n{warnings}\n" if warnings else ""
+    sections = "\n".join(f"{title.upper()}:\n{text}\n" for title, _, text in _sections(document))
+    shown = f"{NOTICE}\n\n{above}{sections}"
     identity, signature = document.identity, document.signature
     found = {
         "resourceType": "DiagnosticReport",
@@ -74,7 +78,7 @@ def _diagnostic_report(document: Document) -> dict[str, Any]:
             "text": "Findings of a chest radiograph",
         },
         "issued": _instant(document),
-        "conclusion": text,
+        "conclusion": document.text,
         "presentedForm": [
             {
                 "contentType": "text/plain; charset=utf-8",
@@ -105,12 +109,50 @@ def _observation(document: Document, finding: str, said: str) -> dict[str, Any]:
             "coding": [{"system": "http://snomed.info/sct", "code": code, "display": display}],
             "text": said,
         },
-        "method": {"text": "CheXpert findings of the text, by the labeler 'rules'"},
+        "method": {"text": _CORRECTED if finding in document.corrections else _LABELED},
         "device": {"reference": _reference(document, "Device")},
     }
     if document.identity.attributes:
         found["subject"] = _subject(document)
     return found
+
+
+def _composition(document: Document) -> dict[str, Any]:
+    """Build the report by sections, coded as in DICOM PS3.20."""
+    found: dict[str, Any] = {
+        "resourceType": "Composition",
+        "id": str(_uuid(document, "Composition")),
+        "meta": {"security": [_AI]},
+        "status": "preliminary" if document.signature is None else "final",
+        "type": {"coding": [{"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}]},
+        "date": _instant(document),
+        "author": [{"reference": _reference(document, "Device")}],
+        "title": NOTICE,
+        "section": [
+            {
+                "title": title,
+                "code": {"coding": [{"system": "http://loinc.org", "code": code}]},
+                "text": {
+                    "status": "generated",
+                    "div": f'<div xmlns="http://www.w3.org/1999/xhtml"><p>{escape(text)}</p></div>',
+                },
+            }
+            for title, code, text in _sections(document)
+        ],
+    }
+    if document.signature is not None:
+        found["author"].append({"display": document.signature.reviewer})
+    if document.identity.attributes:
+        found["subject"] = _subject(document)
+    if not found["section"]:
+        del found["section"]
+    return found
+
+
+def _sections(document: Document) -> list[tuple[str, str, str]]:
+    """Return title, LOINC code and text of the sections that are not empty."""
+    both = (("Findings", "59776-5", document.sentences), ("Impression", "19005-8", document.impression))
+    return [(title, code, " ".join(sentences)) for title, code, sentences in both if sentences]
 
 
 def _device(document: Document) -> dict[str, Any]:

@@ -88,19 +88,27 @@ def _report(document: Document) -> Dataset:
             CodeContentItem(dcm("121005", "Observer Type"), dcm("121006", "Person"), "HAS OBS CONTEXT"),
             PnameContentItem(dcm("121008", "Person Observer Name"), _person(document), "HAS OBS CONTEXT"),
         ]
-    findings = ContainerContentItem(dcm("121070", "Findings"), relationship_type="CONTAINS")
-    findings.ContentSequence = []
-    for sentence in document.sentences:
-        item = TextContentItem(dcm("121071", "Finding"), sentence, "CONTAINS")
-        source = ImageContentItem(
-            dcm("121112", "Source of Measurement"), identity.class_uid, identity.instance_uid,
-            relationship_type="INFERRED FROM",
-        )  # fmt: skip
-        item.ContentSequence = [source]
-        findings.ContentSequence.append(item)
+    sections = [
+        (dcm("121070", "Findings"), dcm("121071", "Finding"), document.sentences),
+        (dcm("121072", "Impressions"), dcm("121073", "Impression"), document.impression),
+    ]
+    containers = []
+    for title, concept, sentences in sections:
+        section = ContainerContentItem(title, relationship_type="CONTAINS")
+        section.ContentSequence = []
+        for sentence in sentences:
+            item = TextContentItem(concept, sentence, "CONTAINS")
+            source = ImageContentItem(
+                dcm("121112", "Source of Measurement"), identity.class_uid, identity.instance_uid,
+                relationship_type="INFERRED FROM",
+            )  # fmt: skip
+            item.ContentSequence = [source]
+            section.ContentSequence.append(item)
+        if sentences:
+            containers.append(section)
     notes = [NOTICE, *document.warnings, f"Input: SHA-256 {report.input.sha256}"]
     comments = [TextContentItem(dcm("121106", "Comment"), note, "CONTAINS") for note in notes]
-    root.ContentSequence = [*context, *([findings] if findings.ContentSequence else []), *comments]
+    root.ContentSequence = [*context, *containers, *comments]
     made: Dataset = EnhancedSR(content=root, **_common(document, "report", 1))
     return made
 
@@ -137,19 +145,31 @@ def _labels(document: Document) -> Dataset:
     person = None
     if document.signature is not None:
         person = ObserverContext(codes.DCM.Person, PersonObserverIdentifyingAttributes(_person(document)))
-    evaluations = [
-        QualitativeEvaluation(CodedConcept(finding.upper().replace(" ", "_")[:16], SCHEME, finding), said[value])
-        for finding, value in document.findings.items()
-    ]
-    group = MeasurementsAndQualitativeEvaluations(
-        TrackingIdentifier(uid=document.uid("tracking"), identifier="CheXpert findings by the labeler 'rules'"),
-        qualitative_evaluations=evaluations,
-        source_images=[SourceImageForMeasurementGroup(identity.class_uid, identity.instance_uid)],
-    )
+    groups = []
+    for name, kind, findings in (
+        (
+            "CheXpert findings by the labeler 'rules'",
+            "tracking",
+            document.findings.keys() - document.corrections.keys(),
+        ),
+        ("CheXpert findings corrected by the reviewer", "corrected", document.corrections.keys()),
+    ):
+        evaluations = [
+            QualitativeEvaluation(CodedConcept(finding.upper().replace(" ", "_")[:16], SCHEME, finding), said[value])
+            for finding, value in document.findings.items()
+            if finding in findings
+        ]
+        if evaluations or kind == "tracking":
+            group = MeasurementsAndQualitativeEvaluations(
+                TrackingIdentifier(uid=document.uid(kind), identifier=name),
+                qualitative_evaluations=evaluations,
+                source_images=[SourceImageForMeasurementGroup(identity.class_uid, identity.instance_uid)],
+            )
+            groups.append(group)
     content = MeasurementReport(
         ObservationContext(observer_person_context=person, observer_device_context=device),
         procedure_reported=CodedConcept("399208008", "SCT", "Plain chest X-ray"),
-        imaging_measurements=[group],
+        imaging_measurements=groups,
     )
     made: Dataset = Comprehensive3DSR(content=content[0], **_common(document, "labels", 2))
     return made

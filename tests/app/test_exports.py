@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+from collections.abc import Sequence
 
+import pydicom
 import pytest
 
-from app import exports
+from app import exports, notices
 from app.review import ReviewError
 from app.store import Store
+from llava_rad.outputs.compose import UNFAMILIAR
+from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE
-from tests.app.reviews import MODEL, act, drafted, study_of
+from llava_rad.outputs.sr import to_sr
+from tests.app.reviews import MODEL, act, drafted, study_of, taken
+from tests.llava_rad.outputs.reports import report as written
 
 
 def signed(store: Store) -> str:
@@ -28,7 +35,8 @@ def test_text_names_signer_and_model(store: Store) -> None:
     study = signed(store)
     text = exports.report_text(store.state("ann", study))
     assert text.startswith(NOTICE) and "INDICATION:\nCough." in text and "FINDINGS:\nOne. =HYPERLINK(1)" in text
-    assert "Signed by ann at 20" in text and "Draft by: small" in text and "- look" in text
+    assert "Signed by ann at 20" in text and "Draft by: small" in text
+    assert text.index("WARNINGS:\n- look\n") < text.index("FINDINGS:"), "above the draft"
     act(store, study, "reopen")
     state = act(store, study, "reject", sentence="s2")
     now = exports.report_text(state)
@@ -54,10 +62,119 @@ def test_a_signed_version_is_exported_as_it_was_signed(store: Store) -> None:
     state = act(store, study, "add", text="Own.", after=None)
     assert exports.report_text(state, 1) == before[0]
     after = exports.report_json(state, 1)
-    for key in ("status", "signed", "fields", "text", "sentences", "draft", "ai_generated"):
+    for key in ("status", "signed", "fields", "text", "sentences", "draft", "ai_generated", "notices", "corrections"):
         assert after[key] == before[1][key], key
     now = exports.report_text(state)
     assert "Trauma." in now and "Draft by: other" in now and exports.report_json(state)["draft"] == {"b": 2}
+
+
+def drafted_by_a_model(store: Store, warnings: Sequence[str] = (UNFAMILIAR, "look")) -> str:
+    study = study_of(store)
+    store.jobs.add("ann", study)
+    report = written("c" * 64, "A nodule.", "No effusion.", "No edema.").model_copy(update={"warnings": list(warnings)})
+    store.jobs.finish(
+        taken(store), "done", text=report.text, sentences=["A nodule.", "No effusion.", "No edema."],
+        report=report.model_dump(mode="json"), model=MODEL,
+    )  # fmt: skip
+    return study
+
+
+def everywhere(store: Store, study: str) -> tuple[str, set[str]]:
+    """Text and warnings of a study, which must be the same in all exports."""
+    state = store.state("ann", study)
+    text, record = exports.report_text(state), exports.report_json(state)
+    whole, warnings = record["text"], [notices.line(one) for one in record["notices"]]
+    findings, _, impression = whole.partition("\n\n")
+    assert f"FINDINGS:\n{findings}\n" in text and (f"IMPRESSION:\n{impression}\n" in text) == bool(impression)
+    assert "WARNINGS:\n" + "".join(f"- {warning}\n" for warning in warnings) in text
+    lines = [json.loads(line) for line in exports.jsonl(store, "ann")]
+    (same,) = [line for line in lines if line["study"]["id"] == study]
+    assert {key: same[key] for key in record} == record
+    rows = [row for row in csv.DictReader(io.StringIO("".join(exports.csv(store, "ann")))) if row["study"] == study]
+    kept = [row for row in rows if row["state"] != "rejected"]
+    by_section = (" ".join(row["text"] for row in kept if row["section"] == one) for one in ("findings", "impression"))
+    assert "\n\n".join(filter(None, by_section)) == whole
+    assert {row["warnings"] for row in rows} == {"; ".join(warnings)}
+    document = exports.document(state)
+    assert (document.text, document.warnings) == (whole, warnings)
+    bundle = to_fhir(document)
+    shown = base64.b64decode(bundle["entry"][0]["resource"]["presentedForm"][0]["data"]).decode()
+    assert bundle["entry"][0]["resource"]["conclusion"] == whole and all(f"- {one}\n" in shown for one in warnings)
+    report = pydicom.dcmread(io.BytesIO(to_sr(document).report))
+    said = [str(one.value) for one in report.iterall() if one.keyword == "TextValue"]
+    assert [one for one in said if one in {row["text"] for row in rows}] == [row["text"] for row in kept]
+    assert set(warnings) <= set(said)
+    assert (report.VerificationFlag == "VERIFIED") == (state["status"] == "signed")
+    return whole, set(warnings)
+
+
+def test_all_exports_of_all_states_hold_the_same_text_and_warnings(store: Store) -> None:
+    study = drafted_by_a_model(store)
+    loud = {UNFAMILIAR, "look", notices.DEMONSTRATION}
+    assert everywhere(store, study) == ("A nodule. No effusion. No edema.", loud)
+    act(store, study, "reject", sentence="s1")
+    act(store, study, "edit", sentence="s2", text="Large effus", done=False)
+    assert everywhere(store, study) == ("Large effus No edema.", loud)
+    act(store, study, "edit", sentence="s2", text="Large effusion.")
+    act(store, study, "accept", sentence="s3")
+    act(store, study, "add", text="Effusion.", section="impression")
+    signed_text = "Large effusion. No edema.\n\nEffusion."
+    assert everywhere(store, study)[0] == signed_text
+    act(store, study, "sign")
+    assert everywhere(store, study) == (signed_text, loud)
+    act(store, study, "reopen")
+    assert everywhere(store, study) == (signed_text, loud)
+    act(store, study, "reject", sentence="s3")
+    assert everywhere(store, study)[0] == "Large effusion.\n\nEffusion."
+    mirrored = {"sha256": "f" * 64, "warnings": ["the image was mirrored"], "image": {"id": "p"}}
+    store.set_context("ann", study, "prior", mirrored)
+    assert everywhere(store, study)[1] == loud | {"Prior: the image was mirrored"}
+    old = exports.document(store.state("ann", study), 1)
+    assert (old.text, set(old.warnings)) == (signed_text, loud), "the version as it was signed"
+    act(store, study, "discard")
+    assert everywhere(store, study)[0] == "Large effusion.\n\nEffusion."
+
+
+def test_warnings_of_a_draft_go_and_come_with_it(store: Store) -> None:
+    study = drafted_by_a_model(store)
+    act(store, study, "accept", sentence="s1")
+    store.jobs.add("ann", study, replace=True)
+    known = written("c" * 64, "Clear.")
+    report = known.model_dump(mode="json")
+    store.jobs.finish(taken(store), "done", text="Clear.", sentences=["Clear."], report=report, model=MODEL)
+    assert everywhere(store, study) == ("Clear.", {"look", notices.DEMONSTRATION})
+    act(store, study, "undo")
+    assert everywhere(store, study)[1] == {UNFAMILIAR, "look", notices.DEMONSTRATION}
+
+
+def test_corrected_labels_and_errors_are_exported(store: Store) -> None:
+    study = drafted_by_a_model(store)
+    act(store, study, "edit", sentence="s2", text="Effusion.")
+    act(store, study, "annotate", sentence="s2", category="missed_finding", significance="urgent")
+    act(store, study, "label", finding="Fracture", value="positive")
+    for sentence in ("s1", "s3"):
+        act(store, study, "accept", sentence=sentence)
+    state = act(store, study, "sign")
+    record = exports.report_json(state)
+    assert record["corrections"] == {"Fracture": "positive"}
+    assert record["sentences"][1]["error"] == {"category": "missed_finding", "significance": "urgent"}
+    assert exports.document(state).findings["Fracture"] == "positive"
+    rows = list(csv.DictReader(io.StringIO("".join(exports.csv(store, "ann")))))
+    assert [(row["error_category"], row["error_significance"]) for row in rows] == [
+        ("", ""), ("missed_finding", "urgent"), ("", ""),
+    ]  # fmt: skip
+    assert {row["corrections"] for row in rows} == {"Fracture: positive"}
+
+
+def test_the_table_has_the_time_of_all_versions(store: Store) -> None:
+    study = drafted(store, "One.")
+    act(store, study, "accept", sentence="s1", seconds=100)
+    act(store, study, "sign")
+    act(store, study, "reopen")
+    act(store, study, "edit", sentence="s1", text="Mine.", seconds=5)
+    act(store, study, "sign")
+    (row,) = csv.DictReader(io.StringIO("".join(exports.csv(store, "ann"))))
+    assert float(row["seconds"]) == 105
 
 
 def test_the_model_of_a_draft_is_named_after_another_draft_was_stopped(store: Store) -> None:

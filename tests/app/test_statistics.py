@@ -93,3 +93,41 @@ def test_a_report_that_is_signed_again_counts_once(tmp_path: Path) -> None:
     act(store, study, "sign")
     found = summary(store, "ann", labels_of)
     assert (found["signed"], found["sentences"], found["shares"]["edited"], found["added"]) == (1, 1, 1.0, 1)
+
+
+def test_the_time_of_all_versions_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    study = drafted(store, "Clear.")
+    act(store, study, "accept", sentence="s1", seconds=100)
+    act(store, study, "sign", seconds=20)
+    act(store, study, "reopen", seconds=3)
+    act(store, study, "edit", sentence="s1", text="Mostly clear.", seconds=4)
+    assert summary(store, "ann", labels_of)["seconds"]["median"] == 120, "the version that is not signed does not count"
+    act(store, study, "sign")
+    found = summary(store, "ann", labels_of)
+    assert found["seconds"]["median"] == found["models"][0]["seconds"]["median"] == 127
+
+
+def test_errors_by_category_and_significance_of_each_model(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    assert summary(store, "ann", labels_of)["errors"]["total"] == 0
+    study = drafted(store, "Effusion.", "Edema.", "Clear.")
+    act(store, study, "reject", sentence="s1")
+    act(store, study, "annotate", sentence="s1", category="false_finding", significance="urgent")
+    act(store, study, "edit", sentence="s2", text="Left edema.")
+    act(store, study, "annotate", sentence="s2", category="place")
+    act(store, study, "accept", sentence="s3")
+    act(store, study, "add", text="Nodule.")
+    act(store, study, "annotate", sentence="s4", category="missed_finding", significance="urgent")
+    act(store, study, "label", finding="Fracture", value="positive")
+    act(store, study, "sign")
+    drafted(store, "Not signed.")
+    found = summary(store, "ann", lambda text: labels_of(text) | {"Fracture": "not mentioned"})
+    for errors in (found["errors"], found["models"][0]["errors"]):
+        assert errors["total"] == 3
+        assert {name: count for name, count in errors["categories"].items() if count} == {
+            "false_finding": 1, "missed_finding": 1, "place": 1,
+        }  # fmt: skip
+        assert {name: count for name, count in errors["significance"].items() if count} == {"urgent": 2, "not rated": 1}
+        assert {"category": "place", "significance": "not rated", "count": 1} in errors["both"]
+    assert {"finding": "Fracture", "from": "not mentioned", "to": "positive", "count": 1} in found["labels"]

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from encoder.preprocessing import RECIPES
 from encoder.reader.identity import Identity
 from encoder.reader.sandbox import Reader
 from llava_rad.generation.sources import example
-from llava_rad.outputs.document import FINDINGS, Document, Signature, anonymous, labels_of, uid_of
+from llava_rad.outputs.document import FINDINGS, Document, Review, Signature, anonymous, labels_of, uid_of
 from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE, Finding, Report
 from llava_rad.outputs.sr import to_sr
@@ -47,8 +48,9 @@ def report() -> Report:
     return make_report(image.sha256, *texts, facts=image.facts)
 
 
-def signed(*sentences: str, version: int = 1) -> Signature:
-    return Signature("ann", AT, sentences or ("Heart normal.", "No pneumothorax."), version)
+def signed(report: Report, *sentences: str, version: int = 1, identity: Identity | None = None) -> Document:
+    review = Review(sentences or ("Heart normal.", "No pneumothorax."), warnings=tuple(report.warnings))
+    return Document.of(report, AT, identity=identity, signature=Signature("ann", AT, version), review=review)
 
 
 def several(report: Report, count: int) -> list[Document]:
@@ -59,12 +61,12 @@ def several(report: Report, count: int) -> list[Document]:
         findings = [Finding(text=part) for part in (text[: text.index(".") + 1], "There is no effusion.")]
         body = report.report.model_copy(update={"text": text, "findings": findings})
         changed = report.model_copy(update={"report": body, "warnings": ["look"] * (number % 3)})
-        found.append(
-            Document.of(
-                changed, AT, identity=IDENTITY if number % 2 else None,
-                signature=signed(f"Signed {number}.") if number % 4 > 1 else None,
-            )
-        )  # fmt: skip
+        identity = IDENTITY if number % 2 else None
+        if number % 4 > 1:
+            document = signed(changed, f"Signed {number}.", identity=identity)
+            found.append(replace(document, review=REVIEWED) if number % 2 else document)
+        else:
+            found.append(Document.of(changed, AT, identity=identity))
     return found
 
 
@@ -123,7 +125,7 @@ def test_another_model_image_version_or_kind_is_another_document(report: Report)
     other = report.model_copy(update={"model": report.model.model_copy(update={"sha256": "0" * 64})})
     documents = [
         Document.of(report, AT), Document.of(other, AT), Document.of(report, AT, identity=IDENTITY),
-        Document.of(report, AT, signature=signed()), Document.of(report, AT, signature=signed(version=2)),
+        signed(report), signed(report, version=2),
     ]  # fmt: skip
     uids = {document.uid(kind) for document in documents for kind in ("report", "labels")}
     assert len(uids) == 10
@@ -154,7 +156,7 @@ def test_a_draft_says_that_it_is_one(report: Report) -> None:
 
 
 def test_a_signed_report_names_its_reviewer(report: Report) -> None:
-    for content in to_sr(Document.of(report, AT, identity=IDENTITY, signature=signed())):
+    for content in to_sr(signed(report, identity=IDENTITY)):
         found = opened(content)
         flags = found.CompletionFlag, found.VerificationFlag, found.PreliminaryFlag
         assert flags == ("COMPLETE", "VERIFIED", "FINAL")
@@ -169,8 +171,65 @@ def test_the_report_holds_every_sentence_the_model_and_the_notice(report: Report
     assert texts(found, "121106")[0] == NOTICE
     assert texts(found, "121016") == [report.model.sha256] and texts(found, "121013") == [report.model.id]
     assert found.SOPClassUID.name == "Enhanced SR Storage"
-    changed = opened(to_sr(Document.of(report, AT, signature=signed())).report)
+    changed = opened(to_sr(signed(report)).report)
     assert texts(changed, "121071") == ["Heart normal.", "No pneumothorax."]
+
+
+REVIEWED = Review(
+    ("There is a nodule.",), ("Follow up in <6 weeks> & compare.",), ("look",),
+    {"Lung Lesion": "uncertain", "Fracture": "positive", "No Finding": "not mentioned"},
+)  # fmt: skip
+
+
+def test_a_review_that_is_not_signed_is_a_draft_with_its_own_text(report: Report) -> None:
+    document = Document.of(report.model_copy(update={"warnings": ["of the draft"]}), AT, review=REVIEWED)
+    for content in to_sr(document):
+        assert opened(content).VerificationFlag == "UNVERIFIED"
+    found = opened(to_sr(document).report)
+    assert texts(found, "121071") == ["There is a nodule."]
+    assert texts(found, "121073") == ["Follow up in <6 weeks> & compare."]
+    titles = [
+        one.ConceptNameCodeSequence[0].CodeMeaning for one in found.ContentSequence if one.ValueType == "CONTAINER"
+    ]
+    assert titles == ["Findings", "Impressions"]
+    assert texts(found, "121106")[:2] == [NOTICE, "look"]
+    later = Document.of(report, AT.replace(hour=14), review=REVIEWED)
+    assert later.uid("report") != document.uid("report"), "one UID never names two contents"
+
+
+def test_a_review_that_is_not_signed_by_sections_in_fhir(report: Report) -> None:
+    found = resources(Document.of(report, AT, review=REVIEWED))
+    (diagnostic,), (composition,) = found["DiagnosticReport"], found["Composition"]
+    assert diagnostic["status"] == composition["status"] == "preliminary"
+    assert diagnostic["conclusion"] == "There is a nodule.\n\nFollow up in <6 weeks> & compare."
+    shown = base64.b64decode(diagnostic["presentedForm"][0]["data"]).decode()
+    assert shown == (
+        f"{NOTICE}\n\nWARNINGS:\n- look\n\nFINDINGS:\nThere is a nodule.\n\n"
+        "IMPRESSION:\nFollow up in <6 weeks> & compare.\n"
+    )
+    assert [one["code"]["coding"][0]["code"] for one in composition["section"]] == ["59776-5", "19005-8"]
+    assert "<p>Follow up in &lt;6 weeks&gt; &amp; compare.</p>" in composition["section"][1]["text"]["div"]
+
+
+def test_corrected_labels_are_those_of_the_reviewer(report: Report) -> None:
+    document = Document.of(report, AT, review=REVIEWED)
+    assert document.findings == {"Lung Lesion": "uncertain", "Fracture": "positive"}
+    observations = {one["code"]["text"]: one for one in resources(document)["Observation"]}
+    assert observations["Fracture"]["valueCodeableConcept"]["text"] == "positive"
+    assert observations["Fracture"]["method"]["text"] == "CheXpert findings, corrected by the reviewer"
+    groups: dict[str, set[str]] = {}
+
+    def walk(items: Any, group: str) -> None:
+        for item in items:
+            name = item.ConceptNameCodeSequence[0]
+            if name.CodeMeaning == "Tracking Identifier":
+                group = str(item.TextValue)
+            if item.ValueType == "CODE" and name.CodingSchemeDesignator == "99LLAVARAD":
+                groups.setdefault(group, set()).add(name.CodeMeaning)
+            walk(item.get("ContentSequence", ()), group)
+
+    walk(opened(to_sr(document).labels).ContentSequence, "")
+    assert groups == {"CheXpert findings corrected by the reviewer": {"Lung Lesion", "Fracture"}}
 
 
 def test_every_sentence_points_at_the_image(report: Report) -> None:
@@ -284,10 +343,14 @@ def test_required_fields_and_codes(report: Report, number: int) -> None:
     assert all(str(uuid.UUID(one["id"])) == one["id"] for ones in found.values() for one in ones)
     for moment in (diagnostic["issued"], provenance["recorded"]):
         assert datetime.fromisoformat(moment).tzinfo is not None
-    assert diagnostic["conclusion"] == " ".join(document.sentences)
+    assert diagnostic["conclusion"] == document.text
     (form,) = diagnostic["presentedForm"]
     shown = base64.b64decode(form["data"]).decode()
-    assert shown.startswith(NOTICE) and form["title"] == NOTICE and diagnostic["conclusion"] in shown
+    assert (
+        shown.startswith(NOTICE)
+        and form["title"] == NOTICE
+        and all(sentence in shown for sentence in (*document.sentences, *document.impression))
+    )
 
 
 def test_the_patient_is_named_only_where_identifiers_are_known(report: Report) -> None:
@@ -304,7 +367,7 @@ def test_the_patient_is_named_only_where_identifiers_are_known(report: Report) -
 
 
 def test_a_signature_adds_a_verifier(report: Report) -> None:
-    found = resources(Document.of(report, AT, signature=signed()))
+    found = resources(signed(report))
     (provenance,), (diagnostic,) = found["Provenance"], found["DiagnosticReport"]
     assert provenance["agent"][1]["type"]["coding"][0]["code"] == "verifier"
     assert provenance["agent"][1]["who"] == {"display": "ann"} and diagnostic["resultsInterpreter"] == [
