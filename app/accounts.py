@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from app.database import Database
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import write
+from encoder.locks import locked_output
 
 SESSION_S: Final = 12 * 3600.0
 """Lifetime of a session after its last use."""
@@ -27,6 +28,8 @@ FREE_TRIES: Final = {"pair": 5, "name": 50, "client": 20}
 Few for the pair only, so that nobody can lock out somebody else from another address."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 900.0
 MIN_PASSWORD: Final = 8
+_BUSY: Final = "another process is changing the auth file"
+_PATIENCE_S: Final = 10.0
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _N, _R, _P = 1 << 15, 8, 1  # scrypt parameters recommended by OWASP: 32 MiB, about 0.1 s
 _REMEMBERED = 10_000
@@ -214,7 +217,9 @@ def add_user(path: Path, name: str, password: str) -> None:
         raise ConfigError("a name has 1 to 64 letters, digits or . _ @ -")
     if len(password) < MIN_PASSWORD:
         raise ConfigError(f"a password has at least {MIN_PASSWORD} characters")
-    _write(path, (read_users(path) if path.exists() else {}) | {name: _hash(password)})
+    hashed = _hash(password)
+    with locked_output(path, busy=_BUSY, patience=_PATIENCE_S):
+        _write(path, (read_users(path) if path.exists() else {}) | {name: hashed})
 
 
 def remove_user(path: Path, name: str) -> None:
@@ -223,10 +228,11 @@ def remove_user(path: Path, name: str) -> None:
     Raises:
         ConfigError: if the file has no such user, or cannot be written.
     """
-    users = read_users(path) if path.exists() else {}
-    if users.pop(name, None) is None:
-        raise ConfigError("there is no such user in the auth file")
-    _write(path, users)
+    with locked_output(path, busy=_BUSY, patience=_PATIENCE_S):
+        users = read_users(path) if path.exists() else {}
+        if users.pop(name, None) is None:
+            raise ConfigError("there is no such user in the auth file")
+        _write(path, users)
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.accounts import is_loopback
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import locked
+from encoder.locks import locked
 
 if TYPE_CHECKING:
     import uvicorn

@@ -1,4 +1,4 @@
-"""Durable files: atomic writes, appended lines, locks and hashes. The only place of the project that does these.
+"""Durable files: atomic writes, appended lines and hashes. The only place that does these; locks are in locks.py.
 
 A file or folder that is written here is complete or absent after a crash at any moment: content goes to a temporary
 name in the same folder, reaches the disk (fsync), is renamed, and the folder's entry reaches the disk too.
@@ -32,8 +32,6 @@ _ANY_SIZE = 1 << 40  # a million files take 200 MB
 _OLD = ".old"
 _SETTLED_NS = 2_000_000_000  # the coarsest time stamps of file systems in use (FAT)
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_PATIENCE = 30.0
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def sha256_of(path: str | Path | int) -> str:
@@ -283,84 +281,6 @@ def publish_folder(temporary: Path, target: Path) -> None:
     sync(target.parent)
     if old.exists():
         shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, busy: str | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock file; it is released when the block or the process ends, however it ends.
-
-    On file systems that know no locks the block runs without one.
-
-    Args:
-        path: of the lock file, which is made and holds nothing.
-        busy: message of the error if another process holds the lock; None waits for it.
-        waiting: called when the wait begins, and every half minute.
-
-    Raises:
-        LlavaRadError: if another process holds the lock.
-        OSError: if the lock file cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    lock, timeout = FileLock(path), 0.0
-    try:
-        while not lock.is_locked:
-            try:
-                lock.acquire(timeout=timeout)
-            except Timeout:
-                if busy is not None:
-                    raise LlavaRadError(busy) from None
-                waiting()
-                timeout = _PATIENCE
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def locked_folder(folder: Path, *, busy: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold an existing folder of results; no file is made in it. It is released when the process ends, however it ends.
-
-    On file systems that know no locks, and on Windows, the block runs without one; so it does if there is no folder.
-
-    Args:
-        folder: the folder.
-        busy: message of the error if another process holds it.
-        patience: seconds to wait for it. Workers of a killed process live a few seconds longer and hold it, too.
-
-    Raises:
-        LlavaRadError: if another process holds it.
-    """
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except (ImportError, OSError):  # whoever writes to the folder reports the error
-        yield
-        return
-    until = time.monotonic() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise LlavaRadError(busy) from None
-                time.sleep(0.2)
-            except OSError as error:
-                if error.errno not in {*_NO_LOCKS, errno.EBADF, errno.EINVAL}:
-                    raise
-                break
-        yield
-    finally:
-        os.close(handle)
 
 
 class LineFile:

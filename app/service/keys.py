@@ -17,7 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.files import write
+from encoder.locks import locked_output
 
+_BUSY: Final = "another process is changing the file of API keys"
+_PATIENCE_S: Final = 10.0
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _SHA256: Final = r"^[0-9a-f]{64}$"
 
@@ -141,7 +144,8 @@ def add_key(path: Path, name: str, *, per_minute: int, at_once: int, admin: bool
         raise ConfigError("a name has 1 to 64 letters, digits or . _ @ -")
     key = secrets.token_urlsafe(32)
     made = Key(sha256=hashlib.sha256(key.encode()).hexdigest(), per_minute=per_minute, at_once=at_once, admin=admin)
-    _write(path, (read_keys(path) if path.exists() else {}) | {name: made})
+    with locked_output(path, busy=_BUSY, patience=_PATIENCE_S):
+        _write(path, (read_keys(path) if path.exists() else {}) | {name: made})
     return key
 
 
@@ -151,10 +155,11 @@ def remove_key(path: Path, name: str) -> None:
     Raises:
         ConfigError: if there is none of that name, or the file cannot be read or written.
     """
-    keys = read_keys(path)
-    if keys.pop(name, None) is None:
-        raise ConfigError("the file has no key of that name")
-    _write(path, keys)
+    with locked_output(path, busy=_BUSY, patience=_PATIENCE_S):
+        keys = read_keys(path)
+        if keys.pop(name, None) is None:
+            raise ConfigError("the file has no key of that name")
+        _write(path, keys)
 
 
 def _write(path: Path, keys: dict[str, Key]) -> None:

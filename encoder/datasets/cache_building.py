@@ -39,7 +39,8 @@ from encoder.datasets.pixel_cache import (
 )
 from encoder.datasets.splits import disjoint_contents
 from encoder.errors import ConfigError, LlavaRadError, ReadError
-from encoder.files import TEMPORARY, check_room, locked, reported, sha256_of, write, writing
+from encoder.files import TEMPORARY, check_room, reported, sha256_of, write, writing
+from encoder.locks import locked
 from encoder.preprocessing import Recipe, rad_dino
 from encoder.reader.sandbox import Reader, open_source
 

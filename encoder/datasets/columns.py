@@ -65,6 +65,8 @@ IGNORE = "ignore"
 _READERS: Mapping[str, Callable[[str], str]] = {
     "sex": sex_of, "age": age_of, "ethnicity": ethnicity_of, "weight": measure_of, "bmi": measure_of,
 }  # fmt: skip
+_IDENTIFYING = {"image", "findings", "id", "subject", "study"}
+_MANY = 20
 _LISTED = 5
 _BANDS = {20: "<20", 40: "20-40", 60: "40-60", 80: "60-80"}
 
@@ -86,6 +88,17 @@ def field_of(column: str) -> str:
     """Return the field that a column's name means; "" if it is none. Of ``patient.age`` the last part counts."""
     name = plain(column.rsplit(".", 1)[-1])
     return next((one for one, names in FIELDS.items() if name in names), "")
+
+
+def identifies(column: str, groups: Sequence[str]) -> bool:
+    """Tell whether a column names patients, reports or images rather than groups of them.
+
+    Args:
+        column: its name.
+        groups: group of each of N reports; a column of as many groups as half of the reports is no grouping.
+    """
+    number = len(set(groups))
+    return field_of(column) in _IDENTIFYING or number > max(_MANY, len(groups) / 2)
 
 
 def group_of(column: str, text: str) -> str:

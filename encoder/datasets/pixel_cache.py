@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from encoder import json_files
 from encoder.errors import LlavaRadError
-from encoder.files import TEMPORARY, check_room, locked, reported, sha256_of, write, writing
+from encoder.files import TEMPORARY, check_room, reported, sha256_of, write, writing
+from encoder.locks import locked
 
 FORMAT = "llava-rad.pixels/1"
 # One entry for each image: its row (from 0), the position of its pixels, and the SHA-256 of its source file.

@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,9 @@ LIMIT = 2 << 30
 """Largest table in characters, after unpacking."""
 _LONGEST_CELL = 1 << 24
 _LISTED, _SHOWN = 30, 40
+_LONGEST_NAME = 80
+_VALUE = re.compile(r"[\^{}\"]|[0-9]{5}|\.(?:dcm|dicom|png|jpe?g|tiff?|webp)$", re.IGNORECASE)
+_NO_HEADER = "its first row holds values, not names of columns"
 _KINDS = {".csv": "csv", ".tsv": "csv", ".json": "list", ".jsonl": "lines", ".ndjson": "lines"}
 _GZIP = b"\x1f\x8b"
 _MAGIC = {
@@ -95,6 +99,8 @@ def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
     cells_of_rows = csv_cells(lines(path, of=of), of=of, separator="\t" if tabs else None)
     header = next(cells_of_rows, [])
     if twice := [column for column, count in Counter(header).items() if column.strip() and count > 1]:
+        if _are_values(header):
+            raise LlavaRadError(f"{of}: the table has two equal cells in its header", hint=_NO_HEADER)
         raise LlavaRadError(f"{of}: the table has the column '{twice[0]}' twice")
     if missing := [column for column in columns if column not in header]:
         raise LlavaRadError(f"{of}: the table has no column '{missing[0]}'", hint=columns_there(header))
@@ -123,10 +129,18 @@ def keyed(rows: Iterable[dict[str, str]], column: str, *, of: str) -> Iterator[t
 
 
 def columns_there(header: Iterable[str]) -> str:
-    """List the columns of a table for the hint of an error; a header is no patient's data."""
+    """List the columns of a table for the hint of an error; of a table without a header, nothing of its first row."""
+    header = list(header)
+    if _are_values(header):
+        return _NO_HEADER
     names = [repr(name[:_SHOWN]) for name in header if name.strip()]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"its columns are {', '.join(names[:_LISTED])}{more}" if names else "it has no header"
+
+
+def _are_values(header: Iterable[str]) -> bool:
+    """Tell whether a first row holds values: a name of a file or a person, an id, a report."""
+    return any(_VALUE.search(cell) or len(cell) > _LONGEST_NAME for cell in header)
 
 
 def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,8 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.backbones.loading import in_fastest_form
 from encoder.datasets.manifest import Row
 from encoder.errors import LlavaRadError
-from encoder.files import DIGESTS, Digests, locked, sync, write
+from encoder.files import DIGESTS, Digests, sync, write
+from encoder.locks import locked
 from encoder.preprocessing import Recipe
 from encoder.probing.vectors import CHUNK, Progress, encode, prepared
 from encoder.reader.sandbox import Reader

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import locked_folder, write
+from encoder.files import write
+from encoder.locks import locked_folder
 from encoder.runs.config import dump
 from encoder.runs.metrics_log import METRICS
 

@@ -112,7 +112,11 @@ class Folder:
             raise OutputError("the folder is not empty and holds no results of a benchmark") from None
         if not overwrite:
             return content
-        shutil.rmtree(self.path)
+        for one in self.path.iterdir():  # the folder itself stays: this process holds it
+            if one.is_dir() and not one.is_symlink():
+                shutil.rmtree(one)
+            else:
+                one.unlink()
         return None
 
     def shared(self, task: dict[str, Any], systems: dict[str, dict[str, Any]]) -> None:

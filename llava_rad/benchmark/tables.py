@@ -203,7 +203,11 @@ def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | N
 
 
 def groups_of(column: str, rows: Sequence[Row]) -> list[str] | None:
-    """Return the group of each row, or None if no row has the column, neither by name nor by a usual name of it."""
+    """Return the group of each row, or None if no row has the column, neither by name nor by a usual name of it.
+
+    Raises:
+        InputError: if it is a column of patients, reports or images, whose names would be shown as groups.
+    """
     names = [column]
     if all(lookup(row, column) is None for row in rows):
         names = matching(dict.fromkeys(name for row in rows for name in row), field_of(column) or column)
@@ -211,7 +215,10 @@ def groups_of(column: str, rows: Sequence[Row]) -> list[str] | None:
     values = [[value for name in names if (value := lookup(row, name)) is not None] for row in rows]
     if not any(values):
         return None
-    return [group_of(column, ", ".join(map(str, found))) for found in values]
+    groups = [group_of(column, ", ".join(map(str, found))) for found in values]
+    if columns.identifies(column, groups):
+        raise InputError(f"the column {column} names patients or reports, not groups of them", hint="choose another")
+    return groups
 
 
 def group_of(column: str, value: Any) -> str:

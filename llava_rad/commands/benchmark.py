@@ -36,6 +36,7 @@ _DATA, _REPORTS, _OUTPUT = "Data", "Reports", "Output"
 
 @opt.expand
 def command(
+    context: typer.Context,
     dataset: Annotated[str, typer.Option(help="Data set; see below.", metavar="DATASET", rich_help_panel=_DATA)],
     data: Annotated[
         Path,
@@ -149,6 +150,7 @@ def command(
     from llava_rad.benchmark.run import BenchmarkRun, Options, Plan
     from llava_rad.benchmark.task import load
     from llava_rad.benchmark.writing import PROTOCOLS, Processes
+    from llava_rad.outputs.files import held_folder
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
     from metrics.registry import checked_metrics
@@ -185,6 +187,8 @@ def command(
         cache=None if no_cache else cache or default_path(),
     )
     with Processes.from_environment() as processes:
+        if processes.first:
+            context.with_resource(held_folder(output))
         progress = bar if processes.first else _no_bar
         say = note if processes.first else _silent
         task = load(

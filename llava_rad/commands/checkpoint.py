@@ -14,6 +14,7 @@ from llava_rad.conversion import published
 
 
 def assemble(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
     encoder: Annotated[
         str,
@@ -60,7 +61,9 @@ def assemble(
 ) -> None:
     """Combine an encoder, a projector and a language model into a checkpoint folder."""
     from llava_rad.model import assemble as model
+    from llava_rad.outputs.files import held_output
 
+    context.with_resource(held_output(out))
     model.assemble(
         encoder,
         language_model,
@@ -79,6 +82,7 @@ def assemble(
 
 
 def convert(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or a hub repository owner/name.")],
     target: Annotated[Path, typer.Argument(metavar="DEST", help="Folder of the new checkpoint.")],
     kind: Annotated[
@@ -103,11 +107,14 @@ def convert(
 
     An interrupted conversion leaves no checkpoint; the same command starts anew.
     """
+    from llava_rad.outputs.files import held_output
+
     if kind not in published.MODELS:
         raise typer.BadParameter(f"choose one of {', '.join(published.MODELS)}", param_hint="--from")
     model = published.MODELS[kind]
     if base is not None and not model.takes_base:
         raise typer.BadParameter(f"{kind} has all its parts", param_hint="--base")
+    context.with_resource(held_output(target))
     note(f"{model.repository} is under its publisher's licence: {model.licence} ({model.page})")
     published.convert(kind, source, target, base=base, revision=revision, offline=offline, force=overwrite)
     note(f"the checkpoint is in {target}")

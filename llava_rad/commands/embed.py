@@ -24,6 +24,7 @@ _LISTED = 10
 
 
 def command(
+    context: typer.Context,
     images: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="A manifest (.csv), or images: files, folders, patterns.")
     ],
@@ -50,7 +51,7 @@ def command(
 ) -> None:
     """Compute features of images with a frozen encoder."""
     from encoder.reader.information import summary
-    from llava_rad.outputs.files import check_output
+    from llava_rad.outputs.files import check_output, held_output
     from llava_rad.probes import embedding
 
     if output.suffix.lower() not in embedding.FORMATS:
@@ -59,6 +60,7 @@ def command(
         embedding.check_parquet()
     rows, ids = embedding.rows_of(images, recursive=recursive)
     check_output(output, inputs=[*map(Path, images), *(row.path for row in rows)], overwrite=overwrite)
+    context.with_resource(held_output(output))
     work = embedding.Embedding(
         encoder, features, recipe=recipe, batch_size=batch_size, device=device, dtype=dtype, offline=offline
     )

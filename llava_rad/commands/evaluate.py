@@ -41,6 +41,7 @@ class Form(StrEnum):
 
 @opt.expand
 def command(
+    context: typer.Context,
     predictions: Annotated[
         Path,
         typer.Argument(
@@ -101,7 +102,7 @@ def command(
 ) -> None:
     """Score generated reports against references, with confidence intervals."""
     from llava_rad.benchmark.tables import join, read_annotations, read_table
-    from llava_rad.outputs.files import check_output, write_whole
+    from llava_rad.outputs.files import check_output, held_output, write_whole
     from metrics import tables
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
@@ -112,8 +113,11 @@ def command(
     inputs = [predictions, references, *(compare or ())]
     files = {"output": output, "per-sample": per_sample, "figure": figure}
     saved = [save_annotations / f"{side}.jsonl" for side in ("predictions", "references")] if save_annotations else []
-    for path in [*filter(None, files.values()), *saved]:
+    for path in (outputs := [*filter(None, files.values()), *saved]):
+        if outputs.count(path) > 1:
+            raise InputError(f"two outputs are called {path.name}")
         check_output(path, inputs=inputs, overwrite=overwrite)
+        context.with_resource(held_output(path))
     _one_of(per_sample, (".csv", ".parquet"), "--per-sample")
     _one_of(figure, (".png", ".svg", ".pdf"), "--figure")
 

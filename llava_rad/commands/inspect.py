@@ -41,6 +41,7 @@ RecipeName = Annotated[
 
 
 def inspect(
+    context: typer.Context,
     file: File = None,
     example: Annotated[
         bool, typer.Option("--example", help="Read a real chest radiograph from the package pydicom-data.")
@@ -66,9 +67,10 @@ def inspect(
         raise ReadError("missing", f"{len(sources)} images are named", hint="inspect shows one file at a time")
     (source,) = sources
     if save_image is not None:
-        from llava_rad.outputs.files import check_output
+        from llava_rad.outputs.files import check_output, held_output
 
         check_output(save_image, inputs=[source.path] if source.path else [], overwrite=overwrite)
+        context.with_resource(held_output(save_image))
     inspection, image = _look(source, _recipe(recipe), force=force, frame=frame, show_paths=show_paths)
     sys.stdout.write(inspection.to_json() + "\n" if format is opt.Plain.json else inspection.to_text())
     if save_image is not None:

@@ -78,6 +78,7 @@ class Summary:
 
 
 def command(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the data set; see below.")],
     root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder; for 'table' also the file.")],
     output: Annotated[
@@ -97,13 +98,14 @@ def command(
     format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Format of the counts.")] = opt.Plain.text,
 ) -> None:
     """Write the manifest of a data set's images; print its counts and the paper's."""
-    from llava_rad.outputs.files import check_output
+    from llava_rad.outputs.files import check_output, held_output
 
     adapter = DATASETS.get(dataset)
     if adapter is None:
         raise typer.BadParameter(f"choose one of {', '.join(DATASETS)}", param_hint="DATASET")
     columns = opt.columns(column, TABLE_FIELDS if adapter.own else ())
     check_output(output, overwrite=overwrite)
+    context.with_resource(held_output(output))
     shares = None if split is None else _shares(split)
     with MaskFiles(output.with_name(f"{output.stem}-masks"), redraw=overwrite) as masks:
         rows, missing = adapter.rows(root, masks, seed=seed, shares=shares, columns=columns, say=note)

@@ -38,6 +38,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="A .png file.", met
 
 @app.command("attention", epilog=EPILOG)
 def attention(
+    context: typer.Context,
     image: Image,
     output: Output,
     encoder: Encoder = "rad-dino",
@@ -49,9 +50,10 @@ def attention(
 ) -> None:
     """Draw the image, then the attention of the CLS token to each patch for each head of the last layer."""
     from encoder.backbones.attention_maps import cls_attention, grey, heat_map, png, sheet
-    from llava_rad.outputs.files import check_output, write_whole
+    from llava_rad.outputs.files import check_output, held_output, write_whole
 
     check_output(output, inputs=[image], overwrite=overwrite)
+    context.with_resource(held_output(output))
     model, recipe_used = _load(encoder, recipe, offline=offline)
     pixels = _prepared(image, recipe_used, force=force)
     maps = cls_attention(model, recipe_used.normalise(pixels[None]))[0].numpy()
@@ -62,6 +64,7 @@ def attention(
 
 @app.command("match", epilog=EPILOG)
 def match(
+    context: typer.Context,
     image: Image,
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="Image to search.")],
     at: Annotated[
@@ -82,9 +85,10 @@ def match(
     import numpy as np
 
     from encoder.backbones.attention_maps import cell_at, circled, correspondence, grey, heat_map, png, sheet, top_range
-    from llava_rad.outputs.files import check_output, write_whole
+    from llava_rad.outputs.files import check_output, held_output, write_whole
 
     check_output(output, inputs=[image, other], overwrite=overwrite)
+    context.with_resource(held_output(output))
     x, y = _point(at)
     model, recipe_used = _load(encoder, recipe, offline=offline)
     first, second = (_prepared(path, recipe_used, force=force) for path in (image, other))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder.errors import LlavaRadError
-from encoder.files import locked_folder
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import note
 from llava_rad.generation.options import GenerationOptions
@@ -55,6 +54,7 @@ Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder; created if
 
 @app.command("pull", epilog=EPILOG)
 def pull(
+    context: typer.Context,
     url: Url,
     output: Folder,
     study: Annotated[
@@ -64,6 +64,7 @@ def pull(
     modality: Modalities = "CR,DX",
 ) -> None:
     """Fetch radiographs into a folder, for 'generate' or 'serve --worklist'."""
+    from llava_rad.outputs.files import held_folder
     from llava_rad.pacs import jobs
     from llava_rad.pacs.client import Pacs, checked_uid
 
@@ -73,7 +74,8 @@ def pull(
     for uid in study or ():
         checked_uid(uid)
     modalities, pacs = _codes(modality), Pacs(url, tell=note)
-    count = jobs.pull(pacs, _made(output), studies=study or (), date=date, modalities=modalities, tell=note)
+    context.with_resource(held_folder(folder := _made(output)))
+    count = jobs.pull(pacs, folder, studies=study or (), date=date, modalities=modalities, tell=note)
     note(f"{count.new} images fetched, {count.known} were there already" + _rest(count, pacs.passed_over))
     _leave(count)
 
@@ -131,6 +133,7 @@ def push(
 @app.command("watch", epilog=EPILOG)
 @opt.expand
 def watch(
+    context: typer.Context,
     url: Url,
     output: Folder,
     *,
@@ -153,7 +156,7 @@ def watch(
 ) -> None:
     """Write drafts for chest radiographs that are new in the archive."""
     from llava_rad.generation.report_writer import ReportWriter
-    from llava_rad.outputs.files import OutputError
+    from llava_rad.outputs.files import OutputError, held_folder
     from llava_rad.pacs import jobs
     from llava_rad.pacs.client import Pacs
     from llava_rad.pacs.processed import Pauses, RecordError
@@ -163,8 +166,9 @@ def watch(
     if not math.isfinite(every) or every > 86400:
         raise typer.BadParameter("a search is due once a day at least", param_hint="--every")
     modalities, pacs, folder = _codes(modality), Pacs(url, tell=note), _made(output)
+    context.with_resource(held_folder(folder))
     pauses, passed_over = Pauses(0.0 if once else every), 0
-    with locked_folder(folder, busy="another process is writing to the folder"), ReportWriter(options) as writer:
+    with ReportWriter(options) as writer:
         while True:
             pacs.passed_over = 0
             try:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from encoder.datasets.registry import DATASETS
-from encoder.files import locked_folder
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
 from llava_rad.generation.options import DType
@@ -132,6 +131,7 @@ def linear(
     Intervals and paired differences resample patients with all their images.
     """
     from encoder.probing.allocation import ALLOCATIONS
+    from llava_rad.outputs.files import held_folder
     from llava_rad.probes import linear as probes
     from llava_rad.probes import probing
     from llava_rad.probes.folder import ProbeFolder, bars, image_notes, linear_bars
@@ -171,7 +171,7 @@ def linear(
     paths = [row.path for row in parts.rows]
     parts.check_contents(dict(zip(paths, digests.of(paths), strict=True)))
     folder = ProbeFolder(output, settings)
-    context.with_resource(locked_folder(output, busy="another run is writing to the results folder"))
+    context.with_resource(held_folder(output))
     folder.open(overwrite=overwrite)
     judged = digests.of([row.path for row in parts.judged])
     averaged, _ = probes.averaged(parts.labels, named)
@@ -225,6 +225,7 @@ def demographics(
     from encoder.files import DIGESTS, Digests
     from encoder.probing.demographics import VARIABLES, cohort, without_findings
     from encoder.probing.vectors import Unreadable
+    from llava_rad.outputs.files import held_folder
     from llava_rad.probes import probing
     from llava_rad.probes.folder import ProbeFolder, bars, demographics_bars, demographics_table, image_notes
 
@@ -247,7 +248,7 @@ def demographics(
     place = cache or output / "vectors"
     digests = Digests(place / DIGESTS)
     folder = ProbeFolder(output, settings | {"contents": probing.contents_of(rows, digests, bar)})
-    context.with_resource(locked_folder(output, busy="another run is writing to the results folder"))
+    context.with_resource(held_folder(output))
     folder.open(overwrite=overwrite)
     absent = Unreadable(len(rows), max_unreadable)
     found: dict[str, Any] = {}

@@ -104,6 +104,7 @@ class _Processes:
 
 
 def segment(
+    context: typer.Context,
     data: Data,
     output: Output,
     encoder: Annotated[
@@ -197,6 +198,7 @@ def segment(
     from encoder.probing.segmentation.model import SegmentationConfig
     from encoder.probing.segmentation.train import Options
     from encoder.probing.vectors import Unreadable
+    from llava_rad.outputs.files import held_folder
     from llava_rad.probes import probing
     from llava_rad.probes.folder import ProbeFolder, bars, image_notes, segmentation_bars, segmentation_table
 
@@ -266,6 +268,8 @@ def segment(
     contents = probing.contents_of(used, digests, together.show, wanted)
     disjoint_contents(used, digests.of([row.path for row in used]))
     folder = ProbeFolder(output, settings | {"contents": contents})
+    if together.first:
+        context.with_resource(held_folder(output))
     together.once(lambda: folder.open(overwrite=overwrite))
     left_out = Unreadable(len(used), max_unreadable)
     images = _Images(parts, wanted, absent, left_out, together.show, together.tell)
@@ -323,6 +327,7 @@ def segment(
 
 
 def nnunet_dataset(
+    context: typer.Context,
     data: Data,
     output: Annotated[
         Path,
@@ -339,8 +344,10 @@ def nnunet_dataset(
     from encoder.probing.segmentation.data import by_split
     from encoder.probing.segmentation.nnunet import check_folder, write_dataset
     from encoder.probing.vectors import Unreadable
+    from llava_rad.outputs.files import held_folder
     from llava_rad.probes import probing
 
+    context.with_resource(held_folder(output))
     check_folder(output)
     rows = probing.read_rows(data)
     parts = by_split(rows, seed=seed)

@@ -87,6 +87,7 @@ class Summary:
 
 
 def command(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the data set; see below.")],
     root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its top folder; for 'table' the file.")],
     output: Annotated[
@@ -155,7 +156,7 @@ def command(
     format: Annotated[opt.Plain, typer.Option("--format", "-f", help="Format of the counts.")] = opt.Plain.text,
 ) -> None:
     """Write the table of a data set's images and their Findings; print its counts and the paper's."""
-    from llava_rad.outputs.files import check_output
+    from llava_rad.outputs.files import check_output, held_output
 
     adapter = DATASETS.get(dataset)
     if adapter is None:
@@ -166,6 +167,7 @@ def command(
         raise typer.BadParameter(f"choose one of {', '.join(_SPLITS)}", param_hint="--split")
     columns = opt.columns(column, TABLE_FIELDS if dataset == "table" else ())
     check_output(output, overwrite=overwrite)
+    context.with_resource(held_output(output))
     where = replace(places(root, reports, tables), unknown_views=unknown_views, columns=columns, say=note)
     found = adapter.find(where, val_share=val_share, seed=seed, progress=bar)
     if output.exists():

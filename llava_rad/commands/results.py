@@ -13,12 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.errors import LlavaRadError, ReadError
-from encoder.files import locked_folder
+from encoder.errors import ReadError
 from llava_rad.commands.console import name_of, note, show_error, uninterrupted
 from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
 from llava_rad.generation.sources import Source
-from llava_rad.outputs.files import OutputError, ReportLog, check_output, write_whole
+from llava_rad.outputs.files import OutputError, ReportLog, check_output, held_folder, held_output, write_whole
 from llava_rad.outputs.formats import FORMATS, DocumentWriter, OutputFormat, StreamWriter, TextWriter
 from llava_rad.outputs.report import Report, footer
 
@@ -119,6 +118,8 @@ class _File(Printed):
 
     def __init__(self, writer: StreamWriter, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         check_output(path, inputs=inputs, overwrite=overwrite)
+        self._held = ExitStack()
+        self._held.enter_context(held_output(path))
         super().__init__(writer)
         self._path, self._overwrite, self._parts = path, overwrite, list[str]()
 
@@ -129,6 +130,9 @@ class _File(Printed):
         super().finish()
         if content := "".join(self._parts):
             write_whole(self._path, content.encode(), overwrite=self._overwrite)
+
+    def close(self) -> None:
+        self._held.close()
 
 
 class _Log(Results):
@@ -174,10 +178,7 @@ class _Folder(Results):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError("the output folder is read-only")
         self._held = ExitStack()
-        try:
-            self._held.enter_context(locked_folder(folder, busy="another process is writing to the output folder"))
-        except LlavaRadError as error:
-            raise OutputError(str(error)) from None
+        self._held.enter_context(held_folder(folder))
         self._writer: DocumentWriter = format.load()()
         self._endings = format.endings
         self._folder, self._overwrite, self._identifiers = folder, overwrite, identifiers

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.errors import LlavaRadError
-from encoder.files import locked
 from encoder.hub import fetch
+from encoder.locks import locked
 
 if TYPE_CHECKING:
     from llava_rad.conversion.parts import Parts

@@ -99,7 +99,7 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
     """Give an empty folder beside ``target``; when the block ends, hash its files into ``config.json`` and rename it.
 
     Raises:
-        LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set.
+        LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set, also if it appeared meanwhile.
     """
     refuse_existing(target, force=force)
     with reported("the checkpoint"), writing_folder(target) as folder:
@@ -107,3 +107,4 @@ def writing(target: Path, config: LlavaRadConfig, *, force: bool = False) -> Ite
         files = {name: sha256_of(folder / name) for name in list_files(folder) if name not in _UNHASHED}
         full = config.model_copy(update={"files": files})
         (folder / "config.json").write_text(full.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        refuse_existing(target, force=force)

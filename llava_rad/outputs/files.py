@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
 from encoder.files import LineFile, write
+from encoder.locks import locked_folder, locked_output
 
 if TYPE_CHECKING:
     from llava_rad.outputs.report import Report
@@ -45,6 +46,38 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
         _check_output(path, inputs, overwrite, resumable)
     except OSError as error:
         raise OutputError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
+
+
+@contextlib.contextmanager
+def held_output(path: Path) -> Iterator[None]:
+    """Hold an output file, or a folder that is replaced in one step, against other processes.
+
+    Raises:
+        OutputError: if another process is writing to it.
+    """
+    with _held(locked_output(path, busy="another process is writing to the output")):
+        yield
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder of results against other processes; a missing one is made.
+
+    Raises:
+        OutputError: if another process is writing to it.
+    """
+    with _held(locked_folder(folder, busy="another process is writing to the output folder")):
+        yield
+
+
+@contextlib.contextmanager
+def _held(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock)
+        except LlavaRadError as error:
+            raise OutputError(str(error)) from None
+        yield
 
 
 def _check_output(path: Path, inputs: Iterable[Path], overwrite: bool, resumable: bool) -> None:

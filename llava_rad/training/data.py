@@ -24,7 +24,8 @@ from encoder.datasets.cache_building import Builder
 from encoder.datasets.manifest import Row
 from encoder.datasets.pixel_cache import Cache, Progress
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import check_room, locked
+from encoder.files import check_room
+from encoder.locks import locked
 from encoder.preprocessing import Recipe
 from encoder.runs.workers import send_by_pipe
 from llava_rad.model.config import LlavaRadConfig

@@ -210,3 +210,15 @@ def test_unknown_names_get_the_same_answer_at_the_same_cost(
     monkeypatch.setattr(hashlib, "scrypt", counted)
     assert failed(accounts, "ann", "a") == failed(accounts, "nobody", "b")
     assert len(hashed) == 2, "a name that nobody has costs as much"
+
+
+def test_users_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    """Each change reads the whole file and writes it anew: unordered, a removed user could come back."""
+    add_user(tmp_path / "users", "gone", "password 1")
+    with ThreadPoolExecutor(6) as threads:
+        added = [threads.submit(add_user, tmp_path / "users", f"user{n}", "password 1") for n in range(8)]
+        removed = threads.submit(remove_user, tmp_path / "users", "gone")
+        for one in [*added, removed]:
+            one.result()
+    assert sorted(read_users(tmp_path / "users")) == [f"user{n}" for n in range(8)]
+    assert [path.name for path in tmp_path.iterdir()] == ["users"]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from encoder.errors import LlavaRadError
-from encoder.files import Digests, LineFile, locked, publish_folder, sha256_of, write, writing, writing_folder
+from encoder.files import Digests, LineFile, publish_folder, sha256_of, write, writing, writing_folder
+from encoder.locks import locked
 
 
 def test_sha256_is_hashlibs(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_folder_left_aside_by_a_kill_does_not_stand_in_the_way(tmp_path: Path)
 _HOLD = """
 import sys, time
 from pathlib import Path
-from encoder.files import locked
+from encoder.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,107 @@ def test_the_search_itself_finds_a_path_that_was_asked_for(canaries: Path, tiny:
     one = canaries / f"{CANARY}^JANE.dcm"
     done = run_at(home, "generate", one, "--model", tiny, "--show-paths", "-f", "jsonl", "-o", "o.jsonl")
     assert leaks(done, home) == ["work/o.jsonl"]
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+@pytest.fixture
+def tables(home: Path) -> Path:
+    """A folder of images and tables with a canary in every id, patient, study and path, and of tables with faults."""
+    folder = home / "work" / "in"
+    (folder / f"{CANARY} JANE").mkdir(parents=True)
+    rows = []
+    for number in range(24):
+        name = f"{CANARY} JANE/{CANARY}-{number}.png"
+        small_files.picture(folder / name, seed=number)
+        small_files.picture(folder / name.replace(".png", "-mask.png"), seed=number)
+        rows.append(
+            {
+                "id": f"{CANARY} {number}",
+                "image": name,
+                "subject": f"{CANARY}^JANE {number}",
+                "study": f"{CANARY}.{number}",
+                "view": "PA",
+                "split": "train" if number < 16 else "test",
+                "sex": "MF"[number % 2],
+                "age": str(40 + number),
+                "findings": f"{'No effusion' if number % 3 else 'Effusion'} {number}.",
+                "label:Effusion": str(number % 2),
+            }
+        )
+    first = rows[0]
+    written = {
+        "images": [{name: row[name] for name in row if name != "findings"} for row in rows],
+        "pairs": rows,
+        "predictions": [{"id": row["id"], "prediction": row["findings"]} for row in rows],
+        "references": [{name: row[name] for name in row if name != "image"} for row in rows],
+        "strange": [{"id": row["id"] + "x", "prediction": row["findings"]} for row in rows],
+        "twice": [{**row, "id": first["id"], "image": first["image"]} for row in rows],
+        "lost": [{**row, "image": f"{CANARY}.png"} for row in rows],
+        "odd": [{**row, **dict.fromkeys(("sex", "age", "view", "label:Effusion"), CANARY)} for row in rows],
+        "split": [{**row, "split": CANARY} for row in rows],
+        "mixed": [{**row, "subject": first["subject"]} for row in rows],
+        "short": [{**row, "findings": ""} for row in rows],
+    }
+    for name, content in written.items():
+        write_table(folder / f"{name}.csv", content)
+    lines = (folder / "pairs.csv").read_text(encoding="utf-8").splitlines()
+    (folder / "headless.csv").write_text("\n".join(lines[1:]), encoding="utf-8")
+    (folder / "ragged.csv").write_text("\n".join([*lines, CANARY]), encoding="utf-8")
+    (folder / "broken.jsonl").write_text(f'{{"id": "{CANARY}", {CANARY}\n', encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_no_cell_of_a_table_is_shown_or_kept_where_it_was_not_asked_for(tables: Path, home: Path) -> None:
+    """Tables of images and pairs, and values of each report, hold the ids that they are for; they go to ``in``."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(home / "encoder")
+    encoder = ["--encoder", str(home / "encoder"), "--recipe", "rad-dino-28", "--device", "cpu"]
+    quick = ["--protocol", "logistic", "--epochs", "1", "--seeds", "2", "--cache", "vectors"]
+    faulty = ("strange", "twice", "lost", "odd", "split", "mixed", "short", "headless", "ragged")
+    scored = ["in/references.csv", "--metrics", "rouge_l,rules", "--no-cache", "--bootstrap", "10"]
+    commands = [
+        ["manifest", "table", "in/images.csv", "-o", "in/manifest.csv"],
+        ["reports", "table", "in/pairs.csv", "-o", "in/pairs.jsonl", "-f", "json"],
+        *(
+            ["evaluate", "in/predictions.csv", *scored, "--strata", "sex,age", "-f", form, "--per-sample",
+             f"in/{form}.csv", "--figure", f"{form}.svg"]
+            for form in ("text", "json", "markdown", "latex")
+        ),
+        ["embed", "in/manifest.csv", *encoder, "-o", "features.npz"],
+        ["embed", "in", "-r", *encoder, "-o", "features.parquet"],
+        ["probe", "linear", "--data", "in/manifest.csv", *encoder, *quick, "-o", "linear"],
+        ["probe", "demographics", "--data", "in/manifest.csv", *encoder, "-o", "people", "--all-images"],
+        ["benchmark", "--dataset", "csv", "--data", "in/references.csv", "--predictions", "in/predictions.csv",
+         "--metrics", "rouge_l", "--no-cache", "--bootstrap", "10", "-o", "in/benchmark"],
+    ]  # fmt: skip
+    refused = [
+        *(["evaluate", "in/predictions.csv", *scored, "--strata", column] for column in ("subject", "study", "id")),
+        ["evaluate", "in/predictions.csv", *scored, "--prediction-annotations", "in/strange.csv"],
+        ["benchmark", "--dataset", "csv", "--data", "in/pairs.csv", "--predictions", "in/strange.csv", "-o", "in/b"],
+        ["manifest", "table", "in/broken.jsonl", "-o", "in/x.csv"],
+        ["reports", "table", "in/broken.jsonl", "-o", "in/x.jsonl"],
+        ["evaluate", "in/broken.jsonl", *scored],
+    ]  # fmt: skip
+    told = [["manifest", "table", f"in/{name}.csv", "-o", f"in/{name}-m.csv"] for name in faulty]
+    told += [["reports", "table", f"in/{name}.csv", "-o", f"in/{name}-p.csv"] for name in faulty]
+    told += [["evaluate", f"in/{name}.csv", *scored, "--prediction-field", "findings"] for name in faulty]
+    told += [["evaluate", "in/predictions.csv", f"in/{name}.csv", *scored[1:]] for name in faulty]
+    every = [*commands, *refused, *told]
+    codes, done = in_one_process(every, home / "codes.json", env=environment(home), cwd=home / "work")
+    assert [leak for leak in leaks(done, home) if not leak.startswith("work/in/")] == []
+    assert codes[: len(commands)] == [0] * len(commands), done.err
+    assert all(codes[len(commands) : len(commands) + len(refused)]), "every fault is found"
+    assert done.err.count("its first row holds values, not names of columns") >= 3
+    assert "unexpected" not in done.err
+    assert CANARY in (tables / "text.csv").read_text(encoding="utf-8"), "ids are where they were asked for"

@@ -26,7 +26,7 @@ from encoder.datasets.cache_building import Builder
 from encoder.datasets.manifest import Row
 from encoder.datasets.pixel_cache import Cache, stage
 from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import locked
+from encoder.locks import locked
 from encoder.reader.sandbox import Reader
 from tests.encoder import dicom_files
 from tests.forked import context

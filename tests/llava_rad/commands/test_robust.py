@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from encoder.errors import LlavaRadError
-from encoder.files import locked_folder
+from encoder.locks import locked_folder
 from llava_rad import cli
 from llava_rad.model.checkpoint import DEMO
 from metrics.cache import default_path
