@@ -1,4 +1,4 @@
-"""Gradio page of the review application: tabs whose content ``app/static`` draws from the HTTP routes."""
+"""Gradio page of the review application: one element, which ``app/static/shell.js`` fills from the HTTP routes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,10 @@ def build() -> gr.Blocks:
 
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
-        _part("top")
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Review", elem_id="tab-review"), gr.Row(elem_id="reading"):
-                with gr.Column(scale=3, min_width=420):
-                    _part("viewing")
-                with gr.Column(scale=2, min_width=380):
-                    _part("report")
-            with gr.Tab("Worklist", elem_id="tab-worklist"):
-                _part("worklist")
-            with gr.Tab("Statistics", elem_id="tab-statistics"):
-                _part("statistics")
+        gr.HTML(
+            value="", html_template='<div id="app" class="lr"></div>', apply_default_css=False, padding=False,
+            js_on_load="import('/ui/shell.js').then((shell) => shell.mount(element.querySelector('#app')));",
+        )  # fmt: skip
     return page
 
 
@@ -43,13 +36,3 @@ def theme() -> gr.Theme:
         font_mono=["ui-monospace", "monospace"],
     )
     return plain
-
-
-def _part(name: str) -> None:
-    """Add an element that the JavaScript module of that name fills."""
-    import gradio as gr
-
-    gr.HTML(
-        value="", html_template=f'<div id="{name}" class="lr"></div>', apply_default_css=False, padding=False,
-        js_on_load=f"import('/ui/{name}.js').then((part) => part.mount(element.querySelector('#{name}')));",
-    )  # fmt: skip

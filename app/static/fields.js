@@ -1,5 +1,7 @@
 // Text fields of a study: saved while typing, and passed to the model if its prompt takes them.
 import { h, session } from "./session.js";
+import { identifier } from "./steps.js";
+import { unsent } from "./unsent.js";
 
 const NAMES = { indication: "Indication", technique: "Technique", comparison: "Comparison", prior_report: "Prior report" };
 export const PAUSE_MS = 1500; // pause in typing after which the text is saved
@@ -10,12 +12,18 @@ export function takes(name) {
 }
 
 export function createFields(editable) {
-  const fields = Object.entries(NAMES).map(([name, title]) => field(name, title, editable));
+  const fields = Object.fromEntries(Object.entries(NAMES).map(([name, title]) => [name, field(name, title, editable)]));
   const note = h("p", { id: "given", class: "lr-quiet" });
-  const element = h("details", { id: "fields", open: true }, h("summary", {}, "About the study"), h("div", {}, ...fields.map((one) => one.label)), note);
+  const short = h("span", { id: "fields-short" });
+  const element = h("details", { id: "fields" }, h("summary", {}, h("strong", {}, "About the study"), short), h("div", {}, ...Object.values(fields).map((one) => one.label)), note);
+  element.open = localStorage.getItem("llava-rad.fields") === "open";
+  element.addEventListener("toggle", () => localStorage.setItem("llava-rad.fields", element.open ? "open" : "closed"));
 
   function show() {
-    for (const one of fields) one.show();
+    for (const one of Object.values(fields)) one.show();
+    element.hidden = !session.study;
+    const filled = Object.entries(NAMES).map(([name, title]) => [title, session.study?.fields[name]]).filter(([, text]) => text);
+    short.textContent = filled.length ? filled.map(([title, text]) => `${title}: ${text.replace(/\s+/g, " ")}`).join(" · ") : "no indication, no comparison";
     if (session.me?.model.state !== "ready") note.textContent = "";
     else if (!session.me.model.takes.length) note.textContent = "Kept with the review; the model uses only the image.";
     else {
@@ -25,36 +33,56 @@ export function createFields(editable) {
       note.textContent = `Given to the model with the image: ${[...images, ...texts].join(", ")}.${rest}`;
     }
   }
-  return { element, show };
+
+  /** Put a text that was not saved back into its field, and save it. */
+  function put(name, text) {
+    element.open = true;
+    fields[name].put(text);
+  }
+  return { element, show, put };
 }
 
 function field(name, title, editable) {
-  const area = h("textarea", { id: `field-${name}`, rows: name === "prior_report" ? 2 : 1, maxLength: 4000 });
+  const area = h("textarea", { id: `field-${name}`, rows: name === "prior_report" ? 2 : 1, maxLength: 4000, spellcheck: true, lang: "en" });
   let timer = null;
+  let kept = null; // id of the text in the browser
+  let saved = ""; // text that the server has or will have
   const save = () => {
     clearTimeout(timer);
     timer = null;
-    if (area.dataset.study === session.study?.id && editable() && area.value !== session.study.fields[name]) {
-      session.act({ action: "field", field: name, text: area.value }, { keepalive: true });
-    }
+    const { study } = area.dataset;
+    if (!study || area.value === saved || (study === session.study?.id && !editable())) return;
+    session.act({ action: "field", field: name, text: area.value }, { text: kept, study });
+    saved = area.value;
+    kept = null;
   };
   area.addEventListener("input", () => {
     clearTimeout(timer);
     timer = setTimeout(save, PAUSE_MS);
+    kept ??= identifier();
+    unsent.keep(kept, { study: area.dataset.study, kind: "field", field: name, text: area.value });
   });
   area.addEventListener("blur", save);
   addEventListener("pagehide", save);
   const label = h("label", { for: area.id, dataset: { field: name } }, title, area);
   const show = () => {
     const value = session.study?.fields[name] ?? "";
-    const busy = document.activeElement === area && area.dataset.study === session.study?.id;
-    if (!busy) {
+    const own = area.dataset.study === (session.study?.id ?? "");
+    if (!own) save(); // the text of the study that was open before
+    if (!own || !(document.activeElement === area || timer !== null)) {
       clearTimeout(timer);
-      area.value = value;
+      timer = kept = null;
+      area.value = saved = value;
     }
     area.dataset.study = session.study?.id ?? "";
     area.readOnly = !editable();
     label.hidden = name === "technique" && !takes(name) && !value;
   };
-  return { label, show };
+  const put = (text) => {
+    area.value = text;
+    kept = identifier();
+    unsent.keep(kept, { study: area.dataset.study, kind: "field", field: name, text });
+    save();
+  };
+  return { label, show, put };
 }

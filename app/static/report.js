@@ -1,59 +1,86 @@
 // Draft and review: a reviewer accepts, edits or rejects every sentence before the report can be signed.
-import { describeBoxes } from "./overlays.js";
-import { PAUSE_MS, createFields, takes } from "./fields.js";
+import { createAnnotations, isChanged } from "./annotations.js";
+import { ask, choose } from "./dialogs.js";
+import { icon } from "./dom.js";
+import { textBox } from "./editor.js";
+import { createEnding } from "./ending.js";
+import { createFields, takes } from "./fields.js";
+import { hint, register } from "./keys.js";
+import { createLabels } from "./labels.js";
+import { lines } from "./macros.js";
+import { Row } from "./sentence.js";
 import { h, session } from "./session.js";
+import { isOwn } from "./steps.js";
+import { unsent } from "./unsent.js";
 
-const STATES = { undecided: "to decide", accepted: "accepted", edited: "edited", rejected: "rejected", added: "added" };
+const SECTIONS = { findings: "Findings", impression: "Impression" };
 
 export function mount(root) {
   const fields = createFields(editable);
-  const write = button("write", "Write draft", "Have the model write a draft", () => session.write(decided() > 0, takes("grounded") && grounded.checked));
+  const labels = createLabels(editable);
+  const write = button("write", "Write draft", "Have the model write a draft", () => writeAgain());
   const grounded = h("input", { type: "checkbox", id: "grounded" });
   const asked = h("label", { for: "grounded", title: "The model marks its findings in the image; not proof" }, grounded, " with boxes");
   const outdated = h("span", { id: "outdated", class: "lr-chip lr-attention", role: "status" });
   const stop = button("stop", "Stop", "Stop writing; the text so far is kept", () => session.stop());
   const progress = h("span", { id: "progress", role: "status" });
   const stream = h("p", { id: "stream", "aria-label": "Draft being written" });
-  const list = h("ol", { id: "sentences", "aria-label": "Sentences of the report" });
-  const add = button("add", "Add sentence", "Add a sentence after the selected one (n)", () => compose());
-  const undo = button("undo", "Undo", "Undo the last step (Ctrl+Z)", () => session.act({ action: "undo" }));
-  const sign = button("sign", "Sign", "Sign the report (Ctrl+Enter); every sentence must be decided", () => signNow());
-  const discard = button("discard", "Discard", "Close this study without a report", () => session.act({ action: "discard" }));
+  const kept = h("div", { id: "unsent", role: "region", "aria-label": "Text that was not saved" });
+  const parts = Object.fromEntries(Object.entries(SECTIONS).map(([name, title]) => [name, part(name, title)]));
+  const sentences = h("div", { id: "sentences" }, ...Object.values(parts).map((one) => one.element));
+  const ending = createEnding();
+  const scrolled = h("div", { id: "report-scroll", onpointerup: () => refocus() },
+    fields.element, h("div", { class: "lr-line", id: "drafting" }, write, asked, stop, progress, outdated), kept, stream, sentences, labels.element, ending.element);
+
+  const left = h("span", { id: "left", role: "status" });
+  const rest = button("accept-rest", "Accept the rest", "", () => acceptRest());
+  const undo = h("button", { id: "undo", class: "lr-slot", "aria-label": "Undo", onclick: () => session.act({ action: "undo" }) }, icon("undo"));
+  const redo = h("button", { id: "redo", class: "lr-slot", "aria-label": "Redo", onclick: () => session.act({ action: "redo" }) }, icon("redo"));
+  const sign = button("sign", "Sign", "", () => signNow(false));
+  const signNext = button("sign-next", "Sign and next", "", () => signNow(true));
   const restore = button("restore", "Restore", "Continue this study", () => session.act({ action: "restore" }));
   const reopen = button("reopen", "Reopen", "Start a new version; the signed one is kept", () => session.act({ action: "reopen" }));
-  const text = h("a", { id: "export-text", class: "lr-button", download: "" }, "Text");
-  const json = h("a", { id: "export-json", class: "lr-button", download: "" }, "JSON");
-  const documents = h("span", { id: "export-documents", class: "lr-line" });
-  const left = h("span", { id: "left", role: "status" });
-  const signed = h("div", { id: "signed" });
-  const labels = h("table", { id: "labels" });
-  const all = h("input", { type: "checkbox", id: "all-labels", onchange: () => drawLabels() });
-  const keys = h("details", { class: "lr-keys" }, h("summary", {}, "Keys"),
-    h("p", {}, "j k: next, last sentence · a: accept · e: edit · x: reject · u: undecide · s: where the model looked · n: add · Ctrl+Z: undo · Ctrl+Enter: sign. In a text: Enter saves, Esc gives up the change."));
-  root.append(
-    fields.element,
-    h("div", { class: "lr-line" }, write, asked, stop, progress, outdated), stream, list,
-    h("div", { class: "lr-line" }, add, undo, h("span", { class: "lr-space" }), left),
-    h("div", { class: "lr-line", id: "ending" }, sign, discard, restore, reopen, h("span", { class: "lr-space" }), text, json, documents),
-    signed,
-    h("section", { "aria-labelledby": "labels-title" },
-      h("div", { class: "lr-line" }, h("h3", { id: "labels-title" }, "Findings in the report"), h("label", { for: "all-labels" }, all, " all 14")), labels),
-    keys);
+  const nextStudy = button("next-open", "Next study", "", () => session.go("next_undecided"));
+  const annotations = createAnnotations({
+    selected: () => find(selected), changed: changedSentence, can: deciding,
+    acts: Object.fromEntries(["undecide", "revert", "show"].map((name) => [name, () => actOn(name)])),
+  });
+  const foot = h("footer", { id: "foot" }, annotations.element,
+    h("div", { class: "lr-line" }, left, rest, h("span", { class: "lr-space" }), undo, redo, sign, signNext, restore, reopen, nextStudy));
+  root.append(scrolled, foot);
 
   const rows = new Map(); // sentence id -> row
   let selected = null;
-  let composing = null; // the row of a sentence that is being added
+  let composing = null; // {box, element, section} of a sentence that is being added
+  let changed = null; // id of the sentence that was changed last
+  let wanted = false; // the list takes the focus when it has sentences
+  let signing = false;
+
+  const pane = {
+    deciding, select, decided,
+    decide(row, action, moves) {
+      if (!deciding()) return;
+      const own = isOwn(row.one);
+      if (action === "reject" && own) session.act({ action: "remove", sentence: row.id });
+      else session.act({ action, sentence: row.id });
+      decided(row, moves && action !== "undecide" && action !== "revert");
+    },
+  };
 
   function button(id, label, title, onclick) {
     return h("button", { id, class: "lr-button", title, onclick }, label);
   }
 
-  function decided() {
-    return session.study?.sentences.filter((one) => one.state !== "undecided").length ?? 0;
+  function part(name, title) {
+    const list = h("ol", { "aria-labelledby": `title-${name}` });
+    const add = h("button", { class: "lr-link lr-add", id: name === "findings" ? "add" : "add-impression", onclick: () => compose({ section: name }) }, `Add to ${name}`);
+    const normal = name === "findings" ? h("button", { class: "lr-link lr-add", id: "palette", onclick: () => addNormal() }, "Normal sentences …") : null;
+    const element = h("section", { class: "lr-section", dataset: { section: name } }, h("h3", { id: `title-${name}` }, title), list, h("div", { class: "lr-line" }, add, normal));
+    return { list, add, normal, element };
   }
 
   function editable() {
-    return session.study && ["pending", "draft"].includes(session.study.status);
+    return Boolean(session.study && ["pending", "draft"].includes(session.study.status));
   }
 
   /** Return true if sentences can be decided: not while a draft is being written, which would replace them. */
@@ -61,157 +88,80 @@ export function mount(root) {
     return editable() && !["queued", "running"].includes(session.study.draft?.state);
   }
 
-  class Row {
-    constructor(one) {
-      this.id = one.id;
-      this.text = h("span", { class: "lr-text", ondblclick: () => this.edit() });
-      this.was = h("del", { class: "lr-was" });
-      this.state = h("span", { class: "lr-state" });
-      this.boxes = h("span", { class: "lr-boxes", title: "Boxes in which the model located this sentence; not proof" });
-      this.accept = this.tool("accept", "Accept", "a", () => this.decide("accept"));
-      this.change = this.tool("edit", "Edit", "e", () => this.edit());
-      this.reject = this.tool("reject", "Reject", "x", () => this.decide("reject"));
-      this.open = this.tool("undecide", "Undecide", "u", () => session.act({ action: "undecide", sentence: this.id }));
-      this.remove = this.tool("remove", "Remove", "x", () => session.act({ action: "remove", sentence: this.id }));
-      this.show = this.tool("show", "Show", "s", () => session.toggleEvidence(this.id));
-      this.show.title = "Where the model looked while it wrote this sentence; not proof (s)";
-      this.tools = h("span", { class: "lr-tools", role: "group" }, this.accept, this.change, this.reject, this.remove, this.open, this.show);
-      this.body = h("div", { class: "lr-body" }, this.text, this.was);
-      this.element = h("li", { tabIndex: -1, dataset: { sentence: one.id }, onfocusin: () => select(this.id) }, this.body, h("div", { class: "lr-line" }, this.state, this.boxes, h("span", { class: "lr-space" }), this.tools));
-      this.area = null;
-      this.update(one);
-    }
+  const sectionOf = (one) => (one?.section === "impression" ? "impression" : "findings");
+  const find = (id) => session.study?.sentences.find((one) => one.id === id);
+  const undecided = () => session.study?.sentences.filter((one) => one.state === "undecided") ?? [];
 
-    tool(name, label, key, onclick) {
-      return h("button", { class: `lr-button lr-small lr-do-${name}`, title: `${label} (${key})`, onclick }, label);
-    }
-
-    update(one) {
-      this.one = one;
-      this.text.textContent = one.text;
-      this.was.textContent = one.state === "edited" && one.draft !== null ? one.draft : "";
-      this.was.hidden = !this.was.textContent;
-      this.state.textContent = STATES[one.state];
-      this.boxes.textContent = describeBoxes(one);
-      this.element.className = `lr-sentence lr-is-${one.state}`;
-      const can = deciding();
-      const own = one.state === "added";
-      this.accept.hidden = !can || own || one.state === "accepted";
-      this.change.hidden = !can;
-      this.reject.hidden = !can || own || one.state === "rejected";
-      this.remove.hidden = !can || !own;
-      this.open.hidden = !can || own || one.state === "undecided";
-      this.show.hidden = one.draft === null || Boolean(session.study.draft?.inputs?.grounded);
-      for (const tool of this.tools.children) tool.setAttribute("aria-label", `${tool.textContent}: ${one.text}`);
-    }
-
-    decide(action) {
-      if (!deciding()) return;
-      session.act({ action, sentence: this.id });
-      move(1, true);
-    }
-
-    edit() {
-      if (!deciding() || this.area) return;
-      this.sent = this.one.text;
-      this.area = editor(this.one.text, (value) => this.save(value), () => this.close());
-      this.body.hidden = true;
-      this.element.prepend(this.area);
-      this.area.focus();
-    }
-
-    /** Save a changed text; returns false if there is nothing to save. */
-    save(value) {
-      const text = value.trim().replace(/\s+/g, " ");
-      if (!text || text === this.sent) return false;
-      this.sent = text;
-      session.act({ action: "edit", sentence: this.id, text }, { keepalive: true });
-      return true;
-    }
-
-    close() {
-      this.area?.remove();
-      this.area = null;
-      this.body.hidden = false;
-      this.element.focus();
-    }
+  /** Return the sentence that a kind of error is about: the selected one if it is changed, else the one changed last. */
+  function changedSentence() {
+    if (!deciding()) return undefined;
+    return [find(selected), find(changed)].find(isChanged);
   }
 
-  /** Create a text box that saves after a pause, on Enter and on blur; Esc undoes what it has saved. */
-  function editor(value, save, close) {
-    let timer = null;
-    let over = false;
-    let saved = 0;
-    const flush = () => {
-      clearTimeout(timer);
-      timer = null;
-      if (save(area.value)) saved += 1;
-    };
-    const end = () => {
-      over = true;
-      close();
-      removeEventListener("pagehide", flush);
-    };
-    const area = h("textarea", {
-      class: "lr-editor", rows: 2, maxLength: 4000, value, "aria-label": "Text of the sentence",
-      oninput: () => {
-        clearTimeout(timer);
-        timer = setTimeout(flush, PAUSE_MS);
-      },
-      onblur: () => {
-        if (over) return;
-        flush();
-        end();
-      },
-      onkeydown: (event) => {
-        event.stopPropagation();
-        if (event.key === "Enter" && !event.shiftKey) {
-          event.preventDefault();
-          flush();
-          end();
-        } else if (event.key === "Escape") {
-          clearTimeout(timer);
-          for (; saved; saved -= 1) session.act({ action: "undo" });
-          end();
-        }
-      },
+  function decided(row, moves) {
+    changed = row.id;
+    if (moves) move(1, true);
+  }
+
+  /** Do what the line below the report offers for the selected sentence. */
+  function actOn(name) {
+    if (!rows.has(selected)) return;
+    if (name === "show") session.toggleEvidence(selected);
+    else pane.decide(rows.get(selected), name, false);
+  }
+
+  async function writeAgain() {
+    const count = session.study.sentences.length - undecided().length;
+    if (count && !(await ask(`A new draft replaces ${count} decided ${count === 1 ? "sentence" : "sentences"}. Undo brings them back.`, "Write again"))) return;
+    session.write(count > 0, takes("grounded") && grounded.checked);
+  }
+
+  function acceptRest() {
+    if (deciding() && undecided().length) session.act({ action: "accept_rest" });
+  }
+
+  /** Open a text box for a new sentence after the selected one, or at the end of a section. */
+  function compose({ section = sectionOf(find(selected)), value = "", after = selected } = {}) {
+    if (!deciding()) return;
+    if (composing) return composing.box.area.focus();
+    const before = sectionOf(find(after)) === section && find(after) ? after : null;
+    const box = textBox({
+      value, saved: "", label: "New sentence", stays: true, properties: { id: "new-sentence" },
+      entry: { study: session.study.id, kind: "new", section, after: before },
+      finish: (how, typed, id) => finish(how, typed, id),
     });
-    addEventListener("pagehide", flush);
-    return area;
-  }
-
-  function compose() {
-    if (!deciding() || composing) return;
-    const after = selected;
-    const at = rows.get(after)?.element;
-    const done = () => {
-      composing?.remove();
+    const finish = (how, typed, id) => {
+      composing?.element.remove();
       composing = null;
-      (rows.get(selected)?.element ?? add).focus();
+      if (how === "left") return unsent.release(id);
+      if (how === "done") add(lines(typed), section, before, id);
+      (rows.get(selected)?.element ?? parts[section].add).focus();
     };
-    let made = false;
-    // saved once, on blur: an unfinished sentence is not yet part of the report
-    const area = h("textarea", {
-      class: "lr-editor", id: "new-sentence", rows: 2, maxLength: 4000, "aria-label": "New sentence",
-      onblur: () => finish(true),
-      onkeydown: (event) => {
-        event.stopPropagation();
-        if (event.key === "Enter" && !event.shiftKey) {
-          event.preventDefault();
-          finish(true);
-        } else if (event.key === "Escape") finish(false);
-      },
-    });
-    const finish = (keep) => {
-      if (made) return;
-      made = true;
-      if (keep && area.value.trim()) session.act({ action: "add", text: area.value, after }, { keepalive: true });
-      done();
-    };
-    composing = h("li", { class: "lr-sentence" }, area);
-    if (at) at.after(composing);
-    else list.append(composing);
-    area.focus();
+    const buttons = h("div", { class: "lr-line" },
+      h("button", { class: "lr-button lr-small", onclick: () => box.end("done") }, "Add"), h("button", { class: "lr-button lr-small", onclick: () => box.end("given up") }, "Cancel"));
+    composing = { box, section, element: h("li", { class: "lr-composing" }, box.element, buttons) };
+    const at = rows.get(before)?.element;
+    if (at) at.after(composing.element);
+    else parts[section].list.append(composing.element);
+    box.area.focus();
+  }
+
+  /** Add sentences one after the other; the last one is selected, so that the next follows it. */
+  function add(texts, section, after, id = null) {
+    for (const [number, one] of texts.entries()) {
+      const known = new Set(session.study.sentences.map((other) => other.id));
+      session.act({ action: "add", text: one, after, section }, { text: number === texts.length - 1 ? id : null });
+      after = session.study.sentences.find((other) => !known.has(other.id))?.id ?? after;
+    }
+    changed = after;
+    select(after);
+  }
+
+  async function addNormal() {
+    const at = find(selected);
+    const chosen = await choose();
+    if (chosen && deciding()) add([chosen], "findings", sectionOf(at) === "findings" && at ? at.id : null);
+    focusList();
   }
 
   function select(id) {
@@ -221,81 +171,143 @@ export function mount(root) {
       row.element.tabIndex = key === id ? 0 : -1;
       row.element.toggleAttribute("data-selected", key === id);
     }
+    annotations.show();
   }
 
-  /** Select another sentence; after a decision, the next undecided one. */
-  function move(step, undecided = false) {
-    const order = session.study?.sentences.map((one) => one.id) ?? [];
-    let at = order.indexOf(selected);
-    if (undecided) {
-      const next = session.study.sentences.findIndex((one, index) => index > at && one.state === "undecided");
-      at = next < 0 ? at : next;
+  /** Select another sentence; after a decision, the next undecided one, from the top if there is none below. */
+  function move(step, open = false) {
+    const order = session.study?.sentences ?? [];
+    let at = order.findIndex((one) => one.id === selected);
+    if (open) {
+      const next = [...order.slice(at + 1), ...order.slice(0, at + 1)].find((one) => one.state === "undecided");
+      at = next ? order.indexOf(next) : at;
+    } else at = Math.min(Math.max(at + step, 0), order.length - 1);
+    focusRow(order[at]?.id);
+  }
+
+  function focusRow(id) {
+    const row = rows.get(id);
+    if (!row) return;
+    select(id);
+    row.element.focus({ preventScroll: true });
+    row.element.scrollIntoView({ block: "nearest" });
+  }
+
+  function focusList() {
+    focusRow(undecided()[0] && find(selected)?.state !== "undecided" ? undecided()[0].id : selected);
+  }
+
+  /** Give the focus back to the selected sentence after a click on an empty place of the report. */
+  function refocus() {
+    setTimeout(() => {
+      if (document.activeElement === document.body && !getSelection().toString()) rows.get(selected)?.element.focus({ preventScroll: true });
+    });
+  }
+
+  async function signNow(next) {
+    const editor = [...rows.values()].find((row) => row.box);
+    editor?.box.end("done");
+    if (composing?.box.area.value.trim()) {
+      if (!composing.element.contains(document.activeElement)) {
+        composing.box.area.focus();
+        return session.say("A new sentence is not added yet: Enter adds it, Esc gives it up.", "error");
+      }
+      composing.box.end("done");
+    }
+    if (!deciding() || signing) return null;
+    const open = undecided();
+    if (open.length) {
+      focusRow(open[0].id);
+      return session.say(open.length === 1 ? "One sentence is still to be decided." : `${open.length} sentences are still to be decided; this is the first.`, "error");
+    }
+    if (!session.study.sentences.some((one) => one.state !== "rejected")) return session.say("There is no sentence to sign.", "error");
+    const { id, name } = session.study;
+    const target = session.neighbours?.next_undecided ?? session.neighbours?.next;
+    signing = true;
+    draw();
+    const state = await session.act({ action: "sign" });
+    signing = false;
+    draw();
+    if (state?.status !== "signed" || session.study?.id !== id || !next) return null;
+    if (target) await session.open(target);
+    return session.say(target ? `Signed: ${name}.` : `Signed: ${name}. No further study of the worklist is open.`);
+  }
+
+  function drawUnsent() {
+    const { study } = session;
+    const waiting = study ? unsent.waiting(study.id) : [];
+    const has = ({ kind, sentence, field, text }) => (kind === "field" ? study.fields[field] === text
+      : kind === "edit" ? find(sentence)?.text === lines(text).join(" ") : study.sentences.some((one) => isOwn(one) && one.text === lines(text).join(" ")));
+    for (const one of waiting.filter(has)) unsent.drop(one.id);
+    const shown = waiting.filter((one) => !has(one));
+    kept.hidden = !shown.length;
+    kept.replaceChildren(...shown.map((one) => h("div", { class: "lr-kept" },
+      h("p", {}, h("strong", {}, `This ${one.kind === "new" ? "new sentence" : one.kind === "field" ? "text" : "change"} was not saved: `), one.text),
+      h("div", { class: "lr-line" },
+        h("button", { class: "lr-button lr-small lr-put-back", disabled: !(one.kind === "field" ? editable() : deciding()), onclick: () => putBack(one) }, "Put it back"),
+        h("button", { class: "lr-button lr-small", onclick: () => unsent.drop(one.id) }, "Throw it away")))));
+  }
+
+  function putBack(one) {
+    if (one.kind === "field") fields.put(one.field, one.text);
+    else if (one.kind === "edit" && rows.has(one.sentence) && find(one.sentence).draft === one.draft) {
+      focusRow(one.sentence);
+      rows.get(one.sentence).edit(one.text);
     } else {
-      at = Math.min(Math.max(at + step, 0), order.length - 1);
+      if (composing) return;
+      compose({ section: one.section, value: one.text, after: one.after ?? selected });
     }
-    const row = rows.get(order[at]);
-    if (row) {
-      select(row.id);
-      row.element.focus();
-      row.element.scrollIntoView({ block: "nearest" });
-    }
-  }
-
-  function signNow() {
-    if (document.activeElement?.classList.contains("lr-editor")) document.activeElement.blur();
-    session.act({ action: "sign" });
+    unsent.drop(one.id);
   }
 
   function drawSentences() {
-    const sentences = session.study?.sentences ?? [];
-    const ids = new Set(sentences.map((one) => one.id));
+    const all = session.study?.sentences ?? [];
+    const ids = new Set(all.map((one) => one.id));
     for (const [id, row] of rows) {
       if (!ids.has(id)) {
+        row.box?.end("left");
         row.element.remove();
         rows.delete(id);
       }
     }
-    let last = null;
-    for (const [number, one] of sentences.entries()) {
-      let row = rows.get(one.id);
-      if (!row) {
-        row = new Row(one);
-        rows.set(one.id, row);
-      } else row.update(one);
-      row.element.setAttribute("aria-label", `Sentence ${number + 1} of ${sentences.length}, ${[STATES[one.state], describeBoxes(one)].filter(Boolean).join(", ")}: ${one.text}`);
-      const before = last ? last.nextElementSibling : list.firstElementChild;
-      if (before !== row.element) {
-        if (last) last.after(row.element);
-        else list.prepend(row.element);
+    const last = { findings: null, impression: null };
+    for (const [number, one] of all.entries()) {
+      const row = rows.get(one.id) ?? new Row(one, pane);
+      rows.set(one.id, row);
+      row.update(one, number + 1, all.length);
+      const name = sectionOf(one);
+      const before = last[name] ? last[name].nextElementSibling : parts[name].list.firstElementChild;
+      if (before !== row.element && !(before === composing?.element && before?.nextElementSibling === row.element)) {
+        if (last[name]) last[name].after(row.element);
+        else parts[name].list.prepend(row.element);
       }
-      last = row.element;
+      last[name] = row.element;
     }
-    if (!ids.has(selected)) select(sentences[0]?.id ?? null);
-    else select(selected);
-  }
-
-  function drawLabels() {
-    const found = session.study?.labels ?? [];
-    const shown = found.filter((one) => all.checked || one.draft !== "not mentioned" || one.present !== "not mentioned");
-    labels.replaceChildren(
-      h("thead", {}, h("tr", {}, ...["Finding", "Draft", "Now", ""].map((title) => h("th", { scope: "col" }, title)))),
-      h("tbody", {}, ...shown.map((one) => {
-        const differs = one.draft !== one.present;
-        return h("tr", { class: differs ? "lr-differs" : "", dataset: { finding: one.finding } },
-          h("th", { scope: "row" }, one.finding), h("td", {}, one.draft), h("td", { class: `lr-${one.present.replace(" ", "-")}` }, one.present), h("td", {}, differs ? "changed" : ""));
-      })));
-    labels.hidden = !shown.length;
+    for (const [name, { element, list, add, normal }] of Object.entries(parts)) {
+      const can = deciding();
+      element.hidden = !list.children.length && !can;
+      list.hidden = !list.children.length && composing?.section !== name;
+      add.hidden = !can;
+      if (normal) normal.hidden = !can;
+    }
+    select(ids.has(selected) ? selected : all.find((one) => one.state === "undecided")?.id ?? all[0]?.id ?? null);
+    if (wanted && all.length) {
+      wanted = false;
+      if (document.activeElement === document.body || root.contains(document.activeElement)) focusList();
+    }
   }
 
   function draw() {
     const { study } = session;
-    const can = Boolean(editable());
+    const can = editable();
     const { state, position, error } = study?.draft ?? {};
     const busy = state === "queued" || state === "running";
+    const count = study?.undecided ?? 0;
     fields.show();
-    asked.hidden = !takes("grounded");
+    asked.hidden = !takes("grounded") || !can;
     outdated.textContent = study?.outdated && can && !busy ? "fields or images have changed since this draft" : "";
     write.disabled = !can || busy;
+    write.hidden = Boolean(study) && !can;
     write.textContent = study?.sentences.length ? "Write again" : "Write draft";
     write.classList.toggle("lr-primary", can && !study.sentences.length && !busy);
     stop.hidden = !busy;
@@ -305,74 +317,84 @@ export function mount(root) {
     stream.textContent = busy ? study.draft.text : "";
     stream.hidden = !busy;
     drawSentences();
-    drawLabels();
-    const open = study?.undecided ?? 0;
-    left.textContent = !study?.sentences.length ? "" : open ? `${open} to decide` : study.status === "draft" ? "all decided" : "";
-    add.hidden = undo.hidden = !can;
-    add.disabled = busy;
+    labels.show();
+    annotations.show();
+    drawUnsent();
+    left.textContent = !study?.sentences.length ? "" : count ? `${count} to decide` : study.status === "draft" ? "all decided" : "";
+    rest.hidden = undo.hidden = redo.hidden = sign.hidden = signNext.hidden = !can;
+    rest.disabled = busy || !count;
     undo.disabled = busy || !study?.can_undo;
-    sign.hidden = discard.hidden = !can;
-    sign.disabled = !study?.sentences.length || open > 0 || busy;
-    sign.classList.toggle("lr-primary", can && !sign.disabled);
+    redo.disabled = busy || !study?.can_redo;
+    sign.disabled = signNext.disabled = busy || signing || !study?.sentences.length;
+    signNext.classList.toggle("lr-primary", can && !signNext.disabled && !count);
     restore.hidden = study?.status !== "discarded";
     reopen.hidden = study?.status !== "signed";
-    text.hidden = json.hidden = !study?.sentences.length;
-    if (!documents.children.length) {
-      documents.append(...(session.me?.exports ?? []).map(({ name, title, file }) =>
-        h("a", { id: `export-${name}`, class: "lr-button", download: "", title, "data-file": file }, name.toUpperCase())));
-    }
-    documents.hidden = !study?.draft?.report;
-    if (study) {
-      text.href = `/api/studies/${study.id}/report.txt`;
-      json.href = `/api/studies/${study.id}/report.json`;
-      for (const link of documents.children) link.href = `/api/studies/${study.id}/${link.dataset.file}`;
-    }
-    signed.replaceChildren(...(study?.signed ?? []).toReversed().map((one) =>
-      h("section", { class: "lr-signed" }, h("h3", {}, `Signed, version ${one.version}`), h("p", {}, one.text), h("p", { class: "lr-quiet" }, `by ${one.by}, ${new Date(one.at).toLocaleString()}`))));
+    nextStudy.hidden = !study || can || !session.neighbours?.next_undecided;
+    ending.show(can);
+    foot.hidden = !study;
+  }
+
+  function drawHints() {
+    for (const [id, element, label] of [["rest", rest, "Accept all sentences that are to decide, as they are"], ["undo", undo, "Undo"], ["redo", redo, "Redo"], ["sign", sign, "Sign and stay"],
+      ["sign-next", signNext, "Sign and open the next study"], ["add", parts.findings.add, "Add a sentence after the selected one"], ["add-impression", parts.impression.add, "Add to the impression"],
+      ["palette", parts.findings.normal, "Normal sentences by anatomy"], ["next-study", nextStudy, "Next study"]]) element.title = hint(id, label);
+    draw();
   }
 
   session.addEventListener("study", ({ detail }) => {
     if (detail.other) {
       grounded.checked = Boolean(session.study?.draft?.inputs?.grounded);
-      composing?.remove();
-      composing = null;
-      for (const row of rows.values()) row.element.remove();
+      composing?.box.end("left");
+      for (const row of rows.values()) {
+        row.box?.end("left");
+        row.element.remove();
+      }
       rows.clear();
-      selected = null;
+      selected = changed = null;
+      scrolled.scrollTop = 0;
+      wanted = Boolean(session.study);
     }
     draw();
   });
   session.addEventListener("draft", ({ detail }) => {
     if (!session.study) return;
     session.study.draft = { ...session.study.draft, ...detail };
+    wanted = true;
     draw();
   });
-  session.addEventListener("me", draw);
-  session.addEventListener("evidence", () => {
-    for (const [id, row] of rows) row.show.setAttribute("aria-pressed", String(session.evidence?.sentence === id));
-  });
+  for (const kind of ["me", "neighbours"]) session.addEventListener(kind, draw);
+  session.addEventListener("settings", drawHints);
+  unsent.addEventListener("change", drawUnsent);
+  session.addEventListener("evidence", annotations.show);
 
-  document.addEventListener("keydown", (event) => {
-    const target = event.target;
-    const typing = target.closest?.("textarea, input, select, [contenteditable]");
-    const control = event.ctrlKey || event.metaKey;
-    if (root.closest("[role=tabpanel]")?.hidden || !root.offsetParent) return;
-    if (control && event.key === "Enter" && !sign.hidden) {
-      if (typing) typing.blur();
-      if (!sign.disabled || typing) signNow();
-    } else if (typing || !deciding()) return;
-    else if (control && event.key === "z") session.act({ action: "undo" });
-    else if (control || event.altKey || target.closest?.(".lr-viewer, [role=tablist]")) return;
-    else if (event.key === "j") move(rows.get(selected)?.element.contains(document.activeElement) ? 1 : 0);
-    else if (event.key === "k") move(-1);
-    else if (event.key === "n") compose();
-    else {
-      const row = rows.get(selected);
-      const act = { a: row?.accept, e: row?.change, x: row?.reject.hidden ? row?.remove : row?.reject, u: row?.open, s: row?.show }[event.key];
-      if (!act || act.hidden) return;
-      act.click();
-    }
-    event.preventDefault();
-  });
-  draw();
+  /** Register a command of the list of sentences. */
+  function command(id, label, keys, act, more = {}) {
+    register({ id, label, scope: "report", keys, act, when: deciding, ...more });
+  }
+
+  const buttonOf = (name) => annotations.element.querySelector(`.lr-do-${name}`);
+  const onRow = (act) => () => rows.has(selected) && act(rows.get(selected));
+  const onList = () => rows.get(selected)?.element.contains(document.activeElement);
+  command("next", "Next sentence", ["j", "ArrowDown", "Alt+ArrowDown"], () => move(onList() ? 1 : 0), { when: () => rows.size > 0 });
+  command("previous", "Previous sentence", ["k", "ArrowUp", "Alt+ArrowUp"], () => move(onList() ? -1 : 0), { when: () => rows.size > 0 });
+  for (let number = 1; number <= 9; number += 1) {
+    command(`sentence-${number}`, `Sentence ${number}`, [String(number)], () => focusRow(session.study.sentences[number - 1]?.id), { when: () => rows.size >= number });
+  }
+  command("accept", "Accept, and go to the next that is to decide", ["a", "Alt+a"], onRow((row) => (row.one.state === "undecided" || row.one.state === "rejected" ? pane.decide(row, "accept", true) : move(1, true))));
+  command("edit", "Edit (Enter: done, Esc: give up)", ["e", "Alt+e"], onRow((row) => row.edit()));
+  command("reject", "Reject; remove a sentence of your own", ["x", "Alt+x"], onRow((row) => pane.decide(row, "reject", true)));
+  command("undecide", "Decide later", ["u", "Alt+u"], () => buttonOf("undecide").click());
+  command("revert", "Back to the draft's sentence", ["r", "Alt+r"], () => buttonOf("revert").click());
+  command("show", "Where the model looked", ["s", "Alt+s"], () => buttonOf("show").click(), { when: () => rows.size > 0 });
+  command("add", "Add a sentence after the selected one", ["n", "Alt+n"], () => compose());
+  command("add-impression", "Add to the impression", ["Shift+n", "Alt+Shift+n"], () => compose({ section: "impression" }));
+  command("palette", "Normal sentences by anatomy", ["i", "Alt+i"], () => addNormal());
+  command("rest", "Accept the rest", ["Shift+a", "Alt+Shift+a"], () => acceptRest());
+  command("undo", "Undo", ["Ctrl+z"], () => undo.click());
+  command("redo", "Redo", ["Ctrl+y", "Ctrl+Shift+z"], () => redo.click());
+  command("sign-next", "Sign and open the next study", ["Ctrl+Enter"], () => signNow(true), { when: editable, typing: true });
+  command("sign", "Sign and stay", ["Ctrl+Shift+Enter"], () => signNow(false), { when: editable, typing: true });
+  command("next-study", "Next study", ["Shift+j", "Alt+PageDown"], () => session.go("next"), { when: () => true });
+  command("previous-study", "Previous study", ["Shift+k", "Alt+PageUp"], () => session.go("previous"), { when: () => true });
+  drawHints();
 }

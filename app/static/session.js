@@ -1,55 +1,50 @@
 // State of the page and the requests that change it. The server's state is authoritative; this is the page's only copy.
 // A response belongs to the study that was open when it was requested: late responses are dropped.
+import { call, returning } from "./calls.js";
+import { sentence } from "./dom.js";
+import { Steps } from "./steps.js";
+import { unsent } from "./unsent.js";
 
-export class CallError extends Error {
-  constructor(status, body) {
-    super(body.error || `the server answered ${status}`);
-    this.status = status;
-    this.body = body;
-  }
-}
-
-export async function call(method, path, { body, json, headers = {}, signal, keepalive } = {}) {
-  const sent = { ...headers, "x-llava-rad": "1" };
-  if (json !== undefined) sent["content-type"] = "application/json";
-  let answer;
-  try {
-    answer = await fetch(path, { method, headers: sent, body: json === undefined ? body : JSON.stringify(json), signal, keepalive });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new CallError(0, { error: "the server cannot be reached" });
-  }
-  if (answer.status === 401) {
-    location.assign("/login");
-    throw new CallError(401, { error: "the session has ended: log in again" });
-  }
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new CallError(answer.status, content);
-  return content;
-}
+export { CallError, call } from "./calls.js";
+export { h, sentence } from "./dom.js";
 
 const IDLE_MS = 60_000;
+const PLACES = ["worklist", "statistics"]; // hashes that are no study
 
 class Session extends EventTarget {
-  study = null; // state of the open study
+  study = null; // state of the open study, with the steps that are on their way
   me = null; // user, model, notice
+  settings = {}; // of the user
   evidence = null; // {sentence, map} on display
   selected = null; // id of the selected sentence
+  neighbours = null; // {previous, next, next_undecided} of the open study
+  list = {}; // query of the worklist on display, whose order next and previous follow
+  steps = new Steps();
   #epoch = 0;
-  #actions = Promise.resolve();
   #stream = null;
   #active = 0;
   #last = performance.now();
+  #ahead = null; // state of the next study
 
   constructor() {
     super();
     for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
       addEventListener(kind, () => this.#tick(), { passive: true, capture: true });
     }
-    addEventListener("hashchange", () => {
-      const id = location.hash.slice(1);
-      if (id && id !== this.study?.id) this.open(id);
-    });
+    addEventListener("hashchange", () => this.#arrive(location.hash.slice(1)));
+    this.#watchSteps();
+  }
+
+  #watchSteps() {
+    const { steps } = this;
+    const own = (detail) => detail && detail.id === this.study?.id;
+    steps.addEventListener("state", ({ detail }) => own(detail) && this.show(detail));
+    steps.addEventListener("status", () => this.#tell("worklist"));
+    steps.addEventListener("trouble", ({ detail }) => this.say(`Not saved yet: ${detail.error.message}. Trying again …`, "error"));
+    steps.addEventListener("saved", () => this.say("Everything is saved."));
+    steps.addEventListener("merged", ({ detail }) => own(detail.state) && this.say("This study was also changed elsewhere; your change was added to it."));
+    steps.addEventListener("conflict", () => this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it. A text that you typed is kept.", "error"));
+    steps.addEventListener("refused", ({ detail }) => this.fail(detail.error));
   }
 
   /** Return the working time since the last call, in seconds; a pause counts for at most one minute. */
@@ -70,23 +65,30 @@ class Session extends EventTarget {
     this.dispatchEvent(new CustomEvent(kind, { detail }));
   }
 
-  say(text, kind = "info") {
-    this.#tell("message", { text, kind });
+  /** Show a message; `actions` are buttons {label, act} in it. */
+  say(text, kind = "info", actions = []) {
+    this.#tell("message", { text, kind, actions });
   }
 
-  fail(error) {
-    if (error.name !== "AbortError") this.say(sentence(error.message) + (error.body?.hint ? ` (${error.body.hint})` : ""), "error");
+  fail(error, actions = []) {
+    if (error.name !== "AbortError") this.say(sentence(error.message) + (error.body?.hint ? ` (${error.body.hint})` : ""), "error", actions);
   }
 
   async start() {
     const epoch = this.#epoch;
     await this.refreshMe();
-    const wanted = location.hash.slice(1);
-    const list = wanted ? null : await call("GET", "/api/studies?limit=50");
+    unsent.use(this.me.user);
+    this.settings = await call("GET", "/api/settings").catch(() => ({}));
+    this.#tell("settings");
+    const wanted = (returning() || location.hash).slice(1) || unsent.all().at(-1)?.study;
+    const list = wanted && !PLACES.includes(wanted) ? null : await call("GET", "/api/studies?limit=50");
     if (epoch !== this.#epoch) return null; // an image has been opened in the meantime
-    if (wanted) return this.open(wanted);
+    if (PLACES.includes(wanted)) this.#tell("tab", wanted);
+    if (list === null) return this.open(wanted);
     const next = list.studies.find((one) => one.status === "pending" || one.status === "draft") || list.studies[0];
-    return next ? this.open(next.id) : this.#show(null);
+    if (next) return this.open(next.id, { quiet: PLACES.includes(wanted) });
+    document.body.ariaBusy = "false";
+    return this.show(null);
   }
 
   async refreshMe() {
@@ -95,29 +97,51 @@ class Session extends EventTarget {
     if (this.me.model.state === "loading") setTimeout(() => this.refreshMe().catch(() => {}), 1000);
   }
 
-  /** Clear the page before a new study is requested: old and new content must never be shown together. */
-  clear() {
-    this.#epoch += 1;
-    this.#stream?.close();
-    this.#stream = null;
-    this.#actions = Promise.resolve();
-    this.#seconds();
-    this.#show(null);
-    return this.#epoch;
+  /** Change settings of the user. */
+  async set(part) {
+    this.settings = { ...this.settings, ...part };
+    this.#tell("settings");
+    await call("PUT", "/api/settings", { json: this.settings, keepalive: true }).catch((error) => this.fail(error));
   }
 
-  #show(state) {
+  /** Leave the open study: answers about it that are still to come are dropped. */
+  #leave() {
+    this.#stream?.close();
+    this.#stream = null;
+    this.#seconds();
+    return ++this.#epoch;
+  }
+
+  /** Show a state of a study, with the steps that are on their way. */
+  show(found) {
+    if (found) this.steps.note(found);
+    const state = found && this.steps.ahead(found);
     const other = state?.id !== this.study?.id;
     this.study = state;
-    if (other) this.showEvidence(null);
-    if (state) {
-      if (location.hash.slice(1) !== state.id) history.replaceState(null, "", `#${state.id}`);
-    } else if (location.hash) {
-      history.replaceState(null, "", location.pathname + location.search);
-    }
     document.body.dataset.study = state?.id ?? "";
+    if (other) {
+      this.neighbours = null;
+      this.showEvidence(null);
+    }
     this.#tell("study", { other });
     if (state && ["queued", "running"].includes(state.draft?.state)) this.#follow();
+    if (other && state) this.#lookAhead();
+  }
+
+  /** Write the open study or tab into the address, so that the browser's Back returns to the one before. */
+  place(hash, replace = false) {
+    if (location.hash.slice(1) === hash) return;
+    const url = hash ? `#${hash}` : location.pathname + location.search;
+    if (replace || !location.hash) history.replaceState(null, "", url);
+    else history.pushState(null, "", url);
+  }
+
+  #arrive(hash) {
+    if (PLACES.includes(hash)) this.#tell("tab", hash);
+    else if (hash) {
+      this.#tell("tab", "review");
+      if (hash !== this.study?.id) this.open(hash);
+    }
   }
 
   select(id) {
@@ -131,47 +155,103 @@ class Session extends EventTarget {
     this.#tell("evidence");
   }
 
-  async open(id) {
-    const epoch = this.clear();
+  /** Open a study; `quiet` leaves the address as it is. */
+  async open(id, { quiet = false } = {}) {
+    const ready = this.#ahead?.id === id ? this.#ahead : null;
+    const epoch = this.#leave();
+    this.show(null); // old and new content must never be shown together
+    document.body.ariaBusy = "true";
+    if (!quiet) this.place(id);
+    if (ready) this.show(ready); // and the server's present state, in case it has changed meanwhile
     try {
       const state = await call("GET", `/api/studies/${encodeURIComponent(id)}`);
-      if (epoch === this.#epoch) this.#show(state);
+      if (epoch === this.#epoch && state.revision !== this.study?.revision) this.show(state);
     } catch (error) {
-      if (epoch === this.#epoch) this.fail(error);
+      if (epoch !== this.#epoch) return;
+      if (error.status === 404) this.place("", true);
+      if (error.passing) this.fail(error, [{ label: "Try again", act: () => this.open(id, { quiet }) }]);
+      else this.fail(error);
+    } finally {
+      if (epoch === this.#epoch) document.body.ariaBusy = "false";
     }
   }
 
-  /** Open an image file as a new study and request its draft. */
-  async upload(file, { force = false } = {}) {
-    const epoch = this.clear();
-    this.say("Reading the image …", "busy");
+  /** Open the next or previous open study of the worklist; returns false if there is none. */
+  async go(where) {
+    const id = this.neighbours?.[where];
+    if (!id) {
+      this.say(where === "previous" ? "This is the first open study of the worklist." : "There is no further open study in the worklist.");
+      return false;
+    }
+    await this.open(id);
+    return true;
+  }
+
+  /** Load the neighbours of the open study and the state of the next one. */
+  async #lookAhead() {
+    const epoch = this.#epoch;
+    const { id } = this.study;
+    const query = new URLSearchParams(Object.entries(this.list).filter(([, value]) => value !== "" && value !== null && value !== undefined));
     try {
-      const state = await call("POST", `/api/studies${force ? "?force=true" : ""}`, { body: file, headers: this.nameOf(file) });
+      const found = await call("GET", `/api/studies/${id}/neighbours?${query}`);
       if (epoch !== this.#epoch) return;
-      this.#show(state);
-      this.say("");
-      this.#tell("worklist");
-      await this.#painted(); // show the image first: the model would slow its display down
+      this.neighbours = found;
+      this.#tell("neighbours");
+      const next = found.next_undecided ?? found.next;
+      if (!next) return;
+      const state = await call("GET", `/api/studies/${next}`);
       if (epoch !== this.#epoch) return;
-      const queued = await this.#retry(epoch, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
-      if (epoch !== this.#epoch) return;
-      this.#show(queued);
-      this.say("");
+      this.#ahead = state;
+      this.#tell("ahead", state);
+    } catch (error) {
+      if (error.status) return; // without neighbours the worklist still opens every study
+      await new Promise((done) => setTimeout(done, 2000));
+      if (epoch === this.#epoch) this.#lookAhead();
+    }
+  }
+
+  /** Open an image file as a new study and request its draft. The open study stays until the file has been read. */
+  async upload(file, { force = false } = {}) {
+    const epoch = this.#epoch;
+    this.say("Reading the image …", "busy");
+    let state;
+    try {
+      state = await call("POST", `/api/studies${force ? "?force=true" : ""}`, { body: file, headers: this.nameOf(file) });
+    } catch (error) {
+      const again = error.body?.forcible ? [{ label: "Read anyway", act: () => this.upload(file, { force: true }) }] : [];
+      if (error.passing) again.push({ label: "Try again", act: () => this.upload(file, { force }) });
+      const rest = this.study ? " The study on the page is still the one before." : "";
+      this.say(`The file was not opened: ${sentence(error.message)}${rest}`, "error", again);
+      return;
+    }
+    this.#tell("worklist");
+    if (epoch !== this.#epoch) return this.say("The image has been read and is in the worklist.");
+    const mine = this.#leave();
+    this.show(state);
+    this.place(state.id);
+    this.say(state.joined ? "The image belongs to this study and was added to it." : "");
+    await this.#painted(); // show the image first: the model would slow its display down
+    if (mine !== this.#epoch || ["queued", "running"].includes(this.study.draft?.state)) return;
+    try {
+      const queued = await this.#retry(mine, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
+      if (mine !== this.#epoch) return;
+      this.show(queued);
       this.#tell("worklist");
     } catch (error) {
-      if (epoch !== this.#epoch) return;
-      this.fail(error);
+      if (mine === this.#epoch) this.fail(error);
     }
   }
 
   /** Repeat a request until the server can be reached, so that nothing is lost while the connection is down. */
   async #retry(epoch, ask) {
-    for (;;) {
+    for (let failed = false; ; failed = true) {
       try {
-        return await ask();
+        const found = await ask();
+        if (failed) this.say("");
+        return found;
       } catch (error) {
-        if (error.status !== 0 || epoch !== this.#epoch) throw error;
-        this.fail(error);
+        if (![0, 502, 504].includes(error.status) || epoch !== this.#epoch) throw error;
+        this.say(`${sentence(error.message)} Trying again …`, "error");
         await new Promise((done) => setTimeout(done, 1500));
       }
     }
@@ -198,13 +278,13 @@ class Session extends EventTarget {
     const epoch = this.#epoch;
     if (!id) return null;
     try {
-      const state = await call(method, `/api/studies/${id}/${path}`, options);
-      if (epoch === this.#epoch) this.#show(state);
+      const state = await this.#retry(epoch, () => call(method, `/api/studies/${id}/${path}`, options));
+      if (epoch === this.#epoch) this.show(state);
       return state;
     } catch (error) {
       if (epoch !== this.#epoch) return null;
       if (error.status === 409 && error.body.state) {
-        this.#show(error.body.state);
+        this.show(error.body.state);
         const other = again(error.body.state);
         if (other) return this.#change(method, other, options);
         this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it.", "error");
@@ -234,7 +314,7 @@ class Session extends EventTarget {
 
   async write(replace = false, grounded = false) {
     const epoch = this.#epoch;
-    await this.#actions; // save the last edits first
+    await this.steps.settled(this.study.id); // save the last edits first
     if (epoch !== this.#epoch) return;
     await this.#change("POST", "draft", { json: { replace, grounded, revision: this.study?.revision } });
     this.#tell("worklist");
@@ -244,18 +324,10 @@ class Session extends EventTarget {
     return this.#change("POST", "stop", { json: {} });
   }
 
-  /** Send a step of the review. Steps are sent one at a time, each on the revision that the previous one returned. */
-  act(action, options = {}) {
-    const epoch = this.#epoch;
-    const seconds = this.#seconds();
-    this.#actions = this.#actions.then(async () => {
-      if (epoch !== this.#epoch) return null;
-      const json = { ...action, seconds, revision: this.study.revision };
-      const state = await this.#change("POST", "actions", { json, ...options });
-      if (["sign", "discard", "restore", "reopen"].includes(action.action)) this.#tell("worklist");
-      return state;
-    });
-    return this.#actions;
+  /** Send a step of the review, of the open study if no other; returns a promise of the new state, or of null if it was not saved. */
+  act(action, { text = null, study = this.study?.id } = {}) {
+    if (!study) return Promise.resolve(null);
+    return this.steps.add(study, action, { seconds: this.#seconds(), text });
   }
 
   #follow() {
@@ -281,7 +353,7 @@ class Session extends EventTarget {
       try {
         const state = await this.#retry(epoch, () => call("GET", `/api/studies/${id}`));
         if (epoch !== this.#epoch) return;
-        this.#show(state);
+        this.show(state);
         this.#tell("worklist");
       } catch (error) {
         if (epoch === this.#epoch) this.fail(error);
@@ -317,28 +389,9 @@ class Session extends EventTarget {
   }
 }
 
-export function sentence(text) {
-  return text ? text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".") : "";
-}
-
-/** Create an element with properties, listeners (on…) and children; strings become text, never HTML. */
-export function h(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "class") element.className = value;
-    else if (name === "dataset") Object.assign(element.dataset, value);
-    else if (name in element && name !== "list") element[name] = value;
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
-
-export function selectTab(name) {
-  for (const tab of document.querySelectorAll("#tabs button[role=tab]")) {
-    if (tab.textContent.trim() === name) tab.click();
-  }
-}
-
 export const session = new Session();
+
+/** Show a tab by its name: Review, Worklist or Statistics. */
+export function selectTab(name) {
+  session.dispatchEvent(new CustomEvent("tab", { detail: name.toLowerCase() }));
+}

@@ -12,7 +12,7 @@ import pytest
 
 from llava_rad.conversion.published import convert
 from scripts.soak.serving import Served, served
-from tests.app.browser.test_review_page import drafted, painted, state_of, upload
+from tests.app.browser.test_review_page import decide, drafted, painted, state_of, upload
 from tests.app.browser.viewer_page import READ, base64_pixels
 from tests.llava_rad import small_files
 from tests.llava_rad.conversion import replicas
@@ -48,6 +48,7 @@ def expected(page: Page, side: int = 96) -> Any:
 
 
 def type_into(page: Page, field: str, text: str) -> None:
+    page.eval_on_selector("#fields", "one => { one.open = true; }")
     page.fill(f"#field-{field}", text)
     page.locator(f"#field-{field}").blur()
 
@@ -84,7 +85,7 @@ def test_a_study_with_all_inputs_is_drafted_with_boxes_and_reviewed(
 
     page.check("#grounded")
     page.click("#write")
-    page.wait_for_selector(".lr-boxes:has-text('1 box')")
+    page.wait_for_selector(".lr-note:has-text('1 box')")
     page.wait_for_function("document.querySelector('#outdated').textContent === ''")
     record = json.loads(server.client().call("GET", f"/api/studies/{study}/report.json").body)
     texts = dict.fromkeys(("indication", "technique", "comparison", "prior_report"), "the heart")
@@ -102,22 +103,22 @@ def test_a_study_with_all_inputs_is_drafted_with_boxes_and_reviewed(
     page.locator("#viewer canvas").press("f")
     rows.nth(1).focus()
     assert amber(page) is None and state_of(page)["boxes"] == 1, "faint: another sentence is selected"
-    rows.nth(0).locator(".lr-do-edit").click()
+    decide(page, 0, "edit")
     page.fill(".lr-editor", "The heart is large.")
     page.keyboard.press("Enter")
-    page.wait_for_selector(".lr-boxes:has-text('1 box of the draft')")
+    page.wait_for_selector(".lr-note:has-text('1 box of the draft')")
     violations = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
     assert [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations["violations"]] == []
 
     page.reload()
     painted(page)
-    page.wait_for_selector(".lr-boxes:has-text('1 box of the draft')")
+    page.wait_for_selector(".lr-note:has-text('1 box of the draft')")
     assert page.is_checked("#grounded") and page.input_value("#field-technique") == "the heart"
     rows.nth(0).focus()
     assert amber(page) == expected(page)
-    rows.nth(0).locator(".lr-do-reject").click()
+    decide(page, 0, "reject")
     page.wait_for_selector("#sentences li.lr-is-rejected")
-    assert state_of(page)["boxes"] == 0 and page.locator(".lr-boxes").all_text_contents() == ["", ""]
+    assert state_of(page)["boxes"] == 0 and page.locator(".lr-note").count() == 0
 
     type_into(page, "indication", "Cough <image>")
     page.click("#write")

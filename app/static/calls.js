@@ -1,0 +1,47 @@
+// Requests to the server.
+
+export class CallError extends Error {
+  constructor(status, body) {
+    super(body.error || `the server answered ${status}`);
+    this.status = status;
+    this.body = body;
+  }
+
+  /** Return true if the same request may succeed later: the server was not reached, is busy or has no room. */
+  get passing() {
+    return [0, 429, 502, 503, 504, 507].includes(this.status);
+  }
+}
+
+/** The session has ended and the page is left for the login. */
+export let leaving = false;
+
+const RETURN = "llava-rad.return"; // study that was open when the session ended
+
+export async function call(method, path, { body, json, headers = {}, signal, keepalive } = {}) {
+  const sent = { ...headers, "x-llava-rad": "1" };
+  if (json !== undefined) sent["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers: sent, body: json === undefined ? body : JSON.stringify(json), signal, keepalive });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new CallError(0, { error: "the server cannot be reached" });
+  }
+  if (answer.status === 401) {
+    leaving = true;
+    sessionStorage.setItem(RETURN, location.hash);
+    location.assign("/login");
+    throw new CallError(401, { error: "the session has ended: log in again" });
+  }
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new CallError(answer.status, content);
+  return content;
+}
+
+/** Return the hash of the address at which the last session of this tab ended, once. */
+export function returning() {
+  const hash = sessionStorage.getItem(RETURN) ?? "";
+  sessionStorage.removeItem(RETURN);
+  return hash;
+}
