@@ -181,10 +181,11 @@ def search_text(name: str, document: review.Document) -> str:
 
 
 def findings_of(document: review.Document) -> list[str]:
-    """Return the positive CheXpert findings of a document's current text."""
+    """Return the positive CheXpert findings: of a document's current text, or as the reviewer corrected them."""
     from llava_rad.outputs.document import labels_of
 
-    return [finding for finding, said in labels_of(review.text_of(document)).items() if said == "positive"]
+    said = labels_of(review.text_of(document)) | document.get("corrections", {})
+    return [finding for finding in said if said[finding] == "positive"]
 
 
 def model_name(model: Mapping[str, Any] | None) -> str | None:

@@ -19,6 +19,8 @@ import pytest
 import llava_rad
 from encoder.reader.sandbox import Reader
 from llava_rad.generation.sources import example
+from llava_rad.outputs.document import labels_of
+from llava_rad.outputs.report import sentences as split
 from scripts.soak.serving import Client, Served, picture
 from tests.llava_rad import small_files
 
@@ -146,6 +148,59 @@ def test_a_lateral_and_a_prior_come_and_go_with_their_pixels(local: Served, tmp_
     assert client.call("POST", f"/api/studies/{study}/another", RG1).status in (404, 405)
 
 
+@pytest.mark.parametrize("force", ["1", "true"])
+def test_a_refusal_says_whether_it_can_be_overridden(local: Served, tmp_path: Path, force: str) -> None:
+    client = local.client()
+    lateral = small_files.dicom(tmp_path / "lateral.dcm", ViewPosition="LL").read_bytes()
+    refused = client.call("POST", "/api/studies", lateral)
+    assert (refused.status, refused.json()["reason"], refused.json()["forcible"]) == (415, "lateral", True)
+    broken = client.call("POST", "/api/studies", b"nothing" * 99)
+    assert broken.json()["forcible"] is False
+    assert b"--" not in refused.body + broken.body, "the page has no options"
+    read = client.call("POST", f"/api/studies?force={force}", lateral)
+    assert read.status == 201
+    loud = [one["text"] for one in read.json()["notices"] if one["level"] == "loud"]
+    assert "read although it was refused: the image is a lateral view, but a frontal view is needed" in loud
+    assert "--" not in json.dumps(read.json()["notices"])
+
+
+# the page's own
+
+
+def test_settings_are_kept(local: Served) -> None:
+    client = local.client()
+    assert client.call("GET", "/api/settings").json() == {}
+    macros = [{"name": ".normal chest", "text": "The lungs are clear.", "section": "findings"}]
+    client.call("PUT", "/api/settings", {"macros": macros, "theme": "dark", "of a later version": {"a": 1}})
+    assert client.call("PUT", "/api/settings", {"theme": None}).json() == {
+        "macros": macros,
+        "of a later version": {"a": 1},
+    }
+    assert client.call("GET", "/api/settings").json()["macros"] == macros
+    for body, status in ((b"[]", 422), (b"{", 422), ({"macros": "x" * (64 << 10)}, 422), (b"x" * (2 << 20), 413)):
+        refused = client.call("PUT", "/api/settings", body)
+        assert refused.status == status and refused.json()["error"]
+    assert client.call("GET", "/api/settings").json()["macros"] == macros
+
+
+def test_the_palette_is_of_normal_sentences(local: Served) -> None:
+    palette = local.client().call("GET", "/api/palette").json()
+    assert [one["anatomy"] for one in palette][:2] == ["Lungs", "Pleura"]
+    sentences = [sentence for one in palette for sentence in one["sentences"]]
+    assert len(set(sentences)) == len(sentences) >= 20
+    for sentence in sentences:
+        said = {finding for finding, label in labels_of(sentence).items() if label in ("positive", "uncertain")}
+        assert said <= {"No Finding"}, sentence
+        assert split(sentence) == [sentence], "one sentence each"
+
+
+def test_the_page_is_told_the_kinds_of_error(local: Served) -> None:
+    errors = local.client().call("GET", "/api/me").json()["errors"]
+    assert [one["value"] for one in errors["categories"]][:2] == ["false_finding", "missed_finding"]
+    assert len(errors["categories"]) == 7 and len(errors["significance"]) == 4
+    assert all(one.keys() == {"value", "title", "definition"} for kind in errors.values() for one in kind)
+
+
 # the review
 
 
@@ -216,12 +271,28 @@ def test_signing_requires_every_decision_and_keeps_the_decided_text(local: Serve
     assert client.act(signed, "accept", sentence="s1").status == 422
 
 
+def test_a_step_whose_answer_was_lost_is_applied_once(local: Served) -> None:
+    client = local.client()
+    state = client.study(picture(1))
+    step: dict[str, Any] = {"action": "add", "text": "Clear.", "section": "impression", "step": "b2b7", "seconds": 3}
+    first = client.act(state, **step)
+    assert (first.status, client.act(state, **step).json()) == (200, first.json())
+    again = client.act(state, **(step | {"step": "b2b8"}))
+    assert again.status == 409 and again.json()["state"]["revision"] == first.json()["revision"]
+    assert client.act(again.json()["state"], **(step | {"step": "b2b8", "text": "Mine."})).status == 200
+    undone = client.act(client.act(first.json(), **step).json(), "undo").json()
+    assert [one["text"] for one in undone["sentences"]] == ["Clear."] and undone["can_redo"]
+    assert [one["text"] for one in client.act(undone, "redo").json()["sentences"]] == ["Clear.", "Mine."]
+
+
 def test_labels_mark_what_the_reviewer_changed(local: Served) -> None:
     client = local.client()
     state = client.drafted(client.study(RG1)["id"])
     last = state["sentences"][-1]
     assert "pneumothorax" in last["draft"]
     state = client.act(state, "reject", sentence=last["id"]).json()
+    state = client.act(state, "label", finding="Fracture", value="positive").json()
+    assert [one["finding"] for one in state["labels"] if one["corrected"]] == ["Fracture"]
     labels = {one["finding"]: (one["draft"], one["present"]) for one in state["labels"]}
     assert len(labels) == 14
     assert labels["Pneumothorax"] == ("negative", "not mentioned")

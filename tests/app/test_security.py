@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from app.accounts import add_user, is_loopback
+from app.security import Guard
 from app.server import Settings
 from encoder.errors import ConfigError
 from llava_rad.generation.sources import example
@@ -43,6 +46,26 @@ def logged_in(shared: Served, name: str) -> Client:
     client = shared.client()
     assert client.login(name, f"{name}'s secret").status == 303
     return client
+
+
+@pytest.mark.parametrize(("microphone", "said"), [(False, "microphone=()"), (True, "microphone=(self)")])
+def test_the_microphone_is_allowed_only_on_request(microphone: bool, said: str) -> None:
+    sent: list[Message] = []
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("no request gets this far")
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    guard = Guard(refuse, hosts=set(), user_of=lambda token: None, logins=True, microphone=microphone)
+    scope = {"type": "http", "method": "GET", "path": "/api/me", "headers": [(b"host", b"localhost")]}
+    asyncio.run(guard(scope, receive, send))
+    policy = dict(sent[0]["headers"])[b"permissions-policy"].decode()
+    assert said in policy.split(", ") and "camera=()" in policy
 
 
 # who gets in

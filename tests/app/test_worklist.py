@@ -50,6 +50,9 @@ def test_findings_of_the_present_text_are_listed_and_can_be_filtered(store: Stor
     act(store, study, "undo")
     assert ids(store, finding="Pleural Effusion") == [study]
     assert other in ids(store)
+    act(store, study, "label", finding="Pleural Effusion", value="negative")
+    act(store, study, "label", finding="Fracture", value="positive")
+    assert (ids(store, finding="Pleural Effusion"), ids(store, finding="Fracture")) == ([], [study])
 
 
 def test_findings_of_studies_of_earlier_versions_are_named(tmp_path: Path) -> None:
