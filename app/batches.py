@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app import database
 from app.database import Database, NotFound
@@ -34,6 +34,8 @@ class Waiting:
         path: of the file; None for an entry of the archive.
         archive: zip file that the batch was uploaded as, or None.
         name: of the study, if names are kept.
+        folder: group of a picture by its folder, see :meth:`app.grouping.Grouping.folders`.
+        last: it has waited for the frontal image of its study: it is now read or refused.
     """
 
     owner: str
@@ -42,6 +44,16 @@ class Waiting:
     path: Path | None
     archive: Path | None
     name: str | None
+    folder: str | None = None
+    last: bool = False
+
+
+class BatchFile(NamedTuple):
+    """File of a folder or zip file: path (None in a zip file), and name and folder as in :class:`Waiting`."""
+
+    path: Path | None
+    name: str | None
+    folder: str | None
 
 
 class Batches:
@@ -60,7 +72,7 @@ class Batches:
         total: int,
         *,
         source: Path | None = None,
-        files: Sequence[tuple[Path | None, str | None]] = (),
+        files: Sequence[BatchFile] = (),
     ) -> str:
         """Create a batch.
 
@@ -68,19 +80,22 @@ class Batches:
             owner: of the batch.
             total: number of its files.
             source: zip file or folder that the files are taken from; None if they are sent one by one.
-            files: path (None in a zip file) and name of each file of the source.
+            files: of the source.
 
         Returns:
             The batch's id.
         """
         batch = secrets.token_hex(16)
-        rows = [(batch, at, None if path is None else str(path), name) for at, (path, name) in enumerate(files, 1)]
+        rows = [(batch, at, one.path and str(one.path), one.name, one.folder) for at, one in enumerate(files, 1)]
         with self._database.write() as connection:
             connection.execute(
                 "INSERT INTO batches (id, owner, created, total, read, source) VALUES (?, ?, ?, ?, 0, ?)",
                 (batch, owner, database.timestamp(), total, None if source is None else str(source)),
             )
-            connection.executemany("INSERT INTO batch_files VALUES (?, ?, 'waiting', ?, ?)", rows)
+            connection.executemany(
+                "INSERT INTO batch_files (batch, number, state, path, name, folder) VALUES (?, ?, 'waiting', ?, ?, ?)",
+                rows,
+            )
         return batch
 
     def require(self, owner: str, batch: str, number: int) -> bool:
@@ -106,8 +121,10 @@ class Batches:
             if _known(connection, batch, number):
                 return False
             _forget_refusal(connection, batch, number)
-            connection.execute("INSERT INTO batch_files VALUES (?, ?, 'waiting', ?, ?)",
-                               (batch, number, str(path), name))  # fmt: skip
+            connection.execute(
+                "INSERT INTO batch_files (batch, number, state, path, name) VALUES (?, ?, 'waiting', ?, ?)",
+                (batch, number, str(path), name),
+            )
             return True
 
     def refuse(self, owner: str, batch: str, number: int, *, sha256: str | None, reason: str) -> None:
@@ -121,21 +138,44 @@ class Batches:
             _require_number(connection, owner, batch, number)
             if not _known(connection, batch, number):
                 _forget_refusal(connection, batch, number)
-                connection.execute("INSERT INTO batch_files VALUES (?, ?, 'waiting', NULL, NULL)", (batch, number))
+                connection.execute(
+                    "INSERT INTO batch_files (batch, number, state) VALUES (?, ?, 'waiting')", (batch, number)
+                )
             if end_file(connection, batch, number):
                 connection.execute("INSERT INTO refused VALUES (?, ?, ?, ?)", (batch, number, sha256, reason))
 
     def next(self, owner: str) -> Waiting | None:
-        """Return the first file of the owner's batches that waits to be read, or None."""
+        """Return the first file of the owner's batches that waits to be read, or None.
+
+        Files that wait for another image of their study come when all others of their batch have been read.
+        """
         row = self._database.read().execute(
             "SELECT batch_files.*, owner, source FROM batch_files JOIN batches ON batches.id = batch "
-            "WHERE owner = ? AND state = 'waiting' ORDER BY batches.rowid, number LIMIT 1", (owner,),
+            f"WHERE owner = ? AND state = 'waiting' AND (waits_for IS NULL OR {_OTHERS_READ}) "
+            "ORDER BY batches.rowid, number LIMIT 1", (owner,),
         ).fetchone()  # fmt: skip
         if row is None:
             return None
         path, source = (None if part is None else Path(part) for part in (row["path"], row["source"]))
         archive = source if path is None else None
-        return Waiting(row["owner"], row["batch"], row["number"], path, archive, row["name"])
+        last = row["waits_for"] is not None
+        return Waiting(row["owner"], row["batch"], row["number"], path, archive, row["name"], row["folder"], last)
+
+    def count(self, batch: str, number: int) -> None:
+        """Count a file whose image is already part of a study.
+
+        Raises:
+            ReviewError: if the file has been read before.
+        """
+        with self._database.write() as connection:
+            count_file(connection, batch, number)
+
+    def wait_for(self, batch: str, number: int, key: str) -> None:
+        """Put a file back until another image of its study has been read, or all other files of the batch."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE batch_files SET waits_for = ? WHERE batch = ? AND number = ?", (key, batch, number)
+            )
 
     def owners(self) -> list[str]:
         """Return the users who have files that wait to be read."""
@@ -205,6 +245,13 @@ class Batches:
 
 # Inside the caller's transaction
 
+_OTHERS_READ: Final = (
+    "(NOT EXISTS (SELECT 1 FROM batch_files AS other WHERE other.batch = batches.id AND other.state = 'waiting' "
+    "AND other.waits_for IS NULL) AND total <= read + (SELECT count(*) FROM refused WHERE refused.batch = batches.id) "
+    "+ (SELECT count(*) FROM batch_files AS other WHERE other.batch = batches.id AND other.state = 'waiting'))"
+)
+"""SQL: only files that wait for others are left of a batch."""
+
 
 def end_file(connection: sqlite3.Connection, batch: str, number: int) -> bool:
     """Mark a waiting file as ended; returns False if it is not waiting."""
@@ -216,8 +263,16 @@ def end_file(connection: sqlite3.Connection, batch: str, number: int) -> bool:
     return ended.rowcount == 1
 
 
-def add_study(connection: sqlite3.Connection, batch: str, number: int, study: str, owner: str) -> None:
-    """Count a file of a batch that has become a study, and request its draft.
+def end_waits(connection: sqlite3.Connection, owner: str, key: str | None) -> None:
+    """Have the files that wait for an image of a study read: it has been read."""
+    connection.execute(
+        "UPDATE batch_files SET waits_for = NULL WHERE waits_for = ? AND batch IN "
+        "(SELECT id FROM batches WHERE owner = ?)", (key, owner),
+    )  # fmt: skip
+
+
+def count_file(connection: sqlite3.Connection, batch: str, number: int) -> None:
+    """Count a file of a batch that has become a study or part of one.
 
     Raises:
         ReviewError: if the file has been read before.
@@ -225,6 +280,15 @@ def add_study(connection: sqlite3.Connection, batch: str, number: int, study: st
     if not end_file(connection, batch, number):
         raise ReviewError("this file of the batch has been read already")
     connection.execute("UPDATE batches SET read = read + 1 WHERE id = ?", (batch,))
+
+
+def add_study(connection: sqlite3.Connection, batch: str, number: int, study: str, owner: str) -> None:
+    """Count a file of a batch that has become a study, and request its draft.
+
+    Raises:
+        ReviewError: if the file has been read before.
+    """
+    count_file(connection, batch, number)
     connection.execute(
         "INSERT INTO jobs (study, owner, batch, state) VALUES (?, ?, ?, 'queued')", (study, owner, batch)
     )

@@ -104,6 +104,10 @@ class Drafting:
             return {"state": "loading"}
         return {"state": "ready", **_facts(self._engine()), "takes": sorted(self._places())}
 
+    def takes(self) -> Collection[str]:
+        """Return the names of the inputs that the model takes; none while it is loading."""
+        return self._places() if self._loaded.is_set() and self._failed is None else ()
+
     def outdated(self, state: dict[str, Any]) -> bool:
         """Return True if a study's inputs have changed since its draft; False while the model is loading."""
         ready = self._loaded.is_set() and self._failed is None

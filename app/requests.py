@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import Depends, Request
@@ -19,13 +19,44 @@ from app.database import NotFound
 from app.lanes import ConnectionClosed
 from app.review import ReviewError
 from app.security import error
-from app.uploads import TooLarge
 from encoder.errors import LlavaRadError, ReadError
+from encoder.reader.sandbox import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 MAX_BODY = 1 << 20
+MAX_ZIP_BYTES = 8 << 30
+
+
+class TooLarge(LlavaRadError):
+    """The upload or request is larger than its limit."""
+
+
+async def receive(
+    chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES, *, whole: bool = False
+) -> None:
+    """Write an upload to a file.
+
+    Args:
+        chunks: of the upload.
+        file: receives them.
+        limit: largest number of bytes.
+        whole: receive a file that is too large to its end, so that its sender sees the answer.
+
+    Raises:
+        TooLarge: if it is longer than ``limit`` bytes.
+    """
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit and not (whole and size <= MAX_ZIP_BYTES):
+            break
+        if size <= limit:
+            file.write(chunk)
+    if size > limit:
+        raise TooLarge(f"the upload holds more than {limit >> 20} MiB")
+    file.flush()
 
 
 def user(request: Request) -> str:

@@ -16,11 +16,10 @@ from starlette.background import BackgroundTask
 from app import exports, review, study_routes
 from app.batches import MAX_FILES
 from app.lanes import Connection, Lanes, never
-from app.requests import Body, User, file_name, forced, json_body, revision_of
+from app.requests import MAX_ZIP_BYTES, Body, TooLarge, User, file_name, forced, json_body, receive, revision_of
 from app.review import ReviewError, StaleError
 from app.security import error
 from app.store import CONTEXT_IMAGES
-from app.uploads import MAX_ZIP_BYTES, TooLarge
 from llava_rad.outputs.formats import OutputFormat, document_formats
 from llava_rad.outputs.report import NOTICE
 from metrics.findings.errors import Category, Significance
@@ -70,9 +69,17 @@ def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
         {"finding": finding, "draft": before[finding], "present": now[finding], "corrected": corrected.get(finding)}
         for finding in now
     ]
-    image = {name: value for name, value in state["image"].items() if name != "identity"}
+    parts: dict[str, Any] = {name: state[name] and _without_identity(state[name]) for name in CONTEXT_IMAGES}
+    parts["further"] = [_without_identity(one) for one in state["further"]]
+    parts["image"] = _without_identity(state)["image"]
     outdated = services.drafting.outdated(state)
-    return state | {"image": image, "labels": labels if state["sentences"] or corrected else [], "outdated": outdated}
+    return state | parts | {"labels": labels if state["sentences"] or corrected else [], "outdated": outdated}
+
+
+def _without_identity(part: dict[str, Any]) -> dict[str, Any]:
+    """Return an image without the identifiers of its file."""
+    kept = part.get("image")
+    return part if kept is None else part | {"image": {name: kept[name] for name in kept if name != "identity"}}
 
 
 def changed(services: Services, user: str, study: str, change: Callable[[], object]) -> dict[str, Any] | JSONResponse:
@@ -129,15 +136,17 @@ def _add_studies(api: APIRouter, services: Services) -> None:
         if (batch := request.query_params.get("batch")) is not None:
             return await _accept(request, user, batch, services)
         with uploads.file() as (file, path):
-            await uploads.receive(request.stream(), file)
+            await receive(request.stream(), file)
 
             connection = Connection(request.is_disconnected)
 
             def read() -> dict[str, Any]:
-                study = uploads.study(
-                    user, path, file_name=file_name(request), force=forced(request), wanted=connection.open
-                )
-                return shown(store.state(user, study), services)
+                force, study = forced(request), request.query_params.get("study")
+                if study is not None:
+                    uploads.add(user, study, path, force=force, wanted=connection.open)
+                    return shown(store.state(user, study), services) | {"joined": True}
+                opened = uploads.study(user, path, file_name=file_name(request), force=force, wanted=connection.open)
+                return shown(store.state(user, opened.study), services) | {"joined": opened.joined}
 
             return await services.lanes.reading.run(user, connection.closed, read)
 
@@ -162,9 +171,9 @@ async def _accept(request: Request, user: str, batch: str, services: Services) -
     wanted = await saving.run(user, never, batches.require, user, batch, number)
     with uploads.file() as (file, path):
         try:
-            await uploads.receive(request.stream(), file, whole=True)
+            await receive(request.stream(), file, whole=True)
         except TooLarge as error:
-            await saving.run(user, never, batches.refuse, user, batch, number, sha256=None, reason=str(error))
+            await saving.run(user, never, uploads.refuse, user, batch, number, str(error))
         else:
             if wanted:
                 await saving.run(user, never, uploads.accept, user, batch, number, path, file_name=file_name(request))
@@ -181,7 +190,7 @@ def _add_context(api: APIRouter, services: Services, kind: ContextImage) -> None
         await services.lanes.saving.run(user, never, store.state, user, study)
         revision, force = revision_of(request.query_params.get("revision")), forced(request)
         with uploads.file() as (file, path):
-            await uploads.receive(request.stream(), file)
+            await receive(request.stream(), file)
             connection = Connection(request.is_disconnected)
             return await services.lanes.reading.run(
                 user, connection.closed, changed, services, user, study,
@@ -339,7 +348,7 @@ def _add_batches(api: APIRouter, services: Services) -> None:
                 raise ReviewError(f"a batch has 1 to {MAX_FILES:,} files")
             return {"batch": await services.lanes.saving.run(user, never, store.batches.create, user, total)}
         with uploads.file() as (file, path):
-            await uploads.receive(request.stream(), file, MAX_ZIP_BYTES)
+            await receive(request.stream(), file, MAX_ZIP_BYTES)
             return {"batch": await services.lanes.saving.run(user, never, uploads.unpack, user, path)}
 
 

@@ -18,7 +18,10 @@ CREATE TABLE IF NOT EXISTS studies (
     lateral TEXT,
     further TEXT, -- images beyond frontal, lateral and prior
     assigned TEXT, -- user who is to review it
-    findings TEXT -- positive findings of the current text
+    findings TEXT, -- positive findings of the current text
+    study_key TEXT, -- HMAC of the study, see app/grouping.py
+    patient_key TEXT,
+    moment TEXT
 );
 CREATE INDEX IF NOT EXISTS studies_of_owner ON studies (owner, changed DESC);
 CREATE TABLE IF NOT EXISTS events (
@@ -75,6 +78,8 @@ CREATE TABLE IF NOT EXISTS batch_files ( -- accepted files
     state TEXT NOT NULL CHECK (state IN ('waiting', 'ended')),
     path TEXT, -- while it waits; NULL in a zip file
     name TEXT,
+    folder TEXT, -- group of a picture by its folder
+    waits_for TEXT, -- key of the study whose frontal image is to be read first
     PRIMARY KEY (batch, number)
 );
 CREATE INDEX IF NOT EXISTS batch_files_waiting ON batch_files (batch, number) WHERE state = 'waiting';

@@ -97,6 +97,7 @@ def services(settings: Settings) -> Iterator[Services]:
         LlavaRadError: if another server uses the data folder, or it cannot be written.
     """
     from app.drafting import Drafting
+    from app.grouping import Grouping
     from app.images import ImageFolder
     from app.readers import Readers
     from app.routes import Services
@@ -111,7 +112,8 @@ def services(settings: Settings) -> Iterator[Services]:
         drafting = Drafting(store, images.prepared, settings.options)
         stack.callback(drafting.close)
         uploads = Uploads(
-            settings.data / "incoming", settings.data / "batches", store, images, readers, drafting.wake,
+            settings.data / "incoming", settings.data / "batches", store, images, readers,
+            Grouping(settings.data / "key"), drafting.wake, takes=drafting.takes,
             keep_names=settings.keep_names, identifiers=settings.identifiers,
         )  # fmt: skip
         stack.callback(uploads.close)
@@ -229,7 +231,7 @@ def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -
             parts.uploads.folder(LOCAL_USER, worklist)
     elif settings.example and not parts.store.worklist(LOCAL_USER)["studies"]:
         try:
-            study = parts.uploads.study(LOCAL_USER, example(), name="Example radiograph")
+            study = parts.uploads.study(LOCAL_USER, example(), name="Example radiograph").study
         except LlavaRadError:  # the package with the example is not installed
             return
         parts.drafting.queue(LOCAL_USER, study)

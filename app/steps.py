@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from app import database, jobs, measurements, notices, review
+from app import database, jobs, measurements, notices, review, study_images
 from app.review import ReviewError
 
 MAX_SECONDS: Final = 600.0
@@ -90,7 +90,7 @@ def edit(connection: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str, 
         reverse = measurements.undo if "measurement" in before else review.undo
         step = reverse(document, {"before": before, "after": after})
     elif name in measurements.STEPS:
-        step = measurements.apply(document, action, _images(row))
+        step = measurements.apply(document, action, study_images.images_of(row))
     else:
         step = review.apply(document, action)
     seconds = working_time(action)
@@ -107,12 +107,6 @@ def edit(connection: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str, 
         after=step.after, undoes=undoes, seconds=seconds, step=action.get("step"),
     )  # fmt: skip
     database.next_revision(connection, row["id"])
-
-
-def _images(row: sqlite3.Row) -> dict[str, Any]:
-    """Return the images of a study."""
-    found = {key: json.loads(row[key] or "null") for key in ("image", "lateral", "prior")}
-    return found | {"further": json.loads(row["further"] or "[]")}
 
 
 def working_time(action: Mapping[str, Any]) -> float:

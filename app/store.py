@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app import batches, database, jobs, notices, review, steps, worklist
+from app import batches, database, jobs, notices, review, steps, study_images, worklist
 from app.database import Database
+from app.grouping import Group
 from app.settings import UserSettings
+from encoder.errors import ReadError
 
 ContextImage = Literal["lateral", "prior"]
 """Kind of an image that a study has besides its frontal one."""
@@ -42,8 +44,9 @@ class Store:
         schema = files("app").joinpath("schema.sql").read_text(encoding="utf-8")
         self._database = Database(
             path, schema, newer=(("studies", "lateral"), ("studies", "further"), ("studies", "assigned"),
-                                 ("studies", "findings"), ("jobs", "inputs"), ("batches", "source"),
-                                 ("events", "step")),
+                                 ("studies", "findings"), ("studies", "study_key"), ("studies", "patient_key"),
+                                 ("studies", "moment"), ("batch_files", "folder"), ("batch_files", "waits_for"),
+                                 ("jobs", "inputs"), ("batches", "source"), ("events", "step")),
         )  # fmt: skip
         self._find_findings()
         self.jobs = jobs.Jobs(self._database)
@@ -52,11 +55,14 @@ class Store:
 
     def create(
         self, owner: str, *, name: str | None, sha256: str, facts: Mapping[str, Any], warnings: Sequence[str],
-        image: Mapping[str, Any], file: tuple[str, int] | None = None,
+        image: Mapping[str, Any], file: tuple[str, int] | None = None, group: Group | None = None,
+        takes: Collection[str] = (),
     ) -> str:  # fmt: skip
         """Create a study; without a name it is called "Radiograph N", N counting the owner's studies.
 
         With a ``file`` (batch and number), the file of that batch is counted as read and a draft is requested.
+        With a ``group``, the latest earlier study of the patient becomes its prior, and it that of later ones; drafts
+        of theirs are written anew if the model ``takes`` priors.
 
         Returns:
             Its random id.
@@ -71,15 +77,94 @@ class Store:
             document = review.empty()
             connection.execute(
                 "INSERT INTO studies (id, owner, name, sha256, status, version, revision, created, changed, facts, "
-                "warnings, image, document, words, findings) "
-                "VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, ?, ?, '[]')",
+                "warnings, image, document, words, findings, study_key, patient_key, moment) "
+                "VALUES (?, ?, ?, ?, 'pending', 1, 1, ?, ?, ?, ?, ?, ?, ?, '[]', ?, ?, ?)",
                 (study, owner, called, sha256, now, now, database.dump(facts), database.dump(list(warnings)),
-                 database.dump(image), database.dump(document), database.search_text(called, document)),
+                 database.dump(image), database.dump(document), database.search_text(called, document),
+                 group and group.study, group and group.patient, group and group.moment),
             )  # fmt: skip
             database.add_event(connection, study, 1, owner, "open")
             if file is not None:
                 batches.add_study(connection, *file, study, owner)
+            if group is not None:
+                batches.end_waits(connection, owner, group.study)
+                for later in study_images.update_priors(connection, study):
+                    self._use_prior_report(connection, later, owner)
+                    study_images.write_again(connection, later, "prior", takes)
         return study
+
+    def open_study(self, owner: str, key: str | None) -> str | None:
+        """Return the id of the owner's newest open study that images of a group belong to, or None."""
+        found = study_images.open_study(self._database.read(), owner, key)
+        return None if found is None else str(found["id"])
+
+    def holds(self, owner: str, study: str, sha256: str) -> bool:
+        """Return True if an image is already in a study.
+
+        Raises:
+            NotFound: if the study does not exist.
+        """
+        return study_images.holds(database.study_row(self._database.read(), owner, study), sha256)
+
+    def require_group(self, owner: str, study: str, group: Group, *, same_study: bool) -> None:
+        """Check that an image is of a study's patient, as far as both are known.
+
+        Args:
+            owner: of the study.
+            study: its id.
+            group: of the image.
+            same_study: it must be of the same study, too.
+
+        Raises:
+            ReadError: if it is not; forcible.
+            NotFound: if the study does not exist.
+        """
+        row = database.study_row(self._database.read(), owner, study)
+        if study_images.other_patient(row, group):
+            raise ReadError("other_patient", study_images.OTHER_PATIENT, forcible=True)
+        if same_study and None not in (row["study_key"], group.study) and row["study_key"] != group.study:
+            raise ReadError("other_study", study_images.OTHER_STUDY, forcible=True)
+
+    def join(
+        self, owner: str, study: str, part: Mapping[str, Any], *, lateral: bool, takes: Collection[str] = (),
+        file: tuple[str, int] | None = None,
+    ) -> bool:  # fmt: skip
+        """Add an image to the open study that it belongs to; see :meth:`add_image`.
+
+        Returns:
+            False if the study is no longer open, or full.
+        """
+        with self._database.write() as connection:
+            row = database.study_row(connection, owner, study)
+            if row["status"] not in database.OPEN or study_images.full(row):
+                return False
+            study_images.add(connection, row, part, owner, lateral=lateral, takes=takes)
+            if file is not None:
+                batches.count_file(connection, *file)
+            return True
+
+    def add_image(
+        self, owner: str, study: str, part: Mapping[str, Any], *, lateral: bool, takes: Collection[str] = ()
+    ) -> None:
+        """Add an image to a study: as its lateral one if it is one and the study has none, or else as a further one.
+
+        A draft that lacks an image that the model ``takes`` is written anew, unless a sentence has been decided.
+
+        Raises:
+            NotFound: if the study does not exist.
+            ReviewError: if it is signed or discarded, or full.
+        """
+        with self._database.write() as connection:
+            row = database.study_row(connection, owner, study)
+            study_images.add(connection, row, part, owner, lateral=lateral, takes=takes)
+
+    def _use_prior_report(self, connection: sqlite3.Connection, study: str, user: str) -> None:
+        """Fill in the report that was signed about a study's prior, unless there is a text already."""
+        row = connection.execute("SELECT * FROM studies WHERE id = ?", (study,)).fetchone()
+        text = (study_images.shown_prior(connection, row) or {}).get("report") or ""
+        empty = not json.loads(row["document"])["fields"]["prior_report"]
+        if empty and 0 < len(text) <= review.MAX_TEXT:
+            steps.edit(connection, row, {"action": "field", "field": "prior_report", "text": text}, user)
 
     def set_context(
         self,
@@ -106,10 +191,8 @@ class Store:
             kept = None if image is None else database.dump(image)
             connection.execute(f"UPDATE studies SET {kind} = ? WHERE id = ?", (kept, study))
             database.add_event(connection, study, row["version"], owner, kind if image else f"no {kind}")
-            if kind == "prior" and image and not json.loads(row["document"])["fields"]["prior_report"]:
-                text = _signed_text(connection, owner, image["sha256"])
-                if 0 < len(text) <= review.MAX_TEXT:
-                    steps.edit(connection, row, {"action": "field", "field": "prior_report", "text": text}, owner)
+            if kind == "prior" and image:
+                self._use_prior_report(connection, study, owner)
             database.next_revision(connection, study)
 
     def state(self, owner: str, study: str) -> dict[str, Any]:
@@ -220,7 +303,7 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     return {
         **{key: row[key] for key in plain},
         **{key: json.loads(row[key]) for key in ("facts", "warnings", "image")},
-        "prior": _prior(row),
+        "prior": study_images.shown_prior(connection, row),
         "lateral": json.loads(row["lateral"] or "null"),
         "further": json.loads(row["further"] or "[]"),
         "assigned": row["assigned"],
@@ -233,19 +316,3 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         "can_redo": editable and bool(past.redo),
         "signed": [dict(one) | {"document": json.loads(one["document"])} for one in signed],
     }
-
-
-def _prior(row: sqlite3.Row) -> dict[str, Any] | None:
-    """Return a study's prior image with the keys that priors of earlier versions lack."""
-    prior: dict[str, Any] | None = json.loads(row["prior"] or "null")
-    return prior and {"study": None, "report": None, "date": None, "found": False} | prior
-
-
-def _signed_text(connection: sqlite3.Connection, owner: str, sha256: str) -> str:
-    """Return the last report that the owner signed about an image, or an empty text."""
-    found = connection.execute(
-        "SELECT text FROM signed JOIN studies ON studies.id = study WHERE owner = ? AND sha256 = ? "
-        "ORDER BY signed.rowid DESC LIMIT 1",
-        (owner, sha256),
-    ).fetchone()
-    return "" if found is None else str(found["text"])

@@ -1,4 +1,4 @@
-"""Uploads: single images, zip files and folders on the server; each image becomes a study."""
+"""Uploads: single images, zip files and folders on the server become studies; images of one study become one."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ import secrets
 import sqlite3
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from app import archives
-from app.batches import MAX_FILES
+from app.batches import MAX_FILES, BatchFile
+from app.grouping import Group
 from app.readers import Readers, always
 from app.review import ReviewError
 from encoder.errors import LlavaRadError, ReadError
 from encoder.files import reported, sync
-from encoder.reader.sandbox import MAX_FILE_BYTES
 from llava_rad.generation.sources import Source
-from llava_rad.generation.study import prepare
+from llava_rad.generation.study import prepare, read_view
 
 if TYPE_CHECKING:
     from app.archives import Archive
     from app.batches import Waiting
+    from app.grouping import Grouping
     from app.images import ImageFolder
     from app.store import ContextImage, Store
     from encoder.reader.radiograph import Radiograph
     from encoder.reader.sandbox import Reader
 
-MAX_ZIP_BYTES = 8 << 30
 _RETRY_S = 5.0
 
 
-class TooLarge(LlavaRadError):
-    """The upload or request is larger than its limit."""
+class Opened(NamedTuple):
+    """Study that an uploaded image belongs to.
+
+    Attributes:
+        study: its id.
+        joined: the study existed before.
+    """
+
+    study: str
+    joined: bool
 
 
 class Uploads:
@@ -49,7 +57,9 @@ class Uploads:
         store: receives the studies.
         images: receives their pixels.
         readers: decode image files in sandboxed processes, one file of a user at a time.
+        grouping: derives the keys by which images join a study.
         on_study: called after a file of a batch has become a study, whose draft is in the queue.
+        takes: returns the context images that the model takes: a draft that lacks one that came later is written anew.
         keep_names: name studies after their files; file names may identify a patient.
         identifiers: keep patient and study identifiers, for DICOM and FHIR documents.
     """
@@ -61,13 +71,16 @@ class Uploads:
         store: Store,
         images: ImageFolder,
         readers: Readers,
+        grouping: Grouping,
         on_study: Callable[[], object],
         *,
+        takes: Callable[[], Collection[str]] = frozenset,
         keep_names: bool = False,
         identifiers: bool = False,
     ) -> None:
         self._incoming, self._kept, self._store, self._images, self._readers = incoming, kept, store, images, readers
-        self._on_study, self._keep_names, self._identifiers = on_study, keep_names, identifiers
+        self._grouping, self._on_study, self._takes = grouping, on_study, takes
+        self._keep_names, self._identifiers = keep_names, identifiers
         self._closed = threading.Event()
         self._lock, self._at_work = threading.Lock(), dict[str, threading.Thread]()
         store.batches.recover()
@@ -105,37 +118,13 @@ class Uploads:
         """Return a new path for an outgoing file, in the folder that is emptied at the start."""
         return self._incoming / f"out-{secrets.token_hex(16)}"
 
-    @staticmethod
-    async def receive(
-        chunks: AsyncIterator[bytes], file: IO[bytes], limit: int = MAX_FILE_BYTES, *, whole: bool = False
-    ) -> None:
-        """Write an upload to a file.
-
-        Args:
-            chunks: of the upload.
-            file: receives them.
-            limit: largest number of bytes.
-            whole: receive a file that is too large to its end, so that its sender sees the answer.
-
-        Raises:
-            TooLarge: if it is longer than ``limit`` bytes.
-        """
-        size = 0
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > limit and not (whole and size <= MAX_ZIP_BYTES):
-                break
-            if size <= limit:
-                file.write(chunk)
-        if size > limit:
-            raise TooLarge(f"the upload holds more than {limit >> 20} MiB")
-        file.flush()
-
     def study(
         self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False,
-        file: tuple[str, int] | None = None, wanted: Callable[[], bool] = always,
-    ) -> str:  # fmt: skip
-        """Create a study from an image file.
+        file: Waiting | None = None, wanted: Callable[[], bool] = always,
+    ) -> Opened:  # fmt: skip
+        """Create a study from an image file, or add the image to the open study that it belongs to.
+
+        A file that is sent again by itself opens a study of its own; in a batch it is counted only.
 
         Args:
             owner: of the study.
@@ -143,36 +132,71 @@ class Uploads:
             file_name: uploaded name of the file, used as the study's name if names are kept.
             name: of the study, instead.
             force: accept images that are not frontal chest radiographs.
-            file: batch and number, if it is a file of a batch: its draft is requested as well.
+            file: the file of a batch: a draft is requested as well.
             wanted: returns False if nobody waits for the study any more.
 
-        Returns:
-            The study's id.
+        Raises:
+            ReadError: if the file is refused. A lateral view is refused unless its study is open.
+        """
+        with self._readers.turn(owner, wanted) as reader:  # in turn: images of one study come one after the other
+            group, identity, warnings = self._identity(reader, path)
+            if file is not None and group.study is None:
+                group = self._grouping.named(file.folder)
+            open_study = self._store.open_study(owner, group.study)
+            image = read_view(reader, path, force=force) if open_study else reader.read(path, force=force)
+            if group.lateral and open_study is None and file is not None and not file.last:
+                raise ReadError("lateral", "the image is a lateral view by its name")
+            position = None if file is None else (file.batch, file.number)
+            if open_study is not None and self._store.holds(owner, open_study, image.sha256):
+                if position is not None:
+                    self._store.batches.count(*position)
+                    return Opened(open_study, joined=True)
+                open_study = None
+            part = self._part(image, identity, warnings)
+            lateral = group.lateral or image.facts.view == "lateral"
+            if open_study is not None and self._store.join(
+                owner, open_study, part, lateral=lateral, takes=self._takes(), file=position
+            ):
+                self._on_study()
+                return Opened(open_study, joined=True)
+            named = name or (file_name if self._keep_names else None)
+            created = self._store.create(owner, name=named, group=group, takes=self._takes(), file=position, **part)
+            return Opened(created, joined=False)
+
+    def add(
+        self, owner: str, study: str, path: Path, *, force: bool = False, wanted: Callable[[], bool] = always
+    ) -> None:
+        """Add an image to a study: as its lateral view if it is one and the study has none, or else as a further image.
 
         Raises:
-            ReadError: if the file is refused.
+            ReadError: if the file is refused; also, unless forced, if it is known to be of another patient or study.
+            NotFound: if the study does not exist.
+            ReviewError: if it is signed or discarded, or has too many images.
         """
         with self._readers.turn(owner, wanted) as reader:
-            image = reader.read(path, force=force)
-            identity, warnings = self._identity(reader, path)
-        return self._store.create(
-            owner,
-            name=name or (file_name if self._keep_names else None),
-            sha256=image.sha256,
-            facts=image.facts.to_dict(),
-            warnings=[*image.warnings, *warnings],
-            image=self._images.keep(image) | identity,
-            file=file,
-        )
+            group, identity, warnings = self._identity(reader, path)
+            if not force:
+                self._store.require_group(owner, study, group, same_study=True)
+            image = read_view(reader, path, force=force)
+            part = self._part(image, identity, warnings)
+            self._store.add_image(owner, study, part, lateral=image.facts.view == "lateral", takes=self._takes())
+        self._on_study()
 
-    def _identity(self, reader: Reader, path: Path) -> tuple[dict[str, Any], list[str]]:
-        """Return the identifiers to keep, and a warning if a DICOM file has none that can be used."""
-        if not self._identifiers:
-            return {}, []
+    def _part(self, image: Radiograph, identity: dict[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
+        """Keep an image's pixels; returns what a study says about it."""
+        return {
+            "image": self._images.keep(image) | identity, "facts": image.facts.to_dict(),
+            "warnings": [*image.warnings, *warnings], "sha256": image.sha256,
+        }  # fmt: skip
+
+    def _identity(self, reader: Reader, path: Path) -> tuple[Group, dict[str, Any], list[str]]:
+        """Return an image's group, the identifiers to keep, and a warning if a DICOM file has none that can be used."""
         try:
-            return {"identity": reader.identity(path).to_dict()}, []
+            found = reader.identity(path)
         except ReadError as error:
-            return {}, [] if error.reason == "not_an_image" else [str(error)]
+            unusable = self._identifiers and error.reason != "not_an_image"
+            return Group(), {}, [str(error)] if unusable else []
+        return self._grouping.of(found), {"identity": found.to_dict()} if self._identifiers else {}, []
 
     def context_image(
         self,
@@ -194,16 +218,13 @@ class Uploads:
             ReviewError: if it is signed or discarded.
         """
         with self._readers.turn(owner, wanted) as reader:
+            group, identity, warnings = self._identity(reader, path)
+            if not force:
+                self._store.require_group(owner, study, group, same_study=False)
             image: Radiograph = prepare(
                 kind, Source(1, path), lambda source, forced: reader.read(path, force=forced), force=force
             )
-        kept: dict[str, Any] = {
-            "image": self._images.keep(image),
-            "facts": image.facts.to_dict(),
-            "warnings": list(image.warnings),
-            "sha256": image.sha256,
-        }
-        self._store.set_context(owner, study, kind, kept, revision=revision)
+        self._store.set_context(owner, study, kind, self._part(image, identity, warnings), revision=revision)
 
     def accept(self, owner: str, batch: str, number: int, path: Path, *, file_name: str | None) -> None:
         """Keep a received file of a batch on disk, to be read in the background.
@@ -242,8 +263,8 @@ class Uploads:
             LlavaRadError: if the disk refuses.
         """
         with archives.opened(archive) as opened:
-            stems = [Path(entry.filename).stem[:100] for entry in opened.entries]
-        files = [(None, stem if self._keep_names else None) for stem in stems]
+            names = [entry.filename for entry in opened.entries]
+        files = self._files([None] * len(names), names)
         source = self._keep(archive) if received else archive.absolute()
         try:
             return self._create(owner, source, files)
@@ -269,7 +290,7 @@ class Uploads:
             raise ReadError("missing", "there is no image in the folder")
         if len(paths) > MAX_FILES:
             raise ReadError("too_large", f"the folder holds more than {MAX_FILES:,} images")
-        files = [(path, path.stem if self._keep_names else None) for path in paths]
+        files = self._files(paths, [path.as_posix() for path in paths])
         return self._create(owner, folder.absolute(), files)
 
     def _keep(self, path: Path) -> Path:
@@ -281,7 +302,12 @@ class Uploads:
             sync(self._kept)
         return kept
 
-    def _create(self, owner: str, source: Path, files: Sequence[tuple[Path | None, str | None]]) -> str:
+    def _files(self, paths: Sequence[Path | None], names: Sequence[str]) -> list[BatchFile]:
+        """Return the files of a batch; ``names`` are their paths in the folder or zip file."""
+        stems = [Path(name).stem[:100] if self._keep_names else None for name in names]
+        return [BatchFile(*file) for file in zip(paths, stems, self._grouping.folders(names), strict=True)]
+
+    def _create(self, owner: str, source: Path, files: Sequence[BatchFile]) -> str:
         batch = self._store.batches.create(owner, len(files), source=source, files=files)
         self._begin(owner)
         return batch
@@ -323,8 +349,10 @@ class Uploads:
                     unpacked, path = stack.enter_context(self.file())
                     archive.copy(file.number, unpacked)
                 sha256 = Source(file.number, path).sha256()
-                self.study(file.owner, path, file_name=file.name, file=(file.batch, file.number))
+                self.study(file.owner, path, file_name=file.name, file=file)
             except ReadError as error:
+                if error.reason == "lateral" and not file.last and self._waits(file, path):
+                    return
                 self._refuse(file, sha256, str(error))
             except (LlavaRadError, OSError, sqlite3.Error) as error:
                 if not isinstance(error, ReviewError):  # it has been read already
@@ -333,6 +361,26 @@ class Uploads:
                 self._refuse(file, sha256, f"unexpected {type(error).__name__}")
         self._on_study()
         self._remove(file)
+
+    def _waits(self, file: Waiting, path: Path | None) -> bool:
+        """Let a lateral view wait for the frontal one of its study; returns False if its study is not known."""
+        assert path is not None
+        with self._readers.turn(file.owner) as reader:
+            key = self._identity(reader, path)[0].study or self._grouping.named(file.folder).study
+        if key is None:
+            return False
+        self._store.batches.wait_for(file.batch, file.number, key)
+        return True
+
+    def refuse(self, owner: str, batch: str, number: int, reason: str) -> None:
+        """Refuse a file of a batch that has not been kept.
+
+        Raises:
+            NotFound: if the batch does not exist.
+            ReviewError: if it has no file of that number.
+        """
+        self._store.batches.refuse(owner, batch, number, sha256=None, reason=reason)
+        self._begin(owner)  # laterals may have waited for it
 
     def _refuse(self, file: Waiting, sha256: str | None, reason: str) -> None:
         self._store.batches.refuse(file.owner, file.batch, file.number, sha256=sha256, reason=reason)

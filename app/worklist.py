@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app import database, review
+from app import database, jobs, notices, review
 
 UNDECIDED: Final = (
     "(SELECT count(*) FROM json_each(document, '$.sentences') WHERE json_extract(value, '$.state') = 'undecided')"
@@ -59,7 +59,7 @@ def worklist(connection: sqlite3.Connection, user: str, query: Query, limit: int
     )
     rows = (_row(connection, one["id"]) for one in found[offset : offset + limit])
     return {
-        "studies": [summary(row) for row in rows],
+        "studies": [summary(connection, row) for row in rows],
         "counts": dict(map(tuple, counts.fetchall())),
         "total": len(found),
     }
@@ -88,7 +88,7 @@ def neighbours(connection: sqlite3.Connection, user: str, study: str, query: Que
     }
 
 
-def summary(row: sqlite3.Row) -> dict[str, Any]:
+def summary(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     """Return a study as a row of the worklist."""
     document = json.loads(row["document"])
     image = json.loads(row["image"])
@@ -100,7 +100,7 @@ def summary(row: sqlite3.Row) -> dict[str, Any]:
         "undecided": review.undecided(document),
         "sentences": len(document["sentences"]),
         "warnings": len(json.loads(row["warnings"])),
-        "notices": _loud(row),
+        "notices": _loud(connection, row),
         "findings": json.loads(row["findings"] or "[]"),
         "images": 1 + (row["lateral"] is not None) + len(further),
         "thumbnail": f"/api/studies/{row['id']}/thumbnail?image={image['id']}",
@@ -124,14 +124,14 @@ def _ordered(connection: sqlite3.Connection, user: str, query: Query, always: st
     sort = query.sort if query.sort in SORTS else "changed"
     descending = sort in _NEWEST_FIRST if query.descending is None else query.descending
     order = "DESC" if descending else "ASC"
-    columns = f"id, status, {UNDECIDED} AS undecided" + (", warnings, document" if sort == "notices" else "")
+    columns = f"{'*' if sort == 'notices' else 'id, status'}, {UNDECIDED} AS undecided"
     found: list[sqlite3.Row] = connection.execute(
         f"SELECT {columns} FROM studies WHERE {where} AND (({' AND '.join(matching)}) OR id = ?) "
         f"ORDER BY {SORTS[sort]} {order}, rowid {order}",
         (*values, always),
     ).fetchall()
     if sort == "notices":
-        found.sort(key=_loud, reverse=descending)
+        found.sort(key=lambda row: _loud(connection, row), reverse=descending)
     return found
 
 
@@ -141,6 +141,8 @@ def _row(connection: sqlite3.Connection, study: str) -> sqlite3.Row:
     return row
 
 
-def _loud(row: sqlite3.Row) -> int:
+def _loud(connection: sqlite3.Connection, row: sqlite3.Row) -> int:
     """Count a study's loud notices."""
-    return len(json.loads(row["warnings"]))
+    document = json.loads(row["document"])
+    draft = jobs.last_draft(connection, row["id"], document) if document["sentences"] else None
+    return sum(one["level"] == "loud" for one in notices.of_row(row, draft))

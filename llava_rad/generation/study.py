@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from encoder.reader.radiograph import PreparedImage, Radiograph
+    from encoder.reader.sandbox import Reader
 
 Image = TypeVar("Image", "PreparedImage", "Radiograph")
 
@@ -121,6 +122,24 @@ def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *,
             return image
     except ReadError as error:
         raise ReadError(error.reason, f"the {name} image: {error}", forcible=error.forcible, hint=error.hint) from None
+
+
+def read_view(reader: Reader, path: Path, *, force: bool) -> Radiograph:
+    """Read an image of a study that has a frontal one: it is not refused for being lateral, oblique or a special view.
+
+    Raises:
+        ReadError: if the image is refused.
+    """
+    try:
+        return reader.read(path, force=force)
+    except ReadError as error:
+        if error.reason != "lateral":
+            raise
+        image, refusal = reader.read(path, force=True), f"{OVERRIDDEN}{error}"
+        kept = tuple(warning for warning in image.warnings if warning != refusal)
+        if others := [warning for warning in kept if warning.startswith(OVERRIDDEN)]:
+            raise ReadError("refused", others[0].removeprefix(OVERRIDDEN), forcible=True, hint=error.hint) from None
+        return dataclasses.replace(image, warnings=kept)
 
 
 def _source(given: str | Path | bytes) -> Source:

@@ -16,7 +16,7 @@ import pytest
 
 from app import archives
 from app.archives import Archive
-from app.uploads import TooLarge, Uploads
+from app.requests import TooLarge, receive
 from encoder.errors import ReadError
 
 pytestmark = pytest.mark.acceptance(row=30)
@@ -119,10 +119,10 @@ def test_uploads_are_limited_as_a_whole_not_by_chunk() -> None:
 
     received = io.BytesIO()
     with pytest.raises(TooLarge):
-        asyncio.run(Uploads.receive(chunks(), received, 1000))
+        asyncio.run(receive(chunks(), received, 1000))
     assert len(received.getvalue()) <= 1000
     received = io.BytesIO()
-    asyncio.run(Uploads.receive(chunks(), received, 1500))
+    asyncio.run(receive(chunks(), received, 1500))
     assert received.getvalue() == bytes(1500)
 
 

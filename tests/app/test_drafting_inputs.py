@@ -78,7 +78,7 @@ def drafted(parts: Services, study: str, *, grounded: bool = False) -> dict[str,
 
 def filled(parts: Services, files: dict[str, Path], *fields: str) -> str:
     """A study with both context images and these fields."""
-    study = parts.uploads.study("ann", files["frontal"])
+    study = parts.uploads.study("ann", files["frontal"]).study
     for kind in CONTEXT_IMAGES:
         parts.uploads.context_image("ann", study, kind, files[kind])
     for name in fields:
@@ -100,7 +100,7 @@ def test_the_draft_is_what_generate_writes_of_the_same_inputs(
     assert state["draft"]["report"] == expected.model_dump(mode="json")
     assert state["draft"]["text"] == expected.text != plain.text
     assert set(state["draft"]["inputs"]) == {*TEXTS, *CONTEXT_IMAGES, *(["grounded"] if grounded else [])}
-    alone = drafted(parts, parts.uploads.study("ann", files["frontal"]))
+    alone = drafted(parts, parts.uploads.study("ann", files["frontal"]).study)
     assert alone["draft"]["report"] == plain.model_dump(mode="json") and alone["draft"]["inputs"] == {}
 
 
@@ -156,7 +156,7 @@ def test_a_field_with_a_special_token_fails_the_draft_and_is_kept(
 
 
 def test_a_lateral_image_is_accepted_as_lateral_only(parts: Services, files: dict[str, Path], tmp_path: Path) -> None:
-    study = parts.uploads.study("ann", files["frontal"])
+    study = parts.uploads.study("ann", files["frontal"]).study
     with pytest.raises(ReadError, match="neither a lateral nor a frontal view"):
         oblique = small_files.dicom(tmp_path / "oblique.dcm", seed=4, ViewPosition="LAO")
         parts.uploads.context_image("ann", study, "lateral", oblique)
@@ -188,7 +188,7 @@ def test_boxes_stay_with_their_sentence_through_review_signature_and_exports(
 ) -> None:
     box = {"x_min": 0.105, "y_min": 0.205, "x_max": 0.305, "y_max": 0.405}  # bins 10, 20, 30, 40; the image is square
     with at_work(tmp_path, with_boxes, 40) as parts:
-        study, store = parts.uploads.study("ann", files["frontal"]), parts.store
+        study, store = parts.uploads.study("ann", files["frontal"]).study, parts.store
         state = drafted(parts, study, grounded=True)
         assert state["draft"]["text"] == "The heart is normal in size. lungs are clear"
         assert state["draft"]["report"]["schema"] == "llava-rad.report/2"
@@ -213,7 +213,7 @@ def test_boxes_stay_with_their_sentence_through_review_signature_and_exports(
 
 def test_the_streamed_text_has_no_box_tags(with_boxes: Path, files: dict[str, Path], tmp_path: Path) -> None:
     with at_work(tmp_path, with_boxes, 12) as parts:  # which ends within the box
-        study, seen = parts.uploads.study("ann", files["frontal"]), set()
+        study, seen = parts.uploads.study("ann", files["frontal"]).study, set()
         parts.drafting.queue("ann", study, grounded=True)
         end = time.monotonic() + 60
         while (now := parts.drafting.now("ann", study)) and now["state"] in ("queued", "running"):
@@ -231,11 +231,11 @@ def test_the_report_signed_about_a_prior_image_becomes_the_prior_report(
 ) -> None:
     store, prior = parts.store, small_files.dicom(tmp_path / "other prior.dcm", seed=3)
     for owner, text in (("ann", "Clear lungs."), ("bob", "Bob's.")):
-        earlier = parts.uploads.study(owner, prior)
+        earlier = parts.uploads.study(owner, prior).study
         revision = store.state(owner, earlier)["revision"]
         store.act(owner, earlier, revision, {"action": "add", "text": text}, user=owner)
         store.act(owner, earlier, revision + 1, {"action": "sign"}, user=owner)
-    study = parts.uploads.study("ann", files["frontal"])
+    study = parts.uploads.study("ann", files["frontal"]).study
     parts.uploads.context_image("ann", study, "prior", prior)
     assert store.state("ann", study)["fields"]["prior_report"] == "Clear lungs."
     assert act(store, study, "undo")["fields"]["prior_report"] == ""

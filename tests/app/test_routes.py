@@ -148,6 +148,29 @@ def test_a_lateral_and_a_prior_come_and_go_with_their_pixels(local: Served, tmp_
     assert client.call("POST", f"/api/studies/{study}/another", RG1).status in (404, 405)
 
 
+def test_images_of_a_study_join_it_and_others_can_be_added(local: Served, tmp_path: Path) -> None:
+    client, uids = local.client(), {"StudyInstanceUID": "1.2.826.0.1.7", "SeriesInstanceUID": "1.2.826.0.1.7.1"}
+    first = client.study(small_files.dicom(tmp_path / "1.dcm", seed=1, **uids).read_bytes())
+    assert first["joined"] is False and first["further"] == []
+    lateral = small_files.dicom(tmp_path / "2.dcm", seed=2, ViewPosition="LL", **uids).read_bytes()
+    second = client.study(lateral)
+    assert (second["joined"], second["id"]) == (True, first["id"]) and second["lateral"]["facts"]["view"] == "lateral"
+    added = client.call("POST", f"/api/studies?study={first['id']}", picture(700)).json()
+    (further,) = added["further"]
+    at = f"/api/studies/{first['id']}/image/{further['image']['id']}"
+    assert client.call("GET", at + "?preview=256").headers["content-type"] == "image/jpeg"
+    points = [[1, 1], [4, 5]]
+    action = {"kind": "length", "image": further["image"]["id"], "points": points}
+    (measured,) = client.act(added, "measure", **action).json()["measurements"]
+    assert (measured["value"], measured["unit"]) == (5.0, "px")
+    other = small_files.dicom(tmp_path / "3.dcm", seed=3, PatientID="another", **uids).read_bytes()
+    refused = client.call("POST", f"/api/studies?study={first['id']}", other)
+    assert refused.status == 415 and refused.json()["forcible"] and "another patient" in refused.json()["error"]
+    assert client.call("POST", f"/api/studies?study={'0' * 32}", lateral).status == 404
+    texts = json.dumps(client.call("GET", f"/api/studies/{first['id']}").json())
+    assert "1.2.826" not in texts and "4711" not in texts and "key" not in json.loads(texts)
+
+
 @pytest.mark.parametrize("force", ["1", "true"])
 def test_a_refusal_says_whether_it_can_be_overridden(local: Served, tmp_path: Path, force: str) -> None:
     client = local.client()
