@@ -319,4 +319,4 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(rounds: int) -> 
 
     found = count(rounds=rounds, writers=2)
     assert found["acknowledged"] > 3 * rounds
-    assert (found["lost"], found["faults of the file"]) == (0, 0)
+    assert (found["lost"], found["applied twice"], found["faults of the file"]) == (0, 0, 0)

@@ -33,7 +33,7 @@ def test_fifty_users_lose_nothing_and_see_nothing_of_others(record_property: Cal
 def test_forty_kills_lose_no_acknowledged_decision(record_property: Callable[[str, object], None]) -> None:
     found = kills.count(40, 2)
     record(found, record_property)
-    assert (found["kills"], found["lost"], found["faults of the file"]) == (40, 0, 0)
+    assert (found["kills"], found["lost"], found["applied twice"], found["faults of the file"]) == (40, 0, 0, 0)
     assert found["acknowledged"] > 0
 
 
