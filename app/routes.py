@@ -44,6 +44,7 @@ class Services:
         drafting: writes drafts.
         named_users: users log in; otherwise there is one local user.
         keep_names: studies are named after their files.
+        users: returns the names of all users; none without accounts.
         lanes: threads of the routes.
     """
 
@@ -53,6 +54,7 @@ class Services:
     drafting: Drafting
     named_users: bool
     keep_names: bool
+    users: Callable[[], list[str]] = list
     lanes: Lanes = field(default_factory=Lanes)
 
 
@@ -112,6 +114,7 @@ def _add_studies(api: APIRouter, services: Services) -> None:
         return {
             "user": user,
             "named_users": services.named_users,
+            "users": services.users(),
             "keep_names": services.keep_names,
             "notice": NOTICE,
             "model": services.drafting.status(),

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.accounts import is_loopback
+from app.accounts import is_loopback, read_users
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.locks import locked
 
@@ -118,7 +118,11 @@ def services(settings: Settings) -> Iterator[Services]:
         )  # fmt: skip
         stack.callback(uploads.close)
         uploads.resume()
-        yield Services(store, images, uploads, drafting, settings.auth_file is not None, settings.keep_names)
+        file = settings.auth_file
+        yield Services(
+            store, images, uploads, drafting, file is not None, settings.keep_names,
+            list if file is None else lambda: sorted(read_users(file)),
+        )  # fmt: skip
 
 
 def application(settings: Settings, services: Services, accounts: Accounts | None) -> ASGIApp:

@@ -230,6 +230,23 @@ class Store:
                 steps.perform(connection, row, action, user)
             return _state(connection, database.study_row(connection, owner, study))
 
+    def assign(self, user: str, study: str, name: str | None) -> None:
+        """Assign a study to a user, who then sees and can review it as its owner does, or to nobody.
+
+        Args:
+            user: owner of the study, or the user whom it is assigned to.
+            study: its id.
+            name: of the user; None takes the assignment back.
+
+        Raises:
+            NotFound: if the study does not exist.
+        """
+        with self._database.write() as connection:
+            row = database.study_row(connection, user, study)
+            if row["assigned"] != name:
+                connection.execute("UPDATE studies SET assigned = ? WHERE id = ?", (name, study))
+                database.add_event(connection, study, row["version"], user, "assign", after=name)
+
     def worklist(self, user: str, *, limit: int = 200, offset: int = 0, **query: Any) -> dict[str, Any]:
         """List the studies that a user sees, last changed first; see :func:`app.worklist.worklist`.
 

@@ -11,7 +11,8 @@ from app import measurements
 from app.database import NotFound
 from app.images import PREVIEW_SIDES
 from app.lanes import never
-from app.requests import User
+from app.requests import Body, User
+from app.review import ReviewError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,16 @@ def _add_worklist(api: APIRouter, services: Services) -> None:
     @api.get("/studies/{study}/neighbours")
     async def neighbours(study: str, user: User, wanted: Query) -> dict[str, str | None]:
         return await lane.run(user, never, store.neighbours, user, study, **wanted)
+
+    @api.post("/studies/{study}/assign")
+    async def assign(study: str, user: User, body: Body) -> dict[str, str | None]:
+        name = body.get("user")
+        if not services.named_users:
+            raise ReviewError("studies are assigned where users log in")
+        if name is not None and name not in services.users():
+            raise ReviewError("there is no such user")
+        await lane.run(user, never, store.assign, user, study, name)
+        return {"assigned": name}
 
 
 def _add_images(api: APIRouter, services: Services) -> None:

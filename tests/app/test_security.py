@@ -209,6 +209,10 @@ def test_users_have_nothing_of_each_other(ann: Client, bob: Client) -> None:
         ("GET", f"/api/studies/{study}", None),
         ("GET", f"/api/studies/{study}/image/{image}", None),
         ("GET", f"/api/studies/{mine}/image/{image}", None),
+        ("GET", f"/api/studies/{study}/image/{image}?preview=1024", None),
+        ("GET", f"/api/studies/{study}/thumbnail", None),
+        ("GET", f"/api/studies/{study}/neighbours", None),
+        ("POST", f"/api/studies?study={study}", picture(0)),
         ("GET", f"/api/studies/{study}/draft", None),
         ("GET", f"/api/studies/{study}/evidence?sentence=s1", None),
         ("GET", f"/api/studies/{study}/report.txt", None),
@@ -229,3 +233,23 @@ def test_users_have_nothing_of_each_other(ann: Client, bob: Client) -> None:
     batch = ann.call("POST", "/api/batches", {"total": 1}).json()["batch"]
     assert bob.call("POST", f"/api/studies?batch={batch}", picture(0)).status == 404
     assert bob.call("GET", "/api/batches").json() == []
+
+
+def test_a_study_is_assigned_to_a_user_who_then_sees_it(ann: Client, bob: Client) -> None:
+    study = ann.study(picture(77))["id"]
+    assert {"ann", "bob"} <= set(ann.call("GET", "/api/me").json()["users"])
+    at = f"/api/studies/{study}"
+    assert bob.call("POST", f"{at}/assign", {"user": "bob"}).status == 404
+    assert ann.call("POST", f"{at}/assign", {"user": "nobody"}).status == 422
+    assert ann.call("POST", f"{at}/assign", {"user": "bob"}).json() == {"assigned": "bob"}
+    assert bob.call("GET", at).json()["assigned"] == "bob"
+    assert bob.call("GET", f"{at}/thumbnail").status == 200
+    assert bob.call("POST", f"{at}/assign", {"user": None}).json() == {"assigned": None}
+    assert bob.call("GET", at).status == bob.call("GET", f"{at}/neighbours").status == 404
+
+
+def test_without_accounts_nothing_is_assigned(local: Served) -> None:
+    client = local.client()
+    study = client.study(picture(78))["id"]
+    assert client.call("POST", f"/api/studies/{study}/assign", {"user": "local"}).status == 422
+    assert client.call("GET", "/api/me").json()["users"] == []

@@ -96,6 +96,32 @@ def test_a_study_without_draft_is_next_to_be_decided(store: Store) -> None:
     assert store.neighbours("ann", first, sort="created", descending=False)["next_undecided"] == second
 
 
+def test_an_assigned_study_is_seen_reviewed_and_signed_by_the_assignee(store: Store) -> None:
+    study, own = drafted(store, CLEAR), drafted(store, EFFUSION, owner="bob")
+    with pytest.raises(NotFound):
+        store.assign("bob", study, "bob")
+    store.assign("ann", study, "bob")
+    assert ids(store, "bob", sort="created") == [own, study] and ids(store) == [study]
+    assert ids(store, "bob", mine=True, sort="created") == [own, study] and ids(store, mine=True) == []
+    row = store.worklist("bob", sort="created")["studies"][1]
+    assert (row["owner"], row["assigned"]) == ("ann", "bob")
+    assert store.worklist("bob")["counts"] == {"draft": 2}
+    for action in ({"action": "accept", "sentence": "s1"}, {"action": "sign"}):
+        store.act("bob", study, store.state("bob", study)["revision"], action, user="bob")
+    assert [(one["by"], one["text"]) for one in store.state("ann", study)["signed"]] == [("bob", CLEAR)]
+    assert store.studies("ann") == [study] and store.studies("bob") == [own], "exports stay the owner's"
+    store.assign("bob", study, None)
+    with pytest.raises(NotFound):
+        store.state("bob", study)
+    assert [one["action"] for one in store.events("ann", study)].count("assign") == 2
+
+
+def test_a_draft_of_an_assigned_study_is_the_owners(store: Store) -> None:
+    study = study_of(store)
+    store.assign("ann", study, "bob")
+    assert store.jobs.add("bob", study).owner == "ann"
+
+
 def test_the_images_of_a_study_are_counted_without_its_prior(store: Store) -> None:
     study = study_of(store)
     for kind in ("lateral", "prior"):
