@@ -39,8 +39,9 @@ _TECHNICAL: Final = (
     "written from more than this image",
 )
 """Beginnings of the warnings that do not change the reading. All that are not listed here are loud."""
-_EXPECTED: Final = ": the image is a lateral"
-"""Part of the overridden refusal of every lateral context image."""
+_EXPECTED: Final = {"lateral": ": the image is a lateral", "further": "but a frontal view is needed"}
+"""Part of the overridden refusal of every image of that kind, which is not to be frontal."""
+NOTHING: Final = "the model wrote nothing"
 DEMONSTRATION: Final = "written by a demonstration model, whose findings are not reliable"
 
 
@@ -81,9 +82,9 @@ def of(
     of_image, own = list(image), [*draft, *([DEMONSTRATION] if demonstration else [])]
     found: list[tuple[About, str]] = [("draft", text) for text in own if text not in of_image]
     found += [("image", text) for text in of_image]
-    found += [("lateral", text) for text in _warnings(lateral) if _EXPECTED not in text]
+    found += [("lateral", text) for text in _warnings(lateral) if _EXPECTED["lateral"] not in text]
     found += [("prior", text) for text in _warnings(prior)]
-    found += [("further", text) for one in further for text in _warnings(one)]
+    found += [("further", text) for one in further for text in _warnings(one) if _EXPECTED["further"] not in text]
     made: list[Notice] = []
     for about, text in dict.fromkeys(found):
         plain = text.replace(OVERRIDDEN, "read although it was refused: ")
@@ -109,10 +110,14 @@ def of_row(row: sqlite3.Row, draft: Mapping[str, Any] | None) -> list[Notice]:
 
 def of_draft(sentences: Iterable[Mapping[str, Any]], draft: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arguments ``draft`` and ``demonstration`` of :func:`of`; empty if no sentence is of a draft."""
-    if draft is None or all(one["draft"] is None for one in sentences):
+    if draft is None:
         return {}
+    nothing = [NOTHING] if draft.get("state") == "done" and not draft["text"] else []
+    if all(one["draft"] is None for one in sentences):
+        return {"draft": nothing}
     warnings = (draft.get("report") or {}).get("warnings", ())
-    return {"draft": warnings, "demonstration": (draft.get("model") or {}).get("demonstration") is True}
+    demonstration = (draft.get("model") or {}).get("demonstration") is True
+    return {"draft": [*warnings, *nothing], "demonstration": demonstration}
 
 
 def line(notice: Notice) -> str:

@@ -9,9 +9,11 @@ import pytest
 
 import encoder.reader
 from app import notices
+from app.store import Store
 from encoder.reader.admission import OVERRIDDEN
 from encoder.reader.information import WARNING
 from llava_rad.outputs.compose import UNFAMILIAR
+from tests.app.reviews import drafted, study_of, taken
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_notices_of_a_study() -> None:
         [unstated],
         lateral={"warnings": [f"{OVERRIDDEN}the image is a lateral view, but a frontal view is needed", mirrored]},
         prior={"warnings": [unstated]},
-        further=[{"warnings": [mirrored]}, {"warnings": [mirrored]}],
+        further=[{"warnings": [mirrored, f"{OVERRIDDEN}the image is an oblique view, but a frontal view is needed"]}],
         draft=[unstated, UNFAMILIAR],
         demonstration=True,
     )
@@ -81,3 +83,16 @@ def test_notices_of_a_study() -> None:
 def test_no_notice_speaks_of_the_command_line() -> None:
     (found,) = notices.of([f"{OVERRIDDEN}the image shows a body part other than the chest"])
     assert found["text"] == "read although it was refused: the image shows a body part other than the chest"
+
+
+def test_a_draft_without_text_is_named(store: Store) -> None:
+    study = study_of(store)
+    store.jobs.add("ann", study)
+    store.jobs.finish(taken(store), "done", text="")
+    assert {"level": "loud", "about": "draft", "text": "the model wrote nothing"} in store.state("ann", study)[
+        "notices"
+    ]
+    other = drafted(store, "One.")
+    store.jobs.add("ann", other)
+    store.jobs.stop("ann", other)
+    assert [one["text"] for one in store.state("ann", other)["notices"]] == ["look", notices.DEMONSTRATION]
