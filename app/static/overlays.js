@@ -1,4 +1,6 @@
 // Overlays of an image: boxes in which the model located its sentences, and attention maps (values from 0 to 1).
+import { matrix, toCanvas } from "./geometry.js";
+
 const HEAT = [[58, 12, 92], [140, 30, 112], [205, 65, 72], [245, 130, 32], [250, 200, 70], [255, 255, 205]];
 
 /** Draw a map {side, values} on a canvas, one pixel per value; low values are transparent. */
@@ -15,15 +17,16 @@ export function drawHeat(canvas, { side, values }) {
 }
 
 /** Paint a drawn map into its box, given in shares of the image's sides. */
-export function paintHeat(context, heat, [left, top, width, height], image, { scale, x, y }, alpha) {
+export function paintHeat(context, heat, [left, top, width, height], image, view, alpha) {
   context.save();
+  context.transform(...matrix(image, view));
   // clip the padding that the model's preprocessing adds to make the image square
   context.beginPath();
-  context.rect(x, y, image.width * scale, image.height * scale);
+  context.rect(0, 0, image.width, image.height);
   context.clip();
   context.globalAlpha = alpha;
   context.imageSmoothingEnabled = true;
-  context.drawImage(heat, x + left * image.width * scale, y + top * image.height * scale, width * image.width * scale, height * image.height * scale);
+  context.drawImage(heat, left * image.width, top * image.height, width * image.width, height * image.height);
   context.restore();
 }
 
@@ -40,12 +43,13 @@ export function describeBoxes({ boxes = [], state }) {
 }
 
 /** Paint boxes: thin, the selected sentence's thick and on top. Dark edges keep them visible on bright pixels. */
-export function paintBoxes(context, boxes, image, { scale, x, y }) {
+export function paintBoxes(context, boxes, image, view) {
   const ratio = devicePixelRatio || 1;
+  const at = matrix(image, view);
   for (const box of boxes.toSorted((one, other) => one.selected - other.selected)) {
-    const left = x + box.x_min * image.width * scale;
-    const top = y + box.y_min * image.height * scale;
-    const rectangle = [left, top, (box.x_max - box.x_min) * image.width * scale, (box.y_max - box.y_min) * image.height * scale];
+    const [x, y] = toCanvas(at, [box.x_min * image.width, box.y_min * image.height]);
+    const [right, bottom] = toCanvas(at, [box.x_max * image.width, box.y_max * image.height]);
+    const rectangle = [x, y, right - x, bottom - y];
     const lines = box.selected ? [["rgb(0 0 0 / 75%)", 5], ["#f59e0b", 2.5]] : [["rgb(0 0 0 / 40%)", 3], ["rgb(229 231 235 / 55%)", 1]];
     for (const [colour, width] of lines) {
       context.strokeStyle = colour;

@@ -41,10 +41,13 @@ export function brightness({ kind, center, width, table, own }, inverted) {
   return words;
 }
 
-/** Return the coarsest level with at least one pixel per screen pixel. `scale`: screen pixels per full-size pixel. */
-export function levelFor(levels, scale) {
+/**
+ * Return the coarsest level with at least one pixel per screen pixel. `scale`: screen pixels per full-size pixel;
+ * `width`: of the full-size image, of which the first level may be a reduced copy.
+ */
+export function levelFor(levels, scale, width = levels[0].width) {
   let chosen = 0;
-  while (chosen + 1 < levels.length && (levels[0].width / levels[chosen + 1].width) * scale <= 1) chosen += 1;
+  while (chosen + 1 < levels.length && (width / levels[chosen + 1].width) * scale <= 1) chosen += 1;
   return chosen;
 }
 

@@ -1,13 +1,23 @@
-// Viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, inversion, 1:1, maps and boxes.
-// Each frame processes only the visible pixels, at the level of detail that the screen needs.
+// Viewer for 16-bit radiographs on a canvas: window and level, zoom, pan, turns, inversion, magnifier, maps, boxes and
+// measurements. Each frame processes only the visible pixels, at the level of detail that the screen needs.
+import { matrix, mirrored, quarter, rightEdge, toImage, turned } from "./geometry.js";
+import { listen } from "./input.js";
+import { load, remembered } from "./loading.js";
+import { Measuring } from "./measuring.js";
 import { drawHeat, paintBoxes, paintHeat } from "./overlays.js";
-import { brightness, fit, levelFor, pyramid } from "./pixels.js";
+import { describe, paintImage, paintLens } from "./painting.js";
+import { brightness, fit } from "./pixels.js";
+import { Toolbar } from "./toolbar.js";
 
 const ZOOM_STEP = 1.15;
 const MAX_SCALE = 40; // screen pixels per image pixel
+const OPPOSITE = { left: "right", right: "left", top: "bottom", bottom: "top" };
+const HELP = "Radiograph. Plus and minus zoom, arrow keys move, F fits, O shows one to one. Square brackets change the window's width, curly brackets its level, digits choose a window, I inverts. T turns, L exchanges left and right, G is a magnifier, M measures a length, C the cardiothoracic ratio, R resets.";
+let helps = 0;
 
-export function createViewer(root, { label }) {
-  return new Viewer(root, label);
+/** Create a viewer. `measured(kind, points)` is called with each finished measurement. */
+export function createViewer(root, { label, measured = () => {} }) {
+  return new Viewer(root, label, measured);
 }
 
 function make(tag, className, properties = {}) {
@@ -17,89 +27,120 @@ function make(tag, className, properties = {}) {
 class Viewer {
   #image = null; // description of the image that is shown or being loaded
   #levels = null;
+  #full = false; // the levels have the full depth and size
   #loading = null; // AbortController
   #window = null; // {kind, center, width, table, own}
   #words = null;
   #inverted = false;
-  #view = { scale: 1, x: 0, y: 0 }; // device pixels per image pixel, and position of the image's corner
+  #view = { scale: 1, x: 0, y: 0, turns: 0, flipped: false };
   #fitted = true;
   #map = null;
   #mapShown = true;
   #boxes = [];
   #boxesShown = true;
+  #measurements = { kept: [], selected: null };
+  #lens = false;
   #partner = null;
   #frame = 0;
   #frameMs = 0;
-  #pointers = new Map();
-  #buffer = document.createElement("canvas");
   #heat = document.createElement("canvas");
   #cursor = null;
 
-  constructor(root, label) {
+  constructor(root, label, measured) {
     this.root = root;
     this.label = label;
     root.classList.add("lr-viewer");
+    const help = make("p", "lr-for-readers", { id: `lr-help-${(helps += 1)}`, textContent: HELP });
     this.canvas = make("canvas", "lr-canvas", { tabIndex: 0 });
-    this.canvas.setAttribute("role", "img");
+    this.canvas.setAttribute("role", "application");
+    this.canvas.setAttribute("aria-describedby", help.id);
     this.context = this.canvas.getContext("2d", { alpha: false });
     this.hud = make("div", "lr-hud");
     this.message = make("div", "lr-message");
-    this.tools = make("div", "lr-toolbar");
-    this.tools.setAttribute("role", "toolbar");
-    this.tools.setAttribute("aria-label", `${label}: view`);
-    this.presets = make("select", "lr-presets");
-    this.presets.setAttribute("aria-label", `${label}: window`);
-    this.presets.addEventListener("change", () => this.#preset(Number(this.presets.value)));
-    this.strength = make("input", "lr-strength", { type: "range", min: 0, max: 100, value: 60 });
-    this.strength.setAttribute("aria-label", `${label}: strength of the map`);
-    this.strength.addEventListener("input", () => this.#draw());
-    this.#tool("−", "Zoom out (-)", () => this.#zoom(1 / ZOOM_STEP));
-    this.#tool("+", "Zoom in (+)", () => this.#zoom(ZOOM_STEP));
-    this.#tool("Fit", "Fit into the window (f)", () => this.#fit());
-    this.#tool("1:1", "1:1, one image pixel for each screen pixel (o)", () => this.#oneToOne());
-    this.#tool("Invert", "Invert (i)", () => this.#invert());
-    this.#tool("Reset", "Reset window, zoom and inversion (r)", () => this.reset());
-    this.tools.append(this.presets);
-    this.heatButton = this.#tool("Map", "Show or hide the map (h)", () => this.#toggleMap());
-    this.boxesButton = this.#tool("Boxes", "Show or hide the boxes (b)", () => this.#toggleBoxes());
-    this.tools.append(this.strength);
-    const stage = make("div", "lr-stage");
-    stage.append(this.canvas, this.hud, this.message);
-    root.replaceChildren(this.tools, stage);
-    this.stage = stage;
-    this.#listen();
-    new ResizeObserver(() => this.#resize()).observe(stage);
+    this.hint = make("div", "lr-hint");
+    this.hint.setAttribute("role", "status");
+    this.sides = ["L", "R"].map((letter) => make("span", "lr-side", { hidden: true, textContent: letter }));
+    this.measuring = new Measuring({
+      place: () => this.#levels && { image: this.#image, view: this.#view, canvas: this.canvas },
+      draw: () => this.draw(),
+      say: (text) => this.#hint(text),
+      measured,
+    });
+    this.tools = new Toolbar(this);
+    this.stage = make("div", "lr-stage");
+    this.stage.append(this.canvas, ...this.sides, this.hud, this.hint, this.message, this.tools.strength, help);
+    root.replaceChildren(this.tools.element, this.stage);
+    listen(this);
+    new ResizeObserver(() => this.#resize()).observe(this.stage);
     this.clear();
   }
 
-  /** Show an image, or nothing. The old image is removed at once; a load that finishes too late is dropped. */
+  get shown() {
+    return Boolean(this.#levels);
+  }
+
+  /**
+   * Show an image, or nothing: first its preview, then the full depth. The old image is removed at once; a load that
+   * finishes too late is dropped. Resolves when pixels are shown, in either form, or have failed.
+   */
   async show(image) {
     this.clear();
     if (!image) return;
     this.#image = image;
-    this.message.textContent = "Loading …";
     const loading = new AbortController();
     this.#loading = loading;
-    this.#publish();
-    try {
-      const answer = await fetch(image.url, { signal: loading.signal });
-      if (!answer.ok) throw new Error(String(answer.status));
-      const bytes = await answer.arrayBuffer();
-      if (this.#loading !== loading) return;
-      if (bytes.byteLength !== 2 * image.width * image.height) throw new Error("size");
-      this.#levels = pyramid(new Uint16Array(bytes), image.width, image.height);
-    } catch (error) {
-      if (this.#loading !== loading) return;
-      this.#loading = null;
-      this.message.textContent = "The image could not be loaded.";
-      this.#publish();
+    this.canvas.setAttribute("aria-label", `${this.label}: ${image.description ?? image.id}`);
+    const known = remembered(image.id);
+    if (known) {
+      this.#take(known, true);
       return;
     }
-    this.message.textContent = "";
-    this.presets.replaceChildren(...image.presets.map((preset, number) => make("option", "", { value: String(number), textContent: `${number + 1} ${preset.label}` })));
-    this.canvas.setAttribute("aria-label", `${this.label}: ${image.description ?? image.id}`);
-    this.tools.classList.remove("lr-off");
-    this.#join();
+    this.message.textContent = "Loading …";
+    this.#publish();
+    await new Promise((first) => {
+      const current = () => this.#loading === loading;
+      load(image, {
+        signal: loading.signal,
+        shown: (levels) => {
+          if (current()) this.#take(levels, false);
+          first();
+        },
+        waiting: (down) => current() && this.#note(down ? "The server cannot be reached: waiting …" : ""),
+      }).then((levels) => current() && this.#take(levels, true), () => current() && this.#failed()).then(first);
+    });
+  }
+
+  /** Show pixels: those of a preview, or of the full depth in the place of the preview's. */
+  #take(levels, full) {
+    const first = !this.#levels;
+    this.#levels = levels;
+    this.#full = full;
+    if (full) this.#loading = null;
+    this.#note("");
+    if (first) {
+      this.tools.offer(this.#image.presets);
+      this.#join();
+    }
+    this.#showTools();
+    this.draw();
+  }
+
+  #failed() {
+    this.#loading = null;
+    const again = make("button", "lr-button", { type: "button", textContent: "Load again" });
+    again.addEventListener("click", () => this.show(this.#image));
+    this.#note(this.#levels ? "Only a preview is shown: the full image could not be loaded. " : "The image could not be loaded. ", again);
+    this.#publish();
+  }
+
+  #note(text, ...more) {
+    this.message.replaceChildren(text, ...more);
+    this.message.classList.toggle("lr-low", this.shown);
+  }
+
+  #hint(text) {
+    this.hint.textContent = text;
+    this.#showTools();
   }
 
   clear() {
@@ -107,14 +148,16 @@ class Viewer {
     this.#loading = null;
     this.#image = this.#levels = this.#window = this.#words = this.#map = this.#cursor = null;
     this.#boxes = [];
-    this.#inverted = false;
+    this.#measurements = { kept: [], selected: null };
+    this.#inverted = this.#full = this.#lens = false;
     this.#fitted = true;
-    this.message.textContent = "";
+    this.#view = { scale: 1, x: 0, y: 0, turns: 0, flipped: false };
+    this.measuring.kind = null;
+    this.#note("");
     this.hud.textContent = "";
-    this.presets.replaceChildren();
-    this.tools.classList.add("lr-off");
+    this.tools.offer([]);
     this.canvas.setAttribute("aria-label", `${this.label}: no image`);
-    this.#showMapTools();
+    this.#hint("");
     this.#paint();
   }
 
@@ -123,15 +166,21 @@ class Viewer {
     this.#map = map;
     this.#mapShown = true;
     if (map) drawHeat(this.#heat, map);
-    this.#showMapTools();
-    this.#draw();
+    this.#showTools();
+    this.draw();
   }
 
   /** Show boxes {x_min, y_min, x_max, y_max, selected}, in shares of the image's sides, over the image. */
   boxes(boxes) {
     this.#boxes = boxes;
-    this.#showMapTools();
-    this.#draw();
+    this.#showTools();
+    this.draw();
+  }
+
+  /** Show measurements {id, kind, image, points, value, unit} of this image. */
+  measurements(kept, selected = null) {
+    this.#measurements = { kept, selected };
+    this.draw();
   }
 
   /** Link zoom, position and window with another viewer; null ends the link. */
@@ -149,8 +198,10 @@ class Viewer {
   reset() {
     if (!this.#levels) return;
     this.#inverted = false;
-    this.#preset(0);
-    this.#fit();
+    this.#view = { ...this.#view, turns: 0, flipped: false };
+    this.preset(0);
+    this.fit();
+    this.#showTools();
   }
 
   /** Take zoom and window over from the linked viewer after a new image was loaded. */
@@ -164,48 +215,67 @@ class Viewer {
   }
 
   state() {
-    const base = this.#levels && fit(this.#image.width, this.#image.height, this.canvas.width, this.canvas.height).scale;
+    const base = this.#levels && this.#whole().scale;
+    const { turns, flipped } = this.#view;
     return {
-      id: this.#image?.id ?? null, painted: this.#levels ? this.#image.id : null, zoom: base ? round(this.#view.scale / base) : 1,
-      scale: round(this.#view.scale), x: round(this.#view.x), y: round(this.#view.y), center: this.#window && round(this.#window.center),
+      id: this.#image?.id ?? null, painted: this.#levels ? this.#image.id : null, full: this.#full, zoom: base ? round(this.#view.scale / base) : 1,
+      scale: round(this.#view.scale), x: round(this.#view.x), y: round(this.#view.y), turns, flipped, center: this.#window && round(this.#window.center),
       width: this.#window && round(this.#window.width), inverted: this.#inverted, overlay: Boolean(this.#map && this.#mapShown),
-      boxes: this.#boxesShown ? this.#boxes.length : 0,
-      frameMs: round(this.#frameMs), error: Boolean(this.#image && !this.#levels && !this.#loading),
+      boxes: this.#boxesShown ? this.#boxes.length : 0, measurements: this.#measurements.kept.filter((one) => one.image === this.#image?.id).length,
+      tool: this.measuring.kind, magnifier: this.#lens, frameMs: round(this.#frameMs), error: Boolean(this.#image && !this.#full && !this.#loading),
     };
   }
 
-  #tool(text, title, act) {
-    const button = make("button", "lr-tool", { type: "button", textContent: text, title });
-    button.setAttribute("aria-label", `${this.label}: ${title}`);
-    button.addEventListener("click", act);
-    this.tools.append(button);
-    return button;
+  #showTools() {
+    const { turns, flipped } = this.#view;
+    this.tools.update({
+      usable: this.shown, map: Boolean(this.#map), boxes: this.#boxes.length > 0,
+      pressed: {
+        map: this.#mapShown, boxes: this.#boxesShown, invert: this.#inverted, rotate: turns > 0, flip: flipped, magnifier: this.#lens,
+        length: this.measuring.kind === "length", cardiothoracic: this.measuring.kind === "cardiothoracic",
+      },
+    });
+    const edge = rightEdge(this.#view);
+    for (const [at, side] of this.sides.entries()) {
+      side.hidden = !this.shown || !this.#image.sides;
+      side.textContent = "LR"[at] + (this.#image?.sides === "assumed" ? "?" : "");
+      side.title = `Patient's ${at ? "right" : "left"}${this.#image?.sides === "assumed" ? ": assumed, the file does not state it" : ""}`;
+      side.dataset.edge = at ? OPPOSITE[edge] : edge;
+    }
   }
 
-  #showMapTools() {
-    this.heatButton.hidden = this.strength.hidden = !this.#map;
-    this.heatButton.setAttribute("aria-pressed", String(this.#mapShown));
-    this.boxesButton.hidden = !this.#boxes.length;
-    this.boxesButton.setAttribute("aria-pressed", String(this.#boxesShown));
-  }
-
-  #toggleBoxes() {
+  toggleBoxes() {
+    if (!this.#boxes.length) return;
     this.#boxesShown = !this.#boxesShown;
-    this.#showMapTools();
-    this.#draw();
+    this.#showTools();
+    this.draw();
   }
 
-  #toggleMap() {
+  toggleMap() {
+    if (!this.#map) return;
     this.#mapShown = !this.#mapShown;
-    this.#showMapTools();
-    this.#draw();
+    this.#showTools();
+    this.draw();
   }
 
-  #preset(number) {
+  magnify() {
+    if (!this.#levels) return;
+    this.#lens = !this.#lens;
+    this.#showTools();
+    this.draw();
+  }
+
+  /** Begin or end a measurement. */
+  measure(kind) {
+    this.measuring.begin(kind);
+    if (this.measuring.kind) this.canvas.focus({ preventScroll: true });
+  }
+
+  preset(number) {
     const preset = this.#image?.presets[number];
     if (!preset || !this.#levels) return;
     const table = preset.table && Uint8Array.from(atob(preset.table), (one) => one.charCodeAt(0));
-    this.presets.value = String(number);
+    this.tools.presets.value = String(number);
     this.#setWindow({ ...preset, table, own: { center: preset.center, width: preset.width } });
     this.#leadWindow();
   }
@@ -213,67 +283,112 @@ class Viewer {
   #setWindow(window) {
     this.#window = { ...window, width: Math.min(Math.max(window.width, 1), 1e6), center: Math.min(Math.max(window.center, -1e6), 1e6) };
     this.#words = null;
-    this.#draw();
+    this.draw();
   }
 
   /** Change the window by shares of the preset's width. */
-  #shift(width, center) {
+  shift(width, center) {
     if (!this.#window) return;
     const { own } = this.#window;
     this.#setWindow({ ...this.#window, width: this.#window.width + width * own.width, center: this.#window.center + center * own.width });
     this.#leadWindow();
   }
 
-  #invert() {
+  invert() {
     if (!this.#levels) return;
     this.#inverted = !this.#inverted;
     this.#words = null;
-    this.#draw();
+    this.#showTools();
+    this.draw();
   }
 
-  #fit() {
+  /** Turn clockwise by a quarter, or exchange left and right; what is in the middle stays there. */
+  rotate() {
+    this.#orient(quarter);
+  }
+
+  flip() {
+    this.#orient(mirrored);
+  }
+
+  #orient(change) {
     if (!this.#levels) return;
-    this.#view = fit(this.#image.width, this.#image.height, this.canvas.width, this.canvas.height);
+    const middle = [this.canvas.width / 2, this.canvas.height / 2];
+    const point = toImage(matrix(this.#image, this.#view), middle);
+    const view = { ...this.#view, ...change(this.#view), x: 0, y: 0 };
+    const [a, b, c, d, e, f] = matrix(this.#image, view);
+    this.#view = { ...view, x: middle[0] - (a * point[0] + c * point[1] + e), y: middle[1] - (b * point[0] + d * point[1] + f) };
+    this.#showTools();
+    if (this.#fitted) this.fit();
+    this.draw();
+  }
+
+  /** Return the view that shows the whole image. */
+  #whole() {
+    const { width, height } = turned(this.#image, this.#view);
+    return { ...this.#view, ...fit(width, height, this.canvas.width, this.canvas.height) };
+  }
+
+  fit() {
+    if (!this.#levels) return;
+    this.#view = this.#whole();
     this.#fitted = true;
-    this.#draw();
+    this.draw();
     this.#lead();
   }
 
-  #oneToOne() {
-    this.#zoom(1 / this.#view.scale);
+  oneToOne() {
+    this.zoom(1 / this.#view.scale);
+  }
+
+  zoomIn() {
+    this.zoomBy(1);
+  }
+
+  zoomOut() {
+    this.zoomBy(-1);
+  }
+
+  zoomBy(steps, x, y) {
+    this.zoom(ZOOM_STEP ** steps, x, y);
   }
 
   /** Zoom by a factor around a point of the canvas, by default its centre. */
-  #zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
+  zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
     if (!this.#levels) return;
-    const least = fit(this.#image.width, this.#image.height, this.canvas.width, this.canvas.height).scale / 4;
-    const scale = Math.min(Math.max(this.#view.scale * factor, Math.min(least, 1)), MAX_SCALE);
+    const scale = Math.min(Math.max(this.#view.scale * factor, Math.min(this.#whole().scale / 4, 1)), MAX_SCALE);
     const real = scale / this.#view.scale;
-    this.#view = { scale, x: x - (x - this.#view.x) * real, y: y - (y - this.#view.y) * real };
+    this.#view = { ...this.#view, scale, x: x - (x - this.#view.x) * real, y: y - (y - this.#view.y) * real };
     this.#fitted = false;
-    this.#draw();
+    this.draw();
     this.#lead();
   }
 
-  #pan(dx, dy) {
+  pan(dx, dy) {
     if (!this.#levels) return;
     this.#view = { ...this.#view, x: this.#view.x + dx, y: this.#view.y + dy };
     this.#fitted = false;
-    this.#draw();
+    this.draw();
     this.#lead();
+  }
+
+  /** Follow the pointer, for the values and the magnifier; null: it has left. */
+  point(at) {
+    this.#cursor = at;
+    if (this.#lens) this.draw();
+    else this.#publish();
   }
 
   /** Show the same part in the linked viewer: equal zoom relative to the fit, equal centre relative to the image. */
   #lead() {
     const other = this.#partner;
     if (!other?.#levels || !this.#levels) return;
-    const own = fit(this.#image.width, this.#image.height, this.canvas.width, this.canvas.height);
-    const its = fit(other.#image.width, other.#image.height, other.canvas.width, other.canvas.height);
-    const middle = [(this.canvas.width / 2 - this.#view.x) / this.#view.scale / this.#image.width, (this.canvas.height / 2 - this.#view.y) / this.#view.scale / this.#image.height];
-    const scale = (its.scale * this.#view.scale) / own.scale;
-    other.#view = { scale, x: other.canvas.width / 2 - middle[0] * other.#image.width * scale, y: other.canvas.height / 2 - middle[1] * other.#image.height * scale };
+    const [mine, its] = [turned(this.#image, this.#view), turned(other.#image, other.#view)];
+    const middle = [(this.canvas.width / 2 - this.#view.x) / this.#view.scale / mine.width, (this.canvas.height / 2 - this.#view.y) / this.#view.scale / mine.height];
+    const scale = (other.#whole().scale * this.#view.scale) / this.#whole().scale;
+    other.#view = { ...other.#view, scale, x: other.canvas.width / 2 - middle[0] * its.width * scale, y: other.canvas.height / 2 - middle[1] * its.height * scale };
     other.#fitted = this.#fitted;
-    other.#draw();
+    other.draw();
   }
 
   /** Change the linked viewer's window by the same shares of its preset's width. */
@@ -293,12 +408,12 @@ class Viewer {
     const [dx, dy] = [(width - this.canvas.width) / 2, (height - this.canvas.height) / 2];
     this.canvas.width = width;
     this.canvas.height = height;
-    if (this.#fitted && this.#levels) this.#fit();
+    if (this.#fitted && this.#levels) this.fit();
     else this.#view = { ...this.#view, x: this.#view.x + dx, y: this.#view.y + dy };
     this.#paint();
   }
 
-  #draw() {
+  draw() {
     if (!this.#frame) {
       this.#frame = requestAnimationFrame(() => {
         this.#frame = 0;
@@ -313,121 +428,31 @@ class Viewer {
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
     if (this.#levels && this.#window) {
-      this.#paintImage();
-      if (this.#map && this.#mapShown) paintHeat(this.context, this.#heat, this.#map.box, this.#image, this.#view, Number(this.strength.value) / 100);
-      if (this.#boxesShown) paintBoxes(this.context, this.#boxes, this.#image, this.#view);
+      this.#words ??= brightness(this.#window, this.#inverted);
+      const picture = { image: this.#image, levels: this.#levels, words: this.#words };
+      paintImage(context, picture, this.#view, [0, 0, canvas.width, canvas.height]);
+      if (this.#map && this.#mapShown) paintHeat(context, this.#heat, this.#map.box, this.#image, this.#view, Number(this.tools.strength.value) / 100);
+      if (this.#boxesShown) paintBoxes(context, this.#boxes, this.#image, this.#view);
+      if (this.#lens) paintLens(context, picture, this.#view, this.#cursor);
+      this.measuring.paint(context, this.#measurements.kept, this.#measurements.selected);
       this.#frameMs = performance.now() - start;
     }
     this.#publish();
-  }
-
-  #paintImage() {
-    const { context, canvas } = this;
-    const { scale, x, y } = this.#view;
-    const level = this.#levels[levelFor(this.#levels, scale)];
-    const across = this.#image.width / level.width; // image pixels per pixel of the level
-    const down = this.#image.height / level.height;
-    const left = Math.max(0, Math.floor(-x / scale / across));
-    const top = Math.max(0, Math.floor(-y / scale / down));
-    const right = Math.min(level.width, Math.ceil((canvas.width - x) / scale / across));
-    const bottom = Math.min(level.height, Math.ceil((canvas.height - y) / scale / down));
-    const width = right - left;
-    const height = bottom - top;
-    if (width <= 0 || height <= 0) return;
-    this.#words ??= brightness(this.#window, this.#inverted);
-    const words = this.#words;
-    const part = new ImageData(width, height);
-    const to = new Uint32Array(part.data.buffer);
-    for (let row = 0, at = 0; row < height; row += 1) {
-      let from = (top + row) * level.width + left;
-      for (let end = at + width; at < end; at += 1, from += 1) to[at] = words[level.values[from]];
-    }
-    this.#buffer.width = width;
-    this.#buffer.height = height;
-    this.#buffer.getContext("2d").putImageData(part, 0, 0);
-    context.imageSmoothingEnabled = scale < 3;
-    context.imageSmoothingQuality = "high";
-    context.drawImage(this.#buffer, x + left * across * scale, y + top * down * scale, width * across * scale, height * down * scale);
   }
 
   #publish() {
     const state = this.state();
     this.root.dataset.state = JSON.stringify(state);
     if (!this.#levels || !this.#window) return;
-    let value = "";
-    if (this.#cursor) {
-      const column = Math.floor((this.#cursor[0] - this.#view.x) / this.#view.scale);
-      const row = Math.floor((this.#cursor[1] - this.#view.y) / this.#view.scale);
-      if (column >= 0 && row >= 0 && column < this.#image.width && row < this.#image.height) {
-        value = `  (${column}, ${row}): ${this.#levels[0].values[row * this.#image.width + column]}`;
-      }
-    }
-    this.hud.textContent = `W ${Math.round(state.width)}  L ${Math.round(state.center)}  ${Math.round(100 * this.#view.scale)} %${this.#inverted ? "  inverted" : ""}${value}`;
+    this.hud.textContent = describe(state, this.#full && this.#cursor && this.#valueAt(this.#cursor));
   }
 
-  #place(event) {
-    const box = this.canvas.getBoundingClientRect();
-    const ratio = this.canvas.width / box.width;
-    return [(event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio];
-  }
-
-  #listen() {
-    const { canvas } = this;
-    let spaced = false;
-    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    canvas.addEventListener("dblclick", () => this.#fit());
-    canvas.addEventListener("wheel", (event) => {
-      if (!this.#levels) return;
-      event.preventDefault();
-      this.#zoom(ZOOM_STEP ** (-event.deltaY / 100), ...this.#place(event));
-    }, { passive: false });
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      canvas.focus({ preventScroll: true });
-      this.#pointers.set(event.pointerId, { at: this.#place(event), pan: event.button !== 0 || event.shiftKey || spaced });
-      event.preventDefault();
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const at = this.#place(event);
-      this.#cursor = at;
-      const pointer = this.#pointers.get(event.pointerId);
-      if (!pointer) return this.#levels && this.#publish();
-      const [dx, dy] = [at[0] - pointer.at[0], at[1] - pointer.at[1]];
-      if (this.#pointers.size === 2) {
-        const other = [...this.#pointers].find(([id]) => id !== event.pointerId)[1].at;
-        const distance = (point) => Math.hypot(point[0] - other[0], point[1] - other[1]) || 1;
-        this.#zoom(distance(at) / distance(pointer.at), (pointer.at[0] + other[0]) / 2, (pointer.at[1] + other[1]) / 2);
-        this.#pan(dx / 2, dy / 2);
-      } else if (pointer.pan) this.#pan(dx, dy);
-      else this.#shift((2 * dx) / canvas.width, (2 * dy) / canvas.height);
-      pointer.at = at;
-      return null;
-    });
-    for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => this.#pointers.delete(event.pointerId));
-    canvas.addEventListener("pointerleave", () => {
-      this.#cursor = null;
-      this.#publish();
-    });
-    const step = () => canvas.width / 20;
-    const keys = {
-      "+": () => this.#zoom(ZOOM_STEP), "=": () => this.#zoom(ZOOM_STEP), "-": () => this.#zoom(1 / ZOOM_STEP),
-      ArrowLeft: () => this.#pan(step(), 0), ArrowRight: () => this.#pan(-step(), 0), ArrowUp: () => this.#pan(0, step()), ArrowDown: () => this.#pan(0, -step()),
-      i: () => this.#invert(), r: () => this.reset(), f: () => this.#fit(), o: () => this.#oneToOne(), h: () => this.#map && this.#toggleMap(), b: () => this.#boxes.length && this.#toggleBoxes(),
-      "[": () => this.#shift(-0.05, 0), "]": () => this.#shift(0.05, 0), "{": () => this.#shift(0, -0.05), "}": () => this.#shift(0, 0.05),
-    };
-    canvas.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === " ") spaced = true;
-      const act = keys[event.key] ?? (/^[1-9]$/.test(event.key) ? () => this.#preset(Number(event.key) - 1) : null);
-      if (act || event.key === " ") event.preventDefault();
-      act?.();
-    });
-    canvas.addEventListener("keyup", (event) => {
-      if (event.key === " ") spaced = false;
-    });
-    canvas.addEventListener("blur", () => {
-      spaced = false;
-    });
+  /** Describe the pixel under a point of the canvas: (column, row): value. */
+  #valueAt(point) {
+    const { width, height } = this.#image;
+    const [column, row] = toImage(matrix(this.#image, this.#view), point).map(Math.floor);
+    if (column < 0 || row < 0 || column >= width || row >= height) return "";
+    return `(${column}, ${row}): ${this.#levels[0].values[row * width + column]}`;
   }
 }
 

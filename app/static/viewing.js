@@ -1,137 +1,250 @@
-// The image, next to it a lateral or prior image, and the warnings about them.
+// Hanging: the frontal image left; right of it the prior, the lateral or a further image. Below them thumbnails,
+// measurements and the signed report of the prior.
+import { preload } from "./loading.js";
+import { TITLES, valueOf } from "./measuring.js";
 import { boxesOf } from "./overlays.js";
-import { takes } from "./fields.js";
-import { h, sentence, session } from "./session.js";
+import { call, h, session } from "./session.js";
+import { pictureOf, thumbnail } from "./pictures.js";
 import { createViewer } from "./viewer.js";
 
+const CONTEXT = { prior: "Prior", lateral: "Lateral", further: "Further image" };
+
 export function mount(root) {
-  const name = h("h2", { id: "study-name" });
-  const status = h("span", { id: "study-status" });
-  const warnings = h("ul", { id: "warnings", "aria-label": "Warnings about the image" });
   const note = h("p", { id: "evidence-note", role: "status" });
-  const current = h("div", { id: "viewer" });
-  const sides = { lateral: side("lateral", "Lateral"), prior: side("prior", "Prior") };
-  const pair = h("div", { class: "lr-pair" }, current, sides.lateral.stage, sides.prior.stage);
+  const viewer = createViewer(h("div", { id: "viewer" }), { label: "Radiograph", measured: (kind, points) => keep(viewer, kind, points) });
+  const sides = Object.fromEntries(Object.keys(CONTEXT).map((which) => [which, side(which)]));
+  const current = h("div", { class: "lr-pane lr-current" }, viewer.root);
+  const earlier = h("details", { id: "prior-signed", open: true }, h("summary", {}), h("p", {}));
+  sides.prior.pane.append(earlier);
+  const pair = h("div", { class: "lr-pair" }, current, ...Object.values(sides).map((one) => one.pane));
+  const images = h("ul", { id: "images", "aria-label": "Images of the study", role: "list" });
   const link = h("input", { type: "checkbox", id: "linked", checked: true, onchange: () => relink() });
-  const linked = h("label", { for: "linked" }, link, " linked");
-  const swap = h("button", { id: "swap", class: "lr-button", onclick: () => show(context() === "prior" ? "lateral" : "prior") });
+  const linked = h("label", { for: "linked", title: "Zoom, position and window of both images change together" }, link, " linked");
   const looked = h("button", {
     id: "encoder-map", class: "lr-button", title: "Attention of the encoder's summary token; not proof of a finding", "aria-pressed": "false",
     onclick: () => session.toggleEvidence(null),
   }, "Where the encoder looked");
+  const measurements = h("ul", { id: "measurements", "aria-label": "Measurements", role: "list" });
   root.append(
-    h("div", { class: "lr-line" }, name, status, h("span", { class: "lr-space" }), looked, linked, swap,
-      ...Object.values(sides).flatMap((one) => [one.add, one.remove, one.file])),
-    warnings, note, pair);
+    pair, note,
+    h("div", { class: "lr-hanging" }, images, measurements, h("span", { class: "lr-space" }), linked, looked,
+      ...["lateral", "prior"].flatMap((which) => [sides[which].add, sides[which].remove, sides[which].file])));
 
-  const viewer = createViewer(current, { label: "Radiograph" });
-  for (const one of Object.values(sides)) one.viewer = createViewer(one.stage, { label: `${one.title} radiograph` });
-  let wanted = "prior"; // preferred context image
+  const chosen = { which: null, further: 0, measurement: null }; // by the reader for this study
+  let lastChoice = null; // right image that the reader chose last, for the next studies: prior, lateral or none
+  let shownStudy = null;
 
   /** Create viewer and buttons of a context image. */
-  function side(which, title) {
-    const file = h("input", {
-      type: "file", id: `${which}-file`, class: "lr-hidden-input", tabIndex: -1, "aria-label": `${title} image file`,
+  function side(which) {
+    const one = { shown: null, viewer: createViewer(h("div", { id: `${which}-viewer` }), { label: `${CONTEXT[which]} radiograph`, measured: (kind, points) => keep(one.viewer, kind, points) }) };
+    one.pane = h("div", { class: "lr-pane lr-context", hidden: true, dataset: { title: CONTEXT[which] } }, one.viewer.root);
+    one.file = h("input", {
+      type: "file", id: `${which}-file`, class: "lr-hidden-input", tabIndex: -1, "aria-label": `${CONTEXT[which]} image file`,
       onchange: () => {
-        wanted = which;
-        if (file.files.length) session.addContext(which, file.files[0]);
-        file.value = "";
+        if (one.file.files.length) {
+          chosen.which = which;
+          session.addContext(which, one.file.files[0]);
+        }
+        one.file.value = "";
       },
     });
-    const add = h("button", { id: `add-${which}`, class: "lr-button", onclick: () => file.click() }, `Add ${which} …`);
-    const remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeContext(which) }, `Remove ${which}`);
-    return { title, file, add, remove, stage: h("div", { id: `${which}-viewer` }), shown: null };
+    one.add = h("button", { id: `add-${which}`, class: "lr-button", onclick: () => one.file.click() }, `Add ${which} …`);
+    one.remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeContext(which) }, `Remove ${which}`);
+    return one;
   }
 
-  /** Return the name of the context image on display, or null. */
+  /** Return the images that can hang on the right: [which, part, number among the further ones]. */
+  function others() {
+    const { study } = session;
+    if (!study) return [];
+    const found = ["prior", "lateral"].filter((which) => study[which]).map((which) => [which, study[which], 0]);
+    return [...found, ...(study.further ?? []).map((part, number) => ["further", part, number])];
+  }
+
+  /** Return the image that hangs on the right, by the reader's choice, else prior before lateral; or null. */
   function context() {
-    const there = ["prior", "lateral"].filter((which) => session.study?.[which]);
-    return there.includes(wanted) ? wanted : there[0] ?? null;
+    const there = others();
+    if (chosen.which === "none") return null;
+    const wanted = there.find(([which, , number]) => which === chosen.which && number === (which === "further" ? chosen.further : 0));
+    return wanted ?? there.find(([which]) => which === lastChoice) ?? there[0] ?? null;
   }
 
-  function show(which) {
-    wanted = which;
+  /** Hang an image on the right; the one that hangs there is taken down. */
+  function hang(which, number = 0) {
+    const seen = context();
+    const same = seen && seen[0] === which && seen[2] === number;
+    const front = pair.dataset.front === "context" || !narrow();
+    chosen.which = same && front ? "none" : which;
+    chosen.further = number;
+    if (["prior", "lateral"].includes(which)) lastChoice = which;
+    pair.dataset.front = chosen.which === "none" ? "current" : "context";
     draw();
-    // after the viewer has been laid out
+    relinkLater();
+  }
+
+  function narrow() {
+    return root.clientWidth < 35 * Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+  }
+
+  /** Hang the next image on the right: prior, lateral, further ones, none. */
+  function hangNext() {
+    const there = others();
+    if (!there.length) return;
+    const seen = context();
+    const at = seen ? there.findIndex(([which, , number]) => which === seen[0] && number === seen[2]) : -1;
+    if (at + 1 < there.length) hang(there[at + 1][0], there[at + 1][2]);
+    else hang(seen[0], seen[2]);
+  }
+
+  /** Link the viewers after they have been laid out. */
+  function relinkLater() {
     requestAnimationFrame(() => requestAnimationFrame(relink));
   }
 
   function relink() {
-    viewer.link(link.checked && context() === "prior" ? sides.prior.viewer : null);
+    viewer.link(link.checked && context()?.[0] === "prior" ? sides.prior.viewer : null);
   }
 
-  function description(study, part) {
-    const { view, modality } = part.facts;
-    return `${study.name}, ${view} view${modality ? `, ${modality}` : ""}`;
+  function keep(from, kind, points) {
+    const image = from.state().id;
+    if (image) session.act({ action: "measure", kind, image, points });
   }
 
-  function picture(study, part) {
-    const { id, width, height, presets } = part.image;
-    return { id, width, height, presets, url: `/api/studies/${study.id}/image/${id}`, description: description(study, part) };
-  }
-
-  function facts(part, lateral) {
-    const { view, view_source: from, inverted, mirrored, rotated, burned_in_annotation: burned } = part.facts;
-    const known = lateral ? view === "lateral" : view !== "unknown" && from !== "none";
-    const texts = [[`View: ${view}${from === "none" ? " (not stated)" : ""}`, known]];
-    if (inverted) texts.push(["Stored inverted", true]);
-    if (mirrored) texts.push(["Left and right were exchanged", false]);
-    if (rotated) texts.push([`Turned by ${rotated}°`, false]);
-    if (burned === "yes") texts.push(["Burned-in text: may show identity", false]);
-    return texts;
-  }
-
-  function strip() {
-    const { study } = session;
-    warnings.replaceChildren();
-    if (!study) return;
-    for (const [part, prefix] of [[study, ""], [study.lateral, "Lateral: "], [study.prior, "Prior: "]]) {
-      if (!part) continue;
-      const lateral = part === study.lateral;
-      // a lateral context image needs no warning that it is not frontal
-      const texts = [...new Set(part.warnings)].filter((text) => !lateral || !text.includes(": the image is a lateral"));
-      for (const [fact, plain] of facts(part, lateral)) warnings.append(h("li", { class: plain ? "lr-chip" : "lr-chip lr-attention" }, prefix + fact));
-      for (const text of texts) warnings.append(h("li", { class: "lr-chip lr-attention" }, prefix + sentence(text)));
-    }
-  }
-
-  let shown = null;
   function draw() {
     const { study } = session;
-    name.textContent = study?.name ?? "No image";
-    status.textContent = study ? `${study.status}${study.version > 1 ? `, version ${study.version}` : ""}` : "";
-    status.className = `lr-status lr-${study?.status ?? "none"}`;
-    strip();
+    if ((study?.id ?? null) !== shownStudy) {
+      shownStudy = study?.id ?? null;
+      Object.assign(chosen, { which: null, further: 0, measurement: null });
+      pair.dataset.front = "current";
+    }
     const seen = context();
     looked.hidden = !study;
-    linked.hidden = seen !== "prior";
-    swap.hidden = !study?.lateral || !study.prior;
-    swap.textContent = seen === "prior" ? "Show lateral" : "Show prior";
+    linked.hidden = seen?.[0] !== "prior";
     pair.classList.toggle("lr-two", Boolean(seen));
-    let changed = (study?.image.id ?? null) !== shown;
-    if (changed) (study ? viewer.show(picture(study, study)).then(() => session.painted()) : viewer.clear());
-    shown = study?.image.id ?? null;
-    for (const [which, one] of Object.entries(sides)) {
-      const part = study?.[which];
-      const id = part?.image.id ?? null;
-      one.stage.hidden = seen !== which;
-      one.remove.hidden = !part;
-      one.add.hidden = !study || Boolean(part) || (which === "lateral" && !takes(which));
-      if (id !== one.shown) (part ? one.viewer.show(picture(study, part)) : one.viewer.clear());
-      changed ||= id !== one.shown;
-      one.shown = id;
+    if (seen) document.body.dataset.pair = "1";
+    else delete document.body.dataset.pair;
+    let changed = (study?.image.id ?? null) !== viewer.shownId;
+    if (changed) {
+      viewer.shownId = study?.image.id ?? null;
+      if (study) viewer.show(pictureOf(study, study)).then(() => session.painted());
+      else viewer.clear();
     }
-    if (changed) relink();
+    for (const [which, one] of Object.entries(sides)) {
+      const hanging = seen?.[0] === which;
+      const part = which === "further" ? study?.further?.[hanging ? seen[2] : chosen.further] : study?.[which];
+      const id = part?.image.id ?? null;
+      one.pane.hidden = !hanging;
+      one.remove.hidden = !part || !hanging || !editable();
+      one.add.hidden = !study || Boolean(part) || !editable();
+      if (id !== one.shown) {
+        one.shown = id;
+        changed = true;
+        if (part) one.viewer.show(pictureOf(study, part, CONTEXT[which]));
+        else one.viewer.clear();
+      }
+    }
+    if (changed) relinkLater();
+    drawThumbnails(seen);
+    drawReport();
     drawBoxes();
+    drawMeasurements();
+  }
+
+  function editable() {
+    return ["pending", "draft"].includes(session.study?.status);
+  }
+
+  function drawThumbnails(seen) {
+    const { study } = session;
+    const there = others();
+    images.hidden = !there.length;
+    if (images.hidden) {
+      images.replaceChildren();
+      return;
+    }
+    const wanted = [["current", study, 0], ...there];
+    const key = JSON.stringify(wanted.map(([which, part]) => [which, part.image.id]));
+    if (images.dataset.key !== key) {
+      images.dataset.key = key;
+      images.replaceChildren(...wanted.map(([which, part, number]) => h("li", {}, h("button", {
+        class: "lr-thumbnail", dataset: { which, number: String(number) },
+        onclick: () => {
+          if (which !== "current") return hang(which, number);
+          pair.dataset.front = "current";
+          return draw();
+        },
+      }, thumbnail(pictureOf(study, part)), titleOf(which, part, number)))));
+    }
+    for (const button of images.querySelectorAll("button")) {
+      const { which, number } = button.dataset;
+      const on = which === "current" || Boolean(seen && seen[0] === which && seen[2] === Number(number));
+      button.setAttribute("aria-pressed", String(on));
+      button.title = which === "current" ? "Hangs on the left" : on ? "Take down (v: next image)" : "Hang on the right (v: next image)";
+    }
+  }
+
+  function titleOf(which, part, number) {
+    if (which === "current") return part.facts.view === "unknown" ? "Current" : `Current, ${part.facts.view}`;
+    if (which === "prior") return part.date ? `Prior, ${part.date}` : "Prior";
+    return which === "lateral" ? "Lateral" : `Further ${number + 1}`;
+  }
+
+  function drawReport() {
+    const prior = session.study?.prior;
+    earlier.hidden = !prior?.report;
+    if (earlier.hidden) return;
+    earlier.querySelector("summary").textContent = `Signed report of the prior${prior.date ? `, ${prior.date}` : ""}`;
+    earlier.querySelector("p").textContent = prior.report;
   }
 
   function drawBoxes() {
     viewer.boxes(boxesOf(session.study, session.selected));
   }
 
+  function drawMeasurements() {
+    const found = session.study?.measurements ?? [];
+    if (!found.some((one) => one.id === chosen.measurement)) chosen.measurement = null;
+    for (const one of [viewer, ...Object.values(sides).map((other) => other.viewer)]) one.measurements(found, chosen.measurement);
+    const focused = measurements.contains(document.activeElement);
+    measurements.replaceChildren(...found.map((one) => {
+      const text = `${TITLES[one.kind] ?? one.kind} ${valueOf(one)}${one.note ? ` (${one.note})` : ""}`;
+      return h("li", { dataset: { measurement: one.id } },
+        h("button", {
+          "aria-pressed": String(one.id === chosen.measurement), title: "Mark in the image",
+          onclick: () => {
+            chosen.measurement = chosen.measurement === one.id ? null : one.id;
+            drawMeasurements();
+            measurements.querySelector(`[data-measurement="${CSS.escape(one.id)}"] button`)?.focus();
+          },
+        }, text),
+        editable() ? h("button", { "aria-label": `Delete: ${text}`, title: "Delete", onclick: () => session.act({ action: "unmeasure", id: one.id }) }, "×") : null);
+    }));
+    if (focused && !measurements.contains(document.activeElement)) (measurements.querySelector("button") ?? viewer.canvas).focus();
+  }
+
+  let asked = 0;
+  /** Let the map follow the selected sentence while one is on display. */
+  async function follow() {
+    drawBoxes();
+    const { study, selected, evidence } = session;
+    if (!evidence || evidence.sentence === null || evidence.sentence === selected) return;
+    const mine = (asked += 1);
+    if (!study?.sentences.some((one) => one.id === selected && one.draft !== null)) return;
+    const map = await call("GET", `/api/studies/${study.id}/evidence?sentence=${encodeURIComponent(selected)}`).catch(() => null);
+    if (map && mine === asked && session.study?.id === study.id && session.selected === selected && session.evidence) session.showEvidence({ sentence: selected, map });
+  }
+
+  root.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.key !== "v" || event.target.closest("select, input, textarea")) return;
+    event.preventDefault();
+    hangNext();
+  });
   session.addEventListener("study", draw);
   session.addEventListener("me", draw);
-  session.addEventListener("selected", drawBoxes);
+  session.addEventListener("selected", follow);
+  session.addEventListener("ahead", ({ detail }) => {
+    if (detail) preload([detail, detail.prior, detail.lateral].filter(Boolean).map((part) => pictureOf(detail, part)));
+  });
   session.addEventListener("evidence", () => {
     const found = session.evidence;
     viewer.overlay(found?.map ?? null);

@@ -1,111 +1,142 @@
-// Worklist: open, search and export studies, upload images, folders and zip files.
+// Worklist: find, open, assign and export studies, send images, folders and zip files.
+import { sendFiles, sendZip } from "./batch.js";
+import { Filters, columnsOf } from "./filters.js";
+import { Rows } from "./rows.js";
 import { call, h, selectTab, session } from "./session.js";
 
-const STATUSES = ["pending", "draft", "signed", "discarded"];
+export { sendFiles, sendZip };
 const PAGE = 100;
 
 export function mount(root) {
-  let status = "";
-  let offset = 0;
+  let limit = PAGE;
   let asked = 0;
-  const filters = h("div", { role: "group", "aria-label": "Status", class: "lr-line" });
-  const search = h("input", { type: "search", id: "search", placeholder: "Search name, text, indication, SHA-256", "aria-label": "Search", oninput: () => later() });
+  let timer = null;
+  const heads = h("tr");
   const body = h("tbody");
-  const table = h("table", { id: "studies" }, h("thead", {}, h("tr", {}, ...["Study", "Status", "Draft", "View", "To decide", "Warnings", "Changed"].map((title) => h("th", { scope: "col" }, title)))), body);
+  const table = h("table", { id: "studies" }, h("caption", { class: "lr-for-readers" }, "Studies; arrow keys move, Enter opens"), h("thead", {}, heads), body);
   const empty = h("p", { class: "lr-quiet" });
-  const more = h("button", { class: "lr-button", onclick: () => { offset += PAGE; refresh(true); } }, "More");
+  const news = h("button", { id: "worklist-news", class: "lr-button", hidden: true, onclick: () => refresh() });
+  const more = h("button", { class: "lr-button", onclick: () => { limit += PAGE; refresh(); } }, "More");
   const batches = h("ul", { id: "batches", "aria-label": "Batches", role: "list" });
-  const zip = h("input", { type: "file", id: "zip", accept: ".zip", class: "lr-hidden-input", tabIndex: -1, "aria-label": "Zip file", onchange: () => take(zip, (files) => sendZip(files[0])) });
-  const folder = h("input", { type: "file", id: "folder", class: "lr-hidden-input", tabIndex: -1, "aria-label": "Folder", onchange: () => take(folder, sendFiles) });
+  const filters = new Filters(() => { limit = PAGE; refresh(); });
+  const rows = new Rows(body, {
+    open: (id) => {
+      selectTab("Review");
+      session.open(id);
+    },
+    assign: (id, user) => call("POST", `/api/studies/${id}/assign`, { json: { user } }).then(() => refresh(true), (error) => session.fail(error)),
+    finding: (name) => filters.set({ finding: filters.query.finding === name ? "" : name }),
+  });
+  const zip = picker("zip", "Zip file", (files) => sendZip(files[0]), { accept: ".zip" });
+  const folder = picker("folder", "Folder", sendFiles);
   folder.webkitdirectory = true;
-  const files = h("input", { type: "file", id: "files", multiple: true, class: "lr-hidden-input", tabIndex: -1, "aria-label": "Image files", onchange: () => take(files, sendFiles) });
+  const files = picker("files", "Image files", sendFiles, { multiple: true });
   root.append(
-    h("div", { class: "lr-line" }, filters, search, h("span", { class: "lr-space" }),
+    h("div", { class: "lr-line" }, filters.element, h("span", { class: "lr-space" }),
       h("button", { class: "lr-button", onclick: () => files.click() }, "Add images …"), files,
       h("button", { class: "lr-button", onclick: () => folder.click() }, "Add folder …"), folder,
       h("button", { class: "lr-button", onclick: () => zip.click() }, "Add zip …"), zip,
-      h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "" }, "Export JSONL"),
-      h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Export set"),
-      h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "" }, "Export CSV")),
-    batches, table, empty, more);
+      h("details", { class: "lr-menu" }, h("summary", { class: "lr-button" }, "Export"), h("div", {},
+        h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "", title: "All studies with all events, a line each" }, "JSONL of all"),
+        h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Set of all signed"),
+        h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "", title: "A row for each sentence" }, "CSV of all")))),
+    filters.saved, batches, news, table, empty, more);
 
-  function take(input, then) {
-    const taken = [...input.files];
-    input.value = "";
-    if (taken.length) then(taken).catch((error) => session.fail(error)).finally(refresh);
+  function picker(id, label, then, more = {}) {
+    const input = h("input", { type: "file", id, class: "lr-hidden-input", tabIndex: -1, "aria-label": label, ...more, onchange: () => {
+      const taken = [...input.files];
+      input.value = "";
+      if (taken.length) then(taken).catch((error) => session.fail(error)).finally(() => refresh(true));
+    } });
+    return input;
   }
 
-  async function sendZip(file) {
-    session.say("Sending the archive …", "busy");
-    await call("POST", "/api/batches", { body: file, headers: { "content-type": "application/zip" } });
-    session.say("");
-    poll();
+  /**
+   * Ask for the studies and show them. In the background, rows keep their places: known ones are changed where they
+   * stand, new ones come last, and a button offers the new order.
+   */
+  async function refresh(background = false) {
+    clearTimeout(timer);
+    const mine = (asked += 1);
+    session.list = { ...filters.query };
+    const shown = background === true ? Math.min(Math.max(limit, rows.size) + PAGE, 500) : limit;
+    const found = await call("GET", `/api/studies?${new URLSearchParams({ ...filters.query, limit: shown, offset: 0 })}`).catch((error) => session.fail(error));
+    if (!found || mine !== asked) return;
+    filters.count(found.counts);
+    drawHeads();
+    const { added, moved } = rows.show(found.studies, { keep: background === true, current: session.study?.id, named: session.me?.named_users, user: session.me?.user });
+    news.hidden = !(background === true && (moved || added));
+    news.textContent = added ? `${added} new: show in order` : "The order has changed: show it";
+    table.hidden = !rows.size;
+    empty.textContent = rows.size ? "" : filters.narrowed ? "No study matches." : "No studies yet: open an image, or add images, a folder or a zip file, or drop them here.";
+    more.hidden = found.studies.length < shown || shown >= 500;
   }
 
-  async function sendFiles(taken) {
-    const named = taken.filter((file) => !file.name.startsWith(".") && file.name.toUpperCase() !== "DICOMDIR");
-    const { batch } = await call("POST", "/api/batches", { json: { total: named.length } });
-    poll();
-    for (const [index, file] of named.entries()) {
-      await call("POST", `/api/studies?batch=${batch}&number=${index + 1}`, { body: file, headers: session.nameOf(file) });
+  function drawHeads() {
+    const columns = columnsOf(session.me?.named_users);
+    const key = columns.map((one) => one.title).join();
+    if (heads.dataset.key !== key) {
+      heads.dataset.key = key;
+      heads.replaceChildren(...columns.map(({ title, sort, name }) => h("th", { scope: "col", class: `lr-col-${name}`, dataset: { sort: sort ?? "" } },
+        sort ? h("button", { class: "lr-sort", onclick: () => filters.sortBy(sort) }, title, h("span", { "aria-hidden": "true" })) : title)));
+    }
+    for (const head of heads.children) {
+      const on = head.dataset.sort && head.dataset.sort === filters.query.sort;
+      if (on) head.setAttribute("aria-sort", filters.query.descending === "1" ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
     }
   }
 
-  let timer = null;
   function later() {
     clearTimeout(timer);
-    timer = setTimeout(refresh, 200);
+    timer = setTimeout(() => refresh(true), 200);
   }
 
-  async function refresh(append = false) {
-    if (append !== true) offset = 0;
-    const mine = ++asked;
-    const query = new URLSearchParams({ status, search: search.value, limit: PAGE, offset });
-    const found = await call("GET", `/api/studies?${query}`).catch((error) => session.fail(error));
-    if (!found || mine !== asked) return;
-    const total = STATUSES.reduce((sum, one) => sum + (found.counts[one] ?? 0), 0);
-    filters.replaceChildren(...["", ...STATUSES].map((one) => h("button", {
-      class: "lr-button lr-small", "aria-pressed": String(one === status), dataset: { status: one || "all" },
-      onclick: () => { status = one; refresh(); },
-    }, `${one || "all"} ${one ? (found.counts[one] ?? 0) : total}`)));
-    if (append !== true) body.replaceChildren();
-    for (const one of found.studies) body.append(line(one));
-    table.hidden = !body.children.length;
-    empty.textContent = body.children.length ? "" : search.value || status ? "No study matches." : "No studies yet: open an image, or add a folder or a zip file.";
-    more.hidden = found.studies.length < PAGE;
-  }
-
-  function line(one) {
-    const open = () => {
-      selectTab("Review");
-      session.open(one.id);
-    };
-    return h("tr", { dataset: { study: one.id }, ondblclick: open, class: one.id === session.study?.id ? "lr-current" : "" },
-      h("th", { scope: "row" }, h("button", { class: "lr-link", onclick: open }, one.name)),
-      h("td", {}, h("span", { class: `lr-status lr-${one.status}` }, one.status), one.version > 1 ? ` version ${one.version}` : ""),
-      h("td", {}, one.draft ?? ""), h("td", {}, one.view), h("td", {}, one.sentences ? `${one.undecided} of ${one.sentences}` : ""),
-      h("td", {}, one.warnings ? String(one.warnings) : ""), h("td", {}, new Date(one.changed).toLocaleString()));
-  }
-
+  const known = new Map(); // batch id -> its element
   async function poll() {
     clearTimeout(poll.timer);
-    const found = await call("GET", "/api/batches").catch(() => []);
-    const shown = found.filter((one) => one.read + one.failed.length < one.total || one.waiting || one.failed.length).slice(0, 5);
-    batches.replaceChildren(...shown.map((one) => h("li", {},
-      h("progress", { max: one.total, value: one.drafted + one.failed.length, "aria-label": "Batch" }),
-      ` ${one.total} files: ${one.read} read, ${one.drafted} drafted${one.failed.length ? `, ${one.failed.length} refused` : ""}`,
-      one.failed.length ? h("details", {}, h("summary", {}, "Refused files"), h("ul", {}, ...one.failed.map((failed) =>
-        h("li", {}, `file ${failed.number}${failed.sha256 ? ` (sha256 ${failed.sha256.slice(0, 12)})` : ""}: ${failed.reason}`)))) : null)));
-    const busy = found.some((one) => one.read + one.failed.length < one.total || one.waiting);
-    if ((busy || poll.busy) && root.offsetParent) refresh();
+    const found = await call("GET", "/api/batches").catch(() => null);
+    const unfinished = (one) => one.read + one.failed.length < one.total || one.waiting > 0;
+    const busy = found ? found.some(unfinished) : poll.busy;
+    if (found) drawBatches(found.filter((one) => unfinished(one) || one.failed.length).slice(0, 5));
+    if ((busy || poll.busy) && root.offsetParent) refresh(true);
     poll.busy = busy;
-    if (busy) {
-      poll.timer = setTimeout(poll, 1500);
+    if (busy) poll.timer = setTimeout(poll, 1500);
+  }
+
+  /** Show the batches; parts that have been opened stay open. */
+  function drawBatches(shown) {
+    for (const [id, element] of known) {
+      if (!shown.some((one) => one.id === id)) {
+        element.remove();
+        known.delete(id);
+      }
+    }
+    for (const one of shown) {
+      let element = known.get(one.id);
+      if (!element) {
+        element = h("li", {}, h("progress", { "aria-label": "Batch" }), h("span", {}), h("details", {}, h("summary", {}, "Refused files"), h("ul", {})));
+        known.set(one.id, element);
+        batches.append(element);
+      }
+      const [bar, text, refused] = element.children;
+      Object.assign(bar, { max: one.total, value: one.drafted + one.failed.length });
+      text.textContent = ` ${one.total} files: ${one.read} read, ${one.drafted} drafted${one.failed.length ? `, ${one.failed.length} refused` : ""}`;
+      refused.hidden = !one.failed.length;
+      const list = refused.querySelector("ul");
+      for (const failed of one.failed.slice(list.children.length)) {
+        list.append(h("li", {}, `file ${failed.number}${failed.sha256 ? ` (sha256 ${failed.sha256.slice(0, 12)})` : ""}: ${failed.reason}`));
+      }
     }
   }
 
   session.addEventListener("worklist", () => root.isConnected && later());
-  new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && refresh()).observe(root);
+  session.addEventListener("batch", poll);
+  session.addEventListener("settings", () => filters.drawSaved());
+  session.addEventListener("me", () => drawHeads());
+  new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && refresh(rows.size > 0)).observe(root);
+  setInterval(() => rows.tick(), 60_000);
+  drawHeads();
   refresh();
   poll();
 }

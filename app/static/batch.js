@@ -1,0 +1,60 @@
+// Batches: many image files or a zip file, read and drafted by the server in the background.
+import { call, session } from "./session.js";
+
+const TRIES = 40;
+const WAIT_MS = 1500;
+
+/** Repeat a request while the server cannot be reached or has no room at the moment. */
+async function patiently(ask) {
+  for (let number = 1; ; number += 1) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (![0, 503].includes(error.status) || number === TRIES) throw error;
+      session.say("The server cannot be reached: the files are sent when it is back.", "busy");
+      await new Promise((done) => setTimeout(done, WAIT_MS));
+    }
+  }
+}
+
+/** Leave out what no image can be: hidden files, folders' indexes and empty files. */
+function candidates(files) {
+  return files.filter((file) => !file.name.startsWith(".") && file.name.toUpperCase() !== "DICOMDIR" && file.size > 0);
+}
+
+function tell() {
+  session.dispatchEvent(new CustomEvent("batch"));
+  session.dispatchEvent(new CustomEvent("worklist"));
+}
+
+/** Send a zip file. */
+export async function sendZip(file) {
+  session.say("Sending the archive …", "busy");
+  await patiently(() => call("POST", "/api/batches", { body: file, headers: { "content-type": "application/zip" } }));
+  session.say("");
+  tell();
+}
+
+/**
+ * Send image files as one batch; zip files among them become batches of their own. A file that the server refuses is
+ * listed with the batch and does not stop the others.
+ */
+export async function sendFiles(files) {
+  const named = candidates([...files]);
+  const zips = named.filter((file) => /\.zip$/i.test(file.name));
+  const single = named.filter((file) => !zips.includes(file));
+  if (!named.length) {
+    session.say("There is no image file among these.", "error");
+    return;
+  }
+  for (const file of zips) await sendZip(file);
+  if (!single.length) return;
+  const { batch } = await patiently(() => call("POST", "/api/batches", { json: { total: single.length } }));
+  tell();
+  for (const [index, file] of single.entries()) {
+    session.say(`Sending ${index + 1} of ${single.length} files …`, "busy");
+    await patiently(() => call("POST", `/api/studies?batch=${batch}&number=${index + 1}`, { body: file, headers: session.nameOf(file) }));
+  }
+  session.say("");
+  tell();
+}
