@@ -51,7 +51,7 @@ export function paintLens(context, picture, view, cursor) {
   context.fill(circle);
   paintImage(context, picture, { ...view, scale, x: x - (x - view.x) * factor, y: y - (y - view.y) * factor }, [x - radius, y - radius, x + radius, y + radius]);
   context.restore();
-  context.strokeStyle = "#9ca3af";
+  context.strokeStyle = "#9a9a9a";
   context.lineWidth = 1.5 * ratio;
   context.stroke(circle);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
+from PIL import Image
 
 import app
 
@@ -31,7 +33,9 @@ PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Viewer</t
 .lr .lr-toolbar {{ height: 36px; box-sizing: border-box; flex-wrap: nowrap }} body {{ margin: 8px }}</style>
 <div class="lr"><div id="one"></div><div id="two"></div></div>
 <script type="module">import {{ createViewer }} from "/ui/viewer.js";
-window.one = createViewer(document.getElementById("one"), {{ label: "Viewer one" }});
+window.measured = [];
+const note = (...found) => measured.push(found);
+window.one = createViewer(document.getElementById("one"), {{ label: "Viewer one", measured: note }});
 window.two = createViewer(document.getElementById("two"), {{ label: "Viewer two" }});
 window.ready = true;</script></html>"""
 READ = """one => {
@@ -44,11 +48,16 @@ READ = """one => {
 
 @dataclass
 class Images:
-    """Content of the server. An image in ``held`` is sent when its event is set."""
+    """Content of the server. An image in ``held`` is sent when its event is set, its preview at once.
+
+    The first ``broken`` answers of an image are cut off.
+    """
 
     url: str
     pixels: dict[str, npt.NDArray[np.uint16]] = field(default_factory=dict)
     held: dict[str, threading.Event] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
 
     def add(self, name: str, pixels: npt.NDArray[Any], *presets: dict[str, Any]) -> dict[str, Any]:
         """Add an image and return the argument of ``viewer.show``; the default preset shows all values."""
@@ -59,15 +68,33 @@ class Images:
             "presets": list(presets) or [linear(32767.5, 65535)],
         }  # fmt: skip
 
+    def with_preview(self, name: str, pixels: npt.NDArray[Any], *presets: dict[str, Any]) -> dict[str, Any]:
+        """Add an image with a preview, whose full depth comes as a plane of high and a plane of low bytes."""
+        image = self.add(name, pixels, *presets)
+        return image | {"url": f"{image['url']}?planes=1", "planes": True, "preview": f"{image['url']}?preview=1024"}
+
     def answer(self, path: str) -> tuple[int, str, bytes]:
-        part, _, name = unquote(path).strip("/").partition("/")
+        part, _, name = unquote(urlsplit(path).path).strip("/").partition("/")
+        query = urlsplit(path).query
+        self.asked.append(path)
+        if query.startswith("preview") and name in self.pixels:
+            return 200, "image/png", preview(self.pixels[name])
         if part == "ui":
             return 200, KINDS[Path(name).suffix], (STATIC / name).read_bytes()
         if part == "image" and name in self.held:
             self.held[name].wait(20)
         if part == "image" and name in self.pixels:
-            return 200, "application/octet-stream", self.pixels[name].tobytes()
+            pixels = self.pixels[name]
+            planes = np.stack([pixels >> 8, pixels & 255]).astype(np.uint8)
+            return 200, "application/octet-stream", (planes if query == "planes=1" else pixels).tobytes()
         return (404, "text/plain", b"") if part else (200, "text/html", PAGE.encode())
+
+
+def preview(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """Every second pixel as an 8-bit PNG that stretches from 0 to 65,280 (its headers say so)."""
+    file = io.BytesIO()
+    Image.fromarray((pixels[::2, ::2] >> 8).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def linear(center: float, width: float, label: str = "made") -> dict[str, Any]:
@@ -80,7 +107,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
+        if kind == "image/png":
+            self.send_header("X-Low", "0")
+            self.send_header("X-High", "65280")
         self.end_headers()
+        images, name = cast("_Server", self.server).images, unquote(urlsplit(self.path).path).rpartition("/")[2]
+        if images.broken.get(name, 0) and kind == "application/octet-stream":
+            images.broken[name] -= 1
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -190,5 +226,5 @@ def flat(value: int, side: int = SIDE) -> npt.NDArray[np.uint16]:
 
 
 def point(state: dict[str, Any], x: float, y: float) -> tuple[float, float]:
-    """Convert a point of the canvas to image pixels."""
+    """Convert a point of the canvas to pixels of an upright image."""
     return (x - state["x"]) / state["scale"], (y - state["y"]) / state["scale"]
