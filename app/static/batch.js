@@ -3,23 +3,47 @@ import { call, session } from "./session.js";
 
 const TRIES = 40;
 const WAIT_MS = 1500;
+let sending = 0; // files that would be lost with the page
+
+addEventListener("beforeunload", (event) => sending > 0 && event.preventDefault());
 
 /** Repeat a request while the server cannot be reached or has no room at the moment. */
 async function patiently(ask) {
-  for (let number = 1; ; number += 1) {
-    try {
-      return await ask();
-    } catch (error) {
-      if (![0, 503].includes(error.status) || number === TRIES) throw error;
-      session.say("The server cannot be reached: the files are sent when it is back.", "busy");
-      await new Promise((done) => setTimeout(done, WAIT_MS));
+  sending += 1;
+  try {
+    for (let number = 1; ; number += 1) {
+      try {
+        return await ask();
+      } catch (error) {
+        if (![0, 503].includes(error.status) || number === TRIES) throw error;
+        session.say("The server cannot be reached: the files are sent when it is back.", "busy");
+        await new Promise((done) => setTimeout(done, WAIT_MS));
+      }
     }
+  } finally {
+    sending -= 1;
   }
 }
 
-/** Leave out what no image can be: hidden files, folders' indexes and empty files. */
-function candidates(files) {
-  return files.filter((file) => !file.name.startsWith(".") && file.name.toUpperCase() !== "DICOMDIR" && file.size > 0);
+/** Leave out what no image can be: hidden files, folders' indexes, empty files, and files that cannot be read. */
+async function candidates(files) {
+  const found = [];
+  for (const file of files) {
+    if (file.name.startsWith(".") || file.name.toUpperCase() === "DICOMDIR" || !file.size) continue;
+    if (await file.slice(0, 1).arrayBuffer().catch(() => null)) found.push(file);
+  }
+  return found;
+}
+
+/** Return a function that numbers the folders of a batch: files of one folder may be one study. No path is sent. */
+function folders() {
+  const numbers = new Map();
+  return (file) => {
+    const path = (file.path ?? file.webkitRelativePath ?? "").split("/").slice(0, -1).join("/");
+    if (!path) return {};
+    if (!numbers.has(path)) numbers.set(path, numbers.size + 1);
+    return { "x-folder": String(numbers.get(path)) };
+  };
 }
 
 function tell() {
@@ -40,7 +64,7 @@ export async function sendZip(file) {
  * listed with the batch and does not stop the others.
  */
 export async function sendFiles(files) {
-  const named = candidates([...files]);
+  const named = await candidates([...files]);
   const zips = named.filter((file) => /\.zip$/i.test(file.name));
   const single = named.filter((file) => !zips.includes(file));
   if (!named.length) {
@@ -51,10 +75,12 @@ export async function sendFiles(files) {
   if (!single.length) return;
   const { batch } = await patiently(() => call("POST", "/api/batches", { json: { total: single.length } }));
   tell();
+  const folderOf = folders();
   for (const [index, file] of single.entries()) {
     session.say(`Sending ${index + 1} of ${single.length} files …`, "busy");
-    await patiently(() => call("POST", `/api/studies?batch=${batch}&number=${index + 1}`, { body: file, headers: session.nameOf(file) }));
+    const headers = { ...session.nameOf(file), ...folderOf(file) };
+    await patiently(() => call("POST", `/api/studies?batch=${batch}&number=${index + 1}`, { body: file, headers }));
   }
-  session.say("");
+  session.say(files.length === named.length ? "" : `${single.length} files have been sent; ${files.length - named.length} that are no images or cannot be read were left out.`);
   tell();
 }

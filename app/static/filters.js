@@ -46,6 +46,11 @@ export class Filters {
     return ["status", "search", "mine", "finding"].some((name) => this.query[name]);
   }
 
+  /** Return the query for the server, without what is not asked for. */
+  get asked() {
+    return Object.fromEntries(Object.entries(this.query).filter(([, value]) => value !== ""));
+  }
+
   set(part) {
     this.query = { ...this.query, ...part };
     if (this.search.value !== this.query.search) this.search.value = this.query.search;

@@ -45,7 +45,7 @@ export class Measuring {
 
   #tell() {
     const step = this.kind && STEPS[this.kind][this.points.length];
-    this.host.say(step ? `${step} (${this.points.length + 1} of ${STEPS[this.kind].length}): drag or click; by keyboard arrows, Shift for single steps, then Enter. Backspace takes a point back, Esc ends.` : "");
+    this.host.say(step ? `${step} (${this.points.length + 1} of ${STEPS[this.kind].length}): drag, click, or arrows and Enter. Esc ends.` : "");
     this.host.draw();
   }
 

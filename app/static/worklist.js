@@ -16,7 +16,7 @@ export function mount(root) {
   const table = h("table", { id: "studies" }, h("caption", { class: "lr-for-readers" }, "Studies; arrow keys move, Enter opens"), h("thead", {}, heads), body);
   const empty = h("p", { class: "lr-quiet" });
   const news = h("button", { id: "worklist-news", class: "lr-button", hidden: true, onclick: () => refresh() });
-  const more = h("button", { class: "lr-button", onclick: () => { limit += PAGE; refresh(); } }, "More");
+  const more = h("button", { class: "lr-button", hidden: true, onclick: () => { limit += PAGE; refresh(); } }, "More");
   const batches = h("ul", { id: "batches", "aria-label": "Batches", role: "list" });
   const filters = new Filters(() => { limit = PAGE; refresh(); });
   const rows = new Rows(body, {
@@ -58,9 +58,9 @@ export function mount(root) {
   async function refresh(background = false) {
     clearTimeout(timer);
     const mine = (asked += 1);
-    session.list = { ...filters.query };
+    session.list = filters.asked;
     const shown = background === true ? Math.min(Math.max(limit, rows.size) + PAGE, 500) : limit;
-    const found = await call("GET", `/api/studies?${new URLSearchParams({ ...filters.query, limit: shown, offset: 0 })}`).catch((error) => session.fail(error));
+    const found = await call("GET", `/api/studies?${new URLSearchParams({ ...filters.asked, limit: shown, offset: 0 })}`).catch((error) => session.fail(error));
     if (!found || mine !== asked) return;
     filters.count(found.counts);
     drawHeads();
