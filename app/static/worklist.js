@@ -40,7 +40,7 @@ export function mount(root) {
         h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "", title: "All studies with all events, a line each" }, "JSONL of all"),
         h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Set of all signed"),
         h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "", title: "A row for each sentence" }, "CSV of all")))),
-    filters.saved, batches, news, table, empty, more);
+    h("div", { class: "lr-line lr-below" }, filters.saved, h("span", { class: "lr-space" }), news), batches, table, empty, more);
 
   function picker(id, label, then, more = {}) {
     const input = h("input", { type: "file", id, class: "lr-hidden-input", tabIndex: -1, "aria-label": label, ...more, onchange: () => {
@@ -64,6 +64,7 @@ export function mount(root) {
     if (!found || mine !== asked) return;
     filters.count(found.counts);
     drawHeads();
+    if (background !== true) dropEnded();
     const { added, moved } = rows.show(found.studies, { keep: background === true, current: session.study?.id, named: session.me?.named_users, user: session.me?.user });
     news.hidden = !(background === true && (moved || added));
     news.textContent = added ? `${added} new: show in order` : "The order has changed: show it";
@@ -98,20 +99,15 @@ export function mount(root) {
     const found = await call("GET", "/api/batches").catch(() => null);
     const unfinished = (one) => one.read + one.failed.length < one.total || one.waiting > 0;
     const busy = found ? found.some(unfinished) : poll.busy;
-    if (found) drawBatches(found.filter((one) => unfinished(one) || one.failed.length).slice(0, 5));
+    if (found) drawBatches(found, (one) => unfinished(one) || one.failed.length > 0);
     if ((busy || poll.busy) && root.offsetParent) refresh(true);
     poll.busy = busy;
     if (busy) poll.timer = setTimeout(poll, 1500);
   }
 
-  /** Show the batches; parts that have been opened stay open. */
-  function drawBatches(shown) {
-    for (const [id, element] of known) {
-      if (!shown.some((one) => one.id === id)) {
-        element.remove();
-        known.delete(id);
-      }
-    }
+  /** Show the batches; parts that have been opened stay open, and what has ended stays until the reader goes on. */
+  function drawBatches(found, worth) {
+    const shown = [...found.filter(worth).slice(0, 5), ...found.filter((one) => !worth(one) && known.has(one.id))];
     for (const one of shown) {
       let element = known.get(one.id);
       if (!element) {
@@ -119,6 +115,7 @@ export function mount(root) {
         known.set(one.id, element);
         batches.append(element);
       }
+      element.classList.toggle("lr-over", !worth(one));
       const [bar, text, refused] = element.children;
       Object.assign(bar, { max: one.total, value: one.drafted + one.failed.length });
       text.textContent = ` ${one.total} files: ${one.read} read, ${one.drafted} drafted${one.failed.length ? `, ${one.failed.length} refused` : ""}`;
@@ -127,6 +124,14 @@ export function mount(root) {
       for (const failed of one.failed.slice(list.children.length)) {
         list.append(h("li", {}, `file ${failed.number}${failed.sha256 ? ` (sha256 ${failed.sha256.slice(0, 12)})` : ""}: ${failed.reason}`));
       }
+    }
+  }
+
+  function dropEnded() {
+    for (const [id, element] of known) {
+      if (!element.classList.contains("lr-over")) continue;
+      element.remove();
+      known.delete(id);
     }
   }
 
