@@ -25,7 +25,7 @@ export class Filters {
     this.statuses = h("div", { role: "group", "aria-label": "Status", class: "lr-line" });
     this.search = h("input", { type: "search", id: "search", placeholder: "Name, text, indication, SHA-256", "aria-label": "Search", oninput: () => {
       clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.set({ search: this.search.value }), PAUSE_MS);
+      this.timer = setTimeout(() => this.#typed(), PAUSE_MS);
     } });
     this.mine = h("button", { id: "mine", class: "lr-button lr-small", title: "Assigned to me, or unassigned and my own", onclick: () => this.set({ mine: this.query.mine ? "" : "1" }) }, "mine");
     this.finding = h("button", { id: "finding-filter", class: "lr-button lr-small", title: "Show all findings again", onclick: () => this.set({ finding: "" }) });
@@ -99,7 +99,14 @@ export class Filters {
       h("button", { class: "lr-button lr-small", "aria-label": `Delete the filter ${one.name}`, title: "Delete", onclick: () => this.#forget(one.name) }, "×"))));
   }
 
+  /** Take over what has been typed into the search. */
+  #typed() {
+    clearTimeout(this.timer);
+    if (this.search.value !== this.query.search) this.set({ search: this.search.value });
+  }
+
   #name(on) {
+    this.#typed();
     this.name.hidden = !on;
     (on ? this.name : this.save).focus();
   }
