@@ -31,8 +31,10 @@ export class Filters {
     this.finding = h("button", { id: "finding-filter", class: "lr-button lr-small", title: "Show all findings again", onclick: () => this.set({ finding: "" }) });
     this.element = h("div", { class: "lr-line" }, this.statuses, this.mine, this.finding, this.search);
     this.name = h("input", { type: "text", id: "filter-name", maxLength: 60, placeholder: "Name of this filter", "aria-label": "Name of this filter", onkeydown: (event) => {
+      if (!["Enter", "Escape"].includes(event.key)) return;
+      event.preventDefault(); // Enter would also press the button that gets the focus
       if (event.key === "Enter") this.#keep();
-      else if (event.key === "Escape") this.#name(false);
+      else this.#name(false);
     } });
     this.save = h("button", { id: "save-filter", class: "lr-button lr-small", onclick: () => (this.name.hidden ? this.#name(true) : this.#keep()) }, "Save filter");
     this.chips = h("span", { class: "lr-line" });
@@ -52,7 +54,8 @@ export class Filters {
   }
 
   set(part) {
-    this.query = { ...this.query, ...part };
+    clearTimeout(this.timer);
+    this.query = { ...this.query, search: this.search.value, ...part };
     if (this.search.value !== this.query.search) this.search.value = this.query.search;
     this.draw();
     this.changed();
@@ -101,7 +104,6 @@ export class Filters {
 
   /** Take over what has been typed into the search. */
   #typed() {
-    clearTimeout(this.timer);
     if (this.search.value !== this.query.search) this.set({ search: this.search.value });
   }
 
