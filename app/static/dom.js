@@ -38,12 +38,12 @@ const ICONS = {
 };
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Create a drawing of 16 by 16 units; screen readers skip it. */
-export function icon(name) {
+/** Create a drawing of 16 by 16 units; screen readers skip it. `drawings`: paths by name. */
+export function icon(name, drawings = ICONS) {
   const drawing = document.createElementNS(SVG, "svg");
   const path = document.createElementNS(SVG, "path");
   for (const [key, value] of Object.entries({ viewBox: "0 0 16 16", class: "lr-icon", "aria-hidden": "true" })) drawing.setAttribute(key, value);
-  path.setAttribute("d", ICONS[name]);
+  path.setAttribute("d", drawings[name]);
   drawing.append(path);
   return drawing;
 }

@@ -1,7 +1,38 @@
 // Mouse, touch and keys of a viewer.
 const WHEEL = 100; // pixels of the wheel for one step of the zoom
+const WINDOW_STEP = 0.05; // of the preset's width
+const PAN_STEP = 1 / 20; // of the canvas's width
 
-export function listen(viewer) {
+const pan = (across, down) => (viewer) => viewer.pan(across * viewer.canvas.width * PAN_STEP, down * viewer.canvas.width * PAN_STEP);
+
+/** Commands by key: id, label, keys, and what they do with a viewer. */
+export const COMMANDS = [
+  ["zoom-in", "Zoom in", ["+", "="], (viewer) => viewer.zoomIn()],
+  ["zoom-out", "Zoom out", ["-"], (viewer) => viewer.zoomOut()],
+  ["fit", "Fit into the window", ["f"], (viewer) => viewer.fit()],
+  ["one-to-one", "One image pixel for each screen pixel", ["o"], (viewer) => viewer.oneToOne()],
+  ["left", "Look further left", ["ArrowLeft"], pan(1, 0)],
+  ["right", "Look further right", ["ArrowRight"], pan(-1, 0)],
+  ["up", "Look further up", ["ArrowUp"], pan(0, 1)],
+  ["down", "Look further down", ["ArrowDown"], pan(0, -1)],
+  ["narrower", "Narrower window", ["["], (viewer) => viewer.shift(-WINDOW_STEP, 0)],
+  ["wider", "Wider window", ["]"], (viewer) => viewer.shift(WINDOW_STEP, 0)],
+  ["lower", "Lower level", ["{"], (viewer) => viewer.shift(0, -WINDOW_STEP)],
+  ["higher", "Higher level", ["}"], (viewer) => viewer.shift(0, WINDOW_STEP)],
+  ["preset", "Window of that number", ["1", "2", "3", "4", "5", "6", "7", "8", "9"], (viewer, event) => viewer.preset(Number(event.key) - 1)],
+  ["invert", "Invert", ["i"], (viewer) => viewer.invert()],
+  ["rotate", "Turn clockwise by 90°", ["t"], (viewer) => viewer.rotate()],
+  ["flip", "Exchange left and right", ["l"], (viewer) => viewer.flip()],
+  ["magnifier", "Magnifier", ["g"], (viewer) => viewer.magnify()],
+  ["length", "Measure a length", ["m"], (viewer) => viewer.measure("length")],
+  ["cardiothoracic", "Measure the cardiothoracic ratio", ["c"], (viewer) => viewer.measure("cardiothoracic")],
+  ["map", "Show or hide the map", ["h"], (viewer) => viewer.toggleMap()],
+  ["boxes", "Show or hide the boxes", ["b"], (viewer) => viewer.toggleBoxes()],
+  ["reset", "Reset window, zoom, turns and inversion", ["r"], (viewer) => viewer.reset()],
+];
+
+/** Listen to mouse, touch and keys on a viewer's canvas; `ownKeys` is false if the page sends the commands. */
+export function listen(viewer, ownKeys) {
   const { canvas } = viewer;
   const pointers = new Map(); // id -> {at, pan, measuring}
   let spaced = false;
@@ -53,14 +84,6 @@ export function listen(viewer) {
   canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
   canvas.addEventListener("pointerleave", () => viewer.point(null));
 
-  const step = () => canvas.width / 20;
-  const keys = {
-    "+": () => viewer.zoomIn(), "=": () => viewer.zoomIn(), "-": () => viewer.zoomOut(),
-    ArrowLeft: () => viewer.pan(step(), 0), ArrowRight: () => viewer.pan(-step(), 0), ArrowUp: () => viewer.pan(0, step()), ArrowDown: () => viewer.pan(0, -step()),
-    "[": () => viewer.shift(-0.05, 0), "]": () => viewer.shift(0.05, 0), "{": () => viewer.shift(0, -0.05), "}": () => viewer.shift(0, 0.05),
-    i: () => viewer.invert(), r: () => viewer.reset(), f: () => viewer.fit(), o: () => viewer.oneToOne(), h: () => viewer.toggleMap(), b: () => viewer.toggleBoxes(),
-    t: () => viewer.rotate(), l: () => viewer.flip(), g: () => viewer.magnify(), m: () => viewer.measure("length"), c: () => viewer.measure("cardiothoracic"),
-  };
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (viewer.measuring.key(event)) {
@@ -68,9 +91,9 @@ export function listen(viewer) {
       return;
     }
     if (event.key === " ") spaced = true;
-    const act = keys[event.key] ?? (/^[1-9]$/.test(event.key) ? () => viewer.preset(Number(event.key) - 1) : null);
+    const act = ownKeys && COMMANDS.find(([, , keys]) => keys.includes(event.key))?.[3];
     if (act || event.key === " ") event.preventDefault();
-    act?.();
+    act?.(viewer, event);
   });
   canvas.addEventListener("keyup", (event) => {
     if (event.key === " ") spaced = false;

@@ -28,16 +28,16 @@ export function mount(root) {
       h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, h("span", { class: `lr-bar-fill lr-is-${kind ?? "plain"}`, style: `width:${(100 * value) / most}%` })), h("td", {}, shown(value)))))));
   }
 
-  /** Table of the errors that reviewers marked: categories down, clinical significance across. */
-  function errors(counts) {
-    const { categories = [], significance = [] } = session.me?.errors ?? {};
-    const across = [...significance, { value: null, title: "Not stated" }];
-    const sum = (of) => counts.filter(of).reduce((total, one) => total + one.count, 0);
-    const cell = (value) => h("td", {}, value ? String(value) : "–");
-    return h("table", { id: "errors" }, h("caption", {}, "Errors in drafts, as marked by reviewers"),
-      h("thead", {}, h("tr", {}, ...["Error", ...across.map((one) => one.title), "All"].map((title) => h("th", { scope: "col" }, title)))),
-      h("tbody", {}, ...categories.filter(({ value }) => sum((one) => one.category === value)).map(({ value, title }) =>
-        h("tr", { dataset: { category: value } }, h("th", { scope: "row" }, title), ...across.map((column) => cell(sum((one) => one.category === value && (one.significance ?? null) === column.value))), cell(sum((one) => one.category === value))))));
+  /** Table of the errors that reviewers named: categories down, clinical significance across. */
+  function errors({ total, categories, significance, both }) {
+    const titles = Object.fromEntries(Object.values(session.me?.errors ?? {}).flat().map((one) => [one.value, one.title]));
+    const across = Object.keys(significance);
+    const cell = (count) => h("td", {}, count ? String(count) : "–");
+    return h("table", { id: "errors" }, h("caption", {}, `Errors in drafts, as named by reviewers: ${total}`),
+      h("thead", {}, h("tr", {}, ...["Error", ...across.map((one) => titles[one] ?? one), "all"].map((title) => h("th", { scope: "col" }, title)))),
+      h("tbody", {}, ...Object.entries(categories).filter(([, count]) => count).map(([category, count]) =>
+        h("tr", { dataset: { category } }, h("th", { scope: "row" }, titles[category] ?? category),
+          ...across.map((rated) => cell(both.find((one) => one.category === category && one.significance === rated)?.count)), cell(count)))));
   }
 
   function draw(found) {
@@ -52,7 +52,7 @@ export function mount(root) {
         bars("What became of the drafted sentences", ["accepted", "edited", "rejected"].map((one) => [one, shares[one] ?? 0, one]), percent),
         bars("Signed reports by day", Object.entries(found.days)),
         found.labels.length ? bars("Findings that reviewers changed most", found.labels.map((one) => [`${one.finding} (${one.from} to ${one.to})`, one.count])) : "",
-        found.errors?.length ? errors(found.errors) : "",
+        found.errors.total ? errors(found.errors) : "",
         h("table", {}, h("caption", {}, "By model"), h("thead", {}, h("tr", {}, ...["Model", "Reports", "Accepted", "Changed", "Time"].map((title) => h("th", { scope: "col" }, title)))),
           h("tbody", {}, ...found.models.map((one) => h("tr", {}, h("th", { scope: "row", title: one.model }, shortened(one.model)), h("td", {}, String(one.signed)), h("td", {}, percent(one.shares.accepted)), h("td", {}, percent(one.edit_distance.mean)), h("td", {}, seconds(one.seconds.median))))))) : h("p", { class: "lr-quiet" }, "Numbers appear when reports have been signed."));
   }

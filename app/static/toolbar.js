@@ -1,21 +1,9 @@
 // Tools above an image: one row of buttons, moved through with the arrow keys.
-import { icon } from "./icons.js";
+import { icon } from "./dom.js";
+import { TOOLS as DRAWINGS } from "./icons.js";
+import { COMMANDS } from "./input.js";
 
-const TOOLS = [
-  ["zoom-out", "Zoom out (-)", (viewer) => viewer.zoomOut()],
-  ["zoom-in", "Zoom in (+)", (viewer) => viewer.zoomIn()],
-  ["fit", "Fit into the window (f)", (viewer) => viewer.fit()],
-  ["1:1", "1:1, one image pixel for each screen pixel (o)", (viewer) => viewer.oneToOne()],
-  ["invert", "Invert (i)", (viewer) => viewer.invert()],
-  ["rotate", "Turn clockwise by 90° (t)", (viewer) => viewer.rotate()],
-  ["flip", "Exchange left and right (l)", (viewer) => viewer.flip()],
-  ["magnifier", "Magnifier (g)", (viewer) => viewer.magnify()],
-  ["length", "Measure a length (m)", (viewer) => viewer.measure("length")],
-  ["cardiothoracic", "Measure the cardiothoracic ratio (c)", (viewer) => viewer.measure("cardiothoracic")],
-  ["reset", "Reset window, zoom, turns and inversion (r)", (viewer) => viewer.reset()],
-  ["map", "Show or hide the map (h)", (viewer) => viewer.toggleMap()],
-  ["boxes", "Show or hide the boxes (b)", (viewer) => viewer.toggleBoxes()],
-];
+const TOOLS = ["zoom-out", "zoom-in", "fit", "one-to-one", "invert", "rotate", "flip", "magnifier", "length", "cardiothoracic", "reset", "map", "boxes"];
 
 export class Toolbar {
   #buttons = new Map();
@@ -26,7 +14,11 @@ export class Toolbar {
     this.element.className = "lr-toolbar";
     this.element.setAttribute("role", "toolbar");
     this.element.setAttribute("aria-label", `${viewer.label}: view`);
-    for (const [name, title, act] of TOOLS) this.#add(name, title, () => act(viewer));
+    for (const name of TOOLS) {
+      const [, , , act] = COMMANDS.find(([id]) => id === name);
+      this.#add(name, () => act(viewer));
+    }
+    this.title((name) => COMMANDS.find(([id]) => id === name)[2][0]);
     this.presets = document.createElement("select");
     this.presets.className = "lr-presets";
     this.presets.title = "Window (1 … 9)";
@@ -35,18 +27,28 @@ export class Toolbar {
     this.strength = Object.assign(document.createElement("input"), { className: "lr-strength", type: "range", min: 0, max: 100, value: 60 });
     this.strength.setAttribute("aria-label", `${viewer.label}: strength of the map`);
     this.strength.addEventListener("input", () => viewer.draw());
+    this.strength.addEventListener("keydown", (event) => event.stopPropagation()); // arrows move the slider, not the image
     this.element.append(this.presets);
     this.element.addEventListener("keydown", (event) => this.#move(event));
   }
 
-  #add(name, title, act) {
-    const button = Object.assign(document.createElement("button"), { className: "lr-tool", type: "button", title, tabIndex: -1 });
+  #add(name, act) {
+    const button = Object.assign(document.createElement("button"), { className: "lr-tool", type: "button", tabIndex: -1 });
     button.dataset.tool = name;
-    button.setAttribute("aria-label", `${this.viewer.label}: ${title}`);
-    button.append(name === "1:1" ? "1:1" : icon(name));
+    button.append(name === "one-to-one" ? "1:1" : icon(name, DRAWINGS));
     button.addEventListener("click", act);
     this.element.append(button);
     this.#buttons.set(name, button);
+  }
+
+  /** Name each tool after its label and the key that the user has chosen for it. */
+  title(keyOf) {
+    for (const [name, button] of this.#buttons) {
+      const [, label] = COMMANDS.find(([id]) => id === name);
+      const key = keyOf(name);
+      button.title = key ? `${label} (${key})` : label;
+      button.setAttribute("aria-label", `${this.viewer.label}: ${button.title}`);
+    }
   }
 
   /** Move the focus with the arrow keys: one Tab stop for all buttons. */

@@ -15,9 +15,12 @@ const OPPOSITE = { left: "right", right: "left", top: "bottom", bottom: "top" };
 const HELP = "Radiograph. Plus and minus zoom, arrow keys move, F fits, O shows one to one. Square brackets change the window's width, curly brackets its level, digits choose a window, I inverts. T turns, L exchanges left and right, G is a magnifier, M measures a length, C the cardiothoracic ratio, R resets.";
 let helps = 0;
 
-/** Create a viewer. `measured(kind, points)` is called with each finished measurement. */
-export function createViewer(root, { label, measured = () => {} }) {
-  return new Viewer(root, label, measured);
+/**
+ * Create a viewer. `measured(kind, points)` is called with each finished measurement; `keys` is false if the page sends
+ * the commands of input.js.
+ */
+export function createViewer(root, { label, measured = () => {}, keys = true }) {
+  return new Viewer(root, label, measured, keys);
 }
 
 function make(tag, className, properties = {}) {
@@ -46,7 +49,7 @@ class Viewer {
   #heat = document.createElement("canvas");
   #cursor = null;
 
-  constructor(root, label, measured) {
+  constructor(root, label, measured, keys) {
     this.root = root;
     this.label = label;
     root.classList.add("lr-viewer");
@@ -70,7 +73,7 @@ class Viewer {
     this.stage = make("div", "lr-stage");
     this.stage.append(this.canvas, ...this.sides, this.hud, this.hint, this.message, this.tools.strength, help);
     root.replaceChildren(this.tools.element, this.stage);
-    listen(this);
+    listen(this, keys);
     new ResizeObserver(() => this.#resize()).observe(this.stage);
     this.clear();
   }

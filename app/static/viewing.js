@@ -1,5 +1,7 @@
 // Hanging: the frontal image left; right of it the prior, the lateral or a further image. Below them thumbnails,
 // measurements and the signed report of the prior.
+import { COMMANDS } from "./input.js";
+import { keysOf, register, shown } from "./keys.js";
 import { preload } from "./loading.js";
 import { TITLES, valueOf } from "./measuring.js";
 import { boxesOf } from "./overlays.js";
@@ -11,7 +13,7 @@ const CONTEXT = { prior: "Prior", lateral: "Lateral", further: "Further image" }
 
 export function mount(root) {
   const note = h("p", { id: "evidence-note", role: "status" });
-  const viewer = createViewer(h("div", { id: "viewer" }), { label: "Radiograph", measured: (kind, points) => keep(viewer, kind, points) });
+  const viewer = createViewer(h("div", { id: "viewer" }), { label: "Radiograph", keys: false, measured: (kind, points) => keep(viewer, kind, points) });
   const sides = Object.fromEntries(Object.keys(CONTEXT).map((which) => [which, side(which)]));
   const current = h("div", { class: "lr-pane lr-current" }, viewer.root);
   const earlier = h("details", { id: "prior-signed", open: true }, h("summary", {}), h("p", {}));
@@ -21,9 +23,9 @@ export function mount(root) {
   const link = h("input", { type: "checkbox", id: "linked", checked: true, onchange: () => relink() });
   const linked = h("label", { for: "linked", title: "Zoom, position and window of both images change together" }, link, " linked");
   const looked = h("button", {
-    id: "encoder-map", class: "lr-button", title: "Attention of the encoder's summary token; not proof of a finding", "aria-pressed": "false",
+    id: "encoder-map", class: "lr-button", title: "Where the encoder looked: attention of its summary token; not proof of a finding", "aria-pressed": "false",
     onclick: () => session.toggleEvidence(null),
-  }, "Where the encoder looked");
+  }, "Encoder map");
   const measurements = h("ul", { id: "measurements", "aria-label": "Measurements", role: "list" });
   root.append(
     pair, note,
@@ -36,7 +38,7 @@ export function mount(root) {
 
   /** Create viewer and buttons of a context image. */
   function side(which) {
-    const one = { shown: null, viewer: createViewer(h("div", { id: `${which}-viewer` }), { label: `${CONTEXT[which]} radiograph`, measured: (kind, points) => keep(one.viewer, kind, points) }) };
+    const one = { shown: null, viewer: createViewer(h("div", { id: `${which}-viewer` }), { label: `${CONTEXT[which]} radiograph`, keys: false, measured: (kind, points) => keep(one.viewer, kind, points) }) };
     one.pane = h("div", { class: "lr-pane lr-context", hidden: true, dataset: { title: CONTEXT[which] } }, one.viewer.root);
     one.file = h("input", {
       type: "file", id: `${which}-file`, class: "lr-hidden-input", tabIndex: -1, "aria-label": `${CONTEXT[which]} image file`,
@@ -82,8 +84,13 @@ export function mount(root) {
     relinkLater();
   }
 
+  /** Return true if only one of the two images is shown (viewer.css). */
   function narrow() {
-    return root.clientWidth < 35 * Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+    return getComputedStyle(seenPane()).display === "none" || getComputedStyle(current).display === "none";
+  }
+
+  function seenPane() {
+    return sides[context()?.[0]]?.pane ?? current;
   }
 
   /** Hang the next image on the right: prior, lateral, further ones, none. */
@@ -139,7 +146,7 @@ export function mount(root) {
       if (id !== one.shown) {
         one.shown = id;
         changed = true;
-        if (part) one.viewer.show(pictureOf(study, part, CONTEXT[which]));
+        if (part) one.viewer.show(pictureOf(study, part, which));
         else one.viewer.clear();
       }
     }
@@ -173,11 +180,13 @@ export function mount(root) {
           pair.dataset.front = "current";
           return draw();
         },
-      }, thumbnail(pictureOf(study, part)), titleOf(which, part, number)))));
+      }, thumbnail(study, part), titleOf(which, part, number)))));
     }
+    const single = narrow();
     for (const button of images.querySelectorAll("button")) {
       const { which, number } = button.dataset;
-      const on = which === "current" || Boolean(seen && seen[0] === which && seen[2] === Number(number));
+      const front = !single || (which === "current") === (pair.dataset.front !== "context");
+      const on = front && (which === "current" || Boolean(seen && seen[0] === which && seen[2] === Number(number)));
       button.setAttribute("aria-pressed", String(on));
       button.title = which === "current" ? "Hangs on the left" : on ? "Take down (v: next image)" : "Hang on the right (v: next image)";
     }
@@ -207,10 +216,10 @@ export function mount(root) {
     for (const one of [viewer, ...Object.values(sides).map((other) => other.viewer)]) one.measurements(found, chosen.measurement);
     const focused = measurements.contains(document.activeElement);
     measurements.replaceChildren(...found.map((one) => {
-      const text = `${TITLES[one.kind] ?? one.kind} ${valueOf(one)}${one.note ? ` (${one.note})` : ""}`;
+      const text = `${TITLES[one.kind] ?? one.kind} ${valueOf(one)}${one.note && one.unit !== "px" ? ` (${one.note})` : ""}`;
       return h("li", { dataset: { measurement: one.id } },
         h("button", {
-          "aria-pressed": String(one.id === chosen.measurement), title: "Mark in the image",
+          "aria-pressed": String(one.id === chosen.measurement), title: `Mark in the image${one.note ? `: ${one.note}` : ""}`,
           onclick: () => {
             chosen.measurement = chosen.measurement === one.id ? null : one.id;
             drawMeasurements();
@@ -234,11 +243,18 @@ export function mount(root) {
     if (map && mine === asked && session.study?.id === study.id && session.selected === selected && session.evidence) session.showEvidence({ sentence: selected, map });
   }
 
-  root.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.key !== "v" || event.target.closest("select, input, textarea")) return;
-    event.preventDefault();
-    hangNext();
-  });
+  /** Return the viewer that has the focus, else that of the current image. */
+  function active() {
+    return Object.values(sides).map((one) => one.viewer).find((one) => one.root.contains(document.activeElement)) ?? viewer;
+  }
+
+  for (const [id, label, keys, act] of COMMANDS) register({ id: `image-${id}`, label, scope: "viewer", keys, act: (event) => act(active(), event) });
+  register({ id: "image-next", label: "Next image on the right: prior, lateral, further ones, none", scope: "viewer", keys: ["v"], act: hangNext });
+  register({ id: "image-hang", label: "Next image on the right, from anywhere", scope: "page", keys: ["Alt+v"], act: hangNext, when: () => Boolean(session.study && root.offsetParent) });
+  function title() {
+    for (const one of [viewer, ...Object.values(sides).map((other) => other.viewer)]) one.tools.title((name) => shown(keysOf(`image-${name}`)[0] ?? ""));
+  }
+  session.addEventListener("settings", title);
   session.addEventListener("study", draw);
   session.addEventListener("me", draw);
   session.addEventListener("selected", follow);

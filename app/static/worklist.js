@@ -40,7 +40,7 @@ export function mount(root) {
         h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "", title: "All studies with all events, a line each" }, "JSONL of all"),
         h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Set of all signed"),
         h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "", title: "A row for each sentence" }, "CSV of all")))),
-    h("div", { class: "lr-line lr-below" }, filters.saved, h("span", { class: "lr-space" }), news), batches, table, empty, more);
+    filters.saved, batches, h("div", { class: "lr-news" }, news), table, empty, more);
 
   function picker(id, label, then, more = {}) {
     const input = h("input", { type: "file", id, class: "lr-hidden-input", tabIndex: -1, "aria-label": label, ...more, onchange: () => {

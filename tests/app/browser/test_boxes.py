@@ -74,7 +74,7 @@ def test_a_study_with_all_inputs_is_drafted_with_boxes_and_reviewed(
     page.set_input_files("#prior-file", small_files.dicom(tmp_path / "prior.dcm", seed=2))
     painted(page, "#prior-viewer")
     assert page.is_hidden("#lateral-viewer") and page.is_visible("#linked")
-    page.click("#swap")
+    page.click("#images [data-which=lateral]")
     page.wait_for_selector("#lateral-viewer", state="visible")
     assert page.is_hidden("#prior-viewer") and page.is_hidden("#linked")
     chips = page.locator("#warnings li").all_text_contents()
