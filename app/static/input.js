@@ -91,7 +91,7 @@ export function listen(viewer, ownKeys) {
       return;
     }
     if (event.key === " ") spaced = true;
-    const act = ownKeys && COMMANDS.find(([, , keys]) => keys.includes(event.key))?.[3];
+    const act = ownKeys ? COMMANDS.find(([, , keys]) => keys.includes(event.key))?.[3] : null;
     if (act || event.key === " ") event.preventDefault();
     act?.(viewer, event);
   });
