@@ -19,17 +19,17 @@ NOT_RATED = "not rated"
 _MOST_LABELS = 10
 
 
-def summary(store: Store, owner: str, labels_of: Labeler) -> dict[str, Any]:
-    """Summarise an owner's signed reports.
+def summary(store: Store, user: str, labels_of: Labeler) -> dict[str, Any]:
+    """Summarise the signed reports of a user's studies, and those of others' studies that the user signed.
 
     A report that was signed several times counts with its last version and the working time of all of them.
 
     Args:
         store: studies and signed reports.
-        owner: of the studies.
+        user: who asks.
         labels_of: returns the label of each finding for a text.
     """
-    versions = store.signed(owner)
+    versions = store.signed(user)
     time: Counter[str] = Counter()
     for one in versions:
         time[one["study"]] += one["seconds"]
@@ -37,7 +37,7 @@ def summary(store: Store, owner: str, labels_of: Labeler) -> dict[str, Any]:
     reports = list(last.values())
     models = sorted({one["model"] for one in reports if one["model"]})
     return {
-        "studies": store.worklist(owner, limit=1)["counts"],
+        "studies": store.worklist(user, limit=1)["counts"],
         "signed": len(reports),
         **_numbers(reports),
         "days": dict(sorted(Counter(one["at"][:10] for one in reports).items())),

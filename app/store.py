@@ -283,11 +283,15 @@ class Store:
         database.study_row(connection, owner, study)
         return [dict(row) for row in connection.execute("SELECT * FROM events WHERE study = ? ORDER BY id", (study,))]
 
-    def signed(self, owner: str) -> list[dict[str, Any]]:
-        """Return all versions of the owner's signed reports in the order in which they were signed, with documents."""
+    def signed(self, user: str) -> list[dict[str, Any]]:
+        """Return the signed reports, all versions with documents, in the order in which they were signed.
+
+        They are those of the user's studies, and those of others' studies that the user signed.
+        """
         rows = self._database.read().execute(
-            "SELECT signed.* FROM signed JOIN studies ON studies.id = study WHERE owner = ? ORDER BY signed.rowid",
-            (owner,),
+            "SELECT signed.* FROM signed JOIN studies ON studies.id = study WHERE owner = ? OR who = ? "
+            "ORDER BY signed.rowid",
+            (user, user),
         )
         return [dict(row) | {"document": json.loads(row["document"])} for row in rows]
 

@@ -131,3 +131,14 @@ def test_errors_by_category_and_significance_of_each_model(tmp_path: Path) -> No
         assert {name: count for name, count in errors["significance"].items() if count} == {"urgent": 2, "not rated": 1}
         assert {"category": "place", "significance": "not rated", "count": 1} in errors["both"]
     assert {"finding": "Fracture", "from": "not mentioned", "to": "positive", "count": 1} in found["labels"]
+
+
+def test_a_report_counts_for_its_owner_and_for_who_signed_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    study = drafted(store, "Clear.")
+    act(store, study, "accept", sentence="s1")
+    store.assign("ann", study, "bob")
+    store.act("bob", study, store.state("bob", study)["revision"], {"action": "sign", "seconds": 7}, user="bob")
+    store.assign("bob", study, None)
+    for name, signed in (("ann", 1), ("bob", 1), ("cat", 0)):
+        assert summary(store, name, labels_of)["signed"] == signed
