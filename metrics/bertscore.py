@@ -26,6 +26,7 @@ from metrics.base import (
     option,
     sha256_of,
 )
+from metrics.model_files import bert_sizes, read_object
 from metrics.scores import Scores, mean_scores
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ MODEL = "FacebookAI/roberta-large"
 WEIGHTS = HubFile(MODEL, "model.safetensors", "BERTScore's model", "--bertscore-model DIR with --bertscore-layers N")
 _OLD_NAMES = {"FacebookAI/roberta-large": "roberta-large", "google-bert/bert-base-uncased": "bert-base-uncased"}
 _FILES = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
+_JSON = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
+_HINT = "expected: config.json, model.safetensors and the tokenizer's files"
 _PREFIX_SPACE = {"roberta", "gpt2", "longformer", "bart", "camembert", "xlm-roberta"}
 
 
@@ -130,19 +133,26 @@ class BERTScore:
         if not sys.stderr.isatty():
             logging.disable_progress_bar()
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            for file in _JSON:
+                if (folder / file).exists() or file == "config.json":
+                    read_object(folder / file)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if getattr(config, "quantization_config", None):
                 raise ValueError("quantised weights are not read")
+            bert_sizes(config.to_dict(), "config.json", _HINT)
             config._attn_implementation = None  # a file may name code to be fetched from the hub
             space = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, **space)
-            self._model: Any = AutoModel.from_pretrained(
-                folder, config=config, local_files_only=True, use_safetensors=True
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **space
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            self._model: Any = AutoModel.from_pretrained(
+                folder, config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        except WeightsError:
+            raise
+        except Exception as error:  # transformers and the hub's library raise types of their own
             raise WeightsError(
-                f"BERTScore's model in {folder.name} cannot be loaded ({type(error).__name__})",
-                hint="expected: config.json, model.safetensors and the tokenizer's files",
+                f"BERTScore's model in {folder.name} cannot be loaded ({type(error).__name__})", hint=_HINT
             ) from error
         _keep_layers(self._model, layers)
         # positions 0 and 1 of RoBERTa are not for text

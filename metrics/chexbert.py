@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from metrics.annotations import Row, annotate, refuse_constant
 from metrics.base import HubFile, InputError, Precision, WeightsError, checked_texts, option, sha256_of
 from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN, LabelF1, LabelOptions
+from metrics.model_files import bert_sizes, read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,7 @@ WEIGHTS = HubFile(
 VOCABULARY = HubFile(
     "google-bert/bert-base-uncased", "vocab.txt", "CheXbert's vocabulary", "--bert-vocab DIR", "it is 230 kB"
 )
+_CONFIG_HINT = "a config.json in the folder of vocab.txt must be that of the same BERT"
 _MAX_TOKENS = 512
 _UNKNOWN_SHARE = 0.2
 
@@ -253,8 +255,18 @@ def load_labeler(path: Path, config: Path | None = None) -> nn.Module:
             f"{path.name} cannot be read as CheXbert's weights ({type(error).__name__})", hint=f"expected: {layout}"
         ) from error
     state = {name: value for name, value in state.items() if not name.endswith(".position_ids")}
-    with torch.device("meta"):
-        model = _build(BertConfig.from_json_file(config) if config else BertConfig())
+    sizes: dict[str, Any] = {}
+    try:
+        if config is not None:
+            sizes = bert_sizes(read_object(config), config.name, _CONFIG_HINT)
+        with torch.device("meta"):
+            model = _build(BertConfig(**sizes))
+    except WeightsError:
+        raise
+    except Exception as error:  # transformers and the hub's library raise types of their own
+        raise WeightsError(
+            f"CheXbert's config.json cannot be used ({type(error).__name__})", hint=_CONFIG_HINT
+        ) from error
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(state.keys() - wanted.keys())
@@ -268,7 +280,7 @@ def load_labeler(path: Path, config: Path | None = None) -> nn.Module:
         if not isinstance(state[name], torch.Tensor) or state[name].shape != value.shape:
             raise WeightsError(
                 f"{path.name} is not CheXbert: {name} has another shape than {list(value.shape)}",
-                hint="a config.json in the folder of vocab.txt must be that of the same BERT",
+                hint=_CONFIG_HINT,
             )
     model.load_state_dict(state, assign=True)
     # buffers that are not in the file have no storage yet

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from encoder.errors import LlavaRadError
 from encoder.files import reported, write
+from encoder.json_files import parse_json
 from encoder.probing.allocation import Allocation, Floats, Split
 from encoder.probing.logistic import Score, auroc, average_precision, choose_c, logistic_regression, standardise
 
@@ -236,9 +237,9 @@ def read_heads(file: Path, encoder: str) -> tuple[tuple[str, ...], list[Head]]:
     try:
         with safe_open(file, "numpy") as opened:
             facts = opened.metadata() or {}
-            labels = tuple(json.loads(facts["labels"]))
+            labels = tuple(parse_json(facts["labels"]))
             weight, bias = opened.get_tensor("weight"), opened.get_tensor("bias")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LlavaRadError(f"the heads of a linear probe cannot be read ({type(error).__name__})") from None
     if facts.get("encoder") != encoder:
         raise LlavaRadError("the heads belong to another encoder or recipe")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from encoder.errors import LlavaRadError
 from encoder.files import LineFile, reported
+from encoder.json_files import parse_json
 from llava_rad.outputs.files import write_whole
 from llava_rad.outputs.report import NOTICE
 
@@ -50,7 +51,7 @@ class Prediction:
         Raises:
             ValueError: if it is not a prediction.
         """
-        content = json.loads(line)
+        content = parse_json(line)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError("no prediction")
         try:

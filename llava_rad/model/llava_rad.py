@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from encoder.backbones.weight_files import CONFIG, architecture_of, read_json
 from encoder.errors import ModelError
 from encoder.hub import fetch, refused_packages
 from encoder.runs.distributed import choose_deepspeed_device
+from llava_rad.model.adapter_config import ADAPTER, read_adapter, with_module_names
 from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
 from llava_rad.model.config import LlavaRadConfig, TokenIds, check_language_model, token_ids
 from llava_rad.model.familiarity import Familiarity
@@ -246,18 +247,6 @@ def load_llama(folder: Path, what: str, *, dtype: torch.dtype | str, use_safeten
     return model
 
 
-ADAPTER = "adapter_config.json"
-_ADAPTER_READ = {
-    "r", "lora_alpha", "target_modules", "exclude_modules", "bias", "fan_in_fan_out", "modules_to_save", "use_rslora",
-    "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
-}  # fmt: skip
-_ADAPTER_UNUSED = {
-    "peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode",
-    "lora_dropout", "init_lora_weights", "megatron_core", "qalora_group_size", "ensure_weight_tying", "loftq_config",
-}  # fmt: skip
-"""Settings of training, and those that PEFT writes without using them unless another is set."""
-
-
 def greedy(ids: TokenIds) -> GenerationConfig:
     """Make transformers' generation config of plain greedy decoding."""
     from transformers import GenerationConfig
@@ -279,40 +268,26 @@ def adapter_base(folder: Path, *, offline: bool = False) -> tuple[str, Path]:
     return name, fetch(name, revision=revision, offline=offline, patterns=patterns)
 
 
-def _adapter_settings(folder: Path) -> dict[str, Any]:
-    """Read the settings of LoRA in ``adapter_config.json``; PEFT would import a module that others name.
-
-    Raises:
-        ModelError: if it is no LoRA adapter, or has a setting that changes the result and is not read.
-    """
-    found = read_json(folder / ADAPTER, "the adapter")
-    if found.get("peft_type") != "LORA":
-        raise ModelError("adapter_config.json is not a PEFT configuration of LoRA")
-    odd = [key for key, value in found.items() if key not in _ADAPTER_READ | _ADAPTER_UNUSED and value]
-    if odd:
-        raise ModelError(f"adapter_config.json sets {odd[0][:80]}, which is not read")
-    if found.get("init_lora_weights", True) not in (True, False, None, "gaussian", "orthogonal"):
-        raise ModelError("adapter_config.json sets init_lora_weights to a way that changes the base model: not read")
-    return {key: value for key, value in found.items() if key in _ADAPTER_READ}
-
-
 def _load_adapter(folder: Path, *, dtype: torch.dtype | str, offline: bool) -> PreTrainedModel:
     from safetensors.torch import load_file
 
-    settings = _adapter_settings(folder)
+    settings = read_adapter(folder)
     with refused_packages():
         from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
     name, place = adapter_base(folder, offline=offline)
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("the adapter has no adapter_model.safetensors")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    largest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     base = load_llama(place, f"the base model {name}", dtype=dtype)
+    settings = with_module_names(settings, [name for name, _ in base.named_modules()], largest)
     try:
         with refused_packages():
             model = PeftModel.from_pretrained(base, str(folder), config=LoraConfig(**settings))
     except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
         raise ModelError(f"the adapter could not be loaded: {first_line(error)}") from error
-    stored = set(load_file(folder / "adapter_model.safetensors"))
+    stored = set(tensors)
     expected = set(get_peft_model_state_dict(model))
     if stored != expected:
         odd = sorted(stored ^ expected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
 from encoder.files import LineFile, write
+from encoder.json_files import parse_json
 from encoder.locks import locked_folder, locked_output
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _reports(content: bytes) -> list[dict[str, Any]]:
         if not whole:
             break
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             raise _not_ours() from None
     return records

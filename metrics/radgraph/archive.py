@@ -6,7 +6,6 @@ DyGIE++ models (Wadden et al. 2019; Jain et al. 2021).
 
 from __future__ import annotations
 
-import json
 import shutil
 import tarfile
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from metrics.base import HubFile, WeightsError, sha256_of
+from metrics.model_files import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ ARCHIVES: Final[Mapping[str, HubFile]] = {
     )
     for kind in ("radgraph", "radgraph-xl")
 }
+_LARGEST_SIZE: Final = 4096
 LAYOUT: Final = "config.json, weights.th, vocabulary/*__ner_labels.txt and vocabulary/*__relation_labels.txt"
 _SMALL, _LARGE = 1 << 22, 8 << 30
 _NOT_USED = ("_coref.", "_events.")
@@ -113,7 +114,7 @@ def _read(folder: Path, shown: str, sha256: str) -> Archive:
         if not (folder / name).exists():
             raise fault(f"{name} is missing")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json")
         reader, model = config["dataset_reader"], config["model"]
         pieces = reader["token_indexers"]["bert"]
         modules = model["modules"]
@@ -126,7 +127,9 @@ def _read(folder: Path, shown: str, sha256: str) -> Archive:
             "spans_per_word": float(modules["relation"]["spans_per_word"]),
             "layers": int(model["feedforward_params"]["num_layers"]),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if any(not 1 <= facts[name] <= _LARGEST_SIZE for name in ("max_pieces", "max_span", "layers")):
+            raise fault("a size in its config.json is out of range")
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise fault(f"its config.json has no {error}" if isinstance(error, KeyError) else "config.json") from error
 
     namespaces = sorted(

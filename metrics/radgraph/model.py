@@ -7,7 +7,6 @@ one by one and spends the same time again in Python.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from metrics.annotations import annotate, refuse_constant
 from metrics.base import HubFile, WeightsError, checked_texts, sha256_of
+from metrics.model_files import bert_sizes, read_object
 from metrics.onednn import with_onednn
 from metrics.radgraph.archive import ARCHIVES, Archive, Kind, open_archive
 
@@ -98,13 +98,13 @@ class RadGraphModel:
         self._start, self._end, self._unknown = (
             self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[UNK]")
         )
-        known = set(BertConfig().to_dict())
-        with torch.device("meta"):
-            # a BERT under any model_type (BiomedVLP-CXR-BERT says "cxr-bert"): no remote code is needed
-            bert = BertModel(
-                BertConfig(**{name: value for name, value in config.items() if name in known - {"model_type"}}),
-                add_pooling_layer=False,
-            )
+        # a BERT under any model_type (BiomedVLP-CXR-BERT says "cxr-bert"): no remote code is needed
+        sizes = bert_sizes(config, f"config.json of {archive.base_model}", _TOKENIZER_HINT)
+        try:
+            with torch.device("meta"):
+                bert = BertModel(BertConfig(**sizes), add_pooling_layer=False)
+        except Exception as error:  # transformers and the hub's library raise types of their own
+            raise WeightsError(f"{archive.base_model}: config.json cannot be used", hint=_TOKENIZER_HINT) from error
         wanted = bert.state_dict()
         missing, extra = wanted.keys() - archive.transformer.keys(), archive.transformer.keys() - wanted.keys()
         if missing or extra:
@@ -159,9 +159,9 @@ class RadGraphModel:
         }
         paths = {name: file.find(folder, allow_download=allow_download) for name, file in files.items()}
         try:
-            config = json.loads(paths["config.json"].read_text(encoding="utf-8"))
+            config = read_object(paths["config.json"])
             options = paths["vocab.txt"].with_name("tokenizer_config.json")
-            config |= json.loads(options.read_text(encoding="utf-8")) if options.is_file() else {}
+            config |= read_object(options) if options.is_file() else {}
         except (OSError, ValueError, TypeError) as error:
             raise WeightsError(f"{archive.base_model}: config.json cannot be read", hint=_TOKENIZER_HINT) from error
         return cls(archive, paths["vocab.txt"], config, model, device, precision)

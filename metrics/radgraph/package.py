@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Any
 from unittest import mock
 
 from metrics.base import HubFile, MetricError, WeightsError, sha256_of
+from metrics.model_files import bert_sizes, read_object
 from metrics.radgraph.archive import ARCHIVES, Kind, unpack
+
+_TOKENIZER_HINT = "give --radgraph-tokenizer DIR"
 
 
 class PackageRadGraph:
@@ -48,7 +50,7 @@ class PackageRadGraph:
             raise MetricError(
                 "the package radgraph is not installed", hint="pip install 'llava-rad[metrics]'"
             ) from error
-        from transformers import AutoModel, BertConfig, BertTokenizer
+        from transformers import BertConfig, BertModel, BertTokenizer
 
         self.forwards, self.warnings = 0, list[str]()
         given = Path(path).expanduser() if path is not None else None
@@ -62,7 +64,7 @@ class PackageRadGraph:
                 folder.mkdir()
                 unpack(archive, folder)
             try:
-                config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+                config = read_object(folder / "config.json")
                 base = str(config["dataset_reader"]["token_indexers"]["bert"]["model_name"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise WeightsError("RadGraph's config.json cannot be read") from error
@@ -77,7 +79,13 @@ class PackageRadGraph:
             fast = BertTokenizer.from_pretrained(vocab.parent)
             fast.encode_plus = fast.__call__
             fast.build_inputs_with_special_tokens = lambda ids: [fast.cls_token_id, *ids, fast.sep_token_id]
-            bert = AutoModel.from_config(BertConfig.from_json_file(sizes))
+            try:
+                known = bert_sizes(read_object(sizes), f"config.json of {base}", _TOKENIZER_HINT)
+                bert = BertModel(BertConfig(**known))
+            except WeightsError:
+                raise
+            except Exception as error:  # transformers and the hub's library raise types of their own
+                raise WeightsError(f"{base}: config.json cannot be used", hint=_TOKENIZER_HINT) from error
             try:
                 with (
                     mock.patch.object(cached_transformers, "get_tokenizer", lambda name, **options: fast),
