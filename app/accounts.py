@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import re
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -85,7 +87,7 @@ class Accounts:
     ) -> None:
         self._path, self._now, self.by_address = path, now, by_address
         self._database = Database(sessions, _SCHEMA)
-        self._lock = threading.Lock()
+        self._lock, self._saving = threading.Lock(), threading.Lock()
         self._tries: dict[tuple[str, str], _Tries] = {}
         self._read_at: tuple[int, int, int] | None = None
         self._users: dict[str, str] = {}
@@ -93,7 +95,7 @@ class Accounts:
         # sessions are looked up in memory: no request waits for the disk
         rows = self._database.read().execute("SELECT * FROM sessions").fetchall()
         self._sessions = {row["token"]: _Session(row["name"], row["hash"], row["used"]) for row in rows}
-        self._used: set[str] = set()  # tokens whose last use is not saved yet
+        self._changed: set[str] = set()  # tokens that were opened, used or closed since they were saved
 
     def login(self, name: str, password: str, client: str) -> str:
         """Check name and password and open a session.
@@ -125,14 +127,16 @@ class Accounts:
                 self._count(theirs)
             raise LoginRefused("Name or password is wrong.")
         token, now = secrets.token_urlsafe(32), self._now()
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM sessions WHERE used < ?", (now - SESSION_S,))
-            connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, kept, now))
         with self._lock:
             for key in (*keys, theirs):
                 self._tries.pop(key, None)
-            self._sessions = {key: one for key, one in self._sessions.items() if one.used >= now - SESSION_S}
+            expired = {key for key, one in self._sessions.items() if one.used < now - SESSION_S}
+            for key in expired:
+                del self._sessions[key]
             self._sessions[_digest(token)] = _Session(name, kept, now)
+            self._changed |= {*expired, _digest(token)}
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk keeps nobody from reading: saved later
+            self.save()
         return token
 
     def user_of(self, token: str | None) -> str | None:
@@ -146,25 +150,35 @@ class Accounts:
                 return None
             if now - found.used > _SAVED_S:
                 found.used = now
-                self._used.add(digest)
+                self._changed.add(digest)
             return found.name
 
     def save(self) -> None:
-        """Write the last use of sessions to the disk; called now and then, off the event loop."""
-        with self._lock:
-            used = [(self._sessions[one].used, one) for one in self._used if one in self._sessions]
-        if used:
-            with self._database.write() as connection:
-                connection.executemany("UPDATE sessions SET used = ? WHERE token = ?", used)
-        with self._lock:
-            self._used.difference_update(one for _, one in used)
+        """Write sessions that were opened, used or closed to the disk; called now and then, off the event loop."""
+        with self._saving:  # in order: a session that was closed must not be written as open
+            with self._lock:
+                changed, self._changed = self._changed, set()
+                found = {one: self._sessions.get(one) for one in changed}
+                opened = [(one, kept.name, kept.hash, kept.used) for one, kept in found.items() if kept is not None]
+            if not changed:
+                return
+            closed = [(one,) for one, kept in found.items() if kept is None]
+            try:
+                with self._database.write() as connection:
+                    connection.executemany("DELETE FROM sessions WHERE token = ?", closed)
+                    connection.executemany("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)", opened)
+            except BaseException:
+                with self._lock:
+                    self._changed |= changed
+                raise
 
     def logout(self, token: str) -> None:
         """Close a session."""
         with self._lock:
-            self._sessions.pop(_digest(token), None)
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
+            if self._sessions.pop(_digest(token), None) is not None:
+                self._changed.add(_digest(token))
+        with contextlib.suppress(sqlite3.OperationalError):  # it is closed; the disk follows
+            self.save()
 
     def _count(self, key: tuple[str, str]) -> None:
         if len(self._tries) > _REMEMBERED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -249,13 +250,16 @@ class Drafting:
         except Exception as error:  # whatever keeps the model from loading is shown on the page
             self._failed = _one_line(error)
         self._loaded.set()
+        interrupted = False
         while not self._closed.is_set():
             try:
+                if interrupted:
+                    self._store.jobs.requeue_running()
+                    interrupted = False
                 self._next()
             except Exception:  # the store cannot be written, for example because the disk is full
+                interrupted = True
                 self._closed.wait(_IDLE_S)
-                with contextlib.suppress(Exception):
-                    self._store.jobs.requeue_running()
 
     def _next(self) -> None:
         """Write the next draft of the queue, or wait for one."""
@@ -293,7 +297,8 @@ class Drafting:
                     state = "stopped"
                     break
                 if time.monotonic() - saved > SAVED_EVERY_S:
-                    self._store.jobs.progress(job, self._now[job.study])
+                    with contextlib.suppress(sqlite3.OperationalError):  # the whole draft may be saved later
+                        self._store.jobs.progress(job, self._now[job.study])
                     saved = time.monotonic()
             if report is None:
                 report = self._writer.report(image, text, study=prompted, context=others)
@@ -305,6 +310,8 @@ class Drafting:
                 boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._engine()),
                 inputs=inputs,
             )  # fmt: skip
+        except sqlite3.OperationalError:  # the disk is full, the database is used: the draft is written again
+            raise
         except Exception as error:  # the job ends as failed with what was written so far; the next one runs
             self._store.jobs.finish(job, "failed", text=self._now[job.study], error=_one_line(error))
         finally:

@@ -243,7 +243,7 @@ def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -
 
 @contextmanager
 def _saving(accounts: Accounts) -> Iterator[None]:
-    """Write the last use of sessions every minute, and at the end."""
+    """Write what is not saved of sessions every minute, and at the end."""
     ended = threading.Event()
 
     def save() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,28 @@ from typing import Any
 from urllib.parse import urlencode
 
 COOKIE = "llava_rad_session"
+GATED = """
+import time
+from pathlib import Path
+from llava_rad.generation.report_writer import ReportWriter
+
+gate, written = Path("../gate"), ReportWriter.stream_image
+
+def stream_image(self, *given, **named):
+    for number, piece in enumerate(written(self, *given, **named)):
+        while allowed() <= number:
+            time.sleep(0.01)
+        yield piece
+
+def allowed():
+    try:
+        return gate.stat().st_size
+    except FileNotFoundError:
+        return float("inf")
+
+ReportWriter.stream_image = stream_image
+"""
+"""Program text that lets the server write one token for each byte of the file ``gate``, and all without the file."""
 
 
 @dataclass
@@ -120,10 +142,12 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *options: str, wait_s: float = 120, first: str = "") -> Iterator[Served]:
+def served(
+    folder: Path, *options: str, wait_s: float = 120, first: str = "", within: Sequence[str] = ()
+) -> Iterator[Served]:
     """Run ``llava-rad serve`` on a free port until the end of the context; see :func:`launched`."""
     data = ("--data-dir", str(folder / "data"))
-    with launched(folder, "serve", *data, *options, wait_s=wait_s, first=first) as running:
+    with launched(folder, "serve", *data, *options, wait_s=wait_s, first=first, within=within) as running:
         yield running
 
 
@@ -137,7 +161,9 @@ def reporting(folder: Path, *options: str, wait_s: float = 120, first: str = "")
 
 
 @contextmanager
-def launched(folder: Path, command: str, *options: str, wait_s: float, first: str = "") -> Iterator[Served]:
+def launched(
+    folder: Path, command: str, *options: str, wait_s: float, first: str = "", within: Sequence[str] = ()
+) -> Iterator[Served]:
     """Run a server on a free port until the end of the context.
 
     Args:
@@ -146,10 +172,11 @@ def launched(folder: Path, command: str, *options: str, wait_s: float, first: st
         options: of the command.
         wait_s: longest time until the server answers.
         first: Python code that the process runs before the command.
+        within: command that runs the server's command line in its own process, such as ``unshare``.
     """
     log = folder / "server.log"
     code = f"{first}\nfrom llava_rad.cli import main\nmain()"
-    line = [sys.executable, "-c", code, command, "--port", "0", *options]
+    line = [*within, sys.executable, "-c", code, command, "--port", "0", *options]
     # an empty working directory: Gradio may serve files of the one that it is started in
     (folder / "empty").mkdir(exist_ok=True)
     root = str(Path(__file__).resolve().parents[2])

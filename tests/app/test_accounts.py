@@ -179,6 +179,27 @@ def test_sessions_are_known_while_their_file_is_locked(tmp_path: Path, accounts:
         other.close()
 
 
+def test_logins_and_logouts_while_their_file_cannot_be_written_are_saved_later(
+    tmp_path: Path, accounts: Accounts, clock: Clock
+) -> None:
+    first = accounts.login("ann", "correct horse", "1.2.3.4")
+    other = sqlite3.connect(tmp_path / "sessions.sqlite")
+    other.execute("BEGIN EXCLUSIVE")
+    accounts._database.read().execute("PRAGMA busy_timeout = 1")
+    try:
+        second = accounts.login("ann", "correct horse", "1.2.3.4")
+        accounts.logout(first)
+        assert [accounts.user_of(token) for token in (first, second)] == [None, "ann"]
+        with pytest.raises(sqlite3.OperationalError):
+            accounts.save()
+    finally:
+        other.rollback()
+        other.close()
+    accounts.save()
+    again = Accounts(tmp_path / "users", tmp_path / "sessions.sqlite", now=clock)
+    assert [again.user_of(token) for token in (first, second)] == [None, "ann"], "no session comes back to life"
+
+
 def test_people_behind_one_address_log_in_at_the_same_time(tmp_path: Path, accounts: Accounts) -> None:
     names = [f"user{number}" for number in range(8)]
     for name in names:

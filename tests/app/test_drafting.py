@@ -129,6 +129,34 @@ def test_the_draft_of_the_example_is_the_report_that_generate_writes(store: Stor
     assert first["values"] != whole["values"]
 
 
+def test_a_draft_outlives_a_store_that_cannot_be_written_for_a_while(
+    store: Store, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its text, nor its end, nor its return to the queue can be saved at first."""
+    monkeypatch.setattr(drafting, "SAVED_EVERY_S", 0.0)
+    failing = {"progress": 3, "finish": 2, "requeue_running": 2}
+    tried: list[str] = []
+
+    def refusing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(*given: Any, **named: Any) -> Any:
+            tried.append(name)
+            if tried.count(name) <= failing[name]:
+                raise sqlite3.OperationalError("database or disk is full")
+            return call(*given, **named)
+
+        return refused
+
+    study = new_study(store)
+    with at_work(store, tiny) as worker:
+        until(lambda: worker.status()["state"] == "ready")
+        for name in failing:
+            monkeypatch.setattr(store.jobs, name, refusing(name, getattr(store.jobs, name)))
+        worker.queue("ann", study)
+        state = ended(store, study)
+    assert state["draft"]["state"] == "done" and state["sentences"]
+    assert [tried.count(name) > failing[name] for name in failing] == [True] * 3
+
+
 def test_the_text_grows_by_pieces_and_is_saved(
     store: Store, tiny: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

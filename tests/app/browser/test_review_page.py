@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from llava_rad.generation.sources import example
-from scripts.soak.serving import Served, served
+from scripts.soak.serving import GATED, Served, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -21,28 +21,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
 AXE_SCREENS = ("review", "signed", "worklist", "statistics")
 TOKENS = 4
 """Tokens that a test releases at a time."""
-GATED = """
-import time
-from pathlib import Path
-from llava_rad.generation.report_writer import ReportWriter
-
-gate, written = Path("../gate"), ReportWriter.stream_image
-
-def stream_image(self, *given, **named):
-    for number, piece in enumerate(written(self, *given, **named)):
-        while allowed() <= number:
-            time.sleep(0.01)
-        yield piece
-
-def allowed():
-    try:
-        return gate.stat().st_size
-    except FileNotFoundError:
-        return float("inf")
-
-ReportWriter.stream_image = stream_image
-"""
-"""Program text that lets the server write one token for each byte of the file ``gate``, and all without the file."""
 
 
 @pytest.fixture(scope="module")
