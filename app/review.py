@@ -164,8 +164,8 @@ def apply(document: Document, action: Mapping[str, Any]) -> Step:
 
     Args:
         document: not modified.
-        action: ``action`` (accept, revert, reject, undecide, edit, add, remove, annotate, label or field) with its
-            arguments: ``sentence``; ``text``; ``done`` (False: the text is not finished); ``after`` (id of the
+        action: ``action`` (accept, accept_rest, revert, reject, undecide, edit, add, remove, annotate, label or field)
+            with its arguments: ``sentence``; ``text``; ``done`` (False: the text is not finished); ``after`` (id of the
             sentence before a new one) and ``section``; ``category`` and ``significance``; ``finding`` and ``value``;
             ``field``.
 
@@ -252,6 +252,17 @@ def _done(sentence: Sentence, text: str) -> str:
 def _accept(document: Document, action: Mapping[str, Any]) -> Step:
     at, old = _find(document, action)
     return _become(document, at, state=_done(old, old["text"]))
+
+
+def _accept_rest(document: Document, action: Mapping[str, Any]) -> Step:
+    """Accept all undecided sentences as they are, in one step."""
+    job = document.get("job")
+    after = [
+        one | {"state": _done(one, one["text"])} if one["state"] == "undecided" else one
+        for one in document["sentences"]
+    ]
+    before = {"sentences": document["sentences"], "job": job}
+    return Step(document | {"sentences": after}, None, before, {"sentences": after, "job": job})
 
 
 def _decide(state: str) -> Callable[[Document, Mapping[str, Any]], Step]:
@@ -356,6 +367,7 @@ def _field(document: Document, action: Mapping[str, Any]) -> Step:
 
 _STEPS: Final[dict[str, Callable[[Document, Mapping[str, Any]], Step]]] = {
     "accept": _accept,
+    "accept_rest": _accept_rest,
     "revert": _revert,
     "reject": _decide("rejected"),
     "undecide": _decide("undecided"),

@@ -3,23 +3,22 @@ import { h, icon } from "./dom.js";
 import { hint, register } from "./keys.js";
 import { session } from "./session.js";
 
-/** Kinds of error of ReXVal (Yu et al. 2023), and "other"; with the key that sets each. */
-export const CATEGORIES = {
-  false_finding: { label: "false finding", key: "f" },
-  missed_finding: { label: "missed finding", key: "m" },
-  place: { label: "wrong place", key: "p" },
-  severity: { label: "wrong severity", key: "v" },
-  false_comparison: { label: "comparison that is not there", key: "c" },
-  missed_comparison: { label: "comparison left out", key: "l" },
-  other: { label: "other error", key: "o" },
+/** Keys of the kinds of error and of their significance; their titles come from the server. */
+const KEYS = {
+  category: { false_finding: "f", missed_finding: "m", place: "p", severity: "v", false_comparison: "c", missed_comparison: "l", other: "o" },
+  significance: { urgent: "Shift+1", actionable_not_urgent: "Shift+2", not_actionable_not_urgent: "Shift+3", benign_expected: "Shift+4" },
 };
-/** Clinical significance in the steps of RadPref. */
-export const SIGNIFICANCE = {
-  urgent: { label: "urgent", key: "Shift+1" },
-  actionable: { label: "actionable, not urgent", key: "Shift+2" },
-  not_actionable: { label: "not actionable", key: "Shift+3" },
-  benign: { label: "expected or benign", key: "Shift+4" },
-};
+const LISTS = { category: "categories", significance: "significance" };
+
+function options(name) {
+  return session.me?.errors?.[LISTS[name]] ?? [];
+}
+
+/** Return the title of a kind of error or of a significance. */
+export function titleOf(name, value) {
+  return value ? options(name).find((one) => one.value === value)?.title ?? value : "";
+}
+
 const ACTS = { show: "Where the model looked; not proof", revert: "Back to the draft's sentence", undecide: "Decide later" };
 const CHANGED = ["edited", "rejected", "added"];
 
@@ -31,15 +30,15 @@ const CHANGED = ["edited", "rejected", "added"];
  * @param can returns true if sentences can be decided
  */
 export function createAnnotations({ selected, changed, acts, can }) {
-  const choices = { category: choice("category", "Kind of error", CATEGORIES), significance: choice("significance", "Significance", SIGNIFICANCE) };
+  const choices = { category: choice("category", "Kind of error"), significance: choice("significance", "Significance") };
   const buttons = Object.fromEntries(Object.entries(ACTS).map(([name, label]) => [name,
     h("button", { class: `lr-slot lr-do-${name}`, "aria-label": `${label}: the selected sentence`, onclick: () => acts[name]() }, icon(name))]));
   const about = h("span", { class: "lr-quiet lr-number-of" });
   const element = h("div", { id: "annotation", class: "lr-line", role: "group", "aria-label": "Selected sentence" }, ...Object.values(buttons), h("span", { class: "lr-space" }), about, ...Object.values(choices).map((one) => one.label));
 
-  function choice(name, title, options) {
+  function choice(name, title) {
     const select = h("select", { id: `error-${name}`, onchange: () => set(name, select.value || null) });
-    const fill = () => select.replaceChildren(h("option", { value: "" }, `${title} …`), ...Object.entries(options).map(([value, { label }]) => h("option", { value }, hint(`${name}-${value}`, label))));
+    const fill = () => select.replaceChildren(h("option", { value: "" }, `${title} …`), ...options(name).map((one) => h("option", { value: one.value }, hint(`${name}-${one.value}`, one.title))));
     return { select, fill, label: h("label", { class: "lr-choice", title }, h("span", { class: "lr-unseen" }, title), select) };
   }
 
@@ -51,14 +50,16 @@ export function createAnnotations({ selected, changed, acts, can }) {
     session.act({ action: "annotate", sentence: one.id, category: error.category, significance: error.category ? error.significance : null });
   }
 
-  for (const [name, options] of [["category", CATEGORIES], ["significance", SIGNIFICANCE]]) {
-    for (const [value, { label, key }] of Object.entries(options)) {
-      register({
-        id: `${name}-${value}`, label: `Error of the draft: ${label}`, scope: "report", keys: [key], when: () => Boolean(changed()),
-        act: () => set(name, changed().error?.[name] === value ? null : value),
-      });
+  session.addEventListener("me", () => {
+    for (const name of Object.keys(KEYS)) {
+      for (const { value, title } of options(name)) {
+        register({
+          id: `${name}-${value}`, label: `Error of the draft: ${title}`, scope: "report", keys: [KEYS[name][value]].filter(Boolean), when: () => Boolean(changed()),
+          act: () => set(name, changed().error?.[name] === value ? null : value),
+        });
+      }
     }
-  }
+  });
 
   function show() {
     const [here, one] = [selected(), changed()];

@@ -141,6 +141,7 @@ export function mount(root) {
       h("button", { class: "lr-button lr-small", onclick: () => box.end("done") }, "Add"), h("button", { class: "lr-button lr-small", onclick: () => box.end("given up") }, "Cancel"));
     composing = { box, section, element: h("li", { class: "lr-composing" }, box.element, buttons) };
     const at = rows.get(before)?.element;
+    parts[section].list.hidden = false;
     if (at) at.after(composing.element);
     else parts[section].list.append(composing.element);
     box.area.focus();
@@ -238,6 +239,7 @@ export function mount(root) {
     const waiting = study ? unsent.waiting(study.id) : [];
     const has = ({ kind, sentence, field, text }) => (kind === "field" ? study.fields[field] === text
       : kind === "edit" ? find(sentence)?.text === lines(text).join(" ") : study.sentences.some((one) => isOwn(one) && one.text === lines(text).join(" ")));
+    if (study && session.steps.waiting(study.id)) return; // the page is ahead of the server
     for (const one of waiting.filter(has)) unsent.drop(one.id);
     const shown = waiting.filter((one) => !has(one));
     kept.hidden = !shown.length;

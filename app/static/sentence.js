@@ -1,6 +1,6 @@
 // One sentence of the report: its state in the margin, its text with the differences from the draft, and its buttons.
 import { describeBoxes } from "./overlays.js";
-import { CATEGORIES, SIGNIFICANCE } from "./annotations.js";
+import { titleOf } from "./annotations.js";
 import { wordDiff } from "./diff.js";
 import { h, icon, sentence as asSentence } from "./dom.js";
 import { textBox } from "./editor.js";
@@ -18,7 +18,7 @@ function notes(one) {
   return [
     one.state === "undecided" && one.text !== one.draft ? "not finished" : "",
     describeBoxes(one), sure === null ? "" : `confidence ${Math.round(100 * sure)} %`,
-    category ? CATEGORIES[category]?.label ?? category : "", significance ? SIGNIFICANCE[significance]?.label ?? significance : "",
+    titleOf("category", category), titleOf("significance", significance),
   ].filter(Boolean);
 }
 

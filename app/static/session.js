@@ -101,7 +101,7 @@ class Session extends EventTarget {
   async set(part) {
     this.settings = { ...this.settings, ...part };
     this.#tell("settings");
-    await call("PUT", "/api/settings", { json: this.settings, keepalive: true }).catch((error) => this.fail(error));
+    await call("PUT", "/api/settings", { json: part, keepalive: true }).catch((error) => this.fail(error));
   }
 
   /** Leave the open study: answers about it that are still to come are dropped. */

@@ -33,7 +33,8 @@ export function predict(state, step) {
     const number = 1 + Math.max(0, ...state.sentences.map((other) => Number(other.id.slice(1)) || 0));
     sentences.splice(after < 0 ? end : after + 1, 0, { id: `s${number}`, draft: null, text: step.text, state: "added", section, error: null });
   }
-  return { ...state, sentences, undecided: sentences.filter((other) => other.state === "undecided").length };
+  const labels = step.action === "label" ? state.labels?.map((each) => (each.finding === step.finding ? { ...each, corrected: step.value } : each)) : state.labels;
+  return { ...state, sentences, labels, undecided: sentences.filter((other) => other.state === "undecided").length };
 }
 
 /** Return what a step changes, to find out later whether somebody else has changed it meanwhile. */
@@ -173,16 +174,16 @@ export class Steps extends EventTarget {
     // later steps were made on a report that does not exist
     const lost = this.#queue.filter((one) => one.study === step.study);
     for (const one of lost) this.#leave(one, null);
-    for (const { text } of lost) if (text) unsent.release(text);
     this.#tell("state", state);
+    for (const { text } of lost) if (text) unsent.release(text);
     this.#tell("conflict", { step, state, error });
   }
 
   #refuse(step, error) {
     this.#leave(step, null);
-    if (step.text) unsent.release(step.text);
     const known = this.#known.get(step.study);
     if (known) this.#tell("state", known);
+    if (step.text) unsent.release(step.text);
     this.#tell("refused", { step, error });
   }
 

@@ -81,6 +81,16 @@ def test_a_step_that_changes_nothing_is_none() -> None:
     assert review.apply(found, {"action": "undecide", "sentence": "s2"}).changes
 
 
+def test_accepting_the_rest_keeps_texts_and_decisions_and_is_one_step() -> None:
+    found = do(document(), "reject", sentence="s1")
+    found = do(found, "edit", sentence="s2", text="Half", done=False)
+    step = review.apply(found, {"action": "accept_rest"})
+    assert states(step.document) == [("One.", "rejected"), ("Half", "edited"), ("Three.", "accepted")]
+    assert step.changes and step.of_sentences
+    assert review.undo(step.document, {"before": step.before, "after": step.after}).document == found
+    assert not review.apply(step.document, {"action": "accept_rest"}).changes
+
+
 def test_a_half_typed_text_is_undecided() -> None:
     found = do(document("One."), "edit", sentence="s1", text="One and", done=False)
     assert states(found) == [("One and", "undecided")] and review.decided(found), "a new draft would replace it"

@@ -1,0 +1,403 @@
+"""Browser: the report as a workspace: deciding, keys, unsent texts, saving, and going from study to study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scripts.soak.serving import Client, Served, picture, served
+from tests.app.browser.test_review_page import all_decided, decide, ready, said
+from tests.llava_rad import small_files
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Route
+
+pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
+ACTIONS = "**/api/studies/*/actions"
+ROWS = "#sentences li.lr-sentence"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("workspace"), "--no-example") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Served) -> Client:
+    return server.client()
+
+
+@pytest.fixture
+def study(client: Client) -> str:
+    """A study with a draft of at least three sentences."""
+    return new_study(client)
+
+
+@pytest.fixture
+def page(browser_page: Page, server: Served, study: str) -> Page:
+    return at(browser_page, server, study)
+
+
+def new_study(client: Client, seed: int = 1) -> str:
+    return str(client.drafted(client.study(picture(seed))["id"])["id"])
+
+
+def at(page: Page, server: Served, study: str) -> Page:
+    """Open a study; the focus is then in its report."""
+    ready(page, f"{server.url}/#{study}")
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    return page
+
+
+def state(client: Client, study: str) -> dict[str, Any]:
+    found: dict[str, Any] = client.call("GET", f"/api/studies/{study}").json()
+    return found
+
+
+def states(client: Client, study: str) -> list[str]:
+    return [one["state"] for one in state(client, study)["sentences"]]
+
+
+def texts(client: Client, study: str) -> list[str]:
+    return [one["text"] for one in state(client, study)["sentences"]]
+
+
+def saved(page: Page) -> None:
+    """Wait until the server has every step."""
+    page.evaluate("import('/ui/session.js').then(({ session }) => session.steps.settled(session.study.id))")
+
+
+def selected(page: Page) -> int:
+    """Number of the selected sentence, from 0."""
+    script = "document.querySelectorAll('#sentences li.lr-sentence')"
+    return int(page.evaluate(f"[...{script}].findIndex((one) => 'selected' in one.dataset)"))
+
+
+def type_new(page: Page, text: str) -> None:
+    page.keyboard.press("n")
+    page.wait_for_selector("#new-sentence")
+    page.keyboard.type(text)
+
+
+def test_accepting_an_edited_sentence_keeps_its_text_and_going_back_is_an_action_of_its_own(
+    page: Page, client: Client, study: str
+) -> None:
+    drafts = texts(client, study)
+    page.keyboard.press("e")
+    page.fill(".lr-editor", "No pulmonary oedema.")
+    page.keyboard.press("Enter")
+    page.keyboard.press("1")
+    page.keyboard.press("a")
+    page.locator(f"{ROWS} .lr-mark").first.click()
+    saved(page)
+    assert texts(client, study)[0] == "No pulmonary oedema." and states(client, study)[0] == "edited"
+    assert page.locator(f"{ROWS} del").count() and page.locator(f"{ROWS} ins").count()
+    page.keyboard.press("1")
+    page.keyboard.press("r")
+    saved(page)
+    assert texts(client, study)[0] == drafts[0] and states(client, study)[0] == "accepted"
+
+
+def test_a_double_click_on_a_button_acts_once_and_buttons_stay_in_their_places(
+    page: Page, client: Client, study: str
+) -> None:
+    row = page.locator(ROWS).nth(1)
+    row.locator(".lr-text").click()
+    places = [one.bounding_box() for one in page.locator(f"{ROWS} .lr-tools").all()]
+    row.locator(".lr-do-accept").dblclick()
+    saved(page)
+    assert states(client, study)[1] == "accepted" and set(states(client, study)) == {"accepted", "undecided"}
+    page.locator(ROWS).nth(2).locator(".lr-mark").dblclick()
+    saved(page)
+    assert states(client, study)[:3] == ["undecided", "accepted", "accepted"]
+    page.locator("#accept-rest").dblclick()
+    saved(page)
+    assert set(states(client, study)) == {"accepted"}
+    assert [one.bounding_box() for one in page.locator(f"{ROWS} .lr-tools").all()] == places
+
+
+def test_a_loud_warning_of_the_draft_stands_above_it(page: Page, client: Client, study: str) -> None:
+    loud = [one["text"] for one in state(client, study)["notices"] if one["level"] == "loud"]
+    assert any("do not rely on this draft" in text for text in loud), "noise is unlike the training images"
+    shown = page.locator("#warnings .lr-loud")
+    assert shown.count() == len(loud)
+    box, report = shown.first.bounding_box(), page.locator("#report").bounding_box()
+    assert box and report and box["y"] + box["height"] <= report["y"]
+
+
+def test_a_new_draft_over_decisions_is_asked_for_and_undone(page: Page, client: Client, study: str) -> None:
+    page.keyboard.press("x")
+    page.keyboard.press("a")
+    saved(page)
+    before = states(client, study)
+    page.click("#write")
+    page.click("dialog >> text=Cancel")
+    assert states(client, study) == before
+    page.click("#write")
+    page.click("dialog >> button.lr-primary")
+    page.wait_for_function(f"document.querySelector('#left').textContent === '{len(before)} to decide'")
+    assert set(states(client, study)) == {"undecided"}
+    page.click("#undo")
+    page.wait_for_selector(f"{ROWS}.lr-is-rejected")
+    assert states(client, study) == before
+
+
+def test_a_failed_save_is_repeated_and_its_notice_goes_away(page: Page, client: Client, study: str) -> None:
+    failures = iter(["cut", "busy", "lost"])
+
+    def fail(route: Route) -> None:
+        how = next(failures, None)
+        if how == "cut":
+            route.abort()
+        elif how == "busy":
+            route.fulfill(status=503, json={"error": "the server's database is used by another program"})
+        elif how == "lost":
+            route.fetch()  # the server saves it, and its answer is lost
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route(ACTIONS, fail)
+    page.keyboard.press("x")
+    page.keyboard.press("a")
+    said(page, "Not saved yet")
+    said(page, "Everything is saved")
+    assert page.locator("#message.lr-error").count() == 0
+    assert states(client, study)[:3] == ["rejected", "accepted", "undecided"]
+    events = state(client, study)["revision"]
+    page.click("#undo")
+    saved(page)
+    assert states(client, study)[:2] == ["rejected", "undecided"] and state(client, study)["revision"] == events + 1
+
+
+def test_typed_text_outlives_a_reload(page: Page, client: Client, study: str) -> None:
+    type_new(page, "Left lower lobe opacity")
+    page.reload()
+    page.wait_for_selector("#unsent >> text=Left lower lobe opacity")
+    page.click(".lr-put-back")
+    assert page.input_value("#new-sentence") == "Left lower lobe opacity"
+    page.keyboard.type(".")
+    page.keyboard.press("Enter")
+    saved(page)
+    assert "Left lower lobe opacity." in texts(client, study)
+    page.reload()
+    page.wait_for_selector(ROWS)
+    assert page.locator("#unsent").is_hidden()
+
+
+def test_typed_texts_outlive_conflicts_with_another_window(page: Page, client: Client, study: str) -> None:
+    for text in ("first of mine", "second of mine"):
+        page.locator(ROWS).nth(0).locator(".lr-text").dblclick()
+        page.fill(".lr-editor", text)
+        other = state(client, study)
+        assert client.act(other, "edit", sentence="s1", text=f"theirs, before the {text}").status == 200
+        page.keyboard.press("Enter")
+        said(page, "changed elsewhere")
+        page.wait_for_selector(f"#unsent >> text={text}")
+    assert page.locator(".lr-kept").count() == 2
+    assert texts(client, study)[0] == "theirs, before the second of mine"
+    page.locator(".lr-kept", has_text="second").locator(".lr-put-back").click()
+    page.keyboard.press("Enter")
+    saved(page)
+    assert texts(client, study)[0] == "second of mine"
+
+
+def test_changes_of_other_sentences_in_two_windows_are_both_kept(page: Page, client: Client, study: str) -> None:
+    assert client.act(state(client, study), "reject", sentence="s2").status == 200
+    page.keyboard.press("a")
+    said(page, "your change was added")
+    assert states(client, study)[:2] == ["accepted", "rejected"]
+
+
+def test_text_outlives_the_end_of_the_session(page: Page, client: Client, study: str) -> None:
+    page.route(ACTIONS, lambda route: route.fulfill(status=401, json={}))
+    page.keyboard.press("e")
+    page.fill(".lr-editor", "Typed when the session ended.")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login")
+    page.unroute(ACTIONS)
+    page.goto(page.url.removesuffix("login"))
+    page.wait_for_selector("#unsent >> text=Typed when the session ended.")
+    assert page.evaluate("document.body.dataset.study") == study
+    page.click(".lr-put-back")
+    page.keyboard.press("Enter")
+    saved(page)
+    assert texts(client, study)[0] == "Typed when the session ended."
+
+
+def test_a_half_typed_text_is_kept_and_still_to_be_decided(page: Page, client: Client, study: str) -> None:
+    count = len(states(client, study))
+    page.keyboard.press("e")
+    page.fill(".lr-editor", "The heart is")
+    page.locator("#viewer canvas").click()
+    saved(page)
+    assert texts(client, study)[0] == "The heart is" and states(client, study)[0] == "undecided"
+    assert page.text_content("#left") == f"{count} to decide"
+    page.keyboard.press("Control+Enter")
+    said(page, f"{count} sentences are still to be decided")
+    assert selected(page) == 0
+
+
+def test_new_sentences_follow_each_other(page: Page, client: Client, study: str) -> None:
+    for name in ("A", "B", "C"):
+        type_new(page, f"{name}.")
+        page.keyboard.press("Enter")
+    saved(page)
+    assert texts(client, study)[1:4] == ["A.", "B.", "C."]
+
+
+def test_a_refused_file_can_be_read_anyway(page: Page, client: Client, study: str, tmp_path: Path) -> None:
+    page.set_input_files("#file", small_files.dicom(tmp_path / "hand.dcm", BodyPartExamined="HAND"))
+    said(page, "The file was not opened")
+    assert "--force" not in (page.text_content("#message") or "")
+    assert page.evaluate("document.body.dataset.study") == study
+    page.click("text=Read anyway")
+    page.wait_for_function("study => ![study, ''].includes(document.body.dataset.study)", arg=study)
+
+
+def test_accepting_twice_is_one_step_and_undone_steps_are_redone(page: Page, client: Client, study: str) -> None:
+    page.keyboard.press("a")
+    page.keyboard.press("1")
+    page.keyboard.press("a")
+    saved(page)
+    page.keyboard.press("Control+z")
+    saved(page)
+    assert set(states(client, study)) == {"undecided"} and page.is_disabled("#undo")
+    page.keyboard.press("Control+y")
+    saved(page)
+    assert states(client, study)[0] == "accepted"
+
+
+def test_characters_decide_only_inside_the_list(page: Page, client: Client, study: str) -> None:
+    for place in ("document.activeElement.blur()", "document.querySelector('#divider').focus()"):
+        page.evaluate(place)
+        page.keyboard.type("axxaun a cough 1")
+    saved(page)
+    assert set(states(client, study)) == {"undecided"} and not page.locator("#new-sentence").count()
+    page.keyboard.press("Alt+a")
+    saved(page)
+    assert states(client, study)[0] == "accepted", "a key with Alt acts anywhere on the tab"
+
+
+def test_keys_can_be_changed_and_single_keys_switched_off(page: Page, client: Client, study: str) -> None:
+    page.keyboard.press("Control+/")
+    page.locator("[data-command=accept] input").press("q")
+    page.keyboard.press("Escape")
+    page.locator(ROWS).nth(0).focus()
+    page.keyboard.press("a")
+    page.keyboard.press("q")
+    saved(page)
+    assert states(client, study).count("accepted") == 1
+    page.click("#keys")
+    page.uncheck("#single-keys")
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector(ROWS)
+    page.locator(ROWS).nth(1).focus()
+    page.keyboard.press("q")
+    page.keyboard.press("x")
+    saved(page)
+    assert states(client, study).count("undecided") == len(states(client, study)) - 1
+    client.call("PUT", "/api/settings", {"keys": None, "single_keys": None})
+
+
+def test_deciding_the_last_sentence_goes_to_the_first_that_is_undecided(page: Page, client: Client, study: str) -> None:
+    count = len(states(client, study))
+    page.keyboard.press(str(count))
+    page.keyboard.press("a")
+    assert selected(page) == 0
+    page.keyboard.press("Shift+a")
+    all_decided(page)
+
+
+def test_a_macro_and_a_normal_sentence_are_added_line_by_line(page: Page, client: Client, study: str) -> None:
+    client.call("PUT", "/api/settings", {"macros": [{"name": ".nc", "text": "One.\nTwo.", "section": "findings"}]})
+    page.reload()
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    type_new(page, ".nc")
+    page.keyboard.press("Enter")
+    page.keyboard.press("i")
+    page.wait_for_selector("dialog.lr-palette")
+    page.keyboard.type("effusion")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+n")
+    page.keyboard.type("No acute disease.")
+    page.keyboard.press("Enter")
+    saved(page)
+    found = state(client, study)["sentences"]
+    assert [one["text"] for one in found][1:3] == ["One.", "Two."] and "effusion" in found[3]["text"]
+    assert (found[-1]["text"], found[-1]["section"]) == ("No acute disease.", "impression")
+    client.call("PUT", "/api/settings", {"macros": None})
+
+
+def test_a_change_gets_its_kind_of_error_by_one_key(page: Page, client: Client, study: str) -> None:
+    page.keyboard.press("x")
+    page.keyboard.press("f")
+    page.keyboard.press("Shift+1")
+    saved(page)
+    found = state(client, study)["sentences"][0]
+    assert found["error"] == {"category": "false_finding", "significance": "urgent"}
+    page.wait_for_selector(f"{ROWS} .lr-note >> text=False finding")
+    page.select_option("#error-category", "severity")
+    saved(page)
+    assert state(client, study)["sentences"][0]["error"]["category"] == "severity"
+
+
+def test_findings_are_confirmed_and_corrected(page: Page, client: Client, study: str) -> None:
+    def corrected() -> dict[str, str]:
+        return {one["finding"]: one["corrected"] for one in state(client, study)["labels"] if one["corrected"]}
+
+    page.check("#all-labels")
+    page.check("#label-edema")
+    page.locator("[data-finding=Fracture] select").select_option("uncertain")
+    saved(page)
+    present = {one["finding"]: one["present"] for one in state(client, study)["labels"]}
+    assert corrected() == {"Edema": present["Edema"], "Fracture": "uncertain"}
+    page.uncheck("#label-edema")
+    saved(page)
+    assert corrected() == {"Fracture": "uncertain"}
+
+
+def test_signing_opens_the_next_study_and_back_returns(browser_page: Page, server: Served, client: Client) -> None:
+    studies = [new_study(client, seed) for seed in (11, 12, 13)]
+    page = at(browser_page, server, studies[2])  # the newest is the first of the worklist
+    page.wait_for_function("!document.querySelector('#next').disabled")
+    page.keyboard.press("Control+Enter")
+    said(page, "still to be decided")
+    page.keyboard.press("Shift+a")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[1])
+    said(page, "Signed: ")
+    assert state(client, studies[2])["status"] == "signed"
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    page.keyboard.press("Shift+j")
+    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[0])
+    page.wait_for_function("!document.querySelector('#previous').disabled")
+    page.keyboard.press("Alt+PageUp")
+    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[1])
+    page.get_by_role("tab", name="Review").press("ArrowRight")
+    page.wait_for_selector("#panel-worklist", state="visible")
+    page.go_back()
+    page.wait_for_selector("#panel-review", state="visible")
+    page.go_back()
+    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[0])
+
+
+def test_a_step_made_just_before_leaving_a_study_is_saved(browser_page: Page, server: Served, client: Client) -> None:
+    first, second = new_study(client, 21), new_study(client, 22)
+    page = at(browser_page, server, second)
+    page.evaluate(
+        "id => { document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'x', bubbles: true }));"
+        " location.hash = id; }",
+        first,
+    )
+    page.wait_for_function("id => document.body.dataset.study === id", arg=first)
+    page.evaluate(f"import('/ui/session.js').then(({{ session }}) => session.steps.settled('{second}'))")
+    assert states(client, second)[0] == "rejected"
+    decide(page, 0, "accept")
+    saved(page)
+    assert states(client, first)[0] == "accepted"
