@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app import notices, review
+from app import measurements, notices, review
 from encoder.reader.identity import Identity
 from llava_rad.outputs.compose import software_version
-from llava_rad.outputs.document import FINDINGS, labels_of, uid_of
+from llava_rad.outputs.document import FINDINGS, anonymous, labels_of, uid_of
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ def report_text(state: State, version: int | None = None) -> str:
     texts = {section: " ".join(review.texts_of(shown, section)) for section in review.SECTIONS}
     sections = [f"{section.upper()}:\n{text}\n" for section, text in texts.items() if text]
     known = [f"- {notices.line(one)}" for one in notices_of(state, signed)]
+    measured = [f"- {measurements.line(one)}" for one in shown["measurements"]]
     by = f"Signed by {signed['by']} at {signed['at']}, version {signed['version']}" if signed else NOT_SIGNED
     lines = [
-        NOTICE, "", *(["WARNINGS:", *known, ""] if known else []), *fields, *sections, by,
+        NOTICE, "", *(["WARNINGS:", *known, ""] if known else []), *fields, *sections,
+        *(["MEASUREMENTS:", *measured, ""] if measured else []), by,
         f"Input: sha256 {state['sha256']}", _writer(shown), "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -88,6 +90,7 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         "text": review.text_of(shown),
         "sentences": shown["sentences"],
         "corrections": shown["corrections"],
+        "measurements": shown["measurements"],
         **{name: (shown.get("draft") or {}).get(key) for name, key in (("draft", "report"), ("inputs", "inputs"))},
         "software": {"name": "llava-rad", "version": software_version()},
     }
@@ -110,16 +113,32 @@ def document(state: State, version: int | None = None) -> Document:
     signature = None
     if signed is not None:
         signature = Signature(signed["by"], datetime.fromisoformat(signed["at"]), signed["version"])
-    identity = state["image"].get("identity")
+    known = state["image"].get("identity")
+    identity = anonymous(state["sha256"]) if known is None else Identity.from_dict(known)
     findings, impression = (tuple(review.texts_of(shown, section)) for section in review.SECTIONS)
     warnings = tuple(notices.line(one) for one in notices_of(state, signed))
     return Document.of(
         from_data(kept),
         datetime.fromisoformat(state["changed"]),
-        identity=None if identity is None else Identity.from_dict(identity),
+        identity=identity,
         signature=signature,
-        review=Review(findings, impression, warnings, shown["corrections"]),
+        review=Review(
+            findings,
+            impression,
+            warnings,
+            shown["corrections"],
+            measurements.for_documents(shown, state, identity),
+            _predecessor(state, signed),
+        ),
     )
+
+
+def _predecessor(state: State, signed: dict[str, Any] | None) -> Document | None:
+    """Return the version that was signed before this one, or before the current text; None if it has no draft."""
+    before = [one for one in state["signed"] if signed is None or one["version"] < signed["version"]]
+    if not before or not (before[-1]["document"]["draft"] or {}).get("report"):
+        return None
+    return document(state, before[-1]["version"])
 
 
 def notices_of(state: State, signed: dict[str, Any] | None = None) -> list[notices.Notice]:
@@ -299,4 +318,8 @@ def _structured_report(state: dict[str, Any], study: str) -> bytes:
     found = document(state)
     assert found.signature is not None
     anonymous = replace(found.signature, reviewer="reviewer", at=datetime.fromtimestamp(0, UTC))
-    return to_sr(replace(found, identity=pseudonym(study), signature=anonymous)).report
+    identity = pseudonym(study)
+    measured = measurements.for_documents(state["signed"][-1]["document"], state, identity, upright=True)
+    measured = tuple(one for one in measured if one.image == identity)  # the set holds no other image
+    content = found.review and replace(found.review, measurements=measured, predecessor=None)
+    return to_sr(replace(found, identity=identity, signature=anonymous, review=content)).report

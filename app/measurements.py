@@ -11,9 +11,12 @@ import copy
 import math
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from app.review import Document, ReviewError, Step
+from encoder.reader.identity import Identity
+from llava_rad.outputs.document import Measurement, anonymous
 
 POINTS: Final = {"length": 2, "cardiothoracic": 4}
 """Number of points of each kind; a cardiothoracic ratio has the ends of the heart's width, then of the chest's."""
@@ -57,12 +60,74 @@ def undo(document: Document, step: Mapping[str, Any]) -> Step:
     return Step(changed, None, after, before)
 
 
-def images_of(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the descriptions of all images of a study's state."""
-    yield parts["image"]
-    for one in (parts["lateral"], parts["prior"], *parts["further"]):
+def line(one: Mapping[str, Any]) -> str:
+    """Return a measurement in words."""
+    note = f" ({one['note']})" if one["note"] else ""
+    if one["kind"] == "cardiothoracic":
+        return f"Cardiothoracic ratio {one['value']:.3f}{note}"
+    return f"Length {one['value']:.1f} {one['unit']}{note}"
+
+
+def for_documents(
+    document: Document, parts: Mapping[str, Any], identity: Identity, *, upright: bool = False
+) -> tuple[Measurement, ...]:
+    """Return the measurements of a review for hospital formats; those in images that are gone are left out.
+
+    Args:
+        document: with the measurements.
+        parts: state of the study.
+        identity: of its frontal image.
+        upright: return points in the stored pixels instead of those of the file.
+    """
+    found, images = [], {part["image"]["id"]: (part, role) for part, role in parts_of(parts)}
+    for one in document.get("measurements", []):
+        if one["image"] not in images:
+            continue
+        part, role = images[one["image"]]
+        spacing = part["image"].get("spacing")
+        scale, unit = (1.0, "px") if spacing is None else (spacing["mm"], "mm")
+        pairs = zip(one["points"][::2], one["points"][1::2], strict=True)
+        lengths = tuple(math.dist(*pair) * scale for pair in pairs)
+        kept = [(x, y) for x, y in one["points"]]
+        points = kept if upright else [file_point(x, y, part["image"], part["facts"]) for x, y in kept]
+        image = identity if role == "frontal" else _identity(part, role, identity)
+        found.append(Measurement(one["kind"], tuple(points), image, lengths, unit, one["note"]))
+    return tuple(found)
+
+
+def _identity(part: Mapping[str, Any], role: str, frontal: Identity) -> Identity:
+    """Return the identity of another image than the frontal one; without identifiers it is derived from its SHA-256."""
+    own = part["image"].get("identity")
+    if own is not None:
+        return Identity.from_dict(own)
+    alone = anonymous(part["sha256"])
+    return alone if role == "prior" else replace(alone, study_uid=frontal.study_uid)
+
+
+def file_point(x: float, y: float, image: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the place of a point in its file's pixels: before resampling, mirroring and rotation by the reader."""
+    rows, columns, quarters = facts["rows"], facts["columns"], facts.get("rotated", 0) // 90
+    height, width = (columns, rows) if quarters % 2 else (rows, columns)
+    x, y = x * width / image["width"], y * height / image["height"]
+    if facts.get("mirrored"):
+        x = width - x
+    x, y = {0: (x, y), 1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarters]
+    return round(x, 3), round(y, 3)
+
+
+def parts_of(parts: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield all images of a study's state with their roles: frontal, lateral, prior and further."""
+    yield parts, "frontal"
+    for role, one in (
+        ("lateral", parts["lateral"]), ("prior", parts["prior"]), *(("further", one) for one in parts["further"]),
+    ):  # fmt: skip
         if one is not None and "image" in one:
-            yield one["image"]
+            yield one, role
+
+
+def images_of(parts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the descriptions of all images of a study's state."""
+    return (part["image"] for part, _ in parts_of(parts))
 
 
 def image_of(parts: Mapping[str, Any], image: object) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def whole(document: Document) -> Document:
         ],
         "fields": dict.fromkeys(FIELDS, "") | document["fields"],
         "corrections": document.get("corrections", {}),
+        "measurements": document.get("measurements", []),
     }
 
 

@@ -328,7 +328,6 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         "lateral": json.loads(row["lateral"] or "null"),
         "further": json.loads(row["further"] or "[]"),
         "assigned": row["assigned"],
-        "measurements": [],
         **review.whole(document),
         "draft": draft,
         "notices": notices.of_row(row, draft),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _COMPUTED_RADIOGRAPHY: Final = "1.2.840.10008.5.1.4.1.1.1"
 
+SCHEME: Final = "99LLAVARAD"
+"""Coding scheme of what no standard scheme has as such: the fourteen CheXpert findings, the cardiothoracic ratio."""
 FINDINGS: Final = CLASSES
 """The fourteen CheXpert findings."""
 _SAID: Final = {BLANK: "not mentioned", POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain"}
@@ -48,6 +50,42 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Measurement in an image.
+
+    Attributes:
+        kind: ``"length"`` or ``"cardiothoracic"``.
+        points: ends of the length, or of the heart's width and then of the chest's: (column, row) in pixels of the
+            image as it is stored in its file; 0, 0 is the outer corner of its first pixel (DICOM PS3.3 C.18.6).
+        image: identity of the image.
+        lengths: of the pairs of points.
+        unit: of the lengths: ``"mm"``, or ``"px"`` if the file states no usable pixel spacing.
+        note: about the value; may be empty.
+    """
+
+    kind: str
+    points: tuple[tuple[float, float], ...]
+    image: Identity
+    lengths: tuple[float, ...]
+    unit: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Width of the heart divided by that of the chest; None for a length."""
+        return round(self.lengths[0] / self.lengths[1], 3) if self.kind == "cardiothoracic" else None
+
+    @property
+    def line(self) -> str:
+        """The measurement in words."""
+        lengths = [f"{length:.1f} {self.unit}" for length in self.lengths]
+        note = f" ({self.note})" if self.note else ""
+        if self.ratio is None:
+            return f"Length {lengths[0]}{note}"
+        return f"Cardiothoracic ratio {self.ratio:.3f} (heart {lengths[0]}, chest {lengths[1]}){note}"
+
+
+@dataclass(frozen=True)
 class Review:
     """Content of a report under review or signed, in place of the draft's.
 
@@ -56,12 +94,16 @@ class Review:
         impression: sentences of the section.
         warnings: about images and draft, one line each.
         corrections: labels of CheXpert findings that the reviewer set, in place of those of the text.
+        measurements: in the images of the study.
+        predecessor: the version of the signed report that this one replaces.
     """
 
     findings: tuple[str, ...]
     impression: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     corrections: Mapping[str, str] = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+    predecessor: Document | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +172,11 @@ class Document:
         return {} if self.review is None else self.review.corrections
 
     @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Measurements of the reviewer."""
+        return () if self.review is None else self.review.measurements
+
+    @property
     def made(self) -> datetime:
         """Time of signing; of creation for a draft."""
         return self.signature.at if self.signature else self.at
@@ -144,10 +191,17 @@ class Document:
         """Derive a UID from image, model and version: a document stored twice has the same UID and is stored once.
 
         A review that is not signed changes from one document to the next: its content and time count as its version.
+        The same file may be opened and signed twice: the time of signing counts, too.
         """
-        version = str(self.signature.version if self.signature else 0)
+        version = f"{self.signature.version} {self.signature.at.isoformat()}" if self.signature else "0"
         if self.review is not None and self.signature is None:
-            version = repr((self.at.isoformat(), self.text, self.warnings, sorted(self.corrections.items())))
+            content = (
+                self.text,
+                self.warnings,
+                sorted(self.corrections.items()),
+                [one.line for one in self.measurements],
+            )
+            version = repr((self.at.isoformat(), *content))
         made_from, model = self.report.input, self.report.model
         frame = str(made_from.facts.frame)
         return uid_of(kind, self.identity.instance_uid, made_from.sha256, frame, model.sha256, version)

@@ -10,7 +10,7 @@ from datetime import date
 from html import escape
 from typing import Any, Final
 
-from llava_rad.outputs.document import Document
+from llava_rad.outputs.document import Document, Measurement
 from llava_rad.outputs.formats import DocumentWriter
 from llava_rad.outputs.report import NOTICE
 
@@ -26,6 +26,8 @@ _SAID: Final = {
     "uncertain": ("373068000", "Undetermined"),
 }
 
+_UNITS: Final = {"mm": ("mm", "mm"), "px": ("pixels", "{pixels}"), "ratio": ("ratio", "{ratio}")}
+"""Units by name, with their UCUM codes."""
 _LABELED: Final = "CheXpert findings of the text, by the labeler 'rules'"
 _CORRECTED: Final = "CheXpert findings, corrected by the reviewer"
 _GENDER: Final = {"M": "male", "F": "female", "O": "other"}
@@ -38,7 +40,8 @@ def to_fhir(document: Document) -> dict[str, Any]:
     """Build the bundle as JSON data; equal documents give equal bundles."""
     report = _diagnostic_report(document)
     observations = [_observation(document, finding, said) for finding, said in document.findings.items()]
-    report["result"] = [{"reference": _reference(document, f"Observation {finding}")} for finding in document.findings]
+    observations += [_measurement(document, number, one) for number, one in enumerate(document.measurements, 1)]
+    report["result"] = [{"reference": f"urn:uuid:{one['id']}"} for one in observations]
     if not observations:
         del report["result"]
     patient = [_patient(document)] if document.identity.attributes else []
@@ -115,6 +118,41 @@ def _observation(document: Document, finding: str, said: str) -> dict[str, Any]:
     if document.identity.attributes:
         found["subject"] = _subject(document)
     return found
+
+
+def _measurement(document: Document, number: int, one: Measurement) -> dict[str, Any]:
+    """Build the Observation of a length, or of a cardiothoracic ratio with its two widths."""
+    sct, unit = "http://snomed.info/sct", _UNITS[one.unit]
+    found: dict[str, Any] = {
+        "resourceType": "Observation",
+        "id": str(_uuid(document, f"Measurement {number}")),
+        "meta": {"security": [_AI]},
+        "status": "preliminary" if document.signature is None else "final",
+        "method": {"text": "Measured by the reviewer in the image"},
+    }
+    if one.ratio is None:
+        found["code"] = {"coding": [{"system": sct, "code": "410668003", "display": "Length"}], "text": "Length"}
+        found["valueQuantity"] = _quantity(round(one.lengths[0], 1), unit)
+    else:
+        width = {"system": sct, "code": "103355008", "display": "Width"}
+        found["code"] = {"text": "Cardiothoracic ratio"}
+        found["valueQuantity"] = _quantity(one.ratio, _UNITS["ratio"])
+        found["component"] = [
+            {"code": {"coding": [width], "text": text}, "valueQuantity": _quantity(round(length, 1), unit)}
+            for text, length in zip(("Width of the heart", "Width of the chest"), one.lengths, strict=True)
+        ]
+    if one.note:
+        found["note"] = [{"text": one.note}]
+    if document.identity.attributes:
+        found["subject"] = _subject(document)
+        image = {"system": "urn:dicom:uid", "value": f"urn:oid:{one.image.instance_uid}"}
+        found["derivedFrom"] = [{"type": "ImagingStudy", "identifier": image, "display": "Measured image"}]
+    return found
+
+
+def _quantity(value: float, unit: tuple[str, str]) -> dict[str, Any]:
+    name, code = unit
+    return {"value": value, "unit": name, "system": "http://unitsofmeasure.org", "code": code}
 
 
 def _composition(document: Document) -> dict[str, Any]:

@@ -11,16 +11,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from encoder.errors import LlavaRadError
-from llava_rad.outputs.document import Document, uid_of
+from llava_rad.outputs.document import SCHEME, Document, uid_of
 from llava_rad.outputs.formats import DocumentWriter
 from llava_rad.outputs.report import NOTICE
+from llava_rad.outputs.sr_measurements import measurement_groups
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+    from encoder.reader.identity import Identity
+
 MANUFACTURER: Final = "LLaVA-Rad"
-SCHEME: Final = "99LLAVARAD"
-"""Coding scheme of the fourteen CheXpert findings, which no standard scheme has as such."""
 SERIES_NUMBER: Final = 9701
 
 
@@ -106,7 +107,8 @@ def _report(document: Document) -> Dataset:
             section.ContentSequence.append(item)
         if sentences:
             containers.append(section)
-    notes = [NOTICE, *document.warnings, f"Input: SHA-256 {report.input.sha256}"]
+    measured = [f"Measurement: {one.line}" for one in document.measurements]
+    notes = [NOTICE, *document.warnings, *measured, f"Input: SHA-256 {report.input.sha256}"]
     comments = [TextContentItem(dcm("121106", "Comment"), note, "CONTAINS") for note in notes]
     root.ContentSequence = [*context, *containers, *comments]
     made: Dataset = EnhancedSR(content=root, **_common(document, "report", 1))
@@ -169,7 +171,7 @@ def _labels(document: Document) -> Dataset:
     content = MeasurementReport(
         ObservationContext(observer_person_context=person, observer_device_context=device),
         procedure_reported=CodedConcept("399208008", "SCT", "Plain chest X-ray"),
-        imaging_measurements=groups,
+        imaging_measurements=[*groups, *measurement_groups(document)],
     )
     made: Dataset = Comprehensive3DSR(content=content[0], **_common(document, "labels", 2))
     return made
@@ -177,8 +179,11 @@ def _labels(document: Document) -> Dataset:
 
 def _common(document: Document, kind: str, number: int) -> dict[str, Any]:
     signature = document.signature
+    measured = {one.image.instance_uid: one.image for one in document.measurements} if kind == "labels" else {}
+    others = [image for uid, image in measured.items() if uid != document.identity.instance_uid]
     return {
-        "evidence": [_evidence(document)],
+        "evidence": [_evidence(document), *(_evidence(document, image) for image in others)],
+        "previous_versions": _predecessors(document, kind),
         "series_instance_uid": document.uid("series"),
         "series_number": SERIES_NUMBER,
         "sop_instance_uid": document.uid(kind),
@@ -201,8 +206,28 @@ def _person(document: Document) -> str:
     return name if "^" in name else f"{name}^"
 
 
-def _evidence(document: Document) -> Dataset:
-    """Build the data set from which highdicom copies patient, study and reference to the image."""
+def _predecessors(document: Document, kind: str) -> list[Dataset] | None:
+    """Build the reference to the object of the version that this one replaces."""
+    from pydicom.dataset import Dataset
+    from pydicom.uid import Comprehensive3DSRStorage, EnhancedSRStorage
+
+    before = None if document.review is None else document.review.predecessor
+    if before is None:
+        return None
+    found = Dataset()
+    found.StudyInstanceUID, found.SeriesInstanceUID = before.identity.study_uid, before.uid("series")
+    found.SOPClassUID = EnhancedSRStorage if kind == "report" else Comprehensive3DSRStorage
+    found.SOPInstanceUID = before.uid(kind)
+    return [found]
+
+
+def _evidence(document: Document, measured: Identity | None = None) -> Dataset:
+    """Build the data set from which highdicom copies patient, study and reference to the image.
+
+    Args:
+        document: of the patient and the study.
+        measured: another image, in which there is a measurement.
+    """
     from pydicom.dataset import Dataset
 
     from encoder.reader.identity import PATIENT, STUDY
@@ -212,6 +237,7 @@ def _evidence(document: Document) -> Dataset:
     for keyword in (*PATIENT, *STUDY):
         if keyword != "IssuerOfPatientID" or keyword in identity.attributes:
             setattr(image, keyword, identity.attributes.get(keyword, ""))
+    identity = measured or identity
     image.StudyInstanceUID, image.SeriesInstanceUID = identity.study_uid, identity.series_uid
     image.SOPInstanceUID, image.SOPClassUID = identity.instance_uid, identity.class_uid
     return image

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from app import exports, measurements
 from app.review import ReviewError
 from app.store import Store
-from tests.app.reviews import FACTS, act, drafted
+from encoder.reader.identity import Identity
+from encoder.reader.sandbox_worker import read_image
+from tests.app.reviews import FACTS, MODEL, act, drafted, taken
+from tests.encoder.dicom_files import dataset, to_bytes
+from tests.llava_rad.outputs.reports import report as written
 
 
 def study_with(store: Store, spacing: dict[str, Any] | None) -> str:
@@ -107,3 +113,62 @@ def test_there_is_a_largest_number_of_measurements(store: Store) -> None:
         measured(store, study, [[1, 2], [3, 4]])
     with pytest.raises(ReviewError, match="at most 50"):
         measured(store, study, [[1, 2], [3, 4]])
+
+
+# hospital formats
+
+
+ORIENTATIONS = ("L\\F", "R\\F", "R\\H", "L\\H", "F\\R", "H\\L", "F\\L", "H\\R")
+
+
+@pytest.mark.parametrize("spacing", [[0.2, 0.2], [0.4, 0.2], [0.2, 0.4]], ids=["square", "tall", "wide"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=[one.replace("\\", "") for one in ORIENTATIONS])
+def test_points_go_back_to_the_pixels_of_the_file(orientation: str, spacing: list[float]) -> None:
+    values = np.full((120, 90), 200)
+    values[:60, :45] = np.arange(60 * 45).reshape(60, 45) // 30
+    values[86:89, 22:25] = 4095  # its middle: column 23.5, row 87.5
+    image = read_image(
+        to_bytes(dataset(values, PatientOrientation=orientation.split("\\"), PixelSpacing=spacing)), force=True
+    )
+    assert image.spacing is not None and image.spacing.mm == 0.2
+    rows, columns = np.nonzero(image.pixels > 3000)
+    height, width = image.pixels.shape
+    found = measurements.file_point(
+        columns.mean() + 0.5, rows.mean() + 0.5, {"width": width, "height": height}, image.facts.to_dict()
+    )
+    assert found == pytest.approx((23.5, 87.5), abs=0.3)
+
+
+def test_documents_have_the_measurements_of_their_version_in_pixels_of_the_files(store: Store) -> None:
+    identity = Identity("1.2.1", "1.2.2", "1.2.3", "1.2.4", {"PatientID": "7"}).to_dict()
+    facts = FACTS | {"rows": 400, "columns": 300, "rotated": 90, "mirrored": True}
+    image = {"id": "i", "width": 400, "height": 300, "spacing": {"mm": 0.5, "at": "patient"}, "identity": identity}
+    study = store.create("ann", name=None, sha256="c" * 64, facts=facts, warnings=[], image=image)
+    lateral = {"sha256": "d" * 64, "facts": FACTS | {"rows": 9, "columns": 9}, "warnings": [],
+               "image": {"id": "l", "width": 9, "height": 9}}  # fmt: skip
+    store.set_context("ann", study, "lateral", lateral)
+    store.jobs.add("ann", study)
+    report = written("c" * 64, "Clear.").model_dump(mode="json")
+    store.jobs.finish(taken(store), "done", text="Clear.", sentences=["Clear."], report=report, model=MODEL)
+    measured(store, study, [[10, 20], [10, 60]])
+    measured(store, study, [[1, 1], [4, 5]], image="l")
+    act(store, study, "accept", sentence="s1")
+    act(store, study, "sign")
+    act(store, study, "reopen")
+    first = measured(store, study, [[100, 200], [250, 200], [50, 220], [350, 220]], kind="cardiothoracic")
+    state = store.state("ann", study)
+    now, before = exports.document(state), exports.document(state, 1)
+    assert [len(one.measurements) for one in (now, before)] == [3, 2]
+    length, other = before.measurements
+    # mirrored back to x 390, then turned back: column y, row width - x
+    assert (length.points, length.lengths, length.unit) == (((20.0, 10.0), (60.0, 10.0)), (20.0,), "mm")
+    assert length.image.instance_uid == "1.2.3" and other.image.study_uid == "1.2.1" and other.unit == "px"
+    assert now.measurements[2].ratio == first["value"] == 0.5 and now.measurements[2].lengths == (75.0, 150.0)
+    assert now.review is not None and now.review.predecessor is not None
+    assert now.review.predecessor.uid("report") == before.uid("report") != now.uid("report")
+    assert before.review is not None and before.review.predecessor is None
+    assert exports.report_json(state)["measurements"] == state["measurements"]
+    text = exports.report_text(state, 1)
+    assert "MEASUREMENTS:\n- Length 20.0 mm\n- Length 5.0 px (the file states no pixel spacing)\n" in text
+    store.set_context("ann", study, "lateral", None)
+    assert len(exports.document(store.state("ann", study)).measurements) == 2, "its image is gone"
