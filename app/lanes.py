@@ -87,6 +87,7 @@ class Lanes:
         reading: of uploaded images; threads wait for a process that decodes.
         saving: of steps of reviews and requests of drafts.
         drafts: the progress of drafts.
+        images: pixels and previews.
         maps: attention maps, one at a time.
         exports: documents, exports and statistics.
     """
@@ -94,6 +95,7 @@ class Lanes:
     reading: Lane = field(default_factory=lambda: Lane("reading", 64))
     saving: Lane = field(default_factory=lambda: Lane("saving", 8))
     drafts: Lane = field(default_factory=lambda: Lane("drafts", 2))
+    images: Lane = field(default_factory=lambda: Lane("images", 3))
     maps: Lane = field(default_factory=lambda: Lane("maps", 1))
     exports: Lane = field(default_factory=lambda: Lane("exports", 2))
 

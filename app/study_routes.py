@@ -72,34 +72,40 @@ def _add_worklist(api: APIRouter, services: Services) -> None:
 
 
 def _add_images(api: APIRouter, services: Services) -> None:
-    store, images = services.store, services.images
+    store, images, lane = services.store, services.images, services.lanes.images
 
     @api.get("/studies/{study}/image/{image}", response_model=None)
-    def pixels(
+    async def pixels(
         request: Request, study: str, image: str, user: User, preview: int | None = None, planes: bool = False
     ) -> Response:
-        state = store.state(user, study)
-        kept = next((one for one in measurements.images_of(state) if one["id"] == image), None)
-        if kept is None:
-            raise NotFound("there is no such image")
-        if preview is not None:
-            side = max((one for one in PREVIEW_SIDES if one <= preview), default=PREVIEW_SIDES[0])
-            return _cached(request, f"{image}-{side}", lambda: _preview(services, kept, side))
-        if planes:
-            return _cached(request, f"{image}-planes", lambda: Response(
-                images.planes(kept), media_type="application/octet-stream", headers={"content-encoding": "gzip"}
-            ))  # fmt: skip
-        return _cached(
-            request, image, lambda: FileResponse(images.file(kept), media_type="application/octet-stream")
-        )  # fmt: skip
+        def made() -> Response:
+            state = store.state(user, study)
+            kept = next((one for one in measurements.images_of(state) if one["id"] == image), None)
+            if kept is None:
+                raise NotFound("there is no such image")
+            if preview is not None:
+                side = max((one for one in PREVIEW_SIDES if one <= preview), default=PREVIEW_SIDES[0])
+                return _cached(request, f"{image}-{side}", lambda: _preview(services, kept, side))
+            if planes:
+                return _cached(request, f"{image}-planes", lambda: Response(
+                    images.planes(kept), media_type="application/octet-stream", headers={"content-encoding": "gzip"}
+                ))  # fmt: skip
+            return _cached(
+                request, image, lambda: FileResponse(images.file(kept), media_type="application/octet-stream")
+            )  # fmt: skip
+
+        return await lane.run(user, request.is_disconnected, made)
 
     @api.get("/studies/{study}/thumbnail", response_model=None)
-    def thumbnail(request: Request, study: str, user: User) -> Response:
-        kept = store.state(user, study)["image"]
-        answer = _cached(request, f"{kept['id']}-96", lambda: _preview(services, kept, PREVIEW_SIDES[0]))
-        if request.query_params.get("image") != kept["id"]:
-            answer.headers["cache-control"] = "private, no-cache"  # the study's image may be another one later
-        return answer
+    async def thumbnail(request: Request, study: str, user: User) -> Response:
+        def made() -> Response:
+            kept = store.state(user, study)["image"]
+            answer = _cached(request, f"{kept['id']}-96", lambda: _preview(services, kept, PREVIEW_SIDES[0]))
+            if request.query_params.get("image") != kept["id"]:
+                answer.headers["cache-control"] = "private, no-cache"  # the study's image may be another one later
+            return answer
+
+        return await lane.run(user, request.is_disconnected, made)
 
 
 def _preview(services: Services, kept: dict[str, Any], side: int) -> Response:

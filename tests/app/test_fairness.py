@@ -124,6 +124,7 @@ def open_requests(
 @pytest.mark.slow
 def test_uploads_and_maps_of_one_user_do_not_slow_another(shared: Served) -> None:
     ann, bob = logged_in(shared, "ann"), logged_in(shared, "bob")
+    large = ann.study(picture(6, 1500))
     drawn = ann.drafted(ann.study(picture(1, 512))["id"])["id"]
     state = bob.study(picture(2))
     seconds: dict[str, list[float]] = {"login": [], "me": [], "save": []}
@@ -134,6 +135,7 @@ def test_uploads_and_maps_of_one_user_do_not_slow_another(shared: Served) -> Non
         open_requests(ann, 40, "POST", "/api/studies", picture(3)[:100], size=1 << 20),
         open_requests(ann, 120, "GET", f"/api/studies/{drawn}/evidence?sentence=s1"),
         open_requests(ann, 40, "POST", "/api/studies", picture(4, 2000)),
+        open_requests(ann, 120, "GET", f"/api/studies/{large['id']}/image/{large['image']['id']}?planes=true"),
     ):
         for number in range(5):
             start = time.monotonic()
