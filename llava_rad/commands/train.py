@@ -92,7 +92,8 @@ def command(
         from llava_rad.training.initial import recipe_of
 
         recipe = recipe_of(run, offline=offline)
-        make = partial(cache_builder, run.data, select_pairs(run.data).pairs, recipe, cache_folder(run, folder))
+        rows = select_pairs(run.data, run.study.inputs).images.rows
+        make = partial(cache_builder, run.data, rows, recipe, cache_folder(run, folder))
         with runs.resumable(restart=False, quiet=quiet):
             cache = prepare_images(make, part=which, stage_folder=stage, progress=runs.speaks(quiet))
         runs.show_cache(cache, which, quiet=quiet)

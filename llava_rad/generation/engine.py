@@ -26,7 +26,7 @@ from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PRO
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.familiarity import Familiarity
 from llava_rad.model.llava_rad import greedy, join, load_language_model
-from llava_rad.model.projector import Projector
+from llava_rad.model.projector import Projector, project_images
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.tokenizer import Tokens
 
@@ -169,7 +169,8 @@ class Engine:
         Returns:
             inputs_embeds [B, L, D] and a bool mask [B, L], or None for the mask if nothing is padded.
         """
-        projected = self.projector(patches)
+        kinds, further = [kind for prompt in prompts for kind in prompt.study.kinds], self.config.further_images
+        projected = project_images(self.projector, patches, kinds, further.pool if further else 1)
         chunks = {prompt: prompt.pieces(self.tokens.tokenizer, self.tokens.ids.bos) for prompt in set(prompts)}
         table = self.words.embedding
         pairs = [chunks[prompt] for prompt in prompts]

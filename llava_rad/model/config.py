@@ -65,6 +65,19 @@ class GenerationDefaults(_Strict):
     num_beams: int = Field(default=1, ge=1)
 
 
+class FurtherImages(_Strict):
+    """Form in which a prompt takes the images after its frontal one.
+
+    Attributes:
+        pool: side of the squares of patches whose features are averaged; 1 keeps all of them. Of 37 x 37 patches, 2
+            leaves 19 x 19 = 361.
+        markers: the projector has a learned vector for laterals and one for priors, which is added to their features.
+    """
+
+    pool: int = Field(default=1, ge=1)
+    markers: bool = False
+
+
 _READ: Mapping[str, Any] = {
     "model_type": "llama",
     "hidden_act": "silu",
@@ -179,6 +192,7 @@ class LlavaRadConfig(_Strict):
         tokens: ids of the special tokens.
         recipe: preprocessing recipe; a checkpoint without one is refused.
         generation: defaults of decoding.
+        further_images: form of the images after the frontal one; None is that of the frontal one.
         files: SHA-256 of every file of the checkpoint except this one and ``README.md``, by relative path.
     """
 
@@ -191,7 +205,13 @@ class LlavaRadConfig(_Strict):
     recipe: dict[str, Any]
     tokens: TokenIds = TokenIds()
     generation: GenerationDefaults = GenerationDefaults()
+    further_images: FurtherImages | None = None
     files: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialise(self)
+        return {key: value for key, value in data.items() if key != "further_images" or value is not None}
 
     @field_validator("name")
     @classmethod

@@ -23,7 +23,7 @@ from llava_rad.model.adapter_config import ADAPTER, read_adapter, with_module_na
 from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
 from llava_rad.model.config import LlavaRadConfig, TokenIds, check_language_model, token_ids
 from llava_rad.model.familiarity import Familiarity
-from llava_rad.model.projector import Projector
+from llava_rad.model.projector import Projector, project_images
 from llava_rad.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class LlavaRad(nn.Module):
         self.familiarity = familiarity
 
     def embed(
-        self, pixel_values: torch.Tensor, prompts: Sequence[Sequence[Sequence[int]]]
+        self,
+        pixel_values: torch.Tensor,
+        prompts: Sequence[Sequence[Sequence[int]]],
+        kinds: Sequence[int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embed prompts with their images in place, padded on the left.
 
@@ -84,11 +87,14 @@ class LlavaRad(nn.Module):
             pixel_values: [I, 3, S, S], normalised by the recipe; I is B if each prompt has one image.
             prompts: for each of B prompts the token ids before, between and after its images (``Prompt.pieces``),
                 the last followed by the answer if there is one.
+            kinds: kind of each image, see ``Study.kinds``; None: all are frontal.
 
         Returns:
             inputs_embeds [B, L, D] and attention_mask [B, L] (int64; 0 on padding).
         """
-        images = self.projector(self.encoder(pixel_values).patches)
+        further = self.config.further_images
+        patches = self.encoder(pixel_values).patches
+        images = project_images(self.projector, patches, kinds or [0] * len(patches), further.pool if further else 1)
         table = self.language_model.get_input_embeddings()
         return join(images, prompts, lambda ids: table(ids))
 
@@ -156,14 +162,14 @@ class LlavaRad(nn.Module):
 
 
 def join(
-    images: torch.Tensor,
+    images: Sequence[torch.Tensor],
     prompts: Sequence[Sequence[Sequence[int]]],
     look_up: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Put projected images between the embeddings of their prompts' ids, padded with zeros on the left.
 
     Args:
-        images: [I, N, D], those of the first prompt, then those of the second and so on.
+        images: I of [N, D], those of the first prompt, then those of the second and so on.
         prompts: for each of B prompts the ids before, between and after its images.
         look_up: function from ids to embeddings.
 
@@ -173,7 +179,7 @@ def join(
     Raises:
         ValueError: if the number of images is not that of the prompts.
     """
-    device = images.device
+    device = images[0].device
     if sum(len(pieces) - 1 for pieces in prompts) != len(images):
         raise ValueError(f"{len(images)} images for prompts with another number of places")
     rows, left = [], iter(images)

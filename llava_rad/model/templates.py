@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from encoder.errors import ConfigError
 
-TemplateName = Literal["llava-1.5", "llava-rad", "maira-2"]
+TemplateName = Literal["llava-1.5", "llava-rad", "maira-2", "study"]
 IMAGE: Final = "<image>"
 """Place of an image in a template's text."""
 
@@ -45,6 +45,11 @@ class Study:
         return 1 + self.lateral + self.prior
 
     @property
+    def kinds(self) -> tuple[int, ...]:
+        """Kind of each image of the prompt, in its order: numbers of :data:`KINDS`."""
+        return (0, *[1] * self.lateral, *[2] * self.prior)
+
+    @property
     def used(self) -> tuple[str, ...]:
         """Names of the inputs given, as the command line spells them."""
         return tuple(name.replace("_", "-") for name in self.__dataclass_fields__ if getattr(self, name))
@@ -57,6 +62,8 @@ class Study:
 
 
 FRONTAL_ONLY: Final = Study()
+KINDS: Final = ("frontal", "lateral", "prior")
+"""Kinds of the images of a prompt."""
 TEXTS: Final = ("prior_report", "indication", "technique", "comparison")
 
 
@@ -116,6 +123,25 @@ def _llava_rad(instruction: str, study: Study) -> str:
     return f"{IMAGE}\n{instruction}"
 
 
+_LABELS: Final = {
+    "prior_report": "Earlier report",
+    "indication": "Indication",
+    "technique": "Technique",
+    "comparison": "Comparison",
+}
+
+
+def _study(instruction: str, study: Study) -> str:
+    """Return the paper's words, with a line for each further input between image and instruction."""
+    lines = [IMAGE]
+    lines += [f"Lateral image: {IMAGE}"] if study.lateral else []
+    lines += [f"Earlier frontal image: {IMAGE}"] if study.prior else []
+    for name, label in _LABELS.items():
+        if text := getattr(study, name):
+            lines.append(f"{label}: {' '.join(text.split())}")
+    return "\n".join([*lines, instruction])
+
+
 MAIRA_2_SYSTEM: Final = "You are an expert radiology assistant tasked with interpreting a chest X-ray study."
 MAIRA_2_INSTRUCTION: Final = (
     "Provide a structured description of the findings in the radiology study in comparison to the prior frontal image."
@@ -159,6 +185,13 @@ TEMPLATES: dict[str, Template] = {
             frozenset({"lateral", "prior", "prior-report", "indication", "technique", "comparison", "grounded"}),
             " USER: {} ASSISTANT: ",
             _maira_2,
+        ),
+        # ours; without further inputs it is LLaVA-1.5's
+        Template(
+            "study",
+            frozenset({"lateral", "prior", "prior-report", "indication", "technique", "comparison"}),
+            " USER: {} ASSISTANT:",
+            _study,
         ),
     )
 }

@@ -22,7 +22,8 @@ LOWER = "lower optimization.lr, or use engine.precision=fp32"
 """Advice to a run that has diverged."""
 SAMPLES = "samples.jsonl"
 _NAMES = {"learning_rate": "lr", "grad_norm": "gradient_norm"}
-_KNOWN = ("loss", "gradient_norm", "lr", "epoch", "val_loss", "val_loss_other_image")
+_KNOWN = ("loss", "gradient_norm", "lr", "epoch")
+_LOSSES = "val_loss"  # and those that begin so
 
 
 class Watcher(TrainerCallback):  # type: ignore[misc]
@@ -82,7 +83,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             LlavaRadError: if the loss on ``val`` is not finite; the step's checkpoint would follow.
         """
         numbers = {_NAMES.get(name, name): value for name, value in (logs or {}).items()}
-        numbers = {name: value for name, value in numbers.items() if name in _KNOWN}
+        numbers = {name: value for name, value in numbers.items() if name in _KNOWN or name.startswith(_LOSSES)}
         if not numbers.keys() & {"loss", "val_loss"}:
             return
         if "loss" in numbers:

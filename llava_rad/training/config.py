@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from encoder.errors import ConfigError
 from encoder.runs.config import Configurations
+from llava_rad.model.templates import TemplateName
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
+StudyInput = Literal["lateral", "prior", "prior_report", "indication", "technique", "comparison"]
 DEEPSPEED = ("zero2", "zero2-offload", "zero3", "zero3-offload")
 """DeepSpeed configurations that come with the package."""
 
@@ -106,6 +108,30 @@ class DataConfig(_Strict):
     workers: Count = 4
 
 
+class StudyConfig(_Strict):
+    """Inputs of a sample besides its frontal image, as the table of studies has them [ours; the paper has none].
+
+    Attributes:
+        inputs: names of the inputs: ``lateral``, ``prior``, ``prior_report``, ``indication``, ``technique``,
+            ``comparison``. A sample takes those that its row has.
+        leave_out: rate at which each input is left out of a training sample, so that one model serves every
+            combination; a prior report is left out with its prior.
+        template: words around them, see ``llava_rad.model.templates``; null for the checkpoint's, and for ``study``
+            where that takes none.
+        pool: side of the squares of patches whose features are averaged, for images after the first; 1 for all
+            features. 2 leaves 361 of 1369 tokens.
+        markers: learn a vector for laterals and one for priors, which is added to their features.
+        rope_factor: linear scaling of positions, so that more tokens fit: 1.5 in MAIRA-2 (Bannur et al. 2024).
+    """
+
+    inputs: tuple[StudyInput, ...] = ()
+    leave_out: Share = 0.1
+    template: TemplateName | None = None
+    pool: Positive = 1
+    markers: bool = True
+    rope_factor: float = Field(default=1.0, ge=1, le=64)
+
+
 class OptimizationConfig(_Strict):
     """AdamW, cosine to zero.
 
@@ -188,6 +214,7 @@ class TrainingConfig(_Strict):
     model: ModelConfig = ModelConfig()
     lora: LoraConfig | None = None
     data: DataConfig = DataConfig()
+    study: StudyConfig = StudyConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -197,6 +224,12 @@ class TrainingConfig(_Strict):
         run, scratch = self.optimization, self.model.scratch
         if run.batch_size % run.micro_batch_size:
             raise ValueError("optimization.batch_size must be a multiple of optimization.micro_batch_size")
+        if "prior_report" in self.study.inputs and "prior" not in self.study.inputs:
+            raise ValueError("study.inputs: prior_report needs the image that it is about, prior")
+        if len(set(self.study.inputs)) < len(self.study.inputs):
+            raise ValueError("study.inputs names an input twice")
+        if not self.study.inputs and self.study != StudyConfig():
+            raise ValueError("study has settings, but study.inputs is empty")
         if self.engine.compile and self.engine.liger:
             raise ValueError("engine.compile and engine.liger replace the same kernels: choose one")
         if any(1e30 < rate < math.inf for rate in (run.lr, run.projector_lr or 0)):

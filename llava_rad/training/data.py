@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from llava_rad.model.prompt import encode_answer
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, frontal, read_pairs
 from llava_rad.training.config import DataConfig, TrainingConfig
+from llava_rad.training.study_images import StudyImages
 
 IGNORED = -100
 """The label of a position without a loss (that of torch's cross-entropy)."""
@@ -69,20 +70,26 @@ class Selected:
     Attributes:
         pairs: of the splits ``train`` and ``val``, in their order.
         dropped: how many were left out for which reason.
-        rows: images of all splits.
+        rows: frontal images of all splits.
+        images: of the pairs, with the laterals and priors that the run takes.
     """
 
     pairs: list[Pair]
     dropped: dict[str, int]
     rows: list[Row]
+    images: StudyImages
 
     def of(self, split: str) -> list[int]:
         """Positions of a split's pairs."""
         return [number for number, pair in enumerate(self.pairs) if pair.row.split == split]
 
 
-def select_pairs(data: DataConfig) -> Selected:
+def select_pairs(data: DataConfig, inputs: Collection[str] = ()) -> Selected:
     """Read the tables and keep the frontal images of the splits ``train`` and ``val``.
+
+    Args:
+        data: the tables.
+        inputs: study inputs that the run takes.
 
     Raises:
         ConfigError: if no table is named, one cannot be read, there is nothing to train on, or a subject is in both.
@@ -112,21 +119,24 @@ def select_pairs(data: DataConfig) -> Selected:
         raise ConfigError(f"data.pairs: {error}", hint=error.hint) from None
     dropped = {"view": len(pairs) - len(suitable), "split": len(suitable) - len(kept)}
     return Selected(
-        kept, {reason: number for reason, number in dropped.items() if number}, [pair.row for pair in pairs]
+        kept,
+        {reason: number for reason, number in dropped.items() if number},
+        [pair.row for pair in pairs],
+        StudyImages.of(kept, inputs),
     )
 
 
 def cache_builder(
     data: DataConfig,
-    pairs: Sequence[Pair],
+    rows: Sequence[Row],
     recipe: Recipe,
     folder: Path,
     progress: Progress | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> Builder:
-    """Make the builder of the pixel cache of the pairs' images; see ``encoder.datasets.cache_building``."""
+    """Make the builder of the pixel cache of images; see ``encoder.datasets.cache_building``."""
     return Builder(
-        [pair.row for pair in pairs],
+        rows,
         folder,
         size=recipe.side,
         recipe=recipe,
@@ -258,11 +268,20 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         seed: of the order.
         grouped: False only shuffles.
         portion: batches that are sorted together.
+        numbered_by_epoch: yield ``epoch * N + number`` in place of the number, see ``StudySamples``.
     """
 
     def __init__(
-        self, lengths: npt.NDArray[np.int64], batch: int, seed: int, *, grouped: bool = True, portion: int = 32
+        self,
+        lengths: npt.NDArray[np.int64],
+        batch: int,
+        seed: int,
+        *,
+        grouped: bool = True,
+        portion: int = 32,
+        numbered_by_epoch: bool = False,
     ) -> None:
+        self.numbered_by_epoch = numbered_by_epoch
         self.lengths, self.batch, self.seed, self.grouped, self.portion = lengths, batch, seed, grouped, portion
         self.epoch = 0
 
@@ -274,10 +293,14 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        first = self.epoch * len(self) if self.numbered_by_epoch else 0
+        return (first + number for number in self._order())
+
+    def _order(self) -> list[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.lengths))
         if not self.grouped:
-            return iter(order.tolist())
+            return [int(number) for number in order]
         size = self.batch * self.portion
         batches: list[npt.NDArray[np.int64]] = []
         for start in range(0, len(order), size):
@@ -287,7 +310,7 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         # a last batch that is not full stays last: batches are cut from the order by number
         full = len(order) // self.batch
         sequence = [batches[i] for i in rng.permutation(full)] + batches[full:]
-        return iter(np.concatenate(sequence).tolist())
+        return [int(number) for number in np.concatenate(sequence)]
 
 
 _BATCH = 16

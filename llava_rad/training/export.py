@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def export(
     model: ReportLoss,
     state: dict[str, torch.Tensor],
     initial: Path,
+    settings: LlavaRadConfig,
     folder: Path,
     facts: dict[str, Any],
 ) -> None:
@@ -35,8 +37,9 @@ def export(
         model: the trained module; its own tensors may be parts, those of ``state`` are whole.
         state: all of the module's weights by name.
         initial: the checkpoint that training started from.
+        settings: of the trained checkpoint.
         folder: where to; replaced.
-        facts: for the model card: ``steps``, ``pairs`` by split, ``datasets``.
+        facts: for the model card: ``steps``, ``pairs`` by split, ``datasets``, last ``losses``.
 
     Raises:
         LlavaRadError: if the disk refuses.
@@ -47,7 +50,7 @@ def export(
     odd = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if odd:
         raise ModelError(f"the trained weights are no longer finite (first {odd[0]}); the checkpoints are as they were")
-    settings = LlavaRadConfig.load(initial).model_copy(update={"name": config.name, "files": {}})
+    settings = settings.model_copy(update={"name": config.name, "files": {}})
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     try:
         with writing(folder, settings, force=True) as temporary:
@@ -92,6 +95,7 @@ def _save_merged(
     from peft import get_peft_model, set_peft_model_state_dict
 
     base = load_llama(initial / LANGUAGE_MODEL, "the language model", dtype=torch.float32)
+    base.config.rope_parameters = adapted.get_base_model().config.rope_parameters
     with refused_packages():
         whole = get_peft_model(base, adapted.peft_config["default"])
     adapters = {name.replace(".default.", "."): tensor for name, tensor in state.items() if ".lora_" in name}
@@ -114,7 +118,7 @@ _TEXT = """\
 
 > **Research use only. Not for clinical use.** Whatever this model writes is a draft for a radiologist to check.
 
-Writes the Findings section for one frontal chest radiograph: a frozen image encoder, a two-layer projector and a
+Writes the Findings section for {inputs}: a frozen image encoder, a two-layer projector and a
 language model, in the directory format `llava-rad/1`. Made with `llava-rad train`.
 
 | | |
@@ -126,8 +130,8 @@ language model, in the directory format `llava-rad/1`. Made with `llava-rad trai
 | precision | {precision}, DeepSpeed: {deepspeed} |
 | preprocessing | `{recipe}` version {version} |
 
-Assumptions where the paper is silent: {features}; LLaVA-1.5's Vicuna
-conversation around the paper's instruction; reports with their case and punctuation; greedy decoding.
+{looks}Assumptions where the paper is silent: {features}; the prompt template
+`{template}` around the paper's instruction; reports with their case and punctuation; greedy decoding.
 
 What it was trained on decides under which terms it may be used and passed on. Whether its reports are right is not
 measured here: `llava-rad evaluate` scores them.
@@ -158,6 +162,23 @@ def write_card(config: TrainingConfig, settings: LlavaRadConfig, facts: dict[str
         precision=config.engine.precision,
         deepspeed=config.engine.deepspeed,
         features=settings.features,
+        template=settings.prompt.template,
+        inputs=", ".join(["one frontal chest radiograph", *(name.replace("_", " ") for name in config.study.inputs)]),
+        looks=_looks(config.study.inputs, facts.get("losses", {})),
         recipe=settings.preprocessing.name,
         version=settings.preprocessing.version,
     )
+
+
+def _looks(inputs: Sequence[str], losses: Mapping[str, float]) -> str:
+    """Return a table of the loss with other inputs than a sample's own; "" if none was measured."""
+    rows = [
+        f"| {name.replace('_', ' ')} | {losses[f'val_loss_{name}']:.4f} | {losses[f'val_loss_other_{name}']:.4f} "
+        f"| {losses[f'val_loss_without_{name}']:.4f} |"
+        for name in inputs
+        if f"val_loss_{name}" in losses
+    ]
+    if not rows:
+        return ""
+    head = "| loss on `val`, samples that have it | its own | another patient's | left out |"
+    return "\n".join([head, "|---|---|---|---|", *rows]) + "\n\n"

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from encoder.backbones.base import FrozenEncoder, image_tokens
 from encoder.backbones.loading import load_encoder as load_any
 from encoder.backbones.loading import load_stored, sizes
-from encoder.errors import ConfigError
+from encoder.errors import ConfigError, ModelError
 from encoder.hub import refused_packages
 from encoder.preprocessing import Recipe, recipe_named
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.assemble import assemble, make_projector
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL, PROJECTOR, load_checked
-from llava_rad.model.config import LlavaRadConfig, TokenIds
+from llava_rad.model.config import LlavaRadConfig, TokenIds, rope_of
 from llava_rad.model.llava_rad import LlavaRad, greedy, load_llama
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.tokenizer import Tokens
-from llava_rad.training.config import LoraConfig, ScratchConfig, TrainingConfig
+from llava_rad.training.config import LoraConfig, ScratchConfig, StudyConfig, TrainingConfig
+from llava_rad.training.studies import study_settings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -83,16 +84,42 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> FrozenEncoder:
     return load_stored(folder / ENCODER).to(dtype)
 
 
-def load_trainable(folder: Path, dtype: torch.dtype) -> tuple[LlavaRadConfig, Projector, PreTrainedModel, Tokens]:
-    """Load the trained parts, projector and language model, with config and tokenizer.
+def load_trainable(
+    folder: Path, dtype: torch.dtype, study: StudyConfig | None = None
+) -> tuple[LlavaRadConfig, Projector, PreTrainedModel, Tokens]:
+    """Load the trained parts, projector and language model, with config and tokenizer, made ready for studies.
 
     Raises:
-        ModelError: if a part is damaged.
+        ModelError: if a part is damaged, or positions would be scaled that are scaled already.
+        ConfigError: if the template has no place for an input.
     """
-    config = LlavaRadConfig.load(folder)
-    projector = Projector.load(folder / PROJECTOR).to(dtype)
+    study = study or StudyConfig()
+    config = study_settings(LlavaRadConfig.load(folder), study)
+    projector = Projector.load(folder / PROJECTOR)
+    if config.further_images is not None and config.further_images.markers:
+        projector.add_markers()
+    projector.to(dtype)
     language_model = load_llama(folder / LANGUAGE_MODEL, "the language model", dtype=dtype)
+    if study.rope_factor > 1:
+        scale_positions(language_model, study.rope_factor)
     return config, projector, language_model, Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
+
+
+def scale_positions(language_model: PreTrainedModel, factor: float) -> None:
+    """Scale the positions of a Llama linearly, so that it takes more of them.
+
+    Raises:
+        ModelError: if they are scaled by another factor already.
+    """
+    config: Any = language_model.config
+    theta, own = rope_of(config.to_dict())
+    if own not in (1.0, factor):
+        raise ModelError(
+            f"the positions of the language model are scaled by {own:g}, not study.rope_factor = {factor:g}"
+        )
+    config.rope_parameters = {"rope_type": "linear", "factor": float(factor), "rope_theta": theta}
+    inner: Any = language_model.model
+    inner.rotary_emb = type(inner.rotary_emb)(config).to(inner.embed_tokens.weight.device)
 
 
 def _assembled(config: TrainingConfig, language_model: str, folder: Path, offline: bool) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from os import environ
@@ -46,11 +47,22 @@ from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
 from llava_rad.training.callbacks import SAMPLES, Watcher
 from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
-from llava_rad.training.data import Pixels, Prompted, cache_builder, cache_folder, keep_features, select_pairs, tokenise
+from llava_rad.training.data import (
+    Pixels,
+    Prompted,
+    Samples,
+    cache_builder,
+    cache_folder,
+    keep_features,
+    select_pairs,
+    tokenise,
+)
 from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
 from llava_rad.training.kernels import compile_layers, use_liger
 from llava_rad.training.module import ReportLoss
+from llava_rad.training.studies import Layout, StudySamples, study_samples
+from llava_rad.training.study_images import CONTEXT_IMAGES
 from llava_rad.training.trainer import ReportTrainer
 from llava_rad.training.validation import Sizes, decide_recomputation
 
@@ -66,6 +78,18 @@ PANELS = (
     ("sample_rules_micro_f1", "label micro-F1 of samples (rules)"),
     ("sample_distinct", "distinct reports of samples"),
 )
+
+
+def study_panels(inputs: Sequence[str]) -> list[tuple[str, str]]:
+    """Return curves of the loss of a study's inputs: as they are, another patient's, left out."""
+    words = {"": "", "other_": ", of others", "without_": ", left out"}
+    return [
+        (f"val_loss_{kind}{name}", f"val loss, {name.replace('_', ' ')}{text}")
+        for name in inputs
+        for kind, text in words.items()
+    ]
+
+
 _MAY_CHANGE: MayChange = {
     "engine": {
         "tf32",
@@ -143,7 +167,7 @@ class _ReportTrainingRun:
         self.accumulation = accumulation(config, self.world)
         facts = {"processes": self.world, "engine.deepspeed": config.engine.deepspeed}
         self.checkpoints = TrainerCheckpoints(output / CHECKPOINTS, config.engine.keep_checkpoints, facts)
-        self.selected = select_pairs(config.data)
+        self.selected = select_pairs(config.data, config.study.inputs)
         self.arguments = self._arguments(settings)
         alone = one_device(self.arguments)
         self.main = self.arguments.process_index == 0
@@ -153,7 +177,6 @@ class _ReportTrainingRun:
         if settings is not None:
             deepspeed_config.join_processes()
         if self.main:
-            pairs = self.selected.pairs
             anew = prepare(
                 output,
                 config,
@@ -162,7 +185,7 @@ class _ReportTrainingRun:
                 may_change=_MAY_CHANGE,
                 results=(CHECKPOINTS, INITIAL, MODEL, SAMPLES),
                 restart=restart,
-                data=data_digest((pair.row for pair in pairs), (pair.findings for pair in pairs)),
+                data=data_digest(self.selected.images.rows, self._texts()),
                 data_key="data.pairs",
             )
             if anew:  # made from other parts or other reports
@@ -170,6 +193,13 @@ class _ReportTrainingRun:
         with deepspeed_config.whole_weights(self.arguments):
             self._load_whole()
         self._load_trainable()
+
+    def _texts(self, *splits: str) -> list[str]:
+        """Texts that the samples of splits are made of; of all without a split."""
+        pairs = [pair for pair in self.selected.pairs if not splits or pair.row.split in splits]
+        inputs = [name for name in self.config.study.inputs if name not in CONTEXT_IMAGES]
+        given = [getattr(pair.context, name) for pair in pairs for name in inputs]
+        return [*(pair.findings for pair in pairs), *given]
 
     def _note(self, message: str) -> None:
         if self.progress:
@@ -221,7 +251,7 @@ class _ReportTrainingRun:
     def _load_whole(self) -> None:
         """Load the parts that every process has whole: the first checkpoint on disk, the encoder, the images."""
         config = self.config
-        texts = [self.selected.pairs[i].findings for i in self.selected.of("train")]
+        texts = self._texts("train")
         with self.arguments.main_process_first(local=False, desc="first checkpoint"):
             self.initial = make_initial(config, self.output / INITIAL, texts, offline=self.offline)
         half = config.engine.precision == "bf16"
@@ -233,7 +263,9 @@ class _ReportTrainingRun:
         config, recipe = self.config, LlavaRadConfig.load(self.initial).preprocessing
         with self.arguments.main_process_first(local=False, desc="images"):
             cache = open_images(
-                partial(cache_builder, config.data, self.selected.pairs, recipe, cache_folder(config, self.output)),
+                partial(
+                    cache_builder, config.data, self.selected.images.rows, recipe, cache_folder(config, self.output)
+                ),
                 cache_folder(config, self.output),
                 replace=self.main and not config.data.cache and not self.checkpoints.all(),
                 progress=self.progress,
@@ -263,13 +295,21 @@ class _ReportTrainingRun:
         spread = self.arguments.deepspeed is not None
         half = config.engine.precision == "bf16" and (spread or config.lora is not None)
         settings, projector, language_model, tokens = load_trainable(
-            self.initial, torch.bfloat16 if half else torch.float32
+            self.initial, torch.bfloat16 if half else torch.float32, config.study
         )
+        self.settings = settings
         if half and not spread:
             projector.float()  # trained in float32; with DeepSpeed its optimiser keeps a copy that is
         prompt = Prompted.of(settings, tokens)
         pairs, dropped = self.selected.pairs, self.selected.dropped
-        self.samples, unfit = tokenise(pairs, self.rows.tolist(), tokens, prompt, config.data)
+        self.samples: Mapping[str, Samples | StudySamples]
+        if config.study.inputs:
+            layout, images = Layout.of(settings, tokens), self.selected.images
+            self.samples, unfit = study_samples(
+                pairs, images, self.rows.tolist(), layout, config.study, config.data, config.seed
+            )
+        else:
+            self.samples, unfit = tokenise(pairs, self.rows.tolist(), tokens, prompt, config.data)
         dropped |= unfit
         for split in self.samples.values():
             split.source = self.images
@@ -284,7 +324,9 @@ class _ReportTrainingRun:
             language_model.activation_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
             language_model = with_adapters(language_model, config.lora, config.seed, float32=not spread)
-        self.model = ReportLoss(projector, language_model, tokens, prompt, self.encoder, settings.preprocessing)
+        pool = settings.further_images.pool if settings.further_images else 1
+        recipe = settings.preprocessing
+        self.model = ReportLoss(projector, language_model, tokens, prompt, self.encoder, recipe, pool)
 
     def _recomputes(self, settings: LlavaRadConfig) -> bool:
         """Whether decoder blocks are computed again in the backward pass."""
@@ -336,7 +378,7 @@ class _ReportTrainingRun:
         if metrics is not None:
             metrics.close()
         folder = self._export(trainer, steps)
-        if self.main and (no_picture := plot_run(self.output, PANELS)):
+        if self.main and (no_picture := plot_run(self.output, (*PANELS, *study_panels(self.config.study.inputs)))):
             self._note(no_picture)
         return folder
 
@@ -345,14 +387,18 @@ class _ReportTrainingRun:
         state = trainer.gather()
         if self.main:
             with deepspeed_config.whole_weights(self.arguments):
-                export(self.config, self.model, state, self.initial, folder, self._describe(steps))
+                export(
+                    self.config, self.model, state, self.initial, self.settings, folder, self._describe(trainer, steps)
+                )
             self._note(f"the model is in {folder}")
         trainer.accelerator.wait_for_everyone()
         return folder
 
-    def _describe(self, steps: int) -> dict[str, Any]:
+    def _describe(self, trainer: ReportTrainer, steps: int) -> dict[str, Any]:
+        measured = [entry for entry in trainer.state.log_history if "val_loss" in entry]
         return {
             "steps": steps,
+            "losses": {name: value for name, value in (measured or [{}])[-1].items() if name.startswith("val_loss")},
             "pairs": {split: len(samples) for split, samples in self.samples.items()},
             "datasets": sorted({pair.row.dataset for pair in self.selected.pairs} - {""}),
         }

@@ -20,6 +20,8 @@ from llava_rad.training.callbacks import LOWER
 from llava_rad.training.config import TrainingConfig
 from llava_rad.training.data import LengthGrouped, Samples, collate
 from llava_rad.training.module import ReportLoss
+from llava_rad.training.studies import StudySamples, collate_studies
+from llava_rad.training.study_losses import StudyLosses
 
 _WEIGHTS = "trained.safetensors"
 _PROJECTOR = "projector."
@@ -42,22 +44,24 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         model: ReportLoss,
         arguments: TrainingArguments,
         config: TrainingConfig,
-        train: Samples,
-        val: Samples,
+        train: Samples | StudySamples,
+        val: Samples | StudySamples,
         checkpoints: TrainerCheckpoints,
         callbacks: list[Any],
     ) -> None:
         self.config, self.checkpoints = config, checkpoints
+        self.collate: Any = collate_studies if isinstance(train, StudySamples) else collate
         self.order = LengthGrouped(
             train.lengths,
             config.optimization.batch_size,
             config.seed,
             grouped=config.optimization.group_by_length,
+            numbered_by_epoch=isinstance(train, StudySamples),
         )
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=collate,
+            data_collator=self.collate,
             train_dataset=train,
             eval_dataset=val,
             callbacks=callbacks,
@@ -93,8 +97,11 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch; counts its tokens, images' included."""
-        labels = inputs["labels"]
-        self.tokens_seen += (labels >= 0).sum() + self.model.prompt.length * len(labels)
+        labels, ids = inputs["labels"], inputs.get("ids")
+        if ids is None:
+            self.tokens_seen += (labels >= 0).sum() + self.model.prompt.length * len(labels)
+        else:
+            self.tokens_seen += (ids != 0).sum()  # 0 is what pads them
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
@@ -161,7 +168,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
     def _loss_of_one(self) -> float:
         """Loss of the first training sample with the present weights (all processes must call)."""
         self.model.eval()
-        batch = self._prepare_inputs(collate([self.train_dataset[0]]))
+        batch = self._prepare_inputs(self.collate([self.train_dataset[0]]))
         with self.compute_loss_context_manager():
             return float(self.model_wrapped(**batch, num_items_in_batch=1.0)["loss"])
 
@@ -212,6 +219,8 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         if not limit:
             return {}
         self.model.eval()
+        if isinstance(self.eval_dataset, StudySamples):
+            return self._logged(StudyLosses(self, self.eval_dataset).measure(limit))
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         for batch, weight in self._shares(limit):
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -223,7 +232,9 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         if distributed.is_initialized():
             distributed.all_reduce(sums)
         own_loss, other_loss = (sums[:2] / sums[2]).tolist()
-        metrics = {"val_loss": own_loss, "val_loss_other_image": other_loss}
+        return self._logged({"val_loss": own_loss, "val_loss_other_image": other_loss})
+
+    def _logged(self, metrics: dict[str, float]) -> dict[str, float]:
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -242,7 +253,7 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         for turn in range(-(-len(parts) // world)):
             mine = turn * world + rank
             rows = parts[mine] if mine < len(parts) else parts[0]
-            batch = collate([self.eval_dataset[number] for number in rows])
+            batch = self.collate([self.eval_dataset[number] for number in rows])
             yield self._prepare_inputs(batch), float(mine < len(parts))
 
     @torch.no_grad()
@@ -265,15 +276,11 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
         written: list[str] = []
         for start in range(0, limit, batch):
             samples = [self.eval_dataset[number] for number in range(start, min(start + batch, limit))]
-            inputs = self._prepare_inputs(collate(samples))
-            labels = inputs.pop("labels")
+            inputs = self._prepare_inputs(self.collate(samples))
             with self.accelerator.autocast():  # the Trainer's own context leaves this to the wrapped forward
-                features = self.model.features(inputs.get("pixels"), inputs.get("features"))
-                embeds = self.model.embed(features, labels[:, :0])
+                embeds, mask = self.model.prompts(inputs)
                 found = self.model.language_model.generate(
-                    inputs_embeds=embeds,
-                    attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-                    generation_config=settings,
+                    inputs_embeds=embeds, attention_mask=mask, generation_config=settings
                 )
             written += [tokens.decode(row) for row in found.tolist()]
         return list(zip(written, self.eval_dataset.texts[:limit], strict=True))

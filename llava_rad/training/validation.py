@@ -37,14 +37,14 @@ from encoder.runs.preflight import (
 )
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
-from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_language_model
+from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_language_model, positions
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
-from llava_rad.reports.pairs import Pair
 from llava_rad.training.config import LoraConfig, TrainingConfig, accumulation, total_steps, warmup_steps
-from llava_rad.training.data import Prompted, Samples, cache_folder, select_pairs, tokenise
+from llava_rad.training.data import Prompted, Samples, Selected, cache_folder, select_pairs, tokenise
 from llava_rad.training.deepspeed_config import check_compile, checkpoint_bytes, offloads, read_deepspeed, stage
 from llava_rad.training.initial import llama_config, make_tokens, recipe_of, with_adapters
+from llava_rad.training.studies import Layout, StudySamples, study_samples, study_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +61,7 @@ class _Parts(NamedTuple):
     image_tokens: int
     tokens: Any
     prompt: Prompted
+    settings: LlavaRadConfig
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Sizes:
         image_tokens: features of an image.
         length: mean tokens of a sample, image included.
         answer: mean tokens with a loss.
+        images: mean number of images.
     """
 
     encoder: Mapping[str, Any]
@@ -80,6 +82,7 @@ class Sizes:
     image_tokens: int
     length: float
     answer: float
+    images: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,12 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
     rest, block = _language_model_cost(config, sizes)
 
     forward = (rest + layers * block).flops
-    bridge = 2 * projector * sizes.image_tokens
+    bridge = 2 * projector * sizes.image_tokens * sizes.images  # at most: pooled images have fewer
     head = 2 * sizes.answer * vocabulary * width
     depth = int(sizes.encoder["num_hidden_layers"])
-    seen = 0 if config.data.keep_features else transformer_flops(encoder, sizes.image_tokens, features, depth)
+    seen = 0.0
+    if not config.data.keep_features:
+        seen = sizes.images * transformer_flops(encoder, sizes.image_tokens, features, depth)
     # backward: gradients of the inputs and, where weights are trained, of the weights
     times = (2 if config.lora else 3) + (1 if engine.activation_checkpointing else 0)
     flops = times * forward + 3 * (head + bridge) + seen
@@ -261,15 +266,15 @@ def validate(
     report = Report()
     report.lines.append(f"run         {config.name}, seed {config.seed}")
     report.attempt(lambda: _engine(report, config, processes))
-    pairs: list[Pair] = []
-    report.attempt(lambda: pairs.extend(_data(report, config)))
+    found: list[Selected] = []
+    report.attempt(lambda: found.append(_data(report, config)))
     parts: list[_Parts] = []
-    texts = [pair.findings for pair in pairs if pair.row.split == "train"]
+    texts = [pair.findings for pair in found[0].pairs if pair.row.split == "train"] if found else []
     # that there are no texts is a problem of the pairs, and reported
     report.attempt(lambda: parts.append(_parts(config, texts or [""], offline)))
     if not report.problems:
-        report.attempt(lambda: _cost(report, config, pairs, parts[0], processes, tflops))
-        report.attempt(lambda: _disk(report, config, len(pairs), parts[0], output))
+        report.attempt(lambda: _cost(report, config, found[0], parts[0], processes, tflops))
+        report.attempt(lambda: _disk(report, config, len(found[0].images.rows), parts[0], output))
     return report
 
 
@@ -288,8 +293,8 @@ def _engine(report: Report, config: TrainingConfig, processes: int) -> None:
     ]
 
 
-def _data(report: Report, config: TrainingConfig) -> list[Pair]:
-    selected = select_pairs(config.data)
+def _data(report: Report, config: TrainingConfig) -> Selected:
+    selected = select_pairs(config.data, config.study.inputs)
     report.lines.append(f"{'pairs':<12}{'split':<8}{'images':>10}{'subjects':>10}   paper")
     for split, published in _PAPER.items():
         rows = [selected.pairs[number].row for number in selected.of(split)]
@@ -299,11 +304,14 @@ def _data(report: Report, config: TrainingConfig) -> list[Pair]:
     if selected.dropped:
         left_out = ", ".join(f"{reason} {number:,}" for reason, number in selected.dropped.items())
         report.lines.append(f"{'':<12}left out: {left_out}")
+    if inputs := config.study.inputs:
+        given = ", ".join(f"{name} {sum(name in pair.context.given for pair in selected.pairs):,}" for name in inputs)
+        report.lines.append(f"{'inputs':<12}{given}; images in all {len(selected.images.rows):,}")
     if not selected.of("val"):
         report.warnings.append("there is no pair in the split val: nothing is watched while training")
-    report.attempt(lambda: report.check_files([pair.row for pair in selected.pairs], config.data.max_unreadable))
+    report.attempt(lambda: report.check_files(selected.images.rows, config.data.max_unreadable))
     report.attempt(lambda: disjoint_files(selected.rows))
-    return selected.pairs
+    return selected
 
 
 def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Parts:
@@ -317,9 +325,10 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
         words = _json(folder / LANGUAGE_MODEL / "config.json")
         tokens = read_tokens(folder / LANGUAGE_MODEL, words)
         encoder = stored_sizes(folder / ENCODER).config
-        return _Parts(encoder, words, settings.image_tokens, tokens, Prompted.of(settings, tokens))
+        return _Parts(encoder, words, settings.image_tokens, tokens, Prompted.of(settings, tokens), settings)
     vision = sizes(model.encoder, kind=model.encoder_kind, offline=offline)
-    image_tokens = tokens_of_patches(recipe_named(model.recipe or vision.recipe).size, vision.patch_size)
+    recipe = recipe_named(model.recipe or vision.recipe)
+    image_tokens = tokens_of_patches(recipe.size, vision.patch_size)
     if model.language_model is None:
         tokens = make_tokens(model.scratch, texts, Prompt())
         words = llama_config(model.scratch, tokens, config.data.max_length).to_dict()
@@ -332,7 +341,9 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
     before, after = Prompt().encode(tokens.tokenizer, tokens.ids.bos)
     if model.language_model is not None:
         check_length(image_tokens, len(before) + len(after), GenerationDefaults().max_new_tokens, words)
-    return _Parts(vision.config, words, image_tokens, tokens, Prompted(tuple(before), tuple(after), image_tokens))
+    prompt = Prompted(tuple(before), tuple(after), image_tokens)
+    settings = LlavaRadConfig(name=config.name, image_tokens=image_tokens, recipe=recipe.to_dict(), tokens=tokens.ids)
+    return _Parts(vision.config, words, image_tokens, tokens, prompt, settings)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -362,12 +373,25 @@ def _disk(report: Report, config: TrainingConfig, images: int, parts: _Parts, ou
 def _cost(
     report: Report,
     config: TrainingConfig,
-    pairs: Sequence[Pair],
+    selected: Selected,
     parts: _Parts,
     processes: int,
     tflops: float | None,
 ) -> None:
-    samples, dropped = tokenise(pairs, range(len(pairs)), parts.tokens, parts.prompt, config.data)
+    pairs, study = selected.pairs, config.study
+    samples: Mapping[str, Samples | StudySamples]
+    if study.inputs:
+        places = int(positions(parts.language_model) * study.rope_factor)
+        if config.data.max_length > places:
+            raise ModelError(
+                f"the language model has {places:,} positions, fewer than data.max_length = {config.data.max_length:,}",
+                hint="study.pool=2 shortens further images, study.rope_factor scales positions",
+            )
+        layout = Layout.of(study_settings(parts.settings, study), parts.tokens)
+        everything = range(len(selected.images.rows))
+        samples, dropped = study_samples(pairs, selected.images, everything, layout, study, config.data, config.seed)
+    else:
+        samples, dropped = tokenise(pairs, range(len(pairs)), parts.tokens, parts.prompt, config.data)
     train = samples["train"]
     steps = total_steps(config, len(train), processes)
     report.lines += _lengths(train, dropped, config.data.max_length)
@@ -377,7 +401,9 @@ def _cost(
         f"after {warmup_steps(config, steps):,} steps, then cosine to 0"
     )
     mean = float(train.lengths.mean())
-    sizes = Sizes(parts.encoder, parts.language_model, parts.image_tokens, mean, train.supervised() / len(train))
+    images = train.mean_images() if isinstance(train, StudySamples) else 1.0
+    answer = train.supervised() / len(train)
+    sizes = Sizes(parts.encoder, parts.language_model, parts.image_tokens, mean, answer, images)
     longest = replace(sizes, length=float(train.lengths.max()))
     decided = decide_recomputation(config, longest, processes, gpu_memory() or available_memory("cpu"))
     if config.engine.activation_checkpointing == "auto":
@@ -402,7 +428,7 @@ def _cost(
             )
 
 
-def _lengths(train: Samples, dropped: dict[str, int], longest: int) -> list[str]:
+def _lengths(train: Samples | StudySamples, dropped: dict[str, int], longest: int) -> list[str]:
     left_out = "".join(f"; {reason}: {number:,} left out" for reason, number in dropped.items())
     return [
         f"tokens      {train.lengths.mean():,.0f} a sample, at most {train.lengths.max():,} of {longest:,}; "

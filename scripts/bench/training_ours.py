@@ -66,7 +66,7 @@ def prepare(order: Order) -> None:
     _write_pairs(case, folder, texts)
     config, model = settings(case, folder), LlavaRadConfig.load(folder / MODEL)
     pairs = select_pairs(config.data).pairs
-    cache = cache_builder(config.data, pairs, model.preprocessing, folder / "cache").cache()
+    cache = cache_builder(config.data, [pair.row for pair in pairs], model.preprocessing, folder / "cache").cache()
     tokens = Tokens.load(folder / MODEL / LANGUAGE_MODEL, model.tokens)
     prompt = Prompted.of(model, tokens)
     samples = tokenise(pairs, cache.rows.tolist(), tokens, prompt, config.data)[0]["train"]

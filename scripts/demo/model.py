@@ -145,7 +145,7 @@ class Model:
         chunks = self.prompt.encode(self.tokens.tokenizer, self.tokens.ids.bos)
         reports = []
         for part in torch.split(features, batch_size):
-            embeds, mask = join(self.projector(part.float()), [chunks] * len(part), table)
+            embeds, mask = join(list(self.projector(part.float())), [chunks] * len(part), table)
             ids = self.language_model.generate(
                 inputs_embeds=embeds, attention_mask=mask, do_sample=False, max_new_tokens=150,
                 pad_token_id=self.tokens.ids.pad,

@@ -132,7 +132,9 @@ def test_p14_training_sees_the_very_pixels_that_generation_sees(name: str, tmp_p
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (130, 80)).astype(np.uint8)).save(tmp_path / "b.png")
     recipe = recipe_named(name)
     listed = [Pair(Row(tmp_path / name, image=name, split="train"), "x") for name in ("a.png", "b.png")]
-    pixels = Pixels(cache_builder(DataConfig(workers=1), listed, recipe, tmp_path / "cache").cache(), recipe)
+    pixels = Pixels(
+        cache_builder(DataConfig(workers=1), [pair.row for pair in listed], recipe, tmp_path / "cache").cache(), recipe
+    )
     with Reader() as reader:
         for number, name in enumerate(("a.png", "b.png")):
             expected = reader.prepare(tmp_path / name, recipe).pixels
@@ -144,10 +146,10 @@ def test_the_pixel_cache_of_pre_training_is_opened_by_training(tmp_path: Path) -
     table = small_pairs.make(tmp_path, 3, 1)
     selected = select_pairs(DataConfig(pairs=(str(table),)))
     built = Builder([pair.row for pair in selected.pairs], tmp_path / "cache", size=224, workers=1).cache()
-    again = cache_builder(DataConfig(), selected.pairs, RECIPES["rad-dino-224"], tmp_path / "cache").cache()
+    again = cache_builder(DataConfig(), selected.images.rows, RECIPES["rad-dino-224"], tmp_path / "cache").cache()
     assert again.fingerprint == built.fingerprint
     with pytest.raises(ConfigError, match=r"recipe|of 224 pixels"):
-        cache_builder(DataConfig(), selected.pairs, RECIPES["mimic-cxr-jpg"], tmp_path / "cache").cache()
+        cache_builder(DataConfig(), selected.images.rows, RECIPES["mimic-cxr-jpg"], tmp_path / "cache").cache()
 
 
 def test_p31_grouping_by_length_opens_no_image(tokens: Tokens, prompt: Prompted) -> None:
