@@ -61,7 +61,7 @@ from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
 from llava_rad.training.kernels import compile_layers, use_liger
 from llava_rad.training.module import ReportLoss
-from llava_rad.training.studies import Layout, StudySamples, study_samples
+from llava_rad.training.studies import Layout, StudySamples, check_positions, study_samples
 from llava_rad.training.study_images import CONTEXT_IMAGES
 from llava_rad.training.trainer import ReportTrainer
 from llava_rad.training.validation import Sizes, decide_recomputation
@@ -304,6 +304,7 @@ class _ReportTrainingRun:
         pairs, dropped = self.selected.pairs, self.selected.dropped
         self.samples: Mapping[str, Samples | StudySamples]
         if config.study.inputs:
+            check_positions(config, read_json(self.initial / LANGUAGE_MODEL / "config.json", "the language model"))
             layout, images = Layout.of(settings, tokens), self.selected.images
             self.samples, unfit = study_samples(
                 pairs, images, self.rows.tolist(), layout, config.study, config.data, config.seed

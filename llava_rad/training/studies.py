@@ -16,13 +16,13 @@ import torch
 
 from encoder.errors import ConfigError
 from encoder.runs.workers import send_by_pipe
-from llava_rad.model.config import FurtherImages, LlavaRadConfig
+from llava_rad.model.config import FurtherImages, LlavaRadConfig, positions, rope_of
 from llava_rad.model.projector import pooled_tokens
 from llava_rad.model.prompt import Prompt, encode_answer
 from llava_rad.model.templates import KINDS, TEMPLATES, TEXTS, Study
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair
-from llava_rad.training.config import DataConfig, StudyConfig
+from llava_rad.training.config import DataConfig, StudyConfig, TrainingConfig
 from llava_rad.training.data import IGNORED, Images
 from llava_rad.training.study_images import CONTEXT_IMAGES, StudyImages
 
@@ -49,6 +49,25 @@ def study_settings(settings: LlavaRadConfig, study: StudyConfig) -> LlavaRadConf
     further = FurtherImages(pool=study.pool, markers=study.markers)
     images = any(kind in study.inputs for kind in CONTEXT_IMAGES)
     return settings.model_copy(update={"prompt": prompt, "further_images": further if images else None})
+
+
+def check_positions(config: TrainingConfig, language_model: Mapping[str, Any]) -> None:
+    """Refuse samples of studies that are longer than the language model's positions, scaled as the run does.
+
+    Args:
+        config: the run.
+        language_model: contents of ``config.json``, not yet scaled.
+
+    Raises:
+        ConfigError: if they may be.
+    """
+    study = config.study
+    places = int(positions(language_model) * (study.rope_factor if rope_of(language_model)[1] == 1 else 1))
+    if config.data.max_length > places:
+        raise ConfigError(
+            f"the language model has {places:,} positions, fewer than data.max_length = {config.data.max_length:,}",
+            hint="study.pool=2 shortens further images, study.rope_factor scales positions",
+        )
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,14 @@ from encoder.runs.preflight import (
 )
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
-from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_language_model, positions
+from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_language_model
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.training.config import LoraConfig, TrainingConfig, accumulation, total_steps, warmup_steps
 from llava_rad.training.data import Prompted, Samples, Selected, cache_folder, select_pairs, tokenise
 from llava_rad.training.deepspeed_config import check_compile, checkpoint_bytes, offloads, read_deepspeed, stage
 from llava_rad.training.initial import llama_config, make_tokens, recipe_of, with_adapters
-from llava_rad.training.studies import Layout, StudySamples, study_samples, study_settings
+from llava_rad.training.studies import Layout, StudySamples, check_positions, study_samples, study_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -381,12 +381,7 @@ def _cost(
     pairs, study = selected.pairs, config.study
     samples: Mapping[str, Samples | StudySamples]
     if study.inputs:
-        places = int(positions(parts.language_model) * study.rope_factor)
-        if config.data.max_length > places:
-            raise ModelError(
-                f"the language model has {places:,} positions, fewer than data.max_length = {config.data.max_length:,}",
-                hint="study.pool=2 shortens further images, study.rope_factor scales positions",
-            )
+        check_positions(config, parts.language_model)
         layout = Layout.of(study_settings(parts.settings, study), parts.tokens)
         everything = range(len(selected.images.rows))
         samples, dropped = study_samples(pairs, selected.images, everything, layout, study, config.data, config.seed)
