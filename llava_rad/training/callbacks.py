@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,29 @@ SAMPLES = "samples.jsonl"
 _NAMES = {"learning_rate": "lr", "grad_norm": "gradient_norm"}
 _KNOWN = ("loss", "gradient_norm", "lr", "epoch")
 _LOSSES = "val_loss"  # and those that begin so
+
+_PANELS = (
+    ("loss", "training loss"),
+    ("val_loss", "val loss"),
+    ("val_loss_other_image", "val loss, other images"),
+    ("gradient_norm", "gradient norm"),
+    ("lr", "learning rate"),
+    ("tokens_per_s", "tokens/s"),
+    ("sample_rouge_l", "ROUGE-L of samples"),
+    ("sample_rules_micro_f1", "label micro-F1 of samples (rules)"),
+    ("sample_distinct", "distinct reports of samples"),
+)
+
+
+def panels(inputs: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the curves of a run, with the losses of each input of studies: as it is, another patient's, left out."""
+    words = {"": "", "other_": ", of others", "without_": ", left out"}
+    of_inputs = [
+        (f"val_loss_{kind}{name}", f"val loss, {name.replace('_', ' ')}{text}")
+        for name in inputs
+        for kind, text in words.items()
+    ]
+    return [*_PANELS, *of_inputs]
 
 
 class Watcher(TrainerCallback):  # type: ignore[misc]

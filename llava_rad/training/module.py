@@ -17,7 +17,8 @@ from encoder.backbones.base import FrozenEncoder
 from encoder.preprocessing import Recipe
 from llava_rad.model.projector import Projector, project_images
 from llava_rad.model.tokenizer import Tokens
-from llava_rad.training.data import IGNORED, Prompted, as_tensor
+from llava_rad.training.data import IGNORED, Prompted
+from llava_rad.training.kept_features import as_tensor
 from llava_rad.training.studies import IMAGE
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from os import environ
@@ -45,51 +45,28 @@ from encoder.runs.workers import check_shared_memory
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
-from llava_rad.training.callbacks import SAMPLES, Watcher
+from llava_rad.training.callbacks import SAMPLES, Watcher, panels
 from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
+from llava_rad.training.cost import Sizes, decide_recomputation
 from llava_rad.training.data import (
     Pixels,
     Prompted,
     Samples,
     cache_builder,
     cache_folder,
-    keep_features,
     select_pairs,
     tokenise,
 )
 from llava_rad.training.export import export
 from llava_rad.training.initial import load_encoder, load_trainable, make_initial, with_adapters
+from llava_rad.training.kept_features import keep_features
 from llava_rad.training.kernels import compile_layers, use_liger
 from llava_rad.training.module import ReportLoss
 from llava_rad.training.studies import Layout, StudySamples, check_positions, study_samples
 from llava_rad.training.study_images import CONTEXT_IMAGES
 from llava_rad.training.trainer import ReportTrainer
-from llava_rad.training.validation import Sizes, decide_recomputation
 
 MODEL, INITIAL, CHECKPOINTS = "model", "initial", "checkpoints"
-PANELS = (
-    ("loss", "training loss"),
-    ("val_loss", "val loss"),
-    ("val_loss_other_image", "val loss, other images"),
-    ("gradient_norm", "gradient norm"),
-    ("lr", "learning rate"),
-    ("tokens_per_s", "tokens/s"),
-    ("sample_rouge_l", "ROUGE-L of samples"),
-    ("sample_rules_micro_f1", "label micro-F1 of samples (rules)"),
-    ("sample_distinct", "distinct reports of samples"),
-)
-
-
-def study_panels(inputs: Sequence[str]) -> list[tuple[str, str]]:
-    """Return curves of the loss of a study's inputs: as they are, another patient's, left out."""
-    words = {"": "", "other_": ", of others", "without_": ", left out"}
-    return [
-        (f"val_loss_{kind}{name}", f"val loss, {name.replace('_', ' ')}{text}")
-        for name in inputs
-        for kind, text in words.items()
-    ]
-
-
 _MAY_CHANGE: MayChange = {
     "engine": {
         "tf32",
@@ -379,7 +356,7 @@ class _ReportTrainingRun:
         if metrics is not None:
             metrics.close()
         folder = self._export(trainer, steps)
-        if self.main and (no_picture := plot_run(self.output, (*PANELS, *study_panels(self.config.study.inputs)))):
+        if self.main and (no_picture := plot_run(self.output, panels(self.config.study.inputs))):
             self._note(no_picture)
         return folder
 

@@ -366,7 +366,7 @@ def fine_tuning(scale: Scale, *, lora: bool) -> Rows:
 def _flops(scale: Scale, lora: bool) -> dict[str, float]:
     """1e12 FLOPs of a sample's step without its encoder: of the model, and with activations recomputed."""
     from llava_rad.training.config import TrainingConfig
-    from llava_rad.training.validation import Sizes, cost_of
+    from llava_rad.training.cost import Sizes, cost_of
 
     size, patches = scale.size, (scale.size.image // 14) ** 2
     encoder = {"hidden_size": size.encoder_width, "num_hidden_layers": size.encoder_layers, "parameters": 1}

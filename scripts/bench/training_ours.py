@@ -32,9 +32,9 @@ from llava_rad.reports.pairs import Pair, write_pairs
 from llava_rad.training import run as training
 from llava_rad.training.callbacks import Watcher
 from llava_rad.training.config import ScratchConfig, TrainingConfig
+from llava_rad.training.cost import Sizes, cost_of
 from llava_rad.training.data import IGNORED, LengthGrouped, Pixels, Prompted, cache_builder, select_pairs, tokenise
 from llava_rad.training.initial import llama_config, make_tokens
-from llava_rad.training.validation import Sizes, cost_of
 from scripts.bench.training import Case
 from scripts.bench.worker import Order, Side, Turning, Turns, peak_bytes, work
 from scripts.random_models import reports

@@ -9,14 +9,14 @@ import pytest
 
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.training.config import load_config
-from llava_rad.training.deepspeed_config import checkpoint_bytes
-from llava_rad.training.validation import (
+from llava_rad.training.cost import (
     Sizes,
     cost_of,
     decide_recomputation,
     encoder_parameters,
     language_model_parameters,
 )
+from llava_rad.training.deepspeed_config import checkpoint_bytes
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import small_pairs
 
