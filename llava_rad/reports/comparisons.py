@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llava_rad.outputs.report import sentences
-
 _COMPARING: Final = re.compile(
     r"\b(?:"
     # the earlier study itself
@@ -46,9 +44,13 @@ def compares(sentence: str) -> bool:
 
 def comparing(text: str) -> list[str]:
     """Return the sentences of a text that compare."""
+    from llava_rad.outputs.report import sentences
+
     return [sentence for sentence in sentences(text) if compares(sentence)]
 
 
 def without_comparisons(text: str) -> str:
     """Return a text without the sentences that compare; "" if none is left."""
+    from llava_rad.outputs.report import sentences
+
     return " ".join(sentence for sentence in sentences(text) if not compares(sentence))
