@@ -35,17 +35,6 @@ async function candidates(files) {
   return found;
 }
 
-/** Return a function that numbers the folders of a batch: files of one folder may be one study. No path is sent. */
-function folders() {
-  const numbers = new Map();
-  return (file) => {
-    const path = (file.path ?? file.webkitRelativePath ?? "").split("/").slice(0, -1).join("/");
-    if (!path) return {};
-    if (!numbers.has(path)) numbers.set(path, numbers.size + 1);
-    return { "x-folder": String(numbers.get(path)) };
-  };
-}
-
 function tell() {
   session.dispatchEvent(new CustomEvent("batch"));
   session.dispatchEvent(new CustomEvent("worklist"));
@@ -75,11 +64,9 @@ export async function sendFiles(files) {
   if (!single.length) return;
   const { batch } = await patiently(() => call("POST", "/api/batches", { json: { total: single.length } }));
   tell();
-  const folderOf = folders();
   for (const [index, file] of single.entries()) {
     session.say(`Sending ${index + 1} of ${single.length} files …`, "busy");
-    const headers = { ...session.nameOf(file), ...folderOf(file) };
-    await patiently(() => call("POST", `/api/studies?batch=${batch}&number=${index + 1}`, { body: file, headers }));
+    await patiently(() => call("POST", `/api/studies?batch=${batch}&number=${index + 1}`, { body: file, headers: session.nameOf(file) }));
   }
   session.say(files.length === named.length ? "" : `${single.length} files have been sent; ${files.length - named.length} that are no images or cannot be read were left out.`);
   tell();
