@@ -237,6 +237,7 @@ class Metric(ABC):
         headline: score that represents the metric where it could not be computed; "" is the row's name.
         leading: scores that come first in tables, in this order.
         labeler: source of the labels, for a metric with scores ``NAME_f1/CLASS`` of single classes.
+        context: what the metric can use beside the texts: "age", "indication".
     """
 
     summary: ClassVar[str]
@@ -247,6 +248,7 @@ class Metric(ABC):
     headline: ClassVar[str] = ""
     leading: ClassVar[tuple[str, ...]] = ()
     labeler: ClassVar[str] = ""
+    context: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings
@@ -258,6 +260,16 @@ class Metric(ABC):
         Raises:
             InputError: see :func:`checked_pairs`.
         """
+
+    def scores_in_context(
+        self, candidates: Sequence[str], references: Sequence[str], context: Mapping[str, Sequence[str]]
+    ) -> Scores:
+        """Score N candidates against N references, with what is known of the N patients.
+
+        Args:
+            context: columns by the names of :attr:`context`; an age is in years, "" is unknown.
+        """
+        return self.scores(candidates, references)
 
     @classmethod
     def title(cls, score: str) -> str | None:

@@ -95,7 +95,7 @@ def _bars(axes: Any, heading: str, groups: Mapping[str, Rows]) -> None:
                 axes.plot([100 * interval.low, 100 * interval.high], [y, y], color="0.15", lw=1.2)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(100.0, axes.dataLim.x1))  # CIDEr goes to 1,000
+    axes.set_xlim(min(0.0, axes.dataLim.x0), max(100.0, axes.dataLim.x1))  # CIDEr goes to 1,000, findings below 0
     axes.set_title(heading, loc="left", fontsize=10)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)

@@ -30,6 +30,7 @@ METRICS: Final[dict[str, str]] = {
     "rg_er": "metrics.radgraph.rewards:RadGraphF1",
     "chexbert": "metrics.chexbert:CheXbertF1",
     "rules": "metrics.rules.labeler:RulesF1",
+    "findings": "metrics.findings.metric:Findings",
     "bertscore": "metrics.bertscore:BERTScoreF1",
 }
 

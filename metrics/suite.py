@@ -35,6 +35,7 @@ class Pairs:
         references: N reference texts.
         strata: group of each report, by column name.
         patients: patient of each report, "" if that one is unknown; empty if none is known.
+        context: columns of what is known of the patients beside the texts: "age" in years, "indication"; "" is unknown.
     """
 
     ids: list[str]
@@ -42,6 +43,7 @@ class Pairs:
     references: list[str]
     strata: dict[str, list[str]] = field(default_factory=dict)
     patients: list[str] = field(default_factory=list)
+    context: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def evaluate(
 
     def compute(metric: Metric, pairs: Pairs) -> Scores:
         if not isinstance(metric, AnnotatedMetric):
-            return metric.scores(pairs.candidates, pairs.references)
+            return metric.scores_in_context(pairs.candidates, pairs.references, pairs.context)
         side = "prediction" if pairs is first else ""  # annotations are given of the first model only
         keys = [(of, key) for of in (side, "reference") for key in pairs.ids]
         texts = [*pairs.candidates, *pairs.references]

@@ -12,7 +12,7 @@ from encoder.datasets import columns
 from encoder.datasets.columns import field_of, matching, plain
 from encoder.datasets.forms import derived, recognised
 from encoder.datasets.tables import columns_there, read_records
-from encoder.datasets.values import is_no_answer, is_nothing, known, labels_of, split_of
+from encoder.datasets.values import is_no_answer, is_nothing, known, labels_of, split_of, years_of
 from encoder.errors import LlavaRadError
 from llava_rad.reports.sections import findings_part
 from metrics.base import InputError
@@ -33,6 +33,14 @@ TEXT_FIELDS: Mapping[Side, Sequence[str]] = {
     ),
     "reference": ("reference", "findings", "report", "text"),
 }  # fmt: skip
+_INDICATIONS = (
+    "indication",
+    "clinicalindication",
+    "clinicalhistory",
+    "reasonforexam",
+    "reasonforexamination",
+    "history",
+)
 _LISTED = 10
 
 
@@ -185,7 +193,27 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, p
     groups = {column: first_of((groups_of(column, rows) for rows in tables), column) for column in strata}
     people = (patients_of(rows, patient) for rows in tables)
     patients = first_of(people, patient) if patient is not None else next((one for one in people if one), [])
-    return Pairs(ids, [predictions.texts[key] for key in ids], list(references.texts.values()), groups, patients)
+    texts = [predictions.texts[key] for key in ids]
+    return Pairs(ids, texts, list(references.texts.values()), groups, patients, context_of(tables))
+
+
+def context_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
+    """Return the columns "age", in years, and "indication" of the first table that has them; "" is unknown."""
+    found: dict[str, list[str]] = {}
+    for rows in tables:
+        header = dict.fromkeys(name for row in rows for name in row)
+        columns = {
+            "age": matching(header, "age"),
+            "indication": [name for usual in _INDICATIONS for name in header if plain(name) == usual],
+        }
+        for name, named in columns.items():
+            values = ["" if (value := lookup(row, named[0])) is None else str(value) for row in rows] if named else []
+            if name == "age":
+                values = ["" if (years := years_of(value)) is None else f"{years:g}" for value in values]
+            values = ["" if is_no_answer(value) else value for value in values]
+            if any(values):
+                found.setdefault(name, values)
+    return found
 
 
 def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | None:

@@ -206,7 +206,7 @@ def _described(item: Item, found: Sequence[Token], known: Sequence[Item], spans:
         return before
     for number in range(len(gap) - 1, -1, -1):
         if gap[number].text in words.PREPOSITIONS:
-            if only(found, known, gap[number].end, item.start, frozenset(("the", "a", "and", "both", "lung"))):
+            if only(found, known, gap[number].end, item.start, frozenset(("the", "both", "lung"))):
                 return before
             break
     open_words = frozenset(("of", "the", "a", "an", "in", "sized", "size"))

@@ -20,14 +20,14 @@ from metrics.findings import words
 _TOKEN = re.compile(r"[a-z]+|\d+(?:st|nd|rd|th)\b|\d+(?:\.\d+)?|[^\sa-z\d]")
 _IRREGULAR: Final = {
     "apices": "apex", "atelectases": "atelectasis", "bases": "base", "bronchi": "bronchus", "bullae": "bulla",
-    "diffusely": "diffuse", "emphysematous": "emphysematous", "granulomata": "granuloma", "hila": "hilum",
-    "indices": "index", "metastases": "metastasis", "oedema": "edema", "oedematous": "edema", "pleurae": "pleura",
-    "pneumothoraces": "pneumothorax", "prostheses": "prosthesis", "sulci": "sulcus", "tumour": "tumor",
-    "vertebrae": "vertebra", "haemothorax": "hemothorax", "haemorrhage": "hemorrhage", "opacifications": "opacity",
-    "pneumothoraxes": "pneumothorax", "bronchiectases": "bronchiectasis", "diagnoses": "diagnosis",
-    "disk": "disc", "disks": "disc", "visualised": "visualized", "lucencies": "lucency", "osseus": "osseous",
-    "pneumonias": "pneumonia", "hemi": "hemi", "septae": "septum", "fluids": "fluid", "kerley": "kerley",
-    "atelectic": "atelectatic", "emphysemas": "emphysema",
+    "granulomata": "granuloma", "hila": "hilum", "indices": "index", "metastases": "metastasis",
+    "oedema": "edema", "oedematous": "edema", "pleurae": "pleura", "pneumothoraces": "pneumothorax",
+    "prostheses": "prosthesis", "sulci": "sulcus", "tumour": "tumor", "vertebrae": "vertebra",
+    "haemothorax": "hemothorax", "haemorrhage": "hemorrhage", "opacification": "opacity",
+    "opacifications": "opacity", "pneumothoraxes": "pneumothorax", "bronchiectases": "bronchiectasis",
+    "diagnoses": "diagnosis", "disk": "disc", "disks": "disc", "lucencies": "lucency", "osseus": "osseous",
+    "pneumonias": "pneumonia", "septae": "septum", "fluids": "fluid", "atelectic": "atelectatic",
+    "emphysemas": "emphysema",
 }  # fmt: skip
 
 

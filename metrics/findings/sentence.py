@@ -30,6 +30,7 @@ _FILLERS: Final = frozenset((
     "of", "the", "a", "an", "in", "size", "sized", "and", "or", "to", "within", "involving", "are", "is",
     "seen", "noted", "both",
 ))  # fmt: skip
+_NO_STATEMENT: Final = frozenset(("of", "to", "suggestive", "suggest", "concerning", "consistent", "compatible", "for"))
 _LIST: Final = frozenset(["and", "or", "nor", "the", "a", "of", "as", "well", ",", "/", "both", "in"])
 _REGIONS: Final[dict[str, tuple[str, ...]]] = {
     "heart": ("heart",), "atrium": ("heart",), "ventricle": ("heart",), "cardiomediastinum": ("heart", "mediastinum"),
@@ -136,15 +137,15 @@ class _Found:
 
 
 def _structures(
-    known: Sequence[Item], found: Sequence[Token], number: int, *, attributive: bool = True
+    known: Sequence[Item], found: Sequence[Token], number: int, *, attributive: bool = True, commas: bool = True
 ) -> tuple[list[Item], list[Item]]:
-    """Return the structures that a predicate is about: those after it, and those before it."""
-    item = known[number]
+    """Return the structures that a predicate is about: those after it, and those before it, also over commas."""
+    item, listed = known[number], _LIST if commas else _LIST - {","}
     after = list[Item]()
     if attributive:
         last = item.end
         for other in known[number + 1 :]:
-            if "structure" in other and only(found, known, last, other.start, _LIST if after else _FILLERS):
+            if "structure" in other and only(found, known, last, other.start, listed if after else _FILLERS):
                 after.append(other)
                 last = other.end
             elif "entity" in other or "normal" in other or other.start - last > 40:
@@ -164,7 +165,7 @@ def _structures(
         if any(word in words.STOPS or word in (";", "with", "without") for word in gap):
             break
         if "structure" in other:
-            if before and not only(found, known, other.end, first, _LIST):
+            if before and not only(found, known, other.end, first, listed):
                 break
             before.append(other)
             first = other.start
@@ -182,7 +183,7 @@ def _combined(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]
     for number, item in enumerate(known):
         if "quality" not in item or "entity" in item or item.first < 0:
             continue
-        after, before = _structures(known, found, number, attributive="big" not in item.means["quality"])
+        after, before = _structures(known, found, number, attributive="big" not in item.means["quality"], commas=False)
         if "big" in item.means["quality"] and not _predicate(found, item, 3):
             continue
         for side in (before, after) if _predicate(found, item) else (after, before):
@@ -219,9 +220,11 @@ def _normal(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]:
                 ends = [item.end, *(other.end for other in about)]
                 yield _Found([], min(item.start, *(one.start for one in about)), max(ends), item, regions)
         elif "abnormality" in item and "entity" not in item:
-            first = found[item.first].text
-            _, before = _structures(known, found, number, attributive=False)
-            near = [one for one in before if item.start - one.end < 3]
+            first, following = found[item.first].text, [token.text for token in found[item.last : item.last + 1]]
+            after, before = _structures(known, found, number)
+            near = [one for one in before if item.start - one.end < 3] or (after if following == ["of"] else [])
+            if following and following[0] in _NO_STATEMENT and not near:
+                continue
             regions = _ABNORMAL.get(first) or (_REGIONS.get(near[0].means["structure"][0]) if near else None) or _CHEST
             yield _Found([], item.start, item.end, item, regions, denial=True)
 

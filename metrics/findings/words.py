@@ -127,19 +127,19 @@ ABNORMALITY: Final = (
 )
 _LEFT, _RIGHT, _BOTH = "left", "right", "both"
 SIDES: Final[dict[str, str]] = {
-    _LEFT: "left|left sided|left side|leftward|left upper extremity|left hemithorax",
-    _RIGHT: "right|right sided|right side|rightward|right upper extremity|right hemithorax",
+    _LEFT: "left|left sided|left side|leftward|lul|lll|left upper extremity|left hemithorax",
+    _RIGHT: "right|right sided|right side|rightward|rul|rml|rll|right upper extremity|right hemithorax",
     _BOTH: "bilateral|bilaterally|both|both side|each|biapical|bibasilar|bibasal|both lung|bilateral lung|"
     "on both side|left and right|right and left|either side|bilateral basilar|bihilar|biapically",
 }
 # Places of the lung by level: 0 the apex, 1 the upper zone, 2 the middle one, 3 the lower one.
 LEVELS: Final[dict[int, str]] = {
     0: "apex|apical|biapical|lung apex|apices|apico|biapically|apically",
-    1: "upper lobe|upper lung|upper zone|upper lung zone|upper lung field|upper|suprahilar|upper hemithorax|"
+    1: "upper lobe|rul|lul|upper lung|upper zone|upper lung zone|upper lung field|upper|suprahilar|upper hemithorax|"
     "upper lobar|apicoposterior",
-    2: "mid lung|midlung|mid|middle|middle lobe|mid lung zone|mid zone|perihilar|parahilar|middle lung|lingula|"
+    2: "mid lung|rml|midlung|mid|middle|middle lobe|mid lung zone|mid zone|perihilar|parahilar|middle lung|lingula|"
     "lingular|hilar|mid lung field|central|midlung zone|mid to",
-    3: "lower lobe|lower lung|lower zone|lower lung zone|lower lung field|lower|base|basilar|basal|bibasilar|"
+    3: "lower lobe|rll|lll|lower lung|lower zone|lower lung zone|lower lung field|lower|base|basilar|basal|bibasilar|"
     "bibasal|lung base|infrahilar|retrocardiac|lower lobar|costophrenic|lower hemithorax|infrabasilar|"
     "posterior base|bibasally|bilateral basilar|basally|diaphragmatic|medial base",
 }
