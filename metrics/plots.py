@@ -1,4 +1,4 @@
-"""Figure of an evaluation: scores of metrics, classes and groups with their 95 % intervals."""
+"""Figures: scores of metrics, classes and groups, and agreement with ratings, with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metrics.agreement import STATISTICS, Rated
 from metrics.base import MetricError
 from metrics.bootstrap import Interval
 from metrics.registry import labelers, title
@@ -27,20 +28,63 @@ def figure(result: Evaluation, kind: str) -> bytes:
     Raises:
         MetricError: if matplotlib is not installed.
     """
+    panels = _panels(result)
+    heights = [_BAR * (2 + sum(len(rows) for rows in groups.values())) + 0.6 for _, groups in panels]
+    canvas = _canvas(8, sum(heights))
+    grid = canvas.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (heading, groups) in zip(grid, panels, strict=True):
+        _bars(axes, heading, groups)
+    canvas.supxlabel("score x 100, with the 95 % interval of the bootstrap")
+    return _saved(canvas, kind)
+
+
+def agreement_figure(rated: Rated, kind: str) -> bytes:
+    """Draw the agreement of metrics with ratings: a row of panels for each rating.
+
+    Args:
+        rated: the agreement.
+        kind: ``png``, ``svg`` or ``pdf``.
+
+    Raises:
+        MetricError: if matplotlib is not installed.
+    """
+    height = _BAR * (3 + max(len(table) for table in rated.table.values())) + 0.5
+    canvas = _canvas(9, height * len(rated.table))
+    grid = canvas.subplots(len(rated.table), len(STATISTICS), squeeze=False, sharey="row")
+    for row, (rating, table) in zip(grid, rated.table.items(), strict=True):
+        names = sorted(table, key=lambda name: table[name].kendall.point or 0.0)
+        for axes, (statistic, words) in zip(row, STATISTICS.items(), strict=True):
+            for y, name in enumerate(names):
+                one: Interval = getattr(table[name], statistic)
+                if one.point is not None:
+                    axes.plot([one.point], [y], "o", color="C0")
+                if one.low is not None and one.high is not None:
+                    axes.plot([one.low, one.high], [y, y], color="C0", lw=1.5)
+            axes.set_yticks(range(len(names)), [title(name) for name in names])
+            axes.set_title(words, fontsize=9)
+            axes.axvline(0.5 if statistic == "pairs" else 0.0, color="0.6", lw=0.8)
+            axes.grid(axis="x", color="0.9")
+            axes.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(f"agreement with\n{rating}", fontsize=8)
+    canvas.supxlabel(
+        f"{rated.reports:,} reports of {rated.studies:,} studies, with 95 % intervals by study", fontsize=8
+    )
+    return _saved(canvas, kind)
+
+
+def _canvas(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MetricError("a figure needs matplotlib", hint="pip install 'llava-rad[plot]'") from error
 
-    panels = _panels(result)
-    heights = [_BAR * (2 + sum(len(rows) for rows in groups.values())) + 0.6 for _, groups in panels]
-    canvas = Figure(figsize=(8, sum(heights)), layout="constrained")
+    canvas = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(canvas)
-    grid = canvas.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (heading, groups) in zip(grid, panels, strict=True):
-        _bars(axes, heading, groups)
-    canvas.supxlabel("score x 100, with the 95 % interval of the bootstrap")
+    return canvas
+
+
+def _saved(canvas: Any, kind: str) -> bytes:
     out = io.BytesIO()
     canvas.savefig(
         out, format=kind, dpi=120, metadata={"Creator": None, "CreationDate": None} if kind == "pdf" else None

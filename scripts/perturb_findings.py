@@ -63,14 +63,16 @@ _SEVERITIES = {
     "marked": "mild", "markedly": "mildly", "minimally": "severely", "massive": "small",
 }  # fmt: skip
 _SYNONYMS = {
-    r"cardiomegaly": "enlarged heart", r"pleural effusions?": "pleural fluid", r"calcified granulomas?": "calcified nodule",
+    r"cardiomegaly": "enlarged heart", r"pleural effusions?": "pleural fluid",
+    r"calcified granulomas?": "calcified nodule",
     r"opacities": "opacification", r"opacity": "opacification", r"atelectasis": "atelectatic change",
     r"are hyperinflated": "show hyperinflation", r"bilateral": "both-sided", r"mild": "slight",
     r"heart is enlarged": "cardiac silhouette is enlarged", r"lungs are clear": "lung fields are clear",
     r"scarring": "scar", r"sternotomy wires": "sternal wires", r"thoracic spine": "thoracic vertebrae",
     r"is tortuous": "shows tortuosity", r"degenerative changes": "degenerative disease", r"unchanged": "stable",
     r"right-sided": "right", r"left-sided": "left", r"in the right lung base": "at the right base",
-    r"in the left lung base": "at the left base", r"infiltrate": "airspace opacity", r"pulmonary edema": "edema of the lungs",
+    r"in the left lung base": "at the left base", r"infiltrate": "airspace opacity",
+    r"pulmonary edema": "edema of the lungs",
     r"heart size is normal": "normal heart size", r"is noted": "is seen", r"are noted": "are present",
     r"there is": "there appears", r"hiatal hernia": "hiatus hernia", r"emphysema": "emphysematous change",
     r"within normal limits": "normal", r"osteophytes": "spondylosis", r"median sternotomy": "sternotomy",
@@ -265,7 +267,8 @@ def main(arguments: list[str] | None = None) -> None:
         one = measure(pairs, category)
         named = f"{one.named / one.reports:.3f}" if category else ""
         print(
-            f"{kind:<18}{one.reports:>8}{one.detected / one.reports:>10.3f}{named:>8}{one.change:>13.3f}{one.most:>14.3f}"
+            f"{kind:<18}{one.reports:>8}{one.detected / one.reports:>10.3f}{named:>8}"
+            f"{one.change:>13.3f}{one.most:>14.3f}"
         )
         if kind == options.undetected:
             for text, new in pairs:

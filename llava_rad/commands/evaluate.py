@@ -14,10 +14,12 @@ from encoder.datasets.values import SPLITS
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
 from llava_rad.commands.console import bar, note
+from llava_rad.commands.ratings import FIGURES, compare_with_ratings
 from metrics.base import InputError, Settings, is_empty
 
 if TYPE_CHECKING:
     from llava_rad.benchmark.tables import Table
+    from metrics.suite import Pairs
 
 EPILOG = "\n\n".join(
     (
@@ -43,13 +45,18 @@ class Form(StrEnum):
 def command(
     context: typer.Context,
     predictions: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="PREDICTIONS",
             help="Generated reports: .jsonl, .json or .csv, also of 'llava-rad generate -f jsonl'.",
+            show_default=False,
         ),
-    ],
-    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Reference reports with the same ids.")],
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Argument(metavar="REFERENCES", help="Reference reports with the same ids.", show_default=False),
+    ] = None,
+    *,
     common: Annotated[
         Settings, opt.Fields("clean", "min_group", "device", "precision", "batch_size", "allow_download")
     ],
@@ -83,6 +90,14 @@ def command(
     reference_annotations: Annotated[
         Path | None, metric.path("Labels and graphs of the references, instead of weights.", panel=_TABLES)
     ] = None,
+    ratings: Annotated[
+        Path | None,
+        metric.path(
+            "Reports rated by people, instead of PREDICTIONS and REFERENCES: RadPref's JSON, the folder of ReXVal, or "
+            "a table (study, reference, candidate, rating). Gives the agreement of each metric with the ratings.",
+            panel=_TABLES,
+        ),
+    ] = None,
     bootstrap: metric.Bootstrap = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 42,
     cache: metric.CacheFile = None,
@@ -94,6 +109,12 @@ def command(
     output: Annotated[Path | None, metric.path("File for the scores.", "--output", "-o", panel=_OUTPUT)] = None,
     per_sample: Annotated[Path | None, metric.path("Values of each report: .csv or .parquet.", panel=_OUTPUT)] = None,
     figure: Annotated[Path | None, metric.path("Scores as bars: .png, .svg or .pdf.", panel=_OUTPUT)] = None,
+    explain: Annotated[
+        Path | None,
+        metric.path(
+            "What the metric findings saw in each report: .txt or .jsonl, with words of the reports.", panel=_OUTPUT
+        ),
+    ] = None,
     save_annotations: Annotated[
         Path | None,
         metric.path("Folder for labels and graphs (they hold words of reports).", panel=_OUTPUT, metavar="DIR"),
@@ -101,17 +122,35 @@ def command(
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Score generated reports against references, with confidence intervals."""
+    if ratings is not None:
+        if any(one is not None for one in (predictions, references, compare, per_sample, explain, save_annotations)):
+            raise InputError("--ratings goes with --metrics, --output, --format and --figure only")
+        settings = replace(common, options=asdict(own))
+        compare_with_ratings(
+            ratings,
+            metric.names(metrics),
+            settings,
+            (bootstrap, seed),
+            format.value,
+            output,
+            figure,
+            overwrite=overwrite,
+            skip_missing=skip_missing,
+        )
+        return
+    if predictions is None or references is None:
+        raise InputError("PREDICTIONS and REFERENCES are needed, or --ratings")
     from llava_rad.benchmark.tables import join, read_annotations, read_table
     from llava_rad.outputs.files import check_output, held_output, write_whole
     from metrics import tables
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
     from metrics.registry import checked_metrics
-    from metrics.suite import Pairs, evaluate
+    from metrics.suite import evaluate
 
     chosen = checked_metrics(metric.names(metrics))
     inputs = [predictions, references, *(compare or ())]
-    files = {"output": output, "per-sample": per_sample, "figure": figure}
+    files = {"output": output, "per-sample": per_sample, "figure": figure, "explain": explain}
     saved = [save_annotations / f"{side}.jsonl" for side in ("predictions", "references")] if save_annotations else []
     for path in (outputs := [*filter(None, files.values()), *saved]):
         if outputs.count(path) > 1:
@@ -119,7 +158,10 @@ def command(
         check_output(path, inputs=inputs, overwrite=overwrite)
         context.with_resource(held_output(path))
     _one_of(per_sample, (".csv", ".parquet"), "--per-sample")
-    _one_of(figure, (".png", ".svg", ".pdf"), "--figure")
+    _one_of(figure, FIGURES, "--figure")
+    _one_of(explain, (".txt", ".jsonl"), "--explain")
+    if explain is not None and "findings" not in chosen:
+        raise InputError("--explain is of the metric findings, which --metrics does not name")
 
     if split not in SPLITS:
         raise InputError("--split is one of train, val, test")
@@ -164,6 +206,10 @@ def command(
         from metrics.plots import figure as draw
 
         write_whole(figure, draw(result, figure.suffix.lower()[1:]), overwrite=overwrite)
+    if explain is not None:
+        write_whole(
+            explain, _explained(first, settings, as_json=explain.suffix.lower() == ".jsonl"), overwrite=overwrite
+        )
     for number, path in enumerate(saved):
         from metrics.annotations import lines
 
@@ -189,6 +235,18 @@ def _read(path: Path, table: Table) -> None:
     note(f"{path.name}: {len(table.texts):,} reports, text from {table.text_field}, ids from {table.id_field}")
     if table.sectioned:
         note(f"{path.name}: of {table.sectioned:,} reports with headings only the Findings are scored")
+
+
+def _explained(pairs: Pairs, settings: Settings, *, as_json: bool) -> bytes:
+    """Return what the finding metric saw in the first model's reports."""
+    from metrics.findings.explain import lines, to_text
+    from metrics.findings.metric import Findings, compare_all
+
+    contexts = Findings("findings", settings).contexts(pairs.context, len(pairs.ids))
+    compared = compare_all(pairs.candidates, pairs.references, contexts)
+    if as_json:
+        return "".join(lines(pairs.ids, compared)).encode()
+    return "\n".join(to_text(one, f"report {number}: ") for number, one in enumerate(compared, 1)).encode()
 
 
 def _one_of(path: Path | None, ends: tuple[str, ...], option: str) -> None:
