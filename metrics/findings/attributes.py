@@ -49,6 +49,7 @@ class Part:
         tips: positions of the tip.
         position: "good", "bad" or None.
         old: the finding is called old, chronic or healed.
+        generic: the words can be of several devices: "the catheter".
         where: span of each attribute.
     """
 
@@ -65,6 +66,7 @@ class Part:
     tips: set[str] = field(default_factory=set)
     position: str | None = None
     old: bool = False
+    generic: bool = False
     where: dict[str, Span] = field(default_factory=dict)
 
     def copy(self) -> Part:
@@ -202,7 +204,7 @@ def _described(item: Item, found: Sequence[Token], known: Sequence[Item], spans:
         return before or after
     gap = between(found, before[1], item.start)
     leading = [token.text for token in gap]
-    if leading and leading[-1] in BE:
+    if leading and leading[-1] in BE and leading[-2:-1] != ["there"]:
         return before
     for number in range(len(gap) - 1, -1, -1):
         if gap[number].text in words.PREPOSITIONS:

@@ -43,6 +43,11 @@ class Error:
         return finding.known[0].name
 
 
+Pair = tuple[float, tuple[Error, ...]]
+"""Credit of a candidate finding for a reference finding, and its errors."""
+_SAME_NAME = 100.0  # more than all credits together
+
+
 @dataclass(frozen=True)
 class Match:
     """A finding of the reference with one of the candidate.
@@ -115,12 +120,13 @@ def compare(candidate: Report | str, reference: Report | str, context: Context =
     ours, theirs = (parse(one) if not isinstance(one, Report) else one for one in (candidate, reference))
     found, there = _split(ours.findings, theirs.findings), _split(theirs.findings, ours.findings)
     of_found, of_there = ([weight(one, context) for one in side] for side in (found, there))
-    credits = [[_pair(first, second, context)[0] for second in found] for first in there]
+    pairs = [[_pair(first, second, context) for second in found] for first in there]
+    credits = [[credit for credit, _ in row] for row in pairs]
     matches, errors = list[Match](), list[Error]()
     matched, missing = set[int](), set(range(len(there)))
     credit = 0.0
-    for row, column in _assigned(credits, of_there):
-        value, differences = _pair(there[row], found[column], context)
+    for row, column in _assigned(pairs, of_there):
+        value, differences = pairs[row][column]
         matches.append(Match(there[row], found[column], value, differences))
         credit += of_there[row] * value
         matched.add(column)
@@ -142,20 +148,25 @@ def compare(candidate: Report | str, reference: Report | str, context: Context =
     )  # fmt: skip
 
 
-def _assigned(credits: Sequence[Sequence[float]], values: Sequence[float]) -> list[tuple[int, int]]:
-    """Return the one-to-one pairs that earn most."""
-    if not credits or not credits[0]:
+def _assigned(pairs: Sequence[Sequence[Pair]], values: Sequence[float]) -> list[tuple[int, int]]:
+    """Return the one-to-one pairs that earn most; findings of one name belong together before all others."""
+    if not pairs or not pairs[0]:
         return []
-    if len(credits) == 1 or len(credits[0]) == 1:  # the commonest case needs no solver
-        best = max(
-            (values[row] * one, -row, -column) for row, line in enumerate(credits) for column, one in enumerate(line)
-        )
+    gains = [
+        [value * credit + _SAME_NAME * (credit > 0 and not _renamed(errors)) for credit, errors in row]
+        for row, value in zip(pairs, values, strict=True)
+    ]
+    if len(gains) == 1 or len(gains[0]) == 1:  # the commonest case needs no solver
+        best = max((one, -row, -column) for row, line in enumerate(gains) for column, one in enumerate(line))
         return [(-best[1], -best[2])] if best[0] > 0 else []
-    import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(np.array(credits) * np.array(values)[:, None], maximize=True)
-    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if credits[row][column] > 0]
+    rows, columns = linear_sum_assignment(gains, maximize=True)
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if gains[row][column] > 0]
+
+
+def _renamed(errors: Sequence[Error]) -> bool:
+    return any(error.attribute == "name" for error in errors)
 
 
 def _split(findings: Sequence[Finding], others: Sequence[Finding]) -> list[Finding]:
@@ -172,7 +183,7 @@ def _split(findings: Sequence[Finding], others: Sequence[Finding]) -> list[Findi
 
 
 @lru_cache(maxsize=16384)
-def _pair(reference: Finding, candidate: Finding, context: Context) -> tuple[float, tuple[Error, ...]]:
+def _pair(reference: Finding, candidate: Finding, context: Context) -> Pair:
     """Return the credit of a candidate finding for a reference finding, and the errors; 0 if they are unrelated."""
     name_credit, name_detail = _same_name(reference, candidate, context)
     if name_credit <= 0:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from metrics.base import InputError, is_empty
 from metrics.findings.attributes import Part, Span
 from metrics.findings.lexicon import Entity, entities
-from metrics.findings.sentence import Denied, join, read, related
+from metrics.findings.sentence import Denied, device_of, join, read, related
 from metrics.labels import POSITIVE
 from metrics.rules.text import Aligned, clean, parts, sentences
 
-_LONGEST = 2000  # characters of a sentence: text without stops is cut, so that time is linear in its length
+_LONGEST = 800  # characters of a sentence: text without stops is cut, so that time is linear in its length
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,12 @@ def _add(aligned: Aligned, start: int, end: int, found: list[Part], denied: list
         last.where |= {kind: moved(span) for kind, span in sentence.loose.where.items()}
     if last is not None and new and sentence.continues and related(last, new[0]) and not _conflict(last, new[0]):
         join(last, new.pop(0))
-    found += new
+    for part in new:
+        if part.generic and (device := device_of(part, found)) is not None:
+            part.entities = []
+            join(device, part)
+        else:
+            found.append(part)
 
 
 def _merged(found: list[Part]) -> list[Part]:

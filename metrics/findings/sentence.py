@@ -108,7 +108,8 @@ def read(line: str) -> Sentence:
             denied.append(Denied(tuple(one.entities), (), span))
         else:
             old = OLD.search(line, max(0, one.start - _NEAR), one.end + _NEAR) is not None
-            parts += [Part([name], [span], value, old=old) for name in one.entities]
+            generic = line[one.start : one.end] in words.GENERIC
+            parts += [Part([name], [span], value, old=old, generic=generic) for name in one.entities]
     starts = found[0].text if found else ""
     loose = None
     if parts:
@@ -234,6 +235,10 @@ def _grouped(line: str, known: Sequence[Item], parts: Sequence[Part]) -> list[Pa
     links = [item for item in known if "explains" in item]
     grouped = list[Part]()
     for part in parts:
+        if part.generic and (device := device_of(part, grouped)) is not None:
+            part.entities = []
+            join(device, part)
+            continue
         last = grouped[-1] if grouped else None
         if last is None or not related(last, part, GROUPED):
             grouped.append(part)
@@ -248,6 +253,14 @@ def _grouped(line: str, known: Sequence[Item], parts: Sequence[Part]) -> list[Pa
             join(grouped[-2], grouped[-1])  # "opacities with thickening, suggestive of edema"
             grouped.pop()
     return grouped
+
+
+def device_of(part: Part, before: Sequence[Part]) -> Part | None:
+    """Return the last device before a generic name that can be the same one, or None."""
+    for one in reversed(before):
+        if related(one, part) and not (one.sides and part.sides and one.sides != part.sides):
+            return one
+    return None
 
 
 def _sign(part: Part) -> bool:

@@ -192,8 +192,8 @@ TIPS: Final[dict[str, str]] = {
     "caval",
     "cavoatrial junction": "cavoatrial junction|superior cavoatrial junction|caval atrial junction|"
     "cavo atrial junction|svc ra junction|atriocaval junction|svc right atrial junction",
-    "right atrium": "right atrium|high right atrium|right atrial",
-    "right ventricle": "right ventricle|right ventricular",
+    "right atrium": "right atrium|ra|high right atrium|right atrial",
+    "right ventricle": "right ventricle|rv|right ventricular",
     "ivc": "ivc|inferior vena cava|intrahepatic ivc|intrahepatic inferior vena cava",
     "brachiocephalic vein": "brachiocephalic vein|innominate vein|brachiocephalic|innominate",
     "subclavian vein": "subclavian vein",
@@ -226,6 +226,8 @@ POSITIONS: Final[dict[str, str]] = {
     "recommend advancing|recommend withdrawing|suboptimal position|recommend repositioning|repositioning|"
     "withdraw|advance|advancement",
 }
+# Words that repeat the name of a device before them.
+GENERIC: Final = frozenset(("catheter", "catheters", "line", "lines", "lead", "leads", "device"))
 # Words between two names of one finding: the second explains the first, or is its alternative.
 EXPLAINS: Final = (
     "suggestive of|compatible with|consistent with|in keeping with|representing|represent|reflect|reflecting|suggest|"

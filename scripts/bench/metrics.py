@@ -4,13 +4,14 @@
 
 Weights are random, in the published forms and (but for --quick) of the published sizes. Every comparison first requires
 that both sides give the same result. Quote the ratios, not the times. Aims, of the package's time: CheXbert 0.75 (0.35
-in bfloat16), RadGraph 0.5, ROUGE-L 0.2; bootstrap 0.5 CPU s, start 1 s.
+in bfloat16), RadGraph 0.5, ROUGE-L 0.2; findings 2 CPU ms a report, bootstrap 0.5 CPU s, start 1 s.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,20 @@ from scripts.random_models import F1CheXbert, reports, write_bert, write_chexber
 
 COLUMNS = {"s": ".3f", "CPU s": ".3f", "x time": "", "result": ""}
 Call = Callable[[], object]
+STATEMENTS = (
+    "The heart is mildly enlarged and the aorta is tortuous.",
+    "There is a small left pleural effusion with adjacent atelectasis, unchanged.",
+    "Patchy opacity in the right lower lobe may represent pneumonia or aspiration.",
+    "No pneumothorax, focal consolidation or pulmonary edema is seen.",
+    "The lungs are clear and the cardiomediastinal silhouette is within normal limits.",
+    "A right PICC terminates in the lower superior vena cava.",
+    "There is an 8 mm nodule in the left upper lobe.",
+    "Mild degenerative changes of the thoracic spine.",
+    "Endotracheal tube tip is 4 cm above the carina.",
+    "Interval improvement of bilateral interstitial opacities.",
+    "Osseous structures are intact without acute fracture.",
+    "Pulmonary vasculature is normal and the trachea is midline.",
+)
 
 
 class Bench:
@@ -102,6 +117,20 @@ class Bench:
         require(rouge_l(candidates, references).per_sample["rouge_l"].tolist() == peer(), "ROUGE-L differs")
         self._race("ROUGE-L", partial(rouge_l, candidates, references), peer, "all equal")
 
+    def findings(self) -> None:
+        """Findings of pairs of reports, read and compared."""
+        from metrics.findings import compare, parse, sentence
+
+        rng = random.Random(0)
+        texts = [" ".join(rng.sample(STATEMENTS, 6)) for _ in range(2 * self.few)]
+
+        def ours() -> None:
+            sentence.read.cache_clear()
+            for first, second in zip(texts[::2], texts[1::2], strict=True):
+                compare.compare(parse.parse(first), parse.parse(second))
+
+        self._race("findings", ours, result=f"{len(texts):,} reports of {len(texts[0].split())} words, nothing cached")
+
     def bootstrap(self) -> None:
         """500 resamples of the paper's four metrics, drawing included, counting of n-grams not."""
         import numpy as np
@@ -134,7 +163,7 @@ class Bench:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run and print; returns the rows."""
-    names = ("chexbert", "radgraph", "rouge", "bootstrap", "start")
+    names = ("chexbert", "radgraph", "rouge", "findings", "bootstrap", "start")
     made = parser(__doc__, rounds=3, quick="small models and few reports")
     made.add_argument("--only", nargs="*", choices=names, default=names)
     options = made.parse_args(argv)

@@ -73,3 +73,12 @@ def test_unknown_names_are_refused() -> None:
         load("rouge")
     with pytest.raises(InputError, match="no metric has an option 'weights'"):
         load("chexbert", weights="chexbert.pth")
+
+
+def test_the_finding_metric() -> None:
+    from metrics.findings.metric import reward
+
+    pairs = ["Right effusion.", "Pneumonia."], ["Left effusion.", "No acute disease."]
+    found = load("findings").compute(predictions=pairs[0], references=pairs[1], per_sample=True)
+    assert found["findings_per_sample"] == reward(*pairs)
+    assert found["findings"] == pytest.approx(sum(found["findings_per_sample"]) / 2)
