@@ -28,8 +28,14 @@ def tables(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def rated(tmp_path: Path) -> Path:
     path = tmp_path / "rated.csv"
-    rows = [("1", "Edema.", "Clear lungs.", 1), ("1", "Edema.", "Edema.", 5), ("2", "Nodule.", "Nodule.", 4),
-            ("2", "Nodule.", "Pneumothorax.", 1), ("3", "Effusion.", "No effusion.", 2), ("3", "Effusion.", "Effusion.", 5)]  # fmt: skip
+    rows = [
+        ("1", "There is edema.", "There is no edema.", 1),
+        ("1", "There is edema.", "Fluid overload.", 5),
+        ("2", "Nodule.", "Nodule.", 4),
+        ("2", "Nodule.", "Pneumothorax.", 1),
+        ("3", "Right effusion.", "No right effusion.", 2),
+        ("3", "Right effusion.", "Pleural fluid on the right.", 5),
+    ]
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("study", "reference", "candidate", "rating"), *rows])
     return path
@@ -97,6 +103,5 @@ def test_explain_needs_the_finding_metric(run: Run, tables: tuple[Path, Path], t
 
 def test_a_metric_without_its_weights_is_named(run: Run, rated: Path) -> None:
     done = run("evaluate", "--ratings", rated, "--metrics", "findings,rg_er")
-    assert (
-        done.code == 5 and "not computed: rg_er" in done.err and "rg_er  not computed" in " ".join(done.out.split("\n"))
-    )
+    assert done.code == 5 and "not computed: rg_er" in done.err
+    assert any(line.split()[:3] == ["rg_er", "not", "computed"] for line in done.out.splitlines())
