@@ -8,10 +8,11 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from starlette.datastructures import FormData
 
 from app.security import error
@@ -38,6 +39,73 @@ _LOOK_S: Final = 0.25
 _BOUNDARY: Final = "llava-rad-object"
 _BINARY: Final = {"type": "string", "format": "binary"}
 _TEXTS: Final[dict[str, Any]] = {name: {"type": "string"} for name in TEXTS}
+
+
+class Problem(BaseModel):
+    """Body of every error.
+
+    Attributes:
+        error: message of one line.
+        reason: fixed identifier, for programs.
+        hint: what helps.
+        forcible: `force=true` reads the image all the same.
+    """
+
+    error: str
+    reason: str
+    hint: str | None = None
+    forcible: bool | None = None
+
+
+class Result(BaseModel):
+    """Result of one image of a batch: a report, or an error.
+
+    Attributes:
+        number: of the image, from 1.
+        report: of the image.
+        error: message of one line.
+        reason: fixed identifier, for programs.
+    """
+
+    number: int
+    report: dict[str, Any] | None = None
+    error: str | None = None
+    reason: str | None = None
+
+
+class BatchState(BaseModel):
+    """State of a batch.
+
+    Attributes:
+        id: of the batch.
+        state: running or done.
+        images: number of images.
+        done: number of results.
+        results: so far.
+    """
+
+    id: str
+    state: Literal["running", "done"]
+    images: int
+    done: int
+    results: list[Result]
+
+
+_PROBLEMS: Final = {
+    400: "Bad form, or a study input that the model does not take", 401: "No valid API key",
+    403: "Not allowed to this key, or from a web page", 404: "No such batch", 406: "No such media type",
+    408: "Slow upload", 410: "The batch was lost in a restart", 413: "Too large", 421: "Unknown host name",
+    422: "Image or parameter refused: `reason`", 429: "Limit reached or queue full: `Retry-After`",
+    503: "No model, or the server is stopping",
+}  # fmt: skip
+
+
+def problems(*statuses: int) -> dict[int | str, Any]:
+    """Describe the errors of a route, and those that every route has."""
+    return {
+        status: {"description": _PROBLEMS[status], "model": Problem}
+        for status in sorted({401, 403, 421, 503, *statuses})
+    }
 
 
 @dataclass(frozen=True)
@@ -112,18 +180,14 @@ def router(parts: Parts) -> APIRouter:
         },
     }
     content: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
-    problems: dict[int | str, Any] = {
-        status: {"description": text}
-        for status, text in (
-            (400, "Bad form, or a study input that the model does not take"), (401, "No valid API key"),
-            (406, "No such media type"), (408, "Slow upload"), (413, "Too large"), (422, "Image refused: `reason`"),
-            (429, "Limit reached or queue full: `Retry-After`"), (503, "No model, or the server is stopping"),
-        )
-    }  # fmt: skip
+    content["text/plain"] = {"schema": {"type": "string"}}
 
     @api.post(
         "/reports", openapi_extra={"requestBody": body}, response_class=Response,
-        responses={200: {"description": "The report", "content": content}, **problems},
+        responses={
+            200: {"description": "The report", "content": content, "model": Report},
+            **problems(400, 406, 408, 413, 422, 429),
+        },
     )  # fmt: skip
     async def report(
         request: Request, frame: int | None = None, force: bool = False, identifiers: bool = False
@@ -169,7 +233,8 @@ def router(parts: Parts) -> APIRouter:
     images["properties"] = {"images": {"type": "array", "items": _BINARY}}
 
     @api.post(
-        "/batches", status_code=202, responses=problems,
+        "/batches", status_code=202, responses=problems(400, 408, 413, 422, 429), response_model=BatchState,
+        response_model_exclude_unset=True,
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": images}}}},
     )  # fmt: skip
     async def accept(request: Request, force: bool = False) -> dict[str, Any]:
@@ -187,18 +252,23 @@ def router(parts: Parts) -> APIRouter:
                 raise BadRequest(400, "bad_form", "the form has no part named images")
             return parts.batches.add(request.state.caller, files, force=force, room=room.pop_all())
 
-    @api.get("/batches/{batch}", responses={404: {"description": "No such batch"}, 410: {"description": "Lost"}})
+    @api.get(
+        "/batches/{batch}",
+        responses=problems(404, 410, 422),
+        response_model=BatchState,
+        response_model_exclude_unset=True,
+    )
     async def results(request: Request, batch: str) -> dict[str, Any]:
         """Return the state of a batch, and its reports and errors so far."""
         return parts.batches.state(request.state.caller, batch)
 
-    @api.delete("/batches/{batch}", status_code=204, responses={404: {"description": "No such batch"}})
+    @api.delete("/batches/{batch}", status_code=204, responses=problems(404, 410, 422))
     async def remove(request: Request, batch: str) -> Response:
         """Stop a batch, and forget its results."""
         parts.batches.remove(request.state.caller, batch)
         return Response(status_code=204)
 
-    @api.post("/admin/reload", responses={403: {"description": "The key is not an administrator's"}})
+    @api.post("/admin/reload", responses=problems(429))
     async def reload(request: Request) -> dict[str, str]:
         """Load the model again; requests go on meanwhile."""
         if not request.state.admin:

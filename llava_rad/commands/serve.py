@@ -113,6 +113,7 @@ def command(
     if worklist is not None and not worklist.exists():
         raise typer.BadParameter("there is no such folder or file", param_hint="--worklist")
     server = application("server")
+    share_cores()
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
         names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,
@@ -148,6 +149,16 @@ def default_folder() -> Path:
     """Return the default data folder."""
     home = os.environ.get("XDG_DATA_HOME")
     return (Path(home) if home else Path.home() / ".local" / "share") / "llava-rad" / "review"
+
+
+def share_cores() -> None:
+    """Let threads of OpenMP that wait give their core to the processes that decode images; call it before torch loads.
+
+    libgomp's own 300,000 rounds of waiting for each other cost a report up to ten times its processor time as soon as
+    other work runs on the cores. The user's variables win.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def application(part: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llava_rad.commands import options as opt
-from llava_rad.commands.serve import application
+from llava_rad.commands.serve import application, share_cores
 from llava_rad.generation.options import GenerationOptions
 
 KeyFile = Annotated[Path, typer.Option("--keys", help="Created if missing.", metavar="FILE", show_default=False)]
@@ -51,6 +51,7 @@ def command(
 ) -> None:  # fmt: skip
     """Serve reports to programs by HTTP."""
     server = application("service")
+    share_cores()
     server.run(
         server.Settings(
             host=host, port=port, keys=key_file, queue=queue, largest=max_mib << 20, memory=memory_mib << 20,

@@ -11,10 +11,12 @@ many clients at a time, each in a process of its own, and this process one after
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llava_rad.commands.serve import share_cores
 from scripts.bench.harness import Report, parser, ratio, require, seconds, take_turns
 from scripts.bench.worker import ROOT, Cost, measured
 from scripts.soak.serving import reporting
@@ -34,7 +37,6 @@ SERIAL = "serial"
 OURS = "llava-rad api"
 PEER = "LitServe"
 COLUMNS = {"reports/s": ".2f", "x serial": "", "x LitServe": "", "identical": "d"}
-BOUNDARY = "b0undary"
 
 
 def images_of(folder: Path | None, count: int, into: Path) -> list[Path]:
@@ -86,9 +88,8 @@ def ask_ours(port: int, path: Path) -> dict[str, Any]:
 
 def ask_peer(port: int, path: Path) -> dict[str, Any]:
     """Report of LitServe."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
-    body = head.encode() + path.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
-    return post(port, "/predict", body, f"multipart/form-data; boundary={BOUNDARY}")
+    body = json.dumps({"image": base64.b64encode(path.read_bytes()).decode()}).encode()
+    return post(port, "/predict", body, "application/json")
 
 
 @contextlib.contextmanager
@@ -104,6 +105,7 @@ def peer(batch_size: int, timeout_s: float) -> Iterator[int]:
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.bench.service_peer", str(port), str(batch_size), str(timeout_s)],
         env=os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}, cwd=ROOT, stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
     try:
         end = time.monotonic() + 120
@@ -119,11 +121,9 @@ def peer(batch_size: int, timeout_s: float) -> Iterator[int]:
             time.sleep(0.1)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leaves its workers behind otherwise
+        process.wait()
 
 
 class Sides:
@@ -210,6 +210,7 @@ def main() -> None:
     made.add_argument("--data", type=Path, help="folder of images; default: crops of the example")
     made.add_argument("--no-peer", dest="peer", action="store_false", help="leave LitServe out")
     options = made.parse_args()
+    share_cores()  # as the service does: all sides wait alike
     if options.quick:
         options.images, options.rounds, options.batch_size = 12, 1, 4
     report = Report(options)

@@ -2,19 +2,19 @@
 
     python -m scripts.bench.service_peer PORT BATCH_SIZE BATCH_TIMEOUT_S
 
-A request is a form with the file ``image``; the answer is the report as JSON. Images are decoded by the same limited
-process, in LitServe's worker before each batch, which is where LitServe decodes requests.
+A request is JSON with the ``image`` in base64, as in LitServe's documentation; the answer is the report as JSON. Images
+are decoded by the same limited process, in LitServe's worker before each batch, which is where LitServe decodes.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import litserve
-from fastapi import Request
 
 from encoder.reader.sandbox import Reader
 from llava_rad.generation.options import GenerationOptions
@@ -33,9 +33,9 @@ class Reports(litserve.LitAPI):  # type: ignore[misc]
         self.writer.warm_up()
         self.reader = Reader()
 
-    def decode_request(self, request: Request) -> Any:
+    def decode_request(self, request: dict[str, str]) -> Any:
         """Decode and prepare the image of a request."""
-        return self.reader.prepare(request["image"].file.read(), self.writer.engine().recipe)
+        return self.reader.prepare(base64.b64decode(request["image"]), self.writer.engine().recipe)
 
     def batch(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """Keep images apart: the writer stacks them."""
