@@ -205,6 +205,7 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
         ) from None
     from app.accounts import Accounts
 
+    sys.setswitchinterval(0.0005)  # threads that draft and draw maps otherwise hold up each step of a request by 5 ms
     with services(settings) as parts:
         accounts = None
         if settings.auth_file is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from scripts.acceptance import LONG_RUN
-from scripts.soak import kills, reports, users
+from scripts.soak import hostile, kills, reports, users
 
 pytestmark = pytest.mark.nightly
 
@@ -44,3 +44,10 @@ def test_five_hundred_reports_leave_nothing_behind(record_property: Callable[[st
     assert found["growth"] < reports.MOST_GROWTH
     assert found["open files at the end"] <= found["open files after the warm-up"]
     assert found["files left behind"] == 0
+
+
+def test_hostile_users_cost_others_nothing_that_was_saved(record_property: Callable[[str, object], None]) -> None:
+    found = hostile.measure(20, 5, 1 / 3)
+    record(found, record_property)
+    assert (found["lost"], found["unexpected"], found["server errors"], found["faults in the log"]) == (0, 0, 0, 0)
+    assert found["alive"] and found["saves acknowledged"] > 0 and found["attacks answered"] > 0
