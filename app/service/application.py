@@ -162,7 +162,7 @@ def run(settings: Settings) -> None:
     import uvicorn
 
     settings.check()
-    sys.setswitchinterval(0.0005)  # the thread that writes reports otherwise holds up each step of a request by 5 ms
+    sys.setswitchinterval(0.0005)  # the thread that writes otherwise holds up each step of a request by 5 ms
     measures = Measures()
     listening = listen(settings.host, settings.port)
     batcher = Batcher(settings.options, measures, most=settings.queue)
