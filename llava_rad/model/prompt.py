@@ -8,6 +8,7 @@ tokenise the text as a whole, in which ``<image>`` is a token.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from llava_rad.model.templates import FRONTAL_ONLY, IMAGE, TEMPLATES, TEXTS, Stu
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_SETTING = threading.Lock()
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -114,9 +116,7 @@ def _encode_whole(tokenizer: Tokenizer, texts: list[str], study: Study) -> list[
         for token in own:
             if token in text:
                 raise ConfigError(f"the {name} holds {token}, which is a token of the model")
-    tokenizer.encode_special_tokens = False
-    ids = tokenizer.encode(IMAGE.join(texts), add_special_tokens=False).ids
-    tokenizer.encode_special_tokens = True
+    ids = _ids(tokenizer, IMAGE.join(texts), special=True)
     pieces: list[list[int]] = [[]]
     for number in ids:
         if number == image:
@@ -130,8 +130,27 @@ def _encode_whole(tokenizer: Tokenizer, texts: list[str], study: Study) -> list[
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """Tokenise plain text: no BOS or EOS is added, and a literal ``</s>`` or ``<image>`` stays ordinary text."""
-    tokenizer.encode_special_tokens = True
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)
+    return _ids(tokenizer, text, special=False)
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    """Tokenise a text in which special tokens are read, or are ordinary text.
+
+    That is a setting of the tokenizer, which threads share: a draft and an attention map are made at the same time.
+
+    Raises:
+        ModelError: if the tokenizer fails, for example at the limit of a pattern's backtracking.
+    """
+    with _SETTING:
+        tokenizer.encode_special_tokens = not special
+        try:
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        except BaseException as error:  # a panic of the library is no Exception: it would end the thread
+            if type(error).__name__ == "PanicException":
+                raise ModelError("the language model's tokenizer fails on the text of the prompt") from None
+            raise
+        finally:
+            tokenizer.encode_special_tokens = True
 
 
 def encode_answer(tokenizer: Tokenizer, findings: str, eos: int) -> list[int]:
