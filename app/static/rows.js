@@ -88,11 +88,10 @@ export class Rows {
     return row;
   }
 
-  /** Let one row be reached with Tab; the arrow keys go to the others. */
+  /** Let the parts of one row be reached with Tab; the arrow keys go to the other rows. */
   #reachable(chosen = this.body.querySelector("th button[tabindex='0']")) {
-    const buttons = [...this.body.querySelectorAll("th button")];
-    const one = buttons.includes(chosen) ? chosen : (this.body.querySelector(".lr-current th button") ?? buttons[0]);
-    for (const button of buttons) button.tabIndex = button === one ? 0 : -1;
+    const row = chosen?.closest("tr") ?? this.body.querySelector(".lr-current") ?? this.body.firstElementChild;
+    for (const one of this.body.querySelectorAll("button, select")) one.tabIndex = row.contains(one) ? 0 : -1;
   }
 
   #move(event) {
@@ -100,7 +99,7 @@ export class Rows {
     const all = [...this.body.children];
     const at = all.indexOf(row);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1, PageDown: at + 10, PageUp: at - 10 }[event.key];
-    if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (to === undefined || event.target.matches("select") || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     const button = all[Math.min(Math.max(to, 0), all.length - 1)].querySelector("th button");
     this.#reachable(button);
@@ -122,9 +121,8 @@ class Row {
     this.findings = h("td", { class: "lr-col-findings" });
     this.warning = h("span", {});
     this.undecided = h("td", { class: "lr-col-undecided" });
-    this.assigned = h("span", {});
-    this.assign = h("button", { class: "lr-button lr-small", onclick: () => acts.assign(id, this.one.assigned === this.user ? null : this.user) });
-    this.assignment = h("td", { class: "lr-col-assigned" }, this.assigned, " ", this.assign);
+    this.assigned = h("select", { tabIndex: -1, onchange: () => acts.assign(id, this.assigned.value || null) });
+    this.assignment = h("td", { class: "lr-col-assigned" }, this.assigned);
     this.age = h("td", { class: "lr-col-created" });
     this.changed = h("td", { class: "lr-col-changed" });
     this.element = h("tr", { dataset: { study: id }, ondblclick: open },
@@ -132,9 +130,8 @@ class Row {
       h("td", { class: "lr-col-status" }, this.status, " ", this.drafting), this.findings, h("td", { class: "lr-col-notices" }, this.warning), this.undecided, this.assignment, this.age, this.changed);
   }
 
-  update(one, { current, named, user }) {
+  update(one, { current, named, user, users = [] }) {
     this.one = one;
-    this.user = user;
     this.element.classList.toggle("lr-current", one.id === current);
     set(this.open, one.name);
     const views = [one.view === "unknown" ? "" : one.view, one.images > 1 ? `${one.images} images` : ""].filter(Boolean);
@@ -155,10 +152,21 @@ class Row {
     this.warning.title = one.notices ? "Warnings that matter: open the study to read them" : "";
     set(this.undecided, one.sentences && !["signed", "discarded"].includes(one.status) ? `${one.undecided} of ${one.sentences}` : "");
     this.assignment.hidden = !named;
-    set(this.assigned, one.assigned ?? "");
-    set(this.assign, one.assigned === user ? "Release" : "Take");
-    this.assign.setAttribute("aria-label", `${one.assigned === user ? "Release" : "Take"}: ${one.name}`);
+    if (named) this.#offer(users, user);
     this.tick();
+  }
+
+  /** Offer the users for the assignment, the present one first. */
+  #offer(users, user) {
+    const names = ["", user, ...users.filter((one) => one !== user)];
+    if (this.one.assigned && !names.includes(this.one.assigned)) names.push(this.one.assigned);
+    const key = names.join("\n");
+    if (this.assigned.dataset.key !== key) {
+      this.assigned.dataset.key = key;
+      this.assigned.replaceChildren(...names.map((name) => new Option(name || "nobody", name)));
+    }
+    if (document.activeElement !== this.assigned) this.assigned.value = this.one.assigned ?? "";
+    this.assigned.setAttribute("aria-label", `Assigned to: ${this.one.name}`);
   }
 
   tick() {

@@ -24,7 +24,7 @@ export function mount(root) {
       selectTab("Review");
       session.open(id);
     },
-    assign: (id, user) => call("POST", `/api/studies/${id}/assign`, { json: { user } }).then(() => refresh(true), (error) => session.fail(error)),
+    assign: (id, user) => call("POST", `/api/studies/${id}/assign`, { json: { user } }).catch((error) => session.fail(error)).finally(() => refresh(true)),
     finding: (name) => filters.set({ finding: filters.query.finding === name ? "" : name }),
   });
   const zip = picker("zip", "Zip file", (files) => sendZip(files[0]), { accept: ".zip" });
@@ -36,11 +36,24 @@ export function mount(root) {
       h("button", { class: "lr-button", onclick: () => files.click() }, "Add images …"), files,
       h("button", { class: "lr-button", onclick: () => folder.click() }, "Add folder …"), folder,
       h("button", { class: "lr-button", onclick: () => zip.click() }, "Add zip …"), zip,
-      h("details", { class: "lr-menu" }, h("summary", { class: "lr-button" }, "Export"), h("div", {},
+      menu(h("summary", { class: "lr-button" }, "Export"), h("div", {},
         h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "", title: "All studies with all events, a line each" }, "JSONL of all"),
         h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Set of all signed"),
         h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "", title: "A row for each sentence" }, "CSV of all")))),
     filters.saved, batches, h("div", { class: "lr-news" }, news), table, empty, more);
+
+  /** Create a menu that closes when the focus leaves it or on Escape. */
+  function menu(...children) {
+    return h("details", {
+      class: "lr-menu",
+      onfocusout: ({ currentTarget, relatedTarget }) => { if (!currentTarget.contains(relatedTarget)) currentTarget.open = false; },
+      onkeydown: ({ currentTarget, key }) => {
+        if (key !== "Escape") return;
+        currentTarget.open = false;
+        currentTarget.firstElementChild.focus();
+      },
+    }, ...children);
+  }
 
   function picker(id, label, then, more = {}) {
     const input = h("input", { type: "file", id, class: "lr-hidden-input", tabIndex: -1, "aria-label": label, ...more, onchange: () => {
@@ -65,7 +78,7 @@ export function mount(root) {
     filters.count(found.counts);
     drawHeads();
     if (background !== true) dropEnded();
-    const { added, moved } = rows.show(found.studies, { keep: background === true, current: session.study?.id, named: session.me?.named_users, user: session.me?.user });
+    const { added, moved } = rows.show(found.studies, { keep: background === true, current: session.study?.id, named: session.me?.named_users, user: session.me?.user, users: session.me?.users });
     news.hidden = !(background === true && (moved || added));
     news.textContent = added ? `${added} new: show in order` : "The order has changed: show it";
     table.hidden = !rows.size;

@@ -70,7 +70,12 @@ class Answers:
                 counts[one["status"]] = counts.get(one["status"], 0) + 1
             route.fulfill(json={"studies": self.studies, "counts": counts, "total": len(self.studies)})
         else:
-            user = {"user": self.user or "local", "named_users": self.user is not None, "model": {"state": "ready"}}
+            user = {
+                "user": self.user or "local",
+                "named_users": self.user is not None,
+                "users": ["ann", "bob"],
+                "model": {"state": "ready"},
+            }
             found = {"/api/batches": self.batches, "/api/settings": self.settings, "/api/me": user}
             route.fulfill(json=found.get(path, {}))
 
@@ -184,6 +189,52 @@ def test_the_list_by_keyboard_alone(browser_page: Page, images: Images, server: 
     assert page.evaluate("window.opened") == "b" * 32
 
 
+@pytest.mark.acceptance(row=25)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_accessibility_violation_in_any_state_of_the_list(
+    browser_page: Page, images: Images, server: Answers, theme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    server.user = "ann"
+    server.studies = [
+        study("a", notices=2, findings=["Edema"], assigned="bob"),
+        study("b", status="signed"),
+        study("c"),
+    ]
+    refused = [{"number": 2, "sha256": None, "reason": "no DICOM file"}]
+    server.batches = [{"id": "x", "total": 2, "read": 1, "drafted": 1, "waiting": 0, "failed": refused}]
+    server.settings = {"filters": [{"name": "Mine", "query": {"mine": "1"}}]}
+    page = opened(browser_page, images)
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+    page.add_style_tag(content="#worklist { background: var(--lr-panel) }")
+    found: dict[str, list[Any]] = {}
+
+    def check(screen: str) -> None:
+        options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+        violations = Axe().run(page, options=options).response["violations"]
+        if violations:
+            found[screen] = [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations]
+
+    check("list")
+    page.click("#batches summary:visible")
+    page.click("summary:has-text('Export')")
+    check("menu")
+    page.click("[data-status=draft]")
+    assert page.is_hidden("#export-csv"), "a menu closes when it is left"
+    page.click("#save-filter")
+    check("opened")
+    page.locator("tbody tr").nth(1).locator("th button").focus()
+    server.studies = [study("d"), *server.studies]
+    update(page)
+    check("updated")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("document.getElementById('worklist').scrollTo(0, 0)")
+    check("small")
+    assert found == {}
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_headers_order_the_list_and_say_so(browser_page: Page, images: Images, server: Answers) -> None:
     page = opened(browser_page, images)
     assert server.queries[-1] == {"sort": "changed", "descending": "1", "limit": "100", "offset": "0"}
@@ -244,19 +295,20 @@ def test_filters_are_saved_by_name_and_used_again(browser_page: Page, images: Im
     assert server.settings["filters"] == []
 
 
-def test_a_study_is_taken_and_released(browser_page: Page, images: Images, server: Answers) -> None:
+def test_a_study_is_assigned_and_given_back(browser_page: Page, images: Images, server: Answers) -> None:
     server.user = "ann"
-    server.studies = [study("a"), study("b", assigned="ann"), study("c", assigned="bob")]
+    server.studies = [study("a"), study("b", assigned="ann"), study("c", assigned="gone")]
     page = opened(browser_page, images)
-    buttons = page.locator("td.lr-col-assigned button")
-    assert [text.strip() for text in buttons.all_inner_texts()] == ["Take", "Release", "Take"]
-    for number in (1, 0):
+    choices = page.locator("td.lr-col-assigned select")
+    assert [choice.input_value() for choice in choices.all()] == ["", "ann", "gone"]
+    assert choices.nth(0).locator("option").all_text_contents() == ["nobody", "ann", "bob"]
+    for number, name in ((1, ""), (0, "bob")):
         with page.expect_response(lambda answer: "/assign" in answer.url):
-            buttons.nth(number).click()
+            choices.nth(number).select_option(name)
     bodies = [(path, json.loads(body)) for _, path, _, body in server.sent]
     assert bodies == [
         (f"api/studies/{'b' * 32}/assign", {"user": None}),
-        (f"api/studies/{'a' * 32}/assign", {"user": "ann"}),
+        (f"api/studies/{'a' * 32}/assign", {"user": "bob"}),
     ]
     with page.expect_response(lambda answer: "mine=1" in answer.url):
         page.click("#mine")
