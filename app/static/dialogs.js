@@ -31,9 +31,9 @@ export async function ask(question, yes) {
 export async function choose() {
   const parts = await normalSentences().catch((error) => session.fail(error));
   if (!parts) return null;
-  let chosen = null;
+  let answer = () => {};
   const groups = parts.map(({ anatomy, sentences }) => h("fieldset", {}, h("legend", {}, anatomy), ...sentences.map((text) =>
-    h("button", { class: "lr-choose", type: "submit", onclick: () => { chosen = text; } }, text))));
+    h("button", { class: "lr-choose", type: "submit", onclick: () => answer(text) }, text))));
   const filter = h("input", {
     type: "search", placeholder: "Filter", "aria-label": "Filter", oninput: () => {
       for (const group of groups) {
@@ -61,8 +61,13 @@ export async function choose() {
   });
   const closed = open(dialog);
   filter.focus();
-  await closed;
-  return chosen;
+  return new Promise((done) => {
+    answer = (text) => {
+      dialog.close();
+      done(text); // before the next key is read
+    };
+    closed.then(() => done(null));
+  });
 }
 
 /** Show keys and macros, and let the user change them. */

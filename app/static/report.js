@@ -1,10 +1,11 @@
 // Draft and review: a reviewer accepts, edits or rejects every sentence before the report can be signed.
 import { createAnnotations, isChanged } from "./annotations.js";
 import { ask, choose } from "./dialogs.js";
-import { icon } from "./dom.js";
+import { icon, isTyping } from "./dom.js";
 import { textBox } from "./editor.js";
 import { createEnding } from "./ending.js";
 import { createFields, takes } from "./fields.js";
+import { createKept } from "./kept.js";
 import { hint, register } from "./keys.js";
 import { createLabels } from "./labels.js";
 import { lines } from "./macros.js";
@@ -25,12 +26,12 @@ export function mount(root) {
   const stop = button("stop", "Stop", "Stop writing; the text so far is kept", () => session.stop());
   const progress = h("span", { id: "progress", role: "status" });
   const stream = h("p", { id: "stream", "aria-label": "Draft being written" });
-  const kept = h("div", { id: "unsent", role: "region", "aria-label": "Text that was not saved" });
+  const kept = createKept({ can: (one) => (one.kind === "field" ? editable() : deciding()), putBack });
   const parts = Object.fromEntries(Object.entries(SECTIONS).map(([name, title]) => [name, part(name, title)]));
   const sentences = h("div", { id: "sentences" }, ...Object.values(parts).map((one) => one.element));
   const ending = createEnding();
   const scrolled = h("div", { id: "report-scroll", onpointerup: () => refocus() },
-    fields.element, h("div", { class: "lr-line", id: "drafting" }, write, asked, stop, progress, outdated), kept, stream, sentences, labels.element, ending.element);
+    fields.element, h("div", { class: "lr-line", id: "drafting" }, write, asked, stop, progress, outdated), kept.element, stream, sentences, labels.element, ending.element);
 
   const left = h("span", { id: "left", role: "status" });
   const rest = button("accept-rest", "Accept the rest", "", () => acceptRest());
@@ -116,7 +117,14 @@ export function mount(root) {
     session.write(count > 0, takes("grounded") && grounded.checked);
   }
 
+  /** Finish the text that is being edited. */
+  function finish() {
+    [...rows.values()].find((row) => row.box)?.box.end("done");
+    if (composing?.element.contains(document.activeElement)) composing.box.end("done");
+  }
+
   function acceptRest() {
+    finish();
     if (deciding() && undecided().length) session.act({ action: "accept_rest" });
   }
 
@@ -128,9 +136,9 @@ export function mount(root) {
     const box = textBox({
       value, saved: "", label: "New sentence", stays: true, properties: { id: "new-sentence" },
       entry: { study: session.study.id, kind: "new", section, after: before },
-      finish: (how, typed, id) => finish(how, typed, id),
+      finish: (how, typed, id) => end(how, typed, id),
     });
-    const finish = (how, typed, id) => {
+    const end = (how, typed, id) => {
       composing?.element.remove();
       composing = null;
       if (how === "left") return unsent.release(id);
@@ -162,7 +170,7 @@ export function mount(root) {
     const at = find(selected);
     const chosen = await choose();
     if (chosen && deciding()) add([chosen], "findings", sectionOf(at) === "findings" && at ? at.id : null);
-    focusList();
+    if (!isTyping(document.activeElement)) focusRow(selected);
   }
 
   function select(id) {
@@ -206,14 +214,10 @@ export function mount(root) {
   }
 
   async function signNow(next) {
-    const editor = [...rows.values()].find((row) => row.box);
-    editor?.box.end("done");
+    finish();
     if (composing?.box.area.value.trim()) {
-      if (!composing.element.contains(document.activeElement)) {
-        composing.box.area.focus();
-        return session.say("A new sentence is not added yet: Enter adds it, Esc gives it up.", "error");
-      }
-      composing.box.end("done");
+      composing.box.area.focus();
+      return session.say("A new sentence is not added yet: Enter adds it, Esc gives it up.", "error");
     }
     if (!deciding() || signing) return null;
     const open = undecided();
@@ -232,22 +236,6 @@ export function mount(root) {
     if (state?.status !== "signed" || session.study?.id !== id || !next) return null;
     if (target) await session.open(target);
     return session.say(target ? `Signed: ${name}.` : `Signed: ${name}. No further study of the worklist is open.`);
-  }
-
-  function drawUnsent() {
-    const { study } = session;
-    const waiting = study ? unsent.waiting(study.id) : [];
-    const has = ({ kind, sentence, field, text }) => (kind === "field" ? study.fields[field] === text
-      : kind === "edit" ? find(sentence)?.text === lines(text).join(" ") : study.sentences.some((one) => isOwn(one) && one.text === lines(text).join(" ")));
-    if (study && session.steps.waiting(study.id)) return; // the page is ahead of the server
-    for (const one of waiting.filter(has)) unsent.drop(one.id);
-    const shown = waiting.filter((one) => !has(one));
-    kept.hidden = !shown.length;
-    kept.replaceChildren(...shown.map((one) => h("div", { class: "lr-kept" },
-      h("p", {}, h("strong", {}, `This ${one.kind === "new" ? "new sentence" : one.kind === "field" ? "text" : "change"} was not saved: `), one.text),
-      h("div", { class: "lr-line" },
-        h("button", { class: "lr-button lr-small lr-put-back", disabled: !(one.kind === "field" ? editable() : deciding()), onclick: () => putBack(one) }, "Put it back"),
-        h("button", { class: "lr-button lr-small", onclick: () => unsent.drop(one.id) }, "Throw it away")))));
   }
 
   function putBack(one) {
@@ -295,7 +283,8 @@ export function mount(root) {
     select(ids.has(selected) ? selected : all.find((one) => one.state === "undecided")?.id ?? all[0]?.id ?? null);
     if (wanted && all.length) {
       wanted = false;
-      if (document.activeElement === document.body || root.contains(document.activeElement)) focusList();
+      const at = document.activeElement;
+      if (at === document.body || (root.contains(at) && !isTyping(at))) focusList();
     }
   }
 
@@ -321,7 +310,7 @@ export function mount(root) {
     drawSentences();
     labels.show();
     annotations.show();
-    drawUnsent();
+    kept.show();
     left.textContent = !study?.sentences.length ? "" : count ? `${count} to decide` : study.status === "draft" ? "all decided" : "";
     rest.hidden = undo.hidden = redo.hidden = sign.hidden = signNext.hidden = !can;
     rest.disabled = busy || !count;
@@ -366,7 +355,6 @@ export function mount(root) {
   });
   for (const kind of ["me", "neighbours"]) session.addEventListener(kind, draw);
   session.addEventListener("settings", drawHints);
-  unsent.addEventListener("change", drawUnsent);
   session.addEventListener("evidence", annotations.show);
 
   /** Register a command of the list of sentences. */
@@ -391,7 +379,7 @@ export function mount(root) {
   command("add", "Add a sentence after the selected one", ["n", "Alt+n"], () => compose());
   command("add-impression", "Add to the impression", ["Shift+n", "Alt+Shift+n"], () => compose({ section: "impression" }));
   command("palette", "Normal sentences by anatomy", ["i", "Alt+i"], () => addNormal());
-  command("rest", "Accept the rest", ["Shift+a", "Alt+Shift+a"], () => acceptRest());
+  command("rest", "Accept the rest; in a text: finish it and accept the rest", ["Shift+a", "Alt+Enter"], () => acceptRest(), { typing: true });
   command("undo", "Undo", ["Ctrl+z"], () => undo.click());
   command("redo", "Redo", ["Ctrl+y", "Ctrl+Shift+z"], () => redo.click());
   command("sign-next", "Sign and open the next study", ["Ctrl+Enter"], () => signNow(true), { when: editable, typing: true });
