@@ -70,11 +70,17 @@ export async function choose() {
   });
 }
 
+const GROUPS = { report: "Report", viewer: "Images", worklist: "Worklist", page: "Page" };
+
 /** Show keys and macros, and let the user change them. */
 export async function showSettings() {
   const single = h("input", { type: "checkbox", id: "single-keys", checked: session.settings.single_keys !== false, onchange: () => session.set({ single_keys: single.checked }) });
   const body = h("tbody");
-  const drawKeys = () => body.replaceChildren(...allCommands().map(({ id, label, keys }) => {
+  const drawKeys = () => body.replaceChildren(...Object.entries(GROUPS).flatMap(([scope, title]) => {
+    const rows = allCommands().filter((one) => one.scope === scope).map(keyRow);
+    return rows.length ? [h("tr", {}, h("th", { scope: "colgroup", colSpan: 3, class: "lr-group" }, title)), ...rows] : [];
+  }));
+  const keyRow = ({ id, label, keys }) => {
     const input = h("input", {
       class: "lr-key", readOnly: true, value: keysOf(id).map(shown).join("  "), "aria-label": `Keys: ${label}`,
       onkeydown: (event) => {
@@ -101,7 +107,7 @@ export async function showSettings() {
           drawKeys();
         },
       }, `Default: ${keys.map(shown).join("  ")}`)));
-  }));
+  };
   drawKeys();
 
   const list = h("div", { class: "lr-macros" });

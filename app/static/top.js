@@ -54,7 +54,7 @@ export function createBar(tabs, theme) {
 export function createStrip() {
   const list = h("ul", { id: "warnings", "aria-label": "Warnings" });
   const model = h("span", { id: "model" });
-  const element = h("div", { id: "notices" }, list, h("span", { class: "lr-space" }),
+  const element = h("div", { id: "notices", role: "region", "aria-label": "Warnings and notice", tabIndex: 0 }, list,
     h("strong", { id: "notice" }, "AI-generated draft. Research use only. Not for clinical use."), model);
   session.addEventListener("me", () => {
     const { state, id, revision, sha256, demonstration, error } = session.me.model;
