@@ -30,8 +30,9 @@ export function mount(root) {
   const parts = Object.fromEntries(Object.entries(SECTIONS).map(([name, title]) => [name, part(name, title)]));
   const sentences = h("div", { id: "sentences" }, ...Object.values(parts).map((one) => one.element));
   const ending = createEnding();
+  const drafting = h("div", { class: "lr-line", id: "drafting" }, write, asked, stop, progress, outdated);
   const scrolled = h("div", { id: "report-scroll", onpointerup: () => refocus() },
-    fields.element, h("div", { class: "lr-line", id: "drafting" }, write, asked, stop, progress, outdated), kept.element, stream, sentences, labels.element, ending.element);
+    fields.element, drafting, kept.element, stream, sentences, labels.element, ending.element);
 
   const left = h("span", { id: "left", role: "status" });
   const rest = button("accept-rest", "Accept the rest", "", () => acceptRest());
@@ -305,6 +306,7 @@ export function mount(root) {
     progress.textContent = !study ? "" : state === "queued" ? `waiting, ${position} in the queue` : state === "running" ? "writing …"
       : state === "stopped" ? "stopped" : state === "failed" ? `The draft failed: ${error}` : "";
     progress.classList.toggle("lr-error", state === "failed");
+    drafting.hidden = write.hidden && stop.hidden && !progress.textContent;
     stream.textContent = busy ? study.draft.text : "";
     stream.hidden = !busy;
     drawSentences();
