@@ -15,9 +15,10 @@ const SCOPES = { report: "#sentences", viewer: "#viewing", worklist: "#worklist"
  * @param act called with the event
  * @param when returns false while the command has no meaning
  * @param typing the keys with Ctrl or Alt act in a text, too
+ * @param once a key that is held down acts once
  */
-export function register({ id, label, scope, keys, act, when = () => true, typing = false }) {
-  commands.set(id, { id, label, scope, keys, act, when, typing });
+export function register({ id, label, scope, keys, act, when = () => true, typing = false, once = false }) {
+  commands.set(id, { id, label, scope, keys, act, when, typing, once });
 }
 
 export function allCommands() {
@@ -47,8 +48,8 @@ export function nameOf(event) {
   const [control, alt] = [(event.ctrlKey || event.metaKey) && !graph, event.altKey && !graph];
   const letter = /^[a-z]$/i.test(key);
   const digit = /^Digit(\d)$/.exec(code)?.[1];
-  // with Alt or Shift the character depends on the keyboard: take the key itself
-  const physical = alt && /^Key([A-Z])$/.exec(code)?.[1];
+  // with Alt, and on keyboards of other scripts, the character is another one: take the key itself
+  const physical = (alt || key.codePointAt(0) > 127) && /^Key([A-Z])$/.exec(code)?.[1];
   const base = physical ? physical.toLowerCase() : letter ? key.toLowerCase() : digit && (event.shiftKey || alt) ? digit : key;
   const shift = event.shiftKey && (letter || physical || digit || key.length > 1);
   return [control && "Ctrl", alt && "Alt", shift && "Shift", base === " " ? "Space" : base].filter(Boolean).join("+");
@@ -73,6 +74,6 @@ export function listen() {
     const command = allCommands().find((one) => applies(one, name, event.target));
     if (!command) return;
     event.preventDefault();
-    command.act(event);
+    if (!(command.once && event.repeat)) command.act(event);
   });
 }

@@ -70,7 +70,8 @@ export function mount(root) {
   };
 
   function button(id, label, title, onclick) {
-    return h("button", { id, class: "lr-button", title, onclick }, label);
+    // the second click of a double click may meet another study
+    return h("button", { id, class: "lr-button", title, onclick: (event) => event.detail < 2 && onclick() }, label);
   }
 
   function part(name, title) {
@@ -113,7 +114,7 @@ export function mount(root) {
   }
 
   async function writeAgain() {
-    const count = session.study.sentences.length - undecided().length;
+    const count = session.study.sentences.filter((one) => one.state !== "undecided" || one.text !== one.draft).length;
     if (count && !(await ask(`A new draft replaces ${count} decided ${count === 1 ? "sentence" : "sentences"}. Undo brings them back.`, "Write again"))) return;
     session.write(count > 0, takes("grounded") && grounded.checked);
   }
@@ -254,12 +255,14 @@ export function mount(root) {
   function drawSentences() {
     const all = session.study?.sentences ?? [];
     const ids = new Set(all.map((one) => one.id));
-    for (const [id, row] of rows) {
-      if (!ids.has(id)) {
-        row.box?.end("left");
-        row.element.remove();
-        rows.delete(id);
-      }
+    let lost = false; // the focus was in a row that is gone
+    for (const [number, [id, row]] of [...rows].entries()) {
+      if (ids.has(id)) continue;
+      row.box?.end("left");
+      lost ||= row.element.contains(document.activeElement);
+      row.element.remove();
+      rows.delete(id);
+      if (id === selected) selected = all[Math.min(number, all.length - 1)]?.id ?? null;
     }
     const last = { findings: null, impression: null };
     for (const [number, one] of all.entries()) {
@@ -282,6 +285,7 @@ export function mount(root) {
       if (normal) normal.hidden = !can;
     }
     select(ids.has(selected) ? selected : all.find((one) => one.state === "undecided")?.id ?? all[0]?.id ?? null);
+    if (lost) focusRow(selected);
     if (wanted && all.length) {
       wanted = false;
       const at = document.activeElement;
@@ -361,14 +365,14 @@ export function mount(root) {
 
   /** Register a command of the list of sentences. */
   function command(id, label, keys, act, more = {}) {
-    register({ id, label, scope: "report", keys, act, when: deciding, ...more });
+    register({ id, label, scope: "report", keys, act, when: deciding, once: true, ...more });
   }
 
   const buttonOf = (name) => annotations.element.querySelector(`.lr-do-${name}`);
   const onRow = (act) => () => rows.has(selected) && act(rows.get(selected));
   const onList = () => rows.get(selected)?.element.contains(document.activeElement);
-  command("next", "Next sentence", ["j", "ArrowDown", "Alt+ArrowDown"], () => move(onList() ? 1 : 0), { when: () => rows.size > 0 });
-  command("previous", "Previous sentence", ["k", "ArrowUp", "Alt+ArrowUp"], () => move(onList() ? -1 : 0), { when: () => rows.size > 0 });
+  command("next", "Next sentence", ["j", "ArrowDown", "Alt+ArrowDown"], () => move(onList() ? 1 : 0), { when: () => rows.size > 0, once: false });
+  command("previous", "Previous sentence", ["k", "ArrowUp", "Alt+ArrowUp"], () => move(onList() ? -1 : 0), { when: () => rows.size > 0, once: false });
   for (let number = 1; number <= 9; number += 1) {
     command(`sentence-${number}`, `Sentence ${number}`, [String(number)], () => focusRow(session.study.sentences[number - 1]?.id), { when: () => rows.size >= number });
   }
@@ -382,8 +386,8 @@ export function mount(root) {
   command("add-impression", "Add to the impression", ["Shift+n", "Alt+Shift+n"], () => compose({ section: "impression" }));
   command("palette", "Normal sentences by anatomy", ["i", "Alt+i"], () => addNormal());
   command("rest", "Accept the rest; in a text: finish it and accept the rest", ["Shift+a", "Alt+Enter"], () => acceptRest(), { typing: true });
-  command("undo", "Undo", ["Ctrl+z"], () => undo.click());
-  command("redo", "Redo", ["Ctrl+y", "Ctrl+Shift+z"], () => redo.click());
+  command("undo", "Undo", ["Ctrl+z"], () => undo.click(), { once: false });
+  command("redo", "Redo", ["Ctrl+y", "Ctrl+Shift+z"], () => redo.click(), { once: false });
   command("sign-next", "Sign and open the next study", ["Ctrl+Enter"], () => signNow(true), { when: editable, typing: true });
   command("sign", "Sign and stay", ["Ctrl+Shift+Enter"], () => signNow(false), { when: editable, typing: true });
   command("next-study", "Next study", ["Shift+j", "Alt+PageDown"], () => session.go("next"), { when: () => true });

@@ -231,7 +231,7 @@ class Session extends EventTarget {
     this.place(state.id);
     this.say(state.joined ? "The image belongs to this study and was added to it." : "");
     await this.#painted(); // show the image first: the model would slow its display down
-    if (mine !== this.#epoch || ["queued", "running"].includes(this.study.draft?.state)) return;
+    if (mine !== this.#epoch || this.study.draft) return; // the server writes the drafts of studies that an image joined
     try {
       const queued = await this.#retry(mine, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
       if (mine !== this.#epoch) return;

@@ -100,9 +100,9 @@ export class Steps extends EventTarget {
     });
   }
 
-  /** Wait until all steps of a study are saved or given up. */
-  async settled(study) {
-    while (this.waiting(study)) await new Promise((done) => this.addEventListener("settled", done, { once: true }));
+  /** Wait until all steps of a study, or of all, are saved or given up. */
+  async settled(study = null) {
+    while (study ? this.waiting(study) : this.#queue.length) await new Promise((done) => this.addEventListener("settled", done, { once: true }));
   }
 
   #tell(kind, detail) {

@@ -1,6 +1,6 @@
 // Bar at the top, strip of warnings, messages, and files that are opened or dropped.
 import { call } from "./calls.js";
-import { showSettings } from "./dialogs.js";
+import { ask, showSettings } from "./dialogs.js";
 import { icon, sentence } from "./dom.js";
 import { hint } from "./keys.js";
 import { h, selectTab, session } from "./session.js";
@@ -40,14 +40,23 @@ export function createBar(tabs, theme) {
   session.addEventListener("me", () => {
     const { me } = session;
     user.replaceChildren(h("span", { title: "Reviewer" }, me.named_users ? me.user : "local user"));
-    if (me.named_users) {
-      const leave = () => unsent.clear();
-      user.append(h("form", { method: "post", action: "/logout", onsubmit: leave }, h("button", { class: "lr-button" }, "Log out")));
-    }
+    if (me.named_users) user.append(h("form", { method: "post", action: "/logout", onsubmit: leave }, h("button", { class: "lr-button" }, "Log out")));
   });
   for (const kind of ["study", "neighbours", "settings"]) session.addEventListener(kind, draw);
   draw();
   return element;
+}
+
+/** Log out: save what is being typed, and remove from the browser what cannot be saved. */
+async function leave(event) {
+  event.preventDefault();
+  const form = event.target;
+  document.activeElement.blur();
+  await Promise.race([session.steps.settled(), new Promise((done) => setTimeout(done, 3000))]);
+  const count = unsent.all().length;
+  if (count && !(await ask(`${count === 1 ? "A text was" : `${count} texts were`} not saved. Logging out throws ${count === 1 ? "it" : "them"} away.`, "Log out"))) return;
+  unsent.close();
+  form.submit();
 }
 
 /** Create the strip of warnings, with the notice that always stands there. */

@@ -56,8 +56,10 @@ class Unsent extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  clear() {
+  /** Remove all texts, and keep none any more. */
+  close() {
     for (const { id } of this.all()) this.drop(id);
+    this.#prefix = null;
   }
 }
 

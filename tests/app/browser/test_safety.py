@@ -132,8 +132,13 @@ def test_two_people_on_one_server_see_their_own(browser: Browser, people: Served
     pages["bob"].wait_for_selector("#message.lr-error")
     assert pages["bob"].locator("#sentences li").count() == 0
     assert pages["bob"].text_content("#study-name") == "No image"
+    pages["ann"].click("#add")
+    pages["ann"].keyboard.type("A finding that is not saved")
+    assert "is not saved" in pages["ann"].evaluate("JSON.stringify(localStorage)")
     pages["ann"].get_by_role("button", name="Log out").click()
+    pages["ann"].click("dialog >> text=Log out")
     pages["ann"].wait_for_url("**/login")
+    assert "is not saved" not in pages["ann"].evaluate("JSON.stringify(localStorage)")
     pages["ann"].goto(f"{people.url}/#{study}")
     pages["ann"].wait_for_url("**/login*")
     for page in pages.values():

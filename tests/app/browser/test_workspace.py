@@ -362,6 +362,74 @@ def test_findings_are_confirmed_and_corrected(page: Page, client: Client, study:
     assert corrected() == {"Fracture": "uncertain"}
 
 
+def test_a_key_that_is_held_down_decides_once(page: Page, client: Client, study: str) -> None:
+    for _ in range(3):
+        page.keyboard.down("a")
+    page.keyboard.up("a")
+    saved(page)
+    assert states(client, study).count("accepted") == 1
+
+
+def test_a_removed_sentence_leaves_the_focus_in_the_list(page: Page, client: Client, study: str) -> None:
+    count = len(states(client, study))
+    type_new(page, "Mine.")
+    page.keyboard.press("Enter")
+    page.keyboard.press("x")
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    saved(page)
+    assert len(states(client, study)) == count
+
+
+def test_a_double_click_on_sign_and_next_signs_one_study(browser_page: Page, server: Served, client: Client) -> None:
+    studies = [new_study(client, seed) for seed in (31, 32)]
+    for study in studies:
+        assert client.act(state(client, study), "accept_rest").status == 200
+    page = at(browser_page, server, studies[1])
+    page.wait_for_function("!document.querySelector('#next').disabled")
+    page.locator("#sign-next").dblclick()
+    page.wait_for_function("id => document.body.dataset.study !== id", arg=studies[1])
+    saved(page)
+    assert [state(client, study)["status"] for study in studies] == ["draft", "signed"]
+
+
+@pytest.mark.acceptance(row=25)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_editors_kept_texts_and_dialogs_have_no_accessibility_violation(
+    browser_page: Page, server: Served, study: str, theme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser_page
+    ready(page, f"{server.url}/?__theme={theme}#{study}")
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found: dict[str, list[Any]] = {}
+
+    def check(screen: str) -> None:
+        violations = Axe().run(page, options={"runOnly": rules}).response["violations"]
+        if violations:
+            found[screen] = [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations]
+
+    page.keyboard.press("x")
+    page.keyboard.press("f")
+    type_new(page, "Half")
+    check("composing")
+    page.reload()
+    page.wait_for_selector("#unsent >> text=Half")
+    check("kept text")
+    page.click("#keys")
+    check("keys and macros")
+    page.keyboard.press("Escape")
+    page.click("#palette")
+    page.wait_for_selector("dialog.lr-palette")
+    check("normal sentences")
+    page.keyboard.press("Escape")
+    page.click("#write")
+    page.wait_for_selector("dialog")
+    check("question")
+    assert found == {}
+
+
 def test_signing_opens_the_next_study_and_back_returns(browser_page: Page, server: Served, client: Client) -> None:
     studies = [new_study(client, seed) for seed in (11, 12, 13)]
     page = at(browser_page, server, studies[2])  # the newest is the first of the worklist
