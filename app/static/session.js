@@ -2,6 +2,7 @@
 // A response belongs to the study that was open when it was requested: late responses are dropped.
 import { call, returning } from "./calls.js";
 import { sentence } from "./dom.js";
+import { followDraft } from "./following.js";
 import { Steps } from "./steps.js";
 import { unsent } from "./unsent.js";
 
@@ -21,10 +22,11 @@ class Session extends EventTarget {
   list = {}; // query of the worklist on display, whose order next and previous follow
   steps = new Steps();
   #epoch = 0;
-  #stream = null;
+  #followed = null; // {study, stop} of the draft that is being written
   #active = 0;
   #last = performance.now();
   #ahead = null; // state of the next study
+  #placed = null; // address that is about to be written
 
   constructor() {
     super();
@@ -106,8 +108,8 @@ class Session extends EventTarget {
 
   /** Leave the open study: answers about it that are still to come are dropped. */
   #leave() {
-    this.#stream?.close();
-    this.#stream = null;
+    this.#followed?.stop();
+    this.#followed = null;
     this.#seconds();
     return ++this.#epoch;
   }
@@ -128,8 +130,15 @@ class Session extends EventTarget {
     if (other && state) this.#lookAhead();
   }
 
-  /** Write the open study or tab into the address, so that the browser's Back returns to the one before. */
+  /** Write the open study or tab into the address, so that the browser's Back returns to the one before; once for all changes of a click. */
   place(hash, replace = false) {
+    if (!this.#placed) queueMicrotask(() => this.#write());
+    this.#placed = { hash, replace: replace || Boolean(this.#placed?.replace) };
+  }
+
+  #write() {
+    const { hash, replace } = this.#placed;
+    this.#placed = null;
     if (location.hash.slice(1) === hash) return;
     const url = hash ? `#${hash}` : location.pathname + location.search;
     if (replace || !location.hash) history.replaceState(null, "", url);
@@ -332,24 +341,10 @@ class Session extends EventTarget {
 
   #follow() {
     const { id } = this.study;
-    if (this.#stream?.study === id) return;
-    this.#stream?.close();
-    const stream = new EventSource(`/api/studies/${id}/draft`);
-    stream.study = id;
-    this.#stream = stream;
-    const close = () => {
-      stream.close();
-      if (this.#stream === stream) this.#stream = null;
-    };
-    stream.onmessage = async (event) => {
-      const now = JSON.parse(event.data);
-      if (this.#stream !== stream) return;
-      if (now && ["queued", "running"].includes(now.state)) {
-        this.#tell("draft", now);
-        return;
-      }
-      close();
-      const epoch = this.#epoch;
+    if (this.#followed?.study === id) return;
+    const epoch = this.#epoch;
+    const ended = async () => {
+      this.#followed = null;
       try {
         const state = await this.#retry(epoch, () => call("GET", `/api/studies/${id}`));
         if (epoch !== this.#epoch) return;
@@ -359,16 +354,7 @@ class Session extends EventTarget {
         if (epoch === this.#epoch) this.fail(error);
       }
     };
-    // the browser reconnects by itself, and the server continues writing the draft
-    stream.onerror = () => {
-      if (stream.readyState === EventSource.CLOSED && this.#stream === stream) {
-        this.#stream = null;
-        const epoch = this.#epoch;
-        setTimeout(() => {
-          if (epoch === this.#epoch && !this.#stream) this.#follow();
-        }, 2000);
-      }
-    };
+    this.#followed = { study: id, stop: followDraft(id, { part: (now) => this.#tell("draft", now), ended }) };
   }
 
   /** Show the attention map of a sentence, or of the encoder (sentence null); hide it if it is on display. */

@@ -111,7 +111,7 @@ def test_no_telemetry_and_no_evaluated_text_in_the_sources() -> None:
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         assert not names & {"eval", "exec", "pickle"}, path.name
     for path in (folder / "static").glob("*.js"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")  # a name, no address
         for word in (
             "innerHTML",
             "outerHTML",
