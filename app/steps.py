@@ -13,6 +13,8 @@ from app.review import ReviewError
 MAX_SECONDS: Final = 600.0
 """Longest working time that one step of a review can claim."""
 MAX_STEP_ID: Final = 64
+WORK: Final = "work"
+"""Event of a step that changed nothing, but took time."""
 
 
 class History(NamedTuple):
@@ -56,7 +58,7 @@ def repeated(connection: sqlite3.Connection, study: str, action: Mapping[str, An
     if not isinstance(step, str) or not 0 < len(step) <= MAX_STEP_ID:
         raise ReviewError(f"the id of a step is a text of at most {MAX_STEP_ID} characters")
     known = connection.execute("SELECT action FROM events WHERE study = ? AND step = ?", (study, step)).fetchone()
-    if known is not None and known["action"] != action.get("action"):
+    if known is not None and known["action"] not in (action.get("action"), WORK):
         raise ReviewError("another step has the same id")
     return known is not None
 
@@ -96,7 +98,9 @@ def edit(connection: sqlite3.Connection, row: sqlite3.Row, action: Mapping[str, 
     seconds = working_time(action)
     if not step.changes:
         if seconds:  # the time was spent all the same
-            database.add_event(connection, row["id"], row["version"], user, "work", seconds=seconds)
+            database.add_event(
+                connection, row["id"], row["version"], user, WORK, seconds=seconds, step=action.get("step")
+            )
         return
     if step.of_sentences:
         jobs.require_no_draft(connection, row["id"])  # the draft would replace the change
