@@ -1,7 +1,7 @@
 """Pixels of the studies on disk; uploaded files themselves are never kept.
 
 An image is a file of 16-bit values, and a bit mask if parts of it are padding, both named by a random id. Its size and
-its window presets go into the store. Previews are JPEG files beside it, made when they are first asked for.
+its window presets go into the store. Previews are JPEG files beside it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LEVELS = 1 << 16
 PREVIEW_SIDES: Final = (96, 256, 512, 1024, 2048)
 """Longest sides of previews in pixels: the first is that of thumbnails."""
+FIRST_SIDE: Final = 1024
+"""Longest side of the preview that the page asks for first; it is made with the image, as the thumbnail is."""
 PREVIEW_BYTES: Final = 150_000
 """Largest preview: 0.12 s at 10 Mbit/s."""
 _QUALITIES: Final = (85, 70, 50, 30)
@@ -76,6 +78,8 @@ class ImageFolder:
         if padded:
             assert image.valid is not None
             self._write(f"{name}.valid", np.packbits(image.valid).tobytes())
+        for side in (PREVIEW_SIDES[0], FIRST_SIDE):
+            self._write(f"{name}.{side}.jpg", preview(image.pixels, side).content)
         height, width = image.pixels.shape
         return {
             "id": name, "width": width, "height": height, "presets": presets(image), "padded": padded,

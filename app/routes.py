@@ -96,7 +96,7 @@ def changed(services: Services, user: str, study: str, change: Callable[[], obje
 def router(services: Services) -> APIRouter:
     """Create all routes."""
     api = APIRouter(prefix="/api")
-    study_routes.add(api, services)
+    study_routes.add(api, services, changed)
     _add_studies(api, services)
     for kind in CONTEXT_IMAGES:
         _add_context(api, services, kind)

@@ -158,6 +158,19 @@ class Store:
             row = database.study_row(connection, owner, study)
             study_images.add(connection, row, part, owner, lateral=lateral, takes=takes)
 
+    def remove_further(self, owner: str, study: str, image: str, *, revision: int) -> None:
+        """Remove a further image from a study.
+
+        Raises:
+            NotFound: if the study does not exist.
+            StaleError: if the study has changed since the revision.
+            ReviewError: if it is signed or discarded, or has no such image.
+        """
+        with self._database.write() as connection:
+            row = database.study_row(connection, owner, study)
+            database.require_revision(row, revision)
+            study_images.remove_further(connection, row, image, owner)
+
     def _use_prior_report(self, connection: sqlite3.Connection, study: str, user: str) -> None:
         """Fill in the report that was signed about a study's prior, unless there is a text already."""
         row = connection.execute("SELECT * FROM studies WHERE id = ?", (study,)).fetchone()

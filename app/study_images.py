@@ -15,6 +15,8 @@ from typing import Any, Final
 from app import database, review
 from app.grouping import Group
 from app.review import ReviewError
+from encoder.reader.admission import OVERRIDDEN
+from encoder.reader.views import FRONTAL
 
 MAX_FURTHER: Final = 20
 OTHER_PATIENT: Final = "the image is of another patient"
@@ -87,15 +89,52 @@ def add(
         ReviewError: if the study is signed or discarded, or full.
     """
     database.require_open(row)
-    further = json.loads(row["further"] or "[]")
-    kind = "lateral" if lateral and row["lateral"] is None else "further"
     if full(row):
         raise ReviewError(f"a study has at most {MAX_FURTHER} further images")
+    if _is_better(row, part):
+        part, lateral = _exchange_frontal(connection, row, part), json.loads(row["facts"]).get("view") == "lateral"
+        takes = {*takes, "lateral", "further"}
+    further = json.loads(row["further"] or "[]")
+    kind = "lateral" if lateral and row["lateral"] is None else "further"
     value = dict(part) if kind == "lateral" else [*further, dict(part)]
     connection.execute(f"UPDATE studies SET {kind} = ? WHERE id = ?", (database.dump(value), row["id"]))
     database.add_event(connection, row["id"], row["version"], user, kind)
     database.next_revision(connection, row["id"])
     write_again(connection, row["id"], kind, takes)
+
+
+def _is_better(row: sqlite3.Row, part: Mapping[str, Any]) -> bool:
+    """Return True if an image is frontal and that in its place is not: it was read although it was refused."""
+    now = json.loads(row["facts"]).get("view")
+    wrong = now in ("lateral", "oblique", "other") and part["facts"].get("view") in FRONTAL
+    return wrong and not review.decided(json.loads(row["document"]))
+
+
+def _exchange_frontal(connection: sqlite3.Connection, row: sqlite3.Row, part: Mapping[str, Any]) -> dict[str, Any]:
+    """Put an image in the place of the frontal one; returns the image that was there."""
+    connection.execute(
+        "UPDATE studies SET image = ?, facts = ?, warnings = ?, sha256 = ? WHERE id = ?",
+        (*(database.dump(part[key]) for key in ("image", "facts", "warnings")), part["sha256"], row["id"]),
+    )
+    kept = {key: json.loads(row[key]) for key in ("image", "facts", "warnings")}
+    kept["warnings"] = [text for text in kept["warnings"] if not text.startswith(OVERRIDDEN)]
+    return kept | {"sha256": row["sha256"]}
+
+
+def remove_further(connection: sqlite3.Connection, row: sqlite3.Row, image: str, user: str) -> None:
+    """Remove a further image from an open study.
+
+    Raises:
+        ReviewError: if the study is signed or discarded, or has no such image.
+    """
+    database.require_open(row)
+    further = json.loads(row["further"] or "[]")
+    left = [one for one in further if one["image"]["id"] != image]
+    if len(left) == len(further):
+        raise ReviewError("the study has no such further image")
+    connection.execute("UPDATE studies SET further = ? WHERE id = ?", (database.dump(left), row["id"]))
+    database.add_event(connection, row["id"], row["version"], user, "no further")
+    database.next_revision(connection, row["id"])
 
 
 def write_again(connection: sqlite3.Connection, study: str, kind: str, takes: Collection[str]) -> None:
@@ -142,10 +181,9 @@ def _set_prior(connection: sqlite3.Connection, row: sqlite3.Row) -> bool:
     if earlier is None or (before is not None and before.get("study") == earlier["id"]):
         return False
     image = json.loads(earlier["image"])
-    identity = image.pop("identity", None)
     prior = {
         "image": image, "facts": json.loads(earlier["facts"]), "warnings": json.loads(earlier["warnings"]),
-        "sha256": earlier["sha256"], "study": earlier["id"], "date": _date(identity), "found": True,
+        "sha256": earlier["sha256"], "study": earlier["id"], "date": _date(image.get("identity")), "found": True,
     }  # fmt: skip
     connection.execute("UPDATE studies SET prior = ? WHERE id = ?", (database.dump(prior), row["id"]))
     database.add_event(connection, row["id"], row["version"], row["owner"], "prior found")

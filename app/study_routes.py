@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 
 from app import measurements
 from app.database import NotFound
 from app.images import PREVIEW_SIDES
 from app.lanes import never
-from app.requests import Body, User
+from app.requests import Body, User, revision_of
 from app.review import ReviewError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.routes import Services
+
+    Changed = Callable[[Services, str, str, Callable[[], object]], dict[str, Any] | JSONResponse]
 
 CACHED = {"cache-control": "private, max-age=31536000, immutable", "vary": "Cookie"}
 """Images never change: their ids are random. After another login they are asked for anew."""
@@ -41,10 +43,10 @@ def query(
 Query = Annotated[dict[str, Any], Depends(query)]
 
 
-def add(api: APIRouter, services: Services) -> None:
-    """Add the routes."""
+def add(api: APIRouter, services: Services, changed: Changed) -> None:
+    """Add the routes; ``changed`` answers requests that change a study (:func:`app.routes.changed`)."""
     _add_worklist(api, services)
-    _add_images(api, services)
+    _add_images(api, services, changed)
 
 
 def _add_worklist(api: APIRouter, services: Services) -> None:
@@ -71,7 +73,7 @@ def _add_worklist(api: APIRouter, services: Services) -> None:
         return {"assigned": name}
 
 
-def _add_images(api: APIRouter, services: Services) -> None:
+def _add_images(api: APIRouter, services: Services, changed: Changed) -> None:
     store, images, lane = services.store, services.images, services.lanes.images
 
     @api.get("/studies/{study}/image/{image}", response_model=None)
@@ -106,6 +108,14 @@ def _add_images(api: APIRouter, services: Services) -> None:
             return answer
 
         return await lane.run(user, request.is_disconnected, made)
+
+    @api.delete("/studies/{study}/further/{image}", response_model=None)
+    async def remove(request: Request, study: str, image: str, user: User) -> dict[str, Any] | JSONResponse:
+        revision = revision_of(request.query_params.get("revision"))
+        return await services.lanes.saving.run(
+            user, never, changed, services, user, study,
+            lambda: store.remove_further(user, study, image, revision=revision),
+        )  # fmt: skip
 
 
 def _preview(services: Services, kept: dict[str, Any], side: int) -> Response:

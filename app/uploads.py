@@ -161,6 +161,8 @@ class Uploads:
                 return Opened(open_study, joined=True)
             named = name or (file_name if self._keep_names else None)
             created = self._store.create(owner, name=named, group=group, takes=self._takes(), file=position, **part)
+            if file is None:
+                self._begin(owner)  # laterals may have waited for it
             return Opened(created, joined=False)
 
     def add(

@@ -24,7 +24,7 @@ SORTS: Final = {
     "status": _STATUSES,
     "assigned": "coalesce(assigned, '') COLLATE NOCASE",
     "undecided": UNDECIDED,
-    "notices": "0",  # counted in Python
+    "notices": "created",  # and then by their number, which is counted in Python
 }
 """Expressions by which a worklist can be sorted."""
 _NEWEST_FIRST: Final = ("changed", "created", "notices")
@@ -76,7 +76,7 @@ def neighbours(connection: sqlite3.Connection, user: str, study: str, query: Que
         NotFound: if the study does not exist.
     """
     database.study_row(connection, user, study)
-    found = _ordered(connection, user, query, always=study)
+    found = _ordered(connection, user, query, always=study, columns=f"id, status, {UNDECIDED} AS undecided")
     at = next(number for number, one in enumerate(found) if one["id"] == study)
     before = [one["id"] for one in found[:at] if one["status"] in database.OPEN]
     after = [one for one in found[at + 1 :] if one["status"] in database.OPEN]
@@ -107,8 +107,10 @@ def summary(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def _ordered(connection: sqlite3.Connection, user: str, query: Query, always: str = "") -> Sequence[sqlite3.Row]:
-    """Return id, status and number of undecided sentences of all studies that match, and of ``always``, in order."""
+def _ordered(
+    connection: sqlite3.Connection, user: str, query: Query, *, always: str = "", columns: str = "id"
+) -> Sequence[sqlite3.Row]:
+    """Return columns of all studies that match, and of ``always``, in order."""
     where, values = "(owner = ? OR assigned = ?)", [user, user]
     matching, wanted = ["1"], query.search.strip().lower()
     if query.status:
@@ -124,7 +126,8 @@ def _ordered(connection: sqlite3.Connection, user: str, query: Query, always: st
     sort = query.sort if query.sort in SORTS else "changed"
     descending = sort in _NEWEST_FIRST if query.descending is None else query.descending
     order = "DESC" if descending else "ASC"
-    columns = f"{'*' if sort == 'notices' else 'id, status'}, {UNDECIDED} AS undecided"
+    if sort == "notices":
+        columns = f"studies.*, {UNDECIDED} AS undecided"
     found: list[sqlite3.Row] = connection.execute(
         f"SELECT {columns} FROM studies WHERE {where} AND (({' AND '.join(matching)}) OR id = ?) "
         f"ORDER BY {SORTS[sort]} {order}, rowid {order}",

@@ -15,6 +15,7 @@ from app.review import ReviewError
 from app.store import Store
 from scripts.soak.serving import picture, served
 from tests.app.reviews import FACTS, of_batch, study_of, taken
+from tests.llava_rad import small_files
 
 pytestmark = pytest.mark.acceptance(row=30)
 
@@ -100,3 +101,35 @@ def test_all_files_are_there_after_a_kill(tmp_path: Path, way: str) -> None:
         assert sorted(kept) == sorted(hashlib.sha256(image).hexdigest() for image in images), "each once"
         assert batch["failed"] == [] and all(one["draft"] for one in listed)
         assert list((running.data / "batches").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_studies_of_several_images_are_whole_after_kills(tmp_path: Path) -> None:
+    """Laterals come before their frontal images: some wait for them when the server is killed."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for view in ("LL", "PA", "AP"):
+            for study in range(12):
+                uids = {"StudyInstanceUID": f"1.2.3.{study}", "SeriesInstanceUID": f"1.2.3.{study}.1"}
+                number = 12 * len(archive.namelist()) + study
+                path = small_files.dicom(tmp_path / "file.dcm", seed=number, ViewPosition=view, **uids)
+                archive.write(path, f"{view}{study}.dcm")
+    for kill, reached in ((True, 3), (True, 14), (True, 25), (False, 36)):
+        with served(tmp_path, "--no-example") as running:
+            client, end = running.client(), time.monotonic() + 120
+            if reached == 3:
+                sent = client.call("POST", "/api/batches", content.getvalue(), **{"content-type": "application/zip"})
+                assert sent.status == 201
+            while client.call("GET", "/api/batches").json()[0]["read"] < reached:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            if kill:
+                running.kill()
+                continue
+            listed = client.call("GET", "/api/studies?limit=500").json()["studies"]
+            states = [client.call("GET", f"/api/studies/{one['id']}").json() for one in listed]
+            assert len(states) == 12 and all(one["draft"] for one in listed)
+            assert all(one["facts"]["view"] == "PA" and one["lateral"]["facts"]["view"] == "lateral" for one in states)
+            assert [[one["facts"]["view"] for one in state["further"]] for state in states] == [["AP"]] * 12
+            assert client.call("GET", "/api/batches").json()[0]["failed"] == []
+            assert list((running.data / "batches").iterdir()) == []

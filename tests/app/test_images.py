@@ -60,7 +60,9 @@ def test_files_are_private_and_named_at_random(tmp_path: Path) -> None:
     folder = ImageFolder(tmp_path / "images")
     kept = folder.keep(drawn())
     assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o700
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "images").iterdir()] == [0o600]
+    files = list((tmp_path / "images").iterdir())
+    assert sorted(path.name.partition(".")[2] for path in files) == ["1024.jpg", "96.jpg", "u16"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert folder.file(kept).stat().st_size == 2 * 256 * 256
     assert folder.keep(drawn())["id"] != kept["id"]
     folder.file(kept).unlink()

@@ -16,7 +16,7 @@ from app.batches import Batches
 from app.grouping import Grouping
 from app.images import ImageFolder
 from app.readers import Readers
-from app.review import ReviewError
+from app.review import ReviewError, StaleError
 from app.store import Store
 from app.uploads import Uploads
 from encoder.errors import ReadError
@@ -154,6 +154,35 @@ def test_an_image_can_be_added_to_a_chosen_study(parts: Parts) -> None:
     parts.signed(study, "Clear.")
     with pytest.raises(ReviewError, match="signed"):
         parts.uploads.add("ann", study, picture)
+
+
+def test_a_frontal_image_takes_the_place_of_a_lateral_that_was_forced(parts: Parts) -> None:
+    forced = parts.open(parts.file(ViewPosition="LL"), force=True)
+    assert any("refusal" in text for text in forced["warnings"])
+    parts.store.jobs.add("ann", forced["id"])
+    parts.store.jobs.finish(taken(parts.store), "done", text="One.", sentences=["One."], model=MODEL, inputs={})
+    state = parts.open(parts.file())
+    assert state["id"] == forced["id"] and state["facts"]["view"] == "PA" and state["sha256"] != forced["sha256"]
+    assert state["lateral"]["sha256"] == forced["sha256"] and state["lateral"]["image"] == forced["image"]
+    assert not any("refusal" in text for text in state["warnings"] + state["lateral"]["warnings"])
+    assert state["draft"]["state"] == "queued", "the draft was of the lateral"
+    parts.store.jobs.finish(taken(parts.store), "done", text="One.", sentences=["One."], model=MODEL, inputs={})
+    act(parts.store, state["id"], "accept", sentence="s1")
+    assert parts.open(parts.file())["sha256"] == state["sha256"]
+
+
+def test_a_further_image_can_be_removed(parts: Parts) -> None:
+    study = parts.open(parts.file())["id"]
+    parts.open(parts.file())
+    state = parts.open(parts.file())
+    first, second = (one["image"]["id"] for one in state["further"])
+    with pytest.raises(StaleError):
+        parts.store.remove_further("ann", study, first, revision=1)
+    parts.store.remove_further("ann", study, first, revision=state["revision"])
+    state = parts.store.state("ann", study)
+    assert [one["image"]["id"] for one in state["further"]] == [second]
+    with pytest.raises(ReviewError, match="no such further image"):
+        parts.store.remove_further("ann", study, first, revision=state["revision"])
 
 
 def test_a_prior_or_lateral_of_another_patient_is_refused(parts: Parts) -> None:

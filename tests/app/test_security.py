@@ -192,7 +192,11 @@ def test_a_files_name_goes_nowhere(local: Served, tmp_path: Path) -> None:
         answer = client.call("POST", "/api/studies", picture(0), **{"x-file-name": quote(name)})
         assert answer.status == 201 and answer.json()["name"].startswith("Radiograph ")
     made = {path for path in local.data.rglob("*") if path.is_file()} - before
-    assert all(path.parent.name == "images" and len(path.stem) == 32 for path in made if path.suffix != ".sqlite-wal")
+    assert all(
+        path.parent.name == "images" and len(path.name.partition(".")[0]) == 32
+        for path in made
+        if path.suffix != ".sqlite-wal"
+    )
     assert not owned.exists()
 
 

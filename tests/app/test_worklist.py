@@ -31,6 +31,13 @@ def test_studies_are_sorted_by_each_column_in_both_directions(store: Store) -> N
     assert ids(store, sort="undecided", descending=True)[0] == first
     assert ids(store, sort="status") == [third, first, second], "pending ones come first, others as they came"
     assert ids(store, sort="nonsense") == ids(store)
+    store.set_context("ann", second, "prior", {"sha256": "e" * 64, "warnings": ["one", "two"]})
+    assert ids(store, sort="notices") == [second, third, first], "the newest of those with the same number"
+    assert store.neighbours("ann", third, sort="notices") == {
+        "previous": second,
+        "next": first,
+        "next_undecided": first,
+    }
 
 
 def test_rows_stay_where_they_are_when_studies_change(store: Store) -> None:
