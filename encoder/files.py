@@ -148,6 +148,30 @@ def reported(what: str) -> Iterator[None]:
         raise LlavaRadError(f"{what} cannot be written ({os.strerror(error.errno or 0)})") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Check that a folder of results can be made, or written to if it is there, before anything is computed for it.
+
+    A hidden folder is made for a moment: permissions alone do not tell whether a file system takes files.
+
+    Raises:
+        LlavaRadError: if it cannot.
+    """
+    folder = folder.absolute()
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()  # refuses a name that is too long
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            raise LlavaRadError("the output is a file" if there == folder else "the output's folder is a file")
+        tried = _temporary(there / "tried")
+        tried.mkdir()
+        tried.rmdir()
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise LlavaRadError("the output's folder is read-only") from error
+        raise LlavaRadError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
+
+
 def check_room(folder: Path, needed: int, what: str, hint: str) -> None:
     """Check that a disk has room.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from encoder.errors import LlavaRadError, ModelError
-from encoder.files import Digests, reported, sha256_of, writing_folder
+from encoder.files import Digests, check_writable, reported, sha256_of, writing_folder
 from encoder.hub import fetch
 from llava_rad.model.config import LlavaRadConfig
 
@@ -81,15 +81,7 @@ def refuse_existing(target: Path, *, force: bool = False) -> None:
     Raises:
         LlavaRadError: if ``target`` exists, holds something, and ``force`` is not set; or if it cannot be made.
     """
-    try:
-        parent = next(path for path in target.absolute().parents if path.exists())
-        usable = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
-        with suppress(FileNotFoundError, NotADirectoryError):
-            target.lstat()  # refuses a name that is too long
-    except OSError as error:
-        raise LlavaRadError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
-    if not usable:
-        raise LlavaRadError(f"the output's folder is {'read-only' if parent.is_dir() else 'a file'}")
+    check_writable(target.parent if os.path.lexists(target) else target)  # it is made beside the target, and renamed
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not force:
         raise LlavaRadError(f"{target.name} exists already", hint="name another folder, or --overwrite to replace it")
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from encoder.files import DIGESTS
+from encoder.errors import LlavaRadError
+from encoder.files import DIGESTS, check_writable
 from encoder.json_files import read_json
 from encoder.probing.published import ACCURACY, DICE, WORST_GROUP, Columns
 from encoder.reader.information import summary
@@ -72,10 +73,14 @@ class ProbeFolder:
         version did not keep are not compared; :meth:`known` passes over its results, which may be of other files.
 
         Raises:
-            OutputError: if it holds something else.
+            OutputError: if it holds something else, or cannot be written to.
         """
         if self.path.exists() and (self.path.is_symlink() or not self.path.is_dir()):
             raise OutputError("the results folder is a file or a link")
+        try:
+            check_writable(self.path)
+        except LlavaRadError as error:
+            raise OutputError(str(error)) from None
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         if names <= {"vectors", DIGESTS}:
             return

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from encoder.errors import LlavaRadError
-from encoder.files import Digests, LineFile, publish_folder, sha256_of, write, writing, writing_folder
+from encoder.files import Digests, LineFile, check_writable, publish_folder, sha256_of, write, writing, writing_folder
 from encoder.locks import locked
 
 
@@ -212,3 +212,22 @@ def test_a_new_file_without_lines_is_removed(tmp_path: Path) -> None:
     with LineFile(tmp_path / "lines", busy="busy"):
         assert (tmp_path / "lines").exists()
     assert not (tmp_path / "lines").exists()
+
+
+def test_folders_that_cannot_be_made_or_written_are_refused_and_nothing_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there", tmp_path / "new", tmp_path / "a" / "b" / "c"):
+        check_writable(folder)
+    for folder, says in (
+        (tmp_path / "file", "the output is a file"),
+        (tmp_path / "file" / "below", "the output's folder is a file"),
+        (tmp_path / ("x" * 300), "the output cannot be used \\(File name too long\\)"),
+        (Path("/proc/self/out"), "cannot be used|read-only"),  # takes no files, from root neither
+        (Path("/proc/self"), "cannot be used|read-only"),
+    ):
+        with pytest.raises(LlavaRadError, match=says):
+            check_writable(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there"] and not any(
+        (tmp_path / "there").iterdir()
+    )

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import LlavaRadError
-from encoder.files import reported, write
+from encoder.files import check_writable, reported, write
 from encoder.json_files import read_json
 from encoder.probing.segmentation.data import Bools, SegmentationSet
 from encoder.reader.sandbox import Reader
@@ -70,12 +70,13 @@ def check_folder(folder: Path) -> None:
     """Check that a data set can be written to a folder.
 
     Raises:
-        LlavaRadError: if its name is not nnU-Net's, or it is not empty.
+        LlavaRadError: if its name is not nnU-Net's, it is not empty, or it cannot be made.
     """
     if _NAME.fullmatch(folder.name) is None:
         raise LlavaRadError("nnU-Net's data sets are called DatasetNNN_NAME", hint="-o nnUNet_raw/Dataset501_Lungs")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LlavaRadError("the data set's folder is not empty", hint="name another, or remove it")
+    check_writable(folder)
 
 
 def write_dataset(train: SegmentationSet, val: SegmentationSet, test: SegmentationSet, folder: Path) -> dict[str, int]:
