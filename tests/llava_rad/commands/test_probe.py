@@ -13,50 +13,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder.datasets.manifest import Row, read_manifest, write_manifest
+from encoder.datasets.manifest import read_manifest, write_manifest
 from tests.forked import Command
+from tests.llava_rad import small_probes
 from tests.llava_rad.conftest import Run
+from tests.llava_rad.small_probes import IMAGES
 from tests.shared_readers import _idle_readers, shared_readers
 
 __all__ = ["_idle_readers", "shared_readers"]
-
-IMAGES = 48
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bright images have the label A and are of women; B is noise, C is always absent."""
-    folder = tmp_path_factory.mktemp("probe")
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(IMAGES):
-        bright = number % 2
-        pixels = generator.integers(0, 80, (80, 80)) + 120 * bright * (np.arange(80) > 40)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-        labels = {"A": float(bright), "B": float(generator.integers(0, 2)), "C": 0.0, "No Finding": 1.0 - bright}
-        rows.append(
-            Row(
-                folder / f"{number}.png", "vindr-cxr", f"p{number}", image=f"i{number}",
-                split="train" if number < 32 else "test", labels=labels, number=number + 1,
-                attributes={"sex": "MF"[bright], "age": str(20 + number)},
-            )
-        )  # fmt: skip
-    write_manifest(rows, folder / "m.csv")
-    return folder / "m.csv"
+    return small_probes.manifest(tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two small encoders with random weights in RAD-DINO's form."""
-    import torch
-    from transformers import Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("encoders")
-    for seed, name in enumerate(("first", "second")):
-        torch.manual_seed(seed)
-        config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-        Dinov2Model(config).save_pretrained(folder / name)
-    return [folder / "first", folder / "second"]
+    return small_probes.encoders(tmp_path_factory.mktemp("encoders"))
 
 
 def linear(manifest: Path, *encoders: Path | str) -> tuple[str | Path, ...]:
@@ -206,25 +182,7 @@ def test_a_copy_of_a_training_image_is_not_judged(
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dark squares in bright noise, with their masks; 12 training, 4 validation, 6 test images."""
-    folder = tmp_path_factory.mktemp("masked")
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(22):
-        pixels, mask = generator.integers(150, 255, (84, 84)), np.zeros((84, 84), np.uint8)
-        top, left = generator.integers(0, 42, 2)
-        pixels[top : top + 42, left : left + 42] -= 140
-        mask[top : top + 42, left : left + 42] = 255
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-        Image.fromarray(mask).save(folder / f"{number}-mask.png")
-        split = "train" if number < 12 else "val" if number < 16 else "test"
-        rows.append(
-            Row(
-                folder / f"{number}.png", "d", f"p{number}", split=split, number=number + 1,
-                masks={"square": folder / f"{number}-mask.png"}, attributes={"sex": "MF"[number % 2]},
-            )
-        )  # fmt: skip
-    write_manifest(rows, folder / "m.csv")
-    return folder / "m.csv"
+    return small_probes.masked(tmp_path_factory.mktemp("masked"))
 
 
 def test_segment(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:

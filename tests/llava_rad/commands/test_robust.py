@@ -22,8 +22,8 @@ import pytest
 from encoder.errors import LlavaRadError
 from encoder.locks import locked_folder
 from llava_rad import cli
-from llava_rad.model.checkpoint import DEMO
 from metrics.cache import default_path
+from tests.llava_rad.commands.calls import CALLS, World, commands, inputs
 from tests.llava_rad.conftest import Run, spawn
 
 pytestmark = pytest.mark.acceptance(row=32)
@@ -31,30 +31,8 @@ CODES = {0, 1, 2, 3, 4, 5, 130}
 LONG = "x" * 300
 
 
-def commands(image: str, output: str) -> dict[str, list[str]]:
-    """A call of each command that reads ``image`` and, if it writes, writes to ``output``."""
-    return {
-        "generate": ["generate", image, "-f", "json", "-o", output],
-        "generate fhir": ["generate", image, "-f", "fhir", "-o", output],
-        "generate jsonl": ["generate", image, "-f", "jsonl", "-o", output],
-        "inspect": ["inspect", image, "--save-image", output],
-        "doctor": ["doctor", "--model", image],
-        "assemble": ["assemble", output, "--encoder", f"{DEMO}/encoder", "--language-model", f"{DEMO}/language_model"],
-        "convert": ["convert", image, output, "--from", "llava-rad"],
-        "manifest": ["manifest", "table", image, "-o", output],
-        "reports": ["reports", "table", image, "-o", f"{output}.csv"],
-        "evaluate": ["evaluate", image, image, "-o", output],
-        "benchmark": ["benchmark", "--dataset", "csv", "--data", image, "-o", output],
-        "embed": ["embed", image, "-o", f"{output}.npz"],
-        "pretrain": ["pretrain", "--config", image, "--output", output],
-        "train": ["train", "--config", image, "--output", output],
-        "probe linear": ["probe", "linear", "--encoder", "rad-dino", "--data", image, "-o", output],
-        "probe demographics": ["probe", "demographics", "--encoder", "rad-dino", "--data", image, "-o", output],
-        "maps attention": ["maps", "attention", image, "-o", output],
-        "pacs pull": ["pacs", "pull", "--url", "http://127.0.0.1:9", "-o", output],
-        "pacs watch": ["pacs", "watch", "--once", "--url", "http://127.0.0.1:9", "-o", output],
-        "user add": ["user", "add", "somebody", "--auth-file", output],
-    }
+def test_every_command_has_a_call() -> None:
+    assert {call.command for call in CALLS.values()} == set(commands())
 
 
 def bad_name(folder: Path) -> str:
@@ -85,20 +63,36 @@ def check(code: int, err: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", commands("", ""))
-def test_outputs_that_cannot_be_written_and_inputs_of_odd_names(
-    name: str, run: Run, chest: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.writes])
+def test_outputs_that_cannot_be_written(
+    name: str, run: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before the work begins: nothing is computed for an output that is not there."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("torch.nn.Module.__call__", lambda *_, **__: pytest.fail("a network was used"))
+    monkeypatch.setattr("encoder.reader.sandbox.Reader.prepare", lambda *_, **__: pytest.fail("an image was read"))
+    (tmp_path / "file").write_text("")
+    before, call = inputs(world), CALLS[name]
+    for kind in ("below a file", "too long", "read-only"):
+        output = OUTPUTS[kind](tmp_path) + ("" if kind == "too long" else call.ending)
+        done = run(*call.arguments(world, output))
+        check(done.code, done.err)
+        assert done.code in (1, 2), (kind, done.code, done.err)
+        assert len(done.err.splitlines()) <= 12 and done.out == "", (kind, done.err)
+    assert inputs(world) == before and sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if not call.server])
+def test_inputs_of_odd_names_that_are_not_there(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HOME")
-    (tmp_path / "file").write_text("")
-    cases = {kind: (str(chest[0]), make(tmp_path)) for kind, make in OUTPUTS.items()}
-    if name.startswith("pacs"):  # a usable folder: they would try to reach the archive for a quarter of a minute
-        del cases["no folder"], cases["no UTF-8"]
-    else:
-        cases["odd input"] = (bad_name(tmp_path), "out")
-    for image, output in cases.values():
-        done = run(*commands(image, output)[name])
-        check(done.code, done.err)
+    odd = Path(bad_name(tmp_path))
+    arguments = CALLS[name].arguments(World(*[odd] * 10), "out" + CALLS[name].ending)  # type: ignore[arg-type]
+    done = run(*arguments)
+    check(done.code, done.err)
+    assert done.code != 0 or not any(str(odd) in one for one in arguments), done.err
 
 
 def test_an_unusable_output_is_refused_before_the_model_is_loaded(run: Run, chest: list[Path], tmp_path: Path) -> None:

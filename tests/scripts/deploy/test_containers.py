@@ -117,7 +117,7 @@ def test_process_1_ends_at_sigterm_and_keeps_what_is_written(
         assert container.stop() == 130, container.output()
     assert "Traceback" not in container.output()
     lines = (data / "a.jsonl").read_text().splitlines()
-    assert 1 <= len(lines) < 501 and all(json.loads(line)["findings"] for line in lines)
+    assert 1 <= len(lines) < 501 and all(json.loads(line)["report"]["findings"] for line in lines)
 
 
 def test_a_watch_as_process_1_ends_at_sigterm(
