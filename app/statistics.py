@@ -26,7 +26,7 @@ def summary(store: Store, user: str, labels_of: Labeler) -> dict[str, Any]:
 
     Args:
         store: studies and signed reports.
-        user: who asks.
+        user: whose studies and signed reports are counted.
         labels_of: returns the label of each finding for a text.
     """
     versions = store.signed(user)
