@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from encoder.errors import LlavaRadError
 from encoder.files import reported, write
+from encoder.reader.identity import names_nobody
 from encoder.reader.views import FRONTAL, view_of
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 KEY_BYTES: Final = 32
 _SHIFT_DAYS: Final = 10_000
-_NOBODY: Final = re.compile(
-    r"|(.)\1*|ANON\w*|DEID\w*|UNKNOWN|UNK|NONE|NULL|NIL|NA|TEST|TESTPATIENT|PATIENT|PATIENTID|DUMMY|REMOVED|DELETED"
-)
-"""Patient IDs, without punctuation, that stand for nobody or for everybody of a data set."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Grouping:
         """
         stated = identity.attributes
         person = [stated.get(name, "") for name in ("PatientID", "IssuerOfPatientID", "PatientBirthDate")]
-        patient = None if _is_nobody(person[0]) else self._hmac("patient", *person)
+        patient = None if names_nobody(person[0]) else self._hmac("patient", *person)
         study = self._hmac("study", identity.study_uid, *person[:2])
         day = stated.get("StudyDate")
         moment = None if day is None or patient is None else self._moment(patient, day, stated.get("StudyTime", ""))
@@ -120,7 +117,3 @@ class Grouping:
 
     def _hmac(self, *parts: str) -> str:
         return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
-
-
-def _is_nobody(patient_id: str) -> bool:
-    return _NOBODY.fullmatch(re.sub(r"[\W_]", "", patient_id).upper()) is not None

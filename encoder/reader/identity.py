@@ -33,6 +33,9 @@ _LENGTH: Final = {"PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "Acce
 _GROUP_LENGTH, _GROUPS, _COMPONENTS = 64, 3, 5
 _TIME: Final = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII)
 _FIRST_YEAR: Final = 1800
+_NOBODY: Final = re.compile(
+    r"|(.)\1*|ANON\w*|DEID\w*|UNKNOWN|UNK|NONE|NULL|NIL|NA|TEST|TESTPATIENT|PATIENT|PATIENTID|DUMMY|REMOVED|DELETED"
+)
 _UNREADABLE: Final = "\0"
 _TITLES: Final = {
     "PatientID": "patient ID", "PatientName": "patient's name", "PatientBirthDate": "date of birth",
@@ -104,6 +107,11 @@ def is_valid(keyword: str, value: str) -> bool:
         fits = all(len(group) <= _GROUP_LENGTH and group.count("^") < _COMPONENTS for group in groups)
         return fits and len(groups) <= _GROUPS and value.strip("^= ") != ""
     return value in ("M", "F", "O") if keyword == "PatientSex" else len(value) <= _LENGTH[keyword]
+
+
+def names_nobody(patient_id: str) -> bool:
+    """Tell whether a patient ID stands for nobody, or for everybody of a data set, such as "ANONYMOUS" or "0"."""
+    return _NOBODY.fullmatch(re.sub(r"[\W_]", "", patient_id).upper()) is not None
 
 
 def read_identity(source: mmap.mmap | bytes) -> Identity:

@@ -53,6 +53,23 @@ def command(
     *,
     example: Example = False,
     recursive: opt.Recursive = False,
+    group: Annotated[
+        bool,
+        typer.Option(
+            "--group",
+            help="One report for each study: DICOM files of one Study Instance UID are its frontal and lateral image, "
+            "the patient's newest earlier study among the inputs is the prior.",
+            rich_help_panel="Study (of models whose prompt has a place for it)",
+        ),
+    ] = False,
+    one_study: Annotated[
+        bool,
+        typer.Option(
+            "--study",
+            help="As --group; files without a header, such as PNG, are one study together.",
+            rich_help_panel="Study (of models whose prompt has a place for it)",
+        ),
+    ] = False,
     study: Annotated[StudyInputs, opt.Fields()],
     options: Annotated[GenerationOptions, opt.Fields()],
     format: opt.Format = "text",
@@ -73,7 +90,10 @@ def command(
     if overwrite and output is None:
         raise typer.BadParameter("there is no --output to replace", param_hint="--overwrite")
     _check_documents(format, output, identifiers)
+    grouped = group or one_study
     _check_study(study, format, output, overwrite, stream)
+    if grouped:
+        _check_group(study, format, output, overwrite, stream)
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
     if found.skipped and not quiet:
         note(f"files skipped as no images: {found.skipped}")
@@ -85,10 +105,10 @@ def command(
 
     several = len(named) > 1 or not _is_one_file(named[0])
     used = study.study.used
-    if len(found.sources) > 1 and any(name != "grounded" for name in used):
+    if len(found.sources) > 1 and not grouped and any(name != "grounded" for name in used):
         raise typer.BadParameter("it belongs to one image, several are named", param_hint=f"--{used[0]}")
     inputs = [source.path for source in found.sources if source.path is not None]
-    if stream is None:
+    if stream is None and not grouped:
         plain = format == "text" and output is None and len(found.sources) == 1 and beams == 1
         stream = plain and sys.stdout.isatty() and not study.grounded
     with open_results(
@@ -96,6 +116,9 @@ def command(
     ) as results:
         try:
             with ReportWriter(options, study) as writer:
+                if grouped:
+                    _write_studies(writer, found.sources, results, one_study, options.show_paths, quiet=quiet)
+                    return
                 write = _stream if stream else _write
                 write(writer, found.sources, results, show_paths=options.show_paths, quiet=quiet)
         except KeyboardInterrupt:
@@ -132,6 +155,41 @@ def _check_study(study: StudyInputs, format: str, output: Path | None, overwrite
         return
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise typer.BadParameter(f"what is there is not continued with --{used[0]}", param_hint="--output")
+
+
+def _check_group(study: StudyInputs, format: str, output: Path | None, overwrite: bool, stream: bool | None) -> None:
+    """Refuse what does not go with studies: inputs of one study, streams, and files of reports that are continued."""
+    given = [name for name in study.study.used if name != "grounded"]
+    if given:
+        raise typer.BadParameter("it belongs to one image, studies have their own", param_hint=f"--{given[0]}")
+    if stream:
+        raise typer.BadParameter("reports of studies are not streamed", param_hint="--stream")
+    if output is None or overwrite or not FORMATS[format].resumable:
+        return
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise typer.BadParameter("what is there is not continued with studies", param_hint="--output")
+
+
+def _write_studies(
+    writer: ReportWriter, sources: list[Source], results: Results, together: bool, show_paths: bool, *, quiet: bool
+) -> None:
+    from llava_rad.generation.study_writer import StudyWriter
+
+    results.left(writer, sources)
+    studies = StudyWriter(writer, (lambda message: None) if quiet else note)
+    groups = studies.groups(sources, together=together)
+    failed = 0
+    with progress_bar(len(groups), "studies", not quiet and len(groups) > 1 and not results.on_terminal) as progress:
+        for outcome in studies.write(groups):
+            taken = results.take(outcome, total=len(sources), show_paths=show_paths)
+            failed += not taken
+            progress.update(int(taken))
+    results.finish()
+    if not quiet and len(groups) > 1:
+        refused = f", {failed} images refused" if failed else ""
+        note(f"{results.written} reports of {len(groups)} studies written{refused}")
+    if failed:
+        raise typer.Exit(3)
 
 
 def _is_one_file(named: str | Path) -> bool:

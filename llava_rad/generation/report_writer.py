@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from encoder.errors import LlavaRadError, ReadError
 from encoder.reader.sandbox import Reader
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.generation.options import GenerationOptions
+from llava_rad.generation.pieces import Pieces, whole
 from llava_rad.generation.sources import Source
 from llava_rad.generation.study import StudyInputs, prepare
 from llava_rad.model.config import LlavaRadConfig
@@ -25,6 +26,7 @@ from llava_rad.outputs.report import Report, clean, cleaned
 
 if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
+    from encoder.reader.identity import Identity
     from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.decoding import Draft
     from llava_rad.generation.engine import Engine
@@ -124,6 +126,29 @@ class ReportWriter:
                 self._engine = engine  # last: a writer whose vLLM cannot be started has no engine
             return self._engine
 
+    @property
+    def options(self) -> GenerationOptions:
+        """Options, with the study inputs of the writer's own."""
+        return self._options
+
+    def config(self) -> LlavaRadConfig:
+        """Return ``config.json`` of the model, which need not be loaded."""
+        return LlavaRadConfig.load(self._located())
+
+    def identity(self, source: Source) -> Identity:
+        """Read the identifiers of a source, see ``Reader.identity``."""
+        return self._reader.identity(source.content())
+
+    def read(self, recipe: Recipe, source: Source, force: bool) -> PreparedImage:
+        """Read and prepare one image; ``force`` or the options' own overrides refusals of what it shows.
+
+        Raises:
+            ReadError: if it is refused.
+        """
+        return self._reader.prepare(
+            source.content(), recipe, force=force or self._options.force, frame=self._options.frame
+        )
+
     def settings(self) -> dict[str, Any]:
         """Return model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
         engine = self.engine()
@@ -184,7 +209,7 @@ class ReportWriter:
         if isinstance(image, ReadError):
             yield Failure(source, image, source.sha256())
             return
-        yield from self.stream_image(image, path=self._path(source))
+        yield from self.stream_image(image, path=self.path_of(source))
 
     def stream_image(
         self,
@@ -207,9 +232,9 @@ class ReportWriter:
         engine = self.engine()
         others = [other.pixels for _, other in (self._context if context is None else context)]
         if self._vllm is None:
-            pieces = _Pieces(stream(engine, image.pixels, self._settings(study), others))
+            pieces = Pieces(stream(engine, image.pixels, self._settings(study), others))
         else:
-            pieces = _Pieces(_whole(self._vllm, [image.pixels, *others], self._settings(study)))
+            pieces = Pieces(whole(self._vllm, [image.pixels, *others], self._settings(study)))
         text = ""
         for piece in cleaned(pieces):
             text += piece
@@ -341,7 +366,7 @@ class ReportWriter:
                 draft = next(drafts)
                 text = clean(draft.text).strip()
                 yield self._report(
-                    image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=self._path(source)
+                    image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=self.path_of(source)
                 )
 
     def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
@@ -369,25 +394,6 @@ class ReportWriter:
                 )
             return self._folder
 
-    def _path(self, source: Source) -> str | None:
-        """The input's path, if the options show paths."""
+    def path_of(self, source: Source) -> str | None:
+        """Return the input's path, if the options show paths."""
         return str(source.path) if self._options.show_paths and source.path is not None else None
-
-
-def _whole(writer: VllmWriter, images: Sequence[Any], settings: GenerationOptions) -> Generator[str, None, Draft]:
-    """A report of vLLM as one piece."""
-    (draft,) = writer.generate(images, settings)
-    yield draft.text
-    return draft
-
-
-class _Pieces:
-    """Iterator over the pieces of a stream that keeps the draft, which the generator returns after the last piece."""
-
-    draft: Draft
-
-    def __init__(self, pieces: Generator[str, None, Draft]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[str]:
-        self.draft = yield from self._pieces

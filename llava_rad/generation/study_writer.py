@@ -1,0 +1,151 @@
+"""Reports of studies: of several images one is the current frontal, others are lateral or prior, as the model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from encoder.errors import ReadError
+from llava_rad.generation.grouping import Group, group
+from llava_rad.generation.report_writer import Failure, Outcome
+from llava_rad.generation.study import prepare
+from llava_rad.model.config import LlavaRadConfig
+from llava_rad.model.templates import TEMPLATES, Study
+
+if TYPE_CHECKING:
+    from encoder.reader.radiograph import PreparedImage
+    from llava_rad.generation.report_writer import ReportWriter
+    from llava_rad.generation.sources import Source
+
+_PREFERRED = {"PA": 0, "AP": 1, "frontal": 2}
+_KEPT = 64
+"""Frontal images that are kept for studies whose prior they are."""
+
+
+@dataclass
+class _Read:
+    """Images of a study: the current frontal one, its lateral, and those that cannot be read."""
+
+    frontal: PreparedImage | None
+    source: Source | None
+    lateral: PreparedImage | None
+    failures: list[Failure]
+
+
+class StudyWriter:
+    """Writes one report for each study.
+
+    Args:
+        writer: with the model and its options.
+        say: called with notes on inputs that the model does not take.
+    """
+
+    def __init__(self, writer: ReportWriter, say: Callable[[str], None] = lambda message: None) -> None:
+        self._writer, self._say = writer, say
+        self._frontals: dict[int, PreparedImage | None] = {}
+
+    def groups(self, sources: Sequence[Source], *, together: bool = False) -> list[Group]:
+        """Group sources by study; see :func:`llava_rad.generation.grouping.group`."""
+        return group(sources, self._writer.identity, together=together)
+
+    def write(self, groups: Sequence[Group]) -> Iterator[Outcome]:
+        """Yield a report for each study with a frontal image, in order, and a failure for each image that is refused.
+
+        Raises:
+            ModelError: if the model is missing or damaged.
+            LlavaRadError: if nothing can be written with the writer's options.
+        """
+        config = self._writer.config()
+        places = TEMPLATES[config.prompt.template].places
+        self._note(groups, places)
+        waiting: list[tuple[Study, PreparedImage, list[tuple[str, PreparedImage]], Source]] = []
+        for one in groups:
+            found = self._read(one, config)
+            prior = self._frontal(one.prior, config) if one.prior is not None and "prior" in places else None
+            if found.failures or found.frontal is None:
+                yield from self._flush(waiting)
+                yield from found.failures
+            if found.frontal is None or found.source is None:
+                continue
+            lateral = found.lateral if "lateral" in places else None
+            context = [(name, image) for name, image in (("lateral", lateral), ("prior", prior)) if image is not None]
+            study = replace(self._writer.options.study, lateral=lateral is not None, prior=prior is not None)
+            if waiting and (waiting[0][0] != study or len(waiting) == self._writer.options.batch_size):
+                yield from self._flush(waiting)
+            waiting.append((study, found.frontal, context, found.source))
+        yield from self._flush(waiting)
+
+    def _flush(self, waiting: list[Any]) -> Iterator[Outcome]:
+        """Write the reports of studies of one kind, in their order."""
+        if not waiting:
+            return
+        batch = [(image, context) for _, image, context, _ in waiting]
+        written: dict[int, Any] = {}
+        for number, part in self._writer.stream_batch(batch, waiting[0][0]):
+            if not isinstance(part, str):
+                written[number] = part
+        for number, (_, _, _, source) in enumerate(waiting):
+            path, report = self._writer.path_of(source), written[number]
+            if path is not None:
+                report = report.model_copy(update={"input": report.input.model_copy(update={"path": path})})
+            yield report
+        waiting.clear()
+
+    def _read(self, study: Group, config: LlavaRadConfig) -> _Read:
+        frontals: list[tuple[Source, PreparedImage]] = []
+        laterals: list[PreparedImage] = []
+        failures: list[Failure] = []
+        for source in study.sources:
+            try:
+                image = prepare("lateral", source, partial(self._writer.read, config.preprocessing), force=False)
+            except ReadError as error:
+                plain = str(error).removeprefix("the lateral image: ")
+                failures.append(
+                    Failure(
+                        source,
+                        ReadError(error.reason, plain, forcible=error.forcible, hint=error.hint),
+                        source.sha256(),
+                    )
+                )
+                continue
+            if image.facts.view == "lateral":
+                laterals.append(image)
+            else:
+                frontals.append((source, image))
+        if not frontals:
+            failures += [
+                self._alone(source) for source in study.sources if not any(f.source is source for f in failures)
+            ]
+            return _Read(None, None, None, failures)
+        order = sorted(frontals, key=lambda found: _PREFERRED.get(found[1].facts.view, len(_PREFERRED)))
+        source, image = order[0]
+        notes = [
+            f"the study has {number} {which} images: one of them is used"
+            for number, which in ((len(frontals), "frontal"), (len(laterals), "lateral"))
+            if number > 1
+        ]
+        image = replace(image, warnings=(*image.warnings, *notes))
+        self._keep(study, image)
+        return _Read(image, source, laterals[0] if laterals else None, failures)
+
+    def _alone(self, source: Source) -> Failure:
+        return Failure(source, ReadError("lateral", "the study has no frontal image"), source.sha256())
+
+    def _frontal(self, study: Group, config: LlavaRadConfig) -> PreparedImage | None:
+        if id(study) not in self._frontals:
+            self._keep(study, self._read(study, config).frontal)
+        return self._frontals[id(study)]
+
+    def _keep(self, study: Group, image: PreparedImage | None) -> None:
+        while len(self._frontals) >= _KEPT:
+            self._frontals.pop(next(iter(self._frontals)))
+        self._frontals[id(study)] = image
+
+    def _note(self, groups: Sequence[Group], places: frozenset[str]) -> None:
+        several, priors = sum(len(one.sources) > 1 for one in groups), sum(one.prior is not None for one in groups)
+        self._say(f"{len(groups):,} studies, {several:,} of several images, {priors:,} with an earlier study")
+        lacking = [name for name in ("lateral", "prior") if name not in places]
+        if lacking and (several or priors):
+            self._say(f"the model takes no {' and no '.join(lacking)} images: they are not used")
