@@ -8,10 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from app.accounts import add_user, is_loopback
-from app.security import Guard
+from app.security import COOKIE, Guard
 from app.server import Settings
 from encoder.errors import ConfigError
 from llava_rad.generation.sources import example
@@ -257,3 +258,30 @@ def test_without_accounts_nothing_is_assigned(local: Served) -> None:
     study = client.study(picture(78))["id"]
     assert client.call("POST", f"/api/studies/{study}/assign", {"user": "local"}).status == 422
     assert client.call("GET", "/api/me").json()["users"] == []
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        'a="' + '\\"' * 100_000 + '"', f'{COOKIE}="' + "\\041" * 100_000 + '"', f"{COOKIE}=;" * 20_000,
+        "=" * 200_000, f"{COOKIE}={'a' * 200_000}", "; " * 100_000, f"; {' ' * 100_000}{COOKIE}", "\xff" * 1000,
+    ],
+    ids=["quotes", "octal", "many", "equals", "long", "empty", "blank", "bytes"],
+)  # fmt: skip
+def test_cookies_of_others_cost_nothing_and_go_no_further(cookie: str) -> None:
+    """Python's own parser takes minutes for the first, on the event loop and before any login."""
+    seen: list[tuple[str | None, Headers]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["state"]["user"], Headers(scope=scope)))
+
+    async def nothing(*_: object) -> Message:
+        return {"type": "http.request"}
+
+    guard = Guard(app, hosts=set(), user_of=lambda token: {"right": "ann"}.get(token or "", "nobody"), logins=True)
+    for sent in (cookie, f"theme=dark; {COOKIE}=right; {cookie}", f"{cookie};{COOKIE}=right"):
+        headers = [(b"host", b"a"), (b"cookie", sent.encode("latin-1"))]
+        scope = {"type": "http", "method": "GET", "path": "/api/me", "headers": headers}
+        asyncio.run(guard(scope, nothing, nothing))  # type: ignore[arg-type]
+    assert [user for user, _ in seen] == ["nobody", "ann", "ann"]
+    assert [headers.getlist("cookie") for _, headers in seen] == [[], *[[f"{COOKIE}=right"]] * 2]
