@@ -20,6 +20,8 @@ _SIZE = re.compile(
 _DISTANCE = re.compile(r"[^.;,]{0,20}?\b(?:above|below|from|proximal|distal|superior|cephalad|beyond|past)\b")
 _WITHDRAW = re.compile(r"(?:withdraw|retract|advanc|pull|push)\w*[^.;]{0,30}$")
 TIP = re.compile(r"\b(?:tips?|terminat\w*|ends?|ending|project\w*|overl\w+|extend\w*|cours\w+|lies|lying|located|in)\b")
+_COMPARED = re.compile(r"\b(?:than|since|compared|prior|previous\w*|interval|now|earlier|yesterday|ago|today)\b")
+_BOTH_ZONES = re.compile(r"both (?:the )?(?:upper|mid\w*|lower)(?: lung| zones?| lobes?)? and ")
 _APPROACH = re.compile(r"\b(?:via|through|from|by way of)(?: (?:the|a|an))?(?: (?:left|right))?(?: internal)? $")
 BE: Final = frozenset((
     "is", "are", "was", "were", "be", "been", "appear", "appears", "remain", "remains", "has", "have", "seem",
@@ -175,6 +177,10 @@ def _give(line: str, part: Part, item: Item) -> None:
     device = entities()[part.entities[0]].kind == "device"
     add_size(part, item)
     for kind in (kind for kind in MODIFIERS if kind in item and kind != "size"):
+        if kind == "change" and line[item.start : item.end] in words.COMPARATIVES and not _COMPARED.search(line):
+            continue
+        if kind == "side" and _BOTH_ZONES.match(line, item.start):
+            continue
         if kind in ("tip", "position"):
             approach = kind == "tip" and TIP.search(line, span[1]) and _APPROACH.search(line[: item.start])
             if device and not approach:

@@ -227,8 +227,9 @@ def _same_name(reference: Finding, candidate: Finding, context: Context) -> tupl
                 return 1.0, ""
             if value > best:
                 best, pair = value, (first, second)
-    shown = (reference.known[0].name, candidate.known[0].name)
-    return best, f"{shown[1]} instead of {shown[0]}" if pair[0] else ""
+    if pair[0] == pair[1]:  # they share the sign only
+        pair = reference.known[0].name, candidate.known[0].name
+    return best, f"{pair[1]} instead of {pair[0]}"
 
 
 Difference = tuple[Category, str, str, float]
@@ -270,7 +271,7 @@ def _differences(reference: Finding, candidate: Finding) -> list[Difference]:
 
 def _tips(reference: Finding, candidate: Finding) -> tuple[str, float]:
     ours, theirs = placement(candidate), placement(reference)
-    detail = f"{_listed(candidate.tips) or ours} instead of {_listed(reference.tips) or theirs}"
+    detail = f"{_position(candidate, ours)} instead of {_position(reference, theirs)}"
     if ours and theirs and ours != theirs:
         return detail, weights.POSITION_WRONG
     if reference.tips and candidate.tips and not reference.tips & candidate.tips:
@@ -280,6 +281,12 @@ def _tips(reference: Finding, candidate: Finding) -> tuple[str, float]:
     if reference.tips and not candidate.tips and ours is None:
         return f"no tip instead of {_listed(reference.tips)}", weights.TIP_MISSING
     return "", 0.0
+
+
+def _position(finding: Finding, quality: str | None) -> str:
+    if finding.distance is not None:
+        return f"{finding.distance:g} mm from the carina"
+    return _listed(finding.tips) or f"a {quality} position"
 
 
 def _severity(reference: Finding, candidate: Finding) -> tuple[str, float]:

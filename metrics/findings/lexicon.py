@@ -158,7 +158,11 @@ def _phrases() -> Iterator[tuple[str, Any, str]]:
             yield from ((kind, value, phrase) for phrase in text.split("|"))
     yield from (("severity", value, phrase) for phrase, value in words.BETWEEN.items())
     yield from (("side", value, phrase) for phrase, value in words.SIDE_OF_PLACE.items())
-    for kind, text in (("normal", words.NORMAL), ("abnormality", words.ABNORMALITY), ("explains", words.EXPLAINS)):
+    others = {
+        "normal": words.NORMAL, "abnormality": words.ABNORMALITY, "explains": words.EXPLAINS,
+        "nothing": words.NO_FINDINGS,
+    }  # fmt: skip
+    for kind, text in others.items():
         yield from ((kind, True, phrase) for phrase in text.split("|"))
 
 

@@ -110,7 +110,7 @@ def read(line: str) -> Sentence:
             old = OLD.search(line, max(0, one.start - _NEAR), one.end + _NEAR) is not None
             generic = line[one.start : one.end] in words.GENERIC
             parts += [Part([name], [span], value, old=old, generic=generic) for name in one.entities]
-    starts = found[0].text if found else ""
+    starts = [token.text for token in found[:2] if token.text != "the"][:1]
     loose = None
     if parts:
         parts = describe(line, known, found, [(one.start, one.end) for one in whole if not one.regions], parts)
@@ -122,7 +122,9 @@ def read(line: str) -> Sentence:
                 if kind in item:
                     loose.add(item, kind)
             add_size(loose, item)
-    return Sentence(tuple(_grouped(line, known, parts)), tuple(denied), starts in words.CONTINUES.split("|"), loose)
+    return Sentence(
+        tuple(_grouped(line, known, parts)), tuple(denied), words.CONTINUES.issuperset(starts) and bool(starts), loose
+    )
 
 
 @dataclass
@@ -173,6 +175,19 @@ def _structures(
     return after, before
 
 
+def _after_but(known: Sequence[Item], found: Sequence[Token], item: Item) -> Iterator[_Found]:
+    """Yield the finding of "X is hard to assess but appears enlarged", whose structure begins the sentence."""
+    subject = next((other for other in known if "structure" in other), None)
+    if subject is None or subject.start > item.start or not _predicate(found, item):
+        return
+    before = [token.text for token in found[max(0, item.first - 3) : item.first - 1]]
+    for structure in subject.means["structure"] if "but" in before else ():
+        for quality in item.means["quality"]:
+            if (name := combinations().get((structure, quality))) is not None:
+                yield _Found([name], item.start, item.end, item)
+                return
+
+
 def _predicate(found: Sequence[Token], item: Item, reach: int = 1) -> bool:
     """Return if words come after a verb: "is enlarged"."""
     return any(token.text in BE for token in found[max(0, item.first - reach) : item.first])
@@ -199,6 +214,8 @@ def _combined(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]
                 yield _Found([name], min(item.start, other.start), max(item.end, other.end), item)
             if hits:
                 break
+        else:
+            yield from _after_but(known, found, item)
 
 
 def _normal(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]:

@@ -83,7 +83,7 @@ RELATED: Final[dict[tuple[str, str], float]] = {
     ("interstitial lung disease", "atelectasis"): 0.3, ("pleural thickening", "scarring"): 0.6,
     ("interstitial opacity", "scarring"): 0.4, ("opacity", "pleural effusion"): 0.3,
     ("volume loss", "atelectasis"): 0.8, ("volume loss", "low lung volumes"): 0.3,
-    ("low lung volumes", "atelectasis"): 0.25, ("bronchovascular crowding", "low lung volumes"): 0.6,
+    ("bronchovascular crowding", "low lung volumes"): 0.6,
     ("bronchovascular crowding", "vascular congestion"): 0.4, ("elevated hemidiaphragm", "volume loss"): 0.4,
     ("elevated hemidiaphragm", "low lung volumes"): 0.3, ("mediastinal shift", "volume loss"): 0.4,
     ("mediastinal shift", "tracheal deviation"): 0.6, ("blunted costophrenic angle", "pleural effusion"): 0.7,
@@ -166,7 +166,7 @@ _PLACEMENT: Final = (
     r"(?:line|tube|catheter|picc|port|ett|ngt?|og|pacemaker|pacer|icd|dobb?hoff|device|lead)s?\b.{0,25}"
     r"(?:plac\w+|position\w*|insert\w+|check|confirm\w*|advance\w*|reposition\w*)|"
     r"(?:plac\w+|position\w*|insert\w+|confirm\w*|check|reposition\w*)\b.{0,25}"
-    r"(?:line|tube|catheter|picc|port|ett|ngt?|og|pacemaker|pacer|icd|device|lead)s?\b|intubat\w+"
+    r"(?:line|tube|catheter|picc|port|ett|ngt?|og|pacemaker|pacer|icd|device|lead)s?\b|intubation"
 )
 _LINES: Final = (
     "endotracheal tube", "tracheostomy", "central venous catheter", "picc", "port", "pulmonary artery catheter",

@@ -41,7 +41,8 @@ STRUCTURES: Final[dict[str, str]] = {
     "central lung marking|marking",
     "perihilar marking": "perihilar marking|peribronchial marking|parahilar marking|perihilar lung marking",
     "bronchovascular marking": "bronchovascular marking|bronchovascular structure",
-    "lung volume": "lung volume|inspiratory volume|volume of the lung|inspiration|lung inflation|lung aeration",
+    "lung volume": "lung volume|inspiratory effort|inspiratory volume|volume of the lung|inspiration|"
+    "lung inflation|lung aeration",
     "airway": "airway|bronchial wall|peribronchial|bronchial|bronchus|airway wall|central airway|bronchiolar|"
     "peribronchiolar|bronchovascular bundle|large airway",
     "trachea": "trachea|tracheal|tracheal air column|tracheobronchial tree",
@@ -65,7 +66,7 @@ STRUCTURES: Final[dict[str, str]] = {
     "abdomen": "abdomen|upper abdomen|bowel gas pattern|bowel gas|visualized abdomen|gas pattern|upper quadrant|"
     "upper abdominal structure",
     "bowel": "bowel|bowel loop|colon|small bowel|loop of bowel",
-    "stomach": "stomach|gastric bubble|gastric",
+    "stomach": "stomach|gastric cardia|gastric bubble|gastric",
     "lymph node": "lymph node|hilar lymph node|mediastinal lymph node|node|hilar node",
     "valve": "aortic valve|mitral valve|mitral annulus|mitral annular|valvular|valve annulus",
     "chest": "chest|chest x ray|chest radiograph|chest film|chest exam|chest examination|radiograph|examination|"
@@ -92,7 +93,7 @@ QUALITIES: Final[dict[str, str]] = {
     "obscured": "obscured|obscuration",
     "thick": "thickening|thickened|cuffing",
     "shifted": "shift|shifted|deviated|deviation|displaced|displacement|narrowed",
-    "low": "low|decreased|reduced|small|diminished|shallow|poor|low in volume|suboptimal|lower",
+    "low": "low|decreased|reduced|small|diminished|shallow|poor|limited|low in volume|suboptimal|lower",
     "high": "high|large|elevated|increased",
     "low in volume": "low in volume|low in lung volume",
     "fluid": "fluid|fluid collection",
@@ -109,13 +110,13 @@ QUALITIES: Final[dict[str, str]] = {
 }
 # What makes a statement on structures a normal one.
 NORMAL: Final = (
-    "normal|unremarkable|within normal limit|clear|intact|sharp|midline|well aerated|well expanded|preserved|normally|"
-    "in the midline|negative|within limit|normal in size|symmetrical|symmetric|nondisplaced trachea|maintained|"
-    "within normal limit in size|normal size|normal in appearance|normal limit|well inflated|well defined|"
-    "normal in caliber|normal in size and contour|benign|not remarkable|in normal limit|patent|within expected limit|"
-    "top normal|upper normal|top normal in size|upper normal in size|upper limit of normal|upper limit normal|"
-    "upper limit of normal in size|upper limit of normal size|high normal|normal variation|well visualized|"
-    "appropriate in size|age appropriate"
+    "normal|unremarkable|within normal limit|clear|intact|sharp|midline|well aerated|well expanded|preserved|"
+    "normally|in the midline|negative|within limit|normal in size|symmetrical|symmetric|nondisplaced trachea|"
+    "maintained|within normal limit in size|normal size|normal in appearance|normal limit|well inflated|"
+    "well defined|normal in caliber|normal in size and contour|benign|not remarkable|in normal limit|patent|"
+    "within expected limit|top normal|upper normal|top normal in size|upper normal in size|upper limit of normal|"
+    "upper limit normal|upper limit of normal in size|upper limit of normal size|high normal|normal variation|"
+    "well visualized|appropriate in size|age appropriate"
 )
 # A denied mention of these covers the structures named with it, or the whole chest.
 ABNORMALITY: Final = (
@@ -135,13 +136,13 @@ SIDES: Final[dict[str, str]] = {
 # Places of the lung by level: 0 the apex, 1 the upper zone, 2 the middle one, 3 the lower one.
 LEVELS: Final[dict[int, str]] = {
     0: "apex|apical|biapical|lung apex|apices|apico|biapically|apically",
-    1: "upper lobe|rul|lul|upper lung|upper zone|upper lung zone|upper lung field|upper|suprahilar|upper hemithorax|"
-    "upper lobar|apicoposterior",
+    1: "upper lobe|rul|lul|upper lung|upper zone|upper lung zone|upper lung field|upper|suprahilar|"
+    "upper hemithorax|upper lobar|apicoposterior",
     2: "mid lung|rml|midlung|mid|middle|middle lobe|mid lung zone|mid zone|perihilar|parahilar|middle lung|lingula|"
     "lingular|hilar|mid lung field|central|midlung zone|mid to",
-    3: "lower lobe|rll|lll|lower lung|lower zone|lower lung zone|lower lung field|lower|base|basilar|basal|bibasilar|"
-    "bibasal|lung base|infrahilar|retrocardiac|lower lobar|costophrenic|lower hemithorax|infrabasilar|"
-    "posterior base|bibasally|bilateral basilar|basally|diaphragmatic|medial base",
+    3: "lower lobe|rll|lll|lower lung|lower zone|lower lung zone|lower lung field|lower|base|basilar|basal|"
+    "bibasilar|bibasal|lung base|infrahilar|retrocardiac|lower lobar|costophrenic|lower hemithorax|"
+    "infrabasilar|posterior base|bibasally|bilateral basilar|basally|diaphragmatic|medial base",
 }
 SIDE_OF_PLACE: Final[dict[str, str]] = {
     "middle lobe": _RIGHT, "lingula": _LEFT, "lingular": _LEFT, "biapical": _BOTH, "bibasilar": _BOTH,
@@ -175,9 +176,9 @@ CHANGES: Final[dict[str, str]] = {
     "better": "improving|improved|improvement|decreasing|interval improvement|interval decrease|resolving|smaller|"
     "has decreased|have decreased|decreased since|decreased from|decreased compared|interval decreased|less|"
     "near resolution|nearly resolved|partially resolved|decreased in size|interval clearing|"
-    "interval resolution|slightly improved|decreased in the interval|less prominent|less conspicuous|"
-    "partial clearing|slightly decreased|interval reduction|better aerated|improved aeration|interval improved|"
-    "decrease in|has improved|have improved",
+    "interval resolution|slightly improved|decreased in the interval|less extensive|less severe|"
+    "less pronounced|less prominent|less conspicuous|partial clearing|slightly decreased|interval reduction|"
+    "better aerated|improved aeration|interval improved|decrease in|has improved|have improved",
     "same": "stable|unchanged|persistent|persist|again|continued|no change|no significant change|similar|"
     "not significantly changed|no interval change|no significant interval change|remain|redemonstrated|stably|"
     "not changed|without change|without significant change|no appreciable change|similar in appearance|"
@@ -230,17 +231,23 @@ POSITIONS: Final[dict[str, str]] = {
 GENERIC: Final = frozenset(("catheter", "catheters", "line", "lines", "lead", "leads", "device"))
 # Words between two names of one finding: the second explains the first, or is its alternative.
 EXPLAINS: Final = (
-    "suggestive of|compatible with|consistent with|in keeping with|representing|represent|reflect|reflecting|suggest|"
-    "suggesting|due to|related to|secondary to|likely|probably|may represent|could represent|may reflect|indicating|"
-    "suspicious for|concerning for|worrisome for|indicative of|characteristic of|versus|vs|attributed to|favor|"
-    "favored|favoring|from|explained by|caused by|with appearance of|which may|possibly|perhaps|may be|could be|"
-    "most consistent with|appearance of|presumed|typical of|diagnostic of|signify|indicated by|evidenced by|"
-    "characterized by|suggested by|as evidenced by|and or|corresponding to|correspond to|like|so called|i e|"
-    "for example|raise concern for|raising concern for|question of|concern for|as can be seen with|attributable to|"
-    "or"
+    "suggestive of|suggestive for|compatible with|consistent with|in keeping with|representing|represent|reflect|"
+    "reflecting|suggest|suggesting|due to|related to|secondary to|likely|probably|may represent|could represent|"
+    "may reflect|indicating|suspicious for|concerning for|worrisome for|indicative of|characteristic of|versus|vs|"
+    "attributed to|favor|favored|favoring|from|explained by|caused by|with appearance of|which may|possibly|"
+    "perhaps|may be|could be|most consistent with|appearance of|presumed|typical of|diagnostic of|signify|"
+    "indicated by|evidenced by|characterized by|suggested by|as evidenced by|and or|corresponding to|correspond to|"
+    "like|so called|i e|for example|raise concern for|raising concern for|question of|concern for|"
+    "as can be seen with|attributable to|or"
+)
+# Words that hold the name of a finding and name none.
+NO_FINDINGS: Final = "mass effect|body mass|side port|proximal port|side hole|joint effusion|lead to|leads to|line of"
+# Comparisons that need something to compare with: "less fluid than yesterday".
+COMPARATIVES: Final = frozenset(
+    ("less", "larger", "smaller", "more extensive", "worse", "less extensive", "less severe", "less pronounced")
 )
 # Sentences that begin so continue the finding before them.
-CONTINUES: Final = "this|these|finding|appearance|the finding|the appearance|which|it"
+CONTINUES: Final = frozenset(("this", "these", "finding", "appearance", "which", "it"))
 PREPOSITIONS: Final = frozenset((
     "in", "within", "at", "on", "of", "over", "overlying", "involving", "throughout", "to", "near", "along",
     "measuring", "measure", "about", "across", "from", "around", "above", "below", "through", "adjacent",
