@@ -269,6 +269,7 @@ def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, d
             record = {
                 "image": name, "text": signed["text"], "fields": shown["fields"], "sentences": shown["sentences"],
                 "corrections": shown["corrections"], "model": signed["model"], "facts": state["facts"],
+                "measurements": [one for one in shown["measurements"] if one["image"] == state["image"]["id"]],
                 "notice": NOTICE, "notices": notices_of(state, signed), "ai_generated": ai_generated(shown),
             }  # fmt: skip
             reports.append(json.dumps(record, ensure_ascii=False) + "\n")

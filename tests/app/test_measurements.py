@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from app import exports, measurements
+from app.images import ImageFolder
 from app.review import ReviewError
 from app.store import Store
 from encoder.reader.identity import Identity
@@ -172,3 +178,40 @@ def test_documents_have_the_measurements_of_their_version_in_pixels_of_the_files
     assert "MEASUREMENTS:\n- Length 20.0 mm\n- Length 5.0 px (the file states no pixel spacing)\n" in text
     store.set_context("ann", study, "lateral", None)
     assert len(exports.document(store.state("ann", study)).measurements) == 2, "its image is gone"
+
+
+def test_a_research_set_has_measurements_of_its_own_images_and_no_identifiers(store: Store, tmp_path: Path) -> None:
+    images = ImageFolder(tmp_path / "images")
+    picture = read_image(to_bytes(dataset(PatientOrientation=["R", "F"], PixelSpacing=[0.5, 0.5])), force=True)
+    identity = Identity("1.2.771", "1.2.772", "1.2.773", "1.2.840.10008.5.1.4.1.1.1", {"PatientID": "P771"}).to_dict()
+
+    def part(sha256: str) -> dict[str, Any]:
+        kept = images.keep(picture) | {"identity": identity}
+        return {"image": kept, "facts": picture.facts.to_dict(), "warnings": [], "sha256": sha256}
+
+    study = store.create("ann", name=None, **part("c" * 64))
+    lateral = part("d" * 64)
+    store.set_context("ann", study, "lateral", lateral)
+    store.jobs.add("ann", study)
+    report = written("c" * 64, "Clear.").model_dump(mode="json")
+    store.jobs.finish(taken(store), "done", text="Clear.", sentences=["Clear."], report=report, model=MODEL)
+    image = store.state("ann", study)["image"]["id"]
+    measured(store, study, [[10, 20], [40, 60]], image=image)
+    measured(store, study, [[1, 1], [4, 5]], image=lateral["image"]["id"])
+    act(store, study, "accept", sentence="s1")
+    for _ in range(2):
+        act(store, study, "sign")
+        act(store, study, "reopen")
+    act(store, study, "sign")
+    exports.research_set(store, images, "ann", tmp_path / "set.zip", dicom=True)
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert all(word not in content for content in contents.values() for word in (b"1.2.77", b"P771"))
+    (record,) = map(json.loads, contents["reports.jsonl"].splitlines())
+    assert [one["value"] for one in record["measurements"]] == [25.0]
+    found = pydicom.dcmread(io.BytesIO(contents[f"reports/{study}.dcm"]))
+    texts = [one.TextValue for one in found.ContentSequence if one.ValueType == "TEXT"]
+    assert [text for text in texts if text.startswith("Measurement")] == [
+        "Measurement: Length 25.0 mm (the file does not tell whether its pixel spacing was calibrated)"
+    ]
+    assert "PredecessorDocumentsSequence" not in found
