@@ -32,7 +32,7 @@ from llava_rad.commands import (
     service,
     train,
 )
-from llava_rad.commands.console import DEBUG, debugging, hint, note, show_error
+from llava_rad.commands.console import DEBUG, debugging, hint, line_of, missing_place, note, show_error
 from metrics.base import MetricError
 
 _STDOUT = "standard output cannot be written"
@@ -183,28 +183,17 @@ def _run(arguments: list[str] | None) -> None:
             sys.exit(130)
         if debugging():
             raise
-        if advice := _missing_place(error):
+        if advice := missing_place(error):
             show_error(advice)
             sys.exit(1)
         if isinstance(error, OSError):  # its file name is not shown
             if not isinstance(error, BrokenPipeError):
-                note(f"error: a file cannot be read or written ({os.strerror(error.errno or 0)}; {_line_of(error)})")
+                note(f"error: a file cannot be read or written ({os.strerror(error.errno or 0)}; {line_of(error)})")
             sys.exit(1)
         # the message of an unexpected error may quote a header, so only its type and line are shown
-        note(f"error: unexpected {type(error).__name__} in {_line_of(error)}")
+        note(f"error: unexpected {type(error).__name__} in {line_of(error)}")
         hint(f"{DEBUG}=1 shows the traceback, which may identify a patient")
         sys.exit(1)
-
-
-def _missing_place(error: Exception) -> LlavaRadError | None:
-    """Explain an error of Python's own search for the home directory or for a temporary folder."""
-    if _line_of(error).startswith("tempfile,") and isinstance(error, FileNotFoundError):
-        return LlavaRadError("there is no writable temporary folder", hint="set TMPDIR to one")
-    if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":
-        return LlavaRadError(
-            "the home directory is unknown, in which caches are kept", hint="set HOME, or XDG_CACHE_HOME and HF_HOME"
-        )
-    return None
 
 
 def _silence_libraries() -> None:
@@ -235,13 +224,3 @@ def _redirect_log(record: logging.LogRecord) -> bool:
     if record.levelno >= logging.WARNING and "Setting accelerator to CPU" not in record.getMessage():
         note(record.getMessage())
     return False
-
-
-def _line_of(error: BaseException) -> str:
-    """Module and line in which an error was raised."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return "an unknown module"
-    return f"{traceback.tb_frame.f_globals.get('__name__', '?')}, line {traceback.tb_lineno}"

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from encoder.errors import LlavaRadError, ModelError
 from encoder.json_files import read_json
+from llava_rad.commands.console import missing_place
 
 Status = Literal["ok", "warning", "missing"]
 # Needed at run time; pip checks the versions at installation.
@@ -84,10 +85,13 @@ def diagnose(model: str | None = None) -> Diagnosis:
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """Run a check; a broken package fails it and does not stop the others."""
+    """Run a check; a broken package, or a machine without places for files, fails it and does not stop the others."""
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        if place := missing_place(error):
+            yield Check(name=name, status="missing", detail=str(place), fix=place.hint)
+            return
         yield Check(name=name, status="missing", detail=f"fails with {type(error).__name__}", fix=_reinstall())
 
 

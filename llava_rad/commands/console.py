@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from encoder.errors import LlavaRadError
 from encoder.runs.progress import ProgressLines
 
 if TYPE_CHECKING:
-    from encoder.errors import LlavaRadError
     from llava_rad.generation.sources import Source
     from metrics.base import MetricError
 
@@ -107,3 +107,24 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if came and callable(before):
         before(*came[0])
+
+
+def missing_place(error: Exception) -> LlavaRadError | None:
+    """Explain an error of Python's own search for the home directory or for a temporary folder."""
+    if line_of(error).startswith("tempfile,") and isinstance(error, FileNotFoundError):
+        return LlavaRadError("there is no writable temporary folder", hint="set TMPDIR to one")
+    if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":
+        return LlavaRadError(
+            "the home directory is unknown, in which caches are kept", hint="set HOME, or XDG_CACHE_HOME and HF_HOME"
+        )
+    return None
+
+
+def line_of(error: BaseException) -> str:
+    """Module and line in which an error was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return "an unknown module"
+    return f"{traceback.tb_frame.f_globals.get('__name__', '?')}, line {traceback.tb_lineno}"

@@ -15,6 +15,8 @@ from tests.llava_rad import small_files, small_probes
 from tests.llava_rad.conversion import replicas
 from tests.llava_rad.training import small_pairs
 
+OUTPUTS = "outputs"
+"""Folder of a world that holds no inputs."""
 ARCHIVE = "http://127.0.0.1:9/dicom-web"
 """Where nobody listens."""
 
@@ -138,7 +140,7 @@ CALLS = {
         lambda w, o: [o, "--encoder", f"{DEMO}/encoder", "--language-model", f"{DEMO}/language_model"],
     ),
     "convert": Call("convert", lambda w, o: [w.published, o, "--from", "llava-rad"]),
-    "manifest": Call("manifest", lambda w, o: ["table", w.labels, "-o", o]),
+    "manifest": Call("manifest", lambda w, o: ["folder", w.pictures, "-o", o]),
     "reports": Call("reports", lambda w, o: ["table", w.reports, "-o", o], ending=".csv"),
     "evaluate": Call("evaluate", lambda w, o: [w.texts, w.texts, "--metrics", "rouge_l,rules", "-o", o]),
     "benchmark": Call(
@@ -198,4 +200,6 @@ def commands() -> Iterator[str]:
 
 def inputs(world: World) -> dict[str, bytes]:
     """Content of every input, by its path."""
-    return {str(path): path.read_bytes() for path in sorted(world.folder.rglob("*")) if path.is_file()}
+    paths = [path for path in sorted(world.folder.rglob("*")) if path.is_file()]
+    own = world.folder / OUTPUTS
+    return {str(path): path.read_bytes() for path in paths if not path.is_relative_to(own)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -98,3 +100,18 @@ def test_a_model_that_is_not_there(run: Run, tmp_path: Path, monkeypatch: pytest
     assert check.status == "missing" and check.fix
     done = run("doctor", "--model", "microsoft/maira-2")
     assert done.code == 1 and "not converted yet" in done.out
+
+
+def test_a_machine_without_a_temporary_folder_is_told_the_variable_not_to_install_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+
+    def check() -> Iterator[doctor.Check]:
+        yield doctor.Check(name="device", status="ok", detail=tempfile.gettempdir())
+
+    (found,) = doctor._guarded("device", check)
+    assert (found.status, found.detail, found.fix) == (
+        "missing", "there is no writable temporary folder", "set TMPDIR to one",
+    )  # fmt: skip
