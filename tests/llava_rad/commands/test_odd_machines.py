@@ -116,9 +116,9 @@ def served(process: subprocess.Popen[bytes]) -> Ran:
         while line := process.stderr.readline():
             text += line
             if found := re.search(rb"http://127\.0\.0\.1:(\d+)", line):
-                end = time.monotonic() + 120
+                end = time.monotonic() + 900
                 while True:
-                    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+                    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=300)
                     try:
                         connection.request("GET", "/health/ready")
                         if connection.getresponse().status == 200:
@@ -130,7 +130,7 @@ def served(process: subprocess.Popen[bytes]) -> Ran:
                     assert time.monotonic() < end, text
                     time.sleep(0.2)
                 process.send_signal(signal.SIGTERM)
-        return Ran(process.wait(120), "", text.decode())
+        return Ran(process.wait(600), "", text.decode())
     finally:
         process.kill()
 
@@ -165,7 +165,7 @@ def test_a_machine_without_user_home_and_places_for_files(
         if call.server:
             done = served(process)
         else:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=3000)
             done = Ran(process.returncode, out.decode(), err.decode())
         check(done.code, done.err)
         if done.code == 0:
@@ -209,7 +209,7 @@ def test_a_full_disk(name: str, world: World, archive: Server, tmp_path: Path) -
     env = ENV | {"DISK": str(disk), "HOME": str(tmp_path), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", FULL, "sh", str(runner)], capture_output=True, text=True, env=env,
-        timeout=900,
+        timeout=3000,
     )  # fmt: skip
     first, _, rest = done.stderr.partition("first: ")
     code, left, again = int(rest.split()[0]), re.findall(r"left: (.*)", rest), int(rest.rsplit("again: ")[1])

@@ -239,7 +239,7 @@ class Container:
         variables = [f"{name}={value}" for name, value in self.env.items()]
         return subprocess.run([*enter, *inner, *variables, *self.check], capture_output=True).returncode == 0
 
-    def until(self, reached: Callable[[], T], seconds: float = 300) -> T:
+    def until(self, reached: Callable[[], T], seconds: float = 1500) -> T:
         """Wait until something is true of a running container."""
         end = time.monotonic() + seconds
         while not (found := reached()):
@@ -247,7 +247,7 @@ class Container:
             time.sleep(0.1)
         return found
 
-    def stop(self, seconds: float = 60) -> int:
+    def stop(self, seconds: float = 600) -> int:
         """Send SIGTERM to process 1, as ``docker stop`` does, and return the exit code."""
         os.kill(self.first, signal.SIGTERM)
         return self.process.wait(seconds)
@@ -303,7 +303,7 @@ def ran(
 ) -> tuple[int, str]:  # fmt: skip
     """Run a command to its end, as ``docker compose run`` does; return exit code and output."""
     with started(image, service, volumes, log, command, stdin) as container:
-        code = container.process.wait(600)
+        code = container.process.wait(3000)
         return code, container.output()
 
 
