@@ -162,7 +162,7 @@ CALLS = {
     "key add": Call("key add", lambda w, o: ["other", "--keys", o], before=_key),
     "key remove": Call("key remove", lambda w, o: ["somebody", "--keys", o], before=_key),
     "probe linear": Call("probe linear", lambda w, o: [*_probe(w, o, w.labels), "--protocol", "logistic"]),
-    "probe demographics": Call("probe demographics", lambda w, o: _probe(w, o, w.labels)),
+    "probe demographics": Call("probe demographics", lambda w, o: [*_probe(w, o, w.labels), "--all-images"]),
     "probe segment": Call("probe segment", lambda w, o: [*_probe(w, o, w.masks, "rad-dino-84"), *_SEGMENT]),
     "probe nnunet": Call("probe nnunet", lambda w, o: ["--data", w.masks, "--recipe", "rad-dino-84", "-o", o],
                          ending="/Dataset501_Squares"),

@@ -221,7 +221,7 @@ class Container:
     @property
     def first(self) -> int:
         """Process id, outside, of its process 1."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not (found := Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()):
             assert time.monotonic() < end
             time.sleep(0.01)
