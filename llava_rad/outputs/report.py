@@ -25,7 +25,8 @@ NOTICE: Literal["AI-generated draft. Research use only. Not for clinical use."] 
 DEMONSTRATION_NOTICE = "Written by a demonstration model, whose findings are not reliable."
 
 # A full stop ends a sentence if a space and a possible first character follow, but not after an abbreviation.
-_BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n+\s*")
+_BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<!\s)\s*\n\s*")
+_LONGEST_ABBREVIATION = 12
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|ca|e\.g|i\.e|fig|cf|[a-z])\.$", re.IGNORECASE)
 
 
@@ -233,10 +234,9 @@ def sentences(text: str) -> list[str]:
     for match in _BOUNDARY.finditer(text):
         # closing quotes or brackets before the space belong to the sentence they close
         end = match.start() + len(match.group()) - len(match.group().lstrip("\"')]"))
-        sentence = text[start:end].strip()
-        if "\n" not in match.group() and _ABBREVIATION.search(sentence):
+        if "\n" not in match.group() and _ABBREVIATION.search(text[max(start, end - _LONGEST_ABBREVIATION) : end]):
             continue
-        if sentence:
+        if sentence := text[start:end].strip():
             parts.append(sentence)
         start = match.end()
     rest = text[start:].strip()

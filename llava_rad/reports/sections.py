@@ -132,9 +132,10 @@ def names_views_only(findings: str) -> bool:
 
 _KNOWN = "|".join(sorted((re.escape(name) for name in _NAMES), key=len, reverse=True))
 # Headings of a report in running text, as models write it: at its begin, after the end of a sentence or a line, or
-# in front of a capital letter that is no begin of a sentence ("effusion Impression: ...").
+# in front of a capital letter that is no begin of a sentence ("effusion Impression: ..."). White space is bounded and
+# not given back: the time is linear in a text of blank lines.
 _INLINE = re.compile(
-    rf"(?:^|(?<=[.!?:;)\]*\n]))[\s*#_-]*(?P<any>{_KNOWN})(?:[*_ ]*:[*_]*|[*_ ]*(?=\n))"
+    rf"(?:^|(?<=[.!?:;)\]*\n]))[\s*#_-]{{0,100}}+(?P<any>{_KNOWN})(?:[*_ ]*:[*_]*|[*_ ]*(?=\n))"
     r"|\s[*#_]*(?P<capital>Findings|Impression|Conclusion)[*_ ]*:[*_]*",
     re.IGNORECASE,
 )
@@ -147,6 +148,7 @@ def findings_part(text: str) -> str | None:
         text: report whose headings stand in running text, as in ReXrank's files. Headings are those of
             :func:`name_of`, as whole names; text begins with one of them, and one of them is Findings.
     """
+    text = text.lstrip()
     headings = [one for one in _INLINE.finditer(text) if one["any"] or one["capital"][0].isupper()]
     if not headings or text[: headings[0].start()].strip():
         return None

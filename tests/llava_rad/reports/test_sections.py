@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from llava_rad.outputs.report import sentences
 from llava_rad.reports.sections import (
     HAND_MADE,
     Section,
     findings_of,
+    findings_part,
     last_section,
     name_of,
     names_views_only,
@@ -214,3 +216,11 @@ def test_of_all_real_reports_one_only_names_views(shared_dir: Path) -> None:
     findings = {row["uid"]: row["findings"] for row in map(json.loads, lines)}
     assert (len(findings), sum(bool(text.strip()) for text in findings.values())) == (3955, 3425)
     assert [uid for uid, text in findings.items() if names_views_only(text)] == ["CXR202"]
+
+
+@pytest.mark.parametrize("part", ["\n", "\n ", " ", "*", "-", "Findings ", "Findings:\n", "e.g. A ", ". A"], ids=repr)
+def test_the_time_is_linear_in_texts_of_one_kind(part: str) -> None:
+    """4,000 line breaks took minutes: each of them began a search to the end of the text."""
+    text = (part * 200_000)[:200_000]
+    findings_part(text)
+    assert sentences(text) is not None
