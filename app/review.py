@@ -110,9 +110,9 @@ def drafted(
         {"id": f"s{number}", "draft": text, "text": text, "state": "undecided", "section": "findings"}
         for number, text in enumerate(texts, 1)
     ]
-    for one, found in zip(sentences, boxes, strict=False):
+    for at, found in enumerate(boxes[: len(sentences)]):
         if found:
-            one["boxes"] = list(found)
+            sentences[at]["boxes"] = list(found)
     sentences += [one | {"id": f"s{number}"} for number, one in enumerate(kept, len(sentences) + 1)]
     before = {"sentences": document["sentences"], "job": document.get("job")}
     after = {"sentences": sentences, "job": job}
