@@ -30,7 +30,7 @@ BE: Final = frozenset((
 _JOINS: Final = frozenset((
     "and", "or", "/", "versus", "vs", ",", "with", "associated", "adjacent", "possible", "probable",
 ))  # fmt: skip
-MODIFIERS: Final = ("side", "level", "severity", "change", "site", "tip", "position", "size")
+MODIFIERS: Final = ("side", "level", "severity", "change", "site", "tip", "position", "size", "number")
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Part:
         sites: bones.
         tips: positions of the tip.
         position: "good", "bad" or None.
+        number: "one", "many" or None.
         old: the finding is called old, chronic or healed.
         generic: the words can be of several devices: "the catheter".
         where: span of each attribute.
@@ -67,6 +68,7 @@ class Part:
     sites: set[str] = field(default_factory=set)
     tips: set[str] = field(default_factory=set)
     position: str | None = None
+    number: str | None = None
     old: bool = False
     generic: bool = False
     where: dict[str, Span] = field(default_factory=dict)
@@ -187,6 +189,8 @@ def _give(line: str, part: Part, item: Item) -> None:
                 part.add(item, kind)
         elif kind == "severity" and "quality" in item and span[0] <= item.start and item.end <= span[1]:
             continue  # the quality that makes the finding
+        elif kind == "number" and part.entities[0] not in words.COUNTED:
+            continue
         elif not (device and kind in ("severity", "level")):
             part.add(item, kind)
 

@@ -260,6 +260,10 @@ def _differences(reference: Finding, candidate: Finding) -> list[Difference]:
     add(place, "tip", *_tips(reference, candidate))
     add(Category.SEVERITY, "severity", *_severity(reference, candidate))
     add(Category.SEVERITY, "size", *_size(reference, candidate))
+    if reference.number and candidate.number and reference.number != candidate.number:
+        add(Category.SEVERITY, "number", f"{candidate.number} instead of {reference.number}", weights.NUMBER)
+    elif reference.number == "many" and not candidate.number:
+        add(Category.SEVERITY, "number", "not said to be many", weights.SEVERITY_MISSING)
     if reference.certain != candidate.certain:
         detail = "only possible" if reference.certain else "certain instead of possible"
         add(Category.SEVERITY, "certainty", detail, weights.CERTAINTY)

@@ -1,7 +1,7 @@
 """Kinds of error in a report and their clinical significance: the one list of the metric and of the review application.
 
 Kinds are the six categories of ReXVal (Yu et al. 2023, https://doi.org/10.13026/2fp8-qr71) and "other"; significance
-has the four levels of RadPref (Baharoon et al. 2026, arXiv 2603.06183). Values are stored in files: never rename one.
+has the four levels of RadPref (project CRIMSON, arXiv 2603.06183). Values are stored in files: never rename one.
 """
 
 from __future__ import annotations

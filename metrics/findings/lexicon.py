@@ -151,7 +151,7 @@ def _phrases() -> Iterator[tuple[str, Any, str]]:
     named: dict[str, dict[Any, str]] = {
         "structure": words.STRUCTURES, "quality": words.QUALITIES, "side": words.SIDES, "level": words.LEVELS,
         "severity": words.SEVERITY, "change": words.CHANGES, "tip": words.TIPS, "position": words.POSITIONS,
-        "site": words.SITES,
+        "site": words.SITES, "number": words.NUMBERS,
     }  # fmt: skip
     for kind, table in named.items():
         for value, text in table.items():

@@ -33,6 +33,7 @@ class Finding:
         sites: bones.
         tips: positions of a tip.
         position: "good", "bad" or None.
+        number: "one", "many" or None.
         old: it is called old, chronic or healed.
         where: span of each attribute.
     """
@@ -49,6 +50,7 @@ class Finding:
     sites: frozenset[str] = frozenset()
     tips: frozenset[str] = frozenset()
     position: str | None = None
+    number: str | None = None
     old: bool = False
     where: Mapping[str, Span] = field(default_factory=dict, compare=False)
 
@@ -175,6 +177,7 @@ def _finding(part: Part) -> Finding:
         sites=frozenset(part.sites),
         tips=frozenset(part.tips),
         position=part.position,
+        number=part.number,
         old=part.old,
         where=part.where,
     )

@@ -298,7 +298,7 @@ def join(one: Part, other: Part) -> None:
     one.entities += [name for name in other.entities if name not in one.entities]
     one.spans += other.spans
     one.code = POSITIVE if POSITIVE in (one.code, other.code) else one.code
-    for kind in ("severity", "size", "distance", "change", "position"):
+    for kind in ("severity", "size", "distance", "change", "position", "number"):
         if getattr(one, kind) is None:
             setattr(one, kind, getattr(other, kind))
     for kind in ("sides", "levels", "sites", "tips"):

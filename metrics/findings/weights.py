@@ -39,6 +39,7 @@ SIZES: Final = ((1.2, 0.0), (1.5, 0.1), (2.0, 0.2), (float("inf"), 0.35))
 """Ratio of two sizes up to which a deduction holds: RECIST 1.1 calls a change below 20 % none (Eisenhauer 2009)."""
 SIZE_NOISE: Final = 2.0
 """Difference in mm that is no difference: measurement varies by as much (Bankier et al. 2017, Fleischner Society)."""
+NUMBER: Final = 0.15  # one for many: a metastasis is not a solitary nodule
 CERTAINTY: Final = 0.1
 NAME_LESS_EXACT: Final = 0.15  # the sign without the disease that the reference gives, or the disease for the sign
 CHANGE_WRONG: Final = 0.2  # better for worse
@@ -76,6 +77,12 @@ RELATED: Final[dict[tuple[str, str], float]] = {
     ("opacity", "nodule"): 0.5, ("opacity", "mass"): 0.5, ("nodule", "mass"): 0.7, ("mass", "malignancy"): 0.8,
     ("nodule", "malignancy"): 0.6, ("opacity", "malignancy"): 0.4, ("cavity", "mass"): 0.4,
     ("cavity", "tuberculosis"): 0.5, ("cavity", "pneumonia"): 0.3, ("cavity", "bulla"): 0.3, ("cavity", "opacity"): 0.4,
+    ("cavity", "lung abscess"): 0.7, ("lung abscess", "pneumonia"): 0.5, ("lung abscess", "mass"): 0.4,
+    ("lung abscess", "opacity"): 0.4, ("air fluid level", "lung abscess"): 0.5, ("air fluid level", "cavity"): 0.6,
+    ("air fluid level", "pneumothorax"): 0.3, ("air fluid level", "hiatal hernia"): 0.5,
+    ("air fluid level", "pleural effusion"): 0.4, ("mediastinal mass", "malignancy"): 0.6,
+    ("lymphadenopathy", "malignancy"): 0.5, ("widened mediastinum", "malignancy"): 0.3,
+    ("pleural thickening", "malignancy"): 0.3,
     ("opacity", "aspiration"): 0.6, ("pneumonia", "aspiration"): 0.7, ("consolidation", "aspiration"): 0.6,
     ("atelectasis", "aspiration"): 0.3, ("pneumonia", "tuberculosis"): 0.5, ("opacity", "tuberculosis"): 0.5,
     ("opacity", "pulmonary contusion"): 0.6, ("consolidation", "pulmonary contusion"): 0.5,
@@ -175,7 +182,7 @@ _LINES: Final = (
 
 CONTEXT: Final[tuple[Rule, ...]] = (
     Rule(("pneumomediastinum", "subcutaneous emphysema"), -3,
-         "Air is expected after surgery of the chest (ACR Appropriateness Criteria, Routine Chest Imaging)",
+         "Air is expected after surgery of the chest",
          indication=_HEART_SURGERY),
     Rule(("pneumothorax",), -1, "A small pneumothorax is usual after surgery of the chest",
          indication=_HEART_SURGERY, most=1.0),

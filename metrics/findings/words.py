@@ -128,9 +128,9 @@ ABNORMALITY: Final = (
 )
 _LEFT, _RIGHT, _BOTH = "left", "right", "both"
 SIDES: Final[dict[str, str]] = {
-    _LEFT: "left|left sided|left side|leftward|lul|lll|left upper extremity|left hemithorax",
-    _RIGHT: "right|right sided|right side|rightward|rul|rml|rll|right upper extremity|right hemithorax",
-    _BOTH: "bilateral|bilaterally|both|both side|each|biapical|bibasilar|bibasal|both lung|bilateral lung|"
+    _LEFT: "left|lt|left sided|left side|leftward|lul|lll|left upper extremity|left hemithorax",
+    _RIGHT: "right|rt|right sided|right side|rightward|rul|rml|rll|right upper extremity|right hemithorax",
+    _BOTH: "bilateral|b/l|bilat|bilaterally|both|both side|each|biapical|bibasilar|bibasal|both lung|bilateral lung|"
     "on both side|left and right|right and left|either side|bilateral basilar|bihilar|biapically",
 }
 # Places of the lung by level: 0 the apex, 1 the upper zone, 2 the middle one, 3 the lower one.
@@ -153,7 +153,7 @@ SEVERITY: Final[dict[float, str]] = {
     0.5: "minimal|minimally|tiny|trace|minor|subtle|faint|minute|borderline|questionable|trivial|slight|slightly|"
     "scant|very small|miniscule|vague",
     1.0: "mild|mildly|small|small sized|limited|small volume|mild degree|mild amount|small amount|mild sized",
-    2.0: "moderate|moderately|moderate sized|moderate amount|medium|moderate degree|moderate volume",
+    2.0: "moderate|mod|moderately|moderate sized|moderate amount|medium|moderate degree|moderate volume",
     3.0: "severe|severely|large|marked|markedly|massive|extensive|gross|grossly|significant|significantly|huge|"
     "substantial|severe degree|large sized|considerable|advanced|dense|very large|very|large amount|complete|"
     "near complete|enormous|prominent",
@@ -213,6 +213,14 @@ TIPS: Final[dict[str, str]] = {
     "esophagus": "esophagus|distal esophagus|gastroesophageal junction|ge junction|esophagogastric junction",
     "pulmonary artery": "main pulmonary artery|right pulmonary artery|left pulmonary artery|pulmonary outflow tract",
     "aorta": "descending aorta|aortic arch|thoracic aorta",
+}
+COUNTED: Final = frozenset((
+    "nodule", "mass", "cavity", "opacity", "granuloma", "malignancy", "fracture", "vertebral compression",
+    "bone lesion", "bulla", "lung abscess",
+))  # fmt: skip
+NUMBERS: Final[dict[str, str]] = {
+    "many": "multiple|numerous|several|innumerable|multifocal|countless|many|scattered|few|two|three|four",
+    "one": "single|solitary|isolated|unifocal",
 }
 POSITIONS: Final[dict[str, str]] = {
     "good": "satisfactory position|good position|appropriate position|appropriately positioned|well positioned|"

@@ -76,6 +76,7 @@ def test_the_formula_has_its_three_fixed_points() -> None:
         ("PICC tip in the axillary vein.", "PICC tip in the SVC.", ("place", "picc")),
         ("Large right effusion.", "Small right effusion.", ("severity", "pleural effusion")),
         ("30 mm nodule.", "12 mm nodule.", ("severity", "nodule")),
+        ("Solitary nodule.", "Multiple nodules.", ("severity", "nodule")),
         ("Possible pneumonia.", "Pneumonia.", ("severity", "pneumonia")),
         ("Worsening edema.", "Pulmonary edema.", ("false_comparison", "pulmonary edema")),
         ("Worsening edema.", "Improved edema.", ("false_comparison", "pulmonary edema")),

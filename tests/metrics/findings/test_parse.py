@@ -44,6 +44,7 @@ def names(text: str) -> list[tuple[str, ...]]:
         ("There is a 2.3 x 1.8 cm mass in the left upper lobe.", {"entities": ("mass",), "size": 23.0, "sides": LEFT}),
         ("12 mm nodule.", {"entities": ("nodule",), "size": 12.0}),
         ("Moderate-to-large right pleural effusion.", {"entities": ("pleural effusion",), "severity": 2.5}),
+        ("Multiple bilateral nodules.", {"number": "many", "sides": BOTH}),
         # change
         ("Right effusion, increased since yesterday.", {"change": "worse"}),
         ("Interval improvement of the pulmonary edema.", {"change": "better"}),
