@@ -52,8 +52,8 @@ export function mount(root) {
         bars("What became of the drafted sentences", ["accepted", "edited", "rejected"].map((one) => [one, shares[one] ?? 0, one]), percent),
         bars("Signed reports by day", Object.entries(found.days)),
         found.labels.length ? bars("Findings that reviewers changed most", found.labels.map((one) => [`${one.finding} (${one.from} to ${one.to})`, one.count])) : "",
-        found.errors.total ? errors(found.errors) : "",
-        h("table", {}, h("caption", {}, "By model"), h("thead", {}, h("tr", {}, ...["Model", "Reports", "Accepted", "Changed", "Time"].map((title) => h("th", { scope: "col" }, title)))),
+        found.errors.total ? h("div", { class: "lr-wide", tabIndex: 0, role: "region", "aria-label": "Errors in drafts" }, errors(found.errors)) : "",
+        h("table", { class: "lr-wide" }, h("caption", {}, "By model"), h("thead", {}, h("tr", {}, ...["Model", "Reports", "Accepted", "Changed", "Time"].map((title) => h("th", { scope: "col" }, title)))),
           h("tbody", {}, ...found.models.map((one) => h("tr", {}, h("th", { scope: "row", title: one.model }, shortened(one.model)), h("td", {}, String(one.signed)), h("td", {}, percent(one.shares.accepted)), h("td", {}, percent(one.edit_distance.mean)), h("td", {}, seconds(one.seconds.median))))))) : h("p", { class: "lr-quiet" }, "Numbers appear when reports have been signed."));
   }
 

@@ -9,6 +9,7 @@ import { call, h, session } from "./session.js";
 import { pictureOf, thumbnail } from "./pictures.js";
 import { createViewer } from "./viewer.js";
 
+const COMPUTING = "Computing the map …";
 const CONTEXT = { prior: "Prior", lateral: "Lateral", further: "Further image" };
 
 export function mount(root) {
@@ -16,19 +17,22 @@ export function mount(root) {
   const viewer = createViewer(h("div", { id: "viewer" }), { label: "Radiograph", keys: false, measured: (kind, points) => keep(viewer, kind, points) });
   const sides = Object.fromEntries(Object.keys(CONTEXT).map((which) => [which, side(which)]));
   const current = h("div", { class: "lr-pane lr-current" }, viewer.root);
-  const earlier = h("details", { id: "prior-signed", open: true }, h("summary", {}), h("p", {}));
-  sides.prior.pane.append(earlier);
+  const earlier = h("details", { id: "prior-signed", open: matchMedia("(min-width: 45rem) and (min-height: 37rem)").matches }, h("summary", {}), h("p", {}));
   const pair = h("div", { class: "lr-pair" }, current, ...Object.values(sides).map((one) => one.pane));
   const images = h("ul", { id: "images", "aria-label": "Images of the study", role: "list" });
   const link = h("input", { type: "checkbox", id: "linked", checked: true, onchange: () => relink() });
   const linked = h("label", { for: "linked", title: "Zoom, position and window of both images change together" }, link, " linked");
   const looked = h("button", {
     id: "encoder-map", class: "lr-button", title: "Where the encoder looked: attention of its summary token; not proof of a finding", "aria-pressed": "false",
-    onclick: () => session.toggleEvidence(null),
+    onclick: async () => {
+      if (!session.evidence) note.textContent = COMPUTING;
+      await session.toggleEvidence(null);
+      if (note.textContent === COMPUTING) note.textContent = "";
+    },
   }, "Encoder map");
   const measurements = h("ul", { id: "measurements", "aria-label": "Measurements", role: "list" });
   root.append(
-    pair, note,
+    pair, earlier, note,
     h("div", { class: "lr-hanging" }, images, measurements, h("span", { class: "lr-space" }), linked, looked,
       ...["lateral", "prior"].flatMap((which) => [sides[which].add, sides[which].remove, sides[which].file])));
 
@@ -152,7 +156,7 @@ export function mount(root) {
     }
     if (changed) relinkLater();
     drawThumbnails(seen);
-    drawReport();
+    drawReport(seen);
     drawBoxes();
     drawMeasurements();
   }
@@ -198,9 +202,10 @@ export function mount(root) {
     return which === "lateral" ? "Lateral" : `Further ${number + 1}`;
   }
 
-  function drawReport() {
+  /** Show the prior's report below both images, so that they keep the same height. */
+  function drawReport(seen) {
     const prior = session.study?.prior;
-    earlier.hidden = !prior?.report;
+    earlier.hidden = !prior?.report || seen?.[0] !== "prior" || (narrow() && pair.dataset.front !== "context");
     if (earlier.hidden) return;
     earlier.querySelector("summary").textContent = `Signed report of the prior${prior.date ? `, ${prior.date}` : ""}`;
     earlier.querySelector("p").textContent = prior.report;
