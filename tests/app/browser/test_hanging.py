@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,13 @@ def page(browser_page: Page, made: Made) -> Page:
     ready(browser_page, f"{made.server.url}/#{made.current}")
     painted(browser_page)
     return browser_page
+
+
+def reloaded(page: Page) -> None:
+    """Load the page again, with the settings that have been changed."""
+    page.reload()
+    page.wait_for_selector("body[aria-busy=false]")
+    painted(page)
 
 
 def right(page: Page) -> str | None:
@@ -228,7 +237,7 @@ def test_no_accessibility_violation_in_any_state_of_the_images(page: Page, made:
     from axe_playwright_python.sync_playwright import Axe
 
     made.server.client().call("PUT", "/api/settings", {"theme": theme})
-    ready(page, f"{made.server.url}/#{made.current}")
+    reloaded(page)
     painted(page, "#prior-viewer")
     found: dict[str, list[Any]] = {}
 
@@ -250,3 +259,39 @@ def test_no_accessibility_violation_in_any_state_of_the_images(page: Page, made:
     page.set_viewport_size({"width": 390, "height": 844})
     check("small")
     assert found == {}
+
+
+def test_keys_of_the_images_can_be_changed(page: Page, made: Made) -> None:
+    client = made.server.client()
+    client.call("PUT", "/api/settings", {"keys": {"image-invert": ["y"]}})
+    try:
+        reloaded(page)
+        page.locator("#viewer canvas").press("i")
+        assert not state_of(page)["inverted"]
+        page.locator("#viewer canvas").press("y")
+        assert state_of(page)["inverted"]
+        assert page.get_attribute("#viewer [data-tool=invert]", "title") == "Invert (y)"
+        page.locator("#prior-viewer canvas").press("t")
+        assert (state_of(page)["turns"], state_of(page, "#prior-viewer")["turns"]) == (0, 1), "of the focused image"
+    finally:
+        client.call("PUT", "/api/settings", {"keys": None})
+
+
+def test_several_files_and_a_zip_that_are_dropped_become_studies(page: Page, made: Made, tmp_path: Path) -> None:
+    files = [small_files.dicom(tmp_path / f"{seed}.dcm", seed=seed, PatientID=f"p{seed}") for seed in (40, 41, 42)]
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(files.pop(), "one.dcm")
+    client = made.server.client()
+    before = client.call("GET", "/api/studies").json()["total"]
+    drop = """async files => {
+      const transfer = new DataTransfer();
+      for (const [name, text] of files) {
+        transfer.items.add(new File([Uint8Array.from(atob(text), one => one.charCodeAt(0))], name));
+      }
+      document.querySelector('#viewing').dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true}));
+    }"""
+    named = [*files, tmp_path / "more.zip"]
+    page.evaluate(drop, [[one.name, base64.b64encode(one.read_bytes()).decode()] for one in named])
+    page.get_by_role("tab", name="Worklist").click()
+    page.wait_for_function("count => document.querySelectorAll('#studies tbody tr').length === count", arg=before + 3)
+    assert page.evaluate("document.body.dataset.study") == made.current, "the open study stays open"
