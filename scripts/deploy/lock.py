@@ -13,7 +13,7 @@ import argparse
 import platform
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -29,10 +29,15 @@ LOCK = Path(__file__).with_name("constraints.txt")
 Lock = Mapping[str, Version]
 
 
-def declared(pyproject: Path = ROOT / "pyproject.toml") -> tuple[list[Requirement], list[Requirement]]:
-    """Return the requirements of the package with all its extras, and those of the dependency groups."""
-    data = tomllib.loads(pyproject.read_text("utf-8"))
-    extras = [text for texts in data["project"]["optional-dependencies"].values() for text in texts]
+def declared(only: Collection[str] | None = None) -> tuple[list[Requirement], list[Requirement]]:
+    """Return the requirements of the package with its extras, and those of the dependency groups, by pyproject.toml.
+
+    Args:
+        only: the extras; None for all.
+    """
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    known = data["project"]["optional-dependencies"]
+    extras = [text for name in (known if only is None else only) for text in known[name]]
     groups = [text for texts in data["dependency-groups"].values() for text in texts if isinstance(text, str)]
     return [*map(Requirement, [*data["project"]["dependencies"], *extras])], [*map(Requirement, groups)]
 

@@ -55,7 +55,6 @@ mount --make-rprivate /
 mount -t tmpfs -o size=1M none "$DISK"
 "$@" before
 head -c 2000000 /dev/zero > "$DISK/filler" 2>/dev/null || true
-sync
 "$@" first && code=0 || code=$?
 echo "first: $code" >&2
 find "$DISK" -name '*.tmp' -printf 'left: %f\\n' >&2

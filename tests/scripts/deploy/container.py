@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from packaging.requirements import Requirement
 
-from scripts.deploy.lock import closure, requirements_of
+from scripts.deploy.lock import closure, declared
 from tests.scripts.deploy.dockerfile import Stage, dockerfile, pairs, words
 from tests.source_tree import ROOT
 
@@ -100,7 +100,7 @@ def _step(
         given = {key: arguments.get(key, default) for key, _, default in defaults}
         if "venv" in rest:
             _run(image, ["sh", "-ec", rest], given)
-            _link_packages(image)
+            _link_packages(image, given["EXTRAS"])
         else:
             _run(image, ["sh", "-ec", rest], given | {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"})
     elif name == "COPY":
@@ -152,11 +152,11 @@ def skeleton(root: Path) -> Path:
     return root
 
 
-def _link_packages(image: Image) -> None:
-    """Link the packages of a default install with the extras of the image, and pip's build backend, by their names."""
+def _link_packages(image: Image, extras: str) -> None:
+    """Link the packages that pyproject.toml declares with some extras, and pip's build backend, by their names."""
     site = image.root / "opt/llava-rad/lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    wanted = [*requirements_of("llava-rad", ["app", "pacs"]), Requirement("hatchling")]
-    for name in closure(wanted):
+    package, _ = declared(extras.split(","))
+    for name in closure([*package, Requirement("hatchling")]):
         for file in metadata.files(name) or ():
             top, origin = file.parts[0], Path(sysconfig.get_path("purelib"), file.parts[0])
             if top != ".." and top != "__pycache__" and origin.exists() and not (site / top).exists():
