@@ -152,8 +152,7 @@ export function mount(root) {
     composing = { box, section, element: h("li", { class: "lr-composing" }, box.element, buttons) };
     const at = rows.get(before)?.element;
     parts[section].list.hidden = false;
-    if (at) at.after(composing.element);
-    else parts[section].list.append(composing.element);
+    at ? at.after(composing.element) : parts[section].list.append(composing.element);
     box.area.focus();
   }
 
@@ -229,13 +228,18 @@ export function mount(root) {
     }
     if (!session.study.sentences.some((one) => one.state !== "rejected")) return session.say("There is no sentence to sign.", "error");
     const { id, name } = session.study;
-    const target = session.neighbours?.next_undecided ?? session.neighbours?.next;
+    const following = () => session.neighbours?.next_undecided ?? session.neighbours?.next;
+    let target = following();
     signing = true;
     draw();
     const state = await session.act({ action: "sign" });
     signing = false;
     draw();
     if (state?.status !== "signed" || session.study?.id !== id || !next) return null;
+    if (!target) {
+      await session.lookAhead(); // studies may have come meanwhile
+      target = session.study?.id === id ? following() : null;
+    }
     if (target) await session.open(target);
     return session.say(target ? `Signed: ${name}.` : `Signed: ${name}. No further study of the worklist is open.`);
   }

@@ -127,7 +127,7 @@ class Session extends EventTarget {
     }
     this.#tell("study", { other });
     if (state && ["queued", "running"].includes(state.draft?.state)) this.#follow();
-    if (other && state) this.#lookAhead();
+    if (other && state) this.lookAhead();
   }
 
   /** Write the open study or tab into the address, so that the browser's Back returns to the one before; once for all changes of a click. */
@@ -197,7 +197,7 @@ class Session extends EventTarget {
   }
 
   /** Load the neighbours of the open study and the state of the next one. */
-  async #lookAhead() {
+  async lookAhead() {
     const epoch = this.#epoch;
     const { id } = this.study;
     const query = new URLSearchParams(Object.entries(this.list).filter(([, value]) => value !== "" && value !== null && value !== undefined));
@@ -215,7 +215,7 @@ class Session extends EventTarget {
     } catch (error) {
       if (error.status) return; // without neighbours the worklist still opens every study
       await new Promise((done) => setTimeout(done, 2000));
-      if (epoch === this.#epoch) this.#lookAhead();
+      if (epoch === this.#epoch) await this.lookAhead();
     }
   }
 
@@ -282,7 +282,7 @@ class Session extends EventTarget {
   }
 
   /** Send a request about the open study and show the new state that it returns. */
-  async #change(method, path, options, again = () => null) {
+  async #change(method, path, options, again = () => null, actions = () => []) {
     const { id } = this.study ?? {};
     const epoch = this.#epoch;
     if (!id) return null;
@@ -295,10 +295,10 @@ class Session extends EventTarget {
       if (error.status === 409 && error.body.state) {
         this.show(error.body.state);
         const other = again(error.body.state);
-        if (other) return this.#change(method, other, options);
+        if (other) return this.#change(method, other, options, again, actions);
         this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it.", "error");
       } else {
-        this.fail(error);
+        this.fail(error, actions(error));
       }
       return null;
     }
@@ -314,11 +314,12 @@ class Session extends EventTarget {
   }
 
   /** Change a lateral or prior image. A draft that has ended meanwhile is no conflict, another image is one. */
-  #context(method, which, options) {
+  #context(method, which, options, force = "") {
     const before = JSON.stringify(this.study?.[which]);
-    const path = (state) => `${which}?revision=${state?.revision}`;
+    const path = (state) => `${which}?revision=${state?.revision}${force}`;
     const again = (state) => (JSON.stringify(state[which]) === before ? path(state) : null);
-    return this.#change(method, path(this.study), options, again);
+    const actions = (error) => (error.body?.forcible ? [{ label: "Read anyway", act: () => this.#context(method, which, options, "&force=true") }] : []);
+    return this.#change(method, path(this.study), options, again, actions);
   }
 
   async write(replace = false, grounded = false) {
