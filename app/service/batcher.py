@@ -1,8 +1,9 @@
 """Batches across requests: one thread writes the reports of all requests with one model.
 
-A batch begins as soon as the thread is free, with the reports that wait: nobody waits for a batch to fill. This is our
-own code, not a server library for models, so that a cancelled request leaves a running batch, each report is answered
-when it has ended, and the model is exchanged between two batches.
+A batch begins as soon as the thread is free, with the reports that wait. If it is not full, it waits for images that
+are being decoded, a quarter of the last batch's time at most, and for nothing else. This is our own code, not a server
+library for models, so that a cancelled request leaves a running batch, each report is answered when it has ended, and
+the model is exchanged between two batches.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _DOT: Final = bytes.fromhex(  # a picture of one pixel: too small, but decoded b
 )
 HEALTH: Final = " health"
 """Caller of the check of the decoders; no key has such a name."""
+_LONGEST_GATHER_S: Final = 1.0
 _BROKEN: Final = {"crashed", "timeout", "memory"}
 
 
@@ -97,10 +99,11 @@ class Batcher:
     def __init__(self, options: GenerationOptions, measures: Measures, *, most: int = 64, readers: int = 3) -> None:
         self._options, self._measures, self._most = options, measures, most
         self._jobs, self._changed = deque[Job](), threading.Condition()
+        self._coming = set[Job]()  # are decoded, and then wait at once
         self._writer: ReportWriter | None = None
         self._failed: str | None = None
         self._closed, self._reloading, self._busy = False, threading.Lock(), threading.Lock()
-        self._each_s = 1.0
+        self._each_s, self._gather_s = 1.0, 0.1
         self._readers = Readers(readers, each=max(1, readers - 1))
         self.threads = ThreadPoolExecutor(2 * most, thread_name_prefix="reading")
         self._loaded = threading.Event()
@@ -134,8 +137,12 @@ class Batcher:
         with self._readers.turn(caller) as reader:
             return reader.identity(data)
 
-    def read(self, job: Job) -> None:
+    def read(self, job: Job, *, soon: bool = True) -> None:
         """Decode the images of a job; to be called in one of ``threads``, where callers wait for their turn.
+
+        Args:
+            job: to be read.
+            soon: it is submitted at once: a batch that is not full may wait for it.
 
         Raises:
             ReadError: if an image is refused, or the job was cancelled meanwhile.
@@ -146,7 +153,14 @@ class Batcher:
         writer = self._writer
         if writer is None:
             raise ModelError(self._failed or "the server is stopping")
-        self._read(job, writer)
+        with self._changed:
+            if soon and not job.cancelled:
+                self._coming.add(job)
+        try:
+            self._read(job, writer)
+        except BaseException:
+            self._forget(job)
+            raise
 
     def submit(self, job: Job) -> None:
         """Put a job into the queue.
@@ -159,8 +173,10 @@ class Batcher:
             if self._closed:
                 raise LlavaRadError("the server is stopping: send the request again")
             if len(self._jobs) >= self._most:
+                self._coming.discard(job)
                 raise QueueFull(self.wait_s())
             job.since = time.monotonic()
+            self._coming.discard(job)
             self._jobs.append(job)
             self._measures.waiting.set(len(self._jobs))
             self._changed.notify()
@@ -172,9 +188,16 @@ class Batcher:
     def cancel(self, job: Job) -> None:
         """Take a job out of the queue, or out of the batch that is being written."""
         job.cancelled = True
+        self._forget(job)
         with self._changed, contextlib.suppress(ValueError):
             self._jobs.remove(job)
             self._measures.waiting.set(len(self._jobs))
+
+    def _forget(self, job: Job) -> None:
+        """Let no batch wait for a job."""
+        with self._changed:
+            self._coming.discard(job)
+            self._changed.notify()
 
     def reload(self) -> None:
         """Load the model again, then use it from the next batch on; requests wait or go on with the one before.
@@ -261,6 +284,13 @@ class Batcher:
                 if self._closed:
                     return []
                 self._changed.wait()
+            end = time.monotonic() + self._gather_s
+            while self._coming and len(self._jobs) < self._options.batch_size and not self._closed:
+                if (left := end - time.monotonic()) <= 0:
+                    break
+                self._changed.wait(left)
+            if not self._jobs:  # all were cancelled
+                return self._next()
             study = self._jobs[0].inputs.study
             batch = _in_turns(job for job in self._jobs if job.inputs.study == study)[: self._options.batch_size]
             for job in batch:
@@ -291,6 +321,7 @@ class Batcher:
             took = time.monotonic() - begun
             self._measures.seconds.labels("write").observe(took)
             self._each_s = 0.8 * self._each_s + 0.2 * took / len(batch)
+            self._gather_s = min(took / 4, _LONGEST_GATHER_S)
 
     def _run(self, writer: ReportWriter, batch: list[Job]) -> None:
         images: list[tuple[PreparedImage, Context]] = []

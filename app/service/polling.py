@@ -9,6 +9,7 @@ import re
 import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from app.service.batcher import Job, QueueFull
@@ -132,7 +133,7 @@ class Batches:
 
         job = Job(owner, data, StudyInputs(), put, force=force)
         try:
-            await loop.run_in_executor(self._batcher.threads, self._batcher.read, job)
+            await loop.run_in_executor(self._batcher.threads, partial(self._batcher.read, job, soon=False))
             async with self._turns:
                 while True:
                     try:

@@ -315,7 +315,7 @@ async def _read(batcher: Batcher, job: Job, closed: Callable[[], Awaitable[bool]
                 raise BadRequest(499, "closed", "the connection was closed")
         await reading
     except BaseException:
-        job.cancelled = True
+        batcher.cancel(job)
         reading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody waits for it
         raise
 

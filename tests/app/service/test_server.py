@@ -14,12 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 
 import llava_rad
 from app.service.application import Settings
+from app.service.batcher import Job, QueueFull, _in_turns
 from app.service.keys import Key, Keys, Limited, add_key, read_keys, remove_key
+from app.service.receiving import BadRequest, Room
 from encoder.errors import ConfigError
 from llava_rad.generation.options import GenerationOptions
+from llava_rad.generation.study import StudyInputs
 from tests.app.service.conftest import Service, serving, waiting
 from tests.app.service.test_reports import form
 
@@ -123,6 +127,46 @@ def test_a_key_has_so_many_requests_a_minute_and_at_a_time(tmp_path: Path) -> No
     now = 10.0
     with keys.use("a", key):
         pass
+
+
+def test_a_key_has_half_of_the_room_at_most() -> None:
+    def request(size: int) -> Request:
+        return Request({"type": "http", "headers": [(b"content-length", str(size).encode())]})
+
+    room = Room(requests=4, largest=60, total=100, shared=True)
+    with room.take(request(40), "a", 1.0):
+        with pytest.raises(QueueFull), room.take(request(30), "a", 1.0):
+            pass
+        with room.take(request(20), "a", 1.0), pytest.raises(QueueFull), room.take(request(0), "a", 1.0):
+            pass
+        with room.take(request(40), "b", 1.0), room.take(request(10), "b", 1.0):
+            pass
+    with room.take(request(60), "a", 1.0), pytest.raises(BadRequest), room.take(request(61), "b", 1.0):
+        pass
+    alone = Room(requests=4, largest=60, total=100)
+    with alone.take(request(60), "local", 1.0), alone.take(request(40), "local", 1.0):
+        pass
+
+
+def test_keys_take_turns_in_a_batch() -> None:
+    jobs = [Job(caller, b"", StudyInputs(), print, frame=n) for n, caller in enumerate("aaaabac")]
+    assert [job.frame for job in _in_turns(jobs)] == [0, 4, 6, 1, 2, 3, 5]
+
+
+def test_a_batch_waits_for_images_that_are_being_decoded(tiny: Path, chest: list[Path]) -> None:
+    with serving(Settings(options=GenerationOptions(model=tiny))) as service, ThreadPoolExecutor(3) as pool:
+        batcher = service.batcher
+        batcher._loaded.wait()
+        batcher._gather_s = 60.0
+        coming = Job("local", b"", StudyInputs(), print)
+        batcher._coming.add(coming)
+        first = pool.submit(service.client.call, "POST", "/v1/reports", chest[0].read_bytes())
+        while not batcher._jobs:
+            time.sleep(0.01)
+        assert not first.done()
+        batcher.cancel(coming)
+        assert first.result().status == 200
+        assert batcher._gather_s <= 1.0
 
 
 def test_health_is_answered_by_address_and_tells_a_damaged_model(tiny: Path, tmp_path: Path) -> None:
