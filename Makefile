@@ -43,7 +43,7 @@ format: $(VENV)/.installed-lint ## let ruff mend and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training, training, probes and review against other implementations
+bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training, training, probes, review and service against other implementations
 	$(BIN)/python -m scripts.bench.reader
 	$(BIN)/python -m scripts.bench.generate
 	$(BIN)/python -m scripts.bench.scoring
@@ -53,6 +53,7 @@ bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training
 	$(BIN)/python -m scripts.bench.training
 	$(BIN)/python -m scripts.bench.probing
 	$(BIN)/python -m scripts.bench.review
+	$(BIN)/python -m scripts.bench.service
 
 wheel: $(VENV)/.installed-test ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation

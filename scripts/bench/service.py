@@ -1,6 +1,6 @@
 """Time reports by HTTP against a serial loop of the same writer, and against LitServe around the same engine.
 
-    python -m scripts.bench.service [--images 500] [--clients 16] [--batch-size 16] [--rounds 5] [--data FOLDER]
+    python -m scripts.bench.service [--images 500] [--clients 16] [--batch-size 8] [--rounds 5] [--data FOLDER]
 
 Each round takes other images, and every side writes the reports of all of them: ``llava-rad api`` and LitServe for as
 many clients at a time, each in a process of its own, and this process one after the other ("serial": image by image;
@@ -205,7 +205,7 @@ def main() -> None:
     made = parser(__doc__, rounds=5, quick="12 images, one round, batches of 4")
     made.add_argument("--images", type=int, default=500, help="default: 500")
     made.add_argument("--clients", type=int, default=16, help="default: 16")
-    made.add_argument("--batch-size", type=int, default=16, help="default: 16")
+    made.add_argument("--batch-size", type=int, default=8, help="default: 8")
     made.add_argument("--batch-timeout", type=float, default=0.02, help="of LitServe, in seconds; default: 0.02")
     made.add_argument("--data", type=Path, help="folder of images; default: crops of the example")
     made.add_argument("--no-peer", dest="peer", action="store_false", help="leave LitServe out")
