@@ -160,7 +160,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
 
     served.include_router(routes.router(services))
     if accounts is not None:
-        served.include_router(login_router(accounts, Lane("login", 2), https=settings.https))
+        served.include_router(login_router(accounts, Lane("login", 4), https=settings.https))
     served.mount("/ui", StaticFiles(directory=STATIC))
     served.add_exception_handler(500, lambda request, raised: error(500, "something went wrong on the server"))
 

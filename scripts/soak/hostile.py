@@ -2,12 +2,12 @@
 
     python -m scripts.soak.hostile [--users 50] [--hostile 5] [--minutes 10]
 
-Starts ``llava-rad serve`` with an account for each, and waits for its model. Honest users log in, open an image, have
-its draft written, and then look and save in turns, a second apart. Each hostile user repeats one attack: uploads that
-never end, images that are slow to decode or inflate, maps whose answers nobody awaits, malformed requests, or failed
-logins on other names. Prints counts, seconds of login, ``/api/me`` and saving of the honest users, and the server's
-memory at a fifth of the time (minute 2 of 10) and at the end. Exits 1 if a save is lost, a 95th percentile is 1 s or
-more, an answer is a server error, or memory grew by 10 % or more.
+Starts ``llava-rad serve`` with an account for each, and waits for its model. Honest users arrive in the first fifth of
+the time, log in, open an image, have its draft written, and then look and save in turns, a second apart. Each hostile
+user repeats one attack: uploads that never end, images that are slow to decode or inflate, maps whose answers nobody
+awaits, malformed requests, or failed logins on other names. Prints counts, seconds of login, ``/api/me`` and saving of
+the honest users, and the server's memory at a fifth (minute 2 of 10) and at the end. Exits 1 if a save is lost, a 95th
+percentile is 1 s or more, an answer is a server error, or memory grew by 10 % or more.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ class Honest:
         return answer
 
 
-def work(running: Served, number: int, ended: threading.Event, found: Honest) -> None:
-    """Review as one honest user until the end."""
+def work(running: Served, number: int, arrival_s: float, ended: threading.Event, found: Honest) -> None:
+    """Review as one honest user from ``arrival_s`` until the end; log in again every half minute."""
     client, name = running.client(), f"user{number}"
-    ended.wait(number * 0.1)
+    if ended.wait(arrival_s):
+        return
     found.timed("login", 303, client.login, name, f"password {number}")
     state = client.drafted(client.study(picture(number))["id"], timeout_s=900)
     texts = found.saved.setdefault(state["id"], [])
@@ -83,7 +84,7 @@ def work(running: Served, number: int, ended: threading.Event, found: Honest) ->
         if answer.status == 200:
             texts.append(text)
             state = answer.json()
-        if len(texts) % 10 == 9:
+        if len(texts) % 30 == 29:
             client = running.client()
             found.timed("login", 303, client.login, name, f"password {number}")
 
@@ -219,7 +220,7 @@ def measure(users: int, hostile: int, minutes: float) -> dict[str, float]:
             await_status(running, "/health/ready", 300)
             tasks = [
                 people.submit(attack, running, number, ended, seen) if number < hostile
-                else people.submit(work, running, number, ended, found) for number in range(users)
+                else people.submit(work, running, number, number * 12 * minutes / users, ended, found) for number in range(users)
             ]  # fmt: skip
             for _ in range(50):
                 ended.wait(60 * minutes / 50)
