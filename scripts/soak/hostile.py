@@ -220,7 +220,8 @@ def measure(users: int, hostile: int, minutes: float) -> dict[str, float]:
             await_status(running, "/health/ready", 300)
             tasks = [
                 people.submit(attack, running, number, ended, seen) if number < hostile
-                else people.submit(work, running, number, number * 12 * minutes / users, ended, found) for number in range(users)
+                else people.submit(work, running, number, number * 12 * minutes / users, ended, found)
+                for number in range(users)
             ]  # fmt: skip
             for _ in range(50):
                 ended.wait(60 * minutes / 50)
