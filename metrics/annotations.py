@@ -57,12 +57,14 @@ class AnnotatedMetric(Metric):
     Attributes:
         kind: name of the annotation in files and messages.
         kept: whether annotations are worth keeping in the cache and in files.
+        learned: whether the model has weights, which may be another model's.
         nothing: annotation of every empty text, whatever a model or a file says of it.
     """
 
     kind: ClassVar[str]
     nothing: ClassVar[Any]
     kept: ClassVar[bool] = True
+    learned: ClassVar[bool] = True
 
     def __init__(self, name: str, settings: Settings, given: Mapping[Key, Any] | None = None) -> None:
         super().__init__(name, settings)
@@ -156,7 +158,8 @@ class AnnotatedMetric(Metric):
                 progress=report(self.kind, len(set(missing))) if report else None,
             )
             self._known |= {text: self.unpack(text, value) for text, value in zip(missing, packed, strict=True)}
-            refuse_constant(missing, packed, self.kind)
+            if self.learned:
+                refuse_constant(missing, packed, self.kind)
         return [
             self._given[key] if key in self._given and not is_empty(text) else self._known[text] for key, text in both
         ]

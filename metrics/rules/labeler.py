@@ -155,6 +155,7 @@ class RulesF1(LabelF1):
 
     kind = "rules"
     kept = False
+    learned = False
     labeler = "rules (not CheXbert)"
     summary = "macro and micro F1 of the labels of phrase rules, which are not CheXbert's; needs no weights"
     headline = "rules_macro_f1_14"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from metrics.base import InputError
+from metrics.base import InputError, Settings
 from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
-from metrics.rules.labeler import label, label_all, weights_id
+from metrics.rules.labeler import RulesF1, label, label_all, weights_id
 from scripts import evaluate_rules
 
 known_label = functools.cache(label)
@@ -220,3 +220,10 @@ def test_against_human_labels(shared_dir: Path, gold: str, monkeypatch: pytest.M
     assert value >= 0.80
     counted = evaluate_rules.table(rows, truth, uncertain=False)
     assert evaluate_rules.macro(counted, classes) == pytest.approx(value)
+
+
+def test_reports_of_one_finding_are_scored() -> None:
+    """A labeler without weights is not suspected of having the wrong ones: 25 reports with the same labels."""
+    texts = [f"There is a large pleural effusion, seen on image {number}." for number in range(25)]
+    scores = RulesF1("rules", Settings()).scores(texts, texts)
+    assert scores.point()["rules_micro_f1_14"] == 1.0
