@@ -178,8 +178,8 @@ def _mounts(root: Path, *, read_only: bool, tmpfs: Iterable[str], binds: Mapping
     for name in DEVICES:
         bind(f"/dev/{name}", f"/dev/{name}", writable=True)
     lines.append(f"mount -t proc proc {root}/proc")
-    lines.append(f"mount -t tmpfs -o size={SHARED_MEMORY},mode=1777,nosuid,nodev shm {root}/dev/shm")
-    lines += [f"mount -t tmpfs -o mode=1777,nosuid,nodev tmp {root}{path}" for path in tmpfs]
+    lines.append(f"mount -t tmpfs -o size={SHARED_MEMORY},mode=1777,noexec,nosuid,nodev shm {root}/dev/shm")
+    lines += [f"mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmp {root}{path}" for path in tmpfs]
     for path, (source, writable) in binds.items():
         bind(source, path, writable=writable)
     if read_only:

@@ -210,6 +210,10 @@ def test_the_file_for_gpus_changes_services_that_exist() -> None:
     found: dict[str, Any] = compose(VALUES)["services"]
     assert set(more["services"]) <= set(found)
     arguments = {name for one in more["services"].values() for name in one["build"]["args"]}
+    # with a read-only root, each has a place for kernels: its home
+    for name, one in more["services"].items():
+        assert any(volume.split(":")[1] == "/data" for volume in one.get("volumes", found[name]["volumes"])), name
+    assert all(f"`{volume}`" in DOCUMENT for volume in more["volumes"])
     assert arguments <= {one.partition("=")[0] for one in steps("ARG")}
 
 
