@@ -34,7 +34,7 @@ export function mount(root) {
   root.append(
     pair, earlier, note,
     h("div", { class: "lr-hanging" }, images, measurements, h("span", { class: "lr-space" }), linked, looked,
-      ...["lateral", "prior"].flatMap((which) => [sides[which].add, sides[which].remove, sides[which].file])));
+      ...["lateral", "prior"].flatMap((which) => [sides[which].add, sides[which].remove, sides[which].file]), sides.further.remove));
 
   const chosen = { which: null, further: 0, measurement: null }; // by the reader for this study
   let lastChoice = null; // right image that the reader chose last, for the next studies: prior, lateral or none
@@ -55,7 +55,7 @@ export function mount(root) {
       },
     });
     one.add = h("button", { id: `add-${which}`, class: "lr-button", onclick: () => one.file.click() }, `Add ${which} …`);
-    one.remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeContext(which) }, `Remove ${which}`);
+    one.remove = h("button", { id: `remove-${which}`, class: "lr-button", onclick: () => session.removeContext(which === "further" ? `further/${one.shown}` : which) }, which === "further" ? "Remove image" : `Remove ${which}`);
     return one;
   }
 

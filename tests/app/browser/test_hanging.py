@@ -136,6 +136,31 @@ def test_a_lateral_is_added_although_the_model_takes_none(page: Page, tmp_path: 
     page.wait_for_selector("#lateral-viewer", state="hidden")
 
 
+def test_a_lateral_of_another_patient_is_read_only_on_request(page: Page, tmp_path: Path) -> None:
+    upload(page, small_files.dicom(tmp_path / "frontal.dcm", seed=50, PatientID="c"))
+    other = small_files.dicom(tmp_path / "l.dcm", seed=51, PatientID="d", ViewPosition="LL")
+    page.set_input_files("#lateral-file", other)
+    page.wait_for_selector("#message.lr-error")
+    assert right(page) is None and "patient" in (page.text_content("#message") or "")
+    page.get_by_role("button", name="Read anyway").click()
+    painted(page, "#lateral-viewer")
+    assert right(page) == "lateral"
+
+
+def test_a_further_image_is_removed(page: Page, made: Made, tmp_path: Path) -> None:
+    client = made.server.client()
+    uid = generate_uid()
+    files = [
+        small_files.dicom(tmp_path / f"{seed}.dcm", seed=seed, StudyInstanceUID=uid, PatientID="e") for seed in (60, 61)
+    ]
+    study = [client.study(file.read_bytes())["id"] for file in files][0]
+    page.evaluate("id => { location.hash = id; }", study)
+    painted(page, "#further-viewer")
+    page.click("#remove-further")
+    page.wait_for_selector("#further-viewer", state="hidden")
+    assert client.call("GET", f"/api/studies/{study}").json()["further"] == []
+
+
 def test_the_map_follows_the_selected_sentence(page: Page) -> None:
     drafted(page)
     rows = page.locator("#sentences li.lr-sentence")
