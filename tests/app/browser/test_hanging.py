@@ -35,6 +35,12 @@ class Made:
     current: str
 
 
+def film(path: Path, seed: int, patient: str, study: str, **more: Any) -> Path:
+    """Write an image with the identifiers of a patient's study."""
+    uids = {"StudyInstanceUID": generate_uid(entropy_srcs=["hanging", study]), "SeriesInstanceUID": generate_uid()}
+    return small_files.dicom(path, seed=seed, PatientID=patient, ImagerPixelSpacing=[2.0, 2.0], **uids, **more)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("hanging")
@@ -42,11 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         client = running.client()
 
         def file(number: int, study: str, date: str, **more: Any) -> bytes:
-            path = small_files.dicom(
-                folder / f"{number}.dcm", seed=number, StudyInstanceUID=generate_uid(entropy_srcs=["hanging", study]),
-                SeriesInstanceUID=generate_uid(), StudyDate=date, ImagerPixelSpacing=[2.0, 2.0], **more,
-            )  # fmt: skip
-            return path.read_bytes()
+            return film(folder / f"{number}.dcm", number, "4711", study, StudyDate=date, **more).read_bytes()
 
         earlier = client.study(file(1, "earlier", "20250301"))
         earlier = client.act(earlier, "add", text="No change in the small left effusion.", after=None).json()
@@ -137,8 +139,8 @@ def test_a_lateral_is_added_although_the_model_takes_none(page: Page, tmp_path: 
 
 
 def test_a_lateral_of_another_patient_is_read_only_on_request(page: Page, tmp_path: Path) -> None:
-    upload(page, small_files.dicom(tmp_path / "frontal.dcm", seed=50, PatientID="c"))
-    other = small_files.dicom(tmp_path / "l.dcm", seed=51, PatientID="d", ViewPosition="LL")
+    upload(page, film(tmp_path / "frontal.dcm", 50, "4712", "mine"))
+    other = film(tmp_path / "l.dcm", 51, "4713", "other", ViewPosition="LL")
     page.set_input_files("#lateral-file", other)
     page.wait_for_selector("#message.lr-error")
     assert right(page) is None and "patient" in (page.text_content("#message") or "")
@@ -149,11 +151,8 @@ def test_a_lateral_of_another_patient_is_read_only_on_request(page: Page, tmp_pa
 
 def test_a_further_image_is_removed(page: Page, made: Made, tmp_path: Path) -> None:
     client = made.server.client()
-    uid = generate_uid()
-    files = [
-        small_files.dicom(tmp_path / f"{seed}.dcm", seed=seed, StudyInstanceUID=uid, PatientID="e") for seed in (60, 61)
-    ]
-    study = [client.study(file.read_bytes())["id"] for file in files][0]
+    files = [film(tmp_path / f"{seed}.dcm", seed, "4714", "two") for seed in (60, 61)]
+    study, _ = (client.study(file.read_bytes())["id"] for file in files)
     page.evaluate("id => { location.hash = id; }", study)
     painted(page, "#further-viewer")
     page.click("#remove-further")
