@@ -114,4 +114,5 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise RecordError(f"the record of processed images cannot be used ({type(error).__name__})") from None
+        # SQLite's own words, such as "database or disk is full": they quote names of columns, no values
+        raise RecordError(f"the record of processed images cannot be used ({error})") from None
