@@ -55,10 +55,12 @@ def test_a_user_has_one_call_at_a_time_and_others_do_not_wait() -> None:
 
 def test_calls_of_closed_connections_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.lanes._LOOK_S", 0.01)
-    lane, done, gate, gone = Lane("test", 2), list[int](), threading.Event(), set[int]()
+    lane, done, gate, gone, seen = Lane("test", 2), list[int](), threading.Event(), set[int](), set[int]()
 
     def closed(number: int) -> Callable[[], Awaitable[bool]]:
         async def answer() -> bool:
+            if number in gone:
+                seen.add(number)
             return number in gone
 
         return answer
@@ -71,7 +73,7 @@ def test_calls_of_closed_connections_are_dropped(monkeypatch: pytest.MonkeyPatch
         calls = [asyncio.ensure_future(lane.run("ann", closed(n), work, n)) for n in range(5)]
         await until(lambda: done == [0])
         gone.update({0, 1, 3})
-        await until(lambda: calls[1].done() and calls[3].done())
+        await until(lambda: 0 in seen and calls[1].done() and calls[3].done())
         calls[2].cancel()
         gate.set()
         return list(await asyncio.gather(*calls, return_exceptions=True))

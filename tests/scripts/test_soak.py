@@ -47,7 +47,7 @@ def test_five_hundred_reports_leave_nothing_behind(record_property: Callable[[st
 
 
 def test_hostile_users_cost_others_nothing_that_was_saved(record_property: Callable[[str, object], None]) -> None:
-    found = hostile.measure(20, 5, 1 / 3)
+    found = hostile.measure(10, 5, 1 / 3)
     record(found, record_property)
     assert (found["lost"], found["unexpected"], found["server errors"], found["faults in the log"]) == (0, 0, 0, 0)
-    assert found["alive"] and found["saves acknowledged"] > 0 and found["attacks answered"] > 0
+    assert found["alive"] and found["saves acknowledged"] >= 5 and found["attacks answered"] > 0
