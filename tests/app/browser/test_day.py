@@ -92,7 +92,7 @@ class Reader:
         if change != "none":
             self.press(str(number))
         if change == "reject":
-            self.press("x")
+            self.press("x", "Shift+a", "Control+Enter")
         elif change in ("edit", "add"):
             self.press("e" if change == "edit" else "n")
             self.page.locator(".lr-editor").fill(text)
