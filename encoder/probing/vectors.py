@@ -321,6 +321,9 @@ class _Kept:
 
 
 def _unusable(error: Exception) -> LlavaRadError:
+    # SQLite's own words, such as "database or disk is full"; those of OSError name the path
+    why = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return LlavaRadError(
-        f"the file of image vectors cannot be used ({type(error).__name__})", hint="remove it, or name another folder"
+        f"the file of image vectors cannot be used ({why})", hint=None if full else "remove it, or name another folder"
     )
