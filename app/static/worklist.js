@@ -152,7 +152,11 @@ export function mount(root) {
   session.addEventListener("batch", poll);
   session.addEventListener("settings", () => filters.drawSaved());
   session.addEventListener("me", () => drawHeads());
-  new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && refresh(rows.size > 0)).observe(root);
+  let observed = false; // the first report comes at once, together with the first request
+  new IntersectionObserver((seen) => {
+    if (observed && seen.some((one) => one.isIntersecting)) refresh(rows.size > 0);
+    observed = true;
+  }).observe(root);
   setInterval(() => rows.tick(), 60_000);
   drawHeads();
   refresh();

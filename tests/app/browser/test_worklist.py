@@ -237,7 +237,7 @@ def test_no_accessibility_violation_in_any_state_of_the_list(
 
 def test_headers_order_the_list_and_say_so(browser_page: Page, images: Images, server: Answers) -> None:
     page = opened(browser_page, images)
-    assert server.queries[-1] == {"sort": "changed", "descending": "1", "limit": "100", "offset": "0"}
+    assert server.queries == [{"sort": "changed", "descending": "1", "limit": "100", "offset": "0"}]
     sort = (
         "Array.from(document.querySelectorAll('[aria-sort]'), one => [one.dataset.sort, one.getAttribute('aria-sort')])"
     )
