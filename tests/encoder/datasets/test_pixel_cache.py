@@ -365,7 +365,7 @@ def test_many_processes_build_and_open_a_cache_at_once(tmp_path: Path, processes
 
 
 def test_a_build_waits_for_another_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder.files._PATIENCE", 0.05)
+    monkeypatch.setattr("encoder.locks._PATIENCE", 0.05)
     rows, lines = pictures(tmp_path / "in", 2), list[str]()
     with ThreadPoolExecutor(1) as pool:
         waiting: list[Future[Cache]] = []
