@@ -72,10 +72,20 @@ def locked_folder(folder: Path, *, busy: str, patience: float = 0.0) -> Iterator
         LlavaRadError: if another process holds it.
     """
     made = False
-    with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in the name
-        folder.mkdir(parents=True)
-        made = True
-    with _held(folder, os.O_RDONLY, busy, patience):
+
+    def make() -> bool:
+        """Make the folder, which its last holder may have removed; return False if it cannot be there."""
+        nonlocal made
+        try:
+            folder.mkdir(parents=True)
+            made = True
+        except FileExistsError:
+            return not folder.is_symlink() or folder.exists()
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return False
+        return True
+
+    with _held(folder, os.O_RDONLY, busy, patience, make):
         try:
             yield
         finally:
@@ -110,7 +120,9 @@ def locked_output(path: Path, *, busy: str, patience: float = 0.0) -> Iterator[N
 
 
 @contextlib.contextmanager
-def _held(path: Path, flags: int, busy: str, patience: float) -> Iterator[bool]:
+def _held(
+    path: Path, flags: int, busy: str, patience: float, make: Callable[[], bool] = lambda: False
+) -> Iterator[bool]:
     """Hold a file or folder by a lock of its descriptor; give False if it cannot be opened or knows no locks.
 
     Its last holder may have removed it before it let go: a lock counts if the name still is what was locked.
@@ -123,8 +135,13 @@ def _held(path: Path, flags: int, busy: str, patience: float) -> Iterator[bool]:
     until, handle, held = time.monotonic() + patience, -1, False
     try:
         while not held:
+            there = make()
             try:
                 handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                if there:  # removed in between
+                    continue
+                break
             except (OSError, ValueError):
                 break
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +94,29 @@ def test_one_at_a_time_of_many(lock: Lock, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == [1] * 30 and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_its_last_holder_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making and opening it, the first holder ends: the second must hold a folder, not nothing."""
+    folder, opened = tmp_path / "new", os.open
+    removals = iter([True])
+
+    def removed(path: Any, *more: Any, **named: Any) -> int:
+        if Path(path) == folder and next(removals, False):
+            folder.rmdir()
+        return opened(path, *more, **named)
+
+    monkeypatch.setattr("encoder.locks.os.open", removed)
+    with locked_folder(folder, busy="busy"):
+        assert folder.is_dir()
+        with pytest.raises(LlavaRadError, match="busy"), locked_folder(folder, busy="busy"):
+            pass
+
+
+def test_a_link_to_nothing_is_not_held(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with locked_folder(tmp_path / "link", busy="busy"):
+        assert not (tmp_path / "nowhere").exists()
 
 
 def test_what_was_written_to_a_folder_stays(tmp_path: Path) -> None:
