@@ -109,7 +109,9 @@ def test_a_draft_that_ends_on_a_full_disk_is_there_once_there_is_room(small: Ser
     gate.write_bytes(bytes(3))
     try:
         assert client.call("POST", f"/api/studies/{state['id']}/draft", {}).status == 200
-        while not (of(client, state["id"])["draft"] or {}).get("text"):
+        end = time.monotonic() + 120
+        while (of(client, state["id"])["draft"] or {}).get("state") != "running":
+            assert time.monotonic() < end
             time.sleep(0.01)
         other = client.study(picture(3))
         with full(small):
