@@ -155,7 +155,7 @@ export class Steps extends EventTarget {
     this.#known.set(step.study, state);
     this.#leave(step, state);
     if (step.text) unsent.drop(step.text);
-    if (this.#troubled) {
+    if (this.#troubled && !this.#queue.length) {
       this.#troubled = false;
       this.#tell("saved", { step, state });
     }
