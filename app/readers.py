@@ -120,7 +120,7 @@ class Readers:
             self._changed.notify_all()
 
     def _next(self, now: float) -> _Waiting | None:
-        """Who gets the next free process; None if nobody may have it."""
+        """Return who gets the next free process; None if nobody may have it."""
         if not self._waiting:
             return None
         used = {one.caller: self._used.get(one.caller, _Used()).now(now) for one in self._waiting}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -222,13 +221,9 @@ def command(
         Form.markdown: tables.to_markdown,
         Form.latex: tables.to_latex,
     }[format]
-    if output is not None:
-        write_whole(output, write(result).encode(), overwrite=overwrite)
-    else:
-        sys.stdout.write(write(result))
-    if result.not_computed and not skip_missing:
-        note(f"not computed: {', '.join(result.not_computed)} (--skip-missing to accept that)")
-        raise typer.Exit(5)
+    metric.give(write(result), output, overwrite=overwrite)
+    if not skip_missing:
+        metric.end_with_missing(result.not_computed)
 
 
 def _read(path: Path, table: Table) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llava_rad.commands.console import note
 from metrics.base import PAPER
 from metrics.registry import METRICS, classes, load, options
 
@@ -47,3 +50,28 @@ Bootstrap = Annotated[int, typer.Option(min=1, help="Bootstrap samples.")]
 CacheFile = Annotated[Path | None, path("File of annotations of earlier runs (default: user cache).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep annotations.", rich_help_panel=MODELS)]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Exit with 0 if a metric could not be computed.")]
+
+
+def give(text: str, output: Path | None, *, overwrite: bool) -> None:
+    """Write scores to a file, or to standard output without one.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    if output is None:
+        sys.stdout.write(text)
+        return
+    from llava_rad.outputs.files import write_whole
+
+    write_whole(output, text.encode(), overwrite=overwrite)
+
+
+def end_with_missing(not_computed: Collection[str]) -> None:
+    """Name the metrics that could not be computed.
+
+    Raises:
+        typer.Exit: with 5 if there are any.
+    """
+    if not_computed:
+        note(f"not computed: {', '.join(not_computed)} (--skip-missing to accept that)")
+        raise typer.Exit(5)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import typer
-
+from llava_rad.commands import metric_options as metric
 from llava_rad.commands.console import bar, note
 from metrics.base import InputError, Settings
 
@@ -87,10 +85,6 @@ def compare_with_ratings(
         "markdown": agreement.to_markdown,
         "latex": agreement.to_latex,
     }[form]
-    if output is not None:
-        write_whole(output, write(rated).encode(), overwrite=overwrite)
-    else:
-        sys.stdout.write(write(rated))
-    if rated.not_computed and not skip_missing:
-        note(f"not computed: {', '.join(rated.not_computed)} (--skip-missing to accept that)")
-        raise typer.Exit(5)
+    metric.give(write(rated), output, overwrite=overwrite)
+    if not skip_missing:
+        metric.end_with_missing(rated.not_computed)

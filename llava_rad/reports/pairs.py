@@ -43,7 +43,7 @@ _NO_TEXT = "\0"  # stands for a value that is not text
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a study has besides its frontal image and Findings; "" and None where it is not known.
+    """Further inputs of a study besides its frontal image and Findings; "" and None where they are not known.
 
     A text that says nothing ("None.", ``___``) counts as not known.
 

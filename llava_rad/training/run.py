@@ -307,7 +307,7 @@ class _ReportTrainingRun:
         self.model = ReportLoss(projector, language_model, tokens, prompt, self.encoder, recipe, pool)
 
     def _recomputes(self, settings: LlavaRadConfig) -> bool:
-        """Whether decoder blocks are computed again in the backward pass."""
+        """Tell whether decoder blocks are computed again in the backward pass."""
         if self.config.engine.activation_checkpointing != "auto":
             return self.config.engine.activation_checkpointing
         train, device = self.samples["train"], self.arguments.device

@@ -72,7 +72,7 @@ def check_positions(config: TrainingConfig, language_model: Mapping[str, Any]) -
 
 @dataclass(frozen=True)
 class Layout:
-    """What turns a study into a row of ids.
+    """Turns a study into a row of ids.
 
     Attributes:
         conversation: of the checkpoint.

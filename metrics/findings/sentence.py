@@ -65,7 +65,7 @@ class Denied(NamedTuple):
 
 @dataclass(frozen=True)
 class Sentence:
-    """What a sentence says.
+    """Content of a sentence.
 
     Attributes:
         parts: findings that are there, or may be.

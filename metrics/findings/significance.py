@@ -17,7 +17,7 @@ _URGENT_TIPS: Final = {"endotracheal tube": "main bronchus", "enteric tube": "ma
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of a patient beside the image.
+    """Facts about a patient beside the image.
 
     Attributes:
         age: in years, or None.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sysconfig
@@ -46,7 +47,8 @@ def documents() -> list[Document]:
     drafted = report("a" * 64, "Heart normal.", "There may be an effusion, or not; see “below”.")
     nothing = report("a" * 64, "")
     found = [Document.of(one, AT, identity=identity) for one in (drafted, nothing) for identity in (None, IDENTITY)]
-    labels = dict(zip(FINDINGS, ("positive", "negative", "uncertain", "not mentioned") * 4, strict=False))
+    answers = itertools.cycle(("positive", "negative", "uncertain", "not mentioned"))
+    labels = dict(zip(FINDINGS, answers, strict=False))  # the answers have no end
     for identity in (None, IDENTITY, EMPTY, ODD):
         image = identity or anonymous("a" * 64)
         for contents in (
