@@ -53,9 +53,9 @@ def undo(document: Document, step: Mapping[str, Any]) -> Step:
     """Reverse one of these steps, given by its ``before`` and ``after``."""
     changed, before, after = copy.deepcopy(document), step["before"], step["after"]
     kept = changed.setdefault("measurements", [])
-    if before["measurement"] is None:
+    if after["measurement"] is not None:
         kept[:] = [one for one in kept if one["id"] != after["measurement"]["id"]]
-    else:
+    if before["measurement"] is not None:
         kept.insert(min(before["at"], len(kept)), before["measurement"])
     return Step(changed, None, after, before)
 
@@ -143,30 +143,36 @@ def image_of(parts: Mapping[str, Any], image: object) -> dict[str, Any]:
 
 
 def _measure(document: Document, action: Mapping[str, Any]) -> Step:
-    """Add a measurement.
+    """Add a measurement, or replace the measurement ``id`` of the same kind and image by one with other points.
 
     Args:
         document: is changed.
-        action: ``kind``, ``image`` (description of the image, from the store), ``points`` and ``note``.
+        action: ``kind``, ``image`` (description of the image, from the store), ``points``, ``note`` and ``id``.
 
     Raises:
-        ReviewError: if the kind, the points or the note are not valid, or there are too many.
+        ReviewError: if the kind, the points or the note are not valid, there are too many, or there is no such
+            measurement to replace.
     """
     kept = document.setdefault("measurements", [])
-    if len(kept) >= MAX_MEASUREMENTS:
-        raise ReviewError(f"a study has at most {MAX_MEASUREMENTS} measurements")
     kind, image, note = action.get("kind"), action["image"], action.get("note", "")
     if kind not in POINTS:
         raise ReviewError("there is no such kind of measurement")
+    before, at = None, len(kept)
+    if "id" in action:
+        at, before = _find(kept, action["id"])
+        if (before["kind"], before["image"]) != (kind, image["id"]):
+            raise ReviewError("a measurement keeps its kind and image")
+    elif at >= MAX_MEASUREMENTS:
+        raise ReviewError(f"a study has at most {MAX_MEASUREMENTS} measurements")
     points = _points(action.get("points"), POINTS[kind], image)
     value, unit, about = _value(kind, points, image.get("spacing"))
     new = {
-        "id": f"m{secrets.token_hex(4)}", "kind": kind, "image": image["id"], "points": points, "value": value,
-        "unit": unit, "note": "; ".join(filter(None, (about, _note(note)))),
+        "id": before["id"] if before else f"m{secrets.token_hex(4)}", "kind": kind, "image": image["id"],
+        "points": points, "value": value, "unit": unit,
+        "note": before["note"] if before else "; ".join(filter(None, (about, _note(note)))),
     }  # fmt: skip
-    kept.append(new)
-    at = len(kept) - 1
-    return Step(document, None, {"at": at, "measurement": None}, {"at": at, "measurement": new})
+    kept[at : at + 1] = [new]
+    return Step(document, None, {"at": at, "measurement": before}, {"at": at, "measurement": new})
 
 
 def _unmeasure(document: Document, action: Mapping[str, Any]) -> Step:
@@ -176,10 +182,15 @@ def _unmeasure(document: Document, action: Mapping[str, Any]) -> Step:
         ReviewError: if it does not exist.
     """
     kept = document.get("measurements", [])
+    at, one = _find(kept, action.get("id"))
+    del kept[at]
+    return Step(document, None, {"at": at, "measurement": one}, {"at": at, "measurement": None})
+
+
+def _find(kept: list[dict[str, Any]], wanted: object) -> tuple[int, dict[str, Any]]:
     for at, one in enumerate(kept):
-        if one["id"] == action.get("id"):
-            del kept[at]
-            return Step(document, None, {"at": at, "measurement": one}, {"at": at, "measurement": None})
+        if one["id"] == wanted:
+            return at, one
     raise ReviewError("there is no such measurement")
 
 

@@ -34,7 +34,7 @@ export const COMMANDS = [
 /** Listen to mouse, touch and keys on a viewer's canvas; `ownKeys` is false if the page sends the commands. */
 export function listen(viewer, ownKeys) {
   const { canvas } = viewer;
-  const pointers = new Map(); // id -> {at, pan, measuring}
+  const pointers = new Map(); // id -> {at, pan, measuring, moving}
   let spaced = false;
 
   function place(event) {
@@ -61,8 +61,10 @@ export function listen(viewer, ownKeys) {
     canvas.setPointerCapture(event.pointerId);
     canvas.focus({ preventScroll: true });
     const pan = event.button !== 0 || event.shiftKey || spaced;
-    const measuring = !pan && !pointers.size && Boolean(viewer.measuring.kind);
-    pointers.set(event.pointerId, { at: place(event), pan, measuring });
+    const alone = !pan && !pointers.size;
+    const measuring = alone && Boolean(viewer.measuring.kind);
+    const moving = alone && viewer.measuring.take(place(event));
+    pointers.set(event.pointerId, { at: place(event), pan, measuring, moving });
     if (measuring) viewer.measuring.press(place(event));
     event.preventDefault();
   });
@@ -71,17 +73,27 @@ export function listen(viewer, ownKeys) {
     viewer.point(at);
     if (viewer.measuring.kind && pointers.size < 2) viewer.measuring.move(at);
     const pointer = pointers.get(event.pointerId);
-    if (!pointer) return;
-    if (pointers.size === 2) pinch(event, pointer, at);
+    if (!pointer) {
+      canvas.style.cursor = viewer.measuring.near(at) ? "move" : "";
+      return;
+    }
+    if (pointer.moving) {
+      if (viewer.measuring.moved) viewer.measuring.drag(at);
+    } else if (pointers.size === 2) pinch(event, pointer, at);
     else if (pointer.pan) viewer.pan(at[0] - pointer.at[0], at[1] - pointer.at[1]);
     else if (!pointer.measuring) viewer.shift((2 * (at[0] - pointer.at[0])) / canvas.width, (2 * (at[1] - pointer.at[1])) / canvas.height);
     pointer.at = at;
   });
   canvas.addEventListener("pointerup", (event) => {
-    if (pointers.get(event.pointerId)?.measuring && viewer.measuring.kind) viewer.measuring.release(place(event));
+    const pointer = pointers.get(event.pointerId);
+    if (pointer?.measuring && viewer.measuring.kind) viewer.measuring.release(place(event));
+    if (pointer?.moving && viewer.measuring.moved) viewer.measuring.drop();
     pointers.delete(event.pointerId);
   });
-  canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
+  canvas.addEventListener("pointercancel", (event) => {
+    if (pointers.get(event.pointerId)?.moving && viewer.measuring.moved) viewer.measuring.drop(false);
+    pointers.delete(event.pointerId);
+  });
   canvas.addEventListener("pointerleave", () => viewer.point(null));
 
   canvas.addEventListener("keydown", (event) => {

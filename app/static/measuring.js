@@ -9,6 +9,7 @@ const STEPS = {
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const COARSE = 10; // screen pixels of an arrow key; with Shift, one
 const CLICK = 4; // screen pixels: a shorter drag is a click
+const NEAR = 12; // screen pixels: so near to an end of a kept measurement, the pointer takes it (24 px across, WCAG 2.5.8)
 const COLOURS = { plain: "#67e8f9", selected: "#f59e0b", begun: "#fde68a" };
 
 /** Describe a measurement's value with its unit. */
@@ -24,8 +25,12 @@ export class Measuring {
   kind = null; // of the measurement that is being made
   points = [];
   cursor = null; // canvas point of the crosshair that the keys move
+  moved = null; // {one, end, points}: kept measurement, one end of which follows the pointer
 
-  /** @param host: has `place()` ({image, view, canvas} or null), `draw()`, `say(text)` and `measured(kind, points)`. */
+  /**
+   * @param host: has `place()` ({image, view, canvas} or null), `draw()`, `say(text)`, `kept()` (measurements whose ends
+   * can be moved) and `measured(kind, points, id)`, where the id is that of a measurement that was changed.
+   */
   constructor(host) {
     this.host = host;
   }
@@ -53,6 +58,47 @@ export class Measuring {
     const { image, view } = this.host.place();
     const [x, y] = toImage(matrix(image, view), at);
     return [Math.min(Math.max(x, 0), image.width), Math.min(Math.max(y, 0), image.height)];
+  }
+
+  /** Return the kept measurement and the number of its end near a point of the canvas, or null. */
+  near(at) {
+    const where = this.kind ? null : this.host.place();
+    if (!where) return null;
+    const transform = matrix(where.image, where.view);
+    let found = null;
+    let least = NEAR * (devicePixelRatio || 1);
+    for (const one of this.host.kept()) {
+      if (one.image !== where.image.id) continue;
+      for (const [end, point] of one.points.entries()) {
+        const [x, y] = toCanvas(transform, point);
+        const distance = Math.hypot(x - at[0], y - at[1]);
+        if (distance <= least) [found, least] = [{ one, end }, distance];
+      }
+    }
+    return found;
+  }
+
+  /** Take the end of a kept measurement near a point of the canvas; returns true if there is one. */
+  take(at) {
+    const found = this.near(at);
+    this.moved = found && { ...found, points: found.one.points };
+    return Boolean(found);
+  }
+
+  drag(at) {
+    const { end, points } = this.moved;
+    this.moved.points = points.with(end, this.#image(at));
+    this.host.draw();
+  }
+
+  /** Let go of a moved end; `kept` is false if it returns to its old place. */
+  drop(kept = true) {
+    const { one, end, points } = this.moved;
+    this.moved = null;
+    const other = points[end ^ 1];
+    const changed = points !== one.points && Math.hypot(points[end][0] - other[0], points[end][1] - other[1]) >= 0.5;
+    if (kept && changed) this.host.measured(one.kind, rounded(points), one.id);
+    this.host.draw();
   }
 
   press(at) {
@@ -87,11 +133,15 @@ export class Measuring {
     }
     const { kind, points } = this;
     this.begin(kind);
-    this.host.measured(kind, points.map((one) => one.map((value) => Math.round(value * 100) / 100)));
+    this.host.measured(kind, rounded(points));
   }
 
   /** Take a key; returns true if it was one of this tool's. */
   key(event) {
+    if (this.moved && event.key === "Escape") {
+      this.drop(false);
+      return true;
+    }
     if (!this.kind) return false;
     const { canvas } = this.host.place();
     const arrow = ARROWS[event.key];
@@ -117,7 +167,11 @@ export class Measuring {
     const at = matrix(image, view);
     for (const one of kept) {
       if (one.image !== image.id) continue;
-      const points = one.points.map((point) => toCanvas(at, point));
+      const points = (this.moved?.one.id === one.id ? this.moved.points : one.points).map((point) => toCanvas(at, point));
+      if (this.moved?.one.id === one.id) {
+        paintLines(context, points, COLOURS.begun, "");
+        continue;
+      }
       const label = one.kind === "cardiothoracic" ? `CTR ${valueOf(one)}` : valueOf(one);
       paintLines(context, points, one.id === selected ? COLOURS.selected : COLOURS.plain, label);
     }
@@ -128,6 +182,8 @@ export class Measuring {
     if (this.cursor) paintCross(context, this.cursor, canvas);
   }
 }
+
+const rounded = (points) => points.map((one) => one.map((value) => Math.round(value * 100) / 100));
 
 function stroke(context, path, colour) {
   const ratio = devicePixelRatio || 1;

@@ -16,8 +16,8 @@ const HELP = "Radiograph. Plus and minus zoom, arrow keys move, F fits, O shows 
 let helps = 0;
 
 /**
- * Create a viewer. `measured(kind, points)` is called with each finished measurement; `keys` is false if the page sends
- * the commands of input.js.
+ * Create a viewer. `measured(kind, points, id)` is called with each finished measurement, with the id of one that was
+ * changed; `keys` is false if the page sends the commands of input.js.
  */
 export function createViewer(root, { label, measured = () => {}, keys = true }) {
   return new Viewer(root, label, measured, keys);
@@ -41,7 +41,7 @@ class Viewer {
   #mapShown = true;
   #boxes = [];
   #boxesShown = true;
-  #measurements = { kept: [], selected: null };
+  #measurements = { kept: [], selected: null, movable: false };
   #lens = false;
   #partner = null;
   #frame = 0;
@@ -67,6 +67,7 @@ class Viewer {
       place: () => this.#levels && { image: this.#image, view: this.#view, canvas: this.canvas },
       draw: () => this.draw(),
       say: (text) => this.#hint(text),
+      kept: () => (this.#measurements.movable ? this.#measurements.kept : []),
       measured,
     });
     this.tools = new Toolbar(this);
@@ -151,7 +152,8 @@ class Viewer {
     this.#loading = null;
     this.#image = this.#levels = this.#window = this.#words = this.#map = this.#cursor = null;
     this.#boxes = [];
-    this.#measurements = { kept: [], selected: null };
+    this.#measurements = { kept: [], selected: null, movable: false };
+    this.measuring.moved = null;
     this.#inverted = this.#full = this.#lens = false;
     this.#fitted = true;
     this.#view = { scale: 1, x: 0, y: 0, turns: 0, flipped: false };
@@ -180,9 +182,9 @@ class Viewer {
     this.draw();
   }
 
-  /** Show measurements {id, kind, image, points, value, unit} of this image. */
-  measurements(kept, selected = null) {
-    this.#measurements = { kept, selected };
+  /** Show measurements {id, kind, image, points, value, unit} of this image; their ends can be moved if `movable`. */
+  measurements(kept, selected = null, movable = false) {
+    this.#measurements = { kept, selected, movable };
     this.draw();
   }
 

@@ -14,7 +14,7 @@ const CONTEXT = { prior: "Prior", lateral: "Lateral", further: "Further image" }
 
 export function mount(root) {
   const note = h("p", { id: "evidence-note", role: "status" });
-  const viewer = createViewer(h("div", { id: "viewer" }), { label: "Radiograph", keys: false, measured: (kind, points) => keep(viewer, kind, points) });
+  const viewer = createViewer(h("div", { id: "viewer" }), { label: "Radiograph", keys: false, measured: (...found) => keep(viewer, ...found) });
   const sides = Object.fromEntries(Object.keys(CONTEXT).map((which) => [which, side(which)]));
   const current = h("div", { class: "lr-pane lr-current" }, viewer.root);
   const earlier = h("details", { id: "prior-signed", open: matchMedia("(min-width: 45rem) and (min-height: 37rem)").matches }, h("summary", {}), h("p", {}));
@@ -42,7 +42,7 @@ export function mount(root) {
 
   /** Create viewer and buttons of a context image. */
   function side(which) {
-    const one = { shown: null, viewer: createViewer(h("div", { id: `${which}-viewer` }), { label: `${CONTEXT[which]} radiograph`, keys: false, measured: (kind, points) => keep(one.viewer, kind, points) }) };
+    const one = { shown: null, viewer: createViewer(h("div", { id: `${which}-viewer` }), { label: `${CONTEXT[which]} radiograph`, keys: false, measured: (...found) => keep(one.viewer, ...found) }) };
     one.pane = h("div", { class: "lr-pane lr-context", hidden: true, dataset: { title: CONTEXT[which] } }, one.viewer.root);
     one.file = h("input", {
       type: "file", id: `${which}-file`, class: "lr-hidden-input", tabIndex: -1, "aria-label": `${CONTEXT[which]} image file`,
@@ -116,9 +116,9 @@ export function mount(root) {
     viewer.link(link.checked && context()?.[0] === "prior" ? sides.prior.viewer : null);
   }
 
-  function keep(from, kind, points) {
+  function keep(from, kind, points, id) {
     const image = from.state().id;
-    if (image) session.act({ action: "measure", kind, image, points });
+    if (image) session.act({ action: "measure", kind, image, points, ...(id && { id }) });
   }
 
   function draw() {
@@ -218,7 +218,7 @@ export function mount(root) {
   function drawMeasurements() {
     const found = session.study?.measurements ?? [];
     if (!found.some((one) => one.id === chosen.measurement)) chosen.measurement = null;
-    for (const one of [viewer, ...Object.values(sides).map((other) => other.viewer)]) one.measurements(found, chosen.measurement);
+    for (const one of [viewer, ...Object.values(sides).map((other) => other.viewer)]) one.measurements(found, chosen.measurement, editable());
     const focused = measurements.contains(document.activeElement);
     measurements.replaceChildren(...found.map((one) => {
       const text = `${TITLES[one.kind] ?? one.kind} ${valueOf(one)}${one.note && one.unit !== "px" ? ` (${one.note})` : ""}`;

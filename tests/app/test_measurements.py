@@ -113,6 +113,26 @@ def test_a_measurement_that_is_not_there_cannot_be_removed(store: Store) -> None
         act(store, study, "unmeasure", id="m1")
 
 
+def test_a_measurement_is_changed_in_its_place_and_that_is_undone(store: Store) -> None:
+    study = study_with(store, {"mm": 0.2, "at": "patient"})
+    first = measured(store, study, [[0, 0], [30, 40]], note="left lung")
+    second = measured(store, study, [[1, 2], [3, 4]])
+    state = act(store, study, "measure", id=first["id"], kind="length", image="i", points=[[0, 0], [60, 80]])
+    changed = first | {"points": [[0.0, 0.0], [60.0, 80.0]], "value": 20.0}
+    assert state["measurements"] == [changed, second]
+    assert act(store, study, "undo")["measurements"] == [first, second]
+    assert act(store, study, "redo")["measurements"] == [changed, second]
+    for wrong, reason in (
+        ({"id": "m1"}, "no such measurement"),
+        ({"kind": "cardiothoracic", "points": [[1, 2], [3, 4], [5, 6], [7, 8]]}, "keeps its kind"),
+        ({"points": [[1, 2], [1, 2]]}, "same point"),
+    ):
+        action = {"id": first["id"], "kind": "length", "image": "i", "points": [[1, 2], [3, 4]]} | wrong
+        with pytest.raises(ReviewError, match=reason):
+            act(store, study, "measure", **action)
+    assert store.state("ann", study)["measurements"] == [changed, second]
+
+
 def test_there_is_a_largest_number_of_measurements(store: Store) -> None:
     study = study_with(store, None)
     for _ in range(50):

@@ -191,6 +191,17 @@ def test_measurements_are_kept_with_the_study_undone_and_deleted(page: Page) -> 
     chip.wait_for()
     painted(page)
     assert state_of(page)["measurements"] == 1
+    box = canvas.bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2  # its first end
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] - 60, middle[1])
+    page.mouse.up()
+    page.wait_for_function(
+        "old => parseFloat(document.querySelector('#measurements li').innerText.split(' ')[1]) > old + 1", arg=length
+    )
+    assert float(chip.inner_text().split()[1]) == pytest.approx(120 / scale * 2, abs=0.2)
     chip.locator("button").first.click()
     assert chip.locator("button").first.get_attribute("aria-pressed") == "true"
     chip.get_by_role("button", name="Delete").click()

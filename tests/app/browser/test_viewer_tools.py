@@ -176,6 +176,23 @@ def test_a_measurement_is_given_up_with_escape_and_needs_two_different_points(vi
     assert points == [[500, 100], [512, 100]]
 
 
+def test_the_end_of_a_kept_measurement_is_dragged(viewer: Viewed, images: Images) -> None:
+    viewer.show(images.add("dragged", flat(1000, 1024)))  # fitted, a screen pixel is two image pixels
+    kept = "[{id: 'a', kind: 'length', image: 'dragged', points: [[200, 400], [320, 560]], value: 5, unit: 'mm'}]"
+    viewer.page.evaluate(f"one.measurements({kept}, null, true)")
+    viewer.drag((165, 285), (40, 20))  # 5 pixels beside the end, which jumps to the pointer
+    assert viewer.page.evaluate("measured.splice(0)") == [["length", [[200, 400], [410, 610]], "a"]]
+    assert viewer.state()["center"] == 32767.5, "the window stays"
+    viewer.page.mouse.move(*viewer.place(100, 200))
+    viewer.page.mouse.down()
+    viewer.page.mouse.move(*viewer.place(300, 300))
+    viewer.press("Escape")
+    viewer.page.mouse.up()
+    viewer.page.evaluate(f"one.measurements({kept}, null, false)")  # of a signed report
+    viewer.drag((160, 280), (40, 20))
+    assert measured(viewer) == [] and viewer.state()["center"] != 32767.5
+
+
 def painted(viewer: Viewed, full: bool) -> None:
     viewer.page.wait_for_function("full => one.state().painted && one.state().full === full", arg=full)
 
