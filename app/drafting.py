@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from app.store import Store
     from encoder.preprocessing import Recipe
     from encoder.reader.radiograph import PreparedImage
-    from llava_rad.generation.engine import Engine
     from llava_rad.generation.options import GenerationOptions
+    from llava_rad.generation.report_model import ReportModel
     from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.model.templates import Study
 
@@ -103,7 +103,7 @@ class Drafting:
             return {"state": "failed", "error": self._failed}
         if not self._loaded.is_set():
             return {"state": "loading"}
-        return {"state": "ready", **_facts(self._engine()), "takes": sorted(self._places())}
+        return {"state": "ready", **_facts(self._model()), "takes": sorted(self._places())}
 
     def takes(self) -> Collection[str]:
         """Return the names of the inputs that the model takes; none while it is loading."""
@@ -185,7 +185,7 @@ class Drafting:
         numbers = {one["id"]: at for at, one in enumerate(drafted)}
         if not encoder and sentence not in numbers:
             raise ReviewError("there is no draft of that sentence")
-        engine = self._engine()
+        engine = self._ready().engine()
         model = (state["draft"] or {}).get("model")
         if not encoder and model is not None and model["sha256"] != engine.sha256:
             raise ReviewError("another model wrote this draft: its attention map is not available")
@@ -218,22 +218,24 @@ class Drafting:
         box = attention_maps.box(engine.recipe, state["image"]["height"], state["image"]["width"])
         return {"side": len(found), "values": found.round(3).ravel().tolist(), "box": box, "note": note}
 
-    def _engine(self) -> Engine:
+    def _ready(self) -> ReportWriter:
+        """Return the writer once its model is loaded."""
         self._loaded.wait()
         if self._failed is not None:
             raise ModelError(self._failed)
         assert self._writer is not None
-        return self._writer.engine()
+        return self._writer
+
+    def _model(self) -> ReportModel:
+        return self._ready().model()
 
     def _places(self) -> frozenset[str]:
         """Return the names of the inputs that the model's prompt takes."""
-        from llava_rad.model.templates import TEMPLATES
-
-        return TEMPLATES[self._engine().config.conversation.template].places
+        return self._model().config.places
 
     def _context(self, state: dict[str, Any], inputs: dict[str, Any]) -> list[tuple[str, PreparedImage]]:
         """Return names and images of the context images among the inputs."""
-        recipe = self._engine().recipe
+        recipe = self._model().recipe
         return [(name, self._images(state[name], recipe)) for name in CONTEXT_IMAGES if name in inputs]
 
     def _prompt(self) -> str | None:
@@ -282,7 +284,7 @@ class Drafting:
         try:
             study = self._store.state(job.owner, job.study)
             inputs = inputs_of(study, self._places()) | ({"grounded": True} if job.grounded else {})
-            image, others = self._images(study, self._engine().recipe), self._context(study, inputs)
+            image, others = self._images(study, self._model().recipe), self._context(study, inputs)
             prompted = study_of(inputs)
             saved = time.monotonic()
             for piece in self._writer.stream_image(image, study=prompted, context=others):
@@ -307,7 +309,7 @@ class Drafting:
             findings = [one for one in kept["report"]["findings"] if one["text"]]
             self._store.jobs.finish(
                 job, state, text=report.text, sentences=[one["text"] for one in findings],
-                boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._engine()),
+                boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._model()),
                 inputs=inputs,
             )  # fmt: skip
         except sqlite3.OperationalError:  # the disk is full, the database is used: the draft is written again
@@ -319,10 +321,10 @@ class Drafting:
             self._now.pop(job.study, None)
 
 
-def _facts(engine: Engine) -> dict[str, Any]:
+def _facts(model: ReportModel) -> dict[str, Any]:
     return {
-        "id": engine.model_id, "revision": engine.revision, "sha256": engine.sha256,
-        "demonstration": engine.config.demonstration,
+        "id": model.model_id, "revision": model.revision, "sha256": model.sha256,
+        "demonstration": model.config.demonstration,
     }  # fmt: skip
 
 

@@ -55,6 +55,8 @@ class Recipe:
         margin: rounding of margins that are not whole pixels, see ``encoder.resampling.centre_crop``.
         pad_to: resizes the longest side instead of the shortest to this number of pixels (Lanczos of Pillow), pads to a
             square with black bars, and resizes to ``size`` (bicubic without antialiasing), as CheXzero does.
+        whole: keeps the whole image, whose shortest side is ``size``: nothing is cropped. For models whose own processor
+            takes pictures of any shape.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Recipe:
     resampling: Resampling = "bicubic"
     margin: Margin = "floor"
     pad_to: int | None = None
+    whole: bool = False
 
     @property
     def side(self) -> int:
@@ -89,7 +92,7 @@ class Recipe:
             from_dicom: False for an 8-bit picture file, which MIMIC-CXR-JPG's recipe treats as equalised already.
 
         Returns:
-            [size, size] uint8.
+            [size, size] uint8; [h, w] if the recipe keeps the whole image.
         """
         return self.crop(self.resize(pixels, valid, from_dicom=from_dicom))
 
@@ -97,9 +100,9 @@ class Recipe:
         """Crop the centre of the result of ``resize``, the last step of the recipe.
 
         Returns:
-            [size, size] uint8.
+            [size, size] uint8; [h, w] if the recipe keeps the whole image.
         """
-        return centre_crop(resized, self.size, self.margin)
+        return resized if self.whole else centre_crop(resized, self.size, self.margin)
 
     def resize(
         self,
@@ -209,6 +212,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "resampling": lambda value: value in get_args(Resampling),
     "margin": lambda value: value in get_args(Margin),
     "pad_to": lambda value: value is None or _pixels(value),
+    "whole": lambda value: isinstance(value, bool),
 }
 
 

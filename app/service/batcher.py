@@ -116,8 +116,8 @@ class Batcher:
             return {"model": "failed", "error": self._failed}
         if self._writer is None or not self._thread.is_alive():
             return {"model": "loading" if self._thread.is_alive() else "stopped"}
-        engine = self._writer.engine()
-        return {"model": "ready", "id": engine.model_id, "sha256": engine.sha256}
+        model = self._writer.model()
+        return {"model": "ready", "id": model.model_id, "sha256": model.sha256}
 
     def decodes(self) -> bool:
         """Return True if the processes that decode images work."""
@@ -214,7 +214,7 @@ class Batcher:
             if before is not None:
                 self._last_batch(before)
             self._measures.reloads.labels("done").inc()
-            _LOG.info("the model was loaded again: %s", writer.engine().sha256)
+            _LOG.info("the model was loaded again: %s", writer.model().sha256)
         except BaseException:
             self._measures.reloads.labels("failed").inc()
             raise
@@ -253,9 +253,9 @@ class Batcher:
             writer.close()
 
     def _read(self, job: Job, writer: ReportWriter) -> None:
-        engine, begun = writer.engine(), time.monotonic()
-        _ = engine.config.conversation.with_study(job.inputs.study).text
-        recipe = engine.recipe
+        model, begun = writer.model(), time.monotonic()
+        model.config.check(job.inputs.study)
+        recipe = model.recipe
         force = job.force or self._options.force
         with self._readers.turn(job.caller, lambda: not job.cancelled) as reader:
             image = reader.prepare(job.data, recipe, force=force, frame=job.frame)
@@ -329,7 +329,7 @@ class Batcher:
             if job.cancelled:
                 batch.remove(job)
                 continue
-            if job.images is None or job.images[0] != writer.engine().recipe:  # the model was loaded again
+            if job.images is None or job.images[0] != writer.model().recipe:  # the model was loaded again
                 try:
                     self._read(job, writer)
                 except LlavaRadError as error:

@@ -212,7 +212,7 @@ class PreparedImage:
     """Image prepared with a recipe for the encoder.
 
     Attributes:
-        pixels: [S, S] uint8; [h, w] without the recipe's centre crop.
+        pixels: [S, S] uint8; [h, w] without the recipe's centre crop, or if it keeps the whole image.
         facts: allow-listed facts.
         warnings: fixed texts.
         sha256: SHA-256 of the file, hexadecimal.

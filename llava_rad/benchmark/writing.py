@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from encoder.preprocessing import Recipe
     from encoder.reader.radiograph import PreparedImage
-    from llava_rad.generation.decoding import Draft
     from llava_rad.generation.engine import Engine
+    from llava_rad.generation.pieces import Draft
     from llava_rad.generation.vllm import VllmWriter
 
     Image = npt.NDArray[np.uint8]

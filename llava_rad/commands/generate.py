@@ -219,7 +219,7 @@ def _stream(writer: ReportWriter, sources: list[Source], results: Results, *, sh
     for source in sources:
         for piece in writer.stream(source):
             if isinstance(piece, str):
-                results.take_piece(source, piece, demonstration=writer.engine().config.demonstration)
+                results.take_piece(source, piece, demonstration=writer.config().demonstration)
             else:
                 failed += not results.take(piece, total=len(sources), show_paths=show_paths)
     _sum_up(results.written, 0, failed, len(sources), quiet=quiet)

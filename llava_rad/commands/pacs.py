@@ -151,7 +151,7 @@ def watch(
     date: Date = None,
     modality: Modalities = "CR,DX",
     options: Annotated[
-        GenerationOptions, opt.Fields("model", "revision", "offline", "device", "dtype", "max_new_tokens")
+        GenerationOptions, opt.Fields("model", "revision", "profile", "offline", "device", "dtype", "max_new_tokens")
     ],
 ) -> None:
     """Write drafts for chest radiographs that are new in the archive."""

@@ -89,7 +89,16 @@ def command(
     options: Annotated[
         GenerationOptions,
         opt.Fields(
-            "model", "revision", "offline", "device", "dtype", "max_new_tokens", "compile", "vllm_python", "show_paths"
+            "model",
+            "revision",
+            "profile",
+            "offline",
+            "device",
+            "dtype",
+            "max_new_tokens",
+            "compile",
+            "vllm_python",
+            "show_paths",
         ),
     ],
     identifiers: Annotated[

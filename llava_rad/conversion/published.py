@@ -12,10 +12,10 @@ import importlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
 from encoder.hub import fetch
@@ -113,6 +113,18 @@ def model_named(kind: str) -> PublishedModel:
 def of_repository(source: object) -> PublishedModel | None:
     """Return the model that a hub repository holds, or None."""
     return next((model for model in MODELS.values() if model.repository == str(source)), None)
+
+
+def of_config(config: Mapping[str, Any]) -> PublishedModel | None:
+    """Return the model that a ``config.json`` describes in its published form, or None."""
+    if config.get("model_type") == "maira2":
+        return MODELS["maira-2"]
+    if tower := config.get("mm_vision_tower"):  # as the authors of LLaVA publish it
+        return MODELS["llava-rad" if "biomedclip" in str(tower).lower() else "llava-1.5"]
+    parts = [config.get(name) or {} for name in ("text_config", "vision_config")]
+    kinds = [part.get("model_type") for part in parts if isinstance(part, Mapping)]
+    of_llava = config.get("model_type") == "llava"
+    return MODELS["llava-1.5"] if of_llava and kinds in (["llama", "clip_vision_model"], [None, None]) else None
 
 
 def convert(

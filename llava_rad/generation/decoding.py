@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -13,27 +12,11 @@ from encoder.errors import LlavaRadError
 from llava_rad.generation.compiled import EVERY, Tokens
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
+from llava_rad.generation.pieces import Draft
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A generated report.
-
-    Attributes:
-        text: the findings.
-        ids: token ids, without the end token.
-        complete: False if ``max_new_tokens`` cut the report off.
-        unfamiliar: the image is unlike the training images (``llava_rad.model.familiarity``).
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    complete: bool
-    unfamiliar: bool = False
 
 
 def generate(

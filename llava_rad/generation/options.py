@@ -15,7 +15,7 @@ from encoder.errors import ConfigError
 from llava_rad.model.templates import FRONTAL_ONLY, Study
 
 if TYPE_CHECKING:
-    from llava_rad.model.config import LlavaRadConfig
+    from llava_rad.generation.report_model import Description
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "8bit", "4bit"]
@@ -101,7 +101,7 @@ class Decoding:
         if self.temperature > 0 and (self.num_beams or 1) > 1:
             raise ConfigError("beam search does not sample", hint="use one beam, or temperature 0")
 
-    def longest(self, config: LlavaRadConfig) -> int:
+    def longest(self, config: Description) -> int:
         """Longest report in tokens: ``max_new_tokens``, or the checkpoint's default.
 
         The default grows by half if boxes are asked for, as in MAIRA-2's model card (300 tokens, 450 with boxes).
@@ -109,7 +109,7 @@ class Decoding:
         usual = config.generation.max_new_tokens
         return self.max_new_tokens or (usual + usual // 2 if self.study.grounded else usual)
 
-    def beams(self, config: LlavaRadConfig) -> int:
+    def beams(self, config: Description) -> int:
         """Number of beams: ``num_beams``, or the checkpoint's default.
 
         Raises:
@@ -129,8 +129,11 @@ class GenerationOptions(Decoding):
     """All options of report generation: model, reading of the images, decoding and output.
 
     Attributes:
-        model: Checkpoint: a folder, or a hub repository owner/name. Default: the embedded demonstration model.
+        model: Checkpoint, or another model of transformers' image-text-to-text class (docs/published-models.md): a
+            folder, or a hub repository owner/name. Default: the embedded demonstration model.
         revision: Branch, tag or commit of a hub repository.
+        profile: Prompt, images and cut of the answer of a model that others trained: a name ('llava-rad doctor' lists
+            them) or a YAML file. Default: by the model's repository, else generic.
         offline: Never ask the hub (as HF_HUB_OFFLINE=1).
         device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps.
         dtype: auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16; 8bit, 4bit: the language model's
@@ -149,6 +152,7 @@ class GenerationOptions(Decoding):
 
     model: str | Path | None = option(None, "Model", kind=str, metavar="DIR-OR-HUB-ID")
     revision: str | None = option(None, "Model")
+    profile: str | None = option(None, "Model", metavar="NAME-OR-FILE")
     offline: bool = option(False, "Model")
     device: str = option("auto", "Model")
     dtype: Precision = option("auto", "Model", choices=get_args(Precision), metavar="TYPE")

@@ -1,21 +1,28 @@
-"""Pieces of a text as they are generated, and the draft that follows them."""
+"""Drafts, and pieces of a text as they are generated."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from llava_rad.generation.decoding import Draft
-    from llava_rad.generation.options import GenerationOptions
-    from llava_rad.generation.vllm import VllmWriter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 
-def whole(writer: VllmWriter, images: Sequence[Any], settings: GenerationOptions) -> Generator[str, None, Draft]:
-    """A report of vLLM as one piece."""
-    (draft,) = writer.generate(images, settings)
-    yield draft.text
-    return draft
+@dataclass(frozen=True)
+class Draft:
+    """A generated report.
+
+    Attributes:
+        text: the findings; an impression follows on a line of its own, under its heading.
+        ids: token ids, without the end token; empty if another process or machine has them.
+        complete: False if ``max_new_tokens`` cut the report off.
+        unfamiliar: the image is unlike the training images (``llava_rad.model.familiarity``).
+        notes: further warnings of the report.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    complete: bool
+    unfamiliar: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class Pieces:

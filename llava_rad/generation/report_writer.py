@@ -9,17 +9,15 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.reader.sandbox import Reader
-from llava_rad.conversion.published import open_checkpoint
+from llava_rad.generation.found import find
 from llava_rad.generation.options import GenerationOptions
-from llava_rad.generation.pieces import Pieces, whole
+from llava_rad.generation.pieces import Draft, Pieces
 from llava_rad.generation.sources import Source
 from llava_rad.generation.study import StudyInputs, prepare
-from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.templates import Study
 from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
 from llava_rad.outputs.report import Report, clean, cleaned
@@ -28,9 +26,8 @@ if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
     from encoder.reader.identity import Identity
     from encoder.reader.radiograph import PreparedImage
-    from llava_rad.generation.decoding import Draft
     from llava_rad.generation.engine import Engine
-    from llava_rad.generation.vllm import VllmWriter
+    from llava_rad.generation.report_model import Description, FoundModel, ReportModel
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,8 @@ class ReportWriter:
         self._context: list[tuple[str, PreparedImage]] = []
         self._stopped = threading.Event()
         self._loading = threading.RLock()
-        self._folder: Path | None = None
-        self._engine: Engine | None = None
-        self._vllm: VllmWriter | None = None
+        self._found: FoundModel | None = None
+        self._model: ReportModel | None = None
 
     def __enter__(self) -> ReportWriter:
         return self
@@ -83,10 +79,10 @@ class ReportWriter:
         self.close()
 
     def close(self) -> None:
-        """Stop reading images, and end vLLM's process."""
+        """Stop reading images, and end processes and connections of the model."""
         self.stop_reading()
-        if self._vllm is not None:
-            self._vllm.close()
+        if self._model is not None:
+            self._model.close()
 
     def stop_reading(self) -> None:
         """Stop reading images, without waiting for one that takes long."""
@@ -100,7 +96,7 @@ class ReportWriter:
         """Number of the frame that is read, from 1."""
         return self._options.frame or 1
 
-    def engine(self) -> Engine:
+    def model(self) -> ReportModel:
         """Return the model, loaded on first use.
 
         Raises:
@@ -108,32 +104,32 @@ class ReportWriter:
             LlavaRadError: if vLLM is to decode, and cannot be started.
         """
         with self._loading:
-            if self._engine is None:
-                from llava_rad.generation.engine import Engine
+            if self._model is None:
+                self._model = self._located().load(self._options)
+            return self._model
 
-                engine = Engine.from_pretrained(
-                    self._located(),
-                    revision=self._options.revision,
-                    device=self._options.device,
-                    dtype=self._options.dtype,
-                    offline=self._options.offline,
-                    decodes=self._options.vllm_python is None,
-                )
-                if self._options.vllm_python is not None:
-                    from llava_rad.generation.vllm import VllmWriter
+    def engine(self) -> Engine:
+        """Return the engine of a checkpoint of this project, for what only it has: maps and image vectors.
 
-                    self._vllm = VllmWriter(engine, self._located(), self._options.vllm_python)
-                self._engine = engine  # last: a writer whose vLLM cannot be started has no engine
-            return self._engine
+        Raises:
+            ModelError: if the model is missing or damaged.
+            LlavaRadError: if the model is none of this project's checkpoints.
+        """
+        from llava_rad.generation.checkpoint_model import CheckpointModel
+
+        model = self.model()
+        if not isinstance(model, CheckpointModel):
+            raise LlavaRadError(f"{model.model_id} has no attention maps: only this project's checkpoints have them")
+        return model.engine
 
     @property
     def options(self) -> GenerationOptions:
         """Options, with the study inputs of the writer's own."""
         return self._options
 
-    def config(self) -> LlavaRadConfig:
-        """Return ``config.json`` of the model, which need not be loaded."""
-        return LlavaRadConfig.load(self._located())
+    def config(self) -> Description:
+        """Return the description of the model, which need not be loaded."""
+        return self._located().config
 
     def identity(self, source: Source) -> Identity:
         """Read the identifiers of a source, see ``Reader.identity``."""
@@ -151,11 +147,11 @@ class ReportWriter:
 
     def settings(self) -> dict[str, Any]:
         """Return model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
-        engine = self.engine()
+        model = self.model()
         return {
-            "model": engine.sha256,
-            "recipe": recipe_facts(engine).model_dump(),
-            "generation": generation_facts(engine, self._settings()).model_dump(),
+            "model": model.sha256,
+            "recipe": recipe_facts(model).model_dump(),
+            "generation": generation_facts(model, self._settings()).model_dump(),
         }
 
     def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:
@@ -183,25 +179,14 @@ class ReportWriter:
             window.append(item)
             images = sum(not isinstance(image, ReadError) for _, image in window)
             # a failure waits only for the images before it, to keep the order; the window bounds the wait
-            if images in (0, self._together()) or len(window) == 8 * batch_size:
+            if images in (0, self.model().together(self._options)) or len(window) == 8 * batch_size:
                 yield from self._write_batch(window)
                 window = []
         yield from self._write_batch(window)
 
-    def _together(self) -> int:
-        """Images of one call of the model; several batches where the next report takes the place of one that ended."""
-        from llava_rad.generation.decoding import compiles
-
-        engine = self.engine()
-        return self._options.batch_size * (4 if self._vllm is not None or compiles(engine, self._options) else 1)
-
     def warm_up(self) -> None:
         """Load the model, and compile decoding where it is compiled, before the first report is asked for."""
-        from llava_rad.generation.decoding import warm_up
-
-        engine = self.engine()
-        if self._vllm is None:
-            warm_up(engine, self._options)
+        self.model().warm_up(self._options)
 
     def stream(self, source: Source) -> Iterator[str | Outcome]:
         """Yield the findings of one source piece by piece, then the whole report; or only a failure."""
@@ -227,22 +212,13 @@ class ReportWriter:
             study: study inputs in place of the writer's own; the pieces of a grounded report hold the tags of boxes.
             context: lateral and prior image of the study.
         """
-        from llava_rad.generation.decoding import stream
-
-        engine = self.engine()
         others = [other.pixels for _, other in (self._context if context is None else context)]
-        if self._vllm is None:
-            pieces = Pieces(stream(engine, image.pixels, self._settings(study), others))
-        else:
-            pieces = Pieces(whole(self._vllm, [image.pixels, *others], self._settings(study)))
+        pieces = Pieces(self.model().stream([image.pixels, *others], self._settings(study)))
         text = ""
         for piece in cleaned(pieces):
             text += piece
             yield piece
-        draft = pieces.draft
-        yield self._report(
-            image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=path, study=study, context=context
-        )
+        yield self._report(image, replace(pieces.draft, text=text), path=path, study=study, context=context)
 
     def stream_batch(
         self,
@@ -261,17 +237,8 @@ class ReportWriter:
                 is cleaned by ``outputs.report.cleaned``. They come as one piece from a beam search or vLLM.
             dropped: numbers of reports that nobody waits for any more; they leave the batch and are not yielded.
         """
-        from llava_rad.generation import decoding
-
-        engine, settings = self.engine(), self._settings(study)
         pixels = [one.pixels for image, context in batch for one in (image, *(other for _, other in context))]
-        found: Iterator[tuple[int, str | Draft]]
-        if self._vllm is not None:
-            found = enumerate(self._vllm.generate(pixels, settings))
-        elif settings.beams(engine.config) > 1:
-            found = enumerate(decoding.generate(engine, pixels, settings))
-        else:
-            found = decoding.stream_batch(engine, pixels, settings, streamed=streamed, dropped=dropped)
+        found = self.model().stream_batch(pixels, self._settings(study), streamed=streamed, dropped=dropped)
         begun = set[int]()
         for number, part in found:
             if isinstance(part, str):
@@ -281,28 +248,26 @@ class ReportWriter:
                 image, context = batch[number]
                 if number in streamed and number not in begun:
                     yield number, part.text
-                yield number, self._report(
-                    image, clean(part.text).strip(), complete=part.complete, unfamiliar=part.unfamiliar, study=study,
-                    context=context,
-                )  # fmt: skip
+                yield number, self._report(image, _cleaned(part), study=study, context=context)
 
     def report(
         self, image: PreparedImage, text: str, *, study: Study | None = None, context: Context | None = None
     ) -> Report:
         """Make the report of a text that ``stream_image`` did not write to its end."""
-        engine = self.engine()
-        (unfamiliar,) = engine.unfamiliar(engine.encode_images(image.pixels[None]))
-        return self._report(image, text, complete=True, unfamiliar=unfamiliar, study=study, context=context)
+        draft = Draft(text, (), complete=True, unfamiliar=self.model().unfamiliar(image.pixels))
+        return self._report(image, draft, study=study, context=context)
 
     def _report(
-        self, image: PreparedImage, text: str, *, complete: bool, unfamiliar: bool, path: str | None = None,
-        study: Study | None = None, context: Context | None = None,
+        self, image: PreparedImage, draft: Draft, *, path: str | None = None, study: Study | None = None,
+        context: Context | None = None,
     ) -> Report:  # fmt: skip
         context = self._context if context is None else context
         warnings = (f"{name} image: {warning}" for name, other in context for warning in other.warnings)
-        image = replace(image, warnings=(*image.warnings, *warnings))
-        settings = self._settings(study)
-        return compose(self.engine(), settings, image, text, complete=complete, unfamiliar=unfamiliar, path=path)
+        image = replace(image, warnings=(*image.warnings, *warnings, *draft.notes))
+        return compose(
+            self.model(), self._settings(study), image, draft.text, complete=draft.complete,
+            unfamiliar=draft.unfamiliar, path=path,
+        )  # fmt: skip
 
     def _settings(self, study: Study | None = None) -> GenerationOptions:
         return self._options if study is None else replace(self._options, study=study)
@@ -310,9 +275,8 @@ class ReportWriter:
     def _prepared(self, sources: Sequence[Source], *, ahead: int) -> Iterator[_Item]:
         """Read images in a thread, ``ahead`` of the model, which is loaded in this thread meanwhile."""
         items: queue.Queue[_Item | BaseException | None] = queue.Queue(max(ahead, 1))
-        folder = self._located()
-        if self._options.study.used:  # inputs that the prompt does not take are refused before the model is loaded
-            _ = LlavaRadConfig.load(folder).conversation.with_study(self._options.study).text
+        config = self.config()
+        config.check(self._options.study)  # refused before the model is loaded
 
         abandoned = threading.Event()
 
@@ -324,7 +288,7 @@ class ReportWriter:
 
         def decode() -> None:
             try:
-                recipe = LlavaRadConfig.load(folder).preprocessing
+                recipe = config.preprocessing
                 self._context = [
                     (name, prepare(name, source, partial(self._read, recipe), force=self._options.force))
                     for name, source in self._inputs.images
@@ -339,7 +303,7 @@ class ReportWriter:
 
         threading.Thread(target=decode, name="decode", daemon=True).start()
         try:
-            self.engine()
+            self.model()
             while (item := items.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
@@ -363,37 +327,30 @@ class ReportWriter:
             if isinstance(image, ReadError):
                 yield Failure(source, image, source.sha256())
             else:
-                draft = next(drafts)
-                text = clean(draft.text).strip()
-                yield self._report(
-                    image, text, complete=draft.complete, unfamiliar=draft.unfamiliar, path=self.path_of(source)
-                )
+                yield self._report(image, _cleaned(next(drafts)), path=self.path_of(source))
 
     def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
-        import torch
-
-        from llava_rad.generation.decoding import generate
-
-        engine = self.engine()
+        pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._context))]
         try:
-            pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._context))]
-            if self._vllm is not None:
-                return self._vllm.generate(pixels, self._settings())
-            return generate(engine, pixels, self._settings(), at_once=self._options.batch_size)
-        except torch.OutOfMemoryError:
+            return self.model().generate(pixels, self._options) if pixels else []
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+                raise
             raise LlavaRadError(
                 f"the device's memory does not hold a batch of {min(len(images), self._options.batch_size)}",
                 hint="lower --batch-size, or use --device cpu",
             ) from None
 
-    def _located(self) -> Path:
+    def _located(self) -> FoundModel:
         with self._loading:
-            if self._folder is None:
-                self._folder = open_checkpoint(
-                    self._options.model, revision=self._options.revision, offline=self._options.offline
-                )
-            return self._folder
+            if self._found is None:
+                self._found = find(self._options)
+            return self._found
 
     def path_of(self, source: Source) -> str | None:
         """Return the input's path, if the options show paths."""
         return str(source.path) if self._options.show_paths and source.path is not None else None
+
+
+def _cleaned(draft: Draft) -> Draft:
+    return replace(draft, text=clean(draft.text).strip())

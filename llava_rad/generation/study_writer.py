@@ -11,11 +11,11 @@ from encoder.errors import ReadError
 from llava_rad.generation.grouping import Group, group
 from llava_rad.generation.report_writer import Failure, Outcome
 from llava_rad.generation.study import prepare
-from llava_rad.model.config import LlavaRadConfig
-from llava_rad.model.templates import TEMPLATES, Study
+from llava_rad.model.templates import Study
 
 if TYPE_CHECKING:
     from encoder.reader.radiograph import PreparedImage
+    from llava_rad.generation.report_model import Description
     from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.generation.sources import Source
 
@@ -58,7 +58,7 @@ class StudyWriter:
             LlavaRadError: if nothing can be written with the writer's options.
         """
         config = self._writer.config()
-        places = TEMPLATES[config.prompt.template].places
+        places = config.places
         self._note(groups, places)
         waiting: list[tuple[Study, PreparedImage, list[tuple[str, PreparedImage]], Source]] = []
         for one in groups:
@@ -93,7 +93,7 @@ class StudyWriter:
             yield report
         waiting.clear()
 
-    def _read(self, study: Group, config: LlavaRadConfig) -> _Read:
+    def _read(self, study: Group, config: Description) -> _Read:
         frontals: list[tuple[Source, PreparedImage]] = []
         laterals: list[PreparedImage] = []
         failures: list[Failure] = []
@@ -133,7 +133,7 @@ class StudyWriter:
     def _alone(self, source: Source) -> Failure:
         return Failure(source, ReadError("lateral", "the study has no frontal image"), source.sha256())
 
-    def _frontal(self, study: Group, config: LlavaRadConfig) -> PreparedImage | None:
+    def _frontal(self, study: Group, config: Description) -> PreparedImage | None:
         if id(study) not in self._frontals:
             self._keep(study, self._read(study, config).frontal)
         return self._frontals[id(study)]

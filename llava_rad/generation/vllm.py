@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
 from llava_rad.generation import vllm_worker
-from llava_rad.generation.decoding import Draft, draft, prepare
+from llava_rad.generation.decoding import draft, prepare
 from llava_rad.generation.options import Decoding
+from llava_rad.generation.pieces import Draft
 from llava_rad.generation.words import refuse_adapter
 from llava_rad.model.checkpoint import LANGUAGE_MODEL
 

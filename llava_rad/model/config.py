@@ -22,7 +22,7 @@ from encoder.errors import ModelError
 from encoder.json_files import read_json
 from encoder.preprocessing import Recipe
 from llava_rad.model.prompt import INSTRUCTION, SYSTEM, Chunks, Prompt
-from llava_rad.model.templates import TemplateName
+from llava_rad.model.templates import TEMPLATES, Study, TemplateName
 
 FORMAT: Literal["llava-rad/1"] = "llava-rad/1"
 
@@ -240,6 +240,23 @@ class LlavaRadConfig(_Strict):
     def preprocessing(self) -> Recipe:
         """Preprocessing recipe as an object."""
         return Recipe.from_dict(self.recipe)
+
+    @property
+    def places(self) -> frozenset[str]:
+        """Study inputs that the prompt takes, as ``Study.used`` spells them."""
+        return TEMPLATES[self.prompt.template].places
+
+    def check(self, study: Study) -> None:
+        """Refuse study inputs that the prompt does not take.
+
+        Raises:
+            ConfigError: if there is one.
+        """
+        _ = self.conversation.with_study(study).text
+
+    def request(self, given: str | None = None) -> str:
+        """Return the request to the model: the one given, or the checkpoint's own."""
+        return self.conversation.with_instruction(given).instruction
 
     @property
     def conversation(self) -> Prompt:

@@ -25,12 +25,12 @@ UNFAMILIAR = "the image is unlike those that the model was trained on: do not re
 
 if TYPE_CHECKING:
     from encoder.reader.radiograph import PreparedImage
-    from llava_rad.generation.engine import Engine
     from llava_rad.generation.options import Decoding
+    from llava_rad.generation.report_model import ReportModel
 
 
 def compose(
-    engine: Engine,
+    model: ReportModel,
     settings: Decoding,
     image: PreparedImage,
     text: str,
@@ -42,7 +42,7 @@ def compose(
     """Build the report of one image.
 
     Args:
-        engine: the model that generated the text.
+        model: the model that generated the text.
         settings: of the decoding.
         image: prepared for the model.
         text: cleaned findings, with boxes if ``settings.study.grounded``.
@@ -54,13 +54,13 @@ def compose(
     if unfamiliar:
         warnings.append(UNFAMILIAR)
     if not complete:
-        warnings.append(f"the report was cut off after {settings.longest(engine.config)} tokens")
+        warnings.append(f"the report was cut off after {settings.longest(model.config)} tokens")
     if not text:
         warnings.append("the model wrote nothing")
     if settings.study.used:
         warnings.append(f"written from more than this image, which is not kept here: {', '.join(settings.study.used)}")
     if settings.study.grounded:
-        grounded, left_out = placed(parse(text), engine.recipe, image.facts)
+        grounded, left_out = placed(parse(text), model.recipe, image.facts)
         phrases = [
             GroundedFinding(text=phrase.text, boxes=[_box(box) for box in phrase.boxes]) for phrase in grounded.phrases
         ]
@@ -73,20 +73,20 @@ def compose(
     return kind(
         report=body,
         model=ModelFacts(
-            id=engine.model_id,
-            revision=engine.revision,
-            sha256=engine.sha256,
-            demonstration=engine.config.demonstration,
+            id=model.model_id,
+            revision=model.revision,
+            sha256=model.sha256,
+            demonstration=model.config.demonstration,
         ),
         input=InputFacts(
             sha256=image.sha256,
             path=path,
             format=image.facts.format,
             view=image.facts.view,
-            recipe=recipe_facts(engine),
+            recipe=recipe_facts(model),
             facts=image.facts,
         ),
-        generation=generation_facts(engine, settings),
+        generation=generation_facts(model, settings),
         warnings=warnings,
         software=SoftwareFacts(version=software_version()),
     )
@@ -96,20 +96,20 @@ def _box(box: Box) -> BoxFacts:
     return BoxFacts(**{side: round(share, 6) for side, share in vars(box).items()})
 
 
-def recipe_facts(engine: Engine) -> RecipeFacts:
-    """Return the facts of the engine's preprocessing recipe."""
-    return RecipeFacts(name=engine.recipe.name, version=engine.recipe.version)
+def recipe_facts(model: ReportModel) -> RecipeFacts:
+    """Return the facts of the model's preprocessing recipe."""
+    return RecipeFacts(name=model.recipe.name, version=model.recipe.version)
 
 
-def generation_facts(engine: Engine, settings: Decoding) -> GenerationFacts:
-    """Return the settings of a report, with the checkpoint's prompt if none is given."""
+def generation_facts(model: ReportModel, settings: Decoding) -> GenerationFacts:
+    """Return the settings of a report, with the model's own prompt if none is given."""
     return GenerationFacts(
-        max_new_tokens=settings.longest(engine.config),
-        num_beams=settings.beams(engine.config),
+        max_new_tokens=settings.longest(model.config),
+        num_beams=settings.beams(model.config),
         temperature=settings.temperature,
         seed=settings.seed,
-        prompt=engine.config.conversation.with_instruction(settings.prompt).instruction,
-        dtype=engine.precision,
+        prompt=model.config.request(settings.prompt),
+        dtype=model.precision,
     )
 
 

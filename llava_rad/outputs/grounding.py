@@ -125,6 +125,8 @@ def on_image(box: Box, recipe: Recipe, height: int, width: int) -> Box:
     """
     if recipe.pad_to is not None:
         raise ValueError("the recipe pads")
+    if recipe.whole:
+        return box
     long = int(recipe.side * max(height, width) / min(height, width))  # as encoder.resampling.resize rounds
     scaled = {"x": recipe.side if width <= height else long, "y": long if width <= height else recipe.side}
 
