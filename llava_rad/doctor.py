@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from encoder.errors import LlavaRadError, ModelError
-from encoder.json_files import read_json
+from encoder.errors import LlavaRadError
 from llava_rad.commands.console import missing_place
+from llava_rad.memory import Need, in_words, memory_of_machine, need_of, need_of_vision_language
+
+if TYPE_CHECKING:
+    from llava_rad.generation.profiles import Profile
 
 Status = Literal["ok", "warning", "missing"]
 # Needed at run time; pip checks the versions at installation.
@@ -29,13 +31,6 @@ UNWANTED = {
     "python-gdcm": "it crashes on damaged files, and pydicom uses it if it is installed",
     "pylibjpeg-libjpeg": "it is under the GPL-3",
 }
-
-
-_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-_OF_LAYERS = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-"""Bytes of a weight of the language model's layers; 64 weights of 4 bits share a scale."""
-_TEXTS = 512
-"""Tokens of a prompt's texts: 57 in LLaVA's, some 200 in MAIRA-2's with boxes and without fields."""
 
 
 class Check(BaseModel):
@@ -77,7 +72,7 @@ def diagnose(model: str | None = None) -> Diagnosis:
     """
     checks = [
         *_system(), *_packages(), *_unwanted(), *_decoders(), *_guarded("device", _device), *_cache(),
-        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(),
+        *_guarded("embedded model", _embedded_model), *_guarded("reader", _reader), *_published_models(), *_profiles(),
         *_encoders(), *_data_sets(), *_guarded("metrics", _metrics),
         *(_guarded("model", lambda: _model(model)) if model is not None else ()),
     ]  # fmt: skip
@@ -262,7 +257,10 @@ def _model(source: str) -> Iterator[Check]:
     """Compare the memory that a checkpoint takes with that of each device. Nothing is fetched or converted."""
     import torch
 
-    from llava_rad.conversion.published import converted_folder, of_repository, open_checkpoint
+    from llava_rad.conversion.published import converted_folder, of_repository
+    from llava_rad.generation.checkpoint_model import FoundCheckpoint
+    from llava_rad.generation.found import find
+    from llava_rad.generation.options import GenerationOptions
 
     published = of_repository(source)
     if published is not None and not (converted_folder(published) / "config.json").is_file():
@@ -270,12 +268,16 @@ def _model(source: str) -> Iterator[Check]:
         yield Check(name="model", status="missing", detail=f"{source} is not converted yet", fix=fix)
         return
     try:
-        need = need_of(open_checkpoint(source, offline=True))
+        found = find(GenerationOptions(model=source, offline=True))
+        if isinstance(found, FoundCheckpoint):
+            need = need_of(found.folder)
+        else:
+            need = yield from _vision_language(found)
     except LlavaRadError as error:
         fix = error.hint or "name the folder of a checkpoint, see docs/checkpoint-format.md"
         yield Check(name="model", status="missing", detail=str(error), fix=fix)
         return
-    sizes = ", ".join(f"{_size(need.bytes(name))} in {name}" for name in ("float32", "bfloat16", "8bit", "4bit"))
+    sizes = ", ".join(f"{in_words(need.bytes(name))} in {name}" for name in ("float32", "bfloat16", "8bit", "4bit"))
     base = "" if need.whole else " without the base of its adapter"
     yield Check(
         name="model", status="ok", detail=f"{need.parameters:,} parameters{base}: {sizes}, one report at a time"
@@ -295,9 +297,27 @@ def _model(source: str) -> Iterator[Check]:
         )
 
 
-def _size(number: int) -> str:
-    """Format bytes as GiB, or as MiB below one GiB."""
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+def _vision_language(found: Any) -> Generator[Check, None, Need]:
+    """State profile and licence of a model of transformers' image-text-to-text class; return its memory."""
+    from llava_rad.generation.vision_language_files import check_files, completed
+
+    profile = found.config
+    yield Check(name="profile", status="ok", detail=f"{profile.name}: {_facts(profile)}; {', '.join(profile.source)}")
+    folder, what = found.folder(), f"the model {found.name}"
+    return need_of_vision_language(check_files(folder, what), completed(folder, what), profile)
+
+
+def _profiles() -> Iterator[Check]:
+    """Profiles of models that others trained, with the licence of their weights."""
+    from llava_rad.generation.profiles import shipped
+
+    for profile in shipped():
+        models = ", ".join(profile.repositories) or "any model of transformers' image-text-to-text class"
+        yield Check(name=f"profile {profile.name}", status="ok", detail=f"{models}: {_facts(profile)}")
+
+
+def _facts(profile: Profile) -> str:
+    return profile.licence if profile.tried else f"{profile.licence}; never run here with its real weights"
 
 
 def _reader() -> Iterator[Check]:
@@ -324,71 +344,3 @@ def _reader() -> Iterator[Check]:
         return
     detail = f"reads the example in its own process in {milliseconds:.0f} ms"
     yield Check(name="reader", status="ok", detail=detail)
-
-
-@dataclass(frozen=True)
-class Need:
-    """Memory that a checkpoint takes to write one report at a time; no weight is read.
-
-    Attributes:
-        parameters: parameters of the encoder, the projector and the language model.
-        quantisable: parameters that ``8bit`` and ``4bit`` quantise.
-        cached: numbers in the key-value cache of the longest prompt with one image, and its answer.
-        whole: False if the language model is an adapter, whose base is not counted.
-    """
-
-    parameters: int
-    quantisable: int
-    cached: int
-    whole: bool
-
-    def bytes(self, dtype: str) -> int:
-        """Bytes of weights and cache in a type; with ``8bit`` and ``4bit`` the rest is in bfloat16."""
-        each = _BYTES.get(dtype, 2.0)
-        return round((self.parameters + self.cached) * each + self.quantisable * (_OF_LAYERS.get(dtype, each) - each))
-
-
-def need_of(folder: Path) -> Need:
-    """Compute the memory of a checkpoint folder from the headers of its files.
-
-    Raises:
-        ModelError: if it is no checkpoint, or a file of it is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    from llava_rad.model.checkpoint import LANGUAGE_MODEL
-    from llava_rad.model.config import LlavaRadConfig
-
-    config = LlavaRadConfig.load(folder)
-    parameters = quantisable = 0
-    for path in sorted(folder.rglob("*.safetensors")):
-        try:
-            file: Any = safe_open(path, framework="numpy")
-            for name in file.keys():  # noqa: SIM118 (not a dictionary)
-                size = 1
-                for length in file.get_slice(name).get_shape():
-                    size *= int(length)
-                parameters += size
-                quantisable += size if name.endswith("_proj.weight") and path.parent.name == LANGUAGE_MODEL else 0
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"the checkpoint's file {path.name} cannot be read ({type(error).__name__})") from error
-    whole = not (folder / LANGUAGE_MODEL / "adapter_config.json").is_file()
-    if not whole:
-        return Need(parameters, quantisable, 0, whole=False)
-    try:
-        llama = read_json(folder / LANGUAGE_MODEL / "config.json")
-        heads = int(llama["num_attention_heads"])
-        width = int(llama.get("head_dim") or int(llama["hidden_size"]) // heads)
-        each = 2 * int(llama["num_hidden_layers"]) * int(llama.get("num_key_value_heads") or heads) * width
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the language model's config.json cannot be read ({type(error).__name__})") from error
-    cached = each * (config.image_tokens + _TEXTS + config.generation.max_new_tokens)
-    return Need(parameters, quantisable, cached, whole=True)
-
-
-def memory_of_machine() -> int | None:
-    """Bytes of main memory, or None if the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None

@@ -181,6 +181,20 @@ def check_files(folder: Path, what: str) -> list[Path]:
     return paths
 
 
+def completed(folder: Path, what: str) -> dict[str, Any]:
+    """Return the contents of ``config.json`` with the defaults of transformers' class.
+
+    Raises:
+        ModelError: if transformers does not read it.
+    """
+    from transformers import AutoConfig
+
+    with _refused(f"config.json of {what} cannot be read"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        found: dict[str, Any] = config.to_dict()
+    return found
+
+
 def load_processor(folder: Path, profile: Profile, what: str) -> Any:
     """Load the processor of images and prompts; prompts are padded on the left.
 
