@@ -87,7 +87,7 @@ def test_memory_of_a_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monke
         2 * (numbers + need.cached), 4 * (numbers + need.cached),
     )  # fmt: skip
     assert f": {4 * (numbers + need.cached) / 2**20:.1f} MiB in float32, " in found["model"].detail
-    assert doctor._size(14 * 2**30) == "14.0 GiB"
+    assert doctor.in_words(14 * 2**30) == "14.0 GiB"
     monkeypatch.setattr(doctor, "memory_of_machine", lambda: 1000)
     assert {check.name: check for check in doctor._model(str(tiny))}["memory"].status == "warning"
 
