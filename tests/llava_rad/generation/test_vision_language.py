@@ -470,3 +470,23 @@ def test_the_service_and_the_review_use_the_same_model(replica: Replica, chest: 
         refused = client.call("GET", f"/api/studies/{state['id']}/evidence?sentence={state['sentences'][0]['id']}")
         assert refused.status >= 400 and "has no attention maps" in refused.body.decode()
         client.signed(state)
+
+
+def test_a_repository_of_the_hub_is_recognised_by_its_config(
+    replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, list[str], bool]] = []
+
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((name, allow_patterns, local_files_only))
+        return str(replica(FAST))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    found = find(GenerationOptions(model="google/medgemma-4b-it", revision="main", offline=True))
+    assert (found.config.name, asked) == ("medgemma-4b-it", [("google/medgemma-4b-it", ["config.json"], True)])
+    model = found.load(GenerationOptions(model="google/medgemma-4b-it", device="cpu"))
+    assert (model.model_id, model.revision) == ("google/medgemma-4b-it", "main")
+    assert all(offline for _, _, offline in asked) and "*.safetensors" in asked[-1][1]
+    assert found.config.content(Study())[1:] == [0], "MedGemma's card has the words before the image"
