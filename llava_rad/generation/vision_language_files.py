@@ -289,11 +289,15 @@ def _outside(network: Any) -> list[str]:
 
 @contextmanager
 def _refused(message: str) -> Iterator[None]:
-    """Raise ``ModelError`` in one line for whatever transformers raises.
+    """Raise ``ModelError`` in one line for whatever transformers raises, and show none of its progress bars.
 
     Raises:
         ModelError: for an error of the block; memory errors of the device pass.
     """
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     except LlavaRadError:
@@ -302,6 +306,9 @@ def _refused(message: str) -> Iterator[None]:
         if type(error).__name__ == "OutOfMemoryError":
             raise LlavaRadError("the device's memory does not hold the model", hint="--dtype 4bit, or a CPU") from None
         raise ModelError(f"{message}: {first_line(error)}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _digest(folder: Path, weights: Sequence[Path], profile: Profile, digests: Digests) -> str:

@@ -69,7 +69,10 @@ def _gemma3() -> tuple[Any, Any]:
     images = t.Gemma3ImageProcessor(size={"height": 56, "width": 56})
     processor = t.Gemma3Processor(images, words, chat_template=GEMMA, image_seq_length=4)
     config = t.Gemma3Config(
-        text_config=t.Gemma3TextConfig(**TEXT, vocab_size=len(words), head_dim=16, sliding_window=16),
+        text_config=t.Gemma3TextConfig(
+            **TEXT, vocab_size=len(words), head_dim=16, sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
         vision_config=t.SiglipVisionConfig(**TOWER),
         mm_tokens_per_image=4, image_token_index=words.image_token_id, boi_token_index=words.boi_token_id,
         eoi_token_index=words.eoi_token_id,
@@ -210,12 +213,24 @@ def make(folder: Path, family: str, *, shard: str = "5GB") -> Path:
 
     torch.manual_seed(5)
     model, processor = FAMILIES[family]()
-    with torch.no_grad():  # images must weigh as much as words
+    with torch.no_grad():  # images must weigh as much as words, and layers more than the word before
         for name, parameter in model.named_parameters():
-            if any(part in name for part in ("projector", "merger", "mm_input_projection")) and parameter.dim() == 2:
-                parameter.mul_(20)
+            if parameter.dim() != 2:
+                continue
+            if any(part in name for part in ("projector", "merger", "mm_input_projection")):
+                parameter.normal_(0, 0.5)  # Gemma 3 begins with zeros
+            elif "embed_tokens" in name:
+                parameter.mul_(0.2)
+            elif "language_model" in name:
+                parameter.mul_(3)
     decoding = model.generation_config
     decoding.eos_token_id, decoding.pad_token_id, decoding.bos_token_id = 1, 0, 2
+    shown = [
+        processor.tokenizer.decode([number], skip_special_tokens=True) for number in range(len(processor.tokenizer))
+    ]
+    decoding.suppress_tokens = [
+        n for n, text in enumerate(shown) if n > 1 and not (text.isascii() and text.isprintable() and text)
+    ]
     if family in SAMPLES:
         decoding.do_sample, decoding.temperature, decoding.top_k, decoding.repetition_penalty = True, 0.7, 20, 1.05
     model.save_pretrained(folder, max_shard_size=shard)
