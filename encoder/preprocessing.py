@@ -55,8 +55,8 @@ class Recipe:
         margin: rounding of margins that are not whole pixels, see ``encoder.resampling.centre_crop``.
         pad_to: resizes the longest side instead of the shortest to this number of pixels (Lanczos of Pillow), pads to a
             square with black bars, and resizes to ``size`` (bicubic without antialiasing), as CheXzero does.
-        whole: keeps the whole image, whose shortest side is ``size``: nothing is cropped. For models whose own processor
-            takes pictures of any shape.
+        whole: keeps the whole image, whose shortest side is ``size``: nothing is cropped. It is for models whose own
+            processor takes pictures of any shape.
     """
 
     name: str
