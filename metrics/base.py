@@ -237,7 +237,8 @@ class Metric(ABC):
         headline: score that represents the metric where it could not be computed; "" is the row's name.
         leading: scores that come first in tables, in this order.
         labeler: source of the labels, for a metric with scores ``NAME_f1/CLASS`` of single classes.
-        context: what the metric can use beside the texts: "age", "indication".
+        context: what the metric can use beside the texts: "age", "indication", "prior".
+        errors: scores that count faults, so that less is better.
     """
 
     summary: ClassVar[str]
@@ -249,6 +250,7 @@ class Metric(ABC):
     leading: ClassVar[tuple[str, ...]] = ()
     labeler: ClassVar[str] = ""
     context: ClassVar[tuple[str, ...]] = ()
+    errors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings

@@ -16,6 +16,7 @@ from encoder.datasets.values import is_no_answer, is_nothing, known, labels_of, 
 from encoder.errors import LlavaRadError
 from llava_rad.reports.sections import findings_part
 from metrics.base import InputError
+from metrics.comparisons import GIVEN, NOT_GIVEN
 from metrics.labels import CLASSES
 from metrics.strata import UNKNOWN
 from metrics.suite import Pairs
@@ -194,7 +195,8 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, p
     people = (patients_of(rows, patient) for rows in tables)
     patients = first_of(people, patient) if patient is not None else next((one for one in people if one), [])
     texts = [predictions.texts[key] for key in ids]
-    return Pairs(ids, texts, list(references.texts.values()), groups, patients, context_of(tables))
+    context = context_of(tables) | prior_of(tables[::-1])
+    return Pairs(ids, texts, list(references.texts.values()), groups, patients, context)
 
 
 def context_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
@@ -214,6 +216,32 @@ def context_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
             if any(values):
                 found.setdefault(name, values)
     return found
+
+
+def prior_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
+    """Return the column "prior": whether each report was written with an earlier image; {} if no table says so.
+
+    Args:
+        tables: rows of the predictions, then of the references. The first that knows counts: by ``inputs``, a list of
+            what the report was written from (``llava-rad benchmark``), or by a column of priors, as in a table of
+            studies, whose empty cells mean that there is none.
+    """
+    for rows in tables:
+        named = matching(dict.fromkeys(name for row in rows for name in row), "prior")[:1]
+        listed = [row.get("inputs") for row in rows]
+        if any(isinstance(inputs, list) for inputs in listed):
+            given = ["prior" in inputs if isinstance(inputs, list) else None for inputs in listed]
+        elif named:
+            given = [_is_stated(row.get(named[0])) for row in rows]
+        else:
+            continue
+        answers = {True: GIVEN, False: NOT_GIVEN, None: ""}
+        return {"prior": [answers[one] for one in given]}
+    return {}
+
+
+def _is_stated(value: Any) -> bool:
+    return value not in (None, False) and not is_no_answer(str(value)) and str(value).strip().lower() not in ("no", "0")
 
 
 def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | None:

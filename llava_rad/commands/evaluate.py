@@ -144,7 +144,7 @@ def command(
     from metrics import tables
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
-    from metrics.registry import checked_metrics
+    from metrics.registry import PRIOR_CLAIMS, checked_metrics
     from metrics.suite import evaluate
 
     chosen = checked_metrics(metric.names(metrics))
@@ -187,6 +187,8 @@ def command(
             for kind, values in annotated.items():
                 given.setdefault(kind, {}).update({(side, key): value for key, value in values.items()})
 
+    if any(pairs.context.get("prior") for pairs in models.values()):
+        chosen = tuple(dict.fromkeys((*chosen, PRIOR_CLAIMS)))
     settings = replace(common, metrics=chosen, options=asdict(own))
     kept = None if no_cache else Cache(cache or default_path(), say=note)
     try:
