@@ -118,11 +118,13 @@ def prior_claims(candidates: Sequence[str], references: Sequence[str], prior: Se
                 "prior_claims_references": reference / reports,
             }
 
-    def positives(sums: Floats) -> dict[str, int]:
-        return {"prior_claims": int(sums[0]), "prior_claims_sentences": int(sums[3])}
-
     per_sample = {"prior_claims": np.where(without > 0, ours[:, 1], np.nan)}
-    return Scores(statistics, of_sums, per_sample, "prior_claims|words:1|of:reports-without-prior", positives)
+    return Scores(statistics, of_sums, per_sample, "prior_claims|words:1|of:reports-without-prior")
+
+
+def without_prior(scores: Scores) -> int:
+    """Return the number of reports that the scores of :func:`prior_claims` are of."""
+    return int(scores.statistics[:, 0].sum())
 
 
 class PriorClaims(Metric):

@@ -82,10 +82,12 @@ class Folder:
                     del known[slug]
                 old = old | unknown
             if old != settings:
-                changed = [key for key in settings if old.get(key) != settings[key]] == ["images"]
+                changed = {key for key in settings if old.get(key) != settings[key]}
                 raise OutputError(
                     f"the results folder holds reports of {slug} on image files that have changed since"
-                    if changed
+                    if changed == {"images"}
+                    else f"the results folder holds reports of {slug} from other images or texts of the studies"
+                    if changed <= {"images", "inputs_sha256"}
                     else f"the results folder holds reports of {slug} with other settings",
                     hint="name another, or --overwrite to replace it",
                 )

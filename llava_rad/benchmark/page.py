@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Thumbnail = Callable[[int], npt.NDArray[np.uint8] | None]
 
 SCORES, CLASSES, REPORTS = "Scores of all systems", "F1 by class", "Scores of single reports"
+WORTH = "Worth of each input"
 _BINS = 20
 _SHOWN = 5
 _SIDE = 256
@@ -174,6 +175,7 @@ def plots(summary: Summary) -> dict[str, bytes] | None:
 
     draw: dict[str, Callable[[Figure, Summary], bool]] = {
         SCORES: _scores,
+        WORTH: _worth,
         CLASSES: _classes,
         REPORTS: _reports,
     }
@@ -215,6 +217,32 @@ def _scores(figure: Figure, summary: Summary) -> bool:
     panels[0].invert_yaxis()
     band = "; orange: the paper's RAD-DINO" if summary.task.published else ""
     figure.supxlabel(f"x 100, median and 95 % interval; blue: models, grey: reference points{band}", fontsize=8)
+    return True
+
+
+def _worth(figure: Figure, summary: Summary) -> bool:
+    """Draw one panel per score: difference and interval of each added input."""
+    worths = [one for one in summary.scored.worths if one.reports]
+    columns = [name for name in summary.columns if any(name in one.differences for one in worths)]
+    if not columns:
+        return False
+    several = len({one.model for one in worths}) > 1
+    labels = [f"{one.model}: " * several + f"{one.to.label} + {one.label} (n={one.reports:,})" for one in worths]
+    figure.set_size_inches(max(5.0, 2.4 * len(columns) + 3.5), 1.0 + 0.32 * len(worths))
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, columns, strict=True):
+        axes.axvline(0, color="0.5", lw=1)
+        for row, worth in enumerate(worths):
+            one = worth.differences.get(name)
+            if one is not None and one.median is not None and one.low is not None and one.high is not None:
+                axes.plot([100 * one.low, 100 * one.high], [row, row], color="C0", lw=2)
+                axes.plot(100 * one.median, row, "o", color="C0", ms=5)
+        axes.set_title(title(name).replace("CheXbert ", "").replace(" (not CheXbert)", ""))
+        axes.set_yticks(range(len(worths)), labels)
+        axes.grid(axis="x", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    figure.supxlabel("last input: with minus without, x 100, median and 95 % interval by patient", fontsize=8)
     return True
 
 

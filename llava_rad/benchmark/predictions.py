@@ -30,6 +30,7 @@ class Prediction:
         complete: False if the text reached the maximal length.
         error: reason of the reader if the image could not be read, else None.
         warning: why the image is probably damaged or incomplete (:mod:`encoder.reader.information`), else "".
+        inputs: what a model wrote the text from, such as ``frontal``; None if that is not known.
     """
 
     id: str
@@ -37,11 +38,13 @@ class Prediction:
     complete: bool = True
     error: str | None = None
     warning: str = ""
+    inputs: tuple[str, ...] | None = None
 
     def line(self, notice: str = NOTICE) -> str:
         """Return one line of JSON; equal predictions give equal bytes."""
         content: dict[str, Any] = {"schema": SCHEMA, "notice": notice, "id": self.id, "prediction": self.text}
         content |= {"complete": self.complete, "error": self.error, "warning": self.warning}
+        content |= {} if self.inputs is None else {"inputs": self.inputs}
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -54,11 +57,17 @@ class Prediction:
         content = parse_json(line)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError("no prediction")
+        inputs = content.get("inputs")
         try:
             return cls(
-                content["id"], content["prediction"], content["complete"], content["error"], content.get("warning", "")
+                content["id"],
+                content["prediction"],
+                content["complete"],
+                content["error"],
+                content.get("warning", ""),
+                None if inputs is None else tuple(inputs),
             )
-        except KeyError:
+        except (KeyError, TypeError):
             raise ValueError("no prediction") from None
 
 

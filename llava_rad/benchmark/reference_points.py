@@ -1,8 +1,9 @@
 """Reference points: scores of reports that were not written for the image, as a lower bound for models.
 
-Most frequent report, random report, report of the nearest neighbour, and a model's own reports assigned to other
-patients. A metric that does not distinguish a model from these says little about it. Reports come from the training
-split if there is one, otherwise from other patients of the scored split; the results state which.
+Most frequent report, random report, report of the nearest neighbour, a model's own reports assigned to other
+patients, and the patient's earlier report. A metric that does not distinguish a model from these says little about it.
+Reports come from the training split if there is one, otherwise from other patients of the scored split; the results
+state which.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ MOST_FREQUENT: Final = "most-frequent"
 RANDOM: Final = "random"
 NEAREST: Final = "nearest-neighbour"
 SHUFFLED: Final = "shuffled"
-POINTS: Final = (MOST_FREQUENT, RANDOM, NEAREST, SHUFFLED)
+PRIOR: Final = "prior-report"
+POINTS: Final = (MOST_FREQUENT, RANDOM, NEAREST, SHUFFLED, PRIOR)
 DESCRIPTIONS: Final = {
     MOST_FREQUENT: "the most frequent report for every image",
     RANDOM: "the report of a random other patient",
     NEAREST: "the report of the image that is nearest by the encoder's image vector (cosine)",
     SHUFFLED: "the model's own reports, each for another patient's image",
+    PRIOR: "the earlier report of the same patient, copied, where there is one",
 }
 _ROWS = 512  # of similarities at a time
 CHUNK = 32
@@ -160,12 +163,12 @@ def write_features(
     model = engine()
     prepared = images.batches([chunk for _, chunk in missing], model.recipe)
     for (file, chunk), batch in zip(missing, prepared, strict=True):
-        readable = [image.pixels for _, image in batch if not isinstance(image, ReadError)]
+        readable = [one.image.pixels for one in batch if not isinstance(one.image, ReadError)]
         vectors = np.full((len(chunk), model.vision.width), np.nan, np.float32)
         if readable:
             with torch.inference_mode():
                 found = model.vision(model.recipe.normalise(np.stack(readable)).to(model.device)).cls
-            rows = [not isinstance(image, ReadError) for _, image in batch]
+            rows = [not isinstance(one.image, ReadError) for one in batch]
             vectors[rows] = found.float().cpu().numpy()
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)

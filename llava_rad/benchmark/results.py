@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from encoder.errors import ReadError
 from encoder.files import sha256_of
 from llava_rad.benchmark import reference_points as points
 from llava_rad.benchmark.folder import slugs
-from llava_rad.benchmark.page import CLASSES, REPORTS, SCORES, page, plots
+from llava_rad.benchmark.inputs import FRONTAL
+from llava_rad.benchmark.page import CLASSES, REPORTS, SCORES, WORTH, page, plots
 from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_predictions
 from llava_rad.benchmark.run import BenchmarkRun, Plan
 from llava_rad.benchmark.scoring import Agreement, score
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_FIGURES = {SCORES: "scores", CLASSES: "classes", REPORTS: "reports"}
+_FIGURES = {SCORES: "scores", CLASSES: "classes", REPORTS: "reports", WORTH: "inputs"}
 
 
 def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]) -> Summary:
@@ -44,7 +46,7 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
     """
     plan = run.plan
     options, made = plan.options, Origin(protocol=plan.protocol() if plan.options.models else None)
-    texts = {name: _merged(plan, name, made) for name in options.models}
+    texts = {name: _merged(plan, name, made) for name in plan.written}
     texts |= {name: _given(plan, name, file, made) for name, file in options.predictions.items()}
     others = _points(plan, texts, made, say)
     kept = Cache(options.cache, say=say) if options.cache is not None else None
@@ -52,7 +54,7 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
         with run.timed("scoring"):
             scored = score(
                 plan.task, texts, others, options.settings, options.bootstrap,
-                cache=kept, report=run.progress, say=say,
+                written=made.written, cache=kept, report=run.progress, say=say,
             )  # fmt: skip
     finally:
         if kept is not None:
@@ -60,7 +62,7 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
     scored.evaluation.warnings.extend(
         f"{name}: its reports may be of other images: an earlier version wrote them and recorded no SHA-256 of images "
         "(--overwrite writes them anew)."
-        for name in options.models
+        for name in plan.written
         if plan.slugs[name] in run.unverified
     )
     summary = Summary(plan.task, scored, made)
@@ -75,10 +77,18 @@ def _merged(plan: Plan, name: str, made: Origin) -> list[str]:
         made.unreadable[name] = errors.total()
         made.errors[name] = dict(errors)
     made.warnings[name] = [one.warning for one in found]
-    config = LlavaRadConfig.load(plan.located[name])
+    written = plan.written[name]  # earlier versions, which recorded no inputs, wrote from the frontal image alone
+    made.written[name] = replace(written, given=[one.inputs or (FRONTAL,) for one in found])
+    due = [written.inputs.given(case.context) for case in plan.task.cases]
+    lost = sum(bool(one.inputs) and one.inputs != wanted for one, wanted in zip(found, due, strict=True))
+    if lost:
+        made.lost[name] = lost
+    folder = plan.located[written.model]
+    config = LlavaRadConfig.load(folder)
     made.models[name] = {
         "id": config.name,
-        "sha256": sha256_of(plan.located[name] / "config.json"),
+        "sha256": sha256_of(folder / "config.json"),
+        "inputs": list(written.inputs.names),
         "demonstration": config.demonstration,
         "recipe": config.preprocessing.name,
         "image_tokens": config.image_tokens,
@@ -107,10 +117,12 @@ def _given(plan: Plan, name: str, file: Path, made: Origin) -> list[str]:
     return joined.candidates
 
 
-def _points(plan: Plan, models: dict[str, list[str]], made: Origin, say: Callable[[str], None]) -> dict[str, list[str]]:
-    """Build the texts of the reference points, and write them to files."""
+def _points(
+    plan: Plan, models: dict[str, list[str]], made: Origin, say: Callable[[str], None]
+) -> dict[str, Sequence[str | None]]:
+    """Build the texts of the reference points, None where one has no text, and write them to files."""
     task, seed, bank = plan.task, plan.options.seed, plan.bank
-    found: dict[str, list[str]] = {}
+    found: dict[str, Sequence[str | None]] = {}
     taken_from = f"the training split ({len(bank):,} images)" if task.bank else "other patients of the scored split"
     for point in plan.options.points:
         about = f"{points.DESCRIPTIONS[point]}; taken from {taken_from}"
@@ -124,6 +136,14 @@ def _points(plan: Plan, models: dict[str, list[str]], made: Origin, say: Callabl
             found[point] = points.most_frequent(task.cases, bank)
         elif point == points.RANDOM:
             found[point] = points.random(task.cases, bank, seed)
+        elif point == points.PRIOR:
+            copied = [case.context.prior_report or None for case in task.cases]
+            number = sum(text is not None for text in copied)
+            if not number:
+                say(f"reference point {point}: no study of the data has an earlier report: left out")
+                continue
+            found[point] = copied
+            about = f"{points.DESCRIPTIONS[point]}: {number:,} of {len(copied):,} reports, on which it is compared"
         elif plan.neighbours_of is not None:
             vectors = [points.read_features(cases, folder) for folder, cases in plan.vectors()]
             found[point] = points.nearest(task.cases, vectors[0], plan.searched, vectors[-1])
@@ -134,7 +154,8 @@ def _points(plan: Plan, models: dict[str, list[str]], made: Origin, say: Callabl
             continue
         made.points[point] = about
     for name, slug in slugs(found).items():
-        predictions = [Prediction(key, text) for key, text in zip(plan.ids, found[name], strict=True)]
+        given = [(key, text) for key, text in zip(plan.ids, found[name], strict=True) if text is not None]
+        predictions = [Prediction(key, text) for key, text in given]
         write_predictions(predictions, plan.folder.reference_point(slug), notice=TAKEN)
     return found
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from encoder.errors import LlavaRadError
 from encoder.files import Digests, sha256_of
 from llava_rad.benchmark.folder import Folder, slugs
+from llava_rad.benchmark.inputs import InputSet, Written, check, digest
 from llava_rad.benchmark.predictions import Shards
 from llava_rad.benchmark.reference_points import NEAREST, POINTS, write_features
 from llava_rad.benchmark.task import Case, Task, sample
@@ -31,6 +32,7 @@ from llava_rad.benchmark.writing import (
 )
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import LANGUAGE_MODEL, load_checked
+from llava_rad.model.config import LlavaRadConfig
 from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
 
@@ -48,6 +50,7 @@ class Options:
         output: results folder.
         models: checkpoint folders or hub repositories by name in the tables; None is the embedded checkpoint.
         predictions: files of texts to score, by name in the tables.
+        inputs: sets of inputs from each of which every model writes; none: from the frontal image alone.
         protocol: decoding of the models.
         paper: protocol that ``protocol`` is compared with.
         settings: of the metrics.
@@ -79,6 +82,7 @@ class Options:
     overwrite: bool = False
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     cache: Path | None = None
+    inputs: tuple[InputSet, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,20 @@ class Plan:
         return [case.id for case in self.task.cases]
 
     @cached_property
+    def written(self) -> dict[str, Written]:
+        """What the models write, by name in the tables: of each model, or of each model from each set of inputs."""
+        if not self.options.inputs:
+            return {name: Written(name, InputSet()) for name in self.options.models}
+        return {
+            f"{name}: {inputs.label}": Written(name, inputs)
+            for name in self.options.models
+            for inputs in self.options.inputs
+        }
+
+    @cached_property
     def slugs(self) -> dict[str, str]:
-        """File names of models and of given predictions."""
-        return slugs([*self.options.models, *self.options.predictions])
+        """File names of what models write, and of given predictions."""
+        return slugs([*self.written, *self.options.predictions])
 
     @cached_property
     def located(self) -> dict[str, Path]:
@@ -140,7 +155,7 @@ class Plan:
         """Return the folders of image vectors with their cases: those of the split, then the training cases."""
         if self.neighbours_of is None:
             return []
-        home = self.folder.features(self.slugs[self.neighbours_of])
+        home = self.folder.features(slugs(self.options.models)[self.neighbours_of])
         parts = [self.task.cases, *([self.searched] if self.task.bank else [])]
         return [(home / self._contents(cases), cases) for cases in parts]
 
@@ -166,19 +181,18 @@ class Plan:
         return Digests(self.folder.digests)
 
     @cached_property
-    def images(self) -> dict[str, str]:
-        """SHA-256 of each image that the models read, by the id of its case; "" where it cannot be read."""
-        cases = {
-            case.id: case for cases in (self.task.cases, self.searched if self.neighbours_of else []) for case in cases
-        }
-        paths = [case.image for case in cases.values() if case.image is not None]
-        return dict(zip(cases, self.digests.of(paths, self.progress("files", len(paths))), strict=True))
+    def images(self) -> dict[Path, str]:
+        """SHA-256 of each image that the models read; "" where it cannot be read."""
+        every = [*self.task.cases, *(self.searched if self.neighbours_of else [])]
+        paths = dict.fromkeys(case.image for case in every if case.image is not None)
+        for inputs in self.options.inputs:
+            paths |= dict.fromkeys(path for case in self.task.cases for _, path in inputs.images(case.context))
+        return dict(zip(paths, self.digests.of(list(paths), self.progress("files", len(paths))), strict=True))
 
     def _contents(self, cases: Sequence[Case]) -> str:
-        """Hash ids and contents of the images of cases."""
-        return hashlib.sha256("\n".join(f"{case.id} {self.images[case.id]}" for case in cases).encode()).hexdigest()[
-            :32
-        ]
+        """Hash ids and contents of the frontal images of cases."""
+        lines = (f"{case.id} {self.images[case.image]}" for case in cases if case.image is not None)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def _base(self, folder: Path) -> dict[str, str]:
         """Hash the files of the base model, which a checkpoint with an adapter names and does not list."""
@@ -191,19 +205,25 @@ class Plan:
         lines = (f"{path.name} {digest}" for path, digest in zip(files, self.digests.of(files), strict=True))
         return {"base": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
+    def _inputs(self, inputs: InputSet) -> dict[str, Any]:
+        """Return the settings of a set of inputs; none for the frontal image alone where no sets are asked for."""
+        if not self.options.inputs:
+            return {}
+        return {"inputs": list(inputs.names), "inputs_sha256": digest(inputs, self.task.cases, self.images)}
+
     def systems(self) -> dict[str, dict[str, Any]]:
         """Return the settings of each system, which must be unchanged for its predictions to be continued.
 
         Raises:
             ModelError: if a file of a model is not the one that its ``config.json`` lists.
         """
-        models = {}
+        of_models: dict[str, dict[str, Any]] = {}
         for name, folder in self.located.items():
             load_checked(folder, self.digests)
             facts = {"sha256": sha256_of(folder / "config.json"), "images": self._contents(self.task.cases)}
-            facts |= self._base(folder)
-            models[self.slugs[name]] = facts | self.protocol()
-        return models | {
+            of_models[name] = facts | self._base(folder) | self.protocol()
+        written = self.written.items()
+        return {self.slugs[name]: of_models[one.model] | self._inputs(one.inputs) for name, one in written} | {
             self.slugs[name]: {"sha256": sha256_of(file), "engine": "file"}
             for name, file in self.options.predictions.items()
         }
@@ -243,6 +263,9 @@ class BenchmarkRun:
             raise LlavaRadError(
                 "the data have no images for a model to write about", hint="--predictions FILE scores texts"
             )
+        if plan.options.inputs:
+            templates = {name: LlavaRadConfig.load(folder).prompt.template for name, folder in plan.located.items()}
+            check(plan.options.inputs, templates, plan.task.cases)
         facts = plan.task.facts()
         if self.processes.first:
             systems = plan.systems()
@@ -260,31 +283,36 @@ class BenchmarkRun:
                 self._model(name, images)
             yield images
 
-    def _model(self, name: str, images: Images) -> None:
+    def _model(self, model: str, images: Images) -> None:
         """Write the reports of one model, and its encoder's image vectors if they are needed."""
         plan, protocol = self.plan, self.plan.options.protocol
-        engine = cache(lambda: self._engine(name, protocol, decodes=plan.options.vllm is None))
+        engine = cache(lambda: self._engine(model, protocol, decodes=plan.options.vllm is None))
+        sets = {name: one.inputs for name, one in plan.written.items() if one.model == model}
         with ExitStack() as stack:
 
+            @cache
             def writer() -> Writer:
                 if plan.options.vllm is None:
                     return EngineWriter(engine(), protocol)
                 from llava_rad.generation.vllm import VllmWriter
 
-                outside = VllmWriter(engine(), plan.located[name], plan.options.vllm)
+                outside = VllmWriter(engine(), plan.located[model], plan.options.vllm)
                 return EngineWriter(stack.enter_context(outside), protocol)
 
-            self._write(name, plan.slugs[name], plan.task.cases, writer, protocol, images)
-        if name == plan.neighbours_of:
+            for name, inputs in sets.items():
+                self._write(name, plan.slugs[name], plan.task.cases, inputs, writer, protocol, images)
+            writer.cache_clear()
+        if model == plan.neighbours_of:
             self._features(engine, images)
         engine.cache_clear()
         _free()
         if plan.compared:
             paper = plan.options.paper
-            called, slug = f"{name}, paper protocol", plan.sample_slug(name)
-            self._write(
-                called, slug, plan.compared, lambda: EngineWriter(self._engine(name, paper), paper), paper, images
-            )
+            exactly = cache(lambda: EngineWriter(self._engine(model, paper), paper))
+            for name, inputs in sets.items():
+                called, slug = f"{name}, paper protocol", plan.sample_slug(name)
+                self._write(called, slug, plan.compared, inputs, exactly, paper, images)
+            exactly.cache_clear()
             _free()
 
     def _write(
@@ -292,6 +320,7 @@ class BenchmarkRun:
         name: str,
         slug: str,
         cases: Sequence[Case],
+        inputs: InputSet,
         writer: Callable[[], Writer],
         protocol: Protocol,
         images: Images,
@@ -308,7 +337,7 @@ class BenchmarkRun:
             with self.timed(f"writing: {name}"):
                 self.seconds[f"reports written: {name}"] = write_share(
                     writer, cases, shards, size, processes, images,
-                    done=done, advance=self.progress(name, share),
+                    done=done, inputs=inputs, advance=self.progress(name, share),
                 )  # fmt: skip
             processes.wait()
             if processes.first:

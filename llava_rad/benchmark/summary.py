@@ -8,36 +8,35 @@ from typing import Any, Final
 
 from encoder.reader.information import by_reason
 from encoder.reader.information import summary as doubtful
-from llava_rad.benchmark.published import REPORTS, SCORES, SOURCE, TABLE_2, WORST_GROUP, Value
+from llava_rad.benchmark.inputs import Written, counts
+from llava_rad.benchmark.published import REPORTS, SCORES, SOURCE, TABLE_2, WORST_GROUP
 from llava_rad.benchmark.scoring import FEW, Agreement, Compared, Scored, as_json
+from llava_rad.benchmark.sections import (
+    Section,
+    agreement_section,
+    claims_section,
+    diversity_section,
+    group_text,
+    inputs_section,
+    interval_text,
+    point_text,
+    published_text,
+    score_text,
+    short_title,
+    signed_texts,
+    worst_text,
+    worth_section,
+)
 from llava_rad.benchmark.task import Task
-from metrics.bootstrap import Interval
 from metrics.registry import headline, labelers, title
-from metrics.strata import UNKNOWN, Strata
+from metrics.strata import UNKNOWN
 from metrics.suite import Model
-from metrics.tables import NOTICE, Cells, aligned, headline_names, latex, markdown, of_patients, p_value
+from metrics.tables import NOTICE, aligned, headline_names, latex, markdown, of_patients, p_value
 
 SCHEMA: Final = "llava-rad.benchmark/1"
 _MAIN: Final = ("rouge_l", "bleu_", "cider", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
 """Name prefixes of the main table's scores; summary.json holds all scores."""
 _MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table.
-
-    Attributes:
-        heading: title.
-        cells: rows of texts; the first is the head.
-        note: text below the table.
-        brief: the table is also printed on the terminal.
-    """
-
-    heading: str
-    cells: Cells
-    note: str = ""
-    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Origin:
         unreadable: number of unreadable images by model, which are scored as empty reports.
         errors: number of unreadable images by model and reason.
         warnings: of each report by model, why its image is probably damaged or incomplete, else "".
+        written: model and inputs of each system that a model of the run wrote.
+        lost: number of reports by system that were written without an image of the study that cannot be read.
     """
 
     protocol: dict[str, Any] | None = None
@@ -63,6 +64,8 @@ class Origin:
     unreadable: dict[str, int] = field(default_factory=dict)
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    written: dict[str, Written] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,10 @@ class Summary:
 
     def sections(self) -> list[Section]:
         """Return all tables."""
-        found = [self._main(), *self._verdicts(), self._points(), self._diversity(), self._agreement()]
-        found += [*self._classes(), *self._strata(), self._published()]
+        scored = self.scored
+        found = [self._main(), *self._inputs(), *self._verdicts(), self._points()]
+        found += [claims_section(scored.evaluation.models), diversity_section(scored.diversity)]
+        found += [agreement_section(self.made.agreement), *self._classes(), *self._strata(), self._published()]
         return [section for section in found if len(section.cells) > 1]
 
     def notes(self) -> list[str]:
@@ -114,6 +119,10 @@ class Summary:
         for name, count in made.unreadable.items():
             reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(made.errors[name].items()))
             notes.append(f"{name}: {count:,} images could not be read and count as empty reports ({reasons}).")
+        notes += [
+            f"{name}: {count:,} reports were written without a lateral or prior that cannot be read."
+            for name, count in made.lost.items()
+        ]
         for name, warnings in made.warnings.items():
             if text := doubtful(warnings):
                 notes.append(f"{name}: {text[0].lower()}{text[1:]}")
@@ -193,9 +202,22 @@ class Summary:
                 {
                     "first": one.first,
                     "second": one.second,
-                    "scores": {name: as_json(value) for name, value in one.differences.items()},
+                    "reports": len(task.cases) if one.reports is None else one.reports,
+                    "scores": {name: as_json(name, value) for name, value in one.differences.items()},
                 }
                 for one in scored.compared
+            ],
+            "inputs": {name: {"reports": n, "studies": studies} for name, (n, studies) in counts(task.cases).items()},
+            "worths": [
+                {
+                    "model": one.model,
+                    "added": list(one.added),
+                    "to": list(one.to.names),
+                    "reports": one.reports,
+                    "patients": one.patients,
+                    "scores": {name: as_json(name, value) for name, value in one.differences.items()},
+                }
+                for one in scored.worths
             ],
             "diversity": {name: asdict(one) for name, one in scored.diversity.items()},
             "agreement_with_paper_protocol": {
@@ -242,23 +264,26 @@ class Summary:
         return f"Scores x 100: median [95 % interval] of {samples}. {unit}{way}"
 
     def _main(self) -> Section:
-        cells = [["", *map(_short, self.columns), "different reports"]]
+        cells = [["", *map(short_title, self.columns), "different reports"]]
+        parts = {one.second: f" ({one.reports:,} reports)" for one in self.scored.compared if one.reports is not None}
         for number, model in enumerate(self.scored.evaluation.models):
             if number == len(self.scored.models):
                 cells.append(["reference points", *[""] * (len(self.columns) + 1)])
             share = f"{100 * self.scored.diversity[model.name].share:.1f} %"
-            cells.append([model.name, *(self._cell(model, name) for name in self.columns), share])
+            name = model.name + parts.get(model.name, "")
+            cells.append([name, *(self._cell(model, score) for score in self.columns), share])
             if self.scored.evaluation.patients is not None:
-                cells.append(["  by patient", *(_ends(model.by_patient.get(name)) for name in self.columns), ""])
+                ends = (interval_text(model.by_patient.get(score)) for score in self.columns)
+                cells.append(["  by patient", *ends, ""])
         if self.task.published:
             row = TABLE_2[self.task.published][-1]
-            values = [_published(getattr(row, name)) if name in SCORES else "" for name in self.columns]
+            values = [published_text(getattr(row, name)) if name in SCORES else "" for name in self.columns]
             cells.append([f"paper: {row.encoder}", *values, ""])
         note = f"Paper: {SOURCE}, {REPORTS[self.task.published]:,} reports." if self.task.published else ""
         return Section("Scores", cells, note, brief=True)
 
     def _cell(self, model: Model, name: str) -> str:
-        return "not computed" if name in self._absent else _numbers(model.intervals[name])
+        return "not computed" if name in self._absent else score_text(model.intervals[name])
 
     def _verdicts(self) -> list[Section]:
         """Return one table per pair of models."""
@@ -267,17 +292,27 @@ class Summary:
             if one.second not in self.scored.models:
                 continue
             cells = [["score", "difference", "95 % interval by patient", "p", "p (Holm)", "better"]]
+            of_one = self._model_of(one.first) == self._model_of(one.second)
             names = {"first": one.first, "second": one.second}
             for name in headline_names(one.differences):
                 difference, verdict = one.differences[name], one.verdict(name)
                 p = p_value(difference.p), p_value(difference.p_holm)
-                cells.append([title(name), *_signed(difference), *p, names.get(verdict, verdict)])
+                cells.append([title(name), *signed_texts(difference), *p, names.get(verdict, verdict)])
             note = (
                 "Both on the same resampled patients; p of a paired randomisation test by patient, Holm: over all "
                 "pairs of models, not over scores. Better: the interval excludes 0 and p (Holm) is below 0.05."
             )
-            found.append(Section(f"{one.first} minus {one.second}", cells, note, brief=True))
+            found.append(Section(f"{one.first} minus {one.second}", cells, note, brief=not of_one))
         return found
+
+    def _model_of(self, system: str) -> str:
+        return self.made.written[system].model if system in self.made.written else system
+
+    def _inputs(self) -> list[Section]:
+        """Return the tables of a run with several sets of inputs."""
+        if not any(one.inputs.names[1:] for one in self.made.written.values()):
+            return []
+        return [inputs_section(self.task), worth_section(self.scored.worths, self.columns)]
 
     def _with_points(self, model: str) -> list[Compared]:
         """Return a model's comparisons with the reference points, without those of other models' reports."""
@@ -289,11 +324,11 @@ class Summary:
 
     def _points(self) -> Section:
         columns = [name for name in self.columns if name not in self._absent]
-        cells = [["model", "reference point", *map(_short, columns)]]
+        cells = [["model", "reference point", *map(short_title, columns)]]
         for model in self.scored.models:
             for one in self._with_points(model):
                 verdicts = [
-                    f"{_signed(one.differences[name])[0]} {_MARKS[one.verdict(name)]}"
+                    f"{signed_texts(one.differences[name])[0]} {_MARKS[one.verdict(name)]}"
                     if name in one.differences
                     else ""
                     for name in columns
@@ -301,20 +336,6 @@ class Summary:
                 cells.append([model, one.second, *verdicts])
         note = "\n".join(f"{name}: {text}." for name, text in self.made.points.items())
         return Section("Model minus reference point", cells, note, brief=True)
-
-    def _diversity(self) -> Section:
-        cells = [["", "different reports", "share", "words per report", "empty"]]
-        for name, one in self.scored.diversity.items():
-            cells.append([name, f"{one.distinct:,}", f"{100 * one.share:.1f} %", f"{one.words:.1f}", f"{one.empty:,}"])
-        return Section("Different reports", cells)
-
-    def _agreement(self) -> Section:
-        cells = [["model", "sample", "reports that differ", "share", "95 % interval"]]
-        for name, one in self.made.agreement.items():
-            low, high = one.interval
-            share = f"{100 * one.different / one.sample:.1f} %"
-            cells.append([name, f"{one.sample:,}", f"{one.different:,}", share, f"[{100 * low:.1f}, {100 * high:.1f}]"])
-        return Section("This protocol against the paper's (float32, batch 1)", cells, brief=True)
 
     def _classes(self) -> list[Section]:
         models = self.scored.evaluation.models
@@ -324,11 +345,11 @@ class Summary:
             if names:
                 cells = [["class", "positives", "", *(model.name for model in models)]]
                 for name in names:
-                    numbers = [_numbers(model.intervals[name]) for model in models]
+                    numbers = [score_text(model.intervals[name]) for model in models]
                     cells.append([title(name), f"{models[0].positives[name]:,}", "F1", *numbers])
                     for kind in ("precision", "recall"):
                         of_class = name.replace("_f1", f"_{kind}", 1)
-                        cells.append(["", "", kind, *(_numbers(model.intervals[of_class]) for model in models)])
+                        cells.append(["", "", kind, *(score_text(model.intervals[of_class]) for model in models)])
                 found.append(
                     Section(f"{words} F1, precision and recall by class", cells, "Positives: positive references.")
                 )
@@ -346,18 +367,18 @@ class Summary:
             if not tables:
                 continue
             points = [
-                _point(table.average) + _ends(model.by_patient[name], " ")
+                point_text(table.average) + interval_text(model.by_patient[name], " ")
                 for table, model in zip(tables, models, strict=True)
             ]
             total, patients = f"{len(self.task.cases):,}", self.scored.evaluation.patients or len(self.task.cases)
             cells.append([title(name), "all", total, f"{patients:,}", *points])
             for group, first in tables[0].groups.items():
                 values = [table.groups[group].score for table in tables]
-                cells.append(["", group, f"{first.n:,}", f"{first.patients:,}", *map(_group, values)])
+                cells.append(["", group, f"{first.n:,}", f"{first.patients:,}", *map(group_text, values)])
             if tables[0].unknown:
                 cells.append(["", UNKNOWN, f"{tables[0].unknown:,}", "", *["no group"] * len(models)])
-            cells.append(["", f"worst, n >= {tables[0].minimum}", "", "", *map(_worst, tables)])
-            cells.append(["", "all minus worst", "", "", *(_point(table.gap) for table in tables)])
+            cells.append(["", f"worst, n >= {tables[0].minimum}", "", "", *map(worst_text, tables)])
+            cells.append(["", "all minus worst", "", "", *(point_text(table.gap) for table in tables)])
         note = ""
         if self.task.published == "mimic-cxr" and column in {"ethnicity", "race"}:
             rows = "; ".join(f"{row.encoder} {row.average}, worst {row.worst}" for row in WORST_GROUP)
@@ -365,47 +386,8 @@ class Summary:
         return Section(f"By {column}", cells, note)
 
     def _published(self) -> Section:
-        cells = [["encoder", "image tokens", *map(_short, SCORES)]]
+        cells = [["encoder", "image tokens", *map(short_title, SCORES)]]
         for row in TABLE_2[self.task.published] if self.task.published else ():
-            cells.append([row.encoder, f"{row.tokens}", *(_published(getattr(row, name)) for name in SCORES)])
+            cells.append([row.encoder, f"{row.tokens}", *(published_text(getattr(row, name)) for name in SCORES)])
         reports = f", {REPORTS[self.task.published]:,} reports" if self.task.published else ""
         return Section(f"The paper's table ({SOURCE}{reports})", cells)
-
-
-def _short(name: str) -> str:
-    return title(name).replace("CheXbert Macro-F1-14", "Macro-F1-14").replace("rules (not CheXbert)", "rules")
-
-
-def _numbers(interval: Interval) -> str:
-    if interval.median is None:
-        return "not defined" if interval.point is None else _point(interval.point)
-    return f"{100 * interval.median:.1f}{_ends(interval, ' ')}"
-
-
-def _group(interval: Interval | None) -> str:
-    return "not estimable" if interval is None else _point(interval.point) + _ends(interval, " ")
-
-
-def _ends(interval: Interval | None, before: str = "") -> str:
-    if interval is None or interval.low is None:
-        return ""
-    return f"{before}[{_point(interval.low)}, {_point(interval.high)}]"
-
-
-def _worst(strata: Strata) -> str:
-    worst = strata.groups[strata.worst].score if strata.worst is not None else None
-    return "none" if worst is None else f"{_point(worst.point)} ({strata.worst})"
-
-
-def _point(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _signed(interval: Interval) -> tuple[str, str]:
-    if interval.median is None or interval.low is None or interval.high is None:
-        return "not defined", ""
-    return f"{100 * interval.median:+.1f}", f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-
-
-def _published(value: Value) -> str:
-    return f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"

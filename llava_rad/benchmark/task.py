@@ -14,7 +14,7 @@ from encoder.datasets.values import known as known_text
 from encoder.errors import LlavaRadError
 from llava_rad.benchmark.published import REPORTS, TABLE
 from llava_rad.benchmark.tables import group_of, groups_of, listed, lookup, read_rows, read_table
-from llava_rad.reports.pairs import Pair
+from llava_rad.reports.pairs import NO_CONTEXT, Context, Pair
 from llava_rad.reports.registry import DATASETS, Progress, no_progress, places
 from metrics.base import MetricError
 from metrics.strata import UNKNOWN
@@ -41,6 +41,7 @@ class Case:
         view: projection.
         dataset: name.
         attributes: of the patient.
+        context: further inputs of the study.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Case:
     view: str = ""
     dataset: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    context: Context = NO_CONTEXT
 
     @property
     def patient(self) -> str:
@@ -195,7 +197,9 @@ def sample(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
 
 def _case(pair: Pair) -> Case:
     row = pair.row
-    return Case(pair.id, pair.findings, row.path, row.subject, row.study, row.view, row.dataset, row.attributes)
+    return Case(
+        pair.id, pair.findings, row.path, row.subject, row.study, row.view, row.dataset, row.attributes, pair.context
+    )
 
 
 def _names_images(table: Path) -> bool:

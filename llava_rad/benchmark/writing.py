@@ -11,11 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from encoder.errors import LlavaRadError, ReadError
 from encoder.reader.information import finding
 from encoder.reader.sandbox import Reader
+from llava_rad.benchmark.inputs import FRONTAL, InputSet, given
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.task import Case
 from llava_rad.generation.options import Decoding
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from llava_rad.generation.engine import Engine
     from llava_rad.generation.pieces import Draft
     from llava_rad.generation.vllm import VllmWriter
+    from llava_rad.model.templates import Study
 
     Image = npt.NDArray[np.uint8]
 
@@ -183,8 +186,8 @@ class Writer(typing.Protocol):
 
     recipe: Recipe
 
-    def __call__(self, images: Sequence[Image]) -> list[Draft]:
-        """Return a draft for each prepared image [S, S] uint8."""
+    def __call__(self, images: Sequence[Image], studies: Sequence[Study]) -> list[Draft]:
+        """Return a draft for each study, given the prepared images [S, S] uint8 of the first, then of the second..."""
 
 
 class EngineWriter:
@@ -193,13 +196,34 @@ class EngineWriter:
     def __init__(self, model: Engine | VllmWriter, protocol: Protocol) -> None:
         self.recipe, self._model, self._protocol = model.recipe, model, protocol
 
-    def __call__(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Draft]:
+    def __call__(self, images: Sequence[npt.NDArray[np.uint8]], studies: Sequence[Study]) -> list[Draft]:
         from llava_rad.generation.decoding import generate
         from llava_rad.generation.engine import Engine
 
         if isinstance(self._model, Engine):
-            return generate(self._model, images, self._protocol.settings, at_once=self._protocol.batch_size)
-        return self._model.generate(images, self._protocol.settings)
+            return generate(
+                self._model, images, self._protocol.settings, at_once=self._protocol.batch_size, studies=studies
+            )
+        return self._model.generate(images, self._protocol.settings, studies)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A case with its prepared images.
+
+    Attributes:
+        case: the case.
+        image: its frontal image, or why that cannot be read.
+        further: kind and pixels of its further images, without those that cannot be read.
+    """
+
+    case: Case
+    image: PreparedImage | ReadError
+    further: Sequence[tuple[str, PreparedImage]] = ()
+
+    def study(self, inputs: InputSet) -> Study:
+        """Return the inputs that the model is given."""
+        return inputs.study(self.case.context, [kind for kind, _ in self.further])
 
 
 class Images:
@@ -209,49 +233,56 @@ class Images:
 
     Args:
         readers: number of child processes.
-        digests: SHA-256 of the image file of each case, by id; an image with another one ends the run.
+        digests: SHA-256 of each image file; an image with another one ends the run.
     """
 
-    def __init__(self, readers: int, digests: Mapping[str, str]) -> None:
+    def __init__(self, readers: int, digests: Mapping[Path, str]) -> None:
         self._digests = digests
         self._readers = [Reader() for _ in range(readers)]
         self._free = deque(self._readers)
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="decode")
 
     def batches(
-        self, batches: Sequence[Sequence[Case]], recipe: Recipe
-    ) -> Iterator[list[tuple[Case, PreparedImage | ReadError]]]:
-        """Yield each batch with its images, or with the error of an unreadable one."""
-        waiting: deque[list[tuple[Case, Future[PreparedImage | ReadError]]]] = deque()
+        self, batches: Sequence[Sequence[Case]], recipe: Recipe, inputs: InputSet | None = None
+    ) -> Iterator[list[Read]]:
+        """Yield each batch with its frontal images, and with the further ones that the inputs name."""
+        waiting: deque[list[tuple[Case, list[tuple[str, Future[PreparedImage | ReadError]]]]]] = deque()
         left = iter(batches)
+
+        def begin(case: Case) -> list[tuple[str, Future[PreparedImage | ReadError]]]:
+            assert case.image is not None
+            wanted = [(FRONTAL, case.image), *(inputs.images(case.context) if inputs else ())]
+            return [(kind, self._pool.submit(self._prepare, path, recipe)) for kind, path in wanted]
+
         try:
             while True:
                 for batch in left:
-                    waiting.append([(case, self._pool.submit(self._prepare, case, recipe)) for case in batch])
+                    waiting.append([(case, begin(case)) for case in batch])
                     if len(waiting) > _AHEAD:
                         break
                 if not waiting:
                     return
-                yield [(case, future.result()) for case, future in waiting.popleft()]
+                yield [_read(case, futures) for case, futures in waiting.popleft()]
         finally:
             for batch_left in waiting:
-                for _, future in batch_left:
-                    future.cancel()
+                for _, futures in batch_left:
+                    for _, future in futures:
+                        future.cancel()
 
     def one(self, case: Case, recipe: Recipe) -> PreparedImage | ReadError:
-        """Prepare one image."""
-        return self._pool.submit(self._prepare, case, recipe).result()
-
-    def _prepare(self, case: Case, recipe: Recipe) -> PreparedImage | ReadError:
+        """Prepare the frontal image of a case."""
         assert case.image is not None
+        return self._pool.submit(self._prepare, case.image, recipe).result()
+
+    def _prepare(self, path: Path, recipe: Recipe) -> PreparedImage | ReadError:
         reader = self._free.popleft()  # the pool has one thread for each reader
         try:
-            found = reader.prepare(case.image, recipe, force=True)
+            found = reader.prepare(path, recipe, force=True)
         except ReadError as error:
             return error
         finally:
             self._free.append(reader)
-        if found.sha256 != self._digests[case.id]:
+        if found.sha256 != self._digests[path]:
             raise LlavaRadError(
                 "an image file changed during the run", hint="run the command again, with another results folder"
             )
@@ -268,6 +299,11 @@ class Images:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _read(case: Case, futures: Sequence[tuple[str, Future[PreparedImage | ReadError]]]) -> Read:
+    (_, frontal), *others = [(kind, future.result()) for kind, future in futures]
+    return Read(case, frontal, [(kind, image) for kind, image in others if not isinstance(image, ReadError)])
 
 
 def batches_of(cases: Sequence[Case], size: int, processes: Processes) -> list[Sequence[Case]]:
@@ -288,6 +324,7 @@ def write_share(
     images: Images,
     *,
     done: set[str],
+    inputs: InputSet = InputSet(),  # noqa: B008 (frozen)
     advance: Callable[[int], None] = lambda number: None,
 ) -> int:
     """Generate and append the missing predictions of this process's batches.
@@ -302,6 +339,7 @@ def write_share(
         processes: of the run.
         images: prepares the images.
         done: ids of existing predictions.
+        inputs: that the model is given, where a case has them.
         advance: receives numbers of completed cases.
 
     Returns:
@@ -317,17 +355,23 @@ def write_share(
         return 0
     write, written = writer(), 0
     with contextlib.closing(shards):
-        for batch in images.batches(missing, write.recipe):
-            readable = [image.pixels for _, image in batch if not isinstance(image, ReadError)]
-            drafts = iter(_drafts(write, readable))
+        for batch in images.batches(missing, write.recipe, inputs):
+            pixels: list[Image] = []
+            studies: list[Study] = []
+            for one in batch:
+                if not isinstance(one.image, ReadError):
+                    pixels += [one.image.pixels, *(image.pixels for _, image in one.further)]
+                    studies.append(one.study(inputs))
+            drafts = iter(_drafts(write, pixels, studies))
             predictions = []
-            for case, image in batch:
-                if isinstance(image, ReadError):
-                    predictions.append(Prediction(case.id, "", error=image.reason))
+            for one in batch:
+                if isinstance(one.image, ReadError):
+                    predictions.append(Prediction(one.case.id, "", error=one.image.reason))
                 else:
                     draft = next(drafts)
-                    text, warning = clean(draft.text).strip(), finding(image.warnings)
-                    predictions.append(Prediction(case.id, text, draft.complete, warning=warning))
+                    text, warning = clean(draft.text).strip(), finding(one.image.warnings)
+                    names = given(one.study(inputs))
+                    predictions.append(Prediction(one.case.id, text, draft.complete, warning=warning, inputs=names))
             new = [prediction for prediction in predictions if prediction.id not in done]
             shards.append(new)
             written += len(new)
@@ -335,15 +379,15 @@ def write_share(
     return written
 
 
-def _drafts(write: Writer, images: Sequence[Image]) -> list[Draft]:
+def _drafts(write: Writer, images: Sequence[Image], studies: Sequence[Study]) -> list[Draft]:
     import torch
 
     if not images:
         return []
     try:
-        return write(images)
+        return write(images, studies)
     except torch.OutOfMemoryError:
         raise LlavaRadError(
-            f"the device's memory does not hold a batch of {len(images)}",
+            f"the device's memory does not hold a batch of {len(studies)}",
             hint="lower --batch-size, or use --device cpu",
         ) from None

@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from encoder.errors import LlavaRadError
+from llava_rad.benchmark.inputs import NAMES as NAMES_OF_INPUTS
+from llava_rad.benchmark.inputs import InputSet
 from llava_rad.benchmark.published import NAMES
 from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
 from llava_rad.commands import metric_options as metric
@@ -66,6 +68,16 @@ def command(
             "File of reports to score, repeatable: .jsonl, .json or .csv with the data set's ids.",
             panel=_REPORTS,
             metavar="[NAME=]FILE",
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the models are given, where a study has it, repeatable: each set is a run of its own, and what "
+            f"each input is worth is compared by patient. Of {', '.join(NAMES_OF_INPUTS)}. Default: frontal.",
+            metavar="frontal[,INPUT...]",
+            show_default=False,
+            rich_help_panel=_REPORTS,
         ),
     ] = None,
     reports: Annotated[
@@ -146,6 +158,7 @@ def command(
         raise typer.BadParameter(
             f"there is no {odd[0]!r}; choose from {', '.join(POINTS)}", param_hint="--reference-points"
         )
+    sets = tuple(dict.fromkeys(map(InputSet.parse, inputs or ())))
     from llava_rad.benchmark.results import results
     from llava_rad.benchmark.run import BenchmarkRun, Options, Plan
     from llava_rad.benchmark.task import load
@@ -153,20 +166,22 @@ def command(
     from llava_rad.outputs.files import held_folder
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
-    from metrics.registry import checked_metrics
+    from metrics.registry import PRIOR_CLAIMS, checked_metrics
 
-    settings = replace(
-        common,
-        metrics=checked_metrics(metric.names(metrics)),
-        device="cpu" if device == "auto" else device,
-        options=asdict(own),
-    )
     models: dict[str, str | None] = dict(_named(model or [], "--model"))
     texts = {name: Path(source) for name, source in _named(predictions or [], "--predictions")}
     if not models and not texts:
         models = {"demonstration": None}
+    if sets and not models:
+        raise typer.BadParameter("a model is needed that writes from them", param_hint="--inputs")
     if twice := set(models) & set(texts) or {*models, *texts} & {*POINTS, "references"}:
         raise typer.BadParameter(f"{min(twice)!r} is the name of something else", param_hint="--model")
+    settings = replace(
+        common,
+        metrics=checked_metrics([*metric.names(metrics), PRIOR_CLAIMS] if models else metric.names(metrics)),
+        device="cpu" if device == "auto" else device,
+        options=asdict(own),
+    )
     chosen = PROTOCOLS[protocol]
     options = Options(
         output=output,
@@ -185,6 +200,7 @@ def command(
         overwrite=overwrite,
         bootstrap=Bootstrap(bootstrap, seed),
         cache=None if no_cache else cache or default_path(),
+        inputs=sets,
     )
     with Processes.from_environment() as processes:
         if processes.first:

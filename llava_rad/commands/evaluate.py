@@ -144,6 +144,7 @@ def command(
     from metrics import tables
     from metrics.bootstrap import Bootstrap
     from metrics.cache import Cache, default_path
+    from metrics.comparisons import without_prior
     from metrics.registry import PRIOR_CLAIMS, checked_metrics
     from metrics.suite import evaluate
 
@@ -198,6 +199,11 @@ def command(
     finally:
         if kept is not None:
             kept.close()
+
+    for one in result.models:
+        if PRIOR_CLAIMS in one.scores and (number := without_prior(scores := one.scores[PRIOR_CLAIMS])):
+            share = f"{100 * scores['prior_claims']:.1f} %"
+            note(f"{one.name}: of {number:,} reports without a prior image {share} compare with an earlier study")
 
     if per_sample is not None:
         as_csv = per_sample.suffix.lower() == ".csv"

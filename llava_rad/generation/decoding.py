@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Sequence
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llava_rad.model.templates import Study
+
 
 def generate(
     engine: Engine,
@@ -25,8 +27,9 @@ def generate(
     settings: Decoding | None = None,
     *,
     at_once: int | None = None,
+    studies: Sequence[Study] | None = None,
 ) -> list[Draft]:
-    """Write a report for each image, as one batch.
+    """Write a report for each image, or for each study, as one batch.
 
     Args:
         engine: the model.
@@ -35,6 +38,7 @@ def generate(
         settings: decoding; the checkpoint's defaults if None.
         at_once: reports at a time where decoding is compiled: the next one begins as soon as one has ended. None writes
             all at once, as every other decoding does.
+        studies: study inputs of each report, in place of ``settings.study`` for all of them.
 
     Raises:
         LlavaRadError: if prompt, image and answer do not fit the language model's context.
@@ -42,14 +46,14 @@ def generate(
     if not images:
         return []
     settings = settings or Decoding()
-    reports = len(images) // settings.study.images
+    studies = studies or [settings.study] * (len(images) // settings.study.images)
     if compiles(engine, settings):
-        return _generate_in_slots(engine, images, settings, min(at_once or reports, reports))
-    embeds, mask, unfamiliar = prepare(engine, images, settings)
+        return _generate_in_slots(engine, images, settings, studies, min(at_once or len(studies), len(studies)))
+    embeds, mask, unfamiliar = prepare(engine, images, settings, studies)
     if settings.beams(engine.config) > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
-        rows = [[] for _ in range(reports)]
+        rows = [[] for _ in studies]
         for row, token in chain.from_iterable(_decode(engine, embeds, mask, settings)):
             rows[row].append(token)
     return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
@@ -123,7 +127,10 @@ def stream_batch(
 
 
 def prepare(
-    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding
+    engine: Engine,
+    images: Sequence[npt.NDArray[np.uint8]],
+    settings: Decoding,
+    studies: Sequence[Study] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
     """Embed the prompts with their images, and tell which frontal images are unfamiliar.
 
@@ -131,6 +138,7 @@ def prepare(
         engine: the model.
         images: as for ``generate``.
         settings: instruction, study inputs and longest answer.
+        studies: study inputs of each report, in place of ``settings.study`` for all of them.
 
     Returns:
         Embeddings and mask as ``Engine.embed`` returns them, and one flag per report.
@@ -140,18 +148,19 @@ def prepare(
     """
     import numpy as np
 
-    prompt = engine.config.conversation.with_instruction(settings.prompt).with_study(settings.study)
-    each = settings.study.images
+    studies = studies or [settings.study] * (len(images) // settings.study.images)
+    prompt = engine.config.conversation.with_instruction(settings.prompt)
     patches = engine.encode_images(np.stack(images))
-    embeds, mask = engine.embed(patches, [prompt] * (len(images) // each))
+    embeds, mask = engine.embed(patches, [prompt.with_study(study) for study in studies])
     length, longest, new = embeds.shape[1], engine.words.longest, settings.longest(engine.config)
-    what = "prompt and image" if each == 1 else "prompt and images"
+    what = "prompt and image" if len(images) == len(studies) else "prompt and images"
     if length + new > longest:
         raise LlavaRadError(
             f"{what} ({length} tokens) and {new} new tokens exceed the model's {longest}",
             hint="lower --max-new-tokens or shorten --prompt",
         )
-    return embeds, mask, engine.unfamiliar(patches[::each])
+    starts = list(accumulate((study.images for study in studies), initial=0))[:-1]
+    return embeds, mask, engine.unfamiliar(patches[starts])
 
 
 def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Draft:
@@ -184,34 +193,43 @@ def warm_up(engine: Engine, settings: Decoding) -> None:
 
 
 def _generate_in_slots(
-    engine: Engine, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding, slots: int
+    engine: Engine,
+    images: Sequence[npt.NDArray[np.uint8]],
+    settings: Decoding,
+    studies: Sequence[Study],
+    slots: int,
 ) -> list[Draft]:
-    each, unfamiliar = settings.study.images, list[bool]()
+    unfamiliar = list[bool]()
+    starts = list(accumulate((study.images for study in studies), initial=0))
 
     def prompts() -> Iterator[torch.Tensor]:
-        for at in range(0, len(images), slots * each):
-            embeds, mask, flags = prepare(engine, images[at : at + slots * each], settings)
+        for at in range(0, len(studies), slots):
+            some = studies[at : at + slots]
+            embeds, mask, flags = prepare(engine, images[starts[at] : starts[at + len(some)]], settings, some)
             unfamiliar.extend(flags)
-            yield from _without_padding(embeds, mask)
+            yield from without_padding(embeds, mask)
 
-    rows: list[list[int]] = [[] for _ in range(len(images) // each)]
-    for row, token in chain.from_iterable(_decode_in_slots(engine, prompts(), settings, slots)):
+    prompt = engine.config.conversation.with_instruction(settings.prompt)
+    longest = max(engine.length(prompt.with_study(study)) for study in set(studies))
+    rows: list[list[int]] = [[] for _ in studies]
+    for row, token in chain.from_iterable(_decode_in_slots(engine, prompts(), longest, settings, slots)):
         rows[row].append(token)
     return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
 
 
 @torch.inference_mode()
 def _decode_in_slots(
-    engine: Engine, prompts: Iterator[torch.Tensor], settings: Decoding, slots: int
+    engine: Engine, prompts: Iterator[torch.Tensor], longest: int, settings: Decoding, slots: int
 ) -> Iterator[Tokens]:
-    """Decode greedily as ``_decode`` does, by the compiled step."""
-    first, steps = next(prompts), settings.longest(engine.config)
+    """Decode greedily as ``_decode`` does, by the compiled step; ``longest`` is the longest prompt's length."""
+    steps = settings.longest(engine.config)
     with engine.slots_in_use():
-        decoder = engine.decoder(slots, len(first) + steps)
-        yield from decoder(chain([first], prompts), steps, engine.tokens.ids.eos)
+        decoder = engine.decoder(slots, longest + steps)
+        yield from decoder(prompts, steps, engine.tokens.ids.eos)
 
 
-def _without_padding(embeds: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
+def without_padding(embeds: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """Yield each row of a batch that is padded on the left, [L, D], without its padding."""
     lengths = [embeds.shape[1]] * len(embeds) if mask is None else mask.sum(1).tolist()
     yield from (row[len(row) - length :] for row, length in zip(embeds, lengths, strict=True))
 
@@ -225,7 +243,7 @@ def _tokens(
 ) -> Iterator[Tokens]:
     """Decode greedily or by sampling, in the fastest way."""
     if compiles(engine, settings):
-        return _decode_in_slots(engine, _without_padding(embeds, mask), settings, len(embeds))
+        return _decode_in_slots(engine, without_padding(embeds, mask), embeds.shape[1], settings, len(embeds))
     return _decode(engine, embeds, mask, settings, dropped=dropped)
 
 

@@ -26,7 +26,7 @@ from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PRO
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.familiarity import Familiarity
 from llava_rad.model.llava_rad import greedy, join, load_language_model
-from llava_rad.model.projector import Projector, project_images
+from llava_rad.model.projector import Projector, pooled_tokens, project_images
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.tokenizer import Tokens
 
@@ -176,6 +176,13 @@ class Engine:
         pairs = [chunks[prompt] for prompt in prompts]
         embeds, mask = join(projected, pairs, lambda ids: torch.nn.functional.embedding(ids, table))
         return embeds, None if bool(mask.all()) else mask.bool()
+
+    def length(self, prompt: Prompt) -> int:
+        """Return the number of tokens of a prompt, features of its images included."""
+        further = self.config.further_images
+        pooled = pooled_tokens(self.config.image_tokens, further.pool) if further else self.config.image_tokens
+        images = sum(pooled if kind else self.config.image_tokens for kind in prompt.study.kinds)
+        return images + sum(map(len, prompt.pieces(self.tokens.tokenizer, self.tokens.ids.bos)))
 
     def decoder(self, slots: int, length: int) -> CompiledDecoder:
         """Return the greedy decoder with compiled steps, which is compiled when it first runs.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import LlavaRadError
 from llava_rad.generation import vllm_worker
-from llava_rad.generation.decoding import draft, prepare
+from llava_rad.generation.decoding import draft, prepare, without_padding
 from llava_rad.generation.options import Decoding
 from llava_rad.generation.pieces import Draft
 from llava_rad.generation.words import refuse_adapter
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from encoder.preprocessing import Recipe
     from llava_rad.generation.engine import Engine
+    from llava_rad.model.templates import Study
 
 _INSTALL = "make an environment for it: python -m venv DIR && DIR/bin/pip install vllm"
 _SECONDS = 10.0
@@ -75,12 +76,18 @@ class VllmWriter:
         """Preprocessing recipe of this model's images."""
         return self._engine.recipe
 
-    def generate(self, images: Sequence[npt.NDArray[np.uint8]], settings: Decoding | None = None) -> list[Draft]:
+    def generate(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        settings: Decoding | None = None,
+        studies: Sequence[Study] | None = None,
+    ) -> list[Draft]:
         """Write a report for each image.
 
         Args:
             images: [S, S] uint8 each, prepared by ``recipe``; those of a study one after the other.
             settings: greedy decoding; the checkpoint's defaults if None.
+            studies: study inputs of each report, in place of ``settings.study`` for all of them.
 
         Raises:
             LlavaRadError: if beams or sampling are requested, a prompt is too long, or the worker fails.
@@ -92,20 +99,21 @@ class VllmWriter:
         settings = settings or Decoding()
         if settings.beams(self._engine.config) > 1 or settings.temperature > 0:
             raise LlavaRadError("vLLM is asked for greedy reports only", hint="use one beam and temperature 0")
-        embeds, _, unfamiliar = prepare(self._engine, images, settings)
+        embeds, mask, unfamiliar = prepare(self._engine, images, settings, studies)
+        prompts = list(without_padding(embeds, mask))
         tokens = self._engine.tokens
         message = {
             "do": "write",
             "dtype": _name(self._engine),
-            "shapes": [list(row.shape) for row in embeds],
+            "shapes": [list(prompt.shape) for prompt in prompts],
             "max_new_tokens": settings.longest(self._engine.config),
             "eos": tokens.ids.eos,
             "suppressed": list(tokens.suppressed),
         }
-        payload = embeds.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        payload = b"".join(row.cpu().contiguous().view(torch.uint8).numpy().tobytes() for row in prompts)
         rows = self._ask(message, payload).get("ids", [])
-        if len(rows) != len(embeds) or not all(rows):
-            raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(embeds)} prompts")
+        if len(rows) != len(prompts) or not all(rows):
+            raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(prompts)} prompts")
         if any(token in row for row in rows for token in tokens.suppressed):
             raise LlavaRadError("vLLM wrote a token that it was told never to write")
         return [draft(self._engine, row, unfamiliar=far) for row, far in zip(rows, unfamiliar, strict=True)]

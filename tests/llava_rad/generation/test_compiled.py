@@ -20,7 +20,7 @@ import torch
 from encoder.errors import LlavaRadError
 from llava_rad.generation import decoding
 from llava_rad.generation.compiled import EVERY, CompiledDecoder, Tokens, as_graph, guards_of_arguments
-from llava_rad.generation.decoding import _decode, _without_padding, compiles, generate, stream, warm_up
+from llava_rad.generation.decoding import _decode, without_padding, compiles, generate, stream, warm_up
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
 from llava_rad.generation.report_writer import ReportWriter
@@ -76,7 +76,7 @@ def decoder(engine: Engine, record: Record, slots: int = 3, length: int = 240) -
 
 def written(of: CompiledDecoder, engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:
     with torch.inference_mode():
-        return rows(of(_without_padding(embeds, mask), STEPS, engine.tokens.ids.eos), len(embeds))
+        return rows(of(without_padding(embeds, mask), STEPS, engine.tokens.ids.eos), len(embeds))
 
 
 @pytest.mark.parametrize(("number", "padded"), [(1, True), (2, False), (3, True), (5, False)])
