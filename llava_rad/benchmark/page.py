@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llava_rad.benchmark.published import SCORES as PUBLISHED
 from llava_rad.benchmark.published import TABLE_2
-from llava_rad.benchmark.summary import Section, Summary
+from llava_rad.benchmark.sections import Section
+from llava_rad.benchmark.summary import Summary
 from metrics import registry
 from metrics.registry import title
 from metrics.tables import NOTICE

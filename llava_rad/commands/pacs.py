@@ -147,6 +147,16 @@ def watch(
         ),
     ] = False,
     every: Annotated[float, typer.Option(min=1.0, help="Seconds between two searches.")] = 60.0,
+    settle: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Seconds for which a study must have had the same images before its report is written; later images "
+            "do not change it. Default: 60, with --once 0.",
+            metavar="SECONDS",
+            show_default=False,
+        ),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Search once, then exit.")] = False,
     date: Date = None,
     modality: Modalities = "CR,DX",
@@ -154,17 +164,21 @@ def watch(
         GenerationOptions, opt.Fields("model", "revision", "profile", "offline", "device", "dtype", "max_new_tokens")
     ],
 ) -> None:
-    """Write drafts for chest radiographs that are new in the archive."""
+    """Write a draft for each study with chest radiographs that is new in the archive."""
     from llava_rad.generation.report_writer import ReportWriter
+    from llava_rad.generation.study_writer import StudyWriter
     from llava_rad.outputs.files import OutputError, held_folder
-    from llava_rad.pacs import jobs
     from llava_rad.pacs.client import Pacs
     from llava_rad.pacs.processed import Pauses, RecordError
     from llava_rad.pacs.transport import PacsError
+    from llava_rad.pacs.watch import SETTLE_S, watch_once
 
     _check_date(date)
     if not math.isfinite(every) or every > 86400:
         raise typer.BadParameter("a search is due once a day at least", param_hint="--every")
+    settle = (0.0 if once else SETTLE_S) if settle is None else settle
+    if not math.isfinite(settle):
+        raise typer.BadParameter("a number of seconds is needed", param_hint="--settle")
     modalities, pacs, folder = _codes(modality), Pacs(url, tell=note), _made(output)
     context.with_resource(held_folder(folder))
     pauses, passed_over = Pauses(0.0 if once else every), 0
@@ -172,9 +186,10 @@ def watch(
         while True:
             pacs.passed_over = 0
             try:
-                count = jobs.watch_once(
-                    pacs, folder, writer, date=date, modalities=modalities, store=store, tell=note, pauses=pauses
-                )
+                count = watch_once(
+                    pacs, folder, StudyWriter(writer), date=date, modalities=modalities, store=store, tell=note,
+                    pauses=pauses, settle=settle,
+                )  # fmt: skip
             except (PacsError, OutputError, RecordError) as error:
                 if once:
                     raise

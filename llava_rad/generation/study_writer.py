@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import ReadError
 from llava_rad.generation.grouping import Group, group
@@ -14,11 +14,14 @@ from llava_rad.generation.study import prepare
 from llava_rad.model.templates import Study
 
 if TYPE_CHECKING:
+    from encoder.reader.identity import Identity
     from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.report_model import Description
     from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.generation.sources import Source
 
+CHOICE: Final = "the study has "
+"""Begin of the warnings that say which of several images of a kind is used."""
 _PREFERRED = {"PA": 0, "AP": 1, "frontal": 2}
 _KEPT = 64
 """Frontal images that are kept for studies whose prior they are."""
@@ -44,11 +47,24 @@ class StudyWriter:
 
     def __init__(self, writer: ReportWriter, say: Callable[[str], None] = lambda message: None) -> None:
         self._writer, self._say = writer, say
-        self._frontals: dict[int, PreparedImage | None] = {}
+        self._frontals: dict[Group, PreparedImage | None] = {}
+
+    @property
+    def places(self) -> frozenset[str]:
+        """Inputs that the model takes, as ``Study.used`` spells them."""
+        return self._writer.config().places
+
+    def settings(self) -> dict[str, Any]:
+        """Return model, recipe and generation settings as reports state them."""
+        return self._writer.settings()
+
+    def identity(self, source: Source) -> Identity:
+        """Read the identifiers of a source."""
+        return self._writer.identity(source)
 
     def groups(self, sources: Sequence[Source], *, together: bool = False) -> list[Group]:
         """Group sources by study; see :func:`llava_rad.generation.grouping.group`."""
-        return group(sources, self._writer.identity, together=together)
+        return group(sources, self.identity, together=together)
 
     def write(self, groups: Sequence[Group]) -> Iterator[Outcome]:
         """Yield a report for each study with a frontal image, in order, and a failure for each image that is refused.
@@ -57,8 +73,7 @@ class StudyWriter:
             ModelError: if the model is missing or damaged.
             LlavaRadError: if nothing can be written with the writer's options.
         """
-        config = self._writer.config()
-        places = config.places
+        config, places = self._writer.config(), self.places
         self._note(groups, places)
         waiting: list[tuple[Study, PreparedImage, list[tuple[str, PreparedImage]], Source]] = []
         for one in groups:
@@ -76,6 +91,7 @@ class StudyWriter:
                 yield from self._flush(waiting)
             waiting.append((study, found.frontal, context, found.source))
         yield from self._flush(waiting)
+        self._frontals.clear()
 
     def _flush(self, waiting: list[Any]) -> Iterator[Outcome]:
         """Write the reports of studies of one kind, in their order."""
@@ -94,10 +110,11 @@ class StudyWriter:
         waiting.clear()
 
     def _read(self, study: Group, config: Description) -> _Read:
-        frontals: list[tuple[Source, PreparedImage]] = []
-        laterals: list[PreparedImage] = []
+        frontals: list[tuple[int, Source, PreparedImage]] = []
+        laterals: list[tuple[int, PreparedImage]] = []
         failures: list[Failure] = []
-        for source in study.sources:
+        seen, copies = set[bytes](), 0
+        for number, source in enumerate(study.sources, 1):
             try:
                 image = prepare("lateral", source, partial(self._writer.read, config.preprocessing), force=False)
             except ReadError as error:
@@ -110,38 +127,44 @@ class StudyWriter:
                     )
                 )
                 continue
-            if image.facts.view == "lateral":
-                laterals.append(image)
+            pixels = image.pixels.tobytes()
+            if pixels in seen:
+                copies += 1
+            elif image.facts.view == "lateral":
+                laterals.append((number, image))
             else:
-                frontals.append((source, image))
+                frontals.append((number, source, image))
+            seen.add(pixels)
         if not frontals:
             failures += [
                 self._alone(source) for source in study.sources if not any(f.source is source for f in failures)
             ]
             return _Read(None, None, None, failures)
-        order = sorted(frontals, key=lambda found: _PREFERRED.get(found[1].facts.view, len(_PREFERRED)))
-        source, image = order[0]
-        notes = [
-            f"the study has {number} {which} images: one of them is used"
-            for number, which in ((len(frontals), "frontal"), (len(laterals), "lateral"))
-            if number > 1
-        ]
+        number, source, image = min(frontals, key=lambda one: _PREFERRED.get(one[2].facts.view, len(_PREFERRED)))
+        notes = []
+        if len(frontals) > 1:
+            views = ", ".join(one.facts.view for *_, one in frontals)
+            notes.append(f"{CHOICE}{len(frontals)} frontal images ({views}): image {number} of the study is used")
+        if len(laterals) > 1:
+            notes.append(f"{CHOICE}{len(laterals)} lateral images: image {laterals[0][0]} of the study is used")
+        if copies:
+            notes.append(f"{CHOICE}{copies} images that are copies of others: each is used once")
         image = replace(image, warnings=(*image.warnings, *notes))
         self._keep(study, image)
-        return _Read(image, source, laterals[0] if laterals else None, failures)
+        return _Read(image, source, laterals[0][1] if laterals else None, failures)
 
     def _alone(self, source: Source) -> Failure:
         return Failure(source, ReadError("lateral", "the study has no frontal image"), source.sha256())
 
     def _frontal(self, study: Group, config: Description) -> PreparedImage | None:
-        if id(study) not in self._frontals:
+        if study not in self._frontals:
             self._keep(study, self._read(study, config).frontal)
-        return self._frontals[id(study)]
+        return self._frontals[study]
 
     def _keep(self, study: Group, image: PreparedImage | None) -> None:
         while len(self._frontals) >= _KEPT:
             self._frontals.pop(next(iter(self._frontals)))
-        self._frontals[id(study)] = image
+        self._frontals[study] = image
 
     def _note(self, groups: Sequence[Group], places: frozenset[str]) -> None:
         several, priors = sum(len(one.sources) > 1 for one in groups), sum(one.prior is not None for one in groups)

@@ -101,6 +101,24 @@ class Pacs:
         if errors:
             raise errors[0]
 
+    def of_patient(self, patient: str, until: str, modalities: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Return date and time of a patient's studies by UID, up to a day (``20261126``), found by patient ID.
+
+        Raises:
+            PacsError: if a request fails.
+        """
+        if re.search(r"[*?\\]", patient):  # wildcards of searches
+            return {}
+        seen: dict[str, tuple[str, str]] = {}
+        for modality in modalities:
+            filters = {"PatientID": patient, "StudyDate": f"-{until}", "ModalitiesInStudy": modality}
+            for study, found in self._search("studies", "studies", "0020000D", filters):
+                if _text(found, "00100020") not in (None, patient):
+                    self._tell_once("the archive ignores patient IDs in searches; no earlier studies are found")
+                    return {}
+                seen[study] = _text(found, "00080020") or "", _text(found, "00080030") or ""
+        return seen
+
     def images(self, study: str, modalities: Sequence[str] = MODALITIES) -> Iterator[Instance]:
         """Yield a study's images of these modalities, once, ordered by their UIDs.
 

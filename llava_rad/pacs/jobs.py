@@ -1,33 +1,20 @@
-"""Fetching images, storing documents, drafts for new images; every step may be killed and repeated without duplicates.
+"""Fetching images and storing documents; every step may be killed and repeated without duplicates.
 
 A fault of one image, file or study is said and counted, and the others are processed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from encoder.errors import LlavaRadError, ModelError, ReadError
-from llava_rad.generation.report_writer import Failure
-from llava_rad.generation.sources import Source
-from llava_rad.outputs.document import Document
-from llava_rad.outputs.files import OutputError, write_whole
-from llava_rad.outputs.formats import archive_formats
+from encoder.errors import LlavaRadError
+from llava_rad.outputs.files import write_whole
 from llava_rad.pacs.client import MODALITIES, Instance, Pacs
 from llava_rad.pacs.completeness import fault_of, is_whole_file
-from llava_rad.pacs.processed import READ_TRIES, RETRIED, Pauses, ProcessedImages, RecordError, name_of
+from llava_rad.pacs.processed import name_of
 from llava_rad.pacs.transport import PacsError, PacsUsageError, SlowError, Tell, UnreachableError
-
-if TYPE_CHECKING:
-    from encoder.reader.sandbox import Reader
-    from llava_rad.generation.report_writer import ReportWriter
-    from llava_rad.outputs.report import Report
 
 SLOW_IN_A_ROW = 3
 """Requests without an answer in time after which a run ends."""
@@ -35,7 +22,7 @@ SLOW_IN_A_ROW = 3
 
 @dataclass
 class Count:
-    """Numbers of images: new, already processed, refused, failed, and waiting to be tried again."""
+    """Numbers of images, or of drafts and studies of a watch: new, known, refused, failed, and waiting."""
 
     new: int = 0
     known: int = 0
@@ -77,6 +64,26 @@ def wanted(
     Raises:
         PacsError: see ``Count.fail``.
     """
+    for study in studies_of(pacs, count, tell, studies=studies, date=date, modalities=modalities):
+        number = 0
+        try:
+            for number, image in enumerate(pacs.images(study, modalities), 1):  # noqa: B007
+                yield image
+            if studies and not number:
+                raise PacsError(f"the archive has no such study, or none with {', '.join(modalities)} images")
+        except PacsError as error:
+            tell(f"study {name_of(study)[:12]}: {error}")
+            count.fail(error)
+
+
+def studies_of(
+    pacs: Pacs, count: Count, tell: Tell, *, studies: Sequence[str], date: str | None, modalities: Sequence[str]
+) -> Iterator[str]:
+    """Yield the UIDs of the named studies, or of all that a search finds; a search that breaks off is counted and said.
+
+    Raises:
+        PacsError: if it fails at once; see also ``Count.fail``.
+    """
     found = iter(dict.fromkeys(studies) if studies else pacs.studies(date=date, modalities=modalities))
     while True:
         try:
@@ -89,15 +96,7 @@ def wanted(
             return
         if study is None:
             return
-        number = 0
-        try:
-            for number, image in enumerate(pacs.images(study, modalities), 1):  # noqa: B007
-                yield image
-            if studies and not number:
-                raise PacsError(f"the archive has no such study, or none with {', '.join(modalities)} images")
-        except PacsError as error:
-            tell(f"study {name_of(study)[:12]}: {error}")
-            count.fail(error)
+        yield study
 
 
 def pull(
@@ -175,109 +174,3 @@ def _check(path: Path) -> None:
             raise PacsError(fault_of(path.read_bytes()) or "changed while it was read")
     except OSError as error:
         raise PacsError(f"the file cannot be read ({error.strerror})") from None
-
-
-def watch_once(
-    pacs: Pacs, folder: Path, writer: ReportWriter, *, date: str | None = None, modalities: Sequence[str] = MODALITIES,
-    store: bool = False, tell: Tell = lambda text: None, pauses: Pauses | None = None,
-) -> Count:  # fmt: skip
-    """Write drafts for images without one, and optionally store them in the archive.
-
-    An image is recorded as processed once its report is in the folder and, with ``store``, in the archive, or once the
-    image itself is refused. After any other failure it is tried again by a later call. The UIDs of stored documents are
-    derived from image and model, so that a repeated upload is a duplicate of the first.
-
-    Args:
-        pacs: the archive.
-        folder: of the reports and of the record of processed images.
-        writer: generates the reports.
-        date: of studies, see ``Pacs.studies``.
-        modalities: of images.
-        store: store documents of all DICOM output formats, with the identifiers of patient and study.
-        tell: receives one line per refused or failed image.
-        pauses: of the images that failed in earlier calls.
-
-    Raises:
-        PacsError: if the archive is out of reach or does not answer; processed images stay processed.
-        ModelError: if the model is missing or damaged.
-        OutputError: if a report cannot be written.
-        RecordError: if the record of processed images cannot be used.
-    """
-    from encoder.reader.sandbox import Reader
-
-    count, pauses = Count(), pauses or Pauses(0.0)
-    processed = ProcessedImages(
-        folder / "watch.sqlite", json.dumps(writer.settings() | {"store": store}, sort_keys=True)
-    )
-    with closing(processed), Reader() as reader:
-        for instance in wanted(pacs, count, tell, studies=(), date=date, modalities=modalities):
-            name = name_of(instance.instance)
-            outcome = processed.outcome(instance.instance)
-            if outcome is not None and outcome.removeprefix("refused: ") not in RETRIED:
-                count.known += 1
-            elif pauses.waiting(name):
-                count.waiting += 1
-            else:
-                try:
-                    refusal = _draft(pacs, instance, folder / f"{name}.json", writer, reader if store else None)
-                except (ModelError, OutputError, RecordError):
-                    raise  # of the run, not of the image
-                except Exception as error:  # one image never ends the run: named by type, counted, tried again
-                    fault = error if isinstance(error, LlavaRadError) else _unexpected(error)
-                    if pauses.failed(name) < READ_TRIES or not _by_reader(fault):
-                        tell(f"image {name[:12]}: {fault}; it will be tried again")
-                        count.fail(fault)
-                        continue
-                    refusal = fault
-                pauses.over(name)
-                if refusal is None:
-                    processed.done(instance.instance, "written")
-                    count.new += 1
-                else:
-                    tell(f"image {name[:12]}: {refusal}")
-                    reason = getattr(refusal, "reason", "no document")
-                    processed.done(instance.instance, f"refused{' at every try' * _by_reader(refusal)}: {reason}")
-                    count.refused += 1
-    return count
-
-
-def _draft(
-    pacs: Pacs, instance: Instance, path: Path, writer: ReportWriter, reader: Reader | None
-) -> LlavaRadError | None:
-    """Write the draft of an image, and store it if there is a reader of identifiers; return why the image is refused.
-
-    Raises:
-        Exception: for a fault that is not of the image.
-    """
-    content = pacs.image(instance)
-    (outcome,) = writer.write([Source(1, data=content)])
-    if isinstance(outcome, Failure):
-        if _by_reader(outcome.error):
-            raise outcome.error
-        return outcome.error
-    write_whole(path, (outcome.to_json() + "\n").encode(), overwrite=True)
-    if reader is None:
-        return None
-    try:
-        documents = _documents(outcome, content, reader)
-    except LlavaRadError as error:
-        if _by_reader(error):
-            raise
-        return error
-    pacs.store(documents)
-    return None
-
-
-def _documents(report: Report, content: bytes, reader: Reader) -> Sequence[bytes]:
-    document = Document.of(report, datetime.now().astimezone(), identity=reader.identity(content))
-    return [file for row in archive_formats() for file in row.load()().files(document)]
-
-
-def _by_reader(error: LlavaRadError) -> bool:
-    """Tell whether the reader failed for a reason that may lie in the load of this machine."""
-    return isinstance(error, ReadError) and error.reason in RETRIED
-
-
-def _unexpected(error: Exception) -> LlavaRadError:
-    """Name an error by its type: its message may quote a header."""
-    return LlavaRadError(f"unexpected {type(error).__name__}")

@@ -258,10 +258,11 @@ class Archive:
 def test_a_watch_knows_what_is_done(old: Path) -> None:
     from llava_rad.generation.options import GenerationOptions
     from llava_rad.generation.report_writer import ReportWriter
-    from llava_rad.pacs.jobs import watch_once
+    from llava_rad.generation.study_writer import StudyWriter
+    from llava_rad.pacs.watch import watch_once
 
     with ReportWriter(GenerationOptions(model="model", device="cpu")) as writer:
-        count = watch_once(Archive(), old / "watch", writer)  # type: ignore[arg-type]
+        count = watch_once(Archive(), old / "watch", StudyWriter(writer))  # type: ignore[arg-type]
     assert (count.known, count.new, count.refused) == (2, 1, 0)
 
 

@@ -64,7 +64,8 @@ class Counting:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, images: Sequence[Any]) -> list[Any]:
+    def __call__(self, images: Sequence[Any], studies: Sequence[Any]) -> list[Any]:
+        assert len(images) == len(studies)
         self.batches.append(len(images))
         return [SimpleNamespace(text=f" mean {image.mean():.3f} of {len(images)}", complete=True) for image in images]
 
@@ -107,7 +108,7 @@ def test_every_image_gets_its_own_text(images: Images, chest: list[Path], tmp_pa
 
 
 def test_an_image_with_other_bytes_than_at_the_start_ends_the_run(chest: list[Path], tmp_path: Path) -> None:
-    with Images(1, {"0": hashlib.sha256(chest[0].read_bytes()).hexdigest()}) as found:
+    with Images(1, dict.fromkeys(chest, hashlib.sha256(chest[0].read_bytes()).hexdigest())) as found:
         share(found, [Case("0", "", chest[0])], tmp_path / "s")
         with pytest.raises(LlavaRadError, match="changed during the run"):
             share(found, [Case("0", "", chest[1])], tmp_path / "t")
@@ -163,7 +164,7 @@ def test_memory_that_is_short_is_said_in_one_line(images: Images, chest: list[Pa
     from encoder.errors import LlavaRadError
 
     class Short(Counting):
-        def __call__(self, images: Sequence[Any]) -> list[Any]:
+        def __call__(self, images: Sequence[Any], studies: Sequence[Any]) -> list[Any]:
             raise torch.OutOfMemoryError
 
     with pytest.raises(LlavaRadError, match="does not hold a batch of 1"):
@@ -176,9 +177,9 @@ def test_prepared_images_come_in_order(images: Images, chest: list[Path]) -> Non
     cases = [Case(path.stem, "", path) for path in chest]
     batches = [cases[at : at + 1] for at in range(len(cases))]
     order = [
-        case.id
+        one.case.id
         for batch in images.batches(batches, RECIPE)
-        for case, image in batch
-        if isinstance(image, PreparedImage)
+        for one in batch
+        if isinstance(one.image, PreparedImage)
     ]
     assert order == [case.id for case in cases]

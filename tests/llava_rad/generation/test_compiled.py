@@ -20,7 +20,7 @@ import torch
 from encoder.errors import LlavaRadError
 from llava_rad.generation import decoding
 from llava_rad.generation.compiled import EVERY, CompiledDecoder, Tokens, as_graph, guards_of_arguments
-from llava_rad.generation.decoding import _decode, without_padding, compiles, generate, stream, warm_up
+from llava_rad.generation.decoding import _decode, compiles, generate, stream, warm_up, without_padding
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
 from llava_rad.generation.report_writer import ReportWriter

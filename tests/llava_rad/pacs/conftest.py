@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_rad.pacs import jobs
+from llava_rad.pacs import watch
 from tests.llava_rad import small_files
 from tests.llava_rad.pacs.running import IMAGES
 from tests.llava_rad.pacs.scripted import Server, serving
@@ -43,4 +43,4 @@ def server(servers: tuple[Server, Server], files: list[Path], monkeypatch: pytes
 @pytest.fixture
 def documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each report becomes one document with the hash of its image."""
-    monkeypatch.setattr(jobs, "_documents", lambda report, content, reader: [report.sha256.encode()])
+    monkeypatch.setattr(watch, "_documents", lambda report, content, reader: [report.sha256.encode()])

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from encoder.errors import ReadError
@@ -15,6 +16,7 @@ from llava_rad.pacs import jobs
 from llava_rad.pacs.client import Pacs
 from llava_rad.pacs.jobs import Count
 from llava_rad.pacs.transport import PacsError
+from llava_rad.pacs.watch import watch_once
 from tests.llava_rad.pacs.scripted import Handler, Reply, Server
 
 Kind = Callable[[Handler, Reply], None]
@@ -38,12 +40,13 @@ class Writer:
     """A writer of reports that only repeats the hash of its input, and refuses what a test says."""
 
     refused: ReadError | Exception | None = None
+    places = frozenset[str]()
 
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def write(self, sources: list[Any]) -> Iterator[Any]:
-        (source,) = sources
+    def write(self, groups: list[Any]) -> Iterator[Any]:
+        ((source,),) = (one.sources for one in groups)
         if isinstance(self.refused, ReadError):
             yield Failure(source, self.refused, source.sha256())
         elif self.refused is not None:
@@ -53,8 +56,10 @@ class Writer:
 
 
 class Written:
+    warnings = ()
+
     def __init__(self, sha256: str) -> None:
-        self.sha256 = sha256
+        self.sha256, self.input = sha256, SimpleNamespace(sha256=sha256)
 
     def to_json(self) -> str:
         return json.dumps(self.sha256)
@@ -86,7 +91,7 @@ def watched(server: Server, folder: Path, said: list[str], writer: Writer | None
     folder.mkdir(exist_ok=True)
     pacs = Pacs(server.url, tell=said.append)
     return attempt(
-        lambda: jobs.watch_once(pacs, folder, writer or Writer(), tell=said.append, **options),  # type: ignore[arg-type]
+        lambda: watch_once(pacs, folder, writer or Writer(), tell=said.append, **options),  # type: ignore[arg-type]
         said,
     )
 

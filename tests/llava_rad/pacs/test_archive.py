@@ -19,10 +19,12 @@ import pytest
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import Source
+from llava_rad.generation.study_writer import StudyWriter
 from llava_rad.pacs.c_store import StorageUser
 from llava_rad.pacs.client import Pacs
-from llava_rad.pacs.jobs import pull, push, watch_once
+from llava_rad.pacs.jobs import pull, push
 from llava_rad.pacs.transport import PASSWORD, USER, PacsError
+from llava_rad.pacs.watch import watch_once
 from tests.llava_rad import small_files
 from tests.llava_rad.pacs.orthanc import Archive, available, orthanc
 
@@ -69,12 +71,12 @@ def test_ten_studies_in_and_ten_reports_back(archive: Archive, tmp_path: Path, t
     folder.mkdir()
     pacs = Pacs(archive.url)
     with ReportWriter(GenerationOptions(model=tiny)) as writer:
-        first = watch_once(pacs, folder, writer, store=True, tell=said.append)
+        first = watch_once(pacs, folder, StudyWriter(writer), store=True, tell=said.append)
         assert (first.new, first.refused) == (10, 1)
         assert len(said) == 1 and "1.2.3" not in said[0] and "P-10" not in said[0]
         stored = reports(archive)
         assert len(stored) == 20, "a report and a table of labels each"
-        again = watch_once(pacs, folder, writer, store=True)
+        again = watch_once(pacs, folder, StudyWriter(writer), store=True)
         assert (again.new, again.known) == (0, 11) and len(reports(archive)) == 20
     assert len(list(folder.glob("*.json"))) == 10
     if shutil.which("dsrdump"):
@@ -156,7 +158,7 @@ def test_the_draft_is_the_one_that_generate_writes(archive: Archive, tmp_path: P
     folder = tmp_path / "out"
     folder.mkdir()
     with ReportWriter(GenerationOptions(model=tiny)) as writer:
-        watch_once(Pacs(archive.url), folder, writer)
+        watch_once(Pacs(archive.url), folder, StudyWriter(writer))
         (expected,) = writer.write([Source(1, data=content)])
     (path,) = folder.glob("*.json")
     assert path.read_text() == expected.to_json() + "\n"  # type: ignore[union-attr]
@@ -205,10 +207,10 @@ def test_a_watcher_goes_on_when_the_archive_comes_back(archive: Archive, tmp_pat
     archive.kill()
     with ReportWriter(GenerationOptions(model=tiny)) as writer:
         with pytest.raises(PacsError, match="cannot be reached"):
-            watch_once(pacs, folder, writer, store=True)
+            watch_once(pacs, folder, StudyWriter(writer), store=True)
         archive.start()
         archive.store(study(tmp_path, 1))
-        assert watch_once(pacs, folder, writer, store=True).new == 1
+        assert watch_once(pacs, folder, StudyWriter(writer), store=True).new == 1
 
 
 def test_an_answer_that_comes_late_is_waited_for(archive: Archive, tmp_path: Path) -> None:

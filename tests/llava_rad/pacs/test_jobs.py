@@ -11,7 +11,7 @@ import pytest
 
 from encoder.errors import LlavaRadError, ModelError, ReadError
 from llava_rad.outputs.files import OutputError
-from llava_rad.pacs import jobs
+from llava_rad.pacs import jobs, watch
 from llava_rad.pacs.client import Pacs
 from llava_rad.pacs.processed import READ_TRIES, Pauses, ProcessedImages, RecordError
 from llava_rad.pacs.transport import SlowError, UnreachableError
@@ -24,9 +24,9 @@ def refusing(*errors: Exception | None) -> Writer:
     left = list(errors)
 
     class Refusing(Writer):
-        def write(self, sources: list[Any]) -> Any:
+        def write(self, groups: list[Any]) -> Any:
             self.refused = left.pop(0) if left else None
-            return super().write(sources)
+            return super().write(groups)
 
     return Refusing()
 
@@ -54,7 +54,7 @@ def test_identifiers_that_no_document_can_hold_are_a_refusal(
             raise left.pop(0)
         return [report.sha256.encode()]
 
-    monkeypatch.setattr(jobs, "_documents", documents)
+    monkeypatch.setattr(watch, "_documents", documents)
     count = watched(server, tmp_path, [], store=True)
     assert (count.new, count.refused, count.failed) == (IMAGES - 3, 2, 1)
     again = watched(server, tmp_path, [], store=True)
@@ -72,7 +72,7 @@ def test_faults_of_the_run_end_it_and_lose_nothing(server: Server, tmp_path: Pat
 def test_what_an_earlier_version_recorded_for_a_busy_machine_is_tried_again(server: Server, tmp_path: Path) -> None:
     record = ProcessedImages(tmp_path / "watch.sqlite", json.dumps({"store": False}))
     for number, outcome in enumerate(("refused: timeout", "refused: lateral", "refused at every try: timeout")):
-        record.done(f"1.2.3.{number}.1.1", outcome)
+        record.done(f"1.2.3.{number}", {f"1.2.3.{number}.1.1": outcome})
     record.close()
     count = watched(server, tmp_path, [])
     assert (count.new, count.known) == (IMAGES - 2, 2)
@@ -156,4 +156,4 @@ def test_a_record_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecordError):
         record.outcome("1.2")
     with pytest.raises(RecordError):
-        record.done("1.2", "written")
+        record.done("1", {"1.2": "written"})
