@@ -34,7 +34,7 @@ def study_settings(settings: LlavaRadConfig, study: StudyConfig) -> LlavaRadConf
     """Return the settings of a checkpoint that is trained on studies.
 
     Raises:
-        ConfigError: if its template has no place for one of the inputs.
+        ConfigError: if its template has no place for one of the inputs, or it takes further images in another form.
     """
     if not study.inputs:
         return settings
@@ -46,9 +46,16 @@ def study_settings(settings: LlavaRadConfig, study: StudyConfig) -> LlavaRadConf
                 f"study.inputs: the template {name} has no place for {wanted}", hint="study.template=study has all"
             )
     prompt = settings.prompt if name == own else settings.prompt.model_copy(update={"template": name, "turn": None})
-    further = FurtherImages(pool=study.pool, markers=study.markers)
-    images = any(kind in study.inputs for kind in CONTEXT_IMAGES)
-    return settings.model_copy(update={"prompt": prompt, "further_images": further if images else None})
+    before = settings.further_images
+    if not any(kind in study.inputs for kind in CONTEXT_IMAGES):
+        return settings.model_copy(update={"prompt": prompt})
+    if before is not None and before.pool != study.pool:
+        raise ConfigError(
+            f"study.pool = {study.pool}, but the checkpoint was trained with {before.pool}",
+            hint=f"study.pool={before.pool} continues from it",
+        )
+    further = FurtherImages(pool=study.pool, markers=study.markers or (before is not None and before.markers))
+    return settings.model_copy(update={"prompt": prompt, "further_images": further})
 
 
 def check_positions(config: TrainingConfig, language_model: Mapping[str, Any]) -> None:
