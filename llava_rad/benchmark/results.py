@@ -28,6 +28,8 @@ from llava_rad.model.config import LlavaRadConfig
 from llava_rad.outputs.files import write_whole
 from metrics import tables
 from metrics.cache import Cache
+from metrics.comparisons import GIVEN, NOT_GIVEN
+from metrics.registry import PRIOR_CLAIMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,11 +52,14 @@ def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]
     texts |= {name: _given(plan, name, file, made) for name, file in options.predictions.items()}
     others = _points(plan, texts, made, say)
     kept = Cache(options.cache, say=say) if options.cache is not None else None
+    settings = options.settings
+    if made.priors:
+        settings = replace(settings, metrics=tuple(dict.fromkeys((*settings.metrics, PRIOR_CLAIMS))))
     try:
         with run.timed("scoring"):
             scored = score(
-                plan.task, texts, others, options.settings, options.bootstrap,
-                written=made.written, cache=kept, report=run.progress, say=say,
+                plan.task, texts, others, settings, options.bootstrap,
+                written=made.written, priors=made.priors, cache=kept, report=run.progress, say=say,
             )  # fmt: skip
     finally:
         if kept is not None:
@@ -79,6 +84,7 @@ def _merged(plan: Plan, name: str, made: Origin) -> list[str]:
     made.warnings[name] = [one.warning for one in found]
     written = plan.written[name]  # earlier versions, which recorded no inputs, wrote from the frontal image alone
     made.written[name] = replace(written, given=[one.inputs or (FRONTAL,) for one in found])
+    made.priors[name] = [GIVEN if "prior" in names else NOT_GIVEN for names in made.written[name].given]
     due = [written.inputs.given(case.context) for case in plan.task.cases]
     lost = sum(bool(one.inputs) and one.inputs != wanted for one, wanted in zip(found, due, strict=True))
     if lost:
@@ -114,6 +120,8 @@ def _given(plan: Plan, name: str, file: Path, made: Origin) -> list[str]:
     predictions = [Prediction(key, text) for key, text in zip(plan.ids, joined.candidates, strict=True)]
     write_predictions(predictions, plan.folder.predictions(plan.slugs[name]))
     made.models[name] = {"id": name, "predictions_sha256": sha256_of(file)}
+    if "prior" in joined.context:
+        made.priors[name] = joined.context["prior"]
     return joined.candidates
 
 

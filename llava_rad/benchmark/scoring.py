@@ -12,7 +12,6 @@ from llava_rad.benchmark.inputs import Worth, Written, worths
 from llava_rad.benchmark.task import Task
 from metrics.base import Settings, is_empty
 from metrics.bootstrap import Bootstrap, Difference, Interval, Patients, Verdict, corrected
-from metrics.comparisons import GIVEN, NOT_GIVEN
 from metrics.registry import better
 from metrics.strata import Strata, by_group
 from metrics.suite import Evaluation, Model, Pairs, evaluate
@@ -122,6 +121,7 @@ def score(
     bootstrap: Bootstrap,
     *,
     written: Mapping[str, Written] | None = None,
+    priors: Mapping[str, Sequence[str]] | None = None,
     cache: Cache | None = None,
     report: Report | None = None,
     say: Callable[[str], None] = lambda message: None,
@@ -134,7 +134,9 @@ def score(
         points: texts by reference point; None where it has no report: it is scored, and compared, without these cases.
         settings: of the metrics.
         bootstrap: resampling.
-        written: models, and the inputs that they were given, by system; a system that is missing here did not tell.
+        written: models, and the inputs that they were given, by system.
+        priors: whether each report was written with an earlier image, by system, as for
+            :func:`metrics.comparisons.prior_claims`; systems that are missing here do not tell.
         cache: of annotations.
         report: shows progress.
         say: receives messages.
@@ -142,10 +144,17 @@ def score(
     Raises:
         InputError: if a metric is unknown.
     """
-    written = written or {}
+    written, priors = written or {}, priors or {}
     ids, references, people = [case.id for case in task.cases], task.references, task.patients
     systems = {
-        name: Pairs(ids, [text or "" for text in texts], references, task.strata, people, _prior(task, name, written))
+        name: Pairs(
+            ids,
+            [text or "" for text in texts],
+            references,
+            task.strata,
+            people,
+            {"prior": list(priors[name])} if name in priors else {},
+        )
         for name, texts in {**models, **points}.items()
     }
     found = evaluate(systems, settings, bootstrap=bootstrap, cache=cache, report=report, say=say, compare=False)
@@ -184,13 +193,6 @@ def score(
         list(models),
         worths(written, by_name, people, bootstrap),
     )
-
-
-def _prior(task: Task, name: str, written: Mapping[str, Written]) -> dict[str, list[str]]:
-    """Return whether each report of a system was written with an earlier image; {} if that is not known."""
-    if name not in written:
-        return {}
-    return {"prior": [GIVEN if "prior" in names else NOT_GIVEN for names in written[name].given]}
 
 
 @dataclass(frozen=True)

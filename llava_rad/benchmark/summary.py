@@ -53,6 +53,7 @@ class Origin:
         errors: number of unreadable images by model and reason.
         warnings: of each report by model, why its image is probably damaged or incomplete, else "".
         written: model and inputs of each system that a model of the run wrote.
+        priors: whether each report was written with an earlier image, by system; see ``scoring.score``.
         lost: number of reports by system that were written without an image of the study that cannot be read.
     """
 
@@ -65,6 +66,7 @@ class Origin:
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     written: dict[str, Written] = field(default_factory=dict)
+    priors: dict[str, list[str]] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
 
 

@@ -166,8 +166,14 @@ def command(
     from llava_rad.outputs.files import held_folder
     from metrics.bootstrap import Bootstrap
     from metrics.cache import default_path
-    from metrics.registry import PRIOR_CLAIMS, checked_metrics
+    from metrics.registry import checked_metrics
 
+    settings = replace(
+        common,
+        metrics=checked_metrics(metric.names(metrics)),
+        device="cpu" if device == "auto" else device,
+        options=asdict(own),
+    )
     models: dict[str, str | None] = dict(_named(model or [], "--model"))
     texts = {name: Path(source) for name, source in _named(predictions or [], "--predictions")}
     if not models and not texts:
@@ -176,12 +182,6 @@ def command(
         raise typer.BadParameter("a model is needed that writes from them", param_hint="--inputs")
     if twice := set(models) & set(texts) or {*models, *texts} & {*POINTS, "references"}:
         raise typer.BadParameter(f"{min(twice)!r} is the name of something else", param_hint="--model")
-    settings = replace(
-        common,
-        metrics=checked_metrics([*metric.names(metrics), PRIOR_CLAIMS] if models else metric.names(metrics)),
-        device="cpu" if device == "auto" else device,
-        options=asdict(own),
-    )
     chosen = PROTOCOLS[protocol]
     options = Options(
         output=output,

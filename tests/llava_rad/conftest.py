@@ -37,6 +37,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def study_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with random weights whose prompt takes all inputs of a study."""
+    from llava_rad.model.config import FurtherImages
+    from llava_rad.model.llava_rad import LlavaRad
+
+    whole = LlavaRad.from_pretrained(tiny)
+    prompt = whole.config.prompt.model_copy(update={"template": "study"})
+    whole.config = whole.config.model_copy(update={"prompt": prompt, "further_images": FurtherImages(pool=2)})
+    folder = tmp_path_factory.mktemp("study model") / "model"
+    whole.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chest(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Six frontal chest radiographs as small DICOM files, all different."""
     folder = tmp_path_factory.mktemp("chest")

@@ -24,6 +24,7 @@ from llava_rad.generation.decoding import _decode, compiles, generate, stream, w
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
 from llava_rad.generation.report_writer import ReportWriter
+from llava_rad.model.templates import Study
 from tests.llava_rad import tiny_model
 
 STEPS = tiny_model.MAX_NEW_TOKENS
@@ -90,6 +91,19 @@ def test_slots_give_the_tokens_of_ordinary_decoding(
         expected = rows(_decode(engine, embeds, mask, SETTINGS), 3)
         assert written(one, engine, embeds, mask) == expected
     assert one.compiled
+
+
+def test_studies_of_several_lengths_go_through_the_slots(
+    study_model: Path, images: list[np.ndarray], slots: list[CompiledDecoder]
+) -> None:
+    engine = Engine.from_pretrained(study_model, device="cpu")
+    studies = [Study(), Study(lateral=True, indication="pain in the chest"), Study(prior=True), Study(lateral=True)]
+    batch = images[: sum(study.images for study in studies)]
+    plain = generate(engine, batch, Decoding(compile=False), studies=studies)
+    assert [draft.ids for draft in generate(engine, batch, Decoding(), at_once=2, studies=studies)] == [
+        draft.ids for draft in plain
+    ]
+    assert [one.slots for one in slots] == [2]
 
 
 def test_a_report_that_ends_leaves_its_slot_to_the_next(engine: Engine, images: list[np.ndarray]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from llava_rad.generation.decoding import generate, stream
 from llava_rad.generation.engine import Engine, choose_device, choose_dtype
 from llava_rad.generation.options import Decoding
 from llava_rad.model.llava_rad import LlavaRad
+from llava_rad.model.templates import Study
 from tests.llava_rad import tiny_model
 
 pytestmark = pytest.mark.acceptance(row=6)
@@ -50,6 +51,23 @@ def by_transformers(model: LlavaRad, images: list[np.ndarray], prompts=None, **m
         rows = model.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **settings).tolist()
     eos = tokens.ids.eos
     return [row[: row.index(eos)] if eos in row else row for row in rows]
+
+
+def test_a_batch_of_mixed_studies_is_each_one_alone(study_model: Path, images: list[np.ndarray]) -> None:
+    engine = Engine.from_pretrained(study_model)
+    studies = [
+        Study(), Study(lateral=True), Study(prior=True, prior_report="Clear."), Study(lateral=True, prior=True),
+        Study(indication="cough"), Study(indication="pain in the chest for days"),
+    ]  # fmt: skip
+    starts = [0, *np.cumsum([study.images for study in studies]).tolist()]
+    parts = [images[at:end] for at, end in pairwise(starts)]
+    together = generate(engine, images[: starts[-1]], Decoding(), studies=studies)
+    alone = [generate(engine, part, Decoding(study=study))[0] for part, study in zip(parts, studies, strict=True)]
+    assert [draft.ids for draft in together] == [draft.ids for draft in alone]
+    assert len({draft.ids for draft in alone}) == len(studies)
+    prompt = engine.config.conversation.with_study(studies[3])
+    embeds, _ = engine.embed(engine.encode_images(np.stack(parts[3])), [prompt])
+    assert engine.length(prompt) == embeds.shape[1]
 
 
 def test_greedy_equals_transformers(engine: Engine, model: LlavaRad, images: list[np.ndarray]) -> None:

@@ -12,21 +12,14 @@ from encoder.errors import ReadError
 from encoder.reader.identity import Identity
 from llava_rad.generation.grouping import Group, group
 from llava_rad.generation.sources import Source
-from llava_rad.model.config import FurtherImages
-from llava_rad.model.llava_rad import LlavaRad
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
 
 
 @pytest.fixture(scope="module")
-def model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(study_model: Path) -> Path:
     """A checkpoint whose prompt takes laterals and priors."""
-    whole = LlavaRad.from_pretrained(tiny)
-    prompt = whole.config.prompt.model_copy(update={"template": "study"})
-    whole.config = whole.config.model_copy(update={"prompt": prompt, "further_images": FurtherImages(pool=2)})
-    folder = tmp_path_factory.mktemp("study model") / "model"
-    whole.save_pretrained(folder)
-    return folder
+    return study_model
 
 
 def identity(study: str, patient: str = "p1", day: str = "", time: str = "", birth: str = "") -> Identity:
@@ -130,6 +123,22 @@ def test_reports_of_studies_are_those_of_images_named_one_by_one(model: Path, ru
     assert any("written from more than this image" in one for one in found["c-now.dcm"]["warnings"])
     for secret in ("4711", "X2", "Doe", "1.2.3.2", "20200301", ap.name):
         assert secret not in done.out + done.err
+
+
+def test_copies_of_an_image_are_used_once(model: Path, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    file(folder, "a-now", "1.2.3.2")
+    for name in ("b-lateral", "c-lateral"):
+        small_files.dicom(
+            folder / f"{name}.dcm", seed=7, StudyInstanceUID="1.2.3.2", SeriesInstanceUID="1.2.3", StudyDate="20200101",
+            ViewPosition="LL",
+        )  # fmt: skip
+    file(folder, "d-lateral", "1.2.3.2", ViewPosition="LL")
+    done = run("generate", folder, "--group", "--model", model, "-f", "jsonl")
+    (report,) = reports(done.out)
+    assert "the study has 2 lateral images: image 2 of the study is used" in report["warnings"]
+    assert "the study has 1 images that are copies of others: each is used once" in report["warnings"]
 
 
 def test_pictures_of_a_folder_are_one_study_on_request(model: Path, run: Run, tmp_path: Path) -> None:
