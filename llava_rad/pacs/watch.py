@@ -171,6 +171,8 @@ class _Watch:
         chosen = set(self.processed.begun(study, [image.instance for image in images]))
         late = {image.instance: _LATE for image in images if image.instance not in chosen}
         used = [image for image in images if image.instance in chosen]
+        if late:
+            self.tell(f"study {name[:12]}: {len(late)} images came after its report, which stays as it is")
         sources = self._fetched(used)
         if len(sources) < len(used):
             self.tell(f"study {name[:12]}: {len(used)} images are too many, the first {len(sources)} are read")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,10 +20,12 @@ import pytest
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.generation.sources import Source
+from llava_rad.generation.study import StudyInputs
 from llava_rad.generation.study_writer import StudyWriter
 from llava_rad.pacs.c_store import StorageUser
 from llava_rad.pacs.client import Pacs
 from llava_rad.pacs.jobs import pull, push
+from llava_rad.pacs.processed import name_of
 from llava_rad.pacs.transport import PASSWORD, USER, PacsError
 from llava_rad.pacs.watch import watch_once
 from tests.llava_rad import small_files
@@ -165,6 +168,31 @@ def test_the_draft_is_the_one_that_generate_writes(archive: Archive, tmp_path: P
     assert reports(archive) == [], "nothing is stored unless asked for"
 
 
+def test_a_study_is_one_report_with_lateral_and_prior(archive: Archive, tmp_path: Path, study_model: Path) -> None:
+    """The archive finds the earlier study by patient and date; what comes after the report changes nothing."""
+    archive.store(study(tmp_path, 1, PatientID="P-9", StudyDate="20250101"))
+    archive.store(study(tmp_path, 2, PatientID="P-8", StudyDate="20260101"))
+    archive.store(study(tmp_path, 3, PatientID="P-9"))
+    side = {"StudyInstanceUID": "1.2.3.3.1", "PatientID": "P-9", "PatientName": "Doe^3", "ViewPosition": "LL"}
+    archive.store(study(tmp_path, 4, **side))
+    folder, said = tmp_path / "out", list[str]()
+    folder.mkdir()
+    with ReportWriter(GenerationOptions(model=study_model)) as writer:
+        count = watch_once(Pacs(archive.url), folder, StudyWriter(writer), store=True, tell=said.append)
+        assert (count.new, count.refused, count.failed, said) == (3, 0, 0, [])
+        inputs = StudyInputs(lateral=tmp_path / "4.dcm", prior=tmp_path / "1.dcm")
+        with ReportWriter(GenerationOptions(model=study_model), inputs) as alone:
+            (expected,) = alone.write([Source(1, data=(tmp_path / "3.dcm").read_bytes())])
+        found = json.loads((folder / f"{name_of('1.2.3.3.1')}.json").read_text())
+        assert found["report"]["text"] == expected.text  # type: ignore[union-attr]
+        assert any("written from more than this image" in one for one in found["warnings"])
+        assert len(reports(archive)) == 6, "a report and a table of labels for each study"
+        archive.store(study(tmp_path, 5, **side | {"ViewPosition": "PA"}))
+        late = watch_once(Pacs(archive.url), folder, StudyWriter(writer), store=True, tell=said.append)
+        assert (late.new, late.known) == (0, 5) and "came after its report" in said[0]
+        assert len(reports(archive)) == 6
+
+
 @pytest.mark.parametrize(
     ("studies", "rounds"),
     [pytest.param(10, 2, marks=pytest.mark.slow), pytest.param(50, 10, marks=pytest.mark.nightly)],
@@ -176,6 +204,9 @@ def test_kills_of_watcher_and_archive_lose_nothing_and_store_nothing_twice(
     with orthanc(tmp_path / "orthanc") as archive:
         for number in range(studies):
             archive.store(study(tmp_path, number))
+        for number in range(0, studies, 3):  # laterals of some
+            uid = {"StudyInstanceUID": f"1.2.3.{number}.1", "PatientID": f"P-{number}", "ViewPosition": "LL"}
+            archive.store(study(tmp_path, studies + number, **uid | {"PatientName": f"Doe^{number}"}))
         folder = tmp_path / "out"
         command = [
             *MAIN, "pacs", "watch", "--url", archive.url, "-o", str(folder), "--store", "--once", "--model", str(tiny),
