@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,22 +223,32 @@ def prior_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
     """Return the column "prior": whether each report was written with an earlier image; {} if no table says so.
 
     Args:
-        tables: rows of the predictions, then of the references. The first that knows counts: by ``inputs``, a list of
-            what the report was written from (``llava-rad benchmark``), or by a column of priors, as in a table of
-            studies, whose empty cells mean that there is none.
+        tables: rows of the predictions, then of the references. The first that knows counts: as ``llava-rad benchmark``
+            and ``generate`` write it, or by a column of priors, as in a table of studies, whose empty cells mean that
+            there is none.
     """
+    answers = {True: GIVEN, False: NOT_GIVEN, None: ""}
     for rows in tables:
+        written = [_written_with_prior(row) for row in rows]
         named = matching(dict.fromkeys(name for row in rows for name in row), "prior")[:1]
-        listed = [row.get("inputs") for row in rows]
-        if any(isinstance(inputs, list) for inputs in listed):
-            given = ["prior" in inputs if isinstance(inputs, list) else None for inputs in listed]
-        elif named:
-            given = [_is_stated(row.get(named[0])) for row in rows]
-        else:
-            continue
-        answers = {True: GIVEN, False: NOT_GIVEN, None: ""}
-        return {"prior": [answers[one] for one in given]}
+        if any(one is not None for one in written):
+            return {"prior": [answers[one] for one in written]}
+        if named:
+            return {"prior": [answers[_is_stated(row.get(named[0]))] for row in rows]}
     return {}
+
+
+def _written_with_prior(row: Row) -> bool | None:
+    """Tell whether a report of this package was written with an earlier image; None of other rows."""
+    inputs, images, warnings = row.get("inputs"), row.get("images"), row.get("warnings")
+    if isinstance(inputs, list):
+        return "prior" in inputs
+    if not str(row.get("schema", "")).startswith("llava-rad.report/"):
+        return None
+    if isinstance(images, list):
+        return any(isinstance(one, Mapping) and one.get("role") == "prior" for one in images)
+    said = [str(one) for one in warnings if "written from more than this image" in str(one)] if warnings else []
+    return any("prior" in re.findall(r"[a-z-]+", one.partition(":")[2]) for one in said)
 
 
 def _is_stated(value: Any) -> bool:

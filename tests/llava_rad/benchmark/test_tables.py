@@ -36,6 +36,44 @@ def test_the_output_of_generate_is_read_as_it_is(tmp_path: Path) -> None:
     assert table.texts == {"ab": "one", "ab/2": "two"}
 
 
+@pytest.mark.parametrize(
+    ("predictions", "references", "expected"),
+    [
+        ([{}, {}], [{}, {}], []),
+        ([{}, {}], [{"prior": "p.dcm"}, {"prior": ""}], ["yes", "no"]),
+        ([{"prior": "no"}, {"prior": "Yes"}], [{"prior": "p.dcm"}, {"prior": ""}], ["no", "yes"]),
+        ([{"prior": False}, {"prior": True}], [{}, {}], ["no", "yes"]),
+        ([{"inputs": ["frontal", "prior"]}, {"inputs": ["frontal"]}], [{"prior": ""}, {"prior": "p"}], ["yes", "no"]),
+        ([{"inputs": ["frontal", "prior_report"]}, {}], [{"prior": "p"}] * 2, ["no", ""]),
+        (
+            [
+                {"schema": "llava-rad.report/1", "warnings": ["written from more than this image: prior, indication"]},
+                {"schema": "llava-rad.report/1", "warnings": ["written from more than this image: prior-report"]},
+            ],
+            [{}, {}], ["yes", "no"],
+        ),
+        (
+            [
+                {"schema": "llava-rad.report/3", "images": [{"role": "frontal"}, {"role": "prior"}], "warnings": []},
+                {"schema": "llava-rad.report/3", "images": [{"role": "frontal"}], "warnings": []},
+            ],
+            [{}, {}], ["yes", "no"],
+        ),
+    ],
+    ids=["unknown", "references", "predictions first", "truth", "benchmark", "some unknown", "generate", "images"],
+)  # fmt: skip
+def test_whether_a_prior_was_given(
+    tmp_path: Path, predictions: list[dict[str, object]], references: list[dict[str, object]], expected: list[str]
+) -> None:
+    sides = [
+        read_table(
+            jsonl(tmp_path / f"{side}.jsonl", *({"id": n, "text": "x"} | row for n, row in enumerate(rows))), side
+        )
+        for side, rows in (("prediction", predictions), ("reference", references))
+    ]  # type: ignore[arg-type]
+    assert join(*sides).context.get("prior", []) == expected
+
+
 def test_fields_can_be_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"id": 1, "a": {"key": "x"}, "text": "t", "b.c": "dotted"})
     assert read_table(path, "reference", id_field="a.key", text_field="b.c").texts == {"x": "dotted"}

@@ -344,3 +344,25 @@ def test_scores_of_words_wait_for_no_heavy_library(tables: tuple[Path, Path]) ->
     )
     done = subprocess.run([sys.executable, "-c", code, "evaluate", *tables, *LEXICAL], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0", done.stderr
+
+
+def test_comparisons_without_a_prior_are_counted_where_the_table_says_it(run: Run, tmp_path: Path) -> None:
+    """Of the three reports without a prior one compares, in one of their four sentences."""
+    texts = ["The effusion is unchanged.", "New effusion. Stable heart.", "Clear lungs.", "Normal heart. No effusion."]
+    priors = ["", "p.png", "none", ""]
+    predictions, references = tmp_path / "p.jsonl", tmp_path / "r.jsonl"
+    predictions.write_text("".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(texts)))
+    rows = [{"id": n, "findings": "Clear.", "prior": prior} for n, prior in enumerate(priors)]
+    references.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("evaluate", predictions, references, "--metrics", "rouge_l", "-f", "json", "--bootstrap", "20")
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)["models"][0]["scores"]
+    assert scores["prior_claims"]["point"] == pytest.approx(1 / 3)
+    assert scores["prior_claims_sentences"]["point"] == pytest.approx(1 / 4)
+    assert scores["prior_claims_references"]["point"] == 0
+    assert "p: of 3 reports without a prior image 33.3 % compare with an earlier study" in done.err
+    references.write_text("".join(json.dumps({"id": n, "findings": "Clear."}) + "\n" for n in range(4)))
+    unknown = run("evaluate", predictions, references, "--metrics", "rouge_l", "-f", "json", "--bootstrap", "20")
+    assert "prior_claims" not in unknown.out
+    asked = run("evaluate", predictions, references, "--metrics", "prior_claims", "--bootstrap", "20")
+    assert asked.code == 0 and "not defined" in asked.out
