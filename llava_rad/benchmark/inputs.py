@@ -206,11 +206,11 @@ def worths(
             if not rows:  # their images cannot be read
                 found.append(Worth(less.model, added, less.inputs, 0, 0, {}))
                 continue
-            people = bootstrap.patients([patients[row] for row in rows])
+            people, some = bootstrap.patients([patients[row] for row in rows]), np.array(rows)
             table: dict[str, Difference] = {}
             for metric, scores in scored[large].scores.items():
-                pair = (one.subset(np.array(rows)) for one in (scores, scored[small].scores[metric]))
-                table |= bootstrap.differences(*pair, people)
+                others = scored[small].scores[metric]
+                table |= bootstrap.differences(scores.subset(some), others.subset(some), people)
             found.append(Worth(less.model, added, less.inputs, len(rows), len(people), table))
     tables = corrected([one.differences for one in found])
     return [replace(one, differences=table) for one, table in zip(found, tables, strict=True)]

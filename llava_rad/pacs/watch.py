@@ -179,7 +179,8 @@ class _Watch:
         rest = {image.instance: _SURPLUS for image in used[len(sources) :]}
         instance = {source.number: image.instance for source, image in zip(sources, used, strict=False)}
         found = _Drafted(late | rest | dict.fromkeys(instance.values(), _BESIDE))
-        report, own = None, self._group(sources, last=last)
+        report: Report | None = None
+        own = self._group(sources, last=last)
         if own is None:
             for uid in instance.values():
                 found.refuse(uid, ReadError("no_identity", "the images of its study name several patients or studies"))
