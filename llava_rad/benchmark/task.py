@@ -14,7 +14,7 @@ from encoder.datasets.values import known as known_text
 from encoder.errors import LlavaRadError
 from llava_rad.benchmark.published import REPORTS, TABLE
 from llava_rad.benchmark.tables import group_of, groups_of, listed, lookup, read_rows, read_table
-from llava_rad.reports.pairs import NO_CONTEXT, Context, Pair
+from llava_rad.reports.pairs import NO_CONTEXT, Context, Pair, collapse
 from llava_rad.reports.registry import DATASETS, Progress, no_progress, places
 from metrics.base import MetricError
 from metrics.strata import UNKNOWN
@@ -219,9 +219,15 @@ def _texts(table: Path) -> list[Case]:
         names = (name for usual in _KEYS[kind] for name in row if plain(name) == plain(usual))
         return next((text for name in names if (text := known_text(str(row[name] or "")))), "")
 
+    earlier = matching(dict.fromkeys(name for row in found.rows.values() for name in row), "prior_report")[:1]
+
+    def context(row: Mapping[str, Any]) -> Context:
+        text = known_text(str(row.get(earlier[0]) or "")) if earlier else ""
+        return Context(prior_report=collapse(text)) if text else NO_CONTEXT
+
     return [
-        Case(key, text, None, known(found.rows[key], "subject"), known(found.rows[key], "study"))
-        for key, text in found.texts.items()
+        Case(key, text, None, known(row, "subject"), known(row, "study"), context=context(row))
+        for key, text, row in ((key, text, found.rows[key]) for key, text in found.texts.items())
     ]
 
 

@@ -249,6 +249,28 @@ def test_the_command_with_several_sets(studies: Path, study_model: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("no_plots")
+def test_texts_of_others_are_compared_with_copies_of_the_prior_report(tmp_path: Path, run: Run) -> None:
+    """Without images: the table has earlier reports of two of three, one of them equal to the new one."""
+    rows = [
+        {"id": "1", "findings": "The heart is large now.", "prior_report": "The heart is large now."},
+        {"id": "2", "findings": "Left effusion is seen.", "prior_report": "nothing of that kind"},
+        {"id": "3", "findings": "Lungs are clear.", "prior_report": ""},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [{"id": row["id"], "text": row["findings"], "prior": "yes" if row["id"] == "1" else ""} for row in rows]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    texts = ("benchmark", "--dataset", "csv", "--data", "t.jsonl", "--predictions", "p.jsonl", "-o", "r", *METRICS)
+    ran = run(*texts, "--reference-points", "prior-report")
+    assert ran.code == 0, ran.err
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    scores = {one["name"]: one["scores"] for one in summary["scores"]["models"]}
+    assert scores["prior-report"]["rouge_l"]["point"] == pytest.approx(0.5)
+    assert scores["p"]["prior_claims"]["point"] == 0 and summary["comparisons"][0]["reports"] == 2
+    lines = (tmp_path / "r" / "reference_points" / "prior-report.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["1", "2"]
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_other_images_and_texts_under_the_same_ids_are_refused(
     studies: Path, study_model: Path, tmp_path: Path, run: Run
 ) -> None:
