@@ -177,7 +177,7 @@ class _Watch:
         if len(sources) < len(used):
             self.tell(f"study {name[:12]}: {len(used)} images are too many, the first {len(sources)} are read")
         rest = {image.instance: _SURPLUS for image in used[len(sources) :]}
-        instance = {source.number: image.instance for source, image in zip(sources, used, strict=False)}
+        instance = {source.number: image.instance for source, image in zip(sources, used[: len(sources)], strict=True)}
         found = _Drafted(late | rest | dict.fromkeys(instance.values(), _BESIDE))
         report: Report | None = None
         own = self._group(sources, last=last)
