@@ -124,7 +124,7 @@ class Report:
 
     def tell_time(
         self, operations: float, processes: int, each: str, *, precision: str, tflops: float | None = None
-    ) -> None:
+    ) -> float:
         """Add a line with the time of a run.
 
         Args:
@@ -133,6 +133,9 @@ class Report:
             each: operations of one image or sample, in words.
             precision: ``bf16`` or ``fp32``.
             tflops: TFLOP/s that the run reaches on each process; None for a share of what is measured here.
+
+        Returns:
+            TFLOP/s of each process.
         """
         if tflops is None:
             measured = matrix_rate(precision) / 1e12
@@ -144,6 +147,7 @@ class Report:
         where = f"{processes}{'' if tflops else ' like this one'}"
         taken = duration(3600 * hours / processes)
         self.lines.append(f"time        about {taken} on {where}: {hours:,.3g} {kind}; {each}, at {how}")
+        return reached
 
     def check_disks(self, needs: Sequence[Need]) -> None:
         """Add a line with what a run writes, and warn where a disk has no room for it."""

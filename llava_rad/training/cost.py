@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from encoder.backbones.weight_files import architecture_of
@@ -19,9 +20,12 @@ from llava_rad.model.projector import Projector
 from llava_rad.training.config import LoraConfig, TrainingConfig
 from llava_rad.training.deepspeed_config import offloads, stage
 from llava_rad.training.initial import with_adapters
+from llava_rad.training.studies import StudySamples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from llava_rad.training.data import Samples
 
 _LAYERS = "num_hidden_layers"
 _SHARE_OF_MEMORY = 0.8
@@ -30,15 +34,16 @@ _SHARE_OF_MEMORY = 0.8
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the parts and of a mean sample.
+    """Sizes of the parts and of a sample, the mean one unless said otherwise.
 
     Attributes:
         encoder: as ``Dinov2Config`` has them, or with the number of ``parameters``.
         language_model: as ``LlamaConfig`` has them.
         image_tokens: features of an image.
-        length: mean tokens of a sample, image included.
-        answer: mean tokens with a loss.
-        images: mean number of images.
+        length: tokens of a sample, images included.
+        answer: tokens with a loss.
+        images: number of images.
+        further_tokens: features of each image after the first; None: as many as of the first.
     """
 
     encoder: Mapping[str, Any]
@@ -47,6 +52,34 @@ class Sizes:
     length: float
     answer: float
     images: float = 1.0
+    further_tokens: int | None = None
+
+    @property
+    def projected(self) -> float:
+        """Features of the images that are projected."""
+        further = self.image_tokens if self.further_tokens is None else self.further_tokens
+        return self.image_tokens + (self.images - 1) * further
+
+    def with_images(self, number: int) -> Sizes:
+        """Return the sizes of a sample of so many images with the same texts."""
+        changed = replace(self, images=number)
+        return replace(changed, length=self.length - self.projected + changed.projected)
+
+
+def sizes_of(
+    encoder: Mapping[str, Any], language_model: Mapping[str, Any], image_tokens: int, samples: Samples | StudySamples
+) -> tuple[Sizes, Sizes]:
+    """Return the sizes of a split's mean sample, and of the largest one, whose batch takes the most memory."""
+    images, further = np.ones(len(samples)), None
+    if isinstance(samples, StudySamples):
+        images, further = np.array([len(found) for found in samples.images]), samples.layout.further_tokens
+    answers = np.array([len(ids) for ids in samples.answers])
+    parts = encoder, language_model, image_tokens
+    mean, most = (
+        Sizes(*parts, float(take(samples.lengths)), float(take(answers)), float(take(images)), further)
+        for take in (np.mean, np.max)
+    )
+    return mean, most
 
 
 @dataclass(frozen=True)
@@ -82,7 +115,7 @@ class Cost:
 
 
 def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
-    """Measure the cost of a run on the shapes of one and two samples of mean length."""
+    """Measure the cost of a run on the shapes of one and two samples of the given length."""
     run, engine = config.optimization, config.engine
     width, vocabulary, layers = (int(sizes.language_model[key]) for key in ("hidden_size", "vocab_size", _LAYERS))
     features = int(sizes.encoder["hidden_size"])
@@ -93,7 +126,7 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
     rest, block = _language_model_cost(config, sizes)
 
     forward = (rest + layers * block).flops
-    bridge = 2 * projector * sizes.image_tokens * sizes.images  # at most: pooled images have fewer
+    bridge = 2 * projector * sizes.projected
     head = 2 * sizes.answer * vocabulary * width
     depth = int(sizes.encoder["num_hidden_layers"])
     seen = 0.0
@@ -101,7 +134,7 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
         seen = sizes.images * transformer_flops(encoder, sizes.image_tokens, features, depth)
     # backward: gradients of the inputs and, where weights are trained, of the weights
     times = (2 if config.lora else 3) + (1 if engine.activation_checkpointing else 0)
-    flops = times * forward + 3 * (head + bridge) + seen
+    flops = times * forward + (2 if config.lora else 3) * head + 3 * bridge + seen
 
     small = 2 if engine.precision == "bf16" else 4
     level, (to_host, weights_to_host) = stage(config), offloads(config)
@@ -116,6 +149,7 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
     # autocast keeps what is added up from block to block in the type of the weights
     inputs = sizes.length * width * (2 if small == 2 and (engine.deepspeed != "none" or config.lora) else 4)
     in_blocks = layers * inputs + block.kept if engine.activation_checkpointing else layers * block.kept
+    in_projector = sizes.projected * (features + 2 * width) * small  # its input, and GELU's input and output
     return Cost(
         encoder=encoder,
         projector=projector,
@@ -123,7 +157,7 @@ def cost_of(config: TrainingConfig, sizes: Sizes, processes: int = 1) -> Cost:
         trained=trained,
         tera_flops=flops / 1e12,
         weights=kept + (gradients + state) * trained / shards - host + small * encoder,
-        activations=run.micro_batch_size * (in_blocks + rest.kept),
+        activations=run.micro_batch_size * (in_blocks + rest.kept + in_projector),
         logits=run.micro_batch_size * sizes.answer * vocabulary * (small + 8),
         host=host,
     )
@@ -134,7 +168,7 @@ def decide_recomputation(config: TrainingConfig, sizes: Sizes, processes: int, a
 
     Args:
         config: the run.
-        sizes: with the length of the longest sample.
+        sizes: of the largest sample.
         processes: number of processes that train.
         available: bytes of each one's device.
     """

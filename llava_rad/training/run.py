@@ -47,7 +47,7 @@ from llava_rad.model.config import LlavaRadConfig
 from llava_rad.training import deepspeed_config
 from llava_rad.training.callbacks import SAMPLES, Watcher, panels
 from llava_rad.training.config import TrainingConfig, accumulation, load_config, total_steps, warmup_steps
-from llava_rad.training.cost import Sizes, decide_recomputation
+from llava_rad.training.cost import decide_recomputation, sizes_of
 from llava_rad.training.data import (
     Pixels,
     Prompted,
@@ -313,8 +313,7 @@ class _ReportTrainingRun:
         train, device = self.samples["train"], self.arguments.device
         words = read_json(self.initial / LANGUAGE_MODEL / "config.json", "the language model")
         encoder = stored_sizes(self.initial / ENCODER).config
-        answer = train.supervised() / len(train)
-        sizes = Sizes(encoder, words, settings.image_tokens, float(train.lengths.max()), answer)
+        _, sizes = sizes_of(encoder, words, settings.image_tokens, train)
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
         decided = decide_recomputation(self.config, sizes, self.world, memory or available_memory(device))
         found = bool(decided.engine.activation_checkpointing)

@@ -204,10 +204,6 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
                     break
         return found
 
-    def mean_images(self) -> float:
-        """Return the mean number of images of a sample with all inputs."""
-        return sum(len(images) for images in self.images) / max(1, len(self.images))
-
 
 INPUTS = ("lateral", "prior", *TEXTS)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from encoder.backbones.base import tokens_of_patches
 from encoder.backbones.loading import sizes, stored_sizes
@@ -30,14 +29,18 @@ from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_lan
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.training.config import TrainingConfig, accumulation, total_steps, warmup_steps
-from llava_rad.training.cost import Cost, Sizes, cost_of, decide_recomputation, language_model_parameters
+from llava_rad.training.cost import (
+    Cost,
+    Sizes,
+    cost_of,
+    decide_recomputation,
+    language_model_parameters,
+    sizes_of,
+)
 from llava_rad.training.data import Prompted, Samples, Selected, cache_folder, select_pairs, tokenise
 from llava_rad.training.deepspeed_config import check_compile, checkpoint_bytes, read_deepspeed
 from llava_rad.training.initial import llama_config, make_tokens, recipe_of
 from llava_rad.training.studies import Layout, StudySamples, check_positions, study_samples, study_settings
-
-if TYPE_CHECKING:
-    pass
 
 _PAPER = {"train": 146_909, "val": 7_250}
 
@@ -203,23 +206,21 @@ def _cost(
         f"schedule    {steps:,} steps, {steps * run.batch_size / len(train):.1f} passes; learning rate {run.lr:.3g} "
         f"after {warmup_steps(config, steps):,} steps, then cosine to 0"
     )
-    mean = float(train.lengths.mean())
-    images = train.mean_images() if isinstance(train, StudySamples) else 1.0
-    answer = train.supervised() / len(train)
-    sizes = Sizes(parts.encoder, parts.language_model, parts.image_tokens, mean, answer, images)
-    longest = replace(sizes, length=float(train.lengths.max()))
-    decided = decide_recomputation(config, longest, processes, gpu_memory() or available_memory("cpu"))
+    sizes, largest = sizes_of(parts.encoder, parts.language_model, parts.image_tokens, train)
+    decided = decide_recomputation(config, largest, processes, gpu_memory() or available_memory("cpu"))
     if config.engine.activation_checkpointing == "auto":
         recomputed = "recomputed in the backward pass" if decided.engine.activation_checkpointing else "kept"
         report.lines.append(f"blocks      activations are {recomputed} (auto)")
     config = decided
-    cost = cost_of(config, sizes, processes)
-    _print_cost(report, cost)
+    cost, most = cost_of(config, sizes, processes), cost_of(config, largest, processes)
+    _print_cost(report, most)
     operations = steps * run.batch_size * cost.tera_flops
     each = f"{flop(cost.tera_flops)} a sample"
-    report.tell_time(operations, processes, each, precision=config.engine.precision, tflops=tflops)
+    rate = report.tell_time(operations, processes, each, precision=config.engine.precision, tflops=tflops)
+    if largest.images > 1:
+        report.lines += _by_images(config, sizes, int(largest.images), processes, rate)
     report.check_memory(
-        cost.memory,
+        most.memory,
         "lower optimization.micro_batch_size, or set engine.deepspeed=zero3 or zero3-offload, or lora={}",
     )
     if config.engine.deepspeed != "none":
@@ -239,11 +240,32 @@ def _lengths(train: Samples | StudySamples, dropped: dict[str, int], longest: in
     ]
 
 
+def _by_images(config: TrainingConfig, sizes: Sizes, most: int, processes: int, rate: float) -> list[str]:
+    """Cost of samples with the mean sample's texts and one image, two and so on.
+
+    Args:
+        config: the run.
+        sizes: of the mean sample.
+        most: largest number of images.
+        processes: number of processes that train.
+        rate: TFLOP/s of each.
+    """
+    lines = [f"{'images':<12}{'tokens':>8}{'memory':>12}{'a sample':>14}{'seconds':>10}"]
+    for number in range(1, most + 1):
+        one = sizes.with_images(number)
+        cost = cost_of(config, one, processes)
+        lines.append(
+            f"{number:>6}{'':<6}{one.length:>8,.0f}{gigabytes(cost.memory):>12}{flop(cost.tera_flops):>14}"
+            f"{cost.tera_flops / rate:>10.3g}"
+        )
+    return lines
+
+
 def _print_cost(report: Report, cost: Cost) -> None:
     host = f"; {gigabytes(cost.host)} of main memory" if cost.host else ""
     report.lines += [
         f"parameters  encoder {cost.encoder:,}, projector {cost.projector:,}, language model {cost.language_model:,}; "
         f"trained {cost.trained:,}",
-        f"memory      about {gigabytes(cost.memory)} for each process: weights, gradients and optimiser "
+        f"memory      at most about {gigabytes(cost.memory)} for each process: weights, gradients and optimiser "
         f"{gigabytes(cost.weights)}, activations {gigabytes(cost.activations)}, logits {gigabytes(cost.logits)}{host}",
     ]

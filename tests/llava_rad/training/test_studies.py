@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -430,5 +431,8 @@ def test_validate_counts_inputs(tmp_path: Path, tiny: Path, run: Run) -> None:
     done = run("train", "--config", "tiny", *overrides(file, tiny), "--validate", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert "lateral 4, prior 6, prior_report 6, indication 11; images in all 22" in done.out
+    rows = [line.split() for line in done.out.splitlines() if line[:6].strip().isdigit()]
+    assert [int(row[0]) for row in rows] == [1, 2, 3]
+    assert {int(after[1]) - int(before[1]) for before, after in pairwise(rows)} == {4}  # 4 x 4 patches, pooled by 2 x 2
     long = run("train", "--config", "tiny", *overrides(file, tiny, "data.max_length=100000"), "--validate")
     assert long.code == 2 and "fewer than data.max_length" in long.out + long.err
