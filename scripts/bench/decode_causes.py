@@ -15,35 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scripts.bench.harness import Report, parser
-from scripts.rehearse import REAL, Size
+from scripts.bench.random_parts import REAL, Size, configuration, shapes
 
 if TYPE_CHECKING:
     from llava_rad.generation.llama import Llama
 
 _ALLOCATIONS = ("aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided", "aten._unsafe_view")
-
-
-def configuration(size: Size) -> dict[str, Any]:
-    """Contents of the model's ``config.json``, without transformers."""
-    return {
-        "model_type": "llama", "hidden_act": "silu", "vocab_size": size.vocabulary, "hidden_size": size.width,
-        "intermediate_size": size.inner, "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
-        "num_key_value_heads": size.heads, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "tie_word_embeddings": False,
-    }  # fmt: skip
-
-
-def shapes(size: Size) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a ``LlamaForCausalLM``."""
-    wide, inner = (size.width, size.width), (size.inner, size.width)
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size.vocabulary, size.width)}
-    for layer in range(size.layers):
-        at = f"model.layers.{layer}"
-        found |= {f"{at}.self_attn.{name}_proj.weight": wide for name in "qkvo"}
-        found |= {f"{at}.mlp.gate_proj.weight": inner, f"{at}.mlp.up_proj.weight": inner}
-        found |= {f"{at}.mlp.down_proj.weight": inner[::-1]}
-        found |= {f"{at}.{name}_layernorm.weight": (size.width,) for name in ("input", "post_attention")}
-    return found | {"model.norm.weight": (size.width,), "lm_head.weight": (size.vocabulary, size.width)}
 
 
 def without_weights(size: Size) -> Llama:

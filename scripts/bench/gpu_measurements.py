@@ -18,18 +18,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench.decode_causes import configuration, shapes
+from scripts.bench import random_parts
 from scripts.bench.harness import median, time_calls
+from scripts.bench.random_parts import REAL, TINY, Drawn, Size, configuration, pictures, shapes
 from scripts.bench.scoring_decode import ANSWER, PROMPT
-from scripts.rehearse import REAL, TINY, Size
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
-
-    from llava_rad.generation.engine import Engine
-    from llava_rad.generation.llama import Llama
 
 Rows = Iterator[dict[str, Any]]
 
@@ -76,31 +71,6 @@ class Scale:
 # Language model
 
 
-def weights(scale: Scale) -> dict[str, torch.Tensor]:
-    """Random weights of the language model in bfloat16; the end token, 2, is never the likeliest."""
-    import torch
-
-    generator = torch.Generator(scale.device).manual_seed(0)
-    found = {
-        name: torch.empty(shape, dtype=torch.bfloat16, device=scale.device).normal_(0, 0.02, generator=generator)
-        for name, shape in shapes(scale.size).items()
-    }
-    for name, tensor in found.items():
-        if name.endswith("norm.weight"):
-            tensor.fill_(1)
-    found["lm_head.weight"][2] = 0  # its score is 0, which the largest of thousands of random ones exceeds
-    return found
-
-
-def llama_of(scale: Scale, bits: int | None = None) -> Llama:
-    """Our form of the language model."""
-    import torch
-
-    from llava_rad.generation.llama import Llama
-
-    return Llama(configuration(scale.size), weights(scale), device=scale.device, dtype=torch.bfloat16, bits=bits)
-
-
 def prompts(scale: Scale, rows: int) -> torch.Tensor:
     """Random embeddings [rows, prompt, width]."""
     import torch
@@ -141,7 +111,7 @@ def compiled(scale: Scale, bits: int | None = None) -> Rows:
 
     from llava_rad.generation.compiled import CompiledDecoder, as_graph
 
-    llama, embeds = llama_of(scale, bits), prompts(scale, 1)
+    llama, embeds = random_parts.language_model(scale.size, scale.device, bits=bits), prompts(scale, 1)
     record = as_graph if scale.device == "cuda" else lambda step: step
     decoder = CompiledDecoder(llama, (), 1, scale.prompt + scale.answer, record)
 
@@ -157,7 +127,7 @@ def eager(scale: Scale) -> Rows:
     """One report at a time, kernel by kernel: each token alone, without the loop's look at the tokens."""
     import torch
 
-    llama, embeds = llama_of(scale), prompts(scale, 1)
+    llama, embeds = random_parts.language_model(scale.size, scale.device), prompts(scale, 1)
 
     @torch.inference_mode()
     def write(steps: int) -> object:
@@ -179,7 +149,7 @@ def transformers(scale: Scale) -> Rows:
     config = scale.size.llama_config()
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    model.load_state_dict(weights(scale), assign=True)
+    model.load_state_dict(dict(Drawn(scale.size, scale.device)), assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(scale.device)
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, eos_token_id=None)
     model.eval()
@@ -203,60 +173,14 @@ def transformers(scale: Scale) -> Rows:
 # Whole reports
 
 
-def engine_of(scale: Scale) -> Engine:
-    """The whole model, with a tokenizer of one token a word."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    from encoder.preprocessing import recipe_named
-    from llava_rad.generation.engine import Engine
-    from llava_rad.model.config import LlavaRadConfig
-    from llava_rad.model.projector import Projector
-    from llava_rad.model.tokenizer import Tokens
-
-    size = scale.size
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"word{number}": number for number in range(3, size.vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    recipe, vision = recipe_named(size.recipe), vision_of(scale)
-    config = LlavaRadConfig(name="random", image_tokens=(recipe.size // 14) ** 2, recipe=recipe.to_dict())
-    projector = Projector(size.encoder_width, size.width).to(scale.device, torch.bfloat16)
-    return Engine(config, vision, projector, llama_of(scale), Tokens(tokenizer, config.tokens))
-
-
-def vision_of(scale: Scale) -> Any:
-    """The encoder in bfloat16, with random weights."""
-    import torch
-    from transformers import Dinov2Config, Dinov2Model
-
-    from encoder.backbones.dinov2 import RadDino
-    from encoder.backbones.loading import in_fastest_form
-
-    size = scale.size
-    config = Dinov2Config(
-        hidden_size=size.encoder_width, num_hidden_layers=size.encoder_layers,
-        num_attention_heads=size.encoder_width // 64 or 1, image_size=size.image, patch_size=14,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return in_fastest_form(RadDino(Dinov2Model(config)), size=size.image, device=scale.device, dtype=torch.bfloat16)
-
-
-def pictures(scale: Scale, count: int) -> list[npt.NDArray[np.uint8]]:
-    """Random images."""
-    import numpy as np
-
-    rng, side = np.random.default_rng(0), scale.size.image
-    return [rng.integers(0, 256, (side, side), dtype=np.uint8) for _ in range(count)]
-
-
 def reports(scale: Scale) -> Rows:
     """Reports/s of prepared images, twice as many as are written at a time."""
     from llava_rad.generation.decoding import generate
     from llava_rad.generation.options import Decoding
 
-    engine, settings = engine_of(scale), Decoding(max_new_tokens=scale.answer)
+    engine, settings = random_parts.engine(scale.size, scale.device), Decoding(max_new_tokens=scale.answer)
     for at_once in (2, 3) if scale.toy else (16, 64):
-        images = pictures(scale, 2 * at_once)
+        images = pictures(scale.size, 2 * at_once)
         start = time.perf_counter()
         drafts = generate(engine, images[:at_once], settings, at_once=at_once)
         warm = time.perf_counter() - start
@@ -271,8 +195,8 @@ def first_word(scale: Scale) -> Rows:
     from llava_rad.generation.decoding import stream, warm_up
     from llava_rad.generation.options import Decoding
 
-    engine, settings = engine_of(scale), Decoding(max_new_tokens=scale.answer)
-    (image,) = pictures(scale, 1)
+    engine, settings = random_parts.engine(scale.size, scale.device), Decoding(max_new_tokens=scale.answer)
+    (image,) = pictures(scale.size, 1)
     start = time.perf_counter()
     warm_up(engine, settings)
     warm = time.perf_counter() - start
@@ -330,7 +254,7 @@ def fine_tuning(scale: Scale, *, lora: bool) -> Rows:
     config = size.llama_config()
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    model.load_state_dict(weights(scale), assign=True)
+    model.load_state_dict(dict(Drawn(scale.size, scale.device)), assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     model.activation_checkpointing_enable({"use_reentrant": False})
     if lora:
@@ -341,7 +265,7 @@ def fine_tuning(scale: Scale, *, lora: bool) -> Rows:
     around: Any = SimpleNamespace(before=range(3, 23), after=range(3, 23))
     trained = ReportLoss(projector, model, tokens, around, unused, unused).train()
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    patches = (size.image // 14) ** 2
+    patches = size.patches
     length = patches + 40 + scale.answer
     about = {"device": torch.cuda.get_device_name(), "tera_flops": _flops(scale, lora)} if device == "cuda" else {}
     for batch in (1, 2) if scale.toy else (8, 16):
@@ -368,7 +292,7 @@ def _flops(scale: Scale, lora: bool) -> dict[str, float]:
     from llava_rad.training.config import TrainingConfig
     from llava_rad.training.cost import Sizes, cost_of
 
-    size, patches = scale.size, (scale.size.image // 14) ** 2
+    size, patches = scale.size, scale.size.patches
     encoder = {"hidden_size": size.encoder_width, "num_hidden_layers": size.encoder_layers, "parameters": 1}
     sizes = Sizes(encoder, configuration(size), patches, patches + 40 + scale.answer, scale.answer)
     found = {}
@@ -386,9 +310,9 @@ def probing(scale: Scale) -> Rows:
     from encoder.preprocessing import recipe_named
     from encoder.probing.vectors import encode
 
-    vision, recipe = vision_of(scale), recipe_named(scale.size.recipe)
+    vision, recipe = random_parts.encoder(scale.size, scale.device), recipe_named(scale.size.recipe)
     batch = 2 if scale.toy else 64
-    images = np.stack(pictures(scale, 2 * batch))
+    images = np.stack(pictures(scale.size, 2 * batch))
     call = partial(encode, vision, images, recipe, batch, scale.device)
     call()
     yield {"row": f"image vectors, batches of {batch}", "images/s": len(images) / scale.seconds(call)}

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from scripts.bench.harness import Report, equal_rows, median, time_calls
+from scripts.bench.random_parts import REAL, TINY, Size
 from scripts.bench.worker import OUT_OF_MEMORY
-from scripts.rehearse import REAL, TINY, Size
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from scripts.bench import decode_causes
-from scripts.bench.decode_causes import configuration, kernels, shapes, token
-from scripts.rehearse import REAL, TINY, Size
+from scripts.bench.decode_causes import kernels, token
+from scripts.bench.random_parts import REAL, TINY, Size, configuration, shapes
 
 LAYER = {
     "rms_norm": 2, "mm.default": 2, "addmm_.default": 2, "mul_.Tensor": 2, "flip.default": 1, "addcmul_.default": 1,

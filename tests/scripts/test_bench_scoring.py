@@ -9,8 +9,8 @@ import pytest
 
 from scripts.bench import scoring
 from scripts.bench.generate import Write
+from scripts.bench.random_parts import REAL
 from scripts.bench.scoring_decode import ANSWER, BATCHES, PROMPT
-from scripts.rehearse import REAL
 from tests.llava_rad import tiny_model
 
 

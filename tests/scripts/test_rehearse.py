@@ -21,3 +21,24 @@ def test_small_networks_go_through(capsys: pytest.CaptureFixture[str]) -> None:
         assert found[name]["cuda_bytes"] is None and found[name]["peak_bytes"] > 1e8
     rehearse.show(found)
     assert "| 4bit |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_studies_of_three_images_are_drawn_and_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rehearse.main(["--tiny", "--images", "3", "--dtypes", "float32,4bit", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for dtype in ("float32", "4bit"):
+        one, pooled, whole = (row for form, row in found[dtype].items() if form != "drawn_seconds")
+        # 4 x 4 patches an image, 2 x 2 of further ones that are pooled; the texts are the same
+        assert whole["prompt_tokens"] - pooled["prompt_tokens"] == 2 * (16 - 4)
+        assert one["prompt_tokens"] + 2 * 4 < pooled["prompt_tokens"]  # and the lines of lateral, prior and its report
+        assert one["peak_bytes"] <= pooled["peak_bytes"] <= whole["peak_bytes"]
+        assert {row["tokens"] for row in (one, pooled, whole)} == {rehearse.TINY.tokens}
+    rehearse.show_studies(found)
+    assert "| 4bit | 3 images, all tokens |" in capsys.readouterr().out
+
+
+def test_a_rate_needs_two_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rehearse.main(["--images", "3", "--tokens", "1"])
+    assert "at least 2" in capsys.readouterr().err
