@@ -11,6 +11,7 @@ patient in one fold, chooses one penalty for all labels. The neighbours vote as 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from encoder.datasets.manifest import Row
 from encoder.datasets.splits import disjoint
 from encoder.errors import ConfigError, LlavaRadError
 from encoder.preprocessing import rad_dino
-from encoder.pretraining.config import PretrainingConfig
+from encoder.pretraining.config import PretrainingConfig, ProbeConfig
 from encoder.pretraining.vit import VisionTransformer
 from encoder.probing.logistic import (
     Floats,
@@ -239,6 +240,69 @@ def _votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> 
     labelled = known == 1
     top, indices = cosines[:, labelled].topk(min(NEIGHBOURS, int(labelled.sum())), dim=1)
     return (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[labelled][indices]).sum(1)
+
+
+class Selection:
+    """Choice of the exported teacher by its probes, and the end of a run that finds no better one (``probe.select``).
+
+    Args:
+        config: of the probes.
+
+    Attributes:
+        best: step and score of the best teacher so far; None before the first, and where the last one is exported.
+    """
+
+    def __init__(self, config: ProbeConfig) -> None:
+        self._config = config
+        self.best: tuple[int, float] | None = None
+
+    def better(self, step: int, scores: dict[str, float]) -> bool:
+        """Take the scores of a step's teacher; returns True if it is the best so far. The untrained start never is."""
+        if self._config.select == "last" or not step:
+            return False
+        sign, name = (-1, "linear_loss") if self._config.select == "loss" else (1, "linear_auprc")
+        better = self.best is None or sign * scores[name] > sign * self.best[1]
+        self.best = (step, scores[name]) if better else self.best
+        return better
+
+    def stalled(self, step: int) -> bool:
+        """Return whether so many probes as ``probe.patience`` have passed since the best one."""
+        patience, every = self._config.patience, self._config.every
+        return patience is not None and self.best is not None and step // every - self.best[0] // every >= patience
+
+
+def fitting_seconds(images: int, width: int, labels: int, device: torch.device) -> float:
+    """Measure the seconds of fitting the linear probe, on fewer images and labels where there are many.
+
+    Features and labels are drawn with common causes: on plain noise the solver would be done at once. The time is taken
+    for linear in images and labels, and constant for the decomposition of the features.
+
+    Args:
+        images: to fit to.
+        width: of the features.
+        labels: number of them.
+        device: of the computation.
+    """
+    fewer, columns = min(max(images, 40), 800), min(max(labels, 1), 2)
+    rng = torch.Generator().manual_seed(0)
+
+    def seconds(rows: int) -> float:
+        causes = torch.randn(rows, 30, generator=rng, dtype=torch.float64)
+        mix = torch.randn(30, width, generator=rng, dtype=torch.float64) / torch.arange(1, 31)[:, None]
+        features = (causes @ mix + 0.1 * torch.randn(rows, width, generator=rng, dtype=torch.float64)).to(device)
+        wanted = (causes[:, :columns] + torch.randn(rows, columns, generator=rng) > 1).double()
+        wanted[:2] = torch.tensor([[0.0], [1.0]])
+        wanted, begin = wanted.to(device), time.perf_counter()
+        known = torch.ones_like(wanted)
+        c = choose_c(features, wanted, known, range(rows), average_precision)
+        weights, _ = logistic_regression(*standardise(features), wanted, known, [c])
+        weights.sum().item()  # waits for the device
+        return time.perf_counter() - begin
+
+    seconds(20)  # the first call loads libraries
+    half, whole = seconds(fewer // 2), seconds(fewer)
+    each = max(0.0, whole - half) / (fewer - fewer // 2)
+    return max(0.0, whole - each * fewer) + each * max(images, 40) * max(labels, 1) / columns
 
 
 def score_teacher(

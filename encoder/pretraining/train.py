@@ -48,6 +48,7 @@ from encoder.pretraining.data import (
 from encoder.pretraining.initialisation import CHECKPOINTS, EXPORT, load_backbone, load_heads
 from encoder.pretraining.monitor import CollapseMonitor, FiniteSteps, cls_std, effective_rank, teacher_entropy
 from encoder.pretraining.optimization import Schedules, Values, clip_gradients, make_optimizer, set_rates, total_steps
+from encoder.pretraining.probes import Probe, Selection, score_teacher
 from encoder.pretraining.randomness import Purpose, generator
 from encoder.pretraining.student_teacher import Losses, StudentTeacher, compiler_errors, gather, restore
 from encoder.pretraining.validation import check_sizes
@@ -62,8 +63,6 @@ from encoder.runs.progress import progress_bar, stop_signals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from encoder.pretraining.probes import Probe
 
 
 _MAY_CHANGE: MayChange = {"engine": None, "data": {"workers", "cache"}, "optimization": {"accumulation"}}
@@ -158,7 +157,7 @@ class _PretrainingRun:
         self.images: Images = cache
         self.steps = total_steps(config.optimization, len(self.images))
         self.schedules = Schedules.from_config(config, self.steps)
-        self.best: tuple[int, float] | None = None
+        self.selection = Selection(config.probe)
         self._build()
 
     def _report(self, selection: TrainingRows) -> None:
@@ -204,7 +203,7 @@ class _PretrainingRun:
         if state is not None:
             restore(self.model, self.optimizer, processes.share(groups, self.accelerator.device))
             self.start = int(state["step"])
-            self.best = tuple(state["best"]) if state["best"] else None
+            self.selection.best = tuple(state["best"]) if state["best"] else None
             self._note(f"going on from step {self.start:,}")
 
     def _newest(self, groups: dict[str, dict[str, torch.Tensor]]) -> dict[str, Any] | None:
@@ -230,7 +229,7 @@ class _PretrainingRun:
         device = self.accelerator.device
         if self.start == 0:
             self._look(0)
-        ended = self._stalled(self.start)
+        ended = self.selection.stalled(self.start)
         started, seen, waited = time.perf_counter(), 0, 0.0
         with stop_signals() as stop, progress_bar(self.steps, config.name, self.progress, self.start) as bar:
             for step in range(self.start, self.start if ended else self.steps):
@@ -261,8 +260,10 @@ class _PretrainingRun:
                     numbers |= {"images_per_s": seen / seconds, "data_wait": waited / seconds}
                     self._record(done, numbers, bar)
                     started, seen, waited = time.perf_counter(), 0, 0.0
+                begin = time.perf_counter()
                 better = probed and self._look(done)
-                ended = probed and self._stalled(done)
+                started += time.perf_counter() - begin  # images/s are those of training
+                ended = probed and self.selection.stalled(done)
                 if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping or ended:
                     self._save(done)
                 if ended:
@@ -330,8 +331,6 @@ class _PretrainingRun:
     def _probe(self) -> Probe | None:
         if not self.probed:
             return None
-        from encoder.pretraining.probes import Probe
-
         probe = Probe(self.probed, size=self.config.probe.size or self.config.crops.global_size)
         if absent := probe.unreadable.lines():
             self._note(f"warning: probe.manifest: {len(absent)} images cannot be read and are left out; {absent[0]}")
@@ -341,23 +340,13 @@ class _PretrainingRun:
         """Probe the teacher; return True if it is the best so far."""
         if self.probe is None:
             return False
-        from encoder.pretraining.probes import score_teacher
-
+        begin = time.perf_counter()
         scores = score_teacher(self.probe, self.config, self.model.teacher.backbone, self.accelerator.device)
         if self.metrics is not None:
-            self.metrics.write(step, {f"probe_{name}": value for name, value in scores.items()})
+            named = {f"probe_{name}": value for name, value in scores.items()}
+            self.metrics.write(step, named | {"probe_seconds": time.perf_counter() - begin})
         self._note(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-        if self.config.probe.select == "last" or not step:
-            return False
-        sign, name = (-1, "linear_loss") if self.config.probe.select == "loss" else (1, "linear_auprc")
-        better = self.best is None or sign * scores[name] > sign * self.best[1]
-        self.best = (step, scores[name]) if better else self.best
-        return better
-
-    def _stalled(self, step: int) -> bool:
-        """Return whether so many probes as ``probe.patience`` have passed since the best one."""
-        patience, every = self.config.probe.patience, self.config.probe.every
-        return patience is not None and self.best is not None and step // every - self.best[0] // every >= patience
+        return self.selection.better(step, scores)
 
     def _save(self, step: int) -> None:
         groups = gather(self.model, self.optimizer)
@@ -365,8 +354,9 @@ class _PretrainingRun:
         def write() -> None:
             if (odd := first_not_finite(groups["student"].items())) is not None:
                 raise LlavaRadError(f"the weights are no longer finite (first {odd}); no checkpoint was written")
-            state = {"step": step, "best": self.best, "steps": self.steps, "processes": self.world}
-            self.checkpoints.save(step, groups, state, protect=[self.best[0]] if self.best else [])
+            best = self.selection.best
+            state = {"step": step, "best": best, "steps": self.steps, "processes": self.world}
+            self.checkpoints.save(step, groups, state, protect=[best[0]] if best else [])
 
         processes.on_first(write)
 
@@ -375,11 +365,12 @@ class _PretrainingRun:
         if self.main:
             from encoder.pretraining.export import describe, export
 
-            step = self.best[0] if self.best and self.config.probe.select != "last" else self.steps
+            best = self.selection.best
+            step = best[0] if best and self.config.probe.select != "last" else self.steps
             groups, _ = self.checkpoints.load(self.checkpoints.folder / f"step-{step:08d}")
             teacher = groups["teacher"]
             measure = "log loss" if self.config.probe.select == "loss" else "AUPRC"
-            scores = {f"linear probe macro {measure} (val)": self.best[1]} if self.best else None
+            scores = {f"linear probe macro {measure} (val)": best[1]} if best else None
             export(
                 _part(teacher, "backbone."),
                 self.config.model,

@@ -19,6 +19,7 @@ from encoder.pretraining.heads import Head
 from encoder.pretraining.initialisation import CHECKPOINTS, load_backbone, load_heads
 from encoder.pretraining.masking import check_masks
 from encoder.pretraining.optimization import Schedules, peak_lr, total_steps
+from encoder.pretraining.probes import fitting_seconds
 from encoder.pretraining.student_teacher import Network
 from encoder.pretraining.vit import Crops, VisionTransformer
 from encoder.runs.preflight import (
@@ -27,6 +28,7 @@ from encoder.runs.preflight import (
     by_depth,
     cache_need,
     checkpoints_need,
+    duration,
     flop,
     gigabytes,
     parameters_of,
@@ -36,7 +38,7 @@ from encoder.runs.preflight import (
 SMALL_BATCH = 64
 """Smallest batch at which the method is known to learn well; below it the loss often stays flat or collapses."""
 LARGE_PROBE = 0.03
-"""Share of a run's compute that probes should not exceed."""
+"""Share of a run's time that probes should not exceed."""
 _PAPER_IMAGES = 838_336
 _GLOBAL_CROPS = 2
 _CHUNK = 1 << 28
@@ -115,11 +117,44 @@ def cost_of(config: PretrainingConfig, processes: int = 1) -> Cost:
     )
 
 
-def probe_share(config: PretrainingConfig, images: int, cost: Cost) -> float:
-    """Operations of the probes, in which so many images are encoded, in proportion to those of training."""
-    side = config.probe.size or config.crops.global_size
-    one = _crop_cost(config.model, side, config.engine.precision == "bf16").flops(config.model.num_hidden_layers)
-    return images * one / 1e12 / (config.probe.every * config.optimization.batch_size * cost.tera_flops_run)
+class ProbeCost(NamedTuple):
+    """Seconds of one call of the probes in the loop.
+
+    Attributes:
+        encoding: of the images, shared by all processes.
+        fitting: of the linear probe, on the first process while others wait.
+        training: from one call to the next.
+    """
+
+    encoding: float
+    fitting: float
+    training: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a call."""
+        return self.encoding + self.fitting
+
+    @property
+    def share(self) -> float:
+        """In proportion to training."""
+        return self.seconds / self.training
+
+
+def probe_cost(config: PretrainingConfig, images: int, fitting: float, cost: Cost, rate: float) -> ProbeCost:
+    """Estimate the cost of the probes.
+
+    Args:
+        config: the run.
+        images: probed images.
+        fitting: seconds of the linear probe, see ``probes.fitting_seconds``.
+        cost: of the run.
+        rate: TFLOP/s of all processes together.
+    """
+    side, blocks = config.probe.size or config.crops.global_size, config.model.num_hidden_layers
+    one = _crop_cost(config.model, side, config.engine.precision == "bf16").flops(blocks) / 1e12
+    steps = config.probe.every * config.optimization.batch_size * cost.tera_flops_run
+    return ProbeCost(images * one / rate, fitting, steps / rate)
 
 
 def masked_patches(config: PretrainingConfig) -> float:
@@ -267,7 +302,7 @@ def _data(
         report.warnings.append(f"a batch has {run.batch_size:,} images, the data only {len(rows):,}")
     operations = steps * run.batch_size * cost.tera_flops_run
     each = f"{flop(cost.tera_flops_run)} an image"
-    report.tell_time(operations, processes, each, precision=config.engine.precision, tflops=tflops)
+    rate = report.tell_time(operations, processes, each, precision=config.engine.precision, tflops=tflops)
     number = config.engine.keep_checkpoints + 1 + (config.probe.select != "last")  # one being written, the best one
     report.check_disks(
         [
@@ -281,15 +316,27 @@ def _data(
     if probed:
         trained = {(row.dataset, row.subject) for row in rows if row.subject}
         shared = {(row.dataset, row.subject) for row in probed} & trained
-        share = probe_share(config, len(probed), cost)
-        every = f"every {config.probe.every:,} steps: {share:.2%} of the compute"
-        report.lines.append(f"probe       {len(probed):,} labelled images, {every}")
-        if share > LARGE_PROBE:
-            report.warnings.append(f"probes take {share:.0%} of the compute: raise probe.every, or name fewer images")
+        probes = probe_cost(config, len(probed), _fitting(config, probed), cost, rate * processes)
+        report.lines.append(
+            f"probe       {len(probed):,} labelled images, every {config.probe.every:,} steps: about "
+            f"{duration(probes.seconds)} (encoding {duration(probes.encoding)}; fitting {duration(probes.fitting)}, "
+            f"measured here), {probes.share:.2%} of the training time"
+        )
+        if probes.share > LARGE_PROBE:
+            report.warnings.append(
+                f"probes take {probes.share:.0%} of the time: raise probe.every, or name fewer images"
+            )
         if shared:
             report.warnings.append(
                 f"{len(shared):,} subjects of probe.manifest are trained on too: name it in data.exclude as well"
             )
+
+
+def _fitting(config: PretrainingConfig, rows: Sequence[Row]) -> float:
+    labels = {name for row in rows for name in row.labels}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    number = sum(row.split == "train" for row in rows)
+    return fitting_seconds(number, config.model.hidden_size, len(labels), device)
 
 
 def _table(rows: Sequence[Row], *, by_data_set: bool) -> list[str]:

@@ -339,7 +339,9 @@ def flop(tera: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a time: "90 s", "5 min", "2.5 h"."""
+    """Format a time: "1.5 s", "90 s", "5 min", "2.5 h"."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -391,7 +391,9 @@ def test_the_step_with_the_best_probe_is_exported(
     assert min(distances[:2] + distances[3:]) > 20 * distances[2]
     assert Checkpoints(tmp_path / "run" / "checkpoints", 1).steps() == [2, 6]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert {row["step"]: row["probe_linear_auprc"] for row in lines if "probe_linear_auprc" in row} == by_step
+    probed = [row for row in lines if "probe_linear_auprc" in row]
+    assert {row["step"]: row["probe_linear_auprc"] for row in probed} == by_step
+    assert all(row["probe_seconds"] > 0 for row in probed)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
 from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.heads import Head
-from encoder.pretraining.validation import check_sizes, cost_of, masked_patches, probe_share, validate
+from encoder.pretraining.validation import check_sizes, cost_of, masked_patches, probe_cost, validate
 from encoder.pretraining.vit import Crops, VisionTransformer
 from encoder.runs.preflight import Report, parameters_of
 from tests.encoder.pretraining.test_fused_layers import fused_attention
@@ -107,7 +107,12 @@ def test_a_run_of_passes_shorter_than_its_warm_up(manifest: str) -> None:
     )
 
 
-def test_probed_subjects_that_are_trained_on_are_warned_of(manifest: str, tmp_path: Path) -> None:
+def test_probed_subjects_that_are_trained_on_and_long_probes_are_warned_of(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = 0.0
+    monkeypatch.setattr("encoder.pretraining.validation.fitting_seconds", lambda *_: fitting)
+
     def probe(dataset: str) -> Report:
         rows = [
             Row(tmp_path / f"{i}.png", dataset=dataset, subject=str(i), split=split, labels={"x": 1.0})
@@ -118,7 +123,13 @@ def test_probed_subjects_that_are_trained_on_are_warned_of(manifest: str, tmp_pa
 
     warned = probe("mimic-cxr").warnings
     assert any(warning.startswith("2 subjects of probe.manifest are trained on too") for warning in warned)
-    assert not any("probe.manifest" in warning for warning in probe("elsewhere").warnings)
+    report = probe("elsewhere")
+    assert not any("probe.manifest" in warning for warning in report.warnings)
+    (line,) = [line for line in report.lines if line.startswith("probe ")]
+    assert "2 labelled images, every 1,000 steps: about" in line and "of the training time" in line
+    assert not any("probes take" in warning for warning in report.warnings)
+    fitting = 1e9
+    assert any("of the time: raise probe.every" in warning for warning in probe("elsewhere").warnings)
 
 
 def test_an_exclusion_that_excludes_nothing_and_enlarged_crops_are_warned_of(manifest: str, tmp_path: Path) -> None:
@@ -256,14 +267,22 @@ def test_memory_grows_with_images_and_shrinks_with_what_shrinks_it() -> None:
     assert cost_of(load_config("rad-dino-no-mim"), 16).activations < cost_of(PAPER, 16).activations
 
 
-def test_hours_disk_and_probes_of_the_papers_run(
-    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By hand: 60,000 steps of 640 images at 315 TFLOP/s; 19,237 images of CANDID-PTX encoded each 640,000."""
+def test_probes_of_the_papers_run_take_what_is_counted_by_hand() -> None:
+    """A ViT-B/14 at 518 px: 12 blocks of 12 D^2 and attention, 1,370 tokens; 19,237 images of CANDID-PTX."""
+    tokens, width = 1370, 768
+    one = 12 * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width) + 2 * 1369 * 14**2 * width
+    cost = cost_of(PAPER)
+    found = probe_cost(PAPER, 19_237, 4.0, cost, 16 * 315)
+    assert found.encoding == pytest.approx(19_237 * one / 1e12 / (16 * 315), rel=0.01)
+    assert found.training == pytest.approx(1000 * 640 * cost.tera_flops_run / (16 * 315))
+    assert found.seconds == found.encoding + 4 and found.share == found.seconds / found.training < 0.03
+    assert probe_cost(PAPER, 19_237, 0.0, cost, 1).share == pytest.approx(probe_cost(PAPER, 19_237, 0.0, cost, 9).share)
+
+
+def test_hours_and_disk_of_the_papers_run(manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 60,000 steps of 640 images at 315 TFLOP/s."""
     config = load_config("rad-dino", [f"data.manifests=[{manifest}]", "init.source=random"])
     cost = cost_of(config)
-    assert 0.001 < probe_share(config, 19_237, cost) < 0.01
-    assert probe_share(config, 10 * 19_237, cost) == pytest.approx(10 * probe_share(config, 19_237, cost))
     monkeypatch.setattr("encoder.runs.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
     report = validate(config, processes=16, output=tmp_path / "not" / "there", tflops=315)
     (line,) = [line for line in report.lines if line.startswith("time")]
