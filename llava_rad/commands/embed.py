@@ -52,12 +52,14 @@ def command(
     """Compute features of images with a frozen encoder."""
     from encoder.reader.information import summary
     from llava_rad.outputs.files import check_output, held_output
-    from llava_rad.probes import embedding
+    from llava_rad.probes import embedding, feature_files
 
-    if output.suffix.lower() not in embedding.FORMATS:
-        raise typer.BadParameter(f"name a file that ends in {' or '.join(embedding.FORMATS)}", param_hint="--output")
+    if output.suffix.lower() not in feature_files.FORMATS:
+        raise typer.BadParameter(
+            f"name a file that ends in {' or '.join(feature_files.FORMATS)}", param_hint="--output"
+        )
     if output.suffix.lower() == ".parquet":
-        embedding.check_parquet()
+        feature_files.check_parquet()
     rows, ids = embedding.rows_of(images, recursive=recursive)
     check_output(output, inputs=[*map(Path, images), *(row.path for row in rows)], overwrite=overwrite)
     context.with_resource(held_output(output))
@@ -66,11 +68,11 @@ def command(
     )
     shown = (lambda done: None) if quiet else bar("images", len(rows))
     try:
-        found = work.run(rows, ids, embedding.work_folder(output), max_unreadable=max_unreadable, progress=shown)
+        found = work.run(rows, ids, feature_files.work_folder(output), max_unreadable=max_unreadable, progress=shown)
     except KeyboardInterrupt:
         note("interrupted: completed images are kept, the same command continues")
         raise typer.Exit(130) from None
-    embedding.write_features(found, output, paths=show_paths, overwrite=overwrite)
+    feature_files.write_features(found, output, paths=show_paths, overwrite=overwrite)
     for number, reason in list(found.unreadable.items())[:_LISTED]:
         note(f"warning: image {number} of {len(rows)}: {reason}")
     if len(found.unreadable) > _LISTED:

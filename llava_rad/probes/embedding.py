@@ -1,4 +1,4 @@
-"""Features of many images for use elsewhere: the images of a folder or manifest, and NPZ and Parquet files.
+"""Features of many images for use elsewhere: those of a folder or manifest, computed so that a kill loses a batch.
 
 Work in progress is a hidden folder: ``vectors.bin``, to which the features of every batch are appended, and
 ``images.jsonl`` with one line for each of them (key, SHA-256, finding of :mod:`encoder.reader.information`). A later
@@ -11,21 +11,20 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from encoder.datasets.manifest import Row, read_manifest
 from encoder.errors import ConfigError, LlavaRadError, ModelError, ReadError
-from encoder.files import LineFile, reported, sync, writing
+from encoder.files import LineFile, reported
 from llava_rad.generation.sources import Source, checked_kind, expand
+from llava_rad.probes.feature_files import Kept
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from encoder.probing.vectors import Unreadable
 
 Kind = Literal["cls", "mean", "patches"]
-FORMATS = (".npz", ".parquet")
 _LINES = 2
 """Version of the work in progress."""
 _MANIFESTS = {".csv", ".tsv", ".gz"}
@@ -130,38 +128,6 @@ def rows_of(images: str | Path | Iterable[str | Path], *, recursive: bool = Fals
         hint = "--recursive looks into subfolders"
         raise ReadError("missing", "there is no image in what was named", hint=hint)
     return [Row(source.path, number=source.number) for source in sources if source.path is not None], []
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Features on the disk, in the order of their computation, and their order in the output.
-
-    Attributes:
-        file: the features.
-        shape: of the features of one image.
-        places: position in the file for each of N images; None for one that cannot be read.
-        ids: as in :class:`Embedded`, like the following.
-    """
-
-    file: Path
-    shape: tuple[int, ...]
-    places: list[int | None]
-    ids: list[str]
-    paths: list[Path]
-    unreadable: dict[int, str]
-    about: dict[str, Any]
-    doubtful: dict[int, str]
-
-    def blocks(self, images: int = 64) -> Iterator[npt.NDArray[np.float32]]:
-        """Iterate over the features of ``images`` images at a time, in the order of the output."""
-        stored = np.memmap(self.file, np.float32, "r").reshape(-1, *self.shape)
-        for start in range(0, len(self.places), images):
-            places = self.places[start : start + images]
-            block = np.full((len(places), *self.shape), np.nan, np.float32)
-            for number, place in enumerate(places):
-                if place is not None:
-                    block[number] = stored[place]
-            yield block
 
 
 class Embedding:
@@ -362,82 +328,3 @@ def _state_of(path: Path) -> str:
 
 def _sha256(path: Path) -> str:
     return Source(1, path=path).sha256() or ""
-
-
-def work_folder(output: Path) -> Path:
-    """Return the folder of the work in progress on an output file."""
-    return output.with_name(f".{output.name}.part")
-
-
-def write_features(found: Kept, output: Path, *, paths: bool = False, overwrite: bool = False) -> None:
-    """Write a file of features atomically, then remove the work in progress.
-
-    Args:
-        found: the features.
-        output: NPZ or Parquet, by its suffix.
-        paths: add the paths of the files, which may identify patients.
-        overwrite: replace an existing file.
-
-    Raises:
-        LlavaRadError: if it cannot be written.
-    """
-    with reported("the file of features"), writing(output, "wb", overwrite=overwrite) as file:
-        (_write_parquet if output.suffix.lower() == ".parquet" else _write_npz)(found, file, paths)
-    sync(output.parent)
-    shutil.rmtree(work_folder(output), ignore_errors=True)
-
-
-def _columns(found: Kept, paths: bool) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"id": found.ids, "readable": [place is not None for place in found.places]}
-    columns["warning"] = [found.doubtful.get(number, "") for number in range(1, 1 + len(found.places))]
-    return columns | ({"path": [str(path) for path in found.paths]} if paths else {})
-
-
-def _write_npz(found: Kept, file: IO[bytes], paths: bool) -> None:
-    with zipfile.ZipFile(file, "w") as archive:
-        with archive.open(zipfile.ZipInfo("features.npy"), "w", force_zip64=True) as member:
-            shape = (len(found.places), *found.shape)
-            np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for block in found.blocks():
-                member.write(block.astype("<f4", copy=False).tobytes())
-        for name, values in (_columns(found, paths) | {"about": json.dumps(found.about)}).items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, np.array(values), allow_pickle=False)
-
-
-def check_parquet() -> None:
-    """Check that Parquet can be written.
-
-    Raises:
-        LlavaRadError: if the package is missing.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        raise LlavaRadError(
-            "a .parquet file needs the package pyarrow", hint="pip install pyarrow, or -o FILE.npz"
-        ) from None
-
-
-def _write_parquet(found: Kept, file: IO[bytes], paths: bool) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    kind = pyarrow.float32()
-    for length in reversed(found.shape):
-        kind = pyarrow.list_(kind, length)
-    columns = _columns(found, paths)
-    types = {"id": pyarrow.string(), "readable": pyarrow.bool_(), "warning": pyarrow.string(), "path": pyarrow.string()}
-    fields = [(name, types[name]) for name in columns] + [("features", kind)]
-    schema = pyarrow.schema(fields, metadata={"llava-rad": json.dumps(found.about)})
-    start = 0
-    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        for block in found.blocks():
-            values = pyarrow.array(block.ravel())
-            for length in reversed(found.shape):
-                values = pyarrow.FixedSizeListArray.from_arrays(values, length)
-            arrays = [
-                pyarrow.array(column[start : start + len(block)], types[name]) for name, column in columns.items()
-            ]
-            writer.write_table(pyarrow.Table.from_arrays([*arrays, values], schema=schema))
-            start += len(block)

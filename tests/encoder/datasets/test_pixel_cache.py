@@ -344,6 +344,7 @@ def _opened(queue: Any, rows: list[Row], folder: Path) -> None:
     ("processes", "rounds"),
     [
         pytest.param(8, 1, marks=pytest.mark.slow),
+        pytest.param(4, 20, marks=pytest.mark.nightly),
         pytest.param(8, 20, marks=pytest.mark.nightly),
         pytest.param(16, 20, marks=pytest.mark.nightly),
     ],

@@ -19,7 +19,7 @@ from encoder.datasets.manifest import Row, write_manifest
 from encoder.errors import ConfigError, ModelError
 from encoder.preprocessing import rad_dino
 from encoder.reader.sandbox import Reader
-from llava_rad.probes import embedding
+from llava_rad.probes import embedding, feature_files
 from tests.encoder.dinov2_models import dinov2
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
@@ -110,7 +110,7 @@ def test_doubtful_images_are_counted_and_marked(run: Run, encoder: Path, images:
     work = embedding.Embedding(encoder)
     for _ in range(2):  # computed, then continued
         rows, ids = embedding.rows_of(images)
-        found = work.run(rows, ids, embedding.work_folder(tmp_path / "f.npz"))
+        found = work.run(rows, ids, feature_files.work_folder(tmp_path / "f.npz"))
         assert found.doubtful == {3: "a large area has no variation"}
     ran = run("embed", images, "-o", "f.npz", "--encoder", encoder)
     assert ran.code == 0 and "c.png" not in ran.err
@@ -129,7 +129,7 @@ def test_inverted_images_of_a_manifest_are_computed_anew(
     """Also where the work in progress holds the file as it is; expected: the complement under another name."""
     Image.fromarray(255 - np.asarray(Image.open(images / "b.png"))).save(images / "negative.png")
     right = llava_rad.embed(images / "negative.png", encoder).features
-    monkeypatch.setattr(embedding, "write_features", lambda *_, **__: None)  # leaves the work in progress
+    monkeypatch.setattr(feature_files, "write_features", lambda *_, **__: None)  # leaves the work in progress
     for inverted in (False, True):
         write_manifest([Row(images / "b.png", inverted=inverted)], tmp_path / "m.csv")
         assert run("embed", "m.csv", "-o", "f.npz", "--encoder", encoder).code == 0
@@ -175,7 +175,7 @@ def test_a_killed_run_continues(
 def test_work_of_other_settings_is_not_continued(
     run: Run, encoder: Path, images: Path, expected: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "write_features", lambda *a, **k: None)
+    monkeypatch.setattr(feature_files, "write_features", lambda *a, **k: None)
     arguments = ("embed", images, "-o", "f.npz", "--encoder", encoder)
     assert run(*arguments, "--features", "mean").code == 0 and (tmp_path / ".f.npz.part").is_dir()
     monkeypatch.undo()
@@ -191,7 +191,7 @@ def test_work_of_an_encoder_with_another_configuration_is_not_continued(
     other = shutil.copytree(encoder, tmp_path / "small")
     arguments = ("embed", images, "--encoder", other, "--features", "mean")
     with monkeypatch.context() as patch:
-        patch.setattr(embedding, "write_features", lambda *a, **k: None)
+        patch.setattr(feature_files, "write_features", lambda *a, **k: None)
         assert run(*arguments, "-o", "f.npz").code == 0 and (tmp_path / ".f.npz.part").is_dir()
     config = json.loads((other / "config.json").read_bytes())
     (other / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5}))
