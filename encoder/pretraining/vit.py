@@ -28,9 +28,9 @@ from encoder.pretraining.fused_layers import (
     norm_linear,
     product_type,
     scaled,
-    starts_of,
     take,
 )
+from encoder.pretraining.packing import Kept, Packing, Wanted, among, draw_kept
 
 MEAN, STD = 0.5307, 0.2583
 """Of MIMIC-CXR's pixels in 0..1, the normalisation of microsoft/rad-dino (preprocessor_config.json)."""
@@ -46,45 +46,6 @@ class Crops(NamedTuple):
 
     pixels: torch.Tensor
     masks: torch.Tensor | None = None
-
-
-class Packing(NamedTuple):
-    """Layout of the crops in a packed sequence.
-
-    Attributes:
-        shapes: (crops, tokens of each crop) for each group.
-        starts: [crops + 1], for variable-length attention, where that is used.
-    """
-
-    shapes: Shapes
-    starts: torch.Tensor | None = None
-
-
-class Kept(NamedTuple):
-    """Crops that go through a residual branch, and the positions of their tokens in the packed sequence.
-
-    Attributes:
-        tokens: [k] int64, ascending.
-        packing: of the kept tokens.
-        scales: crops / kept crops of each group, which keeps the expectation.
-    """
-
-    tokens: torch.Tensor
-    packing: Packing
-    scales: tuple[float, ...]
-
-
-class Wanted(NamedTuple):
-    """The tokens whose features are wanted.
-
-    Attributes:
-        tokens: [M] int64, places in the packed sequence.
-        scale: [M, 1], of their last MLP branch, 0 where it is dropped; None for 1. All are computed, so that their
-            number does not change from step to step.
-    """
-
-    tokens: torch.Tensor
-    scale: torch.Tensor | None = None
 
 
 class _Attention(nn.Module):
@@ -311,14 +272,16 @@ class VisionTransformer(nn.Module):
         embedded = [self._embed(crops) for crops in groups]
         shapes: Shapes = tuple((len(part), part.shape[1]) for part in embedded)
         tokens = torch.cat([part.flatten(0, 1) for part in embedded])
-        packing = Packing(shapes, starts_of(shapes, tokens.device))
-        kept = self._drop(shapes, tokens.device)
+        packing = Packing.of(shapes, tokens.device)
+        kept: list[Kept | None] = [None] * 2 * len(self.blocks)
+        if self.training and self.drop_path:
+            kept = [*draw_kept(shapes, len(kept), self.drop_path, tokens.device)]
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
             attended, transformed = kept[2 * index : 2 * index + 2]
             arguments: tuple[object, ...] = (tokens, packing, attended, transformed)
             if index + 1 == len(self.blocks):
-                arguments += (_among(wanted, transformed, len(tokens)),)
+                arguments += (among(wanted, transformed, len(tokens)),)
             # FSDP hands a block views of its inputs, and a block that is computed again needs them as they were
             if recompute:
                 from torch.utils.checkpoint import checkpoint
@@ -366,51 +329,3 @@ class VisionTransformer(nn.Module):
         grid = self.pos_embed[:, 1:].float().reshape(1, native, native, -1).permute(0, 3, 1, 2)
         grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
         return torch.cat([self.pos_embed[:, :1], grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)], dim=1)
-
-    def _drop(self, shapes: Shapes, device: torch.device) -> list[Kept | None]:
-        """Draw the crops that go through each residual branch, from torch's generator of the CPU; send them once."""
-        branches = 2 * len(self.blocks)
-        if not self.training or self.drop_path == 0:
-            return [None] * branches
-        counts = kept_crops([rows for rows, _ in shapes], self.drop_path)
-        drawn = [
-            torch.rand(branches, rows).argsort(1)[:, :count].sort(1).values
-            for (rows, _), count in zip(shapes, counts, strict=True)
-        ]
-        crops = torch.cat(drawn, dim=1)
-        if device.type == "cuda":
-            crops = crops.pin_memory()
-        tokens, start = [], 0
-        chosen = crops.to(device, non_blocking=True).split(counts, dim=1)
-        for (rows, length), part in zip(shapes, chosen, strict=True):
-            at = start + part[:, :, None] * length + torch.arange(length, device=device)
-            tokens.append(at.flatten(1))
-            start += rows * length
-        parts: Shapes = tuple((count, length) for count, (_, length) in zip(counts, shapes, strict=True))
-        packing = Packing(parts, starts_of(parts, device))
-        scales = tuple(rows / count for (rows, _), count in zip(shapes, counts, strict=True))
-        return [Kept(places, packing, scales) for places in torch.cat(tokens, dim=1)]
-
-
-def kept_crops(groups: Sequence[int], drop_path: float) -> list[int]:
-    """Count the crops of each group that go through a residual branch: their share rounded down, at least one.
-
-    A group takes the first group's share if that is a whole number of crops and differs by at most a hundredth of the
-    group, so that one factor serves all groups.
-    """
-    counts = [max(int(rows * (1 - drop_path)), 1) for rows in groups]
-    for index, rows in enumerate(groups):
-        alike, rest = divmod(counts[0] * rows, groups[0])
-        if rest == 0 and abs(alike - counts[index]) <= rows / 100:
-            counts[index] = alike
-    return counts
-
-
-def _among(wanted: torch.Tensor, kept: Kept | None, total: int) -> Wanted:
-    if kept is None:
-        return Wanted(wanted)
-    scale = torch.zeros(total, 1, device=wanted.device)
-    sizes = [rows * length for rows, length in kept.packing.shapes]
-    for places, value in zip(kept.tokens.split(sizes), kept.scales, strict=True):
-        scale.index_fill_(0, places, value)
-    return Wanted(wanted, scale[wanted])

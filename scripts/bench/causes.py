@@ -320,7 +320,7 @@ def count(case: Case) -> dict[str, Counts]:
         stack.enter_context(mock.patch.object(losses, "_chunk", lambda _, k, rule=losses._chunk: rule(cuda, k)))
         if hasattr(fused_layers, "starts_of"):
             packed = _VariableLengths()
-            stack.enter_context(mock.patch("encoder.pretraining.vit.starts_of", packed.starts_of))
+            stack.enter_context(mock.patch("encoder.pretraining.packing.starts_of", packed.starts_of))
             stack.enter_context(mock.patch("torch.nn.attention.varlen.varlen_attn", packed.attend))
         stack.enter_context(autocast)
         stack.enter_context(device)

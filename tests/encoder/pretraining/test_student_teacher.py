@@ -13,8 +13,9 @@ from encoder.errors import LlavaRadError
 from encoder.pretraining.config import PretrainingConfig
 from encoder.pretraining.data import Batch, batches
 from encoder.pretraining.optimization import Values, clip_gradients, make_optimizer, rates, set_rates
+from encoder.pretraining.packing import kept_crops
 from encoder.pretraining.student_teacher import StudentTeacher, compiler_errors
-from encoder.pretraining.vit import Crops, VisionTransformer, kept_crops
+from encoder.pretraining.vit import Crops, VisionTransformer
 from tests.encoder.pretraining.small_run import small_config
 
 
