@@ -309,9 +309,10 @@ def segmentation(
         progress: function from a task's name and number of steps to a function that is called with completed steps.
         options: how the training is computed.
     """
-    from encoder.probing.segmentation.evaluate import evaluate, overlay_sheet, write_png
+    from encoder.probing.segmentation.evaluate import evaluate
     from encoder.probing.segmentation.evaluate import few_shot as curve
     from encoder.probing.segmentation.model import keep_inputs, predict
+    from encoder.probing.segmentation.overlays import overlay_sheet, write_png
     from encoder.probing.segmentation.train import head_layers, train_segmentation
 
     kept = None

@@ -1,4 +1,4 @@
-"""Evaluation of a segmentation head: Dice by structure and by group of patients, few-shot curves, overlays.
+"""Evaluation of a segmentation head: Dice by structure and by group of patients, few-shot curves.
 
 Edge cases of Dice:
 
@@ -14,18 +14,15 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.backbones.attention_maps import grey, png, sheet
 from encoder.backbones.base import FrozenEncoder
 from encoder.datasets.columns import group_of
-from encoder.errors import ConfigError, LlavaRadError
-from encoder.files import write
+from encoder.errors import ConfigError
 from encoder.preprocessing import Recipe
 from encoder.probing.segmentation.data import SegmentationSet
 from encoder.probing.segmentation.model import (
@@ -44,10 +41,8 @@ CHUNK = 64
 MIN_GROUP = 30
 """Images with a value from which on a group can be the worst one."""
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-TRUTH, PREDICTION, BOTH = (0, 205, 0), (235, 30, 30), (240, 220, 0)
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Picture = npt.NDArray[np.uint8]
 
 
 def dice(prediction: Bools, truth: Bools) -> Floats:
@@ -333,78 +328,3 @@ def few_shot(
             points.append(FewShotPoint.of(images, seed, result))
             progress(points[-1])
     return points
-
-
-def overlay(
-    image: npt.NDArray[np.uint8],
-    truth: Bools | None,
-    prediction: Bools | None,
-    *,
-    style: Literal["fill", "outline"] = "fill",
-    strength: float = 0.4,
-) -> Picture:
-    """Draw truth (green), prediction (red) and their overlap (yellow) of one structure over the grey image.
-
-    Args:
-        image: [S, S] uint8.
-        truth: [S, S]; None draws none.
-        prediction: [S, S]; None draws none.
-        style: filled areas, or their edges.
-        strength: opacity of areas; edges are opaque.
-
-    Returns:
-        [S, S, 3].
-
-    Raises:
-        LlavaRadError: if the sizes differ.
-    """
-    nothing = np.zeros(image.shape, np.bool_)
-    masks = [nothing if mask is None else mask for mask in (truth, prediction)]
-    if any(mask.shape != image.shape for mask in masks):
-        raise LlavaRadError("masks need the size of their image")
-    if style == "outline":
-        masks, strength = [edge(mask, max(1, round(len(image) / 250))) for mask in masks], 1.0
-    there, drawn = masks
-    picture = grey(image).astype(np.float64)
-    for area, colour in ((there & ~drawn, TRUTH), (drawn & ~there, PREDICTION), (there & drawn, BOTH)):
-        picture[area] += strength * (np.array(colour) - picture[area])
-    return np.rint(picture).astype(np.uint8)
-
-
-def edge(mask: Bools, width: int = 1) -> Bools:
-    """Select the mask's pixels within ``width`` of its outside; the image's border does not count as outside."""
-    inner = mask
-    for _ in range(width):
-        framed = np.pad(inner, 1, mode="edge")
-        inner = inner & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
-    return mask & ~inner
-
-
-def overlay_sheet(
-    images: npt.NDArray[np.uint8], truths: Bools, predictions: Bools, *, style: Literal["fill", "outline"] = "fill"
-) -> Picture:
-    """Arrange images as rows: the image itself and one overlay for each structure.
-
-    Args:
-        images: [N, S, S] uint8.
-        truths: [N, K, S, S].
-        predictions: [N, K, S, S].
-        style: as for ``overlay``.
-    """
-    pictures = []
-    for image, truth, prediction in zip(images, truths, predictions, strict=True):
-        pictures.append(grey(image))
-        pictures += [overlay(image, *pair, style=style) for pair in zip(truth, prediction, strict=True)]
-    return sheet(pictures, 1 + truths.shape[1])
-
-
-def write_png(picture: Picture, file: Path) -> None:
-    """Write a picture atomically.
-
-    Raises:
-        LlavaRadError: if the file cannot be written.
-    """
-    try:
-        write(file, png(picture))
-    except OSError as error:
-        raise LlavaRadError(f"the picture could not be written: {error.strerror or type(error).__name__}") from error
