@@ -262,10 +262,10 @@ class _PretrainingRun:
                     started, seen, waited = time.perf_counter(), 0, 0.0
                 begin = time.perf_counter()
                 better = probed and self._look(done)
-                started += time.perf_counter() - begin  # images/s are those of training
                 ended = probed and self.selection.stalled(done)
                 if done % config.engine.checkpoint_every == 0 or done == self.steps or better or stopping or ended:
                     self._save(done)
+                started += time.perf_counter() - begin  # images/s are those of the steps
                 if ended:
                     self._note(f"step {done:,}: {config.probe.patience} probes without a better one, the run ends")
                     break
