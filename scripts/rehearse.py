@@ -123,7 +123,10 @@ def loaded(model: Path, image: Path, dtype: str, device: str, tokens: int) -> di
 def _again(*words: str) -> str:
     """Run this script in another process: the peak memory of a child is never less than its parent's was."""
     command = [sys.executable, "-m", "scripts.rehearse", *words]
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT).stdout
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # its error is on stderr
+    return done.stdout
 
 
 def load(model: Path, image: Path, dtype: str, device: str, tokens: int) -> dict[str, Any]:
@@ -304,6 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--draw", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if unknown := set(options.dtypes.split(",")) - {*DTYPES, "float32"}:
+        parser.error(f"--dtypes: {', '.join(sorted(unknown))}: choose from {', '.join(DTYPES)}, float32")
     if options.tokens is not None and options.tokens < 2:
         parser.error("--tokens: at least 2, for a rate")
     size = TINY if options.tiny else REAL

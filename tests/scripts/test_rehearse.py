@@ -38,7 +38,10 @@ def test_studies_of_three_images_are_drawn_and_written(capsys: pytest.CaptureFix
     assert "| 4bit | 3 images, all tokens |" in capsys.readouterr().out
 
 
-def test_a_rate_needs_two_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--tokens", "1"], "at least 2"), (["--dtypes", "4bit,5bit"], "--dtypes: 5bit")]
+)
+def test_usage_errors(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        rehearse.main(["--images", "3", "--tokens", "1"])
-    assert "at least 2" in capsys.readouterr().err
+        rehearse.main(["--images", "3", *words])
+    assert message in capsys.readouterr().err
