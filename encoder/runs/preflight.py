@@ -261,12 +261,9 @@ def _attention_flops(
     value: Sequence[int],
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    *,
-    attn_mask: Sequence[int] | None = None,
     **_: Any,
 ) -> int:
-    # masks are causal: transformers writes one out for fake tensors, where it would set is_causal otherwise
-    share = 2 if is_causal or attn_mask is not None else 1
+    share = 2 if is_causal else 1
     return 2 * _product(query[:-1]) * key[-2] * (query[-1] + value[-1]) // share
 
 

@@ -232,9 +232,14 @@ def _trace_llama(config: str, length: int, lora: LoraConfig | None, spread: bool
             return with_adapters(model, lora, 0, float32=not spread) if lora else model
 
         def forward(model: Any) -> Any:
-            embeds = torch.zeros(samples, length, int(llama["hidden_size"]), dtype=dtype, requires_grad=True)
-            inner = model.get_base_model() if lora else model
-            return inner.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            hidden = torch.zeros(samples, length, int(llama["hidden_size"]), dtype=dtype, requires_grad=True)
+            inner = (model.get_base_model() if lora else model).model
+            places = torch.arange(length)[None]
+            angles = inner.rotary_emb(hidden, position_ids=places)
+            # layer by layer: on fake tensors the whole model would write out a causal mask, which each block would keep
+            for layer in inner.layers:
+                hidden = layer(hidden, attention_mask=None, position_ids=places, position_embeddings=angles)
+            return inner.norm(hidden)
 
         return trace(build, forward, bf16=half and not spread)
 
