@@ -126,7 +126,7 @@ def test_probed_subjects_that_are_trained_on_and_long_probes_are_warned_of(
     report = probe("elsewhere")
     assert not any("probe.manifest" in warning for warning in report.warnings)
     (line,) = [line for line in report.lines if line.startswith("probe ")]
-    assert "2 labelled images, every 1,000 steps: about" in line and "of the training time" in line
+    assert "2 labelled images, every 50 steps: about" in line and "of the training time" in line
     assert not any("probes take" in warning for warning in report.warnings)
     fitting = 1e9
     assert any("of the time: raise probe.every" in warning for warning in probe("elsewhere").warnings)
