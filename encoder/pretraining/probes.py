@@ -295,7 +295,8 @@ def fitting_seconds(images: int, width: int, labels: int, device: torch.device) 
         wanted, begin = wanted.to(device), time.perf_counter()
         known = torch.ones_like(wanted)
         c = choose_c(features, wanted, known, range(rows), average_precision)
-        weights, _ = logistic_regression(*standardise(features), wanted, known, [c])
+        (inside,) = standardise(features)
+        weights, _ = logistic_regression(inside, wanted, known, [c])
         weights.sum().item()  # waits for the device
         return time.perf_counter() - begin
 

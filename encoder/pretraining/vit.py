@@ -273,9 +273,9 @@ class VisionTransformer(nn.Module):
         shapes: Shapes = tuple((len(part), part.shape[1]) for part in embedded)
         tokens = torch.cat([part.flatten(0, 1) for part in embedded])
         packing = Packing.of(shapes, tokens.device)
-        kept: list[Kept | None] = [None] * 2 * len(self.blocks)
-        if self.training and self.drop_path:
-            kept = [*draw_kept(shapes, len(kept), self.drop_path, tokens.device)]
+        branches = 2 * len(self.blocks)
+        dropping = self.training and self.drop_path
+        kept = draw_kept(shapes, branches, self.drop_path, tokens.device) if dropping else [None] * branches
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
             attended, transformed = kept[2 * index : 2 * index + 2]
