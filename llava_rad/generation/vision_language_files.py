@@ -22,7 +22,7 @@ from encoder.hub import fetch, refused_packages
 from llava_rad.generation.engine import choose_device, choose_dtype
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.profiles import Profile
-from llava_rad.generation.quantized import BITS, OUTLIER
+from llava_rad.generation.quantized import BITS, BLOCK, OUTLIER
 from llava_rad.generation.vision_language import VisionLanguageModel
 
 FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
@@ -246,6 +246,10 @@ def load_network(folder: Path, device: torch.device, dtype: torch.dtype, bits: i
             raise ModelError(f"{what} {kind} {len(names)} tensors, for example {sorted(names)[0]}")
     if odd := found.get("mismatched_keys") or found.get("error_msgs"):
         raise ModelError(f"{what} has tensors of another shape, for example {sorted(map(str, odd))[0]}")
+    for module in network.modules() if bits == 4 else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # as in QuantizedLinear: other sizes have a plain kernel
+            fits = module.out_features % 32 == 0 and module.in_features % BLOCK == 0
+            module.support_avx512bf16_for_cpu &= fits
     decoding = network.generation_config
     decoding.do_sample = False
     for name in _SAMPLING:

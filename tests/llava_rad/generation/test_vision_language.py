@@ -190,6 +190,9 @@ def test_quantised_texts_are_those_of_transformers(family: str, dtype: str, repl
     network = AutoModelForImageTextToText.from_pretrained(
         replica(family), quantization_config=quantised, device_map={"": "cpu"}
     )
+    for module in network.modules():  # the layout for AVX-512 does not exist for layers as narrow as these
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     inputs, _ = model._inputs(images(2), settings)
     with torch.inference_mode():
         rows = network.generate(**inputs, max_new_tokens=12, do_sample=False)[:, inputs["input_ids"].shape[1] :]
@@ -414,9 +417,9 @@ def test_study_inputs_reach_the_prompt_and_boxes_are_refused(
 
 @pytest.mark.slow
 def test_studies_are_written_from_their_images(replica: Replica, run: Run, tmp_path: Path) -> None:
-    folder, uid = replica(FAST), "1.2.826.0.1.3680043.8.498.1"
-    frontal = small_files.dicom(tmp_path / "a.dcm", seed=1, StudyInstanceUID=uid)
-    side = small_files.dicom(tmp_path / "b.dcm", seed=2, StudyInstanceUID=uid, ViewPosition="LL")
+    folder, uids = replica(FAST), {"StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1", "SeriesInstanceUID": "1.2.3"}
+    frontal = small_files.dicom(tmp_path / "a.dcm", seed=1, **uids)
+    side = small_files.dicom(tmp_path / "b.dcm", seed=2, ViewPosition="LL", **uids)
     common = ("--model", folder, "--profile", folder / "profile.yaml", "-f", "json")
     study = run("generate", frontal, side, *common, "--group")
     given = run("generate", frontal, *common, "--lateral", side)
