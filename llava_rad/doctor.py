@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ Status = Literal["ok", "warning", "missing"]
 # Needed at run time; pip checks the versions at installation.
 PACKAGES = (
     "llava-rad", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "pillow", "pydicom",
-    "pydicom-data", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg", "pydantic", "typer",
+    "pydicom-data", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg", "pydantic", "httpx2", "typer",
 )  # fmt: skip
 # Packages that must not be installed in this environment, and the reason.
 UNWANTED = {
@@ -258,10 +259,14 @@ def _model(source: str) -> Iterator[Check]:
     import torch
 
     from llava_rad.conversion.published import converted_folder, of_repository
+    from llava_rad.generation.chat_server import PREFIX
     from llava_rad.generation.checkpoint_model import FoundCheckpoint
     from llava_rad.generation.found import find
     from llava_rad.generation.options import GenerationOptions
 
+    if source.startswith(PREFIX):
+        yield from _server(source)
+        return
     published = of_repository(source)
     if published is not None and not (converted_folder(published) / "config.json").is_file():
         fix = f"llava-rad convert --from {published.kind} {source} DEST"
@@ -295,6 +300,25 @@ def _model(source: str) -> Iterator[Check]:
             detail=f"{available / 2**30:.1f} GiB, {'enough' if enough else 'too little'} for {dtype}",
             fix=None if enough else "use another device, or --dtype bfloat16, 8bit or 4bit",
         )
+
+
+def _server(source: str) -> Iterator[Check]:
+    """Ask the server of a model which models it has; no image and no prompt is sent."""
+    from llava_rad.generation.chat_server import ChatServer
+    from llava_rad.generation.options import GenerationOptions
+    from llava_rad.generation.server_model import FoundServer
+
+    try:
+        options = GenerationOptions(model=source, allow_remote=True, server_timeout=30)
+        found = FoundServer(options)
+        yield Check(name="profile", status="ok", detail=f"{found.config.name}: {_facts(found.config)}")
+        with closing(ChatServer(found.address, seconds=options.server_timeout)) as server:
+            found.check_server(server, tries=1)
+    except LlavaRadError as error:
+        yield Check(name="model", status="missing", detail=str(error), fix=error.hint)
+        return
+    where = "this machine" if found.address.local else "another machine: reports need --allow-remote"
+    yield Check(name="model", status="ok", detail=f"{found.name} on {where}; its memory is the server's")
 
 
 def _vision_language(found: Any) -> Generator[Check, None, Need]:

@@ -161,10 +161,15 @@ def watch(
     date: Date = None,
     modality: Modalities = "CR,DX",
     options: Annotated[
-        GenerationOptions, opt.Fields("model", "revision", "profile", "offline", "device", "dtype", "max_new_tokens")
+        GenerationOptions,
+        opt.Fields(
+            "model", "revision", "profile", "allow_remote", "server_timeout", "offline", "device", "dtype",
+            "max_new_tokens",
+        ),
     ],
-) -> None:
+) -> None:  # fmt: skip
     """Write a draft for each study with chest radiographs that is new in the archive."""
+    from llava_rad.generation.chat_server import DownError
     from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.generation.study_writer import StudyWriter
     from llava_rad.outputs.files import OutputError, held_folder
@@ -190,7 +195,7 @@ def watch(
                     pacs, folder, StudyWriter(writer), date=date, modalities=modalities, store=store, tell=note,
                     pauses=pauses, settle=settle,
                 )  # fmt: skip
-            except (PacsError, OutputError, RecordError) as error:
+            except (PacsError, OutputError, RecordError, DownError) as error:
                 if once:
                     raise
                 note(f"{error}; next search in {every:g} s")

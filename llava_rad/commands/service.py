@@ -44,8 +44,8 @@ def command(
     options: Annotated[
         GenerationOptions,
         opt.Fields(
-            "model", "revision", "profile", "offline", "device", "dtype", "batch_size", "max_new_tokens", "num_beams",
-            "compile", "vllm_python",
+            "model", "revision", "profile", "allow_remote", "server_timeout", "offline", "device", "dtype",
+            "batch_size", "max_new_tokens", "num_beams", "compile", "vllm_python",
         ),
     ],
 ) -> None:  # fmt: skip

@@ -30,11 +30,15 @@ class FoundCheckpoint:
     Attributes:
         folder: of the checkpoint.
         config: its ``config.json``.
+        name: of the model in reports.
     """
+
+    remote = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = LlavaRadConfig.load(folder)
+        self.name = self.config.name
 
     def verify(self, digests: Digests | None = None) -> str:
         """Check every file, and return the SHA-256 of ``config.json``, which lists them.

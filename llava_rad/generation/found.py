@@ -9,6 +9,7 @@ from encoder.errors import ConfigError, ModelError
 from encoder.hub import fetch
 from encoder.json_files import read_json
 from llava_rad.conversion.published import of_config, of_repository, open_checkpoint
+from llava_rad.generation.chat_server import PREFIX
 from llava_rad.generation.checkpoint_model import FoundCheckpoint
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ def find(options: GenerationOptions) -> FoundModel:
         ConfigError: if there is no such profile, or the model takes none.
     """
     source = options.model
+    if str(source).startswith(PREFIX):
+        from llava_rad.generation.server_model import FoundServer
+
+        return FoundServer(options)
     config = _config(source, options.revision, options.offline)
     if "model_type" in config and "format" not in config:
         from llava_rad.generation.profiles import load_profile, profile_of

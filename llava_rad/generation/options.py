@@ -130,10 +130,13 @@ class GenerationOptions(Decoding):
 
     Attributes:
         model: Checkpoint, or another model of transformers' image-text-to-text class (docs/published-models.md): a
-            folder, or a hub repository owner/name. Default: the embedded demonstration model.
+            folder, a hub repository owner/name, or openai:URL#NAME, the model NAME of an OpenAI-compatible server
+            (docs/service.md). Default: the embedded demonstration model.
         revision: Branch, tag or commit of a hub repository.
         profile: Prompt, images and cut of the answer of a model that others trained: a name ('llava-rad doctor' lists
             them) or a YAML file. Default: by the model's repository, else generic.
+        allow_remote: Send pixels and prompts to a model's server on another machine.
+        server_timeout: Seconds that a model's server has for one report.
         offline: Never ask the hub (as HF_HUB_OFFLINE=1).
         device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps.
         dtype: auto (bfloat16 on CUDA, else float32), float32, bfloat16, float16; 8bit, 4bit: the language model's
@@ -150,9 +153,11 @@ class GenerationOptions(Decoding):
             used for here.
     """
 
-    model: str | Path | None = option(None, "Model", kind=str, metavar="DIR-OR-HUB-ID")
+    model: str | Path | None = option(None, "Model", kind=str, metavar="DIR-OR-HUB-ID-OR-SERVER")
     revision: str | None = option(None, "Model")
     profile: str | None = option(None, "Model", metavar="NAME-OR-FILE")
+    allow_remote: bool = option(False, "Model")
+    server_timeout: float = option(600.0, "Model", minimum=0.1, maximum=86_400.0)
     offline: bool = option(False, "Model")
     device: str = option("auto", "Model")
     dtype: Precision = option("auto", "Model", choices=get_args(Precision), metavar="TYPE")

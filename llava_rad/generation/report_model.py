@@ -127,8 +127,16 @@ class FoundModel(Protocol):
     """A model that has been found and is not loaded yet."""
 
     @property
+    def name(self) -> str:
+        """Name in reports."""
+
+    @property
     def config(self) -> Description:
         """Description of the model."""
+
+    @property
+    def remote(self) -> bool:
+        """True if pixels and prompts leave this machine."""
 
     def verify(self, digests: Digests | None = None) -> str:
         """Check its files as far as that is possible without loading it.

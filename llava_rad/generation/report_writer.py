@@ -141,9 +141,8 @@ class ReportWriter:
         Raises:
             ReadError: if it is refused.
         """
-        return self._reader.prepare(
-            source.content(), recipe, force=force or self._options.force, frame=self._options.frame
-        )
+        forced, frame = force or self._options.force, self._options.frame
+        return self._sendable(self._reader.prepare(source.content(), recipe, force=forced, frame=frame))
 
     def settings(self) -> dict[str, Any]:
         """Return model, recipe and generation settings as reports state them (see ``outputs.files.settings_of``)."""
@@ -212,8 +211,9 @@ class ReportWriter:
             study: study inputs in place of the writer's own; the pieces of a grounded report hold the tags of boxes.
             context: lateral and prior image of the study.
         """
-        others = [other.pixels for _, other in (self._context if context is None else context)]
-        pieces = Pieces(self.model().stream([image.pixels, *others], self._settings(study)))
+        images = [image, *(other for _, other in (self._context if context is None else context))]
+        pixels = [self._sendable(one).pixels for one in images]
+        pieces = Pieces(self.model().stream(pixels, self._settings(study)))
         text = ""
         for piece in cleaned(pieces):
             text += piece
@@ -237,7 +237,8 @@ class ReportWriter:
                 is cleaned by ``outputs.report.cleaned``. They come as one piece from a beam search or vLLM.
             dropped: numbers of reports that nobody waits for any more; they leave the batch and are not yielded.
         """
-        pixels = [one.pixels for image, context in batch for one in (image, *(other for _, other in context))]
+        images = [one for image, context in batch for one in (image, *(other for _, other in context))]
+        pixels = [self._sendable(one).pixels for one in images]
         found = self.model().stream_batch(pixels, self._settings(study), streamed=streamed, dropped=dropped)
         begun = set[int]()
         for number, part in found:
@@ -312,13 +313,24 @@ class ReportWriter:
             abandoned.set()
 
     def _read(self, recipe: Recipe, source: Source, force: bool) -> PreparedImage:
-        return self._reader.prepare(source.content(), recipe, force=force)
+        return self._sendable(self._reader.prepare(source.content(), recipe, force=force))
 
     def _prepare(self, source: Source, recipe: Recipe) -> PreparedImage | ReadError:
         try:
-            return self._reader.prepare(source.content(), recipe, force=self._options.force, frame=self._options.frame)
+            return self.read(recipe, source, force=False)
         except ReadError as error:
             return error
+
+    def _sendable(self, image: PreparedImage) -> PreparedImage:
+        """Refuse an image with burned-in text, which may name the patient, if its pixels would leave this machine.
+
+        Raises:
+            ReadError: if its header states such text, and the options do not force it.
+        """
+        if image.facts.burned_in_annotation == "yes" and self._located().remote and not self._options.force:
+            message = "the image has burned-in text, and the model is on another machine"
+            raise ReadError("burned_in", message, forcible=True, hint="--force sends it")
+        return image
 
     def _write_batch(self, window: Sequence[_Item]) -> Iterator[Outcome]:
         images = [image for _, image in window if not isinstance(image, ReadError)]

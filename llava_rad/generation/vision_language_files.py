@@ -46,6 +46,8 @@ class FoundVisionLanguage:
         name: of the model in reports.
     """
 
+    remote = False
+
     def __init__(
         self, source: str | Path, description: Mapping[str, Any], profile: Profile, *, revision: str | None = None,
         offline: bool = False,

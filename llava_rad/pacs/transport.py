@@ -202,7 +202,7 @@ class Transport:
                             answer = _read(response, limit, deadline)
                             if deadline.over:  # an answer that ends with its connection looks whole
                                 raise requests.Timeout
-                            return answer, _retry_after(response)
+                            return answer, retry_after(response.headers)
                         url, parameters = self._redirected(method, url, response), None
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 raise _failure(error, deadline) from None
@@ -303,9 +303,9 @@ def _failure(error: Exception, deadline: Deadline) -> PacsError:
     return UnreachableError("the archive cannot be reached", hint="is it running, and is --url right?")
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of ``Retry-After`` (RFC 9110, section 10.2.3: a number or a date), or None."""
-    value = response.headers.get("retry-after", "").strip()
+    value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from encoder.errors import LlavaRadError, ModelError, ReadError
+from llava_rad.generation.chat_server import DownError
 from llava_rad.generation.grouping import Group, group
 from llava_rad.generation.report_writer import Failure
 from llava_rad.generation.sources import Source
@@ -73,6 +74,7 @@ def watch_once(
     Raises:
         PacsError: if the archive is out of reach or does not answer; processed images stay processed.
         ModelError: if the model is missing or damaged.
+        DownError: if the server of the model cannot be reached.
         OutputError: if a report cannot be written.
         RecordError: if the record of processed images cannot be used.
     """
@@ -102,7 +104,7 @@ def watch_once(
                     count.known += len(new)
                     continue
                 found = watch.draft(study, images, last=pauses.tries(name) + 1 >= READ_TRIES)
-            except (ModelError, OutputError, RecordError):
+            except (ModelError, DownError, OutputError, RecordError):
                 raise  # of the run, not of the study
             except Exception as error:  # one study never ends the run: named by type, counted, tried again
                 fault = error if isinstance(error, LlavaRadError) else _unexpected(error)

@@ -10,13 +10,20 @@ from typing import Any
 import pytest
 
 from encoder.errors import LlavaRadError, ModelError, ReadError
+from llava_rad.generation import chat_server
+from llava_rad.generation.chat_server import DownError
+from llava_rad.generation.options import GenerationOptions
+from llava_rad.generation.report_writer import ReportWriter
+from llava_rad.generation.study_writer import StudyWriter
 from llava_rad.outputs.files import OutputError
 from llava_rad.pacs import jobs, watch
 from llava_rad.pacs.client import Pacs
 from llava_rad.pacs.processed import READ_TRIES, Pauses, ProcessedImages, RecordError
 from llava_rad.pacs.transport import SlowError, UnreachableError
+from llava_rad.pacs.watch import watch_once
 from tests.llava_rad.pacs.running import IMAGES, Writer, answers, hashes, kept, pulled, watched, written
 from tests.llava_rad.pacs.scripted import Server
+from tests.llava_rad.standins.chat_server import standing_in, status
 
 
 def refusing(*errors: Exception | None) -> Writer:
@@ -157,3 +164,20 @@ def test_a_record_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         record.outcome("1.2")
     with pytest.raises(RecordError):
         record.done("1", {"1.2": "written"})
+
+
+def test_a_failing_server_of_the_model_loses_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_server, "BACKOFF_S", 0.001)
+    said: list[str] = []
+    with standing_in() as model:
+        writer = ReportWriter(GenerationOptions(model=model.model))
+        model.faults = [status(400)]
+        count = watch_once(Pacs(server.url), tmp_path, StudyWriter(writer), tell=said.append)
+        assert (count.new, count.failed) == (IMAGES - 1, 1)
+        assert "HTTP 400" in said[0] and "it will be tried again" in said[0]
+        assert not any(b"1.2.3." in request for request in model.received)
+    with writer, pytest.raises(DownError, match="cannot be reached"):
+        watch_once(Pacs(server.url), tmp_path, StudyWriter(writer))
+    assert len(list(tmp_path.glob("*.json"))) == IMAGES - 1
