@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from encoder.errors import ReadError
 from encoder.reader.sandbox import MAX_FILE_BYTES
+from llava_rad.generation.sources import expand
 
 MAX_FILES, MAX_UNPACKED = 10_000, 64 << 30
 MAX_DIRECTORY: Final = 4 << 20
@@ -125,3 +126,41 @@ def opened(path: Path) -> Iterator[Archive]:
         raise ReadError("missing", "the archive is no longer on the server's disk") from None
     with file:
         yield Archive(file)
+
+
+def tried(path: Path, held: ExitStack) -> Archive | ReadError:
+    """Open the zip file of a path until ``held`` is closed, or return why it cannot be opened."""
+    try:
+        return held.enter_context(opened(path))
+    except ReadError as error:
+        return error
+
+
+def names(path: Path) -> list[str]:
+    """List the files of a zip file, or the absolute paths of the images of a folder and its subfolders.
+
+    Raises:
+        ReadError: if there are none or too many, or the zip file cannot be opened.
+    """
+    if not path.is_dir():
+        with opened(path) as archive:
+            return [entry.filename for entry in archive.entries]
+    found = [one.path.absolute().as_posix() for one in expand([path], recursive=True).sources if one.path is not None]
+    if not found:
+        raise ReadError("missing", "there is no image in the folder")
+    if len(found) > MAX_FILES:
+        raise ReadError("too_large", f"the folder holds more than {MAX_FILES:,} images")
+    return found
+
+
+def place(path: Path | None, number: int, archive: Archive | ReadError | None) -> str | None:
+    """Return a file's element of :func:`names`.
+
+    Args:
+        path: of the file; None for an entry of the archive.
+        number: of the entry, from 1.
+        archive: the zip file.
+    """
+    if path is not None:
+        return path.as_posix()
+    return archive.entries[number - 1].filename if isinstance(archive, Archive) else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app import measurements, notices, review
 from encoder.reader.identity import Identity
+from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.document import FINDINGS, anonymous, labels_of, uid_of
 from llava_rad.outputs.report import NOTICE
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from app.images import ImageFolder
     from app.store import Store
     from llava_rad.outputs.document import Document
+    from llava_rad.outputs.report import Report
 
     Pixels = npt.NDArray[np.uint16]
 
@@ -103,12 +105,11 @@ def document(state: State, version: int | None = None) -> Document:
         ReviewError: if the version does not exist, or no draft records the model.
     """
     from llava_rad.outputs.document import Document, Review, Signature
-    from llava_rad.outputs.report import from_data
 
     signed = _signed(state, version)
     shown = _shown(state, signed)
-    kept = (shown["draft"] or {}).get("report")
-    if kept is None:
+    report = _report_of(shown, state)
+    if report is None:
         raise review.ReviewError("hospital formats name the model that wrote the draft, and this study has no draft")
     signature = None
     if signed is not None:
@@ -118,7 +119,7 @@ def document(state: State, version: int | None = None) -> Document:
     findings, impression = (tuple(review.texts_of(shown, section)) for section in review.SECTIONS)
     warnings = tuple(notices.line(one) for one in notices_of(state, signed))
     return Document.of(
-        from_data(kept),
+        report,
         datetime.fromisoformat(state["changed"]),
         identity=identity,
         signature=signature,
@@ -133,10 +134,40 @@ def document(state: State, version: int | None = None) -> Document:
     )
 
 
+def _report_of(shown: State, state: State) -> Report | None:
+    """Return the report that the draft comes from, or None.
+
+    Imported drafts have none: it is made of what is known, so that documents name model and input. What is not known,
+    recipe and generation, is in no document.
+    """
+    from llava_rad.outputs import report
+
+    draft = shown["draft"] or {}
+    if draft.get("report") is not None:
+        return report.from_data(draft["report"])
+    model = draft.get("model") or {}
+    if "table" not in model:
+        return None
+    facts = ImageFacts.from_dict(state["facts"])
+    texts = [one["draft"] for one in shown["sentences"] if one["draft"] is not None]
+    return report.Report(
+        report=report.ReportBody(text=" ".join(texts), findings=[report.Finding(text=text) for text in texts]),
+        model=report.ModelFacts(**{name: model[name] for name in report.ModelFacts.model_fields}),
+        input=report.InputFacts(
+            sha256=state["sha256"], format=facts.format, view=facts.view, facts=facts,
+            recipe=report.RecipeFacts(name="not known", version=0),
+        ),
+        generation=report.GenerationFacts(
+            max_new_tokens=0, num_beams=0, temperature=0.0, seed=0, prompt="", dtype="not known"
+        ),
+        warnings=[], software=report.SoftwareFacts(version=software_version()),
+    )  # fmt: skip
+
+
 def _predecessor(state: State, signed: dict[str, Any] | None) -> Document | None:
     """Return the version that was signed before this one, or before the current text; None if it has no draft."""
     before = [one for one in state["signed"] if signed is None or one["version"] < signed["version"]]
-    if not before or not (before[-1]["document"]["draft"] or {}).get("report"):
+    if not before or _report_of(before[-1]["document"], state) is None:
         return None
     return document(state, before[-1]["version"])
 
@@ -263,7 +294,7 @@ def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, d
             pixels = images.pixels(state["image"])
             name = f"images/{study}.{'dcm' if dicom else 'png'}"
             archive.writestr(name, _dicom(pixels, study) if dicom else _png(pixels))
-            if dicom and (signed["document"]["draft"] or {}).get("report"):
+            if dicom and _report_of(signed["document"], state) is not None:
                 archive.writestr(f"reports/{study}.dcm", _structured_report(state, study))
             shown = _shown(state, signed)
             record = {

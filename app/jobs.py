@@ -9,11 +9,14 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app import database, review
 from app.database import Database
 from app.review import ReviewError
+
+if TYPE_CHECKING:
+    from app.imported import ImportedDraft
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,7 @@ class Jobs:
                     "UPDATE jobs SET report = ?, model = ?, inputs = ? WHERE id = ?",
                     (*(None if part is None else database.dump(part) for part in (report, model, inputs)), job.id),
                 )
-                before = json.loads(row["document"])
-                step = review.drafted(before, sentences, boxes, job.id)
-                database.set_document(connection, row, step.document, status="draft")
-                # a draft in place of other sentences can be undone; the first one cannot
-                kept = [step.before, step.after] if before["sentences"] else [[], step.after["sentences"]]
-                database.add_event(
-                    connection, job.study, row["version"], job.owner, "drafted", before=kept[0], after=kept[1],
-                    model=database.model_name(model),
-                )  # fmt: skip
+                _put(connection, row, review.drafted(json.loads(row["document"]), sentences, boxes, job.id), model)
             database.next_revision(connection, job.study)
             return True
 
@@ -176,6 +171,22 @@ class Jobs:
             found = last_draft(connection, study, json.loads(row["document"]))
         return None if found is None else {key: found[key] for key in ("state", "position", "text")}
 
+    def drop_waiting(self) -> None:
+        """Remove the waiting and running jobs of all users, for an application without a model."""
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM jobs WHERE state IN ('queued', 'running')")
+
+    def imported(self, table: str) -> set[int]:
+        """Return the rows of a table of drafts that studies use.
+
+        Args:
+            table: SHA-256 of the table.
+        """
+        found = self._database.read().execute(
+            "SELECT DISTINCT json_extract(model, '$.row') FROM jobs WHERE json_extract(model, '$.table') = ?", (table,)
+        )
+        return {row[0] for row in found}
+
     def requeue_running(self) -> int:
         """Put jobs that a crash interrupted back into the queue; returns their number."""
         with self._database.write() as connection:
@@ -183,6 +194,45 @@ class Jobs:
 
 
 # Inside the caller's transaction
+
+
+def give(connection: sqlite3.Connection, study: str, draft: ImportedDraft, batch: str | None = None) -> bool:
+    """Put a draft of others into an open study.
+
+    Returns:
+        False if the study has another draft of others, or decided sentences: it stays as it is.
+    """
+    row = connection.execute("SELECT * FROM studies WHERE id = ?", (study,)).fetchone()
+    document = json.loads(row["document"])
+    before = connection.execute(
+        "SELECT json_extract(model, '$.table') AS of, json_extract(model, '$.row') AS number FROM jobs "
+        "WHERE study = ? AND of IS NOT NULL ORDER BY id DESC LIMIT 1", (study,),
+    ).fetchone()  # fmt: skip
+    if before is not None:
+        return (before["of"], before["number"]) == (draft.model["table"], draft.row)
+    if row["status"] not in database.OPEN or review.decided(document):
+        return False
+    report, model = (None if part is None else database.dump(part) for part in (draft.report, dict(draft.model)))
+    job = connection.execute(
+        "INSERT INTO jobs (study, owner, batch, state, text, report, model) VALUES (?, ?, ?, 'done', ?, ?, ?) "
+        "RETURNING id", (study, row["owner"], batch, draft.text, report, model),
+    ).fetchone()["id"]  # fmt: skip
+    if draft.text:
+        _put(connection, row, review.drafted(document, draft.findings, draft.boxes, job, draft.impression), draft.model)
+    database.next_revision(connection, study)
+    return True
+
+
+def _put(connection: sqlite3.Connection, row: sqlite3.Row, step: review.Step, model: Mapping[str, Any] | None) -> None:
+    """Put the sentences of a draft into its study."""
+    database.set_document(connection, row, step.document, status="draft")
+    # a draft in place of other sentences can be undone; the first one cannot
+    first = not step.before["sentences"]
+    before, after = ([], step.after["sentences"]) if first else (step.before, step.after)
+    database.add_event(
+        connection, row["id"], row["version"], row["owner"], "drafted", before=before, after=after,
+        model=database.model_name(model),
+    )  # fmt: skip
 
 
 def waiting_jobs(connection: sqlite3.Connection) -> list[Job]:

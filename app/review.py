@@ -95,14 +95,16 @@ def drafted(
     texts: Sequence[str],
     boxes: Sequence[Sequence[Mapping[str, float]]] = (),
     job: int | None = None,
+    impression: Sequence[str] = (),
 ) -> Step:
-    """Replace a document's findings by those of a new draft; an impression that the reviewer wrote is kept.
+    """Replace a document's findings by those of a new draft; an impression that is there already is kept.
 
     Args:
         document: not modified.
         texts: sentences of the draft.
         boxes: of each sentence.
         job: id of the job that wrote it.
+        impression: sentences of the draft's impression, for a document without one.
     """
     kept = [one for one in document["sentences"] if section_of(one) == "impression"]
     texts = texts[: max(MAX_SENTENCES - len(kept), 0)]
@@ -113,6 +115,7 @@ def drafted(
     for at, found in enumerate(boxes[: len(sentences)]):
         if found:
             sentences[at]["boxes"] = list(found)
+    kept = kept or [{"draft": one, "text": one, "state": "undecided", "section": "impression"} for one in impression]
     sentences += [one | {"id": f"s{number}"} for number, one in enumerate(kept, len(sentences) + 1)]
     before = {"sentences": document["sentences"], "job": document.get("job")}
     after = {"sentences": sentences, "job": job}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from app.images import ImageFolder
     from app.store import ContextImage, Store
     from app.uploads import Uploads
+    from app.without_model import WithoutModel
 
 _TICK_S, _HEARTBEAT_S = 0.04, 10.0
 
@@ -41,7 +42,7 @@ class Services:
         store: studies, events and signed reports.
         images: pixels of the studies.
         uploads: creates studies from images.
-        drafting: writes drafts.
+        drafting: writes drafts, if there is a model.
         named_users: users log in; otherwise there is one local user.
         keep_names: studies are named after their files.
         users: returns the names of all users; none without accounts.
@@ -51,7 +52,7 @@ class Services:
     store: Store
     images: ImageFolder
     uploads: Uploads
-    drafting: Drafting
+    drafting: Drafting | WithoutModel
     named_users: bool
     keep_names: bool
     users: Callable[[], list[str]] = list
@@ -342,6 +343,12 @@ def _add_batches(api: APIRouter, services: Services) -> None:
     @api.get("/batches")
     def batches(user: User) -> list[dict[str, Any]]:
         return store.batches.progress(user)
+
+    @api.get("/drafts")
+    def imported(user: User) -> dict[str, Any] | None:
+        """Return how many drafts of others there are, and which of them no study has."""
+        found = getattr(services.drafting, "imported", None)
+        return None if found is None else found()
 
     @api.post("/batches", status_code=201)
     async def begin(request: Request, user: User) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from app.accounts import Accounts
+    from app.imported import ImportedDrafts
     from app.routes import Services
     from llava_rad.generation.options import GenerationOptions
 
@@ -54,6 +55,9 @@ class Settings:
         identifiers: keep patient and study identifiers, for structured reports and FHIR.
         example: add the example radiograph to an empty worklist.
         microphone: the page may use the browser's microphone, for dictation.
+        model: False: no model is loaded, and reports begin empty.
+        drafts: ``FILE`` or ``NAME=FILE``, drafts of others, which are reviewed without a model.
+        worklist: folder or zip file of images to read into the local user's worklist at the start.
     """
 
     host: str = "127.0.0.1"
@@ -68,6 +72,9 @@ class Settings:
     identifiers: bool = False
     example: bool = True
     microphone: bool = False
+    model: bool = True
+    drafts: str | None = None
+    worklist: Path | None = None
 
     def check(self) -> None:
         """Check that other machines can reach the server only if there are accounts.
@@ -95,6 +102,7 @@ def services(settings: Settings) -> Iterator[Services]:
 
     Raises:
         LlavaRadError: if another server uses the data folder, or it cannot be written.
+        InputError: if the drafts of others cannot be read.
     """
     from app.drafting import Drafting
     from app.grouping import Grouping
@@ -103,17 +111,24 @@ def services(settings: Settings) -> Iterator[Services]:
     from app.routes import Services
     from app.store import Store
     from app.uploads import Uploads
+    from app.without_model import WithoutModel
 
+    drafts = _drafts(settings)
     with ExitStack() as stack:
         stack.enter_context(_locked(settings.data))
         store = Store(settings.data / "reviews.sqlite")
         images = ImageFolder(settings.data / "images")
         readers = stack.enter_context(Readers(each=1))
-        drafting = Drafting(store, images.prepared, settings.options)
+        drafting: Drafting | WithoutModel
+        if settings.model and drafts is None:
+            drafting = Drafting(store, images.prepared, settings.options)
+        else:
+            drafting = WithoutModel(store, drafts)
         stack.callback(drafting.close)
         uploads = Uploads(
             settings.data / "incoming", settings.data / "batches", store, images, readers,
-            Grouping(settings.data / "key"), drafting.wake, takes=drafting.takes,
+            Grouping(settings.data / "key"), drafting.wake, takes=drafting.takes, drafts=drafts,
+            on_read=lambda: _tell(drafting.summary()) if isinstance(drafting, WithoutModel) else None,
             keep_names=settings.keep_names, identifiers=settings.identifiers,
         )  # fmt: skip
         stack.callback(uploads.close)
@@ -123,6 +138,26 @@ def services(settings: Settings) -> Iterator[Services]:
             store, images, uploads, drafting, file is not None, settings.keep_names,
             list if file is None else lambda: sorted(read_users(file)),
         )  # fmt: skip
+
+
+def _drafts(settings: Settings) -> ImportedDrafts | None:
+    """Read the drafts of others, and find those that the names of the worklist's files fit."""
+    if settings.drafts is None:
+        return None
+    from app import archives
+    from app.imported import ImportedDrafts
+
+    drafts = ImportedDrafts.load(settings.drafts)
+    if settings.worklist is not None:
+        root = settings.worklist if settings.worklist.is_dir() else None
+        drafts.place(archives.names(settings.worklist), root)
+    return drafts
+
+
+def _tell(line: str) -> None:
+    if line:
+        sys.stderr.write(f"llava-rad: {line}\n")
+        sys.stderr.flush()
 
 
 def application(settings: Settings, services: Services, accounts: Accounts | None) -> ASGIApp:
@@ -136,6 +171,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     from app import page, requests, routes
     from app.lanes import Lane
     from app.security import Guard, error, login_router
+    from app.without_model import STATES as WITHOUT_MODEL
     from llava_rad.outputs.compose import software_version
 
     served = FastAPI(title="LLaVA-Rad review", openapi_url=None, docs_url=None, redoc_url=None)
@@ -148,7 +184,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     @served.get("/health/ready")
     def ready() -> Any:
         model, room = services.drafting.status()["state"], shutil.disk_usage(settings.data).free >= MIN_FREE
-        good = model == "ready" and room
+        good = model in ("ready", *WITHOUT_MODEL) and room
         found = {"status": "ok" if good else "failed", "model": model, "disk": "ok" if room else "full"}
         return JSONResponse(found, 200 if good else 503)
 
@@ -185,12 +221,11 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     )  # fmt: skip
 
 
-def run(settings: Settings, *, worklist: Path | None = None) -> None:
+def run(settings: Settings) -> None:
     """Serve until interrupted.
 
     Args:
         settings: of the server.
-        worklist: folder or zip file of images to read into the local user's worklist at the start.
 
     Raises:
         LlavaRadError: if the port or the data folder is in use, a library is missing, or a setting is invalid.
@@ -212,7 +247,7 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
             known = settings.https or bool(settings.trusted_proxies)
             accounts = Accounts(settings.auth_file, settings.data / "sessions.sqlite", by_address=known)
         else:
-            _first_studies(parts, settings, worklist)
+            _first_studies(parts, settings)
         listening = listen(settings.host, settings.port)
         config = uvicorn.Config(
             application(settings, parts, accounts), log_level="error", access_log=False, server_header=False,
@@ -224,9 +259,10 @@ def run(settings: Settings, *, worklist: Path | None = None) -> None:
             run_until_stopped(uvicorn.Server(config), listening, settings.host, "review application")
 
 
-def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -> None:
+def _first_studies(parts: Services, settings: Settings) -> None:
     from llava_rad.generation.sources import example
 
+    worklist = settings.worklist
     if worklist is not None:
         if parts.store.batches.unfinished(LOCAL_USER, worklist.absolute()):
             return  # it continues
@@ -234,12 +270,13 @@ def _first_studies(parts: Services, settings: Settings, worklist: Path | None) -
             parts.uploads.unpack(LOCAL_USER, worklist, received=False)
         else:
             parts.uploads.folder(LOCAL_USER, worklist)
-    elif settings.example and not parts.store.worklist(LOCAL_USER)["studies"]:
+    elif settings.example and settings.drafts is None and not parts.store.worklist(LOCAL_USER)["studies"]:
         try:
             study = parts.uploads.study(LOCAL_USER, example(), name="Example radiograph").study
         except LlavaRadError:  # the package with the example is not installed
             return
-        parts.drafting.queue(LOCAL_USER, study)
+        if settings.model:
+            parts.drafting.queue(LOCAL_USER, study)
 
 
 @contextmanager

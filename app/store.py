@@ -11,13 +11,16 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from app import batches, database, jobs, notices, review, steps, study_images, worklist
 from app.database import Database
 from app.grouping import Group
 from app.settings import UserSettings
 from encoder.errors import ReadError
+
+if TYPE_CHECKING:
+    from app.imported import ImportedDraft
 
 ContextImage = Literal["lateral", "prior"]
 """Kind of an image that a study has besides its frontal one."""
@@ -56,13 +59,13 @@ class Store:
     def create(
         self, owner: str, *, name: str | None, sha256: str, facts: Mapping[str, Any], warnings: Sequence[str],
         image: Mapping[str, Any], file: tuple[str, int] | None = None, group: Group | None = None,
-        takes: Collection[str] = (),
+        takes: Collection[str] = (), draft: ImportedDraft | None = None,
     ) -> str:  # fmt: skip
         """Create a study; without a name it is called "Radiograph N", N counting the owner's studies.
 
         With a ``file`` (batch and number), the file of that batch is counted as read and a draft is requested.
         With a ``group``, the latest earlier study of the patient becomes its prior, and it that of later ones; drafts
-        of theirs are written anew if the model ``takes`` priors.
+        of theirs are written anew if the model ``takes`` priors. A ``draft`` of others is put into the study.
 
         Returns:
             Its random id.
@@ -91,7 +94,19 @@ class Store:
                 for later in study_images.update_priors(connection, study):
                     self._use_prior_report(connection, later, owner)
                     study_images.write_again(connection, later, "prior", takes)
+            if draft is not None:
+                jobs.give(connection, study, draft, batch=None if file is None else file[0])
         return study
+
+    def give(self, owner: str, study: str, draft: ImportedDraft) -> bool:
+        """Put a draft of others into a study; see :func:`app.jobs.give`.
+
+        Raises:
+            NotFound: if the study does not exist.
+        """
+        with self._database.write() as connection:
+            database.study_row(connection, owner, study)
+            return jobs.give(connection, study, draft)
 
     def open_study(self, owner: str, key: str | None) -> str | None:
         """Return the id of the owner's newest open study that images of a group belong to, or None."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from app import archives
-from app.batches import MAX_FILES, BatchFile
+from app.batches import BatchFile
 from app.grouping import Group
 from app.readers import Readers, always
 from app.review import ReviewError
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from app.batches import Waiting
     from app.grouping import Grouping
     from app.images import ImageFolder
+    from app.imported import ImportedDrafts
     from app.store import ContextImage, Store
+    from encoder.reader.identity import Identity
     from encoder.reader.radiograph import Radiograph
     from encoder.reader.sandbox import Reader
 
@@ -60,6 +62,8 @@ class Uploads:
         grouping: derives the keys by which images join a study.
         on_study: called after a file of a batch has become a study, whose draft is in the queue.
         takes: returns the context images that the model takes: a draft that lacks one that came later is written anew.
+        drafts: of others, which studies get as soon as an image fits.
+        on_read: called when all accepted files of a user have been read.
         keep_names: name studies after their files; file names may identify a patient.
         identifiers: keep patient and study identifiers, for DICOM and FHIR documents.
     """
@@ -75,11 +79,14 @@ class Uploads:
         on_study: Callable[[], object],
         *,
         takes: Callable[[], Collection[str]] = frozenset,
+        drafts: ImportedDrafts | None = None,
+        on_read: Callable[[], object] = lambda: None,
         keep_names: bool = False,
         identifiers: bool = False,
     ) -> None:
         self._incoming, self._kept, self._store, self._images, self._readers = incoming, kept, store, images, readers
         self._grouping, self._on_study, self._takes = grouping, on_study, takes
+        self._drafts, self._on_read = drafts, on_read
         self._keep_names, self._identifiers = keep_names, identifiers
         self._closed = threading.Event()
         self._lock, self._at_work = threading.Lock(), dict[str, threading.Thread]()
@@ -120,7 +127,7 @@ class Uploads:
 
     def study(
         self, owner: str, path: Path, *, file_name: str | None = None, name: str | None = None, force: bool = False,
-        file: Waiting | None = None, wanted: Callable[[], bool] = always,
+        file: Waiting | None = None, place: str | None = None, wanted: Callable[[], bool] = always,
     ) -> Opened:  # fmt: skip
         """Create a study from an image file, or add the image to the open study that it belongs to.
 
@@ -133,13 +140,14 @@ class Uploads:
             name: of the study, instead.
             force: accept images that are not frontal chest radiographs.
             file: the file of a batch: a draft is requested as well.
+            place: path of the file in the folder or zip file of a batch, by which drafts of others name it.
             wanted: returns False if nobody waits for the study any more.
 
         Raises:
             ReadError: if the file is refused. A lateral view is refused unless its study is open.
         """
         with self._readers.turn(owner, wanted) as reader:  # in turn: images of one study come one after the other
-            group, identity, warnings = self._identity(reader, path)
+            group, identity, warnings, found = self._identity(reader, path)
             if file is not None and group.study is None:
                 group = self._grouping.named(file.folder)
             open_study = self._store.open_study(owner, group.study)
@@ -154,13 +162,15 @@ class Uploads:
                 open_study = None
             part = self._part(image, identity, warnings)
             lateral = group.lateral or image.facts.view == "lateral"
-            if open_study is not None and self._store.join(
-                owner, open_study, part, lateral=lateral, takes=self._takes(), file=position
-            ):
+            draft = None if self._drafts is None else self._drafts.find(image.sha256, place, found)
+            more: dict[str, Any] = {"takes": self._takes(), "file": position}
+            if open_study is not None and self._store.join(owner, open_study, part, lateral=lateral, **more):
+                if self._drafts is not None and draft is not None:
+                    self._drafts.give(self._store, owner, open_study, draft)
                 self._on_study()
                 return Opened(open_study, joined=True)
             named = name or (file_name if self._keep_names else None)
-            created = self._store.create(owner, name=named, group=group, takes=self._takes(), file=position, **part)
+            created = self._store.create(owner, name=named, group=group, draft=draft, **more, **part)
             if file is None:
                 self._begin(owner)  # laterals may have waited for it
             return Opened(created, joined=False)
@@ -176,7 +186,7 @@ class Uploads:
             ReviewError: if it is signed or discarded, or has too many images.
         """
         with self._readers.turn(owner, wanted) as reader:
-            group, identity, warnings = self._identity(reader, path)
+            group, identity, warnings, _ = self._identity(reader, path)
             if not force:
                 self._store.require_group(owner, study, group, same_study=True)
             image = read_view(reader, path, force=force)
@@ -191,14 +201,14 @@ class Uploads:
             "warnings": [*image.warnings, *warnings], "sha256": image.sha256,
         }  # fmt: skip
 
-    def _identity(self, reader: Reader, path: Path) -> tuple[Group, dict[str, Any], list[str]]:
-        """Return an image's group, the identifiers to keep, and a warning if a DICOM file has none that can be used."""
+    def _identity(self, reader: Reader, path: Path) -> tuple[Group, dict[str, Any], list[str], Identity | None]:
+        """Return group and identifiers of an image, those to keep, and a warning if a DICOM file has none of use."""
         try:
             found = reader.identity(path)
         except ReadError as error:
             unusable = self._identifiers and error.reason != "not_an_image"
-            return Group(), {}, [str(error)] if unusable else []
-        return self._grouping.of(found), {"identity": found.to_dict()} if self._identifiers else {}, []
+            return Group(), {}, [str(error)] if unusable else [], None
+        return self._grouping.of(found), {"identity": found.to_dict()} if self._identifiers else {}, [], found
 
     def context_image(
         self,
@@ -220,7 +230,7 @@ class Uploads:
             ReviewError: if it is signed or discarded.
         """
         with self._readers.turn(owner, wanted) as reader:
-            group, identity, warnings = self._identity(reader, path)
+            group, identity, warnings, _ = self._identity(reader, path)
             if not force:
                 self._store.require_group(owner, study, group, same_study=False)
             image: Radiograph = prepare(
@@ -264,8 +274,7 @@ class Uploads:
             ReadError: if the file is no zip file, is empty, or too large.
             LlavaRadError: if the disk refuses.
         """
-        with archives.opened(archive) as opened:
-            names = [entry.filename for entry in opened.entries]
+        names = archives.names(archive)
         files = self._files([None] * len(names), names)
         source = self._keep(archive) if received else archive.absolute()
         try:
@@ -284,15 +293,8 @@ class Uploads:
         Raises:
             ReadError: if it has none, or too many.
         """
-        from llava_rad.generation.sources import expand
-
-        found = expand([folder], recursive=True).sources if folder.is_dir() else []
-        paths = [source.path.absolute() for source in found if source.path is not None]
-        if not paths:
-            raise ReadError("missing", "there is no image in the folder")
-        if len(paths) > MAX_FILES:
-            raise ReadError("too_large", f"the folder holds more than {MAX_FILES:,} images")
-        files = self._files(paths, [path.as_posix() for path in paths])
+        names = archives.names(folder)
+        files = self._files([Path(name) for name in names], names)
         return self._create(owner, folder.absolute(), files)
 
     def _keep(self, path: Path) -> Path:
@@ -331,10 +333,12 @@ class Uploads:
                         file = self._store.batches.next(owner)
                         if file is None:
                             del self._at_work[owner]
-                            return
+                    if file is None:
+                        self._on_read()
+                        return
                     if file.archive is not None and (archive is None or archive[0] != file.archive):
                         held.close()
-                        archive = (file.archive, _opened(file.archive, held))
+                        archive = (file.archive, archives.tried(file.archive, held))
                     self._read(file, archive[1] if archive else None)
                 except (LlavaRadError, OSError, sqlite3.Error):
                     # the disk is full or the database locked: the file keeps waiting
@@ -351,7 +355,8 @@ class Uploads:
                     unpacked, path = stack.enter_context(self.file())
                     archive.copy(file.number, unpacked)
                 sha256 = Source(file.number, path).sha256()
-                self.study(file.owner, path, file_name=file.name, file=file)
+                place = archives.place(file.path, file.number, archive)
+                self.study(file.owner, path, file_name=file.name, file=file, place=place)
             except ReadError as error:
                 if error.reason == "lateral" and not file.last and self._waits(file, path):
                     return
@@ -392,10 +397,3 @@ class Uploads:
         for path in (file.path, file.archive if self._store.batches.ended(file.batch) else None):
             if path is not None and path.parent == self._kept:
                 path.unlink(missing_ok=True)
-
-
-def _opened(path: Path, held: contextlib.ExitStack) -> Archive | ReadError:
-    try:
-        return held.enter_context(archives.opened(path))
-    except ReadError as error:
-        return error

@@ -20,7 +20,7 @@ export function createEnding() {
       documents.append(...(session.me?.exports ?? []).map(({ name, title: full, file }) =>
         h("a", { id: `export-${name}`, class: "lr-button", download: "", title: full, "data-file": file }, name.toUpperCase())));
     }
-    documents.hidden = !study?.draft?.report;
+    documents.hidden = !(study?.draft?.report || study?.draft?.model?.table);
     if (study) {
       text.href = `/api/studies/${study.id}/report.txt`;
       json.href = `/api/studies/${study.id}/report.json`;

@@ -307,7 +307,7 @@ export function mount(root) {
     asked.hidden = !takes("grounded") || !can;
     outdated.textContent = study?.outdated && can && !busy ? "fields or images have changed since this draft" : "";
     write.disabled = !can || busy;
-    write.hidden = Boolean(study) && !can;
+    write.hidden = !session.writes || (Boolean(study) && !can);
     write.textContent = study?.sentences.length ? "Write again" : "Write draft";
     write.classList.toggle("lr-primary", can && !study.sentences.length && !busy);
     stop.hidden = !busy;

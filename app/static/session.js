@@ -93,6 +93,11 @@ class Session extends EventTarget {
     return this.show(null);
   }
 
+  /** True if there is a model that writes drafts. */
+  get writes() {
+    return !["none", "imported"].includes(this.me?.model.state);
+  }
+
   async refreshMe() {
     this.me = await call("GET", "/api/me");
     this.#tell("me");
@@ -240,7 +245,7 @@ class Session extends EventTarget {
     this.place(state.id);
     this.say(state.joined ? "The image belongs to this study and was added to it." : "");
     await this.#painted(); // show the image first: the model would slow its display down
-    if (mine !== this.#epoch || this.study.draft) return; // the server writes the drafts of studies that an image joined
+    if (mine !== this.#epoch || this.study.draft || !this.writes) return; // the server writes the drafts of studies that an image joined
     try {
       const queued = await this.#retry(mine, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
       if (mine !== this.#epoch) return;

@@ -67,8 +67,8 @@ export function createStrip() {
     h("strong", { id: "notice" }, "AI-generated draft. Research use only. Not for clinical use."), model);
   session.addEventListener("me", () => {
     const { state, id, revision, sha256, demonstration, error } = session.me.model;
-    model.textContent = state === "ready" ? `${id}${revision ? ` @ ${revision}` : ""}` : state === "loading" ? "model is loading …" : "no model";
-    model.title = sha256 ? `Model, SHA-256 ${sha256}` : "";
+    model.textContent = state === "ready" ? `${id}${revision ? ` @ ${revision}` : ""}` : state === "loading" ? "model is loading …" : state === "imported" ? `drafts of ${id}` : "no model";
+    model.title = sha256 ? `${state === "imported" ? "Table of drafts" : "Model"}, SHA-256 ${sha256}` : "";
     if (demonstration) model.append(h("em", { title: "Its findings are not reliable" }, "demonstration"));
     if (state === "failed") session.say(`The model cannot be loaded: ${error}`, "error");
   });

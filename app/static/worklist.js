@@ -18,6 +18,7 @@ export function mount(root) {
   const news = h("button", { id: "worklist-news", class: "lr-button", hidden: true, onclick: () => refresh() });
   const more = h("button", { class: "lr-button", hidden: true, onclick: () => { limit += PAGE; refresh(); } }, "More");
   const batches = h("ul", { id: "batches", "aria-label": "Batches", role: "list" });
+  const imported = h("div", { id: "imported", class: "lr-quiet", hidden: true }, h("span"), h("details", {}, h("summary", {}, "Not used"), h("ul")));
   const filters = new Filters(() => { limit = PAGE; refresh(); });
   const rows = new Rows(body, {
     open: (id) => {
@@ -40,7 +41,7 @@ export function mount(root) {
         h("a", { class: "lr-button", id: "export-jsonl", href: "/api/export.jsonl", download: "", title: "All studies with all events, a line each" }, "JSONL of all"),
         h("a", { class: "lr-button", id: "export-zip", href: "/api/export.zip", download: "", title: "Signed studies for research: 16-bit PNG images without headers, reports, labels" }, "Set of all signed"),
         h("a", { class: "lr-button", id: "export-csv", href: "/api/export.csv", download: "", title: "A row for each sentence" }, "CSV of all")))),
-    filters.saved, batches, h("div", { class: "lr-news" }, news), table, empty, more);
+    filters.saved, imported, batches, h("div", { class: "lr-news" }, news), table, empty, more);
 
   /** Create a menu that closes when the focus leaves it or on Escape. */
   function menu(...children) {
@@ -110,12 +111,26 @@ export function mount(root) {
   async function poll() {
     clearTimeout(poll.timer);
     const found = await call("GET", "/api/batches").catch(() => null);
+    await drawImported();
     const unfinished = (one) => one.read + one.failed.length < one.total || one.waiting > 0;
     const busy = found ? found.some(unfinished) : poll.busy;
     if (found) drawBatches(found, (one) => unfinished(one) || one.failed.length > 0);
     if ((busy || poll.busy) && root.offsetParent) refresh(true);
     poll.busy = busy;
     if (busy) poll.timer = setTimeout(poll, 1500);
+  }
+
+  /** Show which drafts of others no study has, by their rows in the table. */
+  async function drawImported() {
+    if (session.me?.model.state !== "imported") return;
+    const found = await call("GET", "/api/drafts").catch(() => null);
+    if (!found) return;
+    const { name, rows: total, unused } = found;
+    const [text, more] = imported.children;
+    text.textContent = `${total - unused.length} of ${total} drafts of ${name} belong to studies. `;
+    more.hidden = !unused.length;
+    more.lastChild.replaceChildren(...unused.slice(0, 200).map((one) => h("li", {}, `row ${one.row}: ${one.reason}`)));
+    imported.hidden = false;
   }
 
   /** Show the batches; parts that have been opened stay open, and what has ended stays until the reader goes on. */
@@ -130,7 +145,7 @@ export function mount(root) {
       }
       element.classList.toggle("lr-over", !worth(one));
       const [bar, text, refused] = element.children;
-      Object.assign(bar, { max: one.total, value: one.drafted + one.failed.length });
+      Object.assign(bar, { max: one.total, value: one.read + one.failed.length - one.waiting });
       text.textContent = ` ${one.total} files: ${one.read} read, ${one.drafted} drafted${one.failed.length ? `, ${one.failed.length} refused` : ""}`;
       refused.hidden = !one.failed.length;
       const list = refused.querySelector("ul");
@@ -151,7 +166,10 @@ export function mount(root) {
   session.addEventListener("worklist", () => root.isConnected && later());
   session.addEventListener("batch", poll);
   session.addEventListener("settings", () => filters.drawSaved());
-  session.addEventListener("me", () => drawHeads());
+  session.addEventListener("me", () => {
+    drawHeads();
+    drawImported();
+  });
   let observed = false; // the first report comes at once, together with the first request
   new IntersectionObserver((seen) => {
     if (observed && seen.some((one) => one.isIntersecting)) refresh(rows.size > 0);

@@ -129,8 +129,8 @@ def read_table(
             raise InputError(f"{path.name} has no row of the split {split}")
     chosen = recognised(rows)[1]
     id_field, text_field = id_field or chosen.get("id"), text_field or chosen.get(side)
-    id_field = _fields(rows, id_field, ID_FIELDS, path, "--id-field")[0]
-    could = _fields(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
+    id_field = usual_fields(rows, id_field, ID_FIELDS, path, "--id-field")[0]
+    could = usual_fields(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
     if len(could) > 1:
         raise InputError(
             f"{path.name} has several fields that could be the {side}: {', '.join(could)}",
@@ -315,8 +315,12 @@ def _counted(count: int) -> str:
     return f"{count} id" + ("s" if count != 1 else "")
 
 
-def _fields(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: Path, option: str) -> list[str]:
-    """Return the fields that exist, in the order in which they are tried; of an object its parts are tried alone."""
+def usual_fields(rows: Sequence[Row], named: str | None, tried: Iterable[str], path: Path, option: str) -> list[str]:
+    """Return the fields that exist, in the order in which they are tried; of an object its parts are tried alone.
+
+    Raises:
+        InputError: if there is none.
+    """
     header = dict.fromkeys(name for row in rows for name in row)
     found: dict[str, None] = {}
     for name in [named] if named else tried:

@@ -83,6 +83,19 @@ def command(
             show_default=False,
         ),
     ] = None,
+    drafts: Annotated[
+        str | None,
+        typer.Option(
+            help="Table of drafts of any model or person (.jsonl, .csv, .json, ReXrank's too), which are reviewed "
+            "without a model. A row names its image by SHA-256, path, file name, or id of image or study. NAME: of the "
+            "model, by default the file's.",
+            metavar="[NAME=]FILE",
+            show_default=False,
+        ),
+    ] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Load no model: reports begin empty, for macros and normal sentences.")
+    ] = False,
     example: Annotated[
         bool, typer.Option("--example/--no-example", help="Add the example radiograph to an empty worklist.")
     ] = True,
@@ -92,6 +105,8 @@ def command(
             "model",
             "revision",
             "profile",
+            "allow_remote",
+            "server_timeout",
             "offline",
             "device",
             "dtype",
@@ -121,15 +136,18 @@ def command(
         raise typer.BadParameter("goes to the one local user: leave --auth-file out", param_hint="--worklist")
     if worklist is not None and not worklist.exists():
         raise typer.BadParameter("there is no such folder or file", param_hint="--worklist")
+    if (no_model or drafts is not None) and options.model is not None:
+        raise typer.BadParameter("no model is used: leave it out", param_hint="--model")
     server = application("server")
     share_cores()
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
         names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,
         keep_names=options.show_paths,
-        identifiers=identifiers, example=example, microphone=microphone,
+        identifiers=identifiers, example=example, microphone=microphone, model=not no_model and drafts is None,
+        drafts=drafts, worklist=worklist,
     )  # fmt: skip
-    server.run(settings, worklist=worklist)
+    server.run(settings)
 
 
 @users.command("add")

@@ -141,20 +141,28 @@ _INLINE = re.compile(
 )
 
 
-def findings_part(text: str) -> str | None:
-    """Return the Findings of "Findings: ... Impression: ..."; None if the text does not begin with a heading.
+def inline_parts(text: str) -> list[Section]:
+    """Split "Findings: ... Impression: ..." into its sections, in order; empty if no heading begins the text.
 
     Args:
         text: report whose headings stand in running text, as in ReXrank's files. Headings are those of
-            :func:`name_of`, as whole names; text begins with one of them, and one of them is Findings.
+            :func:`name_of`, as whole names.
     """
     text = text.lstrip()
     headings = [one for one in _INLINE.finditer(text) if one["any"] or one["capital"][0].isupper()]
     if not headings or text[: headings[0].start()].strip():
-        return None
-    names = [_NAMES[(one["any"] or one["capital"]).lower()] for one in headings]
-    if "findings" not in names:
-        return None
-    number = names.index("findings")
-    end = headings[number + 1].start() if number + 1 < len(headings) else len(text)
-    return text[headings[number].end() : end].strip()
+        return []
+    ends = [*(one.start() for one in headings), len(text)][1:]
+    return [
+        Section(_NAMES[(one["any"] or one["capital"]).lower()], text[one.end() : end].strip())
+        for one, end in zip(headings, ends, strict=True)
+    ]
+
+
+def findings_part(text: str) -> str | None:
+    """Return the Findings of "Findings: ... Impression: ..."; None if no heading begins the text or none is Findings.
+
+    Args:
+        text: see :func:`inline_parts`.
+    """
+    return next((one.text for one in inline_parts(text) if one.name == "findings"), None)
