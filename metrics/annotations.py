@@ -51,6 +51,8 @@ class AnnotatedMetric(Metric):
         settings: options of the evaluation.
         given: annotations that replace the model's; None if there are none. With them the weights may be missing.
 
+    Metrics of one kind with the same settings share the model and what it said: no text is annotated twice.
+
     Raises:
         MetricError: if the model cannot be loaded and no annotations are given.
 
@@ -69,10 +71,10 @@ class AnnotatedMetric(Metric):
     def __init__(self, name: str, settings: Settings, given: Mapping[Key, Any] | None = None) -> None:
         super().__init__(name, settings)
         self._given = given or {}
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Any] = settings.once(f"annotations {self.kind}", dict)
         self._model: Annotating | None = None
         try:
-            self._model = self.load()
+            self._model = settings.once(f"model {self.kind}", self.load)
         except MetricError:
             if given is None:
                 raise
@@ -157,9 +159,9 @@ class AnnotatedMetric(Metric):
                 cache=cache if self.kept else None,
                 progress=report(self.kind, len(set(missing))) if report else None,
             )
-            self._known |= {text: self.unpack(text, value) for text, value in zip(missing, packed, strict=True)}
             if self.learned:
                 refuse_constant(missing, packed, self.kind)
+            self._known |= {text: self.unpack(text, value) for text, value in zip(missing, packed, strict=True)}
         return [
             self._given[key] if key in self._given and not is_empty(text) else self._known[text] for key, text in both
         ]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     from metrics.scores import Scores
 
 Precision = Literal["float32", "bfloat16"]
 Options = TypeVar("Options")
+Made = TypeVar("Made")
 PAPER: Final = ("rouge_l", "bleu_4", "rg_er", "chexbert")
 """Metrics of the RAD-DINO paper (table 2)."""
 MIN_GROUP: Final = 30
@@ -207,6 +208,16 @@ class Settings:
     allow_download: bool = option(False)
     min_group: int = option(MIN_GROUP, minimum=1, panel=None)
     options: Mapping[str, Any] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: str, make: Callable[[], Made]) -> Made:
+        """Return what was made for a key before, or make it: the metrics of one evaluation share their models so.
+
+        Settings that ``dataclasses.replace`` makes of others share nothing with them.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return cast(Made, self._made[key])
 
     def of(self, kind: type[Options]) -> Options:
         """Return the options of one dataclass, with its defaults for absent ones."""

@@ -11,22 +11,13 @@ import contextlib
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from metrics.base import (
-    HubFile,
-    InputError,
-    Metric,
-    MetricError,
-    WeightsError,
-    checked_pairs,
-    option,
-    sha256_of,
-)
-from metrics.model_files import bert_sizes, read_object
+from metrics.base import HubFile, InputError, Metric, MetricError, checked_pairs, option, sha256_of
+from metrics.model_files import PREFIX_SPACE, find_folder, folder_id, load_folder
 from metrics.scores import Scores, mean_scores
 
 if TYPE_CHECKING:
@@ -36,11 +27,10 @@ if TYPE_CHECKING:
 MODEL = "FacebookAI/roberta-large"
 """The package's choice for English."""
 WEIGHTS = HubFile(MODEL, "model.safetensors", "BERTScore's model", "--bertscore-model DIR with --bertscore-layers N")
-_OLD_NAMES = {"FacebookAI/roberta-large": "roberta-large", "google-bert/bert-base-uncased": "bert-base-uncased"}
-_FILES = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
-_JSON = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
-_HINT = "expected: config.json, model.safetensors and the tokenizer's files"
-_PREFIX_SPACE = {"roberta", "gpt2", "longformer", "bart", "camembert", "xlm-roberta"}
+_OLD_NAMES = {
+    "FacebookAI/roberta-large": "roberta-large", "google-bert/bert-base-uncased": "bert-base-uncased",
+    "distilbert/distilroberta-base": "distilroberta-base",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,9 +86,11 @@ class BERTScore:
         model: local folder (config, tokenizer, safetensors), or hub repository.
         layers: layer whose output is compared; by default the package's choice for repositories that it knows.
         baseline: table with the columns LAYER, P, R, F of a baseline to rescale with; by default none.
+        idf: weigh words by their rarity among the references instead of alike.
         device: device of the model.
         batch_size: sentences at a time.
         allow_download: fetch a model that is not in the hub cache.
+        file: content and option of the model, for messages.
 
     Raises:
         WeightsError: if the model cannot be loaded.
@@ -112,9 +104,11 @@ class BERTScore:
         *,
         layers: int | None = None,
         baseline: str | Path | None = None,
+        idf: bool = False,
         device: str = "cpu",
         batch_size: int = 16,
         allow_download: bool = False,
+        file: HubFile = WEIGHTS,
     ) -> None:
         try:
             from bert_score.utils import model2layers
@@ -122,50 +116,28 @@ class BERTScore:
             raise MetricError(
                 "BERTScore needs the package bert-score", hint="pip install 'llava-rad[metrics]'"
             ) from error
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
         name = str(model)
-        folder = _folder(name, allow_download)
+        folder = find_folder(name, file, old_name=_OLD_NAMES.get(name), allow_download=allow_download)
         layers = layers or model2layers.get(_OLD_NAMES.get(name, name))
         if layers is None:
             raise InputError(f"which layer of {name} BERTScore is to take is not known", hint="give --bertscore-layers")
-        if not sys.stderr.isatty():
-            logging.disable_progress_bar()
-        try:
-            for file in _JSON:
-                if (folder / file).exists() or file == "config.json":
-                    read_object(folder / file)
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            if getattr(config, "quantization_config", None):
-                raise ValueError("quantised weights are not read")
-            bert_sizes(config.to_dict(), "config.json", _HINT)
-            config._attn_implementation = None  # a file may name code to be fetched from the hub
-            space = {"add_prefix_space": True} if config.model_type in _PREFIX_SPACE else {}
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, **space
-            )
-            self._model: Any = AutoModel.from_pretrained(
-                folder, config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
-        except WeightsError:
-            raise
-        except Exception as error:  # transformers and the hub's library raise types of their own
-            raise WeightsError(
-                f"BERTScore's model in {folder.name} cannot be loaded ({type(error).__name__})", hint=_HINT
-            ) from error
+        # many are published with the head of their pre-training, which is left over
+        config, self._tokenizer, self._model = load_folder(
+            folder, file.what, "AutoModel", left_over=True, add_prefix_space=True
+        )
         _keep_layers(self._model, layers)
         # positions 0 and 1 of RoBERTa are not for text
-        room = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in _PREFIX_SPACE else 0)
+        room = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in PREFIX_SPACE else 0)
         self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, room)
         self._model.to(device).eval()
-        self._device, self._batch_size = device, batch_size
+        self._device, self._batch_size, self._idf = device, batch_size, idf
         self._baseline = _baseline(Path(baseline), layers) if baseline else None
-        weights = sorted(folder.glob("*.safetensors"))
-        parts = "-".join(sha256_of(path)[:16] for path in weights)
         shown = name if _OLD_NAMES.get(name) else folder.name if Path(name).is_dir() else name
         rescaled = f"rescaled:{sha256_of(Path(baseline))[:8]}" if baseline else "rescaled:no"
-        self.signature = f"bertscore|model:{shown}|layers:{layers}|idf:no|{rescaled}|weights:{parts}"
+        weighted = "references" if idf else "no"
+        self.signature = (
+            f"bertscore|model:{shown}|layers:{layers}|idf:{weighted}|{rescaled}|weights:{folder_id(folder)}"
+        )
 
     def score(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
         """Score N pairs: precision, recall and F1, means over reports.
@@ -187,8 +159,7 @@ class BERTScore:
             if candidate.strip() and reference.strip()
         ]
         if rows:
-            weights: defaultdict[int, float] = defaultdict(lambda: 1.0)
-            weights[self._tokenizer.sep_token_id] = weights[self._tokenizer.cls_token_id] = 0.0
+            weights = self._weights(references)
             with contextlib.redirect_stdout(sys.stderr):  # the package prints its progress on standard output
                 found = bert_cos_score_idf(
                     self._model,
@@ -206,25 +177,16 @@ class BERTScore:
         names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
         return mean_scores({name: values[:, column] for column, name in enumerate(names)}, self.signature)
 
+    def _weights(self, references: Sequence[str]) -> Mapping[int, float]:
+        """Return the weight of each token: 1 and of start and end 0, or the rarity among the references."""
+        if self._idf:
+            from bert_score.utils import get_idf_dict
 
-def _folder(name: str, allow_download: bool) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    from huggingface_hub import constants, snapshot_download
-
-    for repository in filter(None, (name, _OLD_NAMES.get(name))):
-        try:
-            offline = not allow_download or constants.HF_HUB_OFFLINE
-            return Path(snapshot_download(repository, allow_patterns=list(_FILES), local_files_only=offline))
-        except Exception as error:  # the hub's errors, and those of a malformed name
-            reason = error
-    why = f"the hub did not give it ({type(reason).__name__})" if allow_download else "downloading is off"
-    raise WeightsError(
-        f"BERTScore's model not found: hub repository {name} (config.json, model.safetensors, tokenizer) "
-        f"is not in the cache and {why}",
-        hint="give --bertscore-model DIR with --bertscore-layers N, or --allow-download to fetch it",
-    )
+            found: Mapping[int, float] = get_idf_dict([text for text in references if text], self._tokenizer, 0)
+            return found
+        weights: defaultdict[int, float] = defaultdict(lambda: 1.0)
+        weights[self._tokenizer.sep_token_id] = weights[self._tokenizer.cls_token_id] = 0.0
+        return weights
 
 
 def _keep_layers(model: Any, layers: int) -> None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from metrics.base import Settings
+
+    Found = tuple[list[int], NDArray[np.float32]]
+
 WEIGHTS = HubFile(
     "StanfordAIMI/RRG_scorers",
     "chexbert.pth",
@@ -73,14 +77,7 @@ class CheXbertF1(LabelF1):
         Raises:
             WeightsError: if a file is missing.
         """
-        settings, files = self.settings, self.settings.of(CheXbertOptions)
-        return CheXbert(
-            files.chexbert,
-            vocabulary=files.bert_vocab,
-            device=settings.device,
-            precision=settings.precision,
-            allow_download=settings.allow_download,
-        )
+        return CheXbert.of(self.settings)
 
     @classmethod
     def from_row(cls, row: Row, where: str) -> list[int] | None:
@@ -147,8 +144,29 @@ class CheXbert:
         self._config = vocab.with_name("config.json")
         self._device, self._precision = torch.device(device), precision
         self._model: nn.Module | None = None
+        self._remembered: dict[str, Found] | None = None
         self.forwards = 0
         self.warnings: list[str] = []
+
+    @classmethod
+    def of(cls, settings: Settings) -> CheXbert:
+        """Make the labeler that an evaluation's options describe.
+
+        Raises:
+            WeightsError: if a file is missing.
+        """
+        files = settings.of(CheXbertOptions)
+        return cls(
+            files.chexbert,
+            vocabulary=files.bert_vocab,
+            device=settings.device,
+            precision=settings.precision,
+            allow_download=settings.allow_download,
+        )
+
+    def remember(self) -> None:
+        """Keep codes and states of every text from now on, so that labels and states of it take one pass."""
+        self._remembered = {} if self._remembered is None else self._remembered
 
     def label(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.int8]:
         """Return the codes of :mod:`metrics.labels` for N texts: ``[N, 14]``.
@@ -166,18 +184,34 @@ class CheXbert:
 
     def portions(self, texts: Sequence[str], *, batch_size: int = 8) -> Iterator[list[list[int]]]:
         """Yield the codes of texts in their order, in portions of sixteen batches."""
-        for start in range(0, len(texts), 16 * batch_size):
-            yield self._portion(texts[start : start + 16 * batch_size], batch_size)
+        for part in self._portions(texts, batch_size):
+            yield [codes for codes, _ in part]
 
-    def _portion(self, texts: Sequence[str], batch_size: int) -> list[list[int]]:
+    def states(self, texts: Sequence[str], *, batch_size: int = 8) -> Iterator[list[NDArray[np.float32]]]:
+        """Yield BERT's last state of [CLS], ``[D]``, of texts in their order, in portions of sixteen batches."""
+        for part in self._portions(texts, batch_size):
+            yield [state for _, state in part]
+
+    def _portions(self, texts: Sequence[str], batch_size: int) -> Iterator[list[Found]]:
+        for start in range(0, len(texts), 16 * batch_size):
+            some = texts[start : start + 16 * batch_size]
+            known = self._remembered or {}
+            found = {text: known[text] for text in some if text in known}
+            new = [text for text in dict.fromkeys(some) if text not in found]
+            found |= zip(new, self._portion(new, batch_size), strict=True)
+            if self._remembered is not None:
+                self._remembered |= found
+            yield [found[text] for text in some]
+
+    def _portion(self, texts: Sequence[str], batch_size: int) -> list[Found]:
         """Label in batches of similar length, which need little padding. On a CPU larger batches than 8 are slower."""
         import torch
 
         encoded = [self._encode(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
-        codes: list[list[int]] = [[] for _ in texts]
-        model = self._loaded()
+        results: dict[int, Found] = {}
         for start in range(0, len(order), batch_size):
+            model = self._loaded()
             some = order[start : start + batch_size]
             longest = max(len(encoded[index]) for index in some)
             tokens = torch.zeros(len(some), longest, dtype=torch.long)
@@ -186,11 +220,11 @@ class CheXbert:
                 tokens[row, : len(encoded[index])] = torch.tensor(encoded[index])
                 mask[row, : len(encoded[index])] = 1
             with torch.inference_mode():
-                found = _codes(model, tokens.to(self._device), mask.to(self._device)).tolist()
+                states = _first_states(model, tokens.to(self._device), mask.to(self._device))
+                codes = torch.stack([head(states).argmax(dim=1) for head in model.linear_heads], dim=1).tolist()
             self.forwards += len(some)
-            for index, row_codes in zip(some, found, strict=True):
-                codes[index] = row_codes
-        return codes
+            results |= zip(some, zip(codes, states.float().cpu().numpy(), strict=True), strict=True)
+        return [results[index] for index in range(len(texts))]
 
     def _encode(self, text: str) -> list[int]:
         encoding = self._tokenizer.encode(re.sub(r"\s+", " ", text).strip())
@@ -200,7 +234,7 @@ class CheXbert:
         ids: list[int] = encoding.ids
         return ids
 
-    def _loaded(self) -> nn.Module:
+    def _loaded(self) -> Any:
         if self._model is None:
             import torch
 
@@ -224,12 +258,10 @@ def _build(config: Any) -> nn.Module:
     return model
 
 
-def _codes(model: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the codes ``[B, 14]`` of tokens ``[B, T]``."""
-    import torch
-
-    first = model.bert(tokens, attention_mask=mask).last_hidden_state[:, 0]
-    return torch.stack([head(first).argmax(dim=1) for head in model.linear_heads], dim=1)
+def _first_states(model: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the last states of [CLS] ``[B, D]`` of tokens ``[B, T]``."""
+    states: torch.Tensor = model.bert(tokens, attention_mask=mask).last_hidden_state[:, 0]
+    return states
 
 
 def load_labeler(path: Path, config: Path | None = None) -> nn.Module:

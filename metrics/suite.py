@@ -13,6 +13,7 @@ from metrics.annotations import AnnotatedMetric, Given, Report
 from metrics.base import InputError, Metric, MetricError, Settings
 from metrics.bootstrap import Bootstrap, Difference, Interval, corrected
 from metrics.cache import Cache
+from metrics.combined import CombinedMetric
 from metrics.strata import Strata, by_group
 
 if TYPE_CHECKING:
@@ -150,12 +151,15 @@ def evaluate(
             raise InputError("annotations belong to texts as they are: they do not go with cleaned ones")
         models = {name: _cleaned(pairs) for name, pairs in models.items()}
         first = next(iter(models.values()))
+    settings = replace(settings)  # models are kept as long as this evaluation
     bootstrap = bootstrap or Bootstrap()
     not_computed: dict[str, NotComputed] = {}
-    ready: dict[str, Metric] = {}
+    loaded: dict[str, Metric] = {}
+    ready: list[str] = []
     for name in names:
         try:
-            ready[name] = _loaded(name, settings, given or {})
+            _load(name, settings, given or {}, loaded)
+            ready.append(name)
         except InputError:
             raise
         except MetricError as error:
@@ -175,11 +179,23 @@ def evaluate(
             annotations[metric.kind] = values
         return metric.of_annotations(values[: len(pairs.ids)], values[len(pairs.ids) :])
 
+    computed: dict[tuple[str, str], Scores] = {}
+
+    def score(name: str, model: str) -> Scores:
+        if (name, model) not in computed:
+            metric = loaded[name]
+            computed[name, model] = (
+                metric.combine({part: score(part, model) for part in metric.parts})
+                if isinstance(metric, CombinedMetric)
+                else compute(metric, models[model])
+            )
+        return computed[name, model]
+
     results: dict[str, dict[str, Scores]] = {model: {} for model in models}
-    for name, metric in ready.items():
+    for name in ready:
         try:
-            for model, pairs in models.items():
-                results[model][name] = compute(metric, pairs)
+            for model in models:
+                results[model][name] = score(name, model)
         except InputError:
             raise
         except MetricError as error:
@@ -219,7 +235,9 @@ def evaluate(
             for name, scores in found[0].scores.items()
         },
         bootstrap,
-        [note for metric in ready.values() if isinstance(metric, AnnotatedMetric) for note in metric.warnings],
+        list(
+            dict.fromkeys(note for one in loaded.values() if isinstance(one, AnnotatedMetric) for note in one.warnings)
+        ),
         annotations,
     )
 
@@ -232,12 +250,16 @@ def _cleaned(pairs: Pairs) -> Pairs:
     )
 
 
-def _loaded(name: str, settings: Settings, given: Given) -> Metric:
-    """Make a metric; everything that can fail before the work begins fails here."""
+def _load(name: str, settings: Settings, given: Given, loaded: dict[str, Metric]) -> None:
+    """Make a metric and its parts; everything that can fail before the work begins fails here."""
     kind = registry.load(name)
-    if issubclass(kind, AnnotatedMetric):
-        return kind(name, settings, given.get(kind.kind) if kind.kept else None)
-    return kind(name, settings)
+    for part in kind.parts if issubclass(kind, CombinedMetric) else ():
+        _load(part, settings, given, loaded)
+    if name not in loaded:
+        if issubclass(kind, AnnotatedMetric):
+            loaded[name] = kind(name, settings, given.get(kind.kind) if kind.kept else None)
+        else:
+            loaded[name] = kind(name, settings)
 
 
 def r2gen_clean(text: str, max_tokens: int | None = None) -> str:
