@@ -29,13 +29,20 @@ METRICS: Final[dict[str, str]] = {
     "bleu_2_coco": "metrics.bleu:Bleu",
     "bleu_3_coco": "metrics.bleu:Bleu",
     "bleu_4_coco": "metrics.bleu:Bleu",
+    "bleu_2_sentence": "metrics.bleu:SentenceBleu",
     "cider": "metrics.cider:Cider",
     "rg_er": "metrics.radgraph.rewards:RadGraphF1",
+    "rg_er_xl": "metrics.radgraph.rewards:RadGraphXLF1",
+    "radgraph_combined": "metrics.radgraph.rewards:RadGraphCombined",
     "chexbert": "metrics.chexbert:CheXbertF1",
     "rules": "metrics.rules.labeler:RulesF1",
     "findings": "metrics.findings.metric:Findings",
     "bertscore": "metrics.bertscore:BERTScoreF1",
     PRIOR_CLAIMS: "metrics.comparisons:PriorClaims",
+    "bertscore_radcliq": "metrics.radcliq:RadCliQBERTScore",
+    "sembscore": "metrics.sembscore:SembScore",
+    "radcliq": "metrics.radcliq:RadCliQ",
+    "ratescore": "metrics.ratescore:RaTEScore",
 }
 
 

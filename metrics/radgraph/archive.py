@@ -25,11 +25,14 @@ ARCHIVES: Final[Mapping[str, HubFile]] = {
     kind: HubFile(
         "StanfordAIMI/RRG_scorers",
         f"{kind}.tar.gz",
-        "RadGraph weights",
-        "--radgraph PATH (the archive or its folder)",
-        "or take rg_er out of --metrics",
+        what,
+        option,
+        f"or take {row} out of --metrics",
     )
-    for kind in ("radgraph", "radgraph-xl")
+    for kind, what, option, row in (
+        ("radgraph", "RadGraph weights", "--radgraph PATH (the archive or its folder)", "rg_er"),
+        ("radgraph-xl", "RadGraph-XL weights", "--radgraph-xl PATH (the archive or its folder)", "rg_er_xl"),
+    )
 }
 _LARGEST_SIZE: Final = 4096
 LAYOUT: Final = "config.json, weights.th, vocabulary/*__ner_labels.txt and vocabulary/*__relation_labels.txt"

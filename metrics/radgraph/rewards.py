@@ -2,12 +2,13 @@
 
 A RadGraph annotation has entities with tokens, a label and outgoing relations (Jain et al. 2021). Each becomes a set of
 tuples, and the score of a pair is the F1 of the two sets. Definitions are those of the package ``radgraph``, whose
-versions 0.0.9 to 0.1.18 agree.
+versions 0.0.9 to 0.1.18 agree; the mean of the F1 of entities and of relations is that of CXR-Report-Metric (Yu et al.
+2023, https://github.com/rajpurkarlab/CXR-Report-Metric).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -30,6 +31,7 @@ def radgraph_f1(
     references: Sequence[Annotation],
     *,
     lower_case: bool = False,
+    prefix: str = "rg",
     model: str = "given",
 ) -> Scores:
     """Score N pairs of annotations by RadGraph F1 at three levels, means over pairs.
@@ -39,6 +41,7 @@ def radgraph_f1(
         references: N annotations.
         lower_case: compare tokens without case; names then end in ``_lower``. The published package compares with
             case, a later version on GitHub without.
+        prefix: beginning of all names.
         model: source of the annotations, for the signature.
 
     Returns:
@@ -50,19 +53,73 @@ def radgraph_f1(
     """
     import numpy as np
 
-    if len(candidates) != len(references) or not len(references):
-        raise InputError(f"{len(candidates)} candidate and {len(references)} reference annotations")
     end = "_lower" if lower_case else ""
     values: dict[str, list[float]] = {name: [] for name in LEVELS}
-    for number, (candidate, reference) in enumerate(zip(candidates, references, strict=True), 1):
+    for number, candidate, reference in _pairs(candidates, references):
         found, there = (_entities(graph, number, lower_case) for graph in (candidate, reference))
         for name, tuples in LEVELS.items():
             values[name].append(_f1(tuples(found), tuples(there)) if found and there else 0.0)
     case = "lower" if lower_case else "sensitive"
     return mean_scores(
-        {name + end: np.array(column) for name, column in values.items()},
-        f"rg{end}|model:{model}|levels:simple,partial,complete|case:{case}|aggregate:mean",
+        {prefix + name.removeprefix("rg") + end: np.array(column) for name, column in values.items()},
+        f"{prefix}{end}|model:{model}|levels:simple,partial,complete|case:{case}|aggregate:mean",
     )
+
+
+def radgraph_combined(
+    candidates: Sequence[Annotation], references: Sequence[Annotation], *, model: str = "given"
+) -> Scores:
+    """Score N pairs of annotations by the F1 of entities, that of relations, and the mean of both; means over pairs.
+
+    Args:
+        candidates: N annotations, as of :func:`radgraph_f1`.
+        references: N annotations.
+        model: source of the annotations, for the signature.
+
+    Returns:
+        ``radgraph_entity_f1`` (tokens with their label), ``radgraph_relation_f1`` (both ends with tokens and label,
+        and type), and ``radgraph_combined``. An F1 of which either side has nothing is 0.
+
+    Raises:
+        InputError: if the lengths differ or an annotation is malformed.
+    """
+    import numpy as np
+
+    rows = []
+    for number, candidate, reference in _pairs(candidates, references):
+        (entities, relations), (there, relations_there) = (_sets(graph, number) for graph in (candidate, reference))
+        rows.append((_f1(entities, there), _f1(relations, relations_there)))
+    entity, relation = np.array(rows).T
+    return mean_scores(
+        {
+            "radgraph_combined": (entity + relation) / 2,
+            "radgraph_entity_f1": entity,
+            "radgraph_relation_f1": relation,
+        },
+        f"radgraph_combined|model:{model}|mean:entities,relations|case:sensitive|aggregate:mean",
+    )
+
+
+def _pairs(
+    candidates: Sequence[Annotation], references: Sequence[Annotation]
+) -> Iterator[tuple[int, Annotation, Annotation]]:
+    if len(candidates) != len(references) or not len(references):
+        raise InputError(f"{len(candidates)} candidate and {len(references)} reference annotations")
+    return zip(range(1, len(references) + 1), candidates, references, strict=True)
+
+
+def _sets(graph: Annotation, number: int) -> tuple[set[Any], set[Any]]:
+    """Return the entities of an annotation, and its relations between them."""
+    try:
+        nodes = {key: (entity["tokens"], entity["label"]) for key, entity in graph["entities"].items()}
+        relations = {
+            (nodes[key], nodes[target], kind)
+            for key, entity in graph["entities"].items()
+            for kind, target in entity["relations"]
+        }
+        return set(nodes.values()), relations
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise InputError(f"annotation number {number} is not a RadGraph annotation") from None
 
 
 def _entities(graph: Annotation, number: int, lower_case: bool) -> Entities:
@@ -114,23 +171,26 @@ class RadGraphOptions:
 
     Attributes:
         radgraph: RadGraph's archive, radgraph.tar.gz, or the folder that it unpacks to.
-        radgraph_model: Published RadGraph model.
         radgraph_tokenizer: Folder of the archive's base model: config and tokenizer.
         radgraph_backend: Inference of this project, or of the package radgraph, which gives the same more slowly.
         radgraph_case: Compare tokens with their case (as published) or without.
     """
 
     radgraph: Path | None = option(None, metavar="PATH")
-    radgraph_model: Kind = option("radgraph")
     radgraph_tokenizer: Path | None = option(None, metavar="DIR")
     radgraph_backend: Literal["own", "package"] = option("own")
     radgraph_case: Literal["sensitive", "lower"] = option("sensitive")
 
 
 class RadGraphF1(AnnotatedMetric):
-    """RadGraph F1 as a registered metric; the row is named after the paper's level."""
+    """RadGraph F1 as a registered metric; the row is named after the paper's level.
+
+    Attributes:
+        prefix: beginning of the names of its scores.
+    """
 
     kind = "radgraph"
+    prefix: ClassVar[str] = "rg"
     nothing: ClassVar = {"entities": {}}
     summary = "RadGraph F1: rg_e, rg_er, rg_er_bar"
     citation = "Delbrouck, J.-B. et al. Improving the factual correctness of radiology report generation. 2022."
@@ -146,6 +206,12 @@ class RadGraphF1(AnnotatedMetric):
     }
     leading = ("rg_er", "rg_e", "rg_er_bar")
 
+    @property
+    def archive(self) -> tuple[Kind, Path | None, Path | None]:
+        """Published model, its archive, and the folder of its base model."""
+        own = self.settings.of(RadGraphOptions)
+        return "radgraph", own.radgraph, own.radgraph_tokenizer
+
     def load(self) -> RadGraphModel | PackageRadGraph:
         """Load the model.
 
@@ -153,22 +219,18 @@ class RadGraphF1(AnnotatedMetric):
             WeightsError: if a file is missing, damaged, or of another model.
             MetricError: if the package is chosen and not installed.
         """
-        settings, own = self.settings, self.settings.of(RadGraphOptions)
-        if own.radgraph_backend == "package":
+        settings = self.settings
+        model, path, tokenizer = self.archive
+        if settings.of(RadGraphOptions).radgraph_backend == "package":
             from metrics.radgraph.package import PackageRadGraph
 
-            return PackageRadGraph(
-                own.radgraph,
-                model=own.radgraph_model,
-                tokenizer=own.radgraph_tokenizer,
-                allow_download=settings.allow_download,
-            )
+            return PackageRadGraph(path, model=model, tokenizer=tokenizer, allow_download=settings.allow_download)
         from metrics.radgraph.model import RadGraphModel
 
         return RadGraphModel.load(
-            own.radgraph,
-            model=own.radgraph_model,
-            tokenizer=own.radgraph_tokenizer,
+            path,
+            model=model,
+            tokenizer=tokenizer,
             device=settings.device,
             precision=settings.precision,
             allow_download=settings.allow_download,
@@ -177,7 +239,7 @@ class RadGraphF1(AnnotatedMetric):
     def of_annotations(self, candidates: Sequence[Any], references: Sequence[Any]) -> Scores:
         """Score N annotations of candidates against N of references; see :func:`radgraph_f1`."""
         lower = self.settings.of(RadGraphOptions).radgraph_case == "lower"
-        return radgraph_f1(candidates, references, lower_case=lower, model=self.identity)
+        return radgraph_f1(candidates, references, lower_case=lower, prefix=self.prefix, model=self.identity)
 
     def pack(self, annotation: Any) -> Any:
         """Return an annotation without any word of the report; see :func:`metrics.radgraph.model.pack`."""
@@ -189,4 +251,56 @@ class RadGraphF1(AnnotatedMetric):
         """Return the annotation of a text; see :func:`metrics.radgraph.model.unpack`."""
         from metrics.radgraph.model import unpack
 
-        return unpack(text, packed, self.settings.of(RadGraphOptions).radgraph_model)
+        return unpack(text, packed, self.archive[0])
+
+
+class RadGraphCombined(RadGraphF1):
+    """Mean of the F1 of entities and of relations as a registered metric; its graphs are those of ``rg_er``."""
+
+    summary = "RadGraph F1 of CXR-Report-Metric and ReXrank: mean of the F1 of entities and of relations"
+    citation = "Yu, F. et al. Evaluating progress in automatic chest X-ray radiology report generation. 2023."
+    titles: ClassVar = {
+        "radgraph_combined": "RadGraph F1 (combined)",
+        "radgraph_entity_f1": "RadGraph F1 (entities)",
+        "radgraph_relation_f1": "RadGraph F1 (relations)",
+    }
+    leading = ()
+
+    def of_annotations(self, candidates: Sequence[Any], references: Sequence[Any]) -> Scores:
+        """Score N annotations of candidates against N of references; see :func:`radgraph_combined`."""
+        return radgraph_combined(candidates, references, model=self.identity)
+
+
+@dataclass(frozen=True)
+class RadGraphXLOptions:
+    """Files of RadGraph-XL.
+
+    Attributes:
+        radgraph_xl: RadGraph-XL's archive, radgraph-xl.tar.gz, or the folder that it unpacks to.
+        radgraph_xl_tokenizer: Folder of that archive's base model: config and tokenizer.
+    """
+
+    radgraph_xl: Path | None = option(None, metavar="PATH")
+    radgraph_xl_tokenizer: Path | None = option(None, metavar="DIR")
+
+
+class RadGraphXLF1(RadGraphF1):
+    """RadGraph F1 by the graphs of RadGraph-XL as a registered metric, beside those of another model."""
+
+    kind = "radgraph_xl"
+    prefix = "rg_xl"
+    summary = "RadGraph F1 by RadGraph-XL: rg_xl_e, rg_xl_er, rg_xl_er_bar"
+    citation = "Delbrouck, J.-B. et al. RadGraph-XL: A large-scale expert-annotated dataset. 2024."
+    options: ClassVar = (RadGraphXLOptions, RadGraphOptions)
+    weights: ClassVar = (ARCHIVES["radgraph-xl"],)
+    titles: ClassVar = {
+        name.replace("rg", "rg_xl", 1): text.replace("RG", "RG-XL") for name, text in RadGraphF1.titles.items()
+    }
+    headline = "rg_xl_er"
+    leading = ("rg_xl_er", "rg_xl_e", "rg_xl_er_bar")
+
+    @property
+    def archive(self) -> tuple[Kind, Path | None, Path | None]:
+        """Published model, its archive, and the folder of its base model."""
+        own = self.settings.of(RadGraphXLOptions)
+        return "radgraph-xl", own.radgraph_xl, own.radgraph_xl_tokenizer
