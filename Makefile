@@ -47,7 +47,7 @@ bench: $(VENV)/.installed-bench ## time reader, generator, metrics, pre-training
 	$(BIN)/python -m scripts.bench.reader
 	$(BIN)/python -m scripts.bench.generate
 	$(BIN)/python -m scripts.bench.scoring
-	$(BIN)/python -m scripts.bench.metrics
+	$(BIN)/python -m scripts.bench.metrics $(if $(RADEVAL_PYTHON),--peer-python $(RADEVAL_PYTHON))
 	$(BIN)/python -m scripts.bench.causes
 	$(BIN)/python -m scripts.bench.pretraining $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 	$(BIN)/python -m scripts.bench.training

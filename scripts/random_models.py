@@ -84,7 +84,29 @@ def write_bert(folder: Path, *, size: int, layers: int, heads: int, vocabulary: 
     return folder
 
 
-def write_chexbert(path: Path, bert: Path, *, seed: int = 0, prefix: str = "module.", positions: bool = False) -> Path:
+def fill(model: Any, *, seed: int = 0, spread: float | None = None) -> Any:
+    """Give a model weights that depend on names and seed alone, not on the versions of torch and transformers.
+
+    Matrices are normal with a standard deviation of ``spread``, by default the inverse root of their width; of the rest
+    what is neither all 0 nor all 1 becomes 0.
+    """
+    import numpy as np
+    import torch
+
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.ndim > 1 and value.is_floating_point():
+                rng = np.random.default_rng([seed, *name.encode()])
+                width = spread or value.shape[-1] ** -0.5
+                value.copy_(torch.from_numpy(rng.standard_normal(value.shape, dtype=np.float32) * np.float32(width)))
+            elif value.is_floating_point() and not (value == value.flatten()[0]).all():
+                value.zero_()
+    return model
+
+
+def write_chexbert(
+    path: Path, bert: Path, *, seed: int = 0, prefix: str = "module.", positions: bool = False, fixed: bool = False
+) -> Path:
     """Write a ``chexbert.pth`` as published: torch 1.4's file format, DataParallel's names, with the optimizer.
 
     Args:
@@ -92,6 +114,7 @@ def write_chexbert(path: Path, bert: Path, *, seed: int = 0, prefix: str = "modu
         bert: folder of :func:`write_bert`.
         prefix: before every name.
         positions: add the ``position_ids`` that some versions of transformers saved.
+        fixed: weights of :func:`fill`.
     """
     import torch
     from transformers import BertConfig, BertModel
@@ -100,10 +123,16 @@ def write_chexbert(path: Path, bert: Path, *, seed: int = 0, prefix: str = "modu
     config = BertConfig.from_json_file(bert / "config.json")
     config.initializer_range = _spread(config.hidden_size)
     model = BertModel(config).eval()
+    heads = [torch.randn(4 if number < 13 else 2, config.hidden_size) for number in range(14)]
+    if fixed:
+        fill(model, seed=seed, spread=config.initializer_range)
+        heads = [
+            fill(torch.nn.Linear(config.hidden_size, len(one)), seed=n, spread=1.0).weight
+            for n, one in enumerate(heads)
+        ]
     state: dict[str, Any] = {f"bert.{name}": value for name, value in model.state_dict().items()}
     first = _first_states(model, bert)
-    for number in range(14):
-        weight = torch.randn(4 if number < 13 else 2, config.hidden_size)
+    for number, weight in enumerate(heads):
         state[f"linear_heads.{number}.weight"] = weight
         state[f"linear_heads.{number}.bias"] = -(first @ weight.T).mean(dim=0)
     if positions:
@@ -145,6 +174,7 @@ def write_radgraph(
     seed: int = 0,
     hidden: int = 150,
     max_length: int = 512,
+    fixed: bool = False,
 ) -> Path:
     """Write a ``radgraph.tar.gz`` as published, with the package's own DyGIE++ classes and random weights.
 
@@ -157,6 +187,7 @@ def write_radgraph(
         namespace: before the label files' names; older archives have ``None``.
         hidden: width of the feed-forward networks.
         max_length: word pieces that BERT takes at a time.
+        fixed: weights of :func:`fill`.
     """
     import tarfile
 
@@ -217,6 +248,8 @@ def write_radgraph(
         del parts["initializer"], parts["module_initializer"]
         vocabulary = Vocabulary.from_files(str(folder / "vocabulary"))
         network = DyGIE(vocab=vocabulary, embedder=embedder, **json.loads(json.dumps(parts)))
+    if fixed:
+        fill(network, seed=seed)
     state = network.state_dict()
     ner, relation = f"_ner._ner_scorers.{namespace}__ner_labels.1._module", f"{namespace}__relation_labels"
     torch.save(state, folder / "weights.th")

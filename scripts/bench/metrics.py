@@ -1,10 +1,14 @@
 """Time the metrics against the packages that others use, on the same reports and weights, in turns.
 
-    python -m scripts.bench.metrics [--only chexbert rouge]
+    python -m scripts.bench.metrics [--only chexbert rouge] [--peer-python PEER/bin/python]
 
 Weights are random, in the published forms and (but for --quick) of the published sizes. Every comparison first requires
 that both sides give the same result. Quote the ratios, not the times. Aims, of the package's time: CheXbert 0.75 (0.35
-in bfloat16), RadGraph 0.5, ROUGE-L 0.2; findings 2 CPU ms a report, bootstrap 0.5 CPU s, start 1 s.
+in bfloat16), RadGraph 0.5, ROUGE-L 0.2, the published set 0.5; findings 2 CPU ms a report, bootstrap 0.5 CPU s, start 1
+s.
+
+The published set is RadCliQ, RadGraph-XL, CheXbert and BERTScore together, as RadEval 2.2.1 computes them; PEER is an
+environment of its own that has it. Both sides have their models in memory and get new reports in each round.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,8 @@ from metrics.bootstrap import Bootstrap
 from metrics.labels import label_f1
 from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
-from scripts.bench.harness import Report, equal_rows, parser, require
+from scripts.bench.harness import Report, equal_rows, median, parser, ratio, require, seconds, take_turns
+from scripts.bench.worker import Worker, measured
 from scripts.random_models import F1CheXbert, reports, write_bert, write_chexbert, write_radgraph
 
 COLUMNS = {"s": ".3f", "CPU s": ".3f", "x time": "", "result": ""}
@@ -54,10 +61,11 @@ class Bench:
         folder: temporary.
         rounds: of each comparison.
         tiny: small models and few reports.
+        peer: interpreter of the environment that has RadEval; None leaves that comparison out.
     """
 
-    def __init__(self, report: Report, folder: Path, rounds: int, tiny: bool) -> None:
-        self.report, self.folder, self.rounds = report, folder, rounds
+    def __init__(self, report: Report, folder: Path, rounds: int, tiny: bool, peer: str | None = None) -> None:
+        self.report, self.folder, self.rounds, self.tiny, self.peer = report, folder, rounds, tiny, peer
         self.few, self.many = (12, 60) if tiny else (100, 3306)
         size = {"size": 32, "layers": 2, "heads": 2} if tiny else {"size": 768, "layers": 12, "heads": 12}
         self.bert = write_bert(folder / "bert", vocabulary=None if tiny else 30522, **size)
@@ -102,6 +110,61 @@ class Bench:
         density = sum(len(one["entities"]) for one in found) / sum(len(one["text"].split()) for one in found)
         result = f"all equal, {density:.2f} entities a word"
         self._race("RadGraph", partial(ours.annotate, texts), partial(peer.annotate, texts), result)
+
+    def published(self) -> None:
+        """RadCliQ, RadGraph-XL, CheXbert and BERTScore of pairs: ours, and RadEval's."""
+        import numpy as np
+
+        from metrics.base import Settings
+        from metrics.combined import CombinedMetric
+        from metrics.registry import load
+        from scripts import radeval_standins
+
+        if self.peer is None:
+            self.report.say("published set: not timed without --peer-python")
+            return
+        standins = radeval_standins.write(self.folder / "published", full=not self.tiny)
+        package = find_spec("bert_score")
+        assert package is not None and package.origin is not None
+        baseline = Path(package.origin).with_name("rescale_baseline") / "en" / "distilbert-base-uncased.tsv"
+        options = standins.options | {
+            "bertscore_model": str(standins.distilbert), "bertscore_layers": 5, "bertscore_baseline": baseline,
+            "uncertain": "positive",
+        }  # fmt: skip
+        settings = Settings(options=options)
+        radcliq = load("radcliq")("radcliq", settings)
+        assert isinstance(radcliq, CombinedMetric)
+        rows = (*radcliq.parts, "rg_er_xl", "chexbert", "bertscore")
+        metrics = {row: load(row)(row, settings) for row in rows}
+        count, turn = (6 if self.tiny else 40), count_from(1)
+
+        def scored(seed: int) -> dict[str, Any]:
+            texts = radeval_standins.pairs(count, seed=seed)
+            found = {row: metric.scores(*texts) for row, metric in metrics.items()}
+            return {**found, "radcliq": radcliq.combine(found)}
+
+        os.environ |= standins.environment
+        order = {"metrics": ["radcliq", "radgraph", "f1chexbert", "bertscore"], "reports": count, "words": 50}
+        text = json.dumps({**order, "device": "cpu", "threads": 2})
+        with Worker(self.peer, "scripts.bench.metrics_peer", [text], 2) as worker:
+            found, expected = scored(0), worker.ask("scores")
+            columns = {
+                "radcliq_v1": ("radcliq", "radcliq_v1"), "radgraph_simple": ("rg_er_xl", "rg_xl_e"),
+                "radgraph_partial": ("rg_er_xl", "rg_xl_er"), "radgraph_complete": ("rg_er_xl", "rg_xl_er_bar"),
+                "bertscore": ("bertscore", "bertscore_f1"),
+            }  # fmt: skip
+            for theirs, (row, ours) in columns.items():
+                differ = float(np.abs(found[row].per_sample[ours] - np.array(expected[theirs])).max())
+                require(differ <= 1e-5, f"{theirs} differs by {differ:.1e}")
+            sides = {"ours": partial(measured, lambda: scored(next(turn))), "RadEval": partial(worker.ask, "step")}
+            costs = take_turns(sides, self.rounds)
+        for name, each in costs.items():
+            row: dict[str, Any] = {"s": median(each), "CPU s": median(each, "cpu_s")}
+            if name == "ours":
+                row["x time"] = ratio(seconds(each), seconds(costs["RadEval"]))
+                cpu = ratio(seconds(each, "cpu_s"), seconds(costs["RadEval"], "cpu_s"))
+                row["result"] = f"equal to 1e-5; CPU x {cpu}"
+            self.report.row(f"published set, {count} pairs: {name}", row)
 
     def rouge(self) -> None:
         """ROUGE-L of pairs: ours, and that of ``rouge_score``."""
@@ -163,9 +226,10 @@ class Bench:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run and print; returns the rows."""
-    names = ("chexbert", "radgraph", "rouge", "findings", "bootstrap", "start")
+    names = ("chexbert", "radgraph", "published", "rouge", "findings", "bootstrap", "start")
     made = parser(__doc__, rounds=3, quick="small models and few reports")
     made.add_argument("--only", nargs="*", choices=names, default=names)
+    made.add_argument("--peer-python", help="interpreter of the environment that has RadEval")
     options = made.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
@@ -176,7 +240,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     report = Report(options)
     report.table("metrics", COLUMNS, "ratios to the package")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(report, Path(folder), options.rounds, options.quick)
+        bench = Bench(report, Path(folder), options.rounds, options.quick, options.peer_python)
         for name in options.only:
             getattr(bench, name)()
     report.close()
