@@ -98,20 +98,21 @@ class RadGraphModel:
         self._start, self._end, self._unknown = (
             self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[UNK]")
         )
+        hint = _tokenizer_hint(kind)
         # a BERT under any model_type (BiomedVLP-CXR-BERT says "cxr-bert"): no remote code is needed
-        sizes = bert_sizes(config, f"config.json of {archive.base_model}", _TOKENIZER_HINT)
+        sizes = bert_sizes(config, f"config.json of {archive.base_model}", hint)
         try:
             with torch.device("meta"):
                 bert = BertModel(BertConfig(**sizes), add_pooling_layer=False)
         except Exception as error:  # transformers and the hub's library raise types of their own
-            raise WeightsError(f"{archive.base_model}: config.json cannot be used", hint=_TOKENIZER_HINT) from error
+            raise WeightsError(f"{archive.base_model}: config.json cannot be used", hint=hint) from error
         wanted = bert.state_dict()
         missing, extra = wanted.keys() - archive.transformer.keys(), archive.transformer.keys() - wanted.keys()
         if missing or extra:
             name = min(missing or extra)
-            raise WeightsError(f"RadGraph's weights do not fit {archive.base_model}: {name}", hint=_TOKENIZER_HINT)
+            raise WeightsError(f"RadGraph's weights do not fit {archive.base_model}: {name}", hint=hint)
         if any(value.shape != archive.transformer[name].shape for name, value in wanted.items()):
-            raise WeightsError(f"RadGraph's weights and {archive.base_model} differ in size", hint=_TOKENIZER_HINT)
+            raise WeightsError(f"RadGraph's weights and {archive.base_model} differ in size", hint=hint)
         bert.load_state_dict(archive.transformer, assign=True)
         bert.embeddings.position_ids = torch.arange(bert.config.max_position_embeddings).unsqueeze(0)
         bert.embeddings.token_type_ids = torch.zeros_like(bert.embeddings.position_ids)
@@ -154,7 +155,7 @@ class RadGraphModel:
         local = Path(archive.base_model)
         folder = tokenizer if tokenizer is not None else local if local.is_absolute() and local.is_dir() else None
         files = {
-            name: HubFile(archive.base_model, name, f"RadGraph's base model ({name})", "--radgraph-tokenizer DIR")
+            name: HubFile(archive.base_model, name, f"RadGraph's base model ({name})", f"--{model}-tokenizer DIR")
             for name in ("vocab.txt", "config.json")
         }
         paths = {name: file.find(folder, allow_download=allow_download) for name, file in files.items()}
@@ -163,7 +164,9 @@ class RadGraphModel:
             options = paths["vocab.txt"].with_name("tokenizer_config.json")
             config |= read_object(options) if options.is_file() else {}
         except (OSError, ValueError, TypeError) as error:
-            raise WeightsError(f"{archive.base_model}: config.json cannot be read", hint=_TOKENIZER_HINT) from error
+            raise WeightsError(
+                f"{archive.base_model}: config.json cannot be read", hint=_tokenizer_hint(model)
+            ) from error
         return cls(archive, paths["vocab.txt"], config, model, device, precision)
 
     def annotate(self, texts: Sequence[str], *, batch_size: int = 8) -> list[Annotation]:
@@ -206,7 +209,7 @@ class RadGraphModel:
         unknown = sum(ids.count(self._unknown) for ids in pieces)
         if unknown > _UNKNOWN_SHARE * max(1, sum(map(len, pieces))) and not self.warnings:
             self.warnings.append(
-                "RadGraph does not know over 20 % of the tokens of some report: check --radgraph-tokenizer"
+                f"RadGraph does not know over 20 % of the tokens of some report: check --{self.model}-tokenizer"
             )
         return pieces
 
@@ -237,7 +240,8 @@ class RadGraphModel:
         return states
 
 
-_TOKENIZER_HINT = "--radgraph-tokenizer must be the folder of the base model that the archive names"
+def _tokenizer_hint(kind: Kind) -> str:
+    return f"--{kind}-tokenizer must be the folder of the base model that the archive names"
 
 
 class _Heads:

@@ -18,8 +18,6 @@ from metrics.base import HubFile, MetricError, WeightsError, sha256_of
 from metrics.model_files import bert_sizes, read_object
 from metrics.radgraph.archive import ARCHIVES, Kind, unpack
 
-_TOKENIZER_HINT = "give --radgraph-tokenizer DIR"
-
 
 class PackageRadGraph:
     """Model of the package.
@@ -70,7 +68,7 @@ class PackageRadGraph:
                 raise WeightsError("RadGraph's config.json cannot be read") from error
             local = tokenizer or (base if Path(base).is_absolute() and Path(base).is_dir() else None)
             vocab, sizes = (
-                HubFile(base, name, f"RadGraph's base model ({name})", "--radgraph-tokenizer DIR").find(
+                HubFile(base, name, f"RadGraph's base model ({name})", f"--{model}-tokenizer DIR").find(
                     local, allow_download=allow_download
                 )
                 for name in ("vocab.txt", "config.json")
@@ -80,12 +78,14 @@ class PackageRadGraph:
             fast.encode_plus = fast.__call__
             fast.build_inputs_with_special_tokens = lambda ids: [fast.cls_token_id, *ids, fast.sep_token_id]
             try:
-                known = bert_sizes(read_object(sizes), f"config.json of {base}", _TOKENIZER_HINT)
+                known = bert_sizes(read_object(sizes), f"config.json of {base}", f"give --{model}-tokenizer DIR")
                 bert = BertModel(BertConfig(**known))
             except WeightsError:
                 raise
             except Exception as error:  # transformers and the hub's library raise types of their own
-                raise WeightsError(f"{base}: config.json cannot be used", hint=_TOKENIZER_HINT) from error
+                raise WeightsError(
+                    f"{base}: config.json cannot be used", hint=f"give --{model}-tokenizer DIR"
+                ) from error
             try:
                 with (
                     mock.patch.object(cached_transformers, "get_tokenizer", lambda name, **options: fast),
