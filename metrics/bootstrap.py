@@ -54,17 +54,21 @@ class Difference(Interval):
     Attributes:
         p: p-value of the paired randomisation test by patient; None if a score is not defined.
         p_holm: p after Holm's correction for all systems compared; see :func:`corrected`.
+        lower_is_better: the better system is that with the lower score.
     """
 
     p: float | None = None
     p_holm: float | None = None
+    lower_is_better: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """The system with more: the interval must exclude 0 and the corrected p be below 0.05."""
         if self.low is None or self.high is None or self.p_holm is None or self.p_holm >= ALPHA:
             return "no difference shown"
-        return "first" if self.low > 0 else "second" if self.high < 0 else "no difference shown"
+        if self.low <= 0 <= self.high:
+            return "no difference shown"
+        return "first" if (self.low > 0) != self.lower_is_better else "second"
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,8 @@ class Bootstrap:
         found = {}
         for name, value in first.point().items():
             one = interval(value - points[name], draws[name] - others[name] if draws else None)
-            found[name] = Difference(one.point, one.median, one.low, one.high, p_values[name], p_values[name])
+            p, cost = p_values[name], name in first.costs
+            found[name] = Difference(one.point, one.median, one.low, one.high, p, p, lower_is_better=cost)
         return found
 
 

@@ -122,13 +122,13 @@ def radcliq(parts: Mapping[str, Floats]) -> Floats:
 class RadCliQ(CombinedMetric):
     """1/RadCliQ-v1 as a registered metric.
 
-    The score of a set is one divided by the mean of RadCliQ-v1, as in RadEval and ReXrank: higher is better, as long as
-    the mean is positive. RadCliQ is 0 for an average report of ReXVal, and negative for a better one. The values of
-    single reports are RadCliQ-v1 itself, lower is better.
+    Scores of a set are the mean of RadCliQ-v1, lower is better, and one divided by it, as in RadEval and ReXrank:
+    higher is better, as long as the mean is positive. RadCliQ is 0 for an average report of ReXVal, and negative for a
+    better one.
     """
 
     parts = tuple(PARTS)
-    summary = "1/RadCliQ-v1; values of single reports are RadCliQ-v1, which is lower for better ones"
+    summary = "RadCliQ-v1, lower is better, and 1/RadCliQ-v1"
     citation = "Yu, F. et al. Evaluating progress in automatic chest X-ray radiology report generation. 2023."
     weights: ClassVar = (ARCHIVES["radgraph"], chexbert.WEIGHTS, chexbert.VOCABULARY, WEIGHTS)
     titles: ClassVar = {"radcliq_v1_inverse": "1/RadCliQ-v1", "radcliq_v1": "RadCliQ-v1"}
@@ -143,6 +143,7 @@ class RadCliQ(CombinedMetric):
             _inverse,
             {"radcliq_v1": values},
             f"radcliq|version:1|aggregate:inverse of the mean|parts:{signatures}",
+            costs=frozenset(("radcliq_v1",)),
         )
 
 
@@ -150,4 +151,5 @@ def _inverse(sums: Floats, counts: Floats) -> dict[str, Floats]:
     import numpy as np
 
     total = sums[..., 0]
-    return {"radcliq_v1_inverse": np.divide(counts, total, out=np.full(total.shape, np.nan), where=total != 0)}
+    inverse = np.divide(counts, total, out=np.full(total.shape, np.nan), where=total != 0)
+    return {"radcliq_v1_inverse": inverse, "radcliq_v1": total / counts}

@@ -38,11 +38,11 @@ METRICS: Final[dict[str, str]] = {
     "rules": "metrics.rules.labeler:RulesF1",
     "findings": "metrics.findings.metric:Findings",
     "bertscore": "metrics.bertscore:BERTScoreF1",
-    PRIOR_CLAIMS: "metrics.comparisons:PriorClaims",
     "bertscore_radcliq": "metrics.radcliq:RadCliQBERTScore",
     "sembscore": "metrics.sembscore:SembScore",
     "radcliq": "metrics.radcliq:RadCliQ",
     "ratescore": "metrics.ratescore:RaTEScore",
+    PRIOR_CLAIMS: "metrics.comparisons:PriorClaims",
 }
 
 

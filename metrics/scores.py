@@ -30,6 +30,7 @@ class Scores:
         signature: all choices that the numbers depend on, in one line.
         positives: function from sums ``[S]`` to the number of positive reference labels behind a score, for scores
             that depend on labels.
+        costs: names of scores and values of which lower is better.
     """
 
     statistics: Floats
@@ -37,6 +38,7 @@ class Scores:
     per_sample: Mapping[str, Floats]
     signature: str
     positives: Callable[[Floats], dict[str, int]] = field(default=_nothing)
+    costs: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.statistics)
@@ -59,6 +61,7 @@ class Scores:
             {name: values[rows] for name, values in self.per_sample.items()},
             self.signature,
             self.positives,
+            self.costs,
         )
 
 

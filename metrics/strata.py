@@ -42,8 +42,8 @@ class Strata:
     Attributes:
         average: score of all reports, the paper's "avg" (appendix C.6), not the mean of the groups.
         groups: results by name of the group.
-        worst: name of the group with the lowest score among those with ``minimum`` reports; None if fewer than two
-            groups have as many.
+        worst: name of the group with the lowest score among those with ``minimum`` reports, the highest where lower is
+            better; None if fewer than two groups have as many.
         gap: average minus the worst group's score, or None.
         unknown: number of reports of no group.
         minimum: number of reports from which on a group can be the worst.
@@ -89,7 +89,10 @@ def by_group(
         for name, interval in bootstrap.by_patient(part, drawn).items():
             tables[name][group] = _group(len(part), len(drawn), interval, positives.get(name))
     points, unknown = scores.point(), int(np.count_nonzero(names == UNKNOWN))
-    return {name: _strata(points[name], table, unknown, minimum) for name, table in tables.items()}
+    return {
+        name: _strata(points[name], table, unknown, minimum, -1 if name in scores.costs else 1)
+        for name, table in tables.items()
+    }
 
 
 def _group(n: int, patients: int, interval: Interval, positives: int | None) -> Group:
@@ -100,12 +103,12 @@ def _group(n: int, patients: int, interval: Interval, positives: int | None) -> 
     return Group(n, patients, interval, f"interval {NOT_ESTIMABLE}: one patient" if patients < 2 else "")
 
 
-def _strata(average: float, groups: dict[str, Group], unknown: int, minimum: int) -> Strata:
+def _strata(average: float, groups: dict[str, Group], unknown: int, minimum: int, sign: int) -> Strata:
     points = {
         name: group.score.point for name, group in groups.items() if group.score is not None and group.n >= minimum
     }
     values = {name: point for name, point in points.items() if point is not None}
-    worst = min(values, key=lambda name: (values[name], name)) if len(values) > 1 else None
+    worst = min(values, key=lambda name: (sign * values[name], name)) if len(values) > 1 else None
     defined = None if average != average else average
     gap = None if worst is None or defined is None else defined - values[worst]
     return Strata(defined, groups, worst, gap, unknown, minimum)

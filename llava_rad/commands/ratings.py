@@ -65,7 +65,7 @@ def compare_with_ratings(
         of_metrics = {}
         for name, scores in found.models[0].scores.items():
             score = headline(name) if headline(name) in scores.per_sample else next(iter(scores.per_sample))
-            column = scores.per_sample[score]
+            column = -scores.per_sample[score] if score in scores.costs else scores.per_sample[score]
             if not (column != column).any():  # NaN: the metric is not defined for these reports
                 of_metrics[score] = agreement.agreement(column, values, studies, drawn)
         table[rating] = of_metrics

@@ -136,7 +136,10 @@ def findings(candidates: Sequence[str], references: Sequence[str], contexts: Seq
 
     per_sample = {"findings": values} | {f"findings_{kind}": errors[:, column] for column, kind in enumerate(kinds)}
     known = "none" if contexts is None else "age,indication"
-    return Scores(statistics, of_sums, per_sample, f"findings|{identity()}|context:{known}|aggregate:mean", positives)
+    signature = f"findings|{identity()}|context:{known}|aggregate:mean"
+    return Scores(
+        statistics, of_sums, per_sample, signature, positives, frozenset(f"findings_{kind}" for kind in kinds)
+    )
 
 
 def _score(one: Comparison) -> float:

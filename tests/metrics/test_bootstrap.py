@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,14 @@ def test_p_of_many_patients_is_near_the_exact_one() -> None:
     found = Bootstrap(20).differences(first, second, Bootstrap(20).patients(names))["x"]
     assert found.p is not None and Bootstrap().permutations < 2**14
     assert found.p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 10_000))
+
+
+def test_where_lower_is_better_the_system_with_the_lower_score_is_better() -> None:
+    few, many = (mean_scores({"errors": values}, "given") for values in (np.zeros(12), np.ones(12)))
+    assert Bootstrap(50).differences(few, many)["errors"].verdict == "second"
+    costs = [replace(one, costs=frozenset(("errors",))) for one in (few, many)]
+    assert Bootstrap(50).differences(*costs)["errors"].verdict == "first"
+    assert Bootstrap(50).differences(*reversed(costs))["errors"].verdict == "second"
 
 
 def test_p_values_are_corrected_step_down_over_systems() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,12 @@ def test_the_average_is_over_all_reports_and_not_over_the_groups() -> None:
     assert (found.groups["a"].n, found.groups["a"].score) == (3, Interval(1, 1, 1, 1))
     assert found.groups["b"].score == Interval(0, None, None, None), "one patient has no interval"
     assert "not estimable" in found.groups["b"].note
+
+
+def test_where_lower_is_better_the_worst_group_is_the_highest() -> None:
+    scores = replace(mean_scores({"errors": np.array([1.0, 1.0, 4.0, 4.0])}, "given"), costs=frozenset(("errors",)))
+    found = by_group(scores, ["a", "a", "b", "b"], Bootstrap(5), minimum=1)["errors"]
+    assert (found.average, found.worst, found.gap) == (2.5, "b", -1.5)
 
 
 def test_each_group_is_resampled_by_itself() -> None:

@@ -165,7 +165,8 @@ def test_models_are_compared_on_the_same_resamples(run: Run, tables: tuple[Path,
     found = json.loads(done.out)
     assert [model["name"] for model in found["models"]] == ["mine", "same"]
     assert found["differences"][0]["scores"]["bleu_4"] == {
-        "point": 0, "median": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1, "verdict": "no difference shown"
+        "point": 0, "median": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1, "lower_is_better": False,
+        "verdict": "no difference shown",
     }  # fmt: skip
     text = run("evaluate", *tables, *LEXICAL, "--compare", same).out
     assert "mine minus same" in text and "+0.00" in text
