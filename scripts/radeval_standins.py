@@ -122,12 +122,6 @@ def _save_bert(folder: Path) -> None:
     from transformers import BertConfig, BertModel
 
     BertModel(BertConfig.from_json_file(folder / "config.json")).save_pretrained(folder)
-    _with_model_type(folder, "bert")
-
-
-def _with_model_type(folder: Path, kind: str) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
 
 
 def _write_distilroberta(folder: Path, full: bool) -> Path:
