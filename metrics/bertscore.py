@@ -116,6 +116,8 @@ class BERTScore:
             raise MetricError(
                 "BERTScore needs the package bert-score", hint="pip install 'llava-rad[metrics]'"
             ) from error
+        from metrics.onednn import with_onednn
+
         name = str(model)
         folder = find_folder(name, file, old_name=_OLD_NAMES.get(name), allow_download=allow_download)
         layers = layers or model2layers.get(_OLD_NAMES.get(name, name))
@@ -129,7 +131,7 @@ class BERTScore:
         # positions 0 and 1 of RoBERTa are not for text
         room = getattr(config, "max_position_embeddings", 512) - (2 if config.model_type in PREFIX_SPACE else 0)
         self._tokenizer.model_max_length = min(self._tokenizer.model_max_length, room)
-        self._model.to(device).eval()
+        self._model = with_onednn(self._model.to(device).eval())
         self._device, self._batch_size, self._idf = device, batch_size, idf
         self._baseline = _baseline(Path(baseline), layers) if baseline else None
         shown = name if _OLD_NAMES.get(name) else folder.name if Path(name).is_dir() else name

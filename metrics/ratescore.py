@@ -207,6 +207,8 @@ class Finder:
     """
 
     def __init__(self, settings: Settings) -> None:
+        from metrics.onednn import with_onednn
+
         name = settings.of(RaTEScoreOptions).ratescore_entities or FINDER.repository
         folder = find_folder(name, FINDER, allow_download=settings.allow_download)
         config, self._tokenizer, model = load_folder(folder, FINDER.what, "AutoModelForTokenClassification")
@@ -215,7 +217,7 @@ class Finder:
             raise WeightsError(
                 f"{FINDER.what} in {folder.name} has the label {strange[0]}", hint=f"give {FINDER.option}"
             )
-        self._model = model.to(settings.device).eval()
+        self._model = with_onednn(model.to(settings.device).eval())
         self._device = settings.device
         self.weights_id = f"rate:{folder_id(folder)}"
         self.warnings: list[str] = []
@@ -277,10 +279,12 @@ class Encoder:
     """
 
     def __init__(self, settings: Settings) -> None:
+        from metrics.onednn import with_onednn
+
         name = settings.of(RaTEScoreOptions).ratescore_encoder or ENCODER.repository
         folder = find_folder(name, ENCODER, allow_download=settings.allow_download)
         _, self._tokenizer, model = load_folder(folder, ENCODER.what, "AutoModel")
-        self._model = model.to(settings.device).eval()
+        self._model = with_onednn(model.to(settings.device).eval())
         self._device = settings.device
         self._batch_size = 4 * settings.batch_size  # entities have few words
         self._known: dict[str, Tensor] = {}
