@@ -98,7 +98,7 @@ def _scorer(settings: Settings) -> BERTScore:
     return BERTScore(
         settings.of(RadCliQOptions).radcliq_bertscore_model or WEIGHTS.repository,
         layers=LAYERS,
-        baseline=Path(package.origin).with_name("") / _BASELINE,
+        baseline=Path(package.origin).parent / _BASELINE,
         idf=True,
         device=settings.device,
         allow_download=settings.allow_download,

@@ -98,11 +98,12 @@ def write(folder: Path, *, full: bool = False) -> Standins:
 
 
 def pairs(count: int, *, words: int = 50, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Return N candidates and N references, which have a sentence in common."""
+    """Return N candidates and N references: half of the pairs differ in sides, the others share a sentence."""
     references = reports(count, words=words, seed=2 * seed)
     others = reports(count, words=words, seed=2 * seed + 1)
     candidates = [
-        f"{reference.split('. ')[0].rstrip('.')}. {other}" for reference, other in zip(references, others, strict=True)
+        reference.replace(" left ", " right ") if row % 2 else f"{reference.split('. ')[0].rstrip('.')}. {other}"
+        for row, (reference, other) in enumerate(zip(references, others, strict=True))
     ]
     return candidates, references
 

@@ -125,9 +125,9 @@ def write_chexbert(
     model = BertModel(config).eval()
     heads = [torch.randn(4 if number < 13 else 2, config.hidden_size) for number in range(14)]
     if fixed:
-        fill(model, seed=seed, spread=config.initializer_range)
+        fill(model, seed=seed, spread=3 * config.initializer_range)  # states of [CLS] that tell texts apart
         heads = [
-            fill(torch.nn.Linear(config.hidden_size, len(one)), seed=n, spread=1.0).weight
+            fill(torch.nn.Linear(config.hidden_size, len(one)), seed=n, spread=1.0).weight.detach()
             for n, one in enumerate(heads)
         ]
     state: dict[str, Any] = {f"bert.{name}": value for name, value in model.state_dict().items()}
@@ -248,9 +248,12 @@ def write_radgraph(
         del parts["initializer"], parts["module_initializer"]
         vocabulary = Vocabulary.from_files(str(folder / "vocabulary"))
         network = DyGIE(vocab=vocabulary, embedder=embedder, **json.loads(json.dumps(parts)))
-    if fixed:
-        fill(network, seed=seed)
-    state = network.state_dict()
+    state = fill(network, seed=seed).state_dict() if fixed else network.state_dict()
+    if fixed:  # spans that are entities are those that relations are sought between, as after a training
+        scorers, pruner = f"_ner._ner_scorers.{namespace}__ner_labels.", "_relation._mention_pruners."
+        for name in [name for name in state if name.startswith(scorers)]:
+            target = name.replace(scorers, f"{pruner}{namespace}__relation_labels._scorer.")
+            state[target] = state[name].clone() if state[name].shape == state[target].shape else state[name][:1].clone()
     ner, relation = f"_ner._ner_scorers.{namespace}__ner_labels.1._module", f"{namespace}__relation_labels"
     torch.save(state, folder / "weights.th")
     _balance(folder, bert, state, ner, f"_relation._relation_scorers.{relation}", model)
