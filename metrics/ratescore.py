@@ -47,9 +47,17 @@ NOTHING_FOUND: Final = 0.5
 _LONGEST_SENTENCE, _LONGEST_ENTITY = 512, 30  # word pieces
 _SHORTEST = 3  # characters of a sentence
 
-# After RuSH's rules for clinical text, as the package has them through medspaCy (measured in docs/metrics.md).
-_END = re.compile(r"(?<=[.?!])[ \n]+|(?<=[a-z:])\n(?=[A-Z])|\n\n+")
-_TITLE = re.compile(r"(?:^|\s)(?:[Dd]r|[Mm]rs?|[Mm]s|phd|pulm)\.$")
+# Where sentences begin, after RuSH's rules for clinical text, which the package has through medspaCy (measured in
+# docs/metrics.md): behind a stop, a question, a line's end, with regard to the letters on both sides.
+_BEGIN = re.compile(
+    r"(?<=[a-z0-9)]\.)(?<!Dr\.)[ \n]+(?=[A-Z])"
+    r"|(?<=[A-Z]{3}\.)[ \n]+(?=[A-Z][a-z])"
+    r"|(?<=[a-z]{2}\.)[ \n]+(?=[a-z])"
+    r"|(?<=\.)[ \n]+(?=The\b|\d{1,3}\. ?[A-Z])"
+    r"|(?<=[?!])[ \n]+(?=[A-Z][a-z]|\d)"
+    r"|\n+(?=[A-Z]|- ?[A-Za-z]|\d{1,3}[.)] ?[A-Z])"
+)
+_NUMBER = re.compile(r"\d{1,3}\.")  # of a list
 
 Entity = tuple[str, str]
 """Words and type."""
@@ -101,7 +109,7 @@ class RaTEScore(AnnotatedMetric):
         value = row.get(cls.kind)
         if value is None:
             return None
-        pairs = value if isinstance(value, list) else [None]
+        pairs: list[Any] = value if isinstance(value, list) else [None]
         if any(
             not isinstance(one, list) or len(one) != 2 or not isinstance(one[0], str) or one[1] not in TYPES
             for one in pairs
@@ -132,10 +140,10 @@ def sentences(text: str) -> list[str]:
     """Split a text into sentences of three characters and more."""
     text = re.sub(r" ?\n ?", "\n", re.sub(r"[^\S\n]+", " ", text))
     found, start = [], 0
-    for end in _END.finditer(text):
-        if not _TITLE.search(text, start, end.start()):
-            found.append(text[start : end.start()])
-            start = end.end()
+    for gap in _BEGIN.finditer(text):
+        if not (start and _NUMBER.fullmatch(text, start, gap.start())):
+            found.append(text[start : gap.start()])
+            start = gap.end()
     return [one.strip() for one in (*found, text[start:]) if len(one.strip()) >= _SHORTEST]
 
 

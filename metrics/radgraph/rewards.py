@@ -194,7 +194,7 @@ class RadGraphF1(AnnotatedMetric):
     nothing: ClassVar = {"entities": {}}
     summary = "RadGraph F1: rg_e, rg_er, rg_er_bar"
     citation = "Delbrouck, J.-B. et al. Improving the factual correctness of radiology report generation. 2022."
-    options: ClassVar = (RadGraphOptions,)
+    options: ClassVar[tuple[type, ...]] = (RadGraphOptions,)
     weights: ClassVar = (ARCHIVES["radgraph"],)
     titles: ClassVar = {
         "rg_e": "RG_E",
@@ -204,7 +204,7 @@ class RadGraphF1(AnnotatedMetric):
         "rg_er_lower": "RG_ER (lower case)",
         "rg_er_bar_lower": "RG_ER-bar (lower case)",
     }
-    leading = ("rg_er", "rg_e", "rg_er_bar")
+    leading: ClassVar[tuple[str, ...]] = ("rg_er", "rg_e", "rg_er_bar")
 
     @property
     def archive(self) -> tuple[Kind, Path | None, Path | None]:

@@ -159,12 +159,12 @@ class Bench:
             sides = {"ours": partial(measured, lambda: scored(next(turn))), "RadEval": partial(worker.ask, "step")}
             costs = take_turns(sides, self.rounds)
         for name, each in costs.items():
-            row: dict[str, Any] = {"s": median(each), "CPU s": median(each, "cpu_s")}
+            cells: dict[str, Any] = {"s": median(each), "CPU s": median(each, "cpu_s")}
             if name == "ours":
-                row["x time"] = ratio(seconds(each), seconds(costs["RadEval"]))
+                cells["x time"] = ratio(seconds(each), seconds(costs["RadEval"]))
                 cpu = ratio(seconds(each, "cpu_s"), seconds(costs["RadEval"], "cpu_s"))
-                row["result"] = f"equal to 1e-5; CPU x {cpu}"
-            self.report.row(f"published set, {count} pairs: {name}", row)
+                cells["result"] = f"equal to 1e-5; CPU x {cpu}"
+            self.report.row(f"published set, {count} pairs: {name}", cells)
 
     def rouge(self) -> None:
         """ROUGE-L of pairs: ours, and that of ``rouge_score``."""
