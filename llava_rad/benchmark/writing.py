@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -21,6 +21,7 @@ from llava_rad.benchmark.inputs import FRONTAL, InputSet, given
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.task import Case
 from llava_rad.generation.options import Decoding
+from llava_rad.model.sections import divided
 from llava_rad.outputs.report import clean
 
 if TYPE_CHECKING:
@@ -201,10 +202,18 @@ class EngineWriter:
         from llava_rad.generation.engine import Engine
 
         if isinstance(self._model, Engine):
-            return generate(
+            drafts = generate(
                 self._model, images, self._protocol.settings, at_once=self._protocol.batch_size, studies=studies
             )
-        return self._model.generate(images, self._protocol.settings, studies)
+        else:
+            drafts = self._model.generate(images, self._protocol.settings, studies)
+        return [findings_alone(draft) for draft in drafts] if self._model.config.with_impression else drafts
+
+
+def findings_alone(draft: Draft) -> Draft:
+    """Leave the impression out of a draft, as references are findings; findings before an impression are complete."""
+    answer = divided(draft.text)
+    return replace(draft, text=answer.findings, complete=draft.complete or answer.impression is not None)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from encoder.preprocessing import Recipe
     from llava_rad.generation.engine import Engine
+    from llava_rad.model.config import LlavaRadConfig
     from llava_rad.model.templates import Study
 
 _INSTALL = "make an environment for it: python -m venv DIR && DIR/bin/pip install vllm"
@@ -75,6 +76,11 @@ class VllmWriter:
     def recipe(self) -> Recipe:
         """Preprocessing recipe of this model's images."""
         return self._engine.recipe
+
+    @property
+    def config(self) -> LlavaRadConfig:
+        """Description of the checkpoint."""
+        return self._engine.config
 
     def generate(
         self,

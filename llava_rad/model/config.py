@@ -22,6 +22,7 @@ from encoder.errors import ModelError
 from encoder.json_files import read_json
 from encoder.preprocessing import Recipe
 from llava_rad.model.prompt import INSTRUCTION, SYSTEM, Chunks, Prompt
+from llava_rad.model.sections import BOTH, FINDINGS_ALONE, Section
 from llava_rad.model.templates import TEMPLATES, Study, TemplateName
 
 FORMAT: Literal["llava-rad/1"] = "llava-rad/1"
@@ -193,6 +194,7 @@ class LlavaRadConfig(_Strict):
         recipe: preprocessing recipe; a checkpoint without one is refused.
         generation: defaults of decoding.
         further_images: form of the images after the frontal one; None is that of the frontal one.
+        sections: of an answer, see ``llava_rad.model.sections``; left out of the file if it is the findings alone.
         files: SHA-256 of every file of the checkpoint except this one and ``README.md``, by relative path.
     """
 
@@ -206,12 +208,21 @@ class LlavaRadConfig(_Strict):
     tokens: TokenIds = TokenIds()
     generation: GenerationDefaults = GenerationDefaults()
     further_images: FurtherImages | None = None
+    sections: tuple[Section, ...] = FINDINGS_ALONE
     files: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = serialise(self)
-        return {key: value for key, value in data.items() if key != "further_images" or value is not None}
+        usual = {"further_images": self.further_images is None, "sections": self.sections == FINDINGS_ALONE}
+        return {key: value for key, value in data.items() if not usual.get(key)}
+
+    @field_validator("sections")
+    @classmethod
+    def _known_sections(cls, value: tuple[Section, ...]) -> tuple[Section, ...]:
+        if value not in (FINDINGS_ALONE, BOTH):
+            raise ValueError("an answer is findings, or findings and impression")
+        return value
 
     @field_validator("name")
     @classmethod
@@ -257,6 +268,11 @@ class LlavaRadConfig(_Strict):
     def request(self, given: str | None = None) -> str:
         """Return the request to the model: the one given, or the checkpoint's own."""
         return self.conversation.with_instruction(given).instruction
+
+    @property
+    def with_impression(self) -> bool:
+        """True if answers have a section Impression."""
+        return self.sections == BOTH
 
     @property
     def conversation(self) -> Prompt:

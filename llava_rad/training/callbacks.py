@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from encoder.runs.checkpoints import diverged
 from encoder.runs.metrics_log import MetricsLog
+from llava_rad.model.sections import divided
 
 if TYPE_CHECKING:
     from llava_rad.training.trainer import ReportTrainer
@@ -59,12 +60,21 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         bar: tqdm's, or an object like it.
         stop: received signals, see ``stop_signals``.
         notes: write notes to stderr.
+        with_impression: reports have a section Impression.
     """
 
     def __init__(
-        self, metrics: MetricsLog | None, samples: Path | None, bar: Any, stop: list[int], *, notes: bool
+        self,
+        metrics: MetricsLog | None,
+        samples: Path | None,
+        bar: Any,
+        stop: list[int],
+        *,
+        notes: bool,
+        with_impression: bool = False,
     ) -> None:
         self.metrics, self.samples, self.bar, self.stop, self.notes = metrics, samples, bar, stop, notes
+        self.with_impression = with_impression
         self.trainer: ReportTrainer | None = None
         self.stopped = False
         self._begun = 0.0
@@ -123,17 +133,25 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.note(f"step {state.global_step:,}: val loss {numbers['val_loss']:.4f}, {gain:+.4f} with other images")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write reports for some of ``val``, on all processes."""
+        """Write reports for some of ``val``, on all processes; scores are of the findings."""
         limit = self._trainer.config.evaluation.samples
         pairs = self._trainer.write_reports(limit) if limit else []
         if not pairs or self.samples is None:
             return
+        impressions: list[dict[str, str]] = [{}] * len(pairs)
+        if self.with_impression:
+            answers = [(divided(report), divided(reference)) for report, reference in pairs]
+            pairs = [(report.findings, reference.findings) for report, reference in answers]
+            impressions = [
+                {"impression": report.impression or "", "reference_impression": reference.impression or ""}
+                for report, reference in answers
+            ]
         scores = score(pairs)
         self.write(state.global_step, scores)
         self.note(f"step {state.global_step:,}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
         lines = (
-            {"step": state.global_step, "number": number, "report": report, "reference": reference}
-            for number, (report, reference) in enumerate(pairs)
+            {"step": state.global_step, "number": number, "report": report, "reference": reference, **more}
+            for number, ((report, reference), more) in enumerate(zip(pairs, impressions, strict=True))
         )
         with self.samples.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

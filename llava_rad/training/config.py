@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from encoder.errors import ConfigError
 from encoder.runs.config import Configurations
+from llava_rad.model.sections import BOTH, FINDINGS_ALONE, Section
 from llava_rad.model.templates import TemplateName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,6 +91,8 @@ class DataConfig(_Strict):
     Attributes:
         pairs: tables of ``llava-rad reports``, or any CSV or JSONL with columns for image and text. ``train`` is
             trained on, ``val`` evaluated, other splits are left out.
+        sections: sections of a report that are taught: ``[findings]`` [paper], or ``[findings, impression]`` [ours]; a
+            study without an impression then teaches its findings.
         cache: folder of the pixel cache, which runs on the same rows and size can share; null for the run folder's.
         keep_features: keep the encoder's features on disk, for small language models: at 7B the encoder is half a
             percent of the work, at 309 GB for MIMIC-CXR.
@@ -100,6 +103,7 @@ class DataConfig(_Strict):
     """
 
     pairs: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = FINDINGS_ALONE
     cache: str | None = None
     keep_features: bool = False
     max_length: Positive = 2048
@@ -198,7 +202,7 @@ class EvaluationConfig(_Strict):
     Attributes:
         max_pairs: number of first pairs whose loss is measured, also with the next pair's image; 0 for none.
         samples: number of first pairs for which reports are written, with ROUGE-L and label F1 (rules).
-        max_new_tokens: longest report [paper].
+        max_new_tokens: longest findings [paper]; with an impression, reports have 100 tokens more.
     """
 
     max_pairs: Count = 2000
@@ -224,6 +228,8 @@ class TrainingConfig(_Strict):
         run, scratch = self.optimization, self.model.scratch
         if run.batch_size % run.micro_batch_size:
             raise ValueError("optimization.batch_size must be a multiple of optimization.micro_batch_size")
+        if self.data.sections not in (FINDINGS_ALONE, BOTH):
+            raise ValueError("data.sections is [findings] or [findings, impression]")
         if "prior_report" in self.study.inputs and "prior" not in self.study.inputs:
             raise ValueError("study.inputs: prior_report needs the image that it is about, prior")
         if len(set(self.study.inputs)) < len(self.study.inputs):

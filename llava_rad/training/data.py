@@ -24,11 +24,14 @@ from encoder.preprocessing import Recipe
 from encoder.runs.workers import send_by_pipe
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import encode_answer
+from llava_rad.model.sections import BOTH, REQUEST, Section, encode_target, joined
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair, frontal, read_pairs
 from llava_rad.training.config import DataConfig, TrainingConfig
 from llava_rad.training.study_images import StudyImages
 
+IMPRESSION_TOKENS = 100
+"""Tokens by which the longest answer grows for an impression [ours]."""
 IGNORED = -100
 """The label of a position without a loss (that of torch's cross-entropy)."""
 
@@ -104,8 +107,14 @@ def select_pairs(data: DataConfig, inputs: Collection[str] = ()) -> Selected:
             raise ConfigError(f"data.pairs{which}: {error}", hint=error.hint) from None
     suitable = [pair for pair in pairs if frontal(pair) and not pair.odd_view]
     kept = [pair for pair in suitable if pair.row.split in ("train", "val")]
-    if not any(pair.row.split == "train" for pair in kept):
+    training = [pair for pair in kept if pair.row.split == "train"]
+    if not training:
         raise ConfigError("data.pairs has no pair of a frontal image in the split train")
+    if data.sections == BOTH and not any(pair.context.impression for pair in training):
+        raise ConfigError(
+            "data.sections has the impression, and no pair of the split train has one",
+            hint="llava-rad reports writes the column impression",
+        )
     try:
         disjoint(pair.row for pair in pairs)
     except LlavaRadError as error:
@@ -145,11 +154,42 @@ def cache_folder(config: TrainingConfig, output: Path) -> Path:
     return Path(config.data.cache).expanduser() if config.data.cache else output / "cache"
 
 
+def section_settings(settings: LlavaRadConfig, sections: Sequence[Section]) -> LlavaRadConfig:
+    """Return the settings of a checkpoint that is trained for sections: instruction, longest answer, and their names.
+
+    Raises:
+        ConfigError: if the checkpoint writes an impression already, and is not to be trained for it.
+    """
+    if tuple(sections) == settings.sections:
+        return settings
+    if tuple(sections) != BOTH:
+        raise ConfigError(
+            "the checkpoint writes findings and impression", hint="data.sections=[findings, impression] goes on with it"
+        )
+    prompt = settings.prompt.model_copy(update={"instruction": f"{settings.prompt.instruction} {REQUEST}"})
+    longest = settings.generation.model_copy(
+        update={"max_new_tokens": settings.generation.max_new_tokens + IMPRESSION_TOKENS}
+    )
+    return settings.model_copy(update={"prompt": prompt, "generation": longest, "sections": BOTH})
+
+
+def target_text(pair: Pair, sections: Sequence[Section]) -> str:
+    """Return the text that a pair teaches."""
+    return joined(pair.findings, pair.context.impression) if sections == BOTH else pair.findings
+
+
+def target_ids(tokens: Tokens, pair: Pair, sections: Sequence[Section]) -> list[int]:
+    """Return the token ids of a pair's target; the end token is last, see :func:`encode_target`."""
+    if sections == BOTH:
+        return encode_target(tokens.tokenizer, pair.findings, pair.context.impression, tokens.ids.eos)
+    return encode_answer(tokens.tokenizer, pair.findings, tokens.ids.eos)
+
+
 class Samples(torch.utils.data.Dataset[dict[str, Any]]):
     """Samples of one split. Looking at ``lengths`` opens no image.
 
     Attributes:
-        answers: token ids of each report, end token last.
+        answers: token ids of each report, end token last (none after findings that lack their impression).
         images: number of each sample's image in the pixel cache.
         texts: the reports.
         lengths: [N] int64, tokens of each sample, prompt and image included.
@@ -216,7 +256,7 @@ def tokenise(
     total = too_long = longest = 0
     for image, position in enumerate(readable):
         pair = pairs[position]
-        ids = encode_answer(tokens.tokenizer, pair.findings, tokens.ids.eos)
+        ids = target_ids(tokens, pair, data.sections)
         total += 1
         longest = max(longest, prompt.length + len(ids))
         if prompt.length + len(ids) > data.max_length:
@@ -224,7 +264,7 @@ def tokenise(
             continue
         answers[pair.row.split].append(np.array(ids, np.int32))
         images[pair.row.split].append(image)
-        texts[pair.row.split].append(pair.findings)
+        texts[pair.row.split].append(target_text(pair, data.sections))
     dropped = {"unreadable image": len(pairs) - total, f"longer than {data.max_length} tokens": too_long}
     if too_long > data.max_too_long * total:
         raise ConfigError(

@@ -118,7 +118,7 @@ _TEXT = """\
 
 > **Research use only. Not for clinical use.** Whatever this model writes is a draft for a radiologist to check.
 
-Writes the Findings section for {inputs}: a frozen image encoder, a two-layer projector and a
+Writes the {sections} for {inputs}: a frozen image encoder, a two-layer projector and a
 language model, in the directory format `llava-rad/1`. Made with `llava-rad train`.
 
 | | |
@@ -163,6 +163,7 @@ def write_card(config: TrainingConfig, settings: LlavaRadConfig, facts: dict[str
         deepspeed=config.engine.deepspeed,
         features=settings.features,
         template=settings.prompt.template,
+        sections="Findings and Impression sections" if settings.with_impression else "Findings section",
         inputs=", ".join(["one frontal chest radiograph", *(name.replace("_", " ") for name in config.study.inputs)]),
         looks=_looks(config.study.inputs, facts.get("losses", {})),
         recipe=settings.preprocessing.name,

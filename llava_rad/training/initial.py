@@ -25,8 +25,10 @@ from llava_rad.model.config import LlavaRadConfig, TokenIds, rope_of
 from llava_rad.model.llava_rad import LlavaRad, greedy, load_llama
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
+from llava_rad.model.sections import FINDINGS_ALONE, HEADINGS, Section
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.training.config import LoraConfig, ScratchConfig, StudyConfig, TrainingConfig
+from llava_rad.training.data import section_settings
 from llava_rad.training.studies import study_settings
 
 if TYPE_CHECKING:
@@ -85,16 +87,22 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> FrozenEncoder:
 
 
 def load_trainable(
-    folder: Path, dtype: torch.dtype, study: StudyConfig | None = None
+    folder: Path, dtype: torch.dtype, study: StudyConfig | None = None, sections: Sequence[Section] = FINDINGS_ALONE
 ) -> tuple[LlavaRadConfig, Projector, PreTrainedModel, Tokens]:
     """Load the trained parts, projector and language model, with config and tokenizer, made ready for studies.
 
+    Args:
+        folder: the checkpoint.
+        dtype: of the weights.
+        study: inputs of the run; None for the frontal image alone.
+        sections: sections of the reports that are taught.
+
     Raises:
         ModelError: if a part is damaged, or positions would be scaled that are scaled already.
-        ConfigError: if the template has no place for an input.
+        ConfigError: if the template has no place for an input, or the checkpoint writes more sections.
     """
     study = study or StudyConfig()
-    config = study_settings(LlavaRadConfig.load(folder), study)
+    config = section_settings(study_settings(LlavaRadConfig.load(folder), study), sections)
     projector = Projector.load(folder / PROJECTOR)
     if config.further_images is not None and config.further_images.markers:
         projector.add_markers()
@@ -156,7 +164,8 @@ def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -
         image_tokens=image_tokens(encoder, recipe.size),
         recipe=recipe.to_dict(),
     )
-    tokens = make_tokens(model.scratch, texts, settings.conversation)
+    settings = section_settings(settings, config.data.sections)
+    tokens = make_tokens(model.scratch, texts, settings.conversation, config.data.sections)
     prompt = sum(map(len, settings.conversation.encode(tokens.tokenizer, tokens.ids.bos)))
     needed = settings.image_tokens + prompt + settings.generation.max_new_tokens
     language_model = _llama(model.scratch, tokens, max(config.data.max_length, needed), config.seed)
@@ -164,8 +173,10 @@ def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -
     return LlavaRad(encoder, projector, language_model, tokens, settings)
 
 
-def make_tokens(scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt) -> Tokens:
-    """A tokenizer that is learnt from reports and the prompt.
+def make_tokens(
+    scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt, sections: Sequence[Section] = FINDINGS_ALONE
+) -> Tokens:
+    """A tokenizer that is learnt from reports, the prompt, and the headings of several sections.
 
     Raises:
         ConfigError: if there are no reports.
@@ -174,7 +185,8 @@ def make_tokens(scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt) ->
         raise ConfigError("a language model from scratch learns its tokens from training reports, and there are none")
     # the line break is left to the byte pieces, as in Llama's own tokenizer
     around = f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")
-    learnt = train_tokenizer([*texts, *[around] * 50], vocab_size=scratch.vocabulary)
+    headings = HEADINGS if len(sections) > 1 else ()
+    learnt = train_tokenizer([*texts, *[around, *headings] * 50], vocab_size=scratch.vocabulary)
     return Tokens(learnt, TokenIds())
 
 

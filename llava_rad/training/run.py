@@ -176,6 +176,8 @@ class _ReportTrainingRun:
         pairs = [pair for pair in self.selected.pairs if not splits or pair.row.split in splits]
         inputs = [name for name in self.config.study.inputs if name not in CONTEXT_IMAGES]
         given = [getattr(pair.context, name) for pair in pairs for name in inputs]
+        if "impression" in self.config.data.sections:
+            given += [pair.context.impression for pair in pairs]
         return [*(pair.findings for pair in pairs), *given]
 
     def _note(self, message: str) -> None:
@@ -272,7 +274,7 @@ class _ReportTrainingRun:
         spread = self.arguments.deepspeed is not None
         half = config.engine.precision == "bf16" and (spread or config.lora is not None)
         settings, projector, language_model, tokens = load_trainable(
-            self.initial, torch.bfloat16 if half else torch.float32, config.study
+            self.initial, torch.bfloat16 if half else torch.float32, config.study, config.data.sections
         )
         self.settings = settings
         if half and not spread:
@@ -335,7 +337,9 @@ class _ReportTrainingRun:
             self._note(f"going on from step {start:,}")
         with stop_signals() as stop, progress_bar(steps, self.config.name, self.progress, start) as bar:
             samples = self.output / SAMPLES if self.main else None
-            watcher = Watcher(metrics, samples, bar, stop, notes=self.progress)
+            watcher = Watcher(
+                metrics, samples, bar, stop, notes=self.progress, with_impression=self.settings.with_impression
+            )
             trainer = ReportTrainer(
                 self.model,
                 self.arguments,

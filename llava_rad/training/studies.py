@@ -18,12 +18,12 @@ from encoder.errors import ConfigError
 from encoder.runs.workers import send_by_pipe
 from llava_rad.model.config import FurtherImages, LlavaRadConfig, positions, rope_of
 from llava_rad.model.projector import pooled_tokens
-from llava_rad.model.prompt import Prompt, encode_answer
+from llava_rad.model.prompt import Prompt
 from llava_rad.model.templates import KINDS, TEMPLATES, TEXTS, Study
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Pair
 from llava_rad.training.config import DataConfig, StudyConfig, TrainingConfig
-from llava_rad.training.data import IGNORED, Images
+from llava_rad.training.data import IGNORED, Images, target_ids, target_text
 from llava_rad.training.study_images import CONTEXT_IMAGES, StudyImages
 
 IMAGE = -1
@@ -255,7 +255,7 @@ def study_samples(
         if "prior" not in found:
             texts.pop("prior_report", None)
         shown = Study(lateral="lateral" in found, prior="prior" in found, **texts)
-        answer = encode_answer(layout.tokens.tokenizer, pair.findings, layout.tokens.ids.eos)
+        answer = target_ids(layout.tokens, pair, data.sections)
         length = len(layout.row(shown, answer)[0]) + 1
         longest = max(longest, length)
         if length > data.max_length:
@@ -265,7 +265,7 @@ def study_samples(
         chosen.studies.append(shown)
         chosen.images.append(found)
         chosen.answers.append(np.array(answer, np.int32))
-        chosen.texts.append(pair.findings)
+        chosen.texts.append(target_text(pair, data.sections))
         chosen.subjects.append(f"{pair.row.dataset}\0{pair.row.subject}" if pair.row.subject else "")
         lengths[pair.row.split].append(length)
     if too_long > data.max_too_long * total:

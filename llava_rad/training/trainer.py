@@ -18,7 +18,7 @@ from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 from llava_rad.training import deepspeed_config
 from llava_rad.training.callbacks import LOWER
 from llava_rad.training.config import TrainingConfig
-from llava_rad.training.data import LengthGrouped, Samples, collate
+from llava_rad.training.data import IMPRESSION_TOKENS, LengthGrouped, Samples, collate
 from llava_rad.training.module import ReportLoss
 from llava_rad.training.studies import StudySamples, collate_studies
 from llava_rad.training.study_losses import StudyLosses
@@ -263,13 +263,15 @@ class ReportTrainer(Trainer):  # type: ignore[misc]
 
         limit = min(limit, len(self.eval_dataset))
         self.model.eval()
-        tokens = self.model.tokens
+        tokens, longest = self.model.tokens, self.config.evaluation.max_new_tokens
+        if "impression" in self.config.data.sections:
+            longest += IMPRESSION_TOKENS
         settings = GenerationConfig(
             bos_token_id=tokens.ids.bos,
             eos_token_id=tokens.ids.eos,
             pad_token_id=tokens.ids.pad,
             do_sample=False,
-            max_new_tokens=self.config.evaluation.max_new_tokens,
+            max_new_tokens=longest,
             suppress_tokens=list(tokens.suppressed) or None,
             use_cache=True,
         )

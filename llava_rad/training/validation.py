@@ -25,9 +25,8 @@ from encoder.runs.preflight import (
 )
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
-from llava_rad.model.config import GenerationDefaults, LlavaRadConfig, check_language_model
+from llava_rad.model.config import LlavaRadConfig, check_language_model
 from llava_rad.model.projector import Projector
-from llava_rad.model.prompt import Prompt
 from llava_rad.training.config import TrainingConfig, accumulation, total_steps, warmup_steps
 from llava_rad.training.cost import (
     Cost,
@@ -37,7 +36,16 @@ from llava_rad.training.cost import (
     language_model_parameters,
     sizes_of,
 )
-from llava_rad.training.data import Prompted, Samples, Selected, cache_folder, select_pairs, tokenise
+from llava_rad.training.data import (
+    Prompted,
+    Samples,
+    Selected,
+    cache_folder,
+    section_settings,
+    select_pairs,
+    target_text,
+    tokenise,
+)
 from llava_rad.training.deepspeed_config import check_compile, checkpoint_bytes, read_deepspeed
 from llava_rad.training.initial import llama_config, make_tokens, recipe_of
 from llava_rad.training.studies import Layout, StudySamples, check_positions, study_samples, study_settings
@@ -80,7 +88,8 @@ def validate(
     found: list[Selected] = []
     report.attempt(lambda: found.append(_data(report, config)))
     parts: list[_Parts] = []
-    texts = [pair.findings for pair in found[0].pairs if pair.row.split == "train"] if found else []
+    sections = config.data.sections
+    texts = [target_text(pair, sections) for pair in found[0].pairs if pair.row.split == "train"] if found else []
     # that there are no texts is a problem of the pairs, and reported
     report.attempt(lambda: parts.append(_parts(config, texts or [""], offline)))
     if not report.problems:
@@ -118,6 +127,9 @@ def _data(report: Report, config: TrainingConfig) -> Selected:
     if inputs := config.study.inputs:
         given = ", ".join(f"{name} {sum(name in pair.context.given for pair in selected.pairs):,}" for name in inputs)
         report.lines.append(f"{'inputs':<12}{given}; images in all {len(selected.images.rows):,}")
+    if "impression" in config.data.sections:
+        number = sum(bool(pair.context.impression) for pair in selected.pairs)
+        report.lines.append(f"{'sections':<12}findings, and the impression of {number:,} pairs")
     if not selected.of("val"):
         report.warnings.append("there is no pair in the split val: nothing is watched while training")
     report.attempt(lambda: report.check_files(selected.images.rows, config.data.max_unreadable))
@@ -132,7 +144,7 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
     model = config.model
     if model.checkpoint is not None:
         folder = open_checkpoint(model.checkpoint, offline=offline)
-        settings = LlavaRadConfig.load(folder)
+        settings = section_settings(LlavaRadConfig.load(folder), config.data.sections)
         words = _json(folder / LANGUAGE_MODEL / "config.json")
         tokens = read_tokens(folder / LANGUAGE_MODEL, words)
         encoder = stored_sizes(folder / ENCODER).config
@@ -140,8 +152,10 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
     vision = sizes(model.encoder, kind=model.encoder_kind, offline=offline)
     recipe = recipe_named(model.recipe or vision.recipe)
     image_tokens = tokens_of_patches(recipe.size, vision.patch_size)
+    settings = LlavaRadConfig(name=config.name, image_tokens=image_tokens, recipe=recipe.to_dict())
+    settings = section_settings(settings, config.data.sections)
     if model.language_model is None:
-        tokens = make_tokens(model.scratch, texts, Prompt())
+        tokens = make_tokens(model.scratch, texts, settings.conversation, settings.sections)
         words = llama_config(model.scratch, tokens, config.data.max_length).to_dict()
     else:
         patterns = ("config.json", "tokenizer*", "generation_config.json")
@@ -149,11 +163,10 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
         words = _json(folder / "config.json")
         check_language_model(words, f"the language model {model.language_model}")
         tokens = read_tokens(folder, words)
-    before, after = Prompt().encode(tokens.tokenizer, tokens.ids.bos)
+    settings = settings.model_copy(update={"tokens": tokens.ids})
+    prompt = Prompted.of(settings, tokens)
     if model.language_model is not None:
-        check_length(image_tokens, len(before) + len(after), GenerationDefaults().max_new_tokens, words)
-    prompt = Prompted(tuple(before), tuple(after), image_tokens)
-    settings = LlavaRadConfig(name=config.name, image_tokens=image_tokens, recipe=recipe.to_dict(), tokens=tokens.ids)
+        check_length(image_tokens, prompt.length - image_tokens, settings.generation.max_new_tokens, words)
     return _Parts(vision.config, words, image_tokens, tokens, prompt, settings)
 
 
