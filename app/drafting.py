@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
-from app.review import FIELDS, ReviewError
+from app.review import FIELDS, ReviewError, section_of
 from app.store import CONTEXT_IMAGES
 from encoder.errors import LlavaRadError, ModelError
 
@@ -179,6 +179,7 @@ class Drafting:
             LlavaRadError: if no map can be computed.
         """
         from llava_rad.generation import attention_maps
+        from llava_rad.model.sections import headed
 
         state = self._store.state(owner, study)
         drafted = [one for one in state["sentences"] if one["draft"] is not None]
@@ -205,6 +206,8 @@ class Drafting:
             else:
                 assert sentence is not None
                 texts = [one["draft"] for one in drafted]
+                if engine.config.with_impression:
+                    texts = headed([(section_of(one), one["draft"]) for one in drafted])
                 maps = attention_maps.attention_by_sentence(
                     engine,
                     image.pixels,
@@ -305,12 +308,13 @@ class Drafting:
             if report is None:
                 report = self._writer.report(image, text, study=prompted, context=others)
                 report = report.model_copy(update={"warnings": [*report.warnings, STOPPED]})
-            kept = report.model_dump(mode="json")
-            findings = [one for one in kept["report"]["findings"] if one["text"]]
+            findings = [one for one in report.report.findings if one.text]
+            drafted = report.report.impression
             self._store.jobs.finish(
-                job, state, text=report.text, sentences=[one["text"] for one in findings],
-                boxes=[one.get("boxes", []) for one in findings], report=kept, model=_facts(self._model()),
-                inputs=inputs,
+                job, state, text=report.shown, sentences=[one.text for one in findings],
+                impression=[one.text for one in drafted.sentences] if drafted else (),
+                boxes=[[box.model_dump(exclude={"image"}) for box in one.boxes or ()] for one in findings],
+                report=report.model_dump(mode="json"), model=_facts(self._model()), inputs=inputs,
             )  # fmt: skip
         except sqlite3.OperationalError:  # the disk is full, the database is used: the draft is written again
             raise

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from app.images import ImageFolder
     from app.store import Store
     from llava_rad.outputs.document import Document
-    from llava_rad.outputs.report import Report
+    from llava_rad.outputs.report import BoxFacts, Report
 
     Pixels = npt.NDArray[np.uint16]
 
@@ -122,6 +122,7 @@ def document(state: State, version: int | None = None) -> Document:
         report,
         datetime.fromisoformat(state["changed"]),
         identity=identity,
+        others=_others(state, report, identity, disclosed=known is not None),
         signature=signature,
         review=Review(
             findings,
@@ -130,6 +131,7 @@ def document(state: State, version: int | None = None) -> Document:
             shown["corrections"],
             measurements.for_documents(shown, state, identity),
             _predecessor(state, signed),
+            _boxes(shown),
         ),
     )
 
@@ -144,24 +146,64 @@ def _report_of(shown: State, state: State) -> Report | None:
 
     draft = shown["draft"] or {}
     if draft.get("report") is not None:
-        return report.from_data(draft["report"])
+        return report.Report.model_validate(draft["report"])
     model = draft.get("model") or {}
     if "table" not in model:
         return None
     facts = ImageFacts.from_dict(state["facts"])
-    texts = [one["draft"] for one in shown["sentences"] if one["draft"] is not None]
+    said = {
+        section: [one["draft"] for one in shown["sentences"] if one["draft"] and review.section_of(one) == section]
+        for section in review.SECTIONS
+    }
+    impression = report.Impression(
+        text=" ".join(said["impression"]), sentences=[report.Sentence(text=text) for text in said["impression"]]
+    )
     return report.Report(
-        report=report.ReportBody(text=" ".join(texts), findings=[report.Finding(text=text) for text in texts]),
+        report=report.ReportBody(
+            text=" ".join(said["findings"]), findings=[report.Finding(text=text) for text in said["findings"]],
+            impression=impression if said["impression"] else None,
+        ),
         model=report.ModelFacts(**{name: model[name] for name in report.ModelFacts.model_fields}),
         input=report.InputFacts(
             sha256=state["sha256"], format=facts.format, view=facts.view, facts=facts,
             recipe=report.RecipeFacts(name="not known", version=0),
         ),
+        images=[report.StudyImageFacts(role="frontal", sha256=state["sha256"], view=facts.view)],
         generation=report.GenerationFacts(
             max_new_tokens=0, num_beams=0, temperature=0.0, seed=0, prompt="", dtype="not known"
         ),
         warnings=[], software=report.SoftwareFacts(version=software_version()),
     )  # fmt: skip
+
+
+def _others(state: State, drafted: Report, identity: Identity, *, disclosed: bool) -> dict[str, Identity]:
+    """Return the identities of the lateral and the prior image of a draft, by SHA-256.
+
+    Args:
+        state: of the study, which may no longer have the images.
+        drafted: the draft.
+        identity: of the frontal image.
+        disclosed: identifiers are known; an image without any is then left out.
+    """
+    found = {}
+    for image in drafted.images[1:]:
+        part = state.get(image.role)
+        if part is not None and part["sha256"] == image.sha256:
+            if not disclosed or part["image"].get("identity") is not None:
+                found[image.sha256] = measurements.identity_of(part, image.role, identity)
+        elif not disclosed:
+            found[image.sha256] = anonymous(image.sha256, None if image.role == "prior" else identity)
+    return found
+
+
+def _boxes(shown: dict[str, Any]) -> tuple[tuple[BoxFacts, ...], ...]:
+    """Return the boxes of each sentence of the findings that stands as it was drafted: they locate the draft."""
+    from llava_rad.outputs.report import BoxFacts
+
+    kept = [one for one in shown["sentences"] if one["state"] != "rejected" and review.section_of(one) == "findings"]
+    return tuple(
+        tuple(BoxFacts(**box) for box in one.get("boxes", ())) if one["text"] == one["draft"] else () for one in kept
+    )
 
 
 def _predecessor(state: State, signed: dict[str, Any] | None) -> Document | None:
@@ -354,4 +396,10 @@ def _structured_report(state: dict[str, Any], study: str) -> bytes:
     measured = measurements.for_documents(state["signed"][-1]["document"], state, identity, upright=True)
     measured = tuple(one for one in measured if one.image == identity)  # the set holds no other image
     content = found.review and replace(found.review, measurements=measured, predecessor=None)
-    return to_sr(replace(found, identity=identity, signature=anonymous, review=content)).report
+    image, source = state["image"], found.report.input
+    facts = replace(
+        source.facts, rows=image["height"], columns=image["width"], rotated=0, mirrored=False, frame=1, frames=1
+    )
+    report = found.report.model_copy(update={"input": source.model_copy(update={"facts": facts})})
+    made = replace(found, report=report, identity=identity, signature=anonymous, review=content, others=(), unnamed=())
+    return to_sr(made).report

@@ -21,7 +21,7 @@ from encoder.datasets.forms import recognised
 from encoder.datasets.values import is_nothing, known
 from encoder.files import sha256_of
 from llava_rad.benchmark.tables import TEXT_FIELDS, Row, listed, lookup, read_rows, usual_fields
-from llava_rad.outputs.report import GROUNDED_SCHEMA, SCHEMA, clean, from_data, sentences
+from llava_rad.outputs.report import EARLIER_SCHEMAS, SCHEMA, Report, clean, sentences
 from llava_rad.reports.sections import inline_parts
 from metrics.base import InputError
 
@@ -254,16 +254,17 @@ def _draft(
     number: int, row: Row, text_field: str, impression_field: str | None, model: Mapping[str, Any], of: str
 ) -> ImportedDraft:
     table = {"table": model["sha256"], "row": number}
-    if row.get("schema") in (SCHEMA, GROUNDED_SCHEMA):
+    if row.get("schema") in (SCHEMA, *EARLIER_SCHEMAS):
         try:
-            report = from_data(dict(row))
+            report = Report.model_validate(dict(row))
         except ValueError:
             raise InputError(f"{of}, row {number}: it is no report of 'llava-rad generate'") from None
         found = [one for one in report.report.findings if one.text]
-        boxes = tuple([box.model_dump() for box in getattr(one, "boxes", ())] for one in found)
+        boxes = tuple([box.model_dump(exclude={"image"}) for box in one.boxes or ()] for one in found)
+        said = report.report.impression.sentences if report.report.impression else []
         made = ImportedDraft(
-            number, tuple(one.text for one in found), (), report.model.model_dump() | table, boxes,
-            report.model_dump(mode="json"),
+            number, tuple(one.text for one in found), tuple(one.text for one in said),
+            report.model.model_dump() | table, boxes, report.model_dump(mode="json"),
         )  # fmt: skip
     else:
         text = _cell(row, text_field, number, of)
@@ -276,8 +277,8 @@ def _draft(
         ]  # fmt: skip
         if impression_field:
             impression.append(_cell(row, impression_field, number, of))
-        said = [tuple(one for text in texts for one in sentences(clean(text))) for texts in (findings, impression)]
-        made = ImportedDraft(number, said[0], said[1], {**model, **table})
+        both = [tuple(one for text in texts for one in sentences(clean(text))) for texts in (findings, impression)]
+        made = ImportedDraft(number, both[0], both[1], {**model, **table})
     every = [*made.findings, *made.impression]
     if len(every) > MAX_SENTENCES or any(len(one) > MAX_TEXT for one in every):
         raise InputError(

@@ -106,7 +106,7 @@ class Jobs:
             connection.execute("UPDATE jobs SET text = ? WHERE id = ? AND state = 'running'", (text, job.id))
 
     def finish(
-        self, job: Job, state: str, *, text: str = "", sentences: Sequence[str] = (),
+        self, job: Job, state: str, *, text: str = "", sentences: Sequence[str] = (), impression: Sequence[str] = (),
         boxes: Sequence[Sequence[Mapping[str, float]]] = (), report: Mapping[str, Any] | None = None,
         model: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None, error: str | None = None,
     ) -> bool:  # fmt: skip
@@ -116,7 +116,8 @@ class Jobs:
             job: returned by :meth:`next`.
             state: ``done``, ``stopped`` or ``failed``.
             text: of the draft.
-            sentences: of the draft; if empty, the study keeps its sentences.
+            sentences: of the draft's findings.
+            impression: sentences of its impression; if both are empty, the study keeps its sentences.
             boxes: of each sentence: ``x_min``, ``y_min``, ``x_max``, ``y_max`` as shares of the image's sides.
             report: the report in the format of ``llava-rad generate``.
             model: id and SHA-256 of the model.
@@ -134,12 +135,13 @@ class Jobs:
             row = connection.execute("SELECT * FROM studies WHERE id = ?", (job.study,)).fetchone()
             if not ended or row is None or row["status"] not in database.OPEN:
                 return False
-            if sentences:
+            if sentences or impression:
                 connection.execute(
                     "UPDATE jobs SET report = ?, model = ?, inputs = ? WHERE id = ?",
                     (*(None if part is None else database.dump(part) for part in (report, model, inputs)), job.id),
                 )
-                _put(connection, row, review.drafted(json.loads(row["document"]), sentences, boxes, job.id), model)
+                step = review.drafted(json.loads(row["document"]), sentences, boxes, job.id, impression)
+                _put(connection, row, step, model)
             database.next_revision(connection, job.study)
             return True
 

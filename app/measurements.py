@@ -11,12 +11,12 @@ import copy
 import math
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from app.review import Document, ReviewError, Step
 from encoder.reader.identity import Identity
 from llava_rad.outputs.document import Measurement, anonymous
+from llava_rad.outputs.grounding import in_file
 
 POINTS: Final = {"length": 2, "cardiothoracic": 4}
 """Number of points of each kind; a cardiothoracic ratio has the ends of the heart's width, then of the chest's."""
@@ -90,29 +90,25 @@ def for_documents(
         lengths = tuple(math.dist(*pair) * scale for pair in pairs)
         kept = [(x, y) for x, y in one["points"]]
         points = kept if upright else [file_point(x, y, part["image"], part["facts"]) for x, y in kept]
-        image = identity if role == "frontal" else _identity(part, role, identity)
+        image = identity if role == "frontal" else identity_of(part, role, identity)
         found.append(Measurement(one["kind"], tuple(points), image, lengths, unit, one["note"]))
     return tuple(found)
 
 
-def _identity(part: Mapping[str, Any], role: str, frontal: Identity) -> Identity:
+def identity_of(part: Mapping[str, Any], role: str, frontal: Identity) -> Identity:
     """Return the identity of another image than the frontal one; without identifiers it is derived from its SHA-256."""
     own = part["image"].get("identity")
     if own is not None:
         return Identity.from_dict(own)
-    alone = anonymous(part["sha256"])
-    return alone if role == "prior" else replace(alone, study_uid=frontal.study_uid)
+    return anonymous(part["sha256"], None if role == "prior" else frontal)
 
 
 def file_point(x: float, y: float, image: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[float, float]:
     """Return the place of a point in its file's pixels: before resampling, mirroring and rotation by the reader."""
-    rows, columns, quarters = facts["rows"], facts["columns"], facts.get("rotated", 0) // 90
-    height, width = (columns, rows) if quarters % 2 else (rows, columns)
-    x, y = x * width / image["width"], y * height / image["height"]
-    if facts.get("mirrored"):
-        x = width - x
-    x, y = {0: (x, y), 1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarters]
-    return round(x, 3), round(y, 3)
+    return in_file(
+        x / image["width"], y / image["height"], rows=facts["rows"], columns=facts["columns"],
+        rotated=facts.get("rotated", 0), mirrored=facts.get("mirrored", False),
+    )  # fmt: skip
 
 
 def parts_of(parts: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:

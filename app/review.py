@@ -97,26 +97,26 @@ def drafted(
     job: int | None = None,
     impression: Sequence[str] = (),
 ) -> Step:
-    """Replace a document's findings by those of a new draft; an impression that is there already is kept.
+    """Replace a document's sentences by those of a new draft; the reviewer's own sentences of the impression are kept.
 
     Args:
         document: not modified.
-        texts: sentences of the draft.
-        boxes: of each sentence.
+        texts: sentences of the draft's findings.
+        boxes: of each of them.
         job: id of the job that wrote it.
-        impression: sentences of the draft's impression, for a document without one.
+        impression: sentences of the draft's impression.
     """
-    kept = [one for one in document["sentences"] if section_of(one) == "impression"]
-    texts = texts[: max(MAX_SENTENCES - len(kept), 0)]
+    own = [one for one in document["sentences"] if section_of(one) == "impression" and one["draft"] is None]
+    room = max(MAX_SENTENCES - len(own), 0)
+    drafts = [*(("findings", text) for text in texts), *(("impression", text) for text in impression)][:room]
     sentences: list[Sentence] = [
-        {"id": f"s{number}", "draft": text, "text": text, "state": "undecided", "section": "findings"}
-        for number, text in enumerate(texts, 1)
+        {"id": f"s{number}", "draft": text, "text": text, "state": "undecided", "section": section}
+        for number, (section, text) in enumerate(drafts, 1)
     ]
-    for at, found in enumerate(boxes[: len(sentences)]):
+    for one, found in zip(sentences, boxes[: len(texts)], strict=False):  # sentences without a box come after
         if found:
-            sentences[at]["boxes"] = list(found)
-    kept = kept or [{"draft": one, "text": one, "state": "undecided", "section": "impression"} for one in impression]
-    sentences += [one | {"id": f"s{number}"} for number, one in enumerate(kept, len(sentences) + 1)]
+            one["boxes"] = list(found)
+    sentences += [one | {"id": f"s{number}"} for number, one in enumerate(own, len(sentences) + 1)]
     before = {"sentences": document["sentences"], "job": document.get("job")}
     after = {"sentences": sentences, "job": job}
     return Step(document | after, None, before, after)
@@ -144,8 +144,10 @@ def text_of(document: Document) -> str:
 
 
 def drafted_text(document: Document) -> str:
-    """Return the report as the model drafted it."""
-    return " ".join(one["draft"] for one in document["sentences"] if one["draft"] is not None)
+    """Return the report as the model drafted it: a paragraph of findings, then one of the impression."""
+    drafted = [one for one in document["sentences"] if one["draft"] is not None]
+    paragraphs = (" ".join(one["draft"] for one in drafted if section_of(one) == section) for section in SECTIONS)
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def signable(document: Document) -> str:

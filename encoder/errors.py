@@ -47,3 +47,8 @@ class ConfigError(LlavaRadError):
     """A configuration is invalid: unknown key, value out of range, or settings that contradict each other."""
 
     exit_code = 2
+
+
+def printable(text: str) -> str:
+    """Write control characters, and bytes of names that are no UTF-8, as escapes, so that a message is one line."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)

@@ -31,7 +31,7 @@ from app.service.keys import Keys
 from app.service.measures import Measures
 from app.service.polling import Batches
 from app.service.receiving import BadRequest, Room
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import ConfigError, LlavaRadError, printable
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
@@ -190,9 +190,16 @@ def _reload(batcher: Batcher) -> None:
     threading.Thread(target=load, name="reload", daemon=True).start()
 
 
+class _OneLine(logging.Formatter):
+    """Formats each message as one line: control characters of names and foreign messages are escapes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False

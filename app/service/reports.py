@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -21,7 +22,7 @@ from app.service.receiving import BadRequest, bytes_of, receive, refusal_of, tex
 from encoder.errors import LlavaRadError, ReadError
 from llava_rad.generation.study import StudyInputs
 from llava_rad.model.templates import TEXTS
-from llava_rad.outputs.document import Document
+from llava_rad.outputs.document import Document, with_uids
 from llava_rad.outputs.formats import FORMATS
 from llava_rad.outputs.report import Report, clean
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from app.service.measures import Measures
     from app.service.polling import Batches
     from app.service.receiving import Room
+    from encoder.reader.identity import Identity
 
 EVENTS: Final = "text/event-stream"
 BOTH_OBJECTS: Final = "multipart/related"
@@ -194,8 +196,8 @@ def router(parts: Parts) -> APIRouter:
     ) -> Response:
         """Write the report of an image, in the form that `Accept` asks for.
 
-        The body is the file, or a form of a study's files and texts. `identifiers` copies those of the DICOM file
-        into SR and FHIR documents.
+        The body is the file, or a form of a study's files and texts. `identifiers` copies those of the DICOM files
+        into SR and FHIR documents, and the UIDs of study and image into JSON.
         """
         with parts.room.take(request, request.state.caller, parts.batcher.wait_s()):
             kind = kind_of(request.headers.get("accept", ""))
@@ -225,9 +227,8 @@ def router(parts: Parts) -> APIRouter:
             if isinstance(answer, Exception):
                 raise answer
             assert isinstance(answer, Report)
-            identified_by = (caller, image) if identifiers else None
-            making = loop.run_in_executor(parts.batcher.threads, _response, parts.batcher, answer, kind, identified_by)
-            return await making
+            identify = partial(_identities, parts.batcher, caller, image, inputs) if identifiers else None
+            return await loop.run_in_executor(parts.batcher.threads, _response, answer, kind, identify)
 
     images: dict[str, Any] = {"type": "object", "required": ["images"]}
     images["properties"] = {"images": {"type": "array", "items": _BINARY}}
@@ -361,18 +362,35 @@ def _event(name: str, data: dict[str, str]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _response(batcher: Batcher, report: Report, kind: str, identified_by: tuple[str, bytes] | None) -> Response:
-    """A report in one of the media types ``KINDS``, with the identifiers of a caller's file."""
-    if kind == "application/json":
-        return Response(report.to_json(), media_type=kind)
+def _identities(
+    batcher: Batcher, caller: str, image: bytes, inputs: StudyInputs
+) -> tuple[Identity, dict[str, Identity]]:
+    """Read the identifiers of a caller's frontal image, and those of the other images that have some, by SHA-256."""
+    others = {}
+    for _, source in inputs.images:
+        with contextlib.suppress(ReadError):
+            others[source.sha256() or ""] = batcher.identity(caller, source.data or b"")
+    return batcher.identity(caller, image), others
+
+
+def _response(
+    report: Report, kind: str, identify: Callable[[], tuple[Identity, dict[str, Identity]]] | None
+) -> Response:
+    """A report in one of the media types ``KINDS``, with identifiers if they are asked for."""
     if kind == "text/plain":
         return Response(report.to_text(), media_type=kind)
-    identity = None if identified_by is None else batcher.identity(*identified_by)
-    document = Document.of(report, datetime.now(UTC), identity=identity)
+    if kind == "application/json":
+        if identify is not None:
+            with contextlib.suppress(ReadError):  # as for a picture: there are none to state
+                identity, others = identify()
+                report = with_uids(report, {report.input.sha256: identity, **others})
+        return Response(report.to_json(), media_type=kind)
+    identity, others = (None, None) if identify is None else identify()
+    document = Document.of(report, datetime.now(UTC), identity=identity, others=others)
     row = FORMATS["fhir" if kind == "application/fhir+json" else "sr"]
-    first, *others = row.load()().files(document)
+    first, *rest = row.load()().files(document)
     if kind != BOTH_OBJECTS:
         return Response(first, media_type=kind)
     head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    body = b"".join(head + one + b"\r\n" for one in (first, *others)) + f"--{_BOUNDARY}--\r\n".encode()
+    body = b"".join(head + one + b"\r\n" for one in (first, *rest)) + f"--{_BOUNDARY}--\r\n".encode()
     return Response(body, headers={"content-type": f'{kind}; type="application/dicom"; boundary={_BOUNDARY}'})

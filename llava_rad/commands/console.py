@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from encoder.errors import LlavaRadError
+from encoder.errors import LlavaRadError, printable
 from encoder.runs.progress import ProgressLines
 
 if TYPE_CHECKING:
@@ -33,11 +33,6 @@ def note(message: str) -> None:
 def hint(advice: str) -> None:
     """Write the line of advice below an error."""
     _put(f"  hint: {printable(advice)}\n")
-
-
-def printable(text: str) -> str:
-    """Write control characters, and bytes of names that are no UTF-8, as escapes, so that a message is one line."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def _put(line: str) -> None:

@@ -92,6 +92,8 @@ def command(
     _check_documents(format, output, identifiers)
     grouped = group or one_study
     _check_study(study, format, output, overwrite, stream)
+    if identifiers and not FORMATS[format].endings:  # names of documents tell
+        _check_continued(format, output, overwrite, what="--identifiers")
     if grouped:
         _check_group(study, format, output, overwrite, stream)
     found = expand(named, recursive=recursive, stdin=sys.stdin.buffer)
@@ -141,20 +143,25 @@ def _check_documents(format: str, output: Path | None, identifiers: bool) -> Non
     documents = [row.name for row in document_formats()]
     if format in documents and output is None:
         raise typer.BadParameter(f"{format} documents go into a folder", param_hint="--output")
-    if identifiers and format not in documents:
-        names = " and ".join(documents)
-        raise typer.BadParameter(f"only {names} documents carry identifiers", param_hint="--identifiers")
+    if identifiers and not FORMATS[format].identified:
+        names = ", ".join(row.name for row in FORMATS.values() if row.identified)
+        raise typer.BadParameter(f"only {names} carry identifiers", param_hint="--identifiers")
+
+
+def _check_continued(format: str, output: Path | None, overwrite: bool, *, what: str) -> None:
+    """Refuse to continue reports that are identified by their image alone with what does not belong to it."""
+    if output is None or overwrite or not FORMATS[format].resumable:
+        return
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise typer.BadParameter(f"what is there is not continued with {what}", param_hint="--output")
 
 
 def _check_study(study: StudyInputs, format: str, output: Path | None, overwrite: bool, stream: bool | None) -> None:
     """Refuse to continue files of reports with study inputs: reports in them are identified by their image alone."""
     if stream and study.grounded:
         raise typer.BadParameter("text with boxes is not streamed", param_hint="--stream")
-    used = study.study.used
-    if not used or output is None or overwrite or not FORMATS[format].resumable:
-        return
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise typer.BadParameter(f"what is there is not continued with --{used[0]}", param_hint="--output")
+    if used := study.study.used:
+        _check_continued(format, output, overwrite, what=f"--{used[0]}")
 
 
 def _check_group(study: StudyInputs, format: str, output: Path | None, overwrite: bool, stream: bool | None) -> None:
@@ -164,10 +171,7 @@ def _check_group(study: StudyInputs, format: str, output: Path | None, overwrite
         raise typer.BadParameter("it belongs to one image, studies have their own", param_hint=f"--{given[0]}")
     if stream:
         raise typer.BadParameter("reports of studies are not streamed", param_hint="--stream")
-    if output is None or overwrite or not FORMATS[format].resumable:
-        return
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise typer.BadParameter("what is there is not continued with studies", param_hint="--output")
+    _check_continued(format, output, overwrite, what="studies")
 
 
 def _write_studies(

@@ -204,7 +204,7 @@ Identifiers = Annotated[
     typer.Option(
         "--identifiers",
         help=f"{_DOCUMENTS}: carry the file's identifiers of patient, study and image. Without it, documents belong to "
-        "no patient and study.",
+        "no patient and study. json and jsonl: give the UIDs of study and image.",
         rich_help_panel="Output",
     ),
 ]

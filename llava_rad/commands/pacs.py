@@ -108,9 +108,9 @@ def push(
         url = None  # an option is nearer than the environment, which serves the other commands
     if (url is None) == (to is None):
         raise typer.BadParameter("name one archive", param_hint="--url, --to")
-    for path in files:
+    for number, path in enumerate(files, 1):
         if not path.is_file():
-            raise typer.BadParameter(f"there is no file {path}", param_hint="FILE")
+            raise typer.BadParameter(f"file {number} of {len(files)} does not exist", param_hint="FILE")
     from llava_rad.pacs import jobs
 
     if to is not None:

@@ -8,7 +8,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +22,52 @@ from llava_rad.outputs.formats import FORMATS, DocumentWriter, OutputFormat, Str
 from llava_rad.outputs.report import Report, footer
 
 if TYPE_CHECKING:
+    from encoder.reader.identity import Identity
     from encoder.reader.sandbox import Reader
+
+
+class _Identities:
+    """Identifiers of the inputs by SHA-256, read in a child process."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Source] = {}
+        self._reader: Reader | None = None
+
+    def add(self, writer: ReportWriter, sources: Sequence[Source]) -> None:
+        """Remember inputs, and the study inputs of all of them."""
+        for source in (*(source for _, source in writer.inputs.images), *sources):
+            self.sources[source.sha256() or ""] = source
+
+    def of(self, sha256: str) -> Identity:
+        """Read the identifiers of an input.
+
+        Raises:
+            ReadError: if it has none.
+        """
+        from encoder.reader.sandbox import Reader
+
+        self._reader = self._reader or Reader()
+        return self._reader.identity(self.sources[sha256].content())
+
+    def of_each(self, report: Report) -> dict[str, Identity]:
+        """Read the identifiers of a report's images; those without any are left out."""
+        found = {}
+        for image in report.images:
+            with suppress(ReadError):
+                found[image.sha256] = self.of(image.sha256)
+        return found
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._reader is not None:
+            self._reader.close()
 
 
 class Results(ABC):
     """Destination of the reports of one run; a context manager.
+
+    Args:
+        identifiers: reports carry identifiers of study and image.
 
     Attributes:
         written: number of reports so far.
@@ -35,13 +76,29 @@ class Results(ABC):
     how_to_continue = ""
     on_terminal = False
     """Results and progress share the screen."""
+    _names_inputs = False
+    """Inputs are looked up by SHA-256, without identifiers too."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, identifiers: bool = False) -> None:
         self.written = 0
+        self._identifiers, self._identities = identifiers, _Identities()
 
     def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
         """Return the sources that have no report here yet."""
+        if self._identifiers or self._names_inputs:
+            self._identities.add(writer, sources)
+        return self._lacking(writer, sources)
+
+    def _lacking(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
         return list(sources)
+
+    def _named(self, report: Report) -> Report:
+        """Return a report with the UIDs of its images, if identifiers are asked for."""
+        if not self._identifiers:
+            return report
+        from llava_rad.outputs.document import with_uids
+
+        return with_uids(report, self._identities.of_each(report))
 
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
         """Write a report, or describe a failure on standard error; return False for a failure.
@@ -66,8 +123,9 @@ class Results(ABC):
     def finish(self) -> None:  # noqa: B027
         """Write what waits for the last report."""
 
-    def close(self) -> None:  # noqa: B027
-        """Release files."""
+    def close(self) -> None:
+        """Release files and processes."""
+        self._identities.close()
 
     def __enter__(self) -> Results:
         return self
@@ -79,8 +137,8 @@ class Results(ABC):
 class Printed(Results):
     """Reports on standard output, and the pieces of one that is still being generated."""
 
-    def __init__(self, writer: StreamWriter) -> None:
-        super().__init__()
+    def __init__(self, writer: StreamWriter, *, identifiers: bool = False) -> None:
+        super().__init__(identifiers=identifiers)
         self._writer = writer
         self._streaming: Source | None = None
 
@@ -101,7 +159,7 @@ class Printed(Results):
             self._put(footer(report))
             self._streaming = None
         else:
-            self._put(self._writer.add(report))
+            self._put(self._writer.add(self._named(report)))
 
     def finish(self) -> None:
         self._put(self._writer.end())
@@ -116,11 +174,13 @@ class _File(Printed):
 
     on_terminal = False
 
-    def __init__(self, writer: StreamWriter, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
+    def __init__(
+        self, writer: StreamWriter, path: Path, *, overwrite: bool, inputs: Iterable[Path], identifiers: bool
+    ) -> None:
         check_output(path, inputs=inputs, overwrite=overwrite)
         self._held = ExitStack()
         self._held.enter_context(held_output(path))
-        super().__init__(writer)
+        super().__init__(writer, identifiers=identifiers)
         self._path, self._overwrite, self._parts = path, overwrite, list[str]()
 
     def _put(self, text: str) -> None:
@@ -132,6 +192,7 @@ class _File(Printed):
             write_whole(self._path, content.encode(), overwrite=self._overwrite)
 
     def close(self) -> None:
+        super().close()
         self._held.close()
 
 
@@ -140,19 +201,20 @@ class _Log(Results):
 
     how_to_continue = "; the same command continues the run"
 
-    def __init__(self, path: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
-        super().__init__()
+    def __init__(self, path: Path, *, overwrite: bool, inputs: Iterable[Path], identifiers: bool) -> None:
+        super().__init__(identifiers=identifiers)
         self._log = ReportLog(path, overwrite=overwrite, inputs=inputs)
 
-    def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
+    def _lacking(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
         if not self._log.holds_reports:
             return list(sources)
         return writer.without(sources, self._log.done(writer.settings()))
 
     def _report(self, report: Report) -> None:
-        self._log.append([report])
+        self._log.append([self._named(report)])
 
     def close(self) -> None:
+        super().close()
         self._log.close()
 
 
@@ -164,9 +226,10 @@ class _Folder(Results):
     """
 
     how_to_continue = "; the same command continues the run"
+    _names_inputs = True
 
     def __init__(self, format: OutputFormat, folder: Path, *, overwrite: bool, identifiers: bool) -> None:
-        super().__init__()
+        super().__init__(identifiers=identifiers)
         try:
             if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
                 raise OutputError("the output is not a folder", hint=f"{format.name} documents go into one")
@@ -181,22 +244,18 @@ class _Folder(Results):
         self._held.enter_context(held_folder(folder))
         self._writer: DocumentWriter = format.load()()
         self._endings = format.endings
-        self._folder, self._overwrite, self._identifiers = folder, overwrite, identifiers
-        self._sources: dict[str, Source] = {}
-        self._reader: Reader | None = None
+        self._folder, self._overwrite = folder, overwrite
         self._made = ""
         self._warning: str | None = None
 
-    def left(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
+    def _lacking(self, writer: ReportWriter, sources: Sequence[Source]) -> list[Source]:
         made = writer.settings() | {"frame": writer.frame, "identifiers": self._identifiers}
         self._made = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
-        left = []
-        for source in sources:
-            sha256 = source.sha256() or ""
-            if self._overwrite or not all(path.exists() for path in self._paths(sha256)):
-                left.append(source)
-            self._sources[sha256] = source
-        return left
+        return [
+            source
+            for source in sources
+            if self._overwrite or not all(path.exists() for path in self._paths(source.sha256() or ""))
+        ]
 
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
         self._warning = None
@@ -213,19 +272,16 @@ class _Folder(Results):
 
     def _name(self, report: Report, total: int, show_paths: bool) -> str:
         sha256 = report.input.sha256
-        return name_of(self._sources[sha256], total, sha256, show_paths=show_paths)
+        return name_of(self._identities.sources[sha256], total, sha256, show_paths=show_paths)
 
     def _report(self, report: Report) -> None:
         from llava_rad.outputs.document import Document
 
-        identity = None
+        identity, others = None, {}
         if self._identifiers:
-            from encoder.reader.sandbox import Reader
-
-            self._reader = self._reader or Reader()
-            identity = self._reader.identity(self._sources[report.input.sha256].content())
-            self._warning = identity.warning
-        document = Document.of(report, datetime.now().astimezone(), identity=identity)
+            identity, others = self._identities.of(report.input.sha256), self._identities.of_each(report)
+        document = Document.of(report, datetime.now().astimezone(), identity=identity, others=others)
+        self._warning = "; ".join(document.warnings_of_identity) or None
         for path, content in zip(self._paths(report.input.sha256), self._writer.files(document), strict=True):
             write_whole(path, content, overwrite=True)
 
@@ -233,9 +289,8 @@ class _Folder(Results):
         return [self._folder / f"{sha256[:16]}-{self._made[:8]}.{ending}" for ending in self._endings]
 
     def close(self) -> None:
+        super().close()
         self._held.close()
-        if self._reader is not None:
-            self._reader.close()
 
 
 def open_results(
@@ -255,7 +310,7 @@ def open_results(
         several: as for :class:`llava_rad.outputs.formats.StreamWriter`.
         overwrite: an existing file may be replaced.
         inputs: files that are being read, which are never replaced.
-        identifiers: documents carry the identifiers of patient, study and image.
+        identifiers: documents carry the identifiers of patient, study and image, other formats the UIDs.
 
     Raises:
         OutputError: if the output would replace or follow something that it must not.
@@ -266,7 +321,7 @@ def open_results(
         return _Folder(format, output, overwrite=overwrite, identifiers=identifiers)
     writer: type[StreamWriter] = format.load()
     if output is None or str(output) == "-":
-        return Printed(writer(several=several))
+        return Printed(writer(several=several), identifiers=identifiers)
     if format.resumable:
-        return _Log(output, overwrite=overwrite, inputs=inputs)
-    return _File(writer(several=several), output, overwrite=overwrite, inputs=inputs)
+        return _Log(output, overwrite=overwrite, inputs=inputs, identifiers=identifiers)
+    return _File(writer(several=several), output, overwrite=overwrite, inputs=inputs, identifiers=identifiers)

@@ -149,6 +149,11 @@ class Profile(BaseModel):
         return frozenset(name.replace("_", "-") for name in names)
 
     @property
+    def with_impression(self) -> bool:
+        """True: answers are cut into findings and, where there is one, the impression."""
+        return True
+
+    @property
     def generation(self) -> GenerationDefaults:
         """Defaults of decoding."""
         return GenerationDefaults(max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)

@@ -45,6 +45,10 @@ class Description(Protocol):
     def places(self) -> frozenset[str]:
         """Study inputs that its prompt takes, as ``Study.used`` spells them."""
 
+    @property
+    def with_impression(self) -> bool:
+        """True if an answer may have an impression, see ``llava_rad.model.sections``."""
+
     def check(self, study: Study) -> None:
         """Refuse study inputs that the prompt does not take.
 

@@ -18,9 +18,10 @@ from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.pieces import Draft, Pieces
 from llava_rad.generation.sources import Source
 from llava_rad.generation.study import StudyInputs, prepare
+from llava_rad.model.sections import ShownStream
 from llava_rad.model.templates import Study
 from llava_rad.outputs.compose import compose, generation_facts, recipe_facts
-from llava_rad.outputs.report import Report, clean, cleaned
+from llava_rad.outputs.report import Report, cleaned
 
 if TYPE_CHECKING:
     from encoder.preprocessing import Recipe
@@ -59,13 +60,13 @@ class ReportWriter:
 
     Args:
         options: model, reading, decoding and output; its ``study`` is that of ``inputs``.
-        inputs: optional study inputs; they belong to every image that is written about.
+        inputs: optional study inputs; they belong to every image that is written about. Kept as an attribute.
     """
 
     def __init__(self, options: GenerationOptions | None = None, inputs: StudyInputs | None = None) -> None:
         self._reader = Reader()
-        self._inputs = inputs or StudyInputs()
-        self._options = replace(options or GenerationOptions(), study=self._inputs.study)
+        self.inputs = inputs or StudyInputs()
+        self._options = replace(options or GenerationOptions(), study=self.inputs.study)
         self._context: list[tuple[str, PreparedImage]] = []
         self._stopped = threading.Event()
         self._loading = threading.RLock()
@@ -188,7 +189,7 @@ class ReportWriter:
         self.model().warm_up(self._options)
 
     def stream(self, source: Source) -> Iterator[str | Outcome]:
-        """Yield the findings of one source piece by piece, then the whole report; or only a failure."""
+        """Yield the text of one source piece by piece, then the whole report; or only a failure."""
         ((_, image),) = self._prepared([source], ahead=1)
         if isinstance(image, ReadError):
             yield Failure(source, image, source.sha256())
@@ -203,7 +204,7 @@ class ReportWriter:
         study: Study | None = None,
         context: Context | None = None,
     ) -> Iterator[str | Report]:
-        """Yield the findings of a prepared image piece by piece, then the whole report.
+        """Yield the text of a prepared image piece by piece, then the whole report.
 
         Args:
             image: frontal image, prepared by the model's recipe.
@@ -214,11 +215,11 @@ class ReportWriter:
         images = [image, *(other for _, other in (self._context if context is None else context))]
         pixels = [self._sendable(one).pixels for one in images]
         pieces = Pieces(self.model().stream(pixels, self._settings(study)))
-        text = ""
+        sections = ShownStream(with_impression=self.model().config.with_impression)
         for piece in cleaned(pieces):
-            text += piece
-            yield piece
-        yield self._report(image, replace(pieces.draft, text=text), path=path, study=study, context=context)
+            yield from sections.add(piece)
+        yield from sections.end()
+        yield self._report(image, pieces.draft, path=path, study=study, context=context)
 
     def stream_batch(
         self,
@@ -241,15 +242,17 @@ class ReportWriter:
         pixels = [self._sendable(one).pixels for one in images]
         found = self.model().stream_batch(pixels, self._settings(study), streamed=streamed, dropped=dropped)
         begun = set[int]()
+        sections = [ShownStream(with_impression=self.model().config.with_impression) for _ in batch]
         for number, part in found:
             if isinstance(part, str):
                 begun.add(number)
-                yield number, part
+                yield from ((number, more) for more in sections[number].add(part))
             elif number not in dropped:
                 image, context = batch[number]
-                if number in streamed and number not in begun:
-                    yield number, part.text
-                yield number, self._report(image, _cleaned(part), study=study, context=context)
+                if number in streamed:
+                    rest = [] if number in begun else sections[number].add(part.text)
+                    yield from ((number, more) for more in (*rest, *sections[number].end()))
+                yield number, self._report(image, part, study=study, context=context)
 
     def report(
         self, image: PreparedImage, text: str, *, study: Study | None = None, context: Context | None = None
@@ -264,11 +267,8 @@ class ReportWriter:
     ) -> Report:  # fmt: skip
         context = self._context if context is None else context
         warnings = (f"{name} image: {warning}" for name, other in context for warning in other.warnings)
-        image = replace(image, warnings=(*image.warnings, *warnings, *draft.notes))
-        return compose(
-            self.model(), self._settings(study), image, draft.text, complete=draft.complete,
-            unfamiliar=draft.unfamiliar, path=path,
-        )  # fmt: skip
+        image = replace(image, warnings=(*image.warnings, *warnings))
+        return compose(self.model(), self._settings(study), image, draft, path=path, context=context)
 
     def _settings(self, study: Study | None = None) -> GenerationOptions:
         return self._options if study is None else replace(self._options, study=study)
@@ -292,7 +292,7 @@ class ReportWriter:
                 recipe = config.preprocessing
                 self._context = [
                     (name, prepare(name, source, partial(self._read, recipe), force=self._options.force))
-                    for name, source in self._inputs.images
+                    for name, source in self.inputs.images
                 ]
                 for source in sources:
                     if self._stopped.is_set() or abandoned.is_set():
@@ -339,7 +339,7 @@ class ReportWriter:
             if isinstance(image, ReadError):
                 yield Failure(source, image, source.sha256())
             else:
-                yield self._report(image, _cleaned(next(drafts)), path=self.path_of(source))
+                yield self._report(image, next(drafts), path=self.path_of(source))
 
     def _drafts(self, images: Sequence[PreparedImage]) -> list[Draft]:
         pixels = [one.pixels for image in images for one in (image, *(other for _, other in self._context))]
@@ -362,7 +362,3 @@ class ReportWriter:
     def path_of(self, source: Source) -> str | None:
         """Return the input's path, if the options show paths."""
         return str(source.path) if self._options.show_paths and source.path is not None else None
-
-
-def _cleaned(draft: Draft) -> Draft:
-    return replace(draft, text=clean(draft.text).strip())

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from llava_rad.model.prompt import encode_answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenizers import Tokenizer
 
 Section = Literal["findings", "impression"]
@@ -47,6 +49,12 @@ def divided(text: str) -> Answer:
     findings = text if heading is None else text[: heading.start()]
     findings = _FINDINGS.sub("", findings, count=1).strip()
     return Answer(findings, None if heading is None else text[heading.end() :].strip())
+
+
+def headed(sentences: Sequence[tuple[str, str]]) -> list[str]:
+    """Put the headings of an answer before the first sentence of each section: (section, sentence), in order."""
+    marks = {"findings": f"{HEADINGS[0]} ", "impression": f"\n{HEADINGS[1]} "}
+    return [marks.pop(section, "") + text for section, text in sentences]
 
 
 def shown(text: str, *, ended: bool = True) -> str:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from llava_rad.model.sections import Answer, divided
 from llava_rad.outputs.grounding import Box, parse, placed
 from llava_rad.outputs.report import (
     BoxFacts,
     Finding,
     GenerationFacts,
-    GroundedBody,
-    GroundedFinding,
-    GroundedReport,
+    Impression,
     InputFacts,
     ModelFacts,
     RecipeFacts,
     Report,
     ReportBody,
+    Sentence,
     SoftwareFacts,
+    StudyImageFacts,
+    clean,
     sentences,
 )
 
 UNFAMILIAR = "the image is unlike those that the model was trained on: do not rely on this draft"
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
     from encoder.reader.radiograph import PreparedImage
     from llava_rad.generation.options import Decoding
+    from llava_rad.generation.pieces import Draft
     from llava_rad.generation.report_model import ReportModel
 
 
@@ -33,44 +39,46 @@ def compose(
     model: ReportModel,
     settings: Decoding,
     image: PreparedImage,
-    text: str,
+    draft: Draft,
     *,
-    complete: bool = True,
-    unfamiliar: bool = False,
     path: str | None = None,
+    context: Sequence[tuple[str, PreparedImage]] = (),
 ) -> Report:
-    """Build the report of one image.
+    """Build the report of one study.
 
     Args:
         model: the model that generated the text.
         settings: of the decoding.
-        image: prepared for the model.
-        text: cleaned findings, with boxes if ``settings.study.grounded``.
-        complete: False if the text reached the maximal length; adds a warning.
-        unfamiliar: the image is unlike the training images of the model; adds a warning.
+        image: frontal image, prepared for the model.
+        draft: answer of the model, with boxes if ``settings.study.grounded``, or the text that
+            ``llava_rad.model.sections`` shows of it; what it lacks becomes a warning.
         path: of the input, if the user asked for it.
+        context: role and image of the lateral and the prior that the text was written from.
     """
-    warnings = list(image.warnings)
-    if unfamiliar:
+    text = clean(draft.text).strip()
+    answer = divided(text) if model.config.with_impression else Answer(text)
+    warnings = [*image.warnings, *draft.notes]
+    if draft.unfamiliar:
         warnings.append(UNFAMILIAR)
-    if not complete:
+    if not draft.complete:
         warnings.append(f"the report was cut off after {settings.longest(model.config)} tokens")
-    if not text:
-        warnings.append("the model wrote nothing")
+    if not answer.findings:
+        warnings.append("the model wrote nothing" if not answer.impression else "the model wrote no findings")
+    if model.config.with_impression and not answer.impression and answer.findings:
+        warnings.append("the model wrote no impression")
     if settings.study.used:
         warnings.append(f"written from more than this image, which is not kept here: {', '.join(settings.study.used)}")
     if settings.study.grounded:
-        grounded, left_out = placed(parse(text), model.recipe, image.facts)
-        phrases = [
-            GroundedFinding(text=phrase.text, boxes=[_box(box) for box in phrase.boxes]) for phrase in grounded.phrases
-        ]
-        body: ReportBody = GroundedBody(text=grounded.text, findings=phrases)
-        kind: type[Report] = GroundedReport
+        grounded, left_out = placed(parse(answer.findings), model.recipe, image.facts)
+        findings = [Finding(text=phrase.text, boxes=[_box(box) for box in phrase.boxes]) for phrase in grounded.phrases]
+        body = ReportBody(
+            text=grounded.text, findings=findings, impression=_impression(parse(answer.impression or "").text)
+        )
         warnings += left_out
     else:
-        body = ReportBody(text=text, findings=[Finding(text=sentence) for sentence in sentences(text)])
-        kind = Report
-    return kind(
+        findings = [Finding(text=sentence) for sentence in sentences(answer.findings)]
+        body = ReportBody(text=answer.findings, findings=findings, impression=_impression(answer.impression))
+    return Report(
         report=body,
         model=ModelFacts(
             id=model.model_id,
@@ -86,10 +94,22 @@ def compose(
             recipe=recipe_facts(model),
             facts=image.facts,
         ),
+        images=[_reference("frontal", image), *(_reference(role, other) for role, other in context)],
         generation=generation_facts(model, settings),
         warnings=warnings,
         software=SoftwareFacts(version=software_version()),
     )
+
+
+def _impression(text: str | None) -> Impression | None:
+    if not text:
+        return None
+    return Impression(text=text, sentences=[Sentence(text=sentence) for sentence in sentences(text)])
+
+
+def _reference(role: str, image: PreparedImage) -> StudyImageFacts:
+    named = cast("Literal['frontal', 'lateral', 'prior']", role)
+    return StudyImageFacts(role=named, sha256=image.sha256, view=image.facts.view)
 
 
 def _box(box: Box) -> BoxFacts:

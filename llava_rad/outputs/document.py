@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from encoder.reader.identity import Identity
+from llava_rad.outputs.grounding import in_file
 from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
 from metrics.rules.labeler import label
 
 if TYPE_CHECKING:
-    from llava_rad.outputs.report import Report
+    from llava_rad.outputs.report import BoxFacts, Report
 
 _COMPUTED_RADIOGRAPHY: Final = "1.2.840.10008.5.1.4.1.1.1"
 
@@ -86,6 +87,25 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class StudyImage:
+    """Image that a report was written from.
+
+    Attributes:
+        role: ``"frontal"``, ``"lateral"`` or ``"prior"``.
+        sha256: of its file.
+        identity: its identifiers.
+    """
+
+    role: str
+    sha256: str
+    identity: Identity
+
+
+Region = tuple[tuple[float, float], ...]
+"""Corners of a box in the frontal image: (column, row) in pixels of its file."""
+
+
+@dataclass(frozen=True)
 class Review:
     """Content of a report under review or signed, in place of the draft's.
 
@@ -96,6 +116,7 @@ class Review:
         corrections: labels of CheXpert findings that the reviewer set, in place of those of the text.
         measurements: in the images of the study.
         predecessor: the version of the signed report that this one replaces.
+        boxes: of each sentence of the findings, in the frontal image; empty if there are none.
     """
 
     findings: tuple[str, ...]
@@ -104,6 +125,7 @@ class Review:
     corrections: Mapping[str, str] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     predecessor: Document | None = None
+    boxes: tuple[tuple[BoxFacts, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,8 @@ class Document:
         signature: None for a draft, and for a review that is not signed.
         at: creation time of the document, with time zone.
         review: None for a draft that nobody has reviewed.
+        others: lateral and prior image that the draft was written from.
+        unnamed: roles of such images that the document does not refer to: without identifiers, or of another patient.
     """
 
     report: Report
@@ -123,6 +147,8 @@ class Document:
     signature: Signature | None
     at: datetime
     review: Review | None = None
+    others: tuple[StudyImage, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -131,11 +157,58 @@ class Document:
         at: datetime,
         *,
         identity: Identity | None = None,
+        others: Mapping[str, Identity] | None = None,
         signature: Signature | None = None,
         review: Review | None = None,
     ) -> Document:
-        """Build a document; without an identity it names no patient and belongs to no study of an archive."""
-        return cls(report, identity or anonymous(report.input.sha256), signature, at, review)
+        """Build a document; without an identity it names no patient and belongs to no study of an archive.
+
+        Args:
+            report: the draft.
+            at: creation time, with time zone.
+            identity: of the frontal image.
+            others: identities of the draft's other images by SHA-256; without ``identity`` they are derived.
+            signature: None if it is not signed.
+            review: None for a draft that nobody has reviewed.
+        """
+        frontal, named = identity or anonymous(report.input.sha256), dict(others or {})
+        if identity is None:
+            for image in report.images[1:]:
+                named[image.sha256] = anonymous(image.sha256, None if image.role == "prior" else frontal)
+        images = [
+            StudyImage(image.role, image.sha256, named[image.sha256])
+            for image in report.images[1:]
+            if image.sha256 in named and _of_one_patient(frontal, named[image.sha256])
+        ]
+        kept = {image.sha256 for image in images}
+        unnamed = tuple(image.role for image in report.images[1:] if image.sha256 not in kept)
+        return cls(report, frontal, signature, at, review, tuple(images), unnamed)
+
+    @property
+    def images(self) -> tuple[StudyImage, ...]:
+        """Images that the draft was written from, the frontal one first."""
+        return (StudyImage("frontal", self.report.input.sha256, self.identity), *self.others)
+
+    def regions(self, number: int) -> list[Region]:
+        """Return the boxes of a sentence of the findings as closed lines, in pixels of the frontal image's file."""
+        boxes: Sequence[Sequence[BoxFacts]]
+        if self.review is not None:
+            boxes = self.review.boxes
+        else:
+            boxes = [finding.boxes or () for finding in self.report.report.findings if finding.text]
+        facts = self.report.input.facts
+        found = []
+        for box in boxes[number] if number < len(boxes) else ():
+            if box.image != 0:
+                continue
+            left, top, right, bottom = box.x_min, box.y_min, box.x_max, box.y_max
+            corners = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
+            placed = (
+                in_file(x, y, rows=facts.rows, columns=facts.columns, rotated=facts.rotated, mirrored=facts.mirrored)
+                for x, y in corners
+            )
+            found.append(tuple(placed))
+        return found
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -146,8 +219,11 @@ class Document:
 
     @property
     def impression(self) -> tuple[str, ...]:
-        """Sentences of the impression, which drafts have not."""
-        return () if self.review is None else self.review.impression
+        """Sentences of the impression: of the review, or else of the draft."""
+        if self.review is not None:
+            return self.review.impression
+        drafted = self.report.report.impression
+        return () if drafted is None else tuple(one.text for one in drafted.sentences)
 
     @property
     def text(self) -> str:
@@ -156,9 +232,18 @@ class Document:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of the review or else the draft, and one about identifiers that were left out."""
+        """Warnings of the review or else the draft, and those about identifiers that were left out."""
         given = self.report.warnings if self.review is None else self.review.warnings
-        return list(dict.fromkeys([*given, *([self.identity.warning] if self.identity.warning else [])]))
+        return list(dict.fromkeys([*given, *self.warnings_of_identity]))
+
+    @property
+    def warnings_of_identity(self) -> list[str]:
+        """Warnings about identifiers that were left out, and images that the document does not refer to."""
+        unnamed = [
+            f"the {role} image has no identifiers of this patient: the document does not refer to it"
+            for role in self.unnamed
+        ]
+        return [*([self.identity.warning] if self.identity.warning else []), *unnamed]
 
     @property
     def findings(self) -> dict[str, str]:
@@ -204,13 +289,36 @@ class Document:
             version = repr((self.at.isoformat(), *content))
         made_from, model = self.report.input, self.report.model
         frame = str(made_from.facts.frame)
-        return uid_of(kind, self.identity.instance_uid, made_from.sha256, frame, model.sha256, version)
+        others = [image.sha256 for image in self.report.images[1:]]
+        return uid_of(kind, self.identity.instance_uid, made_from.sha256, frame, model.sha256, version, *others)
 
 
-def anonymous(sha256: str) -> Identity:
-    """Derive an identity from a file's SHA-256: equal for documents of the same file, and without patient data."""
-    study, series, image = (uid_of(level, sha256) for level in ("study", "series", "image"))
-    return Identity(study, series, image, _COMPUTED_RADIOGRAPHY)
+def _of_one_patient(frontal: Identity, other: Identity) -> bool:
+    """Tell whether two identities may be of one patient: none of the attributes that both state differs."""
+    stated = ((frontal.attributes.get(name), other.attributes.get(name)) for name in ("PatientID", "IssuerOfPatientID"))
+    return all(one == two for one, two in stated if one and two)
+
+
+def with_uids(report: Report, identities: Mapping[str, Identity]) -> Report:
+    """Return a report that states the UIDs of its images; ``identities`` are by SHA-256, some may be missing."""
+    images = [
+        image.model_copy(update={"study_uid": known.study_uid, "sop_instance_uid": known.instance_uid})
+        if (known := identities.get(image.sha256))
+        else image
+        for image in report.images
+    ]
+    return report.model_copy(update={"images": images})
+
+
+def anonymous(sha256: str, study: Identity | None = None) -> Identity:
+    """Derive an identity from a file's SHA-256: equal for documents of the same file, and without patient data.
+
+    Args:
+        sha256: of the file.
+        study: of another image of the same study; None for a study of its own.
+    """
+    whole, series, image = (uid_of(level, sha256) for level in ("study", "series", "image"))
+    return Identity(study.study_uid if study else whole, series, image, _COMPUTED_RADIOGRAPHY)
 
 
 def uid_of(*parts: str) -> str:

@@ -1,4 +1,7 @@
-"""FHIR R4: a Bundle of DiagnosticReport, Observations, Device, Provenance and Composition (https://hl7.org/fhir/R4/)."""
+"""FHIR R4: a Bundle of DiagnosticReport, Observations, Device, Provenance and Composition (https://hl7.org/fhir/R4/).
+
+With identifiers also the Patient, and an ImagingStudy for each study with images that the report was written from.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,13 @@ _UNITS: Final = {"mm": ("mm", "mm"), "px": ("pixels", "{pixels}"), "ratio": ("ra
 """Units by name, with their UCUM codes."""
 _LABELED: Final = "CheXpert findings of the text, by the labeler 'rules'"
 _CORRECTED: Final = "CheXpert findings, corrected by the reviewer"
+_DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
+_MODALITY: Final = {
+    "1.2.840.10008.5.1.4.1.1.1": "CR",
+    "1.2.840.10008.5.1.4.1.1.1.1": "DX",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "DX",
+}
+"""Modalities by SOP class, for images whose header is not kept."""
 _GENDER: Final = {"M": "male", "F": "female", "O": "other"}
 _GROUPS: Final = ("ABC", "IDE", "SYL")
 """Alphabetic, ideographic and phonetic, by http://terminology.hl7.org/CodeSystem/v3-EntityNameUse."""
@@ -44,8 +54,8 @@ def to_fhir(document: Document) -> dict[str, Any]:
     report["result"] = [{"reference": f"urn:uuid:{one['id']}"} for one in observations]
     if not observations:
         del report["result"]
-    patient = [_patient(document)] if document.identity.attributes else []
-    parts = [report, *observations, *patient, _device(document), _provenance(document), _composition(document)]
+    named = [_patient(document), *_imaging_studies(document)] if document.identity.attributes else []
+    parts = [report, *observations, *named, _device(document), _provenance(document), _composition(document)]
     return {
         "resourceType": "Bundle",
         "id": str(_uuid(document, "Bundle")),
@@ -93,11 +103,48 @@ def _diagnostic_report(document: Document) -> dict[str, Any]:
     }
     if identity.attributes:
         found["subject"] = _subject(document)
-        study = {"system": "urn:dicom:uid", "value": f"urn:oid:{identity.study_uid}"}
-        found["imagingStudy"] = [{"type": "ImagingStudy", "identifier": study}]
+        found["imagingStudy"] = [
+            {
+                "reference": f"urn:uuid:{study['id']}",
+                "type": "ImagingStudy",
+                "identifier": study["identifier"][0],
+            }
+            for study in _imaging_studies(document)
+        ]
     if signature is not None:
         found["resultsInterpreter"] = [{"display": signature.reviewer}]
     return found
+
+
+def _imaging_studies(document: Document) -> list[dict[str, Any]]:
+    """Build the ImagingStudy of each study, the current one first, with the images that the report was written from."""
+    studies: dict[str, dict[str, dict[str, Any]]] = {}
+    for image in document.images:
+        identity, stated = image.identity, document.report.input.facts.modality
+        modality = stated if image.role == "frontal" and stated not in (None, "OTHER") else None
+        series = studies.setdefault(identity.study_uid, {}).setdefault(
+            identity.series_uid,
+            {
+                "uid": identity.series_uid,
+                "modality": {"system": _DCM, "code": modality or _MODALITY.get(identity.class_uid, "OT")},
+                "instance": [],
+            },
+        )
+        class_code = {"system": "urn:ietf:rfc:3986", "code": f"urn:oid:{identity.class_uid}"}
+        series["instance"].append(
+            {"uid": identity.instance_uid, "sopClass": class_code, "title": f"{image.role} image"}
+        )
+    return [
+        {
+            "resourceType": "ImagingStudy",
+            "id": str(_uuid(document, f"ImagingStudy {uid}")),
+            "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"}],
+            "status": "available",
+            "subject": _subject(document),
+            "series": list(series.values()),
+        }
+        for uid, series in studies.items()
+    ]
 
 
 def _observation(document: Document, finding: str, said: str) -> dict[str, Any]:
@@ -216,14 +263,14 @@ def _provenance(document: Document) -> dict[str, Any]:
     if document.signature is not None:
         reviewer = {"display": document.signature.reviewer}
         agents.append({"type": {"coding": [{"system": kinds, "code": "verifier"}]}, "who": reviewer})
-    source = {"identifier": {"system": SHA256_SYSTEM, "value": document.report.input.sha256}}
+    sources = [{"system": SHA256_SYSTEM, "value": image.sha256} for image in document.images]
     return {
         "resourceType": "Provenance",
         "id": str(_uuid(document, "Provenance")),
         "target": [{"reference": _reference(document, "DiagnosticReport")}],
         "recorded": _instant(document),
         "agent": agents,
-        "entity": [{"role": "source", "what": source}],
+        "entity": [{"role": "source", "what": {"identifier": source}} for source in sources],
     }
 
 

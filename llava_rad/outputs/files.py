@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from encoder.locks import locked_folder, locked_output
 if TYPE_CHECKING:
     from llava_rad.outputs.report import Report
 
-_FIRST_KEY = b'{"schema":"llava-rad.report/1"'
+_FIRST_KEY = re.compile(rb'\{"schema":"llava-rad\.report/[1-3]"')
+_HALF_KEY = b'{"schema":"llava-rad.report/'
+"""Begin of the first key: a line of a crashed run may end in it."""
 Key = tuple[str, int]
 
 
@@ -128,7 +131,7 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool = False, mode: int =
 
 
 class ReportLog:
-    """A JSONL file of reports that a later run of the same command continues.
+    """A JSONL file of reports that a later run of the same command continues; earlier schemas are continued too.
 
     Every appended line is one report and is on the disk when ``append`` returns. A half-written last line, left by a
     crash, is removed. While the log is open no other process can open it.
@@ -216,7 +219,8 @@ def _reports(content: bytes) -> list[dict[str, Any]]:
     records = []
     for line in io.BytesIO(content):
         whole = line.endswith(b"\n")
-        if not (line.startswith(_FIRST_KEY) or (not whole and _FIRST_KEY.startswith(line))):
+        half = not whole and (_HALF_KEY.startswith(line) or _FIRST_KEY.fullmatch(line + b'"'))
+        if not (_FIRST_KEY.match(line) or half):
             raise _not_ours()
         if not whole:
             break

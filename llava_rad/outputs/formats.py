@@ -116,6 +116,11 @@ class OutputFormat:
     resumable: bool = False
 
     @property
+    def identified(self) -> bool:
+        """True if its reports may carry identifiers."""
+        return self.media_type != "text/plain"
+
+    @property
     def downloads(self) -> tuple[str, ...]:
         """File names under which the review page offers the files of one report."""
         return self.endings if len(self.endings) > 1 else tuple(f"report.{ending}" for ending in self.endings)
@@ -140,11 +145,11 @@ FORMATS: Final[dict[str, OutputFormat]] = {
             media_type="application/jsonl", resumable=True,
         ),
         OutputFormat(
-            "sr", "DICOM structured report", "two DICOM structured reports for each image",
+            "sr", "DICOM structured report", "two DICOM structured reports for each image or study",
             f"{_HERE}.sr:StructuredReportWriter", ("report.dcm", "labels.dcm"), DICOM, resumable=True,
         ),
         OutputFormat(
-            "fhir", "FHIR R4 bundle", "one FHIR R4 bundle for each image", f"{_HERE}.fhir:BundleWriter",
+            "fhir", "FHIR R4 bundle", "one FHIR R4 bundle for each image or study", f"{_HERE}.fhir:BundleWriter",
             ("fhir.json",), "application/fhir+json", resumable=True,
         ),
     )

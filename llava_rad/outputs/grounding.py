@@ -154,3 +154,28 @@ def placed(grounded: Grounded, recipe: Recipe, facts: ImageFacts) -> tuple[Groun
         for phrase in grounded.phrases
     )
     return Grounded(phrases, grounded.malformed), warnings
+
+
+def in_file(
+    x: float, y: float, *, rows: int, columns: int, rotated: int = 0, mirrored: bool = False
+) -> tuple[float, float]:
+    """Convert a place on the upright image to pixels of its file: before resampling, mirroring and rotation.
+
+    Args:
+        x: share of the upright image's width.
+        y: share of its height.
+        rows: stored height in pixels.
+        columns: stored width in pixels.
+        rotated: degrees of clockwise rotation by the reader.
+        mirrored: left and right were exchanged after it.
+
+    Returns:
+        Column and row; 0, 0 is the outer corner of the first pixel (DICOM PS3.3 C.18.6).
+    """
+    quarters = rotated // 90
+    height, width = (columns, rows) if quarters % 2 else (rows, columns)
+    x, y = x * width, y * height
+    if mirrored:
+        x = width - x
+    x, y = {0: (x, y), 1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarters]
+    return round(x, 3), round(y, 3)

@@ -10,15 +10,17 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from encoder.reader.radiograph import ImageFacts
 from encoder.reader.views import View
+from llava_rad.model.sections import SHOWN_HEADING
 
-SCHEMA: Literal["llava-rad.report/1"] = "llava-rad.report/1"
-GROUNDED_SCHEMA: Literal["llava-rad.report/2"] = "llava-rad.report/2"
+SCHEMA: Literal["llava-rad.report/3"] = "llava-rad.report/3"
+EARLIER_SCHEMAS: Final = ("llava-rad.report/1", "llava-rad.report/2")
+"""Schemas that are read: findings of one image, and those with boxes."""
 NOTICE: Literal["AI-generated draft. Research use only. Not for clinical use."] = (
     "AI-generated draft. Research use only. Not for clinical use."
 )
@@ -37,17 +39,47 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Finding(_Part):
-    """One sentence of the report."""
+class Sentence(_Part):
+    """One sentence of the impression."""
 
     text: str
+
+
+class BoxFacts(_Part):
+    """Rectangle in fractions of the upright image's width (x) and height (y), from its upper left corner.
+
+    ``image`` is the image's place in ``images``, from 0.
+    """
+
+    image: int = Field(default=0, ge=0)
+    x_min: float = Field(ge=0, le=1)
+    y_min: float = Field(ge=0, le=1)
+    x_max: float = Field(ge=0, le=1)
+    y_max: float = Field(ge=0, le=1)
+
+
+class Finding(Sentence):
+    """One sentence or phrase of the findings; ``boxes`` is null unless the model was asked for them."""
+
+    boxes: list[BoxFacts] | None = None
+
+
+class Impression(_Part):
+    """The section Impression: the whole text as generated, and its sentences."""
+
+    text: str
+    sentences: list[Sentence]
 
 
 class ReportBody(_Part):
-    """Findings of a report: the whole text as generated, and its sentences."""
+    """Sections of a report. ``text`` is that of the findings as generated, without boxes; ``findings`` its sentences.
+
+    ``impression`` is null if the model wrote none.
+    """
 
     text: str
     findings: list[Finding]
+    impression: Impression | None = None
 
 
 class ModelFacts(_Part):
@@ -83,6 +115,19 @@ class InputFacts(_Part):
         return os.fsencode(value).decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
+class StudyImageFacts(_Part):
+    """One image that the report was written from; the first is the frontal image of ``input``.
+
+    UIDs are null unless the user asked for identifiers and the file has them.
+    """
+
+    role: Literal["frontal", "lateral", "prior"]
+    sha256: Sha256
+    view: View
+    study_uid: str | None = None
+    sop_instance_uid: str | None = None
+
+
 class GenerationFacts(_Part):
     """Settings that the text depends on, besides model and input."""
 
@@ -102,24 +147,56 @@ class SoftwareFacts(_Part):
 
 
 class Report(_Part):
-    """One findings report, schema ``llava-rad.report/1``."""
+    """One report, schema ``llava-rad.report/3``; data of the schemas before it are read too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
-    schema_id: Literal["llava-rad.report/1"] = Field(default=SCHEMA, alias="schema")
+    schema_id: Literal["llava-rad.report/3"] = Field(default=SCHEMA, alias="schema")
     ai_generated: Literal[True] = True
     notice: Literal["AI-generated draft. Research use only. Not for clinical use."] = NOTICE
     report: ReportBody
     model: ModelFacts
     input: InputFacts
+    images: list[StudyImageFacts] = Field(min_length=1)
     generation: GenerationFacts
     warnings: list[str]
     software: SoftwareFacts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, data: Any) -> Any:
+        """Convert data of an earlier schema, which has one image and no impression."""
+        if not isinstance(data, dict) or data.get("schema") not in EARLIER_SCHEMAS:
+            return data
+        try:
+            findings = [
+                {**one, "boxes": [{**box, "image": 0} for box in one["boxes"]]} if "boxes" in one else one
+                for one in data["report"]["findings"]
+            ]
+            image = {"role": "frontal", "sha256": data["input"]["sha256"], "view": data["input"]["view"]}
+            return {
+                **data,
+                "schema": SCHEMA,
+                "report": {**data["report"], "findings": findings},
+                "images": [image],
+            }
+        except (KeyError, TypeError):
+            raise ValueError("no report of an earlier schema") from None
 
     @property
     def text(self) -> str:
         """The findings paragraph."""
         return self.report.text
+
+    @property
+    def impression(self) -> str:
+        """The impression paragraph, "" if there is none."""
+        return self.report.impression.text if self.report.impression else ""
+
+    @property
+    def shown(self) -> str:
+        """The findings, then the impression under its heading."""
+        return self.text + (SHOWN_HEADING + self.impression if self.impression else "")
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the report as JSON; ``indent=None`` gives one line, as in a JSONL file."""
@@ -127,7 +204,7 @@ class Report(_Part):
 
     def to_text(self) -> str:
         """Return the report as plain text, ending in a line feed."""
-        return header(demonstration=self.model.demonstration) + self.report.text + footer(self)
+        return header(demonstration=self.model.demonstration) + self.shown + footer(self)
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Report:
@@ -139,60 +216,19 @@ class Report(_Part):
         return cls.model_validate_json(data)
 
 
-class BoxFacts(_Part):
-    """Rectangle in fractions of the upright image's width (x) and height (y), from its upper left corner."""
-
-    x_min: float = Field(ge=0, le=1)
-    y_min: float = Field(ge=0, le=1)
-    x_max: float = Field(ge=0, le=1)
-    y_max: float = Field(ge=0, le=1)
-
-
-class GroundedFinding(Finding):
-    """One phrase of a grounded report with its boxes in the image; the list may be empty."""
-
-    boxes: list[BoxFacts]
-
-
-class GroundedBody(ReportBody):
-    """Findings of a grounded report: the text without its boxes, and its phrases."""
-
-    findings: list[GroundedFinding]  # type: ignore[assignment]
-
-
-class GroundedReport(Report):
-    """One findings report with boxes, schema ``llava-rad.report/2``: as ``Report``, with ``boxes`` in each finding."""
-
-    schema_id: Literal["llava-rad.report/2"] = Field(default=GROUNDED_SCHEMA, alias="schema")  # type: ignore[assignment]
-    report: GroundedBody
-
-
-def from_data(data: dict[str, Any]) -> Report:
-    """Build a report of either schema from the result of ``model_dump``.
-
-    Raises:
-        pydantic.ValidationError: if the data are not a report.
-    """
-    return (GroundedReport if data.get("schema") == GROUNDED_SCHEMA else Report).model_validate(data)
-
-
-def json_schema(*, grounded: bool = False) -> dict[str, Any]:
-    """Return the JSON Schema of a report, which is published as ``report-1.schema.json`` in this folder.
-
-    Args:
-        grounded: the schema of a report with boxes, ``report-2.schema.json``.
-    """
-    return (GroundedReport if grounded else Report).model_json_schema(mode="serialization")
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a report, which is published as ``report-3.schema.json`` in this folder."""
+    return Report.model_json_schema(mode="serialization")
 
 
 def header(*, demonstration: bool) -> str:
-    """Return the text form up to the findings: notice and section title."""
+    """Return the text form up to the findings: notice and title of the section."""
     lines = [NOTICE, *([DEMONSTRATION_NOTICE] if demonstration else []), "", "FINDINGS:", ""]
     return "\n".join(lines)
 
 
 def footer(report: Report) -> str:
-    """Return the text form after the findings: warnings, input and model."""
+    """Return the text form after the sections: warnings, input and model."""
     warnings = ["WARNINGS:", *(f"- {warning}" for warning in report.warnings), ""] if report.warnings else []
     made_from, model = report.input, report.model
     recipe = f"{made_from.recipe.name} version {made_from.recipe.version}"
@@ -201,6 +237,7 @@ def footer(report: Report) -> str:
         "",
         *warnings,
         f"Input: {made_from.path + ', ' if made_from.path is not None else ''}sha256 {made_from.sha256}",
+        *(f"With: {image.role} image, sha256 {image.sha256}" for image in report.images[1:]),
         f"Read as: {made_from.format}, view {made_from.view}, recipe {recipe}",
         f"Model: {model.id}{f', revision {model.revision}' if model.revision else ''}, sha256 {model.sha256}",
         "",

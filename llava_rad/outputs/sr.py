@@ -17,9 +17,12 @@ from llava_rad.outputs.report import NOTICE
 from llava_rad.outputs.sr_measurements import measurement_groups
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydicom.dataset import Dataset
 
     from encoder.reader.identity import Identity
+    from llava_rad.outputs.document import Region
 
 MANUFACTURER: Final = "LLaVA-Rad"
 SERIES_NUMBER: Final = 9701
@@ -58,7 +61,6 @@ def _report(document: Document) -> Dataset:
         CodedConcept,
         ContainerContentItem,
         EnhancedSR,
-        ImageContentItem,
         PnameContentItem,
         TextContentItem,
         UIDRefContentItem,
@@ -67,7 +69,7 @@ def _report(document: Document) -> Dataset:
     def dcm(value: str, meaning: str) -> Any:
         return CodedConcept(value, "DCM", meaning)
 
-    report, identity = document.report, document.identity
+    report = document.report
     root = ContainerContentItem(CodedConcept("18748-4", "LN", "Diagnostic imaging report"), template_id="2000")
     context: list[Any] = [
         CodeContentItem(
@@ -89,21 +91,18 @@ def _report(document: Document) -> Dataset:
             CodeContentItem(dcm("121005", "Observer Type"), dcm("121006", "Person"), "HAS OBS CONTEXT"),
             PnameContentItem(dcm("121008", "Person Observer Name"), _person(document), "HAS OBS CONTEXT"),
         ]
+    finding = dcm("121071", "Finding")
     sections = [
-        (dcm("121070", "Findings"), dcm("121071", "Finding"), document.sentences),
+        (dcm("121070", "Findings"), finding, document.sentences),
         (dcm("121072", "Impressions"), dcm("121073", "Impression"), document.impression),
     ]
     containers = []
     for title, concept, sentences in sections:
         section = ContainerContentItem(title, relationship_type="CONTAINS")
         section.ContentSequence = []
-        for sentence in sentences:
+        for number, sentence in enumerate(sentences):
             item = TextContentItem(concept, sentence, "CONTAINS")
-            source = ImageContentItem(
-                dcm("121112", "Source of Measurement"), identity.class_uid, identity.instance_uid,
-                relationship_type="INFERRED FROM",
-            )  # fmt: skip
-            item.ContentSequence = [source]
+            item.ContentSequence = _sources(document, document.regions(number) if concept is finding else ())
             section.ContentSequence.append(item)
         if sentences:
             containers.append(section)
@@ -113,6 +112,59 @@ def _report(document: Document) -> Dataset:
     root.ContentSequence = [*context, *containers, *comments]
     made: Dataset = EnhancedSR(content=root, **_common(document, "report", 1))
     return made
+
+
+def _sources(document: Document, regions: Sequence[Region]) -> list[Any]:
+    """Build the items that a sentence is inferred from: its regions of the frontal image, and all images (TID 320)."""
+    import numpy as np
+    from highdicom.sr import CodedConcept, ImageContentItem, ScoordContentItem
+
+    def source(image: Identity, relationship: str) -> ImageContentItem:
+        return ImageContentItem(
+            CodedConcept("121112", "DCM", "Source of Measurement"), image.class_uid, image.instance_uid,
+            referenced_frame_numbers=_frame(document, image), relationship_type=relationship,
+        )  # fmt: skip
+
+    items: list[Any] = []
+    for region in regions:
+        item = ScoordContentItem(
+            CodedConcept("111030", "DCM", "Image Region"), "POLYLINE", np.asarray(region, np.float32),
+            relationship_type="INFERRED FROM",
+        )  # fmt: skip
+        item.ContentSequence = [source(document.identity, "SELECTED FROM")]
+        items.append(item)
+    return items + [source(image.identity, "INFERRED FROM") for image in document.images]
+
+
+def _frame(document: Document, image: Identity) -> list[int] | None:
+    """Return the number of the frame that was read of a frontal image with several; None for other images."""
+    facts = document.report.input.facts
+    several = facts.frames > 1 and image.instance_uid == document.identity.instance_uid
+    return [facts.frame] if several else None
+
+
+def _region_groups(document: Document) -> list[Any]:
+    """Build a group with the region of each box (TID 1410), named by the sentence."""
+    import numpy as np
+    from highdicom.sr import (
+        ImageRegion,
+        PlanarROIMeasurementsAndQualitativeEvaluations,
+        SourceImageForRegion,
+        TrackingIdentifier,
+    )
+
+    identity, groups = document.identity, []
+    for number, sentence in enumerate(document.sentences):
+        for at, region in enumerate(document.regions(number), 1):
+            source = SourceImageForRegion(identity.class_uid, identity.instance_uid, _frame(document, identity))
+            named = TrackingIdentifier(uid=document.uid(f"region {number} {at}"), identifier=sentence)
+            groups.append(
+                PlanarROIMeasurementsAndQualitativeEvaluations(
+                    named,
+                    referenced_region=ImageRegion("POLYLINE", np.asarray(region, np.float32), source),
+                )
+            )
+    return groups
 
 
 def _labels(document: Document) -> Dataset:
@@ -136,7 +188,7 @@ def _labels(document: Document) -> Dataset:
         "negative": CodedConcept("2667000", "SCT", "Absent"),
         "uncertain": CodedConcept("373068000", "SCT", "Undetermined"),
     }
-    report, identity = document.report, document.identity
+    report = document.report
     device = ObserverContext(
         codes.DCM.Device,
         DeviceObserverIdentifyingAttributes(
@@ -165,13 +217,16 @@ def _labels(document: Document) -> Dataset:
             group = MeasurementsAndQualitativeEvaluations(
                 TrackingIdentifier(uid=document.uid(kind), identifier=name),
                 qualitative_evaluations=evaluations,
-                source_images=[SourceImageForMeasurementGroup(identity.class_uid, identity.instance_uid)],
+                source_images=[
+                    SourceImageForMeasurementGroup(image.identity.class_uid, image.identity.instance_uid)
+                    for image in document.images
+                ],
             )
             groups.append(group)
     content = MeasurementReport(
         ObservationContext(observer_person_context=person, observer_device_context=device),
         procedure_reported=CodedConcept("399208008", "SCT", "Plain chest X-ray"),
-        imaging_measurements=[*groups, *measurement_groups(document)],
+        imaging_measurements=[*groups, *_region_groups(document), *measurement_groups(document)],
     )
     made: Dataset = Comprehensive3DSR(content=content[0], **_common(document, "labels", 2))
     return made
@@ -179,10 +234,11 @@ def _labels(document: Document) -> Dataset:
 
 def _common(document: Document, kind: str, number: int) -> dict[str, Any]:
     signature = document.signature
-    measured = {one.image.instance_uid: one.image for one in document.measurements} if kind == "labels" else {}
-    others = [image for uid, image in measured.items() if uid != document.identity.instance_uid]
+    images = [image.identity for image in document.images]
+    if kind == "labels":
+        images += [one.image for one in document.measurements]
     return {
-        "evidence": [_evidence(document), *(_evidence(document, image) for image in others)],
+        "evidence": [_evidence(document, image) for image in {image.instance_uid: image for image in images}.values()],
         "previous_versions": _predecessors(document, kind),
         "series_instance_uid": document.uid("series"),
         "series_number": SERIES_NUMBER,
@@ -221,23 +277,22 @@ def _predecessors(document: Document, kind: str) -> list[Dataset] | None:
     return [found]
 
 
-def _evidence(document: Document, measured: Identity | None = None) -> Dataset:
-    """Build the data set from which highdicom copies patient, study and reference to the image.
+def _evidence(document: Document, identity: Identity) -> Dataset:
+    """Build the data set from which highdicom copies patient, study and reference to an image.
 
     Args:
         document: of the patient and the study.
-        measured: another image, in which there is a measurement.
+        identity: of the image, which may be of an earlier study.
     """
     from pydicom.dataset import Dataset
 
     from encoder.reader.identity import PATIENT, STUDY
 
-    identity, image = document.identity, Dataset()
+    image, attributes = Dataset(), document.identity.attributes
     image.SpecificCharacterSet = "ISO_IR 192"
     for keyword in (*PATIENT, *STUDY):
-        if keyword != "IssuerOfPatientID" or keyword in identity.attributes:
-            setattr(image, keyword, identity.attributes.get(keyword, ""))
-    identity = measured or identity
+        if keyword != "IssuerOfPatientID" or keyword in attributes:
+            setattr(image, keyword, attributes.get(keyword, ""))
     image.StudyInstanceUID, image.SeriesInstanceUID = identity.study_uid, identity.series_uid
     image.SOPInstanceUID, image.SOPClassUID = identity.instance_uid, identity.class_uid
     return image

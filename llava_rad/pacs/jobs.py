@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encoder.errors import LlavaRadError
+from encoder.files import sha256_of
 from llava_rad.outputs.files import write_whole
 from llava_rad.pacs.client import MODALITIES, Instance, Pacs
 from llava_rad.pacs.completeness import fault_of, is_whole_file
@@ -147,25 +148,30 @@ def push(files: Sequence[Path], store: Callable[[Path], None], *, tell: Tell = l
     Args:
         files: paths.
         store: stores one file.
-        tell: receives one line for each failure, with the path as it was given.
+        tell: receives one line for each failure, which names the file by position and SHA-256.
 
     Raises:
         PacsError: if the archive is out of reach or does not answer; stored files stay.
     """
     count = Count()
-    for path in files:
+    for number, path in enumerate(files, 1):
         try:
             _check(path)
             store(path)
         except PacsError as error:
-            name = str(path)
-            tell(
-                f"{name if name.isprintable() else ascii(name)}: {error}"
-            )  # a line break would begin a line of its own
+            tell(f"{_file_name(path, number, len(files))}: {error}")
             count.fail(error)
         else:
             count.new += 1
     return count
+
+
+def _file_name(path: Path, number: int, total: int) -> str:
+    """Name a file in messages by position and SHA-256: its path may identify a patient."""
+    try:
+        return f"file {number} of {total} (sha256 {sha256_of(path)[:12]})"
+    except OSError:
+        return f"file {number} of {total}"
 
 
 def _check(path: Path) -> None:

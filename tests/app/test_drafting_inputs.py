@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from app.server import Settings, services
 from app.store import CONTEXT_IMAGES
 from encoder.errors import ReadError
 from llava_rad.conversion.published import convert
+from llava_rad.generation.decoding import Draft
 from llava_rad.generation.options import GenerationOptions
+from llava_rad.model.llava_rad import LlavaRad
+from llava_rad.model.sections import BOTH
 from llava_rad.model.templates import TEMPLATES
 from tests.app.reviews import act
 from tests.llava_rad import small_files
@@ -191,7 +194,7 @@ def test_boxes_stay_with_their_sentence_through_review_signature_and_exports(
         study, store = parts.uploads.study("ann", files["frontal"]).study, parts.store
         state = drafted(parts, study, grounded=True)
         assert state["draft"]["text"] == "The heart is normal in size. lungs are clear"
-        assert state["draft"]["report"]["schema"] == "llava-rad.report/2"
+        assert state["draft"]["report"]["schema"] == "llava-rad.report/3"
         assert [one.get("boxes") for one in state["sentences"]] == [[box], None]
         edited = act(store, study, "edit", sentence="s1", text="The heart is large.")["sentences"][0]
         assert (edited["boxes"], edited["draft"]) == ([box], "The heart is normal in size.")
@@ -202,13 +205,43 @@ def test_boxes_stay_with_their_sentence_through_review_signature_and_exports(
         state = act(store, study, "sign")
         record = exports.report_json(state)
         assert [one.get("boxes") for one in record["sentences"]] == [[box], None, None]
-        assert record["draft"]["report"]["findings"][0]["boxes"] == [box] and record["inputs"] == {"grounded": True}
+        assert record["draft"]["report"]["findings"][0]["boxes"] == [box | {"image": 0}] and record["inputs"] == {
+            "grounded": True
+        }
         assert "<box>" not in exports.report_text(state) and "Mine." in exports.document(state).sentences
         (line,) = exports.jsonl(store, "ann")
         written = json.loads(line)
         assert written["versions"][0]["document"]["sentences"][0]["boxes"] == [box]
         after = next(json.loads(one["after"]) for one in written["events"] if one["action"] == "drafted")
         assert after[0]["boxes"] == [box]
+
+
+def test_an_impression_of_the_draft_fills_the_section_of_the_review(
+    tiny: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LlavaRad.from_pretrained(tiny)
+    whole.config = whole.config.model_copy(update={"sections": BOTH})
+    whole.save_pretrained(tmp_path / "both")
+    answer = "FINDINGS: The heart is normal. No effusion.\nIMPRESSION: Normal. Follow up."
+
+    def stream(*_: Any) -> Generator[str, None, Draft]:
+        yield from (answer[at : at + 5] for at in range(0, len(answer), 5))
+        return Draft(answer, (), True)
+
+    monkeypatch.setattr("llava_rad.generation.decoding.stream", stream)
+    with at_work(tmp_path, tmp_path / "both") as parts:
+        study, store = parts.uploads.study("ann", files["frontal"]).study, parts.store
+        state = drafted(parts, study)
+        assert [(one["text"], one["section"]) for one in state["sentences"]] == [
+            ("The heart is normal.", "findings"), ("No effusion.", "findings"),
+            ("Normal.", "impression"), ("Follow up.", "impression"),
+        ]  # fmt: skip
+        assert state["draft"]["text"] == "The heart is normal. No effusion.\n\nIMPRESSION:\nNormal. Follow up."
+        assert parts.drafting.evidence("ann", study, sentence="s3")["side"] == 4
+        act(store, study, "accept_rest")
+        state = act(store, study, "sign")
+    assert "IMPRESSION:\nNormal. Follow up.\n" in exports.report_text(state)
+    assert exports.document(state).impression == ("Normal.", "Follow up.")
 
 
 def test_the_streamed_text_has_no_box_tags(with_boxes: Path, files: dict[str, Path], tmp_path: Path) -> None:

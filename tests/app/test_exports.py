@@ -19,6 +19,7 @@ from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE
 from llava_rad.outputs.sr import to_sr
 from tests.app.reviews import MODEL, act, drafted, study_of, taken
+from tests.llava_rad.outputs.reports import LATERAL, OLD_WITH_BOXES, study_report
 from tests.llava_rad.outputs.reports import report as written
 
 
@@ -221,3 +222,61 @@ def test_csv_has_one_row_per_sentence_and_no_formulas(store: Store) -> None:
     ]  # fmt: skip
     assert rows[1]["text"] == "'=HYPERLINK(1)" and rows[1]["draft"] == "Two."
     assert {row["reviewer"] for row in rows} == {"ann"} and {row["notice"] for row in rows} == {NOTICE}
+
+
+def drafted_of_a_study(store: Store) -> str:
+    """Create a study with a draft from three images, with boxes and an impression."""
+    study = study_of(store, sha256="a" * 64)
+    store.set_context("ann", study, "lateral", {"sha256": LATERAL, "warnings": [], "facts": {}, "image": {"id": "l"}})
+    store.jobs.add("ann", study)
+    report = study_report()
+    store.jobs.finish(
+        taken(store), "done", text=report.shown, sentences=["There is a nodule.", "No effusion."],
+        impression=["No acute disease.", "Follow up."],
+        boxes=[[{"x_min": 0.25, "y_min": 0.5, "x_max": 0.75, "y_max": 1.0}], []],
+        report=report.model_dump(mode="json"), model=MODEL,
+    )  # fmt: skip
+    return study
+
+
+def test_a_draft_with_an_impression_is_the_same_in_all_exports(store: Store) -> None:
+    study = drafted_of_a_study(store)
+    text = "There is a nodule. No effusion.\n\nNo acute disease. Follow up."
+    assert store.state("ann", study)["draft"]["text"] == study_report().shown
+    assert everywhere(store, study)[0] == text
+    document = exports.document(store.state("ann", study))
+    assert [one.role for one in document.images] == ["frontal", "lateral", "prior"]
+    assert document.images[0].identity.study_uid == document.images[1].identity.study_uid, "derived: none is known"
+    assert [len(document.regions(number)) for number in (0, 1)] == [1, 0]
+    act(store, study, "reject", sentence="s4")
+    act(store, study, "edit", sentence="s1", text="There is no nodule.")
+    state = act(store, study, "accept_rest")
+    assert everywhere(store, study)[0] == "There is no nodule. No effusion.\n\nNo acute disease."
+    assert exports.document(state).regions(0) == [], "the box locates what the draft said"
+    act(store, study, "sign")
+    assert exports.document(store.state("ann", study)).impression == ("No acute disease.",)
+
+
+def test_the_research_set_does_not_refer_to_other_images(store: Store) -> None:
+    study = drafted_of_a_study(store)
+    act(store, study, "accept_rest")
+    state = act(store, study, "sign")
+    state["image"] |= {"width": 8, "height": 6}
+    found = pydicom.dcmread(io.BytesIO(exports._structured_report(state, study)))
+    (evidence,) = found.CurrentRequestedProcedureEvidenceSequence
+    assert len(evidence.ReferencedSeriesSequence) == 1 and "PertinentOtherEvidenceSequence" not in found
+    (region,) = [one for one in found.iterall() if one.keyword == "GraphicData"]
+    assert list(region.value) == [2.0, 3.0, 6.0, 3.0, 6.0, 6.0, 2.0, 6.0, 2.0, 3.0], "in pixels of the new image"
+
+
+def test_drafts_of_earlier_versions_become_documents(store: Store) -> None:
+    study = study_of(store, sha256="a" * 64)
+    store.jobs.add("ann", study)
+    box = OLD_WITH_BOXES["report"]["findings"][0]["boxes"]
+    store.jobs.finish(
+        taken(store), "done", text="Clear. Normal.", sentences=["Clear.", "Normal."], boxes=[box, []],
+        report=OLD_WITH_BOXES, model=MODEL,
+    )  # fmt: skip
+    document = exports.document(store.state("ann", study))
+    assert document.text == "Clear. Normal." and document.images[0].sha256 == "a" * 64
+    assert document.regions(0) == [((12.0, 32.0), (36.0, 32.0), (36.0, 64.0), (12.0, 64.0), (12.0, 32.0))]

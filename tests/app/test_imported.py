@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,39 +53,39 @@ def placed(drafts: ImportedDrafts, *files: str) -> dict[str, str | None]:
     return {file: text_of(drafts.find("0" * 64, file)) for file in files}
 
 
-def generated(sha256: str, *findings: str, boxes: bool = False) -> dict[str, Any]:
+def generated(sha256: str, *findings: str, boxes: bool = False, impression: Sequence[str] = ()) -> dict[str, Any]:
     """A report as ``llava-rad generate -f jsonl`` writes it."""
     box = report.BoxFacts(x_min=0.1, y_min=0.2, x_max=0.3, y_max=0.4)
-    of_findings = [report.GroundedFinding(text=text, boxes=[box]) for text in findings]
+    of_findings = [report.Finding(text=text, boxes=[box] if boxes else None) for text in findings]
     facts = ImageFacts("dicom", 96, 96, view="PA")
     parts = {
         "model": report.ModelFacts(id="other/model", revision=None, sha256="e" * 64, demonstration=False),
         "input": report.InputFacts(
             sha256=sha256, format="dicom", view="PA", facts=facts, recipe=report.RecipeFacts(name="r", version=1)
         ),
+        "images": [report.StudyImageFacts(role="frontal", sha256=sha256, view="PA")],
         "generation": report.GenerationFacts(
             max_new_tokens=9, num_beams=1, temperature=0, seed=0, prompt="x", dtype="float32"
         ),
         "warnings": ["the report was cut off after 9 tokens"],
         "software": report.SoftwareFacts(version="1"),
     }
-    text = " ".join(findings)
-    if boxes:
-        made: report.Report = report.GroundedReport(
-            report=report.GroundedBody(text=text, findings=of_findings), **parts
-        )
-    else:
-        plain = [report.Finding(text=one) for one in findings]
-        made = report.Report(report=report.ReportBody(text=text, findings=plain), **parts)
+    said = [report.Sentence(text=one) for one in impression]
+    body = report.ReportBody(
+        text=" ".join(findings), findings=of_findings,
+        impression=report.Impression(text=" ".join(impression), sentences=said) if impression else None,
+    )  # fmt: skip
+    made = report.Report(report=body, **parts)
     found: dict[str, Any] = made.model_dump(mode="json")
     return found
 
 
 def test_reports_of_generate_are_matched_by_hash_with_model_boxes_and_warnings(tmp_path: Path) -> None:
-    drafts = loaded(tmp_path, [generated(SHA["a"], CLEAR, LARGE), generated(SHA["b"], LARGE, boxes=True)])
+    both = generated(SHA["a"], CLEAR, LARGE, impression=["Normal."])
+    drafts = loaded(tmp_path, [both, generated(SHA["b"], LARGE, boxes=True)])
     first, second = drafts.find(SHA["a"]), drafts.find(SHA["b"])
     assert first is not None and second is not None and drafts.find(SHA["c"]) is None
-    assert first.findings == (CLEAR, LARGE) and first.boxes == ([], [])
+    assert first.findings == (CLEAR, LARGE) and first.boxes == ([], []) and first.impression == ("Normal.",)
     assert second.boxes[0][0]["x_max"] == 0.3
     assert first.report is not None and first.report["warnings"] == ["the report was cut off after 9 tokens"]
     assert (first.model["id"], first.model["sha256"], first.model["row"]) == ("other/model", "e" * 64, 1)

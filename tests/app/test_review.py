@@ -136,6 +136,25 @@ def test_all_findings_come_before_the_impression() -> None:
     assert review.text_of(do(review.empty(), "add", text="B.", section="impression")) == "B."
 
 
+def test_a_draft_fills_both_sections_and_keeps_what_the_reviewer_added_to_the_impression() -> None:
+    box = {"x_min": 0.1, "y_min": 0.2, "x_max": 0.3, "y_max": 0.4}
+    found = review.drafted(review.empty(), ["One.", "Two."], [[], [box]], 3, ["Normal."]).document
+    assert [(one["id"], one["text"], one["section"], one["state"]) for one in found["sentences"]] == [
+        ("s1", "One.", "findings", "undecided"), ("s2", "Two.", "findings", "undecided"),
+        ("s3", "Normal.", "impression", "undecided"),
+    ]  # fmt: skip
+    assert [one.get("boxes") for one in found["sentences"]] == [None, [box], None]
+    assert review.drafted_text(found) == review.text_of(found) == "One. Two.\n\nNormal."
+    found = do(do(found, "add", text="Mine.", section="impression"), "edit", sentence="s3", text="Edited.")
+    again = review.drafted(found, ["New."], job=4, impression=["Edema.", "Follow up."]).document
+    assert [(one["text"], one["section"], one["draft"]) for one in again["sentences"]] == [
+        ("New.", "findings", "New."), ("Edema.", "impression", "Edema."), ("Follow up.", "impression", "Follow up."),
+        ("Mine.", "impression", None),
+    ]  # fmt: skip
+    many = review.drafted(found, ["x"] * 150, impression=["y"] * 150).document["sentences"]
+    assert len(many) == review.MAX_SENTENCES and many[-1]["text"] == "Mine."
+
+
 def test_a_new_draft_keeps_the_impression_and_can_be_undone() -> None:
     found = do(document("One.", "Two.", "Three."), "add", text="Normal.", section="impression")
     found = do(found, "edit", sentence="s2", text="Mine.")

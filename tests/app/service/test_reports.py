@@ -84,6 +84,10 @@ def test_identifiers_are_copied_on_request_only(service: Service, chest: list[Pa
         answer = service.client.call("POST", f"/v1/reports{query}", path.read_bytes(), accept="application/dicom")
         found = pydicom.dcmread(io.BytesIO(answer.body))
         assert (found.StudyInstanceUID == "1.2.3.4") is (found.PatientID == "P1") is same
+        (image,) = service.client.call("POST", f"/v1/reports{query}", path.read_bytes()).json()["images"]
+        assert (image["study_uid"], image["sop_instance_uid"]) == (("1.2.3.4", "1.2.3.6") if same else (None, None))
+    picture = service.client.call("POST", "/v1/reports?identifiers=true", chest[0].read_bytes())
+    assert picture.status == 200 and picture.json()["images"][0]["study_uid"] is None
     answer = service.client.call(
         "POST", "/v1/reports?identifiers=true", chest[0].read_bytes(), accept="application/fhir+json"
     )

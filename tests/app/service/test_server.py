@@ -247,6 +247,13 @@ def test_the_log_has_request_ids_and_no_identifiers(
     assert re.fullmatch(r"[0-9a-f]{16} GET /v1/batches/\{batch\} 404 [0-9.]+ s", lines[1])
 
 
+def test_the_log_is_one_line_a_message_whatever_a_model_is_called() -> None:
+    from app.service.application import _OneLine
+
+    record = logging.LogRecord("app.service", logging.ERROR, "", 0, "there is no %s", ("a\n\x1b[31mb\u202e",), None)
+    assert _OneLine("%(levelname)s %(message)s").format(record) == "ERROR there is no a\\n\\x1b[31mb\\u202e"
+
+
 def test_batches_are_polled(service: Service, tiny: Path, chest: list[Path], lateral: Path) -> None:
     files = [chest[0], lateral, chest[1]]
     body, kind = form(*(("images", path.read_bytes()) for path in files))

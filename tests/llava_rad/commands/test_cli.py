@@ -55,7 +55,7 @@ def test_json_follows_the_schema(run: Run, tiny: Path, chest: list[Path]) -> Non
     done = run("generate", chest[0], "--model", tiny, "--format", "json", "--seed", "3")
     report = json.loads(done.out)
     jsonschema.validate(report, json_schema())
-    assert report["schema"] == "llava-rad.report/1"
+    assert report["schema"] == "llava-rad.report/3"
     assert report["model"]["id"] == "tiny test model"
     assert report["input"]["view"] == "PA"
     assert report["input"]["recipe"] == {"name": "test-56", "version": 1}

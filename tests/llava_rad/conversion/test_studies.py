@@ -19,7 +19,7 @@ from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
 from llava_rad.model.templates import Study
 from llava_rad.outputs.document import Document
-from llava_rad.outputs.report import from_data, json_schema
+from llava_rad.outputs.report import Report, json_schema
 from tests.llava_rad.conftest import Run
 from tests.llava_rad.conversion import replicas
 
@@ -137,13 +137,13 @@ def test_grounded_reports_have_boxes(run: Run, maira: Path, chest: list[Path], m
     monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_, **__: [Draft(text, (), True)])
     done = run("generate", chest[0], "--model", maira, "--grounded", "-f", "json")
     report = json.loads(done.out)
-    jsonschema.validate(report, json_schema(grounded=True))
-    assert report["schema"] == "llava-rad.report/2"
+    jsonschema.validate(report, json_schema())
+    assert report["schema"] == "llava-rad.report/3"
     assert report["generation"]["max_new_tokens"] == 450
     assert report["report"]["text"] == "Opacity. No effusion."
     # the small image is square, so that shares of the model's square are those of the image
     assert report["report"]["findings"] == [
-        {"text": "Opacity.", "boxes": [{"x_min": 0.105, "y_min": 0.205, "x_max": 0.305, "y_max": 0.405}]},
+        {"text": "Opacity.", "boxes": [{"image": 0, "x_min": 0.105, "y_min": 0.205, "x_max": 0.305, "y_max": 0.405}]},
         {"text": "No effusion.", "boxes": []},
     ]
     plain = run("generate", chest[0], "--model", maira, "--grounded")
@@ -155,7 +155,7 @@ def test_a_box_without_words_is_no_sentence(maira: Path, chest: list[Path], monk
     monkeypatch.setattr("llava_rad.generation.decoding.generate", lambda *_, **__: [Draft(text, (), True)])
     (report,) = llava_rad.generate(chest[0], maira, grounded=True)
     assert [len(finding.text) for finding in report.report.findings] == [0, 12]
-    kept = from_data(report.model_dump(mode="json"))
+    kept = Report.model_validate(report.model_dump(mode="json"))
     assert kept == report
     assert Document.of(kept, datetime.now(UTC)).sentences == ("No effusion.",)
 
@@ -165,5 +165,5 @@ def test_the_model_itself_is_asked_for_boxes(run: Run, maira: Path, chest: list[
         json.loads(run("generate", chest[0], "--model", maira, "-f", "json", "--max-new-tokens", "8", *more).out)
         for more in ([], ["--grounded"])
     )
-    assert grounded["schema"] == "llava-rad.report/2"
+    assert grounded["schema"] == "llava-rad.report/3"
     assert grounded["report"]["text"] != plain["report"]["text"]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from pydicom import dcmread
 
 from encoder.errors import ReadError
 from encoder.reader.identity import Identity
+from llava_rad.generation.decoding import Draft
 from llava_rad.generation.grouping import Group, group
 from llava_rad.generation.sources import Source
+from llava_rad.model.llava_rad import LlavaRad
+from llava_rad.model.sections import BOTH
+from llava_rad.outputs.report import json_schema
 from tests.llava_rad import small_files
 from tests.llava_rad.conftest import Run
 
@@ -196,12 +203,108 @@ def test_a_file_of_reports_is_not_continued_with_studies(model: Path, run: Run, 
     assert over.code == 0
 
 
-def test_documents_of_studies(model: Path, run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
+def study_of_three(folder: Path) -> dict[str, Path]:
+    """A study with a lateral, and the patient's earlier study."""
     folder.mkdir()
-    file(folder, "a-now", "1.2.3.2")
-    file(folder, "b-lateral", "1.2.3.2", ViewPosition="LL")
-    (tmp_path / "out").mkdir()
-    done = run("generate", folder, "--group", "--model", model, "-f", "sr", "-o", tmp_path / "out", "--identifiers")
+    return {
+        "frontal": file(folder, "a-now", "1.2.3.2", "20200301", SOPInstanceUID="1.2.9.1"),
+        "lateral": file(folder, "b-lateral", "1.2.3.2", "20200301", ViewPosition="LL", SOPInstanceUID="1.2.9.2"),
+        "prior": file(folder, "c-old", "1.2.3.1", SOPInstanceUID="1.2.9.3"),
+    }
+
+
+def test_a_report_lists_the_images_of_its_study(model: Path, run: Run, tmp_path: Path) -> None:
+    files = study_of_three(tmp_path / "in")
+    arguments = ["generate", tmp_path / "in", "--group", "--model", model, "-f"]
+    for more in ([], ["--identifiers"]):
+        done = run(*arguments, "jsonl", *more)
+        assert done.code == 0, done.err
+        now, old = reports(done.out)
+        for report in (now, old):
+            jsonschema.validate(report, json_schema())
+        listed = {one["role"]: one for one in now["images"]}
+        assert list(listed) == ["frontal", "lateral", "prior"]
+        for role, path in files.items():
+            assert listed[role]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        uids = [(one["study_uid"], one["sop_instance_uid"]) for one in now["images"]]
+        named = [("1.2.3.2", "1.2.9.1"), ("1.2.3.2", "1.2.9.2"), ("1.2.3.1", "1.2.9.3")]
+        assert uids == (named if more else [(None, None)] * 3)
+        assert [one["role"] for one in old["images"]] == ["frontal"]
+        assert ("1.2.9" in done.out) == bool(more)
+    refused = run(*arguments, "text", "--identifiers")
+    assert refused.code == 2 and "json, jsonl, sr, fhir" in " ".join(refused.err.replace("│", " ").split())
+
+
+def test_identifiers_of_pictures_are_null_and_no_file_is_continued_with_them(
+    tiny: Path, run: Run, tmp_path: Path
+) -> None:
+    picture = small_files.picture(tmp_path / "a.png", seed=1)
+    named = file(tmp_path, "b", "1.2.3.1", SOPInstanceUID="1.2.9.1")
+    arguments = ["generate", picture, named, "--model", tiny, "-f", "jsonl", "--identifiers", "-o", "r.jsonl"]
+    done = run(*arguments)
     assert done.code == 0, done.err
-    assert len(list((tmp_path / "out").iterdir())) >= 1
+    found = [report["images"][0]["sop_instance_uid"] for report in reports((tmp_path / "r.jsonl").read_text())]
+    assert found == [None, "1.2.9.1"]
+    again = run(*arguments)
+    assert again.code == 2 and "not continued with --identifiers" in again.err
+
+
+def test_documents_of_studies_refer_to_all_their_images(model: Path, run: Run, tmp_path: Path) -> None:
+    files = study_of_three(tmp_path / "in")
+    done = run(
+        "generate", tmp_path / "in", "--group", "--model", model, "-f", "sr", "-o", tmp_path / "out", "--identifiers"
+    )
+    assert done.code == 0, done.err
+    digest = hashlib.sha256(files["frontal"].read_bytes()).hexdigest()[:16]
+    written = sorted((tmp_path / "out").glob(f"{digest}-*.dcm"))
+    assert len(written) == 2 and len(list((tmp_path / "out").glob("*.dcm"))) == 4
+    for path in written:
+        read = dcmread(path)
+        assert read.StudyInstanceUID == "1.2.3.2"
+        sequences = (*read.CurrentRequestedProcedureEvidenceSequence, *read.PertinentOtherEvidenceSequence)
+        referred = [
+            image.ReferencedSOPInstanceUID
+            for study in sequences
+            for series in study.ReferencedSeriesSequence
+            for image in series.ReferencedSOPSequence
+        ]
+        assert referred == ["1.2.9.1", "1.2.9.2", "1.2.9.3"]
+
+
+def test_a_lateral_that_is_named_is_referred_to_and_a_prior_of_another_patient_is_not(
+    model: Path, run: Run, tmp_path: Path
+) -> None:
+    files = study_of_three(tmp_path / "in")
+    other = file(tmp_path / "in", "d-other", "1.2.3.9", PatientID="X2", SOPInstanceUID="1.2.9.4")
+    done = run(
+        "generate", files["frontal"], "--lateral", files["lateral"], "--prior", other, "--model", model, "-f", "fhir",
+        "-o", tmp_path / "out", "--identifiers",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "the prior image has no identifiers of this patient" in done.err
+    (path,) = (tmp_path / "out").glob("*.fhir.json")
+    text = path.read_text()
+    assert "1.2.9.1" in text and "1.2.9.2" in text and "1.2.9.4" not in text
+
+
+def test_an_answer_with_two_sections_is_cut(
+    tiny: Path, run: Run, chest: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LlavaRad.from_pretrained(tiny)
+    whole.config = whole.config.model_copy(update={"sections": BOTH})
+    whole.save_pretrained(tmp_path / "both")
+    answers = ["FINDINGS: Clear. Heart normal.\nIMPRESSION: Normal.", "No heading at all."]
+
+    def generate(engine: Any, images: Any, *_: Any, **__: Any) -> list[Draft]:
+        return [Draft(answers[number % 2], (), True) for number in range(len(images))]
+
+    monkeypatch.setattr("llava_rad.generation.decoding.generate", generate)
+    done = run("generate", *chest[:2], "--model", tmp_path / "both", "-f", "jsonl")
+    first, second = reports(done.out)
+    assert first["report"]["text"] == "Clear. Heart normal." and len(first["report"]["findings"]) == 2
+    assert first["report"]["impression"] == {"text": "Normal.", "sentences": [{"text": "Normal."}]}
+    assert (second["report"]["text"], second["report"]["impression"]) == ("No heading at all.", None)
+    assert "the model wrote no impression" in second["warnings"] and first["warnings"] == second["warnings"][:-1]
+    assert run("generate", *chest[:2], "--model", tmp_path / "both", "-f", "jsonl").out == done.out
+    text = run("generate", chest[0], "--model", tmp_path / "both").out
+    assert "FINDINGS:\nClear. Heart normal.\n\nIMPRESSION:\nNormal.\n" in text

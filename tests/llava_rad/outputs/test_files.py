@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llava_rad.outputs.files import OutputError, ReportLog, settings_of, write_whole
 from llava_rad.outputs.report import Report
-from tests.llava_rad.outputs.reports import report
+from tests.llava_rad.outputs.reports import OLD, OLD_WITH_BOXES, report
 
 pytestmark = pytest.mark.acceptance(row=23)
 
@@ -71,7 +73,7 @@ def test_log_cuts_a_half_written_line_off_at_any_place(tmp_path: Path) -> None:
     line = (report("1" * 64).to_json(indent=None) + "\n").encode()
     other = (report("2" * 64).to_json(indent=None) + "\n").encode()
     path = tmp_path / "log.jsonl"
-    for length in (0, 1, 9, 29, 30, 31, len(line) // 2, len(line) - 1):
+    for length in (0, 1, 9, 27, 28, 29, 30, 31, len(line) // 2, len(line) - 1):
         path.write_bytes(other + line[:length])
         with ReportLog(path) as log:
             assert log.done(SETTINGS) == {("2" * 64, 1): 1}
@@ -79,8 +81,28 @@ def test_log_cuts_a_half_written_line_off_at_any_place(tmp_path: Path) -> None:
         assert path.read_bytes() == other + line
 
 
+@pytest.mark.parametrize("old", [OLD, OLD_WITH_BOXES])
+def test_log_of_an_earlier_schema_is_continued(tmp_path: Path, old: dict[str, Any]) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(old, separators=(",", ":")) + "\n")
+    with ReportLog(path) as log:
+        assert log.done(settings_of(old)) == {("a" * 64, 1): 1}
+        log.append([report("2" * 64)])
+    first, second = (Report.from_json(line) for line in path.read_text().splitlines())
+    assert (first.input.sha256[0], second.input.sha256[0]) == ("a", "2")
+
+
 @pytest.mark.parametrize(
-    "content", [b"hello\n", b"hello", b'{"a":1}\n', b"\n", b'{"schema":"llava-rad.report/1" oops}\n', b"\x00" * 9]
+    "content",
+    [
+        b"hello\n",
+        b"hello",
+        b'{"a":1}\n',
+        b"\n",
+        b'{"schema":"llava-rad.report/1" oops}\n',
+        b'{"schema":"llava-rad.report/4"}\n',
+        b"\x00" * 9,
+    ],
 )
 def test_log_refuses_what_it_did_not_write(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "log.jsonl"

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_rad.outputs import report
-from llava_rad.outputs.report import clean, cleaned, sentences
+from llava_rad.outputs.report import Report, clean, cleaned, sentences
+from tests.llava_rad.outputs.reports import BOX, LATERAL, OLD, OLD_WITH_BOXES, PRIOR, study_report
+from tests.llava_rad.outputs.reports import report as make_report
 
 pytestmark = pytest.mark.acceptance(row=23)
 
@@ -70,13 +73,86 @@ def bare(node: Any) -> Any:
     }
 
 
+def published(version: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (Path(report.__file__).parent / f"report-{version}.schema.json").read_text("utf-8")
+    )
+    return found
+
+
 def test_the_schema_is_the_published_one() -> None:
-    published = json.loads((Path(report.__file__).parent / "report-1.schema.json").read_text("utf-8"))
-    assert bare(report.json_schema()) == bare(published), "a changed schema needs a new version, and a file of its own"
-    jsonschema.Draft202012Validator.check_schema(published)
+    assert bare(report.json_schema()) == bare(published(3)), "a changed schema needs a new version, and its own file"
+    for version in (1, 2, 3):
+        jsonschema.Draft202012Validator.check_schema(published(version))
 
 
-def test_the_schema_with_boxes_is_the_published_one() -> None:
-    published = json.loads((Path(report.__file__).parent / "report-2.schema.json").read_text("utf-8"))
-    assert bare(report.json_schema(grounded=True)) == bare(published), "a changed schema needs a new version"
-    jsonschema.Draft202012Validator.check_schema(published)
+def test_a_report_of_a_study_follows_the_schema() -> None:
+    made = study_report()
+    data = json.loads(made.to_json())
+    jsonschema.validate(data, published(3))
+    assert Report.from_json(made.to_json()) == made
+    assert data["report"] == {
+        "text": "There is a nodule. No effusion.",
+        "findings": [
+            {"text": "There is a nodule.", "boxes": [
+                {"image": 0, "x_min": 0.25, "y_min": 0.5, "x_max": 0.75, "y_max": 1.0},
+            ]},
+            {"text": "No effusion.", "boxes": []},
+        ],
+        "impression": {
+            "text": "No acute disease. Follow up.",
+            "sentences": [{"text": "No acute disease."}, {"text": "Follow up."}],
+        },
+    }  # fmt: skip
+    assert [(one["role"], one["sha256"][0], one["view"]) for one in data["images"]] == [
+        ("frontal", "a", "unknown"), ("lateral", "d", "lateral"), ("prior", "e", "PA"),
+    ]  # fmt: skip
+    assert {(one["study_uid"], one["sop_instance_uid"]) for one in data["images"]} == {(None, None)}
+    plain = json.loads(make_report().to_json())
+    jsonschema.validate(plain, published(3))
+    assert plain["report"]["impression"] is None and plain["report"]["findings"][0]["boxes"] is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"images": []},
+        {"images": [{"role": "oblique", "sha256": "a" * 64, "view": "PA"}]},
+        {"schema": "llava-rad.report/4"},
+        {"report": {"text": "", "findings": [], "impression": "Normal."}},
+        {"patient": "Doe"},
+    ],
+)
+def test_what_is_no_report_is_refused_by_schema_and_reader(damage: dict[str, Any]) -> None:
+    data = json.loads(make_report().to_json()) | damage
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, published(3))
+    with pytest.raises(pydantic.ValidationError):
+        Report.model_validate(data)
+
+
+@pytest.mark.parametrize(("old", "version"), [(OLD, 1), (OLD_WITH_BOXES, 2)])
+def test_reports_of_earlier_schemas_are_read(old: dict[str, Any], version: int) -> None:
+    jsonschema.validate(old, published(version))
+    read = Report.from_json(json.dumps(old))
+    assert read == Report.model_validate(old)
+    assert (read.schema_id, read.text, read.impression, read.warnings) == (
+        "llava-rad.report/3", "Clear. Normal.", "", ["look"],
+    )  # fmt: skip
+    assert [(one.role, one.sha256, one.view) for one in read.images] == [("frontal", "a" * 64, "PA")]
+    boxes = [finding.boxes for finding in read.report.findings]
+    assert boxes == ([None, None] if version == 1 else [[BOX], []])
+    jsonschema.validate(json.loads(read.to_json()), published(3))
+    for key in ("report", "input"):
+        with pytest.raises(pydantic.ValidationError):
+            Report.model_validate({name: value for name, value in old.items() if name != key})
+
+
+def test_text_has_both_sections_and_names_the_other_images() -> None:
+    lines = study_report().to_text().splitlines()
+    start = lines.index("FINDINGS:")
+    assert lines[start : start + 5] == [
+        "FINDINGS:", "There is a nodule. No effusion.", "", "IMPRESSION:", "No acute disease. Follow up.",
+    ]  # fmt: skip
+    assert f"With: lateral image, sha256 {LATERAL}" in lines and f"With: prior image, sha256 {PRIOR}" in lines
+    assert "IMPRESSION" not in study_report(impression=()).to_text() and "With:" not in make_report().to_text()

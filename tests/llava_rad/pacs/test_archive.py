@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -150,7 +151,8 @@ def test_old_archives_get_files_by_c_store(archive: Archive, tmp_path: Path) -> 
     count = push([paths[0], tmp_path / "no.dcm", *paths[1:]], user.store, tell=said.append)
     user.close()
     assert (count.new, count.failed) == (3, 1) and len(archive.instances()) == 3
-    assert said == [f"{tmp_path / 'no.dcm'}: no DICOM file: its preamble is missing"]
+    digest = hashlib.sha256(b"no DICOM").hexdigest()[:12]
+    assert said == [f"file 2 of 4 (sha256 {digest}): no DICOM file: its preamble is missing"]
     with pytest.raises(PacsError, match="cannot be reached"):
         StorageUser("ARCHIVE@127.0.0.1:1").store(paths[0])
 

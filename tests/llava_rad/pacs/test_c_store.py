@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ def pushed(to: str, files: list[Path], said: list[str]) -> Count:
         user.close()
 
 
+def named(files: list[Path], at: int) -> str:
+    """The name of a file in messages."""
+    return f"file {at + 1} of {len(files)} (sha256 {hashlib.sha256(files[at].read_bytes()).hexdigest()[:12]})"
+
+
 def test_files_of_several_kinds_are_stored(provider: Provider, files: list[Path]) -> None:
     came = set()
 
@@ -71,7 +77,7 @@ def test_a_file_that_is_refused_is_named_and_the_others_go_on(provider: Provider
     said: list[str] = []
     count = pushed(provider(lambda event, number: 0xA700 if number == 2 else 0xB000), files, said)
     assert (count.new, count.failed, count.exit_code) == (3, 1, 3)
-    assert said == [f"{files[1]}: the archive refuses it (status A700H)"]
+    assert said == [f"{named(files, 1)}: the archive refuses it (status A700H)"]
 
 
 def test_an_archive_that_ends_the_association_gets_the_other_files(provider: Provider, files: list[Path]) -> None:
@@ -79,7 +85,7 @@ def test_an_archive_that_ends_the_association_gets_the_other_files(provider: Pro
     to = provider(lambda event, number: event.assoc.abort() or 0 if number == 1 else 0)
     count = pushed(to, files, said)
     assert (count.new, count.failed) == (3, 1)
-    assert said == [f"{files[0]}: the archive gives no answer to it"]
+    assert said == [f"{named(files, 0)}: the archive gives no answer to it"]
 
 
 def test_a_kind_that_is_not_accepted_is_named_and_the_others_go_on(provider: Provider, files: list[Path]) -> None:
@@ -87,14 +93,14 @@ def test_a_kind_that_is_not_accepted_is_named_and_the_others_go_on(provider: Pro
     to = provider(lambda event, number: 0, kinds=(CR,))  # type: ignore[call-arg]
     count = pushed(to, files, said)
     assert (count.new, count.failed) == (2, 2)
-    assert {line.split(": ")[0] for line in said} == {str(files[0]), str(files[2])}
+    assert {line.split(": ")[0] for line in said} == {named(files, 0), named(files, 2)}
 
 
 def test_an_archive_that_is_down_ends_the_run(files: list[Path]) -> None:
     said: list[str] = []
     with pytest.raises(UnreachableError):
         pushed("ARCHIVE@127.0.0.1:1", files, said)
-    assert len(said) == 1 and said[0].startswith(f"{files[0]}: ")
+    assert len(said) == 1 and said[0].startswith(f"{named(files, 0)}: ")
 
 
 @pytest.mark.parametrize(

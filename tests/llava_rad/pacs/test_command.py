@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +57,7 @@ def test_pull_ends_with_the_exit_code_of_its_failures(server: Server, run: Run) 
     assert done.code == 2 and "not a URL" in done.err
 
 
-def test_push_names_files_as_they_were_given(server: Server, run: Run, files: list[Path]) -> None:
+def test_push_names_files_by_position_and_hash(server: Server, run: Run, files: list[Path]) -> None:
     Path("sub").mkdir()
     for path in files:
         Path("sub", path.name).write_bytes(path.read_bytes())
@@ -68,15 +69,21 @@ def test_push_names_files_as_they_were_given(server: Server, run: Run, files: li
     assert done.code == 3 and "2 files stored, 3 failed" in done.err
     said = [line.removeprefix("llava-rad: ") for line in done.err.splitlines()]
     assert said[:3] == [
-        "page.dcm: no DICOM file: its preamble is missing",
-        "half.dcm: half a DICOM file: it ends within an element",
-        "sub/1.dcm: the archive answers with HTTP 413",
+        f"file {number} of 5 (sha256 {sha256(Path(name).read_bytes()).hexdigest()[:12]}): {reason}"
+        for number, name, reason in (
+            (1, "page.dcm", "no DICOM file: its preamble is missing"),
+            (3, "half.dcm", "half a DICOM file: it ends within an element"),
+            (4, "sub/1.dcm", "the archive answers with HTTP 413"),
+        )
     ]
     assert server.stored[0] == files[0].read_bytes()
     done = run("pacs", "push", "page.dcm", "--url", server.url)
     assert done.code == 1
-    done = run("pacs", "push", "sub/0.dcm", "none.dcm", "--url", server.url)
-    assert done.code == 2 and "none.dcm" in done.err
+    done = run("pacs", "push", "sub/0.dcm", "Doe\x1b[31m^Jane.dcm", "--url", server.url)
+    assert done.code == 2 and "file 2 of 2 does not exist" in " ".join(done.err.replace("│", " ").split())
+    Path("Doe\x1b[31m^Jane.dcm").write_text("<html>")
+    done = run("pacs", "push", "Doe\x1b[31m^Jane.dcm", "--url", server.url)
+    assert done.code == 1 and "Jane" not in done.err and "\x1b" not in done.err
     done = run("pacs", "push", "sub/0.dcm", "--to", "A@B")
     assert done.code == 2 and "AET@HOST:PORT" in done.err
 
