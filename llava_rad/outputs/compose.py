@@ -63,9 +63,7 @@ def compose(
     if not draft.complete:
         warnings.append(f"the report was cut off after {settings.longest(model.config)} tokens")
     if not answer.findings:
-        warnings.append("the model wrote nothing" if not answer.impression else "the model wrote no findings")
-    if model.config.with_impression and not answer.impression and answer.findings:
-        warnings.append("the model wrote no impression")
+        warnings.append("the model wrote no findings" if answer.impression else "the model wrote nothing")
     if settings.study.used:
         warnings.append(f"written from more than this image, which is not kept here: {', '.join(settings.study.used)}")
     if settings.study.grounded:

@@ -304,7 +304,7 @@ def test_an_answer_with_two_sections_is_cut(
     assert first["report"]["text"] == "Clear. Heart normal." and len(first["report"]["findings"]) == 2
     assert first["report"]["impression"] == {"text": "Normal.", "sentences": [{"text": "Normal."}]}
     assert (second["report"]["text"], second["report"]["impression"]) == ("No heading at all.", None)
-    assert "the model wrote no impression" in second["warnings"] and first["warnings"] == second["warnings"][:-1]
+    assert first["warnings"] == second["warnings"], "an answer without a heading is findings"
     assert run("generate", *chest[:2], "--model", tmp_path / "both", "-f", "jsonl").out == done.out
     text = run("generate", chest[0], "--model", tmp_path / "both").out
     assert "FINDINGS:\nClear. Heart normal.\n\nIMPRESSION:\nNormal.\n" in text
