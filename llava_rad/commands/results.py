@@ -19,7 +19,7 @@ from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
 from llava_rad.generation.sources import Source
 from llava_rad.outputs.files import OutputError, ReportLog, check_output, held_folder, held_output, write_whole
 from llava_rad.outputs.formats import FORMATS, DocumentWriter, OutputFormat, StreamWriter, TextWriter
-from llava_rad.outputs.report import Report, footer
+from llava_rad.outputs.report import Report, StudyImageFacts, footer
 
 if TYPE_CHECKING:
     from encoder.reader.identity import Identity
@@ -49,10 +49,10 @@ class _Identities:
         self._reader = self._reader or Reader()
         return self._reader.identity(self.sources[sha256].content())
 
-    def of_each(self, report: Report) -> dict[str, Identity]:
+    def of_each(self, images: Sequence[StudyImageFacts]) -> dict[str, Identity]:
         """Read the identifiers of a report's images; those without any are left out."""
         found = {}
-        for image in report.images:
+        for image in images:
             with suppress(ReadError):
                 found[image.sha256] = self.of(image.sha256)
         return found
@@ -98,7 +98,7 @@ class Results(ABC):
             return report
         from llava_rad.outputs.document import with_uids
 
-        return with_uids(report, self._identities.of_each(report))
+        return with_uids(report, self._identities.of_each(report.images))
 
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
         """Write a report, or describe a failure on standard error; return False for a failure.
@@ -279,7 +279,10 @@ class _Folder(Results):
 
         identity, others = None, {}
         if self._identifiers:
-            identity, others = self._identities.of(report.input.sha256), self._identities.of_each(report)
+            identity, others = (
+                self._identities.of(report.input.sha256),
+                self._identities.of_each(report.images[1:]),
+            )
         document = Document.of(report, datetime.now().astimezone(), identity=identity, others=others)
         self._warning = "; ".join(document.warnings_of_identity) or None
         for path, content in zip(self._paths(report.input.sha256), self._writer.files(document), strict=True):

@@ -20,8 +20,8 @@ from app.server import Settings, services
 from app.store import CONTEXT_IMAGES
 from encoder.errors import ReadError
 from llava_rad.conversion.published import convert
-from llava_rad.generation.decoding import Draft
 from llava_rad.generation.options import GenerationOptions
+from llava_rad.generation.pieces import Draft
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.model.sections import BOTH
 from llava_rad.model.templates import TEMPLATES

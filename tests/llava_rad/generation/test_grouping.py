@@ -13,8 +13,8 @@ from pydicom import dcmread
 
 from encoder.errors import ReadError
 from encoder.reader.identity import Identity
-from llava_rad.generation.decoding import Draft
 from llava_rad.generation.grouping import Group, group
+from llava_rad.generation.pieces import Draft
 from llava_rad.generation.sources import Source
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.model.sections import BOTH

@@ -12,7 +12,7 @@ import pytest
 
 from encoder.errors import ConfigError
 from llava_rad.benchmark.writing import findings_alone
-from llava_rad.generation.decoding import Draft
+from llava_rad.generation.pieces import Draft
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.prompt import INSTRUCTION, Prompt, encode_answer, encode_text
 from llava_rad.model.sections import BOTH, FINDINGS_ALONE, divided
