@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -227,7 +228,7 @@ def router(parts: Parts) -> APIRouter:
             if isinstance(answer, Exception):
                 raise answer
             assert isinstance(answer, Report)
-            identify = partial(_identities, parts.batcher, caller, image, inputs) if identifiers else None
+            identify = partial(_identity, parts.batcher, caller, image, inputs) if identifiers else None
             return await loop.run_in_executor(parts.batcher.threads, _response, answer, kind, identify)
 
     images: dict[str, Any] = {"type": "object", "required": ["images"]}
@@ -362,31 +363,24 @@ def _event(name: str, data: dict[str, str]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _identities(
-    batcher: Batcher, caller: str, image: bytes, inputs: StudyInputs
-) -> tuple[Identity, dict[str, Identity]]:
-    """Read the identifiers of a caller's frontal image, and those of the other images that have some, by SHA-256."""
-    others = {}
-    for _, source in inputs.images:
-        with contextlib.suppress(ReadError):
-            others[source.sha256() or ""] = batcher.identity(caller, source.data or b"")
-    return batcher.identity(caller, image), others
+def _identity(batcher: Batcher, caller: str, image: bytes, inputs: StudyInputs, sha256: str) -> Identity:
+    """Read the identifiers of the file with a SHA-256 among those of a request.
+
+    Raises:
+        ReadError: if it has none.
+    """
+    files = [image, *(source.data or b"" for _, source in inputs.images)]
+    return batcher.identity(caller, next(one for one in files if hashlib.sha256(one).hexdigest() == sha256))
 
 
-def _response(
-    report: Report, kind: str, identify: Callable[[], tuple[Identity, dict[str, Identity]]] | None
-) -> Response:
+def _response(report: Report, kind: str, identify: Callable[[str], Identity] | None) -> Response:
     """A report in one of the media types ``KINDS``, with identifiers if they are asked for."""
     if kind == "text/plain":
         return Response(report.to_text(), media_type=kind)
     if kind == "application/json":
-        if identify is not None:
-            with contextlib.suppress(ReadError):  # as for a picture: there are none to state
-                identity, others = identify()
-                report = with_uids(report, {report.input.sha256: identity, **others})
-        return Response(report.to_json(), media_type=kind)
-    identity, others = (None, None) if identify is None else identify()
-    document = Document.of(report, datetime.now(UTC), identity=identity, others=others)
+        return Response((report if identify is None else with_uids(report, identify)).to_json(), media_type=kind)
+    at = datetime.now(UTC)
+    document = Document.of(report, at) if identify is None else Document.identified(report, at, identify)
     row = FORMATS["fhir" if kind == "application/fhir+json" else "sr"]
     first, *rest = row.load()().files(document)
     if kind != BOTH_OBJECTS:

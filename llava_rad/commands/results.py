@@ -8,7 +8,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from llava_rad.generation.report_writer import Failure, Outcome, ReportWriter
 from llava_rad.generation.sources import Source
 from llava_rad.outputs.files import OutputError, ReportLog, check_output, held_folder, held_output, write_whole
 from llava_rad.outputs.formats import FORMATS, DocumentWriter, OutputFormat, StreamWriter, TextWriter
-from llava_rad.outputs.report import Report, StudyImageFacts, footer
+from llava_rad.outputs.report import Report, footer
 
 if TYPE_CHECKING:
     from encoder.reader.identity import Identity
@@ -48,14 +48,6 @@ class _Identities:
 
         self._reader = self._reader or Reader()
         return self._reader.identity(self.sources[sha256].content())
-
-    def of_each(self, images: Sequence[StudyImageFacts]) -> dict[str, Identity]:
-        """Read the identifiers of a report's images; those without any are left out."""
-        found = {}
-        for image in images:
-            with suppress(ReadError):
-                found[image.sha256] = self.of(image.sha256)
-        return found
 
     def close(self) -> None:
         """End the child process."""
@@ -98,7 +90,7 @@ class Results(ABC):
             return report
         from llava_rad.outputs.document import with_uids
 
-        return with_uids(report, self._identities.of_each(report.images))
+        return with_uids(report, self._identities.of)
 
     def take(self, outcome: Outcome, *, total: int, show_paths: bool) -> bool:
         """Write a report, or describe a failure on standard error; return False for a failure.
@@ -277,13 +269,11 @@ class _Folder(Results):
     def _report(self, report: Report) -> None:
         from llava_rad.outputs.document import Document
 
-        identity, others = None, {}
+        at = datetime.now().astimezone()
         if self._identifiers:
-            identity, others = (
-                self._identities.of(report.input.sha256),
-                self._identities.of_each(report.images[1:]),
-            )
-        document = Document.of(report, datetime.now().astimezone(), identity=identity, others=others)
+            document = Document.identified(report, at, self._identities.of)
+        else:
+            document = Document.of(report, at)
         self._warning = "; ".join(document.warnings_of_identity) or None
         for path, content in zip(self._paths(report.input.sha256), self._writer.files(document), strict=True):
             write_whole(path, content, overwrite=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from encoder.errors import ReadError
 from encoder.reader.identity import Identity
 from llava_rad.outputs.grounding import in_file
 from metrics.labels import BLANK, CLASSES, NEGATIVE, POSITIVE, UNCERTAIN
 from metrics.rules.labeler import label
 
 if TYPE_CHECKING:
-    from llava_rad.outputs.report import BoxFacts, Report
+    from llava_rad.outputs.report import BoxFacts, Report, StudyImageFacts
 
 _COMPUTED_RADIOGRAPHY: Final = "1.2.840.10008.5.1.4.1.1.1"
 
@@ -184,6 +185,22 @@ class Document:
         unnamed = tuple(image.role for image in report.images[1:] if image.sha256 not in kept)
         return cls(report, frontal, signature, at, review, tuple(images), unnamed)
 
+    @classmethod
+    def identified(cls, report: Report, at: datetime, read: Callable[[str], Identity]) -> Document:
+        """Build a document with the identifiers of the draft's images.
+
+        Args:
+            report: the draft.
+            at: creation time, with time zone.
+            read: reads the identifiers of the image with a SHA-256.
+
+        Raises:
+            ReadError: if the frontal image has none, or an image cannot be read. Another image without identifiers is
+                not referred to.
+        """
+        identity = read(report.input.sha256)
+        return cls.of(report, at, identity=identity, others=_known(report.images[1:], read))
+
     @property
     def images(self) -> tuple[StudyImage, ...]:
         """Images that the draft was written from, the frontal one first."""
@@ -299,15 +316,28 @@ def _of_one_patient(frontal: Identity, other: Identity) -> bool:
     return all(one == two for one, two in stated if one and two)
 
 
-def with_uids(report: Report, identities: Mapping[str, Identity]) -> Report:
-    """Return a report that states the UIDs of its images; ``identities`` are by SHA-256, some may be missing."""
+def with_uids(report: Report, read: Callable[[str], Identity]) -> Report:
+    """Return a report that states the UIDs of its images; ``read`` is as for :meth:`Document.identified`."""
+    found = _known(report.images, read)
     images = [
         image.model_copy(update={"study_uid": known.study_uid, "sop_instance_uid": known.instance_uid})
-        if (known := identities.get(image.sha256))
+        if (known := found.get(image.sha256))
         else image
         for image in report.images
     ]
     return report.model_copy(update={"images": images})
+
+
+def _known(images: Sequence[StudyImageFacts], read: Callable[[str], Identity]) -> dict[str, Identity]:
+    """Read the identifiers of images by SHA-256; those without any are left out."""
+    found = {}
+    for image in images:
+        try:
+            found[image.sha256] = read(image.sha256)
+        except ReadError as error:
+            if error.reason not in ("not_an_image", "no_identity"):
+                raise
+    return found
 
 
 def anonymous(sha256: str, study: Identity | None = None) -> Identity:

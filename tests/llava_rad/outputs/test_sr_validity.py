@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from encoder.errors import ReadError
 from encoder.reader.identity import Identity
 from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.document import FINDINGS, Document, Measurement, Review, Signature, anonymous, with_uids
@@ -301,8 +302,26 @@ def test_fhir_has_sections_and_refers_to_all_images() -> None:
     assert "ImagingStudy" not in str(to_fhir(Document.of(study_report(), AT))), "which needs a patient"
 
 
-def test_uids_are_stated_on_request_only() -> None:
-    made = with_uids(study_report(), {"a" * 64: IDENTITY, PRIOR_SHA: PRIOR})
+def test_identifiers_are_read_by_hash_and_only_the_frontal_image_must_have_some() -> None:
+    known = {"a" * 64: IDENTITY, PRIOR_SHA: PRIOR}
+
+    def read(sha256: str) -> Identity:
+        if sha256 not in known:
+            raise ReadError("not_an_image", "no header")
+        return known[sha256]
+
+    made = with_uids(study_report(), read)
     assert [(one.study_uid, one.sop_instance_uid) for one in made.images] == [
         (IDENTITY.study_uid, IDENTITY.instance_uid), (None, None), (PRIOR.study_uid, PRIOR.instance_uid),
     ]  # fmt: skip
+    document = Document.identified(study_report(), AT, read)
+    assert [one.role for one in document.images] == ["frontal", "prior"] and document.unnamed == ("lateral",)
+    known.clear()
+    with pytest.raises(ReadError):
+        Document.identified(study_report(), AT, read)
+
+    def busy(sha256: str) -> Identity:
+        raise ReadError("timeout", "took too long")
+
+    with pytest.raises(ReadError):
+        with_uids(study_report(), busy)
