@@ -73,7 +73,6 @@ def test_only_an_impression_teaches_the_end(tiny: Path) -> None:
     assert both == encode_answer(tokens.tokenizer, "FINDINGS: Clear.\nIMPRESSION: Normal.", 2)
     alone = encode_target(tokens.tokenizer, "Clear.", " ", 2)
     assert alone == encode_text(tokens.tokenizer, "FINDINGS: Clear.") and alone[-1] != 2
-    assert divided(tokens.decode(both)) == Answer("Clear.", "Normal.")
 
 
 def test_a_checkpoint_states_its_sections_only_if_they_are_not_the_findings(tiny: Path) -> None:
