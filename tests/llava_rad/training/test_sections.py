@@ -9,22 +9,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM
 
 from encoder.errors import ConfigError
 from llava_rad.benchmark.writing import findings_alone
 from llava_rad.generation.pieces import Draft
 from llava_rad.model.config import LlavaRadConfig
-from llava_rad.model.llava_rad import LlavaRad, greedy
 from llava_rad.model.prompt import INSTRUCTION, Prompt, encode_answer, encode_text
 from llava_rad.model.sections import BOTH, FINDINGS_ALONE, divided
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.reports.pairs import Context, Pair, read_pairs, write_pairs
 from llava_rad.training.callbacks import Watcher
-from llava_rad.training.config import DataConfig, ScratchConfig, StudyConfig, load_config
+from llava_rad.training.config import DataConfig, StudyConfig, load_config
 from llava_rad.training.data import Prompted, section_settings, select_pairs, tokenise
-from llava_rad.training.initial import llama_config, make_tokens
+from llava_rad.training.initial import make_tokens
 from llava_rad.training.studies import Layout, study_samples
 from llava_rad.training.study_images import StudyImages
 from tests.llava_rad.conftest import Run
@@ -146,20 +143,6 @@ def test_validate_counts_impressions(pairs: Path, tmp_path: Path, tiny: Path, ru
     assert "findings, and the impression of 6 pairs" in done.out
 
 
-def readable(tiny: Path, folder: Path) -> Path:
-    """A checkpoint like the tiny one, whose tokenizer has all letters and line breaks."""
-    whole = LlavaRad.from_pretrained(tiny)
-    sizes = ScratchConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocabulary=400
-    )
-    whole.tokens = make_tokens(sizes, small_pairs.REPORTS, whole.config.conversation, BOTH)
-    torch.manual_seed(0)
-    whole.language_model = LlamaForCausalLM(llama_config(sizes, whole.tokens, 512))
-    whole.language_model.generation_config = greedy(whole.tokens.ids)
-    whole.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
 def test_a_run_leaves_a_model_that_writes_both(pairs: Path, tmp_path: Path, tiny: Path, run: Run) -> None:
     """A small run that learns one report by heart, from its table to the report as JSON."""
@@ -171,7 +154,8 @@ def test_a_run_leaves_a_model_that_writes_both(pairs: Path, tmp_path: Path, tiny
     ]
     write_pairs(listed, tmp_path / "one" / "pairs.jsonl")
     changes = small_pairs.overrides(
-        tmp_path / "one" / "pairs.jsonl", readable(tiny, tmp_path / "start"), TAUGHT, "optimization.steps=60", "optimization.lr=0.005",
+        tmp_path / "one" / "pairs.jsonl", None, TAUGHT, f"model.encoder={tiny / 'encoder'}",
+        "model.recipe=rad-dino-56", "model.scratch.hidden_size=96", "optimization.steps=60", "optimization.lr=3e-3",
         "evaluation.max_new_tokens=40", "evaluation.max_pairs=2",
     )  # fmt: skip
     runs.train(tmp_path / "run", changes)
