@@ -34,7 +34,7 @@ def generate(
             ``lateral``, ``indication``, ``grounded`` and so on.
 
     Returns:
-        The reports in the order of the inputs; with ``grounded`` they are ``outputs.report.GroundedReport``.
+        The reports in the order of the inputs; with ``grounded`` their findings have ``boxes``.
 
     Raises:
         ReadError: if an input is refused; ``ReportWriter.write`` goes on with the others.
