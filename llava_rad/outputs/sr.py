@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MANUFACTURER: Final = "LLaVA-Rad"
 SERIES_NUMBER: Final = 9701
+_OF_FRAMES: Final = ("1.2.840.10008.5.1.4.1.1.7.", "1.2.840.10008.5.1.4.1.1.12.")
+"""Classes of several frames: secondary capture, angiography and fluoroscopy. Others are referred to without a frame."""
 
 
 class StructuredReports(NamedTuple):
@@ -137,10 +139,9 @@ def _sources(document: Document, regions: Sequence[Region]) -> list[Any]:
 
 
 def _frame(document: Document, image: Identity) -> list[int] | None:
-    """Return the number of the frame that was read of a frontal image with several; None for other images."""
-    facts = document.report.input.facts
-    several = facts.frames > 1 and image.instance_uid == document.identity.instance_uid
-    return [facts.frame] if several else None
+    """Return the number of the frontal image's frame that was read; None for classes of single frames."""
+    frontal = image.instance_uid == document.identity.instance_uid
+    return [document.report.input.facts.frame] if frontal and image.class_uid.startswith(_OF_FRAMES) else None
 
 
 def _region_groups(document: Document) -> list[Any]:

@@ -83,7 +83,8 @@ def studies() -> list[Document]:
         study_report(facts=turned, boxes=((BOX, BOX), (BOX,))),
         study_report(boxes=((), ())),
     ):
-        for identity, others in ((None, None), (IDENTITY, OTHERS), (IDENTITY, {}), (EMPTY, OTHERS)):
+        frames = replace(IDENTITY, class_uid="1.2.840.10008.5.1.4.1.1.7.2")
+        for identity, others in ((None, None), (IDENTITY, OTHERS), (IDENTITY, {}), (EMPTY, OTHERS), (frames, OTHERS)):
             unsigned = Document.of(drafted, AT, identity=identity, others=others)
             review = Review(("There is a nodule.",), ("Normal.",), boxes=((BOX,),))
             reviewed = replace(unsigned, review=review, signature=Signature("ann", AT, 1))
