@@ -188,7 +188,8 @@ def test_the_same_file_signed_twice_becomes_two_objects() -> None:
 
 def of_study(**changes: Any) -> Document:
     facts = ImageFacts(format="dicom", rows=64, columns=48)
-    return Document.of(study_report(facts=facts), AT, **({"identity": IDENTITY, "others": OTHERS} | changes))
+    given: dict[str, Any] = {"identity": IDENTITY, "others": OTHERS} | changes
+    return Document.of(study_report(facts=facts), AT, **given)
 
 
 def test_both_sections_refer_to_every_image_and_to_the_box() -> None:
