@@ -113,9 +113,9 @@ def drafted(
         {"id": f"s{number}", "draft": text, "text": text, "state": "undecided", "section": section}
         for number, (section, text) in enumerate(drafts, 1)
     ]
-    for one, found in zip(sentences, boxes[: len(texts)], strict=False):  # sentences without a box come after
+    for at, found in enumerate(boxes[: min(len(texts), room)]):
         if found:
-            one["boxes"] = list(found)
+            sentences[at]["boxes"] = list(found)
     sentences += [one | {"id": f"s{number}"} for number, one in enumerate(own, len(sentences) + 1)]
     before = {"sentences": document["sentences"], "job": document.get("job")}
     after = {"sentences": sentences, "job": job}

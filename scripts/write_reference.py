@@ -32,7 +32,7 @@ Keys of YAML files and of `key=value`, from [{source}](../{source}). Brackets ho
 """
 FORMATS = (
     ("checkpoint", "a folder, `llava-rad/1`: parts, and SHA-256 of every file", "checkpoint-format.md"),
-    ("report", "JSON, schema `llava-rad.report/3`", "archive.md#json"),
+    ("report", "JSON, schema `llava-rad.report/3`", "archive.md"),
     ("manifest of images", "CSV, first line `# llava-rad.manifest/1 root=FOLDER`", "../encoder/datasets/manifest.py"),
     ("image-report pairs", "JSONL", "reports.md"),
     ("review store", "SQLite", "../app/schema.sql"),
