@@ -203,8 +203,9 @@ class _Watch:
         found.outcomes[instance[frontal.number]] = _WRITTEN
         write_whole(self.folder / f"{name}.json", (report.to_json() + "\n").encode(), overwrite=True)
         if self.reader is not None:
+            files = [*sources, *(own.prior.sources if own.prior else ())]
             try:
-                documents = _documents(report, frontal.content(), self.reader)
+                documents = _documents(report, files, self.reader)
             except LlavaRadError as error:
                 if _by_reader(error) and not last:
                     raise
@@ -272,8 +273,12 @@ class _Busy(LlavaRadError):
     """Identifiers could not be read for a reason that may lie in the load of this machine."""
 
 
-def _documents(report: Report, content: Path | bytes, reader: Reader) -> Sequence[bytes]:
-    document = Document.of(report, datetime.now().astimezone(), identity=reader.identity(content))
+def _documents(report: Report, sources: Sequence[Source], reader: Reader) -> Sequence[bytes]:
+    """Write the documents of a report with the identifiers of its images, which are among the sources."""
+    contents = {source.sha256() or "": source.content() for source in sources}
+    document = Document.identified(
+        report, datetime.now().astimezone(), lambda sha256: reader.identity(contents[sha256])
+    )
     return [file for row in archive_formats() for file in row.load()().files(document)]
 
 

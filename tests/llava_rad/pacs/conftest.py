@@ -43,4 +43,4 @@ def server(servers: tuple[Server, Server], files: list[Path], monkeypatch: pytes
 @pytest.fixture
 def documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each report becomes one document with the hash of its image."""
-    monkeypatch.setattr(watch, "_documents", lambda report, content, reader: [report.sha256.encode()])
+    monkeypatch.setattr(watch, "_documents", lambda report, sources, reader: [report.sha256.encode()])

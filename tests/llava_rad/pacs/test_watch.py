@@ -76,7 +76,7 @@ def writer(study_model: Path) -> Iterator[StudyWriter]:
 @pytest.fixture(autouse=True)
 def documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each report becomes one document with the hash of its frontal image."""
-    monkeypatch.setattr(watch, "_documents", lambda report, content, reader: [report.input.sha256.encode()])
+    monkeypatch.setattr(watch, "_documents", lambda report, sources, reader: [report.input.sha256.encode()])
 
 
 def put(
