@@ -10,7 +10,7 @@ export const COMMANDS = [
   ["zoom-in", "Zoom in", ["+", "="], (viewer) => viewer.zoomIn()],
   ["zoom-out", "Zoom out", ["-"], (viewer) => viewer.zoomOut()],
   ["fit", "Fit into the window", ["f"], (viewer) => viewer.fit()],
-  ["one-to-one", "One image pixel for each screen pixel", ["o"], (viewer) => viewer.oneToOne()],
+  ["one-to-one", "1:1, one image pixel for each screen pixel", ["o"], (viewer) => viewer.oneToOne()],
   ["left", "Look further left", ["ArrowLeft"], pan(1, 0)],
   ["right", "Look further right", ["ArrowRight"], pan(-1, 0)],
   ["up", "Look further up", ["ArrowUp"], pan(0, 1)],
