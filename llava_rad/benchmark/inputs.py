@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import ConfigError, LlavaRadError
-from llava_rad.model.templates import KINDS, TEMPLATES, TEXTS, Study
+from llava_rad.model.templates import KINDS, TEXTS, Study
 from metrics.bootstrap import Bootstrap, Difference, corrected
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ class InputSet:
         """Return the inputs of the set that a study has."""
         return given(self.study(context, [kind for kind, _ in self.images(context)]))
 
-    def refused_by(self, template: str) -> str | None:
-        """Return the first input that a prompt template has no place for, or None."""
-        places = TEMPLATES[template].places
+    def refused_by(self, places: Collection[str]) -> str | None:
+        """Return the first input that a prompt with these places does not take, or None."""
         return next((name for name in self.names[1:] if name.replace("_", "-") not in places), None)
 
 
@@ -87,22 +86,22 @@ def given(study: Study) -> tuple[str, ...]:
     return (FRONTAL, *(name for name in NAMES[1:] if getattr(study, name)))
 
 
-def check(sets: Sequence[InputSet], templates: Mapping[str, str], cases: Sequence[Case]) -> None:
+def check(sets: Sequence[InputSet], models: Mapping[str, Collection[str]], cases: Sequence[Case]) -> None:
     """Check that models take the inputs, and that the data have them.
 
     Args:
         sets: of one run.
-        templates: prompt template of each model, by the model's name.
+        models: study inputs that each model's prompt takes, as ``Study.used`` spells them, by the model's name.
         cases: of the data.
 
     Raises:
         ConfigError: if a model's prompt has no place for an input.
         LlavaRadError: if no study of the data has an input.
     """
-    for model, template in templates.items():
+    for model, places in models.items():
         for one in sets:
-            if refused := one.refused_by(template):
-                takes = sorted(place.replace("-", "_") for place in TEMPLATES[template].places - {"grounded"})
+            if refused := one.refused_by(places):
+                takes = sorted(place.replace("-", "_") for place in {*places} - {"grounded"})
                 raise ConfigError(
                     f"--inputs: {model} does not take {refused}",
                     hint=f"it takes {', '.join((FRONTAL, *takes))}",

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
+    from llava_rad.benchmark.disagreements import Disagreement
+
     Thumbnail = Callable[[int], npt.NDArray[np.uint8] | None]
 
 SCORES, CLASSES, REPORTS = "Scores of all systems", "F1 by class", "Scores of single reports"
 WORTH = "Worth of each input"
 _BINS = 20
 _SHOWN = 5
+_DISAGREEMENTS = 20
 _SIDE = 256
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #b45309; }
@@ -43,13 +46,14 @@ th:first-child, td:first-child { text-align: left; } thead th { border-bottom-wi
 tbody tr:hover { background: var(--soft); }
 .case { display: grid; grid-template-columns: auto 1fr 1fr; gap: 1rem; padding: .8rem 0; }
 .case + .case { border-top: 1px solid var(--line); }
+.several { grid-template-columns: 200px repeat(auto-fit, minmax(13rem, 1fr)); }
 .case p { margin: .2rem 0; } .case img { width: 200px; height: auto; border-radius: 4px; }
 .label { font-size: .78rem; text-transform: uppercase; letter-spacing: .04em; opacity: .7; }
 figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; }
 figure img { max-width: 100%; height: auto; } figcaption { color: #444; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .8rem; font-size: .8rem; }
 pre { background: var(--soft); border-radius: 6px; }
-@media (max-width: 50rem) { .case { grid-template-columns: 1fr; } }
+@media (max-width: 50rem) { .case, .several { grid-template-columns: 1fr; } }
 @media print {
   @page { size: A4 landscape; margin: 10mm; }
   :root { color-scheme: light; } body { margin: 0; max-width: none; padding: 0; font-size: 9pt; }
@@ -57,6 +61,7 @@ pre { background: var(--soft); border-radius: 6px; }
   th, td { padding: .1rem .25rem; white-space: normal; overflow-wrap: anywhere; }
   tr, figure, .case { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .case { grid-template-columns: auto 1fr 1fr; }
+  .several { grid-template-columns: 200px repeat(auto-fit, minmax(13rem, 1fr)); }
 }
 """
 
@@ -67,6 +72,7 @@ def page(
     drawings: Mapping[str, bytes] | None,
     environment: Mapping[str, Any],
     thumbnail: Thumbnail,
+    found: Sequence[Disagreement] = (),
 ) -> str:
     """Return the page as HTML.
 
@@ -75,7 +81,8 @@ def page(
         texts: N texts of each model.
         drawings: SVG files by heading, of :func:`plots`; None if matplotlib is missing.
         environment: versions, machine, command.
-        thumbnail: returns the [S, S] uint8 image of a case by its number, or None.
+        thumbnail: returns the [h, w] uint8 image of a case by its number, or None.
+        found: disagreements of several models, the largest first.
     """
     notes = "".join(f"<li>{escape(note)}</li>" for note in [*summary.notes(), *summary.weak()])
     parts = [
@@ -93,6 +100,7 @@ def page(
     ]
     first, *rest = summary.sections()
     parts.append(_table(first))
+    parts += _disagreements(summary, texts, found, thumbnail)
     parts += _plots(drawings)
     parts += [_table(section) for section in rest]
     parts += _cases(summary, texts, thumbnail)
@@ -123,6 +131,37 @@ def _plots(drawings: Mapping[str, bytes] | None) -> list[str]:
     ]
 
 
+def _disagreements(
+    summary: Summary, texts: Mapping[str, Sequence[str]], found: Sequence[Disagreement], thumbnail: Thumbnail
+) -> list[str]:
+    """Return the reports of all models side by side, of the cases that they disagree most about."""
+    shown = [one for one in found[:_DISAGREEMENTS] if one.value > 0]
+    if not shown:
+        return []
+    agreed = sum(one.value == 0 for one in found)
+    parts = [
+        "<h2>Disagreements of the models</h2>",
+        '<p class="note">Largest first, by the metric findings between the models: 0 is the same report. The reference '
+        f"decides who is right. {len(shown)} of {len(found):,} cases; equal reports: {agreed:,}; all of them: "
+        "disagreements.jsonl.</p>",
+    ]
+    for one in shown:
+        case = summary.task.cases[one.case]
+        differing = "<br>".join(
+            f"{escape(finding)}: {escape(', '.join(names))}" for finding, names in one.positive.items()
+        )
+        columns = "".join(
+            f'<div><p class="label">{escape(name)}</p><p>{escape(column[one.case]) or "<i>nothing</i>"}</p></div>'
+            for name, column in texts.items()
+        )
+        parts.append(
+            f'<div class="case several"><div>{_image(thumbnail(one.case))}<p class="note">{escape(case.id)}<br>'
+            f"disagreement {one.value:.2f}<br>{differing}</p></div>{columns}"
+            f'<div><p class="label">Reference</p><p>{escape(case.reference)}</p></div></div>'
+        )
+    return parts
+
+
 def _cases(summary: Summary, texts: Mapping[str, Sequence[str]], thumbnail: Thumbnail) -> list[str]:
     """Return the worst and best reports of each model by RG_ER, or by ROUGE-L if RG_ER was not computed."""
     parts = []
@@ -148,21 +187,23 @@ def _case(
     case = summary.task.cases[row]
     shown = [name for name in ("rouge_l", "rg_er", "bertscore_f1") if name in values]
     numbers = ", ".join(f"{title(name)} {100 * values[name][row]:.1f}" for name in shown)
-    pixels = thumbnail(row)
-    image = f'<img alt="radiograph" src="data:image/png;base64,{_png(pixels)}">' if pixels is not None else ""
     return (
-        f'<div class="case"><div>{image}<p class="note">{escape(case.id)}<br>{escape(numbers)}</p></div>'
-        f'<div><p class="label">AI draft</p><p>{escape(text) or "<i>nothing</i>"}</p></div>'
+        f'<div class="case"><div>{_image(thumbnail(row))}<p class="note">{escape(case.id)}<br>{escape(numbers)}</p>'
+        f'</div><div><p class="label">AI draft</p><p>{escape(text) or "<i>nothing</i>"}</p></div>'
         f'<div><p class="label">Reference</p><p>{escape(case.reference)}</p></div></div>'
     )
 
 
-def _png(pixels: npt.NDArray[np.uint8]) -> str:
+def _image(pixels: npt.NDArray[np.uint8] | None) -> str:
+    """Return an image at most 256 pixels wide and high, or "" if there is none."""
+    if pixels is None:
+        return ""
     from PIL import Image
 
-    out = io.BytesIO()
-    Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS).save(out, format="PNG")
-    return base64.b64encode(out.getvalue()).decode()
+    out, image = io.BytesIO(), Image.fromarray(pixels)
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    image.save(out, format="PNG")
+    return f'<img alt="radiograph" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
 
 
 def plots(summary: Summary) -> dict[str, bytes] | None:

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.errors import ReadError
 from encoder.files import sha256_of
+from encoder.preprocessing import rad_dino
 from llava_rad.benchmark import reference_points as points
+from llava_rad.benchmark.disagreements import disagreements
+from llava_rad.benchmark.disagreements import lines as disagreement_lines
 from llava_rad.benchmark.folder import slugs
 from llava_rad.benchmark.inputs import FRONTAL
 from llava_rad.benchmark.page import CLASSES, REPORTS, SCORES, WORTH, page, plots
@@ -24,7 +27,7 @@ from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Origin, Summary
 from llava_rad.benchmark.tables import Table, join, read_table
 from llava_rad.benchmark.writing import Images
-from llava_rad.model.config import LlavaRadConfig
+from llava_rad.generation.checkpoint_model import FoundCheckpoint
 from llava_rad.outputs.files import write_whole
 from metrics import tables
 from metrics.cache import Cache
@@ -89,15 +92,14 @@ def _merged(plan: Plan, name: str, made: Origin) -> list[str]:
     lost = sum(bool(one.inputs) and one.inputs != wanted for one, wanted in zip(found, due, strict=True))
     if lost:
         made.lost[name] = lost
-    folder = plan.located[written.model]
-    config = LlavaRadConfig.load(folder)
+    model = plan.models.found[written.model]
     made.models[name] = {
-        "id": config.name,
-        "sha256": sha256_of(folder / "config.json"),
+        "id": model.name,
+        "sha256": model.verify(plan.digests),
         "inputs": list(written.inputs.names),
-        "demonstration": config.demonstration,
-        "recipe": config.preprocessing.name,
-        "image_tokens": config.image_tokens,
+        "demonstration": model.config.demonstration,
+        "recipe": model.config.preprocessing.name,
+        **({"image_tokens": model.config.image_tokens} if isinstance(model, FoundCheckpoint) else {}),
         "cut_off": sum(not one.complete for one in found),
     }
     if plan.compared:
@@ -170,10 +172,10 @@ def _points(
 
 def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], images: Images | None) -> None:
     plan, folder = run.plan, run.plan.folder.path
-    recipe = next((LlavaRadConfig.load(model).preprocessing for model in plan.located.values()), None)
+    recipe = next((model.config.preprocessing for model in plan.models.found.values()), rad_dino(224))
 
     def thumbnail(row: int) -> npt.NDArray[np.uint8] | None:
-        if images is None or recipe is None:
+        if images is None or plan.task.cases[row].image is None:
             return None
         image = images.one(plan.task.cases[row], recipe)
         return None if isinstance(image, ReadError) else image.pixels
@@ -182,6 +184,7 @@ def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], ima
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     environment, drawings = _environment(run), plots(summary)
+    found = disagreements(texts) if len(texts) > 1 else []
     files: dict[str, str | bytes] = {
         "references.jsonl": _references(plan),
         "per_sample.csv": tables.by_report_csv(summary.scored.evaluation, summary.warnings()),
@@ -189,8 +192,10 @@ def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], ima
         "summary.md": summary.to_markdown(),
         "summary.tex": summary.to_latex(),
         "environment.json": as_json(environment),
-        "index.html": page(summary, texts, drawings, environment, thumbnail),
+        "index.html": page(summary, texts, drawings, environment, thumbnail, found),
     }
+    if found:
+        files["disagreements.jsonl"] = disagreement_lines(found, plan.ids)
     (folder / "figures").mkdir(exist_ok=True)
     files |= {f"figures/{_FIGURES[heading]}.svg": data for heading, data in (drawings or {}).items()}
     for name, content in files.items():

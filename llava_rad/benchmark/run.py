@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from encoder.errors import LlavaRadError
 from encoder.files import Digests, sha256_of
 from llava_rad.benchmark.folder import Folder, slugs
 from llava_rad.benchmark.inputs import InputSet, Written, check, digest
+from llava_rad.benchmark.models import Models, ModelWriter
 from llava_rad.benchmark.predictions import Shards
 from llava_rad.benchmark.reference_points import NEAREST, POINTS, write_features
 from llava_rad.benchmark.task import Case, Task, sample
@@ -30,9 +31,6 @@ from llava_rad.benchmark.writing import (
     exact,
     write_share,
 )
-from llava_rad.conversion.published import open_checkpoint
-from llava_rad.model.checkpoint import LANGUAGE_MODEL, load_checked
-from llava_rad.model.config import LlavaRadConfig
 from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
 
@@ -48,7 +46,7 @@ class Options:
 
     Attributes:
         output: results folder.
-        models: checkpoint folders or hub repositories by name in the tables; None is the embedded checkpoint.
+        models: models as ``--model`` takes them, by name in the tables; None is the embedded checkpoint.
         predictions: files of texts to score, by name in the tables.
         inputs: sets of inputs from each of which every model writes; none: from the frontal image alone.
         protocol: decoding of the models.
@@ -60,6 +58,8 @@ class Options:
         device: of the models.
         offline: never ask the hub.
         vllm: Python interpreter of an environment with vLLM, which then decodes.
+        allow_remote: send pixels and prompts to a model's server on another machine.
+        server_timeout: seconds that a model's server has for one report.
         seed: of samples and reference points.
         overwrite: replace the content of the folder.
         bootstrap: resampling of the scores.
@@ -78,6 +78,8 @@ class Options:
     device: str = "auto"
     offline: bool = False
     vllm: Path | None = None
+    allow_remote: bool = False
+    server_timeout: float = 600.0
     seed: int = 42
     overwrite: bool = False
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
@@ -129,10 +131,10 @@ class Plan:
         return slugs([*self.written, *self.options.predictions])
 
     @cached_property
-    def located(self) -> dict[str, Path]:
-        """Folders of the models."""
-        offline = self.options.offline
-        return {name: open_checkpoint(source, offline=offline) for name, source in self.options.models.items()}
+    def models(self) -> Models:
+        """The models; ``folders`` are those of this project's checkpoints."""
+        options = self.options
+        return Models(options.models, options.offline, options.allow_remote, options.server_timeout)
 
     @property
     def bank(self) -> list[Case]:
@@ -148,8 +150,8 @@ class Plan:
 
     @property
     def neighbours_of(self) -> str | None:
-        """Name of the model whose encoder finds neighbours, or None."""
-        return next(iter(self.options.models), None) if NEAREST in self.options.points else None
+        """Name of the checkpoint whose encoder finds neighbours, or None."""
+        return next(iter(self.models.folders), None) if NEAREST in self.options.points else None
 
     def vectors(self) -> list[tuple[Path, list[Case]]]:
         """Return the folders of image vectors with their cases: those of the split, then the training cases."""
@@ -194,17 +196,6 @@ class Plan:
         lines = (f"{case.id} {self.images[case.image]}" for case in cases if case.image is not None)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
-    def _base(self, folder: Path) -> dict[str, str]:
-        """Hash the files of the base model, which a checkpoint with an adapter names and does not list."""
-        if not (folder / LANGUAGE_MODEL / "adapter_config.json").is_file():
-            return {}
-        from llava_rad.model.llava_rad import adapter_base
-
-        _, base = adapter_base(folder / LANGUAGE_MODEL, offline=self.options.offline)
-        files = sorted(path for path in base.iterdir() if path.suffix in (".json", ".safetensors", ".model"))
-        lines = (f"{path.name} {digest}" for path, digest in zip(files, self.digests.of(files), strict=True))
-        return {"base": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
-
     def _inputs(self, inputs: InputSet) -> dict[str, Any]:
         """Return the settings of a set of inputs; none for the frontal image alone where no sets are asked for."""
         if not self.options.inputs:
@@ -218,10 +209,9 @@ class Plan:
             ModelError: if a file of a model is not the one that its ``config.json`` lists.
         """
         of_models: dict[str, dict[str, Any]] = {}
-        for name, folder in self.located.items():
-            load_checked(folder, self.digests)
-            facts = {"sha256": sha256_of(folder / "config.json"), "images": self._contents(self.task.cases)}
-            of_models[name] = facts | self._base(folder) | self.protocol()
+        for name in self.options.models:
+            images = {"images": self._contents(self.task.cases)}
+            of_models[name] = self.protocol() | images | self.models.facts(name, self.digests)
         written = self.written.items()
         return {self.slugs[name]: of_models[one.model] | self._inputs(one.inputs) for name, one in written} | {
             self.slugs[name]: {"sha256": sha256_of(file), "engine": "file"}
@@ -253,7 +243,7 @@ class BenchmarkRun:
         """Write all missing predictions; inside the block they are complete (and merged, in the first process).
 
         Yields:
-            The preparation of images, for the page; None if no model is run.
+            The preparation of images, for the page; None if there are none.
 
         Raises:
             LlavaRadError: if the data, the models or the results folder do not allow the run.
@@ -264,8 +254,8 @@ class BenchmarkRun:
                 "the data have no images for a model to write about", hint="--predictions FILE scores texts"
             )
         if plan.options.inputs:
-            templates = {name: LlavaRadConfig.load(folder).prompt.template for name, folder in plan.located.items()}
-            check(plan.options.inputs, templates, plan.task.cases)
+            places = {name: found.config.places for name, found in plan.models.found.items()}
+            check(plan.options.inputs, places, plan.task.cases)
         facts = plan.task.facts()
         if self.processes.first:
             systems = plan.systems()
@@ -276,7 +266,8 @@ class BenchmarkRun:
             systems = plan.systems()
         plan.folder.shared(facts, systems)
         if not plan.options.models:
-            yield None
+            with Images(1, None) if plan.task.has_images else nullcontext() as images:  # of reports of others
+                yield images
             return
         with exact() as self.precision, Images(_readers(), plan.images) as images:
             for name in plan.options.models:
@@ -286,21 +277,25 @@ class BenchmarkRun:
     def _model(self, model: str, images: Images) -> None:
         """Write the reports of one model, and its encoder's image vectors if they are needed."""
         plan, protocol = self.plan, self.plan.options.protocol
+        ours = model in plan.models.folders
         engine = cache(lambda: self._engine(model, protocol, decodes=plan.options.vllm is None))
         sets = {name: one.inputs for name, one in plan.written.items() if one.model == model}
         with ExitStack() as stack:
 
             @cache
             def writer() -> Writer:
+                if not ours:
+                    return stack.enter_context(closing(self._other(model, protocol)))
                 if plan.options.vllm is None:
                     return EngineWriter(engine(), protocol)
                 from llava_rad.generation.vllm import VllmWriter
 
-                outside = VllmWriter(engine(), plan.located[model], plan.options.vllm)
+                outside = VllmWriter(engine(), plan.models.folders[model], plan.options.vllm)
                 return EngineWriter(stack.enter_context(outside), protocol)
 
+            size = self._together(protocol, ours=ours)
             for name, inputs in sets.items():
-                self._write(name, plan.slugs[name], plan.task.cases, inputs, writer, protocol, images)
+                self._write(name, plan.slugs[name], plan.task.cases, inputs, writer, size, images)
             writer.cache_clear()
         if model == plan.neighbours_of:
             self._features(engine, images)
@@ -308,10 +303,13 @@ class BenchmarkRun:
         _free()
         if plan.compared:
             paper = plan.options.paper
-            exactly = cache(lambda: EngineWriter(self._engine(model, paper), paper))
+            exactly = cache(
+                lambda: EngineWriter(self._engine(model, paper), paper) if ours else self._other(model, paper)
+            )
+            size = self._together(paper, ours=ours)
             for name, inputs in sets.items():
                 called, slug = f"{name}, paper protocol", plan.sample_slug(name)
-                self._write(called, slug, plan.compared, inputs, exactly, paper, images)
+                self._write(called, slug, plan.compared, inputs, exactly, size, images)
             exactly.cache_clear()
             _free()
 
@@ -322,17 +320,16 @@ class BenchmarkRun:
         cases: Sequence[Case],
         inputs: InputSet,
         writer: Callable[[], Writer],
-        protocol: Protocol,
+        size: int,
         images: Images,
     ) -> None:
-        """Write this process's share, wait for the other processes, merge."""
+        """Write this process's share, ``size`` images a call, wait for the other processes, merge."""
         folder, processes = self.plan.folder, self.processes
         merged = folder.predictions(slug)
         if not merged.is_file():  # the same in all processes: it is only written between two barriers
             shards = Shards(folder.shards(slug), processes.rank, processes.size)
             done = shards.done()
             processes.wait()  # no process writes before all have read the completed ids
-            size = self._together(protocol)
             share = sum(len(batch) for batch in batches_of(cases, size, processes))
             with self.timed(f"writing: {name}"):
                 self.seconds[f"reports written: {name}"] = write_share(
@@ -346,8 +343,13 @@ class BenchmarkRun:
         if processes.first:
             folder.forget(slug)
 
-    def _together(self, protocol: Protocol) -> int:
+    def _other(self, name: str, protocol: Protocol) -> ModelWriter:
+        return self.plan.models.load_other(name, self.processes.device(self.plan.options.device), protocol)
+
+    def _together(self, protocol: Protocol, *, ours: bool) -> int:
         """Images of one call: several batches where the next report takes the place of one that ended."""
+        if not ours:
+            return protocol.batch_size
         import torch
 
         device = self.processes.device(self.plan.options.device)
@@ -366,9 +368,9 @@ class BenchmarkRun:
         from llava_rad.generation.engine import Engine
 
         options = self.plan.options
-        device = self.processes.device(options.device)
+        device, folder = self.processes.device(options.device), self.plan.models.folders[name]
         return Engine.from_pretrained(
-            self.plan.located[name], device=device, dtype=protocol.dtype, offline=options.offline, decodes=decodes
+            folder, device=device, dtype=protocol.dtype, offline=options.offline, decodes=decodes
         )
 
     @contextmanager

@@ -55,9 +55,9 @@ def command(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Checkpoint, repeatable: a folder or a hub repository, or NAME=one of these. Default: the embedded "
-            "demonstration model, if no --predictions are given.",
-            metavar="[NAME=]DIR-OR-HUB-ID",
+            help="Model as 'llava-rad generate' takes it, repeatable: a folder, a hub repository, openai:URL#NAME, or "
+            "NAME=one of these. Default: the embedded demonstration model, if no --predictions are given.",
+            metavar="[NAME=]DIR-OR-HUB-ID-OR-SERVER",
             show_default=False,
             rich_help_panel=_REPORTS,
         ),
@@ -136,6 +136,8 @@ def command(
     ] = None,
     device: opt.Device = "auto",
     offline: opt.Offline = False,
+    allow_remote: opt.AllowRemote = False,
+    server_timeout: opt.ServerTimeout = 600.0,
     metrics: metric.Metrics = "paper,rules",
     bootstrap: metric.Bootstrap = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, of samples and of reference points.")] = 42,
@@ -196,6 +198,8 @@ def command(
         device=device,
         offline=offline,
         vllm=vllm_python,
+        allow_remote=allow_remote,
+        server_timeout=server_timeout,
         seed=seed,
         overwrite=overwrite,
         bootstrap=Bootstrap(bootstrap, seed),
@@ -236,7 +240,9 @@ def _named(arguments: list[str], option: str) -> list[tuple[str, str]]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or "/" in name:
-            name, value = Path(argument).stem if option == "--predictions" else Path(argument).name, argument
+            name, value = Path(argument.rpartition("#")[2]).name, argument
+            if option == "--predictions":
+                name = Path(argument).stem
         elif name in found:
             raise typer.BadParameter(f"two are called {name!r}", param_hint=option)
         called, number = name, 2

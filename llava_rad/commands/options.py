@@ -166,6 +166,8 @@ def columns(options: list[str] | None, fields: Sequence[str]) -> dict[str, list[
 # Single options of commands that write no reports: their texts are those of GenerationOptions.
 Offline = Annotated[bool, option("offline")]
 Device = Annotated[str, option("device")]
+AllowRemote = Annotated[bool, option("allow_remote")]
+ServerTimeout = Annotated[float, option("server_timeout")]
 Force = Annotated[bool, option("force")]
 Frame = Annotated[int | None, option("frame")]
 ShowPaths = Annotated[bool, option("show_paths")]

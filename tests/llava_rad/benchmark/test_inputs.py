@@ -17,7 +17,7 @@ from llava_rad.benchmark.page import WORTH, plots
 from llava_rad.benchmark.scoring import score
 from llava_rad.benchmark.summary import Origin, Summary
 from llava_rad.benchmark.task import Case, Task
-from llava_rad.model.templates import Study
+from llava_rad.model.templates import TEMPLATES, Study
 from llava_rad.reports.pairs import Context
 from metrics.base import Settings
 from metrics.bootstrap import Bootstrap
@@ -72,12 +72,13 @@ def test_reports_and_studies_with_each_input_are_counted() -> None:
 def test_what_a_model_does_not_take_and_what_the_data_lack_is_an_error() -> None:
     cases = [case(0, Context(indication="x"))]
     sets = [InputSet(), InputSet.parse("frontal,indication")]
-    check(sets, {"rad": "llava-rad", "ours": "study"}, cases)
+    rad, ours = TEMPLATES["llava-rad"].places, TEMPLATES["study"].places
+    check(sets, {"rad": rad, "ours": ours}, cases)
     with pytest.raises(ConfigError, match="paper does not take indication") as refused:
-        check(sets, {"rad": "llava-rad", "paper": "llava-1.5"}, cases)
+        check(sets, {"rad": rad, "paper": TEMPLATES["llava-1.5"].places}, cases)
     assert refused.value.hint == "it takes frontal"
     with pytest.raises(LlavaRadError, match="no study of the data has lateral"):
-        check([InputSet.parse("frontal,lateral")], {"ours": "study"}, cases)
+        check([InputSet.parse("frontal,lateral")], {"ours": ours}, cases)
 
 
 PEOPLE = [f"p{number // 2}" for number in range(12)]
