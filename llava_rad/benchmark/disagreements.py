@@ -48,7 +48,7 @@ def disagreements(texts: Mapping[str, Sequence[str]]) -> list[Disagreement]:
 
 def _positive(texts: Mapping[str, Sequence[str]], number: int) -> dict[str, tuple[str, ...]]:
     said = {name: labels_of(column[number]) for name, column in texts.items()}
-    findings = next(iter(said.values()))
+    findings = [one for one in next(iter(said.values())) if one != "No Finding"]  # it follows from the others
     having = {one: tuple(name for name in said if said[name][one] == "positive") for one in findings}
     return {finding: names for finding, names in having.items() if 0 < len(names) < len(said)}
 
