@@ -110,7 +110,8 @@ class ModelWriter:
         self.recipe, self._model, self._settings = model.recipe, model, settings
 
     def __call__(self, images: Sequence[npt.NDArray[np.uint8]], studies: Sequence[Study]) -> list[Draft]:
-        left, batches = iter(images), dict[Study, list[int]]()
+        left = iter(images)
+        batches: dict[Study, list[int]] = {}
         of_reports = [list(islice(left, study.images)) for study in studies]
         for number, study in enumerate(studies):
             batches.setdefault(study, []).append(number)
