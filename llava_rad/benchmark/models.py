@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llava_rad.benchmark.writing import Protocol
 from llava_rad.generation.checkpoint_model import FoundCheckpoint
 from llava_rad.generation.found import find
-from llava_rad.generation.options import GenerationOptions
+from llava_rad.generation.options import GenerationOptions, Precision
 from llava_rad.model.checkpoint import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Models:
             device: of the computation, if it is in this process.
             protocol: type of the weights and batch size.
         """
-        usual = self._options(name)
-        settings = replace(usual, device=device, dtype=protocol.dtype, batch_size=protocol.batch_size)
+        usual, dtype = self._options(name), cast(Precision, protocol.dtype)
+        settings = replace(usual, device=device, dtype=dtype, batch_size=protocol.batch_size)
         return ModelWriter(self.found[name].load(settings), settings)
 
     def _options(self, name: str) -> GenerationOptions:
