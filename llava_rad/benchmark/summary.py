@@ -375,8 +375,9 @@ class Summary:
             total, patients = f"{len(self.task.cases):,}", self.scored.evaluation.patients or len(self.task.cases)
             cells.append([title(name), "all", total, f"{patients:,}", *points])
             for group, first in tables[0].groups.items():
-                values = [table.groups[group].score for table in tables]
-                cells.append(["", group, f"{first.n:,}", f"{first.patients:,}", *map(group_text, values)])
+                of_group = (table.groups.get(group) for table in tables)  # a reference point may lack its reports
+                values = ["" if one is None else group_text(one.score) for one in of_group]
+                cells.append(["", group, f"{first.n:,}", f"{first.patients:,}", *values])
             if tables[0].unknown:
                 cells.append(["", UNKNOWN, f"{tables[0].unknown:,}", "", *["no group"] * len(models)])
             cells.append(["", f"worst, n >= {tables[0].minimum}", "", "", *map(worst_text, tables)])

@@ -141,7 +141,7 @@ def test_a_reference_point_of_some_reports_is_scored_and_compared_on_these() -> 
     some = [n for n, have in enumerate(HAVING) if have]
     cases = [case(n, Context(), truth, PEOPLE[n]) for n, truth in enumerate(TRUTH)]
     strata = ["a"] * 6 + ["b"] * 6
-    task = Task("csv", "", cases, strata={"half": strata})
+    task = Task("csv", "", cases, strata={"half": strata, "has": ["yes" if have else "no" for have in HAVING]})
     copied = [TRUTH[n - 1] if have else None for n, have in enumerate(HAVING)]
     model = texts([n % 2 == 0 for n in range(12)])
     settings, bootstrap = Settings(metrics=("rouge_l", "bleu_4"), min_group=1), Bootstrap(40, 3)
@@ -158,8 +158,8 @@ def test_a_reference_point_of_some_reports_is_scored_and_compared_on_these() -> 
         bootstrap=bootstrap,
     )  # fmt: skip
     point = next(one for one in scored.evaluation.models if one.name == "prior-report")
-    assert (point.intervals, point.by_patient, point.strata) == (
-        alone.models[1].intervals, alone.models[1].by_patient, alone.models[1].strata,
+    assert (point.intervals, point.by_patient, point.strata["half"]) == (
+        alone.models[1].intervals, alone.models[1].by_patient, alone.models[1].strata["half"],
     )  # fmt: skip
     compared = {one.second: one for one in scored.compared}
     assert (compared["prior-report"].reports, compared["whole"].reports) == (4, None)
@@ -171,6 +171,7 @@ def test_a_reference_point_of_some_reports_is_scored_and_compared_on_these() -> 
     assert scored.diversity["prior-report"].distinct == 4
     text = Summary(task, scored, Origin(points={"prior-report": "copied"})).to_text()
     assert "prior-report (4 reports)" in text
+    assert "| no | 8 | 4 |" in Summary(task, scored, Origin()).to_markdown(), "a group without an earlier report"
 
 
 @pytest.fixture(scope="module")
