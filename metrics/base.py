@@ -249,7 +249,6 @@ class Metric(ABC):
         leading: scores that come first in tables, in this order.
         labeler: source of the labels, for a metric with scores ``NAME_f1/CLASS`` of single classes.
         context: what the metric can use beside the texts: "age", "indication", "prior".
-        errors: scores that count faults, so that less is better.
     """
 
     summary: ClassVar[str]
@@ -261,7 +260,6 @@ class Metric(ABC):
     leading: ClassVar[tuple[str, ...]] = ()
     labeler: ClassVar[str] = ""
     context: ClassVar[tuple[str, ...]] = ()
-    errors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings

@@ -63,7 +63,7 @@ class Difference(Interval):
 
     @property
     def verdict(self) -> Verdict:
-        """The system with more: the interval must exclude 0 and the corrected p be below 0.05."""
+        """The better system: the interval must exclude 0 and the corrected p be below 0.05."""
         if self.low is None or self.high is None or self.p_holm is None or self.p_holm >= ALPHA:
             return "no difference shown"
         if self.low <= 0 <= self.high:

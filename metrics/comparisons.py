@@ -119,7 +119,8 @@ def prior_claims(candidates: Sequence[str], references: Sequence[str], prior: Se
             }
 
     per_sample = {"prior_claims": np.where(without > 0, ours[:, 1], np.nan)}
-    return Scores(statistics, of_sums, per_sample, "prior_claims|words:1|of:reports-without-prior")
+    costs = frozenset(("prior_claims", "prior_claims_sentences"))
+    return Scores(statistics, of_sums, per_sample, "prior_claims|words:1|of:reports-without-prior", costs=costs)
 
 
 def without_prior(scores: Scores) -> int:
@@ -138,7 +139,6 @@ class PriorClaims(Metric):
         "prior_claims_references": "Comparing without a prior (references)",
     }
     context: ClassVar[tuple[str, ...]] = ("prior",)
-    errors: ClassVar[tuple[str, ...]] = ("prior_claims", "prior_claims_sentences")
 
     def scores(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
         """Score N pairs of which it is not known if a prior was given: nothing is counted."""

@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import Any, Final, cast
 
 from metrics.base import PAPER, InputError, Metric, option_fields
-from metrics.bootstrap import Difference, Verdict
 
 PRIOR_CLAIMS: Final = "prior_claims"
 """Metric that commands compute unasked where it is known which reports were written without an earlier image."""
@@ -98,14 +97,6 @@ def checked_metrics(names: Sequence[str]) -> tuple[str, ...]:
 def title(score: str) -> str:
     """Return the name of a score in tables and figures."""
     return next((text for metric in classes() if (text := metric.title(score)) is not None), score)
-
-
-def better(score: str, difference: Difference) -> Verdict:
-    """Return the better of two systems, see :attr:`metrics.bootstrap.Difference.verdict`; of faults less is better."""
-    swapped: dict[Verdict, Verdict] = {"first": "second", "second": "first"}
-    verdict = difference.verdict
-    is_error = any(score in metric.errors for metric in classes())
-    return swapped.get(verdict, verdict) if is_error else verdict
 
 
 def headline(name: str) -> str:

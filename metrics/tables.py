@@ -13,7 +13,7 @@ from typing import Any
 
 from metrics import registry
 from metrics.bootstrap import Difference, Interval
-from metrics.registry import better, title
+from metrics.registry import title
 from metrics.strata import UNKNOWN, Group, Strata
 from metrics.suite import Evaluation, Model
 
@@ -51,7 +51,7 @@ def to_json(result: Evaluation) -> str:
             {
                 "first": result.models[0].name,
                 "second": other,
-                "scores": {key: asdict(one) | {"verdict": better(key, one)} for key, one in table.items()},
+                "scores": {key: asdict(one) | {"verdict": one.verdict} for key, one in table.items()},
             }
             for other, table in result.differences.items()
         ],
@@ -142,7 +142,7 @@ def _tables(result: Evaluation) -> list[tuple[str, Cells]]:
         first = result.models[0].name
         head = ["difference", "score", "median", f"95 % {BY_PATIENT}", "p", "p (Holm)", "better"]
         names = {"first": first, "second": other}
-        rows = [[title(name), *_difference(name, scores[name], names)] for name in headline_names(scores)]
+        rows = [[title(name), *_difference(scores[name], names)] for name in headline_names(scores)]
         tables.append((f"{first} minus {other}", [head, *rows]))
     return tables
 
@@ -207,9 +207,8 @@ def _both(model: Model, name: str) -> list[str]:
     return [*_numbers(model.intervals[name]), _ends(model.by_patient[name])]
 
 
-def _difference(score: str, one: Difference, names: dict[str, str]) -> list[str]:
-    verdict = better(score, one)
-    return [*_numbers(one, signed=True), p_value(one.p), p_value(one.p_holm), names.get(verdict, verdict)]
+def _difference(one: Difference, names: dict[str, str]) -> list[str]:
+    return [*_numbers(one, signed=True), p_value(one.p), p_value(one.p_holm), names.get(one.verdict, one.verdict)]
 
 
 def p_value(p: float | None) -> str:

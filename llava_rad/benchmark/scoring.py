@@ -12,7 +12,6 @@ from llava_rad.benchmark.inputs import Worth, Written, worths
 from llava_rad.benchmark.task import Task
 from metrics.base import Settings, is_empty
 from metrics.bootstrap import Bootstrap, Difference, Interval, Patients, Verdict, corrected
-from metrics.registry import better
 from metrics.strata import Strata, by_group
 from metrics.suite import Evaluation, Model, Pairs, evaluate
 
@@ -46,8 +45,8 @@ class Compared:
     reports: int | None = None
 
     def verdict(self, score: str) -> Verdict:
-        """Return the better system; see :func:`metrics.registry.better`."""
-        return better(score, self.differences[score])
+        """Return the better system; see :attr:`metrics.bootstrap.Difference.verdict`."""
+        return self.differences[score].verdict
 
 
 @dataclass(frozen=True)
@@ -235,6 +234,6 @@ def _restricted(model: Model, found: _Part, task: Task, settings: Settings, boot
     return replace(model, scores=scores, intervals=intervals, by_patient=by_patient, strata=strata)
 
 
-def as_json(score: str, difference: Difference) -> dict[str, Any]:
-    """Return the difference of a score with its verdict as JSON data."""
-    return asdict(difference) | {"verdict": better(score, difference)}
+def as_json(difference: Difference) -> dict[str, Any]:
+    """Return a difference with its verdict as JSON data."""
+    return asdict(difference) | {"verdict": difference.verdict}

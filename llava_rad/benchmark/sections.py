@@ -11,7 +11,7 @@ from llava_rad.benchmark.scoring import Agreement, Diversity
 from llava_rad.benchmark.task import Task
 from metrics.bootstrap import Interval
 from metrics.comparisons import without_prior
-from metrics.registry import PRIOR_CLAIMS, better, title
+from metrics.registry import PRIOR_CLAIMS, title
 from metrics.strata import Strata
 from metrics.suite import Model
 from metrics.tables import Cells
@@ -122,7 +122,7 @@ def worth_section(worths: Sequence[Worth], columns: Sequence[str]) -> Section:
                 row.append("")
                 continue
             change, interval = signed_texts(difference)
-            row.append(f"{change} {interval}{_MARKS[better(name, difference)]}")
+            row.append(f"{change} {interval}{_MARKS[difference.verdict]}")
         cells.append(row)
     note = (
         "Scores with the added input minus scores without it, of the reports that were written with it, with the 95 % "

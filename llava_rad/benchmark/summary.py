@@ -205,7 +205,7 @@ class Summary:
                     "first": one.first,
                     "second": one.second,
                     "reports": len(task.cases) if one.reports is None else one.reports,
-                    "scores": {name: as_json(name, value) for name, value in one.differences.items()},
+                    "scores": {name: as_json(value) for name, value in one.differences.items()},
                 }
                 for one in scored.compared
             ],
@@ -217,7 +217,7 @@ class Summary:
                     "to": list(one.to.names),
                     "reports": one.reports,
                     "patients": one.patients,
-                    "scores": {name: as_json(name, value) for name, value in one.differences.items()},
+                    "scores": {name: as_json(value) for name, value in one.differences.items()},
                 }
                 for one in scored.worths
             ],

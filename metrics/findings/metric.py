@@ -200,7 +200,6 @@ class Findings(Metric):
     }
     labeler = "findings"
     context: ClassVar[tuple[str, ...]] = ("age", "indication")
-    errors: ClassVar[tuple[str, ...]] = tuple(f"findings_{kind}" for kind in (*Category, *Significance))
 
     def scores(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:
         """Score N pairs; see :func:`findings`."""

@@ -171,7 +171,7 @@ def test_a_reference_point_of_some_reports_is_scored_and_compared_on_these() -> 
     assert scored.diversity["prior-report"].distinct == 4
     text = Summary(task, scored, Origin(points={"prior-report": "copied"})).to_text()
     assert "prior-report (4 reports)" in text
-    assert "| no | 8 | 4 |" in Summary(task, scored, Origin()).to_markdown(), "a group without an earlier report"
+    assert "| no | 8 | 6 |" in Summary(task, scored, Origin()).to_markdown(), "a group without an earlier report"
 
 
 @pytest.fixture(scope="module")
