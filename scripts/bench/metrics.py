@@ -61,11 +61,15 @@ class Bench:
         folder: temporary.
         rounds: of each comparison.
         tiny: small models and few reports.
+        pairs: number of pairs of the published set.
         peer: interpreter of the environment that has RadEval; None leaves that comparison out.
     """
 
-    def __init__(self, report: Report, folder: Path, rounds: int, tiny: bool, peer: str | None = None) -> None:
-        self.report, self.folder, self.rounds, self.tiny, self.peer = report, folder, rounds, tiny, peer
+    def __init__(
+        self, report: Report, folder: Path, rounds: int, tiny: bool, pairs: int = 40, peer: str | None = None
+    ) -> None:
+        self.report, self.folder, self.rounds, self.tiny = report, folder, rounds, tiny
+        self.peer, self.pairs = peer, pairs
         self.few, self.many = (12, 60) if tiny else (100, 3306)
         size = {"size": 32, "layers": 2, "heads": 2} if tiny else {"size": 768, "layers": 12, "heads": 12}
         self.bert = write_bert(folder / "bert", vocabulary=None if tiny else 30522, **size)
@@ -136,7 +140,7 @@ class Bench:
         assert isinstance(radcliq, CombinedMetric)
         rows = (*radcliq.parts, "rg_er_xl", "chexbert", "bertscore")
         metrics = {row: load(row)(row, settings) for row in rows}
-        count, turn = (6 if self.tiny else 40), count_from(1)
+        count, turn = self.pairs, count_from(1)
 
         def scored(seed: int) -> dict[str, Any]:
             texts = radeval_standins.pairs(count, seed=seed)
@@ -229,6 +233,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     names = ("chexbert", "radgraph", "published", "rouge", "findings", "bootstrap", "start")
     made = parser(__doc__, rounds=3, quick="small models and few reports")
     made.add_argument("--only", nargs="*", choices=names, default=names)
+    made.add_argument("--pairs", type=int, default=40, help="of the published set; default: 40")
     made.add_argument("--peer-python", help="interpreter of the environment that has RadEval")
     options = made.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -240,7 +245,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     report = Report(options)
     report.table("metrics", COLUMNS, "ratios to the package")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(report, Path(folder), options.rounds, options.quick, options.peer_python)
+        bench = Bench(report, Path(folder), options.rounds, options.quick, options.pairs, options.peer_python)
         for name in options.only:
             getattr(bench, name)()
     report.close()
