@@ -79,7 +79,7 @@ def report_text(study: Study) -> tuple[str, dict[str, str]]:
     if rng.random() < 0.12:
         lines += [
             f" WET READ: ___ ___ ___ {rng.integers(1, 12)}:{rng.integers(10, 59)} PM",
-            *_wrapped(findings.split(". ")[0].rstrip(".") + "."),
+            *wrapped(findings.split(". ")[0].rstrip(".") + "."),
             " WET READ VERSION #1",
             " " + "_" * 78,
         ]
@@ -90,22 +90,23 @@ def report_text(study: Study) -> tuple[str, dict[str, str]]:
         " COMPARISON:  None.", " ",
     ]  # fmt: skip
     if form == "together":
-        lines += [" FINDINGS AND IMPRESSION: ", " ", *_wrapped(findings)]
+        lines += [" FINDINGS AND IMPRESSION: ", " ", *wrapped(findings)]
         sections |= {"impression": findings, "findings": ""}  # the section parser maps this heading to impression
     else:
         if form != "impression only":
             heading = "FINDINGS" if form != "views" or len(study.views) == 1 else "CHEST, TWO VIEWS"
-            lines += [f" {heading}: ", " ", *_wrapped(findings), " "]
+            lines += [f" {heading}: ", " ", *wrapped(findings), " "]
         else:
             sections["findings"] = ""
         if form != "findings only":
-            lines += [" IMPRESSION: ", " ", *[w for line in impression.split("\n") for w in _wrapped(line)]]
+            lines += [" IMPRESSION: ", " ", *[w for line in impression.split("\n") for w in wrapped(line)]]
         else:
             sections["impression"] = ""
     return "\n".join(lines) + "\n", sections
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """Break a text into lines of a report file."""
     return [" " + line for line in textwrap.wrap(text, 78)]
 
 
@@ -142,18 +143,14 @@ def write(request: Request) -> None:
         procedure = "CHEST (PORTABLE AP)" if "AP" in study.views else "CHEST (PA AND LAT)"
         for name, phantom in _images(study, request):
             path = f"{folder}/s{number}/{name}"
-            _dicom(cxr / f"{path}.dcm", phantom, study, name, subject, date, procedure)
+            write_view(cxr / f"{path}.dcm", phantom, study, name, subject, date, procedure)
             write_image(jpg / f"{path}.jpg", phantom.grey())
             request.truth.add(jpg / f"{path}.jpg", phantom, split=study.split)
             records.append([subject, number, name, f"{path}.dcm"])
             split.append([name, number, subject, study.split])
             recumbent = phantom.view == "AP" and study.rng.random() < 0.5
-            metadata.append(
-                [
-                    name, subject, number, procedure, phantom.view, *phantom.shape, date, time, procedure,
-                    _CODE_MEANING[phantom.view], "Recumbent" if recumbent else "Erect",
-                ]
-            )  # fmt: skip
+            position = "Recumbent" if recumbent else "Erect"
+            metadata.append(metadata_row(phantom, name, subject, number, procedure, date, time, position))
     write_csv(cxr / "cxr-record-list.csv.gz", ("subject_id", "study_id", "dicom_id", "path"), records)
     write_csv(cxr / "cxr-study-list.csv.gz", ("subject_id", "study_id", "path"), listed)
     write_csv(cxr / "mimic_cxr_sectioned.csv", SECTIONS, sections)
@@ -167,7 +164,18 @@ def _cell(value: int | None) -> str | None:
     return None if value is None else f"{value}.0"
 
 
-def _dicom(path: Path, phantom: Phantom, study: Study, name: str, subject: int, date: str, procedure: str) -> None:
+def metadata_row(
+    phantom: Phantom, name: str, subject: int, study: int, procedure: str, date: str, time: str, position: str
+) -> list[Any]:
+    """Return the row of an image in the table of METADATA."""
+    meaning = _CODE_MEANING[phantom.view]
+    return [
+        name, subject, study, procedure, phantom.view, *phantom.shape, date, time, procedure, meaning, position,
+    ]  # fmt: skip
+
+
+def write_view(path: Path, phantom: Phantom, study: Study, name: str, subject: int, date: str, procedure: str) -> None:
+    """Write an image of a study as DICOM; polarity and the spelling of laterals vary with the study's number."""
     from pydicom.dataset import Dataset
 
     view = Dataset()
