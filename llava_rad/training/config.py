@@ -120,6 +120,9 @@ class StudyConfig(_Strict):
             ``comparison``. A sample takes those that its row has.
         leave_out: rate at which each input is left out of a training sample, so that one model serves every
             combination; a prior report is left out with its prior.
+        keep_comparisons: keep the sentences that compare with an earlier study in the report of a sample whose prior is
+            left out, which teaches to invent them. Otherwise they are left out with it, and a report that has no other
+            sentence keeps its prior.
         template: words around them, see ``llava_rad.model.templates``; null for the checkpoint's, and for ``study``
             where that takes none.
         pool: side of the squares of patches whose features are averaged, for images after the first; 1 for all
@@ -130,6 +133,7 @@ class StudyConfig(_Strict):
 
     inputs: tuple[StudyInput, ...] = ()
     leave_out: Share = 0.1
+    keep_comparisons: bool = False
     template: TemplateName | None = None
     pool: Positive = 1
     markers: bool = True

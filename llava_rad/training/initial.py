@@ -26,10 +26,11 @@ from llava_rad.model.llava_rad import LlavaRad, greedy, load_llama
 from llava_rad.model.projector import Projector
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.sections import FINDINGS_ALONE, HEADINGS, Section
+from llava_rad.model.templates import IMAGE
 from llava_rad.model.tokenizer import Tokens
 from llava_rad.training.config import LoraConfig, ScratchConfig, StudyConfig, TrainingConfig
 from llava_rad.training.data import section_settings
-from llava_rad.training.studies import study_settings
+from llava_rad.training.studies import study_settings, whole_prompt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -165,7 +166,8 @@ def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -
         recipe=recipe.to_dict(),
     )
     settings = section_settings(settings, config.data.sections)
-    tokens = make_tokens(model.scratch, texts, settings.conversation, config.data.sections)
+    conversation = whole_prompt(settings.conversation, config.study)
+    tokens = make_tokens(model.scratch, texts, conversation, config.data.sections)
     prompt = sum(map(len, settings.conversation.encode(tokens.tokenizer, tokens.ids.bos)))
     needed = settings.image_tokens + prompt + settings.generation.max_new_tokens
     language_model = _llama(model.scratch, tokens, max(config.data.max_length, needed), config.seed)
@@ -184,7 +186,7 @@ def make_tokens(
     if not texts:
         raise ConfigError("a language model from scratch learns its tokens from training reports, and there are none")
     # the line break is left to the byte pieces, as in Llama's own tokenizer
-    around = f"{prompt.before_image}{prompt.after_image}".replace("\n", " ")
+    around = prompt.text.replace(IMAGE, "").replace("\n", " ")
     headings = HEADINGS if len(sections) > 1 else ()
     learnt = train_tokenizer([*texts, *[around, *headings] * 50], vocab_size=scratch.vocabulary)
     return Tokens(learnt, TokenIds())

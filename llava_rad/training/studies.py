@@ -21,6 +21,7 @@ from llava_rad.model.projector import pooled_tokens
 from llava_rad.model.prompt import Prompt
 from llava_rad.model.templates import KINDS, TEMPLATES, TEXTS, Study
 from llava_rad.model.tokenizer import Tokens
+from llava_rad.reports.comparisons import without_comparisons
 from llava_rad.reports.pairs import Pair
 from llava_rad.training.config import DataConfig, StudyConfig, TrainingConfig
 from llava_rad.training.data import IGNORED, Images, target_ids, target_text
@@ -56,6 +57,14 @@ def study_settings(settings: LlavaRadConfig, study: StudyConfig) -> LlavaRadConf
         )
     further = FurtherImages(pool=study.pool, markers=study.markers or (before is not None and before.markers))
     return settings.model_copy(update={"prompt": prompt, "further_images": further})
+
+
+def whole_prompt(conversation: Prompt, study: StudyConfig) -> Prompt:
+    """Return a conversation with every input of a run, whose words a new tokenizer learns."""
+    if not study.inputs:
+        return conversation
+    given: dict[str, Any] = {name: True if name in CONTEXT_IMAGES else "." for name in study.inputs}
+    return replace(conversation, template=study.template or "study", study=Study(**given))
 
 
 def check_positions(config: TrainingConfig, language_model: Mapping[str, Any]) -> None:
@@ -120,6 +129,7 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
         studies: texts and inputs of each sample, with everything that its row has.
         images: number of each sample's images in the pixel cache, by kind.
         answers: token ids of each report, end token last.
+        alone: the same of reports without their prior, by number, where they differ; empty if nothing would be left.
         texts: the reports.
         subjects: patient of each sample; "" if unknown.
         lengths: [N] int64, tokens of each sample with all inputs.
@@ -131,6 +141,7 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
         self.studies: list[Study] = []
         self.images: list[dict[str, int]] = []
         self.answers: list[npt.NDArray[np.int32]] = []
+        self.alone: dict[int, npt.NDArray[np.int32]] = {}
         self.texts: list[str] = []
         self.subjects: list[str] = []
         self.lengths = np.zeros(0, np.int64)
@@ -141,7 +152,9 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, number = divmod(index, len(self))
-        return self.sample(number, without=self.left_out(number, epoch))
+        without = self.left_out(number, epoch)
+        answer = self.alone.get(number) if "prior" in without else None
+        return self.sample(number, without=without, answer=answer)
 
     def left_out(self, number: int, epoch: int) -> frozenset[str]:
         """Return the inputs that a sample lacks in an epoch."""
@@ -149,12 +162,19 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
             return frozenset()
         study = self.studies[number]
         dice = np.random.default_rng((self.seed, epoch, number)).random(len(INPUTS))
-        return frozenset(
+        found = frozenset(
             name for name, value in zip(INPUTS, dice, strict=True) if value < self.leave_out and getattr(study, name)
         )
+        only_compares = number in self.alone and not len(self.alone[number])
+        return found - {"prior"} if only_compares else found
 
     def sample(
-        self, number: int, *, without: Collection[str] = (), others: Mapping[str, int] | None = None
+        self,
+        number: int,
+        *,
+        without: Collection[str] = (),
+        others: Mapping[str, int] | None = None,
+        answer: npt.NDArray[np.int32] | None = None,
     ) -> dict[str, Any]:
         """Return a sample.
 
@@ -162,6 +182,7 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
             number: of the sample.
             without: inputs that are left out.
             others: input -> number of the sample whose input stands in its place; ``frontal`` is the image.
+            answer: token ids in place of the sample's own.
 
         Returns:
             ``ids`` and ``labels`` [L], ``kinds`` [I], and ``pixels`` [I, S, S] or ``features`` [I, N, D].
@@ -179,7 +200,7 @@ class StudySamples(torch.utils.data.Dataset[dict[str, Any]]):
                 images[name] = self.images[donor][name]
             else:
                 study = replace(study, **{name: getattr(self.studies[donor], name)})
-        ids, labels = self.layout.row(study, self.answers[number].tolist())
+        ids, labels = self.layout.row(study, (self.answers[number] if answer is None else answer).tolist())
         order = [KINDS[kind] for kind in study.kinds]
         found = np.stack([self.source[images[kind]] for kind in order])
         return {"ids": ids, "labels": labels, "kinds": list(study.kinds), self.source.field: found}
@@ -265,6 +286,11 @@ def study_samples(
         chosen.studies.append(shown)
         chosen.images.append(found)
         chosen.answers.append(np.array(answer, np.int32))
+        if chosen.leave_out and shown.prior and not study.keep_comparisons:
+            rest = _without_comparisons(pair)
+            if rest != pair:
+                alone = target_ids(layout.tokens, rest, data.sections) if rest.findings else []
+                chosen.alone[len(chosen.texts)] = np.array(alone, np.int32)
         chosen.texts.append(target_text(pair, data.sections))
         chosen.subjects.append(f"{pair.row.dataset}\0{pair.row.subject}" if pair.row.subject else "")
         lengths[pair.row.split].append(length)
@@ -284,6 +310,12 @@ def study_samples(
         "unreadable laterals and priors": lost,
     }
     return samples, {reason: number for reason, number in dropped.items() if number}
+
+
+def _without_comparisons(pair: Pair) -> Pair:
+    """Return a pair without the sentences that compare with an earlier study."""
+    context = replace(pair.context, impression=without_comparisons(pair.context.impression))
+    return replace(pair, findings=without_comparisons(pair.findings), context=context)
 
 
 def collate_studies(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -48,7 +48,14 @@ from llava_rad.training.data import (
 )
 from llava_rad.training.deepspeed_config import check_compile, checkpoint_bytes, read_deepspeed
 from llava_rad.training.initial import llama_config, make_tokens, recipe_of
-from llava_rad.training.studies import Layout, StudySamples, check_positions, study_samples, study_settings
+from llava_rad.training.studies import (
+    Layout,
+    StudySamples,
+    check_positions,
+    study_samples,
+    study_settings,
+    whole_prompt,
+)
 
 _PAPER = {"train": 146_909, "val": 7_250}
 
@@ -155,7 +162,8 @@ def _parts(config: TrainingConfig, texts: Sequence[str], offline: bool) -> _Part
     settings = LlavaRadConfig(name=config.name, image_tokens=image_tokens, recipe=recipe.to_dict())
     settings = section_settings(settings, config.data.sections)
     if model.language_model is None:
-        tokens = make_tokens(model.scratch, texts, settings.conversation, settings.sections)
+        conversation = whole_prompt(settings.conversation, config.study)
+        tokens = make_tokens(model.scratch, texts, conversation, settings.sections)
         words = llama_config(model.scratch, tokens, config.data.max_length).to_dict()
     else:
         patterns = ("config.json", "tokenizer*", "generation_config.json")
