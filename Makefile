@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 FAST := not slow and not nightly and not browser and not pacs and not gpu and not deepspeed and not referee
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all nightly acceptance phantom-train lint format bench wheel clean distclean
+.PHONY: help demo test test-all nightly acceptance phantom-train phantom-study lint format bench wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,9 @@ acceptance: $(VENV)/.installed-test ## every promise of reliability and security
 
 phantom-train: $(VENV)/.installed-test ## train on drawn radiographs and score reports about others: does the chain learn to see?
 	$(BIN)/python scripts/phantom_training.py $(or $(OUT),build/phantom-train)
+
+phantom-study: $(VENV)/.installed-test ## the same with patients over time: does the model use lateral, prior and indication?
+	$(BIN)/python scripts/phantom_study.py $(or $(OUT),build/phantom-study)
 
 lint: $(VENV)/.installed-lint ## ruff, ruff format --check, mypy --strict
 	$(BIN)/ruff check .

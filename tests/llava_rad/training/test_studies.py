@@ -25,12 +25,12 @@ from llava_rad.model.checkpoint import load_checked
 from llava_rad.model.config import FurtherImages
 from llava_rad.model.llava_rad import LlavaRad
 from llava_rad.model.projector import Projector, pool, pooled_tokens, project_images
-from llava_rad.model.prompt import encode_answer
+from llava_rad.model.prompt import Prompt, encode_answer
 from llava_rad.model.templates import Study
 from llava_rad.reports.pairs import Context, Pair, write_pairs
-from llava_rad.training.config import DataConfig, StudyConfig, load_config
+from llava_rad.training.config import DataConfig, ScratchConfig, StudyConfig, load_config
 from llava_rad.training.data import IGNORED, LengthGrouped, Prompted
-from llava_rad.training.initial import load_trainable
+from llava_rad.training.initial import load_trainable, make_tokens
 from llava_rad.training.module import ReportLoss
 from llava_rad.training.studies import (
     IMAGE,
@@ -40,6 +40,7 @@ from llava_rad.training.studies import (
     collate_studies,
     study_samples,
     study_settings,
+    whole_prompt,
 )
 from llava_rad.training.study_images import StudyImages
 from tests.llava_rad.conftest import Run
@@ -210,6 +211,38 @@ def test_what_is_left_out_depends_on_seed_epoch_and_number_alone(make: Callable[
     text = samples.layout.tokens.tokenizer.decode([i for i in samples.sample(0, without=("prior",))["ids"] if i >= 0])
     assert "Earlier" not in text
     assert not any(samples_of(whole, studies(tmp_path, 40), config)["val"].left_out(0, epoch) for epoch in range(20))
+
+
+def test_a_left_out_prior_takes_the_sentences_that_compare_with_it(make: Callable[..., Made], tmp_path: Path) -> None:
+    """A report of such sentences alone keeps its prior; the losses on ``val`` are those of whole reports."""
+    config = StudyConfig(inputs=ALL, leave_out=0.5)
+    _, whole = make(config)
+    reports = ("No pneumothorax. The heart is unchanged.", "Unchanged.", "No pneumothorax.")
+    pairs = [replace(pair, findings=reports[number % 3]) for number, pair in enumerate(studies(tmp_path, 24))]
+
+    def said(sample: dict[str, Any]) -> str:
+        return whole.tokens.decode(sample["labels"][sample["labels"] != IGNORED].tolist()[:-1])
+
+    samples = samples_of(whole, pairs, config)["train"]
+    kept = samples_of(whole, pairs, config.model_copy(update={"keep_comparisons": True}))["train"]
+    found: set[tuple[str, bool]] = set()
+    for index in range(8 * len(samples)):
+        epoch, number = divmod(index, len(samples))
+        without, text = samples.left_out(number, epoch), samples.texts[number]
+        assert said(samples[index]) == ("No pneumothorax." if "prior" in without else text)
+        assert said(kept[index]) == said(samples.sample(number, without=("prior",))) == text
+        if samples.studies[number].prior:
+            found.add((text, "prior" in without))
+    assert found == {*((text, False) for text in reports), (reports[0], True), (reports[2], True)}
+
+
+def test_a_new_tokenizer_knows_the_words_of_the_prompt() -> None:
+    with_inputs = make_tokens(ScratchConfig(), REPORTS, whole_prompt(StudyConfig(inputs=ALL))).tokenizer
+    for word in ("Lateral", "Earlier", "frontal", "report", "Indication", "Technique", "Comparison", "assistant"):
+        assert len(with_inputs.encode(word, add_special_tokens=False).ids) == 1
+    alone = make_tokens(ScratchConfig(), REPORTS, whole_prompt(StudyConfig())).tokenizer
+    assert len(alone.encode("Indication", add_special_tokens=False).ids) > 1
+    assert whole_prompt(StudyConfig()) == Prompt()
 
 
 def test_inputs_of_other_patients(make: Callable[..., Made], tmp_path: Path) -> None:
