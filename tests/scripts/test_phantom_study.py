@@ -12,8 +12,9 @@ from llava_rad.model.templates import Study
 from llava_rad.reports.pairs import Context, Pair
 from scripts import phantom_study
 from scripts.phantom.course import QUESTIONS, CourseStudy, courses, findings_text
+from scripts.phantom.measures import ALL, COMBINATIONS, INPUTS, RUNS, Given, check, f1, measure, share, table
 from scripts.phantom.statements import answers, changes
-from scripts.phantom_study import ALL, COMBINATIONS, INPUTS, RUNS, Given, check, donors, f1, measure, share, study_of
+from scripts.phantom_study import donors, study_of
 from tests.forked import Command
 from tests.llava_rad.conftest import finished
 from tests.llava_rad.training import runs
@@ -119,7 +120,7 @@ def test_a_model_that_uses_everything_meets_all_aims() -> None:
     assert points["copy of the prior report"]["f1"] < 0.5  # type: ignore[index]
     assert points["copy of the prior report"]["f1"] < points["best guess without a prior"]["f1"] < 0.6  # type: ignore[index]
     assert 0.4 < found["chance of lateral"] < 0.75  # type: ignore[operator]
-    text = phantom_study.table(found)
+    text = table(found)
     assert all(f"| {given.label} |" in text for given in RUNS) and "missed" not in text
 
 
