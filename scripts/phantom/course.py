@@ -26,7 +26,7 @@ from .radiograph import Phantom, View, phantom_radiograph
 from .report import Report
 
 ABSENT, SMALL, LARGE = range(3)
-"""Extents of a finding with a course; large ones have about three times the height or area of small ones."""
+"""Extents of a finding with a course; large ones have three times the height, or twice the area, of small ones."""
 EXTENTS = ("No", "Small", "Large")
 CHANGES: Mapping[str, str] = {
     "new": "is new",

@@ -217,7 +217,7 @@ def test_a_left_out_prior_takes_the_sentences_that_compare_with_it(make: Callabl
     """A report of such sentences alone keeps its prior; the losses on ``val`` are those of whole reports."""
     config = StudyConfig(inputs=ALL, leave_out=0.5)
     _, whole = make(config)
-    reports = ("No pneumothorax. The heart is unchanged.", "Unchanged.", "No pneumothorax.")
+    reports = ("No pneumothorax. The heart is unchanged.", "The heart is unchanged.", "No pneumothorax.")
     pairs = [replace(pair, findings=reports[number % 3]) for number, pair in enumerate(studies(tmp_path, 24))]
 
     def said(sample: dict[str, Any]) -> str:
