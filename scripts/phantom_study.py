@@ -23,6 +23,8 @@ from scripts.phantom.measures import IMAGES, INPUTS, RUNS, Given, check, measure
 from scripts.phantom_training import command
 
 if TYPE_CHECKING:
+    from encoder.preprocessing import Recipe
+    from llava_rad.generation.engine import Engine
     from llava_rad.model.templates import Study
     from llava_rad.reports.pairs import Pair
 
@@ -33,8 +35,9 @@ TRAINING = (
     "model.recipe=rad-dino-112",
     "model.scratch.num_hidden_layers=4",
     "data.max_length=640",
-    "optimization.epochs=12",
-    "engine.checkpoint_every=400",
+    "optimization.epochs=20",
+    "engine.precision=bf16",
+    "engine.checkpoint_every=500",
     "evaluation.max_pairs=48",
     "evaluation.samples=0",
 )
@@ -59,14 +62,12 @@ def study_of(pairs: Sequence[Pair], number: int, given: Given) -> tuple[list[Pat
 
     context, images, found = pairs[number].context, [pairs[number].row.path], dict[str, Any]()
     for name in given.names:
-        of = "prior" if name == "prior_report" else name
-        source = context
-        if of in given.others and getattr(context, of):
-            source = pairs[donors(pairs, of)[number]].context
+        if not getattr(context, name):
+            continue
+        source = pairs[donors(pairs, name)[number]].context if name in given.others else context
         value = getattr(source, name)
-        if value and (name != "prior_report" or context.prior):
-            found[name] = True if isinstance(value, Path) else value
-            images += [value] if isinstance(value, Path) else []
+        found[name] = True if isinstance(value, Path) else value
+        images += [value] if isinstance(value, Path) else []
     return images, Study(**found)
 
 
@@ -82,51 +83,41 @@ def write_reports(model: Path, pairs: Sequence[Pair], runs: Sequence[Given], fol
     engine = Engine.from_pretrained(model)
     home = folder / engine.sha256[:16]
     home.mkdir(parents=True, exist_ok=True)
-    features: dict[Path, Any] = {}
+    pixels: dict[Path, Any] = {}
     found: dict[Given, list[str]] = {}
     for given in runs:
         file = home / f"{given.label}.json"
         if not file.is_file():
-            features = features or _features(engine, pairs)
-            texts = _texts(engine, features, [study_of(pairs, number, given) for number in range(len(pairs))])
+            pixels = pixels or _prepared(engine.recipe, pairs)
+            texts = _texts(engine, pixels, [study_of(pairs, number, given) for number in range(len(pairs))])
             with writing(file, "w") as stream:
                 json.dump(texts, stream, indent=1)
         found[given] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
-def _features(engine: Any, pairs: Sequence[Pair]) -> dict[Path, Any]:
-    """Encode every image once: its patch features [1, N, D]."""
+def _prepared(recipe: Recipe, pairs: Sequence[Pair]) -> dict[Path, Any]:
+    """Read every image once: its pixels [S, S] uint8."""
     from encoder.reader.sandbox import Reader
 
     paths = {path for pair in pairs for path in (pair.row.path, pair.context.lateral, pair.context.prior) if path}
     with Reader() as reader:
-        return {
-            path: engine.encode_images(reader.prepare(path, engine.recipe, force=True).pixels[None])
-            for path in sorted(paths)
-        }
+        return {path: reader.prepare(path, recipe, force=True).pixels for path in sorted(paths)}
 
 
-def _texts(engine: Any, features: Mapping[Path, Any], studies: Sequence[tuple[list[Path], Study]]) -> list[str]:
+def _texts(engine: Engine, pixels: Mapping[Path, Any], studies: Sequence[tuple[list[Path], Study]]) -> list[str]:
     """Decode greedily, in batches of prompts of similar length."""
-    import torch
-
-    from llava_rad.generation.decoding import _decode, draft
-    from llava_rad.generation.options import Decoding
+    from llava_rad.generation.decoding import generate
     from llava_rad.outputs.report import clean
 
     order = sorted(range(len(studies)), key=lambda number: (len(studies[number][0]), len(str(studies[number][1]))))
     texts = [""] * len(studies)
     for start in range(0, len(order), 32):
         some = order[start : start + 32]
-        patches = torch.cat([features[path] for number in some for path in studies[number][0]])
-        prompts = [engine.config.conversation.with_study(studies[number][1]) for number in some]
-        rows: list[list[int]] = [[] for _ in some]
-        for tokens in _decode(engine, *engine.embed(patches, prompts), Decoding()):
-            for row, token in tokens:
-                rows[row].append(token)
-        for number, row in zip(some, rows, strict=True):
-            texts[number] = clean(draft(engine, row).text).strip()
+        images = [pixels[path] for number in some for path in studies[number][0]]
+        drafts = generate(engine, images, studies=[studies[number][1] for number in some])
+        for number, draft in zip(some, drafts, strict=True):
+            texts[number] = clean(draft.text).strip()
     return texts
 
 

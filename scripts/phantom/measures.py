@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .statements import Statements
 
-INPUTS = ("lateral", "prior", "prior_report", "indication")
+INPUTS = ("lateral", "prior", "indication")
 LEAST_CHANGES, LEAST_LATERAL, MOST_CLAIMS = 0.85, 0.85, 0.01
 """Least F1 of changes with the prior and of findings of the lateral, largest share of reports that invent a prior."""
 
@@ -29,7 +29,7 @@ class Given:
 
     Attributes:
         names: of INPUTS, each where a study has it.
-        others: those of them that are another patient's; a prior report goes with its prior.
+        others: those of them that are another patient's.
     """
 
     names: tuple[str, ...] = INPUTS
@@ -44,19 +44,17 @@ class Given:
 
 
 COMBINATIONS = tuple(
-    Given((*lateral, *prior, *indication))
-    for prior, lateral, indication in product(
-        ((), ("prior",), ("prior", "prior_report")), ((), ("lateral",)), ((), ("indication",))
-    )
+    Given(tuple(name for name, given in zip(INPUTS, which, strict=True) if given))
+    for which in product((False, True), repeat=len(INPUTS))
 )
 ALL, NO_PRIOR, NO_LATERAL, IMAGES = (
     Given(),
     Given(("lateral", "indication")),
-    Given(("prior", "prior_report", "indication")),
+    Given(("prior", "indication")),
     Given(("lateral", "prior")),
 )
-OTHER_PRIOR, OTHER_LATERAL, OTHER_INDICATION = (Given(others=(name,)) for name in ("prior", "lateral", "indication"))
-RUNS = (*COMBINATIONS, OTHER_PRIOR, OTHER_LATERAL, OTHER_INDICATION)
+OTHER_LATERAL, OTHER_PRIOR, OTHER_INDICATION = (Given(others=(name,)) for name in INPUTS)
+RUNS = (*COMBINATIONS, OTHER_LATERAL, OTHER_PRIOR, OTHER_INDICATION)
 NEEDS = {"changes": "prior", "extents": "", "behind": "lateral", "answers": "indication"}
 """Kind of statement -> the input of the studies on which it is measured."""
 
