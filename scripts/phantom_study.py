@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 TRAINING = (
     f"study.inputs=[{', '.join(INPUTS)}]",
-    "study.leave_out=0.25",
+    "study.leave_out=0.15",
     "model.recipe=rad-dino-112",
     "model.scratch.num_hidden_layers=4",
     "data.max_length=640",
-    "optimization.epochs=20",
+    "optimization.epochs=18",
+    "optimization.batch_size=8",
+    "optimization.micro_batch_size=8",
+    "optimization.lr=8.0e-4",
     "engine.precision=bf16",
-    "engine.checkpoint_every=500",
+    "engine.checkpoint_every=600",
     "evaluation.max_pairs=48",
     "evaluation.samples=0",
 )

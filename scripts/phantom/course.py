@@ -130,13 +130,14 @@ def findings_text(extents: Sequence[int], before: Sequence[int] | None, behind: 
         behind: whether there is a consolidation behind the heart; None without a lateral, which alone can show it.
         indication: a key of QUESTIONS, or "".
     """
-    said = [f"{EXTENTS[extent]} {slot.name}." for slot, extent in zip(SLOTS, extents, strict=True)]
-    if behind is not None:
-        said.append(BEHIND if behind else NOT_BEHIND)
+    said: list[str] = []
     for slot, old, new in zip(SLOTS, before or extents, extents, strict=True):
+        said.append(f"{EXTENTS[new]} {slot.name}.")
         word = None if before is None else change(old, new)
         if word is not None:
-            said.append(f"The {slot.name} {CHANGES[word]}.")
+            said.append(f"It {CHANGES[word]}.")
+    if behind is not None:
+        said.append(BEHIND if behind else NOT_BEHIND)
     if indication:
         usual, other = QUESTIONS[indication]
         dense = any(extent and slot.kind == "consolidation" for slot, extent in zip(SLOTS, extents, strict=True))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Statements = frozenset[tuple[str, str]]
 _NAMES = "|".join(slot.name for slot in SLOTS)
 _WORDS = {phrase: word for word, phrase in CHANGES.items()}
-_CHANGE = re.compile(rf"\bThe ({_NAMES}) ({'|'.join(_WORDS)})\.")
+_CHANGE = re.compile(rf"\b(?:{'|'.join(EXTENTS)}) ({_NAMES})\. It ({'|'.join(_WORDS)})\.")
 _EXTENT = re.compile(rf"\b({'|'.join(EXTENTS[1:])}) ({_NAMES})\.")
 _BEHIND = re.compile(rf"(?<!\S){re.escape(BEHIND)}")
 _ANSWERS = re.compile("|".join(rf"(?<!\S){re.escape(text)}" for pair in QUESTIONS.values() for text in pair if text))

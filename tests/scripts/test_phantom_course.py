@@ -34,9 +34,9 @@ def test_a_change_is_that_of_the_extent(before: int, now: int, word: str | None)
 def test_a_report_in_full() -> None:
     fever = next(text for text in QUESTIONS if "fever" in text)
     assert findings_text((1, 0, 2, 0), (2, 1, 0, 0), True, fever) == (
-        "Small right pleural effusion. No left pleural effusion. Large right upper lung consolidation. "
-        "No left upper lung consolidation. Retrocardiac consolidation. The right pleural effusion has decreased. "
-        "The left pleural effusion has resolved. The right upper lung consolidation is new. Concerning for pneumonia."
+        "Small right pleural effusion. It has decreased. No left pleural effusion. It has resolved. "
+        "Large right upper lung consolidation. It is new. No left upper lung consolidation. "
+        "Retrocardiac consolidation. Concerning for pneumonia."
     )
     assert findings_text((0, 0, 0, 0), None, None, fever).endswith("consolidation. No evidence of pneumonia.")
 
@@ -125,8 +125,8 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_statements_are_read_from_generated_texts_too() -> None:
     text = (
-        "Large left pleural effusion. The left pleural effusion has increased. The right pleural effusion. "
-        "No retrocardiac consolidation. The left pleural effusion is larger. Small heart. No pneumothorax. No"
+        "Large left pleural effusion. It has increased. It is new. The right pleural effusion. It is new. "
+        "No retrocardiac consolidation. It is larger. Small heart. It is unchanged. No pneumothorax. No"
     )
     assert extents(text) == {("left pleural effusion", "Large")}
     assert changes(text) == {("left pleural effusion", "increased")}
