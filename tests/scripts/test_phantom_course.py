@@ -88,12 +88,12 @@ def test_large_findings_have_a_much_larger_area_than_small_ones(slot: course.Slo
 
 
 def test_the_table_of_studies_has_the_earlier_study_its_report_and_the_indication(tmp_path: Path) -> None:
-    number = course.write(tmp_path / "data", 20, 64)
+    number = course.write(tmp_path / "data", 8, 64)
     cxr, jpg = (tmp_path / "data" / name for name in ("mimic-cxr", "mimic-cxr-jpg"))
     pairs = DATASETS["mimic-cxr"].find(places(cxr, None, jpg)).pairs
     assert len(pairs) == number
     found = {pair.row.study: pair for pair in pairs}
-    for studies in patients(20):
+    for studies in patients(8):
         before: CourseStudy | None = None
         for study in studies:
             pair = found[str(course.study_id(study, 0))]

@@ -107,7 +107,7 @@ def measured(number: int, writes: object) -> dict[str, object]:
 
 
 def test_a_model_that_uses_everything_meets_all_aims() -> None:
-    found = measured(60, perfect)
+    found = measured(40, perfect)
     assert [one for one in found["aims"] if not one["met"]] == []  # type: ignore[attr-defined]
     of = {one["inputs"]: one for one in found["runs"]}  # type: ignore[attr-defined]
     assert of[ALL.label]["changes"]["f1"] == of[ALL.label]["answers"]["f1"] == 1
@@ -134,7 +134,7 @@ def test_models_that_do_not_look_miss_the_aims() -> None:
 
     missed = {}
     for model in (copies, invents, always):
-        found = measured(40, model)
+        found = measured(20, model)
         missed[model.__name__] = {one["aim"] for one in found["aims"] if not one["met"]}  # type: ignore[attr-defined]
     assert "F1 of changes with the prior" in missed["copies"]
     assert {

@@ -237,12 +237,12 @@ def test_a_left_out_prior_takes_the_sentences_that_compare_with_it(make: Callabl
 
 
 def test_a_new_tokenizer_knows_the_words_of_the_prompt() -> None:
-    with_inputs = make_tokens(ScratchConfig(), REPORTS, whole_prompt(StudyConfig(inputs=ALL))).tokenizer
+    with_inputs = make_tokens(ScratchConfig(), REPORTS, whole_prompt(Prompt(), StudyConfig(inputs=ALL))).tokenizer
     for word in ("Lateral", "Earlier", "frontal", "report", "Indication", "Technique", "Comparison", "assistant"):
         assert len(with_inputs.encode(word, add_special_tokens=False).ids) == 1
-    alone = make_tokens(ScratchConfig(), REPORTS, whole_prompt(StudyConfig())).tokenizer
+    alone = make_tokens(ScratchConfig(), REPORTS, whole_prompt(Prompt(), StudyConfig())).tokenizer
     assert len(alone.encode("Indication", add_special_tokens=False).ids) > 1
-    assert whole_prompt(StudyConfig()) == Prompt()
+    assert whole_prompt(Prompt(), StudyConfig()) == Prompt()
 
 
 def test_inputs_of_other_patients(make: Callable[..., Made], tmp_path: Path) -> None:
