@@ -170,13 +170,17 @@ def _renamed(errors: Sequence[Error]) -> bool:
 
 
 def _split(findings: Sequence[Finding], others: Sequence[Finding]) -> list[Finding]:
-    """Return findings with bilateral ones as two, where the other report names the two sides apart."""
+    """Return findings as two where the other report names them apart: the two sides, or a sign and what explains it."""
     result = list[Finding]()
     for one in findings:
         names = set(one.entities)
         sides = [other.sides for other in others if names & set(other.entities) and len(other.sides) == 1]
+        apart = [name for name in one.entities if any(names & set(other.entities) == {name} for other in others)]
         if len(one.sides) == 2 and len(set(sides)) == 2:
             result += [replace(one, sides=frozenset((side,))) for side in sorted(one.sides)]
+        elif len(apart) > 1:
+            rest = tuple(name for name in one.entities if name not in apart[1:])
+            result += [replace(one, entities=rest), *(replace(one, entities=(name,)) for name in apart[1:])]
         else:
             result.append(one)
     return result

@@ -9,6 +9,7 @@ from metrics.base import InputError, is_empty
 from metrics.findings.attributes import Part, Span
 from metrics.findings.lexicon import Entity, entities
 from metrics.findings.sentence import Denied, device_of, join, read, related
+from metrics.findings.words import VOLUME
 from metrics.labels import POSITIVE
 from metrics.rules.text import Aligned, clean, parts, sentences
 
@@ -80,7 +81,7 @@ class Report:
         for one in self.denied:
             if set(one.entities) & set(finding.entities):
                 return one.span
-        regions = {entity.region for entity in finding.known}
+        regions = {entity.region for entity in finding.known if entity.name not in VOLUME}
         return next((one.span for one in self.denied if regions & set(one.regions)), None)
 
 

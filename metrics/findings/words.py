@@ -23,7 +23,9 @@ STRUCTURES: Final[dict[str, str]] = {
     "heart and mediastinum|heart and mediastinal contour|mediastinal and cardiac silhouette|"
     "cardio mediastinal contour",
     "mediastinum": "mediastinum|mediastinal|mediastinal contour|mediastinal silhouette|mediastinal structure|"
-    "mediastinal width|superior mediastinum|upper mediastinum|mediastinal border|paratracheal stripe",
+    "mediastinal width|superior mediastinum|upper mediastinum|mediastinal border|paratracheal stripe|"
+    "paratracheal line|paraspinal line|paravertebral line|junction line|anterior junction line|"
+    "posterior junction line|azygoesophageal line|mediastinal line",
     "hilum": "hilum|hila|hilar|hilar contour|hilar structure|hilar region|hilus|hila structure|hilar shadow|"
     "pulmonary hilum|pulmonary hila",
     "aorta": "aorta|abdominal aorta|aortic|aortic knob|aortic arch|thoracic aorta|descending aorta|ascending aorta|"
@@ -50,19 +52,22 @@ STRUCTURES: Final[dict[str, str]] = {
     "apical pleural|pleural margin",
     "costophrenic angle": "costophrenic angle|costophrenic sulcus|costophrenic recess|cp angle|costophrenic|"
     "lateral sulcus|posterior sulcus|pleural sulcus|cardiophrenic angle|pleural recess",
-    "fissure": "fissure|minor fissure|major fissure|interlobar fissure|horizontal fissure|oblique fissure|fissural",
+    "fissure": "fissure|minor fissure|major fissure|interlobar fissure|horizontal fissure|oblique fissure|fissural|"
+    "fissure line|fissural line",
     "diaphragm": "diaphragm|hemidiaphragm|diaphragmatic|hemidiaphragmatic|hemidiaphragmatic height|"
     "diaphragmatic contour|diaphragmatic surface|hemi diaphragm",
     "bone": "bone|bone density|bone mineral density|bone mineralization|osseous structure|bony structure|"
     "skeletal structure|bony thorax|osseous|bony|skeleton|rib|clavicle|thoracic cage|rib cage|bony skeleton|"
     "osseous thorax|sternum|humerus|scapula|osseous thoracic structure|bony thoracic cage|thoracic skeleton|"
-    "osseus structure|humeral head|bony framework|skeletal|thorax|clavicular|calvarium",
+    "osseus structure|humeral head|bony framework|skeletal|thorax|clavicular|calvarium|growth plate",
     "spine": "spine|thoracic spine|vertebra|vertebral body|vertebral|lumbar spine|thoracolumbar spine|"
     "cervical spine|endplate|spinal|disc space|disk space|vertebral column|thoracic vertebra|"
-    "thoracic vertebral body|lumbar vertebra|midthoracic spine|disc|thoracic disc space",
+    "thoracic vertebral body|lumbar vertebra|midthoracic spine|disc|thoracic disc space|midthoracic vertebral body|"
+    "mid thoracic vertebral body|midthoracic vertebra|mid thoracic vertebra|anterior vertebral body|"
+    "anterior thoracic vertebral body|lower thoracic vertebral body|upper thoracic vertebral body|end plate",
     "shoulder": "shoulder|glenohumeral joint|acromioclavicular joint|shoulder joint|ac joint|acromioclavicular",
     "soft tissue": "soft tissue|chest wall|overlying soft tissue|surrounding soft tissue|extrathoracic soft tissue|"
-    "paraspinous soft tissue|paraspinal soft tissue",
+    "paraspinous soft tissue|paraspinal soft tissue|skin fold|skinfold|skin fold line",
     "abdomen": "abdomen|upper abdomen|bowel gas pattern|bowel gas|visualized abdomen|gas pattern|upper quadrant|"
     "upper abdominal structure",
     "bowel": "bowel|bowel loop|colon|small bowel|loop of bowel",
@@ -72,6 +77,8 @@ STRUCTURES: Final[dict[str, str]] = {
     "chest": "chest|chest x ray|chest radiograph|chest film|chest exam|chest examination|radiograph|examination|"
     "study|exam|chest x|chest xray|thoracic structure",
 }
+# A clear or normal lung may be small or overinflated: these are not denied by it.
+VOLUME: Final = frozenset(("low lung volumes", "hyperinflation", "bronchovascular crowding"))
 # Qualities of a structure.
 QUALITIES: Final[dict[str, str]] = {
     "large": "enlarged|enlargement|increased in size|enlarge|enlarging|mildly large|borderline in size|"

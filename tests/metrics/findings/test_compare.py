@@ -186,6 +186,14 @@ def test_findings_are_matched_for_the_greatest_credit() -> None:
     assert [match.candidate.entities for match in result.matches] == [("opacity",), ("nodule",)]
 
 
+def test_a_sign_and_its_cause_are_two_findings_where_the_other_report_names_them_apart() -> None:
+    together = "There is mediastinal widening due to an enlarged thoracic aorta."
+    apart = "The mediastinum is widened with an enlarged aortic knob."
+    assert compare(together, apart).score == compare(apart, together).score == compare(together, together).score == 1
+    half = compare("The aorta is enlarged.", apart)
+    assert [(error.category, error.name) for error in half.errors] == [("missed_finding", "widened mediastinum")]
+
+
 def test_the_explanation_quotes_both_reports() -> None:
     reference = "Large right pleural effusion. Mild cardiomegaly."
     candidate = "Large left pleural effusion. No cardiomegaly. There is a pneumothorax."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -34,6 +35,15 @@ def names(text: str) -> list[tuple[str, ...]]:
         ("Lung volumes are low.", {"entities": ("low lung volumes",)}),
         ("There are prominent interstitial markings.", {"entities": ("interstitial opacity",)}),
         ("Calcification of the aortic arch.", {"entities": ("aortic calcification",)}),
+        ("Crowded bronchovascular markings.", {"entities": ("bronchovascular crowding",)}),
+        ("Wedging of several midthoracic vertebral bodies.", {"entities": ("vertebral compression",)}),
+        ("Suggestion of a deep sulcus sign on the right.", {"entities": ("pneumothorax",), "certain": False}),
+        ("Plate-like atelectasis at the right base.", {"entities": ("atelectasis",), "sides": RIGHT}),
+        ("A left pneumothorax with a visible pleural line.", {"entities": ("pneumothorax",), "sides": LEFT}),
+        ("Septal lines at both bases.", {"entities": ("interstitial opacity",), "sides": BOTH}),
+        ("There is a right diaphragmatic hump.", {"entities": ("elevated hemidiaphragm",), "sides": RIGHT}),
+        ("Senescent changes of the spine.", {"entities": ("degenerative spine",)}),
+        ("Right superior hilar retraction.", {"entities": ("volume loss",), "sides": RIGHT}),
         # places
         ("RLL opacity.", {"entities": ("opacity",), "sides": RIGHT, "levels": frozenset({3})}),
         ("Opacity in the lingula.", {"entities": ("opacity",), "sides": LEFT, "levels": frozenset({2})}),
@@ -111,6 +121,9 @@ def test_two_sizes_belong_to_two_nodules() -> None:
         "Mediastinal contours, hila and pulmonary vasculature are normal.",
         "INDICATION: pneumonia, pleural effusion. FINDINGS: Clear lungs.",
         "Trachea midline. Bones intact.",
+        "The paraspinal and anterior junction lines are normal. End plates are intact.",
+        "A skin fold line projects over the right lung.",
+        "No pleural line is visible.",
     ],
 )
 def test_statements_without_a_finding(text: str) -> None:
@@ -141,6 +154,8 @@ def test_normal_statements_deny_what_they_cover(text: str, denied: str) -> None:
         ("Without typical findings of edema.", "fracture"),
         ("The heart is normal.", "consolidation"),
         ("No acute osseous abnormality.", "pneumothorax"),
+        ("The lungs are clear.", "low lung volumes"),
+        ("The lungs are clear.", "hyperinflation"),
     ],
 )
 def test_normal_statements_deny_nothing_else(text: str, not_denied: str) -> None:
@@ -193,6 +208,9 @@ def test_tables_name_known_entities_only() -> None:
     assert 80 <= len(known) <= 100
     assert {name for pair in RELATED for name in pair} <= known.keys()
     assert {name for rule in CONTEXT for name in rule.entities} <= known.keys()
+    assert all(re.search(r"\([^()]*(?:\d{4}|ATLS|USPSTF)[^()]*\)", rule.reason) for rule in CONTEXT), (
+        "a source for each"
+    )
     assert set(combinations().values()) <= known.keys()
     assert all(0 < credit < 1 for credit in RELATED.values())
     assert not {(second, first) for first, second in RELATED} & RELATED.keys()
