@@ -29,6 +29,9 @@ _MIMIC_REPORT = re.compile(r"(?:files/)?p\d\d/p(\d+)/s(\d+)(?:\.txt)?")
 _MIMIC_ENTRY = re.compile(r"(\d{8})_(\d{8})")
 _CONTEXT = re.compile(r"\b(Indication|Comparison|Technique|Age|Gender|History):", re.IGNORECASE)
 _CHEXPERT_IMAGE = re.compile(r"(patient\d+)/(study\d+)/[^/]+")
+_MIMIC_IMAGE = re.compile(r"\bp1\d/p(1\d{7})/")
+_ROOTED = re.compile(r"/(?=p1\d/p1\d{7}/|CXR\d|(?:train/|valid/)?patient\d)")  # to be joined to the images' folder
+_TAGS = re.compile(r"</?context>")
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,28 @@ class Form:
 
 
 def _rexrank(row: Mapping[str, Any], of: str) -> Mapping[str, Any]:
-    """View and lateral of the images, and the texts of "Indication: ... Comparison: ..."."""
+    """Patient, view and lateral of the images, and the texts of "Indication: ... Comparison: ..."."""
     images, views, key = (row.get(name) for name in ("image_path", "frontal_lateral", "key_image_path"))
     found: dict[str, Any] = {"view": ""}  # 46 of IU X-ray's 590 rows list other numbers of views
+    if isinstance(key, str) and _ROOTED.match(key):
+        found["key_image_path"] = key[1:]
     if isinstance(images, list) and isinstance(views, list) and len(images) == len(views) and key in images:
         sides = [view_of(str(view)) for view in views]
-        found = {"view": views[images.index(key)]}
-        if "lateral" in sides and images[sides.index("lateral")] != key:
-            found["lateral"] = images[sides.index("lateral")]
+        # the key image is the one to write about, even where it is said to be lateral (CXR850 of IU X-ray)
+        found["view"] = "" if view_of(str(views[images.index(key)])) == "lateral" else views[images.index(key)]
+        if "lateral" in sides and (lateral := str(images[sides.index("lateral")])) != key:
+            found["lateral"] = _ROOTED.sub("", lateral, count=1) if _ROOTED.match(lateral) else lateral
+    image = key if isinstance(key, str) else ""
+    patient = _MIMIC_IMAGE.search(image) or _CHEXPERT_IMAGE.search(image)
+    if patient is not None and row.get("subject_id") is None:
+        found["subject_id"] = patient[1]
     context = row.get("context")
-    headings = list(_CONTEXT.finditer(context)) if isinstance(context, str) else []
-    ends = [*(heading.start() for heading in headings), len(context or "")][1:]
+    context = _TAGS.sub("", context) if isinstance(context, str) else ""
+    headings = list(_CONTEXT.finditer(context))
+    ends = [*(heading.start() for heading in headings), len(context)][1:]
     for heading, end in zip(headings, ends, strict=True):
-        found.setdefault(heading[1].lower(), str(context)[heading.end() : end].strip())
+        name, text = heading[1].lower(), context[heading.end() : end].strip()
+        found.setdefault(name, text.removesuffix(".") if name in ("age", "gender") else text)
     return found
 
 

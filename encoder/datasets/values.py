@@ -28,6 +28,7 @@ ETHNICITIES = (
 
 _NOTHING = {"nan", "none", "null", "na", "nat", "nil", "missing", "notavailable", "notapplicable", "nbsp"}
 _LONGEST_NOTHING = 16  # with spaces and full stops
+_REMOVED = 4  # letters of the XXXX that Open-i put for words that it removed
 _SPLITS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validate", "validation", "dev", "devel", "development", "tune", "tuning"),
@@ -70,7 +71,7 @@ _ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "
 
 
 def is_nothing(text: str) -> bool:
-    """Tell whether a cell says nothing: white space, punctuation such as ``___``, or a word such as "nan"."""
+    """Tell whether a cell says nothing: white space, ``___`` or ``XXXX`` (removed), or a word such as "nan"."""
     word = text.strip()
     if len(word) > _LONGEST_NOTHING and word[0].isalnum():  # most cells of large tables
         return False
@@ -80,7 +81,7 @@ def is_nothing(text: str) -> bool:
 @lru_cache(_WORDS)
 def _is_nothing(word: str) -> bool:
     bare = "".join(filter(str.isalnum, word)).lower()  # "N.A.", "(none)", "<NA>"
-    return not bare or bare in _NOTHING
+    return not bare or bare in _NOTHING or (len(bare) >= _REMOVED and not bare.strip("x"))
 
 
 def is_unknown(text: str) -> bool:

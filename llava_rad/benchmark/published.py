@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 TABLE: Final = "csv"
-NAMES: Final = ("mimic-cxr", "mimic-cxr-jpg", "iu-xray", TABLE)
+NAMES: Final = ("mimic-cxr", "mimic-cxr-jpg", "iu-xray", "rexrank", "rexgradient", "chexpert-plus", TABLE)
 """Data sets that can be scored; ``csv`` is any table of reports."""
 
 

@@ -15,7 +15,9 @@ from encoder.errors import LlavaRadError
 from llava_rad.benchmark.published import REPORTS, TABLE
 from llava_rad.benchmark.tables import group_of, groups_of, listed, lookup, read_rows, read_table
 from llava_rad.reports.pairs import NO_CONTEXT, Context, Pair, collapse
-from llava_rad.reports.registry import DATASETS, Progress, no_progress, places
+from llava_rad.reports.public_tables import TABLES as PUBLIC_TABLES
+from llava_rad.reports.public_tables import pairs_without_images
+from llava_rad.reports.registry import DATASETS, Found, Progress, no_progress, places, there
 from metrics.base import MetricError
 from metrics.strata import UNKNOWN
 
@@ -73,6 +75,7 @@ class Task:
         steps: number of images after each filter of the reader.
         missing: number of images without a file, which are left out.
         sampled_from: number of cases of which these are a random sample; None if there is no sampling.
+        table: published table that holds the cases, or None.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Task:
     steps: dict[str, int] = field(default_factory=dict)
     missing: int = 0
     sampled_from: int | None = None
+    table: Path | None = None
 
     @property
     def published(self) -> str | None:
@@ -128,6 +132,7 @@ def load(
     dataset: str,
     data: Path,
     *,
+    images: Path | None = None,
     reports: Path | None = None,
     tables: Path | None = None,
     split: str = "test",
@@ -143,6 +148,7 @@ def load(
         dataset: one of ``llava_rad.benchmark.published.NAMES``; ``csv`` is any table of reports (CSV or JSON lines),
             with or without images.
         data: folder of the data set, or the table.
+        images: folder of the images of a table, if not that of the table.
         reports: path of the reports, if not in ``data``.
         tables: path of the tables of images, if not in ``data``.
         split: to score; a table without splits is scored as a whole.
@@ -163,15 +169,11 @@ def load(
         found_steps, missing, name = {"in the table": len(cases)}, 0, TABLE
         split = ""
     else:
-        adapter = DATASETS["table" if dataset == TABLE else dataset]
-        found = adapter.find(places(data, reports, tables), progress=progress)
-        if fault := adapter.fault(found):
-            raise LlavaRadError(
-                f"{adapter.title} is complete, but there are {fault}",
-                hint="llava-rad reports shows what each filter leaves",
-            )
-        every = [_case(pair) for pair in found.pairs]
+        found, with_images = _found(dataset, data, images, reports, tables, progress)
+        every = [_case(pair, with_image=with_images) for pair in found.pairs]
         splits = [pair.row.split for pair in found.pairs]
+        if dataset == "rexrank" and len(set(splits)) == 1:  # each of its files is one split, under several names
+            split = splits[0]
         if not any(splits):
             split = ""
         cases = [case for case, own in zip(every, splits, strict=True) if not split or own == split]
@@ -185,7 +187,17 @@ def load(
     given = [*groups, *([data] if dataset == TABLE and data.is_file() else [])]
     known = [read_rows(table) for table in given] if strata else []
     columns = {column: _groups(column, cases, known) for column in strata}
-    return Task(name, split, cases, bank, columns, found_steps, missing, total if len(cases) < total else None)
+    return Task(
+        name,
+        split,
+        cases,
+        bank,
+        columns,
+        found_steps,
+        missing,
+        total if len(cases) < total else None,
+        data if dataset in PUBLIC_TABLES and data.is_file() else None,
+    )
 
 
 def sample(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
@@ -195,10 +207,36 @@ def sample(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
     return [case for case in cases if case.id in chosen]
 
 
-def _case(pair: Pair) -> Case:
-    row = pair.row
+def _found(
+    dataset: str, data: Path, images: Path | None, reports: Path | None, tables: Path | None, progress: Progress
+) -> tuple[Found, bool]:
+    """Read a data set; return its pairs, and False if only their texts are there.
+
+    Raises:
+        LlavaRadError: see :func:`load`.
+    """
+    adapter = DATASETS["table" if dataset == TABLE else dataset]
+    if dataset in PUBLIC_TABLES and data.is_file():
+        if images is None:
+            pairs = pairs_without_images(dataset, data)
+            if not any(there(pair.row.path) for pair in pairs):
+                return Found(pairs, {"in the table": len(pairs)}, 0, "the table", (data,)), False
+        return adapter.find(places(images or data, data, tables), progress=progress), True
+    if images is not None:
+        raise LlavaRadError("--images is the folder of a table's images", hint="for this data set name it as --data")
+    found = adapter.find(places(data, reports, tables), progress=progress)
+    if fault := adapter.fault(found):
+        raise LlavaRadError(
+            f"{adapter.title} is complete, but there are {fault}",
+            hint="llava-rad reports shows what each filter leaves",
+        )
+    return found, True
+
+
+def _case(pair: Pair, *, with_image: bool) -> Case:
+    row, image = pair.row, pair.row.path if with_image else None
     return Case(
-        pair.id, pair.findings, row.path, row.subject, row.study, row.view, row.dataset, row.attributes, pair.context
+        pair.id, pair.findings, image, row.subject, row.study, row.view, row.dataset, row.attributes, pair.context
     )
 
 

@@ -242,6 +242,9 @@ DATASETS: dict[str, PairSet] = {
             ("test",),
             {WITH_FINDINGS: 3_307},
         ),
+        PairSet("rexrank", "ReXrank's files by study", "public_tables:read_rexrank"),
+        PairSet("rexgradient", "ReXGradient-160K's metadata", "public_tables:read_rexgradient"),
+        PairSet("chexpert-plus", "CheXpert Plus", "public_tables:read_chexpert_plus"),
         PairSet("table", "any CSV or JSONL file of images and texts", "registry:read_table"),
     )
 }

@@ -104,9 +104,21 @@ def test_sexes_splits_and_measures() -> None:
 def test_words_for_nothing() -> None:
     for word in ("", " ", "nan", "NaN", "None", "null", "N/A", "NA", "<NA>", "___", "-", ".", "." * 150, "\n"):
         assert is_nothing(word), word
-    for word in ("n.a.", "N / A", "None.", "(none)", "[nan]", "#NULL!", "not available", "Not applicable", "&nbsp;"):
+    for word in (
+        "n.a.",
+        "N / A",
+        "None.",
+        "(none)",
+        "[nan]",
+        "#NULL!",
+        "not available",
+        "Not applicable",
+        "&nbsp;",
+        "XXXX",
+        "XXXX, XXXX.",
+    ):
         assert is_nothing(word), word
-    for word in ("0", "no", "a.", "Normal", "X", "胸", "No.", "none seen", "Nan Smith"):
+    for word in ("0", "no", "a.", "Normal", "X", "XX", "胸", "XXXX pain", "No.", "none seen", "Nan Smith"):
         assert not is_nothing(word), word
 
 
