@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from metrics import registry
-from metrics.base import InputError, Metric, MetricError, Settings, WeightsError, is_empty
+from metrics.base import InputError, Metric, MetricError, Progress, Report, Settings, WeightsError, is_empty
 from metrics.cache import Cache
 from metrics.scores import Scores
 
@@ -20,9 +20,6 @@ Key = tuple[str, str]
 """Side (``prediction`` or ``reference``) and id of a report."""
 Given = Mapping[str, Mapping[Key, Any]]
 """Annotations by kind and key, which replace those of a model."""
-Progress = Callable[[int], None]
-Report = Callable[[str, int], Progress]
-"""Called with a name and a number of texts; returns the function that is called with the number of texts done."""
 
 _ENOUGH = 20
 _LISTED = 10

@@ -8,9 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
+    from metrics.cache import Cache
     from metrics.scores import Scores
 
 Precision = Literal["float32", "bfloat16"]
@@ -20,6 +21,9 @@ PAPER: Final = ("rouge_l", "bleu_4", "rg_er", "chexbert")
 """Metrics of the RAD-DINO paper (table 2)."""
 MIN_GROUP: Final = 30
 """Number of reports from which on a group can be the worst one."""
+Progress = Callable[[int], None]
+Report = Callable[[str, int], Progress]
+"""Called with a name and a number of texts; returns the function that is called with the number of texts done."""
 
 
 class MetricError(Exception):
@@ -185,6 +189,29 @@ def option(default: Any, **presentation: Any) -> Any:
     return field(default=default, metadata={"cli": CommandLine(**presentation)})
 
 
+class LanguageModel(Protocol):
+    """A causal language model that answers prompts greedily."""
+
+    @property
+    def weights_id(self) -> str:
+        """Id of weights and type: part of signatures and of the cache's keys."""
+
+    def portions(
+        self, prompts: Sequence[str], *, batch_size: int, max_prompt_tokens: int, max_new_tokens: int
+    ) -> Iterator[list[str]]:
+        """Yield the answers to N prompts in their order, in portions of any size.
+
+        Args:
+            prompts: N whole texts, in which the model's special tokens are read; longer ones are cut at the end.
+            batch_size: prompts at a time.
+            max_prompt_tokens: longest prompt.
+            max_new_tokens: longest answer.
+
+        Raises:
+            WeightsError: if the weights cannot be read.
+        """
+
+
 @dataclass(frozen=True)
 class Settings:
     """Metrics to compute, and their options.
@@ -198,6 +225,8 @@ class Settings:
         allow_download: Fetch weights from the hub that are not in its cache.
         min_group: Reports that a group needs to be the worst one.
         options: Values of the metrics' own options by name; see ``Metric.options``.
+        language_model: Function of a folder of weights, a device and a type, which gives a language model, or raises
+            WeightsError; without one, metrics that ask a language model are not computed.
     """
 
     metrics: tuple[str, ...] = PAPER
@@ -208,6 +237,7 @@ class Settings:
     allow_download: bool = option(False)
     min_group: int = option(MIN_GROUP, minimum=1, panel=None)
     options: Mapping[str, Any] = field(default_factory=dict)
+    language_model: Callable[[Path, str, str], LanguageModel] | None = None
     _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, key: str, make: Callable[[], Made]) -> Made:
@@ -249,6 +279,8 @@ class Metric(ABC):
         leading: scores that come first in tables, in this order.
         labeler: source of the labels, for a metric with scores ``NAME_f1/CLASS`` of single classes.
         context: what the metric can use beside the texts: "age", "indication", "prior".
+        cache: results of earlier runs, or None; set by whoever runs the metric.
+        report: told how many texts are done, or None; set likewise.
     """
 
     summary: ClassVar[str]
@@ -263,6 +295,13 @@ class Metric(ABC):
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings
+        self.cache: Cache | None = None
+        self.report: Report | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Remarks for a reader of the scores, once texts have been scored."""
+        return []
 
     @abstractmethod
     def scores(self, candidates: Sequence[str], references: Sequence[str]) -> Scores:

@@ -22,7 +22,7 @@ _SIZES: Final = {
 """Entries of a BERT's configuration that are whole numbers, and the largest that is built."""
 _OTHERS: Final = ("layer_norm_eps", "hidden_act")
 _FILES: Final = (
-    "config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "spm.model", "special_tokens_map.json",
+    "config.json", "*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "spm.model", "special_tokens_map.json",
     "added_tokens.json",
 )  # fmt: skip
 _JSON: Final = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Final, cast
 
 from metrics.base import PAPER, InputError, Metric, option_fields
+from metrics.boards import BOARDS
 
 PRIOR_CLAIMS: Final = "prior_claims"
 """Metric that commands compute unasked where it is known which reports were written without an earlier image."""
@@ -41,8 +42,18 @@ METRICS: Final[dict[str, str]] = {
     "sembscore": "metrics.sembscore:SembScore",
     "radcliq": "metrics.radcliq:RadCliQ",
     "ratescore": "metrics.ratescore:RaTEScore",
+    "green": "metrics.green:Green",
     PRIOR_CLAIMS: "metrics.comparisons:PriorClaims",
 }
+
+SETS: Final[dict[str, tuple[str, ...]]] = {
+    "paper": PAPER,
+    **{
+        name: tuple(column.metric for column in board.columns if column.metric in METRICS)
+        for name, board in BOARDS.items()
+    },
+}
+"""Names that stand for several metrics: the paper's, and those of leaderboards."""
 
 
 def load(name: str) -> type[Metric]:
@@ -52,7 +63,7 @@ def load(name: str) -> type[Metric]:
         InputError: if there is no such metric.
     """
     if name not in METRICS:
-        raise InputError(f"there is no metric {name!r}", hint=f"choose from {', '.join(('paper', *METRICS))}")
+        raise InputError(f"there is no metric {name!r}", hint=f"choose from {', '.join((*SETS, *METRICS))}")
     module, _, attribute = METRICS[name].partition(":")
     return cast(type[Metric], getattr(import_module(module), attribute))
 
@@ -79,16 +90,16 @@ def check_options(values: Mapping[str, Any]) -> None:
 
 
 def checked_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names of metrics, each once; "paper" stands for the paper's four, "all" for all.
+    """Return names of metrics, each once; the names of :data:`SETS` and "all" stand for several.
 
     Raises:
         InputError: if a name is unknown, or none is given.
     """
     chosen: dict[str, None] = {}
     for name in names:
-        if name not in ("paper", "all"):
+        if name not in SETS and name != "all":
             load(name)
-        chosen |= dict.fromkeys(PAPER if name == "paper" else METRICS if name == "all" else (name,))
+        chosen |= dict.fromkeys(METRICS if name == "all" else SETS.get(name, (name,)))
     if not chosen:
         raise InputError("no metric is named")
     return tuple(chosen)

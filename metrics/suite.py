@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from metrics import registry
-from metrics.annotations import AnnotatedMetric, Given, Report
-from metrics.base import InputError, Metric, MetricError, Settings
+from metrics.annotations import AnnotatedMetric, Given
+from metrics.base import InputError, Metric, MetricError, Report, Settings
 from metrics.bootstrap import Bootstrap, Difference, Interval, corrected
 from metrics.cache import Cache
 from metrics.combined import CombinedMetric
@@ -184,6 +184,7 @@ def evaluate(
     def score(name: str, model: str) -> Scores:
         if (name, model) not in computed:
             metric = loaded[name]
+            metric.cache, metric.report = cache, report
             computed[name, model] = (
                 metric.combine({part: score(part, model) for part in metric.parts})
                 if isinstance(metric, CombinedMetric)
@@ -235,9 +236,7 @@ def evaluate(
             for name, scores in found[0].scores.items()
         },
         bootstrap,
-        list(
-            dict.fromkeys(note for one in loaded.values() if isinstance(one, AnnotatedMetric) for note in one.warnings)
-        ),
+        list(dict.fromkeys(note for one in loaded.values() for note in one.warnings)),
         annotations,
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from metrics.annotations import Report
+    from metrics.base import Report
     from metrics.cache import Cache
     from metrics.scores import Scores
 

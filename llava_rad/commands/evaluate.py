@@ -124,7 +124,7 @@ def command(
     if ratings is not None:
         if any(one is not None for one in (predictions, references, compare, per_sample, explain, save_annotations)):
             raise InputError("--ratings goes with --metrics, --output, --format and --figure only")
-        settings = replace(common, options=asdict(own))
+        settings = replace(common, options=asdict(own), language_model=metric.language_model)
         compare_with_ratings(
             ratings,
             metric.names(metrics),
@@ -190,7 +190,7 @@ def command(
 
     if any(pairs.context.get("prior") for pairs in models.values()):
         chosen = tuple(dict.fromkeys((*chosen, PRIOR_CLAIMS)))
-    settings = replace(common, metrics=chosen, options=asdict(own))
+    settings = replace(common, metrics=chosen, options=asdict(own), language_model=metric.language_model)
     kept = None if no_cache else Cache(cache or default_path(), say=note)
     try:
         result = evaluate(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llava_rad.commands.console import note
-from metrics.base import PAPER
-from metrics.registry import METRICS, classes, load, options
+from metrics.registry import METRICS, SETS, classes, load, options
 
 if TYPE_CHECKING:
+    from metrics.base import LanguageModel
+
     MetricOptions = Any
 else:
     # one dataclass with the fields of every registered metric
@@ -24,7 +25,9 @@ MODELS = "Weights of the metrics"
 LISTED = (
     "METRICS: "
     + "; ".join(f"{', '.join(name for name in METRICS if load(name) is kind)} ({kind.summary})" for kind in classes())
-    + f". 'paper' is {', '.join(PAPER)}; 'all' is every one."
+    + ". "
+    + "; ".join(f"'{name}' is {', '.join(rows)}" for name, rows in SETS.items())
+    + "; 'all' is every one."
 )
 """Registered metrics, for the end of a command's help."""
 
@@ -50,6 +53,17 @@ Bootstrap = Annotated[int, typer.Option(min=1, help="Bootstrap samples.")]
 CacheFile = Annotated[Path | None, path("File of annotations of earlier runs (default: user cache).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep annotations.", rich_help_panel=MODELS)]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Exit with 0 if a metric could not be computed.")]
+
+
+def language_model(folder: Path, device: str, dtype: str) -> LanguageModel:
+    """Return a language model for the metrics that ask one, on the engine that writes reports.
+
+    Raises:
+        WeightsError: if it cannot be loaded.
+    """
+    from llava_rad.generation.text_generator import TextGenerator
+
+    return TextGenerator(folder, device, dtype)
 
 
 def give(text: str, output: Path | None, *, overwrite: bool) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llava_rad.generation.llama import Llama
     from llava_rad.model.templates import Study
 
 
@@ -247,33 +248,62 @@ def _tokens(
     return _decode(engine, embeds, mask, settings, dropped=dropped)
 
 
-@torch.inference_mode()
 def _decode(
     engine: Engine, embeds: torch.Tensor, mask: torch.Tensor | None, settings: Decoding, every: int | None = None,
     dropped: Container[int] = (),
 ) -> Iterator[Tokens]:  # fmt: skip
+    """Yield the next tokens of all rows; see :func:`decode`."""
+    longest, tokens = settings.longest(engine.config), engine.tokens
+    return decode(
+        engine.llama, embeds, mask, longest, tokens.ids.eos, suppressed=tokens.suppressed,
+        temperature=settings.temperature, seed=settings.seed, every=every, dropped=dropped,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def decode(
+    llama: Llama,
+    embeds: torch.Tensor,
+    mask: torch.Tensor | None,
+    longest: int,
+    eos: int,
+    *,
+    suppressed: Sequence[int] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    every: int | None = None,
+    dropped: Container[int] = (),
+) -> Iterator[Tokens]:
     """Yield the next tokens of all rows until all have ended.
 
     A row that has ended or is dropped leaves the batch, and the last row takes its place. On CUDA, tokens are looked at
     every few steps (``every``), since that waits for the device; the first one at once.
+
+    Args:
+        llama: language model.
+        embeds: [B, L, D], padded on the left.
+        mask: [B, L] bool, False on padding; None without padding.
+        longest: largest number of tokens of a row.
+        eos: end token.
+        suppressed: ids that are never generated.
+        temperature: 0 takes the likeliest token.
+        seed: of the sampling, the same for each row.
+        every: steps between looks at the tokens; None is the device's usual.
+        dropped: numbers of rows that nobody waits for any more.
     """
-    llama, eos = engine.llama, engine.tokens.ids.eos
     batch, length, _ = embeds.shape
-    longest = settings.longest(engine.config)
-    every = every or (EVERY if engine.device.type == "cuda" else 1)
+    every = every or (EVERY if llama.device.type == "cuda" else 1)
     cache = llama.cache(batch, length + longest)
-    suppressed = torch.tensor(engine.tokens.suppressed, dtype=torch.long, device=engine.device)
-    generators = None
-    if settings.temperature > 0:
-        generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
+    never = torch.tensor(list(suppressed), dtype=torch.long, device=llama.device)
+    generators = [torch.Generator().manual_seed(seed) for _ in range(batch)] if temperature > 0 else None
     rows, done = list(range(batch)), list[torch.Tensor]()
     start = 0
     for step in range(longest):
         logits = llama(embeds, cache, start, mask)
         start += embeds.shape[1]
-        if len(suppressed):
-            logits.index_fill_(1, suppressed, -torch.inf)
-        tokens = logits.argmax(-1) if generators is None else _sample(logits, settings.temperature, generators)
+        if len(never):
+            logits.index_fill_(1, never, -torch.inf)
+        tokens = logits.argmax(-1) if generators is None else _sample(logits, temperature, generators)
         done.append(tokens)
         if step % every == 0 or step == longest - 1:
             new, left = Tokens(), []
@@ -289,7 +319,7 @@ def _decode(
             if len(left) < len(rows):
                 order = _without_gaps(left)
                 cache.move(order)
-                cache, chosen = cache.rows(slice(len(order))), torch.tensor(order, device=engine.device)
+                cache, chosen = cache.rows(slice(len(order))), torch.tensor(order, device=llama.device)
                 tokens, mask = tokens[chosen], None if mask is None else mask[chosen]
                 rows, generators = [rows[at] for at in order], generators and [generators[at] for at in order]
         embeds = torch.nn.functional.embedding(tokens, llama.embedding)[:, None]

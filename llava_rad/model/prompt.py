@@ -133,6 +133,11 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     return _ids(tokenizer, text, special=False)
 
 
+def encode_with_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokenise a whole text in which special tokens are read; no BOS or EOS is added."""
+    return _ids(tokenizer, text, special=True)
+
+
 def _ids(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
     """Tokenise a text in which special tokens are read, or are ordinary text.
 
