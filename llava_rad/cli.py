@@ -28,6 +28,7 @@ from llava_rad.commands import (
     probe,
     probe_segment,
     reports,
+    rexrank,
     serve,
     service,
     train,
@@ -76,6 +77,7 @@ probe.app.command("nnunet", epilog=probe.EPILOG)(probe_segment.nnunet_dataset)
 app.add_typer(probe.app, name="probe")
 app.add_typer(maps.app, name="maps")
 app.add_typer(pacs.app, name="pacs")
+app.add_typer(rexrank.app, name="rexrank")
 
 
 def _version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -182,3 +183,38 @@ def test_wheel_holds_all_four_packages_their_data_and_stays_small(tmp_path: Path
     assert any(n.endswith("licenses/LICENSE") for n in names)
     assert "llava_rad/demo/config.json" in names, "the embedded model must come with the package"
     assert "llava_rad/demo/README.md" in names, "its card, with the licences of what it was made from, too"
+
+
+# fmt: off
+# Fields of the Citation File Format 1.2.0 (https://github.com/citation-file-format/citation-file-format, schema.json)
+CFF = {
+    "abstract", "authors", "cff-version", "commit", "contact", "date-released", "doi", "identifiers", "keywords",
+    "license", "license-url", "message", "preferred-citation", "references", "repository", "repository-artifact",
+    "repository-code", "title", "type", "url", "version",
+}
+CFF_REFERENCE = {
+    "abstract", "authors", "collection-title", "conference", "doi", "editors", "end", "issn", "issue", "journal",
+    "keywords", "month", "notes", "number", "pages", "publisher", "section", "start", "status", "title", "type", "url",
+    "volume", "year",
+}
+CFF_PERSON = {"family-names", "given-names", "name-particle", "name-suffix", "orcid", "affiliation", "email", "website"}
+# fmt: on
+
+
+def test_the_citation_file_is_valid_and_of_this_version() -> None:
+    """The rules of the schema for the fields that the file has; cffconvert needs an older jsonschema than ours."""
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert set(content) <= CFF and {"authors", "cff-version", "message", "title"} <= set(content)
+    assert content["cff-version"] == "1.2.0" and content["type"] in ("software", "dataset")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (content["version"], content["license"]) == (project["version"], project["license"])
+    assert isinstance(content["version"], str) and len(content["keywords"]) == len(set(content["keywords"]))
+    references = [content["preferred-citation"], *content["references"]]
+    for one in references:
+        assert set(one) <= CFF_REFERENCE and {"authors", "title", "type"} <= set(one)
+        assert one["type"] in ("article", "conference-paper")
+        assert isinstance(one["year"], int) and 1 <= one.get("month", 1) <= 12
+        assert re.fullmatch(r"10\.\d{4,9}(\.\d+)?/\S+", one.get("doi", "10.1234/x")), one["doi"]
+        assert one.get("url", "https://").startswith("https://")
+    for author in [*content["authors"], *(author for one in references for author in one["authors"])]:
+        assert set(author) == {"name"} or ("family-names" in author and set(author) <= CFF_PERSON)

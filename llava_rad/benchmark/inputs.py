@@ -50,6 +50,13 @@ class InputSet:
             raise ConfigError("--inputs: prior_report needs the image that it is about, prior")
         return cls(tuple(name for name in NAMES if name in given))
 
+    @classmethod
+    def taken(cls, places: Collection[str], cases: Sequence[Case]) -> InputSet:
+        """Return all inputs that a prompt has a place for (``Template.places``), and that a study has."""
+        names = [name for name in NAMES[1:] if name.replace("_", "-") in places]
+        have = counts(cases) if names else {}
+        return cls((FRONTAL, *(name for name in names if have[name][0])))
+
     @property
     def label(self) -> str:
         """Name in tables."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from llava_rad.benchmark import leaderboard
 from llava_rad.benchmark.published import SCORES as PUBLISHED
 from llava_rad.benchmark.published import TABLE_2
 from llava_rad.benchmark.sections import Section
@@ -220,6 +221,7 @@ def plots(summary: Summary) -> dict[str, bytes] | None:
         WORTH: _worth,
         CLASSES: _classes,
         REPORTS: _reports,
+        leaderboard.FIGURE: _boards,
     }
     found = {}
     with matplotlib.rc_context({"svg.hashsalt": "llava-rad", "font.size": 9, "svg.fonttype": "none"}):
@@ -260,6 +262,11 @@ def _scores(figure: Figure, summary: Summary) -> bool:
     band = "; orange: the paper's RAD-DINO" if summary.task.published else ""
     figure.supxlabel(f"x 100, median and 95 % interval; blue: models, grey: reference points{band}", fontsize=8)
     return True
+
+
+def _boards(figure: Figure, summary: Summary) -> bool:
+    """Draw the published rows of a leaderboard with our models."""
+    return leaderboard.draw(figure, summary.task, summary.scored.evaluation, summary.scored.models)
 
 
 def _worth(figure: Figure, summary: Summary) -> bool:

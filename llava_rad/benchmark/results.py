@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from encoder.errors import ReadError
 from encoder.files import sha256_of
 from encoder.preprocessing import rad_dino
+from llava_rad.benchmark import leaderboard
 from llava_rad.benchmark import reference_points as points
 from llava_rad.benchmark.disagreements import disagreements
 from llava_rad.benchmark.disagreements import lines as disagreement_lines
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_FIGURES = {SCORES: "scores", CLASSES: "classes", REPORTS: "reports", WORTH: "inputs"}
+_FIGURES = {
+    SCORES: "scores",
+    CLASSES: "classes",
+    REPORTS: "reports",
+    WORTH: "inputs",
+    leaderboard.FIGURE: "leaderboard",
+}
 
 
 def results(run: BenchmarkRun, images: Images | None, say: Callable[[str], None]) -> Summary:
@@ -196,6 +203,11 @@ def _write(run: BenchmarkRun, summary: Summary, texts: dict[str, list[str]], ima
     }
     if found:
         files["disagreements.jsonl"] = disagreement_lines(found, plan.ids)
+    if plan.task.name == leaderboard.REXRANK and plan.task.table is not None:
+        (folder / "submissions").mkdir(exist_ok=True)
+        for name, written in texts.items():
+            by_study = dict(zip(plan.ids, written, strict=True))
+            files[f"submissions/{plan.slugs[name]}.json"] = leaderboard.submission(plan.task.table, by_study)
     (folder / "figures").mkdir(exist_ok=True)
     files |= {f"figures/{_FIGURES[heading]}.svg": data for heading, data in (drawings or {}).items()}
     for name, content in files.items():

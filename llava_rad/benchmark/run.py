@@ -17,6 +17,7 @@ from encoder.errors import LlavaRadError
 from encoder.files import Digests, sha256_of
 from llava_rad.benchmark.folder import Folder, slugs
 from llava_rad.benchmark.inputs import InputSet, Written, check, digest
+from llava_rad.benchmark.leaderboard import REXRANK
 from llava_rad.benchmark.models import Models, ModelWriter
 from llava_rad.benchmark.predictions import Shards
 from llava_rad.benchmark.reference_points import NEAREST, POINTS, write_features
@@ -48,7 +49,7 @@ class Options:
         output: results folder.
         models: models as ``--model`` takes them, by name in the tables; None is the embedded checkpoint.
         predictions: files of texts to score, by name in the tables.
-        inputs: sets of inputs from each of which every model writes; none: from the frontal image alone.
+        inputs: sets of inputs from each of which every model writes; none: the frontal image; of ReXrank all it takes.
         protocol: decoding of the models.
         paper: protocol that ``protocol`` is compared with.
         settings: of the metrics.
@@ -117,13 +118,15 @@ class Plan:
     @cached_property
     def written(self) -> dict[str, Written]:
         """What the models write, by name in the tables: of each model, or of each model from each set of inputs."""
-        if not self.options.inputs:
-            return {name: Written(name, InputSet()) for name in self.options.models}
-        return {
-            f"{name}: {inputs.label}": Written(name, inputs)
-            for name in self.options.models
-            for inputs in self.options.inputs
-        }
+        names, sets = self.options.models, self.options.inputs
+        if not sets:
+            return {name: Written(name, self._usual(name)) for name in names}
+        return {f"{name}: {inputs.label}": Written(name, inputs) for name in names for inputs in sets}
+
+    def _usual(self, model: str) -> InputSet:
+        """Return a model's inputs where no sets are asked for; ReXrank lets models use all that it gives."""
+        places = self.models.found[model].config.places if self.task.name == REXRANK else ()
+        return InputSet.taken(places, self.task.cases)
 
     @cached_property
     def slugs(self) -> dict[str, str]:
@@ -187,7 +190,7 @@ class Plan:
         """SHA-256 of each image that the models read; "" where it cannot be read."""
         every = [*self.task.cases, *(self.searched if self.neighbours_of else [])]
         paths = dict.fromkeys(case.image for case in every if case.image is not None)
-        for inputs in self.options.inputs:
+        for inputs in {one.inputs for one in self.written.values()}:
             paths |= dict.fromkeys(path for case in self.task.cases for _, path in inputs.images(case.context))
         return dict(zip(paths, self.digests.of(list(paths), self.progress("files", len(paths))), strict=True))
 
@@ -198,7 +201,7 @@ class Plan:
 
     def _inputs(self, inputs: InputSet) -> dict[str, Any]:
         """Return the settings of a set of inputs; none for the frontal image alone where no sets are asked for."""
-        if not self.options.inputs:
+        if not self.options.inputs and inputs == InputSet():
             return {}
         return {"inputs": list(inputs.names), "inputs_sha256": digest(inputs, self.task.cases, self.images)}
 
@@ -251,7 +254,7 @@ class BenchmarkRun:
         plan = self.plan
         if plan.options.models and not plan.task.has_images:
             raise LlavaRadError(
-                "the data have no images for a model to write about", hint="--predictions FILE scores texts"
+                "the data have no images for a model to write about", hint="--images DIR, or --predictions FILE"
             )
         if plan.options.inputs:
             places = {name: found.config.places for name, found in plan.models.found.items()}
@@ -360,8 +363,9 @@ class BenchmarkRun:
     def _features(self, engine: Callable[[], Engine], images: Images) -> None:
         with self.timed("image vectors"):
             for folder, cases in self.plan.vectors():
-                advance = self.progress("image vectors", len(cases))
-                write_features(engine, cases, folder, self.processes, images, advance)
+                write_features(
+                    engine, cases, folder, self.processes, images, self.progress("image vectors", len(cases))
+                )
         self.processes.wait()
 
     def _engine(self, name: str, protocol: Protocol, *, decodes: bool = True) -> Engine:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llava_rad.benchmark.inputs import Worth, counts
+from llava_rad.benchmark.inputs import Worth, Written, counts
 from llava_rad.benchmark.published import Value
 from llava_rad.benchmark.scoring import Agreement, Diversity
 from llava_rad.benchmark.task import Task
@@ -99,6 +99,15 @@ def agreement_section(agreement: Mapping[str, Agreement]) -> Section:
         share = f"{100 * one.different / one.sample:.1f} %"
         cells.append([name, f"{one.sample:,}", f"{one.different:,}", share, f"[{100 * low:.1f}, {100 * high:.1f}]"])
     return Section("This protocol against the paper's (float32, batch 1)", cells, brief=True)
+
+
+def inputs_sections(
+    task: Task, written: Iterable[Written], worths: Sequence[Worth], columns: Sequence[str]
+) -> list[Section]:
+    """Return the tables of a run from further inputs than the frontal image."""
+    if not any(one.inputs.names[1:] for one in written):
+        return []
+    return [inputs_section(task), worth_section(worths, columns)]
 
 
 def inputs_section(task: Task) -> Section:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from encoder.reader.information import by_reason
 from encoder.reader.information import summary as doubtful
+from llava_rad.benchmark import leaderboard
 from llava_rad.benchmark.inputs import Written, counts
 from llava_rad.benchmark.published import REPORTS, SCORES, SOURCE, TABLE_2, WORST_GROUP
 from llava_rad.benchmark.scoring import FEW, Agreement, Compared, Scored, as_json
@@ -17,7 +18,7 @@ from llava_rad.benchmark.sections import (
     claims_section,
     diversity_section,
     group_text,
-    inputs_section,
+    inputs_sections,
     interval_text,
     point_text,
     published_text,
@@ -25,7 +26,6 @@ from llava_rad.benchmark.sections import (
     short_title,
     signed_texts,
     worst_text,
-    worth_section,
 )
 from llava_rad.benchmark.task import Task
 from metrics.registry import headline, labelers, title
@@ -100,7 +100,9 @@ class Summary:
     def sections(self) -> list[Section]:
         """Return all tables."""
         scored = self.scored
-        found = [self._main(), *self._inputs(), *self._verdicts(), self._points()]
+        found = [self._main(), *leaderboard.sections(self.task, scored)]
+        found += inputs_sections(self.task, self.made.written.values(), scored.worths, self.columns)
+        found += [*self._verdicts(), self._points()]
         found += [claims_section(scored.evaluation.models), diversity_section(scored.diversity)]
         found += [agreement_section(self.made.agreement), *self._classes(), *self._strata(), self._published()]
         return [section for section in found if len(section.cells) > 1]
@@ -225,6 +227,7 @@ class Summary:
             "agreement_with_paper_protocol": {
                 name: asdict(one) | {"interval": one.interval} for name, one in made.agreement.items()
             },
+            "leaderboards": leaderboard.to_json(task, scored.evaluation),
             "unreadable": made.errors,
             "doubtful": {name: by_reason(found) for name, found in made.warnings.items()},
             "published": {
@@ -309,12 +312,6 @@ class Summary:
 
     def _model_of(self, system: str) -> str:
         return self.made.written[system].model if system in self.made.written else system
-
-    def _inputs(self) -> list[Section]:
-        """Return the tables of a run with several sets of inputs."""
-        if not any(one.inputs.names[1:] for one in self.made.written.values()):
-            return []
-        return [inputs_section(self.task), worth_section(self.scored.worths, self.columns)]
 
     def _with_points(self, model: str) -> list[Compared]:
         """Return a model's comparisons with the reference points, without those of other models' reports."""

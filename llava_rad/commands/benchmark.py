@@ -34,6 +34,9 @@ EPILOG = "\n\n".join(
     )
 )
 _DATA, _REPORTS, _OUTPUT = "Data", "Reports", "Output"
+_PAPER = "paper,rules"
+_USUAL = {"rexrank": "rexrank,findings,rules"}
+"""Metrics of data sets whose leaderboard has its own."""
 
 
 @opt.expand
@@ -42,7 +45,11 @@ def command(
     dataset: Annotated[str, typer.Option(help="Data set; see below.", metavar="DATASET", rich_help_panel=_DATA)],
     data: Annotated[
         Path,
-        typer.Option(help="Top folder of the data set; for csv the table.", metavar="PATH", rich_help_panel=_DATA),
+        typer.Option(
+            help="Top folder of the data set; for csv, rexrank, rexgradient and chexpert-plus the table.",
+            metavar="PATH",
+            rich_help_panel=_DATA,
+        ),
     ],
     output: Annotated[
         Path,
@@ -78,6 +85,14 @@ def command(
             metavar="frontal[,INPUT...]",
             show_default=False,
             rich_help_panel=_REPORTS,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        metric.path(
+            "Folder of the images of rexrank, rexgradient or chexpert-plus (default: that of the table).",
+            panel=_DATA,
+            metavar="FOLDER",
         ),
     ] = None,
     reports: Annotated[
@@ -138,7 +153,14 @@ def command(
     offline: opt.Offline = False,
     allow_remote: opt.AllowRemote = False,
     server_timeout: opt.ServerTimeout = 600.0,
-    metrics: metric.Metrics = "paper,rules",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Names separated by commas; see below. Default: paper,rules; of rexrank rexrank,findings,rules.",
+            metavar="METRICS",
+            show_default=False,
+        ),
+    ] = None,
     bootstrap: metric.Bootstrap = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, of samples and of reference points.")] = 42,
     cache: metric.CacheFile = None,
@@ -172,9 +194,10 @@ def command(
 
     settings = replace(
         common,
-        metrics=checked_metrics(metric.names(metrics)),
+        metrics=checked_metrics(metric.names(_USUAL.get(dataset, _PAPER) if metrics is None else metrics)),
         device="cpu" if device == "auto" else device,
         options=asdict(own),
+        language_model=metric.language_model,
     )
     models: dict[str, str | None] = dict(_named(model or [], "--model"))
     texts = {name: Path(source) for name, source in _named(predictions or [], "--predictions")}
@@ -212,15 +235,15 @@ def command(
         progress = bar if processes.first else _no_bar
         say = note if processes.first else _silent
         task = load(
-            dataset, data, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
+            dataset, data, images=images, reports=reports, tables=tables, split=split, limit=limit, seed=seed,
             strata=metric.names(strata), groups=groups or (), progress=progress,
         )  # fmt: skip
         run = BenchmarkRun(Plan(task, options, progress), processes)
         try:
-            with run.written() as images:
+            with run.written() as prepared:
                 if not processes.first:
                     return
-                summary = results(run, images, say)
+                summary = results(run, prepared, say)
         except KeyboardInterrupt:
             say("interrupted; the same command continues the run")
             raise typer.Exit(130) from None

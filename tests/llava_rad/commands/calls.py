@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class World:
         with (folder / "texts.csv").open("w", newline="") as file:
             rows = [["id", "report"], ["1", "The heart is enlarged."], ["2", "The lungs are clear. No effusion."]]
             csv.writer(file).writerows(rows)
+        studies = {"CXR1": {"key_image_path": "image.dcm", "image_path": ["image.dcm"], "section_findings": "Clear."}}
+        (folder / "studies.json").write_text(json.dumps(studies))
         return cls(
             folder, small_files.dicom(folder / "image.dcm"), shutil.copytree(model, folder / "model"),
             small_probes.encoders(folder / "encoders")[0], small_probes.manifest(folder / "labels"),
@@ -147,6 +150,12 @@ CALLS = {
         "benchmark",
         lambda w, o: ["--dataset", "csv", "--data", w.reports, "--model", w.model, "--metrics", "rouge_l,rules",
                       "--bootstrap", "20", "-o", o],
+    ),
+    "rexrank infer": Call(
+        "rexrank infer",
+        lambda w, o: ["--input_json_file", f"{Path(w.texts).parent}/studies.json", "--img_root_dir",
+                      Path(w.image).parent, "--save_json_file", o, "--model", w.model],
+        ending=".json",
     ),
     "embed": Call("embed", lambda w, o: [w.image, "--encoder", w.encoder, "--recipe", "rad-dino-28", "-o", o],
                   ending=".npz"),
