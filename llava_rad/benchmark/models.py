@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llava_rad.benchmark.writing import Protocol
+from llava_rad.benchmark.writing import Protocol, findings_alone
 from llava_rad.generation.checkpoint_model import FoundCheckpoint
 from llava_rad.generation.found import find
 from llava_rad.generation.options import GenerationOptions, Precision
@@ -119,13 +118,8 @@ class ModelWriter:
         for study, numbers in batches.items():
             pixels = [one for number in numbers for one in of_reports[number]]
             drafts |= zip(numbers, self._model.generate(pixels, replace(self._settings, study=study)), strict=True)
-        return [_findings_alone(drafts[number]) for number in range(len(studies))]
+        return [findings_alone(drafts[number]) for number in range(len(studies))]
 
     def close(self) -> None:
         """End processes and connections of the model."""
         self._model.close()
-
-
-def _findings_alone(draft: Draft) -> Draft:
-    """Leave out the impression, which stands on a line of its own under its heading: references are findings."""
-    return replace(draft, text=re.split(r"^IMPRESSION:", draft.text, maxsplit=1, flags=re.MULTILINE)[0].strip())
