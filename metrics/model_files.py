@@ -89,6 +89,8 @@ def find_folder(name: str, file: HubFile, *, old_name: str | None = None, allow_
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if path.is_absolute() or name.startswith("."):
+        raise WeightsError(f"{file.what} not found: {path} is no folder", hint=f"give {file.option}")
     from huggingface_hub import constants, snapshot_download
 
     for repository in filter(None, (name, old_name)):

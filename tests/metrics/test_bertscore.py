@@ -77,6 +77,8 @@ def test_models_that_cannot_be_used_are_named(roberta: Path, tmp_path: Path) -> 
         BERTScore("nobody/nothing", layers=1)
     with pytest.raises(WeightsError, match="cannot be loaded"):
         BERTScore(tmp_path, layers=1)
+    with pytest.raises(WeightsError, match=r"nowhere is no folder"):
+        BERTScore(tmp_path / "nowhere", layers=1)
 
 
 def test_longer_texts_than_the_model_takes_are_cut(roberta: Path) -> None:
