@@ -35,12 +35,14 @@ class Models:
         offline: never ask the hub.
         allow_remote: send pixels and prompts to a model's server on another machine.
         server_timeout: seconds that a model's server has for one report.
+        profile: of the models of others; None is that of each.
     """
 
     sources: Mapping[str, str | None]
     offline: bool
     allow_remote: bool
     server_timeout: float
+    profile: str | None = None
 
     @cached_property
     def found(self) -> dict[str, FoundModel]:
@@ -49,7 +51,11 @@ class Models:
         Raises:
             ModelError: if one cannot be found.
         """
-        return {name: find(self._options(name)) for name in self.sources}
+        found = {name: find(self._options(name)) for name in self.sources}
+        for name, one in found.items():
+            if self.profile is not None and not isinstance(one, FoundCheckpoint):
+                found[name] = find(replace(self._options(name), profile=self.profile))
+        return found
 
     @cached_property
     def folders(self) -> dict[str, Path]:

@@ -49,6 +49,7 @@ class Options:
         output: results folder.
         models: models as ``--model`` takes them, by name in the tables; None is the embedded checkpoint.
         predictions: files of texts to score, by name in the tables.
+        profile: of the models of others; None is that of each.
         inputs: sets of inputs from each of which every model writes; none: the frontal image; of ReXrank all it takes.
         protocol: decoding of the models.
         paper: protocol that ``protocol`` is compared with.
@@ -86,6 +87,7 @@ class Options:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     cache: Path | None = None
     inputs: tuple[InputSet, ...] = ()
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Plan:
     def models(self) -> Models:
         """The models; ``folders`` are those of this project's checkpoints."""
         options = self.options
-        return Models(options.models, options.offline, options.allow_remote, options.server_timeout)
+        return Models(options.models, options.offline, options.allow_remote, options.server_timeout, options.profile)
 
     @property
     def bank(self) -> list[Case]:
