@@ -255,9 +255,8 @@ class BenchmarkRun:
         """
         plan = self.plan
         if plan.options.models and not plan.task.has_images:
-            raise LlavaRadError(
-                "the data have no images for a model to write about", hint="--images DIR, or --predictions FILE"
-            )
+            hint = "--images DIR, or --predictions FILE"
+            raise LlavaRadError("the data have no images for a model to write about", hint=hint)
         if plan.options.inputs:
             places = {name: found.config.places for name, found in plan.models.found.items()}
             check(plan.options.inputs, places, plan.task.cases)
@@ -389,8 +388,7 @@ class BenchmarkRun:
 
 def _readers() -> int:
     """Return the number of image decoding processes: half of this process's cores."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
-    return max(1, min(8, (os.cpu_count() or 1) // (2 * local)))
+    return max(1, min(8, (os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))))
 
 
 def _free() -> None:
