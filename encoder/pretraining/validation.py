@@ -316,11 +316,13 @@ def _data(
     if probed:
         trained = {(row.dataset, row.subject) for row in rows if row.subject}
         shared = {(row.dataset, row.subject) for row in probed} & trained
-        probes = probe_cost(config, len(probed), _fitting(config, probed), cost, rate * processes)
+        fitting = _fitting(config, probed) if tflops is None else 0.0  # of another device it is not known
+        fitted = f"fitting {duration(fitting)}, measured here" if fitting else "without fitting"
+        probes = probe_cost(config, len(probed), fitting, cost, rate * processes)
         report.lines.append(
             f"probe       {len(probed):,} labelled images, every {config.probe.every:,} steps: about "
-            f"{duration(probes.seconds)} (encoding {duration(probes.encoding)}; fitting {duration(probes.fitting)}, "
-            f"measured here), {probes.share:.2%} of the training time"
+            f"{duration(probes.seconds)} (encoding {duration(probes.encoding)}; {fitted}), "
+            f"{probes.share:.2%} of the training time"
         )
         if probes.share > LARGE_PROBE:
             report.warnings.append(

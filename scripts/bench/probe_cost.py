@@ -1,10 +1,10 @@
 """State the cost of the probes in the loop of pre-training: measured in runs, step by step, or estimated for a run.
 
     python -m scripts.bench.probe_cost RUN [RUN ...]
-    python -m scripts.bench.probe_cost --config rad-dino --images 19237 --labels 1 --processes 16 --tflops 315
+    python -m scripts.bench.probe_cost --config rad-dino --images 19237 --processes 16 --tflops 315
 
 A run's ``metrics.jsonl`` has the seconds of every call and the images/s between them. Beside what was measured stands
-what ``pretrain --validate`` estimates at the speed of the run's own steps. Fitting is measured on this machine.
+what ``pretrain --validate`` estimates at the speed of the run's own steps, with fitting measured on this machine.
 """
 
 from __future__ import annotations
@@ -80,22 +80,20 @@ def show(config: PretrainingConfig, found: Sequence[Call]) -> dict[str, Any]:
     return {"seconds": mean, "seconds a step": step, "share at the default interval": mean / (usual * step)}
 
 
-def estimate(config: PretrainingConfig, images: int, labels: int, train: int, rate: float) -> ProbeCost:
+def estimate(config: PretrainingConfig, images: int, rate: float, fitting: float = 0.0) -> ProbeCost:
     """Estimate as ``pretrain --validate`` does, and print it.
 
     Args:
         config: the run.
         images: probed images.
-        labels: number of their labels.
-        train: images that the linear probe is fitted to.
         rate: TFLOP/s of all processes together.
+        fitting: seconds of the linear probe; 0 leaves it out.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fitting = fitting_seconds(train, config.model.hidden_size, labels, device)
     found = probe_cost(config, images, fitting, cost_of(config), rate)
+    fitted = f"fitting {fitting:.2f}, measured here" if fitting else "without fitting"
     print(
-        f"estimate: {found.seconds:.2f} s a call (encoding {found.encoding:.2f}, fitting {found.fitting:.2f} on "
-        f"{device.type}), every {config.probe.every:,} steps of {found.training / config.probe.every:.3g} s: "
+        f"estimate: {found.seconds:.2f} s a call (encoding {found.encoding:.2f}; {fitted}), every "
+        f"{config.probe.every:,} steps of {found.training / config.probe.every:.3g} s: "
         f"{found.share:.2%} of the training time"
     )
     return found
@@ -107,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders of llava-rad pretrain")
     made.add_argument("--config", default="rad-dino", help="configuration of the estimate (%(default)s)")
     made.add_argument("--images", type=int, default=19_237, help="probed images (those of CANDID-PTX)")
-    made.add_argument("--labels", type=int, default=1, help="number of labels (%(default)s)")
     made.add_argument("--processes", type=int, default=16, help="that train (%(default)s)")
     made.add_argument("--tflops", type=float, default=315.0, help="TFLOP/s that each reaches (%(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
@@ -127,10 +124,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 [row.split for row in rows].count("train"),
             )
             rate = config.optimization.batch_size * cost_of(config).tera_flops_run / step
-            numbers[run.name]["estimate"] = estimate(config, len(rows), labels, train, rate)._asdict()
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            fitting = fitting_seconds(train, config.model.hidden_size, labels, device)
+            numbers[run.name]["estimate"] = estimate(config, len(rows), rate, fitting)._asdict()
     if not options.runs:
         config, rate = load_config(options.config), options.tflops * options.processes
-        numbers["estimate"] = estimate(config, options.images, options.labels, options.images, rate)._asdict()
+        numbers["estimate"] = estimate(config, options.images, rate)._asdict()
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     return 0
