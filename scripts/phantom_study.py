@@ -1,6 +1,6 @@
 """Train a report model on studies of phantoms over time, and show what it makes of lateral, prior and indication.
 
-    python scripts/phantom_study.py OUT          # half an hour on two processor cores
+    python scripts/phantom_study.py OUT          # about 40 minutes on two processor cores
 
 Every step is the command of a user: llava-rad reports, train (with study.inputs), generate --group. The model then
 writes about held-out patients with every combination of inputs, and with another patient's; statements of its reports
@@ -35,7 +35,7 @@ TRAINING = (
     "model.recipe=rad-dino-112",
     "model.scratch.num_hidden_layers=4",
     "data.max_length=640",
-    "optimization.epochs=18",
+    "optimization.epochs=32",
     "optimization.batch_size=8",
     "optimization.micro_batch_size=8",
     "optimization.lr=8.0e-4",
