@@ -36,6 +36,8 @@ from metrics.tables import NOTICE, aligned, headline_names, latex, markdown, of_
 SCHEMA: Final = "llava-rad.benchmark/1"
 _MAIN: Final = ("rouge_l", "bleu_", "cider", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
 """Name prefixes of the main table's scores; summary.json holds all scores."""
+_SINGLE: Final = ("findings", "green", "radcliq_v1_inverse", "ratescore", "sembscore")
+"""Scores of the main table whose names begin other scores too."""
 _MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
 
 
@@ -89,7 +91,8 @@ class Summary:
         """Scores of the main table: the paper's first, computed or not."""
         computed = self.scored.evaluation.models[0].intervals
         chosen = [name for name in SCORES if name in computed or name in self._absent]
-        rest = [name for name in headline_names(computed) if name.startswith((*_MAIN, "rg_er_lower"))]
+        names = headline_names(computed)
+        rest = [name for name in names if name in _SINGLE or name.startswith((*_MAIN, "rg_er_lower"))]
         return chosen + [name for name in rest if name not in chosen] or headline_names(computed)
 
     @property

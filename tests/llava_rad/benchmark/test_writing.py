@@ -53,7 +53,8 @@ def test_several_batches_are_one_call_where_ended_reports_leave_their_place(
     protocol: Protocol, device: str, vllm: Path | None, images: int
 ) -> None:
     plan: Any = SimpleNamespace(options=SimpleNamespace(device=device, vllm=vllm, paper=PAPER), progress=None)
-    assert BenchmarkRun(plan, Processes())._together(protocol) == images
+    assert BenchmarkRun(plan, Processes())._together(protocol, ours=True) == images
+    assert BenchmarkRun(plan, Processes())._together(protocol, ours=False) == protocol.batch_size
 
 
 class Counting:
