@@ -26,6 +26,16 @@ FILES = {
     "maps match": ["maps", "match", "IMAGE", "IMAGE", "--at", "0.5,0.5", "-o", "OUT.png"],
     "assemble": ["assemble", "OUT", "--encoder", f"{DEMO}/encoder", "--language-model", f"{DEMO}/language_model"],
     "convert": ["convert", "none", "OUT", "--from", "llava-rad"],
+    "rexrank infer": [
+        "rexrank",
+        "infer",
+        "--input_json_file",
+        "studies.json",
+        "--save_json_file",
+        "OUT.json",
+        "--img_root_dir",
+        ".",
+    ],
 }
 FOLDERS = {
     "generate fhir": ["generate", "IMAGE", "-f", "fhir", "-o", "OUT"],
@@ -63,6 +73,8 @@ def manifest(chest: list[Path], tmp_path: Path) -> Path:
     write_manifest(rows, tmp_path / "own.csv")
     lines = [f"{n},{path},No effusion {n}.,test" for n, path in enumerate(chest)]
     (tmp_path / "pairs.csv").write_text("\n".join(["id,image,findings,split", *lines]), encoding="utf-8")
+    study = {"key_image_path": chest[0].name, "image_path": [chest[0].name], "section_findings": "No effusion."}
+    (tmp_path / "studies.json").write_text(json.dumps({"CXR1": study}), encoding="utf-8")
     (tmp_path / "images.csv").write_text("\n".join(["image", *map(str, chest)]), encoding="utf-8")
     return tmp_path / "own.csv"
 
