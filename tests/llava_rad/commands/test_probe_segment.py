@@ -12,18 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.forked import Command
-from tests.llava_rad import small_probes
 from tests.llava_rad.commands.test_probe import damaged, encoders, redraw
 from tests.llava_rad.conftest import Run
 from tests.shared_readers import _idle_readers, shared_readers
 
 __all__ = ["_idle_readers", "encoders", "shared_readers"]
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark squares in bright noise, with their masks; 12 training, 4 validation, 6 test images."""
-    return small_probes.masked(tmp_path_factory.mktemp("masked"))
 
 
 def test_segment(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
