@@ -22,7 +22,7 @@ from llava_rad.generation import decoding
 from llava_rad.generation.compiled import EVERY, CompiledDecoder, Tokens, as_graph, guards_of_arguments
 from llava_rad.generation.decoding import _decode, compiles, generate, stream, warm_up, without_padding
 from llava_rad.generation.engine import Engine
-from llava_rad.generation.options import Decoding
+from llava_rad.generation.options import Decoding, GenerationOptions
 from llava_rad.generation.report_writer import ReportWriter
 from llava_rad.model.templates import Study
 from tests.llava_rad import tiny_model
@@ -182,8 +182,7 @@ def test_threads_take_turns_in_the_slots(
 
 
 def test_warming_up_makes_the_decoder_of_the_first_report(tiny: Path, slots: list[CompiledDecoder]) -> None:
-    with ReportWriter() as writer:
-        writer._engine = Engine.from_pretrained(tiny, device="cpu")
+    with ReportWriter(GenerationOptions(model=tiny, device="cpu")) as writer:
         writer.warm_up()
         image = np.zeros((56, 56), np.uint8)
         list(stream(writer.engine(), image))
