@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from encoder.datasets.tables import columns_there
 from encoder.datasets.values import (
@@ -71,6 +72,7 @@ _LISTED = 5
 _BANDS = {20: "<20", 40: "20-40", 60: "40-60", 80: "60-80"}
 
 
+@lru_cache(4096)
 def plain(name: str) -> str:
     """Reduce a column's name to lower-case letters and digits."""
     return re.sub(r"[\W_]+", "", name.lower())

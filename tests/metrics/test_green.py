@@ -187,5 +187,5 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"StanfordAIMI/GREEN-radllama2-7b .* downloading is off") as error:
         Green("green", Settings(("green",), language_model=lambda *_: Canned()))
     assert error.value.hint is not None and "--green DIR" in error.value.hint
-    with pytest.raises(WeightsError, match=r"GREEN.s language model not found: hub repository \./nowhere"):
+    with pytest.raises(WeightsError, match=r"GREEN.s language model not found: nowhere is no folder"):
         Green("green", Settings(("green",), options={"green": "./nowhere"}, language_model=lambda *_: Canned()))

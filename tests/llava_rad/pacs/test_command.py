@@ -144,7 +144,7 @@ def test_watch_goes_on_after_a_search_that_fails(
 
     monkeypatch.setattr("llava_rad.commands.pacs.time", SimpleNamespace(sleep=sleep))
     server.misbehave, server.meant = answers(500), lambda request: True
-    done = run("pacs", "watch", "--url", server.url, "-o", "out", "--every", "7", "--model", tiny)
+    done = run("pacs", "watch", "--url", server.url, "-o", "out", "--every", "7", "--settle", "0", "--model", tiny)
     assert (done.code, sleeps) == (130, [7.0] * 3)
     assert "the archive answers with HTTP 500; next search in 7 s" in done.err
     assert "3 drafts written, 0 images refused, 0 known, 1 failed" in done.err

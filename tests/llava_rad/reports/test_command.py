@@ -136,7 +136,11 @@ def test_refusals(run: Run, mimic: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text(f"image,text\n{CANARY},\n")
     for arguments, code, says in (
-        (("mimic", mimic, "-o", out), 2, "choose one of mimic-cxr, mimic-cxr-jpg, iu-xray, table"),
+        (
+            ("mimic", mimic, "-o", out),
+            2,
+            "choose one of mimic-cxr, mimic-cxr-jpg, iu-xray, rexrank, rexgradient, chexpert-plus, table",
+        ),
         (("mimic-cxr-jpg", mimic), 2, "--output"),
         (("mimic-cxr-jpg", mimic, "-o", tmp_path / "t.txt"), 2, "ends in .jsonl or .csv"),
         (("mimic-cxr-jpg", mimic, "-o", out, "--split", "dev"), 2, "choose one of train, val, test"),
@@ -238,9 +242,10 @@ def test_generated_reports_join_the_table_by_content(run: Run, chest: list[Path]
     for name in ("truth.jsonl", "truth.csv"):
         done = run("evaluate", out, tmp_path / name, "--metrics", "rouge_l", "-f", "json", "--strata", "view")
         assert done.code == 0, done.err
-        truth, read = done.err.splitlines()
+        truth, read, priors = done.err.splitlines()
         assert read == f"llava-rad: out.jsonl: {len(chest)} reports, text from report.text, ids from input.sha256"
         assert truth.startswith(f"llava-rad: {name}: {len(chest)} reports, text from findings")
+        assert priors.startswith(f"llava-rad: out: of {len(chest)} reports without a prior image")
         assert json.loads(done.out)["reports"] == len(chest)
     # a table against itself: the references are the Findings
     done = run("evaluate", tmp_path / "truth.csv", tmp_path / "truth.jsonl", "--metrics", "rouge_l", "-f", "json")

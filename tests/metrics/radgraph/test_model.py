@@ -173,7 +173,7 @@ def test_missing_files_are_named_with_their_cure(
         WeightsError, match=r"StanfordAIMI/RRG_scorers:radgraph-xl\.tar\.gz is not in the cache"
     ) as error:
         RadGraphModel.load(model="radgraph-xl")
-    assert "--radgraph PATH" in str(error.value.hint)
+    assert "--radgraph-xl PATH" in str(error.value.hint)
     with pytest.raises(WeightsError, match=r"base model \(vocab\.txt\) not found: .* does not exist"):
         RadGraphModel.load(archives["radgraph"], tokenizer=tmp_path)
 
