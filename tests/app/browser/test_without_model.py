@@ -69,29 +69,33 @@ def test_a_draft_of_others_is_edited_signed_and_exported(browser_page: Page, imp
     assert json.loads(exported(page, "#export-fhir"))["resourceType"] == "Bundle"
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("empty"), "--no-model", "--no-example") as running:
+        yield running
+
+
 def test_an_empty_report_is_written_from_macros_signed_and_exported(
-    browser_page: Page, tmp_path_factory: pytest.TempPathFactory
+    browser_page: Page, empty: Served, tmp_path: Path
 ) -> None:
-    folder = tmp_path_factory.mktemp("empty")
-    image = small_files.dicom(folder / "a.dcm", seed=2)
-    with served(folder, "--no-model", "--no-example") as running:
-        page = ready(browser_page, running.url)
-        page.set_input_files("#file", image)
-        page.wait_for_function("document.body.dataset.study")
-        painted(page)
-        assert page.text_content("#model") == "no model" and page.is_hidden("#write") and page.is_hidden("#stream")
-        page.click("#add")
-        page.keyboard.type(".normal ches")
-        page.wait_for_selector("text=Tab: .normal chest")  # macros are loaded
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#sentences li.lr-sentence >> nth=3")
-        page.click("#add-impression")
-        page.keyboard.type("Normal chest.")
-        page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
-        page.click("#sign")
-        page.wait_for_selector(".lr-signed")
-        assert CLEAR in signed(page) and "Normal chest." in signed(page)
-        assert b"Without a draft" in exported(page, "#export-text")
-        assert page.is_hidden("#export-documents")
+    image = small_files.dicom(tmp_path / "a.dcm", seed=2)
+    page = ready(browser_page, empty.url)
+    page.set_input_files("#file", image)
+    page.wait_for_function("document.body.dataset.study")
+    painted(page)
+    assert page.text_content("#model") == "no model" and page.is_hidden("#write") and page.is_hidden("#stream")
+    page.click("#add")
+    page.keyboard.type(".normal ches")
+    page.wait_for_selector("text=Tab: .normal chest")  # macros are loaded
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#sentences li.lr-sentence >> nth=3")
+    page.click("#add-impression")
+    page.keyboard.type("Normal chest.")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#left').textContent === 'all decided'")
+    page.click("#sign")
+    page.wait_for_selector(".lr-signed")
+    assert CLEAR in signed(page) and "Normal chest." in signed(page)
+    assert b"Without a draft" in exported(page, "#export-text")
+    assert page.is_hidden("#export-documents")
