@@ -109,7 +109,7 @@ def test_a_report_writer_decodes_by_vllm_without_a_second_language_model(tiny, c
         expected = [outcome.text for outcome in writer.write(sources)]
     with ReportWriter(replace(plain, vllm_python=sys.executable)) as writer:
         found = list(writer.write(sources))
-        engine, process = writer.engine(), writer._vllm._process
+        engine, process = writer.engine(), writer._model.vllm._process
         assert isinstance(engine.words, WordEmbeddings)
         with pytest.raises(LlavaRadError, match="runs in vLLM"):
             engine.llama  # noqa: B018
