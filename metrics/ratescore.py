@@ -47,8 +47,8 @@ NOTHING_FOUND: Final = 0.5
 _LONGEST_SENTENCE, _LONGEST_ENTITY = 512, 30  # word pieces
 _SHORTEST = 3  # characters of a sentence
 
-# Where sentences begin, after RuSH's rules for clinical text, which the package has through medspaCy (measured in
-# docs/metrics.md): behind a stop, a question, a line's end, with regard to the letters on both sides.
+# Beginnings of sentences, after RuSH's rules for clinical text, which the package uses through medspaCy (agreement in
+# docs/metrics.md): after a stop, a question mark or a line's end, depending on the letters on both sides.
 _BEGIN = re.compile(
     r"(?<=[a-z0-9)]\.)(?<!Dr\.)[ \n]+(?=[A-Z])"
     r"|(?<=[A-Z]{3}\.)[ \n]+(?=[A-Z][a-z])"

@@ -119,7 +119,7 @@ class Plan:
 
     @cached_property
     def written(self) -> dict[str, Written]:
-        """What the models write, by name in the tables: of each model, or of each model from each set of inputs."""
+        """Return the reports to write, by name in the tables: one entry for each model, or each of its input sets."""
         names, sets = self.options.models, self.options.inputs
         if not sets:
             return {name: Written(name, self._usual(name)) for name in names}

@@ -63,7 +63,7 @@ class Marks(BaseModel):
 
 
 class Profile(BaseModel):
-    """What is special about a report model that others trained.
+    """Prompt, images, grey levels and form of the answers of a report model that others trained.
 
     Attributes:
         name: of the profile.

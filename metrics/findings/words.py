@@ -115,7 +115,7 @@ QUALITIES: Final[dict[str, str]] = {
     "distended": "distended|distention|distension",
     "resection": "resection|resected",
 }
-# What makes a statement on structures a normal one.
+# Words that make a statement about structures a normal one.
 NORMAL: Final = (
     "normal|unremarkable|within normal limit|clear|intact|sharp|midline|well aerated|well expanded|preserved|"
     "normally|in the midline|negative|within limit|normal in size|symmetrical|symmetric|nondisplaced trachea|"

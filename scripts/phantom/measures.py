@@ -1,4 +1,4 @@
-"""What reports say of lateral, prior and indication: statements against the true ones, by inputs, and the aims."""
+"""Scores of statements that depend on lateral, prior and indication, by inputs, and the aims."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ KEYS = ("sentences", "fields", "corrections")
 
 
 def content(state: dict[str, Any]) -> dict[str, Any]:
-    """What steps change: the document, and the draft that it is of."""
+    """Return the parts of a state that steps change: the document, and its draft."""
     drafted = any(one["draft"] is not None for one in state["sentences"])
     return {key: state[key] for key in KEYS} | {"of": state["draft"]["report"] if drafted else None}
 
