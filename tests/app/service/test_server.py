@@ -166,7 +166,8 @@ def test_a_batch_waits_for_images_that_are_being_decoded(tiny: Path, chest: list
         assert not first.done()
         batcher.cancel(coming)
         assert first.result().status == 200
-        assert batcher._gather_s <= 1.0
+        with batcher._busy:  # the batch has ended, not only its report been answered
+            assert batcher._gather_s <= 1.0
 
 
 def test_health_is_answered_by_address_and_tells_a_damaged_model(tiny: Path, tmp_path: Path) -> None:
