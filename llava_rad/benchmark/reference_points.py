@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from llava_rad.benchmark.images import Images
     from llava_rad.benchmark.task import Case
-    from llava_rad.benchmark.writing import Images, Processes
+    from llava_rad.benchmark.writing import Processes
     from llava_rad.generation.engine import Engine
 
     Floats = npt.NDArray[np.float32]

@@ -20,14 +20,15 @@ from llava_rad.benchmark import reference_points as points
 from llava_rad.benchmark.disagreements import disagreements
 from llava_rad.benchmark.disagreements import lines as disagreement_lines
 from llava_rad.benchmark.folder import slugs
+from llava_rad.benchmark.images import Images
 from llava_rad.benchmark.inputs import FRONTAL
 from llava_rad.benchmark.page import CLASSES, REPORTS, SCORES, WORTH, page, plots
+from llava_rad.benchmark.plan import Plan
 from llava_rad.benchmark.predictions import TAKEN, Prediction, read_predictions, write_predictions
-from llava_rad.benchmark.run import BenchmarkRun, Plan
+from llava_rad.benchmark.run import BenchmarkRun
 from llava_rad.benchmark.scoring import Agreement, score
 from llava_rad.benchmark.summary import Origin, Summary
 from llava_rad.benchmark.tables import Table, join, read_table
-from llava_rad.benchmark.writing import Images
 from llava_rad.generation.checkpoint_model import FoundCheckpoint
 from llava_rad.outputs.files import write_whole
 from metrics import tables

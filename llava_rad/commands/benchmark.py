@@ -184,8 +184,9 @@ def command(
             f"there is no {odd[0]!r}; choose from {', '.join(POINTS)}", param_hint="--reference-points"
         )
     sets = tuple(dict.fromkeys(map(InputSet.parse, inputs or ())))
+    from llava_rad.benchmark.plan import Options, Plan
     from llava_rad.benchmark.results import results
-    from llava_rad.benchmark.run import BenchmarkRun, Options, Plan
+    from llava_rad.benchmark.run import BenchmarkRun
     from llava_rad.benchmark.task import load
     from llava_rad.benchmark.writing import PROTOCOLS, Processes
     from llava_rad.outputs.files import held_folder

@@ -151,7 +151,7 @@ def test_another_model_in_the_same_folder_is_refused(home: Path, run: Run) -> No
 
 
 def test_the_base_model_of_an_adapter_is_part_of_the_settings(start: Path, tmp_path: Path) -> None:
-    from llava_rad.benchmark.run import Options, Plan
+    from llava_rad.benchmark.plan import Options, Plan
     from llava_rad.benchmark.task import load
     from llava_rad.benchmark.writing import PAPER
     from metrics.base import Settings

@@ -15,10 +15,11 @@ import pytest
 from encoder.errors import LlavaRadError
 from encoder.preprocessing import Recipe
 from encoder.reader.radiograph import PreparedImage
+from llava_rad.benchmark.images import Images
 from llava_rad.benchmark.predictions import Prediction, Shards
 from llava_rad.benchmark.run import BenchmarkRun
 from llava_rad.benchmark.task import Case
-from llava_rad.benchmark.writing import FAST, PAPER, Images, Processes, Protocol, batches_of, write_share
+from llava_rad.benchmark.writing import FAST, PAPER, Processes, Protocol, batches_of, write_share
 from tests.llava_rad.tiny_model import RECIPE
 
 DONE: set[str] = set()
