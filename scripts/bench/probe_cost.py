@@ -1,15 +1,17 @@
 """State the cost of the probes in the loop of pre-training: measured in runs, step by step, or estimated for a run.
 
-    python -m scripts.bench.probe_cost RUN [RUN ...]
+    python -m scripts.bench.probe_cost RUN [RUN ...] [--directory DIR]
     python -m scripts.bench.probe_cost --config rad-dino --images 19237 --processes 16 --tflops 315
 
 A run's ``metrics.jsonl`` has the seconds of every call and the images/s between them. Beside what was measured stands
 what ``pretrain --validate`` estimates at the speed of the run's own steps, with fitting measured on this machine.
+Relative paths in a run's configuration begin where the run was started: name that folder with ``--directory``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from typing import Any
 
 import torch
 
+from encoder.errors import LlavaRadError
 from encoder.pretraining.config import PretrainingConfig, load_config
 from encoder.pretraining.data import probe_rows
 from encoder.pretraining.probes import fitting_seconds
@@ -99,34 +102,53 @@ def estimate(config: PretrainingConfig, images: int, rate: float, fitting: float
     return found
 
 
+def measured(run: Path) -> dict[str, Any]:
+    """Print the calls of a run with the estimate, and return the numbers.
+
+    Args:
+        run: folder of the run; relative paths in its configuration begin in the working directory.
+
+    Raises:
+        LlavaRadError: if the configuration, the log or the manifest cannot be read, or the log has no timed probes.
+    """
+    config = load_config(str(run / CONFIG))
+    found = calls(read_metrics(run), config.optimization.batch_size)
+    if not found:
+        raise LlavaRadError("no probes in its metrics.jsonl, or of a version that did not time them")
+    rows = probe_rows(config)
+    print(run.name)
+    numbers = show(config, found)
+    if step := numbers.get("seconds a step"):
+        labels, train = len({name for row in rows for name in row.labels}), [row.split for row in rows].count("train")
+        rate = config.optimization.batch_size * cost_of(config).tera_flops_run / step
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        fitting = fitting_seconds(train, config.model.hidden_size, labels, device)
+        numbers["estimate"] = estimate(config, len(rows), rate, fitting)._asdict()
+    return numbers
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table for each run, or the estimate."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders of llava-rad pretrain")
+    made.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="in which the runs were started (.)"
+    )
     made.add_argument("--config", default="rad-dino", help="configuration of the estimate (%(default)s)")
     made.add_argument("--images", type=int, default=19_237, help="probed images (those of CANDID-PTX)")
     made.add_argument("--processes", type=int, default=16, help="that train (%(default)s)")
     made.add_argument("--tflops", type=float, default=315.0, help="TFLOP/s that each reaches (%(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     options = made.parse_args(argv)
+    if not options.directory.is_dir():
+        made.error("--directory: there is no such folder")
     numbers: dict[str, Any] = {}
-    for run in options.runs:
-        config = load_config(str(run / CONFIG))
-        found = calls(read_metrics(run), config.optimization.batch_size)
-        if not found:
-            made.error(f"{run.name}: no probes in its metrics.jsonl, or of a version that did not time them")
-        print(run.name)
-        numbers[run.name] = show(config, found)
-        if step := numbers[run.name].get("seconds a step"):
-            rows = probe_rows(config)
-            labels, train = (
-                len({name for row in rows for name in row.labels}),
-                [row.split for row in rows].count("train"),
-            )
-            rate = config.optimization.batch_size * cost_of(config).tera_flops_run / step
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            fitting = fitting_seconds(train, config.model.hidden_size, labels, device)
-            numbers[run.name]["estimate"] = estimate(config, len(rows), rate, fitting)._asdict()
+    for run in map(Path.absolute, options.runs):
+        try:
+            with contextlib.chdir(options.directory):
+                numbers[run.name] = measured(run)
+        except LlavaRadError as error:
+            made.error(f"{run.name}: {error}; relative paths of its configuration begin in --directory DIR")
     if not options.runs:
         config, rate = load_config(options.config), options.tflops * options.processes
         numbers["estimate"] = estimate(config, options.images, rate)._asdict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,13 +50,21 @@ def test_a_run_has_its_probes_by_step_and_an_estimate(
     monkeypatch.setattr(engine.StudentTeacher, "update_teacher", step)
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     write_manifest(manifest_rows(tmp_path / "probe"), tmp_path / "labelled.csv")
-    changes = [f"probe.manifest={tmp_path / 'labelled.csv'}", "probe.every=2", "optimization.steps=4"]
+    changes = ["probe.manifest=labelled.csv", "probe.every=2", "optimization.steps=4"]
     config = small_config(write_images(tmp_path / "images"), *changes)
-    engine.run(config, tmp_path / "run", progress=False)
+    with contextlib.chdir(tmp_path):
+        engine.run(config, tmp_path / "run", progress=False)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert calls(lines, 4) == [Call(0, 100, 0), Call(2, 100, 2), Call(4, 100, 2)]
 
-    assert probe_cost.main([str(tmp_path / "run"), "--json", str(tmp_path / "numbers.json")]) == 0
+    with pytest.raises(SystemExit):
+        probe_cost.main([str(tmp_path / "run")])  # from another folder than that of the run
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "run: probe.manifest" in line and line.endswith(
+        "relative paths of its configuration begin in --directory DIR"
+    )
+    arguments = ["--directory", str(tmp_path), "--json", str(tmp_path / "numbers.json")]
+    assert probe_cost.main([str(tmp_path / "run"), *arguments]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split() for line in printed[2:5]] == [
         ["0", "100.00", "0.0"], ["2", "100.00", "2.0", "5000.00%"], ["4", "100.00", "2.0", "5000.00%"],
