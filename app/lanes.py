@@ -84,6 +84,7 @@ class Lanes:
     """Threads of the routes, so that one kind of work does not wait for another.
 
     Attributes:
+        archive: of studies that are fetched from the archive, which may be slow.
         reading: of uploaded images; threads wait for a process that decodes.
         saving: of steps of reviews and requests of drafts.
         drafts: the progress of drafts.
@@ -92,6 +93,7 @@ class Lanes:
         exports: documents, exports and statistics.
     """
 
+    archive: Lane = field(default_factory=lambda: Lane("archive", 4))
     reading: Lane = field(default_factory=lambda: Lane("reading", 64))
     saving: Lane = field(default_factory=lambda: Lane("saving", 8))
     drafts: Lane = field(default_factory=lambda: Lane("drafts", 2))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -15,6 +16,7 @@ from starlette.background import BackgroundTask
 
 from app import exports, review, study_routes
 from app.batches import MAX_FILES
+from app.database import NotFound
 from app.lanes import Connection, Lanes, never
 from app.requests import MAX_ZIP_BYTES, Body, TooLarge, User, file_name, forced, json_body, receive, revision_of
 from app.review import ReviewError, StaleError
@@ -26,6 +28,7 @@ from metrics.findings.errors import Category, Significance
 
 if TYPE_CHECKING:
     from app.drafting import Drafting
+    from app.fetching import Fetching
     from app.images import ImageFolder
     from app.store import ContextImage, Store
     from app.uploads import Uploads
@@ -46,6 +49,8 @@ class Services:
         named_users: users log in; otherwise there is one local user.
         keep_names: studies are named after their files.
         users: returns the names of all users; none without accounts.
+        fetching: opens studies of the archive, if there is one.
+        viewer: address of studies in a viewer, with ``{uid}`` in the place of the StudyInstanceUID.
         lanes: threads of the routes.
     """
 
@@ -56,11 +61,13 @@ class Services:
     named_users: bool
     keep_names: bool
     users: Callable[[], list[str]] = list
+    fetching: Fetching | None = None
+    viewer: str | None = None
     lanes: Lanes = field(default_factory=Lanes)
 
 
 def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
-    """Add to a study's state the labels of its findings, and whether its draft is outdated.
+    """Add to a study's state the labels of its findings, its address in a viewer, and whether its draft is outdated.
 
     Labels are those of the draft, of the current text, and those that the reviewer corrected.
     """
@@ -75,8 +82,21 @@ def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
     parts: dict[str, Any] = {name: state[name] and _without_identity(state[name]) for name in CONTEXT_IMAGES}
     parts["further"] = [_without_identity(one) for one in state["further"]]
     parts["image"] = _without_identity(state)["image"]
-    outdated = services.drafting.outdated(state)
-    return state | parts | {"labels": labels if state["sentences"] or corrected else [], "outdated": outdated}
+    return (
+        state
+        | parts
+        | {
+            "labels": labels if state["sentences"] or corrected else [],
+            "outdated": services.drafting.outdated(state),
+            "viewer": _viewer(services.viewer, state),
+        }
+    )
+
+
+def _viewer(template: str | None, state: dict[str, Any]) -> str | None:
+    """Return the address of a study in the viewer; None without a viewer, or if the study's UID is not kept."""
+    identity = state["image"].get("identity")
+    return None if template is None or identity is None else template.replace("{uid}", quote(identity["study_uid"]))
 
 
 def _without_identity(part: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +173,19 @@ def _add_studies(api: APIRouter, services: Services) -> None:
                 return shown(store.state(user, opened.study), services) | {"joined": opened.joined}
 
             return await services.lanes.reading.run(user, connection.closed, read)
+
+    @api.post("/archive/study")
+    async def fetch(request: Request, user: User, body: Body) -> dict[str, Any]:
+        fetching, uid = services.fetching, body.get("uid")
+        if fetching is None:
+            raise NotFound("the application was started without an archive")
+        if not isinstance(uid, str):
+            raise ReviewError("the request names no StudyInstanceUID")
+        connection = Connection(request.is_disconnected)
+        found = await services.lanes.archive.run(
+            user, connection.closed, fetching.study, user, uid, wanted=connection.open
+        )  # fmt: skip
+        return shown(store.state(user, found.study), services) | {"notes": found.notes}
 
     @api.get("/studies/{study}")
     def state(study: str, user: User) -> dict[str, Any]:

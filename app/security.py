@@ -28,8 +28,10 @@ CALL_HEADER = "x-llava-rad"
 """Header of every change that our pages make; pages of another origin cannot send it without a CORS preflight."""
 HEALTH = ("/health", "/health/live", "/health/ready")
 """Paths that programs ask by IP address, without a login."""
-OPEN = (*HEALTH, "/login", "/ui/login.css", "/favicon.ico")
-"""Paths that need no login."""
+OPEN = (
+    *HEALTH, "/login", "/ui/login.css", "/favicon.ico", "/ui/open.html", "/ui/open.js", "/ui/returning.js",
+)  # fmt: skip
+"""Paths that need no login; links of other programs arrive at ``open.html``."""
 GRADIO = (
     "/assets/", "/static/", "/svelte/", "/theme.css", "/config", "/gradio_api/heartbeat/", "/gradio_api/info",
     "/manifest.json", "/favicon.ico",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -58,6 +59,8 @@ class Settings:
         model: False: no model is loaded, and reports begin empty.
         drafts: ``FILE`` or ``NAME=FILE``, drafts of others, which are reviewed without a model.
         worklist: folder or zip file of images to read into the local user's worklist at the start.
+        archive: DICOMweb service whose studies users open by StudyInstanceUID.
+        viewer: address of studies in a viewer, with ``{uid}`` in the place of the StudyInstanceUID.
     """
 
     host: str = "127.0.0.1"
@@ -75,18 +78,29 @@ class Settings:
     model: bool = True
     drafts: str | None = None
     worklist: Path | None = None
+    archive: str | None = None
+    viewer: str | None = None
 
     def check(self) -> None:
-        """Check that other machines can reach the server only if there are accounts.
+        """Check that the settings agree, and that other machines can reach the server only if there are accounts.
 
         Raises:
-            ConfigError: if they could without accounts, the auth file is missing, or a trusted proxy is no address.
+            ConfigError: if they could without accounts, the auth file is missing, a trusted proxy is no address, or the
+                viewer's address is not usable.
         """
         for proxy in self.trusted_proxies:
             try:
                 ip_network(proxy)
             except ValueError:
                 raise ConfigError("a trusted proxy is an IP address or a network such as 10.0.0.0/24") from None
+        if self.viewer is not None:
+            if not re.fullmatch(r"https?://[!-~]+", self.viewer) or self.viewer.count("{uid}") != 1:
+                raise ConfigError(
+                    "the viewer's address is a URL with {uid} in the place of the StudyInstanceUID",
+                    hint="--viewer-url 'https://HOST/viewer?StudyInstanceUIDs={uid}'",
+                )
+            if not self.identifiers:
+                raise ConfigError("a link to the viewer names the study", hint="--identifiers keeps its UID")
         if self.auth_file is not None and not self.auth_file.is_file():
             raise ConfigError("there is no such auth file", hint="llava-rad user add NAME --auth-file FILE makes one")
         if self.auth_file is None and not is_loopback(self.host):
@@ -117,7 +131,7 @@ def services(settings: Settings) -> Iterator[Services]:
     with ExitStack() as stack:
         stack.enter_context(_locked(settings.data))
         store = Store(settings.data / "reviews.sqlite")
-        images = ImageFolder(settings.data / "images")
+        images, grouping = ImageFolder(settings.data / "images"), Grouping(settings.data / "key")
         readers = stack.enter_context(Readers(each=1))
         drafting: Drafting | WithoutModel
         if settings.model and drafts is None:
@@ -127,16 +141,21 @@ def services(settings: Settings) -> Iterator[Services]:
         stack.callback(drafting.close)
         uploads = Uploads(
             settings.data / "incoming", settings.data / "batches", store, images, readers,
-            Grouping(settings.data / "key"), drafting.wake, takes=drafting.takes, drafts=drafts,
+            grouping, drafting.wake, takes=drafting.takes, drafts=drafts,
             on_read=lambda: _tell(drafting.summary()) if isinstance(drafting, WithoutModel) else None,
             keep_names=settings.keep_names, identifiers=settings.identifiers,
         )  # fmt: skip
         stack.callback(uploads.close)
+        fetching = None
+        if settings.archive is not None:
+            from app.fetching import Fetching
+
+            fetching = Fetching(settings.archive, store, uploads, readers, grouping)
         uploads.resume()
         file = settings.auth_file
         yield Services(
             store, images, uploads, drafting, file is not None, settings.keep_names,
-            list if file is None else lambda: sorted(read_users(file)),
+            list if file is None else lambda: sorted(read_users(file)), fetching, settings.viewer,
         )  # fmt: skip
 
 

@@ -113,6 +113,11 @@ class Store:
         found = study_images.open_study(self._database.read(), owner, key)
         return None if found is None else str(found["id"])
 
+    def newest(self, user: str, key: str | None) -> str | None:
+        """Return the id of the newest study of a group that a user sees and that is not discarded, or None."""
+        found = study_images.newest(self._database.read(), user, key)
+        return None if found is None else str(found["id"])
+
     def holds(self, owner: str, study: str, sha256: str) -> bool:
         """Return True if an image is already in a study.
 

@@ -62,6 +62,16 @@ def open_study(connection: sqlite3.Connection, owner: str, key: str | None) -> s
     return found
 
 
+def newest(connection: sqlite3.Connection, user: str, key: str | None) -> sqlite3.Row | None:
+    """Return the newest study of a group that a user sees and that is not discarded."""
+    found: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM studies WHERE study_key = ? AND (owner = ? OR assigned = ?) AND status != 'discarded' "
+        "ORDER BY rowid DESC LIMIT 1",
+        (key, user, user),
+    ).fetchone()
+    return found
+
+
 def holds(row: sqlite3.Row, sha256: str) -> bool:
     """Return True if an image is already in a study."""
     parts = images_of(row)

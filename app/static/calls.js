@@ -1,4 +1,5 @@
 // Requests to the server.
+import { comeBack } from "./returning.js";
 
 export class CallError extends Error {
   constructor(status, body) {
@@ -16,8 +17,6 @@ export class CallError extends Error {
 /** The session has ended and the page is left for the login. */
 export let leaving = false;
 
-const RETURN = "llava-rad.return"; // study that was open when the session ended
-
 export async function call(method, path, { body, json, headers = {}, signal, keepalive } = {}) {
   const sent = { ...headers, "x-llava-rad": "1" };
   if (json !== undefined) sent["content-type"] = "application/json";
@@ -30,18 +29,11 @@ export async function call(method, path, { body, json, headers = {}, signal, kee
   }
   if (answer.status === 401) {
     leaving = true;
-    sessionStorage.setItem(RETURN, location.hash);
+    comeBack(location.hash);
     location.assign("/login");
     throw new CallError(401, { error: "the session has ended: log in again" });
   }
   const content = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new CallError(answer.status, content);
   return content;
-}
-
-/** Return the hash of the address at which the last session of this tab ended, once. */
-export function returning() {
-  const hash = sessionStorage.getItem(RETURN) ?? "";
-  sessionStorage.removeItem(RETURN);
-  return hash;
 }

@@ -1,16 +1,18 @@
 // State of the page and the requests that change it. The server's state is authoritative; this is the page's only copy.
 // A response belongs to the study that was open when it was requested: late responses are dropped.
-import { call, returning } from "./calls.js";
+import { call } from "./calls.js";
+import { Clock } from "./clock.js";
 import { sentence } from "./dom.js";
 import { followDraft } from "./following.js";
+import { returning } from "./returning.js";
 import { Steps } from "./steps.js";
 import { unsent } from "./unsent.js";
 
 export { CallError, call } from "./calls.js";
 export { h, sentence } from "./dom.js";
 
-const IDLE_MS = 60_000;
 const PLACES = ["worklist", "statistics"]; // hashes that are no study
+const LINK = "uid="; // begin of a hash that names a study of the archive
 
 class Session extends EventTarget {
   study = null; // state of the open study, with the steps that are on their way
@@ -23,16 +25,12 @@ class Session extends EventTarget {
   steps = new Steps();
   #epoch = 0;
   #followed = null; // {study, stop} of the draft that is being written
-  #active = 0;
-  #last = performance.now();
+  #clock = new Clock();
   #ahead = null; // state of the next study
   #placed = null; // address that is about to be written
 
   constructor() {
     super();
-    for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
-      addEventListener(kind, () => this.#tick(), { passive: true, capture: true });
-    }
     addEventListener("hashchange", () => this.#arrive(location.hash.slice(1)));
     this.#watchSteps();
   }
@@ -47,20 +45,6 @@ class Session extends EventTarget {
     steps.addEventListener("merged", ({ detail }) => own(detail.state) && this.say("This study was also changed elsewhere; your change was added to it."));
     steps.addEventListener("conflict", () => this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it. A text that you typed is kept.", "error"));
     steps.addEventListener("refused", ({ detail }) => this.fail(detail.error));
-  }
-
-  /** Return the working time since the last call, in seconds; a pause counts for at most one minute. */
-  #seconds() {
-    this.#tick();
-    const seconds = this.#active / 1000;
-    this.#active = 0;
-    return Math.round(seconds * 10) / 10;
-  }
-
-  #tick() {
-    const now = performance.now();
-    if (document.visibilityState === "visible") this.#active += Math.min(now - this.#last, IDLE_MS);
-    this.#last = now;
   }
 
   #tell(kind, detail) {
@@ -83,6 +67,7 @@ class Session extends EventTarget {
     this.settings = await call("GET", "/api/settings").catch(() => ({}));
     this.#tell("settings");
     const wanted = (returning() || location.hash).slice(1) || unsent.all().at(-1)?.study;
+    if (wanted?.startsWith(LINK)) return this.fetch(wanted.slice(LINK.length));
     const list = wanted && !PLACES.includes(wanted) ? null : await call("GET", "/api/studies?limit=50");
     if (epoch !== this.#epoch) return null; // an image has been opened in the meantime
     if (PLACES.includes(wanted)) this.#tell("tab", wanted);
@@ -115,7 +100,7 @@ class Session extends EventTarget {
   #leave() {
     this.#followed?.stop();
     this.#followed = null;
-    this.#seconds();
+    this.#clock.take();
     return ++this.#epoch;
   }
 
@@ -152,6 +137,7 @@ class Session extends EventTarget {
 
   #arrive(hash) {
     if (PLACES.includes(hash)) this.#tell("tab", hash);
+    else if (hash.startsWith(LINK)) this.fetch(hash.slice(LINK.length));
     else if (hash) {
       this.#tell("tab", "review");
       if (hash !== this.study?.id) this.open(hash);
@@ -238,14 +224,39 @@ class Session extends EventTarget {
       this.say(`The file was not opened: ${sentence(error.message)}${rest}`, "error", again);
       return;
     }
+    const text = state.joined ? "The image belongs to this study and was added to it." : "";
+    await this.#opened(epoch, state, text, "The image has been read and is in the worklist.");
+  }
+
+  /** Open a study of the archive by its StudyInstanceUID; the server fetches what the user does not have. */
+  async fetch(uid) {
+    const epoch = this.#epoch;
+    this.say("Looking for the study in the archive …", "busy");
+    document.body.ariaBusy = "true";
+    try {
+      const state = await call("POST", "/api/archive/study", { json: { uid } });
+      const { notes } = state;
+      delete state.notes;
+      await this.#opened(epoch, state, notes.map(sentence).join(" "), "The study is in the worklist.");
+    } catch (error) {
+      const again = error.passing ? [{ label: "Try again", act: () => this.fetch(uid) }] : [];
+      this.say(`The study was not opened: ${sentence(error.message)}`, "error", again);
+      if (epoch === this.#epoch) this.show(null);
+    } finally {
+      document.body.ariaBusy = "false";
+    }
+  }
+
+  /** Show a study that was read, and request its draft; `late` is said if another study has been opened meanwhile. */
+  async #opened(epoch, state, text, late) {
     this.#tell("worklist");
-    if (epoch !== this.#epoch) return this.say("The image has been read and is in the worklist.");
+    if (epoch !== this.#epoch) return this.say(late);
     const mine = this.#leave();
     this.show(state);
     this.place(state.id);
-    this.say(state.joined ? "The image belongs to this study and was added to it." : "");
+    this.say(text);
     await this.#painted(); // show the image first: the model would slow its display down
-    if (mine !== this.#epoch || this.study.draft || !this.writes) return; // the server writes the drafts of studies that an image joined
+    if (mine !== this.#epoch || this.study.draft || this.study.status !== "pending" || !this.writes) return; // the server writes the drafts of studies that an image joined
     try {
       const queued = await this.#retry(mine, () => call("POST", `/api/studies/${state.id}/draft`, { json: {} }));
       if (mine !== this.#epoch) return;
@@ -342,7 +353,7 @@ class Session extends EventTarget {
   /** Send a step of the review, of the open study if no other; returns a promise of the new state, or of null if it was not saved. */
   act(action, { text = null, study = this.study?.id } = {}) {
     if (!study) return Promise.resolve(null);
-    return this.steps.add(study, action, { seconds: this.#seconds(), text });
+    return this.steps.add(study, action, { seconds: this.#clock.take(), text });
   }
 
   #follow() {

@@ -13,6 +13,7 @@ export function createBar(tabs, theme) {
   const name = h("h2", { id: "study-name" });
   const view = h("span", { id: "study-view", class: "lr-quiet" });
   const status = h("span", { id: "study-status" });
+  const viewer = h("a", { id: "viewer-link", class: "lr-button lr-small", target: "_blank", rel: "noopener noreferrer", title: "The study in the viewer", hidden: true }, "Viewer");
   const user = h("span", { id: "user" });
   const file = h("input", { type: "file", id: "file", multiple: true, class: "lr-hidden-input", tabIndex: -1, "aria-label": "Image files" });
   file.addEventListener("change", () => {
@@ -21,7 +22,7 @@ export function createBar(tabs, theme) {
   });
   const settings = h("button", { id: "keys", class: "lr-button", onclick: () => showSettings() }, "Keys");
   const element = h("header", { id: "bar" },
-    h("h1", { title: "LLaVA-Rad review" }, "LLaVA-Rad", h("span", { class: "lr-unseen" }, " review")), previous, next, h("div", { id: "study" }, name, view, status),
+    h("h1", { title: "LLaVA-Rad review" }, "LLaVA-Rad", h("span", { class: "lr-unseen" }, " review")), previous, next, h("div", { id: "study" }, name, view, status, viewer),
     tabs, h("button", { id: "open", class: "lr-button", title: "Open radiographs: DICOM, PNG, JPEG, TIFF, WebP, zip", onclick: () => file.click() }, "Open …"), file, settings, theme, user);
 
   function draw() {
@@ -31,6 +32,9 @@ export function createBar(tabs, theme) {
     view.textContent = study ? `${study.facts.view === "unknown" ? "view unknown" : study.facts.view}` : "";
     status.textContent = study ? `${study.status}${study.version > 1 ? `, version ${study.version}` : ""}` : "";
     status.className = `lr-status lr-${study?.status ?? "none"}`;
+    viewer.hidden = !study?.viewer;
+    if (study?.viewer) viewer.href = study.viewer;
+    else viewer.removeAttribute("href");
     previous.disabled = !neighbours?.previous;
     next.disabled = !neighbours?.next;
     previous.title = hint("previous-study", "Previous open study of the worklist");

@@ -123,6 +123,24 @@ def command(
             help="Keep the identifiers of patient and study of DICOM files, for structured reports and FHIR bundles.",
         ),
     ] = False,
+    archive_url: Annotated[
+        str | None,
+        typer.Option(
+            help="DICOMweb archive whose studies every user may open by a link with the StudyInstanceUID, "
+            "/ui/open.html#UID. Credentials as for 'llava-rad pacs'.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
+    viewer_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a study in a viewer such as OHIF, with {uid} in the place of the StudyInstanceUID, for "
+            "links of the page. Needs --identifiers.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
     microphone: Annotated[
         bool,
         typer.Option(
@@ -145,7 +163,7 @@ def command(
         names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,
         keep_names=options.show_paths,
         identifiers=identifiers, example=example, microphone=microphone, model=not no_model and drafts is None,
-        drafts=drafts, worklist=worklist,
+        drafts=drafts, worklist=worklist, archive=archive_url, viewer=viewer_url,
     )  # fmt: skip
     server.run(settings)
 
