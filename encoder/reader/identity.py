@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
-STUDY = ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName")
+STUDY = ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription")
 _UIDS = {
     "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "instance_uid": "SOPInstanceUID",
     "class_uid": "SOPClassUID",
 }  # fmt: skip
 _LARGEST_HEADER = 4 << 20
 # PS3.5, table 6.2-1: characters of a value, and of a component group of a person name
-_LENGTH: Final = {"PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16}
+_LENGTH: Final = {
+    "PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16, "StudyDescription": 64,
+}  # fmt: skip
 _GROUP_LENGTH, _GROUPS, _COMPONENTS = 64, 3, 5
 _TIME: Final = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII)
 _FIRST_YEAR: Final = 1800
@@ -41,7 +43,7 @@ _TITLES: Final = {
     "PatientID": "patient ID", "PatientName": "patient's name", "PatientBirthDate": "date of birth",
     "PatientSex": "patient's sex", "IssuerOfPatientID": "issuer of the patient ID", "StudyID": "study ID",
     "StudyDate": "study date", "StudyTime": "study time", "AccessionNumber": "accession number",
-    "ReferringPhysicianName": "referring physician",
+    "ReferringPhysicianName": "referring physician", "StudyDescription": "study description",
 }  # fmt: skip
 
 

@@ -290,20 +290,24 @@ class Document:
         return f"{model.id}@{model.revision}" if model.revision else model.id
 
     def uid(self, kind: str) -> str:
-        """Derive a UID from image, model and version: a document stored twice has the same UID and is stored once.
+        """Derive a UID from images, model and version; a document stored twice has the same UID and is stored once.
 
-        A review that is not signed changes from one document to the next: its content and time count as its version.
-        The same file may be opened and signed twice: the time of signing counts, too.
+        A signed version counts with its time of signing: the same file may be opened and signed twice.
+        Without a signature the content counts as the version, and of a review also the time.
         """
-        version = f"{self.signature.version} {self.signature.at.isoformat()}" if self.signature else "0"
-        if self.review is not None and self.signature is None:
-            content = (
-                self.text,
-                self.warnings,
-                sorted(self.corrections.items()),
-                [one.line for one in self.measurements],
+        if self.signature:
+            version = f"{self.signature.version} {self.signature.at.isoformat()}"
+        else:
+            version = repr(
+                (
+                    self.at.isoformat() if self.review else "",
+                    self.text,
+                    self.warnings,
+                    sorted(self.corrections.items()),
+                    [one.line for one in self.measurements],
+                    [self.regions(number) for number in range(len(self.sentences))],
+                )
             )
-            version = repr((self.at.isoformat(), *content))
         made_from, model = self.report.input, self.report.model
         frame = str(made_from.facts.frame)
         others = [image.sha256 for image in self.report.images[1:]]

@@ -91,7 +91,6 @@ def _diagnostic_report(document: Document) -> dict[str, Any]:
             "text": "Findings of a chest radiograph",
         },
         "issued": _instant(document),
-        "conclusion": document.text,
         "presentedForm": [
             {
                 "contentType": "text/plain; charset=utf-8",
@@ -101,6 +100,8 @@ def _diagnostic_report(document: Document) -> dict[str, Any]:
             }
         ],
     }
+    if document.text:  # a string of FHIR is not empty
+        found["conclusion"] = document.text
     if identity.attributes:
         found["subject"] = _subject(document)
         found["imagingStudy"] = [

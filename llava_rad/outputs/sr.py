@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MANUFACTURER: Final = "LLaVA-Rad"
 SERIES_NUMBER: Final = 9701
+_OPTIONAL: Final = ("IssuerOfPatientID", "StudyDescription")
+"""Attributes that are left out where the image has no value; the others are there without a value (type 2)."""
 _OF_FRAMES: Final = ("1.2.840.10008.5.1.4.1.1.7.", "1.2.840.10008.5.1.4.1.1.12.")
 """Classes of several frames: secondary capture, angiography and fluoroscopy. Others are referred to without a frame."""
 
@@ -230,7 +232,21 @@ def _labels(document: Document) -> Dataset:
         imaging_measurements=[*groups, *_region_groups(document), *measurement_groups(document)],
     )
     made: Dataset = Comprehensive3DSR(content=content[0], **_common(document, "labels", 2))
+    _declare_scheme(made)
     return made
+
+
+def _declare_scheme(labels: Dataset) -> None:
+    """Add the Coding Scheme Identification Sequence for ``99LLAVARAD`` if a code is of it (PS3.3, C.12.1)."""
+    from pydicom.dataset import Dataset
+
+    if not any(element.keyword == "CodingSchemeDesignator" and element.value == SCHEME for element in labels.iterall()):
+        return
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = SCHEME
+    scheme.CodingSchemeName = "CheXpert findings and measurements of LLaVA-Rad"
+    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
+    labels.CodingSchemeIdentificationSequence = [scheme]
 
 
 def _common(document: Document, kind: str, number: int) -> dict[str, Any]:
@@ -292,7 +308,7 @@ def _evidence(document: Document, identity: Identity) -> Dataset:
     image, attributes = Dataset(), document.identity.attributes
     image.SpecificCharacterSet = "ISO_IR 192"
     for keyword in (*PATIENT, *STUDY):
-        if keyword != "IssuerOfPatientID" or keyword in attributes:
+        if keyword not in _OPTIONAL or keyword in attributes:
             setattr(image, keyword, attributes.get(keyword, ""))
     image.StudyInstanceUID, image.SeriesInstanceUID = identity.study_uid, identity.series_uid
     image.SOPInstanceUID, image.SOPClassUID = identity.instance_uid, identity.class_uid

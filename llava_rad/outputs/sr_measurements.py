@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from llava_rad.outputs.document import SCHEME, Document, Measurement
+
+_LENGTH_TOOL: Final = "Cornerstone3DTools@^0.1.0:Length"
+"""Tracking identifier by which Cornerstone3D and OHIF show a group with their length tool."""
 
 
 def measurement_groups(document: Document) -> list[Any]:
@@ -28,13 +31,14 @@ def _group(document: Document, number: int, one: Measurement) -> Any:
     if one.ratio is None:
         items = [Item(codes.SCT.Length, round(one.lengths[0], 1), unit, referenced_coordinates=lines)]
     else:
-        ratio, name = CodedConcept("{ratio}", "UCUM", "ratio"), CodedConcept("CTR", SCHEME, "Cardiothoracic ratio")
-        items = [Item(name, one.ratio, ratio, referenced_coordinates=lines)]
+        ratio, title = CodedConcept("{ratio}", "UCUM", "ratio"), CodedConcept("CTR", SCHEME, "Cardiothoracic ratio")
+        items = [Item(title, one.ratio, ratio, referenced_coordinates=lines)]
         for site, length, line in zip((codes.SCT.Heart, codes.SCT.Thorax), one.lengths, lines, strict=True):
             more = {"finding_sites": [FindingSite(site)], "referenced_coordinates": [line]}
             items.append(Item(codes.SCT.Width, round(length, 1), unit, **more))
+    name = _LENGTH_TOOL if one.ratio is None else f"Measurement {number}"
     return MeasurementsAndQualitativeEvaluations(
-        TrackingIdentifier(uid=document.uid(f"measurement {number}"), identifier=f"Measurement {number}"),
+        TrackingIdentifier(uid=document.uid(f"measurement {number}"), identifier=name),
         measurements=items,
         source_images=[SourceImageForMeasurementGroup(one.image.class_uid, one.image.instance_uid)],
     )

