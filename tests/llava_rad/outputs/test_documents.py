@@ -121,14 +121,15 @@ def test_identifiers_are_valid_and_follow_from_what_they_name() -> None:
     assert uuid.UUID(int=int(first.removeprefix("2.25."))).version == 8
 
 
-def test_another_model_image_version_or_kind_is_another_document(report: Report) -> None:
+def test_another_model_image_text_version_or_kind_is_another_document(report: Report) -> None:
     other = report.model_copy(update={"model": report.model.model_copy(update={"sha256": "0" * 64})})
+    words = report.report.model_copy(update={"findings": report.report.findings[:1]})  # another prompt or precision
     documents = [
         Document.of(report, AT), Document.of(other, AT), Document.of(report, AT, identity=IDENTITY),
-        signed(report), signed(report, version=2),
+        Document.of(report.model_copy(update={"report": words}), AT), signed(report), signed(report, version=2),
     ]  # fmt: skip
     uids = {document.uid(kind) for document in documents for kind in ("report", "labels")}
-    assert len(uids) == 10
+    assert len(uids) == 12
     assert Document.of(report, datetime(2027, 1, 1, tzinfo=UTC)).uid("report") in uids, "the time changes nothing"
 
 
