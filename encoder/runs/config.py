@@ -192,6 +192,8 @@ def _in_words(error: ErrorDetails, model: type[BaseModel]) -> str:
         allowed = "a list, such as [a, b]"
     elif error["type"] == "missing" and not parts[-1].isdigit():
         key, _, name = key.rpartition(".")
+        if not key:
+            return f"the key {name} is missing"
         allowed = f"its key {name} is missing"
     elif error["type"] in {"missing", "too_long"}:  # of a list of fixed length
         allowed = "a list of another length"
@@ -212,8 +214,8 @@ def _short(value: Any) -> str:
 def _check_leaves(given: Any, checked: Any, key: str) -> None:
     """Refuse values that pydantic accepts but nobody means: ``steps: yes`` as 1 step, an infinite learning rate."""
     if isinstance(given, Mapping) and isinstance(checked, Mapping):
-        for name, value in given.items():
-            _check_leaves(value, checked[name], f"{key}.{name}" if key else str(name))
+        for name in given.keys() & checked.keys():  # a validator may leave an entry out
+            _check_leaves(given[name], checked[name], f"{key}.{name}" if key else str(name))
     elif isinstance(given, list) and isinstance(checked, tuple):
         for value, result in zip(given, checked, strict=True):
             _check_leaves(value, result, key)

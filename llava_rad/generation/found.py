@@ -30,7 +30,7 @@ def find(options: GenerationOptions) -> FoundModel:
 
         return FoundServer(options)
     config = _config(source, options.revision, options.offline)
-    if "model_type" in config and "format" not in config:
+    if config and "model_type" in config and "format" not in config:
         from llava_rad.generation.profiles import load_profile, profile_of
         from llava_rad.generation.vision_language_files import FoundVisionLanguage
 
@@ -38,7 +38,7 @@ def find(options: GenerationOptions) -> FoundModel:
         refuse_unconverted(source, config)
         profile = profile_of(source, config) if options.profile is None else load_profile(options.profile)
         return FoundVisionLanguage(source, config, profile, revision=options.revision, offline=options.offline)
-    if options.profile is not None:
+    if options.profile is not None and config is not None:
         raise ConfigError("the model takes no profile: it is one of this project's checkpoints, which state their own")
     return FoundCheckpoint(open_checkpoint(source, revision=options.revision, offline=options.offline))
 
@@ -56,13 +56,13 @@ def refuse_unconverted(source: str | Path, config: dict[str, Any]) -> None:
         )
 
 
-def _config(source: str | Path | None, revision: str | None, offline: bool) -> dict[str, Any]:
-    """Read the ``config.json`` of a model; empty if it has none that can be read, or is converted on first use."""
+def _config(source: str | Path | None, revision: str | None, offline: bool) -> dict[str, Any] | None:
+    """Read the ``config.json`` of a model; empty if it is the default or converted on first use, None if unreadable."""
     if source is None or (of_repository(source) is not None and not Path(str(source)).is_dir()):
         return {}
     folder = fetch(source, revision=revision, offline=offline, patterns=("config.json",))
     try:
         config = read_json(folder / "config.json")
     except (OSError, ValueError):  # reported where a checkpoint is expected
-        return {}
-    return config if isinstance(config, dict) else {}
+        return None
+    return config if isinstance(config, dict) else None

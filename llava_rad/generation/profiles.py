@@ -75,7 +75,8 @@ class Profile(BaseModel):
         system: text before the user's turn; none if empty.
         instruction: request to the model.
         images: label of each image that the model takes, which stands before it if there are several; "frontal" first.
-        texts: line of each text that the model takes, with ``{}`` in its place.
+            null in place of a label leaves out an image of the profile that is extended.
+        texts: line of each text that the model takes, with ``{}`` in its place; null as for images.
         images_first: images come before the words, not after them.
         side: shorter side of images in pixels before the model's own processor, which gets the whole picture.
         grey_levels: conversion of DICOM and deep images to 8 bits, see ``encoder.preprocessing.Recipe.scaling``.
@@ -112,6 +113,11 @@ class Profile(BaseModel):
     boxed: bool = False
     refusals: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+
+    @field_validator("images", "texts", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        return {name: line for name, line in value.items() if line is not None} if isinstance(value, dict) else value
 
     @field_validator("images")
     @classmethod

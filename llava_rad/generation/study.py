@@ -115,11 +115,7 @@ def prepare(name: str, source: Source, read: Callable[[Source, bool], Image], *,
                 raise ReadError(
                     error.reason, "the image is neither a lateral nor a frontal view", forcible=True, hint=error.hint
                 ) from None
-            if others := [
-                warning for warning in image.warnings if warning.startswith(OVERRIDDEN) and warning != refusal
-            ]:
-                raise ReadError("refused", others[0].removeprefix(OVERRIDDEN), forcible=True, hint=error.hint) from None
-            return image
+            return _expected(image, refusal, error)
     except ReadError as error:
         raise ReadError(error.reason, f"the {name} image: {error}", forcible=error.forcible, hint=error.hint) from None
 
@@ -135,11 +131,19 @@ def read_view(reader: Reader, path: Path, *, force: bool) -> Radiograph:
     except ReadError as error:
         if error.reason != "lateral":
             raise
-        image, refusal = reader.read(path, force=True), f"{OVERRIDDEN}{error}"
-        kept = tuple(warning for warning in image.warnings if warning != refusal)
-        if others := [warning for warning in kept if warning.startswith(OVERRIDDEN)]:
-            raise ReadError("refused", others[0].removeprefix(OVERRIDDEN), forcible=True, hint=error.hint) from None
-        return dataclasses.replace(image, warnings=kept)
+        return _expected(reader.read(path, force=True), f"{OVERRIDDEN}{error}", error)
+
+
+def _expected(image: Image, refusal: str, error: ReadError) -> Image:
+    """Return an image without the warning of a refusal that does not concern it.
+
+    Raises:
+        ReadError: if it was refused for something else, too.
+    """
+    kept = tuple(warning for warning in image.warnings if warning != refusal)
+    if others := [warning for warning in kept if warning.startswith(OVERRIDDEN)]:
+        raise ReadError("refused", others[0].removeprefix(OVERRIDDEN), forcible=True, hint=error.hint) from None
+    return dataclasses.replace(image, warnings=kept)
 
 
 def _source(given: str | Path | bytes) -> Source:

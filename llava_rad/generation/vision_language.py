@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from encoder.errors import ConfigError, LlavaRadError
+from encoder.errors import ConfigError, LlavaRadError, ModelError
 from llava_rad.generation.pieces import Draft
 from llava_rad.generation.profiles import Answer, Profile
 
@@ -89,10 +89,9 @@ class VisionLanguageModel:
         step = each if settings.temperature > 0 else max(len(images), 1)
         for at in range(0, len(images), step):
             inputs, begun = self._inputs(images[at : at + step], settings)
-            with self._seeded(settings), torch.inference_mode():
+            with self._seeded(settings), torch.inference_mode(), _taken(each):
                 rows = self._network.generate(**inputs, **self._decoding(settings))
-            answers = rows[:, inputs["input_ids"].shape[1] :].tolist()
-            drafts += [self._draft(row, begun) for row in answers]
+            drafts += [self._draft(row, begun) for row in _continued(rows, inputs["input_ids"]).tolist()]
         return drafts
 
     def stream(self, images: Sequence[Picture], settings: GenerationOptions) -> Generator[str, None, Draft]:
@@ -176,7 +175,8 @@ class VisionLanguageModel:
 
         profile, study = self.config, settings.study
         content = profile.content(study, settings.prompt)
-        self._refuse_tokens({**study.texts, "instruction": settings.prompt or ""})
+        own = " ".join([profile.system, *profile.images.values(), *profile.texts.values()])
+        self._refuse_tokens({**study.texts, "instruction": profile.request(settings.prompt), "profile": own})
         pictures = [Image.fromarray(image).convert("RGB") for image in images]
         studies = [pictures[at : at + study.images] for at in range(0, len(pictures), study.images)]
         try:
@@ -264,10 +264,11 @@ class VisionLanguageModel:
             return torch.tensor(over, device=ids.device)
 
         def run() -> None:
+            streamer = _Streamer(steps, inputs["input_ids"])
             try:
-                with self._seeded(settings), torch.inference_mode():
+                with self._seeded(settings), torch.inference_mode(), _taken(settings.study.images):
                     self._network.generate(
-                        **inputs, **self._decoding(settings), streamer=_Streamer(steps), stopping_criteria=[stop]
+                        **inputs, **self._decoding(settings), streamer=streamer, stopping_criteria=[stop]
                     )
                 steps.put(None)
             except BaseException as error:  # raised by the thread that reads the steps
@@ -285,16 +286,51 @@ class VisionLanguageModel:
             thread.join()
 
 
+def _continued(rows: Tensor, prompts: Tensor) -> Tensor:
+    """Return what follows the prompts [B, L] in a model's rows [B, L + N].
+
+    Raises:
+        ModelError: if the rows do not begin with the prompts: a decoder apart from an encoder begins anew.
+    """
+    length = prompts.shape[1]
+    if not torch.equal(rows[:, :length].cpu(), prompts.cpu()):
+        raise ModelError("the model does not continue its prompt: models of an encoder and a decoder are not run")
+    return rows[:, length:]
+
+
+@contextmanager
+def _taken(images: int) -> Iterator[None]:
+    """Raise ``ModelError`` in one line if a model does not take what its processor prepared.
+
+    Args:
+        images: of one study.
+
+    Raises:
+        ModelError: for an error of the block; those of the device and its memory pass.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and (type(error) is not RuntimeError or "memory" in str(error)):
+            raise
+        raise ModelError(
+            f"the model does not take what its processor prepared ({type(error).__name__})",
+            hint="it may take one image only" if images > 1 else "its files may be of different versions",
+        ) from error
+
+
 class _Streamer:
     """Puts the next token of every row into a queue; the form is that of transformers' ``BaseStreamer``."""
 
-    def __init__(self, steps: _Queue) -> None:
-        self._steps, self._begun = steps, False
+    def __init__(self, steps: _Queue, prompts: Tensor) -> None:
+        self._steps, self._prompts, self._begun = steps, prompts, False
 
     def put(self, tokens: Tensor) -> None:
         """Take the prompts [B, L], then the next tokens [B]."""
         if self._begun:
             self._steps.put(tokens.tolist())
+        else:
+            _continued(tokens, self._prompts)
         self._begun = True
 
     def end(self) -> None:

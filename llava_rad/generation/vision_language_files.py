@@ -28,6 +28,13 @@ from llava_rad.generation.vision_language import VisionLanguageModel
 FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """Files of a repository that are read, as glob patterns."""
 WEIGHTS: Final = "model.safetensors"
+PARTS: Final = {
+    "image processor": ("preprocessor_config.json", "processor_config.json"),
+    "tokenizer": ("tokenizer.json", "*.model", "vocab.*", "tekken.json"),
+}
+"""Parts of a processor, and the files of each, one of which must be there."""
+PLAIN: Final = ("PaliGemmaProcessor",)
+"""Processors of models that answer images and words without the turns of a chat."""
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
@@ -137,7 +144,7 @@ def refuse_other_classes(config: Mapping[str, Any], what: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
     kind = config.get("model_type")
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise ModelError(
             f"transformers {transformers.__version__} has no image-text-to-text class for {what} of type {kind!r}",
             hint="a newer transformers may have one; a model of another class, or with code of its own, is not run",
@@ -163,8 +170,15 @@ def check_files(folder: Path, what: str) -> list[Path]:
     names = shards(folder, WEIGHTS, what)
     if not names:
         raise ModelError(
-            f"{what} has no weights in safetensors files ({WEIGHTS})", hint="files of other forms are not read"
+            f"{what} lacks {WEIGHTS}, or the index of its parts ({WEIGHTS}.index.json)"
+            if any(folder.glob("*.safetensors"))
+            else f"{what} has no weights in safetensors files ({WEIGHTS})",
+            hint="files of other forms are not read",
         )
+    if odd := [name for name in names if not name.endswith(".safetensors")]:
+        raise ModelError(f"{WEIGHTS}.index.json of {what} names {odd[0]}; only safetensors files are read")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{what} holds an adapter (adapter_config.json)", hint="merge it into the weights with PEFT")
     paths = [folder / name for name in names]
     for path in paths:
         if not path.is_file():
@@ -177,9 +191,9 @@ def check_files(folder: Path, what: str) -> list[Path]:
                 set(StoredTensors([path], what)),
                 {name for name, file in listed.items() if file == path.name},
             )
-            if odd := sorted(inside ^ named):
-                where = "is not in" if odd[0] in named else "is not listed for"
-                raise ModelError(f"{what}: the tensor {odd[0]} {where} {path.name}, unlike {index.name} says")
+            if differing := sorted(inside ^ named):
+                where = "is not in" if differing[0] in named else "is not listed for"
+                raise ModelError(f"{what}: the tensor {differing[0]} {where} {path.name}, unlike {index.name} says")
     return paths
 
 
@@ -201,10 +215,15 @@ def load_processor(folder: Path, profile: Profile, what: str) -> Any:
     """Load the processor of images and prompts; prompts are padded on the left.
 
     Raises:
-        ModelError: if it cannot be loaded.
+        ModelError: if it cannot be loaded, or lacks image processor, tokenizer or chat template.
     """
     from transformers import AutoProcessor
 
+    for part, patterns in PARTS.items():
+        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+            raise ModelError(
+                f"{what} has no {part} ({' or '.join(patterns[:2])})", hint="fetch or copy the model again"
+            )
     limits = {"min_pixels": profile.least_pixels, "max_pixels": profile.most_pixels}
     with _refused(f"the processor of {what} cannot be loaded"):
         processor = AutoProcessor.from_pretrained(
@@ -212,7 +231,9 @@ def load_processor(folder: Path, profile: Profile, what: str) -> Any:
             **{name: value for name, value in limits.items() if value is not None},
         )  # fmt: skip
     if not hasattr(processor, "image_processor"):
-        raise ModelError(f"{what} has no image processor (preprocessor_config.json or processor_config.json)")
+        raise ModelError(f"{what} has no processor of images and prompts")
+    if not getattr(processor, "chat_template", None) and type(processor).__name__ not in PLAIN:
+        raise ModelError(f"{what} has no chat template (chat_template.jinja)", hint="fetch or copy the model again")
     tokenizer = getattr(processor, "tokenizer", processor)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -241,13 +262,15 @@ def load_network(folder: Path, device: torch.device, dtype: torch.dtype, bits: i
     with _refused(f"{what} cannot be loaded"), refused_packages(*absent):
         network, found = AutoModelForImageTextToText.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, dtype=dtype,
-            device_map={"": device}, output_loading_info=True, **more,
+            device_map={"": device}, output_loading_info=True, ignore_mismatched_sizes=True, **more,
         )  # fmt: skip
     for kind, names in (("lacks", found["missing_keys"]), ("has left over", found["unexpected_keys"])):
         if names:
             raise ModelError(f"{what} {kind} {len(names)} tensors, for example {sorted(names)[0]}")
-    if odd := found.get("mismatched_keys") or found.get("error_msgs"):
-        raise ModelError(f"{what} has tensors of another shape, for example {sorted(map(str, odd))[0]}")
+    if odd := found["mismatched_keys"]:  # they are refused here: transformers' own message names none
+        raise ModelError(f"{what} has {len(odd)} tensors of another shape, for example {min(name for name, *_ in odd)}")
+    if odd := found.get("error_msgs"):
+        raise ModelError(f"{what} cannot be loaded: {odd[0]}")
     for module in network.modules() if bits == 4 else ():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # as in QuantizedLinear: other sizes have a plain kernel
             fits = module.out_features % 32 == 0 and module.in_features % BLOCK == 0
@@ -311,7 +334,7 @@ def _refused(message: str) -> Iterator[None]:
     except Exception as error:  # transformers raises errors of many types for damaged files
         if type(error).__name__ == "OutOfMemoryError":
             raise LlavaRadError("the device's memory does not hold the model", hint="--dtype 4bit, or a CPU") from None
-        raise ModelError(f"{message}: {first_line(error)}") from error
+        raise ModelError(f"{message}: {first_line(error).rstrip(' :')} ({type(error).__name__})") from error
     finally:
         if bars:
             logging.enable_progress_bar()

@@ -9,9 +9,9 @@ import pytest
 
 from app.store import Store
 from scripts.soak.serving import Served, served
-from tests.llava_rad.conftest import run, tiny
+from tests.llava_rad.conftest import replica, run, tiny
 
-__all__ = ["run", "tiny"]
+__all__ = ["replica", "run", "tiny"]
 
 
 @pytest.fixture

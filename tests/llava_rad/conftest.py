@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.forked import Command
-from tests.llava_rad import small_files, tiny_model
+from tests.llava_rad import small_files, tiny_model, vision_language
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,20 @@ def study_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study model") / "model"
     whole.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a family's replica (``vision_language``), made once; its profile is ``profile.yaml`` in it."""
+    made: dict[str, Path] = {}
+
+    def of(family: str) -> Path:
+        if family not in made:
+            made[family] = vision_language.make(tmp_path_factory.mktemp("replica") / family, family)
+            vision_language.profile(made[family])
+        return made[family]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_rad.generation.options import GenerationOptions
 
 SENTENCES = (
     "The heart is enlarged. There is a large left pleural effusion. No pneumothorax is seen. The lungs are clear.",
@@ -197,6 +200,8 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "paligemma": _paligemma,
 }
 """Families by ``model_type``, and what makes a model and its processor."""
+FAST = "gemma3"
+"""Family of the tests of which one family is enough."""
 SAMPLES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families whose publisher's defaults sample."""
 
@@ -243,6 +248,21 @@ def profile(folder: Path, **changes: Any) -> Path:
     file = folder / "profile.yaml"
     file.write_text(json.dumps({"extends": "generic", "name": "tests", "side": 56, "max_new_tokens": 12, **changes}))
     return file
+
+
+def options(folder: Path, **more: Any) -> GenerationOptions:
+    """Options of a replica with its ``profile.yaml``."""
+    from llava_rad.generation.options import GenerationOptions
+
+    return GenerationOptions(model=folder, profile=str(folder / "profile.yaml"), device="cpu", **more)
+
+
+def loaded(folder: Path, **more: Any) -> tuple[Any, GenerationOptions]:
+    """A replica, loaded, and its options."""
+    from llava_rad.generation.found import find
+
+    settings = options(folder, **more)
+    return find(settings).load(settings), settings
 
 
 def published_snippet(

@@ -19,9 +19,9 @@ from app.service.batcher import Batcher
 from app.service.measures import Measures
 from llava_rad.generation.options import GenerationOptions
 from scripts.soak.serving import Client
-from tests.llava_rad.conftest import chest, lateral, run, tiny
+from tests.llava_rad.conftest import chest, lateral, replica, run, tiny
 
-__all__ = ["chest", "lateral", "run", "tiny"]
+__all__ = ["chest", "lateral", "replica", "run", "tiny"]
 
 
 @dataclass

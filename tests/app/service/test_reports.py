@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from app.service.application import Settings
 from llava_rad import Report
 from llava_rad.generation.options import GenerationOptions
 from tests.app.service.conftest import Service, serving, waiting
-from tests.llava_rad import small_files
+from tests.llava_rad import small_files, vision_language
 
 pytestmark = pytest.mark.acceptance(row=29)
 
@@ -155,3 +156,12 @@ def test_odd_requests_are_refused_with_a_reason(service: Service, chest: list[Pa
         answer = service.client.call("GET" if body is None else "POST", path, body, **headers)
         assert (answer.status, answer.json().get("reason")) == (status, reason), (path, answer.body)
     assert service.client.call("GET", "/v1/reports").json()["reason"] == "method"
+
+
+@pytest.mark.slow
+def test_a_model_that_others_trained_is_served(replica: Callable[[str], Path], chest: list[Path]) -> None:
+    folder = replica(vision_language.FAST)
+    (expected,) = llava_rad.generate(chest[0], folder, profile=str(folder / "profile.yaml"), device="cpu")
+    with serving(Settings(options=vision_language.options(folder))) as service:
+        answer = service.client.call("POST", "/v1/reports", chest[0].read_bytes())
+        assert answer.json() == json.loads(expected.to_json())

@@ -157,6 +157,12 @@ def test_a_file_extends_a_shipped_profile(tmp_path: Path) -> None:
     assert (ours.prompt(Study()), ours.most_pixels, ours.licence[:8]) == ("Describe it.", 262144, "CC BY-NC")
 
 
+def test_null_leaves_out_an_input_of_the_profile_that_is_extended(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("extends: generic\nname: one\nimages: {lateral: null, prior: null}\ntexts: {technique: null}\n")
+    assert load_profile(file).places == {"indication", "comparison"}
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -166,6 +172,7 @@ def test_a_file_extends_a_shipped_profile(tmp_path: Path) -> None:
         ("instruction: a\ntexts: {age: 'Age: {}'}", "no text 'age'"),
         ("instruction: a\nimages: {lateral: '', frontal: ''}", "frontal image is the first"),
         ("instruction: ''", "instruction"),
+        ("side: 56", "the key instruction is missing"),
         ("instruction: a\nside: 5", "side"),
     ],
 )
