@@ -275,7 +275,8 @@ class Metric(ABC):
         options: dataclasses of the metric's own options, declared with :func:`option`.
         weights: files that the metric needs.
         titles: names of scores in tables and figures; a score without one is shown by its own name.
-        headline: score that represents the metric where it could not be computed; "" is the row's name.
+        headline: score that represents the metric, in a table of several metrics or of what was not computed; "" is the
+            row's name.
         leading: scores that come first in tables, in this order.
         labeler: source of the labels, for a metric with scores ``NAME_f1/CLASS`` of single classes.
         context: what the metric can use beside the texts: "age", "indication", "prior".

@@ -111,8 +111,17 @@ def title(score: str) -> str:
 
 
 def headline(name: str) -> str:
-    """Return the score that represents a metric where it could not be computed."""
+    """Return the score that represents a metric."""
     return load(name).headline or name
+
+
+def is_headline(score: str) -> bool:
+    """Return if a score represents a metric, also one that counts uncertain as positive ("+") or ignores case.
+
+    Comparisons without a prior have a table of their own.
+    """
+    plain = score.removesuffix("+").removesuffix("_lower")
+    return any(headline(name) in (score, plain) for name in METRICS if name != PRIOR_CLAIMS)
 
 
 def leading() -> list[str]:

@@ -28,16 +28,12 @@ from llava_rad.benchmark.sections import (
     worst_text,
 )
 from llava_rad.benchmark.task import Task
-from metrics.registry import headline, labelers, title
+from metrics.registry import headline, is_headline, labelers, title
 from metrics.strata import UNKNOWN
 from metrics.suite import Model
 from metrics.tables import NOTICE, aligned, headline_names, latex, markdown, of_patients, p_value
 
 SCHEMA: Final = "llava-rad.benchmark/1"
-_MAIN: Final = ("rouge_l", "bleu_", "cider", "chexbert_macro_f1_14", "rules_macro_f1_14", "bertscore_f1")
-"""Name prefixes of the main table's scores; summary.json holds all scores."""
-_SINGLE: Final = ("findings", "green", "radcliq_v1_inverse", "ratescore", "sembscore")
-"""Scores of the main table whose names begin other scores too."""
 _MARKS = {"first": "better", "second": "worse", "no difference shown": "no difference shown"}
 
 
@@ -88,12 +84,12 @@ class Summary:
 
     @property
     def columns(self) -> list[str]:
-        """Scores of the main table: the paper's first, computed or not."""
+        """Scores of the main table, one of each metric: the paper's first, computed or not."""
         computed = self.scored.evaluation.models[0].intervals
         chosen = [name for name in SCORES if name in computed or name in self._absent]
         names = headline_names(computed)
-        rest = [name for name in names if name in _SINGLE or name.startswith((*_MAIN, "rg_er_lower"))]
-        return chosen + [name for name in rest if name not in chosen] or headline_names(computed)
+        rest = [name for name in names if is_headline(name) and name not in chosen]
+        return chosen + rest or names
 
     @property
     def _absent(self) -> dict[str, str]:

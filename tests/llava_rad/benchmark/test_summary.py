@@ -85,9 +85,9 @@ def test_what_is_not_computed_is_said() -> None:
     assert "not computed" in text and "CheXbert Macro-F1-14 was not computed: " in text
 
 
-def test_the_finding_metric_is_in_the_main_table_without_its_counts_of_errors() -> None:
-    names = summary(task(), metrics=("rouge_l", "findings")).columns
-    assert names == ["rouge_l", "findings"]
+def test_the_main_table_has_one_score_of_each_metric() -> None:
+    names = summary(task(), metrics=("rouge_l", "findings", "bleu_2_sentence", "rules")).columns
+    assert names == ["rouge_l", "findings", "bleu_2_sentence", "rules_macro_f1_14"]
 
 
 def test_few_different_reports_are_said() -> None:
