@@ -75,7 +75,8 @@ class Studies:
             before = _read(output, "the output")
             if before.keys() - entries.keys():
                 raise LlavaRadError("the output holds other studies", hint="name another, or --overwrite")
-            done = {key: entry[KEY] for key, entry in before.items() if isinstance(entry.get(KEY), str)}
+            # an empty prediction is of an image that could not be read then
+            done = {key: text for key, entry in before.items() if isinstance(text := entry.get(KEY), str) and text}
         return cls(entries, images, output, done)
 
     def __len__(self) -> int:

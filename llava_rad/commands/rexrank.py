@@ -19,7 +19,8 @@ EPILOG = "\n\n".join(
         "again.",
         "Each report is written from the study's frontal image (key_image_path) and, where the model's prompt has a "
         "place for it, a lateral image, the indication and the comparison.",
-        "A study whose frontal image cannot be read has an empty prediction and is named by its number (exit code 3).",
+        "A study whose frontal image cannot be read has an empty prediction and is named by its number (exit code 3); "
+        "the next run tries it again.",
         "The output holds the reports of the input and is as confidential as these.",
     )
 )

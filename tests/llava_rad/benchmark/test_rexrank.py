@@ -128,6 +128,18 @@ def test_an_image_that_cannot_be_read_is_an_empty_prediction(infer: Infer, home:
     assert ran.code == 3 and "study 2: " in ran.err and "CXR2" not in ran.err and "SMITH" not in ran.err
     found = predictions(home / "out.json")
     assert found["CXR2_IM-0002"] == "" and found["CXR3_IM-0003"].startswith("Findings: ")
+    small_files.picture(home / "CXR2_IM-0002" / "0.png", seed=2)
+    again = infer(tiny)
+    assert again.code == 0 and "1 of 3 predictions written, 2 kept" in again.err
+    assert predictions(home / "out.json")["CXR2_IM-0002"].startswith("Findings: ")
+
+
+def test_a_report_does_not_depend_on_its_batch(infer: Infer, home: Path, tiny: Path) -> None:
+    """Also where words are drawn: every report has a generator of its own."""
+    sampled = ("--temperature", "1.5", "--seed", "7")
+    assert infer(tiny, *sampled, "--batch-size", "1", output="one.json").code == 0
+    assert infer(tiny, *sampled, "--batch-size", "3", output="three.json").code == 0
+    assert predictions(home / "one.json") == predictions(home / "three.json")
 
 
 @pytest.mark.parametrize(
