@@ -13,14 +13,25 @@ from metrics.findings.lexicon import Item, Token, entities
 from metrics.labels import POSITIVE
 
 Span = tuple[int, int]
-_SIZE = re.compile(
-    r"(?<![\d.])(\d+(?:\.\d+)?)(?:\s*(?:x|by|\u00d7|-|to)\s*(\d+(?:\.\d+)?))?(?:\s*(?:x|by|\u00d7)\s*\d+(?:\.\d+)?)?[\s-]*"
-    r"(mm|cm|millimeters?|centimeters?)\b"
-)
+_NUMBER = r"(?:(?:\d+ )?\d+[/\u2044]\d+|\d*[.,]?\d+)"
+_UNITS: Final = {"m": 1.0, "c": 10.0, "i": 25.4}
+_UNIT = r"(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?)\b"
+_FURTHER = rf"(?:[\s-]*{_UNIT})?\s*(?:x|by|\u00d7|-|to)\s*{_NUMBER}"
+_SIZE = re.compile(rf"(?<![\d.,/\u2044]){_NUMBER}(?:{_FURTHER}){{0,2}}[\s-]*{_UNIT}")
+_LENGTH = re.compile(rf"({_NUMBER})[\s-]*({_UNIT})?")
+_GROWN = re.compile(r"(?<!ranging )(?<!range )(?<!varying )(?<!vary )(?<!measuring )\bfrom $")
 _DISTANCE = re.compile(r"[^.;,]{0,20}?\b(?:above|below|from|proximal|distal|superior|cephalad|beyond|past)\b")
 _WITHDRAW = re.compile(r"(?:withdraw|retract|advanc|pull|push)\w*[^.;]{0,30}$")
 TIP = re.compile(r"\b(?:tips?|terminat\w*|ends?|ending|project\w*|overl\w+|extend\w*|cours\w+|lies|lying|located|in)\b")
 _COMPARED = re.compile(r"\b(?:than|since|compared|prior|previous\w*|interval|now|earlier|yesterday|ago|today)\b")
+# "Marked improvement", "slightly larger": how much has changed, not how severe it is.
+_OF_CHANGE = re.compile(
+    r"(?:interval )?(?:improvement|increase|decrease|progression|resolution|clearing|reduction|enlargement|growth|"
+    r"worsening (?:of|in)\b)"
+)
+_PAST = re.compile(
+    r"\b(?:was|were|previously|formerly|from|initially)(?: (?:an?|only|measured|measuring|about|approximately))* $"
+)
 _BOTH_ZONES = re.compile(r"both (?:the )?(?:upper|mid\w*|lower)(?: lung| zones?| lobes?)? and ")
 _APPROACH = re.compile(r"\b(?:via|through|from|by way of)(?: (?:the|a|an))?(?: (?:left|right))?(?: internal)? $")
 BE: Final = frozenset((
@@ -30,6 +41,7 @@ BE: Final = frozenset((
 _JOINS: Final = frozenset((
     "and", "or", "/", "versus", "vs", ",", "with", "associated", "adjacent", "possible", "probable",
 ))  # fmt: skip
+_PREDICATE: Final = BE | {"the", "grossly", "again", "well", "side"}
 MODIFIERS: Final = ("side", "level", "severity", "change", "site", "tip", "position", "size", "number")
 
 
@@ -103,14 +115,28 @@ class Part:
 
 def sizes(line: str, found: Sequence[Token]) -> Iterator[Item]:
     """Yield the sizes, and the distances from the carina, in mm."""
-    if "m" not in line or not any(token.text[0].isdigit() for token in found):
+    if not any(token.text[0].isdigit() for token in found):
         return
     for match in _SIZE.finditer(line):
-        unit = 10.0 if match[3].startswith("c") else 1.0
-        value = max(float(number) for number in (match[1], match[2]) if number) * unit
+        values = _lengths(match[0])
         kind = "distance" if _DISTANCE.match(line, match.end()) else "size"
-        if not _WITHDRAW.search(line, 0, match.start()):
-            yield Item(-1, -1, match.start(), match.end(), {kind: [value]})
+        if values and not _WITHDRAW.search(line, 0, match.start()):
+            grown = " to " in match[0] and _GROWN.search(line, 0, match.start())
+            yield Item(-1, -1, match.start(), match.end(), {kind: [values[-1] if grown else max(values)]})
+
+
+def _lengths(words: str) -> list[float]:
+    """Return the lengths in mm in "2.3 x 1.8 cm", also with a decimal comma or a fraction; a unit holds for all."""
+    found, factor = list[float](), 1.0
+    for number, unit in reversed(_LENGTH.findall(words)):
+        factor = _UNITS[unit[0]] if unit else factor
+        whole, _, fraction = number.replace("\u2044", "/").rpartition(" ")
+        upper, slash, lower = fraction.replace(",", ".").partition("/")
+        value = float(upper) / float(lower) if slash and float(lower) else float(upper)
+        if slash and value >= 1:
+            continue  # a whole number and a fraction in one character, run together
+        found.append(round(factor * (value + float(whole or 0)), 2))
+    return found[::-1]
 
 
 def between(found: Sequence[Token], start: int, end: int) -> list[Token]:
@@ -143,15 +169,17 @@ def describe(
         The mentions, with one for each side of "small right and large left effusions".
     """
     modifiers = dict[Span, list[Item]]()
-    for item in known:
+    for number, item in enumerate(known):
         if (
             any(kind in item for kind in (*MODIFIERS, "distance"))
+            and not _of_normal(known, found, number)
+            and not _degree(line, known, number)
             and (span := _described(item, found, known, spans)) is not None
         ):
             modifiers.setdefault(span, []).append(item)
     result = list[Part]()
     for part in parts:
-        given = modifiers.get(part.spans[0], [])
+        given = _present(line, modifiers.get(part.spans[0], []))
         for group in _by_side(line, given, part.spans[0]):
             one = part.copy()
             for item in group:
@@ -160,16 +188,59 @@ def describe(
     return result
 
 
+def _of_normal(known: Sequence[Item], found: Sequence[Token], number: int) -> bool:
+    """Return if a place is that of a normal structure: "the right lung is clear but ..."."""
+    item = known[number]
+    if "side" not in item and "level" not in item:
+        return False
+    for other in known[number + 1 :]:
+        if not only(found, known, item.end, other.start, _PREDICATE):
+            return False
+        if "normal" in other:
+            return not any(token.text in words.EXCEPTIONS for token in found[other.last : other.last + 2])
+        if "entity" in other or not any(kind in other for kind in ("structure", "side", "level")):
+            return False
+        item = other
+    return False
+
+
+def _degree(line: str, known: Sequence[Item], number: int) -> bool:
+    """Return if a word says how much a finding has changed."""
+    item = known[number]
+    following = next(iter(known[number + 1 :]), None)
+    if "severity" not in item or following is None or line[item.end : following.start].strip() not in ("", "interval"):
+        return False
+    if not {"better", "worse"} & set(following.means.get("change", ())) or "quality" in following:
+        return False
+    adverb = line[item.start : item.end].endswith("ly")
+    return adverb or _OF_CHANGE.match(line, following.start) is not None
+
+
+def _present(line: str, given: list[Item]) -> list[Item]:
+    """Leave out a severity or size of the past where there is one of now: "was large, is now small"."""
+    for kind in ("severity", "size"):
+        past = [item for item in given if kind in item and _PAST.search(line, 0, item.start)]
+        if past and len(past) < sum(kind in item for item in given):
+            given = [item for item in given if item not in past]
+    return given
+
+
 def _by_side(line: str, given: list[Item], span: Span) -> list[list[Item]]:
-    """Split the modifiers before a mention at an "and" between its two sides, if each has a severity of its own."""
+    """Split modifiers at an "and" or a comma between two sides, if each has a severity of its own.
+
+    They stand together before the mention ("small right and large left effusions") or after it ("effusions, small on
+    the right and large on the left").
+    """
     ahead = [item for item in given if item.end <= span[0]]
-    rest = [item for item in given if item.end > span[0]]
-    sides = [item for item in ahead if "side" in item and item.means["side"][0] != "both"]
-    if len(sides) == 2 and sides[0].means["side"] != sides[1].means["side"]:
-        cut = line.rfind(" and ", sides[0].start, sides[1].start)
-        groups = [item for item in ahead if item.start < cut], [item for item in ahead if item.start > cut]
-        if cut > 0 and all(any("severity" in item for item in group) for group in groups):
-            return [[*group, *rest] for group in groups]
+    behind = [item for item in given if item.end > span[0]]
+    for some, rest in ((ahead, behind), (behind, ahead)):
+        sides = [item for item in some if "side" in item and item.means["side"][0] != "both"]
+        if len(sides) == 2 and sides[0].means["side"] != sides[1].means["side"]:
+            cut = max(line.rfind(word, sides[0].start, sides[1].start) for word in (" and ", ", "))
+            groups = [item for item in some if item.start < cut], [item for item in some if item.start > cut]
+            if cut > 0 and all(any("severity" in item for item in group) for group in groups):
+                rest = [item for item in rest if "side" not in item]
+                return [[*group, *rest] for group in groups]
     return [given]
 
 
@@ -208,12 +279,18 @@ def _described(item: Item, found: Sequence[Token], known: Sequence[Item], spans:
     for span in spans:
         if span[0] <= item.start and item.end <= span[1]:
             return span
+    if (named := _named(item, found, spans)) is not None:
+        return named
     before = max((span for span in spans if span[1] <= item.start), default=None, key=lambda span: span[1])
     after = min((span for span in spans if span[0] >= item.end), default=None)
+    if "change" in item and after and any(one.text in words.EXCEPTIONS for one in between(found, item.end, after[0])):
+        return before  # "no change other than an effusion"
     if before is None or after is None:
         return before or after
     gap = between(found, before[1], item.start)
     leading = [token.text for token in gap]
+    if not words.EXCEPTIONS.isdisjoint(leading):
+        return after
     if leading and leading[-1] in BE and leading[-2:-1] != ["there"]:
         return before
     for number in range(len(gap) - 1, -1, -1):
@@ -231,6 +308,17 @@ def _described(item: Item, found: Sequence[Token], known: Sequence[Item], spans:
         elif token.text in BE or token.text in words.STOPS or token.text in (";", "(", ")", ":", "with", "which"):
             return before
     return after
+
+
+def _named(item: Item, found: Sequence[Token], spans: Sequence[Span]) -> Span | None:
+    """Return the span of the mention that "the former" or "the latter" before a modifier stands for, or None."""
+    for token in reversed([one for one in found if one.end <= item.start]):
+        if token.text in ("former", "latter"):
+            before = sorted(span for span in spans if span[1] <= token.start)[-2:]
+            return None if len(before) < 2 else before[0 if token.text == "former" else 1]
+        if token.text in (",", ";", "and") or any(span[0] <= token.start < span[1] for span in spans):
+            return None
+    return None
 
 
 def inherit(found: Sequence[Token], parts: Sequence[Part]) -> None:

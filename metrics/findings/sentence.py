@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Final, NamedTuple
 from metrics.findings import words
 from metrics.findings.attributes import (
     BE,
+    MODIFIERS,
     TIP,
     Part,
     Span,
@@ -22,7 +24,7 @@ from metrics.findings.attributes import (
 )
 from metrics.findings.lexicon import Item, Token, combinations, entities, items, tokens
 from metrics.findings.weights import GROUPED, OLD, RELATED
-from metrics.labels import NEGATIVE, POSITIVE
+from metrics.labels import NEGATIVE, POSITIVE, UNCERTAIN
 from metrics.rules.scope import ASKED, Mention, Words, code
 
 _NEAR: Final = 40  # characters
@@ -32,6 +34,17 @@ _FILLERS: Final = frozenset((
 ))  # fmt: skip
 _NO_STATEMENT: Final = frozenset(("of", "to", "suggestive", "suggest", "concerning", "consistent", "compatible", "for"))
 _LIST: Final = frozenset(["and", "or", "nor", "the", "a", "of", "as", "well", ",", "/", "both", "in"])
+# Between structures and what they lack: "the bones show no acute abnormality".
+_LACKS: Final = BE | {
+    "without", "no", "show", "demonstrate", "reveal", "exhibit", "display", "acute", "any", "significant", "focal",
+    "definite", "evidence", "of", "the", "suspicious", "gross", "grossly", "obvious", "visible", "free", "other",
+}  # fmt: skip
+_EXCEPTION: Final = re.compile(
+    r"\b(?:other than|apart from|aside from|except(?:ing)?(?: for)?|beyond|besides|save for) (?P<rest>[^.;]+)"
+)
+_HEADING: Final = re.compile(
+    r"\W*(?:(?:support|monitoring|and|or|hardware|devices?|lines?|tubes?|catheters?|drains?|leads?)[ ,/&]*)+:"
+)
 _REGIONS: Final[dict[str, tuple[str, ...]]] = {
     "heart": ("heart",), "atrium": ("heart",), "ventricle": ("heart",), "cardiomediastinum": ("heart", "mediastinum"),
     "mediastinum": ("mediastinum",), "hilum": ("hila",), "aorta": ("aorta",), "pulmonary artery": ("vessels",),
@@ -86,8 +99,12 @@ def read(line: str) -> Sentence:
     found = tokens(line)
     known = items(found) + list(sizes(line, found))
     known.sort(key=lambda item: item.start)
+    heading = match.end() if (match := _HEADING.match(line)) else 0
     mentions = [
-        _Found([name], item.start, item.end, item) for item in known for name in item.means.get("entity", ())[:1]
+        _Found([name], item.start, item.end, item)
+        for item in known
+        for name in item.means.get("entity", ())[:1]
+        if item.end > heading
     ]
     for mention in mentions:
         mention.entities = list(mention.item.means["entity"])
@@ -115,7 +132,9 @@ def read(line: str) -> Sentence:
     if parts:
         parts = describe(line, known, found, [(one.start, one.end) for one in whole if not one.regions], parts)
         inherit(found, parts)
-    elif TIP.search(line):
+    if scope and codes[-1] == NEGATIVE and (part := _excepted(scope, known, whole[-1])) is not None:
+        parts.append(part)
+    if not parts and TIP.search(line):
         loose = Part([], [])
         for item in known:
             for kind in ("tip", "position"):
@@ -125,6 +144,24 @@ def read(line: str) -> Sentence:
     return Sentence(
         tuple(_grouped(line, known, parts)), tuple(denied), words.CONTINUES.issuperset(starts) and bool(starts), loose
     )
+
+
+def _excepted(scope: Words, known: Sequence[Item], last: _Found) -> Part | None:
+    """Return what an exception takes back of the last denial: "no pneumothorax other than a tiny left one".
+
+    Exceptions with a name of their own are mentions like all others.
+    """
+    match = _EXCEPTION.search(scope.line, last.end)
+    given = [item for item in known if match and match.start("rest") <= item.start and item.end <= match.end()]
+    kinds = [(item, kind) for item in given for kind in ("side", "level", "severity", "size") if kind in item]
+    if match is None or not last.entities or not kinds:
+        return None
+    part = Part(last.entities[:1], [(match.start("rest"), kinds[-1][0].end)])
+    if any(match.start() <= low < match.end() for low, _ in scope.doubts):
+        part.code = UNCERTAIN
+    for item, kind in kinds:
+        part.add(item, kind)
+    return part
 
 
 @dataclass
@@ -221,19 +258,14 @@ def _combined(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]
 def _normal(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]:
     """Yield the statements that structures are normal, or that nothing abnormal is seen."""
     for number, item in enumerate(known):
+        if "normal" in item and "not" in [token.text for token in found[max(0, item.first - 2) : item.first]]:
+            continue
         if "normal" in item:
             after, before = _structures(known, found, number)
             about = before or after
             if found[item.last : item.last + 1] and found[item.last].text in ("of", "from"):
                 continue  # "clear of consolidation" says no more than that
-            regions = tuple(
-                dict.fromkeys(
-                    region
-                    for other in about
-                    for structure in other.means["structure"]
-                    for region in (_CHEST if structure == "chest" else _REGIONS[structure])
-                )
-            )
+            regions = _regions(about)
             if regions:
                 ends = [item.end, *(other.end for other in about)]
                 yield _Found([], min(item.start, *(one.start for one in about)), max(ends), item, regions)
@@ -243,8 +275,33 @@ def _normal(known: Sequence[Item], found: Sequence[Token]) -> Iterator[_Found]:
             near = [one for one in before if item.start - one.end < 3] or (after if following == ["of"] else [])
             if following and following[0] in _NO_STATEMENT and not near:
                 continue
-            regions = _ABNORMAL.get(first) or (_REGIONS.get(near[0].means["structure"][0]) if near else None) or _CHEST
+            near = near or _lacking(known, found, number)
+            regions = _ABNORMAL.get(first) or _regions(near) or _CHEST
             yield _Found([], item.start, item.end, item, regions, denial=True)
+
+
+def _regions(structures: Sequence[Item]) -> tuple[str, ...]:
+    """Return the parts of the body that structures belong to."""
+    return tuple(
+        dict.fromkeys(
+            region
+            for item in structures
+            for structure in item.means["structure"]
+            for region in (_CHEST if structure == "chest" else _REGIONS[structure])
+        )
+    )
+
+
+def _lacking(known: Sequence[Item], found: Sequence[Token], number: int) -> list[Item]:
+    """Return the structures before a denial of something abnormal: "the bones are without acute abnormality"."""
+    first, result = known[number].start, list[Item]()
+    for other in reversed(known[:number]):
+        if "structure" in other and only(found, known, other.end, first, _LIST if result else _LACKS):
+            result.append(other)
+            first = other.start
+        elif not any(kind in other for kind in MODIFIERS):
+            break
+    return result
 
 
 def _grouped(line: str, known: Sequence[Item], parts: Sequence[Part]) -> list[Part]:

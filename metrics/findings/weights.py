@@ -50,10 +50,11 @@ SAME_FALSE: Final = 0.02  # "stable" says little
 MOST: Final = 0.85
 
 GOOD_TIPS: Final[dict[str, frozenset[str]]] = {
-    # Lower superior vena cava to the cavoatrial junction; the upper atrium is accepted (Fletcher & Bodenham 2000).
-    "central venous catheter": frozenset(("svc", "cavoatrial junction", "right atrium")),
-    "picc": frozenset(("svc", "cavoatrial junction", "right atrium")),
-    "port": frozenset(("svc", "cavoatrial junction", "right atrium")),
+    # Lower superior vena cava to the cavoatrial junction; the upper atrium is accepted (Fletcher & Bodenham 2000). The
+    # carina marks the vena cava on a radiograph (Stonelake & Bodenham 2006).
+    "central venous catheter": frozenset(("svc", "cavoatrial junction", "right atrium", "carina")),
+    "picc": frozenset(("svc", "cavoatrial junction", "right atrium", "carina")),
+    "port": frozenset(("svc", "cavoatrial junction", "right atrium", "carina")),
     "pulmonary artery catheter": frozenset(("pulmonary artery",)),
     "enteric tube": frozenset(("stomach", "duodenum")),
     "umbilical catheter": frozenset(("ivc", "cavoatrial junction", "aorta")),

@@ -158,8 +158,9 @@ SIDE_OF_PLACE: Final[dict[str, str]] = {
 # Levels of severity: 1 small, 2 moderate, 3 large; half a level is no difference between two readers.
 SEVERITY: Final[dict[float, str]] = {
     0.5: "minimal|minimally|tiny|trace|minor|subtle|faint|minute|borderline|questionable|trivial|slight|slightly|"
-    "scant|very small|miniscule|vague",
-    1.0: "mild|mildly|small|small sized|limited|small volume|mild degree|mild amount|small amount|mild sized",
+    "scant|very small|miniscule|vague|millimetric|punctate",
+    1.0: "mild|mildly|small|small sized|limited|small volume|mild degree|mild amount|small amount|mild sized|"
+    "subcentimeter|sub centimeter",
     2.0: "moderate|mod|moderately|moderate sized|moderate amount|medium|moderate degree|moderate volume",
     3.0: "severe|severely|large|marked|markedly|massive|extensive|gross|grossly|significant|significantly|huge|"
     "substantial|severe degree|large sized|considerable|advanced|dense|very large|very|large amount|complete|"
@@ -173,25 +174,30 @@ BETWEEN: Final = {  # two levels named together
 }  # fmt: skip
 CHANGES: Final[dict[str, str]] = {
     "new": "new|newly|interval development|interval development of|newly seen|has developed|developing|"
-    "newly evident|have developed|now seen|new from prior|newly apparent|interval appearance",
+    "newly evident|have developed|now seen|new from prior|newly apparent|interval appearance|interval placement|"
+    "interval insertion|newly placed|recently placed|has been placed|have been placed",
     "worse": "worsening|worse|worsened|increasing|interval increase|progressed|progression|progressive|"
     "interval worsening|has increased|have increased|increased since|increased from|increased compared|larger|"
     "interval enlargement|interval progression|enlarging|more prominent|more conspicuous|slightly increased|"
     "increased in size|interval increase in|increased in the interval|slightly worse|mildly worse|"
     "more extensive|increased in severity|increase in|has progressed|have progressed|interval increased|"
-    "greater than before",
+    "greater than before|grown|has grown|have grown|interval growth",
     "better": "improving|improved|improvement|decreasing|interval improvement|interval decrease|resolving|smaller|"
     "has decreased|have decreased|decreased since|decreased from|decreased compared|interval decreased|less|"
     "near resolution|nearly resolved|partially resolved|decreased in size|interval clearing|"
     "interval resolution|slightly improved|decreased in the interval|less extensive|less severe|"
     "less pronounced|less prominent|less conspicuous|partial clearing|slightly decreased|interval reduction|"
+    "near complete resolution|almost complete resolution|partial resolution|incomplete resolution|"
     "better aerated|improved aeration|interval improved|decrease in|has improved|have improved",
     "same": "stable|unchanged|persistent|persist|again|continued|no change|no significant change|similar|"
     "not significantly changed|no interval change|no significant interval change|remain|redemonstrated|stably|"
     "not changed|without change|without significant change|no appreciable change|similar in appearance|"
     "not significantly change|redemonstration|re demonstrated|similar to prior|persistently|"
     "without interval change|no substantial change|grossly unchanged|essentially unchanged|"
-    "previously described|previously seen|continue",
+    "previously described|previously seen|continue|not improved|not significantly improved|not worsened|"
+    "not progressed|no improvement|no interval improvement|no worsening|no progression|"
+    "no interval worsening|no interval increase|neither improved nor worsened|no growth|not grown|no interval growth|"
+    "no larger|not larger|no smaller|not smaller|no worse|not worse|no better|not better|no bigger|not bigger",
 }
 # Positions of the tip of a line or tube; see TIPS in weights.py for the good ones.
 TIPS: Final[dict[str, str]] = {
@@ -208,10 +214,11 @@ TIPS: Final[dict[str, str]] = {
     "jugular vein": "jugular vein|internal jugular vein",
     "axillary vein": "axillary vein|axilla",
     "azygos vein": "azygos vein|azygos|azygous vein",
-    "carina": "carina|tracheal carina",
+    "carina": "carina|tracheal carina|carinal bifurcation|carinal",
     "trachea": "mid trachea|upper trachea|distal trachea|thoracic inlet|level of the clavicle|clavicular head|"
     "medial clavicle",
-    "main bronchus": "mainstem bronchus|main bronchus|right mainstem|left mainstem|bronchus intermedius|mainstem",
+    "main bronchus": "mainstem bronchus|main bronchus|right mainstem|left mainstem|bronchus intermedius|mainstem|"
+    "main stem bronchus|main stem|right main stem|left main stem|right main bronchus|left main bronchus",
     "stomach": "stomach|gastric body|gastric fundus|fundus|gastric bubble|fundus of the stomach|"
     "body of the stomach|gastric antrum|left upper quadrant|proximal stomach|below the diaphragm|"
     "below the hemidiaphragm|beyond the field of view|off the film|below the field of view|"
@@ -269,6 +276,8 @@ PREPOSITIONS: Final = frozenset((
     "greater", "worse", "more", "most", "than", "involve", "occupying", "abutting", "by", "projecting", "seen",
     "noted", "under", "for",
 ))  # fmt: skip
+# Words before what is there although all else is normal or denied: "no effusion other than a small one".
+EXCEPTIONS: Final = frozenset(("aside", "apart", "except", "other", "beyond", "besides"))
 STOPS: Final = frozenset(["but", "however", "although", "though", "while", "whereas", "except"])
 # Bones in which a fracture or lesion lies.
 SITES: Final[dict[str, str]] = {
