@@ -1,4 +1,4 @@
-"""Export of reviews: text, JSON and hospital formats of one study; JSONL, CSV and a research set of all.
+"""Export of reviews: text, JSON and hospital formats of one study; JSONL and CSV of all.
 
 Every export carries the notice of ``llava_rad.outputs.report.NOTICE``, and of the same state of a study (draft, under
 review or signed) the same text and the same warnings (:mod:`app.notices`).
@@ -9,35 +9,24 @@ from __future__ import annotations
 import csv as tables
 import io
 import json
-import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app import measurements, notices, review
 from encoder.reader.identity import Identity
 from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.compose import software_version
-from llava_rad.outputs.document import FINDINGS, anonymous, labels_of, uid_of
+from llava_rad.outputs.document import anonymous
 from llava_rad.outputs.report import NOTICE
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from app.images import ImageFolder
     from app.store import Store
     from llava_rad.outputs.document import Document
     from llava_rad.outputs.report import BoxFacts, Report
 
-    Pixels = npt.NDArray[np.uint16]
-
 SCHEMA: Final = "llava-rad.review/1"
 NOT_SIGNED: Final = "NOT SIGNED: a draft under review."
-SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
-"""SOP class of the DICOM images of a research set."""
 COLUMNS: Final = (
     "study", "name", "status", "version", "sha256", "view", "model", "reviewer", "signed_at", "seconds", "sentence",
     "state", "draft", "text", "notice", "section", "error_category", "error_significance", "corrections", "warnings",
@@ -54,7 +43,7 @@ def report_text(state: State, version: int | None = None) -> str:
         ReviewError: if the version does not exist or has no text.
     """
     signed = _signed(state, version)
-    shown = _shown(state, signed)
+    shown = shown_document(state, signed)
     if not review.text_of(shown):
         raise review.ReviewError("there is no report yet")
     fields = [f"{name.replace('_', ' ').upper()}:\n{value}\n" for name, value in shown["fields"].items() if value]
@@ -78,7 +67,7 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         ReviewError: if the version does not exist.
     """
     signed = _signed(state, version)
-    shown = _shown(state, signed)
+    shown = shown_document(state, signed)
     return {
         "schema": SCHEMA,
         "ai_generated": ai_generated(shown),
@@ -107,8 +96,8 @@ def document(state: State, version: int | None = None) -> Document:
     from llava_rad.outputs.document import Document, Review, Signature
 
     signed = _signed(state, version)
-    shown = _shown(state, signed)
-    report = _report_of(shown, state)
+    shown = shown_document(state, signed)
+    report = report_of(shown, state)
     if report is None:
         raise review.ReviewError("hospital formats name the model that wrote the draft, and this study has no draft")
     signature = None
@@ -136,7 +125,7 @@ def document(state: State, version: int | None = None) -> Document:
     )
 
 
-def _report_of(shown: State, state: State) -> Report | None:
+def report_of(shown: State, state: State) -> Report | None:
     """Return the report that the draft comes from, or None.
 
     Imported drafts have none: it is made of what is known, so that documents name model and input. What is not known,
@@ -209,7 +198,7 @@ def _boxes(shown: dict[str, Any]) -> tuple[tuple[BoxFacts, ...], ...]:
 def _predecessor(state: State, signed: dict[str, Any] | None) -> Document | None:
     """Return the version that was signed before this one, or before the current text; None if it has no draft."""
     before = [one for one in state["signed"] if signed is None or one["version"] < signed["version"]]
-    if not before or _report_of(before[-1]["document"], state) is None:
+    if not before or report_of(before[-1]["document"], state) is None:
         return None
     return document(state, before[-1]["version"])
 
@@ -226,7 +215,7 @@ def notices_of(state: State, signed: dict[str, Any] | None = None) -> list[notic
     return notices.of(state["warnings"], **notices.of_draft(shown["sentences"], shown.get("draft")))
 
 
-def _shown(state: State, signed: dict[str, Any] | None) -> dict[str, Any]:
+def shown_document(state: State, signed: dict[str, Any] | None) -> dict[str, Any]:
     """Return the document of a signed version, or the current one, with the keys that earlier versions lack."""
     return review.whole(signed["document"]) if signed else state
 
@@ -250,7 +239,7 @@ def csv(store: Store, owner: str) -> Iterator[str]:
     for study in store.studies(owner):
         state = store.state(owner, study)
         signed = last_signed(state)
-        shown = _shown(state, signed)
+        shown = shown_document(state, signed)
         model = (state["draft"] or {}).get("model") or {}
         head = [
             study, state["name"], state["status"], state["version"], state["sha256"], state["facts"].get("view"),
@@ -307,99 +296,3 @@ def csv_row(cells: tuple[str, ...] | list[Any]) -> str:
 def _harmless(cell: Any) -> Any:
     """Prefix cells that a spreadsheet would take for a formula with an apostrophe (OWASP, CSV injection)."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-
-
-def research_set(store: Store, images: ImageFolder, owner: str, path: Path, *, dicom: bool = False) -> int:
-    """Write the owner's signed studies to a zip file: images, reports, and labels by the reviewer, else by text.
-
-    The application keeps pixels, not files, so images are written anew, as 16-bit PNG files or as DICOM objects
-    without any attribute of the original (more than the Basic Profile of DICOM PS3.15 annex E asks for). File names,
-    study names and reviewers are left out; text that a reviewer typed is included as it is.
-
-    Args:
-        store: studies and signed reports.
-        images: pixels of the studies.
-        owner: of the studies.
-        path: of the zip file.
-        dicom: write DICOM images, and a structured report for each that a model drafted.
-
-    Returns:
-        Number of studies written.
-    """
-    reports, labels = [], [csv_row(("image", *FINDINGS))]
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for study in store.studies(owner):
-            state = store.state(owner, study)
-            signed = last_signed(state)
-            if signed is None:
-                continue
-            pixels = images.pixels(state["image"])
-            name = f"images/{study}.{'dcm' if dicom else 'png'}"
-            archive.writestr(name, _dicom(pixels, study) if dicom else _png(pixels))
-            if dicom and _report_of(signed["document"], state) is not None:
-                archive.writestr(f"reports/{study}.dcm", _structured_report(state, study))
-            shown = _shown(state, signed)
-            record = {
-                "image": name, "text": signed["text"], "fields": shown["fields"], "sentences": shown["sentences"],
-                "corrections": shown["corrections"], "model": signed["model"], "facts": state["facts"],
-                "measurements": [one for one in shown["measurements"] if one["image"] == state["image"]["id"]],
-                "notice": NOTICE, "notices": notices_of(state, signed), "ai_generated": ai_generated(shown),
-            }  # fmt: skip
-            reports.append(json.dumps(record, ensure_ascii=False) + "\n")
-            labels.append(csv_row([name, *(labels_of(signed["text"]) | shown["corrections"]).values()]))
-        archive.writestr("reports.jsonl", "".join(reports))
-        archive.writestr("labels.csv", "".join(labels))
-        archive.writestr("README.txt", f"{NOTICE}\n{len(reports)} reports signed by a person, images without header.\n")
-    return len(reports)
-
-
-def pseudonym(study: str) -> Identity:
-    """Return pseudonymous identifiers for a study of the research set."""
-    whole, series, image = (uid_of("research set", level, study) for level in ("study", "series", "image"))
-    return Identity(whole, series, image, SECONDARY_CAPTURE, {"PatientID": study[:16]})
-
-
-def _png(pixels: Pixels) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
-def _dicom(pixels: Pixels, study: str) -> bytes:
-    from highdicom.sc import SCImage
-    from highdicom.sr import CodedConcept
-
-    identity = pseudonym(study)
-    made = SCImage(
-        pixels, "MONOCHROME2", 16, "PATIENT", identity.study_uid, identity.series_uid, 1, identity.instance_uid, 1,
-        "LLaVA-Rad", patient_id=identity.attributes["PatientID"], patient_orientation=("L", "F"),
-    )  # fmt: skip
-    made.PatientIdentityRemoved = "YES"
-    made.DeidentificationMethod = "Made anew from pixels: no attribute of the original"
-    made.DeidentificationMethodCodeSequence = [
-        CodedConcept("113100", "DCM", "Basic Application Confidentiality Profile")
-    ]
-    stream = io.BytesIO()
-    made.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-def _structured_report(state: dict[str, Any], study: str) -> bytes:
-    from llava_rad.outputs.sr import to_sr
-
-    found = document(state)
-    assert found.signature is not None
-    anonymous = replace(found.signature, reviewer="reviewer", at=datetime.fromtimestamp(0, UTC))
-    identity = pseudonym(study)
-    measured = measurements.for_documents(state["signed"][-1]["document"], state, identity, upright=True)
-    measured = tuple(one for one in measured if one.image == identity)  # the set holds no other image
-    content = found.review and replace(found.review, measurements=measured, predecessor=None)
-    image, source = state["image"], found.report.input
-    facts = replace(
-        source.facts, rows=image["height"], columns=image["width"], rotated=0, mirrored=False, frame=1, frames=1
-    )
-    report = found.report.model_copy(update={"input": source.model_copy(update={"facts": facts})})
-    made = replace(found, report=report, identity=identity, signature=anonymous, review=content, others=(), unnamed=())
-    return to_sr(made).report

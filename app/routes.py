@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 
-from app import exports, review, study_routes
+from app import exports, research_set, review, study_routes
 from app.batches import MAX_FILES
 from app.database import NotFound
 from app.lanes import Connection, Lanes, never
@@ -321,10 +321,10 @@ def _add_reading(api: APIRouter, services: Services) -> None:
         )
 
     @api.get("/export.zip")
-    async def research_set(request: Request, user: User, dicom: bool = False) -> FileResponse:
+    async def signed_set(request: Request, user: User, dicom: bool = False) -> FileResponse:
         path = services.uploads.path()
         try:
-            await lane.run(user, request.is_disconnected, exports.research_set, store, images, user, path, dicom=dicom)
+            await lane.run(user, request.is_disconnected, research_set.write, store, images, user, path, dicom=dicom)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

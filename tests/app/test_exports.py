@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pydicom
 import pytest
 
-from app import exports, notices
+from app import exports, notices, research_set
 from app.review import ReviewError
 from app.store import Store
 from llava_rad.outputs.compose import UNFAMILIAR
@@ -262,7 +262,7 @@ def test_the_research_set_does_not_refer_to_other_images(store: Store) -> None:
     act(store, study, "accept_rest")
     state = act(store, study, "sign")
     state["image"] |= {"width": 8, "height": 6}
-    found = pydicom.dcmread(io.BytesIO(exports._structured_report(state, study)))
+    found = pydicom.dcmread(io.BytesIO(research_set.structured_report(state, study)))
     (evidence,) = found.CurrentRequestedProcedureEvidenceSequence
     assert len(evidence.ReferencedSeriesSequence) == 1 and "PertinentOtherEvidenceSequence" not in found
     (region,) = [one for one in found.iterall() if one.keyword == "GraphicData"]

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from app import exports, measurements
+from app import exports, measurements, research_set
 from app.images import ImageFolder
 from app.review import ReviewError
 from app.store import Store
@@ -223,7 +223,7 @@ def test_a_research_set_has_measurements_of_its_own_images_and_no_identifiers(st
         act(store, study, "sign")
         act(store, study, "reopen")
     act(store, study, "sign")
-    exports.research_set(store, images, "ann", tmp_path / "set.zip", dicom=True)
+    research_set.write(store, images, "ann", tmp_path / "set.zip", dicom=True)
     with zipfile.ZipFile(tmp_path / "set.zip") as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     assert all(word not in content for content in contents.values() for word in (b"1.2.77", b"P771"))

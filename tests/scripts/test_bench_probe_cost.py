@@ -13,6 +13,7 @@ import pytest
 from encoder.datasets.manifest import write_manifest
 from encoder.pretraining import train as engine
 from encoder.pretraining.probes import Probe, ProbeResult
+from encoder.pretraining.student_teacher import StudentTeacher
 from scripts.bench import probe_cost
 from scripts.bench.probe_cost import Call, calls
 from tests.encoder.pretraining.small_run import small_config, write_images
@@ -36,18 +37,18 @@ def test_a_run_has_its_probes_by_step_and_an_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By a clock on which a step takes a second and a call of the probes a hundred: they are not in the images/s."""
-    now, probed, update = [0.0], Probe.run, engine.StudentTeacher.update_teacher
+    now, probed, update = [0.0], Probe.run, StudentTeacher.update_teacher
 
     def run(self: Probe, *arguments: Any) -> ProbeResult:
         now[0] += 100
         return probed(self, *arguments)
 
-    def step(self: engine.StudentTeacher, momentum: float) -> None:
+    def step(self: StudentTeacher, momentum: float) -> None:
         now[0] += 1
         update(self, momentum)
 
     monkeypatch.setattr(Probe, "run", run)
-    monkeypatch.setattr(engine.StudentTeacher, "update_teacher", step)
+    monkeypatch.setattr(StudentTeacher, "update_teacher", step)
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     write_manifest(manifest_rows(tmp_path / "probe"), tmp_path / "labelled.csv")
     changes = ["probe.manifest=labelled.csv", "probe.every=2", "optimization.steps=4"]
