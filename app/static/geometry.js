@@ -42,3 +42,23 @@ export function mirrored({ turns, flipped }) {
 export function quarter({ turns, flipped }) {
   return { turns: (turns + 1) % 4, flipped };
 }
+
+/** Return the view after a change of its turns, with the same image point at a point of the canvas. */
+export function changedAround(image, before, change, [x, y]) {
+  const point = toImage(matrix(image, before), [x, y]);
+  const view = { ...before, ...change(before), x: 0, y: 0 };
+  const [left, top] = toCanvas(matrix(image, view), point);
+  return { ...view, x: x - left, y: y - top };
+}
+
+/** Return the image point in the middle of the canvas, in shares of the turned image's sides. */
+export function centreOf(image, view, canvas) {
+  const { width, height } = turned(image, view);
+  return [(canvas.width / 2 - view.x) / view.scale / width, (canvas.height / 2 - view.y) / view.scale / height];
+}
+
+/** Return the view with a point in the middle of the canvas, the inverse of `centreOf`. */
+export function centred(image, view, canvas, [across, down]) {
+  const { width, height } = turned(image, view);
+  return { ...view, x: canvas.width / 2 - across * width * view.scale, y: canvas.height / 2 - down * height * view.scale };
+}

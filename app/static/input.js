@@ -1,4 +1,6 @@
 // Mouse, touch and keys of a viewer.
+import { mirrored, quarter } from "./geometry.js";
+
 const WHEEL = 100; // pixels of the wheel for one step of the zoom
 const WINDOW_STEP = 0.05; // of the preset's width
 const PAN_STEP = 1 / 20; // of the canvas's width
@@ -7,8 +9,8 @@ const pan = (across, down) => (viewer) => viewer.pan(across * viewer.canvas.widt
 
 /** Commands by key: id, label, keys, and what they do with a viewer. */
 export const COMMANDS = [
-  ["zoom-in", "Zoom in", ["+", "="], (viewer) => viewer.zoomIn()],
-  ["zoom-out", "Zoom out", ["-"], (viewer) => viewer.zoomOut()],
+  ["zoom-in", "Zoom in", ["+", "="], (viewer) => viewer.zoomBy(1)],
+  ["zoom-out", "Zoom out", ["-"], (viewer) => viewer.zoomBy(-1)],
   ["fit", "Fit into the window", ["f"], (viewer) => viewer.fit()],
   ["one-to-one", "1:1, one image pixel for each screen pixel", ["o"], (viewer) => viewer.oneToOne()],
   ["left", "Look further left", ["ArrowLeft"], pan(1, 0)],
@@ -21,8 +23,8 @@ export const COMMANDS = [
   ["higher", "Higher level", ["}"], (viewer) => viewer.shift(0, WINDOW_STEP)],
   ["preset", "Window of that number", ["1", "2", "3", "4", "5", "6", "7", "8", "9"], (viewer, event) => viewer.preset(Number(event.key) - 1)],
   ["invert", "Invert", ["i"], (viewer) => viewer.invert()],
-  ["rotate", "Turn clockwise by 90°", ["t"], (viewer) => viewer.rotate()],
-  ["flip", "Exchange left and right", ["l"], (viewer) => viewer.flip()],
+  ["rotate", "Turn clockwise by 90°", ["t"], (viewer) => viewer.orient(quarter)],
+  ["flip", "Exchange left and right", ["l"], (viewer) => viewer.orient(mirrored)],
   ["magnifier", "Magnifier", ["g"], (viewer) => viewer.magnify()],
   ["length", "Measure a length", ["m"], (viewer) => viewer.measure("length")],
   ["cardiothoracic", "Measure the cardiothoracic ratio", ["c"], (viewer) => viewer.measure("cardiothoracic")],

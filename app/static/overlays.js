@@ -4,7 +4,7 @@ import { matrix, toCanvas } from "./geometry.js";
 const HEAT = [[58, 12, 92], [140, 30, 112], [205, 65, 72], [245, 130, 32], [250, 200, 70], [255, 255, 205]];
 
 /** Draw a map {side, values} on a canvas, one pixel per value; low values are transparent. */
-export function drawHeat(canvas, { side, values }) {
+function drawHeat(canvas, { side, values }) {
   const part = new ImageData(side, side);
   values.forEach((value, at) => {
     const position = Math.min(Math.max(value, 0), 1) * (HEAT.length - 1);
@@ -17,7 +17,7 @@ export function drawHeat(canvas, { side, values }) {
 }
 
 /** Paint a drawn map into its box, given in shares of the image's sides. */
-export function paintHeat(context, heat, [left, top, width, height], image, view, alpha) {
+function paintHeat(context, heat, [left, top, width, height], image, view, alpha) {
   context.save();
   context.transform(...matrix(image, view));
   // clip the padding that the model's preprocessing adds to make the image square
@@ -43,7 +43,7 @@ export function describeBoxes({ boxes = [], state }) {
 }
 
 /** Paint boxes: thin, the selected sentence's thick and on top. Dark edges keep them visible on bright pixels. */
-export function paintBoxes(context, boxes, image, view) {
+function paintBoxes(context, boxes, image, view) {
   const ratio = devicePixelRatio || 1;
   const at = matrix(image, view);
   for (const box of boxes.toSorted((one, other) => one.selected - other.selected)) {
@@ -56,5 +56,49 @@ export function paintBoxes(context, boxes, image, view) {
       context.lineWidth = width * ratio;
       context.strokeRect(...rectangle);
     }
+  }
+}
+
+/** Map and boxes over an image, each shown or hidden. */
+export class Layers {
+  boxes = []; // {x_min, y_min, x_max, y_max, selected}, in shares of the image's sides
+  on = { map: true, boxes: true };
+  #map = null; // {side, values, box}
+  #heat = document.createElement("canvas");
+
+  clear() {
+    this.#map = null;
+    this.boxes = [];
+  }
+
+  show(map) {
+    this.#map = map;
+    this.on.map = true;
+    if (map) drawHeat(this.#heat, map);
+  }
+
+  /** Show or hide the map or the boxes; returns false if there is nothing to show. */
+  toggle(name) {
+    if (!this.offered[name]) return false;
+    this.on[name] = !this.on[name];
+    return true;
+  }
+
+  get offered() {
+    return { map: Boolean(this.#map), boxes: this.boxes.length > 0 };
+  }
+
+  get mapped() {
+    return Boolean(this.#map) && this.on.map;
+  }
+
+  /** Number of boxes on display. */
+  get boxed() {
+    return this.on.boxes ? this.boxes.length : 0;
+  }
+
+  paint(context, image, view, strength) {
+    if (this.mapped) paintHeat(context, this.#heat, this.#map.box, image, view, strength);
+    if (this.on.boxes) paintBoxes(context, this.boxes, image, view);
   }
 }

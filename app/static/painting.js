@@ -66,3 +66,10 @@ export function describe({ width, center, scale, inverted, turns, flipped, full 
   if (pixel) parts.push(pixel);
   return parts.join("  ");
 }
+
+/** Describe the pixel under a point of the canvas: (column, row): value; an empty text outside the image. */
+export function valueAt(image, view, levels, point) {
+  const [column, row] = toImage(matrix(image, view), point).map(Math.floor);
+  if (column < 0 || row < 0 || column >= image.width || row >= image.height) return "";
+  return `(${column}, ${row}): ${levels[0].values[row * image.width + column]}`;
+}
