@@ -15,6 +15,8 @@ from encoder.reader.views import FRONTAL
 from scripts.demo.features import read_image
 
 if TYPE_CHECKING:
+    import torch
+
     from encoder.backbones.base import Vision
     from llava_rad.model.familiarity import Familiarity
 
@@ -23,6 +25,8 @@ MOST = 200
 """Largest number of images of a kind."""
 DRAWN = 50
 """Number of phantoms, and of noise images."""
+KINDS = {"upside down": 200, "phantoms": 100}
+"""Kinds of which the model gets examples, and their number; none of them is counted by ``images``."""
 
 
 def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str, list[Pixels]]]:
@@ -61,6 +65,35 @@ def images(manifests: Mapping[str, Path], recipe: Recipe) -> Iterator[tuple[str,
     yield "noise", [rng.integers(0, 256, (recipe.size, recipe.size), dtype=np.uint8) for _ in range(DRAWN)]
 
 
+def unlike(paths: Sequence[Path], recipe: Recipe) -> Iterator[tuple[str, list[Pixels]]]:
+    """Yield examples of ``KINDS``, prepared by the recipe.
+
+    Args:
+        paths: training images, which are turned upside down; every second one also left to right.
+        recipe: of the model.
+    """
+    turned = [read_image(path)[::-1] for path in paths[: KINDS["upside down"]]]
+    pixels = [one[:, ::-1] if number % 2 else one for number, one in enumerate(turned)]
+    yield "upside down", [recipe.apply(np.ascontiguousarray(one), from_dicom=False) for one in pixels]
+    drawn = _phantoms(KINDS["phantoms"], first=DRAWN)
+    yield "phantoms", [recipe.apply(one, from_dicom=False) for one in drawn]
+
+
+def describe(vision: Vision, recipe: Recipe, kinds: Iterator[tuple[str, list[Pixels]]]) -> dict[str, torch.Tensor]:
+    """Compute the features of ``Familiarity`` of prepared images, by kind."""
+    import torch
+
+    from llava_rad.model.familiarity import Familiarity
+
+    with torch.inference_mode():
+        return {
+            name: torch.cat(
+                [Familiarity.describe(vision(recipe.normalise(batch)).patches) for batch in _sixteen(pixels)]
+            )
+            for name, pixels in kinds
+        }
+
+
 def warned(
     known: Familiarity, vision: Vision, recipe: Recipe, kinds: Iterator[tuple[str, list[Pixels]]]
 ) -> dict[str, dict[str, int]]:
@@ -70,16 +103,22 @@ def warned(
     found = {}
     with torch.inference_mode():
         for name, pixels in kinds:
-            batches = [np.stack(pixels[at : at + 16]) for at in range(0, len(pixels), 16)]
-            far = [one for batch in batches for one in known.unfamiliar(vision(recipe.normalise(batch)).patches)]
+            far = [
+                one for batch in _sixteen(pixels) for one in known.unfamiliar(vision(recipe.normalise(batch)).patches)
+            ]
             found[name] = {"images": len(pixels), "warned": sum(far)}
     return found
 
 
-def _phantoms(number: int) -> Iterator[Pixels]:
+def _sixteen(pixels: Sequence[Pixels]) -> Iterator[Pixels]:
+    for at in range(0, len(pixels), 16):
+        yield np.stack(pixels[at : at + 16])
+
+
+def _phantoms(number: int, first: int = 0) -> Iterator[Pixels]:
     from scripts.phantom import phantom_radiograph
 
-    for seed in range(number):
+    for seed in range(first, first + number):
         yield phantom_radiograph(seed, (), 320, view="PA").grey()
 
 

@@ -41,6 +41,7 @@ def test_tiny_run_writes_a_checkpoint_that_both_loaders_read(
 
     output = tmp_path / "checkpoint"
     monkeypatch.setattr(ood_examples, "DRAWN", 5)
+    monkeypatch.setattr(ood_examples, "KINDS", {"upside down": 6, "phantoms": 3})
     arguments = ["--data", str(data), "--output", str(output), "--tiny", "--views", "2"]
     assert main(arguments) == 0
     engine = Engine.from_pretrained(output, offline=True, device="cpu")

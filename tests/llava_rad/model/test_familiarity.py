@@ -52,6 +52,21 @@ def test_the_limit_lets_that_share_of_held_out_images_pass_it(share: float) -> N
     assert (known.distance(far) > known.limit).all()
 
 
+def test_a_kind_that_is_near_is_found_by_its_direction() -> None:
+    """Shifted by four deviations in one of the whitened features: the distance hardly grows, the projection does."""
+    fitted, held_out = features(500, 0), features(500, 1)
+    plain = Familiarity.fit(fitted, held_out)
+    shift = 4 * torch.linalg.inv(plain.whitening)[0]
+    kind, others = features(100, 2) + shift, features(500, 3)
+    known = Familiarity.fit(fitted, held_out, unlike=[kind[:50]])
+
+    def found(one: Familiarity, of: torch.Tensor) -> float:
+        return float((one.scores(of) > torch.cat([torch.tensor([one.limit]), one.limits])).any(1).float().mean())
+
+    assert found(plain, kind[50:]) < 0.5 and found(known, kind[50:]) > 0.9
+    assert found(known, held_out) <= 0.02 and found(known, others) < 0.04
+
+
 def test_it_is_kept_in_a_file_and_belongs_to_one_width(tmp_path: Path) -> None:
     known = Familiarity.fit(features(200, 0), features(100, 1))
     known.save(tmp_path / FAMILIARITY)
@@ -61,6 +76,15 @@ def test_it_is_kept_in_a_file_and_belongs_to_one_width(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another encoder"):
         Familiarity.load(tmp_path / FAMILIARITY, WIDTH + 1)
     assert Familiarity.load(tmp_path / "none.safetensors", WIDTH) is None
+    kinds = Familiarity.fit(features(200, 0), features(100, 1), unlike=[features(9, 2), features(9, 4)])
+    kinds.save(tmp_path / FAMILIARITY)
+    more = Familiarity.load(tmp_path / FAMILIARITY, WIDTH)
+    assert more is not None and torch.equal(more.scores(features(5, 3)), kinds.scores(features(5, 3)))
+    assert torch.equal(more.limits, kinds.limits) and len(kinds.limits) == 2
+    kinds.limits = kinds.limits[:1]
+    kinds.save(tmp_path / FAMILIARITY)
+    with pytest.raises(ModelError, match="a limit for each direction"):
+        Familiarity.load(tmp_path / FAMILIARITY, WIDTH)
     (tmp_path / FAMILIARITY).write_bytes(b"damaged")
     with pytest.raises(ModelError, match="cannot be read"):
         Familiarity.load(tmp_path / FAMILIARITY, WIDTH)
