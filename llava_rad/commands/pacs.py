@@ -164,7 +164,7 @@ def watch(
         GenerationOptions,
         opt.Fields(
             "model", "revision", "profile", "allow_remote", "server_timeout", "offline", "device", "dtype",
-            "max_new_tokens",
+            "max_new_tokens", "unsure",
         ),
     ],
 ) -> None:  # fmt: skip

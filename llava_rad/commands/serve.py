@@ -112,6 +112,7 @@ def command(
             "dtype",
             "max_new_tokens",
             "compile",
+            "unsure",
             "vllm_python",
             "show_paths",
         ),

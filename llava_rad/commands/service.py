@@ -45,7 +45,7 @@ def command(
         GenerationOptions,
         opt.Fields(
             "model", "revision", "profile", "allow_remote", "server_timeout", "offline", "device", "dtype",
-            "batch_size", "max_new_tokens", "num_beams", "compile", "vllm_python",
+            "batch_size", "max_new_tokens", "num_beams", "compile", "unsure", "vllm_python",
         ),
     ],
 ) -> None:  # fmt: skip

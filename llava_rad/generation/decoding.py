@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterator, Sequence
 from itertools import accumulate, chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from encoder.errors import LlavaRadError
+from llava_rad.generation.abstention import withhold
 from llava_rad.generation.compiled import EVERY, Tokens
 from llava_rad.generation.engine import Engine
 from llava_rad.generation.options import Decoding
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 
     from llava_rad.generation.llama import Llama
     from llava_rad.model.templates import Study
+
+
+class Look(NamedTuple):
+    """Facts about a report's frontal image from its features.
+
+    Attributes:
+        unfamiliar: the image is unlike the training images.
+        unsure: findings that cannot be judged; none where uncertain findings stay as written.
+    """
+
+    unfamiliar: bool
+    unsure: tuple[str, ...]
 
 
 def generate(
@@ -50,14 +63,14 @@ def generate(
     studies = studies or [settings.study] * (len(images) // settings.study.images)
     if compiles(engine, settings):
         return _generate_in_slots(engine, images, settings, studies, min(at_once or len(studies), len(studies)))
-    embeds, mask, unfamiliar = prepare(engine, images, settings, studies)
+    embeds, mask, looks = prepare(engine, images, settings, studies)
     if settings.beams(engine.config) > 1:
         rows = _beam_search(engine, embeds, mask, settings)
     else:
         rows = [[] for _ in studies]
         for row, token in chain.from_iterable(_decode(engine, embeds, mask, settings)):
             rows[row].append(token)
-    return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
+    return [draft(engine, row, look, settings) for row, look in zip(rows, looks, strict=True)]
 
 
 def stream(
@@ -105,8 +118,8 @@ def stream_batch(
         dropped: numbers of reports that nobody waits for any more, looked at before every token: they leave the batch
             and yield no draft. Where decoding is compiled they are written to their end.
     """
-    embeds, mask, unfamiliar = prepare(engine, images, settings)
-    rows: list[list[int]] = [[] for _ in unfamiliar]
+    embeds, mask, looks = prepare(engine, images, settings)
+    rows: list[list[int]] = [[] for _ in looks]
     shown = [""] * len(rows)
     longest, eos = settings.longest(engine.config), engine.tokens.ids.eos
     for tokens in _tokens(engine, embeds, mask, settings, dropped):
@@ -116,15 +129,15 @@ def stream_batch(
             if row in dropped:
                 continue
             ended = rows[row][-1] == eos or len(rows[row]) == longest
-            if row in streamed:
-                text = draft(engine, rows[row]).text
+            if row in streamed and (ended or not looks[row].unsure):  # statements may be removed at the end
+                text = draft(engine, rows[row], looks[row], settings).text
                 # an incomplete multi-byte character decodes to U+FFFD
                 whole = text.startswith(shown[row]) and not text.endswith("\ufffd")
                 if (whole or ended) and len(text) > len(shown[row]):
                     yield row, text[len(shown[row]) :]
                     shown[row] = text
             if ended:
-                yield row, draft(engine, rows[row], unfamiliar=unfamiliar[row])
+                yield row, draft(engine, rows[row], looks[row], settings)
 
 
 def prepare(
@@ -132,8 +145,8 @@ def prepare(
     images: Sequence[npt.NDArray[np.uint8]],
     settings: Decoding,
     studies: Sequence[Study] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None, list[bool]]:
-    """Embed the prompts with their images, and tell which frontal images are unfamiliar.
+) -> tuple[torch.Tensor, torch.Tensor | None, list[Look]]:
+    """Embed the prompts with their images, and look at the features of the frontal images.
 
     Args:
         engine: the model.
@@ -142,10 +155,11 @@ def prepare(
         studies: study inputs of each report, in place of ``settings.study`` for all of them.
 
     Returns:
-        Embeddings and mask as ``Engine.embed`` returns them, and one flag per report.
+        Embeddings and mask as ``Engine.embed`` returns them, and one look per report.
 
     Raises:
-        LlavaRadError: if prompt, image and answer do not fit the language model's context.
+        LlavaRadError: if prompt, image and answer do not fit the language model's context, or uncertain findings are
+            not to be written and the checkpoint has no probabilities of findings.
     """
     import numpy as np
 
@@ -161,15 +175,25 @@ def prepare(
             hint="lower --max-new-tokens or shorten --prompt",
         )
     starts = list(accumulate((study.images for study in studies), initial=0))[:-1]
-    return embeds, mask, engine.unfamiliar(patches[starts])
+    frontal = patches[starts]
+    unsure = [()] * len(starts) if settings.unsure == "written" else engine.unsure(frontal)
+    return embeds, mask, [Look(*both) for both in zip(engine.unfamiliar(frontal), unsure, strict=True)]
 
 
-def draft(engine: Engine, row: Sequence[int], *, unfamiliar: bool = False) -> Draft:
-    """Make a draft of generated ids, up to the end token."""
+def draft(engine: Engine, row: Sequence[int], look: Look, settings: Decoding) -> Draft:
+    """Make a draft of generated ids, up to the end token, without findings that cannot be judged."""
     eos = engine.tokens.ids.eos
     complete = eos in row
     ids = tuple(row[: row.index(eos)] if complete else row)
-    return Draft(engine.tokens.decode(ids), ids, complete, unfamiliar)
+    text = engine.tokens.decode(ids)
+    if not look.unsure or engine.findings is None:
+        return Draft(text, ids, complete, look.unfamiliar)
+    phrases = engine.findings.phrases
+    found = withhold(text, look.unsure, phrases, say=settings.unsure == "stated")
+    notes = [f"findings that cannot be judged: {', '.join(phrases[name][0] for name in look.unsure)}"]
+    if found.left:
+        notes.append(f"of these the report still speaks of: {', '.join(phrases[name][0] for name in found.left)}")
+    return Draft(found.text, ids, complete, look.unfamiliar, tuple(notes))
 
 
 def compiles(engine: Engine, settings: Decoding) -> bool:
@@ -200,14 +224,14 @@ def _generate_in_slots(
     studies: Sequence[Study],
     slots: int,
 ) -> list[Draft]:
-    unfamiliar = list[bool]()
+    looks = list[Look]()
     starts = list(accumulate((study.images for study in studies), initial=0))
 
     def prompts() -> Iterator[torch.Tensor]:
         for at in range(0, len(studies), slots):
             some = studies[at : at + slots]
-            embeds, mask, flags = prepare(engine, images[starts[at] : starts[at + len(some)]], settings, some)
-            unfamiliar.extend(flags)
+            embeds, mask, seen = prepare(engine, images[starts[at] : starts[at + len(some)]], settings, some)
+            looks.extend(seen)
             yield from without_padding(embeds, mask)
 
     prompt = engine.config.conversation.with_instruction(settings.prompt)
@@ -215,7 +239,7 @@ def _generate_in_slots(
     rows: list[list[int]] = [[] for _ in studies]
     for row, token in chain.from_iterable(_decode_in_slots(engine, prompts(), longest, settings, slots)):
         rows[row].append(token)
-    return [draft(engine, row, unfamiliar=flag) for row, flag in zip(rows, unfamiliar, strict=True)]
+    return [draft(engine, row, look, settings) for row, look in zip(rows, looks, strict=True)]
 
 
 @torch.inference_mode()

@@ -22,9 +22,10 @@ from llava_rad.generation.compiled import CompiledDecoder
 from llava_rad.generation.llama import Llama
 from llava_rad.generation.quantized import BITS
 from llava_rad.generation.words import WordEmbeddings
-from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked
+from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, FINDINGS, LANGUAGE_MODEL, PROJECTOR, load_checked
 from llava_rad.model.config import LlavaRadConfig
 from llava_rad.model.familiarity import Familiarity
+from llava_rad.model.findings import Findings
 from llava_rad.model.llava_rad import greedy, join, load_language_model
 from llava_rad.model.projector import Projector, pooled_tokens, project_images
 from llava_rad.model.prompt import Prompt
@@ -61,6 +62,7 @@ class Engine:
         tokens: Tokens,
         *,
         familiarity: Familiarity | None = None,
+        findings: Findings | None = None,
         sha256: str = "",
         revision: str | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class Engine:
         inner = (projector.in_features, projector.out_features)
         if tokens_of_image != config.image_tokens or inner != (vision.width, words.width):
             raise ModelError("the checkpoint's encoder, projector, language model and recipe do not fit together")
-        self.familiarity = familiarity
+        self.familiarity, self.findings = familiarity, findings
         self.config, self.model_id, self.sha256, self.revision = config, config.name, sha256, revision
         self.device, self.dtype = words.device, words.dtype
         self.vision, self.projector, self.words, self.tokens = vision, projector.eval(), words, tokens
@@ -142,8 +144,12 @@ class Engine:
             words = Llama.load(language_model, device=target, dtype=kind, bits=bits)
         tokens = Tokens.load(language_model, config.tokens)
         known = Familiarity.load(folder / FAMILIARITY, vision.width, target)
+        findings = Findings.load(folder / FINDINGS, vision.width, target)
         digest = sha256_of(folder / "config.json")
-        return cls(config, vision, projector, words, tokens, familiarity=known, sha256=digest, revision=revision)
+        return cls(
+            config, vision, projector, words, tokens, familiarity=known, findings=findings, sha256=digest,
+            revision=revision,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def encode_images(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -156,6 +162,19 @@ class Engine:
         All are familiar if the checkpoint does not describe its training images.
         """
         return [False] * len(patches) if self.familiarity is None else self.familiarity.unfamiliar(patches)
+
+    def unsure(self, patches: torch.Tensor) -> list[tuple[str, ...]]:
+        """Name the findings of each image, given its patch features [B, N, D], that cannot be judged.
+
+        Raises:
+            LlavaRadError: if the checkpoint has no probabilities of findings.
+        """
+        if self.findings is None:
+            raise LlavaRadError(
+                "this checkpoint has no probabilities of findings, so none is left out as uncertain",
+                hint="use --unsure written, or a checkpoint with findings.safetensors",
+            )
+        return self.findings.unsure(Familiarity.describe(patches).to(self.findings.weight))
 
     @torch.inference_mode()
     def embed(self, patches: torch.Tensor, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from encoder.errors import ConfigError
+from llava_rad.generation.abstention import Unsure
 from llava_rad.model.templates import FRONTAL_ONLY, Study
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Decoding:
         prompt: Instruction in place of the checkpoint's own.
         compile: Compile greedy decoding on CUDA, once for a model (compiled kernels are kept in
             TORCHINDUCTOR_CACHE_DIR, default llava-rad/compiled in the user's cache). Default: on CUDA.
+        unsure: Findings whose probability is between their two levels: written (left as the model wrote them),
+            unsaid, or stated (replaced by "cannot be judged"). Needs a checkpoint with findings.safetensors.
         study: Images and texts that each report is written from besides a frontal image.
 
     Raises:
@@ -92,6 +95,7 @@ class Decoding:
     seed: int = option(0, "Decoding")
     prompt: str | None = option(None, "Decoding")
     compile: bool | None = option(None, "Decoding")
+    unsure: Unsure = option("written", "Decoding", choices=get_args(Unsure), metavar="HOW")
     study: Study = FRONTAL_ONLY
 
     def __post_init__(self) -> None:
@@ -108,6 +112,18 @@ class Decoding:
         """
         usual = config.generation.max_new_tokens
         return self.max_new_tokens or (usual + usual // 2 if self.study.grounded else usual)
+
+    def check_certain(self) -> None:
+        """Refuse a removal of uncertain findings, for models without probabilities of findings.
+
+        Raises:
+            ConfigError: if one is requested.
+        """
+        if self.unsure != "written":
+            raise ConfigError(
+                f"unsure = {self.unsure} is for checkpoints with probabilities of findings",
+                hint="use unsure = written",
+            )
 
     def beams(self, config: Description) -> int:
         """Number of beams: ``num_beams``, or the checkpoint's default.

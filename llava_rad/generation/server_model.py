@@ -81,12 +81,13 @@ class FoundServer:
         A server that cannot be reached is asked again for each report: it may be started later than this process.
 
         Raises:
-            ConfigError: if beams or vLLM are requested.
+            ConfigError: if beams, vLLM or a removal of uncertain findings are requested.
             ModelError: if the server has no such model.
             ServerError: if it refuses the key, or answers nonsense.
         """
         if options.beams(self.config) > 1:
             raise ConfigError("a server is asked for greedy or sampled reports", hint="use one beam")
+        options.check_certain()
         if options.vllm_python is not None:
             raise ConfigError("--vllm-python is for checkpoints of this project", hint="the server decodes")
         if self.remote:

@@ -93,6 +93,7 @@ class FoundVisionLanguage:
         """
         if options.vllm_python is not None:
             raise ConfigError("vLLM is given this project's checkpoints only", hint="leave --vllm-python out")
+        options.check_certain()
         if options.compile:
             raise ConfigError("decoding is compiled for this project's checkpoints only", hint="leave --compile out")
         what = f"the model {self.name}"

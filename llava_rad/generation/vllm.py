@@ -105,7 +105,7 @@ class VllmWriter:
         settings = settings or Decoding()
         if settings.beams(self._engine.config) > 1 or settings.temperature > 0:
             raise LlavaRadError("vLLM is asked for greedy reports only", hint="use one beam and temperature 0")
-        embeds, mask, unfamiliar = prepare(self._engine, images, settings, studies)
+        embeds, mask, looks = prepare(self._engine, images, settings, studies)
         prompts = list(without_padding(embeds, mask))
         tokens = self._engine.tokens
         message = {
@@ -122,7 +122,7 @@ class VllmWriter:
             raise LlavaRadError(f"vLLM answered {sum(map(bool, rows))} of {len(prompts)} prompts")
         if any(token in row for row in rows for token in tokens.suppressed):
             raise LlavaRadError("vLLM wrote a token that it was told never to write")
-        return [draft(self._engine, row, unfamiliar=far) for row, far in zip(rows, unfamiliar, strict=True)]
+        return [draft(self._engine, row, look, settings) for row, look in zip(rows, looks, strict=True)]
 
     def close(self) -> None:
         """End the worker."""

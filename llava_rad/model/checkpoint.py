@@ -16,7 +16,9 @@ DEMO = Path(__file__).parents[1] / "demo"
 ENCODER, PROJECTOR, LANGUAGE_MODEL = "encoder", "projector.safetensors", "language_model"
 FAMILIARITY = "familiarity.safetensors"
 """Optional file that describes the training images; see ``llava_rad.model.familiarity``."""
-_PATTERNS = ("config.json", "README.md", PROJECTOR, FAMILIARITY, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
+FINDINGS = "findings.safetensors"
+"""Optional file with probabilities of findings and their levels; see ``llava_rad.model.findings``."""
+_PATTERNS = ("config.json", "README.md", PROJECTOR, FAMILIARITY, FINDINGS, f"{ENCODER}/*", f"{LANGUAGE_MODEL}/*")
 _UNHASHED = {"config.json", "README.md"}
 
 

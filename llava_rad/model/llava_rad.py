@@ -20,9 +20,19 @@ from encoder.errors import ModelError
 from encoder.hub import fetch, refused_packages
 from encoder.runs.distributed import choose_deepspeed_device
 from llava_rad.model.adapter_config import ADAPTER, read_adapter, with_module_names
-from llava_rad.model.checkpoint import ENCODER, FAMILIARITY, LANGUAGE_MODEL, PROJECTOR, load_checked, locate, writing
+from llava_rad.model.checkpoint import (
+    ENCODER,
+    FAMILIARITY,
+    FINDINGS,
+    LANGUAGE_MODEL,
+    PROJECTOR,
+    load_checked,
+    locate,
+    writing,
+)
 from llava_rad.model.config import LlavaRadConfig, TokenIds, check_language_model, token_ids
 from llava_rad.model.familiarity import Familiarity
+from llava_rad.model.findings import Findings
 from llava_rad.model.projector import Projector, project_images
 from llava_rad.model.tokenizer import Tokens
 
@@ -40,6 +50,7 @@ class LlavaRad(nn.Module):
         tokens: tokenizer with its special ids.
         config: recipe, prompt and defaults.
         familiarity: description of the training images; None if unknown.
+        findings: probabilities of findings; None if unknown.
 
     Raises:
         ModelError: if the parts do not fit together.
@@ -53,6 +64,7 @@ class LlavaRad(nn.Module):
         tokens: Tokens,
         config: LlavaRadConfig,
         familiarity: Familiarity | None = None,
+        findings: Findings | None = None,
     ) -> None:
         super().__init__()
         check_features(encoder.features, config.features)
@@ -74,6 +86,7 @@ class LlavaRad(nn.Module):
         self.tokens = tokens
         self.config = config
         self.familiarity = familiarity
+        self.findings = findings
 
     def embed(
         self,
@@ -119,7 +132,8 @@ class LlavaRad(nn.Module):
         language_model = load_language_model(folder / LANGUAGE_MODEL, dtype=dtype, offline=offline)
         tokens = Tokens.load(folder / LANGUAGE_MODEL, config.tokens)
         known = Familiarity.load(folder / FAMILIARITY, encoder.width)
-        return cls(encoder, projector.to(dtype), language_model, tokens, config, known).eval()
+        findings = Findings.load(folder / FINDINGS, encoder.width)
+        return cls(encoder, projector.to(dtype), language_model, tokens, config, known, findings).eval()
 
     def save_pretrained(
         self,
@@ -157,6 +171,8 @@ class LlavaRad(nn.Module):
             self.tokens.save(temporary / LANGUAGE_MODEL)
             if self.familiarity is not None:
                 self.familiarity.save(temporary / FAMILIARITY)
+            if self.findings is not None:
+                self.findings.save(temporary / FINDINGS)
             if card is not None:
                 (temporary / "README.md").write_text(card, encoding="utf-8")
 

@@ -150,7 +150,7 @@ def _merged(checkpoint: str, offline: bool) -> LlavaRad:
     """A checkpoint whose language model is an adapter, with the adapter merged in: training goes on with all of it."""
     whole = LlavaRad.from_pretrained(checkpoint, offline=offline)
     whole.language_model = whole.language_model.merge_and_unload()
-    whole.familiarity = None  # other images are to come
+    whole.familiarity = whole.findings = None  # other images are to come
     return whole
 
 

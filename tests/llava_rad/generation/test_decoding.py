@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from encoder.errors import LlavaRadError
-from llava_rad.generation.decoding import generate, stream
+from llava_rad.generation.decoding import Look, generate, stream
 from llava_rad.generation.engine import Engine, choose_device, choose_dtype
 from llava_rad.generation.options import Decoding
 from llava_rad.model.llava_rad import LlavaRad
@@ -101,7 +101,7 @@ def test_left_padded_prompts_equal_single_runs(engine: Engine, model: LlavaRad, 
     rows: list[list[int]] = [[] for _ in prompts]
     for row, token in chain.from_iterable(_decode(engine, embeds, mask, settings[0])):
         rows[row].append(token)
-    assert [list(draft(engine, row).ids) for row in rows] == single
+    assert [list(draft(engine, row, Look(False, ()), Decoding()).ids) for row in rows] == single
 
 
 def test_engine_embeds_as_the_composition_does(engine: Engine, model: LlavaRad, images: list[np.ndarray]) -> None:
