@@ -214,7 +214,7 @@ class Probe:
             self.labels,
             self._truth[~self._train].numpy(),
             (outside @ weights[..., 0] + bias[:, 0]).cpu().numpy(),
-            torch.stack([_votes(cosines, *column) for column in zip(labels.t(), known.t(), strict=True)], 1)
+            torch.stack([votes(cosines, *column) for column in zip(labels.t(), known.t(), strict=True)], 1)
             .cpu()
             .numpy(),
             c,
@@ -235,8 +235,14 @@ class Probe:
         return ProbeResult(auprc, roc, near, loss, self.left_out, predicted.c)
 
 
-def _votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Share of votes [V] for a label, of the nearest of the T images that have it: [V, T], [T], [T]."""
+def votes(cosines: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Share of votes [V] for a label, of the nearest of the T images that have it.
+
+    Args:
+        cosines: [V, T], of the judged and the labelled images.
+        labels: [T], 1 or 0.
+        known: [T], 1 where the label is known.
+    """
     labelled = known == 1
     top, indices = cosines[:, labelled].topk(min(NEIGHBOURS, int(labelled.sum())), dim=1)
     return (torch.softmax(top / NEIGHBOUR_TEMPERATURE, dim=1) * labels[labelled][indices]).sum(1)
