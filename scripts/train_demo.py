@@ -109,6 +109,7 @@ def make_demo(
     from llava_rad.model.config import LlavaRadConfig
     from llava_rad.model.familiarity import Familiarity
     from llava_rad.model.llava_rad import LlavaRad
+    from scripts.demo import abstention
 
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise LlavaRadError(f"{output.name} exists already", hint="name another folder, or use --force to replace it")
@@ -127,7 +128,7 @@ def make_demo(
             backbone = _tiny_encoder(seed)
         else:
             source = encoder or str(pretraining.pretrain(pretraining.ENCODER, manifests, work / "runs", log))
-            backbone = _loaded(source)
+            backbone = load_backbone(source)
         backbone.half().float()  # features of the weights as they are stored
         digest = identity(backbone)
         # bfloat16 takes half of the time; the features that it changes a little are stored as float16 anyway
@@ -165,8 +166,10 @@ def make_demo(
             name=NAME, demonstration=True, image_tokens=fit_features.shape[2], recipe=recipe.to_dict()
         )
         described = Familiarity.describe(fit_features[:, 0]), Familiarity.describe(held_out_features)
-        known = Familiarity.fit(described[0], described[1], FALSE_ALARMS)
-        whole = LlavaRad(backbone, model.projector, model.language_model, tokens, settings, known)
+        strange = ood_examples.describe(vision, recipe, ood_examples.unlike([case.path for case in fit], recipe))
+        known = Familiarity.fit(described[0], described[1], FALSE_ALARMS, list(strange.values()))
+        findings = abstention.fit(torch.cat(described), [*fit, *held_out])
+        whole = LlavaRad(backbone, model.projector, model.language_model, tokens, settings, known, findings)
         whole.save_pretrained(output, force=force, encoder_dtype=torch.float16)
     with watch.step("evaluation"):
         truth = [case.labels for case in val]
@@ -178,8 +181,11 @@ def make_demo(
             "val": scores.to_dict(), "val_95": evaluate.intervals(reports, truth),
             "baselines": evaluate.baselines(train, truth),
         }  # fmt: skip
-        plain = torch.cat([fit_features[:, 0], held_out_features])
-        nearest = evaluate.nearest_neighbour([*fit, *held_out], plain, encode(val, 1)[:, 0])
+        plain, asked = torch.cat([fit_features[:, 0], held_out_features]), encode(val, 1)[:, 0]
+        nearest = evaluate.nearest_neighbour([*fit, *held_out], plain, asked)
+        if findings is not None:
+            unsure = findings.unsure(Familiarity.describe(asked))
+            results["abstention"] = abstention.measure(reports, truth, unsure, findings.phrases)
         others = {"nearest_neighbour": nearest}
         if before is not None:
             others["before"] = write_reports(before, val)
@@ -250,7 +256,12 @@ def write_reports(checkpoint: Path, cases: Sequence[nih.Case], batch_size: int =
     return reports
 
 
-def _loaded(source: str) -> RadDino:
+def load_backbone(source: str) -> RadDino:
+    """Load an encoder of DINOv2's form with the demonstration model's recipe.
+
+    Raises:
+        ModelError: if it is missing or of another form.
+    """
     from encoder.backbones.dinov2 import RadDino
     from encoder.backbones.loading import load_encoder
 

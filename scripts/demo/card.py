@@ -60,10 +60,19 @@ recipe was chosen with knowledge of earlier val scores: the numbers may be sligh
 come from the same source without patient ids, so RAD-DINO-S may have seen, without labels, images of val patients.
 Not measured: radiologists' judgement, other hospitals, subgroups.
 
+## Findings that cannot be judged
+
+With `--unsure unsaid` or `stated`, findings are left out whose probability (logistic regression on the patch features,
+calibrated on training patients) is between two levels: that of the best F1, and one below which a fifth of the images
+with the finding lies.
+
+{abstention}
+
 ## Images unlike the training data
 
 A draft carries a warning if its image is far from the training images in the encoder's features (Mahalanobis
-distance of mean and standard deviation of the patch features). The limit, {limit}, is set so that {false_alarms} of the
+distance of mean and standard deviation of the patch features), or on the side of images upside down or drawn phantoms
+(linear discriminants, from other examples than those counted here). The limits are set so that {false_alarms} of the
 {held_out} held-out training images get a warning.
 
 {familiarity}
@@ -74,7 +83,7 @@ The first row is the rate of false alarms. A draft without a warning can still b
 
 * Findings are often missed and often invented; do not use the output for any decision about a patient.
 * At 224 px small nodules, fine lines and small pneumothoraces are hardly visible.
-* No confidence is given for single findings.
+* The text gives no confidence for single findings.
 
 ## Licences and sources
 
@@ -106,7 +115,8 @@ def write_card(results: dict[str, Any]) -> str:
         minutes=f"{sum(step['elapsed'] for step in seconds.values()) / 60:.0f}",
         processor_minutes=f"{sum(step['processor'] for step in seconds.values()) / 60:.0f}",
         train=data["fit"] + data["held_out"], held_out=data["held_out"], val=data["val"], table=_table(results),
-        classes=_classes(results["val"]["per_class"]), limit=f"{results['familiarity']['limit']:.1f}",
+        classes=_classes(results["val"]["per_class"]),
+        abstention=_abstention(results.get("abstention")),
         false_alarms=f"{results['familiarity']['false_alarms']:.0%}",
         familiarity=_familiarity(results["familiarity"]["kinds"]),
     )  # fmt: skip
@@ -141,6 +151,17 @@ def _classes(per_class: dict[str, dict[str, float]]) -> str:
         numbers = " | ".join(f"{row[key]:.2f}" for key in ("precision", "recall", "f1"))
         lines.append(f"| {label.replace('_', ' ')} | {row['positives']} | {row['reported']} | {numbers} |")
     return "\n".join(lines)
+
+
+def _abstention(numbers: dict[str, float] | None) -> str:
+    if numbers is None:
+        return "No finding has enough patients for its levels."
+    return (
+        f"Not judged on val: {numbers['rate']:.0%} of the pairs of image and finding; {numbers['removed']:.0%} of them "
+        f"leave the text. Macro-F1 {numbers['macro_f1']:.3f}, micro-F1 {numbers['micro_f1']:.3f} with unsaid findings "
+        f"counted as absent; {numbers['judged_macro_f1']:.3f} and {numbers['judged_micro_f1']:.3f} over the "
+        "other pairs."
+    )
 
 
 def _familiarity(kinds: dict[str, dict[str, int]]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llava_rad.generation.abstention import CANNOT
 from scripts.demo import grammar
 from scripts.demo.nih import LABELS, NO_FINDING, Case
 
@@ -70,6 +71,8 @@ def label_text(text: str) -> frozenset[str]:
     """
     found: set[str] = set()
     for sentence in _SENTENCE.split(text.lower()):
+        if CANNOT in sentence:
+            continue
         for label, phrase in _FINDINGS.items():
             if label not in found and any(not _is_negated(sentence, match) for match in phrase.finditer(sentence)):
                 found.add(label)
@@ -134,10 +137,11 @@ def score(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> Scores:
         truth: The findings of the same images.
     """
     predicted = [label_text(report) for report in reports]
-    return _score_labels(predicted, truth, len(set(reports)) / max(1, len(reports)))
+    return score_labels(predicted, truth, len(set(reports)) / max(1, len(reports)))
 
 
-def _score_labels(predicted: Sequence[frozenset[str]], truth: Sequence[frozenset[str]], distinct: float) -> Scores:
+def score_labels(predicted: Sequence[frozenset[str]], truth: Sequence[frozenset[str]], distinct: float = 0.0) -> Scores:
+    """Score findings read from reports; ``distinct`` is passed on."""
     per_class: dict[str, dict[str, float]] = {}
     total = np.zeros(3, int)
     for label in LABELS:
@@ -211,28 +215,41 @@ def nearest_neighbour(train: Sequence[Case], known: torch.Tensor, images: torch.
     return [grammar.text_of(grammar.write(train[i].labels, {}, rng)) for i in nearest.tolist()]
 
 
-def intervals(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the three F1 scores."""
-    return {name: bootstrap_interval(reports, truth, name) for name in ("macro_f1", "micro_f1", "no_finding_f1")}
-
-
-def with_interval(reports: Sequence[str], truth: Sequence[frozenset[str]]) -> dict[str, Any]:
-    """Score with intervals, which are under ``NAME_95``."""
-    return score(reports, truth).to_dict() | {f"{k}_95": list(v) for k, v in intervals(reports, truth).items()}
-
-
-def bootstrap_interval(
-    reports: Sequence[str], truth: Sequence[frozenset[str]], name: str, draws: int = 500
-) -> tuple[float, float]:
-    """95 % percentile interval of one of the scores over resampled images."""
+def intervals(
+    reports: Sequence[str],
+    truth: Sequence[frozenset[str]],
+    patients: Sequence[str] | None = None,
+    draws: int = 500,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of the three F1 scores over resampled images, or patients with all their images."""
+    predicted, true = (
+        np.array([as_row(labels) for labels in of], np.float64).reshape(-1, len(ROW_NAMES))
+        for of in ([label_text(report) for report in reports], truth)
+    )
+    groups = list(patients or map(str, range(len(reports))))
+    members = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     rng = np.random.default_rng(3)
-    predicted = [label_text(report) for report in reports]
-    values = []
-    for _ in range(draws):
-        chosen = rng.integers(len(predicted), size=len(predicted))
-        values.append(getattr(_score_labels([predicted[i] for i in chosen], [truth[i] for i in chosen], 0.0), name))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return round(float(low), 4), round(float(high), 4)
+    drawn = np.stack(
+        [np.bincount(rng.integers(len(members), size=len(members)), minlength=len(members)) for _ in range(draws)]
+    )
+    weights = drawn[:, [members[group] for group in groups]]
+    hits, total = weights @ (predicted * true), weights @ (predicted + true)
+    each = 2 * hits / np.maximum(total, 1)
+    values = {
+        "macro_f1": each[:, :-1].mean(1),
+        "micro_f1": 2 * hits[:, :-1].sum(1) / np.maximum(total[:, :-1].sum(1), 1),
+        "no_finding_f1": each[:, -1],
+    }
+    ends = {name: np.percentile(one, [2.5, 97.5]) for name, one in values.items()}
+    return {name: (round(float(low), 4), round(float(high), 4)) for name, (low, high) in ends.items()}
+
+
+def with_interval(
+    reports: Sequence[str], truth: Sequence[frozenset[str]], patients: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Score with intervals by image or by patient, which are under ``NAME_95``."""
+    found = intervals(reports, truth, patients)
+    return score(reports, truth).to_dict() | {f"{name}_95": list(ends) for name, ends in found.items()}
 
 
 def _round(value: Any) -> Any:

@@ -15,10 +15,12 @@ Rules of the grammar:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from llava_rad.generation.abstention import CANNOT, withhold
 
 SIDES = {"left": " on the left", "right": " on the right", "bilateral": " on both sides"}
 _MIDLINE = frozenset({"Cardiomegaly", "Hernia"})
@@ -79,6 +81,24 @@ class Author:
     slots: tuple[Slot, ...]
     extra: Mapping[str, str]
 
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "Atelectasis": ("atelectasis",),
+    "Cardiomegaly": ("heart size", "heart", "cardiac silhouette", "cardiac size", "cardiomegaly"),
+    "Effusion": ("pleural effusion", "effusion"),
+    "Infiltration": ("infiltrate",),
+    "Mass": ("mass",),
+    "Nodule": ("nodule", "lung nodule", "pulmonary nodule"),
+    "Pneumonia": ("pneumonia",),
+    "Pneumothorax": ("pneumothorax",),
+    "Consolidation": ("consolidation", "focal consolidation"),
+    "Edema": ("pulmonary edema", "edema"),
+    "Emphysema": ("emphysema", "lungs are emphysematous"),
+    "Fibrosis": ("fibrosis", "pulmonary fibrosis", "fibrotic change"),
+    "Pleural_Thickening": ("pleural thickening", "pleura is thickened"),
+    "Hernia": ("hernia", "herniation"),
+}
+"""Label -> words by which the grammar's sentences name it, for ``llava_rad.generation.abstention``."""
 
 _AIRSPACE = {"Consolidation": " consolidation", "Infiltration": " infiltrate", "Pneumonia": " pneumonia"}
 _LUMPS = {"Nodule": " at least one nodule", "Mass": " at least one mass"}
@@ -159,7 +179,11 @@ AUTHORS: tuple[Author, ...] = (
 
 
 def write(
-    present: Iterable[str], sides: Mapping[str, str], rng: np.random.Generator, author: int | None = None
+    present: Iterable[str],
+    sides: Mapping[str, str],
+    rng: np.random.Generator,
+    author: int | None = None,
+    unknown: Collection[str] = (),
 ) -> list[Piece]:
     """Write one findings paragraph.
 
@@ -168,6 +192,7 @@ def write(
         sides: label -> `left`, `right` or `bilateral`, only where known.
         rng: Source of the wording.
         author: Index into `AUTHORS`; any if None.
+        unknown: Labels of which nothing is said; none of `present`.
 
     Returns:
         The pieces in order; `text_of` joins them.
@@ -175,14 +200,31 @@ def write(
     wanted = frozenset(present)
     sides = {label: side for label, side in sides.items() if label not in _MIDLINE}
     chosen = AUTHORS[int(rng.integers(len(AUTHORS))) if author is None else author]
-    pieces = [piece for slot in chosen.slots for piece in slot.write(wanted, sides)]
+    sentences = [slot.write(wanted, sides) for slot in chosen.slots]
+    pieces = [piece for sentence in sentences for piece in (_known(sentence, unknown) if unknown else sentence)]
     pieces += [Piece(text, label) for label, text in chosen.extra.items() if label in wanted]
 
     def choose(match: re.Match[str]) -> str:
         options = match[1].split("|")
         return options[int(rng.integers(len(options)))]
 
-    return [Piece(_CHOICE.sub(choose, piece.text), piece.finding) for piece in pieces]
+    chosen_pieces = [Piece(_CHOICE.sub(choose, piece.text), piece.finding) for piece in pieces]
+    if unknown and chosen_pieces:  # the first sentence may be gone
+        first = chosen_pieces[0]
+        chosen_pieces[0] = Piece(first.text[:1].strip() + first.text[1:], first.finding)
+    return chosen_pieces
+
+
+def _known(sentence: Sequence[Piece], unknown: Collection[str]) -> list[Piece]:
+    """Leave unknown labels out of a sentence; what is left of a changed one affirms the first label that it named."""
+    text = text_of(sentence)
+    changed = withhold(text.strip(), unknown, PHRASES, say=False)
+    if changed.text == text.strip():
+        return list(sentence)
+    if CANNOT in changed.text:
+        return []
+    space = " " if text.startswith(" ") else ""
+    return [Piece(space + changed.text, next((piece.finding for piece in sentence if piece.finding), None))]
 
 
 def text_of(pieces: Iterable[Piece]) -> str:

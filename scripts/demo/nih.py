@@ -34,12 +34,14 @@ class Case:
         patient: NIH's patient number, used for splitting only.
         labels: the findings present; empty means "No Finding".
         sides: the patient's side of a finding, only where an NIH box gives it.
+        unknown: findings of which the label says nothing; never those of ``labels``.
     """
 
     path: Path
     patient: str
     labels: frozenset[str]
     sides: dict[str, Side]
+    unknown: frozenset[str] = frozenset()
 
 
 def read_cases(folder: Path, split: str) -> list[Case]:

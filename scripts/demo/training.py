@@ -26,7 +26,8 @@ def label_weights(cases: Sequence[Case], config: TrainingConfig) -> dict[str, fl
     """Weight in the loss of the words that affirm each label: larger for rare labels."""
     weights = {}
     for label in LABELS:
-        share = (sum(label in case.labels for case in cases) + 0.5) / (len(cases) + 1)
+        known = sum(label not in case.unknown for case in cases)
+        share = (sum(label in case.labels for case in cases) + 0.5) / (known + 1)
         weights[label] = float(np.clip(((1 - share) / share) ** config.rarity, 1.0, config.most_weight))
     return weights
 
@@ -35,7 +36,7 @@ def answer(
     case: Case, tokens: Tokens, weights: dict[str, float], rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
     """Write a new paragraph for a case: token ids with `</s>`, and the weight of each in the loss."""
-    pieces = grammar.write(case.labels, case.sides, rng)
+    pieces = grammar.write(case.labels, case.sides, rng, unknown=case.unknown)
     text = grammar.text_of(pieces)
     ids = encode_answer(tokens.tokenizer, text, tokens.ids.eos)
     of_character = np.concatenate(
@@ -74,6 +75,7 @@ class Trainer:
         self.held_out_features, self.held_out = held_out_features, list(held_out)
         self.weights = label_weights(cases, config)
         self.targets = torch.tensor([[float(label in case.labels) for label in LABELS] for case in cases])
+        self.known = torch.tensor([[float(label not in case.unknown) for label in LABELS] for case in cases])
         self.positive_weight = torch.tensor([self.weights[label] for label in LABELS])
         self.rng = np.random.default_rng(config.seed)
         self.history: list[dict[str, Any]] = []
@@ -176,8 +178,11 @@ class Trainer:
         return functional.dropout(projected, self.config.dropout, self.model.projector.training)
 
     def _label_loss(self, logits: torch.Tensor, picked: Indices) -> torch.Tensor:
-        targets = self.targets[torch.from_numpy(picked)]
-        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.positive_weight)
+        targets, known = (one[torch.from_numpy(picked)] for one in (self.targets, self.known))
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, targets, pos_weight=self.positive_weight, reduction="none"
+        )
+        return (losses * known).sum() / known.sum().clamp_min(1)
 
     def _loss(self, images: torch.Tensor, places: torch.Tensor, picked: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted cross entropy of the paragraphs, and the multi-label loss at the end of the prompt.

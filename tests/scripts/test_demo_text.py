@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from llava_rad.generation.abstention import withhold
 from llava_rad.model.prompt import Prompt, encode_answer
 from llava_rad.training.initial import train_tokenizer
 from scripts.demo import grammar
@@ -28,6 +29,28 @@ def write(labels: frozenset[str], sides: dict[str, str] | None = None, seed: int
 def test_labeler_reads_back_what_the_grammar_wrote(labels: frozenset[str], seed: int, data: st.DataObject) -> None:
     of_labels = st.dictionaries(st.sampled_from(sorted(labels) or [""]), st.sampled_from(sorted(grammar.SIDES)))
     assert label_text(write(labels, data.draw(of_labels), seed)) == labels
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    labels=st.frozensets(st.sampled_from(LABELS)),
+    unsure=st.frozensets(st.sampled_from(LABELS)),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_findings_that_cannot_be_judged_leave_the_text_and_no_other(
+    labels: frozenset[str], unsure: frozenset[str], seed: int, data: st.DataObject
+) -> None:
+    sides = st.dictionaries(st.sampled_from(sorted(labels) or [""]), st.sampled_from(sorted(grammar.SIDES)))
+    text = write(labels, data.draw(sides), seed)
+    found = withhold(text, unsure, grammar.PHRASES, say=False)
+    assert not found.left and label_text(found.text) == labels - unsure
+    if "." in found.text and "cannot be judged" not in found.text:
+        assert not unsure & {label for label in LABELS if mentions(found.text, label)}
+
+
+def mentions(text: str, label: str) -> bool:
+    return any(phrase in text.lower() for phrase in grammar.PHRASES[label])
 
 
 def test_every_pair_by_every_author() -> None:
@@ -143,3 +166,18 @@ def test_tokenizer_is_of_llamas_form(texts: list[str], tokenizer: Tokenizer, tmp
 def test_tokenizer_separates_findings_from_punctuation(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("There is pleural effusion.").tokens
     assert tokens[-2:] == ["▁effusion", "."]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    labels=st.frozensets(st.sampled_from(LABELS)),
+    others=st.frozensets(st.sampled_from(LABELS)),
+    seed=st.integers(0, 999),
+)
+def test_nothing_is_said_of_unknown_labels(labels: frozenset[str], others: frozenset[str], seed: int) -> None:
+    unknown = others - labels
+    pieces = grammar.write(labels, {}, np.random.default_rng(seed), unknown=unknown)
+    text = grammar.text_of(pieces)
+    assert label_text(text) == labels and not [label for label in unknown if mentions(text, label)]
+    assert text == text.strip() and "cannot be judged" not in text
+    assert {piece.finding for piece in pieces if piece.finding} <= labels
