@@ -57,6 +57,12 @@ ROWS = {
     30: ("hostile users", "zips, floods, maps in a row, odd requests: 4xx with headers, others served meanwhile"),
     31: ("deployment", "unknown user, read-only root, 64 MB of shared memory; archive, draft, review, archive"),
     32: ("odd machines", "every command: closed streams, no home, full disk: one line, right code, nothing lost"),
+    33: ("statistics by patient", "patients resampled with all reports, NumPy's draws, exact p-values, golden values"),
+    34: (
+        "study model",
+        "loss of lateral, prior and texts as by hand; a kill changes nothing; same words as transformers",
+    ),
+    35: ("metric agreement", "finding metric: tau at least 0.60 with RadPref's ratings, 7 of 9 of RadJudge's orders"),
 }
 """Number -> promise, and the criterion by which it is kept; ``SECURITY.md`` explains them."""
 

@@ -12,6 +12,8 @@ from metrics.base import InputError
 from metrics.bootstrap import Bootstrap, Interval
 from metrics.plots import agreement_figure
 
+pytestmark = pytest.mark.acceptance(row=35)
+
 FEW = Bootstrap(30)
 
 

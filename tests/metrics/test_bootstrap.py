@@ -18,6 +18,8 @@ from metrics.rouge import rouge_l
 from metrics.scores import mean_scores
 from tests.metrics.conftest import Lexical
 
+pytestmark = pytest.mark.acceptance(row=33)
+
 
 def ends(interval: Interval) -> list[float | None]:
     return [interval.low, interval.median, interval.high]

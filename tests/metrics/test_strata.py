@@ -13,6 +13,8 @@ from metrics.labels import label_f1
 from metrics.scores import mean_scores
 from metrics.strata import by_group
 
+pytestmark = pytest.mark.acceptance(row=33)
+
 
 def test_the_average_is_over_all_reports_and_not_over_the_groups() -> None:
     scores = mean_scores({"rouge_l": np.array([1.0, 1.0, 1.0, 0.0])}, "given")

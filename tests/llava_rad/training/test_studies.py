@@ -40,6 +40,8 @@ from llava_rad.training.study_images import StudyImages
 from tests.llava_rad.training import small_pairs
 from tests.llava_rad.training.small_pairs import REPORTS
 
+pytestmark = pytest.mark.acceptance(row=34)
+
 ALL = ("lateral", "prior", "prior_report", "indication", "technique", "comparison")
 Made = tuple[ReportLoss, LlavaRad]
 

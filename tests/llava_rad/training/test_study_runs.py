@@ -22,6 +22,8 @@ from tests.llava_rad.conftest import Run
 from tests.llava_rad.training import runs, small_pairs
 from tests.llava_rad.training.test_studies import Drawn, table
 
+pytestmark = pytest.mark.acceptance(row=34)
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:

@@ -20,6 +20,8 @@ from metrics.findings.metric import contexts_of, findings
 from metrics.findings.significance import Context
 from scripts import perturb_findings
 
+pytestmark = pytest.mark.acceptance(row=35)
+
 
 def test_ranking_cases_of_radjudge(shared_dir: Path) -> None:
     """At least 7 of 9 orders and 5 of 6 ties; ties to the last digit, no rounding."""
