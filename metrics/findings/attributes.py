@@ -259,7 +259,9 @@ def _give(line: str, part: Part, item: Item) -> None:
             if device and not approach:
                 part.add(item, kind)
         elif kind == "severity" and "quality" in item and span[0] <= item.start and item.end <= span[1]:
-            continue  # the quality that makes the finding
+            if line[item.start : item.end] in words.DEGREES:
+                part.add(item, kind)
+            # else it is the quality that makes the finding
         elif kind == "number" and part.entities[0] not in words.COUNTED:
             continue
         elif not (device and kind in ("severity", "level")):

@@ -166,6 +166,7 @@ SEVERITY: Final[dict[float, str]] = {
     "substantial|severe degree|large sized|considerable|advanced|dense|very large|very|large amount|complete|"
     "near complete|enormous|prominent",
 }
+DEGREES: Final = frozenset(("borderline",))  # severities also where they are the quality that makes a finding
 BETWEEN: Final = {  # two levels named together
     "mild to moderate": 1.5, "small to moderate": 1.5, "moderate to severe": 2.5, "moderate to large": 2.5,
     "minimal to mild": 0.5, "moderately severe": 2.5, "mild moderate": 1.5, "moderately large": 2.5,

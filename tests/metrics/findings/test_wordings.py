@@ -35,6 +35,8 @@ LEFT, RIGHT, BOTH = frozenset({"left"}), frozenset({"right"}), frozenset({"left"
         ("Small increasing effusion.", {"severity": 1.0, "change": "worse"}),
         ("Large stable effusion.", {"severity": 3.0, "change": "same"}),
         ("Mildly increased interstitial markings.", {"entities": ("interstitial opacity",), "severity": 1.0}),
+        ("Borderline enlarged heart.", {"entities": ("cardiomegaly",), "severity": 0.5}),
+        ("Low lung volumes.", {"entities": ("low lung volumes",), "severity": None}),
         # a change that is denied
         ("The effusion has not improved.", {"change": "same"}),
         ("Edema has neither improved nor worsened.", {"change": "same"}),
