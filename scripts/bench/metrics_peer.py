@@ -1,7 +1,8 @@
 """The peer of ``scripts.bench.metrics``: RadEval 2.2.1 with local weights, in an environment of its own.
 
-Two things keep it from running on Linux without a GPU, and are mended here: its RadGraph imports the package under a
-name in other letters, and its CheXbert wants CUDA unless told otherwise.
+Three things keep it from running on Linux without a GPU, and are mended here: its RadGraph imports the package under a
+name in other letters, its CheXbert wants CUDA unless told otherwise, and counts with a function for sparse matrices,
+where scikit-learn 1.9 gives dense ones.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ class Peer(Side):
     """
 
     def __init__(self, order: Order) -> None:
+        import numpy as np
         import torch
 
         radeval: Any = import_module("radeval")
         F1CheXbert: Any = import_module("radeval.metrics.f1chexbert.f1chexbert").F1CheXbert
+        labels: Any = import_module("radeval.metrics._chexbert_base")
+        labels.count_nonzero = lambda found, axis: np.count_nonzero(
+            found.toarray() if hasattr(found, "toarray") else found, axis=axis
+        )
         sys.modules["RadEval"] = radeval
         assert F1CheXbert.__init__.__kwdefaults__ is not None
         F1CheXbert.__init__.__kwdefaults__["device"] = "cpu"
