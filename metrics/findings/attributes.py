@@ -13,7 +13,7 @@ from metrics.findings.lexicon import Item, Token, entities
 from metrics.labels import POSITIVE
 
 Span = tuple[int, int]
-_NUMBER = r"(?:(?:\d+ )?\d+[/\u2044]\d+|\d*[.,]?\d+)"
+_NUMBER = r"(?:(?:\d+ )?\d+[/\u2044]\d+|\d+(?:[.,]\d+)?|[.,]\d+)"
 _UNITS: Final = {"m": 1.0, "c": 10.0, "i": 25.4}
 _UNIT = r"(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?)\b"
 _FURTHER = rf"(?:[\s-]*{_UNIT})?\s*(?:x|by|\u00d7|-|to)\s*{_NUMBER}"
@@ -169,14 +169,16 @@ def describe(
         The mentions, with one for each side of "small right and large left effusions".
     """
     modifiers = dict[Span, list[Item]]()
+    named = any(token.text in ("former", "latter") for token in found)
     for number, item in enumerate(known):
         if (
             any(kind in item for kind in (*MODIFIERS, "distance"))
             and not _of_normal(known, found, number)
             and not _degree(line, known, number)
-            and (span := _described(item, found, known, spans)) is not None
         ):
-            modifiers.setdefault(span, []).append(item)
+            span = (_named(item, found, spans) if named else None) or _described(item, found, known, spans)
+            if span is not None:
+                modifiers.setdefault(span, []).append(item)
     result = list[Part]()
     for part in parts:
         given = _present(line, modifiers.get(part.spans[0], []))
@@ -219,8 +221,9 @@ def _degree(line: str, known: Sequence[Item], number: int) -> bool:
 def _present(line: str, given: list[Item]) -> list[Item]:
     """Leave out a severity or size of the past where there is one of now: "was large, is now small"."""
     for kind in ("severity", "size"):
-        past = [item for item in given if kind in item and _PAST.search(line, 0, item.start)]
-        if past and len(past) < sum(kind in item for item in given):
+        some = [item for item in given if kind in item]
+        past = [item for item in some if _PAST.search(line, 0, item.start)] if len(some) > 1 else []
+        if len(past) < len(some):
             given = [item for item in given if item not in past]
     return given
 
@@ -281,12 +284,11 @@ def _described(item: Item, found: Sequence[Token], known: Sequence[Item], spans:
     for span in spans:
         if span[0] <= item.start and item.end <= span[1]:
             return span
-    if (named := _named(item, found, spans)) is not None:
-        return named
     before = max((span for span in spans if span[1] <= item.start), default=None, key=lambda span: span[1])
     after = min((span for span in spans if span[0] >= item.end), default=None)
-    if "change" in item and after and any(one.text in words.EXCEPTIONS for one in between(found, item.end, after[0])):
-        return before  # "no change other than an effusion"
+    exception = after and any(token.text in words.EXCEPTIONS for token in between(found, item.end, after[0]))
+    if exception and ("change" in item or "severity" in item):
+        return before  # "no change other than an effusion", "grossly clear aside from an effusion"
     if before is None or after is None:
         return before or after
     gap = between(found, before[1], item.start)

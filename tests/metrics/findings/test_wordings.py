@@ -67,6 +67,7 @@ LEFT, RIGHT, BOTH = frozenset({"left"}), frozenset({"right"}), frozenset({"left"
         ("The right lung is clear but the left shows consolidation.", {"sides": LEFT}),
         ("Consolidation in the right lung; the left is clear.", {"sides": RIGHT}),
         ("Left lung is clear apart from minimal basilar atelectasis.", {"sides": LEFT}),
+        ("Lungs are grossly clear aside from mild scarring.", {"severity": 1.0}),
         # devices
         ("ETT terminates 3 cm above the carina.", {"distance": 30.0}),
         ("ETT ends 1.2 inches above the carinal bifurcation.", {"distance": 30.48}),
