@@ -180,7 +180,7 @@ def annotate(
             something is unknown. Each portion is kept as it comes, so that an interrupted run can be continued.
         model: id of weights and settings.
         cache: annotations of earlier runs.
-        progress: called with the number of different texts that are done.
+        progress: called with the number of distinct texts that are done.
     """
     different = list(dict.fromkeys(texts))
     known = cache.get(model, different) if cache else {}

@@ -7,7 +7,7 @@
     python scripts/ablation.py size --launcher 'torchrun --nproc-per-node 8 --no-python' ...   # a process for each GPU
 
 Each variant is `llava-rad pretrain` with a few changes; `llava-rad probe` compares them. Every step resumes where it
-stopped, so repeat the same command after an interruption. Overrides at the end apply to all variants.
+stopped, so repeat the command after an interruption. Overrides at the end apply to all variants.
 
 ablations:
   initialisation   continued from DINOv2, random start, and DINOv2 ViT-B and ViT-G unadapted (table B.1)

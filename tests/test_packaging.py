@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from scripts.deploy.lock import closure, requirements_of
+from tests.referees.programs import program
 from tests.source_tree import ROOT
 
 pytestmark = pytest.mark.acceptance(row=28)
@@ -35,6 +37,8 @@ BANNED = {"pylibjpeg-libjpeg": "GPL-3", "python-gdcm": "segfaults on fuzzed inpu
 KNOWN_LICENCES = {
     "cuda-toolkit": "NVIDIA proprietary; an empty package that names the CUDA libraries torch is built on"
 }
+# Vulnerabilities that pip-audit knows and no version mends, or that no code of ours reaches -> the reason.
+ACCEPTED: dict[tuple[str, str], str] = {}
 PACKAGED = ("encoder", "llava_rad", "metrics", "app")
 COPYLEFT = re.compile(r"\bA?GPL|GNU (Affero )?General Public", re.IGNORECASE)
 
@@ -162,11 +166,49 @@ def test_the_licence_rule_itself(statement: str, bad: bool) -> None:
     assert is_copyleft(statement) is bad
 
 
-def test_wheel_holds_all_four_packages_their_data_and_stays_small(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.referee
+def test_check_wheel_contents_finds_no_fault(wheel: Path) -> None:
+    command = [program("check-wheel-contents"), "--config", str(ROOT / "pyproject.toml"), str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, f"{wheel}: OK")
+
+
+@pytest.mark.referee
+def test_validate_pyproject_finds_no_fault() -> None:
+    command = [program("validate-pyproject"), str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.referee
+@pytest.mark.nightly
+def test_pip_audit_knows_no_vulnerability_of_the_default_install(tmp_path: Path) -> None:
+    names = [name for name in closure(requirements_of("llava-rad")) if name != "llava-rad"]
+    versions = [f"{name}=={metadata.version(name).split('+')[0]}" for name in names]
+    (tmp_path / "requirements.txt").write_text("\n".join(versions), encoding="utf-8")
+    command = [program("pip-audit"), "--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
+    command += ["--requirement", str(tmp_path / "requirements.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if not done.stdout.startswith("{"):
+        pytest.skip(f"pip-audit reaches no list of vulnerabilities: {(done.stderr.strip() or 'no message')[-200:]}")
+    audited = json.loads(done.stdout)["dependencies"]
+    assert {one["name"] for one in audited} >= {"torch", "pydicom", "transformers"}
+    found = {(one["name"], fault["id"]) for one in audited for fault in one.get("vulns", ())}
+    assert found - ACCEPTED.keys() == set()
+
+
+def test_wheel_holds_all_four_packages_their_data_and_stays_small(wheel: Path) -> None:
     assert wheel.stat().st_size <= 90_000_000
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -185,7 +185,7 @@ def grey(image: npt.NDArray[np.uint8]) -> Picture:
 
 
 def circled(picture: Picture, cell: tuple[int, int], side: int) -> Picture:
-    """Return a copy with a circle around a patch, the paper's mark of a query.
+    """Return a copy in which a patch is circled, the paper's mark of a query.
 
     Args:
         picture: [S, S, 3].

@@ -1,6 +1,6 @@
 """BioViL-T's image encoder (Bannur et al. 2023) for a single image: ResNet-50 and the vector for a missing prior image.
 
-With a prior image a small transformer (``vit_pooler``) compares the two grids. Without one, a learnt vector
+With a prior image a small transformer (``vit_pooler``) compares the two grids. Without one, a learned vector
 (``missing_previous_emb``) replaces the comparison at every grid cell, so the transformer is not loaded. Names and
 composition follow hi-ml-multimodal 0.2.2 (``MultiImageEncoder``, MIT).
 """

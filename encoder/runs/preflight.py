@@ -241,7 +241,7 @@ def by_depth(measure: Callable[[int, int], Trace]) -> tuple[Trace, Trace]:
 
     Args:
         measure: (blocks, samples) -> cost. It is called for 1 and 2 of each; costs that do not grow with the samples,
-            such as weights cast to bfloat16, cancel out.
+            such as weights cast to bfloat16, cancel.
 
     Returns:
         Cost of one sample outside of the blocks, and in each block.

@@ -54,8 +54,8 @@ class Diversity:
     """Diversity of a system's reports.
 
     Attributes:
-        distinct: number of different texts.
-        share: number of different texts divided by the number of texts.
+        distinct: number of distinct texts.
+        share: number of distinct texts divided by the number of texts.
         words: mean number of words.
         empty: texts without a letter or digit.
     """

@@ -32,7 +32,7 @@ class _Strict(BaseModel):
 
 
 class ScratchConfig(_Strict):
-    """A small Llama with random weights, and a tokenizer learnt from the training reports [ours].
+    """A small Llama with random weights, and a tokenizer learned from the training reports [ours].
 
     Attributes:
         vocabulary: largest number of tokens.

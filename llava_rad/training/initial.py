@@ -43,7 +43,7 @@ def make_initial(config: TrainingConfig, folder: Path, texts: Sequence[str], *, 
     Args:
         config: the run.
         folder: folder to make it in; a plain checkpoint named by ``model.checkpoint`` is used in its place.
-        texts: the training reports, from which a tokenizer is learnt where the language model starts from scratch.
+        texts: the training reports, from which a tokenizer is learned where the language model starts from scratch.
         offline: never contact the hub.
 
     Returns:
@@ -178,7 +178,7 @@ def _from_scratch(config: TrainingConfig, texts: Sequence[str], offline: bool) -
 def make_tokens(
     scratch: ScratchConfig, texts: Sequence[str], prompt: Prompt, sections: Sequence[Section] = FINDINGS_ALONE
 ) -> Tokens:
-    """A tokenizer that is learnt from reports, the prompt, and the headings of several sections.
+    """A tokenizer that is learned from reports, the prompt, and the headings of several sections.
 
     Raises:
         ConfigError: if there are no reports.
@@ -188,8 +188,8 @@ def make_tokens(
     # the line break is left to the byte pieces, as in Llama's own tokenizer
     around = prompt.text.replace(IMAGE, "").replace("\n", " ")
     headings = HEADINGS if len(sections) > 1 else ()
-    learnt = train_tokenizer([*texts, *[around, *headings] * 50], vocab_size=scratch.vocabulary)
-    return Tokens(learnt, TokenIds())
+    trained = train_tokenizer([*texts, *[around, *headings] * 50], vocab_size=scratch.vocabulary)
+    return Tokens(trained, TokenIds())
 
 
 def llama_config(scratch: ScratchConfig, tokens: Tokens, longest: int) -> LlamaConfig:

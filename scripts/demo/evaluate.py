@@ -113,7 +113,7 @@ class Scores:
         micro_f1: F1 over all image-finding pairs.
         no_finding_f1: F1 of "none of the 14".
         per_class: finding -> precision, recall, F1, positives in the labels, positives in the reports.
-        distinct_reports: number of different texts divided by that of texts.
+        distinct_reports: number of distinct texts divided by that of texts.
     """
 
     images: int
