@@ -121,7 +121,7 @@ def test_the_objective_ends_in_dice_and_resumes(labelled: Path, capfd: pytest.Ca
     assert kept(out) == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_initialisations_stand_beside_table_b_1(labelled: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out, unadapted = labelled.parent / "out", []
     for name, seed in (("dinov2-base", 1), ("dinov2-giant", 2)):

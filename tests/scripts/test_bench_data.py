@@ -11,7 +11,7 @@ import pytest
 from scripts.bench import data
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_rows_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["data", "--quick", "--json", str(tmp_path / "found.json")])
     data.main()

@@ -84,7 +84,7 @@ def test_our_half_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert any(moved)  # the second step's learning rate is not 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_report_without_a_peer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "vits-fp32", TOY)
     assert pretraining.main(["--case", "vits-fp32", "--format", "json"]) == 0

@@ -44,7 +44,7 @@ def test_other_tokens_than_transformers_are_a_failure(checkpoint: Path, monkeypa
     assert scoring.main(["--model", str(checkpoint), "--images", "2", "--rounds", "1"]) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_seven_billion_code_at_toy_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--seven-b", "--tiny", "--rounds", "1", "--json", str(tmp_path / "found.json")]
     assert scoring.main(words) == 0

@@ -42,7 +42,7 @@ def test_sizes_are_those_of_the_documentation() -> None:
         assert (case.width, case.layers, case.inner, case.encoder_width) == (4096, 32, 11008, 768)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_train_alike(capsys: pytest.CaptureFixture[str]) -> None:
     assert training.main(["--tiny", "--case", "bf16-checkpointing", "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -72,7 +72,7 @@ def manifests(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "labelled.csv", tmp_path / "labelled.csv"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_whole_run(manifests: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import Dinov2Config, Dinov2Model

@@ -52,7 +52,7 @@ def test_changes_are_measured_on_the_same_samples() -> None:
     assert line.count("+0.000 (+0.000 to +0.000)") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_before_and_after_agree_with_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = manifest_rows(tmp_path / "images")
     write_manifest(rows, tmp_path / "labelled.csv")

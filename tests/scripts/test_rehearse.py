@@ -23,7 +23,7 @@ def test_small_networks_go_through(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| 4bit |" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_studies_of_three_images_are_drawn_and_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert rehearse.main(["--tiny", "--images", "3", "--dtypes", "float32,4bit", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,11 @@ ODD_RESULTS: dict[str, Any] = {
 }
 
 
+def third(kinds: Iterable[str], first: int) -> list[Any]:
+    """Every third kind; the others are nightly. ``pull`` meets all of them each time, the other jobs share its code."""
+    return [kind if n % 3 == first else pytest.param(kind, marks=pytest.mark.nightly) for n, kind in enumerate(kinds)]
+
+
 @pytest.fixture
 def impatient(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short deadlines for the kinds that wait for them."""
@@ -207,7 +212,7 @@ def test_pull_passes_over_an_image_and_fetches_it_later(server: Server, tmp_path
 
 
 @pytest.mark.usefixtures("impatient", "documents")
-@pytest.mark.parametrize("kind", [*GENERAL, *OF_IMAGES])
+@pytest.mark.parametrize("kind", third([*GENERAL, *OF_IMAGES], 0))
 def test_watch_tries_an_image_and_a_document_again(server: Server, tmp_path: Path, kind: str) -> None:
     second = hashlib.sha256(server.images["1.2.3.1.1.1"]).hexdigest().encode()
     server.misbehave = (GENERAL | OF_IMAGES)[kind]
@@ -227,7 +232,7 @@ def test_watch_tries_an_image_and_a_document_again(server: Server, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("kind", GENERAL)
+@pytest.mark.parametrize("kind", third(GENERAL, 1))
 def test_push_names_the_file_that_fails_and_stores_the_others(server: Server, files: list[Path], kind: str) -> None:
     first = files[0].read_bytes()
     server.misbehave, server.meant = GENERAL[kind], lambda request: first in request.content
@@ -242,7 +247,7 @@ def test_push_names_the_file_that_fails_and_stores_the_others(server: Server, fi
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("kind", GENERAL)
+@pytest.mark.parametrize("kind", third(GENERAL, 2))
 @pytest.mark.parametrize("job", ["pull", "watch"])
 def test_a_search_that_fails_is_said_and_repeated_later(server: Server, tmp_path: Path, kind: str, job: str) -> None:
     run = pulled if job == "pull" else watched
