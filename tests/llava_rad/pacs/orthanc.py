@@ -65,6 +65,12 @@ class Archive:
                 )
         return found
 
+    def file(self, instance: str) -> bytes:
+        """Fetch the file of an instance of its REST interface."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/instances/{instance}/file", timeout=30) as answer:
+            content: bytes = answer.read()
+        return content
+
     def kill(self) -> None:
         """Kill the process, as a crash of the machine would."""
         self.process.send_signal(signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -12,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ from llava_rad.pacs.jobs import pull, push
 from llava_rad.pacs.processed import name_of
 from llava_rad.pacs.transport import PASSWORD, USER, PacsError
 from llava_rad.pacs.watch import watch_once
-from tests.llava_rad import small_files
+from tests.llava_rad import small_files, vision_language
 from tests.llava_rad.pacs.orthanc import Archive, available, orthanc
 
 pytestmark = [
@@ -85,8 +85,7 @@ def test_ten_studies_in_and_ten_reports_back(archive: Archive, tmp_path: Path, t
     assert len(list(folder.glob("*.json"))) == 10
     if shutil.which("dsrdump"):
         for one in stored[:6]:
-            url = f"http://127.0.0.1:{archive.port}/instances/{one['ID']}/file"
-            (tmp_path / "sr.dcm").write_bytes(urllib.request.urlopen(url, timeout=30).read())
+            (tmp_path / "sr.dcm").write_bytes(archive.file(one["ID"]))
             assert subprocess.run(["dsrdump", str(tmp_path / "sr.dcm")], capture_output=True).returncode == 0
     patients = {archive.ask(f"/instances/{one['ID']}/patient")["MainDicomTags"]["PatientID"] for one in stored}
     assert patients == {f"P-{number}" for number in range(10)}, "each beside its own image"
@@ -273,3 +272,25 @@ def test_header_values_stay_out_of_everything_but_the_archive(archive: Archive, 
     said = done.stdout + done.stderr + "".join(str(path) for path in folder.iterdir())
     kept = b"".join(path.read_bytes() for path in folder.iterdir())
     assert [word for word in words if word in said or word.encode() in kept] == []
+
+
+def test_the_draft_of_a_model_that_others_trained_is_stored_beside_its_image(
+    archive: Archive, tmp_path: Path, replica: Callable[[str], Path]
+) -> None:
+    """A frontal and a lateral image go in; one report comes back, the text of ``generate`` with the same images."""
+    from highdicom.sr import srread
+
+    model = replica(vision_language.FAST)
+    archive.store(study(tmp_path, 1))
+    side = {"StudyInstanceUID": "1.2.3.1.1", "PatientID": "P-1", "PatientName": "Doe^1", "ViewPosition": "LL"}
+    archive.store(study(tmp_path, 2, **side))
+    folder, options = tmp_path / "out", vision_language.options(model)
+    folder.mkdir()
+    with ReportWriter(options) as writer:
+        count = watch_once(Pacs(archive.url), folder, StudyWriter(writer), store=True)
+    assert (count.new, count.refused, count.failed) == (1, 0, 0)
+    with ReportWriter(options, StudyInputs(lateral=tmp_path / "2.dcm")) as alone:
+        (expected,) = alone.write([Source(1, data=(tmp_path / "1.dcm").read_bytes())])
+    stored = [archive.file(one["ID"]) for one in reports(archive)]
+    (document,) = [one for one in map(srread, map(io.BytesIO, stored)) if expected.text in str(one)]  # type: ignore[union-attr]
+    assert (document.StudyInstanceUID, document.PatientID) == ("1.2.3.1.1", "P-1")
