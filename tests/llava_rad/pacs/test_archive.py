@@ -292,5 +292,10 @@ def test_the_draft_of_a_model_that_others_trained_is_stored_beside_its_image(
     with ReportWriter(options, StudyInputs(lateral=tmp_path / "2.dcm")) as alone:
         (expected,) = alone.write([Source(1, data=(tmp_path / "1.dcm").read_bytes())])
     stored = [archive.file(one["ID"]) for one in reports(archive)]
-    (document,) = [one for one in map(srread, map(io.BytesIO, stored)) if expected.text in str(one)]  # type: ignore[union-attr]
+    texts = {finding.text for finding in expected.report.findings}  # type: ignore[union-attr]
+    (document,) = [
+        one
+        for one in map(srread, map(io.BytesIO, stored))
+        if texts <= {element.value for element in one.iterall() if element.keyword == "TextValue"}
+    ]
     assert (document.StudyInstanceUID, document.PatientID) == ("1.2.3.1.1", "P-1")
