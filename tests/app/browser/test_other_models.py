@@ -55,4 +55,5 @@ def test_a_draft_of_a_vision_language_model_is_corrected_signed_and_exported(
         document = exported(page, "#export-sr")
     found = highdicom.sr.srread(io.BytesIO(document))
     assert (found.Modality, found.CompletionFlag, found.VerificationFlag) == ("SR", "COMPLETE", "VERIFIED")
-    assert CORRECTED in str(pydicom.dcmread(io.BytesIO(document)))
+    read = pydicom.dcmread(io.BytesIO(document))
+    assert CORRECTED in [element.value for element in read.iterall() if element.keyword == "TextValue"]
