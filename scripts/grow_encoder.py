@@ -8,11 +8,13 @@ DATA is the folder of ``scripts/train_demo.py``. Steps, each resumed by the same
             ``WORK/choice.json`` holds the ranking and the choice, which may be edited before the next step
   low       the run at 112 px, six encoders on the way
   high      the run at 224 px that continues it, two encoders
-  curve     probes of every encoder, paired with DINOv2-S: ``WORK/curve.md``, ``curve.json``, ``curve.png``
+  curve     probes of every encoder, and of the mean of the first and the last one's weights, paired with DINOv2-S:
+            ``WORK/curve.md``, ``curve.json``, ``curve.png``
   controls  with --controls: without MIM, from scratch, without RSNA's images, and unchanged, each at a third of the
             views: ``WORK/controls.md``
 
-The encoder is in ``WORK/runs/high/export``, as ``--encoder`` of every command takes it.
+The encoder is in ``WORK/runs/high/export``, the mean in ``WORK/encoders/mean``, as ``--encoder`` of every command
+takes them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from encoder.errors import LlavaRadError
 from encoder.files import write
 from encoder.preprocessing import RECIPES
+from encoder.runs.metrics_log import read_metrics
 from scripts.compare_encoders import table
 from scripts.demo import curve, growth, pretraining
 from scripts.demo.growth import CANDIDATES, HIGH, LOW, Plan, Point
@@ -81,7 +84,16 @@ class Growth:
             write(file, json.dumps({"chosen": best, "mean gain in standard errors": ranking}, indent=2) + "\n")
         chosen = growth.choice(file)
         log(f"settings: {chosen}")
+        self._expect(chosen)
         return chosen
+
+    def _expect(self, chosen: str) -> None:
+        """Log the expected time of the run at 112 px, by the speed of the trial, in which every thread had a run."""
+        run = self.runs / f"trial-{chosen}"
+        lines = read_metrics(run) if run.is_dir() else []
+        if speeds := [line["images_per_s"] for line in lines if "images_per_s" in line]:
+            minutes = self.plan.low / (speeds[-1] * self.plan.threads) / 60
+            log(f"about {minutes:.0f} minutes for {self.plan.low} views at 112 px; --views changes their number")
 
     def long(self, run: str, chosen: str) -> None:
         """Run or resume ``LOW`` or ``HIGH``."""
@@ -94,9 +106,17 @@ class Growth:
         return [*low, *high]
 
     def measure_curve(self) -> str:
-        """Measure all encoders; returns the table of the last encoder, and writes table, numbers and picture."""
+        """Measure all encoders, and the mean of the weights of the start and the last one.
+
+        Returns:
+            The table, which is written next to numbers and picture.
+        """
         points = self.points()
         encoders = {START: pretraining.START} | {point.name: str(point.folder) for point in points}
+        mean = self._encoders / "mean"
+        if not mean.is_dir():
+            growth.average(pretraining.START, str(points[-1].folder), mean)
+        encoders["mean of first and last"] = str(mean)
         text, found = self._compare(encoders, "curve")
         curve.draw(found, points, self.work / "curve.png")
         return text
@@ -106,12 +126,10 @@ class Growth:
         plan = self.plan.third()
         encoders = {START: pretraining.START}
         for control in (growth.EQUAL, *growth.CONTROLS):
-            runs = self.runs / control
-            runs.mkdir(parents=True, exist_ok=True)
             named = control if control in growth.CONTROLS else None
             arguments = growth.settings(LOW, chosen, plan, self.trained_on, self.runs, named)
-            self._together({runs: arguments})
-            encoders[control] = str(growth.export_points(runs, self._encoders)[-1].folder)
+            self._together({self.runs / control: arguments})
+            encoders[control] = str(growth.export_points(self.runs / control, self._encoders)[-1].folder)
         return self._compare(encoders, "controls")[0]
 
     def _compare(self, encoders: Mapping[str, str], name: str) -> tuple[str, curve.Curve]:

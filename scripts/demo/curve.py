@@ -5,7 +5,7 @@ Tasks; every prediction is for patients whom the fit has not seen:
   NIH 5 folds    14 labels, the split train; linear (logistic regression on CLS) and 20 nearest neighbours
   NIH val        the same, fitted on the split train
   Shenzhen, Montgomery   tuberculosis, five folds of each site
-  Kermany        pneumonia, bacterial and viral, of children: fitted on a thousand training images
+  Kermany        pneumonia, bacterial and viral, of children: fitted on 500 training images
   sex            five folds of NIH's images
   lung Dice      linear head on patch features, the masks' split test
 
@@ -41,7 +41,7 @@ Vectors = npt.NDArray[np.float32]
 Log = Callable[[str], None]
 
 SITES = ("shenzhen", "montgomery")
-CHILDREN = {"train": 1000, "val": 600}
+CHILDREN = {"train": 500, "val": 400}
 """Images of Kermany's set to fit on and to judge, at most."""
 SEX, LUNGS = "sex accuracy", "lung Dice"
 

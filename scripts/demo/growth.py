@@ -20,6 +20,7 @@ fifth of them; RAD-DINO blurs less, Pérez-García et al. 2024, section 3.2).
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -231,6 +232,34 @@ def export_points(run: Path, output: Path, before: int = 0) -> list[Point]:
             export(teacher, config.model, folder, heads=None, image_size=224, card=card)
         points.append(Point(name, before + step * config.optimization.batch_size, folder))
     return points
+
+
+def average(first: str, second: str, folder: Path) -> None:
+    """Write the encoder whose weights are the means of two encoders' weights.
+
+    The mean of a start and its fine-tuned weights often keeps what training forgets (Wortsman et al. 2022).
+
+    Args:
+        first: encoder, as ``--encoder`` of llava-rad takes it.
+        second: encoder of the same shape, whose preprocessing recipe is kept.
+        folder: where to.
+
+    Raises:
+        ModelError: if an encoder cannot be read.
+    """
+    import torch
+
+    from encoder.backbones.loading import load_encoder
+
+    start, end = (load_encoder(source, offline=True) for source in (first, second))
+    with torch.no_grad():
+        others = dict(start.named_parameters())
+        for name, parameter in end.named_parameters():
+            parameter.lerp_(others[name].to(parameter.dtype), 0.5)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    end.save_pretrained(unfinished)
+    unfinished.rename(folder)
 
 
 def choice(file: Path) -> str:

@@ -80,6 +80,22 @@ def test_kinds_of_unfamiliar_images(files: dict[str, Path], monkeypatch: pytest.
     assert all(image.shape == (224, 224) and image.dtype == np.uint8 for images in kinds.values() for image in images)
 
 
+def test_examples_of_unlike_images_are_others_than_those_counted(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ood_examples, "DRAWN", 2)
+    monkeypatch.setattr(ood_examples, "KINDS", {"upside down": 2, "phantoms": 2})
+    recipe = RECIPES["rad-dino-224"]
+    rows = [row for row in read_manifest(files["nih"]) if row.split == "train"]
+    found = dict(ood_examples.unlike([row.path for row in rows], recipe))
+    plain = [recipe.apply(features.read_image(row.path), from_dicom=False) for row in rows[:2]]
+    np.testing.assert_array_equal(found["upside down"][0], plain[0][::-1])
+    np.testing.assert_array_equal(found["upside down"][1], plain[1][::-1, ::-1])
+    counted = dict(ood_examples.images(files, recipe))["drawn phantoms"]
+    pairs = [(one, other) for one in found["phantoms"] for other in counted]
+    assert len(pairs) == 4 and not any(np.array_equal(*pair) for pair in pairs)
+
+
 def test_kept_features_belong_to_one_encoder(tmp_path: Path) -> None:
     import torch
 

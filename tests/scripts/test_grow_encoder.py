@@ -131,6 +131,27 @@ def test_settings_are_ranked_by_their_gain_in_standard_errors() -> None:
     assert curve.strength({}) == float("-inf")
 
 
+def test_the_mean_of_two_encoders_keeps_the_recipe_of_the_second(tmp_path: Path) -> None:
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    from encoder.backbones.dinov2 import RadDino
+    from encoder.backbones.loading import load_encoder
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    models = []
+    for seed, recipe in enumerate(("rad-dino", "rad-dino-224")):
+        torch.manual_seed(seed)
+        models.append(Dinov2Model(Dinov2Config(**sizes)))
+        RadDino(models[-1], recipe).save_pretrained(tmp_path / recipe)
+    growth.average(str(tmp_path / "rad-dino"), str(tmp_path / "rad-dino-224"), tmp_path / "mean")
+    found = load_encoder(str(tmp_path / "mean"), offline=True)
+    assert found.recipe == "rad-dino-224"
+    both = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    for parameter, (one, other) in zip(found.parameters(), both, strict=True):
+        torch.testing.assert_close(parameter, (one + other) / 2)
+
+
 @pytest.mark.nightly
 def test_all_steps_on_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
@@ -172,7 +193,8 @@ def test_all_steps_on_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert set(chosen["mean gain in standard errors"]) == set(CANDIDATES)
     assert main(arguments) == 0
     numbers = json.loads((work / "curve.json").read_text())
-    assert list(numbers["scores"]) == ["DINOv2-S", "low-000002", "low-000004", "high-000001", "high-000002"]
+    points = ["low-000002", "low-000004", "high-000001", "high-000002"]
+    assert list(numbers["scores"]) == ["DINOv2-S", *points, "mean of first and last"]
     assert "NIH 5 folds kNN AUROC" in numbers["scores"]["DINOv2-S"] and (work / "curve.png").is_file()
     measured = {file: file.stat().st_mtime_ns for file in (work / "measured").iterdir() if file.is_file()}
     assert main(arguments) == 0  # nothing is computed again

@@ -119,8 +119,9 @@ def test_generation_leaves_uncertain_findings_out_on_request_only(run: Run, chec
 def test_the_command_names_them_in_the_warnings(run: Run, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     image = small_files.picture(tmp_path / "image.png")
     model = ("--model", str(checkpoints["unsure"]), "--offline", "--max-new-tokens", "8")
-    found = run("generate", str(image), *model, "--format", "json", "--unsure", "unsaid")
-    assert "findings that cannot be judged: x" in json.loads(found.out)["warnings"]
+    found = json.loads(run("generate", str(image), *model, "--format", "json", "--unsure", "unsaid").out)
+    assert "findings that cannot be judged: x" in found["warnings"]
+    assert found["generation"]["dtype"] == "float32, unsure findings unsaid"
     assert (checkpoints["unsure"] / FINDINGS).is_file()
 
 
