@@ -62,7 +62,7 @@ class Familiarity:
         Args:
             features: [n, F], features of training images.
             held_out: [m, F], features of images of the same kind, of other patients; they set the limits.
-            false_alarms: largest share of the held-out images above any limit.
+            false_alarms: share of the held-out images above the limit of the distance; none is above the others.
             unlike: [u, F] each, features of examples of K kinds of images that are to be warned of.
         """
         from sklearn.covariance import LedoitWolf
@@ -77,9 +77,13 @@ class Familiarity:
             # in whitened features the discriminant is the difference of the means
             known.directions = torch.stack([known.whitened(kind).mean(0) for kind in unlike])
             known.directions /= known.directions.norm(dim=1, keepdim=True)
-        scores = known.scores(held_out)
-        limits = _limits(scores, false_alarms)
-        known.limit, known.limits = float(limits[0]), limits[1:]
+            # above every held-out image, and half-way to the kind where the two are apart: no further false alarms
+            top = known.scores(held_out)[:, 1:].amax(0)
+            least = [
+                torch.quantile(known.scores(kind)[:, 1 + place], false_alarms) for place, kind in enumerate(unlike)
+            ]
+            known.limits = torch.maximum(top, (top + torch.stack(least)) / 2)
+        known.limit = float(torch.quantile(known.distance(held_out), 1 - false_alarms))
         return known
 
     def whitened(self, features: torch.Tensor) -> torch.Tensor:
@@ -144,17 +148,3 @@ class Familiarity:
         if known.directions.shape != (len(known.limits), 2 * width):
             raise ModelError(f"{file.name} does not have a limit for each direction")
         return known
-
-
-def _limits(scores: torch.Tensor, false_alarms: float) -> torch.Tensor:
-    """Choose limits [S] of scores [m, S] that let the same share of the images pass each, and ``false_alarms`` in all.
-
-    The share of each score is the largest with which images above any limit are not more than ``false_alarms``.
-    """
-    if scores.shape[1] == 1:
-        return torch.quantile(scores, 1 - false_alarms, dim=0)
-    for above in range(int(false_alarms * len(scores)), 0, -1):
-        limits = torch.quantile(scores, 1 - above / len(scores), dim=0)
-        if int((scores > limits).any(1).sum()) <= false_alarms * len(scores):
-            return limits
-    return scores.amax(0)

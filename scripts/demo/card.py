@@ -72,8 +72,8 @@ with the finding lies.
 
 A draft carries a warning if its image is far from the training images in the encoder's features (Mahalanobis
 distance of mean and standard deviation of the patch features), or on the side of images upside down or drawn phantoms
-(linear discriminants, from other examples than those counted here). The limits are set so that {false_alarms} of the
-{held_out} held-out training images get a warning.
+(linear discriminants, from other examples than those counted here). {false_alarms} of the {held_out} held-out training
+images are beyond the limit of the distance, none beyond the others.
 
 {familiarity}
 

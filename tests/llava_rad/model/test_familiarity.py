@@ -53,18 +53,19 @@ def test_the_limit_lets_that_share_of_held_out_images_pass_it(share: float) -> N
 
 
 def test_a_kind_that_is_near_is_found_by_its_direction() -> None:
-    """Shifted by four deviations in one of the whitened features: the distance hardly grows, the projection does."""
+    """Shifted by five deviations in one of the whitened features: the distance hardly grows, the projection does."""
     fitted, held_out = features(500, 0), features(500, 1)
     plain = Familiarity.fit(fitted, held_out)
-    shift = 4 * torch.linalg.inv(plain.whitening)[0]
+    shift = 5 * torch.linalg.inv(plain.whitening)[0]
     kind, others = features(100, 2) + shift, features(500, 3)
     known = Familiarity.fit(fitted, held_out, unlike=[kind[:50]])
 
     def found(one: Familiarity, of: torch.Tensor) -> float:
         return float((one.scores(of) > torch.cat([torch.tensor([one.limit]), one.limits])).any(1).float().mean())
 
-    assert found(plain, kind[50:]) < 0.5 and found(known, kind[50:]) > 0.9
-    assert found(known, held_out) <= 0.02 and found(known, others) < 0.04
+    assert found(plain, kind[50:]) < 0.8 and found(known, kind[50:]) > 0.95
+    assert found(known, held_out) == found(plain, held_out) == pytest.approx(0.02)
+    assert found(known, others) < 0.04
 
 
 def test_it_is_kept_in_a_file_and_belongs_to_one_width(tmp_path: Path) -> None:
