@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 FAST := not slow and not nightly and not browser and not pacs and not gpu and not deepspeed and not referee
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all nightly acceptance phantom-train phantom-study lint format bench wheel clean distclean
+.PHONY: help demo test test-all nightly differential acceptance phantom-train phantom-study lint format bench wheel clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,8 +25,11 @@ test: $(VENV)/.installed-test ## set up, then run the fast tests (5 minutes on t
 test-all: $(VENV)/.installed-test ## every test that needs no CUDA device, except the nightly ones (20 minutes on two cores)
 	$(PYTEST) -m "not gpu and not nightly" $(PYTEST_ARGS)
 
-nightly: $(VENV)/.installed-test ## 10,000 mutations, kill loops, long runs, tutorials end to end (an hour on two cores)
-	$(PYTEST) -m "nightly and not gpu" $(PYTEST_ARGS)
+nightly: $(VENV)/.installed-test ## 10,000 mutations, kill loops, long runs, tutorials, 100,000 comparisons (an hour on two cores)
+	$(PYTEST) -m "nightly and not gpu" $(PYTEST_ARGS); status=$$?; $(MAKE) differential && exit $$status
+
+differential: $(VENV)/.installed-test ## compare with other packages on 100,000 cases of a new seed, which is printed
+	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.differential --keep build/differential
 
 acceptance: $(VENV)/.installed-test ## every promise of reliability and security on one table; an hour on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/acceptance.py -n $(WORKERS) --dist loadfile --output docs/acceptance.md

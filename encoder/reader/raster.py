@@ -28,6 +28,7 @@ WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257
 ROWS_PER_STRIP, STRIP_COUNTS = 278, 279
 OFFSETS, COUNTS, JPEG_TABLES, XMP = (273, 324), (STRIP_COUNTS, 325), 347, 700  # of strips, of tiles
 MIN_IS_WHITE, MIN_IS_BLACK, UNCOMPRESSED, JPEG_STRIPS, UNSIGNED, SIGNED = 0, 1, 1, 7, 1, 2
+DEFLATED = (8, 32946)
 MAX_PAGES = 10_000
 _PIECE = 16 << 20  # bytes that are decompressed at a time
 # first column and row, and steps, of the passes of an interlaced PNG
@@ -169,6 +170,8 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
     _check(width, height, len(pages), frame)
     _check_strips(tags, source, width, height)
     photometric, signs = tags.get(PHOTOMETRIC, MIN_IS_WHITE), tags.get(SAMPLE_FORMAT, (UNSIGNED,))
+    if PHOTOMETRIC not in tags:
+        warnings.append("the tiff file does not state if its lowest value is white, as was assumed")
     plain = tags.get(SAMPLES, 1) == 1 and photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and bits[0] in (8, 16, 32)
     if not plain or tags.get(COMPRESSION) == JPEG_STRIPS:  # libtiff turns JPEG itself, but only in part
         try:
@@ -199,7 +202,7 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
 
 
 def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int) -> None:
-    """Refuse a TIFF whose strips or tiles lie outside the file, or hold less than the image, or rows more."""
+    """Refuse a TIFF whose strips or tiles lie outside the file, are damaged, hold less than the image, or rows more."""
     offsets, counts = (next((tags[tag] for tag in kind if tag in tags), ()) for kind in (OFFSETS, COUNTS))
     needed = -(-width * sum(tags.get(BITS, (1,))) // 8) * height
     if counts and len(offsets) != len(counts):
@@ -212,10 +215,25 @@ def _check_strips(tags: Any, source: mmap.mmap | bytes, width: int, height: int)
     filled = needed // height * -(-height // rows) * rows
     if compression == UNCOMPRESSED and STRIP_COUNTS in tags and filled != sum(counts) >= needed + needed // height:
         raise ReadError("corrupt", "the tiff file holds more data than its size states")
+    if compression in DEFLATED:  # libtiff does not look at the checksum
+        _check_sums(source, parts, needed)
     if compression == JPEG_STRIPS:  # libtiff does not tell of missing data either
         for start, end in parts:
             strip = b"\xff\xd8" + tags.get(JPEG_TABLES, b"")[2:-2] + source[start + 2 : end]
             decode_jpeg(strip, jpeg_header(strip))
+
+
+def _check_sums(source: mmap.mmap | bytes, parts: list[tuple[int, int]], needed: int) -> None:
+    """Refuse deflated strips or tiles whose checksum is wrong, as far as they hold twice the image or less."""
+    left = 2 * needed + _PIECE
+    for start, end in parts:
+        stream, packed = zlib.decompressobj(), bytes(source[start:end])
+        while packed and not stream.eof and left > 0:
+            try:
+                left -= len(stream.decompress(packed, _PIECE))
+            except zlib.error:
+                raise ReadError("corrupt", "the tiff file is damaged") from None
+            packed = stream.unconsumed_tail
 
 
 def _read_with_pillow(source: mmap.mmap | bytes, name: str, frame: int | None, warnings: list[str]) -> Picture:

@@ -48,6 +48,26 @@ def test_strips_with_more_rows_than_the_image_are_refused() -> None:
     np.testing.assert_array_equal(read_image(padded).pixels, GREY16)
 
 
+def test_deflated_strips_with_another_checksum_are_refused() -> None:
+    """RFC 1950, 2.2: four bytes of Adler-32 end the stream."""
+    data = bytearray(tiff([GREY16], packed=True, rows=20))
+    strip = zlib.compress(GREY16[20:40].tobytes())
+    at = data.index(strip) + len(strip)
+    np.testing.assert_array_equal(read_image(bytes(data)).pixels, GREY16)
+    data[at - 1] ^= 1
+    refused(bytes(data), "corrupt")
+
+
+def test_a_tiff_without_polarity_is_warned_of() -> None:
+    """TIFF 6.0 has no default for PhotometricInterpretation."""
+    stated = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    data = tiff([GREY16])
+    assert data.count(stated) == 1
+    found = read_image(data.replace(stated, struct.pack("<HHIHH", 263, 3, 1, 1, 0)))
+    assert any("lowest value is white" in text for text in found.warnings)
+    assert not any("lowest value is white" in text for text in read_image(data).warnings)
+
+
 def test_a_cut_jpeg_strip_is_truncated() -> None:
     data = bytearray(save(Image.fromarray(GREY8), "tiff", compression="jpeg"))
     tags: Any = Image.open(BytesIO(data)).tag_v2  # type: ignore[attr-defined]

@@ -1,28 +1,23 @@
-"""Compare the reader of tables with pandas on drawn CSV files.
-
-    python -m scripts.differential_tables [--tables 2000] [--seed 0]
+"""Reader of tables against pandas, on drawn CSV files.
 
 Each table has drawn cells (quotes, separators, line breaks, other scripts, words for nothing, long texts) and up to two
 faults (ragged rows, blank lines, wrong quotes, NUL, other encodings, columns twice, cut gzip files). pandas reads it
-with strict options. A silent difference is a table that both read with different cells, or that ours reads and pandas
-refuses; a table without a fault that ours refuses counts as one too. The exit code is 1 if there is one.
+with strict options. A fault of ours is a table that both read with different cells, or that ours reads and pandas
+refuses, or that ours refuses although nothing is wrong with it.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import random
 import re
-import sys
 import tempfile
 import warnings
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoder.datasets.tables import read_csv
 from encoder.errors import LlavaRadError
+from scripts.differential.harness import Case, Outcome, Subject
 
 Cells = list[list[str]]
 Rows = list[dict[str, str]]
@@ -45,54 +40,22 @@ _CELLS = (
     "Heart size is normal, lungs are clear.", "one;two", "one\ttwo", 'a 5 mm "nodule"', '"', '""', "line\nbreak",
     "line\r\nbreak", "a\rb", ",", "\n", "#", "# note", "'single'", "\\n", "a\\", "\u00a0", "\u2028", "\ufeff", "1,5",
 )  # fmt: skip
+_LETTERS = "abZ09 ,;\t\n\r\"'\\#._-äß€\u0301\u00a0\u2028\u200b胸😀\x1c\x85\x0b"
 _FAULTS = (
     "extra cell", "missing cell", "blank lines", "white lines", "column twice", "no name", "bare quote", "open quote",
     "bare separator", "NUL", "latin-1", "UTF-16", "UTF-16 without BOM", "cut gzip", "trailing separators", "empty file",
     "header only", "long cell", "BOM twice",
 )  # fmt: skip
-_READ, _REFUSED = "read", "refused"
 
 
-@dataclass
-class Table:
-    """A drawn table.
-
-    Attributes:
-        cells: rows of cells, the header first.
-        separator: between cells.
-        faults: names of what is wrong with the file.
-        data: content of the file.
-        packed: the content is gzip.
-    """
-
-    cells: Cells
-    separator: str
-    faults: list[str]
-    data: bytes
-    packed: bool
-
-
-@dataclass
-class Result:
-    """Counts of a run.
-
-    Attributes:
-        kinds: outcome and its reason -> number of tables.
-        silent: number and faults of the tables with a silent difference.
-    """
-
-    kinds: Counter[str] = field(default_factory=Counter)
-    silent: list[str] = field(default_factory=list)
-
-
-def draw(rng: random.Random) -> Table:
-    """Draw a table."""
+def draw(rng: random.Random) -> Case:
+    """Draw a table: cells (the header first), separator, names of faults, content and name of the file."""
     separator = rng.choice(",,,,,;\t")
     width = rng.choice((1, 2, 2, 3, 3, 4, 6))
     header = rng.sample([name for name in _NAMES if separator == "," or "," not in name], width)
     if width == 1:  # no separator stands in the table, so a comma is the only one that can be told from the header
         separator, header = ",", [header[0].replace(";", "-")]
-    cells = [header, *([rng.choice(_CELLS) for _ in header] for _ in range(rng.randrange(1, 9)))]
+    cells = [header, *([_cell(rng) for _ in header] for _ in range(rng.randrange(1, 9)))]
     faults = rng.sample(_FAULTS, rng.choice((0, 0, 1, 1, 2)))
     cells = _with_faults(cells, faults, rng)
     ends = rng.choice(("\n", "\n", "\r\n", "\r"))
@@ -104,7 +67,15 @@ def draw(rng: random.Random) -> Table:
         data = gzip.compress(data, mtime=0)
     if "cut gzip" in faults:
         data = data[: rng.randrange(12, len(data) - 4)]
-    return Table(cells, separator, faults, data, packed)
+    suffix = ".tsv" if separator == "\t" and rng.random() < 0.5 else ".csv"
+    name = f"table{suffix}{'.gz' if packed else ''}"
+    return {"cells": cells, "separator": separator, "faults": faults, "data": data, "name": name}
+
+
+def _cell(rng: random.Random) -> str:
+    if rng.random() < 0.8:
+        return rng.choice(_CELLS)
+    return "".join(rng.choices(_LETTERS, k=rng.randrange(12)))
 
 
 def _quoted(cell: str, separator: str, always: bool) -> str:
@@ -139,42 +110,26 @@ def by_pandas(path: Path, separator: str) -> Rows | str:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def compare(number: int, seed: int, folder: Path) -> Result:
-    """Draw and read a number of tables.
-
-    Args:
-        number: of tables.
-        seed: of the draw.
-        folder: for the files.
-    """
-    result = Result()
-    for index in range(number):
-        table = draw(random.Random(f"{seed}/{index}"))
-        path = folder / f"{index}.csv{'.gz' if table.packed else ''}"
-        path.write_bytes(table.data)
-        mine, other = ours(path), by_pandas(path, table.separator)
-        kind, silent = _outcome(table, mine, other)
-        result.kinds[kind] += 1
-        if silent:
-            result.silent.append(f"table {index} ({', '.join(table.faults) or 'no fault'}): {kind}")
-        path.unlink()
-    return result
-
-
-def _outcome(table: Table, mine: Rows | str, other: Rows | str) -> tuple[str, bool]:
+def compare(case: Case) -> Outcome:
+    """Read a table with both."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, case["name"])
+        path.write_bytes(case["data"])
+        mine, other = ours(path), by_pandas(path, case["separator"])
+    cells, faults = case["cells"], case["faults"]
     if isinstance(mine, str):
         both = "both refuse" if isinstance(other, str) else "only ours refuses"
-        blank = len(table.cells[0]) == 1 and "is blank" in mine  # a cell or a line? no file can say
-        return f"{both}: {mine}", not table.faults and not blank
+        blank = len(cells[0]) == 1 and "is blank" in mine  # a cell or a line? no file can say
+        return Outcome(f"{both}: {mine}", fault=not faults and not blank)
     if isinstance(other, str):
         if not mine and other == "EmptyDataError":
-            return "both find no row", False
-        return f"only pandas refuses: {other}", True
+            return Outcome("both find no row")
+        return Outcome(f"only pandas refuses: {other}", fault=True)
     if mine != other:
-        return "different cells", True
-    if not table.faults and mine != [dict(zip(table.cells[0], row, strict=True)) for row in table.cells[1:]]:
-        return "other cells than drawn", True
-    return "the same cells", False
+        return Outcome("different cells", fault=True)
+    if not faults and mine != [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]:
+        return Outcome("other cells than drawn", fault=True)
+    return Outcome("the same cells")
 
 
 def _with_faults(cells: Cells, faults: list[str], rng: random.Random) -> Cells:
@@ -225,21 +180,4 @@ def _encoded(text: str, faults: list[str], rng: random.Random) -> bytes:
     return b"\xef\xbb\xbf" + data if "BOM twice" in faults else data
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the comparison and print its counts."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tables", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        result = compare(options.tables, options.seed, Path(folder))
-    for kind, count in result.kinds.most_common():
-        print(f"{count:6,}  {kind}")
-    print(f"{len(result.silent):6,}  silent differences in {options.tables:,} tables")
-    for line in result.silent[:20]:
-        print(f"        {line}")
-    return 1 if result.silent else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+SUBJECT = Subject("tables", "pandas", 0.30, draw, compare)
