@@ -63,7 +63,8 @@ def _image(rng: random.Random, size: tuple[int, int]) -> npt.NDArray[np.uint16]:
     noise = np.random.default_rng(rng.randrange(2**32)).random(size)
     values = np.sin(y / 17 + rng.random() * 6) + np.cos(x / 13) + noise / 5
     values = (values - values.min()) / (values.max() - values.min())
-    return np.rint(values * 65535).astype(np.uint16)
+    found: npt.NDArray[np.uint16] = np.rint(values * 65535).astype(np.uint16)
+    return found
 
 
 def _damaged(rng: random.Random, data: bytes) -> bytes:
