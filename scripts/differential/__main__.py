@@ -42,10 +42,10 @@ def report(tallies: dict[str, Tally], seed: int) -> str:
         rest = tally.kinds.most_common()[_SHOWN:]
         lines += [f"  {sum(count for _, count in rest):7,}  {len(rest)} other outcomes"] if rest else []
         lines += [f"  FAULT in case {number}: {kind}" for number, kind in tally.faults[:20]]
-    cases = sum(tally.cases for tally in tallies.values())
+    total = sum(tally.cases for tally in tallies.values())
     faults = sum(len(tally.faults) for tally in tallies.values())
     cpu = sum(tally.cpu_s for tally in tallies.values()) / 60
-    return "\n".join([*lines, f"seed {seed}: {cases:,} cases, {cpu:.1f} CPU minutes, {faults:,} faults"])
+    return "\n".join([*lines, f"seed {seed}: {total:,} cases, {cpu:.1f} CPU minutes, {faults:,} faults"])
 
 
 def main(arguments: list[str] | None = None) -> int:

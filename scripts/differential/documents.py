@@ -328,8 +328,9 @@ def _measured(document: Document, stated: dict[str, Any], content: bytes) -> Any
 
 def _bundle(document: Document, stated: dict[str, Any]) -> Any:
     """Read the bundle by fhir.resources and an XML parser."""
+    from xml.etree import ElementTree
+
     from fhir.resources.R4B.bundle import Bundle
-    from lxml import etree
     from pydicom.valuerep import PersonName
 
     found = json.loads(json.dumps(to_fhir(document)))
@@ -339,7 +340,8 @@ def _bundle(document: Document, stated: dict[str, Any]) -> Any:
         parts.setdefault(entry["resource"]["resourceType"], []).append(entry["resource"])
     (composition,), (report,) = parts["Composition"], parts["DiagnosticReport"]
     sections = {
-        one["title"]: "".join(etree.fromstring(one["text"]["div"]).itertext()) for one in composition.get("section", [])
+        one["title"]: "".join(ElementTree.fromstring(one["text"]["div"]).itertext())
+        for one in composition.get("section", [])
     }
     wanted = {"Findings": " ".join(stated["findings"]), "Impression": " ".join(stated["impression"])}
     yield "sections in FHIR", sections, {name: text for name, text in wanted.items() if text}

@@ -34,6 +34,7 @@ Compared = Iterator[tuple[str, Any, Any]]
 """What is compared, our value, and that of the other package."""
 _NEAR: Final = 1e-9
 _SAMPLES: Final = 8
+_BLEU: Final[tuple[Variant, ...]] = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_4_lower", "bleu_4_nosmooth")
 
 
 def draw(rng: random.Random) -> Case:
@@ -89,8 +90,8 @@ def _texts(case: Case) -> Compared:
         ours = rouge_l(*raw, variant=cast(Any, name))
         yield name, ours.per_sample[name], theirs
         yield name, ours[name], np.mean(theirs)
-    for variant in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_4_lower", "bleu_4_nosmooth"):
-        yield variant, bleu_4(*raw, variant=cast(Variant, variant))[variant], _bleu(variant, candidates, references)
+    for variant in _BLEU:
+        yield variant, bleu_4(*raw, variant=variant)[variant], _bleu(variant, candidates, references)
     sentences = [_bleu("sentence", [one], [other]) for one, other in zip(candidates, references, strict=True)]
     yield "sentence BLEU-4", bleu_4(*raw).per_sample["bleu_4"], sentences
     twos = [_bleu_2(one, other) for one, other in zip(candidates, references, strict=True)]
