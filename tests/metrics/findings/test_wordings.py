@@ -139,7 +139,7 @@ def test_an_empty_reference_has_no_findings() -> None:
     assert compare("", "Small left effusion.").credit == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_reading_takes_linear_time(shared_dir: Path) -> None:
     """A text of 40,000 characters takes at most twice as long by character as one of 5,000: CPU time, best of three."""
     rows = (shared_dir / "data" / "iu_xray_reports" / "reports.jsonl").read_text().splitlines()
