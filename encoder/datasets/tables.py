@@ -229,7 +229,10 @@ def csv_cells(text: Iterable[str], *, of: str, separator: str | None = ",") -> I
             begin.append(line)
             if line.strip() and not sum(one.count('"') for one in begin) % 2:  # a header may have line breaks
                 break
-        separator = next((mark for mark in ",\t;" if _columns(begin, mark) > 1), ",")
+        widths = {mark: _columns(begin, mark) for mark in ",\t;"}
+        separator = next((mark for mark, width in widths.items() if width > 1), ",")
+        if widths[separator] == 1 and 0 in widths.values() and begin:  # not one column, but damaged quotes
+            raise LlavaRadError(f"{of}: the table is not CSV (quotes in its header)")
         rest = itertools.chain(begin, rest)
     try:
         for number, cells in enumerate(filter(None, csv.reader(rest, strict=True, delimiter=separator))):

@@ -10,6 +10,7 @@ with its seed, so that a long run can be done in parts. ``--keep`` writes each c
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 import sys
 import time
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"{options.output} is of seed {seed}")
     elif options.seed is not None:
         seed = options.seed
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it logs every damaged file
     print(f"seed {seed}", flush=True)
     end = time.monotonic() + 60 * options.minutes if options.minutes else None
     for part in range(1, _PARTS + 1):  # all subjects advance together, so that a run that is cut has seen each
