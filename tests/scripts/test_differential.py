@@ -24,6 +24,12 @@ CASES = Path(__file__).parent / "differential_cases"
 SAMPLE = {"dicom": 60, "rasters": 200, "tables": 300, "scores": 40, "prompts": 300, "documents": 6}
 
 
+SUBJECTS_BY_COST = [
+    pytest.param(name, marks=pytest.mark.slow) if name in {"scores", "prompts", "documents"} else name  # heavy imports
+    for name in SUBJECTS
+]
+
+
 def tally_of(name: str, cases: int, seed: int = 1) -> Tally:
     """Counts of drawn cases only."""
     tally = Tally()
@@ -31,7 +37,7 @@ def tally_of(name: str, cases: int, seed: int = 1) -> Tally:
     return tally
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", SUBJECTS_BY_COST)
 def test_a_sample_has_no_fault(name: str) -> None:
     tally = tally_of(name, SAMPLE[name])
     assert tally.faults == []
@@ -85,7 +91,7 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", SUBJECTS_BY_COST)
 def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, cases = PLANTED[name]
     plant(monkeypatch)
