@@ -121,15 +121,14 @@ def recipe_facts(model: ReportModel) -> RecipeFacts:
 
 def generation_facts(model: ReportModel, settings: Decoding) -> GenerationFacts:
     """Return the settings of a report, with the model's own prompt if none is given."""
-    # the published schema has no field for it; a run that is resumed must notice another setting all the same
-    unsure = "" if settings.unsure == "written" else f", unsure findings {settings.unsure}"
     return GenerationFacts(
         max_new_tokens=settings.longest(model.config),
         num_beams=settings.beams(model.config),
         temperature=settings.temperature,
         seed=settings.seed,
         prompt=model.config.request(settings.prompt),
-        dtype=model.precision + unsure,
+        dtype=model.precision,
+        unsure=settings.unsure,
     )
 
 

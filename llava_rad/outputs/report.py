@@ -137,6 +137,7 @@ class GenerationFacts(_Part):
     seed: int
     prompt: str
     dtype: str
+    unsure: Literal["written", "unsaid", "stated"] = "written"
 
 
 class SoftwareFacts(_Part):
