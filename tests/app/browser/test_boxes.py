@@ -53,7 +53,7 @@ def type_into(page: Page, field: str, text: str) -> None:
     page.locator(f"#field-{field}").blur()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["dark", pytest.param("light", marks=pytest.mark.nightly)])
 def test_a_study_with_all_inputs_is_drafted_with_boxes_and_reviewed(
     browser_page: Page, server: Served, tmp_path: Path, theme: str
 ) -> None:

@@ -181,7 +181,7 @@ def read_all(
     return reader
 
 
-@pytest.mark.parametrize("how", ["keyboard", "mouse"])
+@pytest.mark.parametrize("how", ["keyboard", pytest.param("mouse", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     ("count", "kills", "cuts"),
     [
