@@ -72,7 +72,7 @@ def test_batches_of_earlier_versions_end(store: Store) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["zip", "one by one"])
+@pytest.mark.parametrize("way", ["zip", pytest.param("one by one", marks=pytest.mark.nightly)])
 def test_all_files_are_there_after_a_kill(tmp_path: Path, way: str) -> None:
     images = [picture(number, side=96) for number in range(60)]
     with served(tmp_path, "--no-example") as running:
