@@ -67,7 +67,7 @@ class Cluster:
             )
 
     def log(self) -> str:
-        """What all machines have written."""
+        """Return the logs of all machines, joined."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
     def run(self, launcher: str, arguments: Sequence[str | Path]) -> None:

@@ -31,7 +31,7 @@ from scripts.differential.harness import Case, Outcome, Subject, different
 
 Floats = npt.NDArray[np.float64]
 Compared = Iterator[tuple[str, Any, Any]]
-"""What is compared, our value, and that of the other package."""
+"""Yields the name of a compared score, our value, and that of the other package."""
 _NEAR: Final = 1e-9
 _SAMPLES: Final = 8
 _BLEU: Final[tuple[Variant, ...]] = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "bleu_4_lower", "bleu_4_nosmooth")

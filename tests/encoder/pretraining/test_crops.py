@@ -134,7 +134,7 @@ def test_an_area_that_must_not_be_enlarged(shape: tuple[int, int]) -> None:
 
 
 def test_local_crops_have_the_positions_of_transformers_and_within_a_quarter_patch_those_of_dinov2() -> None:
-    """Where on the grid of 37 x 37 each of 14 x 14 patches reads its embedding, shown by one that is its own row.
+    """Find the place on the grid of 37 x 37 at which each of 14 x 14 patches reads: embeddings are their own rows.
 
     Without an offset, patch i reads at (i + 1/2) 37 / 14 - 1/2. DINOv2 (``interpolate_offset: 0.1``) asks for a grid of
     14.1, and reads at (i + 1/2) 37 / 14.1 - 1/2.

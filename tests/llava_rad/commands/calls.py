@@ -19,7 +19,7 @@ from tests.llava_rad.training import small_pairs
 OUTPUTS = "outputs"
 """Folder of a world that holds no inputs."""
 ARCHIVE = "http://127.0.0.1:9/dicom-web"
-"""Where nobody listens."""
+"""Address of an archive that does not run."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tests.llava_rad.training.test_studies import ALL, loss_by_hand, samples_of,
 
 @dataclass(frozen=True)
 class Continued:
-    """How training goes on from a published model: inputs, and the template of the result."""
+    """Settings of training from a published model: inputs, and the template of the result."""
 
     inputs: tuple[str, ...]
     template: str

@@ -25,7 +25,7 @@ def test_the_container_is_what_docker_makes(
     service = {**services["admin"], "entrypoint": ["sh", "-c"]}
     script = (
         "id -u; id -un 2>&1; for place in / /opt /usr /etc /models /dev; do touch $place/x 2>&1; done; "
-        "touch /tmp/x /data/x /config/x; df --output=size /dev/shm | tail -1; "
+        "touch /tmp/x /data/x /config/x; df --output=size /dev/shm | tail -1; "  # in the container
         "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; echo $$"
     )
     code, output = ran(image, service, volumes, tmp_path / "log", script)

@@ -64,7 +64,7 @@ def test_images_and_masks_are_read_alike(tmp_path: Path) -> None:
 
 
 def test_squashed_images_and_their_masks_are_stretched_alike(tmp_path: Path) -> None:
-    """What was squashed to a square is, but for its resolution, what it was before."""
+    """Stretching restores a squashed image and its mask, but for their resolution."""
     rows, columns = np.mgrid[:160, :240]
     mask = np.hypot(rows - 70, columns - 110) < 50
     true = picture(tmp_path / "true.png", np.where(mask, 200, 40).astype(np.uint8))
