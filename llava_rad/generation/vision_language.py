@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from encoder.errors import ConfigError, LlavaRadError, ModelError
+from llava_rad.generation.answers import Answer
 from llava_rad.generation.pieces import Draft
-from llava_rad.generation.profiles import Answer, Profile
+from llava_rad.generation.profiles import Profile
 
 if TYPE_CHECKING:
     import numpy as np

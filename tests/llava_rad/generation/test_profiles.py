@@ -7,16 +7,8 @@ from pathlib import Path
 import pytest
 
 from encoder.errors import ConfigError
-from llava_rad.generation.profiles import (
-    NO_ANSWER,
-    REFUSED,
-    REMOVED,
-    UNFINISHED,
-    Profile,
-    load_profile,
-    profile_of,
-    shipped,
-)
+from llava_rad.generation.answers import NO_ANSWER, REFUSED, REMOVED, UNFINISHED
+from llava_rad.generation.profiles import Profile, load_profile, profile_of, shipped
 from llava_rad.model.templates import Study
 
 GENERIC = load_profile("generic")
