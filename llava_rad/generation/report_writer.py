@@ -151,7 +151,7 @@ class ReportWriter:
         return {
             "model": model.sha256,
             "recipe": recipe_facts(model).model_dump(),
-            "generation": generation_facts(model, self._settings()).model_dump(),
+            "generation": generation_facts(model, self._settings()).model_dump(exclude_defaults=True),
         }
 
     def without(self, sources: Sequence[Source], done: Counter[tuple[str, int]]) -> list[Source]:

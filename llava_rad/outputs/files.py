@@ -200,11 +200,21 @@ class ReportLog:
 
 
 def settings_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return model, recipe and generation settings, which all reports of one file share."""
+    """Return model, recipe and generation settings, which all reports of one file share.
+
+    Settings at their defaults are left out, as in reports of versions that did not know them.
+    """
+    from llava_rad.outputs.report import GenerationFacts
+
+    defaults = GenerationFacts.defaults()
     return {
         "model": record["model"]["sha256"],
         "recipe": record["input"]["recipe"],
-        "generation": record["generation"],
+        "generation": {
+            name: value
+            for name, value in record["generation"].items()
+            if name not in defaults or value != defaults[name]
+        },
     }
 
 

@@ -139,6 +139,11 @@ class GenerationFacts(_Part):
     dtype: str
     unsure: Literal["written", "unsaid", "stated"] = "written"
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Values of settings that reports of earlier versions do not state."""
+        return {name: field.default for name, field in cls.model_fields.items() if not field.is_required()}
+
 
 class SoftwareFacts(_Part):
     """The software that ran the model."""

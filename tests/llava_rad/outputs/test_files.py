@@ -92,6 +92,15 @@ def test_log_of_an_earlier_schema_is_continued(tmp_path: Path, old: dict[str, An
     assert (first.input.sha256[0], second.input.sha256[0]) == ("a", "2")
 
 
+@pytest.mark.parametrize(("unsure", "same"), [(None, True), ("written", True), ("unsaid", False)])
+def test_a_setting_that_earlier_versions_did_not_know_is_at_its_default(unsure: str | None, same: bool) -> None:
+    made = report().model_dump(by_alias=True)
+    made["generation"].pop("unsure")
+    if unsure:
+        made["generation"]["unsure"] = unsure
+    assert (settings_of(made) == SETTINGS) is same
+
+
 @pytest.mark.parametrize(
     "content",
     [
