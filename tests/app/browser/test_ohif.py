@@ -1,9 +1,8 @@
-"""Browser: from a viewer's study list to the review of a study and back; the configuration is that of the document."""
+"""Browser: from a viewer's study list to the review of a study and back, with the configuration of scripts/deploy."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import threading
@@ -67,12 +66,10 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 def configuration(server: Served) -> str:
-    """The configuration of OHIF in the document, for a running server."""
-    (found,) = re.findall(
-        r"^```js\n(.*?)^```", (ROOT / "docs" / "archive.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
+    """The configuration of OHIF, for a running server."""
+    found = (ROOT / "scripts" / "deploy" / "ohif.js").read_text("utf-8")
     assert "https://review.example.org" in found
-    return str(found).replace("https://review.example.org", server.url)
+    return found.replace("https://review.example.org", server.url)
 
 
 def arrived(page: Page) -> None:
