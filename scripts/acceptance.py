@@ -108,11 +108,11 @@ class Table:
 
     def text(self) -> str:
         """The rows that were run, in Markdown."""
-        lines = ["| # | promise | kept when | tests passed | long run | kept | s |", "|---|---|---|---|---|---|---|"]
+        lines = ["| # | promise | kept when | tests passed | s |", "|---|---|---|---|---|"]
         for number, one in sorted(self.outcomes.items()):
             ran = f"{one.passed} of {one.passed + one.failed}" + (f", {one.skipped} not run" if one.skipped else "")
-            cells = (number, *ROWS[number], ran, "; ".join(one.long_runs).replace("|", ","))
-            lines.append(f"| {' | '.join(map(str, cells))} | {'yes' if one.kept else '**no**'} | {one.seconds:.0f} |")
+            seen = "; ".join((ran, *one.long_runs)).replace("|", ",") + ("" if one.kept else ", **not kept**")
+            lines.append(f"| {' | '.join(map(str, (number, *ROWS[number], seen)))} | {one.seconds:.0f} |")
         return "\n".join(lines) + "\n"
 
 
