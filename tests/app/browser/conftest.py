@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.app.browser.viewer_page import Images, Viewed, opened, serving
+from tests.browser import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,11 +28,8 @@ ANSWERS = (
 @pytest.fixture(scope="package")  # an idle browser would take a tenth of a core from the tests after these
 def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
     with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        running = started.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
         yield running
         running.close()
 

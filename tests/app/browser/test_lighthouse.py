@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from llava_rad.generation.sources import example
 from scripts.soak.serving import served
 from tests.app.browser.conftest import FLAGS
 from tests.app.browser.test_review_page import drafted, ready, upload
+from tests.browser import chromium
 from tests.referees import npm
 
 if TYPE_CHECKING:
@@ -33,14 +33,11 @@ def lighthouse() -> Path:
 def debugged() -> Iterator[tuple[Any, int]]:
     """Browser with the port of its developer tools."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with playwright.sync_playwright() as started:
         flags = [*FLAGS, f"--remote-debugging-port={port}"]
-        running = started.chromium.launch(executable_path=chromium, headless=True, args=flags)
+        running = started.chromium.launch(executable_path=chromium(), headless=True, args=flags)
         yield running, port
         running.close()
 
