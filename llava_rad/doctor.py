@@ -128,7 +128,7 @@ def _decoders() -> Iterator[Check]:
         yield Check(name="decoders", status="missing", detail=f"fails with {type(error).__name__}", fix=_reinstall())
         return
     groups: list[tuple[dict[str, str], str, str, str | None]] = [
-        (decoders.NATIVE, "pydicom", "pydicom", None),
+        (decoders.NATIVE, "numpy", "numpy", None),
         (decoders.RLE, "imagecodecs", "imagecodecs", "DICOMRLE"),
         (decoders.JPEG, "imagecodecs", "imagecodecs", "JPEG8"),
         (decoders.JPEG_LS, "jpeg_ls", "pyjpegls", None),
