@@ -103,7 +103,7 @@ def test_all_files_are_there_after_a_kill(tmp_path: Path, way: str) -> None:
         assert list((running.data / "batches").iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_studies_of_several_images_are_whole_after_kills(tmp_path: Path) -> None:
     """Laterals come before their frontal images: some wait for them when the server is killed."""
     content = io.BytesIO()

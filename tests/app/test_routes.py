@@ -238,7 +238,7 @@ def test_the_draft_is_what_generate_writes(local: Served) -> None:
 
 
 @pytest.mark.acceptance(row=11)
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_saves_go_through_while_thirty_drafts_wait(local: Served) -> None:
     client = local.client()
     states = [client.study(picture(300 + number)) for number in range(30)]

@@ -267,7 +267,7 @@ def test_one_image_at_a_time_on_a_small_screen(page: Page) -> None:
 
 
 @pytest.mark.acceptance(row=25)
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_no_accessibility_violation_in_any_state_of_the_images(page: Page, made: Made, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.browser
 CORRECTED = "The heart is not enlarged."
 
 
+@pytest.mark.nightly
 def test_a_draft_of_a_vision_language_model_is_corrected_signed_and_exported(
     browser_page: Page, replica: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -297,7 +297,7 @@ def test_signed_reports_can_be_reopened_and_found(page: Page) -> None:
 
 
 @pytest.mark.acceptance(row=25)
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_no_accessibility_violation_of_ours(browser_page: Page, server: Served, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 

@@ -146,7 +146,7 @@ def test_two_people_on_one_server_see_their_own(browser: Browser, people: Served
 
 
 @pytest.mark.acceptance(row=9)
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_browsers_at_once_lose_nothing_and_mix_nothing_up(
     browser: Browser, people: Served, tmp_path: Path
 ) -> None:

@@ -190,7 +190,7 @@ def test_the_list_by_keyboard_alone(browser_page: Page, images: Images, server: 
 
 
 @pytest.mark.acceptance(row=25)
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_no_accessibility_violation_in_any_state_of_the_list(
     browser_page: Page, images: Images, server: Answers, theme: str
 ) -> None:

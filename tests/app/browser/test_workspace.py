@@ -297,7 +297,7 @@ def test_a_double_click_on_sign_and_next_signs_one_study(browser_page: Page, ser
 
 
 @pytest.mark.acceptance(row=25)
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_editors_kept_texts_and_dialogs_have_no_accessibility_violation(
     browser_page: Page, server: Served, study: str, theme: str
 ) -> None:

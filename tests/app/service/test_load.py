@@ -86,6 +86,7 @@ def reloaded(log: Path) -> int:
     return log.read_text().count("the model was loaded again")
 
 
+@pytest.mark.nightly
 def test_reloads_and_a_kill_under_load_lose_no_request_silently(tiny: Path, chest: list[Path], tmp_path: Path) -> None:
     expected = [report.to_json() for report in llava_rad.generate(chest, tiny)]
     options = ("--model", str(tiny), "--batch-size", "8")

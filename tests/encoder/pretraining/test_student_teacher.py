@@ -178,7 +178,7 @@ def test_recomputing_activations_changes_no_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(  # the second calls a C++ compiler
     ("backend", "bf16"),
     [
-        pytest.param("aot_eager", False, marks=pytest.mark.slow),
+        pytest.param("aot_eager", False, marks=pytest.mark.nightly),
         pytest.param("aot_eager", True, marks=pytest.mark.slow),
         pytest.param("inductor", False, marks=pytest.mark.nightly),
     ],

@@ -72,7 +72,7 @@ def test_the_page_begins_with_disagreements_side_by_side() -> None:
     assert "Disagreements" not in made({"A": TEXTS["A"]})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_models_behind_servers_are_compared_and_continued(pairs: Path, tmp_path: Path) -> None:
     with standing_in() as first, standing_in(reply=lambda body: f"{EFFUSION} {grey(body)}") as second:
         first.reply = lambda body: f"{CLEAR} {grey(body)}"

@@ -17,7 +17,7 @@ from tests.llava_rad.benchmark.conftest import METRICS, benchmark, contents, sta
 from tests.llava_rad.conftest import finished
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_of_torchrun_give_the_same_bytes(pairs: Path, tiny: Path, tmp_path: Path) -> None:
     how = ("--model", tiny, "--protocol", "paper")
     benchmark(pairs, tmp_path / "one", *how)

@@ -75,7 +75,7 @@ def test_the_recipe_of_training_is_known_before_the_parts_are_made(tmp_path: Pat
         assert recipe_of(config, offline=True) == LlavaRadConfig.load(initial).preprocessing
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_train_reads_the_cache_that_was_built_before_from_its_copy(
     run: Run, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ def result(output: Path) -> object:
         return hashlib.sha256(found["features"].tobytes()).hexdigest(), list(found["id"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("command", "output", "unit"),
     [

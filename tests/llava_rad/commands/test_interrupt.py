@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_whole_json(many: Path, tiny: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.nightly)])
 def test_kill_9_at_random_places_then_the_same_command(
     many: Path, tiny: Path, tmp_path: Path, unbroken: bytes, kills: int
 ) -> None:

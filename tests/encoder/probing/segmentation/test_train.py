@@ -375,7 +375,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         train_segmentation(*data, Patches(), replace(RECIPE, size=32), STRUCTURES, QUICK)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_u_net_trains_and_its_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     pytest.importorskip("segmentation_models_pytorch")
     config = SegmentationConfig(head="unet", epochs=2, batch_size=2, seed=3)
