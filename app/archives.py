@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from encoder.errors import ReadError
@@ -151,6 +152,14 @@ def names(path: Path) -> list[str]:
     if len(found) > MAX_FILES:
         raise ReadError("too_large", f"the folder holds more than {MAX_FILES:,} images")
     return found
+
+
+def titles(names: Sequence[str]) -> list[str]:
+    """Return a title for each of :func:`names`: its name without suffix, with the folder where several are equal."""
+    paths = [PurePosixPath(name) for name in names]
+    count = Counter(path.stem for path in paths)
+    titled = [path.stem if count[path.stem] == 1 else f"{path.parent.name}/{path.stem}" for path in paths]
+    return [title.removeprefix("/")[:100] for title in titled]
 
 
 def place(path: Path | None, number: int, archive: Archive | ReadError | None) -> str | None:

@@ -118,6 +118,10 @@ class Store:
         found = study_images.newest(self._database.read(), user, key)
         return None if found is None else str(found["id"])
 
+    def study_with(self, owner: str, sha256: str) -> str | None:
+        """Return the id of the owner's newest study of which an image file is a part, or None."""
+        return study_images.study_with(self._database.read(), owner, sha256)
+
     def holds(self, owner: str, study: str, sha256: str) -> bool:
         """Return True if an image is already in a study.
 

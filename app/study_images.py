@@ -72,6 +72,17 @@ def newest(connection: sqlite3.Connection, user: str, key: str | None) -> sqlite
     return found
 
 
+def study_with(connection: sqlite3.Connection, owner: str, sha256: str) -> str | None:
+    """Return the id of the owner's newest study of which an image file is a part, whatever its status, or None."""
+    row = connection.execute(
+        "SELECT id FROM studies WHERE owner = ? AND (sha256 = ? OR json_extract(lateral, '$.sha256') = ? OR EXISTS "
+        "(SELECT 1 FROM json_each(coalesce(further, '[]')) WHERE json_extract(value, '$.sha256') = ?)) "
+        "ORDER BY rowid DESC LIMIT 1",
+        (owner, sha256, sha256, sha256),
+    ).fetchone()
+    return None if row is None else str(row["id"])
+
+
 def holds(row: sqlite3.Row, sha256: str) -> bool:
     """Return True if an image is already in a study."""
     parts = images_of(row)

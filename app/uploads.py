@@ -211,16 +211,9 @@ class Uploads:
         return self._grouping.of(found), {"identity": found.to_dict()} if self._identifiers else {}, [], found
 
     def context_image(
-        self,
-        owner: str,
-        study: str,
-        kind: ContextImage,
-        path: Path,
-        *,
-        force: bool = False,
-        revision: int | None = None,
-        wanted: Callable[[], bool] = always,
-    ) -> None:
+        self, owner: str, study: str, kind: ContextImage, path: Path, *, force: bool = False,
+        revision: int | None = None, wanted: Callable[[], bool] = always,
+    ) -> None:  # fmt: skip
         """Add a lateral or prior image to a study.
 
         Raises:
@@ -308,8 +301,8 @@ class Uploads:
 
     def _files(self, paths: Sequence[Path | None], names: Sequence[str]) -> list[BatchFile]:
         """Return the files of a batch; ``names`` are their paths in the folder or zip file."""
-        stems = [Path(name).stem[:100] if self._keep_names else None for name in names]
-        return [BatchFile(*file) for file in zip(paths, stems, self._grouping.folders(names), strict=True)]
+        titles = archives.titles(names) if self._keep_names else [None] * len(names)
+        return [BatchFile(*file) for file in zip(paths, titles, self._grouping.folders(names), strict=True)]
 
     def _create(self, owner: str, source: Path, files: Sequence[BatchFile]) -> str:
         batch = self._store.batches.create(owner, len(files), source=source, files=files)
@@ -356,7 +349,8 @@ class Uploads:
                     archive.copy(file.number, unpacked)
                 sha256 = Source(file.number, path).sha256()
                 place = archives.place(file.path, file.number, archive)
-                self.study(file.owner, path, file_name=file.name, file=file, place=place)
+                if sha256 is None or not self._known(file, sha256, place):
+                    self.study(file.owner, path, file_name=file.name, file=file, place=place)
             except ReadError as error:
                 if error.reason == "lateral" and not file.last and self._waits(file, path):
                     return
@@ -369,6 +363,17 @@ class Uploads:
         self._on_study()
         self._remove(file)
 
+    def _known(self, file: Waiting, sha256: str, place: str | None) -> bool:
+        """Count a file on the server's own disk that is in a study already: it was read before a restart."""
+        source = file.archive or file.path
+        sent = source is None or source.parent == self._kept
+        if sent or (study := self._store.study_with(file.owner, sha256)) is None:
+            return False
+        self._store.batches.count(file.batch, file.number)
+        if self._drafts is not None and (draft := self._drafts.find(sha256, place)) is not None:
+            self._drafts.give(self._store, file.owner, study, draft)
+        return True
+
     def _waits(self, file: Waiting, path: Path | None) -> bool:
         """Let a lateral view wait for the frontal one of its study; returns False if its study is not known."""
         assert path is not None
@@ -380,17 +385,13 @@ class Uploads:
         return True
 
     def refuse(self, owner: str, batch: str, number: int, reason: str) -> None:
-        """Refuse a file of a batch that has not been kept.
-
-        Raises:
-            NotFound: if the batch does not exist.
-            ReviewError: if it has no file of that number.
-        """
+        """Refuse a file of a batch that has not been kept; raises as :meth:`app.batches.Batches.refuse`."""
         self._store.batches.refuse(owner, batch, number, sha256=None, reason=reason)
         self._begin(owner)  # laterals may have waited for it
 
     def _refuse(self, file: Waiting, sha256: str | None, reason: str) -> None:
-        self._store.batches.refuse(file.owner, file.batch, file.number, sha256=sha256, reason=reason)
+        named = f"{file.name}: {reason}" if file.name else reason
+        self._store.batches.refuse(file.owner, file.batch, file.number, sha256=sha256, reason=named)
 
     def _remove(self, file: Waiting) -> None:
         """Remove what was uploaded once it is read; a folder or zip file of the server's own disk stays."""

@@ -144,3 +144,8 @@ def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
         pass
     with pytest.raises(ReadError, match="no longer"), archives.opened(tmp_path / "none.zip"):
         pass
+
+
+def test_studies_are_named_by_their_files_and_equal_names_by_folder_too() -> None:
+    names = ["/data/p1/PA.png", "/data/p2/PA.dcm", "p3/LAT.png", "PA.png", "a.b.png"]
+    assert archives.titles(names) == ["p1/PA", "p2/PA", "LAT", "PA", "a.b"]

@@ -38,12 +38,14 @@ class Parts:
     readers: Readers
     takes: tuple[str, ...] = ()
     made: int = 0
+    names: bool = False
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "reviews.sqlite")
         self.uploads = Uploads(
             self.folder / "incoming", self.folder / "batches", self.store, ImageFolder(self.folder / "images"),
             self.readers, Grouping(self.folder / "key"), lambda: None, takes=lambda: self.takes,
+            keep_names=self.names,
         )  # fmt: skip
 
     def file(self, study: str = "a", patient: str = "4711", **attributes: Any) -> Path:
@@ -334,6 +336,46 @@ def test_pictures_of_a_folder_join_by_their_names(parts: Parts) -> None:
     found = parts.read(parts.uploads.folder("ann", parts.folder / "set"))
     assert (found["read"], found["failed"]) == (5, [])
     assert sorted(one["lateral"] is not None for one in parts.states()) == [False, False, False, True]
+
+
+def test_a_worklist_that_is_started_again_reads_only_new_files(parts: Parts) -> None:
+    work = parts.folder / "work"
+    (work / "p1").mkdir(parents=True)
+    for number, name in enumerate(("p1/LAT", "p1/PA", "a", "same", "as_a")):
+        small_files.picture(work / f"{name}.png", seed=2 if name == "as_a" else number)
+    parts.file("d").replace(work / "d.dcm")
+    first = parts.read(parts.uploads.folder("ann", work))
+    assert (first["read"], len(parts.states())) == (6, 4), "one file twice is one study"
+    for _ in parts.states():
+        parts.store.jobs.finish(taken(parts.store), "done", text="x.", sentences=[])
+    signed, discarded, *_ = [one["id"] for one in parts.states()]
+    parts.signed(signed, "x.")
+    act(parts.store, discarded, "discard")
+    again = Parts(parts.folder, parts.readers, made=100)
+    small_files.picture(work / "new.png", seed=9)
+    found = again.read(again.uploads.folder("ann", work))
+    assert (found["read"], found["failed"], found["waiting"]) == (7, [], 1), "only the new one is drafted"
+    assert len(again.states()) == 5
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_a_refused_file_is_named_only_where_names_are_kept(parts: Parts, names: bool) -> None:
+    parts = Parts(parts.folder, parts.readers, names=names)
+    parts.file(ViewPosition="LL").rename(parts.folder / "Doe.dcm")
+    with zipfile.ZipFile(parts.folder / "studies.zip", "w") as archive:
+        archive.write(parts.folder / "Doe.dcm", "Doe.dcm")
+    (failed,) = parts.read(parts.uploads.unpack("ann", parts.folder / "studies.zip", received=False))["failed"]
+    assert failed["reason"].startswith("Doe: ") == ("Doe" in failed["reason"]) == names
+
+
+def test_a_file_that_is_uploaded_again_in_a_zip_file_is_a_study_of_its_own(parts: Parts) -> None:
+    for _ in range(2):
+        with parts.uploads.file() as (file, path):
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.write(small_files.picture(parts.folder / "a.png"), "a.png")
+            file.flush()
+            parts.read(parts.uploads.unpack("ann", path))
+    assert len(parts.states()) == 2
 
 
 def waits(batches: Batches) -> int:
