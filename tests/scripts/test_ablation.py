@@ -99,7 +99,7 @@ def kept(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_objective_ends_in_dice_and_resumes(labelled: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = labelled.parent / "out"
     call = [

@@ -38,7 +38,7 @@ ROWS = {
 @pytest.mark.parametrize(
     "chosen",
     [
-        pytest.param(["decode-compiled", "reports", "pretraining-compiled", "lora"], marks=pytest.mark.slow, id="few"),
+        pytest.param(["reports", "lora"], marks=pytest.mark.slow, id="few"),
         pytest.param(list(ROWS), marks=pytest.mark.nightly, id="all"),
     ],
 )

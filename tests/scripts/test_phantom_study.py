@@ -158,7 +158,7 @@ def forked(*arguments: str | Path) -> str:
     return done.out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_chain_runs_and_a_model_that_has_learnt_nothing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,7 +167,7 @@ def test_weights_of_the_u_net_are_named_where_they_are_missing(masked: Path, run
     assert run(*call, "--micro-batch", "9").code == 2, "its statistics are of ten images"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_u_net_says_what_it_starts_from(masked: Path, run: Run, tmp_path: Path) -> None:
     library = pytest.importorskip("segmentation_models_pytorch")
     from safetensors.torch import save_file
@@ -183,7 +183,7 @@ def test_a_u_net_says_what_it_starts_from(masked: Path, run: Run, tmp_path: Path
     assert len(json.loads((folder / "segmenter.json").read_text())["config"]["image_net"]) == 64
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_write_the_results_of_one(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
     """As torchrun starts them: each takes half of each batch, the first one writes and speaks."""
     call = ("probe", "segment", "--data", masked, "--encoder", encoders[0], "--recipe", "rad-dino-84", "--epochs", "2")
