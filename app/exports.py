@@ -121,6 +121,7 @@ def document(state: State, version: int | None = None) -> Document:
             measurements.for_documents(shown, state, identity),
             _predecessor(state, signed),
             _boxes(shown),
+            shown["fields"],
         ),
     )
 

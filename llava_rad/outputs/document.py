@@ -23,6 +23,8 @@ SCHEME: Final = "99LLAVARAD"
 """Coding scheme of what no standard scheme has as such: the fourteen CheXpert findings, the cardiothoracic ratio."""
 FINDINGS: Final = CLASSES
 """The fourteen CheXpert findings."""
+CONTEXT: Final = ("indication", "technique", "comparison")
+"""Sections of a report above its findings, in their order."""
 _SAID: Final = {BLANK: "not mentioned", POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain"}
 
 
@@ -118,6 +120,7 @@ class Review:
         measurements: in the images of the study.
         predecessor: the version of the signed report that this one replaces.
         boxes: of each sentence of the findings, in the frontal image; empty if there are none.
+        context: texts of the sections above the findings, by :data:`CONTEXT`.
     """
 
     findings: tuple[str, ...]
@@ -127,6 +130,7 @@ class Review:
     measurements: tuple[Measurement, ...] = ()
     predecessor: Document | None = None
     boxes: tuple[tuple[BoxFacts, ...], ...] = ()
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,12 @@ class Document:
         return () if drafted is None else tuple(one.text for one in drafted.sentences)
 
     @property
+    def context(self) -> dict[str, str]:
+        """Texts of the sections above the findings that are not empty, by :data:`CONTEXT`."""
+        given = {} if self.review is None else self.review.context
+        return {name: given[name] for name in CONTEXT if given.get(name)}
+
+    @property
     def text(self) -> str:
         """Paragraph of the findings, then that of the impression."""
         return "\n\n".join(" ".join(part) for part in (self.sentences, self.impression) if part)
@@ -308,6 +318,8 @@ class Document:
                     [self.regions(number) for number in range(len(self.sentences))],
                 )
             )
+        if self.context:
+            version += repr(self.context)
         made_from, model = self.report.input, self.report.model
         frame = str(made_from.facts.frame)
         others = [image.sha256 for image in self.report.images[1:]]

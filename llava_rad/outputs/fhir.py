@@ -31,6 +31,7 @@ _SAID: Final = {
 
 _UNITS: Final = {"mm": ("mm", "mm"), "px": ("pixels", "{pixels}"), "ratio": ("ratio", "{ratio}")}
 """Units by name, with their UCUM codes."""
+_ABOVE: Final = {"indication": "18785-6", "technique": "55111-9", "comparison": "18834-2"}
 _LABELED: Final = "CheXpert findings of the text, by the labeler 'rules'"
 _CORRECTED: Final = "CheXpert findings, corrected by the reviewer"
 _DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
@@ -84,7 +85,7 @@ def _diagnostic_report(document: Document) -> dict[str, Any]:
         "id": str(_uuid(document, "DiagnosticReport")),
         "meta": {"security": [_AI]},
         "identifier": [{"system": SHA256_SYSTEM, "value": document.report.input.sha256}],
-        "status": "preliminary" if signature is None else "final",
+        "status": _status(document),
         "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "RAD"}]}],
         "code": {
             "coding": [{"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}],
@@ -154,7 +155,7 @@ def _observation(document: Document, finding: str, said: str) -> dict[str, Any]:
         "resourceType": "Observation",
         "id": str(_uuid(document, f"Observation {finding}")),
         "meta": {"security": [_AI]},
-        "status": "preliminary" if document.signature is None else "final",
+        "status": _status(document),
         "code": {"text": finding},
         "valueCodeableConcept": {
             "coding": [{"system": "http://snomed.info/sct", "code": code, "display": display}],
@@ -175,7 +176,7 @@ def _measurement(document: Document, number: int, one: Measurement) -> dict[str,
         "resourceType": "Observation",
         "id": str(_uuid(document, f"Measurement {number}")),
         "meta": {"security": [_AI]},
-        "status": "preliminary" if document.signature is None else "final",
+        "status": _status(document),
         "method": {"text": "Measured by the reviewer in the image"},
     }
     if one.ratio is None:
@@ -209,7 +210,7 @@ def _composition(document: Document) -> dict[str, Any]:
         "resourceType": "Composition",
         "id": str(_uuid(document, "Composition")),
         "meta": {"security": [_AI]},
-        "status": "preliminary" if document.signature is None else "final",
+        "status": _status(document),
         "type": {"coding": [{"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}]},
         "date": _instant(document),
         "author": [{"reference": _reference(document, "Device")}],
@@ -236,9 +237,17 @@ def _composition(document: Document) -> dict[str, Any]:
 
 
 def _sections(document: Document) -> list[tuple[str, str, str]]:
-    """Return title, LOINC code and text of the sections that are not empty."""
+    """Return title, LOINC code and text of the sections that are not empty (PS3.16, CID 7001)."""
+    above = [(name.capitalize(), _ABOVE[name], (text,)) for name, text in document.context.items()]
     both = (("Findings", "59776-5", document.sentences), ("Impression", "19005-8", document.impression))
-    return [(title, code, " ".join(sentences)) for title, code, sentences in both if sentences]
+    return [(title, code, " ".join(sentences)) for title, code, sentences in (*above, *both) if sentences]
+
+
+def _status(document: Document) -> str:
+    """Return the status of a draft, of the first signed version, or of one that replaces another."""
+    if document.signature is None:
+        return "preliminary"
+    return "final" if document.signature.version == 1 else "amended"
 
 
 def _device(document: Document) -> dict[str, Any]:
@@ -264,14 +273,19 @@ def _provenance(document: Document) -> dict[str, Any]:
     if document.signature is not None:
         reviewer = {"display": document.signature.reviewer}
         agents.append({"type": {"coding": [{"system": kinds, "code": "verifier"}]}, "who": reviewer})
-    sources = [{"system": SHA256_SYSTEM, "value": image.sha256} for image in document.images]
+    entities = [("source", SHA256_SYSTEM, image.sha256) for image in document.images]
+    if document.review is not None and document.review.predecessor is not None:
+        entities.append(("revision", "urn:ietf:rfc:3986", _reference(document.review.predecessor, "DiagnosticReport")))
     return {
         "resourceType": "Provenance",
         "id": str(_uuid(document, "Provenance")),
         "target": [{"reference": _reference(document, "DiagnosticReport")}],
         "recorded": _instant(document),
         "agent": agents,
-        "entity": [{"role": "source", "what": {"identifier": source}} for source in sources],
+        "entity": [
+            {"role": role, "what": {"identifier": {"system": system, "value": value}}}
+            for role, system, value in entities
+        ],
     }
 
 

@@ -96,7 +96,13 @@ def _report(document: Document) -> Dataset:
             PnameContentItem(dcm("121008", "Person Observer Name"), _person(document), "HAS OBS CONTEXT"),
         ]
     finding = dcm("121071", "Finding")
+    above = {
+        "indication": (dcm("121109", "Indications for Procedure"), dcm("121062", "Request")),
+        "technique": (dcm("121064", "Current Procedure Descriptions"), dcm("121065", "Procedure Description")),
+        "comparison": (dcm("121068", "Previous Findings"), dcm("121069", "Previous Finding")),
+    }
     sections = [
+        *((*above[name], (text,)) for name, text in document.context.items()),
         (dcm("121070", "Findings"), finding, document.sentences),
         (dcm("121072", "Impressions"), dcm("121073", "Impression"), document.impression),
     ]
@@ -106,7 +112,8 @@ def _report(document: Document) -> Dataset:
         section.ContentSequence = []
         for number, sentence in enumerate(sentences):
             item = TextContentItem(concept, sentence, "CONTAINS")
-            item.ContentSequence = _sources(document, document.regions(number) if concept is finding else ())
+            if concept not in (concept for _, concept in above.values()):
+                item.ContentSequence = _sources(document, document.regions(number) if concept is finding else ())
             section.ContentSequence.append(item)
         if sentences:
             containers.append(section)

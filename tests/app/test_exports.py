@@ -105,6 +105,9 @@ def everywhere(store: Store, study: str) -> tuple[str, set[str]]:
     said = [str(one.value) for one in report.iterall() if one.keyword == "TextValue"]
     assert [one for one in said if one in {row["text"] for row in rows}] == [row["text"] for row in kept]
     assert set(warnings) <= set(said)
+    for name in ("indication", "technique", "comparison"):
+        if above := state["fields"][name]:
+            assert f"{name.upper()}:\n{above}\n" in text and f"{name.upper()}:\n{above}\n" in shown and above in said
     assert (report.VerificationFlag == "VERIFIED") == (state["status"] == "signed")
     return whole, set(warnings)
 
@@ -117,6 +120,8 @@ def test_all_exports_of_all_states_hold_the_same_text_and_warnings(store: Store)
     act(store, study, "edit", sentence="s2", text="Large effus", done=False)
     assert everywhere(store, study) == ("Large effus No edema.", loud)
     act(store, study, "edit", sentence="s2", text="Large effusion.")
+    act(store, study, "field", field="indication", text="Trauma.")
+    act(store, study, "field", field="comparison", text="2 May.")
     act(store, study, "accept", sentence="s3")
     act(store, study, "add", text="Effusion.", section="impression")
     signed_text = "Large effusion. No edema.\n\nEffusion."

@@ -212,6 +212,51 @@ def test_a_review_that_is_not_signed_by_sections_in_fhir(report: Report) -> None
     assert "<p>Follow up in &lt;6 weeks&gt; &amp; compare.</p>" in composition["section"][1]["text"]["div"]
 
 
+@pytest.mark.parametrize(
+    ("field", "section", "loinc"),
+    [
+        ("indication", "IndicationsForProcedure", "18785-6"),
+        ("technique", "CurrentProcedureDescriptions", "55111-9"),
+        ("comparison", "PreviousFindings", "18834-2"),
+    ],
+)
+def test_what_was_typed_above_the_findings_is_in_the_documents(
+    report: Report, field: str, section: str, loinc: str
+) -> None:
+    """Codes: PS3.16 CID 7001, as pydicom lists it; earlier editions of the same sections are of DCM."""
+    from pydicom.sr.codedict import codes
+
+    review = replace(REVIEWED, context={field: "Fever < 3 days.", "prior_report": "Before."})
+    document = Document.of(report, AT, review=review)
+    found = opened(to_sr(document).report)
+    first, *others = [one for one in found.ContentSequence if one.ValueType == "CONTAINER"]
+    title, known = first.ConceptNameCodeSequence[0], getattr(codes.DCM, section)
+    assert (title.CodeValue, title.CodeMeaning) == (known.value, known.meaning)
+    (item,) = first.ContentSequence
+    assert item.TextValue == "Fever < 3 days." and "ContentSequence" not in item
+    assert [one.ConceptNameCodeSequence[0].CodeMeaning for one in others] == ["Findings", "Impressions"]
+    assert all("ContentSequence" in item for one in others for item in one.ContentSequence)
+    parts = resources(document)
+    (diagnostic,), (composition,) = parts["DiagnosticReport"], parts["Composition"]
+    assert getattr(codes.cid7001, section).value == loinc == composition["section"][0]["code"]["coding"][0]["code"]
+    shown = base64.b64decode(diagnostic["presentedForm"][0]["data"]).decode()
+    assert f"\n{field.upper()}:\nFever < 3 days.\n\nFINDINGS:" in shown and "Before." not in shown
+    assert diagnostic["conclusion"] == document.text == Document.of(report, AT, review=REVIEWED).text
+    assert document.uid("report") != Document.of(report, AT, review=REVIEWED).uid("report")
+
+
+def test_a_version_that_replaces_another_is_amended(report: Report) -> None:
+    """https://hl7.org/fhir/R4/valueset-diagnostic-report-status.html: amended, "subsequent to being final"."""
+    first = signed(report)
+    second = replace(first, review=replace(REVIEWED, predecessor=first), signature=Signature("ann", AT, 2))
+    before, after = resources(first), resources(second)
+    changing = ("DiagnosticReport", "Composition", "Observation")
+    assert {one["status"] for name in changing for one in before[name]} == {"final"}
+    assert {one["status"] for name in changing for one in after[name]} == {"amended"}
+    revised = [one["what"]["identifier"] for one in after["Provenance"][0]["entity"] if one["role"] == "revision"]
+    assert [one["value"] for one in revised] == [f"urn:uuid:{before['DiagnosticReport'][0]['id']}"]
+
+
 def test_corrected_labels_are_those_of_the_reviewer(report: Report) -> None:
     document = Document.of(report, AT, review=REVIEWED)
     assert document.findings == {"Lung Lesion": "uncertain", "Fracture": "positive"}
