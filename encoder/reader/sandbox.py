@@ -77,8 +77,10 @@ class Reader:
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
+        try:  # noqa: SIM105  at the end of the process contextlib may be gone, and other modules with it
             self.close()
+        except (AttributeError, OSError, TypeError):
+            pass
 
     def read(
         self,

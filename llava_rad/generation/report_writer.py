@@ -6,17 +6,18 @@ import contextlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder.errors import LlavaRadError, ReadError
+from encoder.errors import ConfigError, LlavaRadError, ReadError
 from encoder.reader.sandbox import Reader
 from llava_rad.generation.found import find
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.pieces import Draft, Pieces
-from llava_rad.generation.sources import Source
+from llava_rad.generation.sources import Source, as_sources
 from llava_rad.generation.study import StudyInputs, prepare
 from llava_rad.model.sections import ShownStream
 from llava_rad.model.templates import Study
@@ -166,13 +167,18 @@ class ReportWriter:
                 rest.append(source)
         return rest
 
-    def write(self, sources: Sequence[Source]) -> Iterator[Outcome]:
-        """Yield a report or a failure for each source, in order.
+    def write(self, images: Iterable[Source | str | Path | bytes]) -> Iterator[Outcome]:
+        """Yield a report or a failure for each image, in order.
+
+        Args:
+            images: sources, or what ``llava_rad.generate`` takes: files, folders, patterns, bytes of files.
 
         Raises:
             ModelError: if the model is missing or damaged.
-            LlavaRadError: if nothing can be written with these options.
+            LlavaRadError: if nothing can be written with these options, or the writer is closed.
+            ConfigError: if an image is something else, such as an array.
         """
+        sources = as_sources(images)
         window: list[_Item] = []
         batch_size = self._options.batch_size
         for item in self._prepared(sources, ahead=2 * batch_size):
@@ -188,13 +194,22 @@ class ReportWriter:
         """Load the model, and compile decoding where it is compiled, before the first report is asked for."""
         self.model().warm_up(self._options)
 
-    def stream(self, source: Source) -> Iterator[str | Outcome]:
-        """Yield the text of one source piece by piece, then the whole report; or only a failure."""
-        ((_, image),) = self._prepared([source], ahead=1)
-        if isinstance(image, ReadError):
-            yield Failure(source, image, source.sha256())
+    def stream(self, image: Source | str | Path | bytes) -> Iterator[str | Outcome]:
+        """Yield the text of one image piece by piece, then the whole report; or only a failure.
+
+        Raises:
+            ConfigError: if it is not one image, but a folder or pattern of several.
+            ModelError, LlavaRadError: as for :meth:`write`.
+        """
+        sources = as_sources([image])
+        if len(sources) != 1:
+            raise ConfigError(f"one image is streamed at a time, not {len(sources)}")
+        (source,) = sources
+        ((_, prepared),) = self._prepared([source], ahead=1)
+        if isinstance(prepared, ReadError):
+            yield Failure(source, prepared, source.sha256())
             return
-        yield from self.stream_image(image, path=self.path_of(source))
+        yield from self.stream_image(prepared, path=self.path_of(source))
 
     def stream_image(
         self,
@@ -302,10 +317,17 @@ class ReportWriter:
             except BaseException as error:
                 put(error)
 
+        def taken() -> _Item | BaseException | None:
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    return items.get(timeout=0.2)
+                if self._stopped.is_set():  # nothing more is read
+                    raise LlavaRadError("the writer of reports is closed")
+
         threading.Thread(target=decode, name="decode", daemon=True).start()
         try:
             self.model()
-            while (item := items.get()) is not None:
+            while (item := taken()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item

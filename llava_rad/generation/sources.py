@@ -106,6 +106,17 @@ def expand(
     return Inputs(sources, skipped)
 
 
+def as_sources(images: Iterable[Source | str | Path | bytes] | str | Path | bytes) -> list[Source]:
+    """Return sources as they are, and expand one or several other arguments as :func:`expand` does.
+
+    Raises:
+        ConfigError: if an argument is something else, such as an array.
+    """
+    given = list(images) if isinstance(images, Iterable) and not isinstance(images, str | bytes) else [images]
+    sources = [one for one in given if isinstance(one, Source)]
+    return sources if len(sources) == len(given) else expand(given).sources  # type: ignore[arg-type]
+
+
 def checked_kind(image: object) -> None:
     """Check that something names an image or is the content of a file.
 

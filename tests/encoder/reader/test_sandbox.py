@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,6 +179,15 @@ def test_starting_does_not_block_and_a_closed_reader_starts_again() -> None:
         reader.close()
         reader.close()
         np.testing.assert_array_equal(reader.read(chest()).pixels, ramp())
+
+
+def test_a_reader_left_to_the_end_of_the_process_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python sets the names of modules to None before it deletes the last objects."""
+    reader = Reader()
+    monkeypatch.setattr("encoder.reader.sandbox.contextlib", SimpleNamespace(suppress=None))
+    reader.__del__()
+    monkeypatch.undo()
+    reader.close()
 
 
 def test_threads_share_a_reader(reader: Reader) -> None:

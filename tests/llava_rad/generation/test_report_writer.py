@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 import llava_rad
-from encoder.errors import ModelError, ReadError
+from encoder.errors import ConfigError, LlavaRadError, ModelError, ReadError
 from llava_rad import Failure, Report, ReportWriter
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import expand
@@ -168,6 +168,31 @@ def test_abandoned_writing_ends_its_reading_thread(tiny: Path, eight: list[Path]
         thread.join(5)
         assert not thread.is_alive()
         assert len(list(writer.write(expand(eight[:1]).sources))) == 1  # the writer itself goes on
+
+
+def test_a_closed_writer_is_an_error_and_no_wait_for_ever(tiny: Path, eight: list[Path]) -> None:
+    with ReportWriter(GenerationOptions(model=tiny, batch_size=1)) as writer:
+        written = writer.write(eight)
+        next(written)
+    with pytest.raises(LlavaRadError, match="closed"):  # while images are left
+        list(written)
+    with pytest.raises(LlavaRadError, match="closed"):
+        list(writer.write(eight[:1]))
+    with pytest.raises(LlavaRadError, match="closed"):
+        list(writer.stream(eight[0]))
+
+
+def test_the_writer_takes_what_generate_takes(tiny: Path, eight: list[Path]) -> None:
+    with ReportWriter(GenerationOptions(model=tiny)) as writer:
+        for images in ([eight[5]], [str(eight[5])], [eight[5].read_bytes()], str(eight[5]), expand([eight[5]]).sources):
+            (report,) = writer.write(images)
+            assert isinstance(report, Report)
+            assert report.text == llava_rad.generate(eight[5], tiny)[0].text
+            assert list(writer.stream(eight[5]))[-1] == report
+        with pytest.raises(ConfigError, match="not int"):
+            list(writer.write([5]))  # type: ignore[list-item]
+        with pytest.raises(ConfigError, match="not 8"):
+            list(writer.stream(eight[0].parent))
 
 
 def test_reports_written_together_are_those_written_alone(tiny: Path, eight: list[Path]) -> None:
