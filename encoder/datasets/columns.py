@@ -63,6 +63,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Field -> its usual names in order of preference, in lower case without spaces, underscores and other signs."""
 ATTRIBUTES = ("sex", "age", "ethnicity", "weight", "bmi")
 IGNORE = "ignore"
+MASK = "mask:"
+"""Prefix of the fields and columns of masks: ``mask:left lung``."""
 _READERS: Mapping[str, Callable[[str], str]] = {
     "sex": sex_of, "age": age_of, "ethnicity": ethnicity_of, "weight": measure_of, "bmi": measure_of,
 }  # fmt: skip
@@ -130,7 +132,8 @@ def parsed(options: Sequence[str], allowed: Iterable[str]) -> dict[str, list[str
     """Parse options such as ``subject=Patient ID``.
 
     Args:
-        options: FIELD=COLUMN each; ``ignore`` and ``label`` may be repeated. An empty column leaves the field out.
+        options: FIELD=COLUMN each; ``ignore`` and ``label`` may be repeated. An empty column leaves the field out. The
+            name of the structure in ``mask:NAME`` keeps its case.
         allowed: fields that the command takes.
 
     Raises:
@@ -140,8 +143,10 @@ def parsed(options: Sequence[str], allowed: Iterable[str]) -> dict[str, list[str
     fields = list(allowed)
     for one in options:
         name, equals, column = one.partition("=")
-        name = name.strip().lower()
-        if not equals or name not in fields:
+        name = name.strip()
+        structure = name[len(MASK) :].strip() if f"{MASK}NAME" in fields and name.lower().startswith(MASK) else ""
+        name = f"{MASK}{structure}" if structure else name.lower()
+        if not equals or not (structure or name in fields):
             raise LlavaRadError(f"a column is given as FIELD=COLUMN; fields are {', '.join(fields)}")
         if name in found and name not in (IGNORE, "label"):
             raise LlavaRadError(f"the column of the field {name!r} is given twice")
@@ -149,7 +154,11 @@ def parsed(options: Sequence[str], allowed: Iterable[str]) -> dict[str, list[str
     return found
 
 
-def _spelled(header: Sequence[str], column: str) -> str:
+def _shown(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:_LISTED])) + (", ..." if len(numbers) > _LISTED else "")
+
+
+def spelled(header: Sequence[str], column: str) -> str:
     """Return a column as the header spells it; the name as it is if it is none, or empty."""
     same = [one for one in header if plain(column) and plain(one) == plain(column)]
     return column if column in header or len(same) != 1 else same[0]
@@ -184,7 +193,7 @@ class Columns:
         Raises:
             LlavaRadError: if a chosen column does not exist, or several could be the report.
         """
-        chosen = {name: [_spelled(header, column) for column in columns] for name, columns in chosen.items()}
+        chosen = {name: [spelled(header, column) for column in columns] for name, columns in chosen.items()}
         exact = {name for names in chosen.values() for name in names if name}
         if odd := sorted(exact - set(header)):
             raise LlavaRadError(f"{of} has no column '{odd[0]}'", hint=columns_there(header))
@@ -216,14 +225,22 @@ class Columns:
         return attributes_of(**{name: self._text(row, name) for name in ATTRIBUTES if name in self.of})
 
     def unreadable(self, rows: Sequence[Mapping[str, str]]) -> list[str]:
-        """Describe the cells of attributes that say something that cannot be read, with the numbers of their rows."""
+        """Describe the cells of attributes that say something that cannot be read, and those without a patient.
+
+        Rows are named by their numbers. A table without any patient is not described: its counts state that.
+        """
         found = []
+        alone = [number for number, row in enumerate(rows, 1) if not self.cell(row, "subject")]
+        if self.first("subject") and alone and len(alone) < len(rows):
+            found.append(
+                f"column '{self.first('subject')}': no patient in {len(alone):,} rows: {_shown(alone)}; "
+                "each counts as a patient of its own"
+            )
         for name in filter(self.of.get, ATTRIBUTES):
             texts = {number: self._text(row, name) for number, row in enumerate(rows, 1)}
             odd = [number for number, text in texts.items() if not is_unknown(text) and not _READERS[name](text)]
             if odd:
-                shown = ", ".join(map(str, odd[:_LISTED])) + (", ..." if len(odd) > _LISTED else "")
-                found.append(f"column '{self.first(name)}': no {name} is read in {len(odd):,} rows: {shown}")
+                found.append(f"column '{self.first(name)}': no {name} is read in {len(odd):,} rows: {_shown(odd)}")
         return found
 
     def read(self) -> str:

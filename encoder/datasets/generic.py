@@ -6,7 +6,8 @@ Table: ``labels.csv``, ``metadata.csv``, or another CSV file by its path. Requir
 table's folder). :mod:`encoder.datasets.columns` has the names by which columns are known. A column ``label`` of names,
 several of them divided by ``|``, ``;`` or commas or written as a Python list, gives one label for each name. Any other
 column of 1, 0, -1, true and false is a label of its own. A column named like a finding, or with labels in at least half
-of its cells, must have labels in all of them or be left out by ``ignore``.
+of its cells, must have labels in all of them or be left out by ``ignore``. A column ``mask:NAME`` names picture files
+of a structure, below the table's folder; an empty cell is an image without such a mask.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from encoder.datasets.columns import ATTRIBUTES, FIELDS, IGNORE, Columns, plain
+from encoder.datasets.columns import ATTRIBUTES, FIELDS, IGNORE, MASK, Columns, plain, spelled
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import columns_there, find, read_csv
+from encoder.datasets.tables import as_spelled, columns_there, find, read_csv
 from encoder.datasets.values import CHEXPERT, is_label, is_nothing, known, label_of, labels_of, split_of
 from encoder.errors import LlavaRadError
 from encoder.reader.views import view_of
 
-TABLE_FIELDS = ("image", "subject", "study", "view", "split", *ATTRIBUTES, "label", IGNORE)
+TABLE_FIELDS = ("image", "subject", "study", "view", "split", *ATTRIBUTES, "label", IGNORE, f"{MASK}NAME")
 """Fields of a table of images, for which a user may name columns."""
 
 _SUFFIXES = {".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
@@ -72,21 +73,27 @@ def read_table(
 
     Raises:
         LlavaRadError: if there is no table, it has no column of images, it is empty, an image comes twice, a relative
-            path leads out of the folder, or a split or a label is not understood; the message names row and column.
+            path leads out of the folder, a mask does not exist, or a split or a label is not understood; the message
+            names row and column.
     """
     of = "the table of images"
     file = root if root.is_file() else find(root, "labels.csv", "metadata.csv", of=of, hint="name the table itself")
     folder, rows = file.parent.absolute(), list(read_csv(file, of=of))
     if not rows:
         raise LlavaRadError(f"{of} is empty")
-    found = Columns.find(list(rows[0]), columns or {}, TABLE_FIELDS[:-1], of=of)
+    header, chosen = list(rows[0]), dict(columns or {})
+    masks = {name.strip()[len(MASK) :].strip(): name for name in header if name.strip().lower().startswith(MASK)}
+    masks |= {name[len(MASK) :]: spelled(header, chosen.pop(name)[0]) for name in list(chosen) if name.startswith(MASK)}
+    masks = {name: column for name, column in masks.items() if column and column not in chosen.get(IGNORE, ())}
+    chosen[IGNORE] = [*chosen.get(IGNORE, ()), *masks.values()]
+    found = Columns.find(header, chosen, TABLE_FIELDS[: TABLE_FIELDS.index(IGNORE)], of=of)
     if not found.first("image"):
         raise LlavaRadError(
             f"{of} has no column of images",
             hint=f'name it with --column "image=COLUMN"; {columns_there(rows[0])}',
         )
     names = _label_columns(rows, found.rest, found.of.get("label", ()), of)
-    say(found.read() + "".join(f", label {name!r}" for name in names))
+    say(found.read() + "".join([*(f", label {name!r}" for name in names), *(f", mask {name!r}" for name in masks)]))
     if ignored := [name for name in found.rest if name and name not in names]:
         say("columns ignored: " + ", ".join(ignored))
     for line in found.unreadable(rows):
@@ -96,11 +103,7 @@ def read_table(
         image = found.cell(row, "image").replace("\\", "/")
         if not image:
             raise LlavaRadError(f"{of}: row {number} names no image")
-        if os.path.normpath(image).split("/")[0] == "..":
-            raise LlavaRadError(
-                f"{of}: row {number}: the path leads out of the table's folder",
-                hint="images lie in the table's folder, or their paths are absolute",
-            )
+        path = _below(folder, image, f"{of}: row {number}")
         split = found.cell(row, "split")
         if split and not split_of(split):
             raise LlavaRadError(
@@ -112,7 +115,7 @@ def read_table(
         if odd := [name for name in own.keys() & named.keys() if {own[name], named[name]} == {0.0, 1.0}]:
             raise LlavaRadError(f"{of}: row {number}: two columns disagree on the label '{odd[0]}'")
         yield Row(
-            Path(os.path.normpath(folder / image)),
+            path,
             dataset=folder.name,
             subject=found.cell(row, "subject"),
             study=found.cell(row, "study"),
@@ -121,8 +124,35 @@ def read_table(
             split=split_of(split),
             labels=named | own,
             number=number,
+            masks=_masks(row, masks, folder, f"{of}: row {number}") if masks and path.is_file() else {},
             attributes=found.attributes(row),
         )
+
+
+def _below(folder: Path, name: str, where: str) -> Path:
+    """Return the path of a file that a table names."""
+    if os.path.normpath(name).split("/")[0] == "..":
+        raise LlavaRadError(
+            f"{where}: the path leads out of the table's folder",
+            hint="images lie in the table's folder, or their paths are absolute",
+        )
+    return as_spelled(folder, name)
+
+
+def _masks(row: Mapping[str, str], columns: Mapping[str, str], folder: Path, where: str) -> dict[str, Path]:
+    """Return the masks of a row by structure.
+
+    Raises:
+        LlavaRadError: if a file does not exist: without its mask the structure could count as absent.
+    """
+    names = {structure: known(row[column]).replace("\\", "/") for structure, column in columns.items()}
+    found = {structure: _below(folder, name, where) for structure, name in names.items() if name}
+    if missing := [structure for structure, path in found.items() if not path.is_file()]:
+        raise LlavaRadError(
+            f"{where}, column '{columns[missing[0]]}': the file of the mask does not exist",
+            hint="the cell of an image without mask is empty",
+        )
+    return found
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -170,7 +200,8 @@ def _label_columns(rows: _Rows, others: Sequence[str], given: Sequence[str], of:
         if odd and (finding or (2 * labels >= len(said) and not measured)):
             raise LlavaRadError(
                 f"{of}: row {odd[0]}, column '{name}': it holds no label",
-                hint=f'labels are 1, 0, -1 (uncertain) or empty; --column "ignore={name}" leaves the column out',
+                hint="labels are 1, 0, -1 (uncertain) or empty, of findings also yes and no; "
+                f'--column "ignore={name}" leaves the column out',
             )
         if said and not odd:
             names.append(name)

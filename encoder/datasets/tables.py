@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ LIMIT = 2 << 30
 """Largest table in characters, after unpacking."""
 _LONGEST_CELL = 1 << 24
 _LISTED, _SHOWN = 30, 40
+_STATED = re.compile(r'"?sep=([,;\t])"?')  # first line of a CSV file for Excel
 _LONGEST_NAME = 80
 _VALUE = re.compile(r"[\^{}\"]|[0-9]{5}|\.(?:dcm|dicom|png|jpe?g|tiff?|webp)$", re.IGNORECASE)
 _NO_HEADER = "its first row holds values, not names of columns"
@@ -87,7 +89,7 @@ def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
 
     Args:
         path: table in UTF-8 with a header. Cells are divided by commas; by tabs or semicolons if the header has no
-            comma, and by tabs if the file's name ends in ``.tsv``.
+            comma, and by tabs if the file's name ends in ``.tsv``. A first line such as ``sep=;`` states the separator.
         columns: required columns.
         of: name of the table or data set, for error messages; they hold no cell of the table.
 
@@ -112,6 +114,23 @@ def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
         if len(unnamed) > 1 and any(cells[position].strip() for position in unnamed):
             raise LlavaRadError(f"{of}: row {number} has a cell in a column without a name")
         yield dict(zip(header, cells, strict=True))
+
+
+def as_spelled(folder: Path, name: str) -> Path:
+    """Return the path of a file that a table names, in the spelling of the file system if only that exists.
+
+    Letters with marks have two spellings in Unicode: macOS and archives made there write ``u`` and a combining mark
+    where tables write one letter.
+
+    Args:
+        folder: which a relative name starts from, absolute.
+        name: path, with ``/``.
+    """
+    path = Path(os.path.normpath(folder / name))
+    if name.isascii() or os.path.lexists(path):
+        return path
+    others = (Path(os.path.normpath(folder / unicodedata.normalize(form, name))) for form in ("NFC", "NFD"))
+    return next((other for other in others if os.path.lexists(other)), path)
 
 
 def keyed(rows: Iterable[dict[str, str]], column: str, *, of: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -216,13 +235,18 @@ def csv_cells(text: Iterable[str], *, of: str, separator: str | None = ",") -> I
     Args:
         text: lines with their ends.
         of: name of the table, for error messages.
-        separator: None takes the one of the header: a comma, or else a tab or semicolon.
+        separator: None takes the one of the header (a comma, or else a tab or semicolon), or of a first line such as
+            ``sep=;``, which is no row.
 
     Raises:
         LlavaRadError: if the text is not CSV, or a row holds white space only.
     """
     csv.field_size_limit(_LONGEST_CELL)
     rest = iter(text)
+    if separator is None:
+        first = next(rest, "")
+        stated = _STATED.fullmatch(first.rstrip("\r\n"))
+        separator, rest = (stated[1], rest) if stated else (None, itertools.chain([first], rest))
     if separator is None:
         begin = []
         for line in rest:

@@ -38,7 +38,8 @@ _SPLIT_WORDS = {word: split for split, words in _SPLITS.items() for word in word
 _LABEL_WORDS: dict[str, float] = {"true": 1.0, "false": 0.0}
 _ANSWERS: dict[str, float | None] = {
     "yes": 1.0, "y": 1.0, "positive": 1.0, "pos": 1.0, "present": 1.0, "no": 0.0, "n": 0.0, "negative": 0.0,
-    "neg": 0.0, "absent": 0.0, "uncertain": -1.0, "u": -1.0, "unknown": None, "not mentioned": None, "blank": None,
+    "neg": 0.0, "absent": 0.0, "ja": 1.0, "nein": 0.0, "positiv": 1.0, "negativ": 0.0, "uncertain": -1.0, "u": -1.0,
+    "unknown": None, "not mentioned": None, "blank": None,
 }  # fmt: skip
 _SEXES = {
     "F": ("f", "female", "fem", "woman", "girl", "w", "weiblich", "femme", "mujer", "femenino", "feminino", "feminin"),
@@ -71,7 +72,10 @@ _ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "
 
 
 def is_nothing(text: str) -> bool:
-    """Tell whether a cell says nothing: white space, ``___`` or ``XXXX`` (removed), or a word such as "nan"."""
+    """Tell whether a cell says nothing: white space, ``___`` or ``XXXX`` (removed), or a word such as "nan".
+
+    ``+`` says something (positive), ``-`` and ``?`` do not.
+    """
     word = text.strip()
     if len(word) > _LONGEST_NOTHING and word[0].isalnum():  # most cells of large tables
         return False
@@ -81,7 +85,7 @@ def is_nothing(text: str) -> bool:
 @lru_cache(_WORDS)
 def _is_nothing(word: str) -> bool:
     bare = "".join(filter(str.isalnum, word)).lower()  # "N.A.", "(none)", "<NA>"
-    return not bare or bare in _NOTHING or (len(bare) >= _REMOVED and not bare.strip("x"))
+    return (not bare and "+" not in word) or bare in _NOTHING or (len(bare) >= _REMOVED and not bare.strip("x"))
 
 
 def is_unknown(text: str) -> bool:
@@ -225,6 +229,6 @@ def checked(text: str, words: Iterable[str], where: str) -> str:
 
 def _number(text: str) -> float | None:
     word = text.strip().lower()
-    if re.fullmatch(r"[+-]?[01](?:\.0*)?", word):
-        return float(word) + 0.0  # no negative zero
+    if re.fullmatch(r"[+-]?[01](?:[.,]0*)?", word):
+        return float(word.replace(",", ".")) + 0.0  # no negative zero
     return _LABEL_WORDS.get(word)

@@ -19,7 +19,7 @@ from typing import Any
 from encoder.datasets.columns import ATTRIBUTES, IGNORE, Columns
 from encoder.datasets.forms import derived, per_image, recognised
 from encoder.datasets.manifest import Row
-from encoder.datasets.tables import columns_there, read_records
+from encoder.datasets.tables import as_spelled, columns_there, read_records
 from encoder.datasets.values import known, split_of
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
@@ -177,11 +177,11 @@ def read_dated(
     if empty and not pairs:
         raise LlavaRadError(f"no row of the table of pairs has a text in '{found[tuple(texts[0])].first('findings')}'")
     if empty and form is None:
-        raise LlavaRadError(f"{len(empty)} rows of the table of pairs have no text: {_listed(empty)}")
+        raise LlavaRadError(f"{len(empty)} rows of the table of pairs have no text: {listed(empty)}")
     if twice:
         raise LlavaRadError(
             f"{len(twice)} ids occur in the table of pairs more than once: rows "
-            + _listed([f"{first} and {second}" for first, second in twice]),
+            + listed([f"{first} and {second}" for first, second in twice]),
             hint='--column "id=COLUMN" names another column of ids',
         )
     widest = max(found.values(), key=lambda one: len(one.header))
@@ -293,7 +293,7 @@ def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int, f
     view = columns.cell(cells, "view")
     return Pair(
         Row(
-            _absolute(image, home),
+            as_spelled(home, image),
             dataset=columns.cell(cells, "dataset"),
             subject=columns.cell(cells, "subject"),
             study=columns.cell(cells, "study"),
@@ -309,17 +309,13 @@ def _pair(cells: Mapping[str, str], columns: Columns, home: Path, number: int, f
     )
 
 
-def _absolute(image: str, home: Path) -> Path:
-    return Path(os.path.normpath(image if image[0] == "/" else f"{home}/{image}"))
-
-
 def _context(cells: Mapping[str, str], columns: Columns, home: Path, number: int) -> Context:
     found = {name: columns.cell(cells, name) for name in CONTEXT if name in columns.of}
     found = {name: text for name, text in found.items() if text and text != _NO_TEXT}
     if not found:
         return NO_CONTEXT
     read: dict[str, Any] = {name: collapse(found[name]) for name in CONTEXT_TEXTS if name in found}
-    read |= {name: _absolute(found[name].replace("\\", "/"), home) for name in CONTEXT_IMAGES if name in found}
+    read |= {name: as_spelled(home, found[name].replace("\\", "/")) for name in CONTEXT_IMAGES if name in found}
     if "days" in found:
         try:
             read["days"] = int(float(found["days"]))
@@ -328,5 +324,6 @@ def _context(cells: Mapping[str, str], columns: Columns, home: Path, number: int
     return Context(**read)
 
 
-def _listed(found: list[Any]) -> str:
+def listed(found: Sequence[Any]) -> str:
+    """Join the first of some numbers of rows for a message."""
     return ", ".join(map(str, found[:_LISTED])) + (", ..." if len(found) > _LISTED else "")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from encoder.datasets.splits import disjoint, redraw_validation
 from encoder.errors import LlavaRadError
-from llava_rad.reports.pairs import CONTEXT_IMAGES, Pair, frontal, read_dated
+from llava_rad.reports.pairs import CONTEXT_IMAGES, Pair, frontal, listed, read_dated
 from llava_rad.reports.studies import Image, Key, Sections, join, key_of, moment
 
 TABLES = ("pairs.jsonl", "pairs.csv")
@@ -190,6 +190,12 @@ def read_table(places: Places, progress: Progress) -> Found:
     known = [pair for pair in table if places.unknown_views or not pair.odd_view]
     front = [pair for pair in known if frontal(pair)]
     images = [Image(pair.row, moment(*texts) if texts[0] else None) for pair, texts in dated]
+    undated = [image.row.number for image, (_, texts) in zip(images, dated, strict=True) if texts[0] and not image.when]
+    if undated:
+        places.say(
+            f"warning: no date is read in {len(undated):,} rows: {listed(undated)}; their studies neither have a prior "
+            "nor are one (dates are 20191231, 2019-12-31 or 31.12.2019)"
+        )
     present = in_threads(lambda image: there(image.row.path), images, progress("images", len(images)))
     images = [image for image, is_there in zip(images, present, strict=True) if is_there]
     found = {image.row.path for image in images}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ Key = tuple[str, str, str]
 """Data set, subject and study."""
 _PREFERRED = {"PA": 0, "AP": 1}
 _DAY_S = 86_400.0
+_DOTTED = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})")
 
 
 class Moment(NamedTuple):
@@ -56,7 +58,8 @@ def moment(day: str, time: str = "") -> Moment | None:
     """Read date and time of a study.
 
     Args:
-        day: ``20260102``, ``2026-01-02`` or an ISO time stamp; or an ordinal number below 10,000, as in CheXpert Plus.
+        day: ``20260102``, ``2026-01-02``, ``2.1.2026`` (day first) or an ISO time stamp; or an ordinal number below
+            10,000, as in CheXpert Plus. ``02/01/2026`` is not read: the month may be first or second.
         time: ``HHMMSS`` with or without leading zeros and fraction, as in DICOM and MIMIC-CXR; "" if unknown.
 
     Returns:
@@ -65,8 +68,12 @@ def moment(day: str, time: str = "") -> Moment | None:
     day, _, rest = day.strip().partition("T" if "T" in day else " ")
     if day.isascii() and day.isdecimal() and len(day) < 5:
         return Moment(float(day), float(day), None)
+    dotted = _DOTTED.fullmatch(day)
     try:
-        number = date.fromisoformat(day.removesuffix(".0").replace("/", "-")).toordinal()
+        if dotted:
+            number = date(int(dotted[3]), int(dotted[2]), int(dotted[1])).toordinal()
+        else:
+            number = date.fromisoformat(day.removesuffix(".0").replace("/", "-")).toordinal()
     except ValueError:
         return None
     seconds = _seconds(time or rest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -111,6 +113,46 @@ def test_what_is_not_understood_of_patients_is_counted(tmp_path: Path) -> None:
     assert said[1:] == [
         "warning: column 'sex': no sex is read in 1 rows: 2", "warning: column 'age': no age is read in 1 rows: 1",
     ]  # fmt: skip
+
+
+def test_images_without_a_patient_among_others_are_counted(tmp_path: Path) -> None:
+    rows, said = read(tmp_path, "image,patient\n0.png,000123\n1.png,\n2.png,1e5\n3.png,nan\n4.png, 123 \n")
+    assert [row.subject for row in rows] == ["000123", "", "1e5", "", "123"]
+    assert said[1:] == ["warning: column 'patient': no patient in 2 rows: 2, 4; each counts as a patient of its own"]
+    assert len(read(tmp_path, "image,patient\n0.png,\n1.png,\n")[1]) == 1, "the counts state that no patient is known"
+
+
+def test_masks(tmp_path: Path) -> None:
+    (tmp_path / "Masken").mkdir()
+    (tmp_path / "Masken" / "Lunge 0.png").touch()
+    table = "image,mask:R1,Lunge\n0.png,,Masken\\Lunge 0.png\n1.png,2.png,\n"
+    rows, said = read(tmp_path, table, "mask:left lung=Lunge")
+    assert [dict(row.masks) for row in rows] == [
+        {"left lung": tmp_path / "Masken" / "Lunge 0.png"}, {"R1": tmp_path / "2.png"},
+    ]  # fmt: skip
+    assert said == ["columns read: image, mask 'R1', mask 'left lung'"]
+    write_manifest(rows, tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv") == rows
+    assert [dict(row.masks) for row in read(tmp_path, table, "ignore=mask:R1")[0]] == [{}, {}]
+    for missing, column in (
+        ("image,mask:R1\n0.png,\n1.png,none.png\n", "mask:R1"),
+        ("image,M\n0.png,\n1.png,x\n", "M"),
+    ):
+        with pytest.raises(
+            LlavaRadError, match=f"^the table of images: row 2, column '{column}': the file of the mask"
+        ):
+            read(tmp_path, missing, *(["mask:R1=M"] if column == "M" else []))
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_letters_with_marks_have_two_spellings(tmp_path: Path, forms: tuple[Literal["NFC", "NFD"], ...]) -> None:
+    in_table, on_disk = (unicodedata.normalize(form, "Größe/Müller.png") for form in forms)
+    (tmp_path / on_disk).parent.mkdir()
+    (tmp_path / on_disk).touch()
+    rows, _ = read(tmp_path, f"image\n{in_table}\n0.png\n")
+    assert [row.path for row in rows] == [tmp_path / on_disk, tmp_path / "0.png"]
+    with pytest.raises(LlavaRadError, match="rows 1 and 2 are the same image"):
+        read(tmp_path, f"image\n{in_table}\n{on_disk}\n")
 
 
 def test_cells_that_say_nothing_are_unknown_labels(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ COMMAS = 'id,text\n1,"Größe, normal."\n2,"a 5 mm ""nodule""\nline; two"\n'
         ("t.txt", COMMAS),
         ("table", COMMAS),
         ("t.csv", COMMAS.replace(",", ";").replace("Größe;", "Größe,").replace("line; two", "line; two")),
+        ("t.csv", "sep=;\r\n" + COMMAS.replace("id,", "id;").replace('1,"', '1;"').replace('2,"', '2;"')),
+        ("t.csv", b'\xef\xbb\xbf"sep=,"\n' + COMMAS.encode()),
         ("t.csv", COMMAS.replace("id,", "id\t").replace('1,"', '1\t"').replace('2,"', '2\t"')),
         ("t.tsv", COMMAS.replace("id,", "id\t").replace('1,"', '1\t"').replace('2,"', '2\t"')),
         ("t.csv.gz", gzip.compress(COMMAS.encode(), mtime=0)),

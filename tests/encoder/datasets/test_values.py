@@ -118,16 +118,17 @@ def test_words_for_nothing() -> None:
         "XXXX, XXXX.",
     ):
         assert is_nothing(word), word
-    for word in ("0", "no", "a.", "Normal", "X", "XX", "胸", "XXXX pain", "No.", "none seen", "Nan Smith"):
+    for word in ("0", "no", "a.", "Normal", "X", "XX", "胸", "XXXX pain", "No.", "none seen", "Nan Smith", "+", "(+)"):
         assert not is_nothing(word), word
 
 
 def test_labels() -> None:
     words = {
         "1": 1, "1.0": 1, "True": 1, "yes": 1, "Positive": 1, "0": 0, "-0.0": 0, "false": 0, "absent": 0, "-1": -1,
-        "-1.0": -1, "uncertain": -1, "": None, "nan": None, "N/A": None, "unknown": None,
+        "-1.0": -1, "uncertain": -1, "": None, "nan": None, "N/A": None, "unknown": None, "1,0": 1, "-1,0": -1, "Ja": 1,
+        "nein": 0, "?": None,
     }  # fmt: skip
     assert {word: label_of(word) for word in words} == words
-    for word in ("2", "0.5", "maybe", "1 0", "Edema", "١"):
+    for word in ("2", "0.5", "0,5", "+", "maybe", "1 0", "Edema", "١"):
         with pytest.raises(LlavaRadError, match=r"^the table: row 3, column 'Edema': it holds no label$"):
             labels_of({"Edema": word}, ["Edema"], "the table: row 3")

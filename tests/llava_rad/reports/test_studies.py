@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -42,17 +44,21 @@ def joined(images: list[tuple[Row, str, str]], texts: dict[str, Sections] | None
         ("21800506", "no time", 0, 86399),
         ("21800506", "256000", 0, 86399),
         ("2180/05/06", "0", 0, 86399),
+        ("6.5.2180", "08:05", 29100, 29100),
+        ("06.05.2180 08:05", "", 29100, 29100),
     ],
 )
 def test_moments(day: str, time: str, first: float, last: float) -> None:
     found = moment(day, time)
     assert found is not None
-    midnight = found.day * 86_400.0 if found.day else 0.0
+    assert found.day == date(2180, 5, 6).toordinal()
+    midnight = found.day * 86_400.0
     assert (found.first - midnight, found.last - midnight) == pytest.approx((first, last), abs=1e-3)
 
 
 def test_moments_that_are_none() -> None:
-    assert [moment(text) for text in ("", "x", "20211301", "___", "12345")] == [None] * 5
+    texts = ("", "x", "20211301", "___", "12345", "31/12/2019", "31.12.19", "12.31.2019")
+    assert [moment(text) for text in texts] == [None] * len(texts)
     order = moment("3")
     assert order is not None and (order.first, order.last, order.day) == (3.0, 3.0, None)
 
@@ -178,6 +184,25 @@ def test_a_table_of_own_studies_is_joined_by_its_dates(tmp_path: Path) -> None:
         "3.png": Context(prior=tmp_path / "1.png", prior_report="normal", days=365),
         "4.png": Context(),
     }
+
+
+def test_dates_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """Day and month of 01/02/2019 can be either; 31.12.2019 is the last day of the year, 15 days before 15 January."""
+    lines = [
+        "image,patient,study,view,date,findings", "1.png,007,a,PA,31.12.2019,first", "2.png,007,b,PA,15.1.2020,second",
+        "3.png,008,c,PA,01/02/2019,third", "4.png,,d,PA,,fourth",
+    ]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    for number in range(1, 5):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    said: list[str] = []
+    found = DATASETS["table"].find(replace(places(tmp_path / "t.csv"), say=said.append))
+    assert [(pair.row.subject, pair.context.days) for pair in found.pairs] == [
+        ("007", None), ("007", 15), ("008", None), ("", None),
+    ]  # fmt: skip
+    warnings = [line for line in said if line.startswith("warning")]
+    assert warnings[0] == "warning: column 'patient': no patient in 1 rows: 4; each counts as a patient of its own"
+    assert warnings[1].startswith("warning: no date is read in 1 rows: 3;") and len(warnings) == 2
 
 
 COMPARING = (
