@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from encoder.errors import ReadError
+from encoder.errors import ReadError, printable
 from encoder.reader.sandbox import MAX_FILE_BYTES
 from llava_rad.generation.sources import expand
 
@@ -159,7 +159,7 @@ def titles(names: Sequence[str]) -> list[str]:
     paths = [PurePosixPath(name) for name in names]
     count = Counter(path.stem for path in paths)
     titled = [path.stem if count[path.stem] == 1 else f"{path.parent.name}/{path.stem}" for path in paths]
-    return [title.removeprefix("/")[:100] for title in titled]
+    return [printable(title.removeprefix("/"))[:100] for title in titled]
 
 
 def place(path: Path | None, number: int, archive: Archive | ReadError | None) -> str | None:

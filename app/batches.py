@@ -6,6 +6,7 @@ also if the server is killed in between.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -86,11 +87,11 @@ class Batches:
             The batch's id.
         """
         batch = secrets.token_hex(16)
-        rows = [(batch, at, one.path and str(one.path), one.name, one.folder) for at, one in enumerate(files, 1)]
+        rows = [(batch, at, one.path and _stored(one.path), one.name, one.folder) for at, one in enumerate(files, 1)]
         with self._database.write() as connection:
             connection.execute(
                 "INSERT INTO batches (id, owner, created, total, read, source) VALUES (?, ?, ?, ?, 0, ?)",
-                (batch, owner, database.timestamp(), total, None if source is None else str(source)),
+                (batch, owner, database.timestamp(), total, None if source is None else _stored(source)),
             )
             connection.executemany(
                 "INSERT INTO batch_files (batch, number, state, path, name, folder) VALUES (?, ?, 'waiting', ?, ?, ?)",
@@ -123,7 +124,7 @@ class Batches:
             _forget_refusal(connection, batch, number)
             connection.execute(
                 "INSERT INTO batch_files (batch, number, state, path, name) VALUES (?, ?, 'waiting', ?, ?)",
-                (batch, number, str(path), name),
+                (batch, number, _stored(path), name),
             )
             return True
 
@@ -156,7 +157,7 @@ class Batches:
         ).fetchone()  # fmt: skip
         if row is None:
             return None
-        path, source = (None if part is None else Path(part) for part in (row["path"], row["source"]))
+        path, source = (None if part is None else _path(part) for part in (row["path"], row["source"]))
         archive = source if path is None else None
         last = row["waits_for"] is not None
         return Waiting(row["owner"], row["batch"], row["number"], path, archive, row["name"], row["folder"], last)
@@ -195,7 +196,7 @@ class Batches:
         query = (
             "SELECT 1 FROM batches JOIN batch_files ON batch = id WHERE owner = ? AND source = ? AND state = 'waiting'"
         )
-        return self._database.read().execute(query, (owner, str(source))).fetchone() is not None
+        return self._database.read().execute(query, (owner, _stored(source))).fetchone() is not None
 
     def recover(self) -> None:
         """End batches that an earlier process left incomplete: files that never arrived are listed as refused."""
@@ -223,7 +224,7 @@ class Batches:
             "SELECT path FROM batch_files WHERE state = 'waiting' AND path IS NOT NULL UNION "
             "SELECT source FROM batches JOIN batch_files ON batch = id WHERE state = 'waiting' AND source IS NOT NULL"
         )
-        return {Path(row[0]) for row in self._database.read().execute(query)}
+        return {_path(row[0]) for row in self._database.read().execute(query)}
 
     def progress(self, owner: str) -> list[dict[str, Any]]:
         """Return the progress of the owner's last 20 batches, newest first."""
@@ -241,6 +242,18 @@ class Batches:
                 "failed": [dict(one) for one in failed], "drafted": counts.get("done", 0), "waiting": waiting,
             })  # fmt: skip
         return found
+
+
+def _stored(path: Path) -> str | bytes:
+    """Return a path as it is stored: as text, or as its bytes where these are no UTF-8."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+
+
+def _path(stored: str | bytes) -> Path:
+    return Path(os.fsdecode(stored))
 
 
 # Inside the caller's transaction

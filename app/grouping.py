@@ -116,4 +116,4 @@ class Grouping:
         return days * 86_400 + hours * 3_600 + minutes * 60 + seconds
 
     def _hmac(self, *parts: str) -> str:
-        return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._key, "\0".join(parts).encode(errors="surrogateescape"), hashlib.sha256).hexdigest()

@@ -19,7 +19,7 @@ from app.database import NotFound
 from app.lanes import ConnectionClosed
 from app.review import ReviewError
 from app.security import error
-from encoder.errors import LlavaRadError, ReadError
+from encoder.errors import LlavaRadError, ReadError, printable
 from encoder.reader.sandbox import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ Body = Annotated[dict[str, Any], Depends(json_body)]
 def file_name(request: Request) -> str | None:
     """Return the file name that the page sent, without folders and ending."""
     sent = unquote(request.headers.get("x-file-name", ""))
-    return Path(sent.replace("\\", "/")).stem[:100] or None
+    return printable(Path(sent.replace("\\", "/")).stem)[:100] or None
 
 
 def forced(request: Request) -> bool:

@@ -141,9 +141,16 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into ``LlavaRadError``: "WHAT cannot be written (No space left on device)"."""
+    """Turn an ``OSError`` of the block into ``LlavaRadError``: "WHAT cannot be written (No space left on device)".
+
+    Names of files that are no UTF-8 are errors too: a table in UTF-8 cannot hold them.
+    """
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise LlavaRadError(
+            f"{what} cannot be written: a name of a file in it is not UTF-8", hint="rename the file"
+        ) from error
     except OSError as error:
         raise LlavaRadError(f"{what} cannot be written ({os.strerror(error.errno or 0)})") from error
 

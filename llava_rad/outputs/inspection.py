@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from encoder.errors import printable
 from encoder.reader.radiograph import ImageFacts
 from llava_rad.outputs.report import InputFacts
 
@@ -37,7 +38,7 @@ class Inspection(BaseModel):
         """Return the inspection as lines of ``name: value``."""
         facts, recipe = self.input.facts, self.input.recipe
         rows = {
-            "input": self.input.path,
+            "input": None if self.input.path is None else printable(self.input.path),
             "sha256": self.input.sha256,
             "format": _format(facts),
             "size": f"{facts.columns} x {facts.rows} pixels, {facts.bits_stored or '?'} bits",

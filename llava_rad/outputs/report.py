@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from encoder.errors import printable
 from encoder.reader.radiograph import ImageFacts
 from encoder.reader.views import View
 from llava_rad.model.sections import SHOWN_HEADING
@@ -29,10 +30,29 @@ DEMONSTRATION_NOTICE = "Written by a demonstration model, whose findings are not
 # A full stop ends a sentence if a space and a possible first character follow, but not after an abbreviation.
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<!\s)\s*\n\s*")
 _LONGEST_ABBREVIATION = 12
+_BREAK = re.compile("\\s*[\n\u2028\u2029]\\s*")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:dr|mr|mrs|ms|st|vs|approx|ca|e\.g|i\.e|fig|cf|[a-z])\.$", re.IGNORECASE)
 
 
+def clean(text: str) -> str:
+    """Remove control characters other than line feeds, which could control a terminal, and lone surrogates."""
+    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs"})
+
+
+def one_line(text: str) -> str:
+    """Clean a text, and replace its line breaks by spaces: a line cannot look like another part of a document."""
+    return _BREAK.sub(" ", clean(text))
+
+
+def _if_text(change: Callable[[str], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: change(value) if isinstance(value, str) else value)
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, _if_text(clean)]
+"""Text of a model or of a file of others, with line feeds."""
+Line = Annotated[str, _if_text(one_line)]
+"""The same on one line."""
 
 
 class _Part(BaseModel):
@@ -42,7 +62,7 @@ class _Part(BaseModel):
 class Sentence(_Part):
     """One sentence of the impression."""
 
-    text: str
+    text: Line
 
 
 class BoxFacts(_Part):
@@ -67,7 +87,7 @@ class Finding(Sentence):
 class Impression(_Part):
     """The section Impression: the whole text as generated, and its sentences."""
 
-    text: str
+    text: Text
     sentences: list[Sentence]
 
 
@@ -77,7 +97,7 @@ class ReportBody(_Part):
     ``impression`` is null if the model wrote none.
     """
 
-    text: str
+    text: Text
     findings: list[Finding]
     impression: Impression | None = None
 
@@ -85,8 +105,8 @@ class ReportBody(_Part):
 class ModelFacts(_Part):
     """The model; ``sha256`` is that of its config.json, which holds the SHA-256 of every other file."""
 
-    id: str
-    revision: str | None
+    id: Line
+    revision: Line | None
     sha256: Sha256
     demonstration: bool
 
@@ -94,7 +114,7 @@ class ModelFacts(_Part):
 class RecipeFacts(_Part):
     """The preprocessing recipe."""
 
-    name: str
+    name: Line
     version: int
 
 
@@ -103,7 +123,7 @@ class InputFacts(_Part):
 
     sha256: Sha256
     path: str | None = None
-    format: str
+    format: Line
     view: View
     recipe: RecipeFacts
     facts: ImageFacts
@@ -165,7 +185,7 @@ class Report(_Part):
     input: InputFacts
     images: list[StudyImageFacts] = Field(min_length=1)
     generation: GenerationFacts
-    warnings: list[str]
+    warnings: list[Line]
     software: SoftwareFacts
 
     @model_validator(mode="before")
@@ -242,18 +262,13 @@ def footer(report: Report) -> str:
         "",
         "",
         *warnings,
-        f"Input: {made_from.path + ', ' if made_from.path is not None else ''}sha256 {made_from.sha256}",
+        f"Input: {printable(made_from.path) + ', ' if made_from.path is not None else ''}sha256 {made_from.sha256}",
         *(f"With: {image.role} image, sha256 {image.sha256}" for image in report.images[1:]),
         f"Read as: {made_from.format}, view {made_from.view}, recipe {recipe}",
         f"Model: {model.id}{f', revision {model.revision}' if model.revision else ''}, sha256 {model.sha256}",
         "",
     ]
     return "\n".join(lines)
-
-
-def clean(text: str) -> str:
-    """Remove control characters other than line feeds, so that a model's text cannot control a terminal."""
-    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf"})
 
 
 def cleaned(pieces: Iterable[str]) -> Iterator[str]:

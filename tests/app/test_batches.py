@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from app.batches import NOT_RECEIVED
+from app.batches import NOT_RECEIVED, BatchFile
+from app.grouping import Grouping
 from app.review import ReviewError
 from app.store import Store
+from app.uploads import Uploads
 from scripts.soak.serving import picture, served
 from tests.app.reviews import FACTS, of_batch, study_of, taken
 from tests.llava_rad import small_files
@@ -57,6 +60,28 @@ def test_files_that_never_arrived_end_with_the_server_and_may_come_later(store: 
     of_batch(store, batch, 3)
     (found,) = store.batches.progress("ann")
     assert (found["read"], [one["number"] for one in found["failed"]]) == (2, [1])
+
+
+def test_names_that_are_no_utf8_and_control_characters_are_taken(store: Store) -> None:
+    """The names of the files are Latin-1 in a folder of a UTF-8 system: Müller."""
+    source = Path(os.fsdecode(b"/data/M\xfcller"))
+    files = [BatchFile(source / "1.dcm", None, None), BatchFile(Path("/data/2.dcm"), None, None)]
+    batch = store.batches.create("ann", 2, source=source, files=files)
+    assert store.batches.paths() == {source, source / "1.dcm", Path("/data/2.dcm")}
+    assert store.batches.unfinished("ann", source)
+    waiting = store.batches.next("ann")
+    assert waiting is not None and (waiting.batch, waiting.path) == (batch, source / "1.dcm")
+
+
+def test_studies_are_named_in_printable_letters(store: Store, tmp_path: Path) -> None:
+    uploads = Uploads(
+        tmp_path / "in", tmp_path / "kept", store, None, None, Grouping(tmp_path / "key"), lambda: None,  # type: ignore[arg-type]
+        keep_names=True,
+    )  # fmt: skip
+    names = ["a/\x1b[31mred\u202e.dcm", os.fsdecode(b"a/M\xfcller.dcm"), "a/Größe.dcm"]
+    found = [one.name for one in uploads._files([None] * 3, names)]
+    assert found == ["\\x1b[31mred\\u202e", "M\\udcfcller", "Größe"]
+    uploads.close()
 
 
 def test_batches_of_earlier_versions_end(store: Store) -> None:

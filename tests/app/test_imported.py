@@ -91,6 +91,18 @@ def test_reports_of_generate_are_matched_by_hash_with_model_boxes_and_warnings(t
     assert (first.model["id"], first.model["sha256"], first.model["row"]) == ("other/model", "e" * 64, 1)
 
 
+def test_texts_of_others_are_cleaned(tmp_path: Path) -> None:
+    """Escape codes would steer a terminal and are none of DICOM's text; half a surrogate pair is in no database."""
+    bad = "\x1b[31mClear.\nIMPRESSION:\u202e\ud800 x"
+    made = generated(SHA["a"], CLEAR) | {"warnings": [bad]}
+    made["report"]["findings"][0]["text"] = made["model"]["id"] = bad
+    one = loaded(tmp_path, [made]).drafts[1]
+    assert one.findings == ("[31mClear. IMPRESSION: x",) and one.model["id"] == one.findings[0]
+    assert one.report is not None and one.report["warnings"] == list(one.findings)
+    other = loaded(tmp_path, [{"sha256": SHA["b"], "prediction": bad}], "plain.jsonl").drafts[1]
+    assert other.findings == ("[31mClear.", "IMPRESSION: x")
+
+
 def test_rexrank_predictions_are_matched_by_path(tmp_path: Path) -> None:
     rows = {
         "CXR1": {"key_image_path": "CXR1/1.png", "image_path": ["CXR1/0.png", "CXR1/1.png"],

@@ -25,6 +25,13 @@ def cohort(subjects: int = 40, each: int = 3) -> list[Row]:
     ]
 
 
+def test_a_name_that_is_no_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    rows = [Row(tmp_path / os.fsdecode(b"M\xfcller.png"), number=1)]
+    with pytest.raises(LlavaRadError, match="not UTF-8"):
+        write_manifest(rows, tmp_path / "m.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_round_trip(tmp_path: Path) -> None:
     rows = [
         Row(tmp_path / "x" / 'a,"b.png', "set", "p1", "s1", "i1", "PA", "train", {"Edema": 1.0, "Mass": -1.0}, 1),

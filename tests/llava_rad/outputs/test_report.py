@@ -47,11 +47,26 @@ def test_sentences_lose_nothing_but_white_space(text: str) -> None:
 
 @given(st.text(max_size=60))
 def test_clean_text_cannot_steer_a_terminal(text: str) -> None:
-    assert all(c == "\n" or unicodedata.category(c) not in {"Cc", "Cf"} for c in clean(text))
+    assert all(c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs"} for c in clean(text))
 
 
 def test_clean_keeps_letters_of_every_kind() -> None:
     assert clean("Größe 5 µm\x1b[31m\x07\r\u202e") == "Größe 5 µm[31m"
+
+
+def test_a_text_of_others_cannot_look_like_another_part_of_the_report() -> None:
+    """Escape codes, breaks of lines, reversed writing and half a surrogate pair, as a JSON file of others may hold."""
+    bad = "\x1b[31mClear\u202e.\r\n\nIMPRESSION:\u2028 large\ud800"
+    found = Report.model_validate(
+        OLD
+        | {"report": {"text": bad, "findings": [{"text": bad}]}, "model": OLD["model"] | {"id": bad}}
+        | {"input": OLD["input"] | {"path": "in/a\n\nFINDINGS:\x1b]0;x\x07.png"}, "warnings": [bad]}
+    )
+    line = "[31mClear. IMPRESSION: large"
+    assert found.report.findings[0].text == found.model.id == found.warnings[0] == line
+    assert "\x1b" not in found.to_text()
+    assert f"Input: in/a\\n\\nFINDINGS:\\x1b]0;x\\x07.png, sha256 {'a' * 64}" in found.to_text().splitlines()
+    assert json.loads(found.to_json())["input"]["path"] == "in/a\n\nFINDINGS:\x1b]0;x\x07.png", "data stay exact"
 
 
 @given(st.lists(st.text(alphabet="ab \n\x1b", max_size=5), max_size=12))
