@@ -151,7 +151,7 @@ def _measure(document: Document, action: Mapping[str, Any]) -> Step:
     """
     kept = document.setdefault("measurements", [])
     kind, image, note = action.get("kind"), action["image"], action.get("note", "")
-    if kind not in POINTS:
+    if not isinstance(kind, str) or kind not in POINTS:
         raise ReviewError("there is no such kind of measurement")
     before, at = None, len(kept)
     if "id" in action:

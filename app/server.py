@@ -268,9 +268,8 @@ def run(settings: Settings) -> None:
         else:
             _first_studies(parts, settings)
         listening = listen(settings.host, settings.port)
-        config = uvicorn.Config(
-            application(settings, parts, accounts), log_level="error", access_log=False, server_header=False,
-            date_header=False, timeout_graceful_shutdown=2, ws="none", lifespan="on",
+        config = configured(
+            application(settings, parts, accounts), timeout_graceful_shutdown=2,
             proxy_headers=settings.https or bool(settings.trusted_proxies),
             forwarded_allow_ips=[*settings.trusted_proxies, *(["127.0.0.1", "::1"] if settings.https else [])],
         )  # fmt: skip
@@ -330,6 +329,22 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise LlavaRadError(f"the data folder cannot be used: {error.strerror}", hint="--data-dir DIR") from None
         yield
+
+
+def configured(served: ASGIApp, **more: Any) -> uvicorn.Config:
+    """Return the configuration that both servers share.
+
+    h11 takes 64 KiB of a request's first line and headers; httptools, which uvicorn would prefer where it is installed,
+    takes any number and keeps them in memory, before any login.
+    """
+    import uvicorn
+
+    from app.log import UVICORN
+
+    return uvicorn.Config(
+        served, http="h11", ws="none", lifespan="on", log_config=UVICORN, log_level="error", access_log=False,
+        server_header=False, date_header=False, **more,
+    )  # fmt: skip
 
 
 def run_until_stopped(server: uvicorn.Server, listening: socket.socket, host: str, name: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Annotated, NoReturn
 
@@ -165,6 +166,7 @@ def _run(arguments: list[str] | None) -> None:
     _open_standard_streams()
     if not debugging():
         _silence_libraries()
+        threading.excepthook = _thread_failed
     logging.getLogger("DeepSpeed").addFilter(_redirect_log)
     with contextlib.suppress(AttributeError, ValueError):
         # a name that is no UTF-8 is shown with escapes
@@ -196,6 +198,13 @@ def _run(arguments: list[str] | None) -> None:
         note(f"error: unexpected {type(error).__name__} in {line_of(error)}")
         hint(f"{DEBUG}=1 shows the traceback, which may identify a patient")
         sys.exit(1)
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Report the end of a thread as that of a command: its error may quote a header."""
+    if failed.exc_type is not SystemExit:
+        place = "an unknown module" if failed.exc_value is None else line_of(failed.exc_value)
+        note(f"error: unexpected {failed.exc_type.__name__} in {place}")
 
 
 def _silence_libraries() -> None:

@@ -22,8 +22,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from app.accounts import is_loopback
+from app.log import OneLine
 from app.security import error
-from app.server import listen, run_until_stopped
+from app.server import configured, listen, run_until_stopped
 from app.service import reports
 from app.service.batcher import Batcher
 from app.service.guarding import KeyGuard
@@ -31,7 +32,7 @@ from app.service.keys import Keys
 from app.service.measures import Measures
 from app.service.polling import Batches
 from app.service.receiving import BadRequest, Room
-from encoder.errors import ConfigError, LlavaRadError, printable
+from encoder.errors import ConfigError, LlavaRadError
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.outputs.compose import software_version
 from llava_rad.outputs.report import NOTICE
@@ -168,11 +169,9 @@ def run(settings: Settings) -> None:
     listening = listen(settings.host, settings.port)
     batcher = Batcher(settings.options, measures, most=settings.queue)
     try:
-        config = uvicorn.Config(
-            application(settings, batcher, measures), log_level="error", access_log=False, server_header=False,
-            date_header=False, timeout_graceful_shutdown=settings.grace_s, ws="none", lifespan="on",
-            proxy_headers=False,
-        )  # fmt: skip
+        config = configured(
+            application(settings, batcher, measures), timeout_graceful_shutdown=settings.grace_s, proxy_headers=False
+        )
         _log_to_stderr()
         signal.signal(signal.SIGHUP, lambda number, frame: _reload(batcher))
         run_until_stopped(uvicorn.Server(config), listening, settings.host, "service")
@@ -190,16 +189,9 @@ def _reload(batcher: Batcher) -> None:
     threading.Thread(target=load, name="reload", daemon=True).start()
 
 
-class _OneLine(logging.Formatter):
-    """Formats each message as one line: control characters of names and foreign messages are escapes."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
-
-
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,25 @@ def test_a_body_that_is_never_sent_gets_no_error_of_the_server(local: Served) ->
     connection.endheaders(b"abc")
     connection.close()
     assert json.loads(local.client().call("GET", "/health").body)["status"] == "ok"
+
+
+@pytest.mark.parametrize("first", [b"GET /", b"GET / HTTP/1.1\r\nhost: a\r\nx-long: "], ids=["address", "header"])
+def test_a_request_without_end_is_refused_before_it_fills_the_memory(local: Served, first: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", local.port), timeout=30) as connection:
+        connection.sendall(first)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                connection.sendall(b"a" * 65536)
+            pytest.fail("4 MiB were taken")
+    assert local.client().call("GET", "/health").status == 200
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["length"], None, 1])
+def test_a_measurement_of_no_kind_is_refused(local: Served, kind: Any) -> None:
+    client = local.client()
+    state = client.study(picture(0))
+    sent = client.act(state, "measure", kind=kind, image=state["image"]["id"], points=[[1, 1], [5, 5]])
+    refused(sent, 422)
 
 
 def test_a_trusted_proxy_is_an_address(tmp_path: Path) -> None:

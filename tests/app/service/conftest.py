@@ -13,7 +13,7 @@ import pytest
 import torch
 import uvicorn
 
-from app.server import listen
+from app.server import configured, listen
 from app.service.application import Settings, application
 from app.service.batcher import Batcher
 from app.service.measures import Measures
@@ -42,9 +42,7 @@ def serving(settings: Settings) -> Iterator[Service]:
     measures = Measures()
     batcher = Batcher(settings.options, measures, most=settings.queue, readers=1)
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        application(settings, batcher, measures), log_level="error", lifespan="on", timeout_graceful_shutdown=20
-    )
+    config = configured(application(settings, batcher, measures), timeout_graceful_shutdown=20)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -248,11 +249,20 @@ def test_the_log_has_request_ids_and_no_identifiers(
     assert re.fullmatch(r"[0-9a-f]{16} GET /v1/batches/\{batch\} 404 [0-9.]+ s", lines[1])
 
 
-def test_the_log_is_one_line_a_message_whatever_a_model_is_called() -> None:
-    from app.service.application import _OneLine
+def test_the_log_is_one_line_a_message_and_quotes_no_unexpected_error() -> None:
+    from app.log import OneLine
 
+    def quoting() -> object:
+        raise ValueError("Jane^Doe\nis unexpected")
+
+    try:
+        quoting()
+    except ValueError:
+        record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "Exception\n", (), sys.exc_info())
+    told = OneLine("%(message)s").format(record)
+    assert re.fullmatch(r"Exception: unexpected ValueError in [a-z_.]+, line [0-9]+", told)
     record = logging.LogRecord("app.service", logging.ERROR, "", 0, "there is no %s", ("a\n\x1b[31mb\u202e",), None)
-    assert _OneLine("%(levelname)s %(message)s").format(record) == "ERROR there is no a\\n\\x1b[31mb\\u202e"
+    assert OneLine("%(levelname)s %(message)s").format(record) == "ERROR there is no a\\n\\x1b[31mb\\u202e"
 
 
 def test_batches_are_polled(service: Service, tiny: Path, chest: list[Path], lateral: Path) -> None:
