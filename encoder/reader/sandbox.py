@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import mmap
 import os
 import signal
 import socket
@@ -29,7 +28,17 @@ import numpy as np
 from encoder.errors import ReadError
 from encoder.files import sha256_of
 from encoder.reader.identity import Identity
-from encoder.reader.radiograph import ImageFacts, PreparedImage, Radiograph, Spacing, Window
+from encoder.reader.radiograph import ImageFacts, PreparedImage, Radiograph
+from encoder.reader.replies import (
+    CRASHED,
+    MAX_PIXEL_BYTES,
+    MAX_REPLY_BYTES,
+    MAX_REPLY_HEADER,
+    check_texts,
+    radiograph,
+    receive_exactly,
+    well_formed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +48,11 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 256 << 20
 START_TIMEOUT_S = 120.0  # imports on a busy machine
-MAX_REPLY_HEADER = 1 << 20
-MAX_PIXEL_BYTES = 128 << 20  # 64 Mi pixels of 2 bytes
+_ENVIRONMENT = (
+    "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_", "LOCALE_", "LD_", "DYLD_", "PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "MALLOC_", "GLIBC_", "COVERAGE_",
+)  # fmt: skip
+"""Beginnings of the environment variables that children get: not those that hold passwords and tokens."""
 _LOOK_S = 0.25
 
 
@@ -109,28 +121,11 @@ class Reader:
             header, body, digest = self._job(
                 source, {"force": force, "frame": frame, "inverted": inverted, "aspect": aspect, "recipe": None}, output
             )
-            rows, columns = header["shape"]
-            position = 0 if output is not None else 2 * rows * columns
-            memory = body if output is None else mmap.mmap(output, 2 * rows * columns, access=mmap.ACCESS_READ)
+            with well_formed():
+                return radiograph(header, body, digest, output)
         finally:
             if output is not None:
                 os.close(output)
-        pixels = np.frombuffer(memory, np.uint16, rows * columns).reshape(rows, columns)
-        valid = None
-        if header["valid"]:
-            valid = np.frombuffer(body, np.bool_, rows * columns, position).reshape(rows, columns)
-            position += valid.nbytes
-        windows = []
-        for data in header["windows"]:
-            entries = data.pop("entries")
-            lut = np.frombuffer(body, np.uint16, entries, position) if entries else None
-            position += 2 * entries
-            windows.append(Window(lut=lut, **data))
-        return Radiograph(
-            pixels, valid, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest, tuple(windows),
-            header["scale"], header["offset"], header["monochrome1"],
-            None if header["spacing"] is None else Spacing(*header["spacing"]),
-        )  # fmt: skip
 
     def prepare(
         self,
@@ -162,8 +157,9 @@ class Reader:
             "aspect": aspect,
         }
         header, body, digest = self._job(source, job)
-        pixels = np.frombuffer(body, np.uint8).reshape(header["shape"])
-        return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)
+        with well_formed():
+            pixels = np.frombuffer(body, np.uint8).reshape(header["shape"])
+            return PreparedImage(pixels, ImageFacts.from_dict(header["facts"]), tuple(header["warnings"]), digest)
 
     def identity(self, source: Path | bytes) -> Identity:
         """Read the identifiers of patient and study, for documents that must carry them.
@@ -172,7 +168,8 @@ class Reader:
             ReadError: if it is not a DICOM file, or has no valid unique identifiers.
         """
         header, _, _ = self._job(source, {"identity": True})
-        return Identity.from_dict(header["identity"])
+        with well_formed():
+            return Identity.from_dict(header["identity"])
 
     def close(self) -> None:
         """End the child processes; the next image starts new ones."""
@@ -229,13 +226,19 @@ class Reader:
         """Receive the worker's answer: a JSON header, then the arrays."""
         try:
             self._await_answer(channel, started + self._timeout_s + 2)
-            channel.settimeout(self._timeout_s + 2)
-            length = struct.unpack("!I", _receive_exactly(channel, 4))[0]
+            end = time.monotonic() + self._timeout_s + 2
+            length = struct.unpack("!I", receive_exactly(channel, 4, end))[0]
             if length > MAX_REPLY_HEADER:
                 raise ConnectionError
-            header: dict[str, Any] = json.loads(bytes(_receive_exactly(channel, length)))
-            if header["ok"]:
-                return header, _receive_exactly(channel, header["bytes"])
+            with well_formed():
+                header: dict[str, Any] = json.loads(bytes(receive_exactly(channel, length, end)))
+                check_texts(header)
+                if header["ok"]:
+                    size = header["bytes"]
+                    if not 0 <= size <= MAX_REPLY_BYTES:
+                        raise ValueError
+                    return header, receive_exactly(channel, size, end)
+                error = ReadError(header["reason"], header["message"], forcible=header["forcible"], hint=header["hint"])
         except TimeoutError:
             self._stop()
             raise self._timed_out() from None
@@ -243,8 +246,8 @@ class Reader:
             # The worker ended without an answer, by its alarm or a crash of a decoder. The server continues.
             if time.monotonic() - started >= self._timeout_s - 0.05:
                 raise self._timed_out() from None
-            raise ReadError("crashed", "the image crashed its decoder, which runs in a separate process") from None
-        raise ReadError(header["reason"], header["message"], forcible=header["forcible"], hint=header["hint"])
+            raise ReadError("crashed", CRASHED) from None
+        raise error
 
     def _await_answer(self, channel: socket.socket, end: float) -> None:
         """Wait for the first byte of an answer.
@@ -288,7 +291,7 @@ class Reader:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env={**os.environ, **settings},
+                env={name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)} | settings,
             )
         self._control, self._owner = ours, os.getpid()
 
@@ -356,14 +359,3 @@ def _check_size(size: int) -> None:
         raise ReadError("empty", "the file is empty")
     if size > MAX_FILE_BYTES:
         raise ReadError("too_large", f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
-
-
-def _receive_exactly(channel: socket.socket, count: int) -> bytearray:
-    buffer = bytearray(count)
-    view = memoryview(buffer)
-    while view:
-        received = channel.recv_into(view)
-        if not received:
-            raise ConnectionError
-        view = view[received:]
-    return buffer

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from encoder.errors import LlavaRadError, ReadError
-from encoder.reader.sandbox import MAX_PIXEL_BYTES
+from encoder.reader.replies import MAX_PIXEL_BYTES
 
 if TYPE_CHECKING:
     from encoder.reader.radiograph import Radiograph

@@ -13,6 +13,8 @@ _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\x
 _LONG: Final = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 """Value representations with 4 bytes of length (PS3.5, table 7.1-1)."""
 _MAX_ELEMENTS: Final = 200_000
+_MAX_META: Final = 1000
+"""Elements of the file's meta information that are looked at; PS3.10 defines 16."""
 _MAX_INFLATED: Final = 1 << 30
 
 Buffer = bytes | mmap.mmap
@@ -44,7 +46,9 @@ def is_whole_file(path: Path) -> bool:
 
 def _is_cut(content: Buffer) -> bool:
     position, syntax = 132, b""
-    while content[position : position + 2] == b"\x02\x00":
+    for _ in range(_MAX_META):
+        if content[position : position + 2] != b"\x02\x00":
+            break
         tag = content[position : position + 4]
         start, length = _value(content, position, "little", implicit=False)
         position = start + length

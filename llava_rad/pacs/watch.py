@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import date as Day
 from datetime import datetime
@@ -175,7 +175,7 @@ class _Watch:
         used = [image for image in images if image.instance in chosen]
         if late:
             self.tell(f"study {name[:12]}: {len(late)} images came after its report, which stays as it is")
-        sources = self._fetched(used)
+        sources = self._fetched(study, used)
         if len(sources) < len(used):
             self.tell(f"study {name[:12]}: {len(used)} images are too many, the first {len(sources)} are read")
         rest = {image.instance: _SURPLUS for image in used[len(sources) :]}
@@ -216,8 +216,12 @@ class _Watch:
         found.written = True
         return found
 
-    def _fetched(self, images: Sequence[Instance], first: int = 1) -> list[Source]:
-        """Fetch images, numbered from ``first``, as many as the limits allow."""
+    def _fetched(self, study: str, images: Sequence[Instance], first: int = 1) -> list[Source]:
+        """Fetch images of a study, numbered from ``first``, as many as the limits allow.
+
+        Raises:
+            PacsError: if one cannot be fetched, or is of another study by its header.
+        """
         sources: list[Source] = []
         size = 0
         for number, image in enumerate(images[:MAX_IMAGES], first):
@@ -226,6 +230,9 @@ class _Watch:
             if sources and size > MAX_BYTES:
                 break
             sources.append(Source(number, data=content))
+            with suppress(ReadError):  # without identifiers: whether it can be used is decided later
+                if self.writer.identity(sources[-1]).study_uid != study:
+                    raise PacsError("the archive sends an image of another study")
         return sources
 
     def _group(self, sources: Sequence[Source], *, last: bool) -> Group | None:
@@ -258,7 +265,7 @@ class _Watch:
             dated = {study: moment(*when) for study, when in known.items()}
             earlier = {study: when.last for study, when in dated.items() if when and when.last < own.when.first}
             for study in sorted(earlier, key=earlier.__getitem__, reverse=True)[:PRIORS]:
-                more = self._fetched(list(self.pacs.images(study, self.modalities)), len(sources) + 1)
+                more = self._fetched(study, list(self.pacs.images(study, self.modalities)), len(sources) + 1)
                 both = group([*sources, *more], identify, together=True)
                 if both[0].prior is not None:
                     return both[0]

@@ -227,6 +227,16 @@ def test_killed_worker_and_killed_server() -> None:
         np.testing.assert_array_equal(reader.read(data).pixels, ramp())
 
 
+def test_children_have_none_of_the_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code in an image could send them back as pixels, to the user who sent the image."""
+    for name in ("LLAVA_RAD_PACS_PASSWORD", "LLAVA_RAD_MODEL_KEY", "HF_TOKEN", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "hush")
+    with Reader() as reader:
+        assert reader._server is not None
+        assert b"hush" not in Path(f"/proc/{reader._server.pid}/environ").read_bytes()
+        np.testing.assert_array_equal(reader.read(chest()).pixels, ramp())
+
+
 CRASH = """
 import os, sys, time, json
 import encoder.reader.sandbox_worker as server
@@ -245,11 +255,29 @@ def bad(source, **more):
         while True: pass
     if kind == "write":
         os.ftruncate(0, 10); open("x", "w")
+    if kind in REPLIES:  # code of the image has taken the worker over
+        class Dumps:
+            dumps = staticmethod(lambda header: REPLIES[kind])
+        server.json = Dumps
     class Panic(BaseException): pass
     raise Panic("DOE^JOHN")
+REPLIES = {replies!r}
 original, server.read_image = server.read_image, bad
 server.main({fd}, {memory})
 """
+
+
+REPLIES = {
+    "bytes": '{"ok": true, "bytes": 1125899906842624}',
+    "minus": '{"ok": true, "bytes": -1}',
+    "text": '{"ok": true, "bytes": "many"}',
+    "keys": '{"ok": true, "bytes": 0}',
+    "shape": '{"ok": true, "bytes": 0, "shape": [100000, 100000], "valid": false, "windows": []}',
+    "list": "[]",
+    "half": "{",
+    "deep": "[" * 100_000,
+    "escape": '{"ok": false, "reason": "x", "message": "\\u001b[31m", "forcible": true, "hint": null}',
+}
 
 
 class FaultyReader(Reader):
@@ -260,7 +288,7 @@ class FaultyReader(Reader):
 
         def start(command: list[str], **keywords: object) -> object:
             fd, memory = (int(part) for part in command[-1].rsplit("main(", 1)[1].rstrip(")").split(","))
-            return popen([*command[:-1], CRASH.format(fd=fd, memory=memory)], **keywords)  # type: ignore[call-overload]
+            return popen([*command[:-1], CRASH.format(fd=fd, memory=memory, replies=REPLIES)], **keywords)  # type: ignore[call-overload]
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("encoder.reader.sandbox.subprocess.Popen", start)
@@ -283,6 +311,7 @@ def faulty() -> Iterator[Reader]:
         ("spin", "timeout"),
         ("panic", "corrupt"),
         ("write", "corrupt"),
+        *((kind, "crashed") for kind in REPLIES),
     ],
 )
 def test_a_misbehaving_decoder_gives_its_reason_and_the_next_image_is_read(

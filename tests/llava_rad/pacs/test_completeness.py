@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pydicom
 import pytest
 from pydicom.dataelem import RawDataElement
 
+from llava_rad.pacs import completeness
 from llava_rad.pacs.completeness import fault_of, is_whole_file
 from tests.llava_rad import small_files
 
@@ -75,3 +76,18 @@ def test_odd_content_ends_soon() -> None:
     stream = bomb.compress(bytes(1 << 26)) + bomb.flush()
     assert fault_of(head + syntax + stream) is None
     assert fault_of(head + syntax + stream[:-9]) is not None
+
+
+def test_meta_information_without_end_is_not_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 MiB of empty elements would take minutes, in the process that fetches."""
+    looks = 0
+
+    class Counted(bytes):
+        def __getitem__(self, at: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(at)
+
+    monkeypatch.setattr(completeness, "_MAX_ELEMENTS", 1000)
+    assert fault_of(Counted(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL\x00\x00" * 100_000)) is None
+    assert looks < 20_000

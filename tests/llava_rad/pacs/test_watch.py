@@ -250,6 +250,21 @@ def test_images_of_two_patients_under_one_study_are_refused(
     assert "several patients" in said[-1] and not list((tmp_path / "out").glob("*.json"))
 
 
+def test_an_image_of_another_study_gets_no_report(archive: Archive, tiny: Path, tmp_path: Path) -> None:
+    """An archive that answers with another patient's image; the report would have the name of the study asked for."""
+    put(archive, tmp_path / "in", "1.2.3.4", "a")
+    other = put(archive, tmp_path / "in", "1.2.3.5", "b", patient="P2")
+    archive.held["1.2.3.4"] = dict.fromkeys(archive.held["1.2.3.4"], other)
+    said: list[str] = []
+    with ReportWriter(GenerationOptions(model=tiny)) as found:
+        count = watched(archive, tmp_path / "out", StudyWriter(found), said, store=True)
+    assert (count.new, count.failed) == (1, 1) and archive.stored == [hashlib.sha256(other).hexdigest().encode()]
+    assert said == [
+        f"study {name_of('1.2.3.4')[:12]}: the archive sends an image of another study; it will be tried again"
+    ]
+    assert [path.stem for path in (tmp_path / "out").glob("*.json")] == [name_of("1.2.3.5")]
+
+
 @pytest.mark.parametrize("step", ["written", "stored"])
 def test_a_kill_between_two_steps_gives_one_report(
     archive: Archive, writer: StudyWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
