@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from encoder.errors import ReadError
+from encoder.reader.identity import Identity, read_identity
 from llava_rad.generation.report_writer import Failure
+from llava_rad.generation.sources import Source
 from llava_rad.pacs import jobs
 from llava_rad.pacs.client import Pacs
 from llava_rad.pacs.jobs import Count
@@ -44,6 +46,9 @@ class Writer:
 
     def settings(self) -> dict[str, Any]:
         return {}
+
+    def identity(self, source: Source) -> Identity:
+        return read_identity(source.data or b"")
 
     def write(self, groups: list[Any]) -> Iterator[Any]:
         ((source,),) = (one.sources for one in groups)
