@@ -204,8 +204,8 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     def ready() -> Any:
         model, room = services.drafting.status()["state"], shutil.disk_usage(settings.data).free >= MIN_FREE
         good = model in ("ready", *WITHOUT_MODEL) and room
-        found = {"status": "ok" if good else "failed", "model": model, "disk": "ok" if room else "full"}
-        return JSONResponse(found, 200 if good else 503)
+        status = "ok" if good else "loading" if room and model == "loading" else "failed"
+        return JSONResponse({"status": status, "model": model, "disk": "ok" if room else "full"}, 200 if good else 503)
 
     @served.get("/health")
     def health() -> Any:

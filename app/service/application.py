@@ -121,8 +121,7 @@ def application(settings: Settings, batcher: Batcher, measures: Measures) -> ASG
 
     served.add_exception_handler(LlavaRadError, refused)
     served.add_exception_handler(
-        RequestValidationError,
-        lambda request, raised: reports.refuse(BadRequest(422, "parameter", "a parameter is not valid"), measures),
+        RequestValidationError, lambda request, raised: reports.refuse(_not_valid(raised), measures)
     )
     served.add_exception_handler(
         ClientDisconnect, lambda request, raised: error(499, "the connection was closed", reason="closed")
@@ -139,7 +138,8 @@ def application(settings: Settings, batcher: Batcher, measures: Measures) -> ASG
     def ready() -> JSONResponse:
         """Answer 200 if the model is loaded and images are decoded."""
         good, found = health.state()
-        return JSONResponse({"status": "ok" if good else "failed", **found}, 200 if good else 503)
+        status = "ok" if good else "loading" if found["model"] == "loading" else "failed"
+        return JSONResponse({"status": status, **found}, 200 if good else 503)
 
     @served.get("/metrics", response_class=Response)
     def metrics() -> Response:
@@ -197,6 +197,12 @@ def _log_to_stderr() -> None:
     _LOG.propagate = False
 
 
+def _not_valid(raised: Exception) -> BadRequest:
+    """Name the parameter that the framework refused: it looks at none but those of the routes."""
+    assert isinstance(raised, RequestValidationError)
+    return BadRequest(422, "parameter", f"the parameter {raised.errors()[0]['loc'][-1]} is not valid")
+
+
 def _no_route(request: Request, raised: Exception) -> Response:
     assert isinstance(raised, HTTPException)
     reason = {404: "no_route", 405: "method"}.get(raised.status_code, "request")
@@ -216,6 +222,6 @@ def _page(schema: dict[str, Any]) -> str:
     title = escape(schema["info"]["title"])
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><h1>{title}</h1>"
-        f"<p>{escape(schema['info']['description'])}<p><a href=/openapi.json>openapi.json</a>"
+        f"<p>{escape(schema['info']['description'])}<p><a href=openapi.json>openapi.json</a>"
         f"<table><tr><th>Route<th>Purpose<th>Answers{''.join(rows)}</table></html>"
     )

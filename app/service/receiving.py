@@ -25,6 +25,11 @@ MAX_FILES: Final = 1000
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046
 _END: Final = 256
 """Bytes of a form's end that hold its last boundary."""
+_OPTION: Final = re.compile(r"--([a-z][a-z-]*)(?: ([A-Z]+)\b)?")
+_OPTIONS: Final = {
+    "force", "frame", "lateral", "prior", "prior-report", "indication", "technique", "comparison", "grounded",
+}  # fmt: skip
+"""Options of the command line that a request has, too."""
 
 
 class BadRequest(LlavaRadError):
@@ -161,17 +166,32 @@ async def _chunks(request: Request, largest: int, end: bytearray | None = None) 
 
 def refusal_of(raised: Exception) -> tuple[int, str, str]:
     """Return status, reason and message of an error; unexpected ones tell nothing but that they happened."""
+    message = _OPTION.sub(_parameter, str(raised))
     if isinstance(raised, BadRequest):
-        return raised.status, raised.reason, str(raised)
+        return raised.status, raised.reason, message
     if isinstance(raised, QueueFull):
-        return 429, "queue_full", str(raised)
+        return 429, "queue_full", message
     if isinstance(raised, ReadError):
         status = {"too_large": 413, "crashed": 503, "unreadable": 503}.get(raised.reason, 422)
-        return status, raised.reason, str(raised)
+        return status, raised.reason, message
     if isinstance(raised, ConfigError):
-        return 400, "not_taken", str(raised)
+        return 400, "not_taken", message
     if isinstance(raised, ModelError):
-        return 503, "model", str(raised)
+        return 503, "model", message
     if isinstance(raised, LlavaRadError):
-        return 503, "failed", str(raised)
+        return 503, "failed", message
     return 500, "internal", "something went wrong on the server"
+
+
+def hint_of(raised: Exception) -> str | None:
+    """Return the advice of an error for a client; None where it names options of the command line, not of a request."""
+    hint = raised.hint if isinstance(raised, LlavaRadError) else None
+    if hint is None or {option for option, _ in _OPTION.findall(hint)} - _OPTIONS:
+        return None
+    return _OPTION.sub(_parameter, hint)
+
+
+def _parameter(found: re.Match[str]) -> str:
+    """Write an option of the command line as a request has it: ``force=true``, ``frame=N``, ``prior_report``."""
+    option, value = found[1].replace("-", "_"), found[2]
+    return "force=true" if option == "force" else f"{option}={value}" if value else option

@@ -19,8 +19,8 @@ from starlette.datastructures import FormData
 
 from app.security import error
 from app.service.batcher import Job, QueueFull
-from app.service.receiving import BadRequest, bytes_of, receive, refusal_of, text_of
-from encoder.errors import LlavaRadError, ReadError
+from app.service.receiving import BadRequest, bytes_of, hint_of, receive, refusal_of, text_of
+from encoder.errors import ReadError
 from llava_rad.generation.study import StudyInputs
 from llava_rad.model.templates import TEXTS
 from llava_rad.outputs.document import Document, with_uids
@@ -132,7 +132,7 @@ def refuse(raised: Exception, measures: Measures) -> JSONResponse:
     """Make the response of an error, ``{"error": MESSAGE, "reason": SLUG}``, and count it."""
     status, reason, message = refusal_of(raised)
     measures.refusals.labels(reason).inc()
-    more: dict[str, object] = {"hint": raised.hint} if isinstance(raised, LlavaRadError) and raised.hint else {}
+    more: dict[str, object] = {"hint": hint} if (hint := hint_of(raised)) else {}
     if isinstance(raised, ReadError):
         more["forcible"] = raised.forcible
     answer = error(status, message, reason=reason, **more)

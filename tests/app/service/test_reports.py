@@ -14,6 +14,8 @@ import pytest
 
 import llava_rad
 from app.service.application import Settings
+from app.service.receiving import hint_of, refusal_of
+from encoder.errors import ConfigError, LlavaRadError, ReadError
 from llava_rad import Report
 from llava_rad.generation.options import GenerationOptions
 from tests.app.service.conftest import Service, serving, waiting
@@ -121,6 +123,22 @@ def test_images_are_refused_with_the_readers_reason(
     assert (answer.status, answer.json()["reason"]) == (status, reason)
 
 
+@pytest.mark.parametrize(
+    ("raised", "message", "hint"),
+    [
+        (ReadError("x", "hand", hint="--force overrides this refusal"), "hand", "force=true overrides this refusal"),
+        (ReadError("x", "two", hint="--frame N picks one, counted from 1"), "two", "frame=N picks one, counted from 1"),
+        (ConfigError("no place for --prior-report", hint="it takes --lateral, --prior"),
+         "no place for prior_report", "it takes lateral, prior"),
+        (LlavaRadError("too late", hint="--server-timeout"), "too late", None),
+        (LlavaRadError("no room", hint="--dtype 4bit, or a CPU"), "no room", None),
+        (LlavaRadError("crashed", hint="llava-rad doctor"), "crashed", "llava-rad doctor"),
+    ],
+)  # fmt: skip
+def test_refusals_name_parameters_of_the_request(raised: LlavaRadError, message: str, hint: str | None) -> None:
+    assert (refusal_of(raised)[2], hint_of(raised)) == (message, hint)
+
+
 def test_force_reads_a_lateral(service: Service, tiny: Path, lateral: Path) -> None:
     answer = service.client.call("POST", "/v1/reports?force=true", lateral.read_bytes())
     assert answer.body.decode() == llava_rad.generate(lateral, tiny, force=True)[0].to_json()
@@ -155,6 +173,8 @@ def test_odd_requests_are_refused_with_a_reason(service: Service, chest: list[Pa
     ):  # fmt: skip
         answer = service.client.call("GET" if body is None else "POST", path, body, **headers)
         assert (answer.status, answer.json().get("reason")) == (status, reason), (path, answer.body)
+        assert "--" not in answer.json()["error"] + answer.json().get("hint", "")
+        assert reason != "parameter" or "frame" in answer.json()["error"]
     assert service.client.call("GET", "/v1/reports").json()["reason"] == "method"
 
 

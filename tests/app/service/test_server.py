@@ -189,6 +189,12 @@ def test_health_is_answered_by_address_and_tells_a_damaged_model(tiny: Path, tmp
         assert service.client.call("GET", "/health/ready").status == 200
 
 
+def test_a_model_that_is_being_loaded_is_no_failure(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.batcher, "state", lambda: {"model": "loading"})
+    answer = service.client.call("GET", "/health/ready")
+    assert (answer.status, answer.json()["status"], answer.json()["model"]) == (503, "loading", "loading")
+
+
 def test_reloading_loses_no_request(service: Service, tiny: Path, chest: list[Path]) -> None:
     expected = [report.to_json() for report in llava_rad.generate(chest, tiny)]
     reloads, ended = [], threading.Event()
