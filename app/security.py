@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from app.lanes import Lane
 
 COOKIE = "llava_rad_session"
-_SESSION = re.compile(rf"(?:^|;)[ \t]*{COOKIE}=([A-Za-z0-9_-]{{1,128}})[ \t]*(?:;|$)")
+HOST_COOKIE = f"__Host-{COOKIE}"
+"""Name over HTTPS: browsers take it from this host only, so that no neighbour in the domain sets a session."""
+_SESSION = {
+    name: re.compile(rf"(?:^|;)[ \t]*{name}=([A-Za-z0-9_-]{{1,128}})[ \t]*(?:;|$)") for name in (COOKIE, HOST_COOKIE)
+}
 CALL_HEADER = "x-llava-rad"
 """Header of every change that our pages make; pages of another origin cannot send it without a CORS preflight."""
 HEALTH = ("/health", "/health/live", "/health/ready")
@@ -80,13 +84,15 @@ class Guard:
         hosts: accepted host names; empty accepts all.
         user_of: returns the user of a session token, or None.
         logins: users log in.
+        https: the session's cookie has its name for HTTPS.
         microphone: the page may use the browser's microphone.
     """
 
     def __init__(
         self, app: ASGIApp, *, hosts: set[str], user_of: Callable[[str | None], str | None], logins: bool,
-        microphone: bool = False,
+        https: bool = False, microphone: bool = False,
     ) -> None:  # fmt: skip
+        self._cookie = HOST_COOKIE if https else COOKIE
         self._app, self._hosts, self._user_of, self._logins = app, hosts, user_of, logins
         policy = HEADERS["permissions-policy"]
         allowed = policy.replace("microphone=()", "microphone=(self)") if microphone else policy
@@ -114,7 +120,7 @@ class Guard:
         # the server has used what trusted proxies say; Gradio would believe anybody, and build addresses from it
         scope["headers"] = [one for one in scope["headers"] if not one[0].lower().startswith(_FORWARDED)]
         headers = Headers(scope=scope)
-        token = token_of(headers)
+        token = token_of(headers, self._cookie)
         # nobody else is to parse cookies: Python's parser takes minutes for 60 kB of escaped quotes
         scope["headers"] = [one for one in scope["headers"] if one[0].lower() != b"cookie"]
         if token is not None:
@@ -141,6 +147,8 @@ class Guard:
             return error(404, "there is no such page")
         if method not in LOGIN.get(path, (method,)):
             return error(405, "the page does not take that method")
+        if path.startswith("/api/") and headers.get("sec-fetch-site") == "cross-site":
+            return error(403, "the request came from another site")  # an image of another page may be an export
         if method not in SAFE:
             if origin is not None and urlsplit(origin).netloc != host:
                 return error(403, "the request came from another site")
@@ -164,9 +172,9 @@ def _well_formed(address: str) -> bool:
     return True
 
 
-def token_of(headers: Headers) -> str | None:
-    """Return a request's session token."""
-    found = (_SESSION.search(sent) for sent in headers.getlist("cookie"))
+def token_of(headers: Headers, name: str = COOKIE) -> str | None:
+    """Return the session token in a request's cookie of a name; the guard passes it on as :data:`COOKIE`."""
+    found = (_SESSION[name].search(sent) for sent in headers.getlist("cookie"))
     return next((one[1] for one in found if one), None)
 
 
@@ -185,7 +193,7 @@ def login_router(accounts: Accounts, lane: Lane, *, https: bool) -> APIRouter:
         lane: threads that check passwords.
         https: send the session cookie over HTTPS only.
     """
-    pages = APIRouter()
+    pages, cookie = APIRouter(), HOST_COOKIE if https else COOKIE
 
     def form(request: Request, refusal: str = "", status: int = 200, wait: int | None = None) -> HTMLResponse:
         plain = not https and not is_loopback(request.client.host if request.client else "")
@@ -213,7 +221,7 @@ def login_router(accounts: Accounts, lane: Lane, *, https: bool) -> APIRouter:
             wait = refused.retry_after
             return form(request, str(refused), 429 if wait else 401, None if not wait else round(wait))
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=https, path="/")
+        answer.set_cookie(cookie, token, httponly=True, samesite="strict", secure=https, path="/")
         return answer
 
     @pages.post("/logout")
@@ -222,7 +230,7 @@ def login_router(accounts: Accounts, lane: Lane, *, https: bool) -> APIRouter:
         if token is not None:
             accounts.logout(token)
         answer = RedirectResponse("/login", 303)
-        answer.delete_cookie(COOKIE, path="/")
+        answer.delete_cookie(cookie, path="/", secure=https)
         return answer
 
     return pages

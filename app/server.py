@@ -236,7 +236,7 @@ def application(settings: Settings, services: Services, accounts: Accounts | Non
     return Guard(
         served, hosts=set() if any_host else {name.lower() for name in hosts},
         user_of=accounts.user_of if accounts is not None else lambda token: LOCAL_USER,
-        logins=accounts is not None, microphone=settings.microphone,
+        logins=accounts is not None, https=settings.https, microphone=settings.microphone,
     )  # fmt: skip
 
 

@@ -204,6 +204,8 @@ def _pixels(value: object) -> bool:
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "version": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "size": _pixels,
     "scaling": lambda value: value in get_args(Scaling),
     "mean": _level,

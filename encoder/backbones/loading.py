@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from encoder.backbones.registry import (
     PublishedEncoder,
     encoder_named,
 )
-from encoder.errors import ModelError
+from encoder.errors import LlavaRadError, ModelError
 from encoder.hub import fetch
 
 _UNKNOWN_HINT = "see the encoders in docs/encoders.md; --encoder-kind says which one a file is"
@@ -53,7 +54,8 @@ def load_encoder(
         ModelError: if it is not found, not a known encoder, or a tensor is missing or unexpected.
         LlavaRadError: if there is no such kind.
     """
-    encoder = _load(source, kind, revision, offline)
+    with _usable(f"the encoder {source}"):
+        encoder = _load(source, kind, revision, offline)
     return encoder if dtype is None else encoder.to(dtype)
 
 
@@ -88,7 +90,8 @@ def load_stored(folder: Path, *, what: str = "the encoder") -> FrozenEncoder:
     Raises:
         ModelError: if a file is missing or damaged, or does not fit.
     """
-    return _family_of_type(_model_type(folder, what), what).stored(folder, what)
+    with _usable(what):
+        return _family_of_type(_model_type(folder, what), what).stored(folder, what)
 
 
 def load_vision(
@@ -110,7 +113,8 @@ def load_vision(
     config = files.read_json(folder / files.CONFIG, what)
     if config.get("model_type") == "dinov2" and not config.get("use_swiglu_ffn"):
         check_features(AFTER_NORM, features)
-        return VisionTransformer.load(folder, size=size, device=device, dtype=dtype)
+        with _usable(what):
+            return VisionTransformer.load(folder, size=size, device=device, dtype=dtype)
     encoder = load_stored(folder, what=what)
     check_features(encoder.features, features)
     return encoder.to(device=device, dtype=dtype)
@@ -129,6 +133,25 @@ def in_fastest_form(encoder: FrozenEncoder, *, size: int, device: torch.device |
     with tempfile.TemporaryDirectory(prefix="llava-rad-encoder-") as folder:
         encoder.save_pretrained(Path(folder))
         return load_vision(Path(folder), size=size, device=device, dtype=dtype)
+
+
+@contextmanager
+def _usable(what: str) -> Iterator[None]:
+    """Refuse an encoder whose files hold values of another kind: a text for a size, a list for a name.
+
+    Families and transformers meet them where they first compute with them, with errors of many types.
+
+    Raises:
+        ModelError: that names the type.
+    """
+    try:
+        yield
+    except (LlavaRadError, OSError, RuntimeError, ImportError, MemoryError):  # of the machine, or said already
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{what} cannot be loaded: its config.json has a value of another kind ({type(error).__name__})"
+        ) from error
 
 
 def check_features(found: FeatureKind, expected: FeatureKind) -> None:
@@ -181,7 +204,8 @@ def stored_sizes(folder: Path) -> Sizes:
         ModelError: if it is missing or cannot be read.
     """
     config = files.read_json(folder / files.CONFIG, "the encoder")
-    return _family_of_type(config.get("model_type"), "the encoder").sizes(folder, config, "")
+    with _usable("the encoder"):
+        return _family_of_type(config.get("model_type"), "the encoder").sizes(folder, config, "")
 
 
 def _families() -> Iterator[EncoderFamily]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
+from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from app.accounts import add_user, is_loopback
-from app.security import COOKIE, Guard
+from app.lanes import Lane
+from app.security import COOKIE, HOST_COOKIE, Guard, login_router, token_of
 from app.server import Settings
 from encoder.errors import ConfigError
 from llava_rad.generation.sources import example
@@ -103,6 +106,59 @@ def test_the_page_redirects_to_the_login(shared: Served) -> None:
 def test_the_cookie_is_http_only_and_same_site(shared: Served) -> None:
     cookie = shared.client().login("ann", "ann's secret").headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie
+
+
+def test_over_https_only_this_host_can_set_the_cookie() -> None:
+    """A neighbour in the domain could log a user in as somebody else, who then gets the user's images."""
+    logins = asyncio.run(sent_cookies(https=True)), asyncio.run(sent_cookies(https=False))
+    for cookie, name in zip(logins, (HOST_COOKIE, COOKIE), strict=True):
+        assert cookie.startswith(f"{name}=fresh;")
+    parts = logins[0].lower().split("; ")
+    assert {"secure", "httponly", "samesite=strict", "path=/"} <= set(parts), "as the prefix demands (RFC 6265bis)"
+    assert not [part for part in parts if part.startswith("domain")]
+    headers = Headers({"cookie": f"{COOKIE}=neighbour; {HOST_COOKIE}=own"})
+    assert (token_of(headers, HOST_COOKIE), token_of(headers)) == ("own", "neighbour")
+
+
+async def sent_cookies(*, https: bool) -> str:
+    """Return the cookie that a login sets."""
+    accounts = SimpleNamespace(by_address=False, login=lambda name, password, client: "fresh")
+    served = FastAPI()
+    served.include_router(login_router(accounts, Lane("login", 1), https=https))  # type: ignore[arg-type]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"name=ann&password=x", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/login", "headers": [], "query_string": b"", "client": ("::1", 1),
+    }  # fmt: skip
+    await served(scope, receive, send)
+    return dict(sent[0]["headers"])[b"set-cookie"].decode()
+
+
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-origin", 404), ("none", 404), (None, 404)])
+def test_another_site_cannot_have_a_browser_ask_for_an_export(site: str | None, status: int) -> None:
+    """An image of another page that is an address of ours: the answer is not shown, but was made."""
+    sent: list[Message] = []
+
+    async def missing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    guard = Guard(missing, hosts=set(), user_of=lambda token: "local", logins=False)
+    headers = [(b"host", b"localhost"), *([(b"sec-fetch-site", site.encode())] if site else [])]
+    scope = {"type": "http", "method": "GET", "path": "/api/export.zip", "headers": headers}
+    asyncio.run(guard(scope, receive, send))
+    assert sent[0]["status"] == status
 
 
 def test_logging_out_ends_the_session(ann: Client) -> None:

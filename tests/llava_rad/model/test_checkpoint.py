@@ -155,7 +155,27 @@ def half_a_projector(folder: Path) -> None:
     rehash(folder)
 
 
+def of_the_encoder(**values: object) -> Callable[[Path], None]:
+    """Values of another kind in the encoder's ``config.json``."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "encoder" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        rehash(folder)
+
+    damage.__name__ = "encoder " + " ".join(f"{name} {value!r}" for name, value in values.items())
+    return damage
+
+
+def no_name(folder: Path) -> None:
+    edit_config(folder, lambda config: config["recipe"].update(name={}))
+
+
 DAMAGE = [
+    *(of_the_encoder(model_type=value) for value in ([], {})),
+    *(of_the_encoder(num_hidden_layers=value) for value in ("x", float("inf"), [[1]], None)),
+    of_the_encoder(patch_size=[]),
+    no_name,
     flip_a_bit,
     truncate,
     drop_a_tensor,
