@@ -264,6 +264,8 @@ class Summary:
         unit = of_patients(evaluation.patients if self.task.has_patients else None)
         if evaluation.patients is not None and not self.task.has_patients:
             unit = "No column of patients: by patient, every study counts as a patient of its own."
+        if self.task.has_patients and (alone := self.task.patients.count("")):
+            unit += f" {alone:,} reports name no patient; each counts as a patient of its own."
         samples = f"{evaluation.bootstrap.samples} bootstrap samples of the reports"
         return f"Scores x 100: median [95 % interval] of {samples}. {unit}{way}"
 

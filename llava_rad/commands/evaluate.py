@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -152,6 +153,9 @@ def command(
     inputs = [predictions, references, *(compare or ())]
     files = {"output": output, "per-sample": per_sample, "figure": figure, "explain": explain}
     saved = [save_annotations / f"{side}.jsonl" for side in ("predictions", "references")] if save_annotations else []
+    if save_annotations is not None:
+        with suppress(OSError):  # the check of its files has the words
+            save_annotations.mkdir(exist_ok=True)
     for path in (outputs := [*filter(None, files.values()), *saved]):
         if outputs.count(path) > 1:
             raise InputError(f"two outputs are called {path.name}")
@@ -176,6 +180,9 @@ def command(
         models[name] = join(found, truth, columns, patient=patient)
         _read(path, found)
     first = next(iter(models.values()))
+    people = next((pairs.patients for pairs in models.values() if any(pairs.patients)), [])
+    if alone := people.count(""):
+        note(f"warning: {alone:,} of {len(people):,} reports name no patient; each counts as a patient of its own")
     reports = {name: pairs.candidates for name, pairs in models.items()} | {references.name: first.references}
     for name, texts in reports.items():
         if empty := sum(map(is_empty, texts)):
@@ -217,6 +224,8 @@ def command(
         write_whole(
             explain, _explained(first, settings, as_json=explain.suffix.lower() == ".jsonl"), overwrite=overwrite
         )
+    if saved and not result.annotations:
+        note("warning: the annotations hold ids only: none of the computed metrics labels reports with a model")
     for number, path in enumerate(saved):
         from metrics.annotations import lines
 

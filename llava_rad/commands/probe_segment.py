@@ -253,6 +253,7 @@ def segment(
     if validate:
         lines = [f"images      {len(parts[0]):,} train, {len(parts[1]):,} val, {len(parts[2]):,} test"]
         lines.append(f"structures  {', '.join(wanted)}")
+        lines.append(probing.check_masks(used, wanted, bare))
         if "unet" in heads:
             lines.append(f"memory      unet: {step('unet', 0, 0, bare)[1]}")
 

@@ -329,12 +329,20 @@ def linear_table(
     more = "; the next one is left out of the training" if allocation.how in ("folds", "train-folds") else ""
     more = "; the predictions of all folds are judged together" if allocation.pooled else more
     trained = sum(first["trained"]) / len(first["trained"])
+    known = np.isfinite(allocation.truth()).sum(0)
+    unsure = {name: int(number) for name, number in zip(allocation.labels, known, strict=True) if name in labels}
+    some = [f"{name} {number:,}" for name, number in unsure.items() if number < len(allocation.judged)]
     notes = [
         f"{trained:,.0f} training images{several}, {first['judged']:,} evaluated, of {compared.patients:,} patients "
         f"({allocation.splits[0].judged_on}). x 100, mean (standard deviation over runs) [95 % interval by patient].",
         f"Protocol {protocol}: {PROTOCOLS[protocol]}.",
         f"Allocation {allocation.how}: {ALLOCATIONS[allocation.how]}{more}.",
     ]
+    if some:
+        notes.append(
+            f"Evaluated are the images whose label is 1 or 0, of {len(allocation.judged):,} images: {', '.join(some)}; "
+            "uncertain and unknown ones are left out of the training of that label, too."
+        )
     left_out = dict.fromkeys((*allocation.splits[0].left_out, *(x for x in allocation.labels if x not in labels)))
     if left_out:
         notes.append(f"Left out, since they are not both present and absent on both sides: {', '.join(left_out)}.")

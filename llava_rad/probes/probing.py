@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from encoder.probing.vectors import Unreadable
 
 Protocol = Literal["paper", "cached", "logistic"]
+_CHECKED = 64  # as many as of images
+_LISTED = 5
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
@@ -105,6 +107,32 @@ def contents_of(rows: Sequence[Row], digests: Digests, progress: Progress, struc
     wanted = [[row.path, *(row.masks[name] for name in structures if name in row.masks)] for row in rows]
     paths = [path for some in wanted for path in some]
     return _hashed(digests.of(paths, progress("files", len(paths))))
+
+
+def check_masks(rows: Sequence[Row], structures: Sequence[str], recipe: Recipe) -> str:
+    """Read some of the images that have masks, spread evenly, with these masks; describe the result in a line.
+
+    Args:
+        rows: of the manifest.
+        structures: names of masks.
+        recipe: of the images.
+
+    Raises:
+        LlavaRadError: if no row has a mask of a structure.
+    """
+    from encoder.probing.segmentation.data import read_segmentation_set
+    from encoder.probing.vectors import Unreadable
+
+    masked = [row for row in rows if any(name in row.masks for name in structures)]
+    count = min(len(masked), _CHECKED)
+    spread = [masked[number * len(masked) // count] for number in range(count)]
+    firsts = {name: row for row in reversed(masked) for name in row.masks}
+    some = list({row.path: row for row in (*spread, *(firsts[name] for name in structures if name in firsts))}.values())
+    left_out = Unreadable(len(some), 1.0)
+    read_segmentation_set(some, recipe, structures, unreadable=left_out)
+    bad = left_out.lines()
+    line = f"masks       {len(some) - len(bad):,} of {len(some):,} images were read with their masks"
+    return f"{line}; not {'; '.join(bad[:_LISTED])}{'; ...' if len(bad) > _LISTED else ''}" if bad else line
 
 
 def _hashed(lines: Iterable[str]) -> str:

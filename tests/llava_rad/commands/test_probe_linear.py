@@ -149,6 +149,20 @@ def test_images_of_a_patient_count_together(manifest: Path, encoders: list[Path]
     assert alone.code == 0 and "of 1 patients" in alone.out and not re.search(r"\[\d+\.\d", alone.out), "no interval"
 
 
+def test_uncertain_and_unknown_labels_are_counted(manifest: Path, encoders: list[Path], run: Run) -> None:
+    head, columns, *rows = relabelled(manifest, "u", ["A"]).read_text().splitlines()
+    at = columns.split(",").index("label:A")
+    judged = [number for number, row in enumerate(rows) if ",test," in row]
+    for number, value in zip(judged, ("-1", "", "-1"), strict=False):
+        cells = rows[number].split(",")
+        rows[number] = ",".join([*cells[:at], value, *cells[at + 1 :]])
+    table = manifest.with_name("unsure.csv")
+    table.write_text("\n".join([head, columns, *rows]) + "\n")
+    ran = run(*linear(table, encoders[0]), *LOGISTIC)
+    known = len(judged) - 3
+    assert f"whose label is 1 or 0, of {len(judged)} images: A {known};" in ran.out, ran.out + ran.err
+
+
 @pytest.mark.slow
 def test_encoders_are_compared_with_the_first_and_with_those_of_an_earlier_run(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path

@@ -76,6 +76,17 @@ def test_a_corrupt_image_or_mask_is_left_out_of_segmentation(
     assert "cannot be read: 2 images" in ran.err and "11 training, 4 validation and 5 test images" in ran.out
 
 
+def test_masks_are_looked_at_before_a_run(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
+    table = damaged(masked, tmp_path / "bad")
+    Image.fromarray(np.full((84, 120), 255, np.uint8)).save(table.parent / "3-mask.png")
+    call = ("probe", "segment", "--data", table, "--recipe", "rad-dino-84", "--encoder", encoders[0], "-o", "s")
+    stated = run(*call, "--validate")
+    wrong = (
+        "masks       21 of 22 images were read with their masks; not row 4: a mask has another aspect than its image"
+    )
+    assert stated.code == 0 and wrong in stated.out.splitlines(), stated.out + stated.err
+
+
 def test_empty_masks_are_said_before_the_training(masked: Path, encoders: list[Path], run: Run, tmp_path: Path) -> None:
     table = damaged(masked, tmp_path / "empty")
     for number in range(16, 22):
