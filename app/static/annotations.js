@@ -54,7 +54,7 @@ export function createAnnotations({ selected, changed, acts, can }) {
     for (const name of Object.keys(KEYS)) {
       for (const { value, title } of options(name)) {
         register({
-          id: `${name}-${value}`, label: `Error of the draft: ${title}`, scope: "report", keys: [KEYS[name][value]].filter(Boolean), when: () => Boolean(changed()),
+          id: `${name}-${value}`, label: `${name === "category" ? "Kind of error" : "Significance of the error"}: ${title}`, scope: "report", keys: [KEYS[name][value]].filter(Boolean), when: () => Boolean(changed()),
           act: () => set(name, changed().error?.[name] === value ? null : value),
         });
       }

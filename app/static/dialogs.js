@@ -127,7 +127,7 @@ export async function showSettings() {
       h("div", { class: "lr-line" }, h("h2", { id: "settings-title" }, "Keys and macros"), h("span", { class: "lr-space" }), closing("Close", { autofocus: true })),
       h("h3", {}, "Macros"), h("p", { class: "lr-quiet" }, "Type the name in a text, then Tab or Enter. Each line becomes a sentence."), list, more,
       h("h3", {}, "Keys"), h("p", {}, h("label", { for: "single-keys" }, single, " Single keys act in the list of sentences and on the image")),
-      h("p", { class: "lr-quiet" }, "Press a key in a field to change it; Backspace removes it. Keys with Ctrl or Alt act anywhere on the tab."),
+      h("p", { class: "lr-quiet" }, "Press a key in a field to change it; Backspace removes it. Keys with Ctrl or Alt act anywhere on the tab, except in texts; signing and Alt+Enter there, too."),
       h("table", { class: "lr-key-table" }, body))));
 }
 

@@ -19,13 +19,21 @@ export function columnsOf(named) {
 export class Filters {
   query = { ...DEFAULT };
 
-  /** @param changed called when the reader has changed what is asked for. */
-  constructor(changed) {
+  /**
+   * @param changed called when the reader has changed what is asked for; its promise ends when the list shows it
+   * @param first moves the focus to the first study of the list
+   */
+  constructor(changed, first) {
     this.changed = changed;
     this.statuses = h("div", { role: "group", "aria-label": "Status", class: "lr-line" });
     this.search = h("input", { type: "search", id: "search", placeholder: "Name, text, indication, SHA-256", "aria-label": "Search", oninput: () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.#typed(), PAUSE_MS);
+    }, onkeydown: async (event) => {
+      if (!["ArrowDown", "Enter"].includes(event.key)) return;
+      event.preventDefault();
+      await this.#typed();
+      first();
     } });
     this.mine = h("button", { id: "mine", class: "lr-button lr-small", title: "Assigned to me, or unassigned and my own", onclick: () => this.set({ mine: this.query.mine ? "" : "1" }) }, "mine");
     this.finding = h("button", { id: "finding-filter", class: "lr-button lr-small", title: "Show all findings again", onclick: () => this.set({ finding: "" }) });
@@ -58,7 +66,7 @@ export class Filters {
     this.query = { ...this.query, search: this.search.value, ...part };
     if (this.search.value !== this.query.search) this.search.value = this.query.search;
     this.draw();
-    this.changed();
+    return this.changed();
   }
 
   /** Order by a column; the column that is in order already is reversed. */
@@ -104,7 +112,7 @@ export class Filters {
 
   /** Take over what has been typed into the search. */
   #typed() {
-    if (this.search.value !== this.query.search) this.set({ search: this.search.value });
+    return this.search.value !== this.query.search ? this.set({ search: this.search.value }) : null;
   }
 
   #name(on) {

@@ -47,7 +47,7 @@ export function mount(root) {
     selected: () => find(selected), changed: changedSentence, can: deciding,
     acts: Object.fromEntries(["undecide", "revert", "show"].map((name) => [name, () => actOn(name)])),
   });
-  const foot = h("footer", { id: "foot" }, annotations.element,
+  const foot = h("footer", { id: "foot", onpointerup: () => refocus() }, annotations.element,
     h("div", { class: "lr-line" }, left, rest, h("span", { class: "lr-space" }), undo, redo, sign, signNext, restore, reopen, nextStudy));
   root.append(scrolled, foot);
 
@@ -115,7 +115,7 @@ export function mount(root) {
 
   async function writeAgain() {
     const count = session.study.sentences.filter((one) => one.state !== "undecided" || one.text !== one.draft).length;
-    if (count && !(await ask(`A new draft replaces ${count} decided ${count === 1 ? "sentence" : "sentences"}. Undo brings them back.`, "Write again"))) return;
+    if (count && !(await ask(`A new draft replaces ${count} decided ${count === 1 ? "sentence" : "sentences"}. Undo brings ${count === 1 ? "it" : "them"} back.`, "Write again"))) return;
     session.write(count > 0, takes("grounded") && grounded.checked);
   }
 
@@ -218,15 +218,15 @@ export function mount(root) {
     finish();
     if (composing?.box.area.value.trim()) {
       composing.box.area.focus();
-      return session.say("A new sentence is not added yet: Enter adds it, Esc gives it up.", "error");
+      return session.say("A new sentence is not added yet: Enter adds it, Esc gives it up.", "todo");
     }
     if (!deciding() || signing) return null;
     const open = undecided();
     if (open.length) {
       focusRow(open[0].id);
-      return session.say(open.length === 1 ? "One sentence is still to be decided." : `${open.length} sentences are still to be decided; this is the first.`, "error");
+      return session.say(open.length === 1 ? "One sentence is still to be decided." : `${open.length} sentences are still to be decided; this is the first.`, "todo");
     }
-    if (!session.study.sentences.some((one) => one.state !== "rejected")) return session.say("There is no sentence to sign.", "error");
+    if (!session.study.sentences.some((one) => one.state !== "rejected")) return session.say("There is no sentence to sign.", "todo");
     const { id, name } = session.study;
     const following = () => session.neighbours?.next_undecided ?? session.neighbours?.next;
     let target = following();
@@ -241,7 +241,7 @@ export function mount(root) {
       target = session.study?.id === id ? following() : null;
     }
     if (target) await session.open(target);
-    return session.say(target ? `Signed: ${name}.` : `Signed: ${name}. No further study of the worklist is open.`);
+    return session.say(target ? `Signed: ${name}.` : `Signed: ${name}. There is no further open study ${session.among}.`);
   }
 
   function putBack(one) {
@@ -298,7 +298,7 @@ export function mount(root) {
   }
 
   function draw() {
-    const { study } = session;
+    const [{ study }, at] = [session, document.activeElement];
     const can = editable();
     const { state, position, error } = study?.draft ?? {};
     const busy = state === "queued" || state === "running";
@@ -324,15 +324,14 @@ export function mount(root) {
     left.textContent = !study?.sentences.length ? "" : count ? `${count} to decide` : study.status === "draft" ? "all decided" : "";
     rest.hidden = undo.hidden = redo.hidden = sign.hidden = signNext.hidden = !can;
     rest.disabled = busy || !count;
-    undo.disabled = busy || !study?.can_undo;
-    redo.disabled = busy || !study?.can_redo;
+    [undo.disabled, redo.disabled] = [busy || !study?.can_undo, busy || !study?.can_redo];
     sign.disabled = signNext.disabled = busy || signing || !study?.sentences.length;
     signNext.classList.toggle("lr-primary", can && !signNext.disabled && !count);
-    restore.hidden = study?.status !== "discarded";
-    reopen.hidden = study?.status !== "signed";
+    [restore.hidden, reopen.hidden] = [study?.status !== "discarded", study?.status !== "signed"];
     nextStudy.hidden = !study || can || !session.neighbours?.next_undecided;
     ending.show(can);
     foot.hidden = !study;
+    if (root.contains(at) && (at.disabled || at.closest("[hidden]"))) rows.get(selected)?.element.focus({ preventScroll: true });
   }
 
   function drawHints() {

@@ -43,7 +43,7 @@ class Session extends EventTarget {
     steps.addEventListener("trouble", ({ detail }) => this.say(`Not saved yet: ${detail.error.message}. Trying again …`, "error"));
     steps.addEventListener("saved", () => this.say("Everything is saved."));
     steps.addEventListener("merged", ({ detail }) => own(detail.state) && this.say("This study was also changed elsewhere; your change was added to it."));
-    steps.addEventListener("conflict", () => this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it. A text that you typed is kept.", "error"));
+    steps.addEventListener("conflict", ({ detail: { state } }) => this.say(`${own(state) ? "This study" : `The study ${state.name}`} was changed elsewhere. Your last change was not saved: check the study and repeat it. A text that you typed is kept.`, own(state) ? "conflict" : "error"));
     steps.addEventListener("refused", ({ detail }) => this.fail(detail.error));
   }
 
@@ -51,7 +51,7 @@ class Session extends EventTarget {
     this.dispatchEvent(new CustomEvent(kind, { detail }));
   }
 
-  /** Show a message; `actions` are buttons {label, act} in it. */
+  /** Show a message; `actions` are buttons {label, act}. Kinds: info, busy, error; of the open study also todo (until its report changes), conflict (until it is signed). */
   say(text, kind = "info", actions = []) {
     this.#tell("message", { text, kind, actions });
   }
@@ -176,15 +176,16 @@ class Session extends EventTarget {
     }
   }
 
-  /** Open the next or previous open study of the worklist; returns false if there is none. */
+  /** Open the next or previous open study of the worklist. */
   async go(where) {
+    if (this.study && !this.neighbours) await this.lookAhead();
     const id = this.neighbours?.[where];
-    if (!id) {
-      this.say(where === "previous" ? "This is the first open study of the worklist." : "There is no further open study in the worklist.");
-      return false;
-    }
-    await this.open(id);
-    return true;
+    return id ? this.open(id) : this.say(`There is no ${where === "previous" ? "earlier" : "further"} open study ${this.among}.`);
+  }
+
+  /** Return which studies next and previous go to, in words. */
+  get among() {
+    return ["status", "search", "mine", "finding"].some((name) => this.list[name]) ? "among those that the worklist's filter and search show" : "in the worklist";
   }
 
   /** Load the neighbours of the open study and the state of the next one. */
@@ -289,9 +290,7 @@ class Session extends EventTarget {
     });
   }
 
-  painted() {
-    this.#tell("painted");
-  }
+  painted = () => this.#tell("painted");
 
   nameOf(file) {
     return this.me?.keep_names ? { "x-file-name": encodeURIComponent(file.name) } : {};
@@ -312,7 +311,7 @@ class Session extends EventTarget {
         this.show(error.body.state);
         const other = again(error.body.state);
         if (other) return this.#change(method, other, options, again, actions);
-        this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it.", "error");
+        this.say("This study was changed elsewhere. Your last change was not saved: check the study and repeat it.", "conflict");
       } else {
         this.fail(error, actions(error));
       }

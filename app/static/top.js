@@ -87,7 +87,10 @@ export function createStrip() {
   return element;
 }
 
-/** Create the place of messages. A message about an error stays until it is closed or another one comes. */
+/**
+ * Create the place of messages. A message about an error stays until it is closed or another one comes, or until what it
+ * says about the open study is over.
+ */
 export function createMessage() {
   const text = h("span");
   const actions = h("span", { class: "lr-actions" });
@@ -95,17 +98,25 @@ export function createMessage() {
   const element = h("div", { id: "message-box", hidden: true }, h("div", { id: "message", role: "status", "aria-live": "polite" }, text), actions, close);
   const message = element.firstChild;
   let timer = null;
+  let about = {}; // kind of the message, and the study and report on display when it came
+  const report = () => JSON.stringify(session.study?.sentences.map(({ id, state, text }) => [id, state, text]));
   session.addEventListener("message", ({ detail }) => {
     clearTimeout(timer);
+    about = { kind: detail.kind, study: session.study?.id, report: report() };
     text.textContent = detail.text;
-    message.classList.toggle("lr-error", detail.kind === "error");
-    element.className = `lr-is-${detail.kind}`;
+    const error = ["error", "todo", "conflict"].includes(detail.kind);
+    message.classList.toggle("lr-error", error);
+    element.className = `lr-is-${error ? "error" : detail.kind}`;
     actions.replaceChildren(...detail.actions.map(({ label, act }) => h("button", { class: "lr-button lr-small", onclick: () => { session.say(""); act(); } }, label)));
     element.hidden = !detail.text;
     if (detail.kind === "info" && !detail.actions.length) timer = setTimeout(() => session.say(""), 8000);
   });
   session.addEventListener("study", ({ detail }) => {
-    if (detail.other && session.study && element.classList.contains("lr-is-info")) session.say("");
+    const over = detail.other ? ["todo", "conflict"].includes(about.kind) : about.kind === "todo" && report() !== about.report;
+    if (over || (detail.other && session.study && about.kind === "info")) session.say("");
+  });
+  session.steps.addEventListener("status", ({ detail }) => {
+    if (about.kind === "conflict" && detail.state?.id === about.study) session.say("");
   });
   return element;
 }

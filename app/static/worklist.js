@@ -19,7 +19,7 @@ export function mount(root) {
   const more = h("button", { class: "lr-button", hidden: true, onclick: () => { limit += PAGE; refresh(); } }, "More");
   const batches = h("ul", { id: "batches", "aria-label": "Batches", role: "list" });
   const imported = h("div", { id: "imported", class: "lr-quiet", hidden: true }, h("span"), h("details", {}, h("summary", {}, "Not used"), h("ul")));
-  const filters = new Filters(() => { limit = PAGE; refresh(); });
+  const filters = new Filters(() => { limit = PAGE; return refresh(); }, () => body.querySelector("th button")?.focus());
   const rows = new Rows(body, {
     open: (id) => {
       selectTab("Review");
