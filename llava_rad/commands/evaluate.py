@@ -67,7 +67,12 @@ def command(
         list[Path] | None, metric.path("Other predictions of the same ids, for paired differences.", panel=_TABLES)
     ] = None,
     id_field: Annotated[
-        str | None, metric.path("Field of the ids; dots lead into nested objects.", panel=_TABLES, metavar="NAME")
+        list[str] | None,
+        metric.path(
+            "Field of the ids; dots lead into nested objects. Given twice: of the predictions, then of the references.",
+            panel=_TABLES,
+            metavar="NAME",
+        ),
     ] = None,
     prediction_field: Annotated[
         str | None, metric.path("Field of the predictions' text.", panel=_TABLES, metavar="NAME")
@@ -167,15 +172,18 @@ def command(
     if explain is not None and "findings" not in chosen:
         raise InputError("--explain is of the metric findings, which --metrics does not name")
 
+    id_fields: tuple[str | None, ...] = tuple(id_field or ()) or (None,)
+    if len(id_fields) > 2:
+        raise InputError("--id-field is given once, or twice: of the predictions, then of the references")
     if split not in SPLITS:
         raise InputError("--split is one of train, val, test")
-    truth = read_table(references, "reference", id_field=id_field, text_field=reference_field, split=split)
+    truth = read_table(references, "reference", id_field=id_fields[-1], text_field=reference_field, split=split)
     _read(references, truth)
     columns = metric.names(strata)
     models: dict[str, Pairs] = {}
     given: dict[str, dict[tuple[str, str], object]] = {}
     for path in (predictions, *(compare or ())):
-        found = read_table(path, "prediction", id_field=id_field, text_field=prediction_field)
+        found = read_table(path, "prediction", id_field=id_fields[0], text_field=prediction_field)
         name = path.stem if path.stem not in models else f"{path.stem} ({len(models) + 1})"
         models[name] = join(found, truth, columns, patient=patient)
         _read(path, found)

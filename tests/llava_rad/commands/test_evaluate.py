@@ -146,10 +146,10 @@ def test_annotations_take_the_place_of_weights(
 
 def test_what_is_less_than_it_seems_is_stated(run: Run, tmp_path: Path) -> None:
     """Patients that are missing in some rows, and annotations of a metric that makes none."""
-    (tmp_path / "a.csv").write_text("id;report\n000123;Effusion.\n123;Normal.\n1e5;Normal.\n")
+    (tmp_path / "a.csv").write_text("Bild;report\n000123;Effusion.\n123;Normal.\n1e5;Normal.\n")
     (tmp_path / "b.csv").write_text("id;findings;MRN\n1e5;Normal.;\n123;Normal.;7\n000123;Effusion.;007\n")
     arguments = ("evaluate", "a.csv", "b.csv", "--metrics", "rouge_l", "--patient", "MRN", "--bootstrap", "10")
-    done = run(*arguments, "--save-annotations", "made")
+    done = run(*arguments, "--save-annotations", "made", "--id-field", "Bild", "--id-field", "id")
     assert done.code == 0, done.err
     assert "warning: 1 of 3 reports name no patient; each counts as a patient of its own" in done.err
     assert "By patient: 3 patients are resampled" in done.out, "7 and 007 are two"
