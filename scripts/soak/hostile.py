@@ -235,7 +235,8 @@ def measure(users: int, hostile: int, minutes: float) -> dict[str, float]:
             ended.set()
             for task in tasks:
                 task.result()
-            faults = running.log.read_text().count("Traceback")
+            log = running.log.read_text()
+            faults = log.count("Traceback") + log.count(": unexpected ")
         missing = lost(folder / "data", found.saved)
     first, last = (statistics.median(part) for part in (memory[9:13], memory[-4:]))
     result: dict[str, Any] = {
