@@ -34,10 +34,19 @@ from llava_rad.commands import (
     service,
     train,
 )
-from llava_rad.commands.console import DEBUG, debugging, hint, line_of, missing_place, note, show_error
+from llava_rad.commands.console import (
+    DEBUG,
+    STDOUT_ERROR,
+    debugging,
+    explained,
+    hint,
+    line_of,
+    note,
+    show_error,
+    standard_output,
+)
 from metrics.base import MetricError
 
-_STDOUT = "standard output cannot be written"
 _PACKAGES = ("encoder", "metrics", "llava_rad", "app")
 EPILOG = "\n\n".join(
     (
@@ -130,7 +139,7 @@ def _leave(code: int) -> NoReturn:
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head, which had enough
-            note(f"error: {_STDOUT} ({os.strerror(getattr(error, 'errno', 0) or 0)})")
+            note(f"error: {STDOUT_ERROR} ({os.strerror(getattr(error, 'errno', 0) or 0)})")
         code = code or 1
     os._exit(code)
 
@@ -172,7 +181,8 @@ def _run(arguments: list[str] | None) -> None:
         # a name that is no UTF-8 is shown with escapes
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app(args=arguments, prog_name="llava-rad")
+        with standard_output():
+            app(args=arguments, prog_name="llava-rad")
     except (LlavaRadError, MetricError) as error:
         if debugging():
             raise
@@ -187,7 +197,7 @@ def _run(arguments: list[str] | None) -> None:
             sys.exit(130)
         if debugging():
             raise
-        if advice := missing_place(error):
+        if advice := explained(error):
             show_error(advice)
             sys.exit(1)
         if isinstance(error, OSError):  # its file name is not shown

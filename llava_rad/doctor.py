@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoder.errors import LlavaRadError
-from llava_rad.commands.console import missing_place
+from llava_rad.commands.console import explained
 from llava_rad.memory import Need, in_words, memory_of_machine, need_of, need_of_vision_language
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]
     try:
         yield from check()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        if place := missing_place(error):
+        if place := explained(error):
             yield Check(name=name, status="missing", detail=str(place), fix=place.hint)
             return
         yield Check(name=name, status="missing", detail=f"fails with {type(error).__name__}", fix=_reinstall())

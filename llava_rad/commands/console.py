@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from encoder.errors import LlavaRadError, printable
 from encoder.runs.progress import ProgressLines
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from metrics.base import MetricError
 
 DEBUG = "LLAVA_RAD_DEBUG"
+STDOUT_ERROR = "standard output cannot be written"
+_LIMITS = "free memory, or a higher limit of it (ulimit -v, the container's) is needed"
 
 
 def debugging() -> bool:
@@ -104,14 +106,65 @@ def uninterrupted() -> Iterator[None]:
         before(*came[0])
 
 
-def missing_place(error: Exception) -> LlavaRadError | None:
-    """Explain an error of Python's own search for the home directory or for a temporary folder."""
+class _StandardOutput:
+    """Standard output whose own errors are told from those of other files; a reader that has enough is none."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._told():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            with suppress(OSError, ValueError):  # what is left in the buffer would fail again at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), self._stream.fileno())
+            raise LlavaRadError(f"{STDOUT_ERROR} ({os.strerror(error.errno or 0)})") from error
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Make errors of writing to standard output a ``LlavaRadError`` that says so."""
+    before = sys.stdout
+    sys.stdout = cast("TextIO", _StandardOutput(before))
+    try:
+        yield
+    finally:
+        sys.stdout = before
+
+
+def explained(error: Exception) -> LlavaRadError | None:
+    """Explain an error of the machine: home directory, temporary folder, memory, threads, libraries."""
     if line_of(error).startswith("tempfile,") and isinstance(error, FileNotFoundError):
         return LlavaRadError("there is no writable temporary folder", hint="set TMPDIR to one")
     if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":
         return LlavaRadError(
             "the home directory is unknown, in which caches are kept", hint="set HOME, or XDG_CACHE_HOME and HF_HOME"
         )
+    said = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in said):
+        return LlavaRadError("there is not enough memory", hint=_LIMITS)
+    if isinstance(error, RuntimeError) and said == "can't start new thread":
+        return LlavaRadError(
+            "no further thread can be started", hint="ulimit -u, or the container's limit of processes"
+        )
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):  # of a shared object
+        return LlavaRadError(f"a library cannot be loaded: {said}", hint=f"install it again; or {_LIMITS}")
+    if isinstance(error, RuntimeError) and said == "Failed to initialize cpuinfo!":
+        return LlavaRadError("PyTorch cannot read /proc/cpuinfo", hint="mount /proc")
     return None
 
 

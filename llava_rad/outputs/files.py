@@ -31,6 +31,12 @@ class OutputError(LlavaRadError):
     exit_code = 2
 
 
+class WriteError(OutputError):
+    """A disk is full, or the system refuses to write for another reason: the command was right."""
+
+    exit_code = 1
+
+
 def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False, resumable: bool = False) -> None:
     """Check an output path before any work is done.
 
@@ -243,11 +249,11 @@ def _reports(content: bytes) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _refused() -> Iterator[None]:
-    """Raise ``OutputError`` for errors of the file system, and for a file that another process has open."""
+    """Raise ``WriteError`` for errors of the file system, ``OutputError`` for a file that another process has open."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
+        raise WriteError(f"the output cannot be written ({os.strerror(error.errno or 0)})") from error
     except LlavaRadError as error:
         raise OutputError(str(error)) from None
 

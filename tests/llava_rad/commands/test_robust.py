@@ -145,7 +145,9 @@ def _shell(text: str, *arguments: str, **more: Any) -> subprocess.CompletedProce
         ('LR inspect "$1" <&- >/dev/null', 0, ""),
         ("LR inspect - <&-", 4, "the file is empty"),
         ('LR inspect "$1" >&-', 1, "standard output cannot be written (Bad file descriptor)"),
-        ('LR inspect "$1" >/dev/full', 1, "No space left on device"),
+        ('LR inspect "$1" >/dev/full', 1, "standard output cannot be written (No space left on device)"),
+        ("LR --help >/dev/full", 1, "standard output cannot be written (No space left on device)"),
+        ("LR --version >&-", 1, "standard output cannot be written (Bad file descriptor)"),
         ('LR inspect "$1" <&- >&- 2>&-', 1, ""),
         ('LR inspect "$1" | true; exit ${PIPESTATUS[0]}', 1, ""),
     ],
@@ -182,6 +184,48 @@ def test_without_a_temporary_folder_the_variable_is_named(run: Run, monkeypatch:
     assert done.err == "llava-rad: error: there is no writable temporary folder\n  hint: set TMPDIR to one\n"
 
 
+def raised(error: Exception) -> None:
+    raise error
+
+
+def much_memory() -> None:
+    import torch
+
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("failing", "says"),
+    [
+        (lambda: bytearray(1 << 62), "there is not enough memory"),
+        (much_memory, "there is not enough memory"),
+        (
+            lambda: raised(ImportError("libx.so: failed to map segment from shared object")),
+            "a library cannot be loaded: libx.so: failed to map segment",
+        ),
+        (lambda: raised(RuntimeError("Failed to initialize cpuinfo!")), "PyTorch cannot read /proc/cpuinfo"),
+        (lambda: raised(RuntimeError("can't start new thread")), "no further thread can be started"),
+    ],
+)
+def test_limits_of_the_machine_are_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, failing: Callable[[], object], says: str
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda **call: failing())
+    done = run()
+    assert (done.code, done.err.count("\n")) == (1, 2) and done.err.startswith(f"llava-rad: error: {says}"), done.err
+
+
+def test_an_output_that_the_system_does_not_take_is_no_wrong_usage(
+    run: Run, chest: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llava_rad.outputs.files.write", full)
+    done = run("inspect", chest[0], "--save-image", tmp_path / "a.png")
+    assert (done.code, done.err) == (1, "llava-rad: error: the output cannot be written (No space left on device)\n")
+
+
 @contextlib.contextmanager
 def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
@@ -210,6 +254,6 @@ def test_a_full_disk_is_one_line(chest: list[Path], tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
 
     done = _shell('LR inspect "$1" --save-image "$2"', str(chest[0]), str(tmp_path / "a.png"), preexec_fn=limit)
-    assert done.returncode == 2 and done.stderr.count(b"\n") == 1, done.stderr
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
     assert b"cannot be written (File too large)" in done.stderr
     assert not list(tmp_path.iterdir())
