@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Mapping
 from importlib import metadata
@@ -87,6 +89,21 @@ def test_a_file_that_is_no_lock_is_refused(line: str, tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(f"# a comment\n\n{line}\n")
     with pytest.raises(ValueError):
         lock.read(tmp_path / "lock")
+
+
+# the unit of systemd
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd")
+def test_the_documents_unit_is_taken_by_systemd_and_starts_a_command_that_exists(tmp_path: Path) -> None:
+    (unit,) = re.findall(r"```ini\n(.*?)```", DOCUMENT, re.DOTALL)
+    (program, *arguments) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)[0].split()
+    assert complaint([Path(program).name, *arguments]) is None
+    (tmp_path / "reports.service").write_text(unit.replace(program, "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "reports.service"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # the Dockerfile
