@@ -208,6 +208,7 @@ def test_pip_audit_knows_no_vulnerability_of_the_default_install(tmp_path: Path)
     assert found - ACCEPTED.keys() == set()
 
 
+@pytest.mark.slow
 def test_wheel_holds_all_four_packages_their_data_and_stays_small(wheel: Path) -> None:
     assert wheel.stat().st_size <= 90_000_000
     with zipfile.ZipFile(wheel) as archive:

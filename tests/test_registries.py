@@ -20,6 +20,7 @@ def printed_by(code: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_registered_output_format_appears_in_help_reference_and_page() -> None:
     code = """
 import json
@@ -43,6 +44,7 @@ print(json.dumps([help, reference(), downloads(), [row.name for row in archive_f
     assert archive == ["sr", "hl7"]
 
 
+@pytest.mark.slow
 def test_a_registered_encoder_family_appears_in_help_doctor_reference_and_errors() -> None:
     code = """
 import json
@@ -183,6 +185,7 @@ print(json.dumps([
     assert module == {"words": 0.5}
 
 
+@pytest.mark.slow
 def test_a_registered_published_model_appears_in_help_doctor_and_reference() -> None:
     code = """
 import json

@@ -59,6 +59,7 @@ def test_hospital_formats_have_no_identifiers_by_default(local: Served) -> None:
         assert answer.status == 200 and b"RG1" not in answer.body and b"1.3.6.1.4.1.5962" not in answer.body
 
 
+@pytest.mark.slow
 def test_a_research_set_has_pixels_reports_labels_and_no_names(identified: Served) -> None:
     source, words = canaries()
     client = identified.client()

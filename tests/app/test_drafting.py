@@ -101,6 +101,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_draft_of_the_example_is_the_report_that_generate_writes(store: Store, tmp_path: Path) -> None:
     (expected,) = api.generate(example(), device="cpu")
     folder = ImageFolder(tmp_path / "images")

@@ -128,6 +128,7 @@ def test_each_input_reaches_the_model_and_its_change_makes_the_draft_outdated(
     assert set(left["draft"]["inputs"]) == {"indication", "technique", "comparison"}
 
 
+@pytest.mark.slow
 def test_inputs_that_the_prompt_does_not_take_stay_with_the_review(
     tiny: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def kept(store: Store, folder: ImageFolder, file: Path) -> tuple[str, dict[str, 
     return store.create("ann", name=None, **part), part
 
 
+@pytest.mark.slow
 def test_drafts_of_a_server_are_reviewed(server: StandIn, store: Store, tmp_path: Path) -> None:
     files = [small_files.dicom(tmp_path / f"{n}.dcm", seed=n) for n in range(2)]
     (expected,) = llava_rad.generate(files[0], server.model)

@@ -33,6 +33,7 @@ def test_seconds_between_two_calls_are_those_of_the_steps() -> None:
     assert calls(lines, 8) == [Call(0, 3.0, 0.0), Call(10, 2.0, 20.0), Call(20, 1.0, 10.0)]
 
 
+@pytest.mark.slow
 def test_a_run_has_its_probes_by_step_and_an_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

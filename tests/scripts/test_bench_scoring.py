@@ -33,6 +33,7 @@ def test_protocols_side_by_side(checkpoint: Path, tmp_path: Path, capsys: pytest
     assert "x speed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_tokens_than_transformers_are_a_failure(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scoring.sides
 

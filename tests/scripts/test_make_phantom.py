@@ -68,6 +68,7 @@ def test_command_line_refuses_and_forces(tmp_path: Path, capsys: pytest.CaptureF
     assert stopped.value.code == 2
 
 
+@pytest.mark.slow
 def test_splits_share_no_patient(data: Path) -> None:
     for layout in LAYOUTS:
         seen: dict[str, str] = {}

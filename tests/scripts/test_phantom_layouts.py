@@ -46,6 +46,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.slow
 def test_tables_have_the_columns_of_the_originals(data: Path) -> None:
     for name, columns in COLUMNS.items():
         assert table(data / name)[0] == [column.replace("~", " ") for column in columns.split()], name

@@ -57,6 +57,7 @@ def test_a_second_run_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert stamps(tmp_path / "cache") == before
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "in", 12)
     (tmp_path / "rows.pickle").write_bytes(pickle.dumps(rows))

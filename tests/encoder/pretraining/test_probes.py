@@ -176,6 +176,7 @@ def test_a_subject_in_both_splits_is_refused(rows: list[Row]) -> None:
         Probe([*rows, moved], size=28)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_probed_is_refused_in_words(rows: list[Row], probe: Probe, tmp_path: Path) -> None:
     few = [Row(row.path, split=row.split, labels={"rare": row.labels["rare"]}) for row in rows]
     with pytest.raises(ConfigError, match="no label with two positives and two negatives in train"):
@@ -204,6 +205,7 @@ def manifest(rows: list[Row], tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_step_with_the_best_probe_is_exported(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +280,7 @@ def test_a_run_stops_early_by_the_loss_of_the_probe(
         assert steps == sorted({exported, last})
 
 
+@pytest.mark.slow
 def test_probing_leaves_the_run_as_it_is(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real probes: the weights are bit-equal without them, and the teacher is in evaluation mode, without gradients."""
     images = write_images(tmp_path / "images")

@@ -36,6 +36,7 @@ def assert_same(run: Path, other: Path) -> None:
             assert torch.equal(ours[group][name], tensor), f"{group} {name}"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     unbroken: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert_events_are_the_lines(tmp_path / "halves")
 
 
+@pytest.mark.slow
 def test_one_teacher_update_for_each_step_with_accumulation(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +121,7 @@ def test_the_first_step_that_is_not_finite_ends_a_run(
     assert len(calls) == calls_made
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_nan_is_passed_over_and_a_short_run_logs_its_last_step(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

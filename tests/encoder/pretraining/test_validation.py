@@ -90,6 +90,7 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
     assert any(line.startswith("memory") for line in report.lines), "the rest is shown all the same"
 
 
+@pytest.mark.slow
 def test_files_that_are_gone(manifest: str, tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     (problem,) = look(manifest).problems
@@ -107,6 +108,7 @@ def test_a_run_of_passes_shorter_than_its_warm_up(manifest: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_probed_subjects_that_are_trained_on_and_long_probes_are_warned_of(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +134,7 @@ def test_probed_subjects_that_are_trained_on_and_long_probes_are_warned_of(
     assert any("of the time: raise probe.every" in warning for warning in probe("elsewhere").warnings)
 
 
+@pytest.mark.slow
 def test_an_exclusion_that_excludes_nothing_and_enlarged_crops_are_warned_of(manifest: str, tmp_path: Path) -> None:
     write_manifest([Row(tmp_path / "other.png", dataset="x", subject="1", image="1")], tmp_path / "exclude.csv")
     changes = [f"data.exclude=[{tmp_path / 'exclude.csv'}]", "data.size=98", "crops.global_size=126"]
@@ -141,6 +144,7 @@ def test_an_exclusion_that_excludes_nothing_and_enlarged_crops_are_warned_of(man
     assert "position embeddings are resized" in warnings
 
 
+@pytest.mark.slow
 def test_memory_is_compared_with_the_gpus(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encoder.runs.preflight.gpu_memory", lambda: 10**6)
     assert any("the GPU has 1 MB" in warning for warning in look(manifest).warnings)
@@ -155,6 +159,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_papers_run() -> None:
     """86.6 M and 23.1 M parameters; 3.33 TFLOP an image, 2 x 0.302 of them the teacher's; 411 masked patches."""
     cost = cost_of(PAPER, 16)

@@ -141,6 +141,7 @@ def python(code: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     """The kernel's limit on file size: safetensors and Python each report it in their own way."""
     lines = python(FULL, tmp_path / "run").splitlines()
@@ -149,6 +150,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert all("File too large" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kills", "stride"), [(4, 4), pytest.param(15, 1, marks=pytest.mark.nightly)])
 def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path, kills: int, stride: int) -> None:
     """Random moments, then operations on the file system in turn: the newest finished checkpoint, or the next."""

@@ -94,6 +94,7 @@ def test_the_same_command_again_writes_no_report_anew(alone: Path, pairs: Path, 
     assert json.loads((alone / "environment.json").read_text())["seconds"].get("reports written: tiny", 0) == 0
 
 
+@pytest.mark.slow
 def test_a_model_may_be_added_to_results(pairs: Path, tiny: Path, tmp_path: Path, run: Run) -> None:
     call = ("benchmark", "--dataset", "csv", "--data", pairs, "-o", tmp_path / "r", *METRICS)
     some = ("--limit", "3", "--reference-points", "none")
@@ -105,6 +106,7 @@ def test_a_model_may_be_added_to_results(pairs: Path, tiny: Path, tmp_path: Path
     assert "no difference shown" in ran.out
 
 
+@pytest.mark.slow
 def test_results_of_other_data_or_settings_are_not_mixed(pairs: Path, tiny: Path, tmp_path: Path, run: Run) -> None:
     call = ("benchmark", "--dataset", "csv", "--data", pairs, "-o", tmp_path / "r", *METRICS, "--model", tiny)
     call = (*call, "--reference-points", "none")
@@ -127,6 +129,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(pairs: Path, tiny: Path,
     assert (tmp_path / "r" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_fast_says_how_many_reports_differ(pairs: Path, tiny: Path, tmp_path: Path, run: Run) -> None:
     call = ("benchmark", "--dataset", "csv", "--data", pairs, "-o", tmp_path / "r", *METRICS, "--model", tiny)
     ran = run(*call, "--protocol", "fast", "--batch-size", "8", "--agreement-sample", "6", "--reference-points", "none")
@@ -208,6 +211,7 @@ def test_texts_of_other_images_are_refused(tmp_path: Path, run: Run) -> None:
     assert run(*call).code == 2
 
 
+@pytest.mark.slow
 def test_unreadable_and_missing_images_end_with_3(pairs: Path, tiny: Path, tmp_path: Path, run: Run) -> None:
     rows = [json.loads(line) for line in pairs.read_text().splitlines()[:5]]
     for row in rows:
@@ -226,6 +230,7 @@ def test_unreadable_and_missing_images_end_with_3(pairs: Path, tiny: Path, tmp_p
     assert run(*call).code == 3, "and again where nothing is left to do"
 
 
+@pytest.mark.slow
 def test_reports_of_doubtful_images_carry_a_warning(pairs: Path, tiny: Path, tmp_path: Path, run: Run) -> None:
     rows = [json.loads(line) for line in pairs.read_text().splitlines()[:4]]
     for row in rows:
@@ -248,6 +253,7 @@ def test_reports_of_doubtful_images_carry_a_warning(pairs: Path, tiny: Path, tmp
     assert summary["doubtful"] == {"tiny": {"a large area has no variation": 1}}
 
 
+@pytest.mark.slow
 def test_weights_that_are_missing_end_with_5_and_leave_the_rest(
     pairs: Path, tiny: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -307,6 +313,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(alone: Path) -> None:
     assert "default-src 'none'" in text
 
 
+@pytest.mark.slow
 def test_no_header_value_in_any_file_and_no_connection(
     tiny: Path,
     tmp_path: Path,
@@ -329,6 +336,7 @@ def test_no_header_value_in_any_file_and_no_connection(
     assert not log.exists(), log.read_text()
 
 
+@pytest.mark.slow
 def test_models_with_other_encoders_stand_in_one_table(pairs: Path, tmp_path: Path, run: Run) -> None:
     """CLIP's and MRM's image vectors find neighbours as RAD-DINO's do, each model by its own recipe."""
     from tests.encoder.backbones import published

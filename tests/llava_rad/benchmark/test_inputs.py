@@ -211,6 +211,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llava_rad.benchmark.results.plots", lambda summary: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plots")
 def test_the_command_with_several_sets(studies: Path, study_model: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "r"

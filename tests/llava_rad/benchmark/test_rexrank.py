@@ -94,6 +94,7 @@ def test_the_contract(infer: Infer, home: Path, tiny: Path, run: Run) -> None:
     assert not list(home.glob("*.part")) and not list(home.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_context_is_used_where_the_prompt_has_a_place(infer: Infer, home: Path, studying: Path, run: Run) -> None:
     assert infer(studying, "--batch-size", "2").code == 0
     found = list(predictions(home / "out.json").values())
@@ -174,6 +175,7 @@ def test_options_by_the_other_name_and_a_missing_folder(run: Run, home: Path, ti
     assert ran.code == 1 and "the folder of the images does not exist" in ran.err
 
 
+@pytest.mark.slow
 def test_benchmark_writes_scores_and_a_submission(run: Run, home: Path, tiny: Path) -> None:
     call = ("benchmark", "--dataset", "rexrank", "--data", home / "test.json", "--images", home, "-o", home / "r")
     ran = run(*call, "--model", tiny, *METRICS, "--reference-points", "none")
@@ -211,6 +213,7 @@ def test_another_table_or_data_set_is_refused(run: Run, home: Path) -> None:
     assert ran.code == 1 and "--images" in ran.err
 
 
+@pytest.mark.slow
 def test_the_published_file_with_small_images(run: Run, shared_dir: Path, tmp_path: Path, tiny: Path) -> None:
     """The 590 studies of IU X-ray, each image one of six drawn ones; twelve are written."""
     file = shared_dir / "data" / "rexrank_iu_xray" / "ReXRank_IUXray_test.json"

@@ -242,6 +242,7 @@ def test_stream_of_a_refused_image(run: Run, tiny: Path, chest: list[Path], late
     assert done.out.count("FINDINGS:") == 1
 
 
+@pytest.mark.slow
 def test_prompt_seed_temperature_beams_and_length_reach_the_model(run: Run, tiny: Path, chest: list[Path]) -> None:
     def text(*arguments: str) -> str:
         report: dict[str, Any] = json.loads(run("generate", chest[0], "--model", tiny, "-f", "json", *arguments).out)

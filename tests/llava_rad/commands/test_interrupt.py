@@ -55,6 +55,7 @@ def stop(process: subprocess.Popen[bytes], output: Path, lines: int, how: signal
     process.send_signal(how)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     many: Path, tiny: Path, tmp_path: Path, unbroken: bytes
 ) -> None:
@@ -76,6 +77,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert f"{count} were there already" in again.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_model_is_loaded(many: Path, tiny: Path, tmp_path: Path) -> None:
     for delay in (0.3, None):
         process = spawn(*arguments(many, tiny, tmp_path / "o.jsonl"))
@@ -119,6 +121,7 @@ def wait_for_torch(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_json(many: Path, tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.json"
     command = arguments(many, tiny, output)

@@ -228,6 +228,7 @@ def test_too_many_corrupt_images_end_a_probe_and_a_missing_file_is_one(
     assert found["sex"]["images"] == 46
 
 
+@pytest.mark.slow
 def test_a_failed_start_leaves_nothing_that_blocks_the_right_options(
     manifest: Path, masked: Path, encoders: list[Path], run: Run, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def redraw(file: Path) -> None:
 LOGISTIC = ("--protocol", "logistic", "--labels", "A,B")
 
 
+@pytest.mark.slow
 def test_results_on_other_image_files_are_refused_and_computed_anew_on_request(
     manifest: Path, encoders: list[Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_help_version_and_usage_errors_load_nothing_heavy_and_answer_at_once(arg
     assert min(shares) < 1
 
 
+@pytest.mark.slow
 def test_a_thread_that_is_still_in_torch_does_not_turn_done_into_aborted() -> None:
     script = (
         "import atexit, threading, torch\n"

@@ -73,6 +73,7 @@ def test_offline_without_the_weights_ends_with_5(run: Run, chest: list[Path], ca
     assert done.code == 5 and "microsoft/maira-2 is not in" in done.err and "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_the_licence_is_shown_on_standard_error(chest: list[Path], cache: Path) -> None:
     """In a process of its own, where no test catches what is logged."""
     done = finished(spawn("generate", chest[0], "--model", "microsoft/llava-rad", "--offline"))

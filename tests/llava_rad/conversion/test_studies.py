@@ -26,6 +26,7 @@ from tests.llava_rad.conversion import replicas
 PRIVATE = "Doe, Jane"
 
 
+@pytest.mark.slow
 def test_each_input_changes_the_report_and_none_is_kept(
     run: Run, maira: Path, chest: list[Path], lateral: Path, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def reports(printed: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_reports_of_studies_are_those_of_images_named_one_by_one(model: Path, run: Run, tmp_path: Path) -> None:
     """Two studies of a patient, the newer one with a lateral; two frontal images of another; a picture."""
     folder = tmp_path / "in"

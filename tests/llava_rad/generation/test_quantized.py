@@ -109,6 +109,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_pa
     assert "pip install 'llava-rad[quantized]'" in done.err
 
 
+@pytest.mark.slow
 def test_no_code_is_fetched() -> None:
     """With the package ``kernels`` bitsandbytes would load a compiled kernel from the hub when it is imported."""
     import subprocess

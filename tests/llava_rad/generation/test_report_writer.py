@@ -46,6 +46,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [*pictures, *(small_files.dicom(folder / f"{n}.dcm", seed=n) for n in range(4, 8))]
 
 
+@pytest.mark.slow
 def test_command_line_python_stream_and_every_batch_size_agree(run: Run, tiny: Path, eight: list[Path]) -> None:
     single = [llava_rad.generate(path, tiny)[0].to_json() for path in eight]
     assert len(set(single)) == 8

@@ -47,6 +47,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standin")
 def test_the_same_reports_by_way_of_the_worker(tiny, engine, images) -> None:
     with VllmWriter(engine, tiny, sys.executable) as writer:

@@ -23,6 +23,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_every_image_has_its_documents_and_the_same_command_goes_on(
     run: Run, tiny: Path, chest: list[Path], tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_documents_of_other_settings_are_not_taken_for_done(run: Run, tiny: Path
     assert sum("subject" in bundle["entry"][0]["resource"] for bundle in bundles) == 1
 
 
+@pytest.mark.slow
 def test_a_file_without_identifiers_is_named_and_the_others_are_written(run: Run, tiny: Path, tmp_path: Path) -> None:
     folder, picture = tmp_path / "documents", small_files.picture(tmp_path / "a.png")
     command = ("--model", tiny, "-f", "fhir", "--identifiers", "-o", folder)

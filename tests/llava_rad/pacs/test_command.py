@@ -108,6 +108,7 @@ def test_push_takes_the_option_rather_than_the_environment(
     assert done.code == 2 and "name one archive" in done.err
 
 
+@pytest.mark.slow
 def test_watch_writes_drafts_and_tries_failed_images_again(server: Server, run: Run, tiny: Path) -> None:
     arguments = ("pacs", "watch", "--url", server.url, "-o", "out", "--once", "--store", "--model", tiny)
     server.misbehave, server.meant = (

@@ -191,6 +191,7 @@ def test_a_patient_in_two_splits_is_an_error(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "t.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_seed_decides_validation(run: Run, phantoms: Path, tmp_path: Path) -> None:
     tables = {}
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):

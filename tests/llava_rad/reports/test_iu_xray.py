@@ -53,6 +53,7 @@ def kaggle(root: Path, reports: dict[str, str], images: dict[str, str]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_phantoms_two_layouts_give_the_same_pairs(phantoms: Path, tmp_path: Path) -> None:
     root = phantoms / "iu-xray"
     texts = {row["uid"]: row["findings"] for row in rows(root / "indiana_reports.csv")}

@@ -40,6 +40,7 @@ def test_parameters_of_the_published_parts() -> None:
     assert encoder_parameters(RAD_DINO) == 86_580_480
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 2, "tie_word_embeddings": True}])
 def test_parameters_and_operations_are_those_counted_by_hand(changes: dict[str, Any]) -> None:
     llama = {
@@ -204,6 +205,7 @@ def test_activations_are_what_autograd_keeps(tiny: Path, images: int, side: int)
     assert found == pytest.approx(cost.activations + scores, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_third_image_costs_what_its_tokens_cost() -> None:
     """At 7B, whatever the way of spreading: states stay, activations grow with tokens, pooled ones less."""
     three = [replace(PAPER, further_tokens=further).with_images(3) for further in (361, None)]

@@ -31,6 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, pairs: Path, tiny: Path) -> 
     return folder
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(whole: Path, tiny: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert names == {

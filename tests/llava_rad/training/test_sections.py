@@ -136,6 +136,7 @@ def test_a_benchmark_scores_findings_of_a_draft() -> None:
     assert (cut.text, cut.complete) == ("Cle", False)
 
 
+@pytest.mark.slow
 def test_validate_counts_impressions(pairs: Path, tmp_path: Path, tiny: Path, run: Run) -> None:
     table = with_impressions(pairs, tmp_path / "with")
     done = run("train", "--config", "tiny", *small_pairs.overrides(table, tiny, TAUGHT), "--validate")

@@ -108,6 +108,7 @@ def test_zero_3_on_two_processes_is_the_same_run(trained: Path, tmp_path: Path, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_validate_counts_inputs(tmp_path: Path, tiny: Path, run: Run) -> None:
     file = table(tmp_path)
     done = run("train", "--config", "tiny", *overrides(file, tiny), "--validate", "-o", tmp_path / "run")
