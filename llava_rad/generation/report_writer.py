@@ -183,9 +183,9 @@ class ReportWriter:
         batch_size = self._options.batch_size
         for item in self._prepared(sources, ahead=2 * batch_size):
             window.append(item)
-            images = sum(not isinstance(image, ReadError) for _, image in window)
+            read = sum(not isinstance(image, ReadError) for _, image in window)
             # a failure waits only for the images before it, to keep the order; the window bounds the wait
-            if images in (0, self.model().together(self._options)) or len(window) == 8 * batch_size:
+            if read in (0, self.model().together(self._options)) or len(window) == 8 * batch_size:
                 yield from self._write_batch(window)
                 window = []
         yield from self._write_batch(window)
