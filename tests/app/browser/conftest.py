@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from scripts.soak.serving import Client, Served, served
+from tests.app.browser import workspace_page
 from tests.app.browser.viewer_page import Images, Viewed, opened, serving
 from tests.browser import chromium
 
@@ -66,3 +68,27 @@ def images() -> Iterator[Images]:
 def viewer(browser_page: Page, images: Images) -> Viewed:
     """The viewer on a bare page."""
     return opened(browser_page, images)
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of tests of the workspace; other files have their own."""
+    with served(tmp_path_factory.mktemp("workspace"), "--no-example") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Served) -> Client:
+    return server.client()
+
+
+@pytest.fixture
+def study(client: Client) -> str:
+    """A study with a draft of at least three sentences."""
+    return workspace_page.new_study(client)
+
+
+@pytest.fixture
+def page(browser_page: Page, server: Served, study: str) -> Page:
+    """The page with the study open."""
+    return workspace_page.at(browser_page, server, study)

@@ -6,41 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.soak.serving import Client, Served
+from scripts.soak.serving import Client
 from tests.app.browser.test_review_page import said
-from tests.app.browser.test_workspace import (
-    ACTIONS,
-    ROWS,
-    at,
-    new_study,
-    saved,
-    selected,
-    state,
-    states,
-    texts,
-    type_new,
-)
+from tests.app.browser.workspace_page import ACTIONS, ROWS, saved, selected, state, states, texts, type_new
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
 pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
-
-
-@pytest.fixture
-def client(local: Served) -> Client:
-    return local.client()
-
-
-@pytest.fixture
-def study(client: Client) -> str:
-    """A study with a draft of at least three sentences."""
-    return new_study(client)
-
-
-@pytest.fixture
-def page(browser_page: Page, local: Served, study: str) -> Page:
-    return at(browser_page, local, study)
 
 
 def test_a_failed_save_is_repeated_and_its_notice_goes_away(page: Page, client: Client, study: str) -> None:

@@ -2,85 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.soak.serving import Client, Served, picture, served
+from scripts.soak.serving import Client, Served
 from tests.app.browser.test_review_page import all_decided, decide, ready, said
+from tests.app.browser.workspace_page import ROWS, at, new_study, saved, selected, state, states, texts, type_new
 from tests.llava_rad import small_files
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.acceptance(row=26)]
-ACTIONS = "**/api/studies/*/actions"
-ROWS = "#sentences li.lr-sentence"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("workspace"), "--no-example") as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: Served) -> Client:
-    return server.client()
-
-
-@pytest.fixture
-def study(client: Client) -> str:
-    """A study with a draft of at least three sentences."""
-    return new_study(client)
-
-
-@pytest.fixture
-def page(browser_page: Page, server: Served, study: str) -> Page:
-    return at(browser_page, server, study)
-
-
-def new_study(client: Client, seed: int = 1) -> str:
-    return str(client.drafted(client.study(picture(seed))["id"])["id"])
-
-
-def at(page: Page, server: Served, study: str) -> Page:
-    """Open a study; the focus is then in its report."""
-    ready(page, f"{server.url}/#{study}")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-    return page
-
-
-def state(client: Client, study: str) -> dict[str, Any]:
-    found: dict[str, Any] = client.call("GET", f"/api/studies/{study}").json()
-    return found
-
-
-def states(client: Client, study: str) -> list[str]:
-    return [one["state"] for one in state(client, study)["sentences"]]
-
-
-def texts(client: Client, study: str) -> list[str]:
-    return [one["text"] for one in state(client, study)["sentences"]]
-
-
-def saved(page: Page) -> None:
-    """Wait until the server has every step."""
-    page.evaluate("import('/ui/session.js').then(({ session }) => session.steps.settled(session.study.id))")
-
-
-def selected(page: Page) -> int:
-    """Number of the selected sentence, from 0."""
-    script = "document.querySelectorAll('#sentences li.lr-sentence')"
-    return int(page.evaluate(f"[...{script}].findIndex((one) => 'selected' in one.dataset)"))
-
-
-def type_new(page: Page, text: str) -> None:
-    page.keyboard.press("n")
-    page.wait_for_selector("#new-sentence")
-    page.keyboard.type(text)
 
 
 def test_accepting_an_edited_sentence_keeps_its_text_and_going_back_is_an_action_of_its_own(
@@ -379,64 +314,3 @@ def test_a_step_made_just_before_leaving_a_study_is_saved(browser_page: Page, se
     decide(page, 0, "accept")
     saved(page)
     assert states(client, first)[0] == "accepted"
-
-
-def test_messages_about_a_report_end_with_what_they_say(browser_page: Page, server: Served, client: Client) -> None:
-    studies = [new_study(client, seed) for seed in (31, 32)]
-    page = at(browser_page, server, studies[1])
-    page.keyboard.press("Control+Shift+Enter")
-    said(page, "still to be decided")
-    page.keyboard.press("Shift+j")
-    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[0])
-    page.wait_for_selector("#message-box", state="hidden")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-    page.keyboard.press("Control+Shift+Enter")
-    said(page, "still to be decided")
-    page.keyboard.press("Shift+a")
-    page.wait_for_selector("#message-box", state="hidden")
-    saved(page)
-    client.act(state(client, studies[0]), "undecide", sentence="s1")
-    page.keyboard.press("Control+Shift+Enter")
-    said(page, "changed elsewhere")
-    page.keyboard.press("Shift+a")
-    page.keyboard.press("Control+Shift+Enter")
-    page.wait_for_selector("#study-status >> text=signed")
-    page.wait_for_selector("#message-box", state="hidden")
-
-
-def test_the_focus_stays_in_the_report_when_a_button_goes(page: Page, client: Client, study: str) -> None:
-    """Reopen, then dictate: the keys and the text would go nowhere."""
-    page.click("#accept-rest")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-    page.click("#sign")
-    page.wait_for_selector("#reopen:visible")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-    page.click("#reopen")
-    page.wait_for_selector("#discard:visible")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-    type_new(page, "Addendum.")
-    page.keyboard.press("Enter")
-    page.keyboard.press("Control+Shift+Enter")
-    page.wait_for_selector(".lr-signed >> text=version 2")
-    assert "Addendum." in state(client, study)["signed"][1]["text"]
-    page.click("#reopen")
-    page.click("#discard")
-    page.wait_for_selector("#restore:visible")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-
-
-def test_the_end_of_a_search_is_not_the_end_of_the_worklist(browser_page: Page, server: Served, client: Client) -> None:
-    studies = [new_study(client, seed) for seed in (41, 42)]
-    page = browser_page
-    ready(page, f"{server.url}/#worklist")
-    page.fill("#search", state(client, studies[1])["sha256"][:16])
-    page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.closest('tbody th')")
-    assert page.locator("#studies tbody tr").count() == 1
-    page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.closest('#sentences li')")
-    page.keyboard.press("Shift+a")
-    page.keyboard.press("Control+Enter")
-    said(page, "no further open study among those that the worklist's filter and search show")
-    page.keyboard.press("Shift+j")
-    said(page, "There is no further open study among")

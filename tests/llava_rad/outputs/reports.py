@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from encoder.reader.radiograph import ImageFacts
+from llava_rad.outputs.document import Document
+from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import (
     BoxFacts,
     Finding,
@@ -99,3 +101,12 @@ def study_report(
         StudyImageFacts(role="prior", sha256=PRIOR, view="PA"),
     ]
     return plain.model_copy(update={"report": body, "images": images})
+
+
+def resources(document: Document) -> dict[str, list[dict[str, Any]]]:
+    """Resources of the bundle by type; their addresses are those of their ids."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in to_fhir(document)["entry"]:
+        assert entry["fullUrl"] == f"urn:uuid:{entry['resource']['id']}"
+        found.setdefault(entry["resource"]["resourceType"], []).append(entry["resource"])
+    return found
