@@ -16,16 +16,17 @@ pytestmark = pytest.mark.acceptance(row=19)
 
 # Loaded by every Python process of a command, the decoding process included: names who asked for which address.
 RECORDER = """
-import os, socket, sys
+import socket, sys
+NETWORK_LOG = {log!r}  # the decoding process gets few variables of the environment
 def watch(event, arguments):
     if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
         inside = event in ("socket.connect", "socket.sendto") and arguments[0].family == socket.AF_UNIX
         if not inside:
-            with open(os.environ["NETWORK_LOG"], "a") as log:
-                log.write(f"{event} {arguments[1:]}\\n")
+            with open(NETWORK_LOG, "a") as log:
+                log.write(str((event, *arguments[1:])) + "\\n")
             raise OSError("the network is refused")
     if event == "import" and arguments[0] == "encoder.reader.sandbox_worker":
-        with open(os.environ["NETWORK_LOG"] + ".child", "a") as log:
+        with open(NETWORK_LOG + ".child", "a") as log:
             log.write("watched\\n")
 sys.addaudithook(watch)
 """
@@ -50,10 +51,11 @@ COMMANDS: list[tuple[list[str], int | None]] = [
 def watched(tmp_path: Path) -> dict[str, str]:
     """Environment in which every attempt to use the network is written down and refused; the hub is allowed."""
     (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(RECORDER)
+    log = str(tmp_path / "network.log")
+    (tmp_path / "hook" / "sitecustomize.py").write_text(RECORDER.format(log=log))
     return {
         "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), os.environ.get("PYTHONPATH", "")]),
-        "NETWORK_LOG": str(tmp_path / "network.log"),
+        "NETWORK_LOG": log,
         "HF_HUB_OFFLINE": "0",
         "TRANSFORMERS_OFFLINE": "0",
         "HF_HOME": str(tmp_path / "cache"),
