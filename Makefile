@@ -19,10 +19,10 @@ help: ## this list
 demo: $(VENV)/.installed ## set up, then write findings for a real chest radiograph (PyPI package pydicom-data)
 	$(BIN)/llava-rad generate --example
 
-test: $(VENV)/.installed-test ## set up, then run the fast tests (5 minutes on two cores)
+test: $(VENV)/.installed-test ## set up, then run the fast tests (7 minutes on two cores)
 	$(PYTEST) -m "$(FAST)" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.installed-test ## every test that needs no CUDA device, except the nightly ones (20 minutes on two cores)
+test-all: $(VENV)/.installed-test ## every test that needs no CUDA device, except the nightly ones (25 minutes on two cores)
 	$(PYTEST) -m "not gpu and not nightly" $(PYTEST_ARGS)
 
 nightly: $(VENV)/.installed-test ## 10,000 mutations, kill loops, long runs, tutorials, 100,000 comparisons (an hour on two cores)
