@@ -209,9 +209,10 @@ def write(
         return options[int(rng.integers(len(options)))]
 
     chosen_pieces = [Piece(_CHOICE.sub(choose, piece.text), piece.finding) for piece in pieces]
-    if unknown and chosen_pieces:  # the first sentence may be gone
-        first = chosen_pieces[0]
-        chosen_pieces[0] = Piece(first.text[:1].strip() + first.text[1:], first.finding)
+    if unknown:  # the first sentence may be gone, or nothing of it be left
+        chosen_pieces = [piece for piece in chosen_pieces if piece.text.strip()]
+        if chosen_pieces:
+            chosen_pieces[0] = Piece(chosen_pieces[0].text.lstrip(), chosen_pieces[0].finding)
     return chosen_pieces
 
 
