@@ -26,7 +26,9 @@ test-all: $(VENV)/.installed-test ## every test that needs no CUDA device, excep
 	$(PYTEST) -m "not gpu and not nightly" $(PYTEST_ARGS)
 
 nightly: $(VENV)/.installed-test ## 10,000 mutations, kill loops, long runs, tutorials, 100,000 comparisons (an hour on two cores)
-	$(PYTEST) -m "nightly and not gpu" $(PYTEST_ARGS); status=$$?; $(MAKE) differential && exit $$status
+	$(PYTEST) -m "nightly and not gpu" $(PYTEST_ARGS); status=$$?; \
+	$(PYTEST) -m "hypothesis and not nightly" --hypothesis-profile=fresh || status=1; \
+	$(MAKE) differential && exit $$status
 
 differential: $(VENV)/.installed-test ## compare with other packages on 100,000 cases of a new seed, which is printed
 	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.differential --keep build/differential

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Examples take longer on a loaded machine; that is no failure.
-settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("loaded")
+settings.register_profile("same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("fresh", settings.get_profile("same"), derandomize=False)  # make nightly draws new examples
+settings.load_profile("same")
 
 # Set before any test imports torch or huggingface_hub, and inherited by the command-line processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
