@@ -33,6 +33,7 @@ from llava_rad.outputs.report import (
     SoftwareFacts,
     StudyImageFacts,
     clean,
+    one_line,
     sentences,
 )
 from llava_rad.outputs.sr import to_sr
@@ -106,7 +107,7 @@ def draw(rng: random.Random) -> Case:
 def _sentences(rng: random.Random) -> list[str]:
     """Draw sentences as drafts and reviews have them: cleaned, and not empty."""
     whole = [clean(texts.text(rng, odd=0.15, most=12)).strip() for _ in range(rng.randrange(4))]
-    return [one for part in whole for one in sentences(part)]
+    return [one_line(one) for part in whole for one in sentences(part)]
 
 
 def _boxes(rng: random.Random, number: int) -> list[list[list[int]]]:
