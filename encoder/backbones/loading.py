@@ -148,7 +148,7 @@ def _usable(what: str) -> Iterator[None]:
         yield
     except (LlavaRadError, OSError, RuntimeError, ImportError, MemoryError):  # of the machine, or said already
         raise
-    except Exception as error:
+    except Exception as error:  # TypeError to LookupError, and the hub library's own; kept as the cause
         raise ModelError(
             f"{what} cannot be loaded: its config.json has a value of another kind ({type(error).__name__})"
         ) from error

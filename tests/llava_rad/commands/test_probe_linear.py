@@ -153,7 +153,7 @@ def test_uncertain_and_unknown_labels_are_counted(manifest: Path, encoders: list
     head, columns, *rows = relabelled(manifest, "u", ["A"]).read_text().splitlines()
     at = columns.split(",").index("label:A")
     judged = [number for number, row in enumerate(rows) if ",test," in row]
-    for number, value in zip(judged, ("-1", "", "-1"), strict=False):
+    for number, value in zip(judged, ("-1", "", "-1"), strict=False):  # the first three rows
         cells = rows[number].split(",")
         rows[number] = ",".join([*cells[:at], value, *cells[at + 1 :]])
     table = manifest.with_name("unsure.csv")
