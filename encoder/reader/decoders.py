@@ -176,7 +176,8 @@ def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False) -> npt.
         raise ReadError("too_large", f"the JPEG image has more than {MAX_SCANS} scans")
     end = stream.end
     if end < 0:
-        data = data.rstrip(b"\0") + b"\0\0" + END  # the last bits may be zero
+        bare = data.rstrip(b"\0")
+        data = bare + data[len(bare) :][:2] + END  # the last bits may be zero, but none are added
         end = len(data) - 2
     try:
         pixels, more = _decode_stated(data, stream) if alone else (imagecodecs.jpeg8_decode(data), False)
@@ -210,7 +211,7 @@ def _decode_stated(data: bytes, stream: Codestream) -> tuple[npt.NDArray[Any], b
     if stream.frame in LOSSLESS | ARITHMETIC or height + MORE > 65500:
         return imagecodecs.jpeg8_decode(data), False
     at = stream.offset + 5
-    rest = data[at + 2 :] if stream.end >= 0 else data[at + 2 : -4] + END  # without the zeros that decode_jpeg adds
+    rest = data[at + 2 :] if stream.end >= 0 else data[at + 2 : -2].rstrip(b"\0") + END  # without the zeros that follow
     found = imagecodecs.jpeg8_decode(data[:at] + (height + MORE).to_bytes(2, "big") + rest)
     grey = 1 << (stream.precision - 1)
     changed = np.abs(found[height + block :].reshape(MORE - block, -1).astype(np.int32) - grey) > grey // 16
