@@ -71,6 +71,8 @@ EARLY, DAMAGED = "the compressed image ends early", "the compressed image ends e
 MORE = 64  # rows that a stream is asked for beyond those that it states
 # read as further entropy-coded data, with every restart marker, by a decoder that has not finished
 FILLER = b"".join(bytes(range(254, -1, -1)) + bytes((0xFF, 0xD0 + number)) for number in range(8))
+# a few missing bits may be a code that changes nothing, but not all of these
+FIRST_BYTES = (b"", b"\xaa" * 4, b"\x55" * 4)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,8 @@ def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False) -> npt.
     grey = bool(np.all(pixels[-1, -1] == 1 << (stream.precision - 1)))
     if stream.frame not in ARITHMETIC and (progressive or quick or grey or stream.end < 0):
         body = data[:end]
-        if (progressive and not _all_scans(body, stream)) or _needs_more(body, pixels):
+        tried = FIRST_BYTES if stream.end < 0 and stream.frame not in LOSSLESS else FIRST_BYTES[:1]
+        if (progressive and not _all_scans(body, stream)) or any(_needs_more(body, pixels, one) for one in tried):
             raise ReadError("truncated", EARLY)
     if more:
         raise ReadError("corrupt", "the compressed image holds more rows than it states")
@@ -222,14 +225,14 @@ def _decode_stated(data: bytes, stream: Codestream) -> tuple[npt.NDArray[Any], b
     return imagecodecs.jpeg8_decode(data), more
 
 
-def _needs_more(body: bytes, pixels: npt.NDArray[Any]) -> bool:
-    """Return True if the decoded pixels of a JPEG change when data follow the last of its body."""
+def _needs_more(body: bytes, pixels: npt.NDArray[Any], first: bytes) -> bool:
+    """Return True if the decoded pixels of a JPEG change when data that begin so follow the last of its body."""
     import imagecodecs
 
     markers = re.findall(rb"\xff[\xd0-\xd7]", body)
     turn = ((markers[-1][1] - 0xCF) % 8) * 257 if markers else 0  # begin with the restart marker that is due
     try:
-        longer = imagecodecs.jpeg8_decode(body + FILLER[turn:] + FILLER[:turn] + END)
+        longer = imagecodecs.jpeg8_decode(body + (first if turn == 0 else b"") + FILLER[turn:] + FILLER[:turn] + END)
     except (ValueError, RuntimeError):
         return True
     return not np.array_equal(longer, pixels)
