@@ -161,7 +161,11 @@ def _device() -> Iterator[Check]:
     mps = torch.backends.mps.is_available()
     if mps:
         yield Check(name="device mps", status="ok", detail="Apple GPU")
-    yield Check(name="device cpu", status="ok", detail=f"{torch.get_num_threads()} threads")
+    from encoder.runs.processor import SLOW, bfloat16_slowdown
+
+    times = bfloat16_slowdown()
+    slow = f", bfloat16 {times:.0f} times slower than float32" if times > SLOW else ""
+    yield Check(name="device cpu", status="ok", detail=f"{torch.get_num_threads()} threads{slow}")
     if not torch.cuda.is_available() and not mps:
         detail = "none: the embedded model runs on the CPU, a 7B model slowly"
         yield Check(name="device cuda", status="warning", detail=detail)

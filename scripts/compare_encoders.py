@@ -11,7 +11,8 @@ Four tasks:
   lungs    Dice of a linear head on patch features, on the masks' split test
 
 Intervals are percentiles over bootstrap samples of patients, of images for Dice; the same samples for every encoder, so
-that differences from the first one are paired. Encoders compute in bfloat16. In OUTPUT are then ``table.md``,
+that differences from the first one are paired. Encoders compute in bfloat16, or in
+float32 where the processor is slow in it. In OUTPUT are then ``table.md``,
 ``results.json`` and the results folders of both probes.
 """
 
@@ -120,19 +121,21 @@ def probed(
         LlavaRadError: if a probe fails.
     """
     from encoder.errors import LlavaRadError
+    from encoder.runs.processor import fast_type
     from llava_rad.cli import main as command
     from metrics.bootstrap import Interval
 
     parts = ("point", "median", "low", "high")
     found: dict[str, Numbers] = {name: {} for name in encoders}
     changes: dict[str, Numbers] = {name: {} for name in list(encoders)[1:]}
+    computed_in = str(fast_type()).removeprefix("torch.")
     named = [part for name, source in encoders.items() for part in ("--encoder", f"{name}={source}")]
     for task, how in PROBES.items():
         folder = output / task
         try:
             command(
                 ["probe", "linear", "--data", str(labelled), *named, "--labels", ",".join(labels), "--recipe", recipe,
-                 "--protocol", "logistic", "--allocation", how, "--dtype", "bfloat16", "--device", "cpu", "--offline",
+                 "--protocol", "logistic", "--allocation", how, "--dtype", computed_in, "--device", "cpu", "--offline",
                  "--cache", str(output / "vectors"), "-o", str(folder)]
             )  # fmt: skip
         except SystemExit as end:
@@ -172,13 +175,12 @@ def compare(labelled: Path, masks: Sequence[Path], encoders: dict[str, str], rec
     Raises:
         LlavaRadError: a manifest or an encoder cannot be read.
     """
-    import torch
-
     from encoder.backbones.loading import load_encoder
     from encoder.datasets.manifest import read_manifest
     from encoder.preprocessing import RECIPES
     from encoder.probing.segmentation.data import by_split, read_segmentation_set
     from encoder.probing.vectors import vectors
+    from encoder.runs.processor import fast_type
 
     recipe, rows = RECIPES[recipe_name], read_manifest(labelled)
     labels = sorted({label for row in rows for label in row.labels} - {"No Finding"})
@@ -190,10 +192,10 @@ def compare(labelled: Path, masks: Sequence[Path], encoders: dict[str, str], rec
     patients: list[str] = []
     for name, source in encoders.items():
         encoder = load_encoder(source, offline=True)
-        given = vectors(encoder, rows, recipe, cache=output / "vectors", dtype=torch.bfloat16)
+        given = vectors(encoder, rows, recipe, cache=output / "vectors", dtype=fast_type())
         correct[name], patients = sexes(rows, given)
         if sets:
-            dice[name] = lung_dice(encoder.to(torch.bfloat16), recipe, sets)
+            dice[name] = lung_dice(encoder.to(fast_type()), recipe, sets)
     more = [means("sex accuracy", correct, patients)]
     if dice:
         more.append(means("lung Dice", dice, [""] * len(next(iter(dice.values())))))

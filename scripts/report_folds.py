@@ -54,13 +54,14 @@ def compute_features(cases: Sequence[Case], encoder: str, views: int, file: Path
     import torch
 
     from encoder.backbones.loading import in_fastest_form
+    from encoder.runs.processor import fast_type
 
     recipe, backbone = RECIPES[RECIPE], load_backbone(encoder)
     backbone.half().float()
     digest, none = identity(backbone), torch.zeros(0, 1, 1)
     if file.is_file():
         return features.load(file, digest, (len(cases), views), 0)[0]
-    vision = in_fastest_form(backbone, size=recipe.size, device="cpu", dtype=torch.bfloat16)
+    vision = in_fastest_form(backbone, size=recipe.size, device="cpu", dtype=fast_type())
     found = features.encode(vision, recipe, [case.path for case in cases], views=views)
     features.save(file, digest, found, none)
     return found

@@ -106,6 +106,7 @@ def make_demo(
     import torch
 
     from encoder.backbones.loading import in_fastest_form
+    from encoder.runs.processor import fast_type
     from llava_rad.model.config import LlavaRadConfig
     from llava_rad.model.familiarity import Familiarity
     from llava_rad.model.llava_rad import LlavaRad
@@ -131,8 +132,8 @@ def make_demo(
             backbone = load_backbone(source)
         backbone.half().float()  # features of the weights as they are stored
         digest = identity(backbone)
-        # bfloat16 takes half of the time; the features that it changes a little are stored as float16 anyway
-        vision = in_fastest_form(backbone, size=recipe.size, device="cpu", dtype=torch.bfloat16)
+        # bfloat16, where the processor has it, takes half of the time; features that it changes are stored as float16
+        vision = in_fastest_form(backbone, size=recipe.size, device="cpu", dtype=fast_type())
     with watch.step("tokenizer"):
         tokens = make_tokens(train, seed)
 

@@ -59,6 +59,7 @@ from encoder.runs.distributed import whole
 from encoder.runs.folder import MayChange, data_digest, locked_run, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
+from encoder.runs.processor import slow_precision
 from encoder.runs.progress import progress_bar, stop_signals
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ class _PretrainingRun:
         files.write(self.output / "data.txt", "".join(f"{line}\n" for line in lines))
         for line in lines:
             self._note(line)
+        if slow := slow_precision(self.config.engine.precision):
+            self._note(f"warning: {slow}")
 
     def _note(self, message: str) -> None:
         if self.progress:

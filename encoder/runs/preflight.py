@@ -24,6 +24,7 @@ from encoder.backbones.linear import works_in_float32
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError, ReadError
 from encoder.preprocessing import rad_dino
+from encoder.runs.processor import slow_precision
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -138,6 +139,8 @@ class Report:
             TFLOP/s of each process.
         """
         if tflops is None:
+            if slow := slow_precision(precision):
+                self.warnings.append(slow)
             measured = matrix_rate(precision) / 1e12
             reached, how = SHARE_OF_RATE * measured, f"{SHARE_OF_RATE:.0%} of the {measured:.3g} TFLOP/s measured here"
         else:

@@ -39,6 +39,7 @@ from encoder.runs.folder import MayChange, data_digest, locked_run, prepare
 from encoder.runs.images import open_images, stage_images
 from encoder.runs.metrics_log import MetricsLog
 from encoder.runs.preflight import available_memory
+from encoder.runs.processor import slow_precision
 from encoder.runs.progress import progress_bar, stop_signals
 from encoder.runs.trainer_checkpoints import TrainerCheckpoints
 from encoder.runs.workers import check_shared_memory
@@ -151,6 +152,8 @@ class _ReportTrainingRun:
         self.progress = progress and self.main
         if alone is not None:
             self._note(alone)
+        if slow := slow_precision(config.engine.precision):
+            self._note(f"warning: {slow}")
         if settings is not None:
             deepspeed_config.join_processes()
         if self.main:

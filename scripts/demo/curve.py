@@ -9,7 +9,8 @@ Tasks; every prediction is for patients whom the fit has not seen:
   sex            five folds of NIH's images
   lung Dice      linear head on patch features, the masks' split test
 
-The images are prepared once, and each encoder computes their features once, in bfloat16. Measurements are kept in a
+The images are prepared once, and each encoder computes their features once, in bfloat16 (float32 where the
+processor is slow in it). Measurements are kept in a
 file for each encoder.
 """
 
@@ -170,21 +171,20 @@ class Questions:
         Returns:
             Task -> predictions [J, L]; for ``SEX`` and ``LUNGS`` 1 or 0, or Dice, of each image.
         """
-        import torch
-
         from encoder.backbones.loading import in_fastest_form
         from encoder.probing.vectors import encode
+        from encoder.runs.processor import fast_type
 
         if file.is_file():
             with np.load(file) as kept:
                 return dict(kept)
-        fast = in_fastest_form(encoder, size=self.recipe.size, device="cpu", dtype=torch.bfloat16)
+        fast = in_fastest_form(encoder, size=self.recipe.size, device="cpu", dtype=fast_type())
         computed = encode(fast, self.pixels, self.recipe, 32, "cpu")
         vectors = {row.path: vector for row, vector in zip(self.rows, computed, strict=True)}
         found = {task.name: task.predict(vectors) for task in self.tasks}
         found[SEX], _ = sexes(self.sexed, np.stack([vectors[row.path] for row in self.sexed]))
         if self.masks:
-            found[LUNGS] = lung_dice(encoder.to(torch.bfloat16), self.recipe, self.masks)
+            found[LUNGS] = lung_dice(encoder.to(fast_type()), self.recipe, self.masks)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".part.npz")
         np.savez(partial, allow_pickle=False, **found)

@@ -30,6 +30,7 @@ from pathlib import Path
 from encoder.datasets.manifest import Row, read_manifest, write_manifest
 from encoder.errors import LlavaRadError
 from encoder.json_files import read_json
+from scripts.demo.pretraining import precision
 
 RATES: dict[str, tuple[str, ...]] = {
     "usual": ("optimization.base_lr=2e-4", "optimization.drop_path=0.3"),
@@ -144,7 +145,7 @@ def settings(
         f"init.freeze_backbone_steps={heads_alone}", f"optimization.freeze_last_layer_steps={steps // 60}",
         "optimization.weight_decay=[0.04, 0.2]", "engine.log_every=10",
         f"engine.checkpoint_every={-(-steps // points)}", f"engine.keep_checkpoints={KEPT}",
-        *CANDIDATES[candidate], *CONTROLS.get(control or "", ()), *plan.further,
+        *precision(), *CANDIDATES[candidate], *CONTROLS.get(control or "", ()), *plan.further,
     ]  # fmt: skip
     if run == HIGH:
         rate = next(one for one in CANDIDATES[candidate] if one.startswith("optimization.base_lr="))

@@ -88,8 +88,15 @@ def settings(variant: str, manifests: dict[str, Path], runs: Path) -> list[str]:
     return [
         "-c", "rad-dino-s", f"data.manifests=[{listed}]", 'data.splits=[train, ""]',
         f'probe.manifest="{manifests["probe"].absolute()}"', "probe.select=probe",
-        f'data.cache="{cache.absolute()}"', *VARIANTS[variant],
+        f'data.cache="{cache.absolute()}"', *precision(), *VARIANTS[variant],
     ]  # fmt: skip
+
+
+def precision() -> tuple[str, ...]:
+    """The setting of ``llava-rad pretrain`` for float32 on a processor that is slow in bfloat16."""
+    from encoder.runs.processor import slow_precision
+
+    return () if slow_precision("bf16") is None else ("engine.precision=fp32",)
 
 
 def _run(*arguments: str) -> None:
