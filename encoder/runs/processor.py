@@ -40,10 +40,12 @@ def slow_precision(precision: str) -> str | None:
     """Return a warning if a run on this CPU is slow in its precision, ``bf16`` or ``fp32``; None if it is not."""
     if precision != "bf16" or torch.cuda.is_available() or torch.backends.mps.is_available():
         return None
-    times = bfloat16_slowdown()
-    if times <= SLOW:
+    slow = slow_type(torch.bfloat16, torch.device("cpu"))
+    return slow and f"{slow}: use engine.precision=fp32"
+
+
+def slow_type(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Return in words that a type is slow on a device, if it is bfloat16 on a CPU without it."""
+    if dtype != torch.bfloat16 or device.type != "cpu" or (times := bfloat16_slowdown()) <= SLOW:
         return None
-    return (
-        f"matrix products in bfloat16 take {times:.0f} times as long as in float32 on this processor: use "
-        "engine.precision=fp32"
-    )
+    return f"matrix products in bfloat16 take {times:.0f} times as long as in float32 on this processor"

@@ -331,9 +331,13 @@ def choose_device(name: str) -> str:
 def _dtype(name: DType, device: str) -> torch.dtype:
     import torch
 
+    from encoder.runs.processor import slow_type
     from llava_rad.generation.engine import choose_dtype
 
-    return choose_dtype(name, torch.device(device))
+    found = choose_dtype(name, torch.device(device))
+    if slow := slow_type(found, torch.device(device)):
+        note(f"warning: {slow}: use --dtype float32")
+    return found
 
 
 def names(text: str) -> list[str]:
