@@ -1,7 +1,8 @@
 """The test suites of scikit-learn and rouge_score, run on this project's F1, AUROC, average precision and ROUGE-L.
 
-The suites are those of the installed packages. What they compute beyond that (F of other beta, curves, several classes,
-precision and recall of ROUGE) stays theirs; each test fails if it asks nothing of ours.
+The suites are those of the installed packages; of sacrebleu's, sentences and scores. What they compute beyond that (F
+of other beta, curves, several classes, precision and recall of ROUGE) stays theirs; each test fails if it asks nothing
+of ours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sklearn.metrics.tests import test_classification as classification
 from sklearn.metrics.tests import test_ranking as ranking
 
 from encoder.probing.logistic import auroc, average_precision
+from metrics.bleu import bleu_4
 from metrics.labels import CLASSES, label_f1
 from metrics.rouge import rouge_l, rouge_tokens
 
@@ -111,6 +113,26 @@ class RougeCases(rouge_scorer_test.RougeScorerTest):  # type: ignore[misc, unuse
 )  # fmt: skip
 def test_rouge_score_cases(name: str) -> None:
     passed(RougeCases(name))
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "reference", "expected"),
+    [
+        ("Producția de zahăr primă va fi exprimată în ceea ce privește zahărul alb;",
+         "producţia de zahăr brut se exprimă în zahăr alb;", 8.493),
+        ("this is a cat", "okay thanks", 0.0),
+        ("this is a test", "this is a test", 100.0),
+    ],
+)  # fmt: skip
+def test_sacrebleu_cases(calls: list[Any], hypothesis: str, reference: str, expected: float) -> None:
+    """Sentences with the scores that sacrebleu 2.6.0 asserts for its defaults; its wheel has no tests.
+
+    ``test/test_sentence_bleu.py`` and ``test/test_bleu.py`` of https://github.com/mjpost/sacrebleu; the other cases
+    have several references, other smoothing or other tokens.
+    """
+    calls.append(bleu_4)
+    (found,) = bleu_4([hypothesis], [reference]).per_sample["bleu_4"]
+    assert 100 * found == pytest.approx(expected, abs=1e-3)
 
 
 def test_rouge_score_tokens(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
