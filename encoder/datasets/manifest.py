@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
-from encoder.datasets.tables import csv_cells, lines
+from encoder.datasets.tables import LONGEST_LINE, csv_cells, lines
 from encoder.datasets.values import LABEL_VALUES, SPLITS
 from encoder.errors import LlavaRadError
 from encoder.files import reported, writing
@@ -129,7 +129,7 @@ def read_manifest(file: Path) -> list[Row]:
     """
     if not file.exists():
         raise LlavaRadError("the manifest does not exist", hint="llava-rad manifest writes one")
-    text = lines(file, of="the manifest")
+    text = lines(file, of="the manifest", longest=LONGEST_LINE)
     first = next(text, "")
     if first.startswith("#") and not first.startswith(_HEADER):
         raise LlavaRadError("the manifest is of an unknown format: its first line is not that of version 1")

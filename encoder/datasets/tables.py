@@ -21,6 +21,8 @@ from encoder.errors import LlavaRadError
 LIMIT = 2 << 30
 """Largest table in characters, after unpacking."""
 _LONGEST_CELL = 1 << 24
+LONGEST_LINE = 1 << 26
+"""Characters of a line of CSV text."""
 _LISTED, _SHOWN = 30, 40
 _STATED = re.compile(r'"?sep=([,;\t])"?')  # first line of a CSV file for Excel
 _LONGEST_NAME = 80
@@ -98,7 +100,7 @@ def read_csv(path: Path, *columns: str, of: str) -> Iterator[dict[str, str]]:
             has another number of cells than the header.
     """
     tabs = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"][-1:] == [".tsv"]
-    cells_of_rows = csv_cells(lines(path, of=of), of=of, separator="\t" if tabs else None)
+    cells_of_rows = csv_cells(lines(path, of=of, longest=LONGEST_LINE), of=of, separator="\t" if tabs else None)
     header = next(cells_of_rows, [])
     if twice := [column for column, count in Counter(header).items() if column.strip() and count > 1]:
         if _are_values(header):
@@ -275,20 +277,27 @@ def _columns(header: Sequence[str], separator: str) -> int:
         return 0
 
 
-def lines(path: Path, *, of: str) -> Iterator[str]:
+def lines(path: Path, *, of: str, longest: int = LIMIT) -> Iterator[str]:
     """Yield the lines of a text file in UTF-8, plain or gzip, with their ends.
 
+    Args:
+        path: the file.
+        of: name of the table, for error messages.
+        longest: most characters of a line; a longer one is refused before it is in memory.
+
     Raises:
-        LlavaRadError: if the file cannot be read, is not UTF-8, holds the character NUL, or is longer than ``LIMIT``
-            characters.
+        LlavaRadError: if the file cannot be read, is not UTF-8, holds the character NUL, has a longer line, or is
+            longer than ``LIMIT`` characters.
     """
     left, begin = LIMIT, True
     try:
         with _opened(path) as file:
-            while line := file.readline(left + 1):
+            while line := file.readline(min(left, longest) + 1):
                 left -= len(line)
                 if left < 0:
                     raise LlavaRadError(f"{of}: the table is larger than {LIMIT >> 30} GiB")
+                if len(line) > longest:
+                    raise LlavaRadError(f"{of}: the table has a line of more than {longest >> 20} MiB")
                 if "\0" in line:
                     raise LlavaRadError(f"{of}: the table is not text in UTF-8: it holds the character NUL")
                 yield line.lstrip("\ufeff") if begin else line

@@ -61,6 +61,8 @@ def command(
     if output.suffix.lower() == ".parquet":
         feature_files.check_parquet()
     rows, ids = embedding.rows_of(images, recursive=recursive)
+    if output.suffix.lower() == ".parquet" and show_paths:
+        feature_files.check_paths(row.path for row in rows)
     check_output(output, inputs=[*map(Path, images), *(row.path for row in rows)], overwrite=overwrite)
     context.with_resource(held_output(output))
     work = embedding.Embedding(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -104,6 +104,22 @@ def check_parquet() -> None:
         raise LlavaRadError(
             "a .parquet file needs the package pyarrow", hint="pip install pyarrow, or -o FILE.npz"
         ) from None
+
+
+def check_paths(paths: Iterable[Path]) -> None:
+    """Check, before anything is computed, that a .parquet file can hold all paths.
+
+    Raises:
+        LlavaRadError: if the name of one is not text in UTF-8.
+    """
+    for number, path in enumerate(paths, 1):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise LlavaRadError(
+                f"the path of image {number} is not text in UTF-8, which a .parquet file needs",
+                hint="leave out --show-paths, or use -o FILE.npz",
+            ) from None
 
 
 def _write_parquet(found: Kept, file: IO[bytes], paths: bool) -> None:

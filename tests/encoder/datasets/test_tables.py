@@ -77,6 +77,7 @@ def test_line_ends(tmp_path: Path) -> None:
         ("t.csv", b"PK\x03\x04\xff\xfe", "an Excel workbook or another archive; save it as CSV"),
         ("t.csv.gz", gzip.compress(b"id\n" + bytes(range(65, 90)) * 99, mtime=0)[:-9], "cannot be read (damaged)"),
         ("t.csv", "id\n" + "x" * (17 << 20), "a cell is longer than 16 MiB"),
+        ("t.csv", "id\n" + "x," * (40 << 20), "a line of more than 64 MiB"),
         ("t.jsonl", '{"id": 1, "id": 2}\n', "key twice"),
         ("t.json", "[1]", "JSON of a form that is not known"),
         ("t.jsonl", '{"id": 1}\n[]\n', "line 2 is not a JSON object"),

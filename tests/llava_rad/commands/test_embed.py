@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,17 @@ def test_unreadable_images_keep_their_place(run: Run, encoder: Path, images: Pat
     assert list(found.unreadable) == [2, 3] and len(found.features) == 5
     assert run("embed", images / "c.png", "-o", "one.npz", "--encoder", encoder).code == 4
     assert not (tmp_path / "one.npz").exists()
+
+
+def test_a_path_that_parquet_cannot_hold_is_refused_before_the_work(
+    run: Run, encoder: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "d.png").write_bytes((images / "b.png").read_bytes())
+    (images / "d.png").rename(images / os.fsdecode(b"M\xfcller.png"))  # Latin-1
+    ran = run("embed", images, "-o", "f.parquet", "--encoder", encoder, "--show-paths")
+    assert ran.code == 1 and "not text in UTF-8" in ran.err and "--show-paths" in ran.err and "ller" not in ran.err
+    assert not list(tmp_path.glob("*.p*t")) and not (tmp_path / ".f.parquet.part").exists()
+    assert run("embed", images, "-o", "f.parquet", "--encoder", encoder).code == 0
 
 
 @pytest.mark.parametrize(
