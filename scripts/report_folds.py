@@ -98,7 +98,8 @@ def run_fold(
 
     tokens = make_tokens(fit, config.seed)
     model = Model.create(config, given.shape[3], tokens, given.shape[2])
-    Trainer(model, config, of(fit), fit, of(held)[:, 0], held, log).run()
+    levels = abstention.levels(Familiarity.describe(of(fit)[:, 0]), fit)
+    Trainer(model, config, of(fit), fit, of(held)[:, 0], held, levels, log).run()
     reports = model.generate(given[outside][:, 0])
     described = [Familiarity.describe(given[places][:, 0]) for places in (inside, outside)]
     findings = abstention.fit(described[0], [judged[place] for place in inside])

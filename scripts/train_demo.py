@@ -160,7 +160,8 @@ def make_demo(
         config = config.tiny() if tiny else config
         config = config if epochs is None else replace(config, epochs=epochs)
         model = Model.create(config, backbone.width, tokens, fit_features.shape[2])
-        trainer = Trainer(model, config, fit_features, fit, held_out_features, held_out, log)
+        levels = abstention.levels(Familiarity.describe(fit_features[:, 0]), fit)
+        trainer = Trainer(model, config, fit_features, fit, held_out_features, held_out, levels, log)
         held_out_scores = trainer.run()
     with watch.step("saving"):
         settings = LlavaRadConfig(

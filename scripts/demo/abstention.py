@@ -1,4 +1,4 @@
-"""Fit the demonstration model's probabilities of findings, and measure reports without uncertain findings."""
+"""Fit the demonstration model's probabilities and decision levels, and measure reports without uncertain findings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llava_rad.generation.abstention import withhold
 from scripts.demo import evaluate, grammar
-from scripts.demo.nih import Case
+from scripts.demo.nih import LABELS, NO_FINDING, Case
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,33 @@ def fit(features: torch.Tensor, cases: Sequence[Case]) -> Findings | None:
         return None
     labels = torch.tensor([[float(label in case.labels) for label in phrases] for case in cases])
     return Findings.fit(features, labels, [case.patient for case in cases], phrases)
+
+
+def levels(features: torch.Tensor, cases: Sequence[Case]) -> dict[str, float]:
+    """Probabilities from which each label, and ``NO_FINDING``, is stated: those with the best F1 of a linear probe.
+
+    Args:
+        features: [n, F], of ``Familiarity.describe``.
+        cases: the n training images; those with unknown labels are left out.
+    """
+    import torch
+
+    from llava_rad.model.findings import Findings
+
+    places = [place for place, case in enumerate(cases) if not case.unknown]
+    known = [cases[place] for place in places]
+    patients = {label: {case.patient for case in known if states(label, case)} for label in (*LABELS, NO_FINDING)}
+    phrases = {label: (label,) for label, some in patients.items() if len(some) >= FEWEST}
+    if not phrases:
+        return {}
+    labels = torch.tensor([[float(states(label, case)) for label in phrases] for case in known])
+    found = Findings.fit(features[places], labels, [case.patient for case in known], phrases)
+    return dict(zip(phrases, found.high.tolist(), strict=True))
+
+
+def states(label: str, case: Case) -> bool:
+    """True if a case has a label, or none for ``NO_FINDING``."""
+    return label in case.labels if label != NO_FINDING else not case.labels
 
 
 def measure(

@@ -2,6 +2,9 @@
 
 Rules of the grammar:
 
+* The first sentence says whether the radiograph is normal, as an impression does: the language model decides this
+  first, and then writes what agrees with it. Whether anything is wrong is seen far better than what (AUROC 0.87, and
+  0.72 over the 14 findings, by linear probes out of fold).
 * A paragraph follows one fixed order of the chest, so the position that decides a finding is always the same.
 * Each paragraph has one author. An author is recognised by the first words and keeps to one construction per
   sentence, so every later choice of the language model is about the image, not about wording. Within `[a|b]` wording
@@ -21,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llava_rad.generation.abstention import CANNOT, withhold
+from scripts.demo.nih import NO_FINDING
 
 SIDES = {"left": " on the left", "right": " on the right", "bilateral": " on both sides"}
 _MIDLINE = frozenset({"Cardiomegaly", "Hernia"})
@@ -33,7 +37,7 @@ class Piece:
 
     Attributes:
         text: with its leading space and its punctuation.
-        finding: the label that this stretch affirms; None for the rest.
+        finding: the label that this stretch affirms, or ``NO_FINDING``; None for the rest.
     """
 
     text: str
@@ -76,8 +80,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Author:
-    """One style: sentences of every paragraph, and those for findings that reports seldom deny."""
+    """One style: the first sentence, those of every paragraph, and those for findings that reports seldom deny.
 
+    The first sentence is its words before the decision, those of a normal radiograph, and those of another.
+    """
+
+    first: tuple[str, str, str]
     slots: tuple[Slot, ...]
     extra: Mapping[str, str]
 
@@ -107,8 +115,9 @@ _NEITHER = {"Effusion": " without pleural effusion", "Pneumothorax": " without p
 
 AUTHORS: tuple[Author, ...] = (
     Author(
+        ("The radiograph is", " normal.", " abnormal."),
         (
-            Slot("The heart is", " normal in size", " enlarged", {"Cardiomegaly": ""}),
+            Slot(" The heart is", " normal in size", " enlarged", {"Cardiomegaly": ""}),
             Slot(" There is", " no pulmonary edema", "", {"Edema": " pulmonary edema"}),
             Slot(" The lungs", " are free of consolidation, infiltrate and pneumonia", " show", _AIRSPACE),
             Slot(" Atelectasis is", " absent", "", {"Atelectasis": " [seen|present]"}),
@@ -123,9 +132,10 @@ AUTHORS: tuple[Author, ...] = (
         },
     ),
     Author(
+        ("Chest radiograph", " within normal limits.", " with abnormal findings."),
         (
             Slot(
-                "Heart size is",
+                " Heart size is",
                 " within normal limits",
                 " increased",
                 {"Cardiomegaly": ", [indicating|in keeping with] cardiomegaly"},
@@ -144,8 +154,9 @@ AUTHORS: tuple[Author, ...] = (
         },
     ),
     Author(
+        ("The chest is", " normal.", " not normal."),
         (
-            Slot("The cardiac silhouette is", " not enlarged", " enlarged", {"Cardiomegaly": ""}),
+            Slot(" The cardiac silhouette is", " not enlarged", " enlarged", {"Cardiomegaly": ""}),
             Slot(" Pulmonary edema is", " not [seen|identified]", "", {"Edema": " present"}),
             Slot(" In the lungs there is", " no consolidation, infiltrate or pneumonia", "", _AIRSPACE),
             Slot(" Atelectasis is", " not [seen|identified]", "", {"Atelectasis": " present"}),
@@ -160,8 +171,9 @@ AUTHORS: tuple[Author, ...] = (
         },
     ),
     Author(
+        ("Overall", " normal.", " abnormal."),
         (
-            Slot("Cardiac size", " is normal", " is enlarged", {"Cardiomegaly": ""}),
+            Slot(" Cardiac size", " is normal", " is enlarged", {"Cardiomegaly": ""}),
             Slot(" Lungs", " without edema", " with", {"Edema": " pulmonary edema"}),
             Slot(" Lungs", " clear of consolidation, infiltrate and pneumonia", " with", _AIRSPACE),
             Slot(" Atelectasis:", " none", " present", {"Atelectasis": ""}),
@@ -202,6 +214,9 @@ def write(
     chosen = AUTHORS[int(rng.integers(len(AUTHORS))) if author is None else author]
     sentences = [slot.write(wanted, sides) for slot in chosen.slots]
     pieces = [piece for sentence in sentences for piece in (_known(sentence, unknown) if unknown else sentence)]
+    if wanted or not unknown:
+        lead, normal, abnormal = chosen.first
+        pieces = [Piece(lead), Piece(abnormal) if wanted else Piece(normal, NO_FINDING), *pieces]
     pieces += [Piece(text, label) for label, text in chosen.extra.items() if label in wanted]
 
     def choose(match: re.Match[str]) -> str:

@@ -39,9 +39,7 @@ class TrainingConfig:
         patch_share: share of the patches that most training steps see, drawn at random: quicker, and less to memorise.
         whole_share: share of the training steps that see all patches, as generation does.
         dropout: of projected patch features in training.
-        rarity: a label of prevalence p counts ((1 - p) / p) ** rarity where the text affirms it (at most
-            `most_weight`).
-        most_weight: upper bound of that.
+        most_weight: largest weight of the words that affirm a label, see ``training.label_weights``.
         average: decay per step of the running average of the weights, which is scored and kept.
         auxiliary: weight of the multi-label losses on the mean of the projected tokens and at the last token of the
             prompt (their layers are not kept).
@@ -63,7 +61,6 @@ class TrainingConfig:
     patch_share: float = 0.2
     whole_share: float = 0.3
     dropout: float = 0.1
-    rarity: float = 0.6
     most_weight: float = 10.0
     average: float = 0.98
     auxiliary: float = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,26 @@ from llava_rad.model.tokenizer import Tokens
 from scripts.demo import grammar
 from scripts.demo.evaluate import Scores, score
 from scripts.demo.model import Model, TrainingConfig
-from scripts.demo.nih import LABELS, Case
+from scripts.demo.nih import LABELS, NO_FINDING, Case
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def label_weights(cases: Sequence[Case], config: TrainingConfig) -> dict[str, float]:
-    """Weight in the loss of the words that affirm each label: larger for rare labels."""
-    weights = {}
-    for label in LABELS:
-        known = sum(label not in case.unknown for case in cases)
-        share = (sum(label in case.labels for case in cases) + 0.5) / (known + 1)
-        weights[label] = float(np.clip(((1 - share) / share) ** config.rarity, 1.0, config.most_weight))
-    return weights
+def label_weights(levels: Mapping[str, float], config: TrainingConfig) -> dict[str, float]:
+    """Weight in the loss of the words that affirm each label, and of those that call the radiograph normal.
+
+    Words of weight w are the more likely ones from a probability of 1 / (1 + w) on, so that a weight chooses the
+    decision level, and with it precision and recall.
+
+    Args:
+        levels: of ``abstention.levels``; a label without one has the largest weight.
+        config: has the largest weight.
+    """
+    weights = dict.fromkeys((*LABELS, NO_FINDING), config.most_weight)
+    return weights | {
+        label: float(np.clip((1 - level) / max(level, 1e-6), 1.0, config.most_weight))
+        for label, level in levels.items()
+    }
 
 
 def answer(
@@ -57,6 +64,7 @@ class Trainer:
         cases: The training cases, in the same order.
         held_out_features: [M, patches, width] float16.
         held_out: The cases whose score selects the weights.
+        levels: decision levels, of ``abstention.levels``.
         log: Called with lines of progress.
     """
 
@@ -68,12 +76,13 @@ class Trainer:
         cases: Sequence[Case],
         held_out_features: torch.Tensor,
         held_out: Sequence[Case],
+        levels: Mapping[str, float],
         log: Callable[[str], None],
     ) -> None:
         self.model, self.config, self.log = model, config, log
         self.features, self.cases = features, list(cases)
         self.held_out_features, self.held_out = held_out_features, list(held_out)
-        self.weights = label_weights(cases, config)
+        self.weights = label_weights(levels, config)
         self.targets = torch.tensor([[float(label in case.labels) for label in LABELS] for case in cases])
         self.known = torch.tensor([[float(label not in case.unknown) for label in LABELS] for case in cases])
         self.positive_weight = torch.tensor([self.weights[label] for label in LABELS])
