@@ -179,6 +179,11 @@ def check_writable(folder: Path) -> None:
         raise LlavaRadError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
 
 
+def gigabytes(number: float) -> str:
+    """Format a number of bytes: "1.5 GB", "30 MB"."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"
+
+
 def check_room(folder: Path, needed: int, what: str, hint: str) -> None:
     """Check that a disk has room.
 
@@ -188,7 +193,7 @@ def check_room(folder: Path, needed: int, what: str, hint: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise LlavaRadError(
-            f"{what} needs at least {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free", hint=hint
+            f"{what} needs at least {gigabytes(needed)}, its disk has {gigabytes(free)} free", hint=hint
         )
 
 

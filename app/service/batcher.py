@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.readers import Readers
 from encoder.errors import LlavaRadError, ModelError, ReadError
+from llava_rad.commands.console import explained
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.report_writer import Context, ReportWriter
 from llava_rad.generation.study import StudyInputs, prepare
@@ -270,8 +271,10 @@ class Batcher:
             with self._changed:
                 self._writer = self._writer or writer
         except Exception as error:  # whatever keeps the model from loading is answered and shown by /health/ready
-            self._failed = str(error) if isinstance(error, LlavaRadError) else f"unexpected {type(error).__name__}"
-            _LOG.error("the model cannot be loaded: %s", self._failed)
+            known = error if isinstance(error, LlavaRadError) else explained(error)
+            self._failed = f"unexpected {type(error).__name__}" if known is None else str(known)
+            advice = f" ({known.hint})" if known is not None and known.hint else ""
+            _LOG.error("the model cannot be loaded: %s%s", self._failed, advice)
         self._loaded.set()
         while batch := self._next():
             with self._busy:

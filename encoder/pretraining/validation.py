@@ -13,6 +13,7 @@ import torch
 from encoder.datasets.manifest import Row, counts
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import ConfigError
+from encoder.files import gigabytes
 from encoder.pretraining.config import HeadConfig, ModelConfig, PretrainingConfig
 from encoder.pretraining.data import cache_folder, images_per_process, probe_rows, training_rows
 from encoder.pretraining.heads import Head
@@ -30,7 +31,6 @@ from encoder.runs.preflight import (
     checkpoints_need,
     duration,
     flop,
-    gigabytes,
     parameters_of,
     trace,
 )

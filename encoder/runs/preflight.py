@@ -23,6 +23,7 @@ from torch import nn
 from encoder.backbones.linear import works_in_float32
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError, ReadError
+from encoder.files import gigabytes
 from encoder.preprocessing import rad_dino
 from encoder.runs.processor import slow_precision
 
@@ -326,11 +327,6 @@ def matrix_rate(precision: str) -> float:
             torch.cuda.synchronize()
         rate = max(rate, 2 * side**3 / (time.perf_counter() - start))
     return rate
-
-
-def gigabytes(number: float) -> str:
-    """Format a number of bytes: "1.5 GB", "30 MB"."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"
 
 
 def flop(tera: float) -> str:

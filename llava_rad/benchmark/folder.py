@@ -92,13 +92,14 @@ class Folder:
                     hint="name another, or --overwrite to replace it",
                 )
         content = {"schema": SCHEMA, "task": task, "systems": systems | known}
+        data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
         try:
-            for folder in (self.path, self.path / "predictions" / "samples", self.path / "reference_points"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.run, data, overwrite=True)  # first: a folder with others and without it is not ours
+            for folder in (self.path / "predictions" / "samples", self.path / "reference_points"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"the results folder cannot be made ({os.strerror(error.errno or 0)})") from None
-        data = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-        write_whole(self.run, data, overwrite=True)
         return unverified
 
     def _before(self, *, overwrite: bool) -> dict[str, Any] | None:

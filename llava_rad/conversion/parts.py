@@ -19,7 +19,8 @@ from encoder.backbones import weight_files as files
 from encoder.backbones.base import first_line, tokens_of_patches
 from encoder.backbones.loading import load_vision
 from encoder.backbones.registry import FeatureKind
-from encoder.errors import LlavaRadError, ModelError
+from encoder.errors import ModelError
+from encoder.files import check_room
 from encoder.preprocessing import Recipe
 from llava_rad.conversion.weights import Stored, read_all
 from llava_rad.model.assemble import read_tokens
@@ -126,12 +127,7 @@ def write_parts(
 
 def _refuse_full_disk(target: Path, needed: int) -> None:
     parent = next(path for path in target.absolute().parents if path.is_dir())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise LlavaRadError(
-            f"the converted model needs {needed} bytes ({needed / 1e9:.1f} GB) of disk, {free / 1e9:.1f} GB are free",
-            hint="make room, or name a folder on another disk",
-        )
+    check_room(parent, needed, "the converted model", "make room, or name a folder on another disk")
 
 
 def projector_names(tensors: Mapping[str, Stored], what: str, step: int = 2) -> dict[str, Stored]:

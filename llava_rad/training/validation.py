@@ -10,6 +10,7 @@ from encoder.backbones.base import tokens_of_patches
 from encoder.backbones.loading import sizes, stored_sizes
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import LlavaRadError, ModelError
+from encoder.files import gigabytes
 from encoder.hub import fetch
 from encoder.json_files import read_json
 from encoder.preprocessing import recipe_named
@@ -19,7 +20,6 @@ from encoder.runs.preflight import (
     cache_need,
     checkpoints_need,
     flop,
-    gigabytes,
     gpu_memory,
     parameters_of,
 )

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import LlavaRadError
-from encoder.files import check_writable, reported, write
+from encoder.files import check_writable, reported, write, writing_folder
 from encoder.json_files import read_json
 from encoder.probing.segmentation.data import Bools, SegmentationSet
 from encoder.reader.sandbox import Reader
@@ -107,15 +107,15 @@ def write_dataset(train: SegmentationSet, val: SegmentationSet, test: Segmentati
             )
     order, labels = _order([part.data for part in parts[:2]])
     parts = [replace(part, data=part.data.select(order)) for part in parts]
-    with reported("the data set"):
+    with reported("the data set"), writing_folder(folder) as unfinished:
         for name, part in zip(("Tr", "Tr", "Ts"), parts, strict=True):
             for number, case in enumerate(part.names):
-                _write_png(part.data.images[number], folder / f"images{name}" / f"{case}_0000{_ENDING}")
+                _write_png(part.data.images[number], unfinished / f"images{name}" / f"{case}_0000{_ENDING}")
                 if name == "Tr":
                     label = _label_map(part.data.masks([number])[0])
-                    _write_png(label, folder / "labelsTr" / f"{case}{_ENDING}")
+                    _write_png(label, unfinished / "labelsTr" / f"{case}{_ENDING}")
         fold = {"train": list(parts[0].names), "val": list(parts[1].names)}
-        write(folder / "splits_final.json", json.dumps([fold], indent=1))
+        write(unfinished / "splits_final.json", json.dumps([fold], indent=1))
         regions = any(isinstance(value, list) for value in labels.values())
         facts: dict[str, Any] = {
             "channel_names": {"0": "X-ray"},  # any name but "CT" and "noNorm" is normalised by mean and deviation
@@ -125,7 +125,7 @@ def write_dataset(train: SegmentationSet, val: SegmentationSet, test: Segmentati
             "file_ending": _ENDING,
             _KEY: _key(parts[0], parts[1]),
         }
-        write(folder / "dataset.json", json.dumps(facts, indent=1))
+        write(unfinished / "dataset.json", json.dumps(facts, indent=1))
     sizes = {name: len(part.names) for name, part in zip(("train", "val", "test"), parts, strict=True)}
     return sizes | {"left out": sum(part.left_out for part in parts)}
 

@@ -252,5 +252,5 @@ def test_parts_together_may_not_have_more_unreadable_images_than_allowed(tmp_pat
 
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encoder.files.shutil.disk_usage", lambda _: SimpleNamespace(free=9))
-    with pytest.raises(LlavaRadError, match=r"needs at least 0\.0 GB"):
+    with pytest.raises(LlavaRadError, match="needs at least"):
         make(pictures(tmp_path / "in", 2), tmp_path / "cache")
