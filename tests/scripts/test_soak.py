@@ -43,6 +43,7 @@ def test_five_hundred_reports_leave_nothing_behind(record_property: Callable[[st
     record(found, record_property)
     assert found["growth"] < reports.MOST_GROWTH
     assert found["open files at the end"] <= found["open files after the warm-up"]
+    assert found["connections to the database, most"] <= reports.MOST_CONNECTIONS
     assert found["files left behind"] == 0
 
 
