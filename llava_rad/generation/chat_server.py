@@ -6,6 +6,7 @@ Form of requests and answers: OpenAI's API reference, POST /v1/chat/completions;
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
 import json
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from encoder.errors import ConfigError, LlavaRadError
+from llava_rad.generation.header_deadline import begun
 from llava_rad.pacs.transport import retry_after
 
 if TYPE_CHECKING:
@@ -260,7 +262,8 @@ class ChatServer:
         headers = {"content-type": "application/json"} if body else {}
         try:
             url, timeout = f"{self._address.url}/{path}", httpx.Timeout(seconds, connect=CONNECT_S)
-            with self._client.stream(method, url, content=body, headers=headers, timeout=timeout) as response:
+            request = self._client.build_request(method, url, content=body, headers=headers, timeout=timeout)
+            with contextlib.closing(begun(self._client, request, seconds + min(seconds, CONNECT_S))) as response:
                 _check(response)
                 for chunk in response.iter_raw():
                     size += len(chunk)

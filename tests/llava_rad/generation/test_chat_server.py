@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -239,6 +242,30 @@ def test_an_answer_that_drips_ends_in_time(server: StandIn, monkeypatch: pytest.
     server.faults = [drip]
     assert "does not end its answer in time" in str(fault(server, seconds=0.5))
     ended.set()
+
+
+def test_headers_that_drip_end_in_time() -> None:
+    """Each byte comes well within the timeout of a read, and the headers never end."""
+    stop = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+                while not stop.wait(0.05):
+                    connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        address = Address.parse(f"openai:http://127.0.0.1:{listener.getsockname()[1]}/v1#m")
+        client = ChatServer(address, seconds=0.5, sleep=lambda _: None)
+        begin = time.monotonic()
+        with pytest.raises(ServerError, match="does not answer in time"):
+            list(client.stream(request()))
+        assert time.monotonic() - begin < 10
+        stop.set()
+        client.close()
 
 
 def test_a_server_that_is_not_there_is_named_after_bounded_tries() -> None:
