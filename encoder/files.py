@@ -23,6 +23,7 @@ from typing import IO, Any, Literal, overload
 
 from encoder.errors import LlavaRadError
 from encoder.json_files import read_json
+from encoder.units import gigabytes
 
 TEMPORARY = ".tmp"
 """Suffix of files and folders that are being written, or left over from a killed process: never read."""
@@ -177,11 +178,6 @@ def check_writable(folder: Path) -> None:
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise LlavaRadError("the output's folder is read-only") from error
         raise LlavaRadError(f"the output cannot be used ({os.strerror(error.errno or 0)})") from error
-
-
-def gigabytes(number: float) -> str:
-    """Format a number of bytes: "1.5 GB", "30 MB"."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"
 
 
 def check_room(folder: Path, needed: int, what: str, hint: str) -> None:

@@ -13,7 +13,6 @@ import torch
 from encoder.datasets.manifest import Row, counts
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import ConfigError
-from encoder.files import gigabytes
 from encoder.pretraining.config import HeadConfig, ModelConfig, PretrainingConfig
 from encoder.pretraining.data import cache_folder, images_per_process, probe_rows, training_rows
 from encoder.pretraining.heads import Head
@@ -34,6 +33,7 @@ from encoder.runs.preflight import (
     parameters_of,
     trace,
 )
+from encoder.units import gigabytes
 
 SMALL_BATCH = 64
 """Smallest batch at which the method is known to learn well; below it the loss often stays flat or collapses."""

@@ -23,9 +23,9 @@ from torch import nn
 from encoder.backbones.linear import works_in_float32
 from encoder.datasets.manifest import Row
 from encoder.errors import ConfigError, LlavaRadError, ReadError
-from encoder.files import gigabytes
 from encoder.preprocessing import rad_dino
 from encoder.runs.processor import slow_precision
+from encoder.units import gigabytes
 
 Module = TypeVar("Module", bound=nn.Module)
 

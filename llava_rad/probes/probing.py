@@ -236,9 +236,9 @@ def micro_batch(
     """
     import os
 
-    from encoder.files import gigabytes
     from encoder.probing.segmentation.memory import step_memory
     from encoder.runs.preflight import available_memory
+    from encoder.units import gigabytes
 
     memory = step_memory(config, width, side, recipe.size, kinds)
     batch, free = config.batch_size, float(available_memory(device))

@@ -10,7 +10,6 @@ from encoder.backbones.base import tokens_of_patches
 from encoder.backbones.loading import sizes, stored_sizes
 from encoder.datasets.splits import disjoint_files
 from encoder.errors import LlavaRadError, ModelError
-from encoder.files import gigabytes
 from encoder.hub import fetch
 from encoder.json_files import read_json
 from encoder.preprocessing import recipe_named
@@ -23,6 +22,7 @@ from encoder.runs.preflight import (
     gpu_memory,
     parameters_of,
 )
+from encoder.units import gigabytes
 from llava_rad.conversion.published import open_checkpoint
 from llava_rad.model.checkpoint import ENCODER, LANGUAGE_MODEL
 from llava_rad.model.config import LlavaRadConfig, check_language_model

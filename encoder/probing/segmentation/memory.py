@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from encoder.files import gigabytes
 from encoder.probing.heads import build_head
 from encoder.probing.segmentation.loss import loss_of, loss_sums
 from encoder.probing.segmentation.model import SegmentationConfig
 from encoder.runs.preflight import trace
+from encoder.units import gigabytes
 
 SHARE = 0.8
 """Of the available memory; workspaces of kernels and fragmentation take some of the rest."""
