@@ -171,9 +171,9 @@ def apply(document: Document, action: Mapping[str, Any]) -> Step:
     Args:
         document: not modified.
         action: ``action`` (accept, accept_rest, revert, reject, undecide, edit, add, remove, annotate, label or field)
-            with its arguments: ``sentence``; ``text``; ``done`` (False: the text is not finished); ``after`` (id of the
-            sentence before a new one) and ``section``; ``category`` and ``significance``; ``finding`` and ``value``;
-            ``field``.
+            with its arguments: ``sentence``; ``text``, or ``texts`` of several new sentences; ``done`` (False: the
+            text is not finished); ``after`` (id of the sentence before a new one) and ``section``; ``category`` and
+            ``significance``; ``finding`` and ``value``; ``field``.
 
     Raises:
         ReviewError: if the action or the sentence does not exist, or the step is not allowed.
@@ -308,6 +308,19 @@ def _no_error(sentence: Sentence) -> dict[str, None]:
 
 
 def _add(document: Document, action: Mapping[str, Any]) -> Step:
+    """Add a sentence, or several of them, one after the other, in one step."""
+    if "texts" not in action:
+        return _add_one(document, action)
+    texts = action["texts"]
+    if not isinstance(texts, list) or not texts:
+        raise ReviewError("the action has no list of texts")
+    before, after = {"sentences": list(document["sentences"]), "job": document.get("job")}, action.get("after")
+    for text in texts:
+        after = _add_one(document, {**action, "after": after, "text": text}).sentence
+    return Step(document, after, before, before | {"sentences": document["sentences"]})
+
+
+def _add_one(document: Document, action: Mapping[str, Any]) -> Step:
     text, after, sentences = _text(action), action.get("after"), document["sentences"]
     if len(sentences) >= MAX_SENTENCES:
         raise ReviewError(f"a report has at most {MAX_SENTENCES} sentences")

@@ -156,15 +156,13 @@ export function mount(root) {
     box.area.focus();
   }
 
-  /** Add sentences one after the other; the last one is selected, so that the next follows it. */
+  /** Add sentences one after the other, in one step; the last one is selected, so that the next follows it. */
   function add(texts, section, after, id = null) {
-    for (const [number, one] of texts.entries()) {
-      const known = new Set(session.study.sentences.map((other) => other.id));
-      session.act({ action: "add", text: one, after, section }, { text: number === texts.length - 1 ? id : null });
-      after = session.study.sentences.find((other) => !known.has(other.id))?.id ?? after;
-    }
-    changed = after;
-    select(after);
+    if (!texts.length) return;
+    const known = new Set(session.study.sentences.map((other) => other.id));
+    session.act({ action: "add", ...(texts.length > 1 ? { texts } : { text: texts[0] }), after, section }, { text: id });
+    changed = session.study.sentences.findLast((other) => !known.has(other.id))?.id ?? after;
+    select(changed);
   }
 
   async function addNormal() {

@@ -31,7 +31,8 @@ export function predict(state, step) {
     const after = sentences.findIndex((other) => other.id === step.after);
     const end = section === "impression" ? sentences.length : sentences.filter((other) => (other.section ?? "findings") === "findings").length;
     const number = 1 + Math.max(0, ...state.sentences.map((other) => Number(other.id.slice(1)) || 0));
-    sentences.splice(after < 0 ? end : after + 1, 0, { id: `s${number}`, draft: null, text: step.text, state: "added", section, error: null });
+    const added = (step.texts ?? [step.text]).map((text, at) => ({ id: `s${number + at}`, draft: null, text, state: "added", section, error: null }));
+    sentences.splice(after < 0 ? end : after + 1, 0, ...added);
   }
   const labels = step.action === "label" ? state.labels?.map((each) => (each.finding === step.finding ? { ...each, corrected: step.value } : each)) : state.labels;
   return { ...state, sentences, labels, undecided: sentences.filter((other) => other.state === "undecided").length };
@@ -148,9 +149,11 @@ export class Steps extends EventTarget {
   #over(step, state) {
     const before = this.#known.get(step.study);
     if (step.action.action === "add") {
-      const expected = predict(before, step.action).sentences.find((one) => !before.sentences.some(({ id }) => id === one.id)).id;
-      const given = state.sentences.find((one) => !before.sentences.some(({ id }) => id === one.id))?.id;
-      if (given && given !== expected) this.#names.set(`${step.study} ${expected}`, given);
+      const added = (of) => of.sentences.filter((one) => !before.sentences.some(({ id }) => id === one.id)).map(({ id }) => id);
+      const given = added(state);
+      for (const [at, expected] of added(predict(before, step.action)).entries()) {
+        if (given[at] && given[at] !== expected) this.#names.set(`${step.study} ${expected}`, given[at]);
+      }
     }
     this.#known.set(step.study, state);
     this.#leave(step, state);

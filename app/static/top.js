@@ -8,8 +8,8 @@ import { unsent } from "./unsent.js";
 
 /** Create the bar; `tabs` and `theme` are elements of the shell. */
 export function createBar(tabs, theme) {
-  const previous = h("button", { id: "previous", class: "lr-slot", "aria-label": "Previous study", onclick: () => session.go("previous") }, icon("previous"));
-  const next = h("button", { id: "next", class: "lr-slot", "aria-label": "Next study", onclick: () => session.go("next") }, icon("next"));
+  const previous = h("button", { id: "previous", class: "lr-slot", "aria-label": "Previous study", onclick: (event) => go("previous", event) }, icon("previous"));
+  const next = h("button", { id: "next", class: "lr-slot", "aria-label": "Next study", onclick: (event) => go("next", event) }, icon("next"));
   const name = h("h2", { id: "study-name" });
   const view = h("span", { id: "study-view", class: "lr-quiet" });
   const status = h("span", { id: "study-status" });
@@ -24,6 +24,12 @@ export function createBar(tabs, theme) {
   const element = h("header", { id: "bar" },
     h("h1", { title: "LLaVA-Rad review" }, "LLaVA-Rad", h("span", { class: "lr-unseen" }, " review")), previous, next, h("div", { id: "study" }, name, view, status, viewer),
     tabs, h("button", { id: "open", class: "lr-button", title: "Open radiographs: DICOM, PNG, JPEG, TIFF, WebP, zip", onclick: () => file.click() }, "Open …"), file, settings, theme, user);
+
+  /** Open a neighbour; after a click its report takes the focus, which a button keeps that was pressed by a key. */
+  function go(where, event) {
+    if (event.detail) event.currentTarget.blur();
+    session.go(where);
+  }
 
   function draw() {
     const { study, neighbours } = session;

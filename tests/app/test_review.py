@@ -91,6 +91,25 @@ def test_accepting_the_rest_keeps_texts_and_decisions_and_is_one_step() -> None:
     assert not review.apply(step.document, {"action": "accept_rest"}).changes
 
 
+def test_several_sentences_are_added_in_one_step() -> None:
+    found = do(document("One.", "Two."), "add", text="Normal.", section="impression")
+    step = review.apply(found, {"action": "add", "texts": ["A.", " B. "], "after": "s1"})
+    assert [one["text"] for one in step.document["sentences"]] == ["One.", "A.", "B.", "Two.", "Normal."]
+    assert step.sentence == "s5" and step.of_sentences and step.document["sentences"][2]["id"] == "s5"
+    reverse = review.undo(step.document, {"before": step.before, "after": step.after})
+    assert reverse.document == found
+    again = review.undo(found, {"before": reverse.before, "after": reverse.after})
+    assert again.document == step.document
+    ends = do(found, "add", texts=["A.", "B."], section="impression", after="s1")
+    assert [one["text"] for one in ends["sentences"]] == ["One.", "Two.", "Normal.", "A.", "B."]
+    for texts, message in (
+        ([], "no list of texts"), ("A.", "no list of texts"), (["A.", " "], "cannot be empty"), (["A.", 1], "no text"),
+        (["A."] * 201, "at most 200 sentences"), (["A."] * 198, "at most 200 sentences"),
+    ):  # fmt: skip
+        with pytest.raises(ReviewError, match=message):
+            review.apply(found, {"action": "add", "texts": texts, "after": "s1"})
+
+
 def test_a_half_typed_text_is_undecided() -> None:
     found = do(document("One."), "edit", sentence="s1", text="One and", done=False)
     assert states(found) == [("One and", "undecided")] and review.decided(found), "a new draft would replace it"

@@ -170,7 +170,30 @@ def test_a_macro_and_a_normal_sentence_are_added_line_by_line(page: Page, client
     found = state(client, study)["sentences"]
     assert [one["text"] for one in found][1:3] == ["One.", "Two."] and "effusion" in found[3]["text"]
     assert (found[-1]["text"], found[-1]["section"]) == ("No acute disease.", "impression")
+    for count in (1, 2, 4):  # the macro's sentences are one step
+        page.keyboard.press("Control+z")
+        saved(page)
+        assert len(state(client, study)["sentences"]) == len(found) - count
+    page.keyboard.press("Control+y")
+    saved(page)
+    assert [one["text"] for one in state(client, study)["sentences"]][1:3] == ["One.", "Two."]
     client.call("PUT", "/api/settings", {"macros": None})
+
+
+def test_a_clicked_arrow_gives_the_focus_to_the_report_and_a_pressed_one_keeps_it(
+    browser_page: Page, server: Served, client: Client
+) -> None:
+    studies = [new_study(client, seed) for seed in (41, 42, 43)]
+    page = at(browser_page, server, studies[2])
+    page.wait_for_function("!document.querySelector('#next').disabled")
+    page.click("#next")
+    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[1])
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    page.wait_for_function("!document.querySelector('#next').disabled")
+    page.press("#next", "Enter")
+    page.wait_for_function("id => document.body.dataset.study === id", arg=studies[0])
+    page.wait_for_function("!document.querySelector('#previous').disabled")
+    assert page.evaluate("document.activeElement.closest('#sentences li')") is None
 
 
 def test_a_change_gets_its_kind_of_error_by_one_key(page: Page, client: Client, study: str) -> None:
