@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch.nn import functional
@@ -9,6 +11,15 @@ from torch.nn import functional
 from encoder.backbones.linear import linear, works_in_float32
 from encoder.pretraining.fused_layers import product_type
 from tests.encoder.gradients import LAYOUTS, doubled, furthest, gradients, leaf, numbers
+
+
+@pytest.fixture(autouse=True)
+def avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor on which oneDNN is used; its kernels follow what the processor really has."""
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    works_in_float32.cache_clear()
+    yield
+    works_in_float32.cache_clear()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -79,8 +90,12 @@ def test_linear_under_autocast_is_torchs() -> None:
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-def test_float32_goes_to_onednn() -> None:
-    assert "_OneDnnLinear" in str(linear(leaf(numbers(2, 8)), numbers(6, 8)).grad_fn)
+@pytest.mark.parametrize(("capability", "used"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_float32_goes_to_onednn_on_processors_with_avx512(
+    monkeypatch: pytest.MonkeyPatch, capability: str, used: bool
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert ("_OneDnnLinear" in str(linear(leaf(numbers(2, 8)), numbers(6, 8)).grad_fn)) == used
 
 
 def test_a_torch_without_the_operator_uses_its_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +104,4 @@ def test_a_torch_without_the_operator_uses_its_own_products(monkeypatch: pytest.
 
     tensors = [leaf(numbers(5, 8)), numbers(6, 8, seed=1), numbers(6, seed=2)]
     monkeypatch.setattr("encoder.backbones.linear._product", gone)
-    works_in_float32.cache_clear()
-    try:
-        assert torch.equal(linear(*tensors), functional.linear(*tensors))
-    finally:
-        works_in_float32.cache_clear()
+    assert torch.equal(linear(*tensors), functional.linear(*tensors))
