@@ -51,17 +51,26 @@ class Grouping:
     Args:
         path: file of the installation's key, created with mode 0600 if missing.
 
+    Attributes:
+        created: there was no key before.
+
     Raises:
         LlavaRadError: if it cannot be read or written, or is no key.
     """
 
     def __init__(self, path: Path) -> None:
         with reported("the key of the data folder"):
-            if not path.exists():
+            self.created = not path.exists()
+            if self.created:
                 write(path, secrets.token_bytes(KEY_BYTES), overwrite=False, permissions=0o600)
             self._key = path.read_bytes()
         if len(self._key) != KEY_BYTES:
             raise LlavaRadError(f"the file {path.name} of the data folder is damaged")
+
+    @property
+    def mark(self) -> int:
+        """Number of 31 bits, not 0, by which another key is noticed."""
+        return int(self._hmac("mark")[:8], 16) & 0x7FFFFFFF or 1
 
     def of(self, identity: Identity) -> Group:
         """Return the keys of an image by its identifiers.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from app import batches, database, jobs, notices, review, steps, study_images, worklist
 from app.database import Database
-from app.grouping import Group
+from app.grouping import Group, Grouping
 from app.settings import UserSettings
 from encoder.errors import ReadError
 
@@ -55,6 +55,18 @@ class Store:
         self.jobs = jobs.Jobs(self._database)
         self.batches = batches.Batches(self._database)
         self.settings = UserSettings(self._database)
+
+    def has_other_key(self, grouping: Grouping) -> bool:
+        """Tell whether studies were grouped with another key: priors and further images of theirs are not found then.
+
+        Only the first time; the key's mark is kept as SQLite's ``application_id``.
+        """
+        with self._database.write() as connection:
+            (known,) = connection.execute("PRAGMA application_id").fetchone()
+            if known != grouping.mark:
+                connection.execute(f"PRAGMA application_id = {grouping.mark}")
+            grouped = connection.execute("SELECT 1 FROM studies WHERE study_key IS NOT NULL LIMIT 1").fetchone()
+        return grouped is not None and (known != grouping.mark if known else grouping.created)
 
     def create(
         self, owner: str, *, name: str | None, sha256: str, facts: Mapping[str, Any], warnings: Sequence[str],

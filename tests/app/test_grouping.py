@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
 from app.grouping import Grouping
+from app.store import Store
 from encoder.errors import LlavaRadError
 from encoder.reader.identity import Identity
+from scripts.soak.serving import served
+from tests.app.reviews import FACTS
+from tests.llava_rad import small_files
 
 STUDY = "1.2.840.1"
 
@@ -36,6 +41,41 @@ def test_the_key_is_private_random_and_lasts(tmp_path: Path) -> None:
     (tmp_path / "two").write_bytes(b"short")
     with pytest.raises(LlavaRadError, match="damaged"):
         Grouping(tmp_path / "two")
+
+
+def test_another_key_than_that_of_the_studies_is_noticed_once(tmp_path: Path) -> None:
+    """A restored database without the key of its backup: earlier studies of a patient would be missed silently."""
+    key, kept = tmp_path / "key", tmp_path / "kept"
+    store = Store(tmp_path / "reviews.sqlite")
+    assert not store.has_other_key(Grouping(key)), "a new folder"
+    first = Grouping(key)
+    store.create(
+        "ann", name=None, sha256="c" * 64, facts=FACTS, warnings=[], image={"id": "i"}, group=first.of(identity())
+    )
+    assert not store.has_other_key(first)
+    key.rename(kept)
+    assert store.has_other_key(Grouping(key))
+    assert not store.has_other_key(Grouping(key)), "said once"
+    kept.replace(key)
+    assert store.has_other_key(Grouping(key)), "studies of the time between have another one"
+    with sqlite3.connect(tmp_path / "reviews.sqlite") as connection:
+        connection.execute("PRAGMA application_id = 0")  # written by an earlier version
+    assert not store.has_other_key(Grouping(key))
+    with sqlite3.connect(tmp_path / "reviews.sqlite") as connection:
+        connection.execute("PRAGMA application_id = 0")
+    key.unlink()
+    assert store.has_other_key(Grouping(key))
+
+
+def test_a_server_whose_key_is_gone_says_so(tmp_path: Path) -> None:
+    image = small_files.dicom(tmp_path / "image.dcm", StudyInstanceUID=STUDY, PatientID="4711")
+    with served(tmp_path, "--no-model") as running:
+        running.client().study(image.read_bytes())
+        (running.data / "key").unlink()
+    assert "warning" not in running.log.read_text()
+    with served(tmp_path, "--no-model") as running:
+        pass
+    assert "put back the key of the same backup" in running.log.read_text()
 
 
 def test_the_keys_are_hmacs_of_the_identifiers(grouping: Grouping, tmp_path: Path) -> None:
