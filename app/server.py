@@ -133,8 +133,8 @@ def services(settings: Settings) -> Iterator[Services]:
         store = Store(settings.data / "reviews.sqlite")
         images, grouping = ImageFolder(settings.data / "images"), Grouping(settings.data / "key")
         if store.has_other_key(grouping):
-            _tell("warning: the data folder's key is not the one of its studies: earlier studies of a patient are not "
-                  "found; put back the key of the same backup")
+            said = "the data folder's key is not the one of its studies: earlier studies of a patient are not found"
+            _tell(f"warning: {said}; put back the key of the same backup")
         readers = stack.enter_context(Readers(each=1))
         drafting: Drafting | WithoutModel
         if settings.model and drafts is None:
