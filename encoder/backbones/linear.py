@@ -154,7 +154,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @cache
 def works_in_float32() -> bool:
-    """Return True if oneDNN is the faster library here and its results are correct; call before any fake tensor mode."""
+    """Return True if oneDNN is the faster library here and its results are right; call before any fake tensor mode."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     generator = torch.Generator().manual_seed(0)
