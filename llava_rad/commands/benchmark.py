@@ -17,7 +17,7 @@ from llava_rad.benchmark.published import NAMES
 from llava_rad.benchmark.reference_points import DESCRIPTIONS, POINTS
 from llava_rad.commands import metric_options as metric
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import bar, note
+from llava_rad.commands.console import bar, note, warn_of_slow_type
 from metrics.base import Settings
 
 EPILOG = "\n\n".join(
@@ -210,6 +210,8 @@ def command(
     if twice := set(models) & set(texts) or {*models, *texts} & {*POINTS, "references"}:
         raise typer.BadParameter(f"{min(twice)!r} is the name of something else", param_hint="--model")
     chosen = PROTOCOLS[protocol]
+    if models:
+        warn_of_slow_type(chosen.dtype, device, "use --protocol paper")
     options = Options(
         output=output,
         models=models,

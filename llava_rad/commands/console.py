@@ -32,6 +32,23 @@ def note(message: str) -> None:
     _put(f"llava-rad: {printable(message)}\n")
 
 
+def warn_of_slow_type(dtype: str, device: str, advice: str = "use --dtype float32") -> None:
+    """Note that a type was asked for in which this processor takes many times as long.
+
+    Raises:
+        LlavaRadError: if there is no such device.
+    """
+    if dtype != "bfloat16":
+        return
+    import torch
+
+    from encoder.runs.processor import slow_type
+    from llava_rad.generation.engine import choose_device
+
+    if slow := slow_type(torch.bfloat16, choose_device(device)):
+        note(f"warning: {slow}: {advice}")
+
+
 def hint(advice: str) -> None:
     """Write the line of advice below an error."""
     _put(f"  hint: {printable(advice)}\n")

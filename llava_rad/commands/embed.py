@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import bar, note
+from llava_rad.commands.console import bar, note, warn_of_slow_type
 from llava_rad.commands.maps import Encoder, RecipeName
 from llava_rad.commands.probe import BatchSize, DTypeOption, MaxUnreadable
 
@@ -65,6 +65,7 @@ def command(
         feature_files.check_paths(row.path for row in rows)
     check_output(output, inputs=[*map(Path, images), *(row.path for row in rows)], overwrite=overwrite)
     context.with_resource(held_output(output))
+    warn_of_slow_type(dtype, device)
     work = embedding.Embedding(
         encoder, features, recipe=recipe, batch_size=batch_size, device=device, dtype=dtype, offline=offline
     )

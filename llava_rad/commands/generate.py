@@ -12,7 +12,7 @@ import typer
 from encoder.errors import ReadError
 from encoder.runs.progress import progress_bar
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note, uninterrupted
+from llava_rad.commands.console import note, uninterrupted, warn_of_slow_type
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.generation.sources import Source, example, expand
 from llava_rad.generation.study import StudyInputs
@@ -105,6 +105,7 @@ def command(
     from llava_rad.commands.results import open_results
     from llava_rad.generation.report_writer import ReportWriter
 
+    warn_of_slow_type(options.dtype, options.device)
     several = len(named) > 1 or not _is_one_file(named[0])
     used = study.study.used
     if len(found.sources) > 1 and not grouped and any(name != "grounded" for name in used):

@@ -12,7 +12,7 @@ import typer
 
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note
+from llava_rad.commands.console import note, warn_of_slow_type
 from llava_rad.generation.options import GenerationOptions
 from llava_rad.outputs.formats import archive_formats
 
@@ -187,6 +187,7 @@ def watch(
     modalities, pacs, folder = _codes(modality), Pacs(url, tell=note), _made(output)
     context.with_resource(held_folder(folder))
     pauses, passed_over = Pauses(0.0 if once else every), 0
+    warn_of_slow_type(options.dtype, options.device)
     with ReportWriter(options) as writer:
         while True:
             pacs.passed_over = 0

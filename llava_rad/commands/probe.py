@@ -14,7 +14,7 @@ import typer
 
 from encoder.datasets.registry import DATASETS
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import bar, note
+from llava_rad.commands.console import bar, note, warn_of_slow_type
 from llava_rad.generation.options import DType
 
 if TYPE_CHECKING:
@@ -331,13 +331,10 @@ def choose_device(name: str) -> str:
 def _dtype(name: DType, device: str) -> torch.dtype:
     import torch
 
-    from encoder.runs.processor import slow_type
     from llava_rad.generation.engine import choose_dtype
 
-    found = choose_dtype(name, torch.device(device))
-    if slow := slow_type(found, torch.device(device)):
-        note(f"warning: {slow}: use --dtype float32")
-    return found
+    warn_of_slow_type(name, device)
+    return choose_dtype(name, torch.device(device))
 
 
 def names(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from encoder.runs.progress import progress_bar
 from llava_rad.commands import options as opt
-from llava_rad.commands.console import note, show_error, uninterrupted
+from llava_rad.commands.console import note, show_error, uninterrupted, warn_of_slow_type
 from llava_rad.generation.options import GenerationOptions
 
 EPILOG = "\n\n".join(
@@ -68,6 +68,7 @@ def infer(
     from llava_rad.generation.report_writer import ReportWriter
     from llava_rad.outputs.files import check_output, held_output
 
+    warn_of_slow_type(options.dtype, options.device)
     check_output(save_json_file, inputs=[input_json_file], overwrite=True)
     context.with_resource(held_output(save_json_file))
     studies = Studies.load(input_json_file, img_root_dir, save_json_file, overwrite=overwrite)

@@ -11,6 +11,7 @@ import typer
 
 from encoder.errors import LlavaRadError
 from llava_rad.commands import options as opt
+from llava_rad.commands.console import warn_of_slow_type
 from llava_rad.generation.options import GenerationOptions
 
 GROUP = "llava_rad.review"
@@ -159,6 +160,8 @@ def command(
         raise typer.BadParameter("no model is used: leave it out", param_hint="--model")
     server = application("server")
     share_cores()
+    if not no_model and drafts is None:
+        warn_of_slow_type(options.dtype, options.device)
     settings = server.Settings(
         host=host, port=port, data=(data_dir or default_folder()).expanduser().absolute(), auth_file=auth_file,
         names=tuple(name or ()), https=https, trusted_proxies=tuple(trusted_proxy or ()), options=options,

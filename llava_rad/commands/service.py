@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llava_rad.commands import options as opt
+from llava_rad.commands.console import warn_of_slow_type
 from llava_rad.commands.serve import application, share_cores
 from llava_rad.generation.options import GenerationOptions
 
@@ -52,6 +53,7 @@ def command(
     """Serve reports to programs by HTTP."""
     server = application("service")
     share_cores()
+    warn_of_slow_type(options.dtype, options.device)
     server.run(
         server.Settings(
             host=host, port=port, keys=key_file, queue=queue, largest=max_mib << 20, memory=memory_mib << 20,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -40,3 +44,20 @@ def test_a_run_on_a_gpu_has_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_slowdown_is_measured() -> None:
     processor.bfloat16_slowdown.cache_clear()
     assert processor.bfloat16_slowdown() > 0
+
+
+def test_work_of_others_hardly_changes_the_slowdown() -> None:
+    """Threads of OpenMP wait for each other: beside a busy process, float32 seemed as slow as bfloat16."""
+    threads = torch.get_num_threads()
+    processor.bfloat16_slowdown.cache_clear()
+    quiet = processor.bfloat16_slowdown()
+    code = "while True: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
+    try:
+        processor.bfloat16_slowdown.cache_clear()
+        assert 1 / 3 < processor.bfloat16_slowdown() / quiet < 3
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+    assert torch.get_num_threads() == threads

@@ -65,6 +65,17 @@ def test_json_follows_the_schema(run: Run, tiny: Path, chest: list[Path]) -> Non
     assert report["model"]["sha256"] == sha256sum(tiny / "config.json")
 
 
+@pytest.mark.parametrize("slowdown", [0.5, 51.0])
+def test_a_type_in_which_the_processor_is_slow_is_warned_of(
+    run: Run, tiny: Path, chest: list[Path], monkeypatch: pytest.MonkeyPatch, slowdown: float
+) -> None:
+    monkeypatch.setattr("encoder.runs.processor.bfloat16_slowdown", lambda: slowdown)
+    for dtype in ("auto", "float32", "bfloat16"):
+        done = run("generate", chest[0], "--model", tiny, "--device", "cpu", "--dtype", dtype)
+        assert done.code == 0
+        assert ("51 times as long" in done.err) == (dtype == "bfloat16" and slowdown > 2), (dtype, done.err)
+
+
 def test_json_of_several_is_an_array_whatever_is_in_the_folder(
     run: Run, tiny: Path, chest: list[Path], tmp_path: Path
 ) -> None:
