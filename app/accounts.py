@@ -128,7 +128,7 @@ class Accounts:
             raise LoginRefused("Name or password is wrong.")
         token, now = secrets.token_urlsafe(32), self._now()
         with self._lock:
-            for key in (*keys, theirs):
+            for key in keys:  # not ``theirs``: somebody with an account could try those of others without end
                 self._tries.pop(key, None)
             expired = {key for key, one in self._sessions.items() if one.used < now - SESSION_S}
             for key in expired:
@@ -184,7 +184,9 @@ class Accounts:
         if len(self._tries) > _REMEMBERED:
             now = self._now()
             self._tries = {one: tries for one, tries in self._tries.items() if tries.not_before > now - LONGEST_WAIT_S}
-        failed = self._tries.get(key, _Tries(0, 0.0)).failed + 1
+        last = self._tries.get(key, _Tries(0, 0.0))
+        forgotten = key[0] == "client" and last.not_before < self._now() - LONGEST_WAIT_S
+        failed = 1 if forgotten else last.failed + 1
         beyond = failed - FREE_TRIES[key[0]]
         wait = 0.0 if beyond < 0 else min(FIRST_WAIT_S * 2 ** min(beyond, 20), LONGEST_WAIT_S)
         self._tries[key] = _Tries(failed, self._now() + wait)

@@ -43,7 +43,7 @@ def report_text(state: State, version: int | None = None) -> str:
         ReviewError: if the version does not exist or has no text.
     """
     signed = _signed(state, version)
-    shown = shown_document(state, signed)
+    state, shown = _with_images(state, signed), shown_document(state, signed)
     if not review.text_of(shown):
         raise review.ReviewError("there is no report yet")
     fields = [f"{name.replace('_', ' ').upper()}:\n{value}\n" for name, value in shown["fields"].items() if value]
@@ -67,7 +67,7 @@ def report_json(state: State, version: int | None = None) -> dict[str, Any]:
         ReviewError: if the version does not exist.
     """
     signed = _signed(state, version)
-    shown = shown_document(state, signed)
+    state, shown = _with_images(state, signed), shown_document(state, signed)
     return {
         "schema": SCHEMA,
         "ai_generated": ai_generated(shown),
@@ -96,7 +96,7 @@ def document(state: State, version: int | None = None) -> Document:
     from llava_rad.outputs.document import Document, Review, Signature
 
     signed = _signed(state, version)
-    shown = shown_document(state, signed)
+    state, shown = _with_images(state, signed), shown_document(state, signed)
     report = report_of(shown, state)
     if report is None:
         raise review.ReviewError("hospital formats name the model that wrote the draft, and this study has no draft")
@@ -109,7 +109,7 @@ def document(state: State, version: int | None = None) -> Document:
     warnings = tuple(notices.line(one) for one in notices_of(state, signed))
     return Document.of(
         report,
-        datetime.fromisoformat(state["changed"]),
+        datetime.fromisoformat(signed["at"] if signed else state["changed"]),
         identity=identity,
         others=_others(state, report, identity, disclosed=known is not None),
         signature=signature,
@@ -226,7 +226,7 @@ def jsonl(store: Store, owner: str) -> Iterator[str]:
     for study in store.studies(owner):
         state = store.state(owner, study)
         record = report_json(state)
-        record["versions"] = state["signed"]
+        record["versions"] = [without_images(one) for one in state["signed"]]
         record["events"] = store.events(owner, study)
         yield json.dumps(record, ensure_ascii=False) + "\n"
 
@@ -274,6 +274,16 @@ def last_signed(state: State) -> dict[str, Any] | None:
     """Return the last signed version, or None if the study is not currently signed."""
     found: dict[str, Any] | None = state["signed"][-1] if state["status"] == "signed" else None
     return found
+
+
+def without_images(signed: dict[str, Any]) -> dict[str, Any]:
+    """Return a signed version without its images, whose descriptions may have identifiers."""
+    return {key: value for key, value in signed.items() if key != "images"}
+
+
+def _with_images(state: State, signed: dict[str, Any] | None) -> State:
+    """Return a study with the images that it had when a version was signed."""
+    return state | ((signed or {}).get("images") or {})
 
 
 def _signed(state: State, version: int | None) -> dict[str, Any] | None:

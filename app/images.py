@@ -49,6 +49,10 @@ class Preview(NamedTuple):
     high: int
 
 
+class PixelsGone(LlavaRadError):
+    """The file of an image is missing, as after a restored database without its images."""
+
+
 class ImageFolder:
     """Folder of the studies' pixels.
 
@@ -90,11 +94,11 @@ class ImageFolder:
         """Return the path of an image's file: little-endian uint16 values, row by row.
 
         Raises:
-            LlavaRadError: if the file is missing.
+            PixelsGone: if the file is missing.
         """
         path = self._root / f"{description['id']}.u16"
         if not path.is_file():
-            raise LlavaRadError("the pixels of this study are no longer on the server's disk")
+            raise PixelsGone("the pixels of this study are no longer on the server's disk")
         return path
 
     def pixels(self, description: dict[str, Any]) -> npt.NDArray[np.uint16]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app import exports, measurements
+from app.images import PixelsGone
 from encoder.reader.identity import Identity
 from llava_rad.outputs.document import FINDINGS, labels_of, uid_of
 from llava_rad.outputs.report import NOTICE
@@ -33,7 +34,8 @@ def write(store: Store, images: ImageFolder, owner: str, path: Path, *, dicom: b
 
     The application keeps pixels, not files, so images are written anew, as 16-bit PNG files or as DICOM objects
     without any attribute of the original (more than the Basic Profile of DICOM PS3.15 annex E asks for). File names,
-    study names and reviewers are left out; text that a reviewer typed is included as it is.
+    study names and reviewers are left out; text that a reviewer typed is included as it is. A report whose pixels are
+    gone is written without image and labels.
 
     Args:
         store: studies and signed reports.
@@ -45,18 +47,22 @@ def write(store: Store, images: ImageFolder, owner: str, path: Path, *, dicom: b
     Returns:
         Number of studies written.
     """
-    reports, labels = [], [exports.csv_row(("image", *FINDINGS))]
+    reports, labels, gone = [], [exports.csv_row(("image", *FINDINGS))], 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for study in store.studies(owner):
             state = store.state(owner, study)
             signed = exports.last_signed(state)
             if signed is None:
                 continue
-            pixels = images.pixels(state["image"])
-            name = f"images/{study}.{'dcm' if dicom else 'png'}"
-            archive.writestr(name, _dicom(pixels, study) if dicom else _png(pixels))
-            if dicom and exports.report_of(signed["document"], state) is not None:
-                archive.writestr(f"reports/{study}.dcm", structured_report(state, study))
+            name: str | None = f"images/{study}.{'dcm' if dicom else 'png'}"
+            try:
+                pixels = images.pixels(state["image"])
+            except PixelsGone:
+                name, gone = None, gone + 1
+            else:
+                archive.writestr(str(name), _dicom(pixels, study) if dicom else _png(pixels))
+                if dicom and exports.report_of(signed["document"], state) is not None:
+                    archive.writestr(f"reports/{study}.dcm", structured_report(state, study))
             shown = exports.shown_document(state, signed)
             record = {
                 "image": name, "text": signed["text"], "fields": shown["fields"], "sentences": shown["sentences"],
@@ -66,10 +72,13 @@ def write(store: Store, images: ImageFolder, owner: str, path: Path, *, dicom: b
                 "ai_generated": exports.ai_generated(shown),
             }  # fmt: skip
             reports.append(json.dumps(record, ensure_ascii=False) + "\n")
-            labels.append(exports.csv_row([name, *(labels_of(signed["text"]) | shown["corrections"]).values()]))
+            if name is not None:
+                labels.append(exports.csv_row([name, *(labels_of(signed["text"]) | shown["corrections"]).values()]))
         archive.writestr("reports.jsonl", "".join(reports))
         archive.writestr("labels.csv", "".join(labels))
-        archive.writestr("README.txt", f"{NOTICE}\n{len(reports)} reports signed by a person, images without header.\n")
+        about = f"{NOTICE}\n{len(reports)} reports signed by a person, images without header.\n"
+        about += f"{gone} of them without image: its pixels are no longer on the server's disk.\n" if gone else ""
+        archive.writestr("README.txt", about)
     return len(reports)
 
 

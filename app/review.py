@@ -257,18 +257,20 @@ def _done(sentence: Sentence, text: str) -> str:
 
 def _accept(document: Document, action: Mapping[str, Any]) -> Step:
     at, old = _find(document, action)
-    return _become(document, at, state=_done(old, old["text"]))
+    return _become(document, at, **_accepted(old))
+
+
+def _accepted(sentence: Sentence) -> dict[str, Any]:
+    """Return the changes of a sentence that is accepted as it is: an error was named of a change that is none now."""
+    state = _done(sentence, sentence["text"])
+    return {"state": state} | (_no_error(sentence) if state == "accepted" else {})
 
 
 def _accept_rest(document: Document, action: Mapping[str, Any]) -> Step:
     """Accept all undecided sentences as they are, in one step."""
-    job = document.get("job")
-    after = [
-        one | {"state": _done(one, one["text"])} if one["state"] == "undecided" else one
-        for one in document["sentences"]
-    ]
-    before = {"sentences": document["sentences"], "job": job}
-    return Step(document | {"sentences": after}, None, before, {"sentences": after, "job": job})
+    before = {"sentences": document["sentences"], "job": document.get("job")}
+    after = [one | _accepted(one) if one["state"] == "undecided" else one for one in document["sentences"]]
+    return Step(document | {"sentences": after}, None, before, before | {"sentences": after})
 
 
 def _decide(state: str) -> Callable[[Document, Mapping[str, Any]], Step]:
@@ -292,15 +294,11 @@ def _revert(document: Document, action: Mapping[str, Any]) -> Step:
 def _edit(document: Document, action: Mapping[str, Any]) -> Step:
     at, old = _find(document, action)
     text = _text(action)
-    if _half_typed(action):
+    if action.get("done") is False:
         return _become(document, at, state="undecided", text=text)
     state = _done(old, text)
     gone = _no_error(old) if state == "accepted" and old["text"] != text else {}
     return _become(document, at, state=state, text=text, **gone)
-
-
-def _half_typed(action: Mapping[str, Any]) -> bool:
-    return action.get("done") is False
 
 
 def _no_error(sentence: Sentence) -> dict[str, None]:
@@ -333,7 +331,7 @@ def _add_one(document: Document, action: Mapping[str, Any]) -> Step:
         findings = sum(section_of(one) == "findings" for one in sentences)
         at = (findings if section == "findings" else len(sentences)) - 1
     number = 1 + max((int(one["id"][1:]) for one in sentences), default=0)
-    state = "undecided" if _half_typed(action) else "added"
+    state = "undecided" if action.get("done") is False else "added"
     new = {"id": f"s{number}", "draft": None, "text": text, "state": state, "section": section}
     sentences.insert(at + 1, new)
     return Step(document, new["id"], {"at": at + 1, "sentence": None}, {"at": at + 1, "sentence": new})

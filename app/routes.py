@@ -82,6 +82,7 @@ def shown(state: dict[str, Any], services: Services) -> dict[str, Any]:
     parts: dict[str, Any] = {name: state[name] and _without_identity(state[name]) for name in CONTEXT_IMAGES}
     parts["further"] = [_without_identity(one) for one in state["further"]]
     parts["image"] = _without_identity(state)["image"]
+    parts["signed"] = [exports.without_images(one) for one in state["signed"]]
     return (
         state
         | parts

@@ -86,11 +86,14 @@ def levenshtein(before: str, after: str) -> int:
 def label_changes(reports: Iterable[Signed], labels_of: Labeler) -> list[dict[str, Any]]:
     """Count the findings whose label differs between draft and signed report, most frequent first.
 
-    The label of a signed report is that of its text, or the one that the reviewer set.
+    The label of a signed report is that of its text, or the one that the reviewer set. Reports without a draft changed
+    nothing and are left out.
     """
     found: Counter[tuple[str, str, str]] = Counter()
     for one in reports:
-        before = labels_of(review.drafted_text(one["document"]))
+        if not (drafted := review.drafted_text(one["document"])):
+            continue
+        before = labels_of(drafted)
         after = {**labels_of(one["text"]), **one["document"].get("corrections", {})}
         found.update((name, before[name], after[name]) for name in before if before[name] != after[name])
     return [
@@ -134,7 +137,7 @@ def _numbers(reports: Sequence[Signed]) -> dict[str, Any]:
     drafted = [report for report in reports if review.drafted_text(report["document"])]
     distances = [edit_distance(report) for report in drafted]
     seconds = sorted(report["seconds"] for report in reports)
-    low, high = statistics.quantiles(seconds, n=4)[::2] if len(seconds) > 1 else (None, None)
+    low, high = statistics.quantiles(seconds, n=4, method="inclusive")[::2] if len(seconds) > 1 else (None, None)
     total = states.total()
     return {
         "sentences": total,

@@ -130,6 +130,7 @@ def _sign(connection: sqlite3.Connection, row: sqlite3.Row, user: str, action: M
     kept = review.whole(document) | {
         "draft": draft and {key: draft[key] for key in ("model", "report", "inputs")},
         "notices": notices.of_row(row, draft),
+        "images": study_images.kept(row),
     }
     (before,) = connection.execute(
         "SELECT coalesce(sum(seconds), 0) FROM events WHERE study = ? AND version = ?", (study, version)

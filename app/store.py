@@ -342,7 +342,7 @@ class Store:
             "ORDER BY signed.rowid",
             (user, user),
         )
-        return [dict(row) | {"document": json.loads(row["document"])} for row in rows]
+        return [_version(row) for row in rows]
 
     def _find_findings(self) -> None:
         """Name the findings of studies of earlier versions, for the worklist."""
@@ -383,5 +383,12 @@ def _state(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
         "undecided": review.undecided(document),
         "can_undo": editable and bool(past.undo),
         "can_redo": editable and bool(past.redo),
-        "signed": [dict(one) | {"document": json.loads(one["document"])} for one in signed],
+        "signed": [_version(one) for one in signed],
     }
+
+
+def _version(row: sqlite3.Row) -> dict[str, Any]:
+    """Return a signed version; its ``images`` are None if it was signed before these were kept."""
+    document = json.loads(row["document"])
+    images = document.pop("images", None)
+    return dict(row) | {"document": document, "images": images}

@@ -29,6 +29,11 @@ def images_of(row: sqlite3.Row) -> dict[str, Any]:
     return found | {"further": json.loads(row["further"] or "[]")}
 
 
+def kept(row: sqlite3.Row) -> dict[str, Any]:
+    """Return what a signed version keeps of its study's images, which may change when the study is reopened."""
+    return images_of(row) | {"sha256": row["sha256"], "facts": json.loads(row["facts"])}
+
+
 def shown_prior(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any] | None:
     """Return a study's prior image with its ``report``: the last text that was signed about it, or None."""
     prior: dict[str, Any] | None = json.loads(row["prior"] or "null")

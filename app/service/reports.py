@@ -28,6 +28,8 @@ from llava_rad.outputs.formats import FORMATS
 from llava_rad.outputs.report import Report, clean
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from app.service.batcher import Batcher
     from app.service.measures import Measures
     from app.service.polling import Batches
@@ -200,7 +202,9 @@ def router(parts: Parts) -> APIRouter:
         The body is the file, or a form of a study's files and texts. `identifiers` copies those of the DICOM files
         into SR and FHIR documents, and the UIDs of study and image into JSON.
         """
-        with parts.room.take(request, request.state.caller, parts.batcher.wait_s()):
+        room = contextlib.ExitStack()
+        room.enter_context(parts.room.take(request, request.state.caller, parts.batcher.wait_s()))
+        with room:
             kind = kind_of(request.headers.get("accept", ""))
             if frame is not None and frame < 1:
                 raise BadRequest(400, "parameter", "frames are counted from 1")
@@ -217,14 +221,11 @@ def router(parts: Parts) -> APIRouter:
             caller: str = request.state.caller
             job = Job(caller, image, inputs, put, force=force, frame=frame, streamed=kind == EVENTS)
             await _read(parts.batcher, job, request.is_disconnected)
+            room.callback(_leave, parts.batcher, job)
             parts.batcher.submit(job)
             if kind == EVENTS:
-                return StreamingResponse(_events(parts, job, answers), media_type=EVENTS)
-            try:
-                answer = await _first(answers, request.is_disconnected)
-            finally:
-                if not job.answered:
-                    parts.batcher.cancel(job)
+                return _Events(_events(parts, answers), room.pop_all())
+            answer = await _first(answers, request.is_disconnected)
             if isinstance(answer, Exception):
                 raise answer
             assert isinstance(answer, Report)
@@ -322,6 +323,11 @@ async def _read(batcher: Batcher, job: Job, closed: Callable[[], Awaitable[bool]
         raise
 
 
+def _leave(batcher: Batcher, job: Job) -> None:
+    if not job.answered:
+        batcher.cancel(job)
+
+
 async def _first(
     answers: asyncio.Queue[str | Report | Exception], closed: Callable[[], Awaitable[bool]]
 ) -> str | Report | Exception:
@@ -334,29 +340,37 @@ async def _first(
                 raise BadRequest(499, "closed", "the connection was closed") from None
 
 
-async def _events(parts: Parts, job: Job, answers: asyncio.Queue[str | Report | Exception]) -> AsyncIterator[str]:
+class _Events(StreamingResponse):
+    """A stream of events; however it ends, the request's room is free afterwards."""
+
+    def __init__(self, events: AsyncIterator[str], room: contextlib.ExitStack) -> None:
+        super().__init__(events, media_type=EVENTS)
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._room:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(parts: Parts, answers: asyncio.Queue[str | Report | Exception]) -> AsyncIterator[str]:
     """Server-sent events: ``text`` with pieces, then ``report`` or ``error``."""
     raw, shown = "", ""
-    try:
-        while True:
-            part = await answers.get()
-            if isinstance(part, str):
-                raw += part
-                text = clean(raw).strip()
-                if text.startswith(shown) and text != shown:
-                    yield _event("text", {"text": text[len(shown) :]})
-                    shown = text
-            elif isinstance(part, Report):
-                yield f"event: report\ndata: {part.to_json(indent=None)}\n\n"
-                return
-            else:
-                _, reason, message = refusal_of(part)
-                parts.measures.refusals.labels(reason).inc()
-                yield _event("error", {"error": message, "reason": reason})
-                return
-    finally:
-        if not job.answered:
-            parts.batcher.cancel(job)
+    while True:
+        part = await answers.get()
+        if isinstance(part, str):
+            raw += part
+            text = clean(raw).strip()
+            if text.startswith(shown) and text != shown:
+                yield _event("text", {"text": text[len(shown) :]})
+                shown = text
+        elif isinstance(part, Report):
+            yield f"event: report\ndata: {part.to_json(indent=None)}\n\n"
+            return
+        else:
+            _, reason, message = refusal_of(part)
+            parts.measures.refusals.labels(reason).inc()
+            yield _event("error", {"error": message, "reason": reason})
+            return
 
 
 def _event(name: str, data: dict[str, str]) -> str:

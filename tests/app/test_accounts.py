@@ -153,6 +153,18 @@ def test_attempts_of_one_known_address_are_limited_over_all_names(accounts: Acco
     assert accounts.login("ann", "correct horse", "5.6.7.8")
 
 
+def test_an_own_login_does_not_give_new_tries_of_other_names(accounts: Accounts, clock: Clock) -> None:
+    accounts.by_address = True
+    waits = []
+    for number in range(21):
+        waits.append(failed(accounts, f"name{number}", "1.2.3.4")[1])
+        if number in (4, 9, 14, 18):
+            accounts.login("ann", "correct horse", "1.2.3.4")
+    assert waits == [0] * 20 + [30]
+    clock.seconds += 1 + 30 + 900
+    assert failed(accounts, "name", "1.2.3.4")[1] == 0 == failed(accounts, "other", "1.2.3.4")[1], "forgotten"
+
+
 def test_sessions_outlive_the_server_with_their_last_use(tmp_path: Path, accounts: Accounts, clock: Clock) -> None:
     token = accounts.login("ann", "correct horse", "1.2.3.4")
     clock.seconds += 11 * 3600

@@ -6,14 +6,19 @@ import base64
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 
 from app import exports, notices, research_set
+from app.images import ImageFolder
 from app.review import ReviewError
 from app.store import Store
+from encoder.reader.identity import Identity
 from llava_rad.outputs.compose import UNFAMILIAR
 from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.report import NOTICE
@@ -110,6 +115,51 @@ def everywhere(store: Store, study: str) -> tuple[str, set[str]]:
             assert f"{name.upper()}:\n{above}\n" in text and f"{name.upper()}:\n{above}\n" in shown and above in said
     assert (report.VerificationFlag == "VERIFIED") == (state["status"] == "signed")
     return whole, set(warnings)
+
+
+def test_a_signed_version_keeps_its_images(store: Store) -> None:
+    """One SOP Instance UID has one content, whatever happens to the study after it is reopened."""
+
+    def part(name: str, sha256: str) -> dict[str, Any]:
+        image = {"id": name, "width": 400, "height": 400, "presets": [], "padded": False, "spacing": None}
+        identity = Identity(
+            "1.2.1", "1.2.2", f"1.2.{int(sha256[:1], 16)}", "1.2.840.10008.5.1.4.1.1.1", {"PatientID": "P7"}
+        )
+        facts = {"format": "png", "rows": 400, "columns": 400, "view": "PA"}
+        return {"image": image | {"identity": identity.to_dict()}, "facts": facts, "warnings": [], "sha256": sha256}
+
+    study = store.create("ann", name=None, **part("i1", "c" * 64))
+    store.jobs.add("ann", study)
+    report = written("c" * 64, "Clear.").model_dump(mode="json")
+    store.jobs.finish(taken(store), "done", text="Clear.", sentences=["Clear."], report=report, model=MODEL)
+    store.add_image("ann", study, part("f1", "d" * 64), lateral=False)
+    act(store, study, "measure", kind="length", image="f1", points=[[10, 10], [100, 10]])
+    act(store, study, "accept_rest")
+    act(store, study, "sign")
+    before = to_sr(exports.document(store.state("ann", study), 1)).report
+    text = exports.report_text(store.state("ann", study), 1)
+    assert b"90.0" in before or "90.0 px" in text
+    state = act(store, study, "reopen")
+    store.remove_further("ann", study, "f1", revision=state["revision"])
+    act(store, study, "field", field="indication", text="Later.")
+    state = store.state("ann", study)
+    assert to_sr(exports.document(state, 1)).report == before and exports.report_text(state, 1) == text
+    assert "P7" not in json.dumps([exports.report_json(state, 1), *exports.jsonl(store, "ann")])
+
+
+def test_a_research_set_leaves_out_images_that_are_gone(store: Store, tmp_path: Path) -> None:
+    images = ImageFolder(tmp_path / "images")
+    gone, kept = signed(store), signed(store)
+    (tmp_path / "images" / "kept.u16").write_bytes(bytes(2 * 4 * 4))
+    with store._database.write() as connection:
+        description = json.dumps({"id": "kept", "width": 4, "height": 4})
+        connection.execute("UPDATE studies SET image = ? WHERE id = ?", (description, kept))
+    assert research_set.write(store, images, "ann", tmp_path / "set.zip") == 2
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        records = [json.loads(line) for line in archive.read("reports.jsonl").splitlines()]
+        assert [one["image"] for one in records] == [None, f"images/{kept}.png"] and gone not in str(archive.namelist())
+        assert len(archive.read("labels.csv").splitlines()) == 2
+        assert b"1 of them without image" in archive.read("README.txt")
 
 
 def test_all_exports_of_all_states_hold_the_same_text_and_warnings(store: Store) -> None:

@@ -91,6 +91,16 @@ def test_accepting_the_rest_keeps_texts_and_decisions_and_is_one_step() -> None:
     assert not review.apply(step.document, {"action": "accept_rest"}).changes
 
 
+def test_an_accepted_sentence_has_no_error_that_a_change_corrects() -> None:
+    found = do(document("One.", "Two."), "reject", sentence="s1")
+    found = do(found, "annotate", sentence="s1", category=str(Category.FALSE_FINDING))
+    later = do(found, "undecide", sentence="s1")
+    for accepted in (do(found, "accept", sentence="s1"), do(later, "accept", sentence="s1"), do(later, "accept_rest")):
+        assert accepted["sentences"][0]["state"] == "accepted" and not accepted["sentences"][0]["error"]
+    edited = do(do(found, "edit", sentence="s1", text="Mine."), "undecide", sentence="s1")
+    assert do(edited, "accept", sentence="s1")["sentences"][0]["error"], "its change is kept"
+
+
 def test_several_sentences_are_added_in_one_step() -> None:
     found = do(document("One.", "Two."), "add", text="Normal.", section="impression")
     step = review.apply(found, {"action": "add", "texts": ["A.", " B. "], "after": "s1"})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.statistics import edit_distance, levenshtein, summary
 from app.store import Store
-from tests.app.reviews import act, drafted
+from tests.app.reviews import act, drafted, study_of
 
 
 def labels_of(text: str) -> dict[str, str]:
@@ -80,6 +81,24 @@ def test_a_summary_of_two_reports(tmp_path: Path) -> None:
     assert sum(found["days"].values()) == 2
     (model,) = found["models"]
     assert model["model"] == f"small@{'ab' * 32}" and model["signed"] == 2
+
+
+def test_the_middle_half_is_between_the_shortest_and_the_longest_time(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    for seconds in (10, 100):
+        study = drafted(store, "Clear.")
+        act(store, study, "accept", sentence="s1", seconds=seconds)
+        act(store, study, "sign")
+    found = summary(store, "ann", labels_of)["seconds"]
+    assert [found["low"], found["median"], found["high"]] == pytest.approx(np.quantile([10, 100], [0.25, 0.5, 0.75]))
+
+
+def test_reports_without_a_draft_change_no_findings(tmp_path: Path) -> None:
+    store = Store(tmp_path / "reviews.sqlite")
+    study = study_of(store)
+    act(store, study, "add", text="Small effusion.")
+    act(store, study, "sign")
+    assert summary(store, "ann", labels_of)["labels"] == []
 
 
 def test_a_report_that_is_signed_again_counts_once(tmp_path: Path) -> None:

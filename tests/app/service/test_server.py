@@ -31,13 +31,15 @@ from tests.app.service.test_reports import form
 pytestmark = pytest.mark.acceptance(row=29)
 
 
-def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tiny: Path, chest: list[Path]) -> None:
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tiny: Path, chest: list[Path], accept: str) -> None:
     data = chest[0].read_bytes()
     with serving(Settings(queue=4, options=GenerationOptions(model=tiny))) as service, ThreadPoolExecutor(4) as pool:
         with waiting(service.batcher, 3):
-            found = [pool.submit(service.client.call, "POST", "/v1/reports", data) for _ in range(4)]
+            found = [pool.submit(service.client.call, "POST", "/v1/reports", data, accept=accept) for _ in range(4)]
             while len(service.batcher._jobs) < 3:
                 time.sleep(0.01)
+            time.sleep(0.5)  # headers of a stream of events are sent before its job has ended
             refused = service.client.call("POST", "/v1/reports", data)
             assert (refused.status, refused.json()["reason"]) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1
