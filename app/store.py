@@ -300,7 +300,7 @@ class Store:
         """List the studies that a user sees, last changed first; see :func:`app.worklist.worklist`.
 
         Args:
-            user: who asks.
+            user: whose list is returned.
             limit: largest number of studies.
             offset: number of studies to skip.
             query: filters and order, see :class:`app.worklist.Query`.

@@ -73,7 +73,11 @@ def _commands() -> Iterator[str]:
         for called, one in getattr(command, "commands", {}).items() or [("", command)]
     }
     rows = {
-        name: {one.name: _parameter(one) for one in command.params if not getattr(one, "hidden", False)}
+        name: {
+            one.name: _parameter(one, command.context_class(command))
+            for one in command.params
+            if not getattr(one, "hidden", False)
+        }
         for name, command in commands.items()
     }
     counted = Counter(item for some in rows.values() for item in some.items())
@@ -100,16 +104,24 @@ def _commands() -> Iterator[str]:
                 yield f"See also the notes of {' and '.join(f'`llava-rad {other}`' for other in sorted(elsewhere))}.\n"
 
 
-def _parameter(parameter: Any) -> str:
+def _parameter(parameter: Any, context: Any) -> str:
     names = [*parameter.opts, *parameter.secondary_opts]
     shown = (
         ", ".join(f"`{name}`" for name in names if name.startswith("-")) or f"`{parameter.metavar or names[0].upper()}`"
     )
     if parameter.metavar and names[0].startswith("-"):
         shown += f" {parameter.metavar}"
+    elif names[0].startswith("-") and "|" in (kind := parameter.display_type(context)):
+        shown += f" {kind.strip('[]<>')}"
     default = parameter.default
-    default = "" if default in (None, False, (), []) or callable(default) else str(getattr(default, "value", default))
-    return _item(shown, default, parameter.help or "")
+    if parameter.required and names[0].startswith("-"):
+        default = "required"
+    elif default is None or default is False or default in ((), []) or callable(default):
+        default = ""
+    told = parameter.help or ""
+    if parameter.envvar:
+        told += f" Or the environment variable {parameter.envvar}."
+    return _item(shown, str(getattr(default, "value", default)), told)
 
 
 def _keys(config: Any) -> Iterator[str]:

@@ -50,7 +50,7 @@ def test_engineer(tmp_path: Path) -> None:
     printed = [follow(tmp_path, *block) for block in blocks("tutorial-engineer")]
     assert "FINDINGS:" in printed[0]
     lines = (tmp_path / "reports.jsonl").read_text().splitlines()
-    assert 3 <= len(lines) < len(list((tmp_path / "phantoms").rglob("*.dcm")))  # laterals were refused
+    assert 3 <= len(lines) < len(list((tmp_path / "phantoms-engineer").rglob("*.dcm")))  # laterals were refused
     assert any("no report" in text for text in printed)
 
 

@@ -1,4 +1,4 @@
-"""Worker processes of torch's data loader: how they start and send, and what is said when one is lost.
+"""Worker processes of torch's data loader: how they start and send, and the message when one is lost.
 
 They send tensors by their pipe. torch would put each into shared memory, of which a container has 64 MB (/dev/shm) and
 a few processes with batches ahead need hundreds.

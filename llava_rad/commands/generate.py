@@ -127,7 +127,8 @@ def command(
         except KeyboardInterrupt:
             with uninterrupted():
                 results.finish()
-            note(f"interrupted: {results.written} reports written{results.how_to_continue}")
+            alone = not (grouped or used or (identifiers and not FORMATS[format].endings))
+            note(f"interrupted: {results.written} reports written{results.how_to_continue if alone else ''}")
             raise typer.Exit(130) from None
 
 

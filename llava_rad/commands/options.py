@@ -196,7 +196,7 @@ Output = Annotated[
         "--output",
         "-o",
         help="File for the results; an existing one is kept unless --overwrite. The same command continues a JSONL "
-        f"file. For {_DOCUMENTS}: a folder, which is continued, too.",
+        f"file. For {_DOCUMENTS}: a folder, which is continued, too. Not with --group, --study and inputs of a study.",
         show_default=False,
         rich_help_panel="Output",
     ),

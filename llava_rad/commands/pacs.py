@@ -141,7 +141,7 @@ def watch(
         bool,
         typer.Option(
             "--store",
-            help="Store drafts beside their images, with patient and study identifiers, as: "
+            help="Store each draft in the archive, with the identifiers of patient and study, as: "
             + ", ".join(row.title for row in archive_formats())
             + ".",
         ),

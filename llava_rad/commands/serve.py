@@ -147,7 +147,8 @@ def command(
         bool,
         typer.Option(
             "--microphone",
-            help="Allow the browser's microphone on the page, for dictation extensions, which may send the sound away.",
+            help="Allow the browser's microphone on the page, for dictation extensions, which may send the "
+            "recording to other companies.",
         ),
     ] = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """Fetching images and storing documents; every step may be killed and repeated without duplicates.
 
-A fault of one image, file or study is said and counted, and the others are processed.
+A fault of one image, file or study is reported and counted, and the others are processed.
 """
 
 from __future__ import annotations

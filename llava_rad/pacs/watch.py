@@ -1,7 +1,7 @@
 """Drafts for new studies of an archive: one report for a study, from its images and the patient's earlier study.
 
-Every step may be killed and repeated without duplicates. A fault of one study is said and counted, and the others are
-processed.
+Every step may be killed and repeated without duplicates. A fault of one study is reported and counted, and the others
+are processed.
 """
 
 from __future__ import annotations
