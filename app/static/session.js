@@ -1,5 +1,6 @@
 // State of the page and the requests that change it. The server's state is authoritative; this is the page's only copy.
 // A response belongs to the study that was open when it was requested: late responses are dropped.
+import { place } from "./address.js";
 import { call } from "./calls.js";
 import { Clock } from "./clock.js";
 import { sentence } from "./dom.js";
@@ -27,7 +28,6 @@ class Session extends EventTarget {
   #followed = null; // {study, stop} of the draft that is being written
   #clock = new Clock();
   #ahead = null; // state of the next study
-  #placed = null; // address that is about to be written
 
   constructor() {
     super();
@@ -120,21 +120,6 @@ class Session extends EventTarget {
     if (other && state) this.lookAhead();
   }
 
-  /** Write the open study or tab into the address, so that the browser's Back returns to the one before; once for all changes of a click. */
-  place(hash, replace = false) {
-    if (!this.#placed) queueMicrotask(() => this.#write());
-    this.#placed = { hash, replace: replace || Boolean(this.#placed?.replace) };
-  }
-
-  #write() {
-    const { hash, replace } = this.#placed;
-    this.#placed = null;
-    if (location.hash.slice(1) === hash) return;
-    const url = hash ? `#${hash}` : location.pathname + location.search;
-    if (replace || !location.hash) history.replaceState(null, "", url);
-    else history.pushState(null, "", url);
-  }
-
   #arrive(hash) {
     if (PLACES.includes(hash)) this.#tell("tab", hash);
     else if (hash.startsWith(LINK)) this.fetch(hash.slice(LINK.length));
@@ -161,14 +146,14 @@ class Session extends EventTarget {
     const epoch = this.#leave();
     this.show(null); // old and new content must never be shown together
     document.body.ariaBusy = "true";
-    if (!quiet) this.place(id);
+    if (!quiet) place(id);
     if (ready) this.show(ready); // and the server's present state, in case it has changed meanwhile
     try {
       const state = await call("GET", `/api/studies/${encodeURIComponent(id)}`);
       if (epoch === this.#epoch && state.revision !== this.study?.revision) this.show(state);
     } catch (error) {
       if (epoch !== this.#epoch) return;
-      if (error.status === 404) this.place("", true);
+      if (error.status === 404) place("", true);
       if (error.passing) this.fail(error, [{ label: "Try again", act: () => this.open(id, { quiet }) }]);
       else this.fail(error);
     } finally {
@@ -254,7 +239,7 @@ class Session extends EventTarget {
     if (epoch !== this.#epoch) return this.say(late);
     const mine = this.#leave();
     this.show(state);
-    this.place(state.id);
+    place(state.id);
     this.say(text);
     await this.#painted(); // show the image first: the model would slow its display down
     if (mine !== this.#epoch || this.study.draft || this.study.status !== "pending" || !this.writes) return; // the server writes the drafts of studies that an image joined

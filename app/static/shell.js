@@ -1,4 +1,5 @@
 // The page: bar, warnings, and one panel for each tab. The review has the images, a divider and the report.
+import { place } from "./address.js";
 import { h } from "./dom.js";
 import { listen } from "./keys.js";
 import { mount as mountReport } from "./report.js";
@@ -34,7 +35,7 @@ export function mount(root) {
     }
     for (const [each, panel] of Object.entries(panels)) panel.hidden = each !== name;
     document.body.dataset.tab = name;
-    if (!quiet) session.place(name === "review" ? session.study?.id ?? "" : name);
+    if (!quiet) place(name === "review" ? session.study?.id ?? "" : name);
   }
 
   /** Move between the tabs by arrow keys. */
