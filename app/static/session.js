@@ -43,8 +43,14 @@ class Session extends EventTarget {
     steps.addEventListener("trouble", ({ detail }) => this.say(`Not saved yet: ${detail.error.message}. Trying again …`, "error"));
     steps.addEventListener("saved", () => this.say("Everything is saved."));
     steps.addEventListener("merged", ({ detail }) => own(detail.state) && this.say("This study was also changed elsewhere; your change was added to it."));
-    steps.addEventListener("conflict", ({ detail: { state } }) => this.say(`${own(state) ? "This study" : `The study ${state.name}`} was changed elsewhere. Your last change was not saved: check the study and repeat it. A text that you typed is kept.`, own(state) ? "conflict" : "error"));
-    steps.addEventListener("refused", ({ detail }) => this.fail(detail.error));
+    steps.addEventListener("conflict", ({ detail: { state, count } }) => {
+      const lost = count === 1 ? "Your last change was not saved: check the study and repeat it." : `Your last ${count} changes were not saved: check the study and repeat them.`;
+      this.say(`${own(state) ? "This study" : `The study ${state.name}`} was changed elsewhere. ${lost} A text that you typed is kept.`, own(state) ? "conflict" : "error");
+    });
+    steps.addEventListener("refused", ({ detail: { error, count } }) => {
+      if (count === 1) this.fail(error);
+      else this.say(`${sentence(error.message)} ${count - 1} later ${count === 2 ? "change was" : "changes were"} not saved either: check the study.`, "error");
+    });
   }
 
   #tell(kind, detail) {
@@ -106,8 +112,7 @@ class Session extends EventTarget {
 
   /** Show a state of a study, with the steps that are on their way. */
   show(found) {
-    if (found) this.steps.note(found);
-    const state = found && this.steps.ahead(found);
+    const state = found && this.steps.note(found);
     const other = state?.id !== this.study?.id;
     this.study = state;
     document.body.dataset.study = state?.id ?? "";
@@ -334,10 +339,10 @@ class Session extends EventTarget {
     return this.#change("POST", "stop", { json: {} });
   }
 
-  /** Send a step of the review, of the open study if no other; returns a promise of the new state, or of null if it was not saved. */
-  act(action, { text = null, study = this.study?.id } = {}) {
+  /** Send a step of the review, of the open study if no other; see Steps.add. */
+  act(action, { study = this.study?.id, ...more } = {}) {
     if (!study) return Promise.resolve(null);
-    return this.steps.add(study, action, { seconds: this.#clock.take(), text });
+    return this.steps.add(study, action, { seconds: this.#clock.take(), ...more });
   }
 
   #follow() {
@@ -345,6 +350,8 @@ class Session extends EventTarget {
     if (this.#followed?.study === id) return;
     const epoch = this.#epoch;
     const ended = async () => {
+      await this.steps.settled(id);
+      if (epoch !== this.#epoch) return;
       this.#followed = null;
       try {
         const state = await this.#retry(epoch, () => call("GET", `/api/studies/${id}`));

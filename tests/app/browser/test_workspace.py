@@ -111,6 +111,18 @@ def test_accepting_twice_is_one_step_and_undone_steps_are_redone(page: Page, cli
     assert states(client, study)[0] == "accepted"
 
 
+def test_a_step_can_be_undone_before_its_answer_comes(page: Page, client: Client, study: str) -> None:
+    page.evaluate(
+        """() => {
+          for (const [key, ctrlKey] of [['a', false], ['z', true]]) {
+            document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, ctrlKey, bubbles: true }));
+          }
+        }"""
+    )
+    saved(page)
+    assert set(states(client, study)) == {"undecided"} and page.is_enabled("#redo")
+
+
 def test_characters_decide_only_inside_the_list(page: Page, client: Client, study: str) -> None:
     for place in ("document.activeElement.blur()", "document.querySelector('#divider').focus()"):
         page.evaluate(place)
