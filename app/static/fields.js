@@ -39,22 +39,38 @@ export function createFields(editable) {
     element.open = true;
     fields[name].put(text);
   }
-  return { element, show, put };
+
+  /** Save the field that has the focus, and leave it; returns false if there is none. */
+  function leave() {
+    const at = document.activeElement;
+    if (!element.contains(at)) return false;
+    at.blur();
+    return true;
+  }
+  return { element, show, put, leave };
 }
 
 function field(name, title, editable) {
   const area = h("textarea", { id: `field-${name}`, rows: name === "prior_report" ? 2 : 1, maxLength: 4000, spellcheck: true, lang: "en" });
   let timer = null;
   let kept = null; // id of the text in the browser
-  let saved = ""; // text that the server has or will have
+  let saved = ""; // text of the area that has been sent or was shown
+  let base = ""; // text of the study that the area's text follows
   const save = () => {
     clearTimeout(timer);
     timer = null;
     const { study } = area.dataset;
-    if (!study || area.value === saved || (study === session.study?.id && !editable())) return;
-    session.act({ action: "field", field: name, text: area.value }, { text: kept, study });
-    saved = area.value;
-    kept = null;
+    if (!study || area.value === saved) return;
+    const [text, id, before] = [area.value.trim(), kept, base];
+    [saved, kept] = [area.value, null];
+    if (study === session.study?.id && !editable()) {
+      if (id) unsent.release(id);
+      return;
+    }
+    base = text;
+    session.act({ action: "field", field: name, text }, { text: id, study, base: JSON.stringify(before) }).then((state) => {
+      if (state && area.dataset.study === study && base === text) base = state.fields[name]; // without control characters
+    });
   };
   area.addEventListener("input", () => {
     clearTimeout(timer);
@@ -69,10 +85,12 @@ function field(name, title, editable) {
     const value = session.study?.fields[name] ?? "";
     const own = area.dataset.study === (session.study?.id ?? "");
     if (!own) save(); // the text of the study that was open before
-    if (!own || !(document.activeElement === area || timer !== null)) {
+    const typed = timer !== null || area.value !== saved;
+    // a text that is being typed stays, and so does a saved one under the cursor unless another one has come
+    if (!own || !(typed || (document.activeElement === area && value === base))) {
       clearTimeout(timer);
       timer = kept = null;
-      area.value = saved = value;
+      area.value = saved = base = value;
     }
     area.dataset.study = session.study?.id ?? "";
     area.readOnly = !editable();

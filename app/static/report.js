@@ -119,8 +119,9 @@ export function mount(root) {
     session.write(count > 0, takes("grounded") && grounded.checked);
   }
 
-  /** Finish the text that is being edited. */
+  /** Finish the text that is being typed, in a sentence or in a field; the next keys belong to the list. */
   function finish() {
+    if (fields.leave()) rows.get(selected)?.element.focus({ preventScroll: true });
     [...rows.values()].find((row) => row.box)?.box.end("done");
     if (composing?.element.contains(document.activeElement)) composing.box.end("done");
   }
@@ -257,10 +258,11 @@ export function mount(root) {
   function drawSentences() {
     const all = session.study?.sentences ?? [];
     const ids = new Set(all.map((one) => one.id));
+    const typing = isTyping(document.activeElement);
     let lost = false; // the focus was in a row that is gone
     for (const [number, [id, row]] of [...rows].entries()) {
       if (ids.has(id)) continue;
-      row.box?.end("left");
+      row.box?.end("replaced");
       lost ||= row.element.contains(document.activeElement);
       row.element.remove();
       rows.delete(id);
@@ -291,7 +293,7 @@ export function mount(root) {
     if (wanted && all.length) {
       wanted = false;
       const at = document.activeElement;
-      if (at === document.body || (root.contains(at) && !isTyping(at))) focusList();
+      if (!typing && (at === document.body || root.contains(at))) focusList();
     }
   }
 

@@ -8,6 +8,7 @@ import { hint } from "./keys.js";
 import { lines } from "./macros.js";
 import { session } from "./session.js";
 import { isOwn } from "./steps.js";
+import { unsent } from "./unsent.js";
 
 export const STATES = { undecided: "to decide", accepted: "accepted", edited: "edited", rejected: "rejected", added: "added" };
 
@@ -56,6 +57,7 @@ export class Row {
 
   update(one, number, count) {
     this.one = one;
+    if (this.box && one.draft !== this.draft) this.box.end("replaced"); // another draft: the text belongs to no sentence of it
     const can = this.pane.deciding();
     const own = isOwn(one);
     const changed = !own && one.text !== one.draft;
@@ -87,9 +89,11 @@ export class Row {
     if (!this.pane.deciding() || this.box) return;
     const saved = this.one.text;
     const study = session.study.id;
+    const base = session.steps.seen(study, { action: "edit", sentence: this.id });
+    this.draft = this.one.draft;
     this.box = textBox({
       value: text, saved, label: "Text of the sentence", entry: { study, kind: "edit", sentence: this.id, draft: this.one.draft },
-      finish: (how, typed, id) => this.close(how, typed, { id, saved, study }),
+      finish: (how, typed, id) => this.close(how, typed, { id, saved, study, base }),
     });
     this.body.hidden = true;
     this.body.after(this.box.element);
@@ -97,17 +101,19 @@ export class Row {
     this.box.area.setSelectionRange(text.length, text.length);
   }
 
-  /** Save a text that is finished, or keep it undecided if it is not. */
-  close(how, typed, { id, saved, study }) {
+  /** Save a text that is finished, or keep it undecided if it is not; offer it back if its sentence is gone. */
+  close(how, typed, { id, saved, study, base }) {
     const { element } = this.box;
     const text = lines(typed).join(" ");
     const focused = element.contains(document.activeElement);
     const done = how === "done";
-    if (how !== "given up" && text && text !== saved) session.act({ action: "edit", sentence: this.id, text, ...(done ? {} : { done: false }) }, { text: id, study });
-    else if (done && text && this.one.state === "undecided") session.act({ action: "accept", sentence: this.id });
     this.box = null;
+    if (how === "replaced") unsent.release(id);
+    else if (how !== "given up" && text && text !== saved) session.act({ action: "edit", sentence: this.id, text, ...(done ? {} : { done: false }) }, { text: id, study, base });
+    else if (done && text && this.one.state === "undecided") session.act({ action: "accept", sentence: this.id }, { study, base });
     element.remove();
     this.body.hidden = false;
+    if (how === "replaced") return; // what is typed on acts on no sentence
     if (done) this.pane.decided(this, true);
     else if (focused) this.element.focus();
   }

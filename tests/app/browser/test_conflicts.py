@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scripts.soak.serving import Client
-from tests.app.browser.workspace_page import state, states, texts
+from tests.app.browser.test_review_page import said
+from tests.app.browser.workspace_page import ROWS, saved, state, states, texts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -26,6 +27,8 @@ async ([state, actions]) => {
 }
 """
 """Queues steps on a state at once; returns whether each was saved, and what was said."""
+MERGE = "import('/ui/session.js').then(({ session }) => session.act({ action: 'reject', sentence: 's1' }))"
+"""A step of the page, after which it shows what others have changed."""
 
 
 def queued(page: Page, before: dict[str, Any], *actions: dict[str, Any]) -> Any:
@@ -96,6 +99,55 @@ def test_steps_after_a_merged_new_sentence_are_about_that_sentence(page: Page, c
     ]
     assert queued(page, before, *steps) == [[True] * 4, [["merged", 0]]]
     assert texts(client, study)[-3:] == ["Theirs.", "First.", "Third."]
+
+
+def test_a_text_does_not_replace_one_that_came_while_it_was_typed(page: Page, client: Client, study: str) -> None:
+    assert client.act(state(client, study), "accept_rest").status == 200
+    page.reload()
+    page.locator(ROWS).nth(1).locator(".lr-text").dblclick()
+    page.fill(".lr-editor", "Mine.")
+    assert client.act(state(client, study), "edit", sentence="s2", text="Theirs.").status == 200
+    page.evaluate(MERGE)
+    page.wait_for_selector(f"{ROWS} ins >> text=Theirs", state="attached")
+    page.focus(".lr-editor")
+    page.keyboard.press("Control+Enter")
+    said(page, "Your last 2 changes were not saved")
+    page.wait_for_selector("#unsent >> text=Mine.")
+    assert texts(client, study)[1] == "Theirs." and state(client, study)["status"] == "draft"
+
+
+def test_a_field_does_not_replace_a_text_that_came_while_it_was_typed(page: Page, client: Client, study: str) -> None:
+    page.eval_on_selector("#fields", "one => { one.open = true; }")
+    page.focus("#field-indication")
+    page.keyboard.type("Cough, ")
+    page.wait_for_timeout(1700)  # saves it
+    saved(page)
+    page.keyboard.type("fever.")
+    assert client.act(state(client, study), "field", field="indication", text="Fall.").status == 200
+    page.evaluate(MERGE)
+    page.keyboard.press("Tab")
+    said(page, "changed elsewhere")
+    page.wait_for_selector("#unsent >> text=Cough, fever.")
+    assert state(client, study)["fields"]["indication"] == page.input_value("#field-indication") == "Fall."
+    page.click(".lr-put-back")
+    saved(page)
+    assert state(client, study)["fields"]["indication"] == "Cough, fever."
+
+
+def test_a_new_draft_ends_an_open_text_and_offers_it_back(page: Page, client: Client, study: str) -> None:
+    page.keyboard.press("e")
+    page.fill(".lr-editor", "Mine.")
+    page.evaluate(
+        """import('/ui/session.js').then(({ session }) => {
+          const { study } = session;
+          const sentences = study.sentences.map((one) => ({ ...one, draft: 'New.', text: 'New.' }));
+          session.show({ ...study, sentences, revision: study.revision + 1 });
+        })"""
+    )
+    page.wait_for_selector("#unsent >> text=Mine.")
+    page.keyboard.type("axe")
+    assert not page.locator(".lr-editor").count(), "typing goes on, and acts on no sentence"
+    assert set(states(client, study)) == {"undecided"}
 
 
 def test_the_kind_of_error_goes_with_the_change_at_once(page: Page) -> None:

@@ -335,6 +335,21 @@ def test_signing_opens_the_next_study_and_back_returns(browser_page: Page, serve
     page.wait_for_function("id => document.body.dataset.study === id", arg=studies[0])
 
 
+def test_signing_from_a_field_saves_its_text_and_leaves_it(browser_page: Page, server: Served, client: Client) -> None:
+    studies = [new_study(client, seed) for seed in (51, 52)]
+    assert client.act(state(client, studies[1]), "accept_rest").status == 200
+    page = at(browser_page, server, studies[1])
+    page.wait_for_function("!document.querySelector('#next').disabled")
+    page.eval_on_selector("#fields", "one => { one.open = true; }")
+    page.focus("#field-indication")
+    page.keyboard.type("Left pneumonectomy.")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("id => document.body.dataset.study && document.body.dataset.study !== id", arg=studies[1])
+    page.wait_for_function("document.activeElement.closest('#sentences li')")
+    (signed,) = state(client, studies[1])["signed"]
+    assert signed["document"]["fields"]["indication"] == "Left pneumonectomy."
+
+
 def test_a_step_made_just_before_leaving_a_study_is_saved(browser_page: Page, server: Served, client: Client) -> None:
     first, second = new_study(client, 21), new_study(client, 22)
     page = at(browser_page, server, second)
