@@ -44,13 +44,17 @@ export function textBox({ value, saved = value, label, entry, finish, stays = fa
     const found = suggested(list, area.value.slice(0, area.selectionStart));
     hint.textContent = found.length ? `Tab: ${found.slice(0, 3).map((one) => one.name).join(" · ")}` : "";
   };
-  /** Replace a macro's name before the cursor by its text. */
+  /** Replace a macro's name before the cursor by its text; returns null if there is no room for it. */
   const expand = (complete) => {
     const before = area.value.slice(0, area.selectionStart);
     const [only, ...more] = complete ? suggested(list, before) : [];
     const macro = macroAt(list, before) ?? (only && !more.length ? only : null);
     if (!macro) return false;
     const typed = macroAt(list, before) ? macro.name : /(?:^|\s)(\.[^.]*)$/.exec(before)[1];
+    if (area.value.length - typed.length + macro.text.length > area.maxLength) {
+      hint.textContent = `${macro.name} does not fit: a text holds at most ${area.maxLength.toLocaleString("en")} characters`;
+      return null;
+    }
     area.setRangeText(macro.text, before.length - typed.length, before.length, "end");
     changed();
     return true;
@@ -63,11 +67,10 @@ export function textBox({ value, saved = value, label, entry, finish, stays = fa
     },
     onkeydown: (event) => {
       if (event.isComposing) return;
-      if (event.key === "Tab" && !event.shiftKey && expand(true)) event.preventDefault();
+      if (event.key === "Tab" && !event.shiftKey && expand(true) !== false) event.preventDefault();
       else if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey && !event.metaKey && !event.altKey) {
         event.preventDefault();
-        expand(false);
-        end("done");
+        if (expand(false) !== null) end("done");
       } else if (event.key === "Escape") {
         event.stopPropagation();
         end("given up");

@@ -9,9 +9,9 @@ const KINDS = { new: "new sentence", edit: "change", field: "text" };
 
 /** Return true if a study has a text. */
 function has(study, { kind, sentence, field, text }) {
-  if (kind === "field") return study.fields[field] === text;
-  const wanted = lines(text).join(" ");
-  return study.sentences.some((one) => (kind === "edit" ? one.id === sentence : isOwn(one)) && one.text === wanted);
+  if (kind === "field") return study.fields[field] === text.trim();
+  if (kind === "new") return lines(text).every((line) => study.sentences.some((one) => isOwn(one) && one.text === line));
+  return study.sentences.some((one) => one.id === sentence && one.text === lines(text).join(" "));
 }
 
 /**

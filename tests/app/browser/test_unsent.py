@@ -59,6 +59,22 @@ def test_typed_text_outlives_a_reload(page: Page, client: Client, study: str) ->
     assert page.locator("#unsent").is_hidden()
 
 
+def test_sentences_that_the_server_has_are_not_offered_again(page: Page, client: Client, study: str) -> None:
+    def lose(route: Route) -> None:
+        route.fetch()  # the server saves it, and its answer is lost
+        route.abort()
+
+    page.route(ACTIONS, lose)
+    type_new(page, "")
+    page.fill("#new-sentence", "One.\nTwo.")
+    page.keyboard.press("Enter")
+    said(page, "Not saved yet")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    page.wait_for_selector(f"{ROWS} >> text=Two.")
+    assert page.locator("#unsent").is_hidden() and texts(client, study)[1:3] == ["One.", "Two."]
+
+
 def test_typed_texts_outlive_conflicts_with_another_window(page: Page, client: Client, study: str) -> None:
     for text in ("first of mine", "second of mine"):
         page.locator(ROWS).nth(0).locator(".lr-text").dblclick()
