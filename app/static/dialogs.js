@@ -74,6 +74,11 @@ const GROUPS = { report: "Report", viewer: "Images", worklist: "Worklist", page:
 
 /** Show keys and macros, and let the user change them. */
 export async function showSettings() {
+  try {
+    await session.loadSettings();
+  } catch (error) {
+    return session.fail(error);
+  }
   const single = h("input", { type: "checkbox", id: "single-keys", checked: session.settings.single_keys !== false, onchange: () => session.set({ single_keys: single.checked }) });
   const body = h("tbody");
   const drawKeys = () => body.replaceChildren(...Object.entries(GROUPS).flatMap(([scope, title]) => {

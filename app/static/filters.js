@@ -121,19 +121,29 @@ export class Filters {
     (on ? this.name : this.save).focus();
   }
 
-  #keep() {
-    const name = this.name.value.trim();
-    if (!name) return;
-    const others = (session.settings?.filters ?? []).filter((one) => one.name !== name);
-    session.set({ filters: [...others, { name, query: this.query }] });
+  async #keep() {
+    const [name, { query }] = [this.name.value.trim(), this];
+    if (!name || !(await this.#save((others) => [...others, { name, query }], name))) return;
     this.name.value = "";
     this.name.hidden = true;
     this.drawSaved();
     this.chips.lastElementChild?.firstElementChild.focus();
   }
 
-  #forget(name) {
-    session.set({ filters: (session.settings?.filters ?? []).filter((one) => one.name !== name) });
+  /** Change the list of saved filters, without the one of a name; returns false if it cannot be loaded. */
+  async #save(change, name) {
+    try {
+      await session.loadSettings();
+    } catch (error) {
+      session.fail(error);
+      return false;
+    }
+    session.set({ filters: change((session.settings.filters ?? []).filter((one) => one.name !== name)) });
+    return true;
+  }
+
+  async #forget(name) {
+    if (!(await this.#save((others) => others, name))) return;
     this.drawSaved();
     this.save.focus();
   }

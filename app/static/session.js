@@ -28,6 +28,7 @@ class Session extends EventTarget {
   #followed = null; // {study, stop} of the draft that is being written
   #clock = new Clock();
   #ahead = null; // state of the next study
+  #setting = Promise.resolve(); // changes of settings on their way, one after the other
 
   constructor() {
     super();
@@ -70,8 +71,7 @@ class Session extends EventTarget {
     const epoch = this.#epoch;
     await this.refreshMe();
     unsent.use(this.me.user);
-    this.settings = await call("GET", "/api/settings").catch(() => ({}));
-    this.#tell("settings");
+    await this.loadSettings().catch(() => {}); // asked for again before they are changed
     const wanted = (returning() || location.hash).slice(1) || unsent.all().at(-1)?.study;
     if (wanted?.startsWith(LINK)) return this.fetch(wanted.slice(LINK.length));
     const list = wanted && !PLACES.includes(wanted) ? null : await call("GET", "/api/studies?limit=50");
@@ -95,11 +95,19 @@ class Session extends EventTarget {
     if (this.me.model.state === "loading") setTimeout(() => this.refreshMe().catch(() => {}), 1000);
   }
 
+  /** Load the user's settings, as the last window has left them: before a list of them is changed, which is saved as a whole. */
+  async loadSettings() {
+    await this.#setting;
+    this.settings = await call("GET", "/api/settings");
+    this.#tell("settings");
+  }
+
   /** Change settings of the user. */
-  async set(part) {
+  set(part) {
     this.settings = { ...this.settings, ...part };
     this.#tell("settings");
-    await call("PUT", "/api/settings", { json: part, keepalive: true }).catch((error) => this.fail(error));
+    this.#setting = this.#setting.then(() => call("PUT", "/api/settings", { json: part, keepalive: true })).catch((error) => this.fail(error));
+    return this.#setting;
   }
 
   /** Leave the open study: answers about it that are still to come are dropped. */

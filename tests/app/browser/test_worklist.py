@@ -277,12 +277,20 @@ def test_filters_are_saved_by_name_and_used_again(browser_page: Page, images: Im
     page.click("[data-status=draft]")
     page.fill("#search", "edema")
     page.wait_for_selector("#save-filter:visible")
+    theirs = {"name": "theirs", "query": {"status": "signed"}}
+    server.settings = {"filters": [theirs]}  # saved in another window
+    page.route("**/api/settings", lambda route: route.abort(), times=1)
     page.click("#save-filter")
     page.keyboard.type("Open edemas")
     page.keyboard.press("Enter")
+    page.wait_for_function("window.said?.includes('cannot be reached')")
+    assert server.settings == {"filters": [theirs]}, "a list that could not be loaded is not replaced"
+    page.keyboard.press("Enter")
     chip = page.get_by_role("button", name="Open edemas", exact=True)
     chip.wait_for()
-    assert server.settings["filters"][0]["name"] == "Open edemas" and page.is_hidden("#save-filter")
+    assert [one["name"] for one in server.settings["filters"]] == ["theirs", "Open edemas"] and page.is_hidden(
+        "#save-filter"
+    )
     chip.click()  # pressed again: all studies
     page.wait_for_function("document.getElementById('search').value === ''")
     assert "status" not in server.queries[-1]
@@ -292,7 +300,7 @@ def test_filters_are_saved_by_name_and_used_again(browser_page: Page, images: Im
     assert (server.queries[-1]["status"], server.queries[-1]["search"]) == ("draft", "edema")
     page.get_by_role("button", name="Delete the filter Open edemas").click()
     chip.wait_for(state="detached")
-    assert server.settings["filters"] == []
+    assert server.settings["filters"] == [theirs]
 
 
 def test_a_study_is_assigned_and_given_back(browser_page: Page, images: Images, server: Answers) -> None:

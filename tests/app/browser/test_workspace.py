@@ -189,6 +189,16 @@ def test_a_macro_and_a_normal_sentence_are_added_line_by_line(page: Page, client
     page.keyboard.press("Control+y")
     saved(page)
     assert [one["text"] for one in state(client, study)["sentences"]][1:3] == ["One.", "Two."]
+    long = {"name": ".long", "text": "x" * 3990, "section": "findings"}
+    client.call("PUT", "/api/settings", {"macros": [long]})  # in another window
+    page.keyboard.press("Control+/")
+    page.wait_for_selector("dialog[open]")
+    assert page.input_value("[aria-label='Name of macro 1']") == ".long"
+    page.keyboard.press("Escape")
+    type_new(page, "More than ten characters, .long")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".lr-hint >> text=does not fit")
+    assert page.input_value("#new-sentence").endswith(".long")
     client.call("PUT", "/api/settings", {"macros": None})
 
 
