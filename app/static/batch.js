@@ -7,7 +7,7 @@ let sending = 0; // files that would be lost with the page
 
 addEventListener("beforeunload", (event) => sending > 0 && event.preventDefault());
 
-/** Repeat a request while the server cannot be reached or has no room at the moment. */
+/** Repeat a request while the server cannot be reached, is busy or has no room. */
 async function patiently(ask) {
   sending += 1;
   try {
@@ -15,8 +15,8 @@ async function patiently(ask) {
       try {
         return await ask();
       } catch (error) {
-        if (![0, 503].includes(error.status) || number === TRIES) throw error;
-        session.say("The server cannot be reached: the files are sent when it is back.", "busy");
+        if (!error.passing || number === TRIES) throw error;
+        session.say(`Not sent yet: ${error.message}. Trying again …`, "busy");
         await new Promise((done) => setTimeout(done, WAIT_MS));
       }
     }

@@ -45,7 +45,8 @@ class Answers:
     user: str | None = None
     queries: list[dict[str, str]] = field(default_factory=list)
     sent: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
-    failures: int = 0
+    failures: list[int] = field(default_factory=list)
+    """Statuses that uploads are answered with first."""
 
     def answer(self, route: Route) -> None:
         request = route.request
@@ -56,8 +57,7 @@ class Answers:
             route.fallback()
         elif request.method != "GET":
             if path.startswith("/api/studies") and self.failures:
-                self.failures -= 1
-                route.fulfill(status=503, json={"error": "no room"})
+                route.fulfill(status=self.failures.pop(0), json={"error": "no room"})
                 return
             self.sent.append((request.method, request.url.split("/", 3)[3], request.headers, request.post_data))
             if path == "/api/settings":
@@ -327,7 +327,7 @@ def test_files_and_zips_become_batches(browser_page: Page, images: Images, serve
     names = {"1.dcm": b"one", "2.dcm": b"two", ".hidden": b"x", "DICOMDIR": b"x", "empty.dcm": b"", "all.ZIP": b"zip"}
     for name, content in names.items():
         (tmp_path / name).write_bytes(content)
-    server.failures = 2  # no room at the moment: the file is sent again
+    server.failures = [503, 502]  # no room at the moment, a proxy: the file is sent again
     page.set_input_files("#files", [tmp_path / name for name in names])
     page.wait_for_function("window.said?.includes('2 files have been sent; 3')")
     assert [(path, body) for _, path, _, body in server.sent] == [
