@@ -1,12 +1,13 @@
-// Working time: the page is visible, and a pause counts for at most one minute.
+// Working time on the open study: the review is visible, and a pause counts for at most one minute.
 const IDLE_MS = 60_000;
 
 export class Clock {
   #active = 0;
   #last = performance.now();
+  #worked = document.visibilityState === "visible"; // at the last tick
 
   constructor() {
-    for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
+    for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "visibilitychange"]) {
       addEventListener(kind, () => this.#tick(), { passive: true, capture: true });
     }
   }
@@ -21,7 +22,9 @@ export class Clock {
 
   #tick() {
     const now = performance.now();
-    if (document.visibilityState === "visible") this.#active += Math.min(now - this.#last, IDLE_MS);
+    const reviewing = (document.body?.dataset.tab ?? "review") === "review"; // not the worklist or the statistics
+    if (this.#worked && reviewing) this.#active += Math.min(now - this.#last, IDLE_MS);
+    this.#worked = reviewing && document.visibilityState === "visible";
     this.#last = now;
   }
 }

@@ -60,6 +60,34 @@ def test_the_focus_stays_in_the_report_when_a_button_goes(page: Page, client: Cl
     page.wait_for_function("document.activeElement.closest('#sentences li')")
 
 
+def test_only_time_at_a_visible_review_counts(page: Page) -> None:
+    seconds = page.evaluate(
+        """async () => {
+          const { Clock } = await import('/ui/clock.js');
+          let now = performance.now();
+          performance.now = () => now;
+          let visible = 'visible';
+          Object.defineProperty(document, 'visibilityState', { get: () => visible });
+          const clock = new Clock();
+          const tick = (kind, after) => { now += 1000 * after; dispatchEvent(new Event(kind)); };
+          tick('keydown', 10);
+          document.body.dataset.tab = 'worklist';
+          tick('pointermove', 20);
+          tick('pointermove', 30);
+          document.body.dataset.tab = 'review';
+          tick('pointermove', 1);
+          visible = 'hidden';
+          tick('visibilitychange', 5);
+          visible = 'visible';
+          tick('visibilitychange', 40);
+          tick('pointermove', 100);
+          delete document.visibilityState;
+          return clock.take();
+        }"""
+    )
+    assert seconds == 10 + 5 + 60
+
+
 def test_the_end_of_a_search_is_not_the_end_of_the_worklist(browser_page: Page, server: Served, client: Client) -> None:
     studies = [new_study(client, seed) for seed in (41, 42)]
     page = browser_page
