@@ -59,6 +59,17 @@ def test_typed_text_outlives_a_reload(page: Page, client: Client, study: str) ->
     assert page.locator("#unsent").is_hidden()
 
 
+def test_a_text_is_not_offered_while_it_is_typed_in_another_tab(page: Page, study: str) -> None:
+    type_new(page, "Being typed")
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector(ROWS)
+    assert other.locator("#unsent").is_hidden()
+    page.goto("about:blank")
+    other.reload()
+    other.wait_for_selector("#unsent >> text=Being typed")
+
+
 def test_sentences_that_the_server_has_are_not_offered_again(page: Page, client: Client, study: str) -> None:
     def lose(route: Route) -> None:
         route.fetch()  # the server saves it, and its answer is lost
