@@ -90,7 +90,8 @@ function field(name, title, editable) {
     if (!own || !(typed || (document.activeElement === area && value === base))) {
       clearTimeout(timer);
       timer = kept = null;
-      area.value = saved = base = value;
+      area.value = base = value;
+      saved = area.value; // line breaks may be others
     }
     area.dataset.study = session.study?.id ?? "";
     area.readOnly = !editable();
