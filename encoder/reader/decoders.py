@@ -77,7 +77,7 @@ FIRST_BYTES = (b"", b"\xaa" * 4, b"\x55" * 4)
 
 @dataclass(frozen=True)
 class FrameShape:
-    """Shape of one frame by the DICOM header: rows, columns, samples per pixel, bits, and planar configuration."""
+    """Shape of one frame by the DICOM header: rows, columns, samples per pixel, bits, planar configuration, sign."""
 
     rows: int
     columns: int
@@ -85,6 +85,7 @@ class FrameShape:
     bits_allocated: int
     bits_stored: int
     planar: bool = False
+    signed: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -91,12 +91,11 @@ def read_dicom(
     frames, index = _frame_index(header, frame, frames_held(file, shape), admission)
     quarter, mirror, orientation = geometry.turns(header, admission, lateral=view == "lateral")
     ratio = geometry.aspect(header, admission)
-    signed = header.word("PixelRepresentation") == 1
-    patterns, bits = stored_values(file, shape, frames, index, signed=signed, admission=admission)
-    stored = grey_channel(patterns, photometric, file, admission)
-    greys = _greys(header, 8 if photometric == "PALETTE COLOR" else bits, photometric, admission)
+    patterns, bits = stored_values(file, shape, frames, index, admission)
+    stored = grey_channel(patterns, bits, photometric, file, shape, admission)
+    greys = _greys(header, bits, photometric, admission)
     pixels = _apply(greys, stored, allocate)
-    valid = geometry.valid_pixels(header, stored, bits, signed, admission) if photometric in GREY else None
+    valid = geometry.valid_pixels(header, stored, bits, shape.signed, admission) if photometric in GREY else None
     if valid is not None:
         pixels[~valid] = 0
         valid = geometry.turn(valid, quarter, mirror)
@@ -130,7 +129,7 @@ def read_dicom(
         ),
         lossy=header.code("LossyImageCompression") == "01" or file.syntax in LOSSY,
     )
-    windows = windows_of(header, admission, signed=signed)
+    windows = windows_of(header, admission, signed=shape.signed) if photometric in GREY else ()
     return Radiograph(
         pixels,
         valid,
@@ -195,11 +194,20 @@ def _frame_shape(header: Header, photometric: str, file: DicomFile) -> FrameShap
         raise ReadError("corrupt", "PixelRepresentation is neither 0 nor 1")
     if samples == 3 and photometric in ("YBR_FULL_422", "YBR_PARTIAL_420") and file.syntax in {**NATIVE, **RLE}:
         raise ReadError("colour", "the image is in colour")
-    return FrameShape(rows, columns, samples, allocated, stored, planar=header.word("PlanarConfiguration") == 1)
+    signed = header.word("PixelRepresentation") == 1 and samples == 1  # samples of colour have no sign
+    planar = header.word("PlanarConfiguration") == 1
+    return FrameShape(rows, columns, samples, allocated, stored, planar, signed)
 
 
 def _greys(header: Header, bits: int, photometric: str, admission: rules.Admission) -> Greys:
-    """Derive the grey mapping ("Grey values"); the sign is derived once, from MONOCHROME1 and the rescale slope."""
+    """Derive the grey mapping ("Grey values"); the sign is derived once, from MONOCHROME1 and the rescale slope.
+
+    Values of colour and palettes are unchanged: the modality LUT is of the greyscale pipeline (PS3.4 N.2).
+    """
+    if photometric not in GREY:
+        if header.items("ModalityLUTSequence") or _rescale(header, admission) != (1.0, 0.0):
+            admission.warn("a modality lookup table or rescale of a colour image was ignored")
+        return Greys(0, None, 1.0, 0.0, False)
     mask, signed = (1 << bits) - 1, header.word("PixelRepresentation") == 1
     dark_is_high = photometric == "MONOCHROME1"
     presentation = header.code("PresentationLUTShape")

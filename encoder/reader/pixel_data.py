@@ -44,7 +44,7 @@ def frames_held(file: DicomFile, shape: FrameShape) -> int:
 
 
 def stored_values(
-    file: DicomFile, shape: FrameShape, frames: int, index: int, *, signed: bool, admission: Admission
+    file: DicomFile, shape: FrameShape, frames: int, index: int, admission: Admission
 ) -> tuple[npt.NDArray[Any], int]:
     """Return the bit patterns of one frame, and the number of their bits.
 
@@ -53,7 +53,6 @@ def stored_values(
         shape: shape of a frame by the header.
         frames: number of frames.
         index: of the frame, from 0.
-        signed: PixelRepresentation.
         admission: receives warnings.
 
     Returns:
@@ -64,9 +63,9 @@ def stored_values(
         ReadError: if the pixel data is truncated, damaged or contradicts the header.
     """
     if file.syntax in NATIVE:
-        return _fit(_native(file, shape, frames, index, admission), file, shape, None, signed, admission)
+        return _fit(_native(file, shape, frames, index, admission), file, shape, None, admission)
     values, stream = decode_frame(_frame(file, frames, index), file.syntax, shape)
-    return _fit(values, file, shape, stream, signed, admission)
+    return _fit(values, file, shape, stream, admission)
 
 
 def _native(file: DicomFile, shape: FrameShape, frames: int, index: int, admission: Admission) -> npt.NDArray[Any]:
@@ -106,7 +105,6 @@ def _fit(
     file: DicomFile,
     shape: FrameShape,
     stream: Codestream | None,
-    signed: bool,
     admission: Admission,
 ) -> tuple[npt.NDArray[Any], int]:
     """Hold values against BitsStored and PixelRepresentation; nothing is clipped, wrapped or masked in silence.
@@ -118,7 +116,7 @@ def _fit(
     Returns:
         The bit patterns, and the number of their bits.
     """
-    bits, own_sign = shape.bits_stored, stream.signed if stream else None
+    bits, signed, own_sign = shape.bits_stored, shape.signed, stream.signed if stream else None
     precision, mask = stream.precision if stream else shape.bits_allocated, (1 << bits) - 1
     if 8 * values.dtype.itemsize < bits:  # decoders use 8 bits for a precision of up to 8
         values = values.astype(f"{values.dtype.kind}2")
@@ -197,38 +195,58 @@ def _fragments(file: DicomFile) -> list[tuple[int, int]]:
     return fragments
 
 
-def grey_channel(values: npt.NDArray[Any], photometric: str, file: DicomFile, admission: Admission) -> npt.NDArray[Any]:
+def grey_channel(
+    values: npt.NDArray[Any], bits: int, photometric: str, file: DicomFile, shape: FrameShape, admission: Admission
+) -> npt.NDArray[Any]:
     """Return one channel [rows, columns]; colour is accepted only if its channels are equal.
+
+    Args:
+        values: with ``bits``, the result of :func:`stored_values`.
+        bits: number of bits.
+        photometric: stated photometric interpretation.
+        file: the opened file.
+        shape: shape of a frame by the header.
+        admission: receives warnings.
 
     Raises:
         ReadError: if the image is in colour, or its palette is damaged.
     """
     if photometric == "PALETTE COLOR":
-        values = _palette(file.header, values)
+        values = _palette(file.header, values, bits, shape, admission)
     if values.ndim == 2:
         return values
-    jpeg = file.syntax not in NATIVE and file.syntax not in RLE  # decoders convert YBR to RGB
-    if photometric.startswith("YBR") and not jpeg:
-        equal = bool((values[..., 1:] == 1 << (8 * values.dtype.itemsize - 1)).all())
-    else:
-        equal = np.array_equal(values[..., 0], values[..., 1]) and np.array_equal(values[..., 0], values[..., 2])
+    equal = np.array_equal(values[..., 0], values[..., 1]) and np.array_equal(values[..., 0], values[..., 2])
+    if photometric.startswith("YBR"):  # decoders of JPEG and JPEG 2000 convert it to RGB, unless it is lossless
+        equal = equal or bool((values[..., 1:] == 1 << (bits - 1)).all())
     if not equal:
         raise ReadError("colour", "the image is in colour")
     admission.warn("colour image with equal channels: read as grey")
     return np.ascontiguousarray(values[..., 0])
 
 
-def _palette(header: Header, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    channels = []
+def _palette(
+    header: Header, values: npt.NDArray[Any], bits: int, shape: FrameShape, admission: Admission
+) -> npt.NDArray[Any]:
+    """Return [rows, columns, 3] of 8 bits (PS3.3 C.7.6.3.1.5); indices outside the palette have its end colours."""
+    indices = values.astype(np.int64)
+    if shape.signed:
+        indices -= (indices >> (bits - 1)) << bits
+    channels, highest = [], 0
     for colour in ("Red", "Green", "Blue"):
         descriptor = header.words(f"{colour}PaletteColorLookupTableDescriptor")
         data = header.raw(f"{colour}PaletteColorLookupTableData")
         if len(descriptor) != 3 or not data:
             raise ReadError("corrupt", "the colour palette is missing or damaged")
-        entries = descriptor[0] or 65536
+        entries, first = descriptor[0] or 65536, descriptor[1]
+        if (shape.signed or header.vr(f"{colour}PaletteColorLookupTableDescriptor") == "SS") and first >= 0x8000:
+            first -= 0x10000
         wide = len(data) >= 2 * entries
         table = np.frombuffer(data, ("<u2" if header.little_endian else ">u2") if wide else "u1")[:entries]
-        channels.append(table[np.clip(values.astype(np.int64) - descriptor[1], 0, len(table) - 1)])
-    # 16-bit palettes fill all bits or repeat 8 of them
+        highest = max(highest, int(table.max()))
+        positions = indices - first
+        if positions.min() < 0 or positions.max() >= len(table):
+            admission.warn("pixel values lie outside the colour palette: they have the colour of its ends")
+        channels.append(table[np.clip(positions, 0, len(table) - 1)])
     image = np.stack(channels, axis=-1)
-    return (image >> 8).astype(np.uint8) if image.dtype.itemsize == 2 else image
+    # 16-bit palettes fill all bits or repeat 8 of them; some hold 8 bits in 16-bit words (C.7.6.3.1.6)
+    return (image >> 8 if highest > 255 else image).astype(np.uint8)
