@@ -148,26 +148,28 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> tuple[npt.NDArr
         raise ReadError("corrupt", "the size of the compressed image differs from the header's")
     if not 2 <= stream.precision <= 16:
         raise ReadError("unsupported", "the compressed image has an unusual number of bits")
-    pixels = decode_jpeg(data, stream) if syntax in JPEG else _decode_ended(data, syntax, stream)
+    pixels = decode_jpeg(data, stream, signed=shape.signed) if syntax in JPEG else _decode_ended(data, syntax, stream)
     if pixels.shape[:2] != (shape.rows, shape.columns) or pixels.size != shape.rows * shape.columns * shape.samples:
         raise ReadError("corrupt", "the compressed image decodes to another size than the header's")
     return pixels.view(f"{'i' if stream.signed else 'u'}{pixels.dtype.itemsize}"), stream
 
 
-def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False) -> npt.NDArray[Any]:
+def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False, signed: bool = False) -> npt.NDArray[Any]:
     """Decode a JPEG of any Huffman-coded process, and refuse one that ends early.
 
     libjpeg fills missing data with medium grey and tells nobody. A stream is whole if data added before its end marker
     change nothing. This second decoding is left out for a large sequential JPEG whose last pixel is not medium grey: at
-    most a part of its last block (of its last row, if lossless) is missing.
+    most a part of its last block (of its last row, if lossless) is missing. Lossless samples are sums modulo 2^16 of
+    differences: damage shows as samples of more bits than the stream has.
 
     Args:
         data: the stream; more may follow its end marker.
         stream: result of :func:`jpeg_header`.
         alone: no other header states the size, so that a stream with more rows than it states is refused too.
+        signed: the header states a sign, so that lossless samples may have it extended to 16 bits.
 
     Returns:
-        [rows, columns] or [rows, columns, samples], unsigned.
+        [rows, columns] or [rows, columns, samples], unsigned, of the stream's bits.
 
     Raises:
         ReadError: corrupt, truncated or too_large.
@@ -196,6 +198,11 @@ def decode_jpeg(data: bytes, stream: Codestream, *, alone: bool = False) -> npt.
             raise ReadError("truncated", EARLY)
     if more:
         raise ReadError("corrupt", "the compressed image holds more rows than it states")
+    if stream.frame in LOSSLESS and int(pixels.max()) >> stream.precision:
+        sign = pixels >> (stream.precision - 1)
+        if not (signed and np.isin(sign, (0, (1 << 8 * pixels.itemsize) - 1 >> (stream.precision - 1))).all()):
+            raise ReadError("corrupt", DAMAGED)
+        pixels &= pixels.dtype.type((1 << stream.precision) - 1)
     return pixels
 
 

@@ -150,3 +150,51 @@ def test_run_length_data_for_more_rows_than_stated_are_refused() -> None:
         source = pydicom.dcmread(BytesIO(rewrite(dataset(ramp(bits, rows=144), bits=bits), "rle")))
         source.Rows = 72
         refused(to_bytes(source), "corrupt")
+
+
+# lossless JPEG: the sums of differences are modulo 2^16, so damage makes samples of more bits than the stream has
+
+
+def lossless(values: np.ndarray, bits: int) -> bytes:
+    return imagecodecs.jpeg8_encode(values.astype(np.uint16), lossless=True, bitspersample=bits)
+
+
+def holed(bits: int) -> bytes:
+    """A whole stream in the middle of which 4 kB are zero."""
+    stream = bytearray(lossless(ramp(bits, rows=300, columns=320), bits))
+    middle = len(stream) // 2
+    stream[middle : middle + 4096] = bytes(4096)
+    return bytes(stream)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_lossless_samples_beyond_their_bits_are_damage(signed: bool) -> None:
+    values = ramp(rows=300, columns=320)
+    source = pydicom.dcmread(BytesIO(rewrite(dataset(values), "jpeg-lossless-sv1")))
+    source.PixelRepresentation = int(signed)
+    source.PixelData = encapsulate([holed(12)])
+    assert imagecodecs.jpeg8_decode(holed(12)).max() > 4095
+    refused(to_bytes(source), "corrupt", forcible=False)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_lossless_pictures_with_samples_beyond_their_bits_are_damaged(inverted: bool) -> None:
+    refused(holed(12), "corrupt", forcible=False, inverted=inverted)
+    whole = ramp(rows=300, columns=320)
+    image = read_image(lossless(whole, 12), inverted=inverted)
+    np.testing.assert_array_equal(image.pixels, 4095 - whole if inverted else whole)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_signed_lossless_samples_may_have_their_sign_extended(photometric: str) -> None:
+    """The encoder codes the 16-bit words although it states 12 bits; the decoder returns them."""
+    values = ramp(12, signed=True)
+    stream = lossless(values & 0xFFFF, 12)
+    np.testing.assert_array_equal(imagecodecs.jpeg8_decode(stream), values & 0xFFFF)
+    source = pydicom.dcmread(BytesIO(rewrite(dataset(signed=True), "jpeg-lossless-sv1")))
+    source.PhotometricInterpretation = photometric
+    source.PixelData = encapsulate([stream])
+    image = read_image(to_bytes(source))
+    np.testing.assert_array_equal(np.rint(image.scale * image.pixels + image.offset), values)
+    source.PixelRepresentation = 0
+    refused(to_bytes(source), "corrupt")
