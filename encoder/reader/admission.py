@@ -133,41 +133,73 @@ def body_part(header: Header, admission: Admission) -> str | None:
     it is refused.
     """
     texts = [" ".join(header.codes("BodyPartExamined"))]
+    regions = [
+        "CHEST" if item.code("CodeValue") in CHEST_CODES else item.text("CodeMeaning")[:_LONGEST] or "OTHER"
+        for item in header.items("AnatomicRegionSequence")[:_MOST_ITEMS]
+    ]
     if not _names_part(texts[0]):
-        texts = [
-            "CHEST" if item.code("CodeValue") in CHEST_CODES else item.text("CodeMeaning")[:_LONGEST] or "OTHER"
-            for item in header.items("AnatomicRegionSequence")[:_MOST_ITEMS]
-        ]
-    words = [word for text in texts if _names_part(text) for word in words_of(text[:_LONGEST])]
-    if not words:
+        texts = regions
+    elif _names_chest(texts) and _names_chest(regions) is False:
+        admission.warn("BodyPartExamined states the chest, but AnatomicRegionSequence another part")
+    chest = _names_chest(texts)
+    if chest is None:
         if header.code("Modality") not in RADIOGRAPHY:
             admission.refuse("body_part", "neither a radiography modality nor the chest as body part is stated")
         admission.warn("the body part is not stated")
         return None
     name = "".join(texts[0].split()) if len(texts) == 1 else ""
-    if any(map(_CHEST_WORDS.fullmatch, words)) and not (_BESIDE & {*words} or any(map(OTHER_PART.fullmatch, words))):
+    if chest:
         return name if name in CHEST_PARTS else "CHEST"
     admission.refuse("body_part", "the image shows a body part other than the chest")
     return name if name in BODY_PARTS - CHEST_PARTS else "OTHER"
+
+
+def _names_chest(texts: list[str]) -> bool | None:
+    """Tell whether texts name the chest and no other part; None if they name no part."""
+    words = [word for text in texts if _names_part(text) for word in words_of(text[:_LONGEST])]
+    if not words:
+        return None
+    beside = not _BESIDE.isdisjoint(words) or any(map(OTHER_PART.fullmatch, words))
+    return any(map(_CHEST_WORDS.fullmatch, words)) and not beside
 
 
 def _names_part(text: str) -> bool:
     return stated(text[:_LONGEST]) and not all(map(_TECHNIQUE.fullmatch, words_of(text[:_LONGEST])))
 
 
+def orientation(header: Header) -> tuple[str, str] | None:
+    """Return the directions of rows and columns (PS3.3 C.7.6.1.1.1), such as ``("L", "F")``; None if unreadable."""
+    stated = header.codes("PatientOrientation")
+    return (stated[0], stated[1]) if len(stated) == 2 and all(map(_is_direction, stated)) else None
+
+
+def _is_direction(text: str) -> bool:
+    """Tell whether a text is a direction: letters of one to three different axes."""
+    axes = [axis for letter in text for axis in ("LR", "AP", "HF") if letter in axis]
+    return 0 < len(text) == len(set(axes))
+
+
 def view(header: Header, admission: Admission) -> tuple[View, str]:
     """Return the projection and the attribute that states it; other views than frontal ones are refused.
 
-    A stated view that is not understood is ``"unknown"``, whatever the orientation is.
+    A stated view that is not understood is ``"unknown"``, whatever the orientation is. Words in place of an orientation
+    count like those of the body part.
     """
     statements = [("ViewPosition", "/".join(header.codes("ViewPosition")))]
     for item in header.items("ViewCodeSequence")[:_MOST_ITEMS]:
         for code in (item, *item.items("ViewModifierCodeSequence")[:_MOST_ITEMS]):
             statements += [("ViewCodeSequence", code.code("CodeValue")), ("ViewCodeSequence", code.text("CodeMeaning"))]
     statements = [(source, text) for source, text in statements if text]
-    by_part = view_of(part := " ".join(header.codes("BodyPartExamined")))
-    if by_part != "unknown" and not (statements and by_part in FRONTAL):  # a sign of another view outweighs PA and AP
-        statements.append(("BodyPartExamined", part))
+    no_directions = [word for word in header.codes("PatientOrientation") if not _is_direction(word)]
+    words = {
+        "BodyPartExamined": " ".join(header.codes("BodyPartExamined")),
+        "PatientOrientation": "/".join(word for word in no_directions if view_of(word) != "other"),  # "LEFT", "FOOT"
+    }
+    if {"PA", "AP"} <= {view_of(text) for text in (*words.values(), *(text for _, text in statements))}:
+        admission.warn("PA and AP are both stated: the first of them was followed")
+    for source, text in words.items():  # a sign of another view outweighs PA and AP
+        if view_of(text) != "unknown" and not (statements and view_of(text) in FRONTAL):
+            statements.append((source, text))
     views = [(view_of(text), source) for source, text in statements]
     known = sorted((one for one in views if one[0] != "unknown"), key=lambda one: one[0] in FRONTAL)
     if known:
@@ -177,14 +209,17 @@ def view(header: Header, admission: Admission) -> tuple[View, str]:
         elif any("decubitus" in signs_of(text) for _, text in statements):
             admission.warn("decubitus view: the patient lies on a side")
         return found, source
-    orientation = header.codes("PatientOrientation")
-    if orientation and orientation[0][:1] in ("A", "P"):
+    rows, _ = orientation(header) or ("", "")
+    if rows.startswith(("A", "P")):
         admission.refuse("lateral", "the image is a lateral view by its orientation, but a frontal view is needed")
         return "lateral", "PatientOrientation"
     if views:
         admission.warn("the stated view is none that this reader knows: it may be no frontal view")
         return "unknown", views[0][1]
-    if orientation and orientation[0][:1] in ("L", "R"):
+    if rows.startswith(("L", "R")):
+        if rows[1:2] in ("A", "P"):
+            admission.warn("the view is not stated, and the orientation may be that of an oblique view")
+            return "unknown", "PatientOrientation"
         return "frontal", "PatientOrientation"
     admission.warn("the view (PA, AP, lateral) is not stated")
     return "unknown", "none"

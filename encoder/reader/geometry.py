@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from encoder.errors import ReadError
+from encoder.reader.admission import orientation
 from encoder.reader.radiograph import Spacing
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ def turns(header: Header, admission: Admission, *, lateral: bool) -> tuple[int, 
     Raises:
         ReadError: if the orientation is not that of a frontal image, unless forced.
     """
-    stated = header.codes("PatientOrientation")
+    stated = orientation(header)
     flipped = (
         header.code("FieldOfViewHorizontalFlip") == "YES" or (header.number("FieldOfViewRotation") or 0) % 360 != 0
     )
-    if len(stated) != 2 or any(not word or len(word) > 3 or set(word) - set("LRAPFH") for word in stated):
-        if stated:
+    if stated is None:
+        if header.codes("PatientOrientation"):
             admission.warn("the patient orientation is not readable: left and right are not checked")
         elif flipped:
             admission.warn(

@@ -139,6 +139,82 @@ def test_a_modifier_of_the_view_counts(item: str, view: str) -> None:
     assert read_image(chest(ViewPosition=None, ViewCodeSequence=sequence(one)), force=True).facts.view == view
 
 
+@pytest.mark.parametrize(
+    ("words", "view"),
+    [
+        ("LATERAL", "lateral"), ("LEFT LATERAL", "lateral"), ("LL", "lateral"), ("LLAT", "lateral"),
+        ("LAT\\F", "lateral"), ("LEFT LATERAL\\FOOT", "lateral"), ("RAO", "oblique"), ("LAO\\F", "oblique"),
+        ("RPO\\LAO", "oblique"),
+        ("AP", "AP"), ("PA", "PA"), ("PA\\F", "PA"),
+        # no view in these
+        ("PORTABLE", "unknown"), ("L", "unknown"), ("LA", "unknown"), ("A", "unknown"), ("L\\F\\H", "unknown"),
+        ("LEFT\\FOOT", "unknown"), ("ANTERIOR\\FOOT", "unknown"), ("X\\Y", "unknown"), ("L\\", "unknown"),
+        ("LR\\F", "unknown"), ("A\\HF", "unknown"),
+    ],
+)  # fmt: skip
+def test_words_in_place_of_an_orientation_state_a_view_or_nothing(words: str, view: str) -> None:
+    data = odd(ViewPosition="", PatientOrientation=words)
+    image = read_image(data, force=True)
+    assert (image.facts.view, image.facts.orientation) == (view, None)
+    assert image.facts.view_source == ("none" if view == "unknown" else "PatientOrientation")
+    assert "the patient orientation is not readable: left and right are not checked" in image.warnings
+    if view in ("lateral", "oblique"):
+        refused(data, "lateral", forcible=True)
+        refused(odd(ViewPosition="AP", PatientOrientation=words), "lateral", forcible=True)
+    else:
+        assert read_image(data).facts.view == view
+        assert read_image(odd(ViewPosition="AP", PatientOrientation=words)).facts.view == "AP"
+        assert read_image(odd(ViewPosition="ROUTINE", PatientOrientation=words)).facts.view == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("rows", "view"),
+    [("L", "frontal"), ("R", "frontal"), ("LF", "frontal"), ("LA", "unknown"), ("LP", "unknown"), ("RA", "unknown"),
+     ("LAF", "unknown"), ("AL", "lateral"), ("P", "lateral")],
+)  # fmt: skip
+def test_a_compound_orientation_does_not_make_a_view_frontal(rows: str, view: str) -> None:
+    """The letters of a direction are in the order of their parts (PS3.3 C.7.6.1.1.1); "LA" is what an LAO has."""
+    columns = "H" if "F" in rows else "F"
+    image = read_image(odd(ViewPosition="", PatientOrientation=f"{rows}\\{columns}"), force=True)
+    assert (image.facts.view, image.facts.view_source) == (view, "PatientOrientation")
+    assert any("oblique" in text for text in image.warnings) is (view == "unknown")
+    if view == "unknown":
+        stated_view = read_image(odd(PatientOrientation=f"{rows}\\{columns}"))
+        assert stated_view.facts.view == "PA" and not any("oblique" in text for text in stated_view.warnings)
+
+
+AP_CODE = ("399348003", "SCT", "antero-posterior")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "view", "contradicting"),
+    [
+        ({"ViewPosition": "PA", "ViewCodeSequence": AP_CODE}, "PA", True),
+        ({"ViewPosition": "AP", "ViewCodeSequence": AP_CODE}, "AP", False),
+        ({"ViewPosition": "PA", "ViewCodeSequence": ("x", "99A", "AP erect")}, "PA", True),
+        ({"ViewPosition": "AP", "BodyPartExamined": "CHEST PA"}, "AP", True),
+        ({"ViewPosition": "AP", "BodyPartExamined": "CHEST AP"}, "AP", False),
+        ({"ViewPosition": None, "ViewCodeSequence": ("R-10202", "SRT", "frontal")}, "frontal", False),
+    ],
+)
+def test_pa_and_ap_in_one_header_are_said(attributes: dict[str, Any], view: str, contradicting: bool) -> None:
+    image = read_image(with_codes(attributes))
+    assert image.facts.view == view
+    assert any("PA and AP are both stated" in text for text in image.warnings) is contradicting
+
+
+@pytest.mark.parametrize(
+    ("region", "said"),
+    [(("85562004", "SCT", "Hand"), True), (("51185008", "SCT", "Chest"), False), (("39607008", "SCT", "Lung"), False),
+     (("x", "99A", "Thorax"), False), (("302551006", "SCT", "Entire thorax"), False),
+     (("x", "99A", "Chest and abdomen"), True)],
+)  # fmt: skip
+def test_another_region_beside_the_chest_as_body_part_is_said(region: tuple[str, str, str], said: bool) -> None:
+    image = read_image(chest(AnatomicRegionSequence=sequence(code(*region))))
+    assert image.facts.body_part == "CHEST"
+    assert any("AnatomicRegionSequence another part" in text for text in image.warnings) is said
+
+
 CHESTS = [
     "PORTABLE CHEST", "PORT CHEST", "PORTCHEST", "CHESTPORT", "THORAX AP", "TORAX", "TÓRAX PA", "CHEST 2 VIEWS",
     "CHEST, 2V", "LUNG FIELDS", "LUNGS", "CHEST_PA", "CHEST-AP", "BRUSTKORB/THORAX", "Brustkorb", "POUMON",
