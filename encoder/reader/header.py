@@ -7,6 +7,7 @@ from their raw bytes, because pydicom's conversions raise many types of errors a
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
 DICOMDIR = "1.2.840.10008.1.3.10"
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 OVERLAY_BIT_POSITION = 0x0102  # element in these groups
+LATIN_1 = {"", "iso8859", "latin_1"}  # codecs of ISO_IR 6, ISO_IR 100 and of no statement
 
 KEYWORDS = [
     "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
@@ -45,10 +47,28 @@ KEYWORDS = [
 
 @dataclass(frozen=True)
 class Header:
-    """Typed access to the attributes of a data set. Malformed values are treated as absent; no method raises."""
+    """Typed access to the attributes of a data set. Malformed values are treated as absent; no method raises.
+
+    Attributes:
+        dataset: data set or item of a sequence.
+        little_endian: byte order of binary values.
+        inherited: codec of the data set that contains the item.
+    """
 
     dataset: Dataset
     little_endian: bool = True
+    inherited: str = ""
+
+    @property
+    def codec(self) -> str:
+        """Python's name of the first value of SpecificCharacterSet; empty if it is absent or unknown."""
+        from pydicom.charset import python_encoding
+
+        stated = self.raw("SpecificCharacterSet")
+        if not stated:
+            return self.inherited
+        term = stated.decode("latin-1").split("\\")[0].strip(" \0").upper()
+        return python_encoding.get(re.sub("^ISO[ -]IR[ _-]", "ISO_IR ", term), "")
 
     def raw(self, keyword: str) -> bytes:
         """Return the bytes of a value; empty if absent."""
@@ -73,12 +93,8 @@ class Header:
         return str(getattr(self.dataset.get_item(tag), "VR", None) or "") if tag in self.dataset else ""
 
     def text(self, keyword: str) -> str:
-        """Return a text, stripped; bytes that are not UTF-8 are read as Latin-1. Empty if absent."""
-        data = self.raw(keyword)
-        try:
-            return data.decode().strip(" \0")
-        except UnicodeDecodeError:
-            return data.decode("latin-1").strip(" \0")
+        """Return a text, stripped, in the character set of the data set; see :func:`decoded`. Empty if absent."""
+        return decoded(self.raw(keyword), self.codec).strip(" \0")
 
     def codes(self, keyword: str) -> list[str]:
         """Return the values of a code string (CS), stripped and in upper case; empty if absent."""
@@ -119,7 +135,7 @@ class Header:
         if tag is None or tag not in self.dataset:
             return []
         value = self.dataset[tag].value
-        return [Header(item, self.little_endian) for item in value] if _is_sequence(value) else []
+        return [Header(item, self.little_endian, self.codec) for item in value] if _is_sequence(value) else []
 
 
 @dataclass(frozen=True)
@@ -236,6 +252,34 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         overlays=any(0x6000 <= group <= 0x60FF and not group % 2 for group in groups),
         overlay_bits=overlay_bits,
     )
+
+
+def decoded(data: bytes, codec: str) -> str:
+    """Decode a text (PS3.5 6.1.2): by its escape sequences, else the stated set, else UTF-8, else Latin-1.
+
+    Where Latin-1 or nothing is stated, UTF-8 comes first: many write it there, and no word in Latin-1 is valid UTF-8.
+
+    Args:
+        data: value of an attribute.
+        codec: see :attr:`Header.codec`.
+    """
+    from pydicom.charset import decode_bytes, python_encoding
+    from pydicom.valuerep import TEXT_VR_DELIMS
+
+    if b"\x1b" in data:  # the sequences name their sets themselves
+        sets = [codec or "latin_1", *(name for term, name in python_encoding.items() if term.startswith("ISO 2022"))]
+        text = decode_bytes(data, sets, TEXT_VR_DELIMS).replace("\x1b$)A", "")  # pydicom leaves that of GB 2312
+        if not re.search("[\x1b\ufffd]", text):
+            return text
+        data = re.sub(rb"\x1b(\$[^\x1b]*|[()-].)", b"?", data)  # their bytes look like Latin letters
+    for name in ("utf_8",) if codec in LATIN_1 else (codec, "utf_8"):
+        try:
+            text = data.decode(name)
+        except (UnicodeError, LookupError):
+            continue
+        if not re.search("[\x80-\x9f]", text):  # control characters: UTF-8 in a set of single bytes
+            return text
+    return data.decode("latin-1")
 
 
 def looks_like_data_set(head: bytes) -> bool:

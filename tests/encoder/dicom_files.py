@@ -120,7 +120,8 @@ def odd(**attributes: Any) -> bytes:
     for keyword, value in attributes.items():
         number = tag_for_keyword(keyword)
         assert number is not None
-        data = value.encode() + b" " * (len(value.encode()) % 2)
+        data = value if isinstance(value, bytes) else value.encode()
+        data += b" " * (len(data) % 2)
         tag = Tag(number)
         source._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(data), data, 0, False, True)
     return to_bytes(source)
