@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
+    from pydicom.uid import UID
 
 MAX_INFLATED_BYTES = 300 << 20  # twice 64 Mi pixels of 2 bytes, and a header
 MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
@@ -176,34 +177,8 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
         ReadError: with the reason dicomdir, corrupt, too_large, truncated or unsupported.
     """
     from pydicom.filereader import read_dataset
-    from pydicom.uid import UID
 
-    stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else source  # type: ignore[assignment]
-    start = 132 if preamble else 0
-    stream.seek(start)
-    meta = Header(
-        read_dataset(
-            stream,
-            False,
-            True,
-            stop_when=lambda tag, vr, length: tag >> 16 != 2,
-            specific_tags=_tags("MediaStorageSOPClassUID", "TransferSyntaxUID"),
-        )
-    )
-    start = stream.tell()
-    uid = _uid(meta.raw("TransferSyntaxUID"))
-    if _uid(meta.raw("MediaStorageSOPClassUID")) == DICOMDIR:
-        raise ReadError(
-            "dicomdir", "the file is a DICOMDIR, an index of other files", hint="give the image files that it lists"
-        )
-    syntax = UID(uid)
-    if not uid:
-        syntax = UID(_guess_syntax(bytes(source[start : start + 6])))
-    elif not (syntax.is_transfer_syntax and not syntax.is_private):
-        raise ReadError("unsupported", "the transfer syntax is private, retired or unknown")
-    if syntax.is_deflated:
-        source = _inflate(source, start)
-        stream, start = BytesIO(source), 0
+    source, stream, syntax = data_set_of(source, preamble=preamble)
     found: list[tuple[int, int, str]] = []
     groups: set[int] = set()
     overlay_data: set[int] = set()
@@ -222,10 +197,9 @@ def open_dicom(source: mmap.mmap | bytes, *, preamble: bool = True) -> DicomFile
             return True
         return False
 
-    stream.seek(start)
     dataset = read_dataset(
         stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixel_data,
-        specific_tags=[*_tags(*KEYWORDS), *(group << 16 | OVERLAY_BIT_POSITION for group in OVERLAY_GROUPS)],
+        specific_tags=[*tags(*KEYWORDS), *(group << 16 | OVERLAY_BIT_POSITION for group in OVERLAY_GROUPS)],
     )  # fmt: skip
     if not groups & {0x0008, 0x0028}:
         raise ReadError("corrupt", "no DICOM data set could be read from the file")
@@ -282,6 +256,49 @@ def decoded(data: bytes, codec: str) -> str:
     return data.decode("latin-1")
 
 
+def data_set_of(source: mmap.mmap | bytes, *, preamble: bool = True) -> tuple[mmap.mmap | bytes, BinaryIO, UID]:
+    """Return the bytes that hold the data set, inflated if need be, a stream at its start, and the transfer syntax.
+
+    Args:
+        source: the whole file.
+        preamble: False if the file has no 128-byte preamble.
+
+    Raises:
+        ReadError: with the reason dicomdir, corrupt, too_large, truncated or unsupported.
+    """
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import UID
+
+    stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else source  # type: ignore[assignment]
+    start = 132 if preamble else 0
+    stream.seek(start)
+    meta = Header(
+        read_dataset(
+            stream,
+            False,
+            True,
+            stop_when=lambda tag, vr, length: tag >> 16 != 2,
+            specific_tags=tags("MediaStorageSOPClassUID", "TransferSyntaxUID"),
+        )
+    )
+    start = stream.tell()
+    uid = _uid(meta.raw("TransferSyntaxUID"))
+    if _uid(meta.raw("MediaStorageSOPClassUID")) == DICOMDIR:
+        raise ReadError(
+            "dicomdir", "the file is a DICOMDIR, an index of other files", hint="give the image files that it lists"
+        )
+    syntax = UID(uid)
+    if not uid:
+        syntax = UID(_guess_syntax(bytes(source[start : start + 6])))
+    elif not (syntax.is_transfer_syntax and not syntax.is_private):
+        raise ReadError("unsupported", "the transfer syntax is private, retired or unknown")
+    if syntax.is_deflated:
+        source = _inflate(source, start)
+        stream, start = BytesIO(source), 0
+    stream.seek(start)
+    return source, stream, syntax
+
+
 def looks_like_data_set(head: bytes) -> bool:
     """Return True if a file without preamble starts like a DICOM data set (group 0002 or 0008)."""
     if len(head) < 8:
@@ -312,7 +329,8 @@ def _guess_syntax(head: bytes) -> str:
     return "1.2.840.10008.1.2.1" if explicit else "1.2.840.10008.1.2"
 
 
-def _tags(*keywords: str) -> list[BaseTag | int]:
+def tags(*keywords: str) -> list[BaseTag | int]:
+    """Return the tags of attributes."""
     from pydicom.datadict import tag_for_keyword
 
     return [tag for tag in map(tag_for_keyword, keywords) if tag is not None]

@@ -6,7 +6,7 @@ the SHA-256 of its bytes.
 
 from __future__ import annotations
 
-import io
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 from encoder.errors import ReadError
+from encoder.reader.header import LATIN_1, MAX_ELEMENTS, Header, data_set_of, tags
 
 if TYPE_CHECKING:
     import mmap
@@ -27,7 +28,7 @@ _UIDS = {
     "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "instance_uid": "SOPInstanceUID",
     "class_uid": "SOPClassUID",
 }  # fmt: skip
-_LARGEST_HEADER = 4 << 20
+_PIXEL_GROUP = 0x7FE00000
 # PS3.5, table 6.2-1: characters of a value, and of a component group of a person name
 _LENGTH: Final = {
     "PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16, "StudyDescription": 64,
@@ -123,20 +124,24 @@ def read_identity(source: mmap.mmap | bytes) -> Identity:
         ReadError: if it is not a DICOM file, has no valid unique identifiers, or names several patient IDs: a document
             for one of them would be a guess between two patients.
     """
-    import pydicom
+    from pydicom.filereader import read_dataset
     from pydicom.uid import UID
 
     head = bytes(source[:132])
     if head[128:132] != b"DICM":
         raise ReadError("not_an_image", "the file has no DICOM header to take identifiers from")
-    wanted = [*_UIDS.values(), *PATIENT, *STUDY, "SpecificCharacterSet"]
-    # the header precedes the pixels; no radiograph has one that is larger than this
-    content = io.BytesIO(bytes(source[: _LARGEST_HEADER if len(source) > _LARGEST_HEADER else len(source)]))
-    header = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=wanted)
+    _, stream, syntax = data_set_of(source)
+    count = itertools.count(1)
+    header = read_dataset(
+        stream, syntax.is_implicit_VR, syntax.is_little_endian,
+        stop_when=lambda tag, vr, length: tag >= _PIXEL_GROUP or next(count) > MAX_ELEMENTS,
+        specific_tags=tags(*_UIDS.values(), *PATIENT, *STUDY, "SpecificCharacterSet"),
+    )  # fmt: skip
     uids = {name: str(header.get(keyword, "")).strip() for name, keyword in _UIDS.items()}
     if not all(UID(value).is_valid for value in uids.values()):
         raise ReadError("no_identity", "the file has no valid unique identifiers of study, series and image")
-    values = {keyword: _values(header, keyword) for keyword in (*PATIENT, *STUDY)}
+    latin = Header(header).codec in LATIN_1
+    values = {keyword: _values(header, keyword, latin) for keyword in (*PATIENT, *STUDY)}
     if len(values["PatientID"]) > 1:
         raise ReadError(
             "no_identity", "the file names several patient IDs: a document for one of them would be a guess"
@@ -146,8 +151,11 @@ def read_identity(source: mmap.mmap | bytes) -> Identity:
     return Identity.from_dict({**uids, "attributes": single, "left_out": several})
 
 
-def _values(header: Dataset, keyword: str) -> list[str]:
-    """Return the different values of an attribute; ``_UNREADABLE`` stands for one that is no text."""
+def _values(header: Dataset, keyword: str, latin: bool) -> list[str]:
+    """Return the different values of an attribute; ``_UNREADABLE`` stands for one that is no text.
+
+    UTF-8 in Latin-1 (``latin``), or without a stated set, is read as such: see :func:`encoder.reader.header.decoded`.
+    """
     from pydicom.multival import MultiValue
     from pydicom.valuerep import PersonName
 
@@ -157,4 +165,13 @@ def _values(header: Dataset, keyword: str) -> list[str]:
         return [_UNREADABLE]
     parts = list(value) if isinstance(value, MultiValue | list) else [] if value is None else [value]
     texts = [str(part).strip(" \0") if isinstance(part, str | PersonName) else _UNREADABLE for part in parts]
+    if latin:
+        texts = [_from_utf_8(text) for text in texts]
     return list(dict.fromkeys(text for text in texts if text))
+
+
+def _from_utf_8(text: str) -> str:
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text

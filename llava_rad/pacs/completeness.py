@@ -57,7 +57,9 @@ def _is_cut(content: Buffer) -> bool:
     if syntax == b"1.2.840.10008.1.2.1.99":
         return _deflate_is_cut(content, position)
     order: Order = "big" if syntax == b"1.2.840.10008.1.2.2" else "little"
-    return _elements_are_cut(content, position, order, implicit=syntax == b"1.2.840.10008.1.2")
+    # the first element tells more than the syntax, which some files state wrongly; pydicom decides so too
+    explicit = re.fullmatch(rb"[A-Z]{2}", content[position + 4 : position + 6])
+    return _elements_are_cut(content, position, order, implicit=syntax == b"1.2.840.10008.1.2" and not explicit)
 
 
 def _elements_are_cut(content: Buffer, position: int, order: Order, *, implicit: bool) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import highdicom
+import numpy as np
 import pydicom
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -24,6 +25,7 @@ from encoder.reader.sandbox import Reader
 from llava_rad.outputs.document import Document
 from llava_rad.outputs.fhir import to_fhir
 from llava_rad.outputs.sr import to_sr
+from scripts.phantom.transfer_syntaxes import rewrite
 from tests.encoder.dicom_files import dataset, to_bytes
 from tests.llava_rad.outputs.reports import report
 
@@ -174,6 +176,45 @@ def test_identities_kept_by_earlier_versions_are_checked() -> None:
 @pytest.mark.parametrize("value", ["10", "1011", "101112", "101112.123456", "235960"])
 def test_times_of_day(value: str) -> None:
     assert is_valid("StudyTime", value)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "private"),
+    [("deflated", 0), ("explicit-le", 5 << 20), ("implicit-le", 5 << 20), ("explicit-be", 5 << 20)],
+)
+def test_identifiers_of_large_files(syntax: str, private: int) -> None:
+    """Noise of 8 MB stays large when it is deflated; 5 MiB of a private element come before the patient."""
+    noise = np.random.default_rng(0).integers(0, 1 << 12, (2048, 2048))
+    source = dataset(noise, StudyInstanceUID="1.2.826.0.2", SeriesInstanceUID="1.2.826.0.3", PatientID="X1")
+    source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1"
+    if private:
+        source.add_new(0x00090010, "LO", "SOMEBODY")
+        source.add_new(0x00091001, "OB", bytes(private))
+    data = rewrite(source, syntax)
+    assert len(data) > 5 << 20
+    with Reader() as reader:
+        found = reader.identity(data)
+    oracle = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+    assert (found.study_uid, found.instance_uid) == (oracle.StudyInstanceUID, oracle.SOPInstanceUID)
+    assert found.attributes == {"PatientID": oracle.PatientID}
+
+
+def test_a_damaged_or_cut_deflated_file_has_no_identifiers() -> None:
+    data = rewrite(pydicom.dcmread(io.BytesIO(file_with())), "deflated")
+    for broken in (data[:-400], data[:400] + bytes(300) + data[700:]):
+        with pytest.raises(ReadError):
+            read_identity(broken)
+
+
+@pytest.mark.parametrize("charset", ["", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192"])
+def test_names_in_utf_8_where_it_is_not_stated(charset: str) -> None:
+    found = read_identity(file_with(charset, PatientName="Łukasiewicz^Zoë", StudyDescription="Röntgen"))
+    assert (found.attributes["PatientName"], found.attributes["StudyDescription"]) == ("Łukasiewicz^Zoë", "Röntgen")
+    for content in to_sr(Document.of(report(), AT, identity=found)):
+        assert str(highdicom.sr.srread(io.BytesIO(content)).PatientName) == "Łukasiewicz^Zoë"
+    if charset != "ISO_IR 192":
+        found = read_identity(file_with(charset, PatientName="Müller^Jörg".encode("latin-1")))
+        assert found.attributes["PatientName"] == "Müller^Jörg"
 
 
 CHARSETS = ["chrArab", "chrFren", "chrGerm", "chrGreek", "chrH31", "chrH32", "chrHbrw", "chrI2", "chrRuss", "chrX1"]

@@ -55,6 +55,23 @@ def test_a_file_cut_within_its_pixels_is_noticed(name: str) -> None:
         assert fault_of(content + padding) is None
 
 
+@pytest.mark.parametrize("name", ["MR_small.dcm", "rtdose.dcm", "JPEG-lossy.dcm"])
+def test_a_file_that_states_the_other_form_of_its_elements_is_whole(name: str) -> None:
+    """Implicit data under an explicit transfer syntax, and the reverse; pydicom looks at the first element."""
+    content = (DATA / name).read_bytes()
+    start = content.index(b"\x02\x00\x10\x00UI") + 6
+    length = int.from_bytes(content[start : start + 2], "little")
+    stated = content[start + 2 : start + 2 + length].rstrip(b"\0")
+    other = b"1.2.840.10008.1.2" if stated != b"1.2.840.10008.1.2" else b"1.2.840.10008.1.2.1"
+    other += b"\0" * (len(other) % 2)
+    group_length = int.from_bytes(content[140:144], "little") + len(other) - length
+    wrong = content[:140] + group_length.to_bytes(4, "little") + content[144:start] + len(other).to_bytes(2, "little")
+    wrong += other + content[start + 2 + length :]
+    assert pydicom.dcmread(io.BytesIO(wrong)).PixelData == pydicom.dcmread(io.BytesIO(content)).PixelData
+    assert fault_of(wrong) is None
+    assert "half a DICOM file" in str(fault_of(wrong[:-200]))
+
+
 def test_other_content_is_no_dicom_file(tmp_path: Path) -> None:
     whole = small_files.dicom(tmp_path / "whole.dcm")
     assert is_whole_file(whole)
