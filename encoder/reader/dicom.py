@@ -129,7 +129,8 @@ def read_dicom(
         ),
         lossy=header.code("LossyImageCompression") == "01" or file.syntax in LOSSY,
     )
-    windows = windows_of(header, admission, signed=shape.signed) if photometric in GREY else ()
+    lowest = 0.0 if greys.table is not None else greys.offset + min(0.0, greys.scale * ((1 << bits) - 1))
+    windows = windows_of(header, admission, signed=lowest < 0) if photometric in GREY else ()
     return Radiograph(
         pixels,
         valid,

@@ -43,7 +43,7 @@ def lookup_table(item: Header, *, signed: bool) -> LookupTable | None:
 
     Args:
         item: item of a LUT sequence.
-        signed: True if the first mapped value may be negative (PixelRepresentation 1, or a negative rescale intercept).
+        signed: True if the first mapped value is signed (PS3.3 C.11.1.1.1, C.11.2.1.1).
     """
     descriptor = item.words("LUTDescriptor")
     data = item.raw("LUTData")
@@ -87,10 +87,16 @@ def modality_lut(
 
 
 def windows_of(header: Header, admission: Admission, *, signed: bool) -> tuple[Window, ...]:
-    """Return the windows of the header: lookup tables first, then pairs of centre and width in their order."""
+    """Return the windows of the header: lookup tables first, then pairs of centre and width in their order.
+
+    Args:
+        header: attributes of the file.
+        admission: receives warnings.
+        signed: True if modality values may be negative, which decides on the sign of a table's first value.
+    """
     windows = []
     for number, item in enumerate(header.items("VOILUTSequence")[:MAX_WINDOWS], 1):
-        table = lookup_table(item, signed=signed or (header.number("RescaleIntercept") or 0) < 0)
+        table = lookup_table(item, signed=signed)
         if table is None:
             admission.warn("a VOI lookup table is damaged and was ignored")
             continue

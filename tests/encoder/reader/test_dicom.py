@@ -246,6 +246,9 @@ def test_orientation_that_cannot_be_frontal() -> None:
         ({"PixelSpacing": ["0.1", "0.1005"]}, (72, 80)),
         ({"PixelSpacing": ["0.000", "0.000"]}, (72, 80)),
         ({"PixelAspectRatio": ["10000", "1"]}, (72, 80)),
+        ({"NominalScannedPixelSpacing": ["0.2", "0.1"]}, (144, 80)),
+        ({"NominalScannedPixelSpacing": ["0.000", "0"], "PixelAspectRatio": ["2", "1"]}, (144, 80)),
+        ({"ImagerPixelSpacing": ["1E-300", "1E300"], "PixelAspectRatio": ["2", "1"]}, (72, 80)),
     ],
 )
 def test_pixels_are_made_square(attributes: dict[str, Any], shape: tuple[int, int]) -> None:
@@ -253,6 +256,27 @@ def test_pixels_are_made_square(attributes: dict[str, Any], shape: tuple[int, in
     assert image.pixels.shape == shape and image.facts.resampled is (shape != (72, 80))
     assert (image.facts.rows, image.facts.columns) == (72, 80)
     assert abs(float(image.pixels.mean()) - ramp().mean()) < 25
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "contradicting"),
+    [
+        ({"ImagerPixelSpacing": ["0.2", "0.1"], "PixelAspectRatio": ["1", "1"]}, (144, 80), True),
+        ({"NominalScannedPixelSpacing": ["0.2", "0.1"], "PixelAspectRatio": ["1", "1"]}, (144, 80), True),
+        ({"PixelSpacing": ["0.2", "0.2"], "PixelAspectRatio": ["2", "1"]}, (72, 80), True),
+        ({"PixelSpacing": ["0.2", "0.1"], "ImagerPixelSpacing": ["0.1", "0.1"]}, (144, 80), True),
+        ({"ImagerPixelSpacing": ["0.1", "0.1"], "NominalScannedPixelSpacing": ["0.2", "0.1"]}, (72, 80), True),
+        ({"PixelSpacing": ["0.2", "0.1"], "PixelAspectRatio": ["2", "1"]}, (144, 80), False),
+        ({"PixelSpacing": ["0.14", "0.14"], "ImagerPixelSpacing": ["0.143", "0.143"]}, (72, 80), False),
+    ],
+)
+def test_a_physical_spacing_outweighs_the_ratio(
+    attributes: dict[str, Any], shape: tuple[int, int], contradicting: bool
+) -> None:
+    """PS3.3 C.7.6.3.1.7: the ratio is stated only if no physical spacing is; two of them tell with a warning."""
+    image = read_image(chest(**attributes))
+    assert image.pixels.shape == shape
+    assert any("contradict each other" in text for text in image.warnings) is contradicting
 
 
 def test_sizes_beyond_the_limits_are_refused() -> None:

@@ -110,6 +110,42 @@ def test_lut_with_65536_entries_and_negative_first_value() -> None:
     np.testing.assert_array_equal(read_image(to_bytes(source)).display(), expected)
 
 
+@pytest.mark.parametrize(
+    ("signed", "rescale", "first", "negative"),
+    [
+        (True, ("1", "32768"), 35000, False),  # 0..65535
+        (True, ("1", "0"), -30000, True),
+        (True, None, -30000, True),
+        (False, None, 35000, False),
+        (False, ("1", "-100"), -100, True),  # -100..65435
+        (False, ("-1", "0"), -30000, True),  # -65535..0
+        (False, ("-1", "65535"), 35000, False),
+        (True, ("-1", "32767"), 35000, False),
+        (True, ("-1", "32766"), -1, True),  # -1..65534
+        (True, ("0", "5"), -30000, True),  # unusable, so ignored
+    ],
+)
+def test_the_first_value_of_a_voi_lut_is_signed_if_modality_values_may_be_negative(
+    signed: bool, rescale: tuple[str, str] | None, first: int, negative: bool
+) -> None:
+    """PS3.3 C.11.2.1.1; the descriptor is written as US, so that its word alone tells nothing."""
+    assert negative is (first < 0)
+    item = lut_item(np.arange(0, 60000, 15).astype(np.uint16), first & 0xFFFF, 16)
+    extra = {} if rescale is None else dict(zip(("RescaleSlope", "RescaleIntercept"), rescale, strict=True))
+    image = read_image(chest(bits=16, signed=signed, VOILUTSequence=sequence(item), **extra))
+    assert image.windows[0].first == first
+    slope, intercept = map(float, rescale) if rescale and rescale[0] != "0" else (1.0, 0.0)
+    position = np.clip(slope * ramp(16, signed=signed) + intercept - first, 0, 3999)
+    assert np.abs(image.display() - position * 15 / 65535 * 255).max() <= 0.5 + 1e-9
+
+
+def test_the_first_value_of_a_voi_lut_after_a_modality_lut_is_unsigned() -> None:
+    curve = lut_item(np.arange(65536).astype(np.uint16), -32768, 16, signed=True)
+    item = lut_item(np.arange(0, 60000, 15).astype(np.uint16), 35000, 16)
+    image = read_image(chest(bits=16, signed=True, ModalityLUTSequence=sequence(curve), VOILUTSequence=sequence(item)))
+    assert image.windows[0].first == 35000 and image.display().max() > 200
+
+
 @pytest.mark.parametrize("length", [0, 2, 100])
 def test_damaged_lut_is_ignored(length: int) -> None:
     item = lut_item(np.arange(4096).astype(np.uint16), 0, 12)
@@ -193,6 +229,17 @@ def test_signed_padding() -> None:
     image = read_image(to_bytes(source))
     assert image.valid is not None
     np.testing.assert_array_equal(image.valid, ramp(signed=True) != -2048)
+
+
+def test_negative_padding_of_unsigned_pixels() -> None:
+    """-1 and 65535 are one pattern of 16 bits; 12 unsigned bits hold neither."""
+    for bits, padded in ((16, True), (12, False)):
+        source = dataset(bits=bits)
+        source.add_new(0x00280120, "SS", -1)
+        valid = read_image(to_bytes(source)).valid
+        assert (valid is not None) is padded
+        if valid is not None:
+            np.testing.assert_array_equal(valid, ramp(bits) != 65535)
 
 
 def test_padding_value_that_never_occurs() -> None:

@@ -24,7 +24,9 @@ CASES: list[tuple[dict[str, Any], Spacing | None]] = [
     (TALL, Spacing(0.2, "unknown")),
     (TALL | {"PatientOrientation": ["F", "R"]}, Spacing(0.2, "unknown")),
     ({"PixelSpacing": [0.2, 0.201]}, Spacing(0.2, "unknown")),
-    ({"PixelSpacing": [0.4, 0.2], "PixelAspectRatio": [1, 1]}, None),
+    ({"PixelSpacing": [0.4, 0.2], "PixelAspectRatio": [1, 1]}, Spacing(0.2, "unknown")),  # the ratio counts for nothing
+    ({"PixelSpacing": [0.2, 0.2], "PixelAspectRatio": [2, 1]}, Spacing(0.2, "unknown")),
+    ({"NominalScannedPixelSpacing": [0.2, 0.2]}, None),
     ({"PixelSpacing": [0, 0]}, None),
     ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.2, 0.2]}, Spacing(0.2, "detector")),
     ({"PixelSpacing": [5, 5]}, None),
