@@ -118,12 +118,12 @@ def modality(header: Header, admission: Admission) -> str | None:
 
 def presentation_intent(header: Header, admission: Admission) -> str | None:
     """Return the presentation intent; FOR PROCESSING (raw detector data) is refused."""
-    stated = header.code("PresentationIntentType")
+    stated = re.sub("[^A-Z]", "", header.code("PresentationIntentType"))
     sop_class = header.raw("SOPClassUID").decode("latin-1").strip(" \0")
-    if stated == "FOR PROCESSING" or sop_class == DX_FOR_PROCESSING:
+    if stated in ("FORPROCESSING", "PROCESSING") or sop_class == DX_FOR_PROCESSING:
         admission.refuse("for_processing", "the image is raw detector data (for processing), not for presentation")
         return "FOR PROCESSING"
-    return "FOR PRESENTATION" if stated == "FOR PRESENTATION" else None
+    return "FOR PRESENTATION" if stated == "FORPRESENTATION" else None
 
 
 def body_part(header: Header, admission: Admission) -> str | None:

@@ -143,6 +143,8 @@ def test_secondary_capture_warns(modality: str) -> None:
 def test_for_processing_is_refused() -> None:
     refused(chest(Modality="DX", PresentationIntentType="FOR PROCESSING"), "for_processing", forcible=True)
     refused(chest(Modality="DX", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1.1"), "for_processing", forcible=True)
+    for spelling in ("FOR_PROCESSING", "FORPROCESSING", "PROCESSING", "for processing", "FOR-PROCESSING"):
+        refused(odd(Modality="DX", PresentationIntentType=spelling), "for_processing", forcible=True)
     data = chest(Modality="DX", PresentationIntentType="FOR PRESENTATION", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1")
     assert read_image(data).facts.presentation_intent == "FOR PRESENTATION"
 
