@@ -17,7 +17,7 @@ from encoder.reader.decoders import LOSSY, NATIVE, RLE, TRANSFER_SYNTAXES, Frame
 from encoder.reader.header import open_dicom
 from encoder.reader.pixel_data import frames_held, grey_channel, stored_values
 from encoder.reader.radiograph import ImageFacts, Radiograph
-from encoder.reader.voi_lut import modality_lut, windows_of
+from encoder.reader.voi_lut import modality_lut, telling, windows_of
 
 if TYPE_CHECKING:
     import mmap
@@ -91,7 +91,7 @@ def read_dicom(
     frames, index = _frame_index(header, frame, frames_held(file, shape), admission)
     quarter, mirror, orientation = geometry.turns(header, admission, lateral=view == "lateral")
     ratio = geometry.aspect(header, admission)
-    patterns, bits = stored_values(file, shape, frames, index, admission)
+    patterns, bits, lossy = stored_values(file, shape, frames, index, admission)
     stored = grey_channel(patterns, bits, photometric, file, shape, admission)
     greys = _greys(header, bits, photometric, admission)
     pixels = _apply(greys, stored, allocate)
@@ -127,10 +127,12 @@ def read_dicom(
         shutter=_noted(
             bool(header.codes("ShutterShape")), "the file states a display shutter, which is not applied", admission
         ),
-        lossy=header.code("LossyImageCompression") == "01" or file.syntax in LOSSY,
+        lossy=lossy or header.code("LossyImageCompression") == "01" or file.syntax in LOSSY,
     )
     lowest = 0.0 if greys.table is not None else greys.offset + min(0.0, greys.scale * ((1 << bits) - 1))
     windows = windows_of(header, admission, signed=lowest < 0) if photometric in GREY else ()
+    if windows and (low := int(pixels.min())) < (high := int(pixels.max())):
+        windows = telling(windows, np.linspace(low, high, 1024) * greys.scale + greys.offset, admission)
     return Radiograph(
         pixels,
         valid,

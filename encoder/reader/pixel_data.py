@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.errors import ReadError
-from encoder.reader.decoders import MAYBE_LOSSY, NATIVE, RLE, Codestream, FrameShape, decode_frame
+from encoder.reader.decoders import (
+    JPEG,
+    JPEG_LS,
+    LOSSLESS,
+    MAYBE_LOSSY,
+    NATIVE,
+    RLE,
+    Codestream,
+    FrameShape,
+    decode_frame,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,8 +55,8 @@ def frames_held(file: DicomFile, shape: FrameShape) -> int:
 
 def stored_values(
     file: DicomFile, shape: FrameShape, frames: int, index: int, admission: Admission
-) -> tuple[npt.NDArray[Any], int]:
-    """Return the bit patterns of one frame, and the number of their bits.
+) -> tuple[npt.NDArray[Any], int, bool]:
+    """Return the bit patterns of one frame, the number of their bits, and whether the codestream states a loss.
 
     Args:
         file: the opened file, with pixel data that :func:`frames_held` has checked.
@@ -63,9 +73,23 @@ def stored_values(
         ReadError: if the pixel data is truncated, damaged or contradicts the header.
     """
     if file.syntax in NATIVE:
-        return _fit(_native(file, shape, frames, index, admission), file, shape, None, admission)
-    values, stream = decode_frame(_frame(file, frames, index), file.syntax, shape)
-    return _fit(values, file, shape, stream, admission)
+        return *_fit(_native(file, shape, frames, index, admission), file, shape, None, admission), False
+    data = _frame(file, frames, index)
+    values, stream = decode_frame(data, file.syntax, shape)
+    return *_fit(values, file, shape, stream, admission), stream is not None and _states_loss(data, file.syntax, stream)
+
+
+def _states_loss(data: bytes, syntax: str, stream: Codestream) -> bool:
+    """Tell whether a stream states a loss: DCT, NEAR of JPEG-LS (T.87 C.2.3), or the 9-7 wavelet (T.800 A.6.1)."""
+    if syntax in JPEG:
+        return stream.frame not in LOSSLESS
+    if syntax in JPEG_LS:
+        scan = data.find(b"\xff\xda", stream.offset)
+        near = scan + 5 + 2 * data[scan + 4]  # after the components of the scan
+        return data[near : near + 1] > b"\0"
+    size = int.from_bytes(data[stream.offset + 4 : stream.offset + 6], "big")
+    style = data.find(b"\xff\x52", stream.offset + 4 + size)
+    return style >= 0 and data[style + 13 : style + 14] == b"\0"
 
 
 def _native(file: DicomFile, shape: FrameShape, frames: int, index: int, admission: Admission) -> npt.NDArray[Any]:

@@ -175,7 +175,8 @@ def _read_tiff(source: mmap.mmap | bytes, frame: int | None, warnings: list[str]
     plain = tags.get(SAMPLES, 1) == 1 and photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and bits[0] in (8, 16, 32)
     if not plain or tags.get(COMPRESSION) == JPEG_STRIPS:  # libtiff turns JPEG itself, but only in part
         try:
-            return _read_with_pillow(source, "tiff", frame, warnings)
+            picture = _read_with_pillow(source, "tiff", frame, warnings)
+            return picture._replace(inverted=photometric == MIN_IS_WHITE)  # Pillow inverts these kinds itself
         except UnidentifiedImageError:
             raise ReadError("unsupported", "the tiff file holds another kind of values than radiographs do") from None
     if signs[0] not in (UNSIGNED, SIGNED):

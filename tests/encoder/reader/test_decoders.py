@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import Any
 
 import imagecodecs
+import jpeg_ls
 import numpy as np
 import pydicom
 import pytest
@@ -198,3 +199,32 @@ def test_signed_lossless_samples_may_have_their_sign_extended(photometric: str) 
     np.testing.assert_array_equal(np.rint(image.scale * image.pixels + image.offset), values)
     source.PixelRepresentation = 0
     refused(to_bytes(source), "corrupt")
+
+
+STREAMS = {  # a stream's own statement of a loss
+    "jpeg-ls near 5": ("jpeg-ls-near", lambda values: bytes(jpeg_ls.encode(values, lossy_error=5)), True),
+    "jpeg-ls near 0": ("jpeg-ls-near", lambda values: bytes(jpeg_ls.encode(values)), False),
+    "9-7 wavelet": ("jpeg2000", lambda values: j2k(values, reversible=False), True),
+    "5-3 wavelet": ("jpeg2000", lambda values: j2k(values, reversible=True), False),
+    "DCT in a lossless syntax": ("jpeg-lossless", lambda values: imagecodecs.jpeg8_encode(values), True),
+    "lossless": ("jpeg-lossless", lambda values: imagecodecs.jpeg8_encode(values, lossless=True), False),
+}
+
+
+def j2k(values: np.ndarray, *, reversible: bool) -> bytes:
+    return imagecodecs.jpeg2k_encode(values, level=0 if reversible else 60, reversible=reversible, codecformat="J2K")
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_loss_that_only_the_stream_states_is_a_fact(kind: str) -> None:
+    name, encode, lossy = STREAMS[kind]
+    values = ramp(8).astype(np.uint8)
+    source = pydicom.dcmread(BytesIO(rewrite(dataset(values, bits=8), name)))
+    source.PixelData = encapsulate([encode(values)])
+    if "LossyImageCompression" in source:
+        del source.LossyImageCompression
+    image = read_image(to_bytes(source))
+    assert image.facts.lossy is lossy
+    assert lossy or np.array_equal(image.pixels, values)
+    source.LossyImageCompression = "01"
+    assert read_image(to_bytes(source)).facts.lossy

@@ -176,6 +176,32 @@ def test_odd_widths(width: str, usable: bool) -> None:
         np.testing.assert_array_equal(image.display(), np.where(ramp() > 1999.5, 255, 0))
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"WindowCenter": "1e39", "WindowWidth": "100"},
+        {"WindowCenter": "2000", "WindowWidth": "1e300"},
+        {"WindowCenter": "-9000", "WindowWidth": "100"},
+        {"WindowCenter": "1e39", "WindowWidth": "100", "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": "2000", "WindowWidth": "1000", "RescaleSlope": "1e-30", "RescaleIntercept": "0"},
+    ],
+)
+def test_a_window_that_shows_nothing_is_ignored_with_a_warning(attributes: dict[str, str]) -> None:
+    image = read_image(odd(**attributes))
+    assert image.windows == () and any("shows all values" in text for text in image.warnings)
+    assert len(np.unique(image.display())) > 200
+
+
+def test_of_several_windows_only_those_that_show_nothing_are_ignored() -> None:
+    values = ramp()
+    values[:] = 2000 + (values > 2047)  # two levels
+    image = read_image(chest(values, WindowCenter=["9000", "2001"], WindowWidth=["10", "1"]), force=True)
+    assert [(window.center, window.label) for window in image.windows] == [(2001, "window 2")]
+    np.testing.assert_array_equal(image.display(), np.where(values > 2000, 255, 0))
+    constant = read_image(chest(np.full((72, 80), 7), WindowCenter="9000", WindowWidth="10"), force=True)
+    assert len(constant.windows) == 1  # the image shows nothing, not the window
+
+
 def test_several_windows_with_explanations() -> None:
     names = ["LUNG", "SMITH^JOHN", "BONE"]
     windows = {"WindowCenter": ["1000", "2000", "3000"], "WindowWidth": ["100", "200", "300"]}

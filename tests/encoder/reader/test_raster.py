@@ -321,3 +321,18 @@ def test_a_squashed_picture_is_stretched_to_its_aspect() -> None:
     true = save(Image.fromarray(np.repeat(squashed, 2, axis=1)), "png")
     assert not read_image(true, force=True, aspect=2.0).facts.resampled, "it has that aspect"
     refused(chest(), "unsupported", aspect=1.2)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "raw", "tiff_lzw"])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_inversion_of_a_tiff_is_a_fact_whoever_inverts_it(compression: str, photometric: int) -> None:
+    """PhotometricInterpretation (262) is 0, "min is white", or 1 (TIFF 6.0)."""
+    values = (ramp(8) // 2).astype(np.uint8)
+    quality = {"quality": 100} if compression == "jpeg" else {}
+    plain = save(Image.fromarray(values), "tiff", compression=compression, **quality)
+    entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    assert plain.count(entry) == 1
+    read = read_image(plain.replace(entry, struct.pack("<HHIHH", 262, 3, 1, photometric, 0)))
+    assert read.facts.inverted is (photometric == 0)
+    expected = values.astype(int) if photometric else 255 - values.astype(int)
+    assert np.abs(read.pixels.astype(int) - expected).max() <= (2 if compression == "jpeg" else 0)
