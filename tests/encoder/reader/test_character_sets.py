@@ -41,6 +41,8 @@ WORDS = [  # text, its view, sets
     ("后前位", "PA", CHINESE),
     ("боковая", "lateral", CYRILLIC),
     ("косая", "oblique", CYRILLIC),
+    ("πλάγια", "lateral", GREEK),
+    ("BOČNÁ", "lateral", ("ISO_IR 101",)),
     ("측면", "lateral", KOREAN),
     ("정면", "frontal", KOREAN),
 ]
