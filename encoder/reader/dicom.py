@@ -17,7 +17,7 @@ from encoder.reader.decoders import LOSSY, NATIVE, RLE, TRANSFER_SYNTAXES, Frame
 from encoder.reader.header import open_dicom
 from encoder.reader.pixel_data import frames_held, grey_channel, stored_values
 from encoder.reader.radiograph import ImageFacts, Radiograph
-from encoder.reader.voi_lut import modality_lut, telling, windows_of
+from encoder.reader.voi_lut import modality_lut, warn_of_blank, windows_of
 
 if TYPE_CHECKING:
     import mmap
@@ -132,7 +132,7 @@ def read_dicom(
     lowest = 0.0 if greys.table is not None else greys.offset + min(0.0, greys.scale * ((1 << bits) - 1))
     windows = windows_of(header, admission, signed=lowest < 0) if photometric in GREY else ()
     if windows and (low := int(pixels.min())) < (high := int(pixels.max())):
-        windows = telling(windows, np.linspace(low, high, 1024) * greys.scale + greys.offset, admission)
+        warn_of_blank(windows, np.linspace(low, high, 1024) * greys.scale + greys.offset, admission)
     return Radiograph(
         pixels,
         valid,

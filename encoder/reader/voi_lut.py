@@ -121,9 +121,7 @@ def windows_of(header: Header, admission: Admission, *, signed: bool) -> tuple[W
     return tuple(windows)
 
 
-def telling(windows: tuple[Window, ...], levels: npt.NDArray[np.float64], admission: Admission) -> tuple[Window, ...]:
-    """Leave out, with a warning, windows that show all of the different modality values ``levels`` alike."""
-    kept = tuple(window for window in windows if np.ptp(np.floor(window.apply(levels) * 255 + 0.5)) > 0)
-    if len(kept) < len(windows):
-        admission.warn("a window shows all values of the image alike and was ignored")
-    return kept
+def warn_of_blank(windows: tuple[Window, ...], levels: npt.NDArray[np.float64], admission: Admission) -> None:
+    """Add a warning if a window shows all of the different modality values ``levels`` alike."""
+    if any(np.ptp(np.floor(window.apply(levels) * 255 + 0.5)) == 0 for window in windows):
+        admission.warn("a window of the file shows all values of the image alike")
