@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from metrics.base import InputError
+from metrics.scores import alike
 
 if TYPE_CHECKING:
     import numpy as np
@@ -243,6 +244,7 @@ class Bootstrap:
         """
         if len(first) != len(second) or first.signature != second.signature:
             raise InputError("only the same metric on the same reports can be compared")
+        first, second = alike([first, second])
         patients = patients or self.patients([""] * len(first))
         draws, others = (patients.draws(scores) if len(patients) > 1 else {} for scores in (first, second))
         points, p_values = second.point(), patients.p_values(first, second)

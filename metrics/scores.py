@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Scores:
         positives: function from sums ``[S]`` to the number of positive reference labels behind a score, for scores
             that depend on labels.
         costs: names of scores and values of which lower is better.
+        absent: names of scores that no report bears on: they are 0, and are not shown.
     """
 
     statistics: Floats
@@ -39,6 +40,7 @@ class Scores:
     signature: str
     positives: Callable[[Floats], dict[str, int]] = field(default=_nothing)
     costs: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.statistics)
@@ -48,21 +50,24 @@ class Scores:
         import numpy as np
 
         scores = self.of_sums(self.statistics.sum(axis=0), np.asarray(float(len(self))))
-        return {name: float(value) for name, value in scores.items()}
+        return {name: float(value) for name, value in scores.items() if name not in self.absent}
 
     def __getitem__(self, name: str) -> float:
         return self.point()[name]
 
     def subset(self, rows: NDArray[np.intp]) -> Scores:
         """Return the scores of some of the reports."""
-        return Scores(
-            self.statistics[rows],
-            self.of_sums,
-            {name: values[rows] for name, values in self.per_sample.items()},
-            self.signature,
-            self.positives,
-            self.costs,
+        return replace(
+            self,
+            statistics=self.statistics[rows],
+            per_sample={name: values[rows] for name, values in self.per_sample.items()},
         )
+
+
+def alike(systems: Sequence[Scores]) -> list[Scores]:
+    """Return the scores of several systems by one metric with the same names: what one of them has, all show."""
+    absent = frozenset[str].intersection(*(scores.absent for scores in systems))
+    return [replace(scores, absent=absent) for scores in systems]
 
 
 def mean_scores(values: Mapping[str, Floats], signature: str) -> Scores:

@@ -14,6 +14,7 @@ from metrics.base import InputError, Metric, MetricError, Report, Settings
 from metrics.bootstrap import Bootstrap, Difference, Interval, corrected
 from metrics.cache import Cache
 from metrics.combined import CombinedMetric
+from metrics.scores import alike
 from metrics.strata import Strata, by_group
 
 if TYPE_CHECKING:
@@ -195,14 +196,12 @@ def evaluate(
     results: dict[str, dict[str, Scores]] = {model: {} for model in models}
     for name in ready:
         try:
-            for model in models:
-                results[model][name] = score(name, model)
+            for model, scores in zip(models, alike([score(name, model) for model in models]), strict=True):
+                results[model][name] = scores
         except InputError:
             raise
         except MetricError as error:
             not_computed[name] = NotComputed(str(error), error.hint)
-            for scores in results.values():
-                scores.pop(name, None)
 
     weights = bootstrap.weights(len(first.ids))
     names_of = next((pairs.patients for pairs in models.values() if any(pairs.patients)), [""] * len(first.ids))

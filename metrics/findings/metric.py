@@ -112,7 +112,7 @@ def findings(candidates: Sequence[str], references: Sequence[str], contexts: Seq
     values = np.array([_score(one) for one in compared])
     kinds = [*Category, *Significance]
     errors = np.array([[_count(one, kind) for kind in kinds] for one in compared], dtype=np.float64)
-    counts, names = _by_finding(compared)
+    names, counts = list(entities()), _by_finding(compared)
     statistics = np.concatenate([values[:, None], errors, counts.reshape(len(compared), -1)], axis=1)
 
     def of_sums(sums: Floats, numbers: Floats) -> dict[str, Floats]:
@@ -137,8 +137,15 @@ def findings(candidates: Sequence[str], references: Sequence[str], contexts: Seq
     per_sample = {"findings": values} | {f"findings_{kind}": errors[:, column] for column, kind in enumerate(kinds)}
     known = "none" if contexts is None else "age,indication"
     signature = f"findings|{identity()}|context:{known}|aggregate:mean"
+    absent = [name for name, occurs in zip(names, counts.any(axis=(0, 1)), strict=True) if not occurs]
     return Scores(
-        statistics, of_sums, per_sample, signature, positives, frozenset(f"findings_{kind}" for kind in kinds)
+        statistics,
+        of_sums,
+        per_sample,
+        signature,
+        positives,
+        costs=frozenset(f"findings_{kind}" for kind in kinds),
+        absent=frozenset(f"findings_{key}/{name}" for key in ("f1", "precision", "recall") for name in absent),
     )
 
 
@@ -150,25 +157,20 @@ def _count(one: Comparison, kind: Category | Significance) -> int:
     return sum(kind in (error.category, error.significance) for error in one.errors)
 
 
-def _by_finding(compared: Sequence[Comparison]) -> tuple[NDArray[np.float64], list[str]]:
-    """Return ``[N, 3, E]``: right, false and missed reports of each finding that occurs, and the E names."""
+def _by_finding(compared: Sequence[Comparison]) -> NDArray[np.float64]:
+    """Return ``[N, 3, E]``: right, false and missed reports of each of the E entities."""
     import numpy as np
 
-    sides = [
-        [
+    columns = {name: column for column, name in enumerate(entities())}
+    counts = np.zeros((len(compared), 3, len(columns)))
+    for row, one in enumerate(compared):
+        ours, theirs = (
             {known.name for finding in report.findings for known in finding.known}
             for report in (one.candidate, one.reference)
-        ]
-        for one in compared
-    ]
-    occurring = set().union(*(names for pair in sides for names in pair))
-    names = [name for name in entities() if name in occurring]
-    counts = np.zeros((len(compared), 3, len(names)))
-    for row, (ours, theirs) in enumerate(sides):
-        for column, name in enumerate(names):
-            if name in ours or name in theirs:
-                counts[row, 0 if name in ours and name in theirs else 1 if name in ours else 2, column] = 1
-    return counts, names
+        )
+        for kind, names in enumerate((ours & theirs, ours - theirs, theirs - ours)):
+            counts[row, kind, [columns[name] for name in names]] = 1
+    return counts
 
 
 @cache

@@ -83,6 +83,17 @@ def test_every_two_models_and_every_model_with_every_point_are_compared_on_the_s
     assert found.diversity["references"].distinct == len(set(task.references))
 
 
+def test_systems_that_find_other_things_are_compared() -> None:
+    cases = [Case("1", "Edema."), Case("2", "Rib fracture.")]
+    models = {"a": ["Edema.", "Nodule."], "b": ["Pneumothorax.", "Rib fracture."]}
+    settings = Settings(metrics=("findings",))
+    found = score(Task("csv", "", cases), models, {"point": ["Scoliosis.", None]}, settings, Bootstrap(20, 1))
+    assert len({tuple(one.intervals) for one in found.evaluation.models}) == 1
+    differences = found.compared[0].differences
+    names = ("pulmonary edema", "fracture", "nodule", "scoliosis")
+    assert [differences[f"findings_f1/{name}"].point for name in names] == [1.0, -1.0, 0.0, 0.0]
+
+
 def test_groups_have_mean_worst_and_gap(task: Task) -> None:
     texts = [*task.references[:10], *["nothing"] * 20]
     found = score(task, {"m": texts}, {}, Settings(metrics=("rouge_l",), min_group=10), Bootstrap(50, 1))

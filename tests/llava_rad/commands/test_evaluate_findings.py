@@ -65,6 +65,18 @@ def test_values_of_each_report(run: Run, tables: tuple[Path, Path], tmp_path: Pa
     assert [(row["findings_place"], row["findings_missed_finding"]) for row in rows] == [("1.0", "0.0"), ("0.0", "1.0")]
 
 
+def test_systems_that_find_other_things_are_compared(run: Run, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    other, figure = tmp_path / "other.csv", tmp_path / "bars.svg"
+    other.write_text("id,report\na,Nodule.\nb,Rib fracture. Pneumothorax.\n")
+    done = run("evaluate", *tables, "--metrics", "findings", "--compare", other, "--figure", figure, "-f", "json")
+    assert done.code == 0 and figure.stat().st_size > 1000
+    first, second = (one["scores"] for one in json.loads(done.out)["models"])
+    assert first.keys() == second.keys()
+    assert (first["findings_f1/fracture"]["point"], second["findings_f1/fracture"]["point"]) == (0.0, 1.0)
+    difference = json.loads(done.out)["differences"][0]["scores"]
+    assert difference["findings_f1/fracture"]["point"] == -1.0 and difference["findings_f1/nodule"]["point"] == 0.0
+
+
 def test_agreement_with_ratings(run: Run, rated: Path, tmp_path: Path) -> None:
     done = run("evaluate", "--ratings", rated, "--metrics", "findings,rouge_l", "--figure", tmp_path / "agreement.svg")
     assert done.code == 0

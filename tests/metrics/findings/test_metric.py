@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score  # type: ignore[import-untyped]
 
 from metrics.base import InputError, Settings
 from metrics.bootstrap import Bootstrap
@@ -45,6 +46,22 @@ def test_resamples_and_groups_come_from_sums() -> None:
     rows = np.array([0, 2], dtype=np.intp)
     part, alone = scores.subset(rows), findings([CANDIDATES[0], CANDIDATES[2]], [REFERENCES[0], REFERENCES[2]])
     assert {name: part[name] for name in alone.point()} == alone.point()
+
+
+def test_systems_with_other_findings_are_compared_on_the_findings_of_both() -> None:
+    """F1 by scikit-learn; a finding that one of the two systems never has counts 0 there."""
+    truth, first, second = ["Edema.", "Nodule."], ["Edema.", "Pneumothorax."], ["Edema. Scoliosis.", "Nodule."]
+    names = {"pulmonary edema": "edema", "nodule": "nodule", "pneumothorax": "pneumothorax", "scoliosis": "scoliosis"}
+    one, other = findings(first, truth), findings(second, truth)
+    differences = Bootstrap(20).differences(one, other)
+    assert {name.partition("/")[2] for name in differences if "_f1/" in name} == set(names)
+    for name, word in names.items():
+        labels = [[word in text.lower() for text in texts] for texts in (truth, first, second)]
+        values = [f1_score(labels[0], found, zero_division=0) for found in labels[1:]]
+        assert differences[f"findings_f1/{name}"].point == pytest.approx(values[0] - values[1]), name
+    pairs = {"a": Pairs(["1", "2"], first, truth), "b": Pairs(["1", "2"], second, truth)}
+    found = evaluate(pairs, Settings(("findings",)), bootstrap=Bootstrap(5)).models
+    assert found[0].intervals.keys() == found[1].intervals.keys() == differences.keys()
 
 
 def test_reward_takes_lists_and_gives_a_list() -> None:
