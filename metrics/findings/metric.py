@@ -137,7 +137,7 @@ def findings(candidates: Sequence[str], references: Sequence[str], contexts: Seq
     per_sample = {"findings": values} | {f"findings_{kind}": errors[:, column] for column, kind in enumerate(kinds)}
     known = "none" if contexts is None else "age,indication"
     signature = f"findings|{identity()}|context:{known}|aggregate:mean"
-    absent = [name for name, occurs in zip(names, counts.any(axis=(0, 1)), strict=True) if not occurs]
+    absent = [names[column] for column in np.flatnonzero(counts.sum(axis=(0, 1)) == 0)]
     return Scores(
         statistics,
         of_sums,
