@@ -26,8 +26,13 @@ ETHNICITIES = (
 )
 """Groups of the paper (C.6) and patterns of the words that name them; other known words are ``other``."""
 
-_NOTHING = {"nan", "none", "null", "na", "nat", "nil", "missing", "notavailable", "notapplicable", "nbsp"}
+_NOTHING = {
+    "nan", "none", "null", "na", "nat", "nil", "missing", "notavailable", "notapplicable", "nbsp", "redacted",
+}  # fmt: skip
+# Tokens that generators leave in their texts.
+_SPECIAL_TOKEN = re.compile(r"<\|[^<>|]{1,40}\|>|[<\[]/?(?:s|pad|unk|bos|eos|cls|sep|mask)\d*[>\]]", re.IGNORECASE)
 _LONGEST_NOTHING = 16  # with spaces and full stops
+_WORD = re.compile(r"[^\W_]+")
 _REMOVED = 4  # letters of the XXXX that Open-i put for words that it removed
 _SPLITS = {
     "train": ("train", "training", "trn", "tr"),
@@ -39,7 +44,7 @@ _LABEL_WORDS: dict[str, float] = {"true": 1.0, "false": 0.0}
 _ANSWERS: dict[str, float | None] = {
     "yes": 1.0, "y": 1.0, "positive": 1.0, "pos": 1.0, "present": 1.0, "no": 0.0, "n": 0.0, "negative": 0.0,
     "neg": 0.0, "absent": 0.0, "ja": 1.0, "nein": 0.0, "positiv": 1.0, "negativ": 0.0, "uncertain": -1.0, "u": -1.0,
-    "unknown": None, "not mentioned": None, "blank": None,
+    "t": 1.0, "f": 0.0, "unknown": None, "not mentioned": None, "blank": None,
 }  # fmt: skip
 _SEXES = {
     "F": ("f", "female", "fem", "woman", "girl", "w", "weiblich", "femme", "mujer", "femenino", "feminino", "feminin"),
@@ -72,20 +77,30 @@ _ETHNICITY_CODES = {"w": "white", "b": "black/african american", "a": "asian", "
 
 
 def is_nothing(text: str) -> bool:
-    """Tell whether a cell says nothing: white space, ``___`` or ``XXXX`` (removed), or a word such as "nan".
+    """Tell whether a cell says nothing: white space, ``___`` or ``XXXX`` (removed), or words such as "nan", "<pad>".
 
     ``+`` says something (positive), ``-`` and ``?`` do not.
     """
     word = text.strip()
-    if len(word) > _LONGEST_NOTHING and word[0].isalnum():  # most cells of large tables
-        return False
-    return _is_nothing(word)
+    if len(word) <= _LONGEST_NOTHING:
+        return _is_short_nothing(word)
+    first = _WORD.match(word)  # tells it for most cells of large tables
+    return (first is None or _is_placeholder(first[0].lower())) and _holds_nothing(word)
 
 
-@lru_cache(_WORDS)
-def _is_nothing(word: str) -> bool:
-    bare = "".join(filter(str.isalnum, word)).lower()  # "N.A.", "(none)", "<NA>"
-    return (not bare and "+" not in word) or bare in _NOTHING or (len(bare) >= _REMOVED and not bare.strip("x"))
+def _holds_nothing(word: str) -> bool:
+    words = ["".join(filter(str.isalnum, part)) for part in _SPECIAL_TOKEN.sub(" ", word).lower().split()]
+    bare = "".join(words)  # "N.A.", "(none)", "<NA>"
+    if not bare:
+        return "+" not in word
+    return _is_placeholder(bare) or all(map(_is_placeholder, filter(None, words)))
+
+
+_is_short_nothing = lru_cache(_WORDS)(_holds_nothing)
+
+
+def _is_placeholder(word: str) -> bool:
+    return word in _NOTHING or (len(word) >= _REMOVED and not word.strip("x"))
 
 
 def is_unknown(text: str) -> bool:
@@ -182,7 +197,7 @@ def label_of(text: str) -> float | None:
     """
     if is_nothing(text):
         return None
-    number, word = _number(text), text.strip().lower()
+    number, word = _number(text), text.strip().strip(".").lower()
     if number is None and word not in _ANSWERS:
         raise ValueError
     return _ANSWERS[word] if number is None else number

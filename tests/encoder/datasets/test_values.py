@@ -116,9 +116,31 @@ def test_words_for_nothing() -> None:
         "&nbsp;",
         "XXXX",
         "XXXX, XXXX.",
+        "XXXX XXXX XXXX XXXX XXXX.",
+        "[REDACTED]",
+        "<unk> <pad>",
+        "[PAD] [PAD] [PAD] [PAD]",
+        "<|endoftext|>",
+        "nan nan nan nan nan nan",
     ):
         assert is_nothing(word), word
-    for word in ("0", "no", "a.", "Normal", "X", "XX", "胸", "XXXX pain", "No.", "none seen", "Nan Smith", "+", "(+)"):
+    for word in (
+        "0",
+        "no",
+        "a.",
+        "Normal",
+        "X",
+        "XX",
+        "胸",
+        "XXXX pain",
+        "XXXX XXXX XXXX XXXX pain",
+        "Clear lungs. <pad>",
+        "No.",
+        "none seen",
+        "Nan Smith",
+        "+",
+        "(+)",
+    ):
         assert not is_nothing(word), word
 
 
@@ -126,7 +148,7 @@ def test_labels() -> None:
     words = {
         "1": 1, "1.0": 1, "True": 1, "yes": 1, "Positive": 1, "0": 0, "-0.0": 0, "false": 0, "absent": 0, "-1": -1,
         "-1.0": -1, "uncertain": -1, "": None, "nan": None, "N/A": None, "unknown": None, "1,0": 1, "-1,0": -1, "Ja": 1,
-        "nein": 0, "?": None,
+        "nein": 0, "?": None, "t": 1, "F": 0, "No.": 0, " Y": 1,
     }  # fmt: skip
     assert {word: label_of(word) for word in words} == words
     for word in ("2", "0.5", "0,5", "+", "maybe", "1 0", "Edema", "١"):
