@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ from encoder.datasets.forms import derived, recognised
 from encoder.datasets.tables import columns_there, read_records
 from encoder.datasets.values import is_no_answer, is_nothing, known, labels_of, split_of, years_of
 from encoder.errors import LlavaRadError
+from llava_rad.benchmark.priors import prior_of
 from llava_rad.reports.sections import findings_part
 from metrics.base import InputError
-from metrics.comparisons import GIVEN, NOT_GIVEN
 from metrics.labels import CLASSES
 from metrics.strata import UNKNOWN
 from metrics.suite import Pairs
@@ -44,6 +43,7 @@ _INDICATIONS = (
     "history",
 )
 _LISTED = 10
+_LONGEST_ANSWER = 100  # characters of "unknown" and the like
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Table:
         text_field: name of the text field.
         sectioned: number of texts of which only the Findings are taken.
         numbers: id -> row number in the file, from 1.
+        id_named: the user named the id field.
     """
 
     texts: dict[str, str]
@@ -65,6 +66,7 @@ class Table:
     text_field: str
     sectioned: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
+    id_named: bool = False
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -122,12 +124,12 @@ def read_table(
     rows = read_rows(path)
     numbers = list(range(1, len(rows) + 1))
     if split:
-        column = next(iter(matching(rows[0], "split")), "")
+        column = next(iter(matching(dict.fromkeys(name for row in rows for name in row), "split")), "")
         numbers = [at for at in numbers if split_of(str(rows[at - 1].get(column, ""))) == split]
         rows = [rows[at - 1] for at in numbers]
         if not rows:
             raise InputError(f"{path.name} has no row of the split {split}")
-    chosen = recognised(rows)[1]
+    chosen, id_named = recognised(rows)[1], id_field is not None
     id_field, text_field = id_field or chosen.get("id"), text_field or chosen.get(side)
     id_field = usual_fields(rows, id_field, ID_FIELDS, path, "--id-field")[0]
     could = usual_fields(rows, text_field, TEXT_FIELDS[side], path, f"--{side}-field")
@@ -149,20 +151,42 @@ def read_table(
         where = [at for at, key in zip(numbers, ids, strict=True) if counts[key] > 1]
         raise InputError(f"{path.name}: {_counted(twice)} more than once: {listed(where)}")
     texts = [lookup(row, text_field) for row in rows]
-    texts = ["" if isinstance(text, str) and is_nothing(text) else text for text in texts]
     without = [at for at, text in zip(numbers, texts, strict=True) if not isinstance(text, str)]
     if without:
         raise InputError(f"{path.name}: no text in {text_field} for {_counted(len(without))}: {listed(without)}")
-    parts = [findings_part(text) for text in texts]
-    texts = [text if part is None else known(part) for text, part in zip(texts, parts, strict=True)]
-    sectioned = len(parts) - parts.count(None)
+    parts = [scored_part(text) for text in texts]
+    texts, sectioned = [text for text, _ in parts], sum(cut for _, cut in parts)
     places = dict(zip(ids, numbers, strict=True))
     return Table(
-        dict(zip(ids, texts, strict=True)), dict(zip(ids, rows, strict=True)), id_field, text_field, sectioned, places
+        dict(zip(ids, texts, strict=True)),
+        dict(zip(ids, rows, strict=True)),
+        id_field,
+        text_field,
+        sectioned,
+        places,
+        id_named,
     )
 
 
-def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, patient: str | None = None) -> Pairs:
+def scored_part(report: str) -> tuple[str, bool]:
+    """Return what of a report is scored, and if that is a part: of "Findings: ... Impression: ..." the Findings.
+
+    A report that says nothing ("nan", "unknown", "XXXX XXXX.", "<unk>") is "".
+    """
+    part = findings_part(report)
+    text = report if part is None else part
+    nothing = is_nothing(text) or (len(text) <= _LONGEST_ANSWER and is_no_answer(text))
+    return "" if nothing else text, part is not None
+
+
+def join(
+    predictions: Table,
+    references: Table,
+    strata: Sequence[str] = (),
+    *,
+    patient: str | None = None,
+    models: Sequence[Table] = (),
+) -> Pairs:
     """Join two tables by id.
 
     Args:
@@ -170,9 +194,11 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, p
         references: reference reports, which give the order.
         strata: columns that group the reports; looked up in the references, then in the predictions.
         patient: column of the patients, looked up likewise; by default one with a usual name, if there is one.
+        models: all predictions that are compared, these too, so that all of them have the same groups, patients, ages
+            and indications; by default these alone.
 
     Raises:
-        InputError: if an id is in one table only, or a column in neither.
+        InputError: if an id is in one table only, a column in neither, or another column of ids contradicts the join.
     """
     missing = [references.numbers[key] for key in references.texts if key not in predictions.texts]
     extra = [predictions.numbers[key] for key in predictions.texts if key not in references.texts]
@@ -184,20 +210,54 @@ def join(predictions: Table, references: Table, strata: Sequence[str] = (), *, p
     if faults:
         raise InputError("; ".join(faults))
     ids = list(references.texts)
-    tables = [[table.rows.get(key, {}) for key in ids] for table in (references, predictions)]
+    truth, own, *others = ([table.rows.get(key, {}) for key in ids] for table in (references, predictions, *models))
+    _check_other_ids(predictions, references)
+    tables = [truth, *(others or [own])]
 
     def first_of(found: Iterable[list[str] | None], column: str) -> list[str]:
-        values = next((one for one in found if one is not None), None)
-        if values is None:
+        unknown: list[str] = []
+        for one in found:
+            if one is not None and set(one) != {UNKNOWN}:
+                return one
+            unknown = unknown or one or []
+        if not unknown:
             raise InputError(f"neither table has a column {column}", hint=columns_there(tables[0][0]))
-        return values
+        return unknown
 
     groups = {column: first_of((groups_of(column, rows) for rows in tables), column) for column in strata}
     people = (patients_of(rows, patient) for rows in tables)
     patients = first_of(people, patient) if patient is not None else next((one for one in people if one), [])
     texts = [predictions.texts[key] for key in ids]
-    context = context_of(tables) | prior_of(tables[::-1])
+    context = context_of(tables) | prior_of([own, truth])
     return Pairs(ids, texts, list(references.texts.values()), groups, patients, context)
+
+
+def _check_other_ids(predictions: Table, references: Table) -> None:
+    """Refuse rows of two tables that one column of ids joins and another one joins otherwise."""
+    if predictions.id_named or references.id_named:
+        return
+    for name in ID_FIELDS:
+        own, truth = (_column(table, name) for table in (predictions, references))
+        there = set(truth.values())
+        crossed = [
+            references.numbers[key]
+            for key, one in truth.items()
+            if one != own[key] and one and own[key] in there - {""}
+        ]
+        if crossed:
+            raise InputError(
+                f"{predictions.id_field} joins other rows of the two tables than {name} does: {listed(crossed)} of the "
+                "references",
+                hint="name the column that joins them with --id-field",
+            )
+
+
+def _column(table: Table, name: str) -> dict[str, str]:
+    """Return the values of a column of ids by id; "" where there is none."""
+    header = dict.fromkeys(name for row in table.rows.values() for name in row)
+    name = next((one for one in header if plain(one) == plain(name)), name)
+    values = ((key, lookup(row, name)) for key, row in table.rows.items())
+    return {key: "" if value is None else known(str(value)) for key, value in values}
 
 
 def context_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
@@ -217,42 +277,6 @@ def context_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
             if any(values):
                 found.setdefault(name, values)
     return found
-
-
-def prior_of(tables: Sequence[Sequence[Row]]) -> dict[str, list[str]]:
-    """Return the column "prior": whether each report was written with an earlier image; {} if no table says so.
-
-    Args:
-        tables: rows of the predictions, then of the references. The first that knows counts: as ``llava-rad benchmark``
-            and ``generate`` write it, or by a column of priors, as in a table of studies, whose empty cells mean that
-            there is none.
-    """
-    answers = {True: GIVEN, False: NOT_GIVEN, None: ""}
-    for rows in tables:
-        written = [_written_with_prior(row) for row in rows]
-        named = matching(dict.fromkeys(name for row in rows for name in row), "prior")[:1]
-        if any(one is not None for one in written):
-            return {"prior": [answers[one] for one in written]}
-        if named:
-            return {"prior": [answers[_is_stated(row.get(named[0]))] for row in rows]}
-    return {}
-
-
-def _written_with_prior(row: Row) -> bool | None:
-    """Tell whether a report of this package was written with an earlier image; None of other rows."""
-    inputs, images, warnings = row.get("inputs"), row.get("images"), row.get("warnings")
-    if isinstance(inputs, list):
-        return "prior" in inputs
-    if not str(row.get("schema", "")).startswith("llava-rad.report/"):
-        return None
-    if isinstance(images, list):
-        return any(isinstance(one, Mapping) and one.get("role") == "prior" for one in images)
-    said = [str(one) for one in warnings if "written from more than this image" in str(one)] if warnings else []
-    return any("prior" in re.findall(r"[a-z-]+", one.partition(":")[2]) for one in said)
-
-
-def _is_stated(value: Any) -> bool:
-    return value not in (None, False) and not is_no_answer(str(value)) and str(value).strip().lower() not in ("no", "0")
 
 
 def patients_of(rows: Sequence[Row], column: str | None = None) -> list[str] | None:

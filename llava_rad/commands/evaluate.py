@@ -182,11 +182,12 @@ def command(
     columns = metric.names(strata)
     models: dict[str, Pairs] = {}
     given: dict[str, dict[tuple[str, str], object]] = {}
-    for path in (predictions, *(compare or ())):
-        found = read_table(path, "prediction", id_field=id_fields[0], text_field=prediction_field)
+    paths = (predictions, *(compare or ()))
+    found = [read_table(path, "prediction", id_field=id_fields[0], text_field=prediction_field) for path in paths]
+    for path, table in zip(paths, found, strict=True):
         name = path.stem if path.stem not in models else f"{path.stem} ({len(models) + 1})"
-        models[name] = join(found, truth, columns, patient=patient)
-        _read(path, found)
+        models[name] = join(table, truth, columns, patient=patient, models=found)
+        _read(path, table)
     first = next(iter(models.values()))
     people = next((pairs.patients for pairs in models.values() if any(pairs.patients)), [])
     if alone := people.count(""):

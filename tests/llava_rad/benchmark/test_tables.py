@@ -46,6 +46,13 @@ def test_the_output_of_generate_is_read_as_it_is(tmp_path: Path) -> None:
         ([{"inputs": ["frontal", "prior"]}, {"inputs": ["frontal"]}], [{"prior": ""}, {"prior": "p"}], ["yes", "no"]),
         ([{"inputs": ["frontal", "prior_report"]}, {}], [{"prior": "p"}] * 2, ["no", ""]),
         (
+            [{"prior": word} for word in (False, "FALSE", 0.0, "0", "N", "No.", "absent", "none", "no prior", "")],
+            [{}] * 10, ["no"] * 10,
+        ),
+        ([{"prior": word} for word in (1.0, "TRUE", "Y", "t", "2019-03-01", "no/1.dcm")], [{}] * 6, ["yes"] * 6),
+        ([{"prior": word} for word in ("unknown", "not recorded", "uncertain", "no")], [{}] * 4, [""] * 3 + ["no"]),
+        ([{"prior": "unknown"}], [{"prior": "p.dcm"}], ["yes"]),
+        (
             [
                 {"schema": "llava-rad.report/1", "warnings": ["written from more than this image: prior, indication"]},
                 {"schema": "llava-rad.report/1", "warnings": ["written from more than this image: prior-report"]},
@@ -60,7 +67,10 @@ def test_the_output_of_generate_is_read_as_it_is(tmp_path: Path) -> None:
             [{}, {}], ["yes", "no"],
         ),
     ],
-    ids=["unknown", "references", "predictions first", "truth", "benchmark", "some unknown", "generate", "images"],
+    ids=[
+        "unknown", "references", "predictions first", "truth", "benchmark", "some unknown", "words for no",
+        "words for yes", "words for unknown", "nothing known", "generate", "images",
+    ],
 )  # fmt: skip
 def test_whether_a_prior_was_given(
     tmp_path: Path, predictions: list[dict[str, object]], references: list[dict[str, object]], expected: list[str]
@@ -72,6 +82,42 @@ def test_whether_a_prior_was_given(
         for side, rows in (("prediction", predictions), ("reference", references))
     ]  # type: ignore[arg-type]
     assert join(*sides).context.get("prior", []) == expected
+
+
+@pytest.mark.parametrize("text", ["nan", "unknown", "XXXX XXXX XXXX XXXX XXXX.", "[REDACTED]", "<unk> <pad>"])
+def test_texts_that_say_nothing_are_empty(tmp_path: Path, text: str) -> None:
+    rows = [{"id": 1, "text": text}, {"id": 2, "text": f"FINDINGS: {text}\nIMPRESSION: Edema."}]
+    assert set(read_table(jsonl(tmp_path / "a.jsonl", *rows), "reference").texts.values()) == {""}
+
+
+def test_two_columns_of_ids_that_contradict_each_other(tmp_path: Path) -> None:
+    """Row numbers in the column "id" do not join tables of the same studies in two orders."""
+    rows = [{"id": n, "Study ID": study, "text": study} for n, study in enumerate(("s1", "s2", "s3"))]
+    moved = [{"id": n, "study_id": study, "text": study} for n, study in enumerate(("s1", "s3", "s2"))]
+    paths = jsonl(tmp_path / "a.jsonl", *rows), jsonl(tmp_path / "b.jsonl", *moved)
+    with pytest.raises(InputError, match=r"id joins other rows .* than study_id does: rows 2, 3") as error:
+        join(read_table(paths[0], "prediction"), read_table(paths[1], "reference"))
+    assert "--id-field" in str(error.value.hint)
+    named = (
+        read_table(paths[0], "prediction", id_field="Study ID"),
+        read_table(paths[1], "reference", id_field="study_id"),
+    )
+    assert join(*named).candidates == ["s1", "s3", "s2"]
+    other = [{"id": n, "study_id": f"x{n}", "text": "a"} for n in range(3)]  # numbers of another kind tell nothing
+    assert join(read_table(jsonl(tmp_path / "c.jsonl", *other), "prediction"), read_table(paths[1], "reference")).ids
+
+
+def test_a_group_that_the_references_leave_empty_is_that_of_the_predictions(tmp_path: Path) -> None:
+    predictions = jsonl(tmp_path / "a.jsonl", {"id": 1, "text": "a", "sex": "F"}, {"id": 2, "text": "b", "sex": "M"})
+    references = jsonl(tmp_path / "b.jsonl", {"id": 1, "text": "a", "sex": ""}, {"id": 2, "text": "b", "sex": ""})
+    sides = read_table(predictions, "prediction"), read_table(references, "reference")
+    assert join(*sides, ["sex"]).strata == {"sex": ["F", "M"]}
+    assert join(sides[1], sides[1], ["sex"]).strata == {"sex": ["unknown"] * 2}
+
+
+def test_a_split_that_the_first_row_does_not_name(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"id": 1, "text": "a"}, {"id": 2, "text": "b", "split": "test"})
+    assert read_table(path, "reference", split="test").texts == {"2": "b"}
 
 
 def test_fields_can_be_named(tmp_path: Path) -> None:
