@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+from encoder.datasets.values import is_nothing, label_of
 from encoder.json_files import read_json
-from llava_rad.benchmark.tables import Row, context_of, lookup, read_rows
+from llava_rad.benchmark.tables import Row, context_of, lookup, read_rows, scored_part
 from metrics.base import InputError
 from metrics.suite import Pairs
 
@@ -46,8 +47,8 @@ class _Rows:
 
     def add(self, study: str, candidate: str, reference: str, row: Row, ratings: Mapping[str, float]) -> None:
         self.studies.append(study)
-        self.candidates.append(candidate)
-        self.references.append(reference)
+        self.candidates.append(scored_part(candidate)[0])
+        self.references.append(scored_part(reference)[0])
         self.rows.append(row)
         for name, value in ratings.items():
             self.ratings.setdefault(name, []).append(value)
@@ -99,8 +100,8 @@ def _radpref(studies: Sequence[Any], name: str) -> Ratings:
         for label in labels:
             candidate = study[f"{label}_report"]
             of_raters = [one.get(label) if isinstance(one, dict) else None for one in raters]
-            values: list[Any] = [one.get("rating") for one in of_raters if isinstance(one, dict)]
-            if not isinstance(candidate, str) or not values or not all(_is_number(value) for value in values):
+            values: list[Any] = [one.get("rating") if isinstance(one, dict) else None for one in of_raters]
+            if not isinstance(candidate, str) or not all(_is_number(value) for value in values):
                 raise InputError(f"{where}: {label} has no text or not a rating of each rater")
             found.add(str(number), candidate, reference, study, {"rating": fmean(values)})
     return found.done("RadPref")
@@ -114,13 +115,12 @@ def _rexval(folder: Path) -> Ratings:
     raters: dict[tuple[str, str], set[str]] = {}
     for number, row in enumerate(errors, 1):
         where = f"{REXVAL[1]}, row {number}"
-        key = (_text(row, "study_number", where), _text(row, "candidate_type", where))
+        key = (_name(row, "study_number", where), _name(row, "candidate_type", where))
         count = _number(row, "num_errors", where)
         one = sums.setdefault(key, {"errors": 0.0, "significant errors": 0.0})
         one["errors"] += count
-        if _text(row, "clinically_significant", where).lower() in ("true", "1", "yes"):
-            one["significant errors"] += count
-        raters.setdefault(key, set()).add(_text(row, "rater_index", where))
+        one["significant errors"] += count * _yes_or_no(row, "clinically_significant", where)
+        raters.setdefault(key, set()).add(_name(row, "rater_index", where))
     number_of = _study_number(samples, {study for study, _ in sums})
     found = _Rows()
     for at, row in enumerate(samples):
@@ -144,7 +144,7 @@ def _study_number(samples: Sequence[Row], studies: set[str]) -> Callable[[int, R
 
 def _table(path: Path) -> Ratings:
     rows = read_rows(path)
-    study = next((name for name in _STUDY if lookup(rows[0], name) is not None), "")
+    study = next((name for name in _STUDY if any(lookup(row, name) is not None for row in rows)), "")
     if not study:
         raise InputError(
             f"{path.name} has no column {_STUDY[0]}",
@@ -155,7 +155,7 @@ def _table(path: Path) -> Ratings:
         where = f"{path.name}, row {number}"
         ratings = {"rating": _number(row, "rating", where)}
         found.add(
-            _text(row, study, where), _text(row, "candidate", where), _text(row, "reference", where), row, ratings
+            _name(row, study, where), _text(row, "candidate", where), _text(row, "reference", where), row, ratings
         )
     return found.done("table")
 
@@ -167,9 +167,27 @@ def _text(row: Row, name: str, where: str) -> str:
     return str(value)
 
 
-def _number(row: Row, name: str, where: str) -> float:
+def _name(row: Row, name: str, where: str) -> str:
+    """Return a value that names something: a study, a rater."""
+    if is_nothing(value := _text(row, name, where)):
+        raise InputError(f"{where}: no {name}")
+    return value.strip()
+
+
+def _yes_or_no(row: Row, name: str, where: str) -> bool:
     try:
-        value = float(_text(row, name, where))
+        value = label_of(_text(row, name, where))
+    except ValueError:
+        value = None
+    if value not in (0, 1):
+        raise InputError(f"{where}: {name} is neither yes nor no")
+    return value == 1
+
+
+def _number(row: Row, name: str, where: str) -> float:
+    text = _text(row, name, where)
+    try:
+        value = float(text) if "_" not in text else float("nan")  # Python reads 1_0 as 10
     except ValueError:
         value = float("nan")
     if not _is_number(value):

@@ -60,20 +60,23 @@ def compare_with_ratings(
     note(f"{path.name}: {len(pairs.ids):,} rated reports of {len(set(studies)):,} studies, form {read.form}")
     drawn = Bootstrap(*bootstrap)
     found = evaluate({path.stem: pairs}, replace(settings, metrics=chosen), bootstrap=drawn, report=bar, say=note)
-    table = {}
+    table: dict[str, dict[str, agreement.Agreement]] = {}
+    not_computed = {name: why.reason for name, why in found.not_computed.items()}
     for rating, values in read.ratings.items():
         of_metrics = {}
         for name, scores in found.models[0].scores.items():
             score = headline(name) if headline(name) in scores.per_sample else next(iter(scores.per_sample))
             column = -scores.per_sample[score] if score in scores.costs else scores.per_sample[score]
-            if not (column != column).any():  # NaN: the metric is not defined for these reports
+            if (column != column).any():  # NaN
+                not_computed[name] = "it is not defined for all of these reports"
+            else:
                 of_metrics[score] = agreement.agreement(column, values, studies, drawn)
         table[rating] = of_metrics
     rated = agreement.Rated(
         len(pairs.ids),
         len(set(studies)),
         table,
-        {name: why.reason for name, why in found.not_computed.items()},
+        not_computed,
         found.signatures,
         drawn,
     )

@@ -50,6 +50,7 @@ def test_radpref(tmp_path: Path) -> None:
         ({"raters": [rater(1, None)]}, "study 2: C2 has no text or not a rating of each rater"),
         ({"raters": [rater(True, 2)]}, "study 2: C1 has no text"),
         ({"C1_report": 3}, "study 2: C1 has no text"),
+        ({"raters": [rater(1, 2), {"C1": {"rating": 1}, "C2": None}]}, "study 2: C2 has no text or not a rating"),
     ],
 )
 def test_radpref_with_faults(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
@@ -92,6 +93,18 @@ def test_rexval(tmp_path: Path, first: int, ids: bool) -> None:
     assert read.ratings["errors"] == [-1, -2, -3, -4, -2, -3, -4, -5]  # the mean of 0 and 2 is added
 
 
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1.0", "0.0"), ("t", "f"), ("Y", "N"), (" True", " False"), ("yes", "no"), ("TRUE", "FALSE")]
+)
+def test_significance_in_other_words(tmp_path: Path, yes: str, no: str) -> None:
+    path = write_rexval(tmp_path) / REXVAL[1]
+    path.write_text(path.read_text().replace("True", yes).replace("False", no))
+    assert read_ratings(tmp_path).ratings["significant errors"] == [0, -1, -2, -3, -1, -2, -3, -4]
+    path.write_text(path.read_text().replace(f",{no},", ",perhaps,", 1))
+    with pytest.raises(InputError, match="row 2: clinically_significant is neither yes nor no"):
+        read_ratings(tmp_path)
+
+
 def test_rexval_without_its_reports(tmp_path: Path) -> None:
     write_rexval(tmp_path)
     (tmp_path / REXVAL[0]).unlink()
@@ -107,9 +120,32 @@ def test_a_table(tmp_path: Path) -> None:
     assert read.pairs.context == {"age": ["54", "54"]}
 
 
+NOTHING = ("nan", "N/A", "None", "unknown", "XXXX XXXX XXXX XXXX XXXX.", "<unk> <pad>")
+
+
+def test_texts_are_read_as_evaluate_reads_them(tmp_path: Path) -> None:
+    """Texts that say nothing are empty, of a report with headings the Findings count."""
+    whole = "FINDINGS: Edema. IMPRESSION: Nodule."
+    rows = [{"study": "1", "reference": whole, "candidate": text, "rating": 1} for text in NOTHING]
+    path = tmp_path / "ratings.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_ratings(path).pairs
+    assert (read.candidates, read.references) == ([""] * 6, ["Edema."] * 6)
+    changed = study(ground_truth_report=whole, C1_report="nan")
+    read = read_ratings(saved(tmp_path / "ratings.json", [changed])).pairs
+    assert (read.candidates, read.references) == (["", "Edema."], ["Edema."] * 2)
+    folder = write_rexval(tmp_path)
+    samples = (folder / REXVAL[0]).read_text()
+    (folder / REXVAL[0]).write_text(samples.replace("bleu 0", "N/A").replace("reference 1", f'"{whole}"'))
+    read = read_ratings(folder).pairs
+    assert (read.candidates[3], read.references[4:]) == ("", ["Edema."] * 4)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("study,reference,candidate,rating\n1,a,b,1_0\n", "row 1: rating is not a number"),
+        ("study,reference,candidate,rating\n1,a,b,1\n,a,b,2\n", "row 2: no study"),
         ("a,b\n1,2\n", "no column study"),
         ("study,reference,candidate,rating\n1,a,b,good\n", "row 1: rating is not a number"),
         ("study,reference,candidate,rating\n1,a,b,nan\n", "row 1: rating is not a number"),

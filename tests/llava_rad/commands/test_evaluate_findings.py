@@ -77,6 +77,23 @@ def test_systems_that_find_other_things_are_compared(run: Run, tables: tuple[Pat
     assert difference["findings_f1/fracture"]["point"] == -1.0 and difference["findings_f1/nodule"]["point"] == 0.0
 
 
+def test_columns_of_one_table_count_for_all_systems(run: Run, tmp_path: Path) -> None:
+    """Sex, patients, ages and indications that only the second predictions have are those of both."""
+    truth, first, second = (tmp_path / f"{name}.csv" for name in ("truth", "first", "second"))
+    truth.write_text("id,report\n1,Rib fracture.\n2,Edema.\n")
+    first.write_text("id,report\n1,Edema.\n2,Edema.\n")
+    second.write_text("id,report,sex,subject_id,age,indication\n1,Nodule.,F,a,20,fall\n2,Edema.,M,b,30,cough\n")
+    for tables in ((first, truth, "--compare", second), (second, truth, "--compare", first)):
+        options = ("--metrics", "findings", "--strata", "sex", "--patient", "subject_id", "-f", "json")
+        done = run("evaluate", *tables, *options, "--bootstrap", "20")
+        assert done.code == 0, done.err
+        content = json.loads(done.out)
+        assert content["patients"] == 2 and "context:age,indication" in content["signatures"]["findings"]
+        groups = [one["strata"]["sex"]["findings"]["groups"] for one in content["models"]]
+        assert [set(one) for one in groups] == [{"F", "M"}] * 2
+        assert [one["M"]["score"]["point"] for one in groups] == [1.0, 1.0]
+
+
 def test_agreement_with_ratings(run: Run, rated: Path, tmp_path: Path) -> None:
     done = run("evaluate", "--ratings", rated, "--metrics", "findings,rouge_l", "--figure", tmp_path / "agreement.svg")
     assert done.code == 0
@@ -116,4 +133,6 @@ def test_explain_needs_the_finding_metric(run: Run, tables: tuple[Path, Path], t
 def test_a_metric_without_its_weights_is_named(run: Run, rated: Path) -> None:
     done = run("evaluate", "--ratings", rated, "--metrics", "findings,rg_er")
     assert done.code == 5 and "not computed: rg_er" in done.err
+    undefined = run("evaluate", "--ratings", rated, "--metrics", "findings,prior_claims")
+    assert undefined.code == 5 and "prior_claims: it is not defined for all of these reports" in undefined.out
     assert any(line.split()[:3] == ["rg_er", "not", "computed"] for line in done.out.splitlines())
