@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from metrics.base import InputError, Metric, checked_pairs
-from metrics.rules.text import sentences
+from metrics.rules.text import clean, sentences
 
 if TYPE_CHECKING:
     from metrics.scores import Floats, Scores
@@ -70,8 +70,9 @@ def compares(sentence: str) -> bool:
 
 
 def counted(text: str) -> tuple[int, int]:
-    """Count the sentences of a text, and those of them that compare."""
-    found = [part for start, end in sentences(text) if any(map(str.isalpha, part := text[start:end]))]
+    """Count the sentences of a text, whatever its line breaks, and those of them that compare."""
+    text = clean(text).text
+    found = [" ".join(part.split()) for start, end in sentences(text) if any(map(str.isalpha, part := text[start:end]))]
     return len(found), sum(map(compares, found))
 
 
@@ -120,7 +121,7 @@ def prior_claims(candidates: Sequence[str], references: Sequence[str], prior: Se
 
     per_sample = {"prior_claims": np.where(without > 0, ours[:, 1], np.nan)}
     costs = frozenset(("prior_claims", "prior_claims_sentences"))
-    return Scores(statistics, of_sums, per_sample, "prior_claims|words:1|of:reports-without-prior", costs=costs)
+    return Scores(statistics, of_sums, per_sample, "prior_claims|words:2|of:reports-without-prior", costs=costs)
 
 
 def without_prior(scores: Scores) -> int:

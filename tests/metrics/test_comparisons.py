@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -83,6 +84,17 @@ PRIOR = [NOT_GIVEN, NOT_GIVEN, GIVEN, NOT_GIVEN]
 
 def test_sentences_are_counted() -> None:
     assert [counted(text) for text in REPORTS] == [(2, 1), (3, 0), (2, 2), (0, 0)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "  \n"])
+def test_line_breaks_within_sentences_do_not_count(end: str) -> None:
+    text = (
+        "The effusion is larger than on the prior study. No focal consolidation. Heart size is stable compared to the "
+        "prior."
+    )
+    for width in (45, 60):
+        assert counted(end.join(textwrap.wrap(text, width))) == counted(text) == (3, 2)
+    assert counted("NO\nCHANGE SINCE THE\nPRIOR STUDY.") == (1, 1)
 
 
 def test_shares_are_of_the_reports_without_a_prior() -> None:
