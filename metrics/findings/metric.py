@@ -33,6 +33,7 @@ _TABLES: Final = (
     "compare.py",
     "significance.py",
 )
+_OF_RULES: Final = ("cues.py", "scope.py", "text.py")
 
 
 def compare_all(
@@ -176,7 +177,8 @@ def _by_finding(compared: Sequence[Comparison]) -> NDArray[np.float64]:
 @cache
 def identity() -> str:
     """Return the version and fingerprint of tables and rules."""
-    content = b"".join((files("metrics.findings") / name).read_bytes() for name in _TABLES)
+    parts = (("metrics.findings", _TABLES), ("metrics.rules", _OF_RULES))
+    content = b"".join((files(package) / name).read_bytes() for package, names in parts for name in names)
     return f"{VERSION}:{hashlib.sha256(content).hexdigest()[:12]}"
 
 

@@ -24,7 +24,7 @@ ABBREVIATIONS: Final = {
     "r/o": "rule out", "s/p": "status post", "w/o": "without", "w/": "with ", "h/o": "history of",
     "hx of": "history of", "c/w": "consistent with", "d/t": "due to", "vs.": "vs", "approx.": "approximately",
     "e.g.": "for example", "i.e.": "that is", "dr.": "dr", "cf.": "cf", "can't": "cannot",
-    "won't": "will not", "n't": " not",
+    "won't": "will not", "n't": " not", "neg. for": "negative for",
 }  # fmt: skip
 # Headings of the parts that do not describe this image, and of those that do.
 CONTEXT: Final = (
@@ -73,6 +73,7 @@ NO_CUES: Final = (
     r"\b(?:not|unlikely)(?: (?:to be|be|necessarily|likely|definitely|clearly))* (?:new|acute|recent|old|chronic)\b",
     r"\bprobably (?=~|not (?:new|acute|recent|old|chronic))",
     r"\bnot only",
+    r"\b(?:not|no longer) (?:\w+ly )?normal\b",
     r"\b(?:no|not) more than\b",
     r"\b(?:no|without) (?:evidence of |signs? of )?"
     r"(?=(?:\w+ ){1,3}(?:complications?|loosening|malfunction|malposition\w*)\b)",
@@ -105,7 +106,8 @@ DENIALS: Final = (
     r"\bnever\b",
     r"\b(?:free|clear|cleared|clearing) (?:of|from)\b",
     r"\b(?:absence|absent|lack|resolution|disappearance|removal|clearing) of\b",
-    r"\bnegative for\b",
+    r"\bneg(?:ative)? for\b",
+    r"(?:^|[,;(] )(?:absent|nil|zero) (?=\w)",
     r"\brul(?:es|ed) out\b",
     r"\bexcludes\b",
     r"\bfail(?:s|ed)? to (?:show|demonstrate|reveal)\b",
@@ -122,19 +124,28 @@ DENIALS: Final = (
 DENIALS_AFTER: Final = (
     r"\b(?:is|are|was|were|has|have|been|now|be)(?: (?:now|been|since|also|completely|nearly))* (?:absent|"
     r"excluded|resolved|cleared|removed|ruled out)\b",
+    r"\bnot (?:yet )?(?:develop|occur|form|recur|re-?appear|appear)(?:p?ed|red)?\b(?! (?:to|to be|as)\b)",
     rf"\b(?:not|never|no longer|cannot)(?: (?:be|been|now|otherwise|currently|directly))? "
     rf"(?:{_SEEN}|enlarged|suspected)\b",
     r"\b(?:resolved|removed|absent|discontinued)\b",
     r"\bwithdrawn\b(?! (?:by|to|into|slightly|\d))",
     r"\bunlikely\b(?! to (?!be (?:present|there)))",
 )
+# Directly after the mention, or after the last of several, as in a field of a form.
+FIELDS_DENIED: Final = (
+    r" ?[:=\u2013-] ?(?:there (?:is|are) )?(?:none|nil|no|n|0|false|absent|neg(?:ative)?|resolved|cleared|removed|"
+    r"unlikely|not \w+|no (?:\w+ )?(?:evidence|signs?|findings?|abnormalit\w+))"
+    rf"(?: (?:(?:is|are|was|were) )?{_SEEN})?\s*(?:[,;)(\u2013-]|$)",
+)
 # Directly after the mention.
 DENIALS_NEXT: Final = (
+    *FIELDS_DENIED,
     r" (?:\w+ )?removal\b",
     r" (?:(?:has|have|had|was|were|is|are) )?(?:been )?(?:excluded|ruled out)\b",
-    r" ?[:=\u2013-] ?(?:none|no|nil|absent|negative|resolved|cleared|removed|unlikely|not \w+)"
-    r"\s*(?:[,;)(\u2013-]|$)",
+    r" (?:none|nil|no) ?(?:[,;)]|$)",
 )
+# Between mentions of one field.
+IN_FIELD: Final = (r" ?/ ?| (?:and|or|&) ",)
 DOUBTS: Final = (
     r"\bpossib\w+",
     r"\bprobab\w+",
@@ -149,6 +160,7 @@ DOUBTS: Final = (
     r"\bconcern\w*",
     r"\bpotential\w*",
     r"\bperhaps\b",
+    r"\bmaybe\b",
     r"\bpresum\w+",
     r"\bworrisome\b",
     r"\bsuggest\w*",
@@ -230,6 +242,10 @@ _NOT_CLAUSE = "".join(
     f"(?<!{word} )"
     for word in ("if", "unless", "whether", "doubt", "that", "think", "believe", "feel", "likely", "perhaps", "suggest")
 )
+_COURSE = (
+    r"(?:unchanged|stable|persist\w*|increas(?:ed|ing)|decreas(?:ed|ing)|larger|smaller|improv(?:ed|ing)|wors\w+|"
+    r"resolving|enlarging)"
+)
 # The reach of a cue ends at these.
 TURNS: Final = (
     r"\bbut\b",
@@ -258,6 +274,9 @@ TURNS: Final = (
     rf"\bno [^,;.]{{1,40}}, no [^,;.]{{1,40}}, (?!(?:no|and|or|nor)\b){_NOT_IN_LIST}",
     rf"(?<!if present)(?<!if real)(?<!if any), (?!(?:and|or|nor|which|that|if|when)\b)"
     rf"(?=[^,;:.]{{1,50}}? {_PREDICATE}\b)",
+    rf"(?<!if present)(?<!if real)(?<!if any), "
+    rf"(?=(?:(?!(?:and|or|nor|no|not|without|which|that|if|when)\b)[\w-]+ ){{1,4}}{_COURSE} ?"
+    rf"(?:$|[,;)]|(?:from|since|compared|in (?:size|extent)|as before)\b)){_NOT_IN_LIST}",
     rf"\band (?:an? |(?={_OPENS}))(?!.{{0,40}}\b(?:not|absent)\b){_NOT_IN_LIST}",
     r"\band (?=(?:stable|unchanged|persistent|there|mild|moderate|minimal|mildly|continued|residual)\b)",
     rf"\band (?=[^,;:.]{{1,40}}? {_PREDICATE}\b)",

@@ -10,9 +10,13 @@ from typing import Final
 
 from metrics.rules.cues import HARD_TO_JUDGE
 
-VERSION: Final = "rules-2"
+VERSION: Final = "rules-3"
 
-_GAP = r"[^.;:]{0,40}?"
+_GAP = r"(?:(?!\b(?:not|no longer) (?:\w+ly )?normal)[^.;:]){0,40}?"
+_DEGREE = (
+    r"(?:(?!previous|former|earlier)\w+ly(?:-to-\w+ly)?|to|borderline|upper|limits|normal|somewhat|top|at least|"
+    r"(?:mild|moderate|severe)(?:-to-\w+)?|stable|still|very|in|and|but|or)"
+)
 _LARGE = r"\b(?:enlarged|enlargement|large|increased|prominent|prominence|big|dilated|widened|widening)"
 _HEART = r"(?:heart|cardiac|cardiopericardial|cardiomediastinal|cardio mediastinal|cardiothoracic)"
 _HEART_SIZE = (
@@ -40,8 +44,9 @@ MENTIONS: Final[dict[str, tuple[str, ...]]] = {
         r"cardiomegaly",
         rf"{_HEART_SIZE}(?::| [\u2013-])?(?:,? (?:which|is|are|was|appears?|remains?|to be|size|of|the|shadow|"
         rf"silhouette|again|at|also|has|been))*"
-        rf"(?: (?:slightly|mildly|moderately|markedly|severely|stably|borderline|minimally|upper|limits|normal|"
-        rf"somewhat|top|grossly|at least|chronically|mild|moderate|prominently|stable|in|and|but|or))* {_LARGE}\b",
+        rf"(?: {_DEGREE})* {_LARGE}\b",
+        rf"{_HEART}(?: size)?(?: (?:is|was|appears?|remains?))? (?:\w+ly )?(?:abnormal in size|not normal)\b",
+        rf"{_HEART} size(?: (?:is|was|appears?|remains?))? (?:\w+ly )?abnormal",
         rf"{_LARGE}(?: (?:of|the|stable|size|in|appearance|cardiac|heart))*? {_HEART}",
         r"(?:heart|cardiac)[^.;:,]{0,25}? (?:slightly|mildly|moderately|borderline) (?:large|prominent)",
         r"cardiac enlargement",

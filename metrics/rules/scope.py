@@ -34,6 +34,8 @@ class _Cues(NamedTuple):
     denial: re.Pattern[str]
     denial_after: re.Pattern[str]
     denial_next: re.Pattern[str]
+    field_denied: re.Pattern[str]
+    in_field: re.Pattern[str]
     doubt: re.Pattern[str]
     doubt_after: re.Pattern[str]
     doubt_next: re.Pattern[str]
@@ -77,9 +79,13 @@ class Words(NamedTuple):
 def code(words: Words, mentions: Sequence[Mention], number: int) -> int:
     """Return the code of a mention by the words around it."""
     known, (start, end, _) = cue_patterns(), mentions[number]
+    if (same := _answer(words, mentions, number)) is not None:
+        return code(words, mentions, same)
     if known.doubt_next.match(words.line, end):
         return UNCERTAIN
-    if known.denial_next.match(words.line, end):
+    if known.denial_next.match(words.line, end) or known.field_denied.match(
+        words.line, _end_of_field(words, mentions, number)
+    ):
         return NEGATIVE
     if not words.cued:
         return POSITIVE
@@ -109,6 +115,30 @@ def code(words: Words, mentions: Sequence[Mention], number: int) -> int:
     return ASKED if _within(words.questions, low, start) else POSITIVE
 
 
+def _answer(words: Words, mentions: Sequence[Mention], number: int) -> int | None:
+    """Return the mention that repeats the name of a field, as in "effusion: no pleural effusion"; None if none does."""
+    start, end, _ = mentions[number]
+    if not words.line.startswith((":", " :"), end):
+        return None
+    name = words.line[start:end].removesuffix("s")
+    for at, other in enumerate(mentions[number + 1 :], number + 1):
+        repeated = words.line[other.start : other.end].removesuffix("s")
+        if other.start >= end and (repeated.endswith(name) or name.endswith(repeated)):
+            return at
+    return None
+
+
+def _end_of_field(words: Words, mentions: Sequence[Mention], number: int) -> int:
+    """Return the end of the last mention of a field such as "pneumothorax and effusion: none"."""
+    end = mentions[number].end
+    for other in mentions[number + 1 :]:
+        if other.start >= end:
+            if not cue_patterns().in_field.fullmatch(words.line, end, other.start):
+                break
+            end = other.end
+    return end
+
+
 def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
     return [span for span in spans if low <= span[0] and span[1] <= high]
 
@@ -123,6 +153,8 @@ def cue_patterns() -> _Cues:
                 cues.DENIALS,
                 cues.DENIALS_AFTER,
                 cues.DENIALS_NEXT,
+                cues.FIELDS_DENIED,
+                cues.IN_FIELD,
                 cues.DOUBTS,
                 cues.DOUBTS_AFTER,
                 cues.DOUBTS_NEXT,

@@ -12,10 +12,14 @@ from metrics.rules import cues
 from metrics.rules.scope import cue_patterns
 
 # A stop ends a sentence unless it stands in a number; "1." or "1)" counts findings.
-_SENTENCE = re.compile(r"\.(?!\d)|(?<=\w[!?])\s|\n|(?:^|(?<=\s))\d{1,2}[.)]\s")
+_SENTENCE = re.compile(r"\.(?!\d)|(?<=\w[!?])\s|\n|(?:^|(?<=\s))\(?\d{1,2}[.)]\s")
 _PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u2010": "-", "\u2012": "\u2013", "\u2014": " \u2013 "})
 _EN_DASH = re.compile(r"(?<=\w)\u2013(?=\w)")
-_BROKEN_WORD = re.compile(r"(?<=[a-z])-\r?\n\s*(?=[a-z])", re.IGNORECASE)
+_BROKEN_WORD = re.compile(r"(?:(?<=[a-z])-[ \t]{0,9}\n\s*(?=[a-z])|(?<=[A-Z])-[ \t]{0,9}\n\s*(?=[A-Z]))")
+_BROKEN_END = re.compile(r"[a-zA-Z]-[ \t]{0,9}$")
+# Signs that stand between two statements as a line break does.
+_BREAK = re.compile(r"<br ?/?>|\|(?=\s)|(?<=\s)\||(?<=[\w.)])\t(?=[A-Z])|\s(?=[\u2022\u25cf\u25aa\u2023] ?\w)")
+_STOP = re.compile(r"[.;!?](?!\d)")
 _BULLET = re.compile(r"\s*(?:\d+[.)]|[-\u2013*\u2022\u00b7\u25cf]\s)")
 _NARROWEST = 40  # characters: no report is wrapped into narrower lines
 
@@ -71,28 +75,41 @@ def clean(text: str) -> Aligned:
     if not text.isascii():
         found = found.mapped(lambda part: unicodedata.normalize("NFKC", part).translate(_PLAIN))
         found = found.sub(_EN_DASH, lambda match: "-")
-    if "\n" in text.replace("\n\n", " ") or "\r" in text:
-        found = found.sub(_BROKEN_WORD, lambda match: "")
-        found = Aligned(_unwrapped(found.text), found.origins)
+    found = found.sub(_BREAK, lambda match: "\n" + " " * (len(match[0]) - 1))
+    if len(found.text.splitlines()) > 1:
+        found = Aligned(_unwrapped(found.text), found.origins).sub(_BROKEN_WORD, lambda match: "")
     return found.mapped(str.lower).sub(_abbreviations(), lambda match: cues.ABBREVIATIONS[match[0]])
 
 
 def _unwrapped(text: str) -> str:
     """Join the lines that continue a sentence: those whose break a fixed width or an open phrase explains.
 
-    Breaks become as many spaces or line feeds, so that the length stays.
+    Breaks become as many spaces or line feeds, so that the length stays. Those in a broken word stay.
     """
     ended = text.splitlines(keepends=True)
     lines = text.splitlines()
     width = max(_NARROWEST, *map(len, lines))
+    words = [(following.split(maxsplit=1) or [""])[0] for following in [*lines[1:], ""]]
+    narrow = [len(line.rstrip()) + 1 + len(word) > width for line, word in zip(lines, words, strict=True)]
+    # The longest of some lines is no fixed width: without stops all breaks, and several, must be explained by it.
+    breaks = [explained for explained, word in zip(narrow, words, strict=True) if word]
+    fixed = _STOP.search(text) is not None or (len(breaks) > 1 and all(breaks))
     parts = []
-    for whole, line, following in zip(ended, lines, [*lines[1:], ""], strict=True):
-        word, *_ = following.split(maxsplit=1) or [""]
-        narrow = len(line.rstrip()) + 1 + len(word) > width and not (word[:1].isupper() and not line.isupper())
-        open_phrase = cue_patterns().open_end.search(line) or cue_patterns().open_start.match(following)
-        joined = word and line.strip() and not _BULLET.match(following) and (narrow or open_phrase)
+    for number, (whole, line, word) in enumerate(zip(ended, lines, words, strict=True)):
+        following = lines[number + 1] if word else ""
+        begins = word[:1].isupper() and not line.isupper()
+        joined = word and line.strip() and not _BULLET.match(following) and not _BROKEN_END.search(line)
+        joined = joined and ((fixed and narrow[number] and not begins) or _open(line, following, begins=begins))
         parts.append(line + (" " if joined else "\n") * (len(whole) - len(line)))
     return "".join(parts)
+
+
+def _open(line: str, following: str, *, begins: bool) -> bool:
+    """Tell whether two lines are parts of a phrase; ``begins``: the second begins with a capital letter."""
+    end = cue_patterns().open_end.search(line.lower())
+    if end and not (begins and end[0].strip() in ("left", "right", "bilateral")):  # "... on the left"
+        return True
+    return cue_patterns().open_start.match(following.lower()) is not None
 
 
 def parts(text: str) -> Iterator[tuple[int, int, bool]]:
@@ -124,7 +141,10 @@ def sentences(text: str, start: int = 0, end: int | None = None) -> Iterator[tup
 
 @cache
 def _headings() -> re.Pattern[str]:
-    return re.compile(rf"\b(?:(?P<context>{'|'.join(cues.CONTEXT)})|{'|'.join(cues.READING)}) ?:")
+    running = "".join(
+        rf"(?<!\b{words} )" for words in ("in", "on", "in the", "on the", "in this", "on this", "by", "at")
+    )
+    return re.compile(rf"\b(?:{running}(?P<context>{'|'.join(cues.CONTEXT)})|{'|'.join(cues.READING)}) ?:")
 
 
 @cache

@@ -223,3 +223,22 @@ def test_every_name_is_found_by_itself(name: str) -> None:
                "joint degeneration", "prosthetic valve", "pericardial calcification", "low lung volumes"}  # fmt: skip
     if name not in skipped:
         assert names(f"There is {name}.") == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "denied"),
+    [
+        ("Lungs are clear. No\npneumothorax.", [], "pneumothorax"),
+        ("THERE IS NO\nPNEUMOTHORAX.", [], "pneumothorax"),
+        ("No\npneumothorax. A left-\nsided effusion.", [("pleural effusion",)], "pneumothorax"),
+        ("Pneumothorax: None seen.", [], "pneumothorax"),
+        ("Pneumothorax and effusion: none.", [], "pleural effusion"),
+        ("Effusion: no effusion.", [], "pleural effusion"),
+        ("No pneumothorax, effusions unchanged.", [("pleural effusion",)], "pneumothorax"),
+        ("No pneumothorax\u2029Small effusion", [("pleural effusion",)], "pneumothorax"),
+    ],
+)
+def test_denials_in_wrapped_lines_and_fields(text: str, found: list[tuple[str, ...]], denied: str) -> None:
+    assert names(text) == found
+    span = next(one.span for one in parse(text).denied if denied in one.entities)
+    assert denied.split()[-1] in text[slice(*span)].lower()
