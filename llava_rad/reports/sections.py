@@ -162,7 +162,10 @@ def inline_parts(text: str) -> list[Section]:
 def findings_part(text: str) -> str | None:
     """Return the Findings of "Findings: ... Impression: ..."; None if no heading begins the text or none is Findings.
 
+    Of several the last with a text counts, as in :func:`split_sections`; "" if all are empty.
+
     Args:
         text: see :func:`inline_parts`.
     """
-    return next((one.text for one in inline_parts(text) if one.name == "findings"), None)
+    found = [one.text for one in inline_parts(text) if one.name == "findings"]
+    return next((one for one in reversed(found) if one), "") if found else None

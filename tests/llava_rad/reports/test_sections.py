@@ -218,6 +218,22 @@ def test_of_all_real_reports_one_only_names_views(shared_dir: Path) -> None:
     assert [uid for uid, text in findings.items() if names_views_only(text)] == ["CXR202"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FINDINGS: CHEST, TWO VIEWS: Lungs are clear.", "Lungs are clear."),
+        ("EXAM: Chest.\nFINDINGS:\nFINDINGS: Lungs are clear.", "Lungs are clear."),
+        ("Findings: Old. Impression: X.\nFindings: Edema.", "Edema."),  # as create_section_files.py: the last one
+        ("FINDINGS: Edema.\nIMPRESSION: X.\nFINDINGS:", "Edema."),
+        ("FINDINGS:\nIMPRESSION: Edema.", ""),
+        ("IMPRESSION: Edema.", None),
+        ("Edema.", None),
+    ],
+)
+def test_of_several_findings_in_running_text_the_last_with_a_text_counts(text: str, expected: str | None) -> None:
+    assert findings_part(text) == expected
+
+
 @pytest.mark.parametrize("part", ["\n", "\n ", " ", "*", "-", "Findings ", "Findings:\n", "e.g. A ", ". A"], ids=repr)
 def test_the_time_is_linear_in_texts_of_one_kind(part: str) -> None:
     """4,000 line breaks took minutes: each of them began a search to the end of the text."""
